@@ -1,0 +1,20 @@
+"""testbed: a disposable, measured mail-and-DNS network in one command.
+
+The layout is the architecture; imports point down this list and never up::
+
+    cli          commands: parse, call, print, exit code
+    setup        a bare machine made ready: engine, base images, images
+    runner       one run, start to end
+    scenarios    one file = one question: bed(params), drive(live), judge(measurements)
+    report       a run directory -> terminal, HTML
+    live         the handle to a bed that is up
+    collect      stats, logs: streams into the run directory
+    lab          what a bed is made of on the host: parent, networks, owner, clean-up
+    engine       the one seam to Docker
+    services     one file = one kind of server
+    plan         the bed worked out; addressing, zones below it
+    model        the bed as its author wrote it
+    rundir       where a run is kept
+    errors       what can go wrong, and its exit code
+    agents       run inside containers; import nothing from above
+"""

@@ -1,0 +1,167 @@
+"""What the orchestrator and the agents in their containers say to each other: plain data, as JSON.
+
+Times called ``t`` are Unix time in seconds (CLOCK_REALTIME); every container of a bed shares the kernel's clocks, so
+all series stand on one axis. Durations are measured with CLOCK_MONOTONIC. A histogram travels as text: base64 of the
+HdrHistogram V2 compressed encoding, in microseconds, from 1 us to 1 h at three significant digits.
+A set of sequence numbers travels as base64 of a zlib-compressed bitmap: bit ``n % 8`` of byte ``n // 8`` is number n.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+
+class Message:
+    """A dataclass that travels as a JSON object."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain dicts, lists, strings and numbers."""
+        return asdict(self)  # type: ignore[call-overload, no-any-return]
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """Rebuild from ``to_dict``; unknown keys are an error (``TypeError``)."""
+        return cls(**data)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadOrder(Message):
+    """One load: which messages, where to, how fast."""
+
+    run: str
+    """Eight hex digits that every message of this load carries."""
+    target: str
+    """Where to connect: an address, or a prefix whose first ``len(domains)`` addresses are taken in turn."""
+    port: int = 25
+    domains: list[str]
+    """Message ``seq`` goes to ``user@domains[seq % len(domains)]``."""
+    sender: str = "load@d0.test"
+    rate: float | None = None
+    """Messages a second, open-loop: message n is due at n / rate. ``None``: as fast as the server takes them."""
+    seconds: float | None = None
+    """Stop offering new messages after this long."""
+    messages: int | None = None
+    """Stop after this many; at least one of ``seconds`` and ``messages`` must be set."""
+    connections: int = 20
+    """Most connections open at a time."""
+    per_connection: int = 10
+    """Messages sent over one connection before QUIT."""
+    sizes: list[int] = field(default_factory=lambda: [2048])
+    """Body sizes in bytes; message ``seq`` has ``sizes[seq % len(sizes)]``."""
+    timeout: float = 60.0
+    """Seconds that one SMTP reply may take before the connection is given up."""
+    stall_at: float | None = None
+    """Test aid: stand still (the whole process) at this many seconds into the load ..."""
+    stall_for: float = 0.0
+    """... for this many seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadTick(Message):
+    """The load generator's state, about once a second; counters are totals since the start of the load."""
+
+    t: float
+    offered: int
+    """Messages whose due time has come."""
+    sent: int
+    """Messages whose data was written."""
+    accepted: int
+    failed: int
+    connections: int
+    """Open now."""
+    behind_s: float
+    """How late the newest sent message was started, in seconds (0 when ``rate`` is None)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadReport(Message):
+    """What a load came to."""
+
+    run: str
+    started: float
+    """Unix time of the first due message."""
+    ended: float
+    """Unix time of the last reply."""
+    offered: int
+    accepted: int
+    """Replied 250 after the data."""
+    failed: dict[str, int]
+    """Messages not accepted, by cause: ``451 4.3.0``, ``timeout``, ``ConnectionResetError``, ..."""
+    unresolved: int
+    """Of those failed: the data was sent whole, the reply never came. Such a message may still be delivered."""
+    connections: int
+    """Opened in all."""
+    late: int
+    """Messages started over 10 ms after they were due (open-loop only)."""
+    cpu_s: float
+    """CPU time of the generator's process, user and system."""
+    stalled_s: float
+    """The longest time its event loop stood still."""
+    response: str
+    """Histogram: from due to the reply after the data (accepted messages)."""
+    service: str
+    """Histogram: from writing MAIL to the reply after the data (accepted messages)."""
+    connect: str
+    """Histogram: from connect() to the greeting's reply to EHLO."""
+    accepted_set: str
+    """Set of the accepted sequence numbers."""
+    unresolved_set: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SinkTick(Message):
+    """The sink's state, about once a second while mail arrives; counters are totals since the run began."""
+
+    t: float
+    delivered: int
+    duplicated: int
+    corrupted: int
+    foreign: int
+    bytes: int
+    connections: int
+    """Open now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SinkReport(Message):
+    """What arrived at the sink for one run."""
+
+    run: str
+    delivered: int
+    """Distinct sequence numbers that arrived whole."""
+    duplicated: int
+    """Copies beyond the first."""
+    corrupted: int
+    """Messages of this run whose body was not what was sent."""
+    misrouted: int
+    """Messages that arrived at the address of another domain than their recipient's."""
+    foreign: int
+    """Messages with no stamp of this run (bounces, other runs)."""
+    bytes: int
+    """Octets of message content, headers included."""
+    connections: int
+    """Accepted in all."""
+    domains: int
+    """Distinct recipient domains that mail arrived for."""
+    first: float | None
+    """Unix time of the first and last message of the run."""
+    last: float | None
+    cpu_s: float
+    """CPU time of the sink's process since the run began."""
+    memory_b: int
+    """Peak resident set of the sink's process, in bytes."""
+    transit: str
+    """Histogram: from the time the generator wrote MAIL to the end of the data at the sink."""
+    age: str
+    """Histogram: from the time the message was due to the end of the data at the sink."""
+    delivered_set: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SinkSettings(Message):
+    """How the sink behaves towards its clients."""
+
+    data_delay_ms: float = 0.0
+    """Answer the end of the data this much later."""
+    max_size: int = 50 * 1024 * 1024
+    """SIZE announced in EHLO (RFC 1870), in octets."""
+

@@ -1,0 +1,205 @@
+"""The one seam to a container engine: what the rest of the program may ask of it.
+
+``docker`` talks to a real Engine (20.10 and later, local or remote), ``fake`` keeps everything in memory for tests.
+Nothing above this package knows which one it holds.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineInfo:
+    """What the engine says of itself and of the machine it runs on."""
+
+    version: str
+    api: str
+    kernel: str
+    operating_system: str
+    cpus: int
+    memory_b: int
+    cgroup: str
+    """``1`` or ``2``."""
+    storage: str
+    architecture: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one container may use at most; ``None`` is the engine's default."""
+
+    cpus: float | None = None
+    cpuset: str | None = None
+    memory_b: int | None = None
+    nofile: int | None = None
+    pids: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """One network that a container is on; ``v4`` is left to the engine when ``None``."""
+
+    network: str
+    v4: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerSpec:
+    """A container to make. It never gets more capabilities than are named here, and no new privileges."""
+
+    name: str
+    image: str
+    command: tuple[str, ...]
+    """Replaces the image's entry point and command."""
+    labels: Mapping[str, str]
+    networks: tuple[Endpoint, ...] = ()
+    host_network: bool = False
+    """Join the host's network namespace (only the one-shot helper does)."""
+    hostname: str | None = None
+    capabilities: tuple[str, ...] = ()
+    sysctls: Mapping[str, str] = field(default_factory=dict)
+    security: tuple[str, ...] = ()
+    """Further security options, as ``docker run --security-opt``; ``no-new-privileges`` is always there."""
+    limits: Limits = Limits()
+    publish: tuple[str, ...] = ()
+    """Container ports as ``25/tcp``; each gets a free port of the host's 127.0.0.1."""
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """Absolute path -> content, in place before the start; mode 0644, 0755 when it begins with ``#!``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkSpec:
+    """A network to make."""
+
+    name: str
+    driver: str
+    """``macvlan`` or ``bridge``."""
+    labels: Mapping[str, str]
+    subnet: str | None = None
+    parent: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """How a command ended and what it printed."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """An object of the engine that carries our labels."""
+
+    kind: str
+    """``container`` or ``network``."""
+    id: str
+    name: str
+    labels: Mapping[str, str]
+    state: str = ""
+    """Of a container: ``created``, ``running``, ``exited``, ..."""
+    subnet: str | None = None
+    """Of a network: its IPv4 subnet."""
+    ports: Mapping[str, int] = field(default_factory=dict)
+    """Of a container: ``25/tcp`` -> the port of the host's 127.0.0.1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogLine:
+    """One line that a container printed; ``t`` is Unix time in seconds."""
+
+    t: float
+    text: str
+
+
+class SubnetTaken(Exception):
+    """The engine has another network on (part of) this subnet: take another one."""
+
+
+class Engine(Protocol):
+    """The verbs. Every one raises ``EngineFailed`` when the engine cannot be reached or refuses.
+
+    Removing what is not there is no error, so that clean-up can run twice.
+    """
+
+    def info(self) -> EngineInfo:
+        """Ask the engine about itself."""
+        ...
+
+    def image(self, tag: str) -> Mapping[str, str] | None:
+        """Return the labels of a local image and its id under ``id``; ``None`` when there is none."""
+        ...
+
+    def images(self, label: str) -> list[tuple[str, Mapping[str, str]]]:
+        """List local images that carry ``label``: tag, and labels with ``id``, ``size`` (bytes) and ``created`` added."""
+        ...
+
+    def pull(self, tag: str) -> bool:
+        """Fetch an image from its registry; False when that is not possible."""
+        ...
+
+    def load_root(self, tarball: str, tag: str) -> None:
+        """Make an image of a tar of a root file system."""
+        ...
+
+    def build(self, context: bytes, tag: str, args: Mapping[str, str], labels: Mapping[str, str]) -> Iterator[str]:
+        """Build an image from a tar with a Dockerfile at its top; yields what the build prints."""
+        ...
+
+    def create_network(self, spec: NetworkSpec) -> str:
+        """Make a network and return its id.
+
+        Raises:
+            SubnetTaken: its subnet overlaps with another network's.
+        """
+        ...
+
+    def create(self, spec: ContainerSpec) -> str:
+        """Make a container with its networks and files, not yet started, and return its id."""
+        ...
+
+    def start(self, container: str) -> None:
+        """Start a container."""
+        ...
+
+    def run(self, spec: ContainerSpec, timeout: float = 60) -> Output:
+        """Run a one-shot container to its end and remove it."""
+        ...
+
+    def exec(self, container: str, command: tuple[str, ...], *, timeout: float = 60) -> Output:
+        """Run a command in a running container to its end."""
+        ...
+
+    def exec_lines(self, container: str, command: tuple[str, ...]) -> Iterator[str]:
+        """Run a command in a running container and yield its standard output line by line.
+
+        Raises:
+            EngineFailed: at the end, when its status was not 0, with the end of its standard error.
+        """
+        ...
+
+    def logs(self, container: str, *, follow: bool) -> Iterator[LogLine]:
+        """Yield what a container printed since its start; with ``follow`` until it ends."""
+        ...
+
+    def stats(self, container: str) -> Iterator[dict[str, Any]]:
+        """Yield the engine's raw statistics about once a second until the container ends."""
+        ...
+
+    def wait(self, container: str) -> int:
+        """Wait until a container ends and return its exit status."""
+        ...
+
+    def remove_container(self, container: str) -> None:
+        """End and remove a container."""
+        ...
+
+    def remove_network(self, network: str) -> None:
+        """Remove a network."""
+        ...
+
+    def find(self, labels: Mapping[str, str | None]) -> list[Found]:
+        """List containers, then networks, that carry all these labels (``None``: any value)."""
+        ...

@@ -1,0 +1,72 @@
+"""What can go wrong, and the exit code each kind has.
+
+::
+
+    Problem                needed, found, do; exit code 70 (our own bug)
+    +-- InvalidInput       2   a bed, parameter or file the user gave cannot be used
+    +-- HostCannot         4   this host lacks what the plan needs
+    +-- EngineFailed       5   the container engine is missing, refused or broke
+        +-- NodeDied       5   a container ended that should be running
+
+Exit code 0 is a verdict as expected, 1 a verdict that is not, 3 an INCONCLUSIVE one, 130 an interrupt.
+"""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """The exit codes of every command."""
+
+    OK = 0
+    UNEXPECTED = 1
+    USAGE = 2
+    INCONCLUSIVE = 3
+    HOST = 4
+    ENGINE = 5
+    BUG = 70
+    INTERRUPTED = 130
+
+
+class Problem(Exception):
+    """Something a person can act on: what was needed, what was found, what to do."""
+
+    exit_code = ExitCode.BUG
+
+    def __init__(self, needed: str, found: str, do: str) -> None:
+        super().__init__(f"needed {needed}; found {found}; {do}")
+        self.needed = needed
+        self.found = found
+        self.do = do
+
+
+class InvalidInput(Problem, ValueError):
+    """A bed, a parameter or a file that the user gave cannot be used."""
+
+    exit_code = ExitCode.USAGE
+
+
+class HostCannot(Problem):
+    """This host cannot give what the plan needs."""
+
+    exit_code = ExitCode.HOST
+
+
+class EngineFailed(Problem):
+    """The container engine is missing, refused or broke."""
+
+    exit_code = ExitCode.ENGINE
+
+
+class NodeDied(EngineFailed):
+    """A container of the bed ended while it should be running; ``tail`` holds its last log lines."""
+
+    def __init__(self, node: str, exit_status: int, tail: list[str]) -> None:
+        last = "\n".join(tail) or "(its log is empty)"
+        super().__init__(
+            needed=f"node {node} running",
+            found=f"it ended with status {exit_status}; the end of its log:\n{last}",
+            do="read logs/ in the run directory",
+        )
+        self.node = node
+        self.exit_status = exit_status
+        self.tail = tail

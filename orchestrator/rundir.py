@@ -1,0 +1,152 @@
+"""Where a run is kept: one directory with everything needed to judge it again without Docker.
+
+::
+
+    runs/<time>-<scenario>/
+      run.json         params, plan, environment, steps, verdict; written before, during and after the run
+      config/<node>/   every rendered file
+      logs/<node>.log.gz    what the node printed: Unix time, a blank, the line
+      series/<name>.jsonl   time series: one JSON object a line, ``t`` is Unix time
+      results/<name>.json   reports of the agents
+      report.html      one self-contained file
+"""
+
+import gzip
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+from orchestrator.errors import InvalidInput
+
+
+@dataclass(frozen=True, slots=True)
+class RunDir:
+    """One run directory."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, parent: Path, scenario: str) -> "RunDir":
+        """Make a new run directory below ``parent``.
+
+        Raises:
+            InvalidInput: it cannot be made or written.
+        """
+        stem = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{scenario}"
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            for n in range(1, 1000):
+                path = parent / (stem if n == 1 else f"{stem}-{n}")
+                try:
+                    path.mkdir()
+                except FileExistsError:
+                    continue
+                for part in ("config", "logs", "series", "results"):
+                    (path / part).mkdir()
+                run = cls(path)
+                run.save({"scenario": scenario, "status": "created"})
+                return run
+        except OSError as error:
+            raise InvalidInput(
+                f"a directory for the run below {parent}",
+                error.strerror or str(error),
+                "free some space, or name another place with --runs",
+            ) from error
+        raise InvalidInput(f"a free name below {parent}", f"a thousand runs called {stem}", "clear some of them away")
+
+    @classmethod
+    def open(cls, path: Path) -> "RunDir":
+        """Open a run directory that exists.
+
+        Raises:
+            InvalidInput: it is none.
+        """
+        if not (path / "run.json").is_file():
+            raise InvalidInput("a run directory (it holds a run.json)", str(path), "see `testbed runs`")
+        return cls(path)
+
+    def save(self, facts: Mapping[str, Any]) -> None:
+        """Replace run.json, whole or not at all."""
+        _replace(self.path / "run.json", json.dumps(facts, indent=1, sort_keys=False, default=str) + "\n")
+
+    def load(self) -> dict[str, Any]:
+        """Read run.json."""
+        facts: dict[str, Any] = self._json(self.path / "run.json")
+        return facts
+
+    def save_config(self, node: str, files: Mapping[str, bytes]) -> None:
+        """Keep the rendered files of a node."""
+        for name, content in files.items():
+            path = self.path / "config" / node / name.lstrip("/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+
+    def save_result(self, name: str, data: Mapping[str, Any]) -> None:
+        """Keep the report of an agent."""
+        _replace(self.path / "results" / f"{name}.json", json.dumps(data) + "\n")
+
+    def result(self, name: str) -> dict[str, Any] | None:
+        """Read the report of an agent; ``None`` when the run did not get that far."""
+        path = self.path / "results" / f"{name}.json"
+        return self._json(path) if path.is_file() else None
+
+    def write_log(self, node: str) -> IO[str]:
+        """Open the log of a node for writing; compressed, because a relay prints 600 bytes for each message."""
+        return gzip.open(self.path / "logs" / f"{node}.log.gz", "wt", compresslevel=5, encoding="utf-8", newline="\n")
+
+    def log(self, node: str) -> Iterator[tuple[float, str]]:
+        """Yield the log of a node: Unix time and text. A log cut off by a crash ends where it was cut."""
+        path = self.path / "logs" / f"{node}.log.gz"
+        if not path.is_file():
+            return
+        with gzip.open(path, "rt", encoding="utf-8", errors="replace", newline="\n") as lines:
+            try:
+                for line in lines:
+                    stamp, _, text = line.rstrip("\n").partition(" ")
+                    try:
+                        yield float(stamp), text
+                    except ValueError:
+                        continue
+            except EOFError:
+                return
+
+    def logs(self) -> list[str]:
+        """Name the nodes that have a log."""
+        return sorted(p.name.removesuffix(".log.gz") for p in (self.path / "logs").glob("*.log.gz"))
+
+    def write_series(self, name: str) -> IO[str]:
+        """Open a time series for writing, line-buffered."""
+        return (self.path / "series" / f"{name}.jsonl").open("w", encoding="utf-8", buffering=1)
+
+    def series(self, name: str) -> list[dict[str, Any]]:
+        """Read a time series; empty when there is none. A last line cut off by a crash is left out."""
+        path = self.path / "series" / f"{name}.jsonl"
+        if not path.is_file():
+            return []
+        points = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                points.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return points
+
+    def _json(self, path: Path) -> dict[str, Any]:
+        try:
+            data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InvalidInput("a readable run directory", f"{path}: {error}", "see `testbed runs`") from error
+        return data
+
+
+def _replace(path: Path, text: str) -> None:
+    scratch = path.with_name(path.name + ".new")
+    with scratch.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.replace(path)

@@ -1,0 +1,115 @@
+"""Questions asked of a bed, one file each, discovered: bed(params), drive(live), judge(measurements).
+
+``bed`` and ``judge`` are pure; only ``drive`` touches a bed that is up, and it leaves everything that ``judge`` needs in
+the run directory, so that an old run can be judged again without Docker.
+"""
+
+import importlib
+import pkgutil
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cache
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from orchestrator.errors import InvalidInput
+from orchestrator.model import Bed, Strict
+
+if TYPE_CHECKING:
+    from orchestrator.live import Live
+    from orchestrator.measurements import Measurements
+
+P = TypeVar("P", bound=Strict, contravariant=True)
+
+
+class Outcome(StrEnum):
+    """What a verdict says of its claim."""
+
+    CONFIRMED = "CONFIRMED"
+    REFUTED = "REFUTED"
+    INCONCLUSIVE = "INCONCLUSIVE"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """One fact that a verdict rests on."""
+
+    fact: str
+    """What was looked at: ``lost``, ``relay queue after the drain``, ..."""
+    found: str
+    needed: str
+    holds: bool | None
+    """``None``: it could not be measured."""
+    source: str
+    """Where in the run directory it can be read again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """The answer, with its evidence."""
+
+    outcome: Outcome
+    claim: str
+    """The sentence that is confirmed or refuted."""
+    reason: str
+    """Why this outcome, in one or two sentences."""
+    evidence: tuple[Evidence, ...] = ()
+    marks: tuple[str, ...] = ()
+    """Warnings that belong beside the figures: ``instrument-bound``, ..."""
+    figures: dict[str, float | None] = field(default_factory=dict)
+    """The measured answers, by name with their unit: ``relay_messages_per_s``; ``None`` where not measured."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for run.json."""
+        return {
+            "outcome": str(self.outcome),
+            "claim": self.claim,
+            "reason": self.reason,
+            "marks": list(self.marks),
+            "figures": self.figures,
+            "evidence": [
+                {"fact": e.fact, "found": e.found, "needed": e.needed, "holds": e.holds, "source": e.source}
+                for e in self.evidence
+            ],
+        }
+
+
+class Scenario(Protocol[P]):
+    """One question."""
+
+    name: str
+    question: str
+    """In one line, for ``testbed list``."""
+    params: type[Strict]
+    """What can be varied: each field becomes ``--set name=value``."""
+
+    def bed(self, params: P) -> Bed:
+        """Return the bed that the question is asked of."""
+        ...
+
+    def drive(self, live: "Live", params: P) -> None:
+        """Ask: drive load through the bed and leave the answers in the run directory."""
+        ...
+
+    def judge(self, measured: "Measurements") -> Verdict:
+        """Answer from what was measured."""
+        ...
+
+
+@cache
+def known() -> dict[str, Scenario[Any]]:
+    """Return every scenario, by name."""
+    modules = (importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__))
+    found: list[Scenario[Any]] = [m.SCENARIO for m in modules if hasattr(m, "SCENARIO")]
+    return {scenario.name: scenario for scenario in sorted(found, key=lambda s: s.name)}
+
+
+def scenario(name: str) -> Scenario[Any]:
+    """Return one scenario.
+
+    Raises:
+        InvalidInput: there is none of this name.
+    """
+    try:
+        return known()[name]
+    except KeyError:
+        raise InvalidInput("the name of a scenario", repr(name), f"choose one of {', '.join(known())}") from None

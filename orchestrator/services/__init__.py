@@ -1,0 +1,121 @@
+"""Kinds of server, one file each, discovered: adding a relay is adding a file with a ``SERVICE`` in it.
+
+A service says which role it fills and which image it needs, and renders a node: files, command, limits. It knows
+nothing of engines. ``known()`` finds them all; the contract tests run over whatever is there.
+"""
+
+import importlib
+import pkgutil
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Generic, Protocol, TypeVar
+
+from orchestrator.errors import InvalidInput
+from orchestrator.model import Strict
+
+S = TypeVar("S", bound=Strict, covariant=True)
+
+
+class Role(StrEnum):
+    """What a scenario asks for."""
+
+    DNS = "dns"
+    RELAY = "relay"
+    SINK = "sink"
+    LOAD = "load"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """Where the mail of one domain goes."""
+
+    domain: str
+    v4: IPv4Address
+    v6: IPv6Address
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site(Generic[S]):
+    """What a service knows when it renders one node: itself, and the bed around it."""
+
+    node: str
+    release: str
+    settings: S
+    v4: IPv4Address
+    """Its service address."""
+    v6: IPv6Address
+    addresses: tuple[IPv4Address, ...]
+    """All its real addresses, the service address first; each has an IPv6 twin."""
+    lab: IPv4Network
+    lab6: IPv6Network
+    nodes: Mapping[str, IPv4Address]
+    """The service address of every node of the bed, by name."""
+    dns: IPv4Address | None
+    """The bed's DNS server."""
+    deliveries: tuple[Delivery, ...]
+    """Every domain of the bed."""
+    workers: int
+    """CPUs that the node may use: what a daemon takes for its number of threads."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rendered:
+    """One node, rendered: what to put where, how to start it, and what it will need of the host."""
+
+    command: tuple[str, ...]
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """Absolute path -> content."""
+    capabilities: tuple[str, ...] = ()
+    """What the daemon itself needs (capabilities(7), without ``CAP_``)."""
+    sysctls: Mapping[str, str] = field(default_factory=dict)
+    publish: tuple[str, ...] = ()
+    """Ports of the service address that the host may reach on its 127.0.0.1: ``25/tcp``."""
+    fds: int = 64
+    """File descriptors of its busiest process, at most."""
+    memory_mb: int = 64
+    """Memory it is expected to use, in MiB."""
+    peers: int = 1
+    """Addresses that it talks to directly on the link: entries in the kernel's neighbour table, per family."""
+
+
+class Service(Protocol[S]):
+    """One kind of server."""
+
+    name: str
+    role: Role
+    image: str
+    """The folder under images/ that makes its image."""
+    settings: type[S]
+    """What a bed file may say of it."""
+    takes_mail: bool
+    """It answers on the delivery address of every domain (AnyIP)."""
+    ready: re.Pattern[str]
+    """A log line that says it serves."""
+
+    def render(self, site: Site[S]) -> Rendered:  # type: ignore[misc]
+        """Render one node of this kind."""
+        ...
+
+
+@cache
+def known() -> dict[str, Service[Strict]]:
+    """Return every service, by name."""
+    modules = (importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__))
+    found: list[Service[Strict]] = [m.SERVICE for m in modules if hasattr(m, "SERVICE")]
+    return {service.name: service for service in sorted(found, key=lambda s: s.name)}
+
+
+def service(name: str) -> Service[Strict]:
+    """Return one service.
+
+    Raises:
+        InvalidInput: there is none of this name.
+    """
+    try:
+        return known()[name]
+    except KeyError:
+        raise InvalidInput("the name of a service", repr(name), f"choose one of {', '.join(known())}") from None
