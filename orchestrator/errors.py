@@ -46,7 +46,7 @@ class InvalidInput(Problem, ValueError):
 
 
 class HostCannot(Problem):
-    """This host cannot give what the plan needs."""
+    """The host cannot give what the plan needs."""
 
     exit_code = ExitCode.HOST
 

@@ -23,7 +23,7 @@ _DOMAIN = re.compile(rf"{_LABEL}(\.{_LABEL})*\.test")
 
 
 def _domain(name: str) -> str:
-    """A lower-case name under .test (RFC 6761) that fits in 255 octets (RFC 1035, 2.3.4)."""
+    """Check for a lower-case name under .test (RFC 6761) that fits in 255 octets (RFC 1035, 2.3.4)."""
     if len(name) > 253 or not _DOMAIN.fullmatch(name):
         raise ValueError(f"{name!r} is not a domain under .test made of letters, digits, '-', '_' and dots")
     return name

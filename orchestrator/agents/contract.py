@@ -164,4 +164,3 @@ class SinkSettings(Message):
     """Answer the end of the data this much later."""
     max_size: int = 50 * 1024 * 1024
     """SIZE announced in EHLO (RFC 1870), in octets."""
-

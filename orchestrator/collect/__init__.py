@@ -1,0 +1,1 @@
+"""Streams from the nodes of a bed into its run directory."""

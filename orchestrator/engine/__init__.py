@@ -133,7 +133,7 @@ class Engine(Protocol):
         ...
 
     def images(self, label: str) -> list[tuple[str, Mapping[str, str]]]:
-        """List local images that carry ``label``: tag, and labels with ``id``, ``size`` (bytes) and ``created`` added."""
+        """List local images that carry ``label``: tag, and labels plus ``id``, ``size`` (bytes), ``created``."""
         ...
 
     def pull(self, tag: str) -> bool:

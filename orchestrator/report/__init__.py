@@ -1,0 +1,1 @@
+"""A run directory, shown: terminal and HTML."""

@@ -1,7 +1,7 @@
 """Questions asked of a bed, one file each, discovered: bed(params), drive(live), judge(measurements).
 
 ``bed`` and ``judge`` are pure; only ``drive`` touches a bed that is up, and it leaves everything that ``judge`` needs in
-the run directory, so that an old run can be judged again without Docker.
+in the run directory, so that an old run can be judged again without Docker.
 """
 
 import importlib
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from orchestrator.live import Live
     from orchestrator.measurements import Measurements
 
-P = TypeVar("P", bound=Strict, contravariant=True)
+P_contra = TypeVar("P_contra", bound=Strict, contravariant=True)
 
 
 class Outcome(StrEnum):
@@ -73,7 +73,7 @@ class Verdict:
         }
 
 
-class Scenario(Protocol[P]):
+class Scenario(Protocol[P_contra]):
     """One question."""
 
     name: str
@@ -82,11 +82,11 @@ class Scenario(Protocol[P]):
     params: type[Strict]
     """What can be varied: each field becomes ``--set name=value``."""
 
-    def bed(self, params: P) -> Bed:
+    def bed(self, params: P_contra) -> Bed:
         """Return the bed that the question is asked of."""
         ...
 
-    def drive(self, live: "Live", params: P) -> None:
+    def drive(self, live: "Live", params: P_contra) -> None:
         """Ask: drive load through the bed and leave the answers in the run directory."""
         ...
 

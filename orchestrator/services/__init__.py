@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from orchestrator.errors import InvalidInput
 from orchestrator.model import Strict
 
-S = TypeVar("S", bound=Strict, covariant=True)
+S = TypeVar("S", bound=Strict)
 
 
 class Role(StrEnum):
@@ -96,20 +96,20 @@ class Service(Protocol[S]):
     ready: re.Pattern[str]
     """A log line that says it serves."""
 
-    def render(self, site: Site[S]) -> Rendered:  # type: ignore[misc]
+    def render(self, site: Site[S]) -> Rendered:
         """Render one node of this kind."""
         ...
 
 
 @cache
-def known() -> dict[str, Service[Strict]]:
+def known() -> dict[str, Service[Any]]:
     """Return every service, by name."""
     modules = (importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__))
-    found: list[Service[Strict]] = [m.SERVICE for m in modules if hasattr(m, "SERVICE")]
+    found: list[Service[Any]] = [m.SERVICE for m in modules if hasattr(m, "SERVICE")]
     return {service.name: service for service in sorted(found, key=lambda s: s.name)}
 
 
-def service(name: str) -> Service[Strict]:
+def service(name: str) -> Service[Any]:
     """Return one service.
 
     Raises:
