@@ -148,6 +148,10 @@ class Engine(Protocol):
         """Build an image from a tar with a Dockerfile at its top; yields what the build prints."""
         ...
 
+    def discard_image(self, image: str) -> None:
+        """Remove an image that no tag names and nothing uses: what a build left behind. Any other stays."""
+        ...
+
     def create_network(self, spec: NetworkSpec) -> str:
         """Make a network and return its id.
 
