@@ -1,0 +1,49 @@
+"""What a person sees while a command works: one line for each step, with its time, on standard error."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.status import Status
+
+
+class Steps:
+    """Shows the steps of a command; on a terminal the running one moves, in a log every one is a line."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._status: Status | None = None
+        self.taken: list[dict[str, float | str]] = []
+        """Name and seconds of every step that ended."""
+
+    def __enter__(self) -> "Steps":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._status:
+            self._status.stop()
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Show one step while the block runs."""
+        began = time.monotonic()
+        self._status = self._console.status(f"{name} ...")
+        self._status.start()
+        mark = "[red]x[/red]"
+        try:
+            yield
+            mark = "[green]ok[/green]"
+        finally:
+            seconds = time.monotonic() - began
+            self.taken.append({"name": name, "seconds": round(seconds, 3)})
+            self._status.stop()
+            self._status = None
+            self._console.print(f"{mark} {name} [dim]{seconds:.1f} s[/dim]")
+
+    def say(self, text: str) -> None:
+        """Show what the running step is at."""
+        if self._console.is_terminal and self._status:
+            self._status.update(text)
+        else:
+            self._console.print(f"   {text}", markup=False)

@@ -1,0 +1,255 @@
+"""The bed worked out: every address, file, limit and container, the start order, and what it asks of the host.
+
+Pure: the same bed, subnet and CPU count give the same plan. Nothing is started to make one.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
+from typing import Any
+
+from orchestrator import services, wiring
+from orchestrator.addressing import V4, lay_out, parse_slice, slice_prefix, twin, twin_network
+from orchestrator.errors import InvalidInput
+from orchestrator.model import Bed, Limits, Node, Strict, checked
+from orchestrator.services import Delivery, Rendered, Role, Service, Site
+
+START_ORDER = (Role.DNS, Role.SINK, Role.RELAY, Role.LOAD)
+_MAIL = "mail"
+"""The block that holds one delivery address for each domain."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodePlan:
+    """One container, ready to be made."""
+
+    name: str
+    service: str
+    role: Role
+    image: str
+    release: str
+    v4: IPv4Address
+    addresses: tuple[IPv4Address, ...]
+    """All its real IPv4 addresses, the service address first; each has an IPv6 twin."""
+    command: tuple[str, ...]
+    files: Mapping[str, bytes]
+    capabilities: tuple[str, ...]
+    """Of the service; the entry script's own are added when the container is made."""
+    sysctls: Mapping[str, str]
+    limits: Limits
+    publish: tuple[str, ...]
+    fds: int
+    memory_mb: int
+    peers: int
+
+    @property
+    def tag(self) -> str:
+        """The tag of its image."""
+        return f"testbed/{self.image}:{self.release}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostNeeds:
+    """What a bed asks of its host, all nodes together unless another unit is named."""
+
+    containers: int
+    addresses: int
+    """Real addresses, both families."""
+    neighbour_entries: int
+    """Entries in the kernel's IPv4 neighbour table, which all network namespaces share."""
+    fds: int
+    """Open files of the busiest process."""
+    memory_mb: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A bed, worked out for one subnet."""
+
+    bed: Bed
+    subnet: IPv4Network
+    mail: IPv4Network
+    """The prefix whose first addresses are the delivery addresses of the domains."""
+    deliveries: tuple[Delivery, ...]
+    nodes: tuple[NodePlan, ...]
+    """In start order."""
+    needs: HostNeeds
+
+    def node(self, role: Role) -> NodePlan:
+        """Return the first node that fills a role.
+
+        Raises:
+            InvalidInput: none does.
+        """
+        for node in self.nodes:
+            if node.role is role:
+                return node
+        raise InvalidInput(f"a node that fills the role {role}", f"none in bed {self.bed.name}", "add one to the bed")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as plain data; files by size and SHA-256."""
+        return {
+            "bed": self.bed.name,
+            "subnet": str(self.subnet),
+            "subnet6": str(twin_network(self.subnet)),
+            "mail": str(self.mail),
+            "mail6": str(twin_network(self.mail)),
+            "domains": len(self.deliveries),
+            "parent": self.bed.parent,
+            "needs": {name: getattr(self.needs, name) for name in HostNeeds.__slots__},
+            "nodes": [
+                {
+                    "name": node.name,
+                    "service": node.service,
+                    "role": str(node.role),
+                    "image": node.tag,
+                    "v4": str(node.v4),
+                    "v6": str(twin(node.v4)),
+                    "addresses": len(node.addresses),
+                    "command": list(node.command),
+                    "capabilities": list(node.capabilities),
+                    "sysctls": dict(node.sysctls),
+                    "limits": node.limits.model_dump(exclude_none=True),
+                    "publish": list(node.publish),
+                    "fds": node.fds,
+                    "memory_mb": node.memory_mb,
+                    "neighbours": node.peers,
+                    "files": {
+                        path: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+                        for path, content in sorted(node.files.items())
+                    },
+                }
+                for node in self.nodes
+            ],
+        }
+
+
+def subnet_prefix(bed: Bed) -> int:
+    """Return how long the prefix of the bed's slice is.
+
+    Raises:
+        InvalidInput: the bed does not fit in the range.
+    """
+    return slice_prefix(len(bed.nodes), _blocks(bed).values())
+
+
+def make_plan(bed: Bed, *, subnet: IPv4Network | None = None, cpus: int) -> Plan:
+    """Work a bed out.
+
+    Args:
+        bed: what its author wrote.
+        subnet: the slice; by default the bed's own wish, or else the first slice that fits.
+        cpus: CPUs of the host, which daemons take for their number of threads.
+
+    Raises:
+        InvalidInput: the bed cannot be built as it is written.
+    """
+    kinds = {name: services.service(node.service) for name, node in bed.nodes.items()}
+    _refuse(bed, kinds)
+    if subnet is None:
+        subnet = parse_slice(bed.subnet) if bed.subnet else next(V4.subnets(new_prefix=subnet_prefix(bed)))
+    layout = lay_out(subnet, bed.nodes, _blocks(bed))
+    mail = layout.blocks[_MAIL]
+    deliveries = tuple(
+        Delivery(domain=name, v4=mail.network_address + i, v6=twin(mail.network_address + i))
+        for i, name in enumerate(bed.domain_names)
+    )
+    by_role = {role: name for name in reversed(bed.nodes) for role in [kinds[name].role]}
+    dns = layout.nodes.get(by_role.get(Role.DNS, ""))
+    sink = next((name for name, kind in kinds.items() if kind.takes_mail), None)
+    routes: list[tuple[str, IPv4Network | IPv6Network, IPv4Address]] = [
+        (name, twin_network(block), layout.nodes[name]) for name, block in layout.blocks.items() if name != _MAIL
+    ]
+    if sink:
+        routes += [(sink, prefix, layout.nodes[sink]) for prefix in (mail, twin_network(mail))]
+
+    planned = []
+    for name, node in sorted(bed.nodes.items(), key=lambda item: START_ORDER.index(kinds[item[0]].role)):
+        kind = kinds[name]
+        v4 = layout.nodes[name]
+        further = tuple(layout.blocks[name])[: node.addresses - 1] if name in layout.blocks else ()
+        site = Site(
+            node=name,
+            release=node.release,
+            settings=checked(kind.settings, node.settings, f"nodes.{name}.settings ({kind.name})"),
+            v4=v4,
+            v6=twin(v4),
+            addresses=(v4, *further),
+            lab=subnet,
+            lab6=twin_network(subnet),
+            block=mail if name == sink else None,
+            nodes=layout.nodes,
+            dns=dns,
+            deliveries=deliveries,
+            workers=_workers(node, cpus),
+        )
+        rendered = kind.render(site)
+        wire = wiring.Wire(
+            v4=v4,
+            lab=subnet,
+            further=further,
+            anyip=mail if name == sink else None,
+            routes=[(prefix, via) for owner, prefix, via in routes if owner != name],
+            resolver=dns,
+            publish=rendered.publish,
+        )
+        planned.append(_node_plan(name, node, kind, site, rendered, wire))
+
+    needs = HostNeeds(
+        containers=len(planned),
+        addresses=2 * sum(len(node.addresses) for node in planned),
+        neighbour_entries=sum(node.peers for node in planned),
+        fds=max(node.fds for node in planned),
+        memory_mb=sum(node.memory_mb for node in planned),
+    )
+    return Plan(bed=bed, subnet=subnet, mail=mail, deliveries=deliveries, nodes=tuple(planned), needs=needs)
+
+
+def _node_plan(
+    name: str, node: Node, kind: Service[Strict], site: Site[Strict], rendered: Rendered, wire: wiring.Wire
+) -> NodePlan:
+    return NodePlan(
+        name=name,
+        service=kind.name,
+        role=kind.role,
+        image=kind.image,
+        release=node.release,
+        v4=site.v4,
+        addresses=site.addresses,
+        command=(f"{wiring.DIRECTORY}/enter",),
+        files={**rendered.files, **wiring.files(wire, rendered.command, rendered.capabilities)},
+        capabilities=rendered.capabilities,
+        sysctls={**wiring.SYSCTLS, **rendered.sysctls},
+        limits=node.limits,
+        publish=rendered.publish,
+        fds=rendered.fds,
+        memory_mb=rendered.memory_mb,
+        peers=rendered.peers,
+    )
+
+
+def _blocks(bed: Bed) -> dict[str, int]:
+    further = {name: node.addresses - 1 for name, node in bed.nodes.items() if node.addresses > 1}
+    return {_MAIL: len(bed.domain_names), **further}
+
+
+def _workers(node: Node, cpus: int) -> int:
+    """CPUs that a node may use: what its cpuset names, at most what its share allows."""
+    if node.limits.cpuset:
+        spans = [part.partition("-") for part in node.limits.cpuset.split(",")]
+        cpus = min(cpus, sum(int(last or first) - int(first) + 1 for first, _, last in spans))
+    if node.limits.cpus:
+        cpus = min(cpus, max(1, round(node.limits.cpus)))
+    return max(1, cpus)
+
+
+def _refuse(bed: Bed, kinds: Mapping[str, Service[Strict]]) -> None:
+    """Refuse what is well written but cannot be built."""
+    if _MAIL in bed.nodes:
+        raise InvalidInput(f"a node name other than {_MAIL!r}", "it is the name of the delivery addresses", "rename it")
+    takers = [name for name, kind in kinds.items() if kind.takes_mail]
+    if len(takers) > 1:
+        raise InvalidInput(
+            "one node that takes the mail of every domain", f"{len(takers)}: {', '.join(takers)}", "keep one of them"
+        )

@@ -1,0 +1,137 @@
+"""How a node joins its bed: the script that a container starts with, and the rules it loads.
+
+The script runs with NET_ADMIN before the service does, so there is no moment in which a service has a default route,
+Docker's resolver or half of its addresses; then it gives that capability up for good (capabilities(7), bounding set)
+and becomes the service. Everything is rendered here, so that ``testbed plan`` shows it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
+from shlex import quote
+
+from orchestrator.addressing import twin, twin_network
+
+SETUP_CAPABILITIES = ("NET_ADMIN", "SETPCAP")
+"""What the script needs and the service never has."""
+
+SYSCTLS = {
+    "net.ipv6.conf.all.disable_ipv6": "0",  # Docker turns IPv6 off where a network of its own has none
+    "net.ipv6.conf.default.disable_ipv6": "0",
+    "net.ipv4.ip_local_port_range": "1024 65535",  # a relay and a load generator open many connections
+    "net.ipv4.tcp_tw_reuse": "1",  # ... and as many wait in TIME-WAIT (RFC 6191)
+    "net.core.somaxconn": "4096",
+}
+"""Settings of every node's own network namespace (Documentation/networking/ip-sysctl.rst)."""
+
+DIRECTORY = "/testbed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wire:
+    """One node's place on the lab network."""
+
+    v4: IPv4Address
+    """Its service address; the engine gives it."""
+    lab: IPv4Network
+    further: Sequence[IPv4Address] = ()
+    """Real addresses beside the service address; each has an IPv6 twin."""
+    anyip: IPv4Network | None = None
+    """A prefix that is local as a whole, with no address added."""
+    routes: Sequence[tuple[IPv4Network | IPv6Network, IPv4Address]] = ()
+    """Prefixes that are reached through another node: one neighbour entry, however many addresses."""
+    resolver: IPv4Address | None = None
+    publish: Sequence[str] = ()
+    """``25/tcp``: ports of the service address that the control interface hands on."""
+
+
+def files(wire: Wire, command: Sequence[str], capabilities: Sequence[str]) -> dict[str, bytes]:
+    """Render the files that make a node join, by absolute path; start the container with ``/testbed/enter``."""
+    rendered = {
+        "enter": _enter(wire, command, capabilities),
+        "addresses": _addresses(wire),
+        "ruleset": _ruleset(wire),
+        "resolv.conf": f"nameserver {wire.resolver}\noptions timeout:2 attempts:3\n" if wire.resolver else "",
+    }
+    return {f"{DIRECTORY}/{name}": text.encode() for name, text in rendered.items()}
+
+
+def without_setup_rights(command: Sequence[str], capabilities: Sequence[str]) -> tuple[str, ...]:
+    """Wrap a command so that it runs with these capabilities and no others."""
+    keep = ",".join(["-all", *(f"+{c.lower()}" for c in capabilities)])
+    return ("setpriv", f"--bounding-set={keep}", "--inh-caps=-all", "--no-new-privs", "--", *command)
+
+
+def _enter(wire: Wire, command: Sequence[str], capabilities: Sequence[str]) -> str:
+    become = " ".join(quote(part) for part in without_setup_rights(command, capabilities))
+    return f"""#!/bin/sh
+set -eu
+set -- $(ip -oneline -4 address show to {wire.v4}); lab=$2
+control=lo
+for path in /sys/class/net/*; do
+    device=${{path##*/}}
+    case $device in lo|"$lab") ;; *) control=$device ;; esac
+done
+nft --define "lab=$lab" --define "control=$control" --file {DIRECTORY}/ruleset
+ip route flush default
+ip -6 route flush default
+sed "s/@lab$/$lab/" {DIRECTORY}/addresses | ip -batch -
+cat {DIRECTORY}/resolv.conf > /etc/resolv.conf
+exec {become}
+"""
+
+
+def _addresses(wire: Wire) -> str:
+    """Render commands for ``ip -batch``. ``nodad``: the plan has seen to it that no address is given twice.
+
+    The further IPv6 addresses go to ``lo``: on a link each joins a multicast group of its own (RFC 4291, 2.7.1), which
+    makes 2,560 of them take 2.3 s instead of 0.2 s. So their peers need a route; see ``plan``.
+    """
+    lines = [f"address add {twin(wire.v4)}/{twin_network(wire.lab).prefixlen} nodad dev @lab"]
+    lines += [f"address add {address}/32 dev @lab" for address in wire.further]
+    lines += [f"address add {twin(address)}/128 dev lo" for address in wire.further]
+    if wire.anyip:
+        lines += [f"route add local {prefix} dev lo" for prefix in (wire.anyip, twin_network(wire.anyip))]
+    for prefix, via in wire.routes:
+        lines += [f"route add {prefix} via {via if isinstance(prefix, IPv4Network) else twin(via)} dev @lab"]
+    return "\n".join(lines) + "\n"
+
+
+def _ruleset(wire: Wire) -> str:
+    """Rules for nft(8): what may leave this node.
+
+    Lab traffic is not tracked: a relay run opens more connections than a connection table holds.
+    """
+    hand_on = "\n        ".join(
+        f"iifname $control {protocol} dport {port} dnat ip to {wire.v4}"
+        for port, protocol in (entry.split("/") for entry in wire.publish)
+    )
+    return f"""table inet bed {{
+    chain untracked_in {{
+        type filter hook prerouting priority raw; policy accept;
+        iifname $lab notrack
+    }}
+    chain untracked_out {{
+        type filter hook output priority raw; policy accept;
+        oifname $lab notrack
+    }}
+    chain published {{
+        type nat hook prerouting priority dstnat; policy accept;
+        {hand_on}
+    }}
+    chain input {{
+        type filter hook input priority filter; policy accept;
+        icmpv6 type nd-router-advert drop
+    }}
+    chain output {{
+        type filter hook output priority filter; policy drop;
+        ip daddr 127.0.0.11 reject
+        oifname lo accept
+        oifname $lab ip daddr {wire.lab} accept
+        oifname $lab ip6 daddr {twin_network(wire.lab)} accept
+        oifname $lab icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
+        oifname $control ct state established,related accept
+        reject
+    }}
+}}
+"""
