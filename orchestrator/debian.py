@@ -1,0 +1,120 @@
+"""What the distribution's own tools do for a bare machine: packages (apt-get), a root file system (mmdebstrap)."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeAlias
+
+from orchestrator.errors import EngineFailed
+
+Say: TypeAlias = Callable[[str], None]
+"""Tells a person what is happening now, in a few words; may be called from several threads, one at a time."""
+
+_SLIM = (  # as in the registry's slim images: no manuals, no translations, no package cache
+    "--dpkgopt=path-exclude=/usr/share/man/*",
+    "--dpkgopt=path-exclude=/usr/share/locale/*",
+    "--dpkgopt=path-exclude=/usr/share/doc/*",
+    "--dpkgopt=path-include=/usr/share/doc/*/copyright",
+    '--aptopt=Dir::Cache::pkgcache ""',
+    '--aptopt=Dir::Cache::srcpkgcache ""',
+)
+
+
+def environment() -> dict[str, str]:
+    """Return this process's environment with the administrator's directories on PATH: ``su`` leaves them out."""
+    return {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"}
+
+
+def tool(name: str) -> str | None:
+    """Return the path of a program, the administrator's ones included; ``None`` when it is not there."""
+    return shutil.which(name, path=environment()["PATH"])
+
+
+def as_root(command: Sequence[str]) -> list[str] | None:
+    """Return ``command`` as this user can run it with root's rights; ``None`` when root's rights are not to be had."""
+    if os.geteuid() == 0:
+        return list(command)
+    asked = ["sudo", "--non-interactive"]
+    if tool("sudo") and subprocess.run([*asked, "true"], capture_output=True, check=False).returncode == 0:
+        return [*asked, *command]
+    return None
+
+
+def install(packages: Sequence[str], *, needed: str, say: Say) -> None:
+    """Install packages of the distribution, without what they only recommend.
+
+    Raises:
+        EngineFailed: this is no Debian or Ubuntu, we may not, or apt-get failed. ``needed`` says what they are for.
+    """
+    names = " ".join(packages)
+    if tool("apt-get") is None:
+        raise EngineFailed(needed, "no apt-get here to install it with", f"install what Debian calls {names}")
+    apt = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet", "--option=DPkg::Lock::Timeout=300"]
+    update = as_root([*apt, "update"])
+    get = as_root([*apt, "install", "--yes", "--no-install-recommends", *packages])
+    if update is None or get is None:
+        raise EngineFailed(
+            needed, "not root, and no sudo without a password", f"run this as root, or apt-get install {names}"
+        )
+    say(f"installing {names}")
+    _run(update, needed)
+    _run(get, needed)
+
+
+def _run(command: Sequence[str], needed: str) -> None:
+    """Run to the end. Into a file: a daemon that a package starts would keep a pipe open for ever."""
+    with tempfile.TemporaryFile() as output:
+        status = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment(), check=False
+        ).returncode
+        if status != 0:
+            output.seek(0)
+            tail = "\n".join(output.read().decode(errors="replace").splitlines()[-15:])
+            raise EngineFailed(needed, f"`{' '.join(command)}` ended with {status}:\n{tail}", "read its message above")
+
+
+def bootstrap(release: str, tarball: Path, *, mirror: str | None, say: Say) -> None:
+    """Write a minimal root file system of a Debian release as a tar file.
+
+    With no ``mirror`` mmdebstrap takes the right one for the release, and writes it into the file system.
+
+    Raises:
+        EngineFailed: mmdebstrap cannot be had, or failed.
+    """
+    needed = f"a base image of Debian {release}"
+    if tool("mmdebstrap") is None:
+        install(["mmdebstrap", "debian-archive-keyring", "ca-certificates"], needed=needed, say=say)
+    plain = ["mmdebstrap", "--variant=minbase", *_SLIM, release, str(tarball), *([mirror] if mirror else [])]
+    # Without root's rights mmdebstrap uses a user namespace, where the host lets it.
+    command = as_root(plain) or plain
+    tail: deque[str] = deque(maxlen=15)
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=environment(),
+        text=True,
+        errors="replace",
+    ) as process:
+        try:
+            for line in process.stderr or ():
+                tail.append(line.rstrip())
+                if line.startswith("I: "):
+                    say(f"Debian {release}: {line[3:].rstrip()}")
+        except BaseException:
+            with suppress(PermissionError):
+                process.terminate()
+            raise
+    if process.returncode != 0:
+        raise EngineFailed(
+            needed,
+            f"mmdebstrap ended with {process.returncode}:\n" + "\n".join(tail),
+            "read its message above; a release that has left the mirrors needs DEBIAN_MIRROR set to an archive, "
+            f"or load an image called testbed/debian:{release} yourself",
+        )

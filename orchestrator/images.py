@@ -1,0 +1,197 @@
+"""The images of the nodes: one folder below ``images/`` each, built when missing or when its folder changed.
+
+A folder builds with plain ``docker build``, too; this adds what needs a look at the machine: the base image (a local
+one, else pulled, else bootstrapped), its proxies and its certificate authorities.
+"""
+
+import hashlib
+import io
+import os
+import re
+import ssl
+import tarfile
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Iterable, Mapping
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import get_args
+
+from orchestrator.debian import Say, bootstrap
+from orchestrator.engine import Engine
+from orchestrator.errors import EngineFailed, InvalidInput, Problem
+from orchestrator.model import Release
+
+LABEL = "testbed.context"
+"""Of an image: the digest of the folder that it was built from."""
+RELEASES: tuple[str, ...] = get_args(Release)
+DEFAULT_RELEASE = "bookworm"
+
+_NOT_ON = {("agents", "bullseye"): "its Python is 3.9, the agents need 3.11"}
+_AT_ONCE = 2
+"""Builds in parallel: mostly they wait for the network and for dpkg's writes."""
+_LAYER = re.compile(r" ---> ([0-9a-f]{12})$")
+"""How a build names what a step made."""
+_PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
+"""The build arguments that an engine knows without a Dockerfile's ARG, and keeps out of the image."""
+
+
+def tag(image: str, release: str) -> str:
+    """Return the tag of one image on one Debian release."""
+    return f"testbed/{image}:{release}"
+
+
+def resources(folder: str) -> Path:
+    """Return a folder that travels with the program: from the checkout, or from the installed package."""
+    package = Path(str(files("orchestrator")))
+    for path in (package / "_data" / folder, package.parent / folder):
+        if path.is_dir():
+            return path
+    raise Problem(f"the folder {folder}/ of this program", f"none beside {package}", "install it again")
+
+
+@cache
+def catalogue() -> Mapping[str, Path]:
+    """Return the folder of every image, by name."""
+    return {path.parent.name: path.parent for path in sorted(resources("images").glob("*/Dockerfile"))}
+
+
+@cache
+def digest(image: str) -> str:
+    """Return the SHA-256 of an image's folder: what ``ensure`` compares with the label of a built image."""
+    return hashlib.sha256(context(catalogue()[image])).hexdigest()
+
+
+def context(folder: Path, extra: Mapping[str, bytes] | None = None) -> bytes:
+    """Return a folder as a tar for the engine: the same bytes for the same content, wherever it lies.
+
+    ``extra`` are further files, path -> content.
+    """
+    content = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name, data in sorted({**content, **(extra or {})}.items()):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def is_current(engine: Engine, image: str, release: str) -> bool:
+    """Say whether the engine has this image, built from the folder as it is now."""
+    labels = engine.image(tag(image, release))
+    return labels is not None and labels.get(LABEL) == digest(image)
+
+
+def ensure(engine: Engine, needed: Iterable[tuple[str, str]], say: Say) -> None:
+    """Make sure that the engine has these images (name, Debian release), each built from its folder as it is now.
+
+    Raises:
+        InvalidInput: there is no such image or release.
+        EngineFailed: a base image cannot be had, or a build failed; with the end of what it printed.
+    """
+    wanted = dict.fromkeys(needed)
+    for image, release in wanted:
+        _check(image, release)
+    missing = [(image, release) for image, release in wanted if not is_current(engine, image, release)]
+    bases = {release: _base(engine, release, say) for release in dict.fromkeys(release for _, release in missing)}
+    _build_all(engine, [(image, release, bases[release]) for image, release in missing], say)
+
+
+def _check(image: str, release: str) -> None:
+    if image not in catalogue():
+        raise InvalidInput("the name of an image", repr(image), f"choose one of {', '.join(catalogue())}")
+    if release not in RELEASES:
+        raise InvalidInput("a Debian release that we build on", repr(release), f"choose one of {', '.join(RELEASES)}")
+    if reason := _NOT_ON.get((image, release)):
+        possible = [r for r in RELEASES if (image, r) not in _NOT_ON]
+        raise InvalidInput(
+            f"a Debian release that the image {image} builds on",
+            f"{release}: {reason}",
+            f"choose one of {', '.join(possible)}",
+        )
+
+
+def _base(engine: Engine, release: str, say: Say) -> str:
+    """Return the tag of a base image that the engine has, after making one if need be."""
+    own, official = f"testbed/debian:{release}", f"debian:{release}-slim"
+    for there in (own, official):
+        if engine.image(there) is not None:
+            return there
+    say(f"pulling {official}")
+    if engine.pull(official):
+        return official
+    say(f"{official} cannot be pulled: bootstrapping Debian {release}")
+    with tempfile.TemporaryDirectory(prefix="testbed-") as scratch:
+        tarball = Path(scratch) / "root.tar"
+        bootstrap(release, tarball, mirror=os.environ.get("DEBIAN_MIRROR"), say=say)
+        say(f"loading {own}")
+        engine.load_root(str(tarball), own)
+    return own
+
+
+def _build_all(engine: Engine, builds: list[tuple[str, str, str]], say: Say) -> None:
+    """Build image, release, base; the first failure, or an interrupt, ends the others."""
+    ended = threading.Event()
+    one_at_a_time = threading.Lock()
+
+    def tell(text: str) -> None:
+        with one_at_a_time:
+            say(text)
+
+    with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="build") as pool:
+        futures = [pool.submit(_build, engine, *build, tell, ended) for build in builds]
+        try:
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            for future in done:
+                future.result()
+        finally:
+            ended.set()
+            pool.shutdown(cancel_futures=True)
+
+
+def _build(engine: Engine, image: str, release: str, base: str, say: Say, ended: threading.Event) -> None:
+    folder, name = catalogue()[image], tag(image, release)
+    arguments = {"DEBIAN_RELEASE": release, "BASE": base, **_host_arguments()}
+    extra = _authorities() if (folder / "ca").is_dir() else {}
+    replaced = engine.image(name)
+    leftovers = [replaced["id"]] if replaced else []
+    tail: deque[str] = deque(maxlen=25)
+    try:
+        for line in engine.build(context(folder, extra), name, arguments, {LABEL: digest(image)}):
+            if ended.is_set():
+                break
+            tail.append(line)
+            if line.startswith("Step "):
+                say(f"{name}: {line}")
+            elif layer := _LAYER.match(line):
+                leftovers.append(layer[1])
+    except EngineFailed as error:
+        printed = "\n".join(tail)
+        raise EngineFailed(
+            f"the image {name}", f"its build failed: {error.found}\n{printed}", "read what it printed above"
+        ) from error
+    finally:
+        for left in reversed(leftovers):  # children first: the engine keeps what something else is built on
+            engine.discard_image(left)
+
+
+def _host_arguments() -> dict[str, str]:
+    """Return the build arguments that depend on this machine: its proxies, and the mirror if one is named."""
+    names = [*_PROXIES, *(p.upper() for p in _PROXIES), "DEBIAN_MIRROR"]
+    return {name: os.environ[name] for name in names if os.environ.get(name)}
+
+
+def _authorities() -> dict[str, bytes]:
+    """Return the certificate authorities that this machine trusts: behind a proxy that opens TLS, its own is there."""
+    named = (os.environ.get(name) for name in ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"))
+    usual = (
+        "/etc/ssl/certs/ca-certificates.crt",
+        "/etc/pki/tls/certs/ca-bundle.crt",
+        ssl.get_default_verify_paths().cafile,
+    )
+    bundle = next((Path(path) for path in (*named, *usual) if path and Path(path).is_file()), None)
+    return {"ca/host.crt": bundle.read_bytes()} if bundle else {}
