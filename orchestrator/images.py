@@ -15,6 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -80,10 +81,46 @@ def context(folder: Path, extra: Mapping[str, bytes] | None = None) -> bytes:
     return buffer.getvalue()
 
 
-def is_current(engine: Engine, image: str, release: str) -> bool:
-    """Say whether the engine has this image, built from the folder as it is now."""
-    labels = engine.image(tag(image, release))
-    return labels is not None and labels.get(LABEL) == digest(image)
+def names(release: str = DEFAULT_RELEASE) -> list[str]:
+    """Name the images that build on a Debian release.
+
+    Raises:
+        InvalidInput: we build on no such release.
+    """
+    if release not in RELEASES:
+        raise InvalidInput("a Debian release that we build on", repr(release), f"choose one of {', '.join(RELEASES)}")
+    return [image for image in catalogue() if (image, release) not in _NOT_ON]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """How an image stands in the engine."""
+
+    tag: str
+    state: str
+    """``current``, ``stale`` (its folder has changed since it was built) or ``missing``."""
+    size_b: int | None
+    """With the layers that it shares with others; ``None`` when it is missing."""
+
+    def to_dict(self) -> dict[str, str | int | None]:
+        """Return plain data for a script."""
+        return {"tag": self.tag, "state": self.state, "size_b": self.size_b}
+
+
+def states(engine: Engine, release: str) -> list[State]:
+    """Say of every image on a Debian release how it stands in the engine.
+
+    Raises:
+        InvalidInput: we build on no such release.
+    """
+    built = dict(engine.images(LABEL))
+    found = []
+    for image in names(release):
+        name = tag(image, release)
+        facts = built.get(name)
+        state = "missing" if facts is None else "current" if facts[LABEL] == digest(image) else "stale"
+        found.append(State(tag=name, state=state, size_b=int(facts["size"]) if facts else None))
+    return found
 
 
 def ensure(engine: Engine, needed: Iterable[tuple[str, str]], say: Say) -> None:
@@ -96,7 +133,11 @@ def ensure(engine: Engine, needed: Iterable[tuple[str, str]], say: Say) -> None:
     wanted = dict.fromkeys(needed)
     for image, release in wanted:
         _check(image, release)
-    missing = [(image, release) for image, release in wanted if not is_current(engine, image, release)]
+    missing = [
+        (image, release)
+        for image, release in wanted
+        if (engine.image(tag(image, release)) or {}).get(LABEL) != digest(image)
+    ]
     bases = {release: _base(engine, release, say) for release in dict.fromkeys(release for _, release in missing)}
     _build_all(engine, [(image, release, bases[release]) for image, release in missing], say)
 
@@ -104,13 +145,11 @@ def ensure(engine: Engine, needed: Iterable[tuple[str, str]], say: Say) -> None:
 def _check(image: str, release: str) -> None:
     if image not in catalogue():
         raise InvalidInput("the name of an image", repr(image), f"choose one of {', '.join(catalogue())}")
-    if release not in RELEASES:
-        raise InvalidInput("a Debian release that we build on", repr(release), f"choose one of {', '.join(RELEASES)}")
-    if reason := _NOT_ON.get((image, release)):
-        possible = [r for r in RELEASES if (image, r) not in _NOT_ON]
+    if image not in names(release):
+        possible = [r for r in RELEASES if image in names(r)]
         raise InvalidInput(
             f"a Debian release that the image {image} builds on",
-            f"{release}: {reason}",
+            f"{release}: {_NOT_ON[image, release]}",
             f"choose one of {', '.join(possible)}",
         )
 

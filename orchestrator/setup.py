@@ -35,7 +35,7 @@ def setup(say: Say) -> Engine:
         EngineFailed: no engine can be had, a base image cannot be had, or an image does not build.
     """
     engine = ensure_engine(say)
-    images.ensure(engine, [(image, images.DEFAULT_RELEASE) for image in images.catalogue()], say)
+    images.ensure(engine, [(image, images.DEFAULT_RELEASE) for image in images.names()], say)
     return engine
 
 

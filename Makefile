@@ -1,0 +1,50 @@
+# make demo    set up everything, then measure a relay with 2,560 domains
+# make test    set up everything, then all checks and tests
+# Both work on a bare Debian 12 or 13, as root or with sudo, and leave the command at .venv/bin/testbed.
+
+.PHONY: demo test setup lint unit integration requirements clean
+
+BIN := .venv/bin
+REQUIREMENTS := requirements.txt requirements-dev.txt
+
+demo: setup
+	$(BIN)/testbed run relay-throughput --domains 2560
+
+test: setup lint unit integration
+
+setup: .venv/.installed
+	$(BIN)/testbed setup
+
+lint: .venv/.installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: .venv/.installed
+	$(BIN)/pytest tests/unit
+
+integration: setup
+	$(BIN)/pytest tests/integration
+
+# Everything is pinned by its hash; the project itself is then linked in with no look at the network.
+.venv/.installed: $(REQUIREMENTS) pyproject.toml .ci/python-environment
+	.ci/python-environment .venv
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes $(REQUIREMENTS:%=-r %)
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-index --no-deps --no-build-isolation --editable .
+	touch $@
+
+# Pins that exist stay as they are; `make requirements UPGRADE=--upgrade` moves them all.
+COMPILE = $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
+	--no-emit-index-url --no-annotate --no-header $(UPGRADE)
+HEADER = sed -i '1i \# Made by `make requirements` from pyproject.toml: change that, not this.'
+
+requirements: .venv/.installed
+	$(COMPILE) pyproject.toml -o requirements.txt
+	$(COMPILE) --group dev -c requirements.txt -o requirements-dev.txt
+	$(COMPILE) --group agents -c requirements.txt -o images/agents/requirements.txt
+	for file in requirements.txt requirements-dev.txt images/agents/requirements.txt; do $(HEADER) $$file; done
+	! grep -E 'https?:|/work' requirements.txt requirements-dev.txt images/agents/requirements.txt
+
+clean:
+	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
