@@ -1,0 +1,1 @@
+"""Tests, and the benches that the README's figures come from."""

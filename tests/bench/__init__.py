@@ -1,0 +1,1 @@
+"""Measurements of the testbed itself, against other ways of doing the same."""

@@ -1,0 +1,1 @@
+"""Without Docker, in seconds."""

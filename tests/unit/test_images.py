@@ -1,0 +1,293 @@
+"""The images: their folders, their contexts, and when they are built."""
+
+import io
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+import threading
+import tomllib
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import cast
+
+import pytest
+from hatchling.build import build_wheel
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator import images
+from orchestrator.engine import Engine
+from orchestrator.errors import EngineFailed, InvalidInput
+
+ROOT = Path(__file__).parents[2]
+PIN = re.compile(r"^([a-z0-9-]+)==([^ ]+)", re.MULTILINE)
+
+
+class Builder:
+    """An engine's images, in memory; ``broken`` names the tags whose build fails at its second step."""
+
+    def __init__(self, *there: str, broken: tuple[str, ...] = ()) -> None:
+        self.here: dict[str, dict[str, str]] = {tag: {"id": tag} for tag in there}
+        self.broken = broken
+        self.built: list[tuple[str, Mapping[str, str]]] = []
+        self.contexts: dict[str, bytes] = {}
+        self.discarded: list[str] = []
+        self.running = 0
+        self.most_at_once = 0
+        self._lock = threading.Lock()
+
+    def image(self, tag: str) -> Mapping[str, str] | None:
+        """Look one up."""
+        return self.here.get(tag)
+
+    def images(self, label: str) -> list[tuple[str, Mapping[str, str]]]:
+        """List those with a label."""
+        return [(tag, {**facts, "size": "1000"}) for tag, facts in self.here.items() if label in facts]
+
+    def build(self, context: bytes, tag: str, args: Mapping[str, str], labels: Mapping[str, str]) -> Iterator[str]:
+        """Print two steps."""
+        with self._lock:
+            self.running += 1
+            self.most_at_once = max(self.most_at_once, self.running)
+        try:
+            yield "Step 1/2 : FROM base"
+            yield " ---> 0123456789ab"
+            yield "Step 2/2 : RUN something"
+            if tag in self.broken:
+                yield "E: no such package"
+                raise EngineFailed("the build", "a step returned 100", "read it")
+            self.built.append((tag, dict(args)))
+            self.contexts[tag] = context
+            self.here[tag] = {"id": f"id of {tag}", **labels}
+        finally:
+            with self._lock:
+                self.running -= 1
+
+    def discard_image(self, image: str) -> None:
+        """Note what was discarded."""
+        self.discarded.append(image)
+
+
+def engine(builder: Builder) -> Engine:
+    return cast("Engine", builder)
+
+
+def silent(_text: str) -> None:
+    """Nobody listens."""
+
+
+ALL = [(image, "bookworm") for image in images.names()]
+BASES = [f"testbed/debian:{release}" for release in images.RELEASES]
+
+
+# ---------------------------------------------------------------------------------------------------- the folders
+
+
+def test_every_image_of_the_checkout_is_in_the_catalogue():
+    assert set(images.catalogue()) == {"agents", "bind", "helper", "postfix"}
+
+
+@pytest.mark.parametrize("image", images.catalogue())
+def test_a_folder_builds_by_itself(image):
+    folder = images.catalogue()[image]
+    dockerfile = (folder / "Dockerfile").read_text()
+    assert "ARG DEBIAN_RELEASE=bookworm\n" in dockerfile
+    assert "ARG BASE=debian:${DEBIAN_RELEASE}-slim\n" in dockerfile
+    assert "ARG DEBIAN_MIRROR=\n" in dockerfile
+    assert "://" not in dockerfile, "a registry or mirror is named"
+    for source in re.findall(r"^COPY (?!--from)(\S+)", dockerfile, re.MULTILINE):
+        assert (folder / source).exists()
+
+
+@pytest.mark.parametrize("file", ["requirements.txt", "requirements-dev.txt", "images/agents/requirements.txt"])
+def test_every_requirement_is_pinned_by_hash_and_names_no_host(file):
+    text = (ROOT / file).read_text()
+    blocks = re.split(r"^(?=[a-z])", text, flags=re.MULTILINE)[1:]
+    assert blocks
+    assert all(PIN.match(block) and "--hash=sha256:" in block for block in blocks)
+    assert not re.search(r"://|/work|index", text)
+
+
+def test_the_containers_run_the_versions_that_the_tests_run():
+    ours = dict(PIN.findall((ROOT / "requirements.txt").read_text()))
+    agents = dict(PIN.findall((ROOT / "images/agents/requirements.txt").read_text()))
+    assert agents.items() <= ours.items()
+    assert {"uvloop", "hdrhistogram", "aiosmtplib"} <= set(agents)
+
+
+def test_every_dependency_is_pinned():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    for file, wanted in (
+        ("requirements.txt", project["project"]["dependencies"]),
+        ("requirements-dev.txt", project["dependency-groups"]["dev"]),
+        ("images/agents/requirements.txt", project["dependency-groups"]["agents"]),
+    ):
+        pins = dict(PIN.findall((ROOT / file).read_text()))
+        assert {re.split(r"[>=<]", w)[0] for w in wanted} <= set(pins), f"run `make requirements`: {file}"
+
+
+def test_the_wheel_carries_images_and_compose_files_and_finds_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    wheel = tmp_path / build_wheel(str(tmp_path))
+    site = tmp_path / "site"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)  # noqa: S202 - our own wheel
+    program = "from orchestrator import images; print(images.resources('images')); print(images.digest('agents'))"
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(site)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    packed = site / "orchestrator/_data"
+    assert ran.stdout.splitlines() == [str(packed / "images"), images.digest("agents")]
+    for folder in ("images", "compose"):
+        assert sorted(p.relative_to(packed) for p in (packed / folder).rglob("*") if p.is_file()) == sorted(
+            p.relative_to(ROOT) for p in (ROOT / folder).rglob("*") if p.is_file() and p.suffix != ".crt"
+        )
+
+
+# --------------------------------------------------------------------------------------------------- the contexts
+
+names = st.from_regex(r"[a-z]{1,8}(/[a-z]{1,8})?", fullmatch=True)
+trees = st.dictionaries(names, st.binary(max_size=50), max_size=6).filter(
+    lambda tree: not any(a != b and b.startswith(a + "/") for a in tree for b in tree)
+)
+
+
+def grown(tree: Mapping[str, bytes], into: Path) -> Path:
+    for name, content in tree.items():
+        path = into / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return into
+
+
+@given(tree=trees, data=st.data())
+@settings(max_examples=30, deadline=None)
+def test_a_context_depends_on_nothing_but_names_and_content(tree, data):
+    shuffled = dict(data.draw(st.permutations(list(tree.items()))))
+    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
+        first = images.context(grown(tree, Path(one)))
+        moved = grown(shuffled, Path(other))
+        for file in moved.rglob("*"):
+            file.chmod(0o700)
+            os.utime(file, (1, 1))
+        assert images.context(moved) == first
+    with tarfile.open(fileobj=io.BytesIO(first)) as tar:
+        assert {m.name: cast("io.BufferedReader", tar.extractfile(m)).read() for m in tar} == tree
+
+
+@given(tree=trees.filter(bool), data=st.data())
+@settings(max_examples=30, deadline=None)
+def test_a_context_changes_with_any_content(tree, data):
+    name = data.draw(st.sampled_from(sorted(tree)))
+    with tempfile.TemporaryDirectory() as folder:
+        before = images.context(grown(tree, Path(folder)))
+        (Path(folder) / name).write_bytes(tree[name] + b"!")
+        assert images.context(Path(folder)) != before
+
+
+def test_only_the_build_that_needs_them_gets_the_certificate_authorities(tmp_path, monkeypatch):
+    bundle = tmp_path / "bundle.crt"
+    bundle.write_text("certificates")
+    monkeypatch.setenv("PIP_CERT", str(bundle))
+    builder = Builder(*BASES)
+    images.ensure(engine(builder), ALL, silent)
+    holders = {tag for tag, context in builder.contexts.items() if b"certificates" in context}
+    assert holders == {"testbed/agents:bookworm"}
+
+
+# ------------------------------------------------------------------------------------------- when they are built
+
+
+def test_what_is_missing_is_built_once_on_its_release():
+    builder = Builder(*BASES)
+    wanted = [("bind", "trixie"), ("bind", "bookworm"), ("bind", "trixie")]
+    images.ensure(engine(builder), wanted, silent)
+    assert sorted(tag for tag, _ in builder.built) == ["testbed/bind:bookworm", "testbed/bind:trixie"]
+    for tag, args in builder.built:
+        release = tag.partition(":")[2]
+        assert args["DEBIAN_RELEASE"] == release
+        assert args["BASE"] == f"testbed/debian:{release}"
+    images.ensure(engine(builder), wanted, silent)
+    assert len(builder.built) == 2
+
+
+def test_what_changed_is_built_again_and_the_old_one_discarded():
+    builder = Builder(*BASES)
+    builder.here["testbed/bind:bookworm"] = {"id": "old", images.LABEL: "of another folder"}
+    assert {s.tag: s.state for s in images.states(engine(builder), "bookworm")} == {
+        "testbed/agents:bookworm": "missing",
+        "testbed/bind:bookworm": "stale",
+        "testbed/helper:bookworm": "missing",
+        "testbed/postfix:bookworm": "missing",
+    }
+    images.ensure(engine(builder), [("bind", "bookworm")], silent)
+    assert [tag for tag, _ in builder.built] == ["testbed/bind:bookworm"]
+    assert "old" in builder.discarded
+    assert {s.state for s in images.states(engine(builder), "bookworm")} == {"missing", "current"}
+
+
+def test_the_registrys_base_image_is_used_where_it_is():
+    builder = Builder("debian:trixie-slim")
+    images.ensure(engine(builder), [("helper", "trixie")], silent)
+    assert builder.built[0][1]["BASE"] == "debian:trixie-slim"
+
+
+def test_proxies_and_a_named_mirror_reach_the_build(monkeypatch):
+    monkeypatch.setenv("http_proxy", "proxy.test:3128")
+    monkeypatch.setenv("DEBIAN_MIRROR", "archive.test/debian")
+    builder = Builder(*BASES)
+    images.ensure(engine(builder), [("bind", "bullseye")], silent)
+    _, args = builder.built[0]
+    assert args["http_proxy"] == "proxy.test:3128"
+    assert args["DEBIAN_MIRROR"] == "archive.test/debian"
+
+
+def test_at_most_two_are_built_at_once_and_each_step_is_told():
+    builder = Builder(*BASES)
+    told: list[str] = []
+    images.ensure(engine(builder), ALL, told.append)
+    assert builder.most_at_once <= 2
+    assert sorted(told) == sorted(
+        f"{images.tag(*i)}: Step {s}" for i in ALL for s in ("1/2 : FROM base", "2/2 : RUN something")
+    )
+
+
+def test_a_failed_build_shows_what_it_printed_and_leaves_nothing():
+    builder = Builder(*BASES, broken=("testbed/postfix:bookworm",))
+    with pytest.raises(EngineFailed) as caught:
+        images.ensure(engine(builder), [("postfix", "bookworm")], silent)
+    assert "testbed/postfix:bookworm" in caught.value.needed
+    assert "E: no such package" in caught.value.found
+    assert builder.discarded == ["0123456789ab"]
+    assert builder.running == 0
+
+
+def test_a_listener_that_gives_up_ends_every_build():
+    builder = Builder(*BASES)
+
+    def give_up(_text: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        images.ensure(engine(builder), ALL, give_up)
+    assert builder.running == 0
+
+
+@pytest.mark.parametrize(
+    ("image", "release", "named"),
+    [("exim", "bookworm", "exim"), ("bind", "sarge", "sarge"), ("agents", "bullseye", "3.9")],
+)
+def test_what_cannot_be_built_is_refused_before_the_engine_is_asked(image, release, named):
+    with pytest.raises(InvalidInput) as caught:
+        images.ensure(cast("Engine", None), [("bind", "bookworm"), (image, release)], silent)
+    assert named in caught.value.found
+    assert "bookworm" in caught.value.do or "postfix" in caught.value.do
