@@ -30,10 +30,12 @@ class LoadOrder(Message):
     run: str
     """Eight hex digits that every message of this load carries."""
     target: str
-    """Where to connect: an address, or a prefix whose first ``len(domains)`` addresses are taken in turn."""
+    """Where to connect: the address of a relay, or a prefix (``198.18.16.0/20``) whose i-th address takes the mail of
+    ``domains[i]``, as a sink does."""
     port: int = 25
     domains: list[str]
-    """Message ``seq`` goes to ``user@domains[seq % len(domains)]``."""
+    """Message ``seq`` goes to ``user@domains[order.domain_of(seq)]``: to each domain once, and then in turn. Towards a
+    prefix, where a connection carries mail of one domain only, the turn goes on after ``per_connection`` messages."""
     sender: str = "load@d0.test"
     rate: float | None = None
     """Messages a second, open-loop: message n is due at n / rate. ``None``: as fast as the server takes them."""
@@ -54,6 +56,16 @@ class LoadOrder(Message):
     stall_for: float = 0.0
     """... for this many seconds."""
 
+    @property
+    def block(self) -> int:
+        """How many consecutive messages go to one domain, once every domain had its first."""
+        return self.per_connection if "/" in self.target else 1
+
+    def domain_of(self, seq: int) -> int:
+        """Return the index of the domain that message ``seq`` goes to."""
+        first_round = len(self.domains)
+        return seq if seq < first_round else (seq - first_round) // self.block % first_round
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadTick(Message):
@@ -63,7 +75,7 @@ class LoadTick(Message):
     offered: int
     """Messages whose due time has come."""
     sent: int
-    """Messages whose data was written."""
+    """Messages started: MAIL was written."""
     accepted: int
     failed: int
     connections: int
@@ -87,13 +99,15 @@ class LoadReport(Message):
     failed: dict[str, int]
     """Messages not accepted, by cause: ``451 4.3.0``, ``timeout``, ``ConnectionResetError``, ..."""
     unresolved: int
-    """Of those failed: the data was sent whole, the reply never came. Such a message may still be delivered."""
+    """Of those failed: the data was written, the reply never came. Such a message may still be delivered."""
     connections: int
-    """Opened in all."""
+    """Opened in all: greeted, and EHLO answered."""
+    connect_failed: dict[str, int] = field(default_factory=dict)
+    """Connections that did not get so far, by cause. Their messages wait for another connection."""
     late: int
     """Messages started over 10 ms after they were due (open-loop only)."""
     cpu_s: float
-    """CPU time of the generator's process, user and system."""
+    """CPU time of the generator's process during the load, user and system."""
     stalled_s: float
     """The longest time its event loop stood still."""
     response: str
@@ -109,16 +123,18 @@ class LoadReport(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SinkTick(Message):
-    """The sink's state, about once a second while mail arrives; counters are totals since the run began."""
+    """What arrived for one run, about once a second while mail arrives; counters are totals since the run began."""
 
+    run: str
     t: float
     delivered: int
     duplicated: int
     corrupted: int
     foreign: int
+    """Of the whole sink, since the run began."""
     bytes: int
     connections: int
-    """Open now."""
+    """Open now, of the whole sink."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,17 +147,17 @@ class SinkReport(Message):
     duplicated: int
     """Copies beyond the first."""
     corrupted: int
-    """Messages of this run whose body was not what was sent."""
+    """Messages of this run whose body was not what was sent; such a copy is not a delivery."""
     misrouted: int
-    """Messages that arrived at the address of another domain than their recipient's."""
+    """Messages that arrived at the address of another domain than their recipient's (delivered all the same)."""
     foreign: int
-    """Messages with no stamp of this run (bounces, other runs)."""
+    """Messages since the run began with no stamp of any announced run (bounces, mail of an older bed)."""
     bytes: int
-    """Octets of message content, headers included."""
+    """Octets of message content, headers included, all copies."""
     connections: int
-    """Accepted in all."""
+    """Accepted by the sink since the run began."""
     domains: int
-    """Distinct recipient domains that mail arrived for."""
+    """Distinct recipient domains that mail of this run arrived for."""
     first: float | None
     """Unix time of the first and last message of the run."""
     last: float | None

@@ -1,0 +1,67 @@
+"""The content of one message as it arrives after DATA: read through, never kept.
+
+Only CRLF.CRLF ends it; a dot between bare line feeds or carriage returns is text (so nothing can be smuggled in, RFC
+5321, 2.3.8 and 4.1.1.4). Memory: a piece of up to 32 KiB of the header section, and four octets, whatever the size.
+"""
+
+from zlib import crc32
+
+from orchestrator.agents.wire import END, Stamp, read_stamp
+
+HEAD_LIMIT = 32 * 1024
+"""The stamp is looked for in so much of the header section, in octets."""
+_PREFIXES = (b"\r\n.\r", b"\r\n.", b"\r\n", b"\r")
+_CRLF = b"\r\n"
+
+
+class Content:
+    """One message's content: ``feed`` it until it returns the rest; then read what it was."""
+
+    __slots__ = ("_crc", "_head", "_length", "_tail", "size", "stamp")
+
+    def __init__(self) -> None:
+        self.size = 0
+        """Octets, without dot-stuffing, header included."""
+        self.stamp: Stamp | None = None
+        self._tail = _CRLF  # the start is the start of a line: these two octets count for nothing
+        self._head: bytes | None = b""
+        self._length = 0
+        self._crc = 0
+
+    def feed(self, data: bytes) -> bytes | None:
+        """Read on; return what follows the end of the data, or ``None`` when the end has not come."""
+        text = self._tail + data
+        end = text.find(END)
+        if end < 0:
+            # What may be the start of END waits for the next piece. So no CRLF-dot is ever cut in two.
+            self._tail = next((prefix for prefix in _PREFIXES if text.endswith(prefix)), b"")
+            self._take(text[: len(text) - len(self._tail)])
+            return None
+        self._take(text[: end + 2])
+        if self._head is not None:
+            self._read_head(self._head)
+        self.size -= 2
+        return text[end + len(END) :]
+
+    @property
+    def whole(self) -> bool:
+        """The body is the one that its stamp tells of."""
+        return self.stamp is not None and self.stamp.crc == self._crc and self.stamp.length == self._length
+
+    def _take(self, text: bytes) -> None:
+        text = text.replace(b"\r\n.", _CRLF)  # RFC 5321, 4.5.2
+        self.size += len(text)
+        if self._head is not None:
+            text = self._head + text
+            end = text.find(b"\r\n\r\n", max(0, len(self._head) - 3))
+            if end < 0 and len(text) < HEAD_LIMIT:
+                self._head = text
+                return
+            self._read_head(text[: end + 2] if end >= 0 else text)
+            text = text[end + 4 :] if end >= 0 else b""
+        self._crc = crc32(text, self._crc)
+        self._length += len(text)
+
+    def _read_head(self, head: bytes) -> None:
+        self.stamp = read_stamp(head)
+        self._head = None

@@ -1,0 +1,65 @@
+"""Talk to the sink of this container over its Unix socket.
+
+::
+
+    python3 -m orchestrator.agents.control begin RUN              open the ledger of a run, before its first message
+    python3 -m orchestrator.agents.control count RUN              how many arrived: a SinkTick
+    python3 -m orchestrator.agents.control expect RUN COUNT       have the sink print {"complete": RUN} with so many
+    python3 -m orchestrator.agents.control report RUN             everything: a SinkReport
+    python3 -m orchestrator.agents.control set '{"data_delay_ms": 100}'    SinkSettings; what is left out is default
+
+Prints one JSON object. Exit code 1: the sink refused or cannot be reached; 2: no such request. Imports next to
+nothing, because it is started again for every word.
+"""
+
+import json
+import socket
+import sys
+
+SOCKET = "/run/testbed-sink.sock"
+_WORDS = {"begin": 1, "count": 1, "expect": 2, "report": 1, "set": 1}
+_TIMEOUT_S = 30.0
+
+
+def ask(path: str, words: list[str]) -> dict[str, object]:
+    """Send one request to the sink and return its answer.
+
+    Raises:
+        ValueError: the sink refused; the text says why.
+        OSError: it cannot be reached.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sink:
+        sink.settimeout(_TIMEOUT_S)
+        sink.connect(path)
+        sink.sendall(json.dumps(words).encode() + b"\n")
+        pieces = []
+        while piece := sink.recv(1 << 20):
+            pieces.append(piece)
+    answer = json.loads(b"".join(pieces))
+    if "error" in answer:
+        raise ValueError(answer["error"])
+    found: dict[str, object] = answer["ok"]
+    return found
+
+
+def main(words: list[str]) -> int:
+    """Run one request; ``--socket PATH`` before it names another socket."""
+    path = SOCKET
+    if words[:1] == ["--socket"] and len(words) > 1:
+        path, words = words[1], words[2:]
+    if not words or _WORDS.get(words[0]) != len(words) - 1:
+        print((__doc__ or "").strip(), file=sys.stderr)
+        return 2
+    try:
+        print(json.dumps(ask(path, words)))
+    except ValueError as error:
+        print(f"the sink refused {words[0]!r}: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"needed the sink at {path}; found {error.strerror or error}; is it running here?", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,345 @@
+"""The load generator: open-loop, at a given rate or as fast as the server takes it.
+
+::
+
+    python3 -m orchestrator.agents.load '<LoadOrder as JSON>'      "-" reads it from standard input
+
+Prints JSON lines: ``{"tick": LoadTick}`` once a second, ``{"report": LoadReport}`` at the end. SIGTERM and SIGINT end
+it early, with a report of what was done by then.
+
+At a rate, message n is due at start + n / rate, whatever the server does: the due time never moves, and a message that
+waits for a connection grows older. So a slow server cannot hide (no coordinated omission). ``load`` decides when and
+where, ``smtp`` knows the protocol.
+"""
+
+import asyncio
+import gc
+import json
+import math
+import resource
+import signal
+import sys
+import time
+from collections import Counter, deque
+from ipaddress import ip_network
+from typing import Any
+
+import uvloop
+
+from orchestrator.agents.contract import LoadOrder, LoadReport, LoadTick
+from orchestrator.agents.histogram import Histogram
+from orchestrator.agents.ledger import SequenceSet
+from orchestrator.agents.order import BadOrder, read_order
+from orchestrator.agents.smtp import DONE, WAIT, Connection, State
+from orchestrator.agents.wire import MAX_SEQ, Composer
+
+BEAT_S = 0.02
+"""The heartbeat: how finely a stall of the event loop is seen, and time-outs are kept."""
+TICK_S = 1.0
+LATE_NS = 10_000_000
+BACKOFF_S = (0.02, 1.0)
+"""Wait so long after a connection that came to nothing: first, and at most."""
+GOODBYE_S = 2.0
+"""QUIT is answered within this, or not at all."""
+MOST_CAUSES = 50
+"""Different causes that are told apart."""
+
+
+class Load:
+    """One load: the driver of its connections. Times are CLOCK_MONOTONIC, ns."""
+
+    def __init__(self, order: LoadOrder) -> None:
+        self._order = order
+        self.composer = Composer(order.run, order.sender, order.domains, order.sizes)
+        self.domain_of = order.domain_of
+        self._network = ip_network(order.target)
+        self._spread = "/" in order.target
+        self._timeout = int(order.timeout * 1e9)
+        self._limit = order.messages or MAX_SEQ
+        if order.rate is not None and order.seconds is not None:
+            self._limit = min(self._limit, math.ceil(order.rate * order.seconds))
+        self._next = 0
+        self._rests: deque[tuple[int, int]] = deque()
+        self._open: dict[Connection, asyncio.Task[None]] = {}
+        self._idle: dict[Connection, None] = {}
+        self._opening = 0
+        self._retry_at = 0
+        self._backoff = 0.0
+        self._ending: str | None = None
+        self._finished = asyncio.Event()
+
+        self._offered = self._started = self._connections = self._late = 0
+        self._behind = self._stalled = 0
+        self._failed: Counter[str] = Counter()
+        self._connect_failed: Counter[str] = Counter()
+        self._accepted = SequenceSet()
+        self._unresolved = SequenceSet()
+        self._response, self._service, self._connect = Histogram(), Histogram(), Histogram()
+
+    async def run(self) -> LoadReport:
+        """Carry the order out."""
+        order = self._order
+        self._loop = asyncio.get_running_loop()
+        cpu = time.process_time()
+        self._start = self._last_reply = self._last_ready = time.monotonic_ns()
+        self._end = self._start + int(order.seconds * 1e9) if order.seconds and not order.rate else 1 << 63
+        self._stall_at = None if order.stall_at is None else self._start + int(order.stall_at * 1e9)
+        self._beat_due = self._sweep_due = self._start
+        self._tick_due = self._start + int(TICK_S * 1e9)
+        self._beat()
+        if order.rate is not None:
+            self._pump()
+        await self._finished.wait()
+        unix = time.time() - time.monotonic()
+        unsent = self._offered - len(self._accepted) - self._failed.total()
+        if unsent > 0:
+            self._failed[self._ending or "never sent"] += unsent
+        return LoadReport(
+            run=order.run,
+            started=unix + self._start / 1e9,
+            ended=unix + self._last_reply / 1e9,
+            offered=self._offered,
+            accepted=len(self._accepted),
+            failed=dict(self._failed),
+            unresolved=len(self._unresolved),
+            connections=self._connections,
+            connect_failed=dict(self._connect_failed),
+            late=self._late,
+            cpu_s=time.process_time() - cpu,
+            stalled_s=self._stalled / 1e9,
+            response=self._response.encode(),
+            service=self._service.encode(),
+            connect=self._connect.encode(),
+            accepted_set=self._accepted.encode(),
+            unresolved_set=self._unresolved.encode(),
+        )
+
+    def stop(self, cause: str) -> None:
+        """End early: what was due and has no answer fails by this cause."""
+        if self._ending is None:
+            self._ending = cause
+            for connection in list(self._open):
+                connection.give_up(cause)
+            self._finished.set()
+
+    # What the connections ask and tell (smtp.Driver)
+
+    def take(self, connection: Connection, now: int) -> int:
+        """Return the sequence number of the next message, ``WAIT`` or ``DONE``."""
+        seq = connection.first if self._spread else self._next
+        if self._ending is not None or seq >= (connection.stop if self._spread else self._limit) or now >= self._end:
+            return DONE
+        if self._order.rate is None:
+            self._offered += 1
+        elif seq >= self._offered:
+            self._offer(now)
+            if seq >= self._offered:
+                self._idle[connection] = None
+                return WAIT
+        if self._spread:
+            connection.first += 1
+        else:
+            self._next += 1
+        self._started += 1
+        return seq
+
+    def due(self, seq: int, now: int) -> int:
+        """Return when a message was due that is started now."""
+        if self._order.rate is None:
+            return now
+        due = self._due(seq)
+        self._behind = now - due
+        if self._behind > LATE_NS:
+            self._late += 1
+        return due
+
+    def ready(self, connection: Connection, now: int) -> None:
+        """Count a connection that can carry mail."""
+        self._opening -= 1
+        self._connections += 1
+        self._last_ready = now
+        self._connect.record_ns(now - connection.opened)
+
+    def accepted(self, seq: int, due: int, sent: int, now: int) -> None:
+        """Count a message that the server took."""
+        self._accepted.add(seq)
+        self._service.record_ns(now - sent)
+        self._response.record_ns(now - due)
+        self._last_reply = now
+        self._backoff = 0.0
+
+    def failed(self, seq: int, cause: str, *, unresolved: bool) -> None:
+        """Count a message that it did not take."""
+        _count(self._failed, cause)
+        if unresolved:
+            self._unresolved.add(seq)
+        self._last_reply = time.monotonic_ns()
+
+    def closed(self, connection: Connection, cause: str | None, *, fruitless: bool) -> None:
+        """Take leave of a connection, and open another one if there is something for it to do."""
+        self._open.pop(connection, None)
+        self._idle.pop(connection, None)
+        now = time.monotonic_ns()
+        if fruitless and now >= self._retry_at:
+            self._backoff = min(max(2 * self._backoff, BACKOFF_S[0]), BACKOFF_S[1])
+            self._retry_at = now + int(self._backoff * 1e9)
+        if cause is not None:
+            self._opening -= 1
+            _count(self._connect_failed, cause)
+            if len(self._open) == self._opening and now - self._last_ready > self._timeout:
+                self.stop(cause)
+        if self._spread and connection.first < connection.stop and self._ending is None:
+            if cause is None:
+                self._rests.append((connection.first, connection.stop))
+            else:
+                self._skip(connection.first, connection.stop, cause)
+        self._open_more(now)
+
+    # When and where
+
+    def _due(self, seq: int) -> int:
+        return self._start + int(seq * 1e9 / (self._order.rate or 1.0))
+
+    def _offer(self, now: int) -> None:
+        """Count the messages whose time has come."""
+        self._offered = min(self._limit, int((now - self._start) * (self._order.rate or 0.0) / 1e9) + 1)
+
+    def _pump(self) -> None:
+        """Hand messages that are due to connections that wait, and come again when the next one is due."""
+        now = time.monotonic_ns()
+        self._offer(now)
+        for connection in reversed(list(self._idle)):  # the last one first: few are kept busy, and none grows cold
+            if (connection.first if self._spread else self._next) < self._offered or self._next >= self._limit:
+                del self._idle[connection]
+                connection.go(now)
+        self._open_more(now)
+        if self._offered < self._limit and self._ending is None:
+            wait_ms = max(1, math.ceil((self._due(self._offered) - now) / 1e6))
+            self._loop.call_later(wait_ms / 1000, self._pump)
+
+    def _open_more(self, now: int) -> None:
+        """Open as many connections as there are messages for, within the bounds of the order."""
+        while self._ending is None and len(self._open) < self._order.connections and now >= self._retry_at:
+            connection = self._spread_connection(now) if self._spread else self._shared_connection(now)
+            if connection is None:
+                break
+            self._opening += 1
+            address = self._network[self.domain_of(connection.first)] if self._spread else self._network[0]
+            self._open[connection] = self._loop.create_task(self._dial(connection, str(address)))
+        if not self._open and not self._rests and (self._next >= self._limit or now >= self._end):
+            self._finished.set()
+
+    def _shared_connection(self, now: int) -> Connection | None:
+        """Return a connection that takes whatever is next, if there is more than those being opened will take."""
+        waiting = (self._limit if now < self._end else 0) if self._order.rate is None else self._offered
+        if waiting - self._next <= self._opening:
+            return None
+        return Connection(self, budget=self._order.per_connection)
+
+    def _spread_connection(self, now: int) -> Connection | None:
+        """Return a connection with messages of its own: the next block, or what a broken connection left of one."""
+        if now >= self._end:
+            self._rests.clear()
+            return None
+        if self._rests:
+            first, stop = self._rests.popleft()
+        else:
+            first = self._next
+            if first >= (self._limit if self._order.rate is None else self._offered):
+                return None
+            block = 1 if first < len(self._order.domains) else self._order.block
+            self._next = stop = min(first + block, self._limit)
+        return Connection(self, budget=stop - first, first=first, stop=stop)
+
+    def _skip(self, first: int, stop: int, cause: str) -> None:
+        """Give messages up whose own address cannot be reached."""
+        for seq in range(first, stop):
+            if self._order.rate is None:
+                self._offered += 1
+            self.failed(seq, cause, unresolved=False)
+
+    async def _dial(self, connection: Connection, address: str) -> None:
+        try:
+            await self._loop.create_connection(lambda: connection, address, self._order.port)
+        except OSError as error:
+            connection.lost(type(error).__name__)
+
+    # The heartbeat
+
+    def _beat(self) -> None:
+        """See to everything that is not on a message's way."""
+        now = time.monotonic_ns()
+        self._stalled = max(self._stalled, now - self._beat_due)
+        if now >= self._sweep_due:
+            self._sweep(now)
+            self._sweep_due = now + min(self._timeout // 4, 250_000_000)
+        if now >= self._tick_due:
+            say({"tick": self._tick().to_dict()})
+            self._tick_due += int(TICK_S * 1e9)
+        if self._stall_at is not None and now >= self._stall_at:
+            self._stall_at = None
+            time.sleep(self._order.stall_for)
+        self._open_more(now)
+        self._beat_due = now + int(BEAT_S * 1e9)
+        self._loop.call_later(BEAT_S, self._beat)
+
+    def _sweep(self, now: int) -> None:
+        """Give connections up that have waited too long for a reply."""
+        for connection, task in list(self._open.items()):
+            quitting = connection.state is State.QUIT
+            patience = min(self._timeout, int(GOODBYE_S * 1e9)) if quitting else self._timeout
+            if connection.state is not State.IDLE and now - connection.since > patience:
+                task.cancel()
+                connection.give_up("timeout")
+
+    def _tick(self) -> LoadTick:
+        return LoadTick(
+            t=time.time(),
+            offered=self._offered,
+            sent=self._started,
+            accepted=len(self._accepted),
+            failed=self._failed.total(),
+            connections=len(self._open),
+            behind_s=self._behind / 1e9,
+        )
+
+
+def _count(causes: Counter[str], cause: str) -> None:
+    """Count by cause; a server with ever new replies must not fill the memory."""
+    causes[cause if cause in causes or len(causes) < MOST_CAUSES else "other"] += 1
+
+
+def say(line: dict[str, Any]) -> None:
+    """Print one JSON line at once."""
+    print(json.dumps(line), flush=True)
+
+
+async def carry_out(order: LoadOrder) -> None:
+    """Carry an order out and print its report."""
+    load = Load(order)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, load.stop, "interrupted")
+    gc.freeze()
+    say({"report": (await load.run()).to_dict()})
+
+
+def main(arguments: list[str]) -> int:
+    """Run one load; exit code 2 when the order cannot be carried out."""
+    if len(arguments) != 1:
+        print((__doc__ or "").strip(), file=sys.stderr)
+        return 2
+    try:
+        order = read_order(sys.stdin.read() if arguments[0] == "-" else arguments[0])
+    except BadOrder as error:
+        print(error, file=sys.stderr)
+        return 2
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(carry_out(order))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

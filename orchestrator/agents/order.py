@@ -1,0 +1,103 @@
+"""A load order, read and checked: what comes from outside becomes numbers within bounds here."""
+
+import json
+import re
+from ipaddress import ip_network
+from typing import Any
+
+from orchestrator.agents.contract import LoadOrder
+from orchestrator.agents.wire import MAX_BODY, MAX_SEQ, MIN_BODY
+
+MOST_BODIES = 256 * 1024 * 1024
+"""Octets of all bodies together, one of each size: they are made once and kept."""
+
+_LABEL = r"(?!-)[a-z0-9_-]{1,63}(?<!-)"
+_DOMAIN = rf"{_LABEL}(\.{_LABEL})*"
+_SENDER = re.compile(rf"[a-z0-9._-]{{1,64}}@{_DOMAIN}")
+
+
+class BadOrder(ValueError):
+    """A load order that cannot be carried out; the text says what was needed and what was found."""
+
+
+def read_order(text: str) -> LoadOrder:
+    """Read a load order from JSON.
+
+    Raises:
+        BadOrder: it is none, or a value is out of bounds.
+    """
+    try:
+        order = LoadOrder.from_dict(json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise BadOrder(f"needed a LoadOrder as a JSON object; found: {error}") from error
+    check(order)
+    return order
+
+
+def check(order: LoadOrder) -> None:
+    """Check every value of an order.
+
+    Raises:
+        BadOrder: with the first one that is out of bounds.
+    """
+    _text("run", order.run, "[0-9a-f]{8}", "eight hex digits")
+    _text("sender", order.sender, _SENDER.pattern, "an address of plain characters")
+    _each("domains", order.domains, 1 << 17)
+    for domain in order.domains:
+        _text("domains", domain, _DOMAIN, "names of lower-case letters, digits, '-', '_' and dots")
+        if len(domain) > 253:
+            raise BadOrder(f"domains: needed names of at most 253 characters (RFC 1035); found {domain[:60]!r}...")
+    _target(order)
+    _each("sizes", order.sizes, 10_000)
+    for size in order.sizes:
+        _number("sizes", size, MIN_BODY, MAX_BODY, whole=True)
+    if sum(set(order.sizes)) > MOST_BODIES:
+        raise BadOrder(f"sizes: needed {MOST_BODIES} octets at most, all sizes together; found {sum(set(order.sizes))}")
+    _number("port", order.port, 1, 65_535, whole=True)
+    _number("connections", order.connections, 1, 50_000, whole=True)
+    _number("per_connection", order.per_connection, 1, 1_000_000, whole=True)
+    _number("timeout", order.timeout, 0.01, 3600)
+    _number("stall_for", order.stall_for, 0, 3600)
+    if order.stall_at is not None:
+        _number("stall_at", order.stall_at, 0, 86_400)
+    if order.rate is not None:
+        _number("rate", order.rate, 0.001, 1_000_000)
+    if order.seconds is None and order.messages is None:
+        raise BadOrder("seconds, messages: needed one of them at least; found neither, so the load would never end")
+    if order.seconds is not None:
+        _number("seconds", order.seconds, 0.001, 7 * 86_400)
+    if order.messages is not None:
+        _number("messages", order.messages, 1, MAX_SEQ, whole=True)
+    if order.rate is not None and order.seconds is not None and order.rate * order.seconds > MAX_SEQ:
+        raise BadOrder(f"rate, seconds: needed {MAX_SEQ} messages at most; found {order.rate * order.seconds:.0f}")
+
+
+def _target(order: LoadOrder) -> None:
+    _text("target", order.target, "[0-9a-f:./]{2,60}", "an address or a prefix")
+    try:
+        network = ip_network(order.target)
+    except ValueError as error:
+        raise BadOrder(f"target: needed an address or a prefix; found {order.target!r}: {error}") from error
+    if "/" in order.target and network.num_addresses < len(order.domains):
+        raise BadOrder(
+            f"target: needed an address for each of {len(order.domains)} domains; found {network.num_addresses}"
+        )
+
+
+def _each(name: str, values: Any, most: int) -> None:
+    if not isinstance(values, list) or not 1 <= len(values) <= most:
+        found = len(values) if isinstance(values, list) else repr(values)[:60]
+        raise BadOrder(f"{name}: needed a list of 1 to {most}; found {found}")
+
+
+def _text(name: str, value: Any, pattern: str, meaning: str) -> None:
+    if not isinstance(value, str) or not re.fullmatch(pattern, value):
+        raise BadOrder(f"{name}: needed {meaning}; found {str(value)[:60]!r}")
+
+
+def _number(name: str, value: Any, least: float, most: float, *, whole: bool = False) -> None:
+    kinds = (int,) if whole else (int, float)
+    # a bool is an int to Python, a NaN compares as neither less nor more
+    if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
+        kind = "a whole number" if whole else "a number"
+        raise BadOrder(f"{name}: needed {kind} from {least} to {most}; found {str(value)[:60]!r}")

@@ -1,0 +1,283 @@
+"""The sink's side of one SMTP connection (RFC 5321): takes every message, reads it through, accounts for it.
+
+Extensions: PIPELINING (RFC 2920; the replies to a group of commands leave in one write), SIZE (RFC 1870), 8BITMIME
+(RFC 6152), ENHANCEDSTATUSCODES (RFC 2034).
+"""
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import cast
+
+from orchestrator.agents.content import Content
+from orchestrator.agents.contract import SinkSettings
+from orchestrator.agents.ledger import Books
+
+HOST = b"sink.test"
+COMMAND_LIMIT = 1024
+"""Octets of a command line: the 512 of RFC 5321, 4.5.3.1.4, and room for the parameters of extensions."""
+MOST_RECIPIENTS = 100
+"""Of one message: what every server has to take (RFC 5321, 4.5.3.1.8)."""
+
+_PATH = rb"<(?:@[^:<> ]*:)?([^<>\s]*)>((?: [^ ]+)*) *"
+_MAIL = re.compile(rb"MAIL FROM: ?" + _PATH, re.IGNORECASE)
+_RCPT = re.compile(rb"RCPT TO: ?" + _PATH, re.IGNORECASE)
+_BODY = (b"BODY=7BIT", b"BODY=8BITMIME")
+_EARLY_MS = 1
+"""The event loop's timers count whole milliseconds, rounded down: one more, and no reply is too early."""
+
+_CRLF = b"\r\n"
+OK = b"250 2.0.0 Ok\r\n"
+_GREETING = b"220 " + HOST + b" ESMTP\r\n"
+_MAIL_OK = b"250 2.1.0 Ok\r\n"
+_RCPT_OK = b"250 2.1.5 Ok\r\n"
+_DATA_OK = b"354 End data with <CR><LF>.<CR><LF>\r\n"
+_BYE = b"221 2.0.0 Bye\r\n"
+_BUSY = b"421 4.3.2 Too many connections\r\n"
+_VRFY = b"252 2.5.2 Cannot verify, but will take mail\r\n"
+_TOO_BIG = b"552 5.3.4 Message too big\r\n"
+_TOO_MANY = b"452 4.5.3 Too many recipients\r\n"
+_TOO_LONG = b"500 5.5.6 Line too long\r\n"
+_UNKNOWN = b"500 5.5.2 Command unknown\r\n"
+_SYNTAX = b"501 5.5.4 Syntax error in parameters\r\n"
+_PARAMETER = b"555 5.5.4 Parameter unknown\r\n"
+_NO_HELLO = b"503 5.5.1 EHLO first\r\n"
+_NESTED = b"503 5.5.1 A transaction is open\r\n"
+_NO_MAIL = b"503 5.5.1 MAIL first\r\n"
+_NO_RCPT = b"503 5.5.1 RCPT first\r\n"
+
+
+class Reception:
+    """What all sessions of a sink share."""
+
+    __slots__ = ("books", "capabilities", "most", "settings")
+
+    def __init__(self, books: Books, most: int) -> None:
+        self.books = books
+        self.most = most
+        """Connections at a time; the next one is sent away with 421."""
+        self.behave(SinkSettings())
+
+    def behave(self, settings: SinkSettings) -> None:
+        """Change how the sink behaves, from the next command on."""
+        self.settings = settings
+        self.capabilities = b"250-%b\r\n250-PIPELINING\r\n250-SIZE %d\r\n250-8BITMIME\r\n250 ENHANCEDSTATUSCODES\r\n" % (
+            HOST,
+            settings.max_size,
+        )
+
+
+class Session(asyncio.Protocol):
+    """One connection. Memory: an unfinished command line, 100 recipients, and what ``Content`` holds."""
+
+    __slots__ = (
+        "_content", "_delay", "_dialled", "_greeted", "_held", "_line", "_overlong", "_reception", "_recipients",
+        "_sender", "_transport",
+    )  # fmt: skip
+
+    def __init__(self, reception: Reception) -> None:
+        self._reception = reception
+        self._transport: asyncio.Transport | None = None
+        self._dialled: int | None = None
+        self._line = b""
+        self._overlong = False
+        self._greeted = False
+        self._sender = False
+        self._recipients: list[int] = []
+        self._content: Content | None = None
+        self._delay: asyncio.TimerHandle | None = None
+        self._held = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Greet."""
+        books = self._reception.books
+        books.accepted += 1
+        books.open += 1
+        self._transport = cast("asyncio.Transport", transport)
+        if books.open > self._reception.most:
+            self._transport.write(_BUSY)
+            self._transport.close()
+            return
+        if books.knows_addresses:
+            self._dialled = books.dialled(transport.get_extra_info("sockname")[0])
+        self._transport.write(_GREETING)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        """Forget everything: a message that did not end has not arrived."""
+        self._reception.books.open -= 1
+        if self._delay is not None:
+            self._delay.cancel()
+        self._transport = self._content = None
+
+    def pause_writing(self) -> None:
+        """Read no more commands from a client that does not read the replies."""
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Read on."""
+        if self._transport is not None and self._delay is None:
+            self._transport.resume_reading()
+
+    def data_received(self, data: bytes) -> None:
+        """Take commands and content, and answer all of them in one write."""
+        if self._delay is not None:
+            self._held += data  # read before reading was paused
+            return
+        replies: list[bytes] = []
+        rest: bytes | None = data
+        while rest and self._delay is None and self._transport is not None:
+            rest = self._read_commands(rest, replies) if self._content is None else self._read_content(rest, replies)
+        if self._delay is not None:
+            self._held = rest or b""
+        if self._transport is None:
+            return
+        if replies:
+            self._transport.write(b"".join(replies))
+            if replies[-1] is _BYE:
+                self._transport.close()
+
+    def _read_commands(self, data: bytes, replies: list[bytes]) -> bytes | None:
+        """Answer whole command lines; return what follows DATA."""
+        data = self._line + data
+        at = 0
+        while (end := data.find(b"\r\n", at)) >= 0:
+            line = data[at:end]
+            at = end + 2
+            if self._overlong or len(line) > COMMAND_LIMIT:
+                self._overlong = False
+                replies.append(_TOO_LONG)
+                continue
+            answer = _COMMANDS.get(line[:4].upper())
+            reply = answer(self, line) if answer is not None and line[4:5] in _VERB_ENDS else _UNKNOWN
+            replies.append(reply)
+            if reply is _DATA_OK:
+                self._line = b""
+                return data[at:]
+            if reply is _BYE:
+                break
+        self._line = data[at:]
+        if len(self._line) > COMMAND_LIMIT:
+            self._overlong = True
+            self._line = self._line[-1:]  # may be the first half of CRLF
+        return None
+
+    def _read_content(self, data: bytes, replies: list[bytes]) -> bytes | None:
+        """Read a message on; return what follows its end."""
+        content = cast("Content", self._content)
+        rest = content.feed(data)
+        if rest is None:
+            return None
+        self._content = None
+        reception = self._reception
+        reply = _TOO_BIG
+        if content.size <= reception.settings.max_size:
+            reception.books.enter(content, self._recipients, self._dialled)
+            reply = OK
+        self._sender = False
+        self._recipients = []
+        if reception.settings.data_delay_ms > 0:
+            self._answer_later(reply, replies)
+        else:
+            replies.append(reply)
+        return rest
+
+    def _answer_later(self, reply: bytes, replies: list[bytes]) -> None:
+        """Hold a reply back, and all that the client has sent after the message; other connections go on."""
+        transport = cast("asyncio.Transport", self._transport)
+        transport.write(b"".join(replies))
+        replies.clear()
+        transport.pause_reading()
+        seconds = (self._reception.settings.data_delay_ms + _EARLY_MS) / 1000
+        self._delay = asyncio.get_running_loop().call_later(seconds, self._answer_now, reply)
+
+    def _answer_now(self, reply: bytes) -> None:
+        transport = cast("asyncio.Transport", self._transport)
+        self._delay = None
+        transport.write(reply)
+        transport.resume_reading()
+        held, self._held = self._held, b""
+        if held:
+            self.data_received(held)
+
+    def _ehlo(self, line: bytes) -> bytes:
+        return self._hello(line, self._reception.capabilities)
+
+    def _helo(self, line: bytes) -> bytes:
+        return self._hello(line, b"250 " + HOST + _CRLF)
+
+    def _hello(self, line: bytes, reply: bytes) -> bytes:
+        if not line[5:].strip():
+            return _SYNTAX
+        self._greeted = True
+        self._rset(line)
+        return reply
+
+    def _mail(self, line: bytes) -> bytes:
+        found = _MAIL.fullmatch(line)
+        if not self._greeted:
+            return _NO_HELLO
+        if self._sender:
+            return _NESTED
+        if found is None:
+            return _SYNTAX
+        for parameter in found[2].upper().split():
+            name, _, value = parameter.partition(b"=")
+            if name == b"SIZE" and value.isdigit():
+                if int(value[:20]) > self._reception.settings.max_size:
+                    return _TOO_BIG
+            elif parameter not in _BODY:
+                return _PARAMETER
+        self._sender = True
+        return _MAIL_OK
+
+    def _rcpt(self, line: bytes) -> bytes:
+        found = _RCPT.fullmatch(line)
+        if not self._sender:
+            return _NO_MAIL
+        if found is None or not found[1]:
+            return _SYNTAX
+        if found[2].strip():
+            return _PARAMETER
+        if len(self._recipients) >= MOST_RECIPIENTS:
+            return _TOO_MANY
+        self._recipients.append(self._reception.books.index_of(found[1].rpartition(b"@")[2].lower()))
+        return _RCPT_OK
+
+    def _data(self, line: bytes) -> bytes:
+        if line[4:].strip():
+            return _SYNTAX
+        if not self._sender:
+            return _NO_MAIL
+        if not self._recipients:
+            return _NO_RCPT
+        self._content = Content()
+        return _DATA_OK
+
+    def _rset(self, line: bytes) -> bytes:  # noqa: ARG002
+        self._sender = False
+        self._recipients = []
+        return OK
+
+    def _noop(self, line: bytes) -> bytes:  # noqa: ARG002
+        return OK
+
+    def _vrfy(self, line: bytes) -> bytes:
+        return _VRFY if line[5:].strip() else _SYNTAX
+
+    def _quit(self, line: bytes) -> bytes:
+        return _SYNTAX if line[4:].strip() else _BYE
+
+
+_VERB_ENDS = (b"", b" ")
+_COMMANDS: dict[bytes, Callable[[Session, bytes], bytes]] = {
+    b"EHLO": Session._ehlo,
+    b"HELO": Session._helo,
+    b"MAIL": Session._mail,
+    b"RCPT": Session._rcpt,
+    b"DATA": Session._data,
+    b"RSET": Session._rset,
+    b"NOOP": Session._noop,
+    b"VRFY": Session._vrfy,
+    b"QUIT": Session._quit,
+}

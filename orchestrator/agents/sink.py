@@ -1,0 +1,187 @@
+"""The sink: takes all mail on all addresses of its container, and accounts for every message.
+
+::
+
+    python3 -m orchestrator.agents.sink [--domains FILE --prefix 198.18.16.0/20]
+
+Prints JSON lines: ``{"event": "listening", ...}`` when it serves, ``{"tick": SinkTick}`` once a second for each run
+whose mail arrives, ``{"complete": RUN}`` when as many have arrived as ``control expect`` named. SIGTERM ends it.
+"""
+
+import argparse
+import asyncio
+import gc
+import json
+import os
+import resource
+import signal
+import socket
+from contextlib import suppress
+from functools import partial
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from orchestrator.agents.control import SOCKET
+from orchestrator.agents.contract import SinkSettings
+from orchestrator.agents.ledger import Books
+from orchestrator.agents.session import Reception, Session
+
+TICK_S = 1.0
+BACKLOG = 4096
+"""listen(2); the kernel lowers it to net.core.somaxconn. Thousands of relay processes may connect at once."""
+MOST_DELAY_MS = 3_600_000
+_SPARE_FDS = 64
+_CONTROL_LIMIT = 64 * 1024
+"""Octets of one request over the control socket."""
+
+
+def allow_files() -> int:
+    """Raise this process's limit of open files as far as it may, and return it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+def listen(host: str, port: int, backlog: int) -> socket.socket:
+    """Open a listening socket; ``port`` 0 takes a free one."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    opened = socket.socket(family, socket.SOCK_STREAM)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family == socket.AF_INET6:
+        opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    opened.bind((host, port))
+    opened.listen(backlog)
+    opened.setblocking(False)
+    return opened
+
+
+def say(line: dict[str, Any]) -> None:
+    """Print one JSON line at once."""
+    print(json.dumps(line), flush=True)
+
+
+class Control(asyncio.Protocol):
+    """One request over the control socket: a JSON array of words in, one JSON object out."""
+
+    def __init__(self, reception: Reception) -> None:
+        self._reception = reception
+        self._request = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Wait for the request."""
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Answer a whole request, and close."""
+        self._request += data
+        if b"\n" not in data and len(self._request) <= _CONTROL_LIMIT:
+            return
+        try:
+            answer = {"ok": obey(self._reception, json.loads(self._request))}
+        except (ValueError, TypeError, KeyError) as error:
+            answer = {"error": str(error)}
+        self._transport.write(json.dumps(answer).encode() + b"\n")  # type: ignore[attr-defined]
+        self._transport.close()
+
+
+def read_settings(text: str) -> SinkSettings:
+    """Read SinkSettings.
+
+    Raises:
+        ValueError, TypeError: they are none, or out of bounds.
+    """
+    settings = SinkSettings.from_dict(json.loads(text))
+    if not 0 <= settings.data_delay_ms <= MOST_DELAY_MS:
+        raise ValueError(f"data_delay_ms goes from 0 to {MOST_DELAY_MS}, not {settings.data_delay_ms!r}")
+    if not isinstance(settings.max_size, int) or not 1 <= settings.max_size <= 1 << 40:
+        raise ValueError(f"max_size goes from 1 to 2^40 octets, not {settings.max_size!r}")
+    return settings
+
+
+def obey(reception: Reception, words: list[str]) -> dict[str, Any]:
+    """Do what one request says.
+
+    Raises:
+        ValueError, TypeError: it cannot be done; the text says why.
+    """
+    books = reception.books
+    match words:
+        case ["begin", str(run)]:
+            return books.begin(run).tick(books.foreign, books.open).to_dict()
+        case ["count", str(run)]:
+            return books.ledger(run).tick(books.foreign, books.open).to_dict()
+        case ["report", str(run)]:
+            return books.ledger(run).report(books.foreign, books.accepted).to_dict()
+        case ["expect", str(run), str(count)]:
+            books.ledger(run).expect(int(count), partial(say, {"complete": run}))
+            return books.ledger(run).tick(books.foreign, books.open).to_dict()
+        case ["set", str(settings)]:
+            reception.behave(read_settings(settings))
+            return reception.settings.to_dict()
+    raise ValueError(f"no such request: {words!r}")
+
+
+async def serve(reception: Reception, hosts: list[str], port: int, control: Path, backlog: int) -> int:
+    """Open every socket and say so; return the port. It serves for as long as the loop runs."""
+    loop = asyncio.get_running_loop()
+    for host in hosts:
+        opened = listen(host, port, backlog)
+        port = opened.getsockname()[1]
+        await loop.create_server(partial(Session, reception), sock=opened, backlog=backlog)
+    with suppress(FileNotFoundError):
+        control.unlink()  # of a sink that was killed
+    await loop.create_unix_server(partial(Control, reception), str(control))
+    control.chmod(0o600)
+    say({"event": "listening", "port": port, "addresses": hosts})
+    return port
+
+
+def tick(reception: Reception) -> None:
+    """Print what has changed, and come again in a second."""
+    books = reception.books
+    for ledger in books:
+        if (news := ledger.news(books.foreign, books.open)) is not None:
+            say({"tick": news.to_dict()})
+    asyncio.get_running_loop().call_later(TICK_S, tick, reception)
+
+
+async def run(reception: Reception, hosts: list[str], port: int, control: Path, backlog: int) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    await serve(reception, hosts, port, control, backlog)
+    tick(reception)
+    gc.freeze()
+    await ended.wait()
+    control.unlink(missing_ok=True)
+    os._exit(0)  # at once, and not after ten thousand connections have been closed one by one
+
+
+def main() -> None:
+    """Run the sink."""
+    parser = argparse.ArgumentParser(description="an SMTP sink that accounts for every message")
+    parser.add_argument("--listen", action="append", metavar="ADDRESS", help="default: all, IPv4 and IPv6")
+    parser.add_argument("--port", type=int, default=25, help="0 takes a free one")
+    parser.add_argument("--control", type=Path, default=Path(SOCKET), metavar="PATH", help="the control socket")
+    parser.add_argument("--domains", type=Path, metavar="FILE", help="one a line, in the order of their addresses")
+    parser.add_argument("--prefix", type=IPv4Network, help="whose i-th address is the i-th domain's, as its IPv6 twin")
+    options = parser.parse_args()
+    files = allow_files()
+    backlog = min(BACKLOG, files // 8)
+    # Out of file descriptors, the event loop would close its listening sockets for good: connections are sent away
+    # while there are still as many left as may come in at once.
+    most = files - 2 * backlog - _SPARE_FDS
+    domains = options.domains.read_text(encoding="ascii").split() if options.domains else []
+    reception = Reception(Books(domains, options.prefix), most)
+    hosts = options.listen or ["0.0.0.0", "::"]
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run(reception, hosts, options.port, options.control, backlog))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,282 @@
+"""The generator's side of one SMTP connection (RFC 5321): sends what its driver gives it, and reports each outcome.
+
+With PIPELINING (RFC 2920) MAIL, RCPT and DATA leave in one write, and QUIT goes out with the end of the last message.
+"""
+
+import asyncio
+import re
+import time
+from enum import IntEnum, auto
+from typing import Protocol
+
+from orchestrator.agents.wire import Composer
+
+WAIT = -1
+"""No message is due for this connection: the driver will call ``go`` when there is one."""
+DONE = -2
+"""No message will come any more for this connection."""
+REPLY_LIMIT = 64 * 1024
+"""Octets of an unfinished reply line (RFC 5321, 4.5.3.1.5 knows 512)."""
+
+_EHLO = b"EHLO load.test\r\n"
+_HELO = b"HELO load.test\r\n"
+_DATA = b"DATA\r\n"
+_RSET = b"RSET\r\n"
+_QUIT = b"QUIT\r\n"
+_ENHANCED = re.compile(rb"\d{3}[ -](\d\.\d{1,3}\.\d{1,3})\b")
+
+
+class State(IntEnum):
+    """Which reply a connection waits for."""
+
+    CONNECT = auto()
+    GREETING = auto()
+    EHLO = auto()
+    HELO = auto()
+    IDLE = auto()
+    """None: it has no message."""
+    MAIL = auto()
+    RCPT = auto()
+    DATA = auto()
+    CONTENT = auto()
+    DISCARD = auto()
+    """The one to an empty message, which a server got that took DATA after it had refused the recipient."""
+    RSET = auto()
+    QUIT = auto()
+    CLOSED = auto()
+
+
+class Driver(Protocol):
+    """What a connection needs of the load it belongs to. Times are CLOCK_MONOTONIC, ns."""
+
+    composer: Composer
+
+    def take(self, connection: "Connection", now: int) -> int:
+        """Return the sequence number of the next message, ``WAIT`` or ``DONE``."""
+        ...
+
+    def domain_of(self, seq: int) -> int:
+        """Return the index of the domain that a message goes to."""
+        ...
+
+    def due(self, seq: int, now: int) -> int:
+        """Return when a message was due that is started now."""
+        ...
+
+    def ready(self, connection: "Connection", now: int) -> None:
+        """EHLO has been answered."""
+        ...
+
+    def accepted(self, seq: int, due: int, sent: int, now: int) -> None:
+        """The end of a message was answered with 250."""
+        ...
+
+    def failed(self, seq: int, cause: str, *, unresolved: bool) -> None:
+        """A message was not accepted; ``unresolved``: it was written, the reply never came."""
+        ...
+
+    def closed(self, connection: "Connection", cause: str | None, *, fruitless: bool) -> None:
+        """A connection is gone; ``cause``: why it never got ready; ``fruitless``: no message was accepted over it."""
+        ...
+
+
+class Connection(asyncio.Protocol):
+    """One connection, from connect() to its end."""
+
+    __slots__ = (
+        "_cause", "_domain", "_driver", "_due", "_fruitless", "_partial", "_pipelining", "_quit_sent", "_refusal", "_sent", "_seq",
+        "_transport", "budget", "first", "since", "state", "stop", "opened",
+    )  # fmt: skip
+
+    def __init__(self, driver: Driver, *, budget: int, first: int = 0, stop: int = 0) -> None:
+        self._driver = driver
+        self._transport: asyncio.Transport | None = None
+        self.budget = budget
+        """Messages that may still be sent over it."""
+        self.first = first
+        """Its own messages, when the driver gave it some: from here ..."""
+        self.stop = stop
+        """... to before here."""
+        self.state = State.CONNECT
+        self.opened = self.since = time.monotonic_ns()
+        """``since``: when it began to wait for a reply."""
+        self._partial = b""
+        self._pipelining = False
+        self._quit_sent = False
+        self._fruitless = True
+        self._cause: str | None = None
+        self._refusal: str | None = None
+        self._seq = -1
+        self._domain = 0
+        self._due = self._sent = 0
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Wait for the greeting."""
+        self._transport = transport  # type: ignore[assignment]
+        if self.state is State.CLOSED:  # given up while it was being made
+            transport.abort()  # type: ignore[attr-defined]
+            return
+        self.state = State.GREETING
+
+    def data_received(self, data: bytes) -> None:
+        """Act on every whole reply."""
+        now = self.since = time.monotonic_ns()
+        if self._partial:
+            data = self._partial + data
+        lines = data.split(b"\r\n")
+        self._partial = lines.pop()
+        for line in lines:
+            if line[3:4] == b"-":
+                if self.state is State.EHLO and line[4:].upper() == b"PIPELINING":
+                    self._pipelining = True
+                continue
+            self._reply(line, now)
+            if self.state is State.CLOSED:
+                return
+        if len(self._partial) > REPLY_LIMIT:
+            self.give_up("reply too long")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Account for the message that was on its way."""
+        self.lost(type(exc).__name__ if exc is not None else "connection closed")
+
+    # what the driver calls
+
+    def lost(self, cause: str) -> None:
+        """End: the connection is gone, or was never made."""
+        state, self.state = self.state, State.CLOSED
+        if state is State.CLOSED:
+            return
+        self._transport = None
+        cause = self._cause or cause
+        if self._seq >= 0:
+            seq, self._seq = self._seq, -1
+            self._driver.failed(seq, self._refusal or cause, unresolved=state is State.CONTENT)
+        self._driver.closed(self, cause if state < State.IDLE else None, fruitless=self._fruitless)
+
+    def give_up(self, cause: str) -> None:
+        """Close at once, for this reason."""
+        self._cause = cause
+        if self._transport is not None:
+            self._transport.abort()
+        self.lost(cause)
+
+    def go(self, now: int) -> None:
+        """Start the next message, or wait for one, or say goodbye."""
+        if self.budget <= 0:
+            self.quit()
+            return
+        seq = self._driver.take(self, now)
+        if seq == WAIT:
+            self.state = State.IDLE
+            return
+        if seq == DONE:
+            self.quit()
+            return
+        self.budget -= 1
+        self._seq = seq
+        self._domain = self._driver.domain_of(seq)
+        self._due = self._driver.due(seq, now)
+        self._sent = now
+        self._refusal = None
+        composer = self._driver.composer
+        mail = composer.mail
+        self._write(mail + composer.rcpt(self._domain) + _DATA if self._pipelining else mail, State.MAIL, now)
+
+    def quit(self) -> None:
+        """Say goodbye; the server closes first, so that the port that waits (TIME-WAIT) is not one of ours."""
+        if not self._quit_sent:
+            self._quit_sent = True
+            self._write(_QUIT, State.QUIT, time.monotonic_ns())
+        else:
+            self.state = State.QUIT
+
+    # the conversation
+
+    def _write(self, data: bytes, state: State, now: int) -> None:
+        self.state = state
+        self.since = now
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def _reply(self, line: bytes, now: int) -> None:
+        """Act on the last line of a reply."""
+        state = self.state
+        kind = line[:1]
+        if kind not in _KINDS or not line[:3].isdigit():
+            self.give_up("malformed reply")
+        elif state is State.CONTENT:
+            seq, self._seq = self._seq, -1
+            if kind == b"2":
+                self._fruitless = False
+                self._driver.accepted(seq, self._due, self._sent, now)
+            else:
+                self._driver.failed(seq, cause_of(line), unresolved=False)
+            if line[:3] == b"421":
+                self.give_up(cause_of(line))
+            else:
+                self.go(now)
+        elif state in _ENVELOPE:
+            self._envelope_reply(line, now)
+        elif state is State.EHLO and kind == b"5":
+            self._write(_HELO, State.HELO, now)
+        elif state is State.DISCARD and line[:3] != b"421":
+            self._reset(now)
+        elif state is State.GREETING and kind == b"2":
+            self._write(_EHLO, State.EHLO, now)
+        elif state in _HELLO and kind == b"2":
+            if line[4:].upper() == b"PIPELINING":
+                self._pipelining = True
+            self._driver.ready(self, now)
+            self.go(now)
+        elif state is State.RSET and kind == b"2":
+            self.go(now)
+        elif state is not State.QUIT:  # after 221 the server closes
+            self.give_up(cause_of(line))
+
+    def _envelope_reply(self, line: bytes, now: int) -> None:
+        """Act on a reply to MAIL, RCPT or DATA; of a pipelined group, every one comes."""
+        composer = self._driver.composer
+        if line[:3] == b"421":
+            self.give_up(cause_of(line))
+        elif self.state is State.DATA and line[:1] == b"3":
+            if self._refusal is not None:
+                self._write(b".\r\n", State.DISCARD, now)  # RFC 2920, 3.1: it took DATA for no recipient
+                return
+            content = composer.content(self._seq, self._domain, self._due, self._sent)
+            if self._pipelining and self.budget <= 0:
+                self._quit_sent = True
+                content += _QUIT
+            self._write(content, State.CONTENT, now)
+        elif line[:1] != b"2" or self.state is State.DATA:
+            self._refusal = self._refusal or cause_of(line)
+            if self._pipelining and self.state is not State.DATA:
+                self.state = State.RCPT if self.state is State.MAIL else State.DATA
+            else:
+                self._reset(now)
+        elif self._pipelining:
+            self.state = State.RCPT if self.state is State.MAIL else State.DATA
+        elif self.state is State.MAIL:
+            self._write(composer.rcpt(self._domain), State.RCPT, now)
+        else:
+            self._write(_DATA, State.DATA, now)
+
+    def _reset(self, now: int) -> None:
+        """Give the message up, not the connection."""
+        seq, self._seq = self._seq, -1
+        self._driver.failed(seq, self._refusal or "", unresolved=False)
+        self._write(_RSET, State.RSET, now)
+
+
+def cause_of(line: bytes) -> str:
+    """Return what a reply is counted under: its code, with the enhanced one (RFC 3463) where it has one."""
+    code = line[:3].decode("ascii", "replace")
+    enhanced = _ENHANCED.match(line)
+    return code if enhanced is None else f"{code} {enhanced[1].decode('ascii')}"
+
+
+_KINDS = (b"2", b"3", b"4", b"5")
+_ENVELOPE = (State.MAIL, State.RCPT, State.DATA)
+_HELLO = (State.EHLO, State.HELO)

@@ -1,0 +1,124 @@
+"""The test message on the wire: stamped by the generator, read again by the sink.
+
+::
+
+    X-Testbed: run=<8 hex> seq=<n> due=<ns> sent=<ns> len=<octets> crc=<8 hex>
+    From: <load@d0.test>
+    ...
+
+    body
+
+``due`` and ``sent`` are CLOCK_MONOTONIC in nanoseconds: all containers of a bed share one kernel. ``len`` and ``crc``
+(CRC-32) are the body's, without dot-stuffing and with the CRLF of its last line. A relay adds its own fields on top
+(RFC 5321, 4.4); the body has to arrive as it was.
+"""
+
+import re
+from email.utils import formatdate
+from itertools import cycle
+from typing import NamedTuple
+from zlib import crc32
+
+END = b"\r\n.\r\n"
+"""The end of the data (RFC 5321, 4.1.1.4). Its first CRLF belongs to the last line of the message."""
+MAX_SEQ = 1 << 27
+"""Sequence numbers stay below: a garbled one must not make a bitmap of terabytes (this one: 16 MiB)."""
+MIN_BODY = 2
+"""A body is made of lines, and the shortest is CRLF."""
+MAX_BODY = 50 * 1024 * 1024
+
+_STAMP = re.compile(
+    rb"\r\nX-Testbed: run=([0-9a-f]{8}) seq=(\d{1,9}) due=(\d{1,19}) sent=(\d{1,19}) len=(\d{1,9}) crc=([0-9a-f]{8})\r\n"
+)
+_LINES = (
+    b"The quick brown fox jumps over the lazy dog, and the relay takes it along.",
+    b".",
+    b"0123456789 abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ 0123456789",
+    b"A line as people write it: neither long nor short, with a full stop at its end.",
+    b"..",
+    b"",
+    b"Mail is text (RFC 5322): lines of at most 78 characters, each closed with CRLF",
+    b".a line that begins with a dot goes out with two, and arrives with one again",
+    b"Sphinx of black quartz, judge my vow; pack my box with five dozen liquor jugs.",
+    b"...and so on",
+)
+"""Lines with dots where transparency (RFC 5321, 4.5.2) has to work."""
+
+
+class Stamp(NamedTuple):
+    """What the generator wrote into a message."""
+
+    run: bytes
+    seq: int
+    due: int
+    """CLOCK_MONOTONIC, ns."""
+    sent: int
+    """CLOCK_MONOTONIC, ns: MAIL was written."""
+    length: int
+    """Of the body, in octets."""
+    crc: int
+    """CRC-32 of the body."""
+
+
+def read_stamp(head: bytes) -> Stamp | None:
+    """Find the stamp in the header section of a message, which begins and ends with CRLF here."""
+    found = _STAMP.search(head)
+    if found is None:
+        return None
+    run, seq, due, sent, length, crc = found.groups()
+    return Stamp(run, int(seq), int(due), int(sent), int(length), int(crc, 16))
+
+
+def make_body(size: int) -> bytes:
+    """Make a text of exactly ``size`` octets (at least 2), in lines that end with CRLF."""
+    lines: list[bytes] = []
+    length = 0
+    for line in cycle(_LINES):
+        if length >= size:
+            break
+        lines.append(line)
+        length += len(line) + 2
+    text = b"\r\n".join(lines)[: size - 2]
+    return (text[:-1] + b"x" if text.endswith(b"\r") else text) + b"\r\n"
+
+
+def stuffed(body: bytes) -> bytes:
+    """Double the dot at the start of each line (RFC 5321, 4.5.2)."""
+    return (b"\r\n" + body).replace(b"\r\n.", b"\r\n..")[2:]
+
+
+class Composer:
+    """Makes the messages of one load; a body is made once for each size and shared by all its messages."""
+
+    __slots__ = ("_bodies", "_date", "_domains", "_fields", "_second", "_sizes", "mail")
+
+    def __init__(self, run: str, sender: str, domains: list[str], sizes: list[int]) -> None:
+        self._domains = [domain.encode() for domain in domains]
+        self._sizes = sizes
+        bodies = {size: make_body(size) for size in set(sizes)}
+        # What a size gives to a message: its length and CRC, and the body itself. A stuffed body ends with the CRLF of
+        # its last line, which is the first one of END.
+        self._bodies = {
+            size: (b"%d crc=%08x" % (size, crc32(body)), stuffed(body)[:-2] + END) for size, body in bodies.items()
+        }
+        address = sender.encode()
+        self.mail = b"MAIL FROM:<%b>\r\n" % address
+        self._fields = (
+            b"X-Testbed: run=%b seq=%%d due=%%d sent=%%d len=%%b\r\nFrom: <%b>\r\nTo: <user@%%b>\r\n"
+            b"Subject: testbed %%d\r\nDate: %%b\r\nMessage-ID: <%%d.%b@load.test>\r\n\r\n%%b"
+        ) % (run.encode(), address, run.encode())
+        self._second = -1
+        self._date = b""
+
+    def rcpt(self, domain: int) -> bytes:
+        """Return the command RCPT for a message to the domain of this index."""
+        return b"RCPT TO:<user@%b>\r\n" % self._domains[domain]
+
+    def content(self, seq: int, domain: int, due: int, sent: int) -> bytes:
+        """Return what follows DATA: header, body with its dots doubled, and the end of the data."""
+        second = sent // 1_000_000_000
+        if second != self._second:
+            self._second = second
+            self._date = formatdate().encode()
+        length_crc, body = self._bodies[self._sizes[seq % len(self._sizes)]]
+        return self._fields % (seq, due, sent, length_crc, self._domains[domain], seq, self._date, seq, body)
