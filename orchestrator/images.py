@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from textwrap import shorten
 from typing import get_args
 
 from orchestrator.debian import Say, bootstrap
@@ -60,7 +61,6 @@ def catalogue() -> Mapping[str, Path]:
     return {path.parent.name: path.parent for path in sorted(resources("images").glob("*/Dockerfile"))}
 
 
-@cache
 def digest(image: str) -> str:
     """Return the SHA-256 of an image's folder: what ``ensure`` compares with the label of a built image."""
     return hashlib.sha256(context(catalogue()[image])).hexdigest()
@@ -204,8 +204,8 @@ def _build(engine: Engine, image: str, release: str, base: str, say: Say, ended:
             if ended.is_set():
                 break
             tail.append(line)
-            if line.startswith("Step "):
-                say(f"{name}: {line}")
+            if line.startswith("Step ") and " : RUN " in line:  # the only steps that take time
+                say(shorten(f"{name}: {line}", 100, placeholder=" ..."))
             elif layer := _LAYER.match(line):
                 leftovers.append(layer[1])
     except EngineFailed as error:

@@ -155,10 +155,7 @@ def test_the_wheel_carries_images_and_compose_files_and_finds_them(tmp_path, mon
 
 # --------------------------------------------------------------------------------------------------- the contexts
 
-names = st.from_regex(r"[a-z]{1,8}(/[a-z]{1,8})?", fullmatch=True)
-trees = st.dictionaries(names, st.binary(max_size=50), max_size=6).filter(
-    lambda tree: not any(a != b and b.startswith(a + "/") for a in tree for b in tree)
-)
+trees = st.dictionaries(st.sampled_from(["Dockerfile", "a", "ca/README", "ca/b", "d/e/f"]), st.binary(max_size=50))
 
 
 def grown(tree: Mapping[str, bytes], into: Path) -> Path:
@@ -251,14 +248,12 @@ def test_proxies_and_a_named_mirror_reach_the_build(monkeypatch):
     assert args["DEBIAN_MIRROR"] == "archive.test/debian"
 
 
-def test_at_most_two_are_built_at_once_and_each_step_is_told():
+def test_at_most_two_are_built_at_once_and_what_takes_time_is_told():
     builder = Builder(*BASES)
     told: list[str] = []
     images.ensure(engine(builder), ALL, told.append)
     assert builder.most_at_once <= 2
-    assert sorted(told) == sorted(
-        f"{images.tag(*i)}: Step {s}" for i in ALL for s in ("1/2 : FROM base", "2/2 : RUN something")
-    )
+    assert sorted(told) == [f"{images.tag(*image)}: Step 2/2 : RUN something" for image in ALL]
 
 
 def test_a_failed_build_shows_what_it_printed_and_leaves_nothing():
