@@ -1,0 +1,414 @@
+"""A real Docker Engine, 20.10 and later. The only module that imports docker."""
+
+import io
+import re
+import tarfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from typing import Any
+
+import docker
+import docker.errors
+import requests
+from docker.context import ContextAPI
+from docker.types import LogConfig, Ulimit
+from docker.utils import kwargs_from_env
+
+from orchestrator.engine import ContainerSpec, EngineInfo, Found, LogLine, NetworkSpec, Output, SubnetTaken
+from orchestrator.errors import EngineFailed
+
+_TIMEOUT_S = 120
+_POOL = 64
+"""Connections kept for one thread's streams and calls."""
+_TIMED_OUT = 124
+"""What timeout(1) says of a command that it ended."""
+
+
+def connect() -> "DockerEngine":
+    """Return the engine that the environment or the current Docker context names.
+
+    Raises:
+        EngineFailed: none answers, or we may not use it.
+    """
+    options = kwargs_from_env()
+    if "base_url" not in options and (context := ContextAPI.get_current_context()) and context.Host:
+        options |= {"base_url": context.Host, **({"tls": context.TLSConfig} if context.TLSConfig else {})}
+    try:
+        client = docker.APIClient(**options, version="auto", timeout=_TIMEOUT_S)
+    except (docker.errors.DockerException, requests.RequestException, OSError) as error:
+        raise _no_engine(error) from error
+    return DockerEngine(client, options)
+
+
+def _no_engine(error: Exception) -> EngineFailed:
+    if "PermissionError" in repr(error) or "Permission denied" in str(error):
+        return EngineFailed(
+            "permission to use the container engine",
+            "its socket is closed to this user",
+            "use sudo, or add yourself to the group docker and log in again",
+        )
+    return EngineFailed(
+        "a container engine that answers (Docker 20.10 or later)",
+        f"none: {_short(error)}",
+        "`testbed setup` installs and starts one; DOCKER_HOST names another",
+    )
+
+
+class DockerEngine:
+    """The verbs of ``engine.Engine``, by the Docker Engine API; safe to use from several threads."""
+
+    def __init__(self, client: docker.APIClient, options: Mapping[str, Any]) -> None:
+        self._options = {**options, "version": client.api_version, "timeout": _TIMEOUT_S, "max_pool_size": _POOL}
+        self._local = threading.local()
+        self._local.client = client
+
+    @property
+    def _client(self) -> docker.APIClient:
+        """The client of this thread: a connection pool is not shared between threads."""
+        if not hasattr(self._local, "client"):
+            self._local.client = docker.APIClient(**self._options)
+        client: docker.APIClient = self._local.client
+        return client
+
+    def info(self) -> EngineInfo:
+        """Ask the engine about itself."""
+        with _translated("what the engine is"):
+            info = self._client.info()
+            return EngineInfo(
+                version=info["ServerVersion"],
+                api=self._client.api_version,
+                kernel=info["KernelVersion"],
+                operating_system=info["OperatingSystem"],
+                cpus=info["NCPU"],
+                memory_b=info["MemTotal"],
+                cgroup=info.get("CgroupVersion", "1"),
+                storage=info["Driver"],
+                architecture=info["Architecture"],
+            )
+
+    def image(self, tag: str) -> Mapping[str, str] | None:
+        """Return the labels of a local image and its id under ``id``; ``None`` when there is none."""
+        with _translated(f"image {tag}"):
+            try:
+                facts = self._client.inspect_image(tag)
+            except docker.errors.ImageNotFound:
+                return None
+            return {**(facts["Config"].get("Labels") or {}), "id": facts["Id"]}
+
+    def images(self, label: str) -> list[tuple[str, Mapping[str, str]]]:
+        """List local images that carry ``label``: tag, and labels plus ``id``, ``size`` (bytes), ``created``."""
+        with _translated("the list of images"):
+            return [
+                (
+                    tag,
+                    {
+                        **facts["Labels"],
+                        "id": facts["Id"],
+                        "size": str(facts["Size"]),
+                        "created": str(facts["Created"]),
+                    },
+                )
+                for facts in self._client.images(filters={"label": label})
+                for tag in facts["RepoTags"] or ()
+            ]
+
+    def pull(self, tag: str) -> bool:
+        """Fetch an image from its registry; False when that is not possible."""
+        try:
+            self._client.pull(tag)
+        except (docker.errors.APIError, requests.RequestException):
+            return False
+        return True
+
+    def load_root(self, tarball: str, tag: str) -> None:
+        """Make an image of a tar of a root file system."""
+        repository, _, release = tag.partition(":")
+        with _translated(f"image {tag} from a root file system"):
+            self._client.import_image_from_file(tarball, repository=repository, tag=release)
+            if self.image(tag) is None:
+                raise EngineFailed(f"image {tag}", "the engine did not take the root file system", "read its log")
+
+    def build(self, context: bytes, tag: str, args: Mapping[str, str], labels: Mapping[str, str]) -> Iterator[str]:
+        """Build an image from a tar with a Dockerfile at its top; yields what the build prints."""
+        with _translated(f"image {tag}"):
+            said = self._client.build(
+                fileobj=io.BytesIO(context),
+                custom_context=True,
+                tag=tag,
+                buildargs=dict(args),
+                labels=dict(labels),
+                rm=True,
+                forcerm=True,
+                decode=True,
+            )
+            for part in said:
+                if "error" in part:
+                    raise EngineFailed(f"image {tag} built", part["error"].strip(), "read what the build printed")
+                yield from part.get("stream", "").splitlines()
+
+    def discard_image(self, image: str) -> None:
+        """Remove an image that no tag names and nothing uses: what a build left behind. Any other stays."""
+        with _translated(f"image {image} removed"), suppress(docker.errors.ImageNotFound):
+            if self._client.inspect_image(image)["RepoTags"]:
+                return
+            try:
+                self._client.remove_image(image)
+            except docker.errors.APIError as error:
+                if error.status_code != requests.codes.conflict:
+                    raise
+
+    def create_network(self, spec: NetworkSpec) -> str:
+        """Make a network and return its id.
+
+        Raises:
+            SubnetTaken: its subnet overlaps with another network's.
+        """
+        options = {
+            "macvlan": {"parent": spec.parent} if spec.parent else {},
+            "bridge": {
+                "com.docker.network.bridge.enable_icc": "false",
+                "com.docker.network.bridge.host_binding_ipv4": "127.0.0.1",
+            },
+        }[spec.driver]
+        pools = [docker.types.IPAMPool(subnet=spec.subnet)] if spec.subnet else []
+        with _translated(f"network {spec.name}"):
+            try:
+                made = self._client.create_network(
+                    spec.name,
+                    driver=spec.driver,
+                    options=options,
+                    ipam=docker.types.IPAMConfig(pool_configs=pools),
+                    labels=dict(spec.labels),
+                    check_duplicate=True,
+                )
+            except docker.errors.APIError as error:
+                if re.search("overlaps|invalid pool request", str(error)):
+                    raise SubnetTaken(spec.subnet) from error
+                raise
+            return str(made["Id"])
+
+    def create(self, spec: ContainerSpec) -> str:
+        """Make a container with its networks and files, not yet started, and return its id."""
+        client = self._client
+        first, *others = spec.networks or (None,)
+        with _translated(f"container {spec.name}"):
+            made = client.create_container(
+                spec.image,
+                name=spec.name,
+                entrypoint=list(spec.command),
+                command=[],
+                hostname=spec.hostname,
+                labels=dict(spec.labels),
+                ports=[tuple(port.split("/")) for port in spec.publish],
+                host_config=_host_config(client, spec),
+                networking_config={"EndpointsConfig": {first.network: _endpoint(first.v4)}} if first else None,
+            )["Id"]
+            try:
+                for endpoint in others:
+                    client.connect_container_to_network(made, endpoint.network, ipv4_address=endpoint.v4)
+                if spec.files:
+                    client.put_archive(made, "/", _archive(spec.files))
+            except BaseException:
+                self.remove_container(made)
+                raise
+            return str(made)
+
+    def start(self, container: str) -> None:
+        """Start a container."""
+        with _translated(f"container {container[:12]} started"):
+            self._client.start(container)
+
+    def run(self, spec: ContainerSpec, timeout: float = 60) -> Output:
+        """Run a one-shot container to its end and remove it."""
+        made = self.create(spec)
+        try:
+            with _translated(f"container {spec.name} to end within {timeout:.0f} s"):
+                self._client.start(made)
+                status = self._client.wait(made, timeout=int(timeout))["StatusCode"]
+                out, err = (
+                    self._client.logs(made, stdout=stream, stderr=not stream).decode(errors="replace")
+                    for stream in (True, False)
+                )
+                return Output(status=status, stdout=out, stderr=err)
+        finally:
+            self.remove_container(made)
+
+    def exec(self, container: str, command: tuple[str, ...], *, timeout: float = 60) -> Output:
+        """Run a command in a running container to its end."""
+        pieces: tuple[list[bytes], list[bytes]] = ([], [])
+        with _translated(f"an answer of {command[0]} in container {container[:12]}"):
+            run = self._client.exec_create(container, ["timeout", "--kill-after=5", f"{timeout:g}", *command])["Id"]
+            for outputs in self._client.exec_start(run, stream=True, demux=True):
+                for kept, piece in zip(pieces, outputs, strict=True):
+                    kept.append(piece or b"")
+            status = self._client.exec_inspect(run)["ExitCode"]
+        out, err = (b"".join(kept).decode(errors="replace") for kept in pieces)
+        if status == _TIMED_OUT:
+            raise EngineFailed(
+                f"{' '.join(command)[:200]} to end within {timeout:g} s", "it did not", "look at its log"
+            )
+        return Output(status=status, stdout=out, stderr=err)
+
+    def exec_lines(self, container: str, command: tuple[str, ...]) -> Iterator[str]:
+        """Run a command in a running container and yield its standard output line by line.
+
+        Raises:
+            EngineFailed: at the end, when its status was not 0, with the end of its standard error.
+        """
+        rest, errors = b"", b""
+        with _translated(f"{command[0]} in container {container[:12]}"):
+            run = self._client.exec_create(container, list(command))["Id"]
+            for out, err in self._client.exec_start(run, stream=True, demux=True):
+                errors = (errors + (err or b""))[-4096:]
+                *lines, rest = (rest + (out or b"")).split(b"\n")
+                yield from (line.decode(errors="replace") for line in lines)
+            status = self._client.exec_inspect(run)["ExitCode"]
+        if rest:
+            yield rest.decode(errors="replace")
+        if status:
+            raise EngineFailed(
+                f"{' '.join(command)[:200]} to succeed",
+                f"status {status}: {errors.decode(errors='replace').strip()[-1500:]}",
+                "read the node's log",
+            )
+
+    def logs(self, container: str, *, follow: bool) -> Iterator[LogLine]:
+        """Yield what a container printed since its start; with ``follow`` until it ends."""
+        with _translated(f"the log of container {container[:12]}"):
+            begun: tuple[str, str] | None = None
+            for frame in self._client.logs(container, stream=True, follow=follow, timestamps=True):
+                stamp, _, text = frame.decode(errors="replace").partition(" ")
+                if begun:  # the engine cuts lines at 16 KiB
+                    stamp, text = begun[0], begun[1] + text
+                if text.endswith("\n"):
+                    begun = None
+                    yield LogLine(t=_unix(stamp), text=text.rstrip("\r\n"))
+                else:
+                    begun = stamp, text
+            if begun:
+                yield LogLine(t=_unix(begun[0]), text=begun[1])
+
+    def stats(self, container: str) -> Iterator[dict[str, Any]]:
+        """Yield the engine's raw statistics about once a second until the container ends."""
+        with _translated(f"statistics of container {container[:12]}"):
+            yield from self._client.stats(container, decode=True, stream=True)
+
+    def wait(self, container: str) -> int:
+        """Wait until a container ends and return its exit status."""
+        with _translated(f"the end of container {container[:12]}"):
+            return int(self._client.wait(container, timeout=None)["StatusCode"])
+
+    def remove_container(self, container: str) -> None:
+        """End and remove a container."""
+        with _translated(f"container {container[:12]} removed"), suppress(docker.errors.NotFound):
+            try:
+                self._client.remove_container(container, force=True, v=True)
+            except docker.errors.APIError as error:
+                if "already in progress" not in str(error):
+                    raise
+                with suppress(requests.RequestException):
+                    self._client.wait(container, timeout=10, condition="removed")
+
+    def remove_network(self, network: str) -> None:
+        """Remove a network."""
+        with _translated(f"network {network[:12]} removed"), suppress(docker.errors.NotFound):
+            self._client.remove_network(network)
+
+    def find(self, labels: Mapping[str, str | None]) -> list[Found]:
+        """List containers, then networks, that carry all these labels (``None``: any value)."""
+        filters = {"label": [name if value is None else f"{name}={value}" for name, value in labels.items()]}
+        with _translated("the list of containers and networks"):
+            containers = self._client.containers(all=True, filters=filters)
+            networks = self._client.networks(filters=filters)
+        return [*map(_found_container, containers), *map(_found_network, networks)]
+
+
+@contextmanager
+def _translated(needed: str) -> Iterator[None]:
+    """Turn what the SDK raises into ``EngineFailed``."""
+    try:
+        yield
+    except docker.errors.APIError as error:
+        raise EngineFailed(needed, f"the engine refused: {_short(error)}", "`testbed doctor` checks it") from error
+    except (docker.errors.DockerException, requests.RequestException, OSError) as error:
+        raise EngineFailed(needed, f"the engine did not answer: {_short(error)}", "see whether it runs") from error
+
+
+def _short(error: Exception) -> str:
+    explained = getattr(error, "explanation", None)
+    return str(explained or error)[:600]
+
+
+def _endpoint(v4: str | None) -> dict[str, Any]:
+    return {"IPAMConfig": {"IPv4Address": v4}} if v4 else {}
+
+
+def _host_config(client: docker.APIClient, spec: ContainerSpec) -> dict[str, Any]:
+    limits = spec.limits
+    made: dict[str, Any] = client.create_host_config(
+        network_mode="host" if spec.host_network else spec.networks[0].network if spec.networks else "none",
+        cap_drop=["ALL"],
+        cap_add=list(spec.capabilities),
+        security_opt=["no-new-privileges", *spec.security],
+        sysctls=dict(spec.sysctls),
+        port_bindings=dict.fromkeys(spec.publish, ("127.0.0.1",)),
+        # No rotation: an engine's default may drop lines that have not been read yet.
+        log_config=LogConfig(type=LogConfig.types.JSON, config={"max-size": "1000g"}),
+        ulimits=[Ulimit(name="nofile", soft=limits.nofile, hard=limits.nofile)] if limits.nofile else [],
+        mem_limit=limits.memory_b,
+        memswap_limit=limits.memory_b,
+        nano_cpus=int(limits.cpus * 1e9) if limits.cpus else None,
+        cpuset_cpus=limits.cpuset,
+        pids_limit=limits.pids,
+    )
+    return made
+
+
+def _archive(files: Mapping[str, bytes]) -> bytes:
+    """Pack files as a tar for put_archive, with the folders that they need."""
+    buffer = io.BytesIO()
+    now = int(time.time())
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name, content in sorted(files.items()):
+            entry = tarfile.TarInfo(name.lstrip("/"))
+            entry.size = len(content)
+            entry.mode = 0o755 if content.startswith(b"#!") else 0o644
+            entry.mtime = now
+            tar.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def _unix(stamp: str) -> float:
+    """Read RFC 3339 with up to nine fractional digits, in UTC."""
+    whole, _, fraction = stamp.rstrip("Z").partition(".")
+    return datetime.fromisoformat(f"{whole}+00:00").timestamp() + float(f"0.{fraction or 0}")
+
+
+def _found_container(facts: Mapping[str, Any]) -> Found:
+    return Found(
+        kind="container",
+        id=facts["Id"],
+        name=facts["Names"][0].lstrip("/") if facts["Names"] else "",
+        labels=facts["Labels"] or {},
+        state=facts["State"],
+        ports={
+            f"{port['PrivatePort']}/{port['Type']}": port["PublicPort"]
+            for port in facts["Ports"] or ()
+            if port.get("PublicPort")
+        },
+    )
+
+
+def _found_network(facts: Mapping[str, Any]) -> Found:
+    pools = (facts.get("IPAM") or {}).get("Config") or []
+    subnets = [pool["Subnet"] for pool in pools if ":" not in pool.get("Subnet", ":")]
+    return Found(
+        kind="network",
+        id=facts["Id"],
+        name=facts["Name"],
+        labels=facts["Labels"] or {},
+        subnet=subnets[0] if subnets else None,
+    )
