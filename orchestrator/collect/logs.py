@@ -1,0 +1,189 @@
+"""The log of one node on its way into the run directory, and those who wait for a line of it.
+
+A watch is opened before the act that will cause the line, so no line can slip through between the two and nobody has
+to poll: the thread that reads the log tells the watch.
+"""
+
+import re
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as WaitTimeout
+from contextlib import suppress
+from queue import SimpleQueue
+from threading import RLock
+from typing import Protocol
+
+from orchestrator.engine import LogLine
+from orchestrator.errors import EngineFailed, NodeDied, Problem
+from orchestrator.rundir import RunDir
+
+TAIL = 20
+"""Lines of a log that an error shows."""
+
+
+class Listener(Protocol):
+    """Whoever is told the lines of a log as they come."""
+
+    def line(self, line: LogLine) -> None:
+        """Take one line; called in the thread that reads the log."""
+        ...
+
+    def end(self, why: Problem | None) -> None:
+        """Learn that no further line will come; ``None`` when recording simply stopped."""
+        ...
+
+
+class NodeLog:
+    """One node's log: written to the run directory, its end kept for errors, its listeners told."""
+
+    def __init__(self, node: str, rundir: RunDir) -> None:
+        self.node = node
+        self._file = rundir.write_log(node)
+        self._lock = RLock()
+        self._tail: deque[str] = deque(maxlen=TAIL)
+        self._listeners: list[Listener] = []
+        self._ended: tuple[Problem | None] | None = None
+        self._unwritten = False
+        self._writable = True
+
+    def put(self, line: LogLine) -> None:
+        """Keep one line.
+
+        Raises:
+            OSError: the run directory takes no more; listeners were told all the same, later lines are not written.
+        """
+        with self._lock:
+            self._tail.append(line.text)
+            for listener in self._listeners:
+                listener.line(line)
+            if self._writable:
+                try:
+                    self._file.write(f"{line.t:.6f} {line.text}\n")
+                except OSError:
+                    self._writable = False
+                    raise
+                self._unwritten = True
+
+    def flush(self) -> None:
+        """Bring what was written so far to the disk, so that a killed orchestrator leaves it behind."""
+        with self._lock:
+            if self._unwritten and self._writable:
+                try:
+                    self._file.flush()
+                except OSError:
+                    self._writable = False
+                    raise
+                self._unwritten = False
+
+    def end(self, why: Problem | None) -> None:
+        """Tell the listeners that no further line will come; only the first call counts."""
+        with self._lock:
+            if self._ended is None:
+                self._ended = (why,)
+                for listener in self._listeners:
+                    listener.end(why)
+                self._listeners.clear()
+
+    def close(self) -> None:
+        """End the log and its file; lines that come later are dropped.
+
+        Raises:
+            OSError: the run directory did not take the last lines.
+        """
+        self.end(None)
+        with self._lock:
+            self._writable = False
+            self._file.close()
+
+    def listen(self, listener: Listener) -> None:
+        """Tell ``listener`` every line from now on."""
+        with self._lock:
+            if self._ended is None:
+                self._listeners.append(listener)
+            else:
+                listener.end(self._ended[0])
+
+    def ignore(self, listener: Listener) -> None:
+        """Stop telling ``listener``."""
+        with self._lock, suppress(ValueError):
+            self._listeners.remove(listener)
+
+    @property
+    def tail(self) -> list[str]:
+        """The last lines."""
+        with self._lock:
+            return list(self._tail)
+
+
+class Watch:
+    """Waits for one line of a log, from the moment it was opened."""
+
+    def __init__(self, log: NodeLog, pattern: re.Pattern[str] | str) -> None:
+        self._log = log
+        self._pattern = re.compile(pattern)
+        self._found: Future[LogLine] = Future()
+        log.listen(self)
+
+    def line(self, line: LogLine) -> None:
+        """Take the line when it is the one."""
+        if not self._found.done() and self._pattern.search(line.text):
+            self._found.set_result(line)
+
+    def end(self, why: Problem | None) -> None:
+        """Give up: no line will come."""
+        if not self._found.done():
+            self._found.set_exception(why or self._missing("the recording was stopped"))
+
+    def wait(self, timeout: float) -> LogLine:
+        """Return the first line that matches, waiting at most ``timeout`` seconds for it.
+
+        Raises:
+            NodeDied: the container ended before; raised at once, with the tail of its log.
+            EngineFailed: no such line came in time, or the log cannot be read.
+        """
+        try:
+            return self._found.result(timeout)
+        except WaitTimeout:
+            raise self._missing(f"none in {timeout:g} s") from None
+        finally:
+            self._log.ignore(self)
+
+    def _missing(self, found: str) -> EngineFailed:
+        last = "\n".join(self._log.tail) or "(it is empty)"
+        return EngineFailed(
+            f"a line in the log of node {self._log.node} that matches {self._pattern.pattern!r}",
+            f"{found}; the end of the log:\n{last}",
+            "read logs/ in the run directory; a slow machine may need more time",
+        )
+
+
+class Lines:
+    """The lines of a log as they come, from the moment it was opened; ends with the container or the recording."""
+
+    def __init__(self, log: NodeLog) -> None:
+        self._log = log
+        self._queue: SimpleQueue[LogLine | None] = SimpleQueue()
+        log.listen(self)
+
+    def line(self, line: LogLine) -> None:
+        """Queue one line."""
+        self._queue.put(line)
+
+    def end(self, why: Problem | None) -> None:  # noqa: ARG002 - the recorder keeps the reason
+        """Let the reader come to an end."""
+        self._queue.put(None)
+
+    def close(self) -> None:
+        """Stop listening: a reader in another thread comes to an end."""
+        self._log.ignore(self)
+        self._queue.put(None)
+
+    def __iter__(self) -> Iterator[LogLine]:
+        """Yield lines until the log ends or this is closed."""
+        return iter(self._queue.get, None)
+
+
+def died(log: NodeLog, exit_status: int) -> NodeDied:
+    """Return the error that says how this node ended."""
+    return NodeDied(log.node, exit_status, log.tail)

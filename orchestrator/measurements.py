@@ -1,0 +1,399 @@
+"""What a run directory says: the one reading of it that the runner after a run and ``analyze`` years later share.
+
+Missing data is ``None``, never a zero that looks measured. Times are Unix time in seconds, latencies seconds.
+"""
+
+import base64
+import importlib.util
+import json
+import zlib
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+from hdrh.histogram import HdrHistogram
+
+from orchestrator.agents.contract import LoadReport, SinkReport
+from orchestrator.rundir import RunDir
+
+STEP_S = 0.5
+"""Ticks nearer together than this are taken as one: a difference quotient over a few milliseconds says nothing."""
+EXAMPLES = 10
+"""Sequence numbers that stand for all the lost ones."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """A named stretch of the run; ``end`` is ``None`` when the run broke off in it."""
+
+    name: str
+    start: float
+    end: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """A distribution of durations, recorded in microseconds."""
+
+    histogram: HdrHistogram
+
+    @classmethod
+    def decode(cls, text: str) -> Self | None:
+        """Read the contract's encoding; ``None`` when nothing was recorded."""
+        histogram = HdrHistogram.decode(text.encode())
+        return cls(histogram) if histogram.get_total_count() else None
+
+    @property
+    def count(self) -> int:
+        """How many durations there are."""
+        return int(self.histogram.get_total_count())
+
+    @property
+    def mean(self) -> float:
+        """The mean, in seconds."""
+        return float(self.histogram.get_mean_value()) / 1e6
+
+    @property
+    def max(self) -> float:
+        """The longest, in seconds, to three significant digits."""
+        return float(self.histogram.get_max_value()) / 1e6
+
+    def at(self, percentile: float) -> float:
+        """Return the duration that ``percentile`` per cent of all do not exceed, in seconds."""
+        return float(self.histogram.get_value_at_percentile(percentile)) / 1e6
+
+    def at_each(self, percentiles: Sequence[float]) -> list[float]:
+        """Return ``at`` for many percentiles in one pass over the histogram."""
+        values = self.histogram.get_percentile_to_value_dict(list(percentiles))
+        return [float(values[p]) / 1e6 for p in percentiles]
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Values over time; ``None`` where there was nothing to compute one from."""
+
+    t: Sequence[float]
+    values: Sequence[float | None]
+
+    def __bool__(self) -> bool:
+        return bool(self.t)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accounting:
+    """What became of the messages of one load."""
+
+    offered: int
+    accepted: int
+    refused: int
+    """Not accepted, whatever the reason; ``unresolved`` included."""
+    unresolved: int
+    """Sent whole, but the reply never came: delivery is neither owed nor wrong."""
+    delivered: int
+    duplicated: int
+    corrupted: int
+    misrouted: int
+    foreign: int
+    lost: int
+    """Accepted, yet not delivered."""
+    lost_examples: tuple[int, ...]
+    """The first sequence numbers of those lost."""
+    unaccepted: int
+    """Delivered, though the reply to the sender was a refusal."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Use:
+    """What one node used during a phase."""
+
+    node: str
+    seconds: float
+    """How much of the phase the readings cover."""
+    cpu_s: float
+    cores: float
+    """Mean CPU cores in use."""
+    memory_b: int | None
+    """Peak of the readings, without the file cache."""
+    throttled_s: float | None
+    """Time that its CPU limit held it back."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hops:
+    """What the relay's own log says of its messages."""
+
+    node: str
+    latency: Mapping[str, Latency]
+    """Name of the hop -> its durations, in the order in which a message passes them."""
+    queue: Series
+    """Messages in the relay's queue."""
+    statuses: Mapping[str, int]
+    """Delivery attempts by outcome: ``sent``, ``deferred``, ``bounced``, ..."""
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """Everything that was measured in one run. Make it with ``read``."""
+
+    rundir: RunDir
+    facts: Mapping[str, Any]
+    """run.json."""
+    phases: tuple[Phase, ...]
+    loads: Mapping[str, LoadReport]
+    """Name of the load (``calibration``, ``relay``, ...) -> what the generator reported."""
+    sinks: Mapping[str, SinkReport]
+    """The same names -> what the sink reported."""
+    hops: Hops | None
+    faults: tuple[str, ...]
+    """Streams that broke while they were recorded: what they tell is incomplete."""
+
+    @classmethod
+    def read(cls, rundir: RunDir, *, recompute: bool = False) -> Self:
+        """Read a run directory; ``recompute`` reads the relay's log again instead of results/hops.json.
+
+        Raises:
+            InvalidInput: a file of it cannot be read.
+        """
+        facts = rundir.load()
+        loads = {n: LoadReport.from_dict(r) for n, r in _reports(rundir, "load")}
+        sinks = {n: SinkReport.from_dict(r) for n, r in _reports(rundir, "sink")}
+        return cls(
+            rundir=rundir,
+            facts=facts,
+            phases=tuple(Phase(name=p["name"], start=p["start"], end=p.get("end")) for p in facts.get("phases") or ()),
+            loads=loads,
+            sinks=sinks,
+            hops=_hops(rundir, facts, recompute=recompute),
+            faults=tuple(f"{fault['stream']}: {fault['error']}" for fault in rundir.series("recorder")),
+        )
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters of the scenario."""
+        return dict(self.facts.get("params") or {})
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """The machine, the engine and the images."""
+        return dict(self.facts.get("environment") or {})
+
+    @property
+    def subject(self) -> str | None:
+        """The load that the run is about: the last one that is not a calibration."""
+        names = {*self.loads, *self.sinks}
+        return max((n for n in names if not n.startswith("calibration")), key=self._started, default=None)
+
+    @property
+    def calibrations(self) -> list[str]:
+        """The loads that went straight to the sink, in the order in which they ran."""
+        return sorted((n for n in self.loads if n.startswith("calibration")), key=self._started)
+
+    def _started(self, load: str) -> float:
+        return self.loads[load].started if load in self.loads else 0.0
+
+    def phase(self, name: str) -> Phase | None:
+        """Return the phase of this name; of a load, the time from its first due message to its last reply."""
+        for phase in self.phases:
+            if phase.name == name:
+                return phase
+        load = self.loads.get(name)
+        return Phase(name=name, start=load.started, end=load.ended) if load else None
+
+    def span(self, load: str) -> Phase | None:
+        """Return the time from the first due message of a load to its last reply or delivery, the drain included."""
+        sent, got = self.loads.get(load), self.sinks.get(load)
+        if sent is None:
+            return None
+        return Phase(name=load, start=sent.started, end=max(sent.ended, (got and got.last) or sent.ended))
+
+    def accounting(self, load: str) -> Accounting | None:
+        """Check off one load; ``None`` unless both its ends reported."""
+        sent, got = self.loads.get(load), self.sinks.get(load)
+        if sent is None or got is None:
+            return None
+        accepted, unresolved = bitmap(sent.accepted_set), bitmap(sent.unresolved_set)
+        delivered = bitmap(got.delivered_set)
+        lost = accepted & ~delivered
+        return Accounting(
+            offered=sent.offered,
+            accepted=sent.accepted,
+            refused=sum(sent.failed.values()),
+            unresolved=sent.unresolved,
+            delivered=got.delivered,
+            duplicated=got.duplicated,
+            corrupted=got.corrupted,
+            misrouted=got.misrouted,
+            foreign=got.foreign,
+            lost=lost.bit_count(),
+            lost_examples=tuple(lowest(lost, EXAMPLES)),
+            unaccepted=(delivered & ~accepted & ~unresolved).bit_count(),
+        )
+
+    def accepted_per_s(self, load: str) -> float | None:
+        """Return messages accepted a second, from the first due message to the last reply."""
+        report = self.loads.get(load)
+        return _rate(report.accepted, report.started, report.ended) if report else None
+
+    def delivered_per_s(self, load: str) -> float | None:
+        """Return messages delivered a second, from the first due message to the last one delivered."""
+        sent, got = self.loads.get(load), self.sinks.get(load)
+        return _rate(got.delivered, sent.started, got.last) if sent and got else None
+
+    def latency(self, load: str) -> dict[str, Latency]:
+        """Return the latencies of a load, as far as there are any: ``response``, ``service``, ``transit``, ``age``.
+
+        Also ``connect``; the agents' contract says what each of them spans.
+        """
+        sent, got = self.loads.get(load), self.sinks.get(load)
+        texts: dict[str, str] = {}
+        if sent:
+            texts |= {"response": sent.response, "service": sent.service, "connect": sent.connect}
+        if got:
+            texts |= {"transit": got.transit, "age": got.age}
+        decoded = {name: Latency.decode(text) for name, text in texts.items()}
+        return {name: latency for name, latency in decoded.items() if latency}
+
+    def ticks_per_s(self, counter: str) -> Series:
+        """Return a counter of the agents' ticks as messages a second.
+
+        ``offered``, ``sent`` and ``accepted`` are the generator's, ``delivered`` and others the sink's. A load
+        without ticks, and the time between two loads, is a gap.
+        """
+        ticks = self._load_ticks if counter in {"offered", "sent", "accepted", "failed"} else self._sink_ticks
+        return _join(_quotients([(p["t"], p.get(counter)) for p in points]) for points in ticks.values())
+
+    @cached_property
+    def _load_ticks(self) -> dict[str, list[dict[str, Any]]]:
+        return _by(self.rundir.series("load"), "phase")
+
+    @cached_property
+    def _sink_ticks(self) -> dict[str, list[dict[str, Any]]]:
+        names = {report.run: name for name, report in self.loads.items()}
+        points = self.rundir.series("sink")
+        return _by(({"phase": names[p["run"]], **p} for p in points if p.get("run") in names), "phase")
+
+    @cached_property
+    def _stats(self) -> dict[str, list[dict[str, Any]]]:
+        return _by(self.rundir.series("stats"), "node")
+
+    @property
+    def nodes(self) -> list[str]:
+        """The nodes that there are statistics of, in the order of the bed."""
+        order = list((self.facts.get("bed") or {}).get("nodes") or {})
+        return sorted(self._stats, key=lambda n: (order.index(n) if n in order else len(order), n))
+
+    def cores(self, node: str) -> Series:
+        """Return the CPU cores that a node used, over time."""
+        return _quotients([(p["t"], p.get("cpu_s")) for p in self._stats.get(node, [])])
+
+    def gauge(self, node: str, field: str) -> Series:
+        """Return a reading of the statistics as it is, such as ``memory_b`` (see ``collect.stats.point``)."""
+        points = self._stats.get(node, [])
+        return Series([p["t"] for p in points], [p.get(field) for p in points])
+
+    def use(self, node: str, phase: Phase) -> Use | None:
+        """Return what a node used in a phase; ``None`` without two readings that cover some of it."""
+        points = [p for p in self._stats.get(node, []) if p.get("cpu_s") is not None]
+        if len(points) < 2:
+            return None
+        start = max(phase.start, points[0]["t"])
+        end = min(points[-1]["t"] if phase.end is None else phase.end, points[-1]["t"])
+        if end <= start:
+            return None
+        cpu_s = _between(points, "cpu_s", start, end)
+        inside = [p["memory_b"] for p in points if start - 1 <= p["t"] <= end + 1 and p.get("memory_b") is not None]
+        throttled = all(p.get("throttled_s") is not None for p in points)
+        return Use(
+            node=node,
+            seconds=end - start,
+            cpu_s=cpu_s,
+            cores=cpu_s / (end - start),
+            memory_b=max(inside, default=None),
+            throttled_s=_between(points, "throttled_s", start, end) if throttled else None,
+        )
+
+
+def bitmap(text: str) -> int:
+    """Read a set of sequence numbers: bit n of the integer is number n.
+
+    Raises:
+        ValueError: it is not in the contract's encoding.
+    """
+    try:
+        return int.from_bytes(zlib.decompress(base64.b64decode(text)), "little")
+    except zlib.error as error:
+        raise ValueError(f"a set of numbers that cannot be read: {error}") from error
+
+
+def lowest(numbers: int, count: int) -> list[int]:
+    """Return the first ``count`` numbers of a set."""
+    found: list[int] = []
+    while numbers and len(found) < count:
+        bit = numbers & -numbers
+        found.append(bit.bit_length() - 1)
+        numbers ^= bit
+    return found
+
+
+def _reports(rundir: RunDir, kind: str) -> Iterable[tuple[str, dict[str, Any]]]:
+    for path in sorted((rundir.path / "results").glob(f"*-{kind}.json")):
+        if report := rundir.result(path.stem):
+            yield path.stem.removesuffix(f"-{kind}"), report
+
+
+def _rate(count: int, start: float, end: float | None) -> float | None:
+    return count / (end - start) if end is not None and end > start else None
+
+
+def _by(points: Iterable[dict[str, Any]], key: str) -> dict[str, list[dict[str, Any]]]:
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for point in points:
+        groups.setdefault(str(point.get(key)), []).append(point)
+    return groups
+
+
+def _quotients(points: Sequence[tuple[float, float | None]]) -> Series:
+    """Return the growth a second between readings, each at the end of its interval; backwards is no growth."""
+    t: list[float] = []
+    values: list[float | None] = []
+    last = points[0] if points else (0.0, None)
+    for now, value in points[1:]:
+        if now - last[0] < STEP_S:
+            continue
+        grown = None if value is None or last[1] is None or value < last[1] else value - last[1]
+        t.append(now)
+        values.append(None if grown is None else grown / (now - last[0]))
+        last = (now, value)
+    return Series(t, values)
+
+
+def _join(parts: Iterable[Series]) -> Series:
+    """Set series one after the other, with a gap between."""
+    t: list[float] = []
+    values: list[float | None] = []
+    for part in sorted((p for p in parts if p), key=lambda p: p.t[0]):
+        if t:
+            t.append(part.t[0])
+            values.append(None)
+        t += part.t
+        values += part.values
+    return Series(t, values)
+
+
+def _between(points: Sequence[dict[str, Any]], field: str, start: float, end: float) -> float:
+    """Return how much a counter grew, with its readings joined by straight lines."""
+
+    def at(t: float) -> float:
+        i = min(max(bisect_left(points, t, key=lambda p: float(p["t"])), 1), len(points) - 1)
+        a, b = points[i - 1], points[i]
+        share = (t - a["t"]) / (b["t"] - a["t"]) if b["t"] > a["t"] else 1.0
+        return float(a[field] + (b[field] - a[field]) * share)
+
+    return at(end) - at(start)
+
+
+def _hops(rundir: RunDir, facts: Mapping[str, Any], *, recompute: bool) -> Hops | None:
+    return None

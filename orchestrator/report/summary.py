@@ -1,0 +1,133 @@
+"""A run in figures: the one shape behind ``--format json``, the terminal and report.html."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from orchestrator.measurements import Accounting, Latency, Measurements
+
+PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99_9": 99.9}
+
+Summary = dict[str, Any]
+
+
+def summarize(measured: Measurements) -> Summary:
+    """Return the figures of a run as plain data; what was not measured is ``None`` or not there.
+
+    ::
+
+        run, report        paths; report is None when there is none
+        scenario, question, status, version, command, params, environment, phases, steps, error: as in run.json
+        verdict            outcome, claim, reason, marks, figures, evidence; None when there is none
+        subject            name of the load that the run is about
+        throughput         load -> {accepted_per_s, accepted_per_min, delivered_per_s, delivered_per_min}
+        latency_ms         load -> {response, service, transit, age, connect} -> percentiles
+        hops_ms            hop of the relay -> percentiles
+        statuses           delivery attempts of the relay by outcome
+        nodes              node -> {cpu_s, cpu_cores, cpu_ms_per_message, memory_b, throttled_s}, subject and drain
+        accounting         load -> {offered, accepted, ..., delivered, lost, lost_examples, duplicated, ...}
+        faults             streams whose recording is incomplete
+
+    Percentiles are {count, mean, p50, p90, p99, p99_9, max} in milliseconds.
+    """
+    facts = measured.facts
+    subject = measured.subject
+    report = measured.rundir.path / "report.html"
+    loads = [*measured.calibrations, *sorted(set(measured.loads) - set(measured.calibrations))]
+    return {
+        "run": str(measured.rundir.path),
+        "report": str(report) if report.is_file() else None,
+        **{key: facts.get(key) for key in ("scenario", "question", "status", "version", "command")},
+        "verdict": facts.get("verdict"),
+        "error": facts.get("error"),
+        "subject": subject,
+        "throughput": {load: _throughput(measured, load) for load in loads},
+        "latency_ms": {load: {n: percentiles(v) for n, v in measured.latency(load).items()} for load in loads},
+        "hops_ms": {n: percentiles(v) for n, v in measured.hops.latency.items()} if measured.hops else {},
+        "statuses": dict(measured.hops.statuses) if measured.hops else {},
+        "nodes": _nodes(measured, subject) if subject else {},
+        "accounting": {load: _account(measured.accounting(load)) for load in loads},
+        "params": measured.params,
+        "environment": measured.environment,
+        "phases": facts.get("phases") or [],
+        "steps": facts.get("steps") or [],
+        "faults": list(measured.faults),
+    }
+
+
+def percentiles(latency: Latency) -> dict[str, float]:
+    """Return count, and mean, percentiles and maximum in milliseconds."""
+    values = {"mean": latency.mean, **{n: latency.at(p) for n, p in PERCENTILES.items()}, "max": latency.max}
+    return {"count": latency.count, **{name: round(value * 1e3, 3) for name, value in values.items()}}
+
+
+def _throughput(measured: Measurements, load: str) -> dict[str, float | None]:
+    rates = {"accepted": measured.accepted_per_s(load), "delivered": measured.delivered_per_s(load)}
+    return {
+        f"{name}_per_{unit}": None if rate is None else round(rate * factor, 2)
+        for name, rate in rates.items()
+        for unit, factor in (("s", 1), ("min", 60))
+    }
+
+
+def _account(accounting: Accounting | None) -> dict[str, Any] | None:
+    return asdict(accounting) if accounting else None
+
+
+def _nodes(measured: Measurements, subject: str) -> dict[str, dict[str, float | None]]:
+    span = measured.span(subject)
+    uses = [measured.use(node, span) for node in measured.nodes] if span else []
+    sink = measured.sinks.get(subject)
+    delivered = sink.delivered if sink else 0
+    return {
+        use.node: {
+            "cpu_s": round(use.cpu_s, 3),
+            "cpu_cores": round(use.cores, 3),
+            "cpu_ms_per_message": round(use.cpu_s * 1e3 / delivered, 3) if delivered else None,
+            "memory_b": use.memory_b,
+            "throttled_s": use.throttled_s,
+        }
+        for use in uses
+        if use
+    }
+
+
+FIGURE_UNITS = {
+    "_per_s": ("per second", 1.0),
+    "_per_min": ("per minute", 1.0),
+    "_ms_per_message": ("ms per message", 1.0),
+    "_ms": ("ms", 1.0),
+    "_s": ("s", 1.0),
+    "_mb": ("MB", 1.0),
+    "_b": ("MB", 1e-6),
+}
+"""End of a figure's name -> unit in words, and the factor to it; the first that fits counts."""
+
+
+def figure(name: str, value: float | None) -> tuple[str, str, str]:
+    """Put a figure of a verdict in words: its name without the unit, its value, its unit.
+
+    >>> figure("relay_messages_per_s", 451.3)
+    ('relay messages', '451', 'per second')
+    """
+    end, (unit, factor) = next(((e, u) for e, u in FIGURE_UNITS.items() if name.endswith(e)), ("", ("", 1.0)))
+    if name.startswith("share_") or name.endswith("_share"):
+        unit, factor = "%", 100.0
+    return name.removesuffix(end).replace("_", " ").replace("cpu", "CPU"), number(value, factor), unit
+
+
+def number(value: float | None, factor: float = 1.0) -> str:
+    """Write a number with three significant digits, thousands set apart; "not measured" for ``None``."""
+    if value is None:
+        return "not measured"
+    value *= factor
+    if value == 0:
+        return "0"
+    places = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
+    return f"{value:,.{places}f}"
+
+
+def best_figure(verdict: Mapping[str, Any] | None) -> tuple[str, str, str] | None:
+    """Return the first measured figure of a verdict, in words: the answer in one number."""
+    figures = (verdict or {}).get("figures") or {}
+    return next((figure(name, value) for name, value in figures.items() if value is not None), None)

@@ -1,0 +1,145 @@
+"""A run on a terminal: the answer first, then the figures it rests on. Words carry the meaning, colours only help."""
+
+import shlex
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.measurements import Measurements
+from orchestrator.report.summary import Summary, figure, number, summarize
+from orchestrator.rundir import RunDir
+
+COLOURS = {"CONFIRMED": "bold green", "REFUTED": "bold red", "INCONCLUSIVE": "bold yellow"}
+FATES = ("offered", "accepted", "refused", "unresolved", "delivered", "lost", "duplicated", "corrupted", "misrouted")
+HOLDS = {True: ("holds", "green"), False: ("FAILS", "bold red"), None: ("unknown", "yellow")}
+
+
+def summary(rundir: RunDir) -> Summary:
+    """Return the figures of a run as plain data; ``report.summary.summarize`` documents the shape."""
+    return summarize(Measurements.read(rundir))
+
+
+def show(rundir: RunDir, console: Console | None = None) -> None:
+    """Print the summary of a run to standard output; without colour when that is no terminal."""
+    (console or Console(highlight=False)).print(render(summary(rundir)))
+
+
+def render(run: Summary) -> RenderableType:
+    """Lay out a summary; it reads well from 80 columns on."""
+    parts: list[RenderableType] = [Text(), *_answer(run)]
+    sections = (
+        ("Figures", _figures(run)),
+        ("Throughput, messages", _throughput(run)),
+        (f"Latency of {run['subject']}, milliseconds", _latency(run)),
+        ("Accounting, messages", _accounting(run)),
+        ("Nodes, from the first message to the last delivery", _nodes(run)),
+        ("Evidence", _evidence(run)),
+    )
+    for title, table in sections:
+        if table.row_count:
+            parts += [Text(), Text(plain(title), style="bold"), table]
+    parts.append(Text())
+    for fault in run["faults"]:
+        parts.append(Text.assemble(("incomplete  ", "yellow"), plain(fault)))
+    parts.append(Text.assemble(("run     ", "dim"), plain(run["run"]), overflow="fold"))
+    if run["report"]:
+        parts.append(Text.assemble(("report  ", "dim"), plain(run["report"]), overflow="fold"))
+    if run["command"]:
+        parts.append(Text.assemble(("again   ", "dim"), plain(shlex.join(run["command"])), overflow="fold"))
+    return Group(*parts)
+
+
+def plain(text: object) -> str:
+    """Make text harmless for a terminal: control characters, escape sequences included, become visible."""
+    return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in str(text))
+
+
+def _answer(run: Summary) -> Iterable[RenderableType]:
+    verdict, error = run["verdict"], run["error"]
+    if verdict:
+        outcome = str(verdict["outcome"])
+        yield Text.assemble((outcome, COLOURS.get(outcome, "bold")), "  ", (plain(verdict["claim"]), "bold"))
+        yield Text(plain(verdict["reason"]))
+        for mark in verdict["marks"]:
+            yield Text.assemble(("note: ", "yellow"), (plain(mark), "yellow"))
+    else:
+        yield Text.assemble(("NO VERDICT", "bold yellow"), f"  the run is {plain(run['status'])}")
+    if run["question"]:
+        yield Text(f"asked: {plain(run['question'])}", style="dim")
+    if error:
+        yield Text.assemble(("needed ", "dim"), plain(error["needed"]))
+        yield Text.assemble(("found  ", "dim"), plain(error["found"]))
+        yield Text.assemble(("do     ", "dim"), plain(error["do"]))
+
+
+def _table(*columns: str, left: int = 1) -> Table:
+    """Start a table whose first ``left`` columns are text and whose others are figures."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False)
+    for i, column in enumerate(columns):
+        table.add_column(_cell(column), justify="left" if i < left else "right", overflow="fold")
+    return table
+
+
+def _figures(run: Summary) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(overflow="fold")
+    grid.add_column(justify="right")
+    grid.add_column()
+    for name, value in ((run["verdict"] or {}).get("figures") or {}).items():
+        label, amount, unit = figure(name, value)
+        grid.add_row(_cell(label), amount, Text(unit, style="dim"))
+    return grid
+
+
+def _throughput(run: Summary) -> Table:
+    table = _table("", "accepted/s", "delivered/s", "accepted/min", "delivered/min")
+    for load, rates in run["throughput"].items():
+        table.add_row(
+            _cell(load),
+            *(number(rates[f"{way}_{unit}"]) for unit in ("per_s", "per_min") for way in ("accepted", "delivered")),
+            style="bold" if load == run["subject"] else "",
+        )
+    return table
+
+
+def _latency(run: Summary) -> Table:
+    table = _table("", "p50", "p90", "p99", "p99.9", "max")
+    rows = dict(run["latency_ms"].get(run["subject"]) or {}) | {f"relay: {n}": p for n, p in run["hops_ms"].items()}
+    for name, values in rows.items():
+        table.add_row(_cell(name), *(number(values[p]) for p in ("p50", "p90", "p99", "p99_9", "max")))
+    return table
+
+
+def _accounting(run: Summary) -> Table:
+    accounts = run["accounting"]
+    table = _table("", *accounts)
+    for fate in FATES if accounts else ():
+        cells = [f"{account[fate]:,}" if account else "not measured" for account in accounts.values()]
+        table.add_row(fate, *cells, style="bold" if fate == "lost" else "")
+    return table
+
+
+def _nodes(run: Summary) -> Table:
+    table = _table("", "CPU cores", "CPU s", "CPU ms/message", "peak MB")
+    for node, use in run["nodes"].items():
+        cpu = (number(use[name]) for name in ("cpu_cores", "cpu_s", "cpu_ms_per_message"))
+        table.add_row(_cell(node), *cpu, number(use["memory_b"], 1e-6))
+    return table
+
+
+def _evidence(run: Summary) -> Table:
+    table = _table("", "fact", "found", "needed", left=4)
+    evidence: list[Mapping[str, Any]] = (run["verdict"] or {}).get("evidence") or []
+    for e in evidence:
+        word, colour = HOLDS[e["holds"]]
+        table.add_row(Text(word, style=colour), *(_cell(e[part]) for part in ("fact", "found", "needed")))
+    return table
+
+
+def _cell(text: object) -> Text:
+    """Make a cell of text that must not be read as markup."""
+    return Text(plain(text), overflow="fold")

@@ -1,0 +1,159 @@
+"""A real browser, driven over its own pipe (Chrome DevTools Protocol), with no network to reach."""
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-component-update",
+    "--disable-background-networking", "--disable-sync", "--remote-debugging-pipe", "--hide-scrollbars",
+    "--host-resolver-rules=MAP * ~NOTFOUND",
+)  # fmt: skip
+TIMEOUT_S = 30.0
+
+
+def find() -> str:
+    """Return the browser's path, or say how to get one."""
+    path = next((found for name in NAMES if (found := shutil.which(name))), None)
+    if path is None:
+        raise RuntimeError(
+            f"needed one of {', '.join(NAMES)} on PATH for the report's browser tests; found none; install it: "
+            "apt-get install --no-install-recommends chromium"
+        )
+    return path
+
+
+class Browser:
+    """One headless browser with one page; ``console`` and ``requests`` collect what the page does."""
+
+    def __init__(self, *, width: int = 1280, height: int = 900, dark: bool = False, scripts: bool = True) -> None:
+        self.console: list[str] = []
+        """What was logged as a warning or an error, exceptions and refused loads included."""
+        self.requests: list[str] = []
+        """The address of everything that the page asked for."""
+        self._profile = tempfile.TemporaryDirectory(prefix="testbed-browser-", ignore_cleanup_errors=True)
+        to_read, self._write = os.pipe()
+        self._read, to_write = os.pipe()
+
+        def join_pipe() -> None:  # the browser reads commands from descriptor 3 and answers on 4
+            a, b = os.dup(to_read), os.dup(to_write)
+            os.dup2(a, 3)
+            os.dup2(b, 4)
+
+        self._process = subprocess.Popen(
+            [find(), *FLAGS, f"--user-data-dir={self._profile.name}", "about:blank"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            preexec_fn=join_pipe,  # noqa: PLW1509 - nothing else places descriptors at given numbers
+            close_fds=False,
+        )
+        os.close(to_read)
+        os.close(to_write)
+        self._buffer = b""
+        self._number = 0
+        self._session: str | None = None
+        targets = self.call("Target.getTargets")["targetInfos"]
+        page = next(t["targetId"] for t in targets if t["type"] == "page")
+        self._session = self.call("Target.attachToTarget", targetId=page, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.call(f"{domain}.enable")
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+        )
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.call("Emulation.setEmulatedMedia", features=[scheme])
+        self.call("Emulation.setScriptExecutionDisabled", value=not scripts)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._process.kill()
+        self._process.wait(10)
+        os.close(self._write)
+        os.close(self._read)
+        self._profile.cleanup()
+
+    def call(self, method: str, **params: Any) -> Any:
+        """Send one command and return its result; events that come in between are noted."""
+        self._number += 1
+        message = {"id": self._number, "method": method, "params": params}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._write, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self._next()
+            if answer.get("id") == self._number:
+                if "error" in answer:
+                    raise RuntimeError(f"{method}: {answer['error']}")
+                return answer["result"]
+            self._note(answer)
+
+    def open(self, page: Path, ready: str = "document.documentElement.dataset.drawn") -> None:
+        """Open a local file and wait until the expression ``ready`` is true in it."""
+        self.call("Page.navigate", url=page.as_uri())
+        self.wait(f"location.protocol === 'file:' && document.readyState === 'complete' && ({ready})")
+
+    def wait(self, expression: str) -> None:
+        """Wait until an expression is true in the page."""
+        script = (
+            "new Promise(done => { const look = () => { let ok = false; try { ok = !!(" + expression + "); } catch {}"
+            " ok ? done(true) : requestAnimationFrame(look); }; look(); })"
+        )
+        deadline = time.monotonic() + TIMEOUT_S
+        while time.monotonic() < deadline:
+            try:
+                self.call("Runtime.evaluate", expression=script, awaitPromise=True, timeout=TIMEOUT_S * 1e3)
+            except RuntimeError:  # the page was left while the promise was open
+                continue
+            return
+        raise TimeoutError(f"{expression} did not become true in {TIMEOUT_S:g} s; console: {self.console}")
+
+    def value(self, expression: str) -> Any:
+        """Return the value of an expression in the page."""
+        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        if "exceptionDetails" in answer:
+            raise RuntimeError(f"{expression}: {answer['exceptionDetails']}")
+        return answer["result"].get("value")
+
+    def picture(self, path: Path, *, whole: bool = True) -> None:
+        """Write the page as PNG: all of it, or what fits the window."""
+        data = self.call("Page.captureScreenshot", captureBeyondViewport=whole, **self._clip(whole=whole))["data"]
+        path.write_bytes(base64.b64decode(data))
+
+    def _clip(self, *, whole: bool) -> dict[str, Any]:
+        if not whole:
+            return {}
+        size = self.call("Page.getLayoutMetrics")["cssContentSize"]
+        return {"clip": {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}}
+
+    def _next(self) -> dict[str, Any]:
+        while b"\0" not in self._buffer:
+            chunk = os.read(self._read, 1 << 20)
+            if not chunk:
+                raise RuntimeError(f"the browser ended with status {self._process.wait(10)}")
+            self._buffer += chunk
+        line, _, self._buffer = self._buffer.partition(b"\0")
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+    def _note(self, event: dict[str, Any]) -> None:
+        params = event.get("params", {})
+        match event.get("method"):
+            case "Runtime.exceptionThrown":
+                self.console.append(str(params["exceptionDetails"].get("exception", params).get("description")))
+            case "Runtime.consoleAPICalled" if params["type"] in {"error", "warning", "assert"}:
+                self.console.append(" ".join(str(a.get("value", a.get("description"))) for a in params["args"]))
+            case "Log.entryAdded" if params["entry"]["level"] in {"error", "warning"}:
+                self.console.append(params["entry"]["text"])
+            case "Network.requestWillBeSent":
+                self.requests.append(params["request"]["url"])
