@@ -48,9 +48,8 @@ def ensure_engine(say: Say) -> Engine:
     try:
         return docker.connect()
     except EngineFailed:
-        if chosen() is not None:
+        if chosen() is not None or closed(SOCKET):
             raise
-    check_permission(SOCKET)
     if tool("dockerd") is None:
         # An engine does not start without iptables, and a kernel with AppArmor refuses containers without its parser.
         packages = ["docker.io", "iptables", *(["apparmor"] if _APPARMOR.is_dir() else [])]
@@ -73,18 +72,9 @@ def chosen() -> str | None:
     return None if named in {None, "", "default", f"unix://{SOCKET}"} else named
 
 
-def check_permission(socket: Path) -> None:
-    """Check that this user may talk to the engine behind a socket.
-
-    Raises:
-        EngineFailed: the socket is there, and closed to us.
-    """
-    if socket.exists() and not os.access(socket, os.R_OK | os.W_OK, effective_ids=True):
-        raise EngineFailed(
-            "permission to use the container engine",
-            f"{socket} is closed to this user",
-            "use sudo, or add yourself to the group docker (`sudo usermod -aG docker $USER`) and log in again",
-        )
+def closed(socket: Path) -> bool:
+    """Say whether an engine's socket is there, and this user may not use it."""
+    return socket.exists() and not os.access(socket, os.R_OK | os.W_OK, effective_ids=True)
 
 
 def start(command: list[str], log: Path | None) -> "subprocess.Popen[bytes]":
@@ -122,7 +112,8 @@ def answering(started: "subprocess.Popen[bytes]", log: Path | None, connect: Cal
         try:
             return connect()
         except EngineFailed as error:
-            check_permission(SOCKET)
+            if closed(SOCKET):
+                raise
             late = time.monotonic() > deadline
             if not late and status in {None, 0}:
                 time.sleep(_LOOK_S)

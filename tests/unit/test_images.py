@@ -87,12 +87,12 @@ BASES = [f"testbed/debian:{release}" for release in images.RELEASES]
 # ---------------------------------------------------------------------------------------------------- the folders
 
 
-def test_every_image_of_the_checkout_is_in_the_catalogue():
+def test_every_image_of_the_checkout_is_in_the_catalogue() -> None:
     assert set(images.catalogue()) == {"agents", "bind", "helper", "postfix"}
 
 
 @pytest.mark.parametrize("image", images.catalogue())
-def test_a_folder_builds_by_itself(image):
+def test_a_folder_builds_by_itself(image: str) -> None:
     folder = images.catalogue()[image]
     dockerfile = (folder / "Dockerfile").read_text()
     assert "ARG DEBIAN_RELEASE=bookworm\n" in dockerfile
@@ -104,7 +104,7 @@ def test_a_folder_builds_by_itself(image):
 
 
 @pytest.mark.parametrize("file", ["requirements.txt", "requirements-dev.txt", "images/agents/requirements.txt"])
-def test_every_requirement_is_pinned_by_hash_and_names_no_host(file):
+def test_every_requirement_is_pinned_by_hash_and_names_no_host(file: str) -> None:
     text = (ROOT / file).read_text()
     blocks = re.split(r"^(?=[a-z])", text, flags=re.MULTILINE)[1:]
     assert blocks
@@ -112,14 +112,14 @@ def test_every_requirement_is_pinned_by_hash_and_names_no_host(file):
     assert not re.search(r"://|/work|index", text)
 
 
-def test_the_containers_run_the_versions_that_the_tests_run():
+def test_the_containers_run_the_versions_that_the_tests_run() -> None:
     ours = dict(PIN.findall((ROOT / "requirements.txt").read_text()))
     agents = dict(PIN.findall((ROOT / "images/agents/requirements.txt").read_text()))
     assert agents.items() <= ours.items()
     assert {"uvloop", "hdrhistogram", "aiosmtplib"} <= set(agents)
 
 
-def test_every_dependency_is_pinned():
+def test_every_dependency_is_pinned() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     for file, wanted in (
         ("requirements.txt", project["project"]["dependencies"]),
@@ -130,7 +130,9 @@ def test_every_dependency_is_pinned():
         assert {re.split(r"[>=<]", w)[0] for w in wanted} <= set(pins), f"run `make requirements`: {file}"
 
 
-def test_the_wheel_carries_images_and_compose_files_and_finds_them(tmp_path, monkeypatch):
+def test_the_wheel_carries_images_and_compose_files_and_finds_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(ROOT)
     wheel = tmp_path / build_wheel(str(tmp_path))
     site = tmp_path / "site"
@@ -168,7 +170,7 @@ def grown(tree: Mapping[str, bytes], into: Path) -> Path:
 
 @given(tree=trees, data=st.data())
 @settings(max_examples=30, deadline=None)
-def test_a_context_depends_on_nothing_but_names_and_content(tree, data):
+def test_a_context_depends_on_nothing_but_names_and_content(tree: dict[str, bytes], data: st.DataObject) -> None:
     shuffled = dict(data.draw(st.permutations(list(tree.items()))))
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
         first = images.context(grown(tree, Path(one)))
@@ -183,7 +185,7 @@ def test_a_context_depends_on_nothing_but_names_and_content(tree, data):
 
 @given(tree=trees.filter(bool), data=st.data())
 @settings(max_examples=30, deadline=None)
-def test_a_context_changes_with_any_content(tree, data):
+def test_a_context_changes_with_any_content(tree: dict[str, bytes], data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(tree)))
     with tempfile.TemporaryDirectory() as folder:
         before = images.context(grown(tree, Path(folder)))
@@ -191,7 +193,9 @@ def test_a_context_changes_with_any_content(tree, data):
         assert images.context(Path(folder)) != before
 
 
-def test_only_the_build_that_needs_them_gets_the_certificate_authorities(tmp_path, monkeypatch):
+def test_only_the_build_that_needs_them_gets_the_certificate_authorities(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bundle = tmp_path / "bundle.crt"
     bundle.write_text("certificates")
     monkeypatch.setenv("PIP_CERT", str(bundle))
@@ -204,7 +208,7 @@ def test_only_the_build_that_needs_them_gets_the_certificate_authorities(tmp_pat
 # ------------------------------------------------------------------------------------------- when they are built
 
 
-def test_what_is_missing_is_built_once_on_its_release():
+def test_what_is_missing_is_built_once_on_its_release() -> None:
     builder = Builder(*BASES)
     wanted = [("bind", "trixie"), ("bind", "bookworm"), ("bind", "trixie")]
     images.ensure(engine(builder), wanted, silent)
@@ -217,7 +221,7 @@ def test_what_is_missing_is_built_once_on_its_release():
     assert len(builder.built) == 2
 
 
-def test_what_changed_is_built_again_and_the_old_one_discarded():
+def test_what_changed_is_built_again_and_the_old_one_discarded() -> None:
     builder = Builder(*BASES)
     builder.here["testbed/bind:bookworm"] = {"id": "old", images.LABEL: "of another folder"}
     assert {s.tag: s.state for s in images.states(engine(builder), "bookworm")} == {
@@ -232,13 +236,13 @@ def test_what_changed_is_built_again_and_the_old_one_discarded():
     assert {s.state for s in images.states(engine(builder), "bookworm")} == {"missing", "current"}
 
 
-def test_the_registrys_base_image_is_used_where_it_is():
+def test_the_registrys_base_image_is_used_where_it_is() -> None:
     builder = Builder("debian:trixie-slim")
     images.ensure(engine(builder), [("helper", "trixie")], silent)
     assert builder.built[0][1]["BASE"] == "debian:trixie-slim"
 
 
-def test_proxies_and_a_named_mirror_reach_the_build(monkeypatch):
+def test_proxies_and_a_named_mirror_reach_the_build(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "proxy.test:3128")
     monkeypatch.setenv("DEBIAN_MIRROR", "archive.test/debian")
     builder = Builder(*BASES)
@@ -248,7 +252,7 @@ def test_proxies_and_a_named_mirror_reach_the_build(monkeypatch):
     assert args["DEBIAN_MIRROR"] == "archive.test/debian"
 
 
-def test_at_most_two_are_built_at_once_and_what_takes_time_is_told():
+def test_at_most_two_are_built_at_once_and_what_takes_time_is_told() -> None:
     builder = Builder(*BASES)
     told: list[str] = []
     images.ensure(engine(builder), ALL, told.append)
@@ -256,7 +260,7 @@ def test_at_most_two_are_built_at_once_and_what_takes_time_is_told():
     assert sorted(told) == [f"{images.tag(*image)}: Step 2/2 : RUN something" for image in ALL]
 
 
-def test_a_failed_build_shows_what_it_printed_and_leaves_nothing():
+def test_a_failed_build_shows_what_it_printed_and_leaves_nothing() -> None:
     builder = Builder(*BASES, broken=("testbed/postfix:bookworm",))
     with pytest.raises(EngineFailed) as caught:
         images.ensure(engine(builder), [("postfix", "bookworm")], silent)
@@ -266,7 +270,7 @@ def test_a_failed_build_shows_what_it_printed_and_leaves_nothing():
     assert builder.running == 0
 
 
-def test_a_listener_that_gives_up_ends_every_build():
+def test_a_listener_that_gives_up_ends_every_build() -> None:
     builder = Builder(*BASES)
 
     def give_up(_text: str) -> None:
@@ -281,7 +285,7 @@ def test_a_listener_that_gives_up_ends_every_build():
     ("image", "release", "named"),
     [("exim", "bookworm", "exim"), ("bind", "sarge", "sarge"), ("agents", "bullseye", "3.9")],
 )
-def test_what_cannot_be_built_is_refused_before_the_engine_is_asked(image, release, named):
+def test_what_cannot_be_built_is_refused_before_the_engine_is_asked(image: str, release: str, named: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         images.ensure(cast("Engine", None), [("bind", "bookworm"), (image, release)], silent)
     assert named in caught.value.found

@@ -35,7 +35,7 @@ def nobody() -> Iterator[None]:
 
 
 @pytest.fixture
-def bare(tmp_path, monkeypatch):
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Choose no engine."""
     for name in ("DOCKER_HOST", "DOCKER_CONTEXT"):
         monkeypatch.delenv(name, raising=False)
@@ -44,17 +44,17 @@ def bare(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("bare")
-def test_nothing_chosen_is_this_machines_own_engine():
+def test_nothing_chosen_is_this_machines_own_engine() -> None:
     assert setup.chosen() is None
 
 
 @pytest.mark.parametrize("text", ["{}", "no json", "[]", json.dumps({"currentContext": "default"})])
-def test_a_config_that_names_no_context_chooses_nothing(bare, text):
+def test_a_config_that_names_no_context_chooses_nothing(bare: Path, text: str) -> None:
     (bare / "config.json").write_text(text)
     assert setup.chosen() is None
 
 
-def test_the_environment_or_a_context_chooses(bare, monkeypatch):
+def test_the_environment_or_a_context_chooses(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (bare / "config.json").write_text(json.dumps({"currentContext": "lab"}))
     assert setup.chosen() == "lab"
     monkeypatch.setenv("DOCKER_HOST", "ssh://lab.test")
@@ -63,7 +63,7 @@ def test_the_environment_or_a_context_chooses(bare, monkeypatch):
     assert setup.chosen() is None
 
 
-def test_a_chosen_engine_that_does_not_answer_is_not_replaced(bare, monkeypatch):
+def test_a_chosen_engine_that_does_not_answer_is_not_replaced(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{bare}/nobody.sock")
     said: list[str] = []
     with pytest.raises(EngineFailed):
@@ -71,25 +71,38 @@ def test_a_chosen_engine_that_does_not_answer_is_not_replaced(bare, monkeypatch)
     assert said == []
 
 
-def test_a_closed_socket_has_its_own_message():
+def test_a_socket_that_this_user_may_not_use_is_closed() -> None:
     with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
         Path(folder).chmod(0o755)  # anybody may look
         path = Path(folder) / "socket"
+        assert not setup.closed(path)
         listener.bind(str(path))
-        setup.check_permission(path)
+        assert not setup.closed(path)
         path.chmod(0)
+        with nobody():
+            assert setup.closed(path)
+
+
+@pytest.mark.usefixtures("bare")
+def test_no_permission_for_the_engine_is_said_and_nothing_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as listener:
+        Path(folder).chmod(0o755)
+        path = Path(folder) / "socket"
+        listener.bind(str(path))
+        listener.listen()
+        path.chmod(0)
+        monkeypatch.setattr(setup, "SOCKET", path)
+        monkeypatch.setenv("DOCKER_HOST", f"unix://{path}")
+        said: list[str] = []
         with nobody(), pytest.raises(EngineFailed) as caught:
-            setup.check_permission(path)
+            setup.ensure_engine(said.append)
     assert "permission" in caught.value.needed
-    assert "docker" in caught.value.do
-
-
-def test_a_socket_that_is_not_there_closes_nothing(tmp_path):
-    setup.check_permission(tmp_path / "none.sock")
+    assert "group docker" in caught.value.do
+    assert said == []
 
 
 @as_root
-def test_a_daemon_outlives_us_holds_no_pipe_and_logs(tmp_path):
+def test_a_daemon_outlives_us_holds_no_pipe_and_logs(tmp_path: Path) -> None:
     """Whoever reads our output sees its end while the daemon goes on: facts.md names the trap."""
     log = tmp_path / "daemon.log"
     program = (
@@ -108,7 +121,7 @@ def test_a_daemon_outlives_us_holds_no_pipe_and_logs(tmp_path):
 
 
 @as_root
-def test_an_engine_is_waited_for_until_it_answers(tmp_path):
+def test_an_engine_is_waited_for_until_it_answers(tmp_path: Path) -> None:
     answers = iter([EngineFailed("an engine", "none", "wait"), EngineFailed("an engine", "none", "wait"), "engine"])
 
     def connect() -> Engine:
@@ -123,7 +136,7 @@ def test_an_engine_is_waited_for_until_it_answers(tmp_path):
 
 
 @as_root
-def test_an_engine_that_ends_is_told_at_once_with_its_log(tmp_path):
+def test_an_engine_that_ends_is_told_at_once_with_its_log(tmp_path: Path) -> None:
     def connect() -> Engine:
         raise EngineFailed("an engine", "none", "wait")
 
@@ -137,21 +150,21 @@ def test_an_engine_that_ends_is_told_at_once_with_its_log(tmp_path):
     assert "no iptables" in caught.value.found
 
 
-def test_without_roots_rights_nothing_is_started(tmp_path, monkeypatch):
+def test_without_roots_rights_nothing_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(debian, "tool", lambda name: None if name == "sudo" else name)
     with nobody(), pytest.raises(EngineFailed) as caught:
         setup.start(["dockerd"], tmp_path / "log")
     assert "dockerd" in caught.value.do
 
 
-def test_where_there_is_no_apt_get_the_package_is_named(monkeypatch):
+def test_where_there_is_no_apt_get_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(debian, "tool", lambda _name: None)
     with pytest.raises(EngineFailed) as caught:
         debian.install(["docker.io"], needed="an engine", say=print)
     assert "docker.io" in caught.value.do
 
 
-def test_a_failing_tool_shows_the_end_of_what_it_printed():
+def test_a_failing_tool_shows_the_end_of_what_it_printed() -> None:
     with pytest.raises(EngineFailed) as caught:
         debian._run(["sh", "-c", "echo E: locked >&2; exit 100"], "a package")
     assert "ended with 100" in caught.value.found
