@@ -157,7 +157,7 @@ class SinkReport(Message):
     connections: int
     """Accepted by the sink since the run began."""
     domains: int
-    """Distinct recipient domains that mail of this run arrived for."""
+    """Distinct recipient domains of the bed that mail of this run arrived for."""
     first: float | None
     """Unix time of the first and last message of the run."""
     last: float | None

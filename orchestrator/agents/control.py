@@ -16,6 +16,8 @@ import json
 import socket
 import sys
 
+from orchestrator.agents.output import complain, say
+
 SOCKET = "/run/testbed-sink.sock"
 _WORDS = {"begin": 1, "count": 1, "expect": 2, "report": 1, "set": 1}
 _TIMEOUT_S = 30.0
@@ -48,15 +50,15 @@ def main(words: list[str]) -> int:
     if words[:1] == ["--socket"] and len(words) > 1:
         path, words = words[1], words[2:]
     if not words or _WORDS.get(words[0]) != len(words) - 1:
-        print((__doc__ or "").strip(), file=sys.stderr)
+        complain(__doc__ or "")
         return 2
     try:
-        print(json.dumps(ask(path, words)))
+        say(ask(path, words))
     except ValueError as error:
-        print(f"the sink refused {words[0]!r}: {error}", file=sys.stderr)
+        complain(f"the sink refused {words[0]!r}: {error}")
         return 1
     except OSError as error:
-        print(f"needed the sink at {path}; found {error.strerror or error}; is it running here?", file=sys.stderr)
+        complain(f"needed the sink at {path}; found {error.strerror or error}; is it running here?")
         return 1
     return 0
 

@@ -29,8 +29,7 @@ class Histogram:
         """Count a duration in nanoseconds."""
         us = duration // 1000
         if us >> _EXACT_BITS:
-            if us > MOST_US:
-                us = MOST_US
+            us = min(us, MOST_US)
             coarse = us.bit_length() - _EXACT_BITS
             us = us >> coarse << coarse
         elif us < 1:

@@ -13,8 +13,6 @@ where, ``smtp`` knows the protocol.
 """
 
 import asyncio
-import gc
-import json
 import math
 import resource
 import signal
@@ -22,7 +20,6 @@ import sys
 import time
 from collections import Counter, deque
 from ipaddress import ip_network
-from typing import Any
 
 import uvloop
 
@@ -30,6 +27,7 @@ from orchestrator.agents.contract import LoadOrder, LoadReport, LoadTick
 from orchestrator.agents.histogram import Histogram
 from orchestrator.agents.ledger import SequenceSet
 from orchestrator.agents.order import BadOrder, read_order
+from orchestrator.agents.output import complain, say
 from orchestrator.agents.smtp import DONE, WAIT, Connection, State
 from orchestrator.agents.wire import MAX_SEQ, Composer
 
@@ -90,6 +88,7 @@ class Load:
         if order.rate is not None:
             self._pump()
         await self._finished.wait()
+        say({"tick": self._tick().to_dict()})
         unix = time.time() - time.monotonic()
         unsent = self._offered - len(self._accepted) - self._failed.total()
         if unsent > 0:
@@ -268,6 +267,8 @@ class Load:
 
     def _beat(self) -> None:
         """See to everything that is not on a message's way."""
+        if self._finished.is_set():
+            return
         now = time.monotonic_ns()
         self._stalled = max(self._stalled, now - self._beat_due)
         if now >= self._sweep_due:
@@ -309,30 +310,24 @@ def _count(causes: Counter[str], cause: str) -> None:
     causes[cause if cause in causes or len(causes) < MOST_CAUSES else "other"] += 1
 
 
-def say(line: dict[str, Any]) -> None:
-    """Print one JSON line at once."""
-    print(json.dumps(line), flush=True)
-
-
 async def carry_out(order: LoadOrder) -> None:
     """Carry an order out and print its report."""
     load = Load(order)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, load.stop, "interrupted")
-    gc.freeze()
     say({"report": (await load.run()).to_dict()})
 
 
 def main(arguments: list[str]) -> int:
     """Run one load; exit code 2 when the order cannot be carried out."""
     if len(arguments) != 1:
-        print((__doc__ or "").strip(), file=sys.stderr)
+        complain(__doc__ or "")
         return 2
     try:
         order = read_order(sys.stdin.read() if arguments[0] == "-" else arguments[0])
     except BadOrder as error:
-        print(error, file=sys.stderr)
+        complain(str(error))
         return 2
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -13,7 +13,6 @@ MOST_BODIES = 256 * 1024 * 1024
 
 _LABEL = r"(?!-)[a-z0-9_-]{1,63}(?<!-)"
 _DOMAIN = rf"{_LABEL}(\.{_LABEL})*"
-_SENDER = re.compile(rf"[a-z0-9._-]{{1,64}}@{_DOMAIN}")
 
 
 class BadOrder(ValueError):
@@ -40,13 +39,8 @@ def check(order: LoadOrder) -> None:
     Raises:
         BadOrder: with the first one that is out of bounds.
     """
-    _text("run", order.run, "[0-9a-f]{8}", "eight hex digits")
-    _text("sender", order.sender, _SENDER.pattern, "an address of plain characters")
-    _each("domains", order.domains, 1 << 17)
-    for domain in order.domains:
-        _text("domains", domain, _DOMAIN, "names of lower-case letters, digits, '-', '_' and dots")
-        if len(domain) > 253:
-            raise BadOrder(f"domains: needed names of at most 253 characters (RFC 1035); found {domain[:60]!r}...")
+    check_names(order.run, order.domains)
+    _text("sender", order.sender, rf"[a-z0-9._-]{{1,64}}@{_DOMAIN}", "an address of plain characters")
     _target(order)
     _each("sizes", order.sizes, 10_000)
     for size in order.sizes:
@@ -70,6 +64,20 @@ def check(order: LoadOrder) -> None:
         _number("messages", order.messages, 1, MAX_SEQ, whole=True)
     if order.rate is not None and order.seconds is not None and order.rate * order.seconds > MAX_SEQ:
         raise BadOrder(f"rate, seconds: needed {MAX_SEQ} messages at most; found {order.rate * order.seconds:.0f}")
+
+
+def check_names(run: str, domains: list[str]) -> None:
+    """Check what is written into a message.
+
+    Raises:
+        BadOrder: the run id or a domain would not be safe there.
+    """
+    _text("run", run, "[0-9a-f]{8}", "eight hex digits")
+    _each("domains", domains, 1 << 17)
+    for domain in domains:
+        _text("domains", domain, _DOMAIN, "names of lower-case letters, digits, '-', '_' and dots")
+        if len(domain) > 253:
+            raise BadOrder(f"domains: needed names of at most 253 characters (RFC 1035); found {domain[:60]!r}...")
 
 
 def _target(order: LoadOrder) -> None:

@@ -7,7 +7,7 @@ Extensions: PIPELINING (RFC 2920; the replies to a group of commands leave in on
 import asyncio
 import re
 from collections.abc import Callable
-from typing import cast
+from typing import ClassVar, cast
 
 from orchestrator.agents.content import Content
 from orchestrator.agents.contract import SinkSettings
@@ -22,6 +22,7 @@ MOST_RECIPIENTS = 100
 _PATH = rb"<(?:@[^:<> ]*:)?([^<>\s]*)>((?: [^ ]+)*) *"
 _MAIL = re.compile(rb"MAIL FROM: ?" + _PATH, re.IGNORECASE)
 _RCPT = re.compile(rb"RCPT TO: ?" + _PATH, re.IGNORECASE)
+_VERB_ENDS = (b"", b" ")
 _BODY = (b"BODY=7BIT", b"BODY=8BITMIME")
 _EARLY_MS = 1
 """The event loop's timers count whole milliseconds, rounded down: one more, and no reply is too early."""
@@ -61,9 +62,12 @@ class Reception:
     def behave(self, settings: SinkSettings) -> None:
         """Change how the sink behaves, from the next command on."""
         self.settings = settings
-        self.capabilities = b"250-%b\r\n250-PIPELINING\r\n250-SIZE %d\r\n250-8BITMIME\r\n250 ENHANCEDSTATUSCODES\r\n" % (
-            HOST,
-            settings.max_size,
+        self.capabilities = (
+            b"250-%b\r\n250-PIPELINING\r\n250-SIZE %d\r\n250-8BITMIME\r\n250 ENHANCEDSTATUSCODES\r\n"
+            % (
+                HOST,
+                settings.max_size,
+            )
         )
 
 
@@ -148,7 +152,7 @@ class Session(asyncio.Protocol):
                 self._overlong = False
                 replies.append(_TOO_LONG)
                 continue
-            answer = _COMMANDS.get(line[:4].upper())
+            answer = self._COMMANDS.get(line[:4].upper())
             reply = answer(self, line) if answer is not None and line[4:5] in _VERB_ENDS else _UNKNOWN
             replies.append(reply)
             if reply is _DATA_OK:
@@ -268,16 +272,14 @@ class Session(asyncio.Protocol):
     def _quit(self, line: bytes) -> bytes:
         return _SYNTAX if line[4:].strip() else _BYE
 
-
-_VERB_ENDS = (b"", b" ")
-_COMMANDS: dict[bytes, Callable[[Session, bytes], bytes]] = {
-    b"EHLO": Session._ehlo,
-    b"HELO": Session._helo,
-    b"MAIL": Session._mail,
-    b"RCPT": Session._rcpt,
-    b"DATA": Session._data,
-    b"RSET": Session._rset,
-    b"NOOP": Session._noop,
-    b"VRFY": Session._vrfy,
-    b"QUIT": Session._quit,
-}
+    _COMMANDS: ClassVar[dict[bytes, Callable[["Session", bytes], bytes]]] = {
+        b"EHLO": _ehlo,
+        b"HELO": _helo,
+        b"MAIL": _mail,
+        b"RCPT": _rcpt,
+        b"DATA": _data,
+        b"RSET": _rset,
+        b"NOOP": _noop,
+        b"VRFY": _vrfy,
+        b"QUIT": _quit,
+    }

@@ -10,13 +10,11 @@ whose mail arrives, ``{"complete": RUN}`` when as many have arrived as ``control
 
 import argparse
 import asyncio
-import gc
 import json
 import os
 import resource
 import signal
 import socket
-from contextlib import suppress
 from functools import partial
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -24,9 +22,10 @@ from typing import Any
 
 import uvloop
 
-from orchestrator.agents.control import SOCKET
 from orchestrator.agents.contract import SinkSettings
+from orchestrator.agents.control import SOCKET
 from orchestrator.agents.ledger import Books
+from orchestrator.agents.output import say
 from orchestrator.agents.session import Reception, Session
 
 TICK_S = 1.0
@@ -54,13 +53,19 @@ def listen(host: str, port: int, backlog: int) -> socket.socket:
         opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     opened.bind((host, port))
     opened.listen(backlog)
-    opened.setblocking(False)
+    opened.setblocking(False)  # noqa: FBT003  the library's signature
     return opened
 
 
-def say(line: dict[str, Any]) -> None:
-    """Print one JSON line at once."""
-    print(json.dumps(line), flush=True)
+def listen_locally(path: Path) -> socket.socket:
+    """Open the control socket, for this user only, in place of one that a killed sink has left."""
+    path.unlink(missing_ok=True)
+    opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    opened.bind(str(path))
+    path.chmod(0o600)
+    opened.listen()
+    opened.setblocking(False)  # noqa: FBT003
+    return opened
 
 
 class Control(asyncio.Protocol):
@@ -80,7 +85,7 @@ class Control(asyncio.Protocol):
         if b"\n" not in data and len(self._request) <= _CONTROL_LIMIT:
             return
         try:
-            answer = {"ok": obey(self._reception, json.loads(self._request))}
+            answer: dict[str, object] = {"ok": obey(self._reception, json.loads(self._request))}
         except (ValueError, TypeError, KeyError) as error:
             answer = {"error": str(error)}
         self._transport.write(json.dumps(answer).encode() + b"\n")  # type: ignore[attr-defined]
@@ -131,10 +136,7 @@ async def serve(reception: Reception, hosts: list[str], port: int, control: Path
         opened = listen(host, port, backlog)
         port = opened.getsockname()[1]
         await loop.create_server(partial(Session, reception), sock=opened, backlog=backlog)
-    with suppress(FileNotFoundError):
-        control.unlink()  # of a sink that was killed
-    await loop.create_unix_server(partial(Control, reception), str(control))
-    control.chmod(0o600)
+    await loop.create_unix_server(partial(Control, reception), sock=listen_locally(control))
     say({"event": "listening", "port": port, "addresses": hosts})
     return port
 
@@ -156,9 +158,7 @@ async def run(reception: Reception, hosts: list[str], port: int, control: Path, 
         loop.add_signal_handler(number, ended.set)
     await serve(reception, hosts, port, control, backlog)
     tick(reception)
-    gc.freeze()
     await ended.wait()
-    control.unlink(missing_ok=True)
     os._exit(0)  # at once, and not after ten thousand connections have been closed one by one
 
 

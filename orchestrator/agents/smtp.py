@@ -6,8 +6,9 @@ With PIPELINING (RFC 2920) MAIL, RCPT and DATA leave in one write, and QUIT goes
 import asyncio
 import re
 import time
+from collections.abc import Callable
 from enum import IntEnum, auto
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from orchestrator.agents.wire import Composer
 
@@ -23,6 +24,7 @@ _HELO = b"HELO load.test\r\n"
 _DATA = b"DATA\r\n"
 _RSET = b"RSET\r\n"
 _QUIT = b"QUIT\r\n"
+_KINDS = (b"2", b"3", b"4", b"5")
 _ENHANCED = re.compile(rb"\d{3}[ -](\d\.\d{1,3}\.\d{1,3})\b")
 
 
@@ -64,19 +66,22 @@ class Driver(Protocol):
         ...
 
     def ready(self, connection: "Connection", now: int) -> None:
-        """EHLO has been answered."""
+        """Count a connection whose EHLO has been answered."""
         ...
 
     def accepted(self, seq: int, due: int, sent: int, now: int) -> None:
-        """The end of a message was answered with 250."""
+        """Count a message whose end was answered with 250."""
         ...
 
     def failed(self, seq: int, cause: str, *, unresolved: bool) -> None:
-        """A message was not accepted; ``unresolved``: it was written, the reply never came."""
+        """Count a message that was not accepted; ``unresolved``: it was written, the reply never came."""
         ...
 
     def closed(self, connection: "Connection", cause: str | None, *, fruitless: bool) -> None:
-        """A connection is gone; ``cause``: why it never got ready; ``fruitless``: no message was accepted over it."""
+        """Take leave of a connection.
+
+        ``cause`` says why it never got ready, ``fruitless`` that no message was accepted over it.
+        """
         ...
 
 
@@ -84,8 +89,8 @@ class Connection(asyncio.Protocol):
     """One connection, from connect() to its end."""
 
     __slots__ = (
-        "_cause", "_domain", "_driver", "_due", "_fruitless", "_partial", "_pipelining", "_quit_sent", "_refusal", "_sent", "_seq",
-        "_transport", "budget", "first", "since", "state", "stop", "opened",
+        "_cause", "_domain", "_driver", "_due", "_fruitless", "_partial", "_pipelining", "_quit_sent", "_refusal",
+        "_sent", "_seq", "_transport", "budget", "first", "opened", "since", "state", "stop",
     )  # fmt: skip
 
     def __init__(self, driver: Driver, *, budget: int, first: int = 0, stop: int = 0) -> None:
@@ -203,45 +208,45 @@ class Connection(asyncio.Protocol):
 
     def _reply(self, line: bytes, now: int) -> None:
         """Act on the last line of a reply."""
-        state = self.state
-        kind = line[:1]
-        if kind not in _KINDS or not line[:3].isdigit():
+        if line[:1] not in _KINDS or not line[:3].isdigit():
             self.give_up("malformed reply")
-        elif state is State.CONTENT:
-            seq, self._seq = self._seq, -1
-            if kind == b"2":
-                self._fruitless = False
-                self._driver.accepted(seq, self._due, self._sent, now)
-            else:
-                self._driver.failed(seq, cause_of(line), unresolved=False)
-            if line[:3] == b"421":
-                self.give_up(cause_of(line))
-            else:
-                self.go(now)
-        elif state in _ENVELOPE:
-            self._envelope_reply(line, now)
-        elif state is State.EHLO and kind == b"5":
-            self._write(_HELO, State.HELO, now)
-        elif state is State.DISCARD and line[:3] != b"421":
-            self._reset(now)
-        elif state is State.GREETING and kind == b"2":
+        elif line[:3] == b"421" and self.state is not State.CONTENT:
+            self.give_up(cause_of(line))
+        else:
+            self._ON_REPLY[self.state](self, line, now)
+
+    def _on_greeting(self, line: bytes, now: int) -> None:
+        if line[:1] == b"2":
             self._write(_EHLO, State.EHLO, now)
-        elif state in _HELLO and kind == b"2":
-            if line[4:].upper() == b"PIPELINING":
-                self._pipelining = True
-            self._driver.ready(self, now)
-            self.go(now)
-        elif state is State.RSET and kind == b"2":
-            self.go(now)
-        elif state is not State.QUIT:  # after 221 the server closes
+        else:
             self.give_up(cause_of(line))
 
-    def _envelope_reply(self, line: bytes, now: int) -> None:
-        """Act on a reply to MAIL, RCPT or DATA; of a pipelined group, every one comes."""
-        composer = self._driver.composer
+    def _on_hello(self, line: bytes, now: int) -> None:
+        if line[:1] == b"2":
+            self._pipelining |= line[4:].upper() == b"PIPELINING"
+            self._driver.ready(self, now)
+            self.go(now)
+        elif self.state is State.EHLO:
+            self._write(_HELO, State.HELO, now)
+        else:
+            self.give_up(cause_of(line))
+
+    def _on_content(self, line: bytes, now: int) -> None:
+        seq, self._seq = self._seq, -1
+        if line[:1] == b"2":
+            self._fruitless = False
+            self._driver.accepted(seq, self._due, self._sent, now)
+        else:
+            self._driver.failed(seq, cause_of(line), unresolved=False)
         if line[:3] == b"421":
             self.give_up(cause_of(line))
-        elif self.state is State.DATA and line[:1] == b"3":
+        else:
+            self.go(now)
+
+    def _on_envelope(self, line: bytes, now: int) -> None:
+        """Act on a reply to MAIL, RCPT or DATA; of a pipelined group, every one comes."""
+        composer = self._driver.composer
+        if self.state is State.DATA and line[:1] == b"3":
             if self._refusal is not None:
                 self._write(b".\r\n", State.DISCARD, now)  # RFC 2920, 3.1: it took DATA for no recipient
                 return
@@ -263,6 +268,37 @@ class Connection(asyncio.Protocol):
         else:
             self._write(_DATA, State.DATA, now)
 
+    def _on_discard(self, line: bytes, now: int) -> None:  # noqa: ARG002  whatever it says
+        self._reset(now)
+
+    def _on_reset(self, line: bytes, now: int) -> None:
+        if line[:1] == b"2":
+            self.go(now)
+        else:
+            self.give_up(cause_of(line))
+
+    def _on_quit(self, line: bytes, now: int) -> None:
+        """Wait on: after 221 the server closes."""
+
+    def _on_surprise(self, line: bytes, now: int) -> None:  # noqa: ARG002
+        """Give up a connection that says something unasked."""
+        self.give_up(cause_of(line))
+
+    _ON_REPLY: ClassVar[dict[State, Callable[["Connection", bytes, int], None]]] = {
+        State.CONNECT: _on_surprise,
+        State.GREETING: _on_greeting,
+        State.EHLO: _on_hello,
+        State.HELO: _on_hello,
+        State.IDLE: _on_surprise,
+        State.MAIL: _on_envelope,
+        State.RCPT: _on_envelope,
+        State.DATA: _on_envelope,
+        State.CONTENT: _on_content,
+        State.DISCARD: _on_discard,
+        State.RSET: _on_reset,
+        State.QUIT: _on_quit,
+    }
+
     def _reset(self, now: int) -> None:
         """Give the message up, not the connection."""
         seq, self._seq = self._seq, -1
@@ -275,8 +311,3 @@ def cause_of(line: bytes) -> str:
     code = line[:3].decode("ascii", "replace")
     enhanced = _ENHANCED.match(line)
     return code if enhanced is None else f"{code} {enhanced[1].decode('ascii')}"
-
-
-_KINDS = (b"2", b"3", b"4", b"5")
-_ENVELOPE = (State.MAIL, State.RCPT, State.DATA)
-_HELLO = (State.EHLO, State.HELO)

@@ -28,19 +28,20 @@ MIN_BODY = 2
 MAX_BODY = 50 * 1024 * 1024
 
 _STAMP = re.compile(
-    rb"\r\nX-Testbed: run=([0-9a-f]{8}) seq=(\d{1,9}) due=(\d{1,19}) sent=(\d{1,19}) len=(\d{1,9}) crc=([0-9a-f]{8})\r\n"
+    rb"\r\nX-Testbed: run=([0-9a-f]{8}) seq=(\d{1,9}) due=(\d{1,19}) sent=(\d{1,19})"
+    rb" len=(\d{1,9}) crc=([0-9a-f]{8})\r\n"
 )
-_LINES = (
+_PLAIN = (
     b"The quick brown fox jumps over the lazy dog, and the relay takes it along.",
-    b".",
     b"0123456789 abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ 0123456789",
     b"A line as people write it: neither long nor short, with a full stop at its end.",
-    b"..",
-    b"",
-    b"Mail is text (RFC 5322): lines of at most 78 characters, each closed with CRLF",
-    b".a line that begins with a dot goes out with two, and arrives with one again",
+    b"Mail is text (RFC 5322): lines of at most 78 characters, each closed with CRLF.",
     b"Sphinx of black quartz, judge my vow; pack my box with five dozen liquor jugs.",
-    b"...and so on",
+)
+_LINES = (
+    *(*_PLAIN, b"."),
+    *(*_PLAIN, b".a line that begins with a dot goes out with two, and arrives with one again"),
+    *(*_PLAIN, b"", b".."),
 )
 """Lines with dots where transparency (RFC 5321, 4.5.2) has to work."""
 
@@ -122,3 +123,8 @@ class Composer:
             self._date = formatdate().encode()
         length_crc, body = self._bodies[self._sizes[seq % len(self._sizes)]]
         return self._fields % (seq, due, sent, length_crc, self._domains[domain], seq, self._date, seq, body)
+
+    def letter(self, seq: int, domain: int, due: int, sent: int) -> bytes:
+        """Return the same message as a mail program has it: without doubled dots, without the end of the data."""
+        content = self.content(seq, domain, due, sent)
+        return (b"\r\n" + content[: 2 - len(END)]).replace(b"\r\n.", b"\r\n")[2:]

@@ -1,0 +1,16 @@
+"""What an agent prints: JSON lines for the orchestrator, plain sentences for whoever reads its errors."""
+
+import json
+import sys
+from collections.abc import Mapping
+
+
+def say(line: Mapping[str, object]) -> None:
+    """Print one JSON line on standard output, at once."""
+    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.flush()
+
+
+def complain(text: str) -> None:
+    """Print a line on standard error."""
+    sys.stderr.write(text.strip() + "\n")
