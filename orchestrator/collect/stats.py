@@ -4,8 +4,12 @@ Source: Docker Engine API 1.41, ``GET /containers/{id}/stats``; the kernel's cgr
 """
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from itertools import islice
 from typing import Any
+
+from orchestrator.engine import Engine
 
 Point = dict[str, float | int | str | None]
 
@@ -87,3 +91,30 @@ def _sum(parts: Sequence[Mapping[str, Any]], key: str) -> int | None:
 def _blocks(entries: Sequence[Mapping[str, Any]], operation: str) -> int | None:
     """Sum over devices; cgroup v1 says ``Read``, v2 says ``read``."""
     return sum(e["value"] for e in entries if str(e.get("op", "")).lower() == operation) if entries else None
+
+
+def rates(engine: Engine, nodes: Mapping[str, str]) -> dict[str, dict[str, float]]:
+    """Return what containers use now, measured over one second: node -> name of the figure -> value.
+
+    ``cores`` of CPU, ``memory_b``, ``rx_b_per_s``, ``tx_b_per_s``, ``pids``.
+    """
+
+    def use(name: str) -> dict[str, float]:
+        readings = (point(name, raw) for raw in engine.stats(nodes[name]))
+        first, last = islice((r for r in readings if r and r["cpu_s"] is not None), 2)
+        seconds = _figure(last["t"]) - _figure(first["t"])
+        grown = {key: (_figure(last[key]) - _figure(first[key])) / seconds for key in ("cpu_s", "rx_b", "tx_b")}
+        return {
+            "cores": grown["cpu_s"],
+            "memory_b": _figure(last["memory_b"]),
+            "rx_b_per_s": grown["rx_b"],
+            "tx_b_per_s": grown["tx_b"],
+            "pids": _figure(last["pids"]),
+        }
+
+    with ThreadPoolExecutor(max(1, len(nodes))) as pool:
+        return dict(zip(nodes, pool.map(use, nodes), strict=True))
+
+
+def _figure(value: float | str | None) -> float:
+    return float(value or 0)

@@ -57,7 +57,8 @@ def summarize(measured: Measurements) -> Summary:
 
 def percentiles(latency: Latency) -> dict[str, float]:
     """Return count, and mean, percentiles and maximum in milliseconds."""
-    values = {"mean": latency.mean, **{n: latency.at(p) for n, p in PERCENTILES.items()}, "max": latency.max}
+    at = zip(PERCENTILES, latency.at_each(list(PERCENTILES.values())), strict=True)
+    values = {"mean": latency.mean, **dict(at), "max": latency.max}
     return {"count": latency.count, **{name: round(value * 1e3, 3) for name, value in values.items()}}
 
 

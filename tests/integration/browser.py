@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -61,6 +60,8 @@ class Browser:
         self._buffer = b""
         self._number = 0
         self._session: str | None = None
+        self._scripts = scripts
+        self._loaded = False
         targets = self.call("Target.getTargets")["targetInfos"]
         page = next(t["targetId"] for t in targets if t["type"] == "page")
         self._session = self.call("Target.attachToTarget", targetId=page, flatten=True)["sessionId"]
@@ -98,25 +99,23 @@ class Browser:
                 return answer["result"]
             self._note(answer)
 
-    def open(self, page: Path, ready: str = "document.documentElement.dataset.drawn") -> None:
-        """Open a local file and wait until the expression ``ready`` is true in it."""
+    def open(self, page: Path) -> None:
+        """Open a local file and wait until it is loaded and, unless scripts are off, its pictures are drawn."""
+        self._loaded = False
         self.call("Page.navigate", url=page.as_uri())
-        self.wait(f"location.protocol === 'file:' && document.readyState === 'complete' && ({ready})")
+        while not self._loaded:
+            self._note(self._next())
+        if self._scripts:
+            self.wait("document.documentElement.dataset.drawn")
 
     def wait(self, expression: str) -> None:
         """Wait until an expression is true in the page."""
-        script = (
-            "new Promise(done => { const look = () => { let ok = false; try { ok = !!(" + expression + "); } catch {}"
-            " ok ? done(true) : requestAnimationFrame(look); }; look(); })"
-        )
-        deadline = time.monotonic() + TIMEOUT_S
-        while time.monotonic() < deadline:
-            try:
-                self.call("Runtime.evaluate", expression=script, awaitPromise=True, timeout=TIMEOUT_S * 1e3)
-            except RuntimeError:  # the page was left while the promise was open
-                continue
-            return
-        raise TimeoutError(f"{expression} did not become true in {TIMEOUT_S:g} s; console: {self.console}")
+        look = f"let ok = false; try {{ ok = !!({expression}); }} catch {{}} ok ? done(true) : requestAnimationFrame(look);"
+        limit = f"setTimeout(() => done(false), {TIMEOUT_S * 1e3});"
+        script = f"new Promise(done => {{ {limit} const look = () => {{ {look} }}; look(); }})"
+        answer = self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        if answer["result"].get("value") is not True:
+            raise TimeoutError(f"{expression} is not true after {TIMEOUT_S:g} s; console: {self.console}")
 
     def value(self, expression: str) -> Any:
         """Return the value of an expression in the page."""
@@ -155,5 +154,7 @@ class Browser:
                 self.console.append(" ".join(str(a.get("value", a.get("description"))) for a in params["args"]))
             case "Log.entryAdded" if params["entry"]["level"] in {"error", "warning"}:
                 self.console.append(params["entry"]["text"])
+            case "Page.loadEventFired":
+                self._loaded = True
             case "Network.requestWillBeSent":
                 self.requests.append(params["request"]["url"])

@@ -138,7 +138,8 @@ def _reports(
         f"{name}-sink",
         SinkReport(
             run=run, delivered=len(arrived), duplicated=0, corrupted=0, misrouted=0, foreign=1,
-            bytes=2310 * len(arrived), connections=len(arrived), domains=min(domains, len(arrived)), first=min(arrived), last=max(arrived),
+            bytes=2310 * len(arrived), connections=len(arrived), domains=min(domains, len(arrived)),
+            first=min(arrived), last=max(arrived),
             cpu_s=0.2e-3 * len(arrived), memory_b=61_000_000, transit=histogram(transit),
             age=histogram(t * 1.01 for t in transit), delivered_set=bitmap(numbers),
         ).to_dict(),
@@ -184,7 +185,7 @@ def _ticks(rundir: RunDir, name: str, sent: list[float], arrived: list[float], c
 def _stats(rundir: RunDir, rng: random.Random, phases: list[dict[str, Any]], hostile: str) -> None:
     cpu = dict.fromkeys(IDLE, 0.0)
     end = phases[-1]["end"] + 2
-    with rundir.write_series("stats") as stats:
+    with (rundir.path / "series" / "stats.jsonl").open("w") as stats:
         t = BEGAN
         while t < end:
             at = next((p["name"] for p in phases if p["start"] <= t < p["end"]), "")

@@ -1,0 +1,164 @@
+"""Reading a run directory: accounting, rates, latencies, use, and what is missing."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator.measurements import Latency, Measurements, Phase, bitmap, lowest
+from orchestrator.rundir import RunDir
+from tests.unit import factory
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    return factory.make_run(tmp_path_factory.mktemp("kept"), domains=64, carries=200, seconds=4, lose={7, 300})
+
+
+@pytest.fixture
+def rundir(kept: RunDir, tmp_path: Path) -> RunDir:
+    """A copy that a test may damage."""
+    return RunDir(Path(shutil.copytree(kept.path, tmp_path / "run")))
+
+
+def write(rundir: RunDir, readings: list[dict[str, Any]]) -> None:
+    lines = "".join(json.dumps(reading) + "\n" for reading in readings)
+    (rundir.path / "series" / "stats.jsonl").write_text(lines)
+
+
+@given(st.sets(st.integers(min_value=0, max_value=5000)))
+def test_a_set_of_numbers_survives_the_journey(numbers: set[int]) -> None:
+    read = bitmap(factory.bitmap(numbers))
+    assert read.bit_count() == len(numbers)
+    assert lowest(read, 10) == sorted(numbers)[:10]
+
+
+def test_a_damaged_set_is_refused() -> None:
+    with pytest.raises(ValueError, match="set of numbers"):
+        bitmap("aGFsbG8=")
+
+
+@settings(max_examples=15)
+@given(st.lists(st.floats(min_value=1e-6, max_value=60), min_size=1, max_size=50))
+def test_percentiles_are_right_to_three_digits(values: list[float]) -> None:
+    latency = Latency.decode(factory.histogram(values))
+    assert latency is not None
+    assert latency.count == len(values)
+    assert latency.max == pytest.approx(max(values), rel=2e-3, abs=1.1e-6)
+    assert latency.at_each([50.0, 99.0]) == [latency.at(50), latency.at(99)]
+    assert latency.mean == pytest.approx(sum(values) / len(values), rel=2e-3, abs=1.1e-6)
+    assert latency.at(50) <= latency.at(99) <= latency.at(100)
+
+
+def test_an_empty_histogram_is_no_latency() -> None:
+    assert Latency.decode(factory.histogram([])) is None
+
+
+def test_lost_messages_are_found_by_number(kept: RunDir) -> None:
+    account = Measurements.read(kept).accounting("relay")
+    assert account is not None
+    assert (account.lost, account.lost_examples) == (2, (7, 300))
+    assert account.delivered == account.accepted - 2
+    assert account.unaccepted == account.duplicated == account.refused == 0
+
+
+def test_unresolved_messages_are_neither_lost_nor_unaccepted(rundir: RunDir) -> None:
+    load, sink = rundir.result("relay-load"), rundir.result("relay-sink")
+    assert load
+    assert sink
+    load |= {"accepted": 3, "failed": {"timeout": 2, "554": 1}, "unresolved": 2, "offered": 6}
+    load |= {"accepted_set": factory.bitmap({0, 1, 2}), "unresolved_set": factory.bitmap({3, 4})}
+    rundir.save_result("relay-load", load)
+    rundir.save_result("relay-sink", sink | {"delivered": 5, "delivered_set": factory.bitmap({0, 1, 2, 3, 5})})
+    account = Measurements.read(rundir).accounting("relay")
+    assert account is not None
+    assert (account.refused, account.unresolved, account.lost, account.unaccepted) == (3, 2, 0, 1)
+
+
+def test_the_subject_is_the_load_that_is_no_calibration(kept: RunDir) -> None:
+    measured = Measurements.read(kept)
+    assert measured.subject == "relay"
+    assert measured.calibrations == ["calibration", "calibration-single"]
+    assert [p.name for p in measured.phases] == ["calibration", "calibration-single", "relay", "drain"]
+
+
+def test_rates_are_those_of_the_run(kept: RunDir) -> None:
+    measured = Measurements.read(kept)
+    assert measured.accepted_per_s("calibration") == pytest.approx(9400, rel=0.02)
+    assert measured.delivered_per_s("relay") == pytest.approx(200, rel=0.1)
+    relay = measured.phase("relay")
+    assert relay is not None
+    assert relay.end is not None
+    for counter, rate in (("offered", 212), ("accepted", 212), ("delivered", 200)):
+        series = measured.ticks_per_s(counter)
+        inside = [v for t, v in zip(series.t, series.values, strict=True) if relay.start < t <= relay.end and v]
+        assert sum(inside) / len(inside) == pytest.approx(rate, rel=0.15), counter
+        assert None in series.values, "two loads are apart"
+
+
+def test_cpu_of_a_phase_is_the_growth_of_the_counter(kept: RunDir) -> None:
+    measured = Measurements.read(kept)
+    relay = measured.phase("relay")
+    assert relay is not None
+    use = measured.use("relay", relay)
+    assert use is not None
+    assert use.cores == pytest.approx(factory.LOADED["relay"], rel=0.4)
+    assert use.cpu_s == pytest.approx(use.cores * use.seconds)
+    whole = measured.use("relay", Phase(name="all", start=0, end=None))
+    assert whole is not None
+    last = [p["cpu_s"] for p in kept.series("stats") if p["node"] == "relay"]
+    assert whole.cpu_s == pytest.approx(last[-1] - last[0])
+    assert whole.memory_b == max(p["memory_b"] for p in kept.series("stats") if p["node"] == "relay")
+    assert measured.nodes == ["dns", "relay", "sink", "load"], "in the order of the bed"
+
+
+def test_a_phase_without_readings_has_no_use(kept: RunDir) -> None:
+    measured = Measurements.read(kept)
+    assert measured.use("relay", Phase(name="later", start=2e9, end=2e9 + 10)) is None
+    assert measured.use("nobody", Phase(name="all", start=0, end=None)) is None
+
+
+def test_a_counter_that_went_back_is_a_gap(rundir: RunDir) -> None:
+    points: list[dict[str, Any]] = [
+        {"t": float(t), "node": "relay", "cpu_s": cpu} for t, cpu in enumerate((1.0, 2.0, 0.5, None, 1.0, 1.5))
+    ]
+    write(rundir, points)
+    assert list(Measurements.read(rundir).cores("relay").values) == [1.0, None, None, None, 0.5]
+
+
+def test_readings_close_together_are_taken_as_one(rundir: RunDir) -> None:
+    points = [{"t": t, "node": "relay", "cpu_s": t} for t in (0.0, 1.0, 1.001, 1.002, 2.0)]
+    write(rundir, points)
+    cores = Measurements.read(rundir).cores("relay")
+    assert (list(cores.t), list(cores.values)) == ([1.0, 2.0], [1.0, 1.0])
+
+
+def test_an_empty_run_measured_nothing_and_says_so(tmp_path: Path) -> None:
+    measured = Measurements.read(RunDir.create(tmp_path, "relay-throughput"))
+    assert measured.subject is None
+    assert measured.calibrations == measured.nodes == []
+    assert measured.accounting("relay") is measured.span("relay") is measured.phase("relay") is None
+    assert measured.accepted_per_s("relay") is measured.delivered_per_s("relay") is None
+    assert measured.hops is None
+    assert measured.latency("relay") == {}
+    assert not measured.ticks_per_s("offered")
+    assert not measured.cores("relay")
+
+
+@pytest.mark.parametrize("missing", ["relay-load", "relay-sink"])
+def test_half_an_account_is_none(rundir: RunDir, missing: str) -> None:
+    (rundir.path / "results" / f"{missing}.json").unlink()
+    measured = Measurements.read(rundir)
+    assert measured.accounting("relay") is None
+    assert measured.delivered_per_s("relay") is None
+    assert measured.subject == "relay"
+
+
+def test_streams_that_broke_are_named(rundir: RunDir) -> None:
+    with rundir.write_series("recorder") as series:
+        series.write(json.dumps({"t": 1.0, "stream": "logs of relay", "error": "ConnectionError: gone"}) + "\n")
+    assert Measurements.read(rundir).faults == ("logs of relay: ConnectionError: gone",)

@@ -1,0 +1,249 @@
+"""The report of a run: terminal, JSON, page, pictures."""
+
+import json
+import re
+import shutil
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from orchestrator.measurements import Measurements
+from orchestrator.report import html, terminal
+from orchestrator.report.charts import POINTS, charts
+from orchestrator.report.summary import best_figure, figure, number
+from orchestrator.rundir import RunDir
+from orchestrator.scenarios import Outcome
+from tests.unit import factory
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\x1b]0;pwned\x07[bold]"
+
+
+@pytest.fixture(scope="module")
+def rundir(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    return factory.make_run(tmp_path_factory.mktemp("run"), domains=64, carries=100, seconds=4)
+
+
+@pytest.fixture(scope="module")
+def page(rundir: RunDir) -> str:
+    return html.render(Measurements.read(rundir))
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    parent = tmp_path_factory.mktemp("hostile")
+    return factory.make_run(
+        parent, domains=4, carries=50, seconds=2, outcome=Outcome.REFUTED, lose={3}, hostile=HOSTILE
+    )
+
+
+def shown(rundir: RunDir, width: int = 80, *, colour: bool = False) -> str:
+    console = Console(width=width, highlight=False, force_terminal=colour, color_system="truecolor" if colour else None)
+    with console.capture() as captured:
+        terminal.show(rundir, console)
+    return captured.get()
+
+
+class Elements(HTMLParser):
+    """The tags of a page, with the attributes and text that matter here."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def test_the_terminal_says_the_answer_first_and_in_words(rundir: RunDir) -> None:
+    text = shown(rundir)
+    assert text.lstrip().startswith("CONFIRMED  The relay carries")
+    for heading in ("Figures", "Throughput", "Latency of relay", "Accounting", "Nodes", "Evidence"):
+        assert f"\n{heading}" in text
+    assert "\x1b" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    words = " ".join(text.split())
+    assert "harness CPU not measured" in words
+    assert re.search(r"unknown\s+CPU of the sink", text)
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_the_terminal_fits_any_width(rundir: RunDir, width: int) -> None:
+    assert max(map(len, shown(rundir, width).splitlines())) <= width
+
+
+def test_a_terminal_gets_colour_and_the_same_words(rundir: RunDir) -> None:
+    coloured = shown(rundir, colour=True)
+    assert "\x1b[" in coloured
+    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == shown(rundir)
+
+
+def test_text_of_others_cannot_steer_the_terminal(hostile: RunDir) -> None:
+    text = shown(hostile, 300)
+    assert "\x1b" not in text
+    assert "\x07" not in text
+    assert "[bold]" in text, "it is text, not markup"
+    assert "REFUTED" in text
+    assert "note: instrument-bound" in text
+    assert re.search(r"FAILS\s+lost\s+1", text)
+
+
+def test_the_summary_is_json_and_holds_the_figures(rundir: RunDir) -> None:
+    run = json.loads(json.dumps(terminal.summary(rundir)))
+    assert run["subject"] == "relay"
+    assert run["throughput"]["relay"]["delivered_per_min"] == pytest.approx(6000, rel=0.1)
+    assert run["latency_ms"]["relay"]["service"]["p50"] == pytest.approx(37, rel=0.15)
+    assert run["accounting"]["relay"]["lost"] == 0
+    assert run["nodes"]["relay"]["cpu_ms_per_message"] == pytest.approx(14, rel=0.5)
+    assert run["nodes"]["relay"]["memory_b"] > 100e6
+    assert run["verdict"]["outcome"] == "CONFIRMED"
+
+
+def test_a_run_that_broke_off_is_shown_with_its_error(tmp_path: Path) -> None:
+    rundir = RunDir.create(tmp_path, "relay-throughput")
+    error = {"needed": "node relay running", "found": "it ended with status 1\nfatal: [x]", "do": "read logs/"}
+    rundir.save({"scenario": "relay-throughput", "question": "How?", "status": "failed", "error": error})
+    text = shown(rundir)
+    assert "NO VERDICT" in text
+    assert "fatal: [x]" in text
+    page = html.render(Measurements.read(rundir))
+    assert "NO VERDICT" in page
+    assert "fatal: [x]" in page
+    assert '<script type="application/json" id="pictures">{}</script>' in page
+
+
+def test_a_created_run_can_be_shown_too(tmp_path: Path) -> None:
+    rundir = RunDir.create(tmp_path, "relay-throughput")
+    assert "NO VERDICT" in shown(rundir)
+    assert "NO VERDICT" in html.render(Measurements.read(rundir))
+
+
+def test_the_page_is_written_in_time_and_is_small(rundir: RunDir) -> None:
+    began = time.perf_counter()
+    path = html.write(rundir)
+    assert time.perf_counter() - began < 2
+    assert path.stat().st_size < 3e6
+    assert [p.name for p in rundir.path.glob("report*")] == ["report.html"]
+    assert terminal.summary(rundir)["report"] == str(path)
+
+
+def test_the_page_asks_for_nothing(page: str) -> None:
+    tags = Elements(page).tags
+    loading = {"src", "srcset", "href", "data", "action", "poster", "background"}
+    assert [(tag, attributes) for tag, attributes in tags if loading & attributes.keys()] == []
+    assert {tag for tag, _ in tags}.isdisjoint({"link", "img", "iframe", "object", "embed", "base", "form"})
+    style = page[page.index("<style>") : page.index("</style>")]
+    assert "url(" not in style
+    assert "@import" not in style
+    policy = next(a["content"] for tag, a in tags if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+
+
+def test_every_picture_has_words_and_a_table(rundir: RunDir, page: str) -> None:
+    drawn = charts(Measurements.read(rundir))
+    assert {"throughput", "cpu", "memory", "latency"} <= {chart.id for chart in drawn}
+    tags = Elements(page).tags
+    pictures = {a["id"]: a for tag, a in tags if a.get("role") == "img"}
+    assert set(pictures) == {f"chart-{chart.id}" for chart in drawn}
+    for chart in drawn:
+        assert chart.says
+        assert chart.rows
+        assert chart.title in (pictures[f"chart-{chart.id}"]["aria-label"] or "")
+        assert all(len(row) == len(chart.head) for row in chart.rows)
+    assert sum(tag == "figure" for tag, _ in tags) == len(drawn)
+    assert all("scope" in attributes for tag, attributes in tags if tag == "th")
+
+
+def test_the_pictures_are_valid_plotly_figures(rundir: RunDir) -> None:
+    css = (html.TEMPLATES / "report.css").read_text()
+
+    def painted(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: painted(v) for k, v in value.items()}
+        if isinstance(value, list):
+            return [painted(v) for v in value]
+        if isinstance(value, str) and value.startswith("--"):
+            assert css.count(f"{value}:") == 2, f"{value} for light and dark"
+            return "#123456"
+        return value
+
+    for chart in charts(Measurements.read(rundir)):
+        go.Figure(painted(chart.figure))
+
+
+def test_pictures_show_what_was_measured(rundir: RunDir) -> None:
+    measured = Measurements.read(rundir)
+    drawn = {chart.id: chart for chart in charts(measured)}
+    lines = {line["name"]: line for line in drawn["throughput"].figure["data"]}
+    shown_rates = [v for v in lines["delivered"]["y"] if v is not None]
+    assert max(shown_rates) < 200, "calibrations, at 9,400 a second, are named and not drawn"
+    assert any("calibration" in note["text"] for note in drawn["throughput"].figure["layout"]["annotations"])
+    relay = next(line for line in drawn["cpu"].figure["data"] if line["name"] == "relay")
+    assert max(v for v in relay["y"] if v is not None) == pytest.approx(1.42, rel=0.1)
+    assert "machine has 2" in json.dumps(drawn["cpu"].figure)
+    service = drawn["latency"].figure["data"][1]
+    assert service["y"] == sorted(service["y"])
+    assert max(service["x"]) <= measured.latency("relay")["service"].count
+
+
+def test_a_day_of_readings_is_thinned(rundir: RunDir, tmp_path: Path) -> None:
+    long = RunDir(Path(shutil.copytree(rundir.path, tmp_path / "run")))
+    with (long.path / "series" / "stats.jsonl").open("w") as stats:
+        for second in range(10_000):
+            reading = {"t": factory.BEGAN + second, "node": "relay", "cpu_s": second * 0.5, "memory_b": second * 1000}
+            stats.write(json.dumps(reading) + "\n")
+    drawn = {chart.id: chart for chart in charts(Measurements.read(long))}
+    for chart in ("cpu", "memory"):
+        assert len(drawn[chart].figure["data"][0]["x"]) <= POINTS
+    assert max(drawn["memory"].figure["data"][0]["y"]) == pytest.approx(9.999), "a peak is not averaged"
+    assert drawn["cpu"].figure["layout"]["xaxis"]["title"]["text"] == "minutes since the start"
+
+
+def test_text_of_others_stays_text_in_the_page(hostile: RunDir) -> None:
+    page = html.render(Measurements.read(hostile))
+    tags = Elements(page).tags
+    assert [tag for tag, _ in tags].count("script") == 3
+    assert not any(name.startswith("on") for _, attributes in tags for name in attributes)
+    assert "alert(1)</script>" not in page
+    assert "<img" not in page
+    names = [line["name"] for c in charts(Measurements.read(hostile)) for line in c.figure["data"]]
+    assert not any("<" in name for name in names), "plotly reads HTML in names"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("relay_messages_per_s", 451.3, ("relay messages", "451", "per second")),
+        ("relay_cpu_ms_per_message", 3.156, ("relay CPU", "3.16", "ms per message")),
+        ("response_p99_ms", 12.345, ("response p99", "12.3", "ms")),
+        ("share_of_ceiling", 0.1451, ("share of ceiling", "14.5", "%")),
+        ("relay_memory_b", 310e6, ("relay memory", "310", "MB")),
+        ("drain_s", 0.0, ("drain", "0", "s")),
+        ("lost", None, ("lost", "not measured", "")),
+    ],
+)
+def test_figures_are_put_in_words(name: str, value: float | None, words: tuple[str, str, str]) -> None:
+    assert figure(name, value) == words
+
+
+def test_the_best_figure_is_one_that_was_measured() -> None:
+    assert best_figure({"figures": {"a_per_s": None, "b_ms": 2.0}}) == ("b", "2.00", "ms")
+    assert best_figure({"figures": {}}) is None
+    assert best_figure(None) is None
+
+
+@given(st.floats(min_value=1e-3, max_value=1e9))
+def test_numbers_keep_three_digits(value: float) -> None:
+    assert float(number(value).replace(",", "")) == pytest.approx(value, rel=6e-3, abs=5.1e-4)
