@@ -22,10 +22,11 @@ from pathlib import Path
 from textwrap import shorten
 from typing import get_args
 
+from orchestrator import services
 from orchestrator.debian import Say, bootstrap
 from orchestrator.engine import Engine
 from orchestrator.errors import EngineFailed, InvalidInput, Problem
-from orchestrator.model import Release
+from orchestrator.model import Bed, Release
 
 LABEL = "testbed.context"
 """Of an image: the digest of the folder that it was built from."""
@@ -121,6 +122,12 @@ def states(engine: Engine, release: str) -> list[State]:
         state = "missing" if facts is None else "current" if facts[LABEL] == digest(image) else "stale"
         found.append(State(tag=name, state=state, size_b=int(facts["size"]) if facts else None))
     return found
+
+
+def of(bed: Bed) -> list[tuple[str, str]]:
+    """Return the images that a bed is made of, the helper included: name, Debian release."""
+    nodes = [(services.service(node.service).image, node.release) for node in bed.nodes.values()]
+    return [("helper", DEFAULT_RELEASE), *dict.fromkeys(nodes)]
 
 
 def ensure(engine: Engine, needed: Iterable[tuple[str, str]], say: Say) -> None:

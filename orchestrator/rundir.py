@@ -80,10 +80,7 @@ class RunDir:
 
     def save_config(self, node: str, files: Mapping[str, bytes]) -> None:
         """Keep the rendered files of a node."""
-        for name, content in files.items():
-            path = self.path / "config" / node / name.lstrip("/")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
+        write_files(self.path / "config" / node, files)
 
     def save_result(self, name: str, data: Mapping[str, Any]) -> None:
         """Keep the report of an agent."""
@@ -119,8 +116,8 @@ class RunDir:
         return sorted(p.name.removesuffix(".log.gz") for p in (self.path / "logs").glob("*.log.gz"))
 
     def write_series(self, name: str) -> IO[str]:
-        """Open a time series for writing, line-buffered."""
-        return (self.path / "series" / f"{name}.jsonl").open("w", encoding="utf-8", buffering=1)
+        """Open a time series to add to it, line-buffered."""
+        return (self.path / "series" / f"{name}.jsonl").open("a", encoding="utf-8", buffering=1)
 
     def series(self, name: str) -> list[dict[str, Any]]:
         """Read a time series; empty when there is none. A last line cut off by a crash is left out."""
@@ -141,6 +138,23 @@ class RunDir:
         except (OSError, ValueError) as error:
             raise InvalidInput("a readable run directory", f"{path}: {error}", "see `testbed runs`") from error
         return data
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write the files of a node, which have absolute paths there, below a folder.
+
+    Raises:
+        InvalidInput: they cannot be written.
+    """
+    try:
+        for name, content in files.items():
+            path = folder / name.lstrip("/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    except OSError as error:
+        raise InvalidInput(
+            f"room for files below {folder}", error.strerror or str(error), "name another place"
+        ) from error
 
 
 def _replace(path: Path, text: str) -> None:

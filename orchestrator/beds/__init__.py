@@ -4,7 +4,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from orchestrator.errors import InvalidInput
-from orchestrator.model import Bed, read_bed
+from orchestrator.model import Bed, checked, read_bed
 
 
 def names() -> list[str]:
@@ -12,15 +12,19 @@ def names() -> list[str]:
     return sorted(Path(f.name).stem for f in files(__name__).iterdir() if f.name.endswith(".yaml"))
 
 
-def bed(name: str) -> Bed:
-    """Return a built-in bed, or the one in the YAML file of this name.
+def bed(name: str, *, domains: int | None = None, parent: str | None = None) -> Bed:
+    """Return a built-in bed, or the one in the YAML file of this name; what is given here stands above it.
 
     Raises:
         InvalidInput: there is neither, or the file is no bed.
     """
     if name in names():
         with as_file(files(__name__) / f"{name}.yaml") as path:
-            return read_bed(path)
-    if "/" in name or name.endswith((".yaml", ".yml")):
-        return read_bed(Path(name))
-    raise InvalidInput("the name of a built-in bed, or a YAML file", repr(name), f"choose one of {', '.join(names())}")
+            found = read_bed(path)
+    elif "/" in name or name.endswith((".yaml", ".yml")):
+        found = read_bed(Path(name))
+    else:
+        choice = f"choose one of {', '.join(names())}"
+        raise InvalidInput("the name of a built-in bed, or a YAML file", repr(name), choice)
+    given = {key: value for key, value in (("domains", domains), ("parent", parent)) if value is not None}
+    return checked(Bed, {**found.model_dump(), **given}, f"bed {name}")

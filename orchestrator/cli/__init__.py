@@ -1,5 +1,7 @@
 """The command line: parse, call, print, exit code. Heavy imports stand inside the commands, so that --help is quick."""
 
+from collections.abc import Callable
+
 import typer
 
 from orchestrator.cli import beds, inspection, machine, run, shell
@@ -13,12 +15,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(run.app, name="run", rich_help_panel="Ask")
-for command in (inspection.analyze, inspection.runs, inspection.list_):
-    app.command(rich_help_panel="Ask")(command)
-for command in (beds.up, beds.down, beds.ps, beds.logs, beds.exec_, beds.stats, beds.plan, beds.schema):
-    app.command(rich_help_panel="Beds")(command)
-for command in (machine.setup, machine.doctor, machine.images, machine.clean):
-    app.command(rich_help_panel="This machine")(command)
+_PANELS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Ask": (inspection.analyze, inspection.runs, inspection.list_),
+    "Beds": (beds.up, beds.down, beds.ps, beds.logs, beds.exec_, beds.stats, beds.plan, beds.schema),
+    "This machine": (machine.setup, machine.doctor, machine.images, machine.clean),
+}
+for panel, commands in _PANELS.items():
+    for command in commands:
+        app.command(command.__name__.rstrip("_"), rich_help_panel=panel)(command)
 
 
 def main() -> None:

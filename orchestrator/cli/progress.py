@@ -3,8 +3,10 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.status import Status
 
 
@@ -14,7 +16,7 @@ class Steps:
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)
         self._status: Status | None = None
-        self.taken: list[dict[str, float | str]] = []
+        self.taken: list[dict[str, Any]] = []
         """Name and seconds of every step that ended."""
 
     def __enter__(self) -> "Steps":
@@ -28,7 +30,7 @@ class Steps:
     def step(self, name: str) -> Iterator[None]:
         """Show one step while the block runs."""
         began = time.monotonic()
-        self._status = self._console.status(f"{name} ...")
+        self._status = self._console.status(escape(f"{name} ..."))
         self._status.start()
         mark = "[red]x[/red]"
         try:
@@ -39,11 +41,11 @@ class Steps:
             self.taken.append({"name": name, "seconds": round(seconds, 3)})
             self._status.stop()
             self._status = None
-            self._console.print(f"{mark} {name} [dim]{seconds:.1f} s[/dim]")
+            self._console.print(f"{mark} {escape(name)} [dim]{seconds:.1f} s[/dim]")
 
     def say(self, text: str) -> None:
         """Show what the running step is at."""
         if self._console.is_terminal and self._status:
-            self._status.update(text)
+            self._status.update(escape(text))
         else:
             self._console.print(f"   {text}", markup=False)

@@ -7,15 +7,15 @@ nothing of engines. ``known()`` finds them all; the contract tests run over what
 import importlib
 import pkgutil
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from orchestrator.errors import InvalidInput
-from orchestrator.model import Strict
+from orchestrator.model import Bed, Strict
 
 S = TypeVar("S", bound=Strict)
 
@@ -52,6 +52,8 @@ class Site(Generic[S]):
     """All its real addresses, the service address first; each has an IPv6 twin."""
     lab: IPv4Network
     lab6: IPv6Network
+    block: IPv4Network | None
+    """The prefix that it answers on as a whole, when it takes the bed's mail."""
     nodes: Mapping[str, IPv4Address]
     """The service address of every node of the bed, by name."""
     dns: IPv4Address | None
@@ -69,8 +71,6 @@ class Rendered:
     command: tuple[str, ...]
     files: Mapping[str, bytes] = field(default_factory=dict)
     """Absolute path -> content."""
-    capabilities: tuple[str, ...] = ()
-    """What the daemon itself needs (capabilities(7), without ``CAP_``)."""
     sysctls: Mapping[str, str] = field(default_factory=dict)
     publish: tuple[str, ...] = ()
     """Ports of the service address that the host may reach on its 127.0.0.1: ``25/tcp``."""
@@ -91,6 +91,8 @@ class Service(Protocol[S]):
     """The folder under images/ that makes its image."""
     settings: type[S]
     """What a bed file may say of it."""
+    capabilities: tuple[str, ...]
+    """What the daemon itself needs (capabilities(7), without ``CAP_``)."""
     takes_mail: bool
     """It answers on the delivery address of every domain (AnyIP)."""
     ready: re.Pattern[str]
@@ -98,6 +100,35 @@ class Service(Protocol[S]):
 
     def render(self, site: Site[S]) -> Rendered:
         """Render one node of this kind."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queue:
+    """How a relay is asked how much mail it still holds."""
+
+    command: tuple[str, ...]
+    length: Callable[[str], int]
+    """From what the command prints."""
+
+
+@runtime_checkable
+class HoldsMail(Protocol):
+    """What a service adds that may hold mail back: a relay."""
+
+    queue: Queue
+
+
+@runtime_checkable
+class Verifies(Protocol):
+    """What a service adds that can check its rendered files without being started."""
+
+    def verify(self, files: Mapping[str, bytes]) -> None:
+        """Check the files of one node.
+
+        Raises:
+            InvalidInput: what is wrong with them.
+        """
         ...
 
 
@@ -119,3 +150,35 @@ def service(name: str) -> Service[Any]:
         return known()[name]
     except KeyError:
         raise InvalidInput("the name of a service", repr(name), f"choose one of {', '.join(known())}") from None
+
+
+def queue_of(name: str) -> Queue | None:
+    """Return how to ask a service for the length of its queue; ``None`` when it has none."""
+    found = service(name)
+    return found.queue if isinstance(found, HoldsMail) else None
+
+
+def verify(name: str, files: Mapping[str, bytes]) -> None:
+    """Have a service check the files of one of its nodes, if it can.
+
+    Raises:
+        InvalidInput: what is wrong with them.
+    """
+    found = service(name)
+    if isinstance(found, Verifies):
+        found.verify(files)
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema of a bed file, the settings of every service included."""
+    whole = Bed.model_json_schema()
+    node = whole["$defs"]["Node"]
+    node["properties"]["service"]["enum"] = list(known())
+    node["allOf"] = [
+        {
+            "if": {"properties": {"service": {"const": name}}},
+            "then": {"properties": {"settings": kind.settings.model_json_schema()}},
+        }
+        for name, kind in known().items()
+    ]
+    return whole

@@ -1,0 +1,133 @@
+"""From a bed to a live one: networks, nodes, readiness, and one message delivered."""
+
+import random
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any, Protocol
+
+from orchestrator import lab, services, wiring
+from orchestrator.cleaning import remove_id
+from orchestrator.collect.recorder import Recorder
+from orchestrator.engine import ContainerSpec, Endpoint, Engine, Limits, SubnetTaken
+from orchestrator.errors import EngineFailed
+from orchestrator.interrupts import shielded
+from orchestrator.live import Live
+from orchestrator.model import Bed
+from orchestrator.ownership import Identity, Kind
+from orchestrator.plan import NodePlan, Plan, make_plan, subnet_prefix
+from orchestrator.rundir import RunDir
+from orchestrator.services import Role
+
+READY_S = 60.0
+"""How long a daemon may take to say that it serves."""
+_TRIES = 16
+"""How often a subnet is chosen anew because another bed took it in the same moment."""
+
+
+class Steps(Protocol):
+    """Whoever wants to know how far the work is."""
+
+    taken: list[dict[str, Any]]
+    """Name and seconds of every step that ended."""
+
+    def step(self, name: str) -> AbstractContextManager[None]:
+        """Enclose one step."""
+        ...
+
+    def say(self, text: str) -> None:
+        """Tell what the step is at."""
+        ...
+
+
+def bring_up(
+    engine: Engine, bed: Bed, *, kind: Kind, rundir: RunDir, steps: Steps, stack: ExitStack, cpus: int
+) -> tuple[Identity, Live]:
+    """Bring a bed up; it is recorded into ``rundir``, and ``stack`` takes it down.
+
+    Raises:
+        InvalidInput: there is no room for its addresses.
+        EngineFailed: the engine refused something, or a service did not come up.
+        NodeDied: a container ended.
+    """
+    identity = Identity.new(bed, kind)
+    recorder = stack.enter_context(Recorder(engine, rundir))
+    stack.callback(_take_down, engine, identity, recorder, steps)
+    with steps.step("make its networks"):
+        plan, networks = _networks(engine, bed, identity, cpus)
+    for node in plan.nodes:
+        rundir.save_config(node.name, node.files)
+    with steps.step(f"start {len(plan.nodes)} nodes"):
+        containers = _start(engine, plan, identity, networks, recorder)
+    live = Live(engine=engine, plan=plan, containers=containers, recorder=recorder, rundir=rundir)
+    if {node.role for node in plan.nodes} >= {Role.RELAY, Role.SINK, Role.LOAD}:
+        with steps.step("deliver a message"):
+            domains = bed.domain_names
+            live.probe(list(dict.fromkeys([domains[0], random.choice(domains), domains[-1]])))
+    return identity, live
+
+
+def _networks(engine: Engine, bed: Bed, identity: Identity, cpus: int) -> tuple[Plan, tuple[str, str]]:
+    """Make the control network and the lab, and work the bed out for the subnet that was free."""
+    control = lab.make_control(engine, identity)
+    with ThreadPoolExecutor(1) as pool:
+        making = pool.submit(lab.make_parent, engine, identity) if identity.private else None
+        for _ in range(_TRIES):
+            subnet = lab.choose_subnet(engine, subnet_prefix(bed), bed.subnet)
+            plan = make_plan(bed, subnet=subnet, cpus=cpus)
+            parent = making.result() if making else str(bed.parent)
+            try:
+                return plan, (control, lab.make_lab(engine, identity, parent, subnet))
+            except SubnetTaken:
+                continue
+    raise EngineFailed("a subnet of our own", f"{_TRIES} were taken by others while we chose", "try again")
+
+
+def _start(
+    engine: Engine, plan: Plan, identity: Identity, networks: tuple[str, str], recorder: Recorder
+) -> dict[str, str]:
+    """Start every node at once, and wait until each says that it serves; return container ids by node."""
+    watches = {node.name: recorder.watch(node.name, services.service(node.service).ready) for node in plan.nodes}
+
+    def start(node: NodePlan) -> str:
+        container = engine.create(_spec(node, identity, networks))
+        engine.start(container)
+        recorder.record(node.name, container)
+        return container
+
+    with ThreadPoolExecutor(len(plan.nodes)) as pool:
+        containers = dict(zip(watches, pool.map(start, plan.nodes), strict=True))
+    for watch in watches.values():
+        watch.wait(READY_S)
+    return containers
+
+
+def _spec(node: NodePlan, identity: Identity, networks: Sequence[str]) -> ContainerSpec:
+    control, lab_network = networks
+    limits = node.limits
+    return ContainerSpec(
+        name=identity.name(node.name),
+        image=node.tag,
+        command=node.command,
+        labels=identity.labels(node=node.name, service=node.service),
+        networks=(Endpoint(network=control), Endpoint(network=lab_network, v4=str(node.v4))),
+        hostname=node.name,
+        capabilities=(*node.capabilities, *wiring.SETUP_CAPABILITIES),
+        sysctls=node.sysctls,
+        limits=Limits(
+            cpus=limits.cpus,
+            cpuset=limits.cpuset,
+            memory_b=limits.memory_mb * 2**20 if limits.memory_mb else None,
+            nofile=limits.nofile,
+            pids=limits.pids,
+        ),
+        publish=node.publish,
+        files=node.files,
+    )
+
+
+def _take_down(engine: Engine, identity: Identity, recorder: Recorder, steps: Steps) -> None:
+    """Remove whatever there is of the bed by now; signals wait until it is gone."""
+    with shielded(), steps.step("take the bed down"):
+        recorder.expect_end()
+        remove_id(engine, identity.id)

@@ -1,0 +1,83 @@
+"""The removal of beds: of one that is done with, and of everything that killed commands left behind."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from orchestrator.engine import Engine
+from orchestrator.errors import Problem
+from orchestrator.lab import remove_parent
+from orchestrator.ownership import Standing, standing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cleaned:
+    """What a clean-up did."""
+
+    removed: tuple[Standing, ...]
+    kept: tuple[Standing, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for a script."""
+        return {"removed": [s.to_dict() for s in self.removed], "kept": [s.to_dict() for s in self.kept]}
+
+
+def clean(engine: Engine, *, everything: bool, say: Callable[[str], None]) -> Cleaned:
+    """Remove every trace of beds whose maker is dead; ``everything``: of all beds. Says what it does.
+
+    Kept are beds that are up, beds of commands that still run, and beds made from another machine.
+
+    Raises:
+        EngineFailed: something could not be removed; the rest was.
+    """
+    found = standing(engine)
+    removed = [s for s in found if everything or s.abandoned]
+    first: Problem | None = None
+    for bed in removed:
+        say(f"removing {bed.bed} {bed.id}, left by a command that is gone" if bed.abandoned else f"removing {bed.id}")
+        try:
+            remove(engine, bed)
+        except Problem as problem:
+            first = first or problem
+    if first:
+        raise first
+    return Cleaned(removed=tuple(removed), kept=tuple(s for s in found if s not in removed))
+
+
+def remove_id(engine: Engine, id_: str) -> None:
+    """Remove a bed by its id, as far as there is anything of it."""
+    for bed in standing(engine):
+        if bed.id == id_:
+            remove(engine, bed)
+
+
+def remove(engine: Engine, bed: Standing) -> None:
+    """Remove a bed: containers, lab, veth pair, and the control network last, because the rest is found by it.
+
+    Raises:
+        EngineFailed: something could not be removed; what does not depend on it was.
+    """
+    first: list[Problem] = []
+
+    def attempt(act: Callable[[], None]) -> None:
+        try:
+            act()
+        except Problem as problem:
+            first.append(problem)
+
+    if bed.containers:
+        with ThreadPoolExecutor(len(bed.containers)) as pool:
+            for container in bed.containers:
+                pool.submit(attempt, partial(engine.remove_container, container.id))
+    control = [n for n in bed.networks if n.name.endswith("-control")]
+    for network in bed.networks:
+        if network not in control:
+            attempt(partial(engine.remove_network, network.id))
+    if bed.private and bed.networks:
+        attempt(lambda: remove_parent(engine, bed.identity))
+    for network in control if not first else ():
+        attempt(partial(engine.remove_network, network.id))
+    if first:
+        raise first[0]

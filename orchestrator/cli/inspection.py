@@ -1,0 +1,66 @@
+"""Commands that look at what can be asked and at what was measured. None of them needs an engine."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestrator.cli.shell import RUNS, Format, FormatOption, RunsOption, print_json
+
+if TYPE_CHECKING:
+    from orchestrator.model import Bed
+
+
+def list_(output: FormatOption = Format.TEXT) -> None:
+    """List the scenarios, built-in beds and services."""
+    from orchestrator import beds, scenarios, services
+
+    known = {
+        "scenarios": {name: scenario.question for name, scenario in scenarios.known().items()},
+        "beds": {name: _outline(beds.bed(name)) for name in beds.names()},
+        "services": {name: f"fills the role {kind.role}" for name, kind in services.known().items()},
+    }
+    if output is Format.JSON:
+        print_json(known)
+        return
+    for title, entries in known.items():
+        typer.echo(title)
+        for name, text in entries.items():
+            typer.echo(f"  {name:18} {text}")
+
+
+def _outline(bed: "Bed") -> str:
+    return f"{len(bed.domain_names):,} domains; {', '.join(f'{n} ({node.service})' for n, node in bed.nodes.items())}"
+
+
+def runs(where: RunsOption = RUNS, output: FormatOption = Format.TEXT) -> None:
+    """List the runs that were made, oldest first."""
+    from orchestrator.report import terminal
+    from orchestrator.rundir import RunDir
+
+    found = [RunDir.open(path.parent) for path in sorted(where.glob("*/run.json"))]
+    if output is Format.JSON:
+        print_json([terminal.line(run) for run in found])
+    elif not found:
+        typer.echo(f"no runs below {where}; `testbed run relay-throughput` makes one")
+    else:
+        terminal.show_runs(found)
+
+
+def analyze(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or its name below --runs.")],
+    where: RunsOption = RUNS,
+    output: FormatOption = Format.TEXT,
+) -> None:
+    """Judge a run again from its directory, without Docker, and write its report anew."""
+    from orchestrator import runner
+    from orchestrator.report import terminal
+    from orchestrator.rundir import RunDir
+
+    rundir = RunDir.open(run if run.exists() else where / run)
+    exit_code = runner.judge_again(rundir).exit_code
+    if output is Format.JSON:
+        print_json(terminal.summary(rundir))
+    else:
+        terminal.show(rundir)
+    raise typer.Exit(exit_code)

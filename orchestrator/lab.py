@@ -1,0 +1,107 @@
+"""The networks of a bed: the control bridge, a private veth pair, and the lab (macvlan) on it.
+
+The control network is made first and removed last: while it stands, a later command finds whatever else there is.
+Frames of the lab reach the far end of the pair, in the host's namespace, and end there: it has no address of either
+family, answers no ARP and joins no multicast group.
+"""
+
+from ipaddress import IPv4Network
+
+from orchestrator.addressing import V4, candidates, parse_slice
+from orchestrator.engine import ContainerSpec, Engine, NetworkSpec
+from orchestrator.errors import EngineFailed, InvalidInput
+from orchestrator.ownership import Identity
+
+HELPER = "testbed/helper:bookworm"
+
+_MAKE = """
+ip link add name "$1" type veth peer name "$2"
+for end in "$2" "$1"; do
+    ip link set dev "$end" arp off multicast off addrgenmode none alias "testbed $3"
+    ip link set dev "$end" up
+done
+"""
+_REMOVE = 'if ip link show dev "$1" > /dev/null 2>&1; then ip link delete dev "$1"; fi'
+
+
+def make_control(engine: Engine, identity: Identity) -> str:
+    """Make the bridge over which the host reaches published ports; return its name."""
+    name = identity.name("control")
+    engine.create_network(NetworkSpec(name=name, driver="bridge", labels=identity.labels()))
+    return name
+
+
+def make_parent(engine: Engine, identity: Identity) -> str:
+    """Make the veth pair that the lab stands on; return the name of the end to use.
+
+    Raises:
+        EngineFailed: the kernel or the engine refused.
+    """
+    _on_the_host(engine, identity, _MAKE)
+    return identity.veth[0]
+
+
+def remove_parent(engine: Engine, identity: Identity) -> None:
+    """Remove the veth pair, if it is there.
+
+    Raises:
+        EngineFailed: the kernel or the engine refused.
+    """
+    _on_the_host(engine, identity, _REMOVE)
+
+
+def make_lab(engine: Engine, identity: Identity, parent: str, subnet: IPv4Network) -> str:
+    """Make the macvlan network that the nodes meet on; return its name.
+
+    Raises:
+        SubnetTaken: another network overlaps.
+    """
+    name = identity.name("lab")
+    spec = NetworkSpec(name=name, driver="macvlan", labels=identity.labels(), subnet=str(subnet), parent=parent)
+    engine.create_network(spec)
+    return name
+
+
+def choose_subnet(engine: Engine, prefix: int, wish: str | None) -> IPv4Network:
+    """Choose the first slice that no network of the engine overlaps with, or check the one that is wished for.
+
+    Raises:
+        InvalidInput: the wish overlaps with a network, which is named, or every slice is taken.
+    """
+    taken = {f.name: IPv4Network(f.subnet) for f in engine.find({}) if f.kind == "network" and f.subnet}
+    if wish:
+        network = parse_slice(wish)
+        if other := next((f"{name} ({net})" for name, net in taken.items() if net.overlaps(network)), None):
+            raise InvalidInput(
+                f"a subnet that nobody uses, instead of {wish}",
+                f"network {other} overlaps with it",
+                "name another subnet or none, or take that network's bed down",
+            )
+        return network
+    for network in candidates(prefix, taken.values()):
+        return network
+    raise InvalidInput(
+        f"a free /{prefix} in {V4}",
+        f"none: {', '.join(name for name, net in taken.items() if net.overlaps(V4))} are there",
+        "take a bed down (`testbed ps`, `testbed down`), or ask for fewer domains",
+    )
+
+
+def _on_the_host(engine: Engine, identity: Identity, script: str) -> None:
+    """Run a script in the host's network namespace, with NET_ADMIN and nothing else."""
+    done = engine.run(
+        ContainerSpec(
+            name=identity.name("helper"),
+            image=HELPER,
+            command=("sh", "-euc", script, "sh", *identity.veth, identity.id),
+            labels=identity.labels(),
+            host_network=True,
+            capabilities=("NET_ADMIN",),
+        )
+    )
+    if done.status != 0:
+        raise EngineFailed(
+            f"the veth pair of bed {identity.id}",
+            done.stderr.strip() or f"status {done.status}",
+            "see `testbed doctor`",
+        )

@@ -1,0 +1,190 @@
+"""The handle to a bed that is up: what scenarios and tests hold."""
+
+import json
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any
+
+from orchestrator import services
+from orchestrator.agents.contract import LoadOrder, LoadReport, SinkReport
+from orchestrator.collect.recorder import Recorder
+from orchestrator.engine import Engine, Output
+from orchestrator.errors import EngineFailed
+from orchestrator.plan import NodePlan, Plan
+from orchestrator.rundir import RunDir
+from orchestrator.services import Role
+from orchestrator.services.agents import PYTHON
+from orchestrator.wiring import without_setup_rights
+
+HEARTBEAT_S = 0.5
+"""How soon a dead container is noticed while nothing else happens."""
+UNBOUNDED_S = 86_400.0
+"""How long a load may take that is bounded by its number of messages."""
+OVERTIME_S = 120.0
+"""How much longer than ordered a load may take before it is given up."""
+POLL_S = 0.5
+"""How often the sink is asked what has arrived while a relay drains."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Live:
+    """A bed that is up, and is being recorded."""
+
+    engine: Engine
+    plan: Plan
+    containers: Mapping[str, str]
+    """Name of the node -> id of its container."""
+    recorder: Recorder
+    rundir: RunDir
+    phases: list[dict[str, Any]] = field(default_factory=list)
+    """What was done with the bed: name, start and end (Unix time)."""
+    _sent: dict[str, LoadReport] = field(default_factory=dict)
+
+    def exec(self, node: NodePlan, *command: str, timeout: float = 60) -> Output:
+        """Run a command in a node, with the rights of its service."""
+        return self.engine.exec(
+            self.containers[node.name], without_setup_rights(command, node.capabilities), timeout=timeout
+        )
+
+    def probe(self, domains: Sequence[str]) -> None:
+        """Send one message to each of these domains through the relay, and wait until the sink has them all.
+
+        Raises:
+            EngineFailed: one was refused, or did not arrive.
+            NodeDied: a container ended.
+        """
+        run = secrets.token_hex(4)
+        sink, load = self.plan.node(Role.SINK), self.plan.node(Role.LOAD)
+        self._control("begin", run)
+        arrival = self.recorder.watch(sink.name, rf'"complete": ?"{run}"')
+        self._control("expect", run, str(len(domains)))
+        relay = self.plan.node(Role.RELAY)
+        server = ("--server", str(relay.v4), "--run", run, "--domains", ",".join(domains))
+        sent = self.exec(load, *PYTHON, "-m", "orchestrator.agents.probe", *server)
+        if sent.status != 0:
+            raise EngineFailed(
+                f"a message to each of {', '.join(domains)} accepted by node {relay.name}",
+                sent.stderr.strip() or f"status {sent.status}",
+                "read the relay's log",
+            )
+        arrival.wait(30)
+
+    def send(self, phase: str, order: Mapping[str, Any]) -> LoadReport:
+        """Offer one load and keep what both ends say of it, as results/<phase>-load.json and -sink.json.
+
+        Raises:
+            EngineFailed: the generator broke, or went on for much longer than it was told to.
+            NodeDied: a container ended.
+        """
+        full = LoadOrder.from_dict(
+            {"run": secrets.token_hex(4), "domains": [d.domain for d in self.plan.deliveries], **order}
+        )
+        self._control("begin", full.run)
+        self._sink_ticks(full.run, phase)
+        allowed = (full.seconds or UNBOUNDED_S) + full.timeout + OVERTIME_S
+        report = None
+        with self.rundir.write_series("load") as series:
+            for line in self._lines(self.plan.node(Role.LOAD), _load_command(full), allowed):
+                said = json.loads(line)
+                if "tick" in said:
+                    series.write(json.dumps({"phase": phase, **said["tick"]}) + "\n")
+                if "report" in said:
+                    report = LoadReport.from_dict(said["report"])
+        if report is None:
+            raise EngineFailed(f"a report of load {phase}", "none", "read logs/ in the run directory")
+        self.phases.append({"name": phase, "start": report.started, "end": report.ended})
+        self.rundir.save_result(f"{phase}-load", report.to_dict())
+        self._sent[phase] = report
+        self.account(phase)
+        return report
+
+    def account(self, phase: str) -> SinkReport:
+        """Ask the sink what arrived of a load, and keep it as results/<phase>-sink.json."""
+        said = self._control("report", self._sent[phase].run)
+        self.rundir.save_result(f"{phase}-sink", said)
+        return SinkReport.from_dict(said)
+
+    def drain(self, phase: str, seconds: float) -> None:
+        """Wait until the relay's queue is empty, at most so long; keep the outcome as results/<phase>-queue.json.
+
+        Raises:
+            NodeDied: a container ended.
+        """
+        load = self._sent[phase]
+        relay = self.plan.node(Role.RELAY)
+        queue = services.queue_of(relay.service)
+        deadline = time.monotonic() + seconds
+        delivered = -1
+        while True:
+            before, delivered = delivered, self._control("count", load.run)["delivered"]
+            left = load.accepted - delivered
+            late = time.monotonic() > deadline
+            # A long queue is slow to list: the relay is asked when nothing more arrives.
+            if queue and (left <= 0 or delivered == before or late):
+                left = queue.length(self.exec(relay, *queue.command).stdout)
+            if left <= 0 or late:
+                break
+            self.recorder.died.wait(POLL_S)
+            self.recorder.check()
+        ended = time.time()
+        self.phases.append({"name": "drain", "start": load.ended, "end": ended})
+        self.rundir.save_result(f"{phase}-queue", {"left": max(left, 0), "seconds": ended - load.ended})
+        self.account(phase)
+
+    def _sink_ticks(self, run: str, phase: str) -> None:
+        """Keep what the sink says of a load as it goes, in series/sink.jsonl, until the bed goes down."""
+        lines = self.recorder.lines(self.plan.node(Role.SINK).name)
+
+        def keep() -> None:
+            with self.rundir.write_series("sink") as series:
+                for line in lines:
+                    if f'"{run}"' in line.text and line.text.startswith('{"tick"'):
+                        series.write(json.dumps({"phase": phase, **json.loads(line.text)["tick"]}) + "\n")
+
+        Thread(target=keep, name=f"ticks of {phase}", daemon=True).start()
+
+    def _control(self, *words: str) -> dict[str, Any]:
+        """Tell the sink something, and return what it says."""
+        out = self.exec(self.plan.node(Role.SINK), *PYTHON, "-m", "orchestrator.agents.control", *words)
+        self.recorder.check()
+        if out.status != 0:
+            raise EngineFailed(f"an answer of the sink to {words[0]!r}", out.stderr.strip(), "read the sink's log")
+        said: dict[str, Any] = json.loads(out.stdout)
+        return said
+
+    def _lines(self, node: NodePlan, command: Sequence[str], seconds: float) -> Iterator[str]:
+        """Yield what a command in a node prints, for as long as every node lives."""
+        queue: SimpleQueue[str | BaseException | None] = SimpleQueue()
+        whole = without_setup_rights(command, node.capabilities)
+
+        def read() -> None:
+            try:
+                for line in self.engine.exec_lines(self.containers[node.name], whole):
+                    queue.put(line)
+                queue.put(None)
+            except BaseException as error:  # noqa: BLE001  handed over to the thread that waits
+                queue.put(error)
+
+        Thread(target=read, name=f"exec in {node.name}", daemon=True).start()
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            said: str | BaseException | None = ""
+            with suppress(Empty):
+                said = queue.get(timeout=HEARTBEAT_S)
+            self.recorder.check()
+            if said is None:
+                return
+            if isinstance(said, BaseException):
+                raise said
+            if said:
+                yield said
+        raise EngineFailed(f"the load to end within {seconds:.0f} s", "it goes on", "look at the load node")
+
+
+def _load_command(order: LoadOrder) -> tuple[str, ...]:
+    return (*PYTHON, "-m", "orchestrator.agents.load", json.dumps(order.to_dict()))

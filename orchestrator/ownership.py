@@ -1,0 +1,199 @@
+"""Whose is what: the labels of every object, whether its maker still lives, and the removal of what is left over.
+
+An object is known by its labels alone, so that any later command finds what a killed one left behind. A veth pair has
+no labels: its name and its alias carry the id of its bed.
+"""
+
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from orchestrator.engine import Engine, Found
+from orchestrator.model import Bed
+
+ID, BED, NODE, SERVICE, KIND, OWNER, CREATED, NODES, PRIVATE = (
+    f"testbed.{name}" for name in ("id", "bed", "node", "service", "kind", "owner", "created", "nodes", "private")
+)
+
+
+class Kind(StrEnum):
+    """How long a bed is meant to live."""
+
+    RUN = "run"
+    """As long as the command that made it."""
+    UP = "up"
+    """Until somebody takes it down."""
+
+
+class Owner(StrEnum):
+    """Whether the process that made a bed still runs."""
+
+    ALIVE = "alive"
+    DEAD = "dead"
+    UNKNOWN = "unknown"
+    """It ran on another machine."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """A bed about to be made: what its objects are called and labelled."""
+
+    id: str
+    """Eight hex digits."""
+    bed: str
+    kind: Kind
+    nodes: int
+    """How many it will have: one with fewer is half made, or half removed."""
+    private: bool
+    """Its lab stands on a veth pair of its own, not on a real interface."""
+
+    @classmethod
+    def new(cls, bed: Bed, kind: Kind) -> "Identity":
+        """Give a bed an id of its own."""
+        return cls(id=secrets.token_hex(4), bed=bed.name, kind=kind, nodes=len(bed.nodes), private=bed.parent is None)
+
+    @classmethod
+    def reading(cls) -> "Identity":
+        """Give a one-shot container that only reads the host an id of its own."""
+        return cls(id=secrets.token_hex(4), bed="reading", kind=Kind.RUN, nodes=0, private=False)
+
+    def labels(self, **further: str) -> dict[str, str]:
+        """Return the labels of one of its objects; ``further`` are named without ``testbed.``."""
+        return {
+            ID: self.id,
+            BED: self.bed,
+            KIND: self.kind,
+            NODES: str(self.nodes),
+            OWNER: _owner(),
+            **({PRIVATE: "yes"} if self.private else {}),
+            CREATED: datetime.now(UTC).isoformat(timespec="seconds"),
+            **{f"testbed.{name}": value for name, value in further.items()},
+        }
+
+    def name(self, part: str) -> str:
+        """Return what one of its containers or networks is called."""
+        return f"tb-{self.id}-{part}"
+
+    @property
+    def veth(self) -> tuple[str, str]:
+        """The two ends of its veth pair; the lab stands on the first (15 characters at most, if(4) IFNAMSIZ)."""
+        return f"tb{self.id}p", f"tb{self.id}q"
+
+
+def _machine() -> str:
+    """Name what a process id belongs to: this boot of this machine, and this PID namespace (pid_namespaces(7))."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return f"{boot}/{Path('/proc/self/ns/pid').stat().st_ino}"
+
+
+def _started(pid: int) -> str | None:
+    """Return when a process started, in clock ticks since the boot (proc(5), stat, field 22); ``None``: it is gone."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    state, *fields = stat.rpartition(")")[2].split()
+    return None if state in "ZX" else fields[18]
+
+
+def _owner() -> str:
+    return f"{_machine()}:{os.getpid()}:{_started(os.getpid())}"
+
+
+def owner_state(label: str) -> Owner:
+    """Say whether the process that a label names still runs."""
+    machine, _, rest = label.partition(":")
+    pid, _, started = rest.partition(":")
+    if machine != _machine() or not pid.isdigit():
+        return Owner.UNKNOWN
+    return Owner.ALIVE if _started(int(pid)) == started else Owner.DEAD
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """A bed as its objects show it now."""
+
+    id: str
+    bed: str
+    kind: Kind
+    owner: Owner
+    created: str
+    private: bool
+    complete: bool
+    """Every node that it should have is running."""
+    containers: tuple[Found, ...]
+    networks: tuple[Found, ...]
+
+    @property
+    def abandoned(self) -> bool:
+        """Nobody will take it down: its run was killed, or it was never finished."""
+        return self.owner is Owner.DEAD and (self.kind == Kind.RUN or not self.complete)
+
+    @property
+    def state(self) -> str:
+        """In a word."""
+        if self.abandoned:
+            return "abandoned"
+        return "running" if self.complete else "incomplete"
+
+    @property
+    def identity(self) -> Identity:
+        """Return what its objects are called."""
+        nodes = len(self.containers)
+        return Identity(id=self.id, bed=self.bed, kind=self.kind, nodes=nodes, private=self.private)
+
+    def node(self, name: str) -> Found | None:
+        """Return the container of a node."""
+        return next((c for c in self.containers if c.labels.get(NODE) == name), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for a script."""
+        return {
+            "id": self.id,
+            "bed": self.bed,
+            "kind": self.kind,
+            "state": self.state,
+            "created": self.created,
+            "subnet": next((n.subnet for n in self.networks if n.subnet and n.name.endswith("-lab")), None),
+            "nodes": [
+                {
+                    "name": c.labels[NODE],
+                    "service": c.labels.get(SERVICE, ""),
+                    "state": c.state,
+                    "container": c.name,
+                    "ports": dict(c.ports),
+                }
+                for c in self.containers
+                if NODE in c.labels
+            ],
+        }
+
+
+def standing(engine: Engine) -> list[Standing]:
+    """Return every bed that there is something of, oldest first."""
+    groups: dict[str, list[Found]] = {}
+    for found in engine.find({ID: None}):
+        groups.setdefault(found.labels[ID], []).append(found)
+    return sorted((_standing(id_, group) for id_, group in groups.items()), key=lambda s: s.created)
+
+
+def _standing(id_: str, group: Sequence[Found]) -> Standing:
+    labels: Mapping[str, str] = group[0].labels
+    containers = sorted((f for f in group if f.kind == "container"), key=lambda f: f.name)
+    running = [c for c in containers if NODE in c.labels and c.state == "running"]
+    return Standing(
+        id=id_,
+        bed=labels.get(BED, ""),
+        kind=Kind(labels[KIND]),
+        private=PRIVATE in labels,
+        owner=owner_state(labels.get(OWNER, "")),
+        created=labels.get(CREATED, ""),
+        complete=str(len(running)) == labels.get(NODES),
+        containers=tuple(containers),
+        networks=tuple(f for f in group if f.kind == "network"),
+    )

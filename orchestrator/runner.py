@@ -1,0 +1,152 @@
+"""One run, start to end."""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from orchestrator import cleaning, host, images, services
+from orchestrator.bringup import Steps, bring_up
+from orchestrator.engine import Engine
+from orchestrator.errors import ExitCode, Problem
+from orchestrator.interrupts import Interrupted
+from orchestrator.measurements import Measurements
+from orchestrator.model import Strict
+from orchestrator.ownership import Kind
+from orchestrator.plan import make_plan
+from orchestrator.report import html
+from orchestrator.rundir import RunDir
+from orchestrator.scenarios import Outcome, Scenario, Verdict, scenario
+
+EXIT_CODES = {
+    Outcome.CONFIRMED: ExitCode.OK,
+    Outcome.REFUTED: ExitCode.UNEXPECTED,
+    Outcome.INCONCLUSIVE: ExitCode.INCONCLUSIVE,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """A run that came to its end."""
+
+    rundir: RunDir
+    verdict: Verdict
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """How the command ends."""
+        return EXIT_CODES[self.verdict.outcome]
+
+
+class Record:
+    """run.json of a run that goes on: saved before the start, after each step and at the end."""
+
+    def __init__(self, rundir: RunDir, **facts: Any) -> None:
+        self._rundir = rundir
+        self._facts: dict[str, Any] = facts
+        self.save()
+
+    @property
+    def broken(self) -> bool:
+        """The run did not come to its end."""
+        return self._facts.get("error") is not None or self._facts.get("status") == "interrupted"
+
+    def save(self, **facts: Any) -> None:
+        """Add facts and write the file."""
+        self._facts |= facts
+        self._rundir.save(self._facts)
+
+
+def run(
+    asked: Scenario[Any],
+    params: Strict,
+    *,
+    connect: Callable[[], Engine],
+    runs: Path,
+    parent: str | None,
+    command: Sequence[str],
+    steps: Steps,
+) -> Finished:
+    """Ask a question of a bed, and keep whatever is learnt.
+
+    1. A run directory is made; run.json is saved again after each of the steps.
+    2. What runs that were killed have left behind is removed, and named.
+    3. The bed is worked out and held against what the host can give.
+    4. Missing images are built.
+    5. The bed goes up, recorded from its first line to its last.
+    6. The question is asked: load is driven through the bed.
+    7. The bed goes down, however the steps before ended.
+    8. What was measured is judged, from the run directory alone.
+    9. The report is written.
+
+    Raises:
+        Problem: the first thing that went wrong; the run directory holds what was learnt until then.
+        Interrupted: by a signal; the bed is gone.
+    """
+    rundir = RunDir.create(runs, asked.name)
+    bed = asked.bed(params).model_copy(update={"parent": parent})
+    record = Record(
+        rundir,
+        scenario=asked.name,
+        question=asked.question,
+        status="running",
+        version=version("testbed"),
+        command=list(command),
+        params=params.model_dump(),
+        bed=bed.model_dump(exclude_defaults=True),
+        steps=steps.taken,
+        verdict=None,
+        error=None,
+    )
+    try:
+        with steps.step("look at the host"):
+            engine = connect()
+            cleaning.clean(engine, everything=False, say=steps.say)
+            cpus = engine.info().cpus
+            plan = make_plan(bed, cpus=cpus)
+        with steps.step("check what was rendered"):
+            for node in plan.nodes:
+                services.verify(node.service, node.files)
+        with steps.step("find or build the images"):
+            images.ensure(engine, images.of(bed), steps.say)
+            readings = host.read(engine)
+            host.require(host.check(readings, plan.needs))
+            record.save(environment=host.environment(readings), plan=plan.to_dict())
+        with ExitStack() as stack:
+            _, live = bring_up(engine, bed, kind=Kind.RUN, rundir=rundir, steps=steps, stack=stack, cpus=cpus)
+            record.save(plan=live.plan.to_dict())
+            asked.drive(live, params)
+            record.save(phases=live.phases)
+        with steps.step("judge"):
+            verdict = _judge(asked, rundir, record)
+    except Interrupted:
+        record.save(status="interrupted")
+        raise
+    except Problem as problem:
+        record.save(status="failed", error={"needed": problem.needed, "found": problem.found, "do": problem.do})
+        raise
+    except BaseException as error:
+        record.save(status="failed", error={"needed": "no bug", "found": repr(error), "do": "report it"})
+        raise
+    return Finished(rundir=rundir, verdict=verdict)
+
+
+def judge_again(rundir: RunDir) -> Finished:
+    """Judge a run from its directory, and write its report anew.
+
+    Raises:
+        InvalidInput: it is no run, or one of a scenario that is not known here.
+    """
+    facts = rundir.load()
+    asked = scenario(str(facts.get("scenario")))
+    return Finished(rundir=rundir, verdict=_judge(asked, rundir, Record(rundir, **facts)))
+
+
+def _judge(asked: Scenario[Any], rundir: RunDir, record: Record) -> Verdict:
+    """Judge what the run directory holds, whoever filled it."""
+    verdict = asked.judge(Measurements.read(rundir))
+    record.save(verdict=verdict.to_dict(), **({} if record.broken else {"status": "finished"}))
+    html.write(rundir)
+    return verdict

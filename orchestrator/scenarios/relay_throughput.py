@@ -1,0 +1,220 @@
+"""How much mail does this relay carry, and how do we know?
+
+The same load goes first straight to the sink (the instrument's own ceiling), then through the relay; the relay's queue
+is drained before the verdict. A result near the ceiling is the instrument's, and is not given out as the relay's.
+"""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from orchestrator import beds
+from orchestrator.live import Live
+from orchestrator.measurements import Measurements
+from orchestrator.model import MAX_DOMAINS, Bed, Node, Release, Strict
+from orchestrator.scenarios import Evidence, Outcome, Verdict
+from orchestrator.services import Role
+
+CALIBRATION, SINGLE, RUN = "calibration", "calibration-single", "relay"
+"""The loads of a run: straight to the sink; the same with one message for each connection; through the relay."""
+NEAR_CEILING = 0.7
+"""A result above this share of the instrument's ceiling is called instrument-bound."""
+LATE = 0.01
+"""A generator that starts more than this share of its messages late does not offer the rate it claims."""
+BUSY = 0.9
+"""A generator or sink (one thread each) that uses more of a core than this is taken to be the bottleneck."""
+
+
+class Params(Strict):
+    """What can be varied."""
+
+    domains: Annotated[int, Field(ge=1, le=MAX_DOMAINS)] = 2560
+    """Domains that receive mail, each with an address of its own."""
+    seconds: Annotated[float, Field(gt=0, le=86_400)] = 30.0
+    """How long load is offered."""
+    rate: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    """Messages a second, open-loop; unset: as fast as the relay takes them."""
+    size: Annotated[int, Field(ge=64, le=50 * 1024 * 1024)] = 2048
+    """Bytes in the body of a message."""
+    connections: Annotated[int, Field(ge=1, le=10_000)] = 20
+    """Connections that the load generator keeps open at most."""
+    per_connection: Annotated[int, Field(ge=1, le=100_000)] = 10
+    """Messages sent over one connection."""
+    calibration: Annotated[float, Field(ge=1, le=600)] = 4.0
+    """Seconds of load straight into the sink, before the run, for each of two shapes."""
+    drain: Annotated[float, Field(ge=1, le=86_400)] = 300.0
+    """Seconds that the relay may take to empty its queue afterwards."""
+    relay: str = "postfix"
+    """The service under test."""
+    relay_release: Release = "bookworm"
+    """The Debian release it comes from."""
+    relay_cpus: Annotated[float, Field(gt=0, le=1024)] | None = None
+    """CPU time that the relay may use, in cores."""
+
+
+class RelayThroughput:
+    """The scenario."""
+
+    name = "relay-throughput"
+    question = "How many messages a second does this relay carry, and was it the relay that was measured?"
+    params = Params
+
+    def bed(self, params: Params) -> Bed:
+        """Return the built-in relay bed with the relay that is asked for."""
+        base = beds.bed("relay")
+        relay = base.nodes["relay"]
+        under_test = Node(
+            service=params.relay,
+            release=params.relay_release,
+            limits=relay.limits.model_copy(update={"cpus": params.relay_cpus}),
+        )
+        return base.model_copy(update={"domains": params.domains, "nodes": {**base.nodes, "relay": under_test}})
+
+    def drive(self, live: Live, params: Params) -> None:
+        """Calibrate in two shapes, send through the relay, drain it."""
+        load = {
+            "seconds": params.seconds,
+            "rate": params.rate,
+            "connections": params.connections,
+            "per_connection": params.per_connection,
+            "sizes": [params.size],
+        }
+        straight = {"target": str(live.plan.mail), "seconds": params.calibration, "rate": None}
+        live.send(CALIBRATION, load | straight)
+        # As the relay delivers: with thousands of destinations it rarely finds an open connection to use again.
+        live.send(SINGLE, load | straight | {"per_connection": 1})
+        live.send(RUN, load | {"target": str(live.plan.node(Role.RELAY).v4)})
+        live.drain(RUN, params.drain)
+
+    def judge(self, measured: Measurements) -> Verdict:
+        """Say what was carried, and whether the relay or the instrument set the pace."""
+        return judge(measured)
+
+
+def judge(measured: Measurements) -> Verdict:
+    """Judge one run: was it measured at all, was mail lost, and who set the pace?"""
+    carried = measured.delivered_per_s(RUN)
+    ceiling = _ceiling(measured)
+    accounting, instrument = _accounting(measured), _instrument(measured, carried, ceiling)
+    evidence = (*accounting, *instrument)
+    missing = [e.fact for e in evidence if e.holds is None]
+    broken = [e for e in accounting if e.holds is False]
+    bound = [e for e in instrument if e.holds is False]
+    if broken:
+        outcome, reason = Outcome.REFUTED, "; ".join(f"{e.fact}: {e.found}, needed {e.needed}" for e in broken)
+    elif missing or carried is None or ceiling is None:
+        outcome, reason = Outcome.INCONCLUSIVE, f"not measured: {', '.join(missing)}"
+    elif bound:
+        outcome = Outcome.INCONCLUSIVE
+        reason = "the instrument may have set the pace: " + "; ".join(
+            f"{e.fact} is {e.found}, needed {e.needed}" for e in bound
+        )
+    else:
+        outcome = Outcome.CONFIRMED
+        reason = (
+            f"every accepted message arrived once and whole; without the relay the same load runs at {ceiling:,.0f} "
+            f"messages a second, {ceiling / carried:.1f} times as fast"
+        )
+    return Verdict(
+        outcome=outcome,
+        claim="This relay carries every message it accepts"
+        + (f", {carried:,.0f} messages a second ({carried * 60:,.0f} a minute)" if carried else "")
+        + ", and it was the relay that was measured.",
+        reason=reason[0].upper() + reason[1:] + ".",
+        evidence=evidence,
+        marks=("instrument-bound",) if bound else (),
+        figures={
+            "relay_messages_per_s": carried,
+            "relay_messages_per_minute": carried * 60 if carried else None,
+            "accepted_messages_per_s": measured.accepted_per_s(RUN),
+            "instrument_messages_per_s": ceiling,
+            "share_of_instrument": carried / ceiling if carried and ceiling else None,
+            "harness_cpu_ms_per_message": _harness_cpu_ms(measured),
+        },
+    )
+
+
+def _accounting(measured: Measurements) -> tuple[Evidence, ...]:
+    """Check every message off."""
+    count = measured.accounting(RUN)
+    sink = measured.sinks.get(RUN)
+    drain = measured.rundir.result("relay-queue")
+    domains = measured.params.get("domains")
+    source = "results/relay-load.json, results/relay-sink.json"
+    used = min(int(domains), count.accepted) if count and domains else None
+
+    def exact(fact: str, found: int | None, needed: int | None, where: str = source) -> Evidence:
+        known = found is not None and needed is not None
+        return Evidence(
+            fact=fact,
+            found="not measured" if found is None else f"{found:,}",
+            needed="a figure" if needed is None else f"{needed:,}",
+            holds=found == needed if known else None,
+            source=where,
+        )
+
+    return (
+        Evidence(
+            fact="messages accepted by the relay",
+            found=f"{count.accepted:,}" if count else "not measured",
+            needed="at least 1",
+            holds=count.accepted > 0 if count else None,
+            source=source,
+        ),
+        exact("lost", count.lost if count else None, 0),
+        exact("duplicated", count.duplicated if count else None, 0),
+        exact("corrupted", count.corrupted if count else None, 0),
+        exact("misrouted", count.misrouted if count else None, 0),
+        exact("domains that mail arrived for", sink.domains if sink else None, used),
+        exact("left in the relay's queue", drain.get("left") if drain else None, 0, "results/relay-queue.json"),
+    )
+
+
+def _instrument(measured: Measurements, carried: float | None, ceiling: float | None) -> tuple[Evidence, ...]:
+    """Hold the result against what the instrument itself can do."""
+    share = carried / ceiling if carried and ceiling else None
+    load, sink = measured.loads.get(RUN), measured.sinks.get(RUN)
+    evidence = [
+        _below("share of the instrument's ceiling", share, NEAR_CEILING, "results/calibration*.json"),
+        _below(
+            "CPU of the load generator (one thread)",
+            load.cpu_s / (load.ended - load.started) if load and load.ended > load.started else None,
+            BUSY,
+            "results/relay-load.json",
+        ),
+        _below(
+            "CPU of the sink (one thread)",
+            sink.cpu_s / (sink.last - load.started) if load and sink and sink.last else None,
+            BUSY,
+            "results/relay-sink.json",
+        ),
+    ]
+    if measured.params.get("rate"):
+        late = load.late / load.offered if load and load.offered else None
+        evidence.append(_below("messages started over 10 ms late", late, LATE, "results/relay-load.json"))
+    return tuple(evidence)
+
+
+def _below(fact: str, found: float | None, limit: float, source: str) -> Evidence:
+    return Evidence(
+        fact=fact,
+        found="not measured" if found is None else f"{found:.1%}",
+        needed=f"at most {limit:.0%}",
+        holds=None if found is None else found <= limit,
+        source=source,
+    )
+
+
+def _ceiling(measured: Measurements) -> float | None:
+    """Return what the instrument carries without a relay: the slower of the two shapes of load."""
+    rates = [measured.delivered_per_s(name) for name in (CALIBRATION, SINGLE)]
+    return min(rate for rate in rates if rate) if all(rates) else None
+
+
+def _harness_cpu_ms(measured: Measurements) -> float | None:
+    """Return the CPU time of generator and sink together for one delivered message, in milliseconds."""
+    load, sink = measured.loads.get(RUN), measured.sinks.get(RUN)
+    return 1000 * (load.cpu_s + sink.cpu_s) / sink.delivered if load and sink and sink.delivered else None
+
+
+SCENARIO = RelayThroughput()

@@ -1,0 +1,52 @@
+"""The sink: takes the mail of every domain and accounts for each message (``agents.sink``)."""
+
+import json
+import re
+from typing import Annotated
+
+from pydantic import Field
+
+from orchestrator.agents.contract import SinkSettings
+from orchestrator.model import Strict
+from orchestrator.services import Rendered, Role, Site
+from orchestrator.services.agents import PYTHON, code
+
+DOMAINS = "/testbed/domains"
+
+
+class Settings(Strict):
+    """What a bed file may say of a sink."""
+
+    data_delay_ms: Annotated[float, Field(ge=0, le=3_600_000)] = 0.0
+    """Answer the end of a message's data this much later."""
+    max_size: Annotated[int, Field(ge=1024, le=1 << 40)] = 50 * 1024 * 1024
+    """The SIZE that is announced (RFC 1870), in octets."""
+
+
+class Blackhole:
+    """The service."""
+
+    name = "blackhole"
+    role = Role.SINK
+    image = "agents"
+    settings = Settings
+    capabilities = ("NET_BIND_SERVICE",)
+    takes_mail = True
+    ready = re.compile(r'"event": "listening"')
+
+    def render(self, site: Site[Settings]) -> Rendered:
+        """Render a sink for the whole block of delivery addresses."""
+        settings = SinkSettings(**site.settings.model_dump())
+        domains = "".join(f"{delivery.domain}\n" for delivery in site.deliveries)
+        place = ("--domains", DOMAINS, "--prefix", str(site.block)) if site.block else ()
+        return Rendered(
+            command=(*PYTHON, "-m", "orchestrator.agents.sink", *place, "--settings", json.dumps(settings.to_dict())),
+            files={**code(), DOMAINS: domains.encode()},
+            publish=("25/tcp",),
+            fds=4096,
+            memory_mb=96,
+            peers=len(site.nodes) - 1,
+        )
+
+
+SERVICE = Blackhole()

@@ -1,0 +1,150 @@
+"""Postfix, as a relay to thousands of domains: in over SMTP, out by the bed's MX records, nothing kept locally."""
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from orchestrator.addressing import twin
+from orchestrator.model import Strict
+from orchestrator.services import Queue, Rendered, Role, Site
+
+_OWN = {
+    "compatibility_level": ("3.5", "as of the oldest release that we build (bullseye)"),
+    "maillog_file": ("/dev/stdout", "the engine keeps the log; see postlog in master.cf"),
+    "mydestination": ("", "nothing is delivered here"),
+    "local_recipient_maps": ("", "nothing is delivered here"),
+    "alias_maps": ("", "nothing is delivered here"),
+    "alias_database": ("", "nothing is delivered here"),
+    "local_transport": ("error:5.1.1 no mail is delivered here", "nothing is delivered here"),
+    "smtpd_relay_restrictions": ("permit_mynetworks, reject", "the bed relays for itself only"),
+    "inet_protocols": ("all", "the bed has both families"),
+    "smtp_host_lookup": ("dns", "the bed's DNS and no hosts file"),
+    "biff": ("no", "there are no users to notify"),
+    "smtputf8_enable": ("no", "the bed's names are ASCII"),
+    "smtp_tls_security_level": ("none", "a plain bed: TLS would be measured, too"),
+    "smtpd_tls_security_level": ("none", "a plain bed: TLS would be measured, too"),
+    "delay_logging_resolution_limit": ("6", "delays=a/b/c/d to the microsecond, for the histograms"),
+    "default_process_limit": ("500", "the default of 100 is reached long before the machine's end"),
+    "smtpd_client_connection_count_limit": ("0", "one load generator is one client"),
+    "qmgr_message_active_limit": ("100000", "20000 is 40 s of mail at 500 a second; the rest would wait on disk"),
+    "qmgr_message_recipient_limit": ("100000", "as the active limit: one recipient for each message"),
+    "default_destination_concurrency_limit": ("50", "20 binds a bed with few domains"),
+    "default_destination_concurrency_failed_cohort_limit": ("0", "one failure must not mark a domain dead for 300 s"),
+    "in_flow_delay": (
+        "0",
+        "1 s holds mail back when more comes in than goes out: let it be seen",
+    ),
+    "minimal_backoff_time": ("10s", "300 s outlasts a run"),
+    "maximal_backoff_time": ("60s", "4000 s outlasts a run"),
+    "queue_run_delay": ("10s", "as the shortest backoff"),
+    "message_size_limit": ("52428800", "what the sink announces"),
+    "mailbox_size_limit": ("0", "no mailboxes"),
+}
+"""Settings of a relay to thousands of domains: name -> value, reason. A bed file may override them."""
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,100}\Z")
+_FORBIDDEN = re.compile(
+    r"(command|_checks|program|mail_owner|setgid|_directory|_maps|^multi_instance|import_environment|"
+    r"export_environment|^maillog|^syslog|^relayhost|transport|^inet_interfaces|^mynetworks|bind_address|default_database)"
+)
+"""What could run a program, read a file, or lead mail another way than the one that is measured."""
+
+
+def _overrides(settings: dict[str, str | int | bool]) -> dict[str, str | int | bool]:
+    for name, value in settings.items():
+        if not _NAME.match(name):
+            raise ValueError(f"{name!r} is not the name of a main.cf parameter")
+        if _FORBIDDEN.search(name) and name not in _OWN:
+            raise ValueError(f"{name} is not for a bed file: it runs programs, reads files or moves mail elsewhere")
+        if re.search(r"[^\x20-\x7e]|[$`{}]", str(value)) or re.match(r"\s", str(value)):
+            raise ValueError(f"{name}: a value of printable ASCII, without '$', '`' and braces")
+    return settings
+
+
+_PRIVATE = "10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16"
+"""Where engines have their bridges (RFC 1918)."""
+
+
+class Settings(Strict):
+    """What a bed file may say of Postfix."""
+
+    main_cf: Annotated[dict[str, str | int | bool], AfterValidator(_overrides)] = Field(default_factory=dict)
+    """Parameters of main.cf, instead of ours and of Postfix's own (postconf(5))."""
+
+
+class Postfix:
+    """The service."""
+
+    name = "postfix"
+    role = Role.RELAY
+    image = "postfix"
+    settings = Settings
+    capabilities = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "NET_BIND_SERVICE", "SETGID", "SETUID")
+    takes_mail = False
+    ready = re.compile(r"postfix/master\[\d+\]: daemon started ")
+    queue = Queue(command=("postqueue", "-j"), length=lambda printed: len(printed.splitlines()))
+
+    def render(self, site: Site[Settings]) -> Rendered:
+        """Render a relay for the bed."""
+        return Rendered(
+            command=("postfix", "-c", "/etc/postfix", "start-fg"),
+            files={"/etc/postfix/main.cf": _main_cf(site).encode(), "/etc/postfix/master.cf": _MASTER_CF.encode()},
+            publish=("25/tcp",),
+            fds=4096,
+            memory_mb=1024,
+            peers=len(site.nodes) - 1,
+        )
+
+
+def _main_cf(site: Site[Settings]) -> str:
+    place = {
+        "myhostname": (f"{site.node}.nodes.test", "as the bed's DNS has it"),
+        "mydomain": ("nodes.test", "as the bed's DNS has it"),
+        "inet_interfaces": (
+            f"{site.v4}, {twin(site.v4)}",
+            "its service address; published ports lead there",
+        ),
+        "smtp_bind_address": (str(site.v4), "mail leaves over the lab"),
+        "smtp_bind_address6": (str(twin(site.v4)), "mail leaves over the lab"),
+        # The host comes in from the control network's gateway, whose address the engine chooses.
+        "mynetworks": (
+            f"{site.lab}, [{site.lab6.network_address}]/{site.lab6.prefixlen}, {_PRIVATE}",
+            "the bed, and the host through its published port",
+        ),
+    }
+    ours = {**_OWN, **place}
+    said = {True: "yes", False: "no"}
+    given = {n: said[v] if isinstance(v, bool) else str(v) for n, v in site.settings.main_cf.items()}
+    lines = [f"# {reason}\n{name} = {value}" for name, (value, reason) in ours.items() if name not in given]
+    lines += [f"# from the bed file\n{name} = {value}" for name, value in given.items()]
+    return "\n".join(lines) + "\n"
+
+
+_MASTER_CF = """\
+# service   type  private unpriv chroot wakeup maxproc command. No chroot: its copy of resolv.conf would be an old one.
+smtp        inet  n       -      n      -      -       smtpd
+pickup      unix  n       -      n      60     1       pickup
+cleanup     unix  n       -      n      -      0       cleanup
+qmgr        unix  n       -      n      300    1       qmgr
+tlsmgr      unix  -       -      n      1000?  1       tlsmgr
+rewrite     unix  -       -      n      -      -       trivial-rewrite
+bounce      unix  -       -      n      -      0       bounce
+defer       unix  -       -      n      -      0       bounce
+trace       unix  -       -      n      -      0       bounce
+verify      unix  -       -      n      -      1       verify
+flush       unix  n       -      n      1000?  0       flush
+proxymap    unix  -       -      n      -      -       proxymap
+proxywrite  unix  -       -      n      -      1       proxymap
+smtp        unix  -       -      n      -      -       smtp
+relay       unix  -       -      n      -      -       smtp
+showq       unix  n       -      n      -      -       showq
+error       unix  -       -      n      -      -       error
+retry       unix  -       -      n      -      -       error
+discard     unix  -       -      n      -      -       discard
+anvil       unix  -       -      n      -      1       anvil
+scache      unix  -       -      n      -      1       scache
+postlog     unix-dgram n  -      n      -      1       postlogd
+"""
+
+SERVICE = Postfix()

@@ -1,0 +1,116 @@
+"""The DNS data of a bed: one forward zone ``test.`` and the reverse zones of its slice.
+
+Every domain has an MX (RFC 5321, 5.1), its host an A and an AAAA, and both addresses a PTR that points back, so that a
+relay and a sink that look each other up find what they expect. Nothing else exists.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from ipaddress import IPv4Address, IPv4Network
+
+import dns.name
+import dns.rdataclass
+import dns.rdatatype
+import dns.reversename
+import dns.zone
+from dns.rdtypes.ANY.MX import MX
+
+from orchestrator.addressing import V6, twin
+from orchestrator.errors import InvalidInput
+from orchestrator.services import Delivery
+
+ROOT = "."
+"""A bed has a root of its own, which knows ``test.`` only: every other name is denied, at once (RFC 8020)."""
+FORWARD = "test."
+NODES = "nodes.test"
+"""Where the nodes have their names; no domain of the user's can be there."""
+_TTL = 3600
+_SERIAL = 1
+_SAFE = re.compile(r"[a-z0-9_.-]+\Z")
+
+
+def build(
+    deliveries: Collection[Delivery], nodes: Mapping[str, IPv4Address], lab: IPv4Network, dns_node: str
+) -> dict[str, str]:
+    """Return every zone of a bed: its name -> its text (RFC 1035, 5).
+
+    Raises:
+        InvalidInput: a name that cannot stand in a zone file, or that belongs to the nodes.
+    """
+    server = f"{dns_node}.{NODES}."
+    hosts = [(f"{name}.{NODES}", address) for name, address in nodes.items()]
+    forward = [_top(FORWARD, server)]
+    domains = {delivery.domain for delivery in deliveries}
+    for delivery in deliveries:
+        domain = _checked(delivery.domain, domains)
+        host = f"mx.{domain}"
+        hosts.append((host, delivery.v4))
+        forward.append(f"{domain}. MX 10 {host}.\n{domain}. A {delivery.v4}\n{domain}. AAAA {delivery.v6}\n")
+    for host, address in hosts:
+        forward.append(f"{host}. A {address}\n{host}. AAAA {twin(address)}\n")
+
+    four = {origin: [_top(origin, server)] for origin in _reverse_origins(lab)}
+    six_origin = dns.reversename.from_address(str(V6.network_address)).to_text().removeprefix("0." * 20)
+    six = [_top(six_origin, server)]
+    for host, address in hosts:
+        a, b, c, d = str(address).split(".")
+        four[f"{b}.{a}.in-addr.arpa."].append(f"{d}.{c} PTR {host}.\n")
+        low = f"{int(address):08x}"
+        six.append(f"{'.'.join(reversed(low))}.{'0.' * 11}0 PTR {host}.\n")
+    own = nodes[dns_node]
+    root = [_top(ROOT, server), f"{FORWARD} NS {server}\n{server} A {own}\n{server} AAAA {twin(own)}\n"]
+    zones = {ROOT: root, FORWARD: forward, six_origin: six, **four}
+    return {origin: "".join(lines) for origin, lines in zones.items()}
+
+
+def file_name(origin: str) -> str:
+    """Return what the file of a zone is called."""
+    return f"{origin.rstrip('.') or 'root'}.zone"
+
+
+def origin(file: str) -> str:
+    """Return the zone that a file is of; the inverse of ``file_name``."""
+    return ROOT if file == file_name(ROOT) else f"{file.removesuffix('.zone')}."
+
+
+def check(origin: str, text: str) -> dns.zone.Zone:
+    """Read a zone back with dnspython, and return it.
+
+    Raises:
+        InvalidInput: it does not parse, has no SOA or NS, or a mail host lacks an address.
+    """
+    try:
+        zone = dns.zone.from_text(text, origin=origin, relativize=False)
+    except (dns.exception.DNSException, ValueError) as error:
+        raise InvalidInput(f"a valid zone {origin}", f"{type(error).__name__}: {error}", "this is a bug") from error
+    mail_hosts = ((n, r) for n, _, r in zone.iterate_rdatas(dns.rdatatype.MX) if isinstance(r, MX))
+    for name, rdata in mail_hosts:
+        for kind in (dns.rdatatype.A, dns.rdatatype.AAAA):
+            if zone.get_rdataset(rdata.exchange, kind) is None:
+                raise InvalidInput(f"an address of {rdata.exchange}", f"none, but it is an MX of {name}", "add it")
+    return zone
+
+
+def _top(origin: str, server: str) -> str:
+    """Return the head of a zone: TTL, SOA and NS."""
+    return (
+        f"$ORIGIN {origin}\n$TTL {_TTL}\n"
+        f"@ SOA {server} hostmaster.{NODES}. ({_SERIAL} {_TTL} 600 86400 {_TTL})\n@ NS {server}\n"
+    )
+
+
+def _reverse_origins(lab: IPv4Network) -> list[str]:
+    """Name the /16 zones that cover a lab network within 198.18.0.0/15 (RFC 1035, 3.5)."""
+    first, last = lab.network_address, lab.broadcast_address
+    octets = dict.fromkeys(str(address).split(".")[1] for address in (first, last))
+    return [f"{octet}.198.in-addr.arpa." for octet in octets]
+
+
+def _checked(domain: str, others: Collection[str]) -> str:
+    if not _SAFE.match(domain):
+        raise InvalidInput("a domain of letters, digits, '-', '_' and dots", repr(domain), "rename it")
+    if f".{domain}".endswith(f".{NODES}"):
+        raise InvalidInput(f"a domain outside {NODES}, where the nodes are", domain, "rename it")
+    if f"mx.{domain}" in others:
+        raise InvalidInput(f"mx.{domain} left to the mail host of {domain}", "it is a domain, too", "rename one")
+    return domain
