@@ -14,7 +14,8 @@ MOST_US = 3_600_000_000
 """One hour; a longer duration counts as one hour."""
 _DIGITS = 3
 _EXACT_BITS = 11
-"""Values below 2^11 have a bucket of their own: three digits need 2,000 of them."""
+_EXACT = 1 << _EXACT_BITS
+"""Lower values have a bucket of their own: three digits need 2,000 of them."""
 
 
 class Histogram:
@@ -28,7 +29,7 @@ class Histogram:
     def record_ns(self, duration: int) -> None:
         """Count a duration in nanoseconds."""
         us = duration // 1000
-        if us >> _EXACT_BITS:
+        if us >= _EXACT:
             us = min(us, MOST_US)
             coarse = us.bit_length() - _EXACT_BITS
             us = us >> coarse << coarse

@@ -111,12 +111,12 @@ class Ledger:
         self._first = self._first or now
         self._last = now
         self._octets += content.size
+        astray = False
         for index in recipients:
             if index >= 0:
                 self._domains.add(index)
-            if dialled is not None and index != dialled:
-                self._misrouted += 1
-                break
+            astray |= dialled is not None and index != dialled
+        self._misrouted += astray
         if stamp.seq >= MAX_SEQ or not content.whole:
             self._corrupted += 1
         elif self._delivered.add(stamp.seq):

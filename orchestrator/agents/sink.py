@@ -129,16 +129,19 @@ def obey(reception: Reception, words: list[str]) -> dict[str, Any]:
     raise ValueError(f"no such request: {words!r}")
 
 
-async def serve(reception: Reception, hosts: list[str], port: int, control: Path, backlog: int) -> int:
-    """Open every socket and say so; return the port. It serves for as long as the loop runs."""
+async def serve(
+    reception: Reception, hosts: list[str], port: int, control: Path, backlog: int
+) -> list[asyncio.AbstractServer]:
+    """Open every socket and say so. They serve for as long as someone holds what is returned."""
     loop = asyncio.get_running_loop()
+    servers: list[asyncio.AbstractServer] = []
     for host in hosts:
         opened = listen(host, port, backlog)
         port = opened.getsockname()[1]
-        await loop.create_server(partial(Session, reception), sock=opened, backlog=backlog)
-    await loop.create_unix_server(partial(Control, reception), sock=listen_locally(control))
+        servers.append(await loop.create_server(partial(Session, reception), sock=opened, backlog=backlog))
+    servers.append(await loop.create_unix_server(partial(Control, reception), sock=listen_locally(control)))
     say({"event": "listening", "port": port, "addresses": hosts})
-    return port
+    return servers
 
 
 def tick(reception: Reception) -> None:
@@ -156,9 +159,11 @@ async def run(reception: Reception, hosts: list[str], port: int, control: Path, 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
-    await serve(reception, hosts, port, control, backlog)
+    servers = await serve(reception, hosts, port, control, backlog)
     tick(reception)
     await ended.wait()
+    for server in servers:
+        server.close()
     os._exit(0)  # at once, and not after ten thousand connections have been closed one by one
 
 
@@ -170,6 +175,7 @@ def main() -> None:
     parser.add_argument("--control", type=Path, default=Path(SOCKET), metavar="PATH", help="the control socket")
     parser.add_argument("--domains", type=Path, metavar="FILE", help="one a line, in the order of their addresses")
     parser.add_argument("--prefix", type=IPv4Network, help="whose i-th address is the i-th domain's, as its IPv6 twin")
+    parser.add_argument("--settings", type=read_settings, default=SinkSettings(), help="SinkSettings as JSON")
     options = parser.parse_args()
     files = allow_files()
     backlog = min(BACKLOG, files // 8)
@@ -178,6 +184,7 @@ def main() -> None:
     most = files - 2 * backlog - _SPARE_FDS
     domains = options.domains.read_text(encoding="ascii").split() if options.domains else []
     reception = Reception(Books(domains, options.prefix), most)
+    reception.behave(options.settings)
     hosts = options.listen or ["0.0.0.0", "::"]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run(reception, hosts, options.port, options.control, backlog))

@@ -1,0 +1,147 @@
+"""A real sink in a process of its own, and loads against it."""
+
+import asyncio
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+
+from orchestrator.agents import control
+from orchestrator.agents.contract import LoadOrder, LoadReport, SinkReport
+from orchestrator.agents.load import Load
+
+DOMAINS = [f"d{i}.test" for i in range(8)]
+PREFIX = "127.0.16.0/29"
+"""Address i of it is domain i's, as on a bed's 198.18.x.0/20: all of 127.0.0.0/8 is this machine."""
+_RUNS = (f"{n:08x}" for n in itertools.count(0xA0000000))
+
+
+@dataclass
+class Sink:
+    """A sink that serves."""
+
+    process: subprocess.Popen[str]
+    port: int
+    control: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def ask(self, *words: str) -> dict[str, Any]:
+        """Send one request over its control socket."""
+        return control.ask(self.control, list(words))
+
+    def begin(self) -> str:
+        """Begin a new run and return its id."""
+        run = next(_RUNS)
+        self.ask("begin", run)
+        return run
+
+    def report(self, run: str) -> SinkReport:
+        """Ask what arrived."""
+        return SinkReport.from_dict(self.ask("report", run))
+
+    def next_line(self) -> dict[str, Any]:
+        """Wait for the next line that it prints."""
+        assert self.process.stdout is not None
+        line: dict[str, Any] = json.loads(self.process.stdout.readline())
+        return line
+
+
+def start_sink(folder: Path, *arguments: str, files: int | None = None) -> Sink:
+    """Start a sink on free ports of loopback addresses and wait until it says that it listens."""
+    names = folder / "domains"
+    names.write_text("\n".join(DOMAINS))
+    path = str(folder / "control.sock")
+    limit = [] if files is None else ["prlimit", f"--nofile={files}"]
+    process = subprocess.Popen(
+        [*limit, sys.executable, "-m", "orchestrator.agents.sink", "--port", "0", "--control", path, *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    sink = Sink(process, 0, path)
+    said = sink.next_line()
+    assert said["event"] == "listening"
+    sink.port = said["port"]
+    return sink
+
+
+def end_sink(sink: Sink) -> None:
+    """End a sink, and see that it goes at once."""
+    sink.process.terminate()
+    try:
+        assert sink.process.wait(timeout=2) == 0
+    finally:
+        sink.process.kill()
+        assert sink.process.stdout is not None
+        sink.process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def sink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sink]:
+    """Serve all tests with one sink: each has its own run in it."""
+    hosts = ["127.0.0.1", "::1", *(f"127.0.16.{i}" for i in range(8))]
+    folder = tmp_path_factory.mktemp("sink")
+    listen = [word for host in hosts for word in ("--listen", host)]
+    started = start_sink(folder, *listen, "--domains", str(folder / "domains"), "--prefix", PREFIX)
+    yield started
+    end_sink(started)
+
+
+@pytest.fixture(scope="session")
+def slow_sink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sink]:
+    """Serve with a sink that answers the end of the data after 100 ms."""
+    started = start_sink(tmp_path_factory.mktemp("slow"), "--listen", "127.0.0.1")
+    started.ask("set", '{"data_delay_ms": 100}')
+    yield started
+    end_sink(started)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def stalled_load(sink: Sink) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+    """Send a load of 2.6 s that stands still for 2 s. It begins before all tests, which run while it stands."""
+    run = sink.begin()
+    order = LoadOrder(
+        run=run, target="127.0.0.1", port=sink.port, domains=DOMAINS, rate=200, seconds=2.6, stall_at=0.2, stall_for=2.0
+    )
+    process = start_load(order)
+    yield run, process
+    process.kill()
+    process.wait()
+
+
+def start_load(order: LoadOrder) -> "subprocess.Popen[str]":
+    """Start a generator in a process of its own; its order comes through standard input."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "orchestrator.agents.load", "-"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(order.to_dict()))
+    process.stdin.close()
+    return process
+
+
+def report_of(process: "subprocess.Popen[str]") -> LoadReport:
+    """Wait for the end of a generator and return its report."""
+    assert process.stdout is not None
+    lines = [json.loads(line) for line in process.stdout]
+    process.stdout.close()
+    assert process.wait(timeout=10) == 0
+    return LoadReport.from_dict(lines[-1]["report"])
+
+
+def send(**order: Any) -> LoadReport:
+    """Carry a load out in this process; what is left out is small and quick."""
+    full = LoadOrder.from_dict({"run": "a5a5a5a5", "target": "127.0.0.1", "domains": DOMAINS, "sizes": [600], **order})
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(Load(full).run())

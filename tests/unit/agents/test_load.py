@@ -1,0 +1,284 @@
+"""The generator against the real sink, and against servers that do it wrong."""
+
+import asyncio
+import json
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import uvloop
+
+from orchestrator.agents import load as load_module
+from orchestrator.agents.contract import LoadOrder, LoadReport
+from orchestrator.agents.histogram import decode
+from orchestrator.agents.ledger import SequenceSet
+from orchestrator.agents.load import Load
+from orchestrator.agents.order import BadOrder, read_order
+from tests.unit.agents import faults
+from tests.unit.agents.conftest import DOMAINS, PREFIX, Sink, report_of, send, start_load
+
+ORDER = {"run": "a5a5a5a5", "target": "127.0.0.1", "domains": DOMAINS, "messages": 4, "sizes": [600], "timeout": 0.05}
+
+
+def against(fault: faults.Fault, **order: Any) -> LoadReport:
+    """Carry a load out against a server that does it wrong."""
+
+    async def both() -> LoadReport:
+        async with faults.serving(fault) as port:
+            return await Load(LoadOrder.from_dict({**ORDER, "port": port, **order})).run()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(both())
+
+
+def at(text: str, percentile: float) -> float:
+    """Return a percentile of an encoded histogram in milliseconds."""
+    return float(decode(text).get_value_at_percentile(percentile)) / 1000
+
+
+@pytest.mark.parametrize("per_connection", [1, 7, 1000])
+@pytest.mark.parametrize("target", ["127.0.0.1", "::1", PREFIX])
+def test_as_fast_as_it_goes_every_message_arrives_once(sink: Sink, target: str, per_connection: int) -> None:
+    run = sink.begin()
+    sizes = [2, 600, 40_000]
+    said = send(run=run, port=sink.port, target=target, messages=300, per_connection=per_connection, sizes=sizes)
+    report = sink.report(run)
+    assert (said.offered, said.accepted, said.failed, said.unresolved) == (300, 300, {}, 0)
+    assert (report.delivered, report.duplicated, report.corrupted, report.domains) == (300, 0, 0, len(DOMAINS))
+    assert said.accepted_set == report.delivered_set
+    assert decode(said.service).get_total_count() == decode(said.response).get_total_count() == 300
+    assert at(said.service, 50) <= at(said.response, 50)
+    assert decode(said.connect).get_total_count() == said.connections
+    if target == PREFIX:
+        assert report.misrouted == 0
+    if per_connection == 1:
+        assert said.connections == 300
+
+
+def test_a_rate_is_kept(sink: Sink) -> None:
+    run = sink.begin()
+    said = send(run=run, port=sink.port, rate=1000, seconds=0.2, connections=4)
+    assert (said.offered, said.accepted) == (200, 200)
+    assert 0.18 < said.ended - said.started < 0.5
+    report = sink.report(run)
+    assert report.first is not None
+    assert report.last is not None
+    assert 0.18 < report.last - report.first < 0.5
+    assert said.started <= report.first <= report.last <= said.ended + 0.01
+
+
+@pytest.mark.parametrize("bounds", [{"messages": 100, "seconds": 60}, {"rate": 2000, "messages": 100}])
+def test_towards_a_prefix_each_domain_gets_its_turn_at_its_own_address(sink: Sink, bounds: dict[str, Any]) -> None:
+    run = sink.begin()
+    order = LoadOrder(run=run, target=PREFIX, domains=DOMAINS, per_connection=3)
+    turns = [order.domain_of(seq) for seq in range(15)]
+    assert turns == [0, 1, 2, 3, 4, 5, 6, 7, 0, 0, 0, 1, 1, 1, 2]
+    said = send(run=run, port=sink.port, target=PREFIX, per_connection=3, **bounds)
+    report = sink.report(run)
+    assert said.accepted == report.delivered == 100
+    assert (report.misrouted, report.domains) == (0, 8)
+    assert report.connections == 8 + 31
+
+
+def test_time_ends_a_load_that_is_as_fast_as_it_goes(sink: Sink) -> None:
+    run = sink.begin()
+    said = send(run=run, port=sink.port, seconds=0.15)
+    assert 0.1 < said.ended - said.started < 0.5
+    assert said.offered == said.accepted == sink.report(run).delivered > 50
+
+
+def test_a_known_delay_is_measured_as_such(slow_sink: Sink) -> None:
+    run = slow_sink.begin()
+    said = send(run=run, port=slow_sink.port, messages=40, connections=20)
+    report = slow_sink.report(run)
+    assert said.accepted == report.delivered == 40
+    assert 100 <= at(said.service, 0) <= at(said.service, 50) <= 110
+    assert at(report.transit, 50) < 50
+
+
+def test_a_slow_server_cannot_hide(slow_sink: Sink) -> None:
+    run = slow_sink.begin()
+    said = send(run=run, port=slow_sink.port, rate=400, messages=16, connections=4)
+    assert said.accepted == 16
+    assert 100 <= at(said.service, 50) <= 115
+    assert at(said.response, 99) > 350  # 4 connections carry 40/s: the last of 16 is due at 0.04 s, and sent at 0.3 s
+    assert at(slow_sink.report(run).age, 99) > 250
+    assert said.late >= 10
+
+
+def test_it_finds_what_a_relay_lost_doubled_and_changed(sink: Sink) -> None:
+    run = sink.begin()
+    relay = faults.MeddlingRelay(sink.port, lost={3, 10}, doubled={5}, changed={7})
+    said = against(relay, run=run, messages=12, connections=1, timeout=5)
+    report = sink.report(run)
+    assert said.accepted == 12
+    assert (report.delivered, report.duplicated, report.corrupted) == (9, 1, 1)
+    missing = set(SequenceSet.decode(said.accepted_set)) - set(SequenceSet.decode(report.delivered_set))
+    assert missing == {3, 7, 10}
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause", "unresolved"),
+    [
+        (faults.resets_after_mail, "ConnectionResetError", 0),
+        (faults.closes_after_rcpt, "connection closed", 0),
+        (faults.defers_senders, "451 4.3.0", 0),
+        (faults.refuses_recipients, "550 5.1.1", 0),
+        (faults.refuses_recipients_but_takes_data, "550 5.1.1", 0),
+        (faults.rejects_content, "554 5.7.1", 0),
+        (faults.closes_after_the_data, "connection closed", 4),
+        (faults.is_silent_after_the_data, "timeout", 4),
+        (faults.says_421_to_rcpt, "421 4.3.2", 0),
+        (faults.talks_nonsense, "malformed reply", 0),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+@pytest.mark.parametrize("mode", [{"rate": 1000}, {"target": "127.0.0.1/32", "domains": ["d0.test"]}])
+def test_a_fault_is_counted_by_its_cause(
+    fault: faults.Fault, cause: str, unresolved: int, mode: dict[str, Any]
+) -> None:
+    said = against(fault, **mode)
+    assert said.failed == {cause: 4}
+    assert (said.offered, said.accepted, said.unresolved, said.connect_failed) == (4, 0, unresolved, {})
+    assert len(SequenceSet.decode(said.unresolved_set)) == unresolved
+
+
+@pytest.mark.parametrize("fault", [faults.knows_no_ehlo, faults.does_no_pipelining])
+def test_a_plain_server_is_served_plainly(fault: faults.Fault) -> None:
+    said = against(fault, messages=10, per_connection=4)
+    assert (said.accepted, said.failed) == (10, {})
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [
+        (faults.greets_with_421, "421 4.3.2"),
+        (faults.closes_at_once, "connection closed"),
+        (faults.never_greets, "timeout"),
+        (faults.talks_for_ever, "reply too long"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_a_server_that_cannot_be_talked_to_ends_the_load(fault: faults.Fault, cause: str) -> None:
+    said = against(fault, rate=100, messages=4)
+    assert set(said.connect_failed) == {cause}
+    assert said.failed == {cause: said.offered}
+    assert said.connections == said.accepted == 0
+
+
+@pytest.fixture
+def deaf() -> Iterator[socket.socket]:
+    """Hold a port that nobody listens on and nobody else can have."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held
+
+
+def test_refused_connects_are_tried_again_but_not_in_a_busy_loop(deaf: socket.socket) -> None:
+    said = send(port=deaf.getsockname()[1], rate=1000, messages=100, connections=2, timeout=0.2)
+    assert said.failed == {"ConnectionRefusedError": said.offered}
+    assert set(said.connect_failed) == {"ConnectionRefusedError"}
+    assert said.connect_failed["ConnectionRefusedError"] < 20
+    assert said.cpu_s < 0.1
+
+
+def test_a_server_that_comes_back_gets_all_its_mail(deaf: socket.socket) -> None:
+    async def late_server() -> LoadReport:
+        port = deaf.getsockname()[1]
+        load = Load(LoadOrder.from_dict({**ORDER, "port": port, "rate": 400, "messages": 40, "timeout": 5}))
+        ended = asyncio.create_task(load.run())
+        while not load._connect_failed:  # noqa: ASYNC110  nobody is told of it
+            await asyncio.sleep(0.001)
+        async with faults.serving(faults.does_no_pipelining, deaf):
+            return await ended
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        said = runner.run(late_server())
+    assert (said.accepted, said.failed) == (40, {})
+    assert said.connect_failed["ConnectionRefusedError"] >= 1
+
+
+def test_an_interrupt_ends_it_with_an_honest_report(slow_sink: Sink) -> None:
+    run = slow_sink.begin()
+    order = LoadOrder(
+        run=run, target="127.0.0.1", port=slow_sink.port, domains=DOMAINS, rate=200, seconds=600, connections=2
+    )
+    process = start_load(order)
+    while not slow_sink.ask("count", run)["delivered"]:
+        pass
+    process.send_signal(signal.SIGTERM)
+    said = report_of(process)
+    assert said.ended - said.started < 5
+    assert said.offered == said.accepted + sum(said.failed.values())
+    assert set(said.failed) == {"interrupted"}
+    delivered = set(SequenceSet.decode(slow_sink.report(run).delivered_set))
+    accepted = set(SequenceSet.decode(said.accepted_set))
+    assert accepted <= delivered <= accepted | set(SequenceSet.decode(said.unresolved_set))
+
+
+def test_a_stall_of_the_generator_shows_in_response_time_only(
+    sink: Sink, stalled_load: tuple[str, "subprocess.Popen[str]"]
+) -> None:
+    run, process = stalled_load
+    said = report_of(process)
+    assert said.offered == said.accepted == sink.report(run).delivered == 520
+    assert 1.9 < said.stalled_s < 2.5
+    assert at(said.response, 50) > 500
+    assert at(said.response, 99) > 1500
+    assert at(said.service, 90) < 50
+    assert said.late > 350
+    ticks: list[dict[str, Any]] = []
+    while not ticks or ticks[-1]["delivered"] < 520:
+        line = sink.next_line()
+        ticks += [line["tick"]] if line.get("tick", {}).get("run") == run else []
+    assert len(ticks) >= 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"rate": 0}, "rate: needed a number"),
+        ({"rate": float("nan")}, "rate: needed a number"),
+        ({"rate": 1e6, "seconds": 1000}, "messages at most"),
+        ({"messages": None}, "would never end"),
+        ({"messages": 0}, "messages: needed a whole number"),
+        ({"messages": True}, "messages: needed a whole number"),
+        ({"seconds": -1}, "seconds: needed"),
+        ({"sizes": []}, "sizes: needed a list"),
+        ({"sizes": [1]}, "sizes: needed a whole number from 2"),
+        ({"sizes": [10**12]}, "sizes: needed"),
+        ({"sizes": [50_000_000 + n for n in range(9)]}, "all sizes together"),
+        ({"sizes": ["2048"]}, "sizes: needed"),
+        ({"domains": []}, "domains: needed a list"),
+        ({"domains": "d0.test"}, "domains: needed a list"),
+        ({"domains": ["d0.test>\r\nDATA"]}, "domains: needed names"),
+        ({"domains": ["d0 test"]}, "domains: needed names"),
+        ({"domains": ["a." * 130 + "test"]}, "at most 253"),
+        ({"sender": "a@b>\r\n"}, "sender: needed"),
+        ({"run": "x"}, "run: needed eight hex digits"),
+        ({"target": "relay.test"}, "target: needed"),
+        ({"target": "127.0.0.1/24"}, "target: needed"),
+        ({"target": 2130706433}, "target: needed"),
+        ({"target": "127.0.0.0/30"}, "an address for each of 8 domains; found 4"),
+        ({"port": 0}, "port: needed"),
+        ({"connections": 0}, "connections: needed"),
+        ({"per_connection": 0}, "per_connection: needed"),
+        ({"timeout": 0}, "timeout: needed"),
+        ({"stall_at": -1}, "stall_at: needed"),
+        ({"stall_for": None}, "stall_for: needed"),
+        ({"speed": 1}, "unexpected keyword argument 'speed'"),
+    ],
+)
+def test_a_bad_order_is_refused_with_a_reason(wrong: dict[str, Any], text: str) -> None:
+    with pytest.raises(BadOrder) as refusal:
+        read_order(json.dumps({**ORDER, **wrong}))
+    assert text in str(refusal.value)
+
+
+@pytest.mark.parametrize("arguments", [[], ["{"], ["[]"], ["{}", "{}"]])
+def test_a_bad_command_line_is_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert load_module.main(arguments) == 2
+    assert capsys.readouterr().err
