@@ -1,0 +1,143 @@
+"""An engine in memory, for tests: what commands answer and containers print is scripted by the test."""
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from ipaddress import IPv4Network
+from typing import Any
+
+from orchestrator.engine import ContainerSpec, EngineInfo, Found, LogLine, NetworkSpec, Output, SubnetTaken
+from orchestrator.errors import EngineFailed
+
+INFO = dict.fromkeys(("version", "api", "kernel", "operating_system", "cgroup", "storage", "architecture"), "fake")
+
+
+class FakeEngine:
+    """``answer(container, command)`` gives a command's output, ``prints(container)`` the lines of a container's log."""
+
+    def __init__(
+        self,
+        answer: Callable[[ContainerSpec, tuple[str, ...]], Output] = lambda *_: Output(status=0, stdout="", stderr=""),
+        prints: Callable[[ContainerSpec], Sequence[str]] = lambda _: (),
+    ) -> None:
+        self.answer, self.prints = answer, prints
+        self.tags: dict[str, Mapping[str, str]] = {}
+        self.specs: dict[str, ContainerSpec] = {}
+        self._made: dict[str, Found] = {}
+        self._ended: dict[str, tuple[threading.Event, list[int]]] = {}
+        self._lock, self._ids = threading.RLock(), itertools.count(1)
+
+    def end(self, container: str, status: int) -> None:
+        """Let a container die."""
+        made = self._found(container)
+        self._made[made.id] = replace(made, state="exited", ports={})
+        self._ended[made.id][1].append(status)
+        self._ended[made.id][0].set()
+
+    def info(self) -> EngineInfo:
+        return EngineInfo(**INFO, cpus=2, memory_b=8 << 30)
+
+    def image(self, tag: str) -> Mapping[str, str] | None:
+        return self.tags.get(tag)
+
+    def images(self, label: str) -> list[tuple[str, Mapping[str, str]]]:
+        return [(tag, labels) for tag, labels in self.tags.items() if label in labels]
+
+    def pull(self, tag: str) -> bool:
+        return tag in self.tags
+
+    def load_root(self, tarball: str, tag: str) -> None:
+        self.tags[tag] = {"id": tarball}
+
+    def build(self, context: bytes, tag: str, args: Mapping[str, str], labels: Mapping[str, str]) -> Iterator[str]:
+        self.tags[tag] = {**labels, "id": str(hash((context, *args.items())))}
+        yield f"built {tag}"
+
+    def discard_image(self, image: str) -> None:
+        self.tags.pop(image, None)
+
+    def create_network(self, spec: NetworkSpec) -> str:
+        with self._lock:
+            taken = [IPv4Network(n.subnet) for n in self._made.values() if n.subnet]
+            if spec.subnet and any(IPv4Network(spec.subnet).overlaps(other) for other in taken):
+                raise SubnetTaken(spec.subnet)
+            return self._add(Found(kind="network", id="", name=spec.name, labels=spec.labels, subnet=spec.subnet))
+
+    def create(self, spec: ContainerSpec) -> str:
+        with self._lock:
+            for endpoint in spec.networks:
+                self._found(endpoint.network)
+            made = self._add(Found(kind="container", id="", name=spec.name, labels=spec.labels, state="created"))
+            self.specs[made], self._ended[made] = spec, (threading.Event(), [])
+            return made
+
+    def start(self, container: str) -> None:
+        with self._lock:
+            made = self._found(container)
+            ports = {port: 32768 + next(self._ids) for port in self.specs[made.id].publish}
+            self._made[made.id] = replace(made, state="running", ports=ports)
+
+    def run(self, spec: ContainerSpec, timeout: float = 60) -> Output:  # noqa: ARG002
+        made = self.create(spec)
+        self.remove_container(made)
+        return self.answer(spec, spec.command)
+
+    def exec(self, container: str, command: tuple[str, ...], *, timeout: float = 60) -> Output:  # noqa: ARG002
+        made = self._found(container)
+        if made.state != "running":
+            raise EngineFailed(f"container {made.name} running", made.state, "start it")
+        return self.answer(self.specs[made.id], command)
+
+    def exec_lines(self, container: str, command: tuple[str, ...]) -> Iterator[str]:
+        said = self.exec(container, command)
+        yield from said.stdout.splitlines()
+        if said.status:
+            raise EngineFailed(f"{command[0]} to succeed", f"status {said.status}: {said.stderr}", "read its log")
+
+    def logs(self, container: str, *, follow: bool) -> Iterator[LogLine]:
+        made = self._found(container)
+        yield from (LogLine(t=1e9 + n, text=line) for n, line in enumerate(self.prints(self.specs[made.id])))
+        if follow:
+            self.wait(made.id)
+
+    def stats(self, container: str) -> Iterator[dict[str, Any]]:
+        self.wait(container)
+        yield from ()
+
+    def wait(self, container: str) -> int:
+        ended, statuses = self._ended[self._found(container).id]
+        ended.wait()
+        return statuses[0]
+
+    def remove_container(self, container: str) -> None:
+        with self._lock:
+            if any(container in {f.id, f.name} for f in self._made.values()):
+                made = self._found(container)
+                self.end(made.id, 137)
+                del self._made[made.id]
+
+    def remove_network(self, network: str) -> None:
+        with self._lock:
+            for made in [f for f in self._made.values() if network in {f.id, f.name}]:
+                users = (self.specs[f.id] for f in self._made.values() if f.state == "running")
+                if any(e.network in {made.id, made.name} for spec in users for e in spec.networks):
+                    raise EngineFailed(f"network {made.name} removed", "a container is on it", "remove that first")
+                del self._made[made.id]
+
+    def find(self, labels: Mapping[str, str | None]) -> list[Found]:
+        known = sorted(self._made.copy().values(), key=lambda f: f.kind)
+        return [f for f in known if all(k in f.labels and v in {None, f.labels[k]} for k, v in labels.items())]
+
+    def _add(self, made: Found) -> str:
+        if any(made.name == other.name for other in self._made.values()):
+            raise EngineFailed(f"{made.kind} {made.name}", "its name is taken", "remove the other one")
+        made = replace(made, id=f"{next(self._ids):012x}")
+        self._made[made.id] = made
+        return made.id
+
+    def _found(self, name: str) -> Found:
+        for made in list(self._made.values()):
+            if name in {made.id, made.name}:
+                return made
+        raise EngineFailed(f"{name} in the engine", "there is no such thing", "make it")
