@@ -118,7 +118,7 @@ def cpu(measured: Measurements, axis: Axis) -> Chart | None:
     series = {node: measured.cores(node) for node in measured.nodes}
     if not any(series.values()):
         return None
-    available = measured.environment.get("cpus")
+    available = (measured.environment.get("engine") or {}).get("cpus")
     top = max((sum(v or 0 for v in values) for values in _columns(series)), default=0.0)
     figure = _over_time(axis, measured.phases, "CPU cores", top=max(top, float(available or 0)))
     figure["data"] = [

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.measurements import Measurements
-from orchestrator.report.summary import Summary, figure, number, summarize
+from orchestrator.report.summary import Summary, best_figure, figure, number, summarize
 from orchestrator.rundir import RunDir
 
 COLOURS = {"CONFIRMED": "bold green", "REFUTED": "bold red", "INCONCLUSIVE": "bold yellow"}
@@ -26,6 +26,29 @@ def summary(rundir: RunDir) -> Summary:
 def show(rundir: RunDir, console: Console | None = None) -> None:
     """Print the summary of a run to standard output; without colour when that is no terminal."""
     (console or Console(highlight=False)).print(render(summary(rundir)))
+
+
+def line(rundir: RunDir) -> dict[str, Any]:
+    """Return what a list of runs says of one: run, scenario, status, outcome and figures (None without a verdict)."""
+    facts = rundir.load()
+    verdict = facts.get("verdict") or {}
+    return {
+        "run": str(rundir.path),
+        **{key: facts.get(key) for key in ("scenario", "status")},
+        **{key: verdict.get(key) for key in ("outcome", "figures")},
+    }
+
+
+def show_runs(rundirs: Iterable[RunDir], console: Console | None = None) -> None:
+    """Print a list of runs: name, how it ended, and its first figure."""
+    table = _table("run", "ended", "", "", left=2)
+    for rundir in rundirs:
+        run = line(rundir)
+        best = best_figure(run)
+        outcome = str(run["outcome"] or run["status"])
+        answer = (best[1], Text(f"{best[0]} {best[2]}", style="dim")) if best else ("", "")
+        table.add_row(_cell(rundir.path.name), Text(plain(outcome), style=COLOURS.get(outcome, "")), *answer)
+    (console or Console(highlight=False)).print(table)
 
 
 def render(run: Summary) -> RenderableType:

@@ -110,7 +110,8 @@ class Browser:
 
     def wait(self, expression: str) -> None:
         """Wait until an expression is true in the page."""
-        look = f"let ok = false; try {{ ok = !!({expression}); }} catch {{}} ok ? done(true) : requestAnimationFrame(look);"
+        attempt = f"let ok = false; try {{ ok = !!({expression}); }} catch {{}}"
+        look = f"{attempt} ok ? done(true) : requestAnimationFrame(look);"
         limit = f"setTimeout(() => done(false), {TIMEOUT_S * 1e3});"
         script = f"new Promise(done => {{ {limit} const look = () => {{ {look} }}; look(); }})"
         answer = self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)

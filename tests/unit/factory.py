@@ -292,10 +292,14 @@ def _facts(
             "bed": {"name": "relay", "domains": domains, "nodes": nodes},
             "plan": {"subnet": "198.18.0.0/19"},
             "environment": {
-                "kernel": "6.18.44", "cpus": 2, "cpu_model": "AMD EPYC 9R14" + hostile, "memory_b": 25276514304,
-                "engine": {"version": "20.10.24", "storage": "overlay2", "cgroup": "1"},
-                "images": {"testbed/postfix:bookworm": "sha256:2f6b8b69598b"},
+                "engine": {
+                    "version": "20.10.24", "api": "1.41", "kernel": "6.18.44", "operating_system": "Debian 12",
+                    "cpus": 2, "memory_b": 25276514304, "cgroup": "1", "storage": "overlay2", "architecture": "x86_64",
+                },
+                "cpu": "AMD EPYC 9R14" + hostile, "cores": 1, "sockets": 1, "memory_available_b": 21276514304,
+                "nofile": 20000, "neighbour_limit": 1024, "neighbours": 9,
                 "sysctls": {"net.ipv4.neigh.default.gc_thresh3": "1024"},
+                "versions": {"testbed": "0.1.0", "docker": "7.2.0"},
             },
             "command": ["testbed", "run", "relay-throughput", f"--domains={domains}", f"--relay=postfix{hostile}"],
             "phases": phases,

@@ -100,24 +100,29 @@ class Script:
         self._clock = 0.0
 
     def say(self, *texts: str) -> None:
+        """Print lines."""
         for text in texts:
             self._clock += 1
             self.lines.put(LogLine(t=self._clock, text=text))
 
     def end(self, status: int | Exception) -> None:
+        """End, after what was printed."""
         self.ended.put(status)
         self.lines.put(None)
         self.readings.put(None)
 
     def logs(self, container: str, *, follow: bool) -> Iterator[LogLine]:
+        """As ``Engine.logs``."""
         assert (container, follow) == ("c1", True)
         yield from self._until_none(self.lines)
 
     def stats(self, container: str) -> Iterator[dict[str, Any]]:
+        """As ``Engine.stats``."""
         assert container == "c1"
         yield from self._until_none(self.readings)
 
     def wait(self, container: str) -> int:
+        """As ``Engine.wait``."""
         assert container == "c1"
         status = self.ended.get()
         if isinstance(status, Exception):

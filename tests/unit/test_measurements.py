@@ -21,7 +21,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
 
 @pytest.fixture
 def rundir(kept: RunDir, tmp_path: Path) -> RunDir:
-    """A copy that a test may damage."""
+    """Copy the run, so that a test may damage it."""
     return RunDir(Path(shutil.copytree(kept.path, tmp_path / "run")))
 
 
@@ -141,7 +141,9 @@ def test_an_empty_run_measured_nothing_and_says_so(tmp_path: Path) -> None:
     measured = Measurements.read(RunDir.create(tmp_path, "relay-throughput"))
     assert measured.subject is None
     assert measured.calibrations == measured.nodes == []
-    assert measured.accounting("relay") is measured.span("relay") is measured.phase("relay") is None
+    assert measured.accounting("relay") is None
+    assert measured.span("relay") is None
+    assert measured.phase("relay") is None
     assert measured.accepted_per_s("relay") is measured.delivered_per_s("relay") is None
     assert measured.hops is None
     assert measured.latency("relay") == {}

@@ -60,9 +60,11 @@ class Elements(HTMLParser):
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note a tag."""
         self.tags.append((tag, dict(attrs)))
 
     def handle_data(self, data: str) -> None:
+        """Note text."""
         self.text.append(data)
 
 
@@ -222,10 +224,27 @@ def test_text_of_others_stays_text_in_the_page(hostile: RunDir) -> None:
     assert not any("<" in name for name in names), "plotly reads HTML in names"
 
 
+def test_a_list_of_runs_shows_how_each_ended(rundir: RunDir, hostile: RunDir, tmp_path: Path) -> None:
+    broken = RunDir.create(tmp_path, "relay-throughput")
+    console = Console(width=80, highlight=False)
+    with console.capture() as captured:
+        terminal.show_runs([rundir, hostile, broken], console)
+    heading, _, first, second, third = captured.get().splitlines()
+    assert heading.split() == ["run", "ended"]
+    assert re.search(r"CONFIRMED\s+\d+(\.\d)?\s+relay messages per second", first)
+    assert "REFUTED" in second
+    assert broken.path.name in third
+    assert "created" in third
+    assert terminal.line(broken) == {
+        "run": str(broken.path), "scenario": "relay-throughput", "status": "created", "outcome": None, "figures": None,
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
         ("relay_messages_per_s", 451.3, ("relay messages", "451", "per second")),
+        ("relay_messages_per_minute", 27e3, ("relay messages", "27,000", "per minute")),
         ("relay_cpu_ms_per_message", 3.156, ("relay CPU", "3.16", "ms per message")),
         ("response_p99_ms", 12.345, ("response p99", "12.3", "ms")),
         ("share_of_ceiling", 0.1451, ("share of ceiling", "14.5", "%")),
