@@ -16,6 +16,7 @@ import uvloop
 
 from orchestrator.agents import control
 from orchestrator.agents.contract import LoadOrder, LoadReport, SinkReport
+from orchestrator.agents.histogram import decode
 from orchestrator.agents.load import Load
 
 DOMAINS = [f"d{i}.test" for i in range(8)]
@@ -145,3 +146,8 @@ def send(**order: Any) -> LoadReport:
     full = LoadOrder.from_dict({"run": "a5a5a5a5", "target": "127.0.0.1", "domains": DOMAINS, "sizes": [600], **order})
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(Load(full).run())
+
+
+def at(text: str, percentile: float) -> float:
+    """Return a percentile of an encoded histogram in milliseconds."""
+    return float(decode(text).get_value_at_percentile(percentile)) / 1000
