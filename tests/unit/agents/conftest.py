@@ -32,7 +32,8 @@ class Sink:
     process: subprocess.Popen[str]
     port: int
     control: str
-    settings: dict[str, Any] = field(default_factory=dict)
+    heard: list[dict[str, Any]] = field(default_factory=list)
+    """The lines that it has printed, as far as they were read."""
 
     def ask(self, *words: str) -> dict[str, Any]:
         """Send one request over its control socket."""
@@ -51,8 +52,8 @@ class Sink:
     def next_line(self) -> dict[str, Any]:
         """Wait for the next line that it prints."""
         assert self.process.stdout is not None
-        line: dict[str, Any] = json.loads(self.process.stdout.readline())
-        return line
+        self.heard.append(json.loads(self.process.stdout.readline()))
+        return self.heard[-1]
 
 
 def start_sink(folder: Path, *arguments: str, files: int | None = None) -> Sink:

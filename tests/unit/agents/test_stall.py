@@ -1,6 +1,7 @@
 """A generator that stood still: it began before all tests of this folder, and has ended when this file is reached."""
 
 import subprocess
+from itertools import pairwise
 from typing import Any
 
 from tests.unit.agents.conftest import Sink, at, report_of
@@ -17,8 +18,12 @@ def test_a_stall_of_the_generator_shows_in_response_time_only(
     assert at(said.response, 99) > 1500
     assert at(said.service, 90) < 50
     assert said.late > 350
-    ticks: list[dict[str, Any]] = []
-    while not ticks or ticks[-1]["delivered"] < 520:
-        line = sink.next_line()
-        ticks += [line["tick"]] if line.get("tick", {}).get("run") == run else []
+    while not (ticks := ticks_of(sink, run)) or ticks[-1]["delivered"] < 520:
+        sink.next_line()
     assert len(ticks) >= 2
+    assert all(now["delivered"] > before["delivered"] for before, now in pairwise(ticks))
+
+
+def ticks_of(sink: Sink, run: str) -> list[dict[str, Any]]:
+    """Return what the sink has said of a run."""
+    return [line["tick"] for line in sink.heard if line.get("tick", {}).get("run") == run]
