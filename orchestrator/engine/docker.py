@@ -1,11 +1,14 @@
 """A real Docker Engine, 20.10 and later. The only module that imports docker."""
 
 import io
+import math
+import os
 import re
+import struct
 import tarfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any
@@ -25,6 +28,9 @@ _POOL = 64
 """Connections kept for one thread's streams and calls."""
 _TIMED_OUT = 124
 """What timeout(1) says of a command that it ended."""
+_STDOUT, _STDERR = 1, 2
+_HEADER = struct.Struct(">BxxxL")
+"""Before each piece of output: which stream it is of, how many bytes it has."""
 
 
 def connect() -> "DockerEngine":
@@ -33,14 +39,26 @@ def connect() -> "DockerEngine":
     Raises:
         EngineFailed: none answers, or we may not use it.
     """
-    options = kwargs_from_env()
-    if "base_url" not in options and (context := ContextAPI.get_current_context()) and context.Host:
-        options |= {"base_url": context.Host, **({"tls": context.TLSConfig} if context.TLSConfig else {})}
     try:
+        options = _options()
         client = docker.APIClient(**options, version="auto", timeout=_TIMEOUT_S)
     except (docker.errors.DockerException, requests.RequestException, OSError) as error:
         raise _no_engine(error) from error
     return DockerEngine(client, options)
+
+
+def _options() -> dict[str, Any]:
+    """Where the engine is: DOCKER_HOST, else DOCKER_CONTEXT, else the current context, as docker(1) has it."""
+    options: dict[str, Any] = {**kwargs_from_env()}
+    if not os.environ.get("DOCKER_HOST"):
+        context = ContextAPI.get_context(os.environ.get("DOCKER_CONTEXT") or None)
+        if context is None:
+            raise EngineFailed(
+                "the Docker context that is chosen", "there is none of that name", "see `docker context ls`"
+            )
+        if context.Host:
+            options |= {"base_url": context.Host, **({"tls": context.TLSConfig} if context.TLSConfig else {})}
+    return options
 
 
 def _no_engine(error: Exception) -> EngineFailed:
@@ -187,6 +205,12 @@ class DockerEngine:
             except docker.errors.APIError as error:
                 if re.search("overlaps|invalid pool request", str(error)):
                     raise SubnetTaken(spec.subnet) from error
+                if "already using parent interface" in str(error):
+                    raise EngineFailed(
+                        f"interface {spec.parent} for network {spec.name} alone",
+                        f"another network stands on it: {_short(error)}",
+                        "remove that one, or name another interface (an engine before 27 gives each to one network)",
+                    ) from error
                 raise
             return str(made["Id"])
 
@@ -225,13 +249,18 @@ class DockerEngine:
         """Run a one-shot container to its end and remove it."""
         made = self.create(spec)
         try:
-            with _translated(f"container {spec.name} to end within {timeout:.0f} s"):
+            with _translated(f"container {spec.name} to end"):
                 self._client.start(made)
-                status = self._client.wait(made, timeout=int(timeout))["StatusCode"]
-                out, err = (
-                    self._client.logs(made, stdout=stream, stderr=not stream).decode(errors="replace")
-                    for stream in (True, False)
-                )
+                try:
+                    status = self._client.wait(made, timeout=math.ceil(timeout))["StatusCode"]
+                except (requests.ReadTimeout, requests.ConnectionError) as error:
+                    raise EngineFailed(
+                        f"{' '.join(spec.command)[:200]} to end within {timeout:g} s", "it did not", "try again"
+                    ) from error
+                said: dict[int, bytes] = {_STDOUT: b"", _STDERR: b""}
+                for stream, frame in self._frames(made, follow=False, timestamps=False):
+                    said[stream] += frame
+                out, err = (said[stream].decode(errors="replace") for stream in (_STDOUT, _STDERR))
                 return Output(status=status, stdout=out, stderr=err)
         finally:
             self.remove_container(made)
@@ -277,19 +306,33 @@ class DockerEngine:
 
     def logs(self, container: str, *, follow: bool) -> Iterator[LogLine]:
         """Yield what a container printed since its start; with ``follow`` until it ends."""
+        begun: dict[int, tuple[bytes, list[bytes]]] = {}  # the engine cuts lines at 16 KiB, both streams at once
         with _translated(f"the log of container {container[:12]}"):
-            begun: tuple[str, str] | None = None
-            for frame in self._client.logs(container, stream=True, follow=follow, timestamps=True):
-                stamp, _, text = frame.decode(errors="replace").partition(" ")
-                if begun:  # the engine cuts lines at 16 KiB
-                    stamp, text = begun[0], begun[1] + text
-                if text.endswith("\n"):
-                    begun = None
-                    yield LogLine(t=_unix(stamp), text=text.rstrip("\r\n"))
-                else:
-                    begun = stamp, text
-            if begun:
-                yield LogLine(t=_unix(begun[0]), text=begun[1])
+            for stream, frame in self._frames(container, follow=follow, timestamps=True):
+                stamp, _, text = frame.partition(b" ")
+                stamp, pieces = begun.setdefault(stream, (stamp, []))
+                pieces.append(text)
+                if text.endswith(b"\n"):
+                    del begun[stream]
+                    yield _line(stamp, pieces)
+            yield from (_line(stamp, pieces) for stamp, pieces in begun.values())
+
+    def _frames(self, container: str, *, follow: bool, timestamps: bool) -> Iterator[tuple[int, bytes]]:
+        """Yield what a container printed as the engine sends it: number of the stream, piece of a line.
+
+        (``APIClient.logs`` does not tell the streams apart. Framing: Engine API, ``POST /containers/{id}/attach``.)
+        """
+        client = self._client
+        url = f"{client.base_url}/v{client.api_version}/containers/{container}/logs"
+        asked = {"stdout": 1, "stderr": 1, "follow": int(follow), "timestamps": int(timestamps)}
+        with client.get(url, params=asked, stream=True, timeout=(_TIMEOUT_S, None)) as response:
+            try:
+                response.raise_for_status()
+            except requests.HTTPError as error:
+                raise docker.errors.create_api_error_from_http_exception(error) from error
+            while header := response.raw.read(_HEADER.size):
+                stream, length = _HEADER.unpack(header)
+                yield stream, response.raw.read(length)
 
     def stats(self, container: str) -> Iterator[dict[str, Any]]:
         """Yield the engine's raw statistics about once a second until the container ends."""
@@ -379,6 +422,10 @@ def _archive(files: Mapping[str, bytes]) -> bytes:
             entry.mtime = now
             tar.addfile(entry, io.BytesIO(content))
     return buffer.getvalue()
+
+
+def _line(stamp: bytes, pieces: Sequence[bytes]) -> LogLine:
+    return LogLine(t=_unix(stamp.decode()), text=b"".join(pieces).rstrip(b"\r\n").decode(errors="replace"))
 
 
 def _unix(stamp: str) -> float:
