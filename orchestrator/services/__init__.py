@@ -7,12 +7,14 @@ nothing of engines. ``known()`` finds them all; the contract tests run over what
 import importlib
 import pkgutil
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+
+from hdrh.histogram import HdrHistogram
 
 from orchestrator.errors import InvalidInput
 from orchestrator.model import Bed, Strict
@@ -119,6 +121,29 @@ class HoldsMail(Protocol):
     queue: Queue
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelayLog:
+    """What a relay's own log says of the mail that went through it."""
+
+    hops: Mapping[str, HdrHistogram]
+    """Name of the hop -> durations in microseconds, one for each delivery attempt, in the order of the hops."""
+    statuses: Mapping[str, int]
+    """Delivery attempts by outcome: ``sent``, ``deferred``, ``bounced``."""
+    queue: Sequence[tuple[float, int]]
+    """Messages in the queue, at the end of every second in which that changed (Unix time)."""
+    warnings: Sequence[str]
+    """The first lines that report trouble."""
+
+
+@runtime_checkable
+class ReadsLog(Protocol):
+    """What a relay adds whose log tells of every delivery."""
+
+    def read_log(self, lines: Iterable[tuple[float, str]]) -> RelayLog:
+        """Read a log: Unix time and text of each line."""
+        ...
+
+
 @runtime_checkable
 class Verifies(Protocol):
     """What a service adds that can check its rendered files without being started."""
@@ -167,6 +192,12 @@ def verify(name: str, files: Mapping[str, bytes]) -> None:
     found = service(name)
     if isinstance(found, Verifies):
         found.verify(files)
+
+
+def read_log(name: str, lines: Iterable[tuple[float, str]]) -> RelayLog | None:
+    """Have a service read its log; ``None`` when it cannot."""
+    found = service(name)
+    return found.read_log(lines) if isinstance(found, ReadsLog) else None
 
 
 def schema() -> dict[str, Any]:

@@ -1,13 +1,14 @@
 """Postfix, as a relay to thousands of domains: in over SMTP, out by the bed's MX records, nothing kept locally."""
 
 import re
+from collections.abc import Iterable
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
 from orchestrator.addressing import twin
 from orchestrator.model import Strict
-from orchestrator.services import Queue, Rendered, Role, Site
+from orchestrator.services import Queue, RelayLog, Rendered, Role, Site, postfix_log
 
 _OWN = {
     "compatibility_level": ("3.5", "as of the oldest release that we build (bullseye)"),
@@ -95,6 +96,10 @@ class Postfix:
             memory_mb=1024,
             peers=len(site.nodes) - 1,
         )
+
+    def read_log(self, lines: Iterable[tuple[float, str]]) -> RelayLog:
+        """Read what its log says of the mail that went through."""
+        return postfix_log.read(lines)
 
 
 def _main_cf(site: Site[Settings]) -> str:
