@@ -56,7 +56,7 @@ def _overrides(settings: dict[str, str | int | bool]) -> dict[str, str | int | b
     for name, value in settings.items():
         if not _NAME.match(name):
             raise ValueError(f"{name!r} is not the name of a main.cf parameter")
-        if _FORBIDDEN.search(name) and name not in _OWN:
+        if _FORBIDDEN.search(name):
             raise ValueError(f"{name} is not for a bed file: it runs programs, reads files or moves mail elsewhere")
         if re.search(r"[^\x20-\x7e]|[$`{}]", str(value)) or re.match(r"\s", str(value)):
             raise ValueError(f"{name}: a value of printable ASCII, without '$', '`' and braces")
