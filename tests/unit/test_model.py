@@ -1,5 +1,7 @@
 """What a bed file may say, and what it says back."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,7 +33,7 @@ NODES = {"dns": {"service": "bind"}}
         ({"parent": "eth0; reboot"}, "parent"),
     ],
 )
-def test_bad_input_is_named(change, said):
+def test_bad_input_is_named(change: dict[str, object], said: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         parse_bed({"name": "x", "nodes": NODES, **change}, "bed")
     assert said in caught.value.found
@@ -39,7 +41,7 @@ def test_bad_input_is_named(change, said):
 
 
 @given(st.text(max_size=40))
-def test_no_name_with_a_separator_is_a_domain(text):
+def test_no_name_with_a_separator_is_a_domain(text: str) -> None:
     try:
         bed = parse_bed({"name": "x", "nodes": NODES, "domains": [text + ".test"]}, "bed")
     except InvalidInput:
@@ -47,12 +49,12 @@ def test_no_name_with_a_separator_is_a_domain(text):
     assert set(bed.domain_names[0]) <= set("abcdefghijklmnopqrstuvwxyz0123456789-_.")
 
 
-def test_the_built_in_beds_are_beds():
+def test_the_built_in_beds_are_beds() -> None:
     assert beds.bed("relay").domains == 2560
     assert {node.service for node in beds.bed("relay").nodes.values()} == {"bind", "blackhole", "postfix", "smtp-load"}
 
 
-def test_a_file_that_is_no_yaml_or_not_there_is_named(tmp_path):
+def test_a_file_that_is_no_yaml_or_not_there_is_named(tmp_path: Path) -> None:
     broken = tmp_path / "bed.yaml"
     broken.write_text("name: [", encoding="utf-8")
     with pytest.raises(InvalidInput, match=r"bed\.yaml"):

@@ -7,39 +7,39 @@ import pytest
 from orchestrator import beds
 from orchestrator.errors import InvalidInput
 from orchestrator.model import parse_bed
-from orchestrator.plan import make_plan
+from orchestrator.plan import Plan, make_plan
 from orchestrator.services import Role
 
 
 @pytest.fixture(scope="module")
-def plan():
+def plan() -> Plan:
     return make_plan(beds.bed("relay"), cpus=2)
 
 
-def test_every_domain_has_an_address_of_its_own_in_both_families(plan):
+def test_every_domain_has_an_address_of_its_own_in_both_families(plan: Plan) -> None:
     assert len({d.v4 for d in plan.deliveries}) == len({d.v6 for d in plan.deliveries}) == 2560
     assert all(d.v4 in plan.mail for d in plan.deliveries)
     assert plan.mail == IPv4Network("198.18.16.0/20")
 
 
-def test_nodes_start_in_the_order_of_their_roles(plan):
+def test_nodes_start_in_the_order_of_their_roles(plan: Plan) -> None:
     assert [node.role for node in plan.nodes] == [Role.DNS, Role.SINK, Role.RELAY, Role.LOAD]
 
 
-def test_the_relay_reaches_every_delivery_address_through_one_neighbour(plan):
+def test_the_relay_reaches_every_delivery_address_through_one_neighbour(plan: Plan) -> None:
     addresses = plan.node(Role.RELAY).files["/testbed/addresses"].decode()
     sink = plan.node(Role.SINK).v4
     assert f"route add {plan.mail} via {sink} dev @lab" in addresses
     assert plan.needs.neighbour_entries < 100
 
 
-def test_the_sink_answers_on_the_whole_prefix_without_holding_an_address_of_it(plan):
+def test_the_sink_answers_on_the_whole_prefix_without_holding_an_address_of_it(plan: Plan) -> None:
     addresses = plan.node(Role.SINK).files["/testbed/addresses"].decode()
     assert f"route add local {plan.mail} dev lo" in addresses
     assert addresses.count("address add") == 1
 
 
-def test_no_service_keeps_the_rights_that_joining_took(plan):
+def test_no_service_keeps_the_rights_that_joining_took(plan: Plan) -> None:
     for node in plan.nodes:
         assert not {"NET_ADMIN", "NET_RAW", "SYS_ADMIN", "SETPCAP"} & set(node.capabilities)
         enter = node.files["/testbed/enter"].decode()
@@ -47,12 +47,12 @@ def test_no_service_keeps_the_rights_that_joining_took(plan):
         assert "net_admin" not in enter.lower()
 
 
-def test_every_node_asks_the_beds_own_dns(plan):
+def test_every_node_asks_the_beds_own_dns(plan: Plan) -> None:
     for node in plan.nodes:
         assert node.files["/testbed/resolv.conf"].startswith(f"nameserver {plan.node(Role.DNS).v4}\n".encode())
 
 
-def test_real_addresses_are_counted_and_added():
+def test_real_addresses_are_counted_and_added() -> None:
     bed = parse_bed({"name": "many", "domains": 1, "nodes": {"dns": {"service": "bind", "addresses": 2560}}}, "bed")
     plan = make_plan(bed, cpus=2)
     lines = plan.nodes[0].files["/testbed/addresses"].decode().splitlines()
@@ -61,11 +61,11 @@ def test_real_addresses_are_counted_and_added():
     assert plan.needs.addresses == 2 * 2560
 
 
-def test_the_same_bed_gives_the_same_plan(plan):
+def test_the_same_bed_gives_the_same_plan(plan: Plan) -> None:
     assert make_plan(beds.bed("relay"), cpus=2).to_dict() == plan.to_dict()
 
 
-def test_two_sinks_and_an_unknown_service_are_refused():
+def test_two_sinks_and_an_unknown_service_are_refused() -> None:
     sink = {"service": "blackhole"}
     with pytest.raises(InvalidInput, match="one node that takes the mail"):
         make_plan(parse_bed({"name": "x", "nodes": {"a": sink, "b": sink}}, "bed"), cpus=1)
@@ -73,12 +73,12 @@ def test_two_sinks_and_an_unknown_service_are_refused():
         make_plan(parse_bed({"name": "x", "nodes": {"a": {"service": "sendmail"}}}, "bed"), cpus=1)
 
 
-def test_unknown_settings_of_a_service_are_named():
+def test_unknown_settings_of_a_service_are_named() -> None:
     bed = parse_bed({"name": "x", "nodes": {"dns": {"service": "bind", "settings": {"colour": "red"}}}}, "bed")
     with pytest.raises(InvalidInput, match="colour"):
         make_plan(bed, cpus=1)
 
 
-def test_a_cpuset_sets_the_number_of_workers():
+def test_a_cpuset_sets_the_number_of_workers() -> None:
     bed = parse_bed({"name": "x", "nodes": {"dns": {"service": "bind", "limits": {"cpuset": "0-2,5"}}}}, "bed")
     assert make_plan(bed, cpus=8).nodes[0].fds != make_plan(bed, cpus=1).nodes[0].fds

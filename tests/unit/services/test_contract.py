@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator import beds, images, services, wiring
 from orchestrator.model import Bed, Strict, parse_bed
-from orchestrator.plan import Plan, make_plan
+from orchestrator.plan import NodePlan, Plan, make_plan
 
 
 def _plan() -> Plan:
@@ -23,7 +23,7 @@ def test_it_names_a_role_an_image_that_exists_and_settings_that_have_defaults(na
 
 
 @pytest.mark.parametrize("node", _plan().nodes, ids=lambda node: str(node.service))
-def test_what_it_renders_is_complete(node) -> None:
+def test_what_it_renders_is_complete(node: NodePlan) -> None:
     assert node.command == (f"{wiring.DIRECTORY}/enter",)
     assert all(path.startswith("/") and ".." not in path for path in node.files)
     assert node.fds > 0

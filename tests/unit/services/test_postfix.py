@@ -21,16 +21,16 @@ from orchestrator.services.postfix import SERVICE, Settings
         {"Default": "1"},
     ],
 )
-def test_a_parameter_that_could_break_out_is_refused(override):
+def test_a_parameter_that_could_break_out_is_refused(override: dict[str, str | int | bool]) -> None:
     with pytest.raises(ValidationError):
         Settings(main_cf=override)
 
 
-def test_an_ordinary_parameter_is_taken():
+def test_an_ordinary_parameter_is_taken() -> None:
     assert Settings(main_cf={"in_flow_delay": "1s", "smtp_tls_security_level": "may"}).main_cf
 
 
-def test_the_ready_line_is_the_one_that_master_prints():
+def test_the_ready_line_is_the_one_that_master_prints() -> None:
     line = "Nov 23 02:08:55 relay postfix/master[1]: daemon started -- version 3.7.11, configuration /etc/postfix"
     assert SERVICE.ready.search(line)
     assert SERVICE.queue.length("") == 0

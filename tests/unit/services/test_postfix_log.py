@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.services import postfix_log
+from orchestrator.services import RelayLog, postfix_log
 
 CAPTURED = """\
 Nov 23 02:08:55 relay postfix/master[1]: daemon started -- version 3.7.11, configuration /etc/postfix
@@ -16,11 +16,11 @@ Nov 23 02:08:56 relay postfix/qmgr[100]: 1BBCE1CA1CB: removed
 REST = "delay=1, delays=1/2/3/4, dsn=4.4.1, status=deferred (connect: timed out)"
 
 
-def _read(*lines: str, start: float = 1000.0):
+def _read(*lines: str, start: float = 1000.0) -> RelayLog:
     return postfix_log.read((start + i / 10, line) for i, line in enumerate(lines))
 
 
-def test_each_hop_is_read_to_the_microsecond():
+def test_each_hop_is_read_to_the_microsecond() -> None:
     log = _read(*CAPTURED)
     assert [h.get_value_at_percentile(50) for h in log.hops.values()] == pytest.approx(
         [10_000, 2000, 19_500, 500], rel=2e-3
@@ -29,13 +29,13 @@ def test_each_hop_is_read_to_the_microsecond():
     assert log.warnings == []
 
 
-def test_the_queue_is_what_came_in_and_has_not_been_removed():
+def test_the_queue_is_what_came_in_and_has_not_been_removed() -> None:
     log = _read(*CAPTURED[:3])
     assert log.queue == [(1001.0, 1)]
     assert _read(*CAPTURED).queue == [(1001.0, 0)]
 
 
-def test_reused_connections_and_tls_do_not_hide_the_delays():
+def test_reused_connections_and_tls_do_not_hide_the_delays() -> None:
     line = (
         "Nov 23 02:08:56 relay postfix/smtp[105]: 4XyZ: to=<u@d.test>, orig_to=<x>, relay=mx[::1]:25, conn_use=3, "
         "delay=10, delays=1/2/3/4, tls=none, dsn=2.0.0, status=sent (250 ok)"
@@ -52,12 +52,12 @@ def test_reused_connections_and_tls_do_not_hide_the_delays():
         f"to=<u@d.test>, relay=none, {REST[:-1]}: to=<a>, relay=x, delay=9, delays=9/9/9/9, dsn=2.0.0, status=sent (",
     ],
 )
-def test_text_that_others_chose_is_not_taken_for_fields(line):
+def test_text_that_others_chose_is_not_taken_for_fields(line: str) -> None:
     log = _read(f"Nov 23 02:08:56 relay postfix/smtp[1]: AB12: {line}")
     assert log.statuses == {"deferred": 1}
     assert next(iter(log.hops.values())).get_max_value() == pytest.approx(1_000_000, rel=2e-3)
 
 
-def test_trouble_is_kept_and_bounded():
+def test_trouble_is_kept_and_bounded() -> None:
     log = _read(*["Nov 23 02:08:56 relay postfix/smtpd[1]: warning: run out of patience"] * 50)
     assert len(log.warnings) == postfix_log.MOST_WARNINGS
