@@ -2,7 +2,10 @@
 
 ::
 
-    python3 -m orchestrator.agents.load '<LoadOrder as JSON>'      "-" reads it from standard input
+    python3 -m orchestrator.agents.load [--domains FILE] '<LoadOrder as JSON>'      "-" reads it from standard input
+
+One argument of a command is 128 KiB at most (MAX_ARG_STRLEN, execve(2)): with thousands of domains, the order names
+none and FILE has them, one a line.
 
 Prints JSON lines: ``{"tick": LoadTick}`` once a second, ``{"report": LoadReport}`` at the end. SIGTERM and SIGINT end
 it early, with a report of what was done by then.
@@ -12,6 +15,7 @@ waits for a connection grows older. So a slow server cannot hide (no coordinated
 where, ``smtp`` knows the protocol.
 """
 
+import argparse
 import asyncio
 import math
 import resource
@@ -20,6 +24,7 @@ import sys
 import time
 from collections import Counter, deque
 from ipaddress import ip_network
+from pathlib import Path
 
 import uvloop
 
@@ -321,12 +326,14 @@ async def carry_out(order: LoadOrder) -> None:
 
 def main(arguments: list[str]) -> int:
     """Run one load; exit code 2 when the order cannot be carried out."""
-    if len(arguments) != 1:
-        complain(__doc__ or "")
-        return 2
+    parser = argparse.ArgumentParser(description="send test mail, open-loop")
+    parser.add_argument("--domains", type=Path, metavar="FILE", help="for an order that names none: one a line")
+    parser.add_argument("order", help='LoadOrder as JSON; "-" reads it from standard input')
+    options = parser.parse_args(arguments)
     try:
-        order = read_order(sys.stdin.read() if arguments[0] == "-" else arguments[0])
-    except BadOrder as error:
+        domains = options.domains.read_text(encoding="ascii").split() if options.domains else None
+        order = read_order(sys.stdin.read() if options.order == "-" else options.order, domains)
+    except (BadOrder, OSError) as error:
         complain(str(error))
         return 2
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -19,14 +19,14 @@ class BadOrder(ValueError):
     """A load order that cannot be carried out; the text says what was needed and what was found."""
 
 
-def read_order(text: str) -> LoadOrder:
-    """Read a load order from JSON.
+def read_order(text: str, domains: list[str] | None = None) -> LoadOrder:
+    """Read a load order from JSON; ``domains`` are taken when it names none.
 
     Raises:
         BadOrder: it is none, or a value is out of bounds.
     """
     try:
-        order = LoadOrder.from_dict(json.loads(text))
+        order = LoadOrder.from_dict({**({} if domains is None else {"domains": domains}), **json.loads(text)})
     except (ValueError, TypeError) as error:
         raise BadOrder(f"needed a LoadOrder as a JSON object; found: {error}") from error
     check(order)

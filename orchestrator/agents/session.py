@@ -53,11 +53,11 @@ class Reception:
 
     __slots__ = ("books", "capabilities", "most", "settings")
 
-    def __init__(self, books: Books, most: int) -> None:
+    def __init__(self, books: Books, settings: SinkSettings, most: int) -> None:
         self.books = books
         self.most = most
         """Connections at a time; the next one is sent away with 421."""
-        self.behave(SinkSettings())
+        self.behave(settings)
 
     def behave(self, settings: SinkSettings) -> None:
         """Change how the sink behaves, from the next command on."""

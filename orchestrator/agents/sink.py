@@ -175,16 +175,19 @@ def main() -> None:
     parser.add_argument("--control", type=Path, default=Path(SOCKET), metavar="PATH", help="the control socket")
     parser.add_argument("--domains", type=Path, metavar="FILE", help="one a line, in the order of their addresses")
     parser.add_argument("--prefix", type=IPv4Network, help="whose i-th address is the i-th domain's, as its IPv6 twin")
-    parser.add_argument("--settings", type=read_settings, default=SinkSettings(), help="SinkSettings as JSON")
+    parser.add_argument("--settings", default="{}", metavar="JSON", help="SinkSettings")
     options = parser.parse_args()
+    try:
+        settings = read_settings(options.settings)
+    except (ValueError, TypeError) as error:
+        parser.error(f"--settings: {error}")
     files = allow_files()
     backlog = min(BACKLOG, files // 8)
     # Out of file descriptors, the event loop would close its listening sockets for good: connections are sent away
     # while there are still as many left as may come in at once.
     most = files - 2 * backlog - _SPARE_FDS
     domains = options.domains.read_text(encoding="ascii").split() if options.domains else []
-    reception = Reception(Books(domains, options.prefix), most)
-    reception.behave(options.settings)
+    reception = Reception(Books(domains, options.prefix), settings, most)
     hosts = options.listen or ["0.0.0.0", "::"]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run(reception, hosts, options.port, options.control, backlog))

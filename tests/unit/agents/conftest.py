@@ -99,8 +99,8 @@ def sink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sink]:
 @pytest.fixture(scope="session")
 def slow_sink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sink]:
     """Serve with a sink that answers the end of the data after 100 ms."""
-    started = start_sink(tmp_path_factory.mktemp("slow"), "--listen", "127.0.0.1")
-    started.ask("set", '{"data_delay_ms": 100}')
+    settings = ("--settings", '{"data_delay_ms": 100}')
+    started = start_sink(tmp_path_factory.mktemp("slow"), "--listen", "127.0.0.1", *settings)
     yield started
     end_sink(started)
 

@@ -5,6 +5,7 @@ import json
 import signal
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -256,7 +257,17 @@ def test_a_bad_order_is_refused_with_a_reason(wrong: dict[str, Any], text: str) 
     assert text in str(refusal.value)
 
 
-@pytest.mark.parametrize("arguments", [[], ["{"], ["[]"], ["{}", "{}"]])
+def test_domains_may_come_from_a_file(sink: Sink, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run = sink.begin()
+    names = tmp_path / "domains"
+    names.write_text("d3.test\nd5.test\n")
+    order = {"run": run, "target": "127.0.0.1", "port": sink.port, "messages": 6}
+    assert load_module.main(["--domains", str(names), json.dumps(order)]) == 0
+    assert json.loads(capfd.readouterr().out.splitlines()[-1])["report"]["accepted"] == 6
+    assert sink.report(run).domains == 2
+
+
+@pytest.mark.parametrize("arguments", [["{"], ["[]"], ["{}"], ["--domains", "/no/such/file", "{}"]])
 def test_a_bad_command_line_is_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert load_module.main(arguments) == 2
     assert capsys.readouterr().err
