@@ -1,0 +1,183 @@
+"""A run from start to end on the fake engine: its steps, and what is left when each of them breaks."""
+
+import itertools
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator import cleaning, images, runner, services
+from orchestrator.engine import ContainerSpec, Output
+from orchestrator.engine.fake import FakeEngine
+from orchestrator.errors import EngineFailed, ExitCode, NodeDied
+from orchestrator.interrupts import Interrupted
+from orchestrator.live import Live
+from orchestrator.measurements import Measurements
+from orchestrator.model import Bed, Strict, parse_bed
+from orchestrator.rundir import RunDir
+from orchestrator.scenarios import Outcome, Verdict
+
+READING = "nofile\t20000\ngc_thresh3\t1024\nneighbours\tentries 00000002\nmeminfo\tMemAvailable: 8000000 kB\n"
+
+
+class Params(Strict):
+    """None."""
+
+
+class Asked:
+    """A question that one name server answers."""
+
+    name, question = "asked", "Does it answer?"
+    params: type[Strict] = Params
+
+    def __init__(self, drive: Callable[[Live], None] = lambda _: None) -> None:
+        self._drive = drive
+
+    def bed(self, params: Params) -> Bed:  # noqa: ARG002, D102
+        return parse_bed({"name": "one", "domains": 2, "nodes": {"dns": {"service": "bind"}}}, "bed")
+
+    def drive(self, live: Live, params: Params) -> None:  # noqa: ARG002, D102
+        self._drive(live)
+
+    def judge(self, measured: Measurements) -> Verdict:  # noqa: D102
+        there = measured.rundir.logs() == ["dns"]
+        return Verdict(outcome=Outcome.CONFIRMED if there else Outcome.INCONCLUSIVE, claim="It answers.", reason="")
+
+
+class Steps:
+    """Remembers the steps."""
+
+    def __init__(self) -> None:
+        self.taken: list[dict[str, Any]] = []
+        self.said: list[str] = []
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:  # noqa: D102
+        yield
+        self.taken.append({"name": name, "seconds": 0.0})
+
+    def say(self, text: str) -> None:  # noqa: D102
+        self.said.append(text)
+
+
+class Breaking(FakeEngine):
+    """Fails at the n-th call of a verb that makes something."""
+
+    def __init__(self, at: int | None = None) -> None:
+        super().__init__(answer=_answer, prints=lambda _: ["all zones loaded", "23-Nov running"])
+        self.tags["testbed/debian:bookworm"] = {"id": "base"}
+        for image, release in images.of(Asked().bed(Params())):
+            self.tags[images.tag(image, release)] = {images.LABEL: images.digest(image), "id": image}
+        self.calls = itertools.count(1)
+        self.at = at
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        if name in {"info", "image", "create_network", "create", "start", "run", "logs", "exec"}:
+            return self._counted(name, found)
+        return found
+
+    def _counted(self, name: str, verb: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if next(self.calls) == self.at:
+                raise EngineFailed(f"{name} to work", "the call that the test breaks", "nothing")
+            return verb(*args, **kwargs)
+
+        return call
+
+
+def _answer(spec: ContainerSpec, command: tuple[str, ...]) -> Output:  # noqa: ARG001
+    return Output(status=0, stdout=READING, stderr="")
+
+
+def _run(engine: FakeEngine, runs: Path, asked: Asked | None = None, steps: Steps | None = None) -> runner.Finished:
+    return runner.run(
+        asked or Asked(),
+        Params(),
+        connect=lambda: engine,
+        runs=runs,
+        parent=None,
+        command=["testbed", "run", "asked"],
+        steps=steps or Steps(),
+    )
+
+
+def _facts(runs: Path) -> dict[str, Any]:
+    (path,) = runs.glob("*/run.json")
+    facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return facts
+
+
+def test_a_run_keeps_everything_and_leaves_nothing(tmp_path: Path) -> None:
+    engine, steps = Breaking(), Steps()
+    finished = _run(engine, tmp_path, steps=steps)
+    assert finished.exit_code is ExitCode.OK
+    assert engine.find({}) == []
+    facts = _facts(tmp_path)
+    assert facts["status"] == "finished"
+    assert facts["verdict"]["outcome"] == "CONFIRMED"
+    assert facts["plan"]["nodes"][0]["name"] == "dns"
+    assert [step["name"] for step in facts["steps"]] == [step["name"] for step in steps.taken][: len(facts["steps"])]
+    assert (finished.rundir.path / "report.html").is_file()
+    assert (finished.rundir.path / "config/dns/etc/bind/testbed/named.conf").is_file()
+
+
+def _calls() -> int:
+    engine = Breaking()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "html", type("NoReport", (), {"write": staticmethod(lambda _: None)}))
+        patch.setattr(services, "verify", lambda *_: None)
+        with tempfile.TemporaryDirectory() as scratch:
+            _run(engine, Path(scratch))
+    return next(engine.calls) - 1
+
+
+@pytest.mark.parametrize("at", range(1, _calls() + 1))
+def test_whichever_call_breaks_nothing_is_left_and_the_first_error_is_the_one_shown(tmp_path: Path, at: int) -> None:
+    engine = Breaking(at)
+    with pytest.raises(EngineFailed, match="the call that the test breaks") as caught:
+        _run(engine, tmp_path)
+    left = engine.find({})
+    if left:  # what broke was the removal itself: the control network stands, so that `clean` finds the rest
+        assert [found.name.rpartition("-")[2] for found in left] == ["control"]
+        cleaning.clean(engine, everything=True, say=print)
+    assert engine.find({}) == []
+    assert _facts(tmp_path)["status"] == "failed"
+    assert _facts(tmp_path)["error"]["found"] == caught.value.found
+
+
+def test_an_interrupt_takes_the_bed_down_and_is_recorded(tmp_path: Path) -> None:
+    engine = Breaking()
+
+    def interrupt(_: Live) -> None:
+        raise Interrupted(15)
+
+    with pytest.raises(Interrupted):
+        _run(engine, tmp_path, Asked(interrupt))
+    assert engine.find({}) == []
+    assert _facts(tmp_path)["status"] == "interrupted"
+
+
+def test_a_node_that_dies_ends_the_run_with_the_end_of_its_log(tmp_path: Path) -> None:
+    engine = Breaking()
+
+    def kill(live: Live) -> None:
+        engine.end(live.containers["dns"], 139)
+        live.recorder.died.wait(5)
+        live.recorder.check()
+
+    with pytest.raises(NodeDied, match="status 139") as caught:
+        _run(engine, tmp_path, Asked(kill))
+    assert caught.value.tail[-1] == "23-Nov running"
+    assert engine.find({}) == []
+
+
+def test_a_run_can_be_judged_again_from_its_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finished = _run(Breaking(), tmp_path)
+    monkeypatch.setattr(runner, "scenario", lambda name: {"asked": Asked()}[name])
+    again = runner.judge_again(RunDir.open(finished.rundir.path))
+    assert again.verdict == finished.verdict
