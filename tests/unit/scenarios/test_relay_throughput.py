@@ -1,0 +1,122 @@
+"""The verdict on a relay run: what makes it CONFIRMED, REFUTED or INCONCLUSIVE."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.measurements import Measurements
+from orchestrator.rundir import RunDir
+from orchestrator.scenarios import Outcome, Verdict
+from orchestrator.scenarios.relay_throughput import SCENARIO, Params
+from tests.unit.factory import make_run
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """Make a run of 3 s that is as it should be."""
+    rundir = make_run(tmp_path_factory.mktemp("runs"), domains=100, seconds=3.0)
+    rundir.save_result("relay-queue", {"left": 0, "seconds": 1.0})
+    calibration = {end: rundir.result(f"calibration-{end}") for end in ("load", "sink")}
+    for end, report in calibration.items():
+        assert report
+        rundir.save_result(f"calibration-single-{end}", report)
+    return rundir
+
+
+def _judged(rundir: RunDir, scratch: Path, change: Callable[[Path], None] = lambda _: None) -> Verdict:
+
+    copy = scratch / "run"
+    shutil.copytree(rundir.path, copy)
+    change(copy)
+    return SCENARIO.judge(Measurements.read(RunDir.open(copy)))
+
+
+def _set(name: str, **values: Any) -> Callable[[Path], None]:
+    def change(run: Path) -> None:
+        path = run / "results" / f"{name}.json"
+        path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | values), encoding="utf-8")
+
+    return change
+
+
+def test_whole_mail_far_below_the_ceiling_is_confirmed(template: RunDir, tmp_path: Path) -> None:
+    verdict = _judged(template, tmp_path)
+    assert verdict.outcome is Outcome.CONFIRMED
+    assert verdict.marks == ()
+    assert all(e.holds for e in verdict.evidence)
+    assert verdict.figures["relay_messages_per_s"] == pytest.approx(450, rel=0.3)
+
+
+@pytest.mark.parametrize("fact", ["duplicated", "corrupted", "misrouted"])
+def test_broken_mail_refutes(template: RunDir, tmp_path: Path, fact: str) -> None:
+    verdict = _judged(template, tmp_path, _set("relay-sink", **{fact: 1}))
+    assert verdict.outcome is Outcome.REFUTED
+    assert fact in verdict.reason.lower()
+
+
+def test_lost_mail_refutes(tmp_path: Path, template: RunDir) -> None:
+    lossy = make_run(tmp_path / "lossy", domains=100, seconds=3.0, lose=[7, 9])
+    for end in ("load", "sink"):
+        report = template.result(f"calibration-single-{end}")
+        assert report
+        lossy.save_result(f"calibration-single-{end}", report)
+    lossy.save_result("relay-queue", {"left": 0, "seconds": 1.0})
+    verdict = SCENARIO.judge(Measurements.read(lossy))
+    assert verdict.outcome is Outcome.REFUTED
+    assert "Lost: 2, needed 0" in verdict.reason
+
+
+def test_mail_that_still_waits_in_the_queue_is_not_called_lost(template: RunDir, tmp_path: Path) -> None:
+    verdict = _judged(template, tmp_path, _set("relay-queue", left=3))
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert "the relay's queue after the drain" in verdict.reason
+
+
+def test_a_domain_without_mail_refutes(template: RunDir, tmp_path: Path) -> None:
+    assert _judged(template, tmp_path, _set("relay-sink", domains=99)).outcome is Outcome.REFUTED
+
+
+def test_a_result_near_the_ceiling_is_instrument_bound_and_no_verdict(template: RunDir, tmp_path: Path) -> None:
+    slow = template.result("calibration-single-load")
+    assert slow
+    verdict = _judged(template, tmp_path, _set("calibration-single-sink", delivered=4 * 500, last=slow["started"] + 4))
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert verdict.marks == ("instrument-bound",)
+    assert "share of the instrument's ceiling" in verdict.reason
+
+
+@pytest.mark.parametrize(("name", "cpu"), [("relay-load", 1e3), ("relay-sink", 1e3)])
+def test_a_harness_that_uses_its_whole_core_is_instrument_bound(
+    template: RunDir, tmp_path: Path, name: str, cpu: float
+) -> None:
+    verdict = _judged(template, tmp_path, _set(name, cpu_s=cpu))
+    assert (verdict.outcome, verdict.marks) == (Outcome.INCONCLUSIVE, ("instrument-bound",))
+
+
+def test_a_generator_behind_its_schedule_is_instrument_bound(template: RunDir, tmp_path: Path) -> None:
+    def late(run: Path) -> None:
+        facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        facts["params"] |= {"rate": 450.0}
+        (run / "run.json").write_text(json.dumps(facts), encoding="utf-8")
+        _set("relay-load", late=100_000)(run)
+
+    verdict = _judged(template, tmp_path, late)
+    assert (verdict.outcome, verdict.marks) == (Outcome.INCONCLUSIVE, ("instrument-bound",))
+
+
+@pytest.mark.parametrize("missing", ["relay-load", "relay-sink", "relay-queue", "calibration-load"])
+def test_what_was_not_measured_is_never_confirmed(template: RunDir, tmp_path: Path, missing: str) -> None:
+    verdict = _judged(template, tmp_path, lambda run: (run / "results" / f"{missing}.json").unlink())
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert "Not measured" in verdict.reason
+
+
+def test_the_bed_has_the_relay_that_is_asked_for() -> None:
+    bed = SCENARIO.bed(Params(domains=7, relay_release="trixie", relay_cpus=0.5))
+    assert bed.domains == 7
+    assert bed.nodes["relay"].release == "trixie"
+    assert bed.nodes["relay"].limits.cpus == 0.5
