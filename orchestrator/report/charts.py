@@ -98,6 +98,7 @@ def queue(measured: Measurements, axis: Axis) -> Chart | None:
     series = {"queue": measured.hops.queue}
     figure = _over_time(axis, measured.phases, "messages", top=_top(series))
     line = _line(axis, "in the queue", measured.hops.queue, "--series-1", hover="%{y:,.0f} messages", pick=max)
+    line["line"]["shape"] = "hv"
     figure["data"] = [line | {"fill": "tozeroy", "fillcolor": "--series-1-wash"}]
     figure["layout"]["showlegend"] = False
     head, rows = _by_phase(measured, series, max, "longest, messages")
@@ -246,19 +247,13 @@ def _over_time(axis: Axis, phases: Iterable[Phase], unit: str, top: float | None
 
 
 def _labels(measured: Measurements, axis: Axis) -> list[Figure]:
-    """Name the phases along the top; calibrations, one after the other, share a label."""
+    """Name the phases along the top; calibrations share a label, a row lower, because they are short."""
+    first = {"calibration" if p.name.startswith("calibration") else p.name: p for p in reversed(measured.phases)}
     labels = []
-    calibrations = [p for p in measured.phases if p.name.startswith("calibration")]
-    for phase in measured.phases:
-        text = html.escape(phase.name)
-        if phase in calibrations:
-            if phase is not calibrations[0]:
-                continue
-            text = f"calibration<br>up to {number(_ceiling(measured))}/s ↑"
+    for name, phase in first.items():
         at_end = axis.x(phase.start) > 0.85 * axis.x(axis.end)
-        labels.append(
-            _note(text, x=axis.x(axis.end if at_end else phase.start), y=1, xanchor="right" if at_end else "left")
-        )
+        place = {"x": axis.x(axis.end if at_end else phase.start), "xanchor": "right" if at_end else "left"}
+        labels.append(_note(html.escape(name), y=1, yshift=-14 if name == "calibration" else 0, **place))
     return labels
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import random
 import zlib
 from collections.abc import Iterable
@@ -20,6 +21,7 @@ GAP_S = 1.5
 IDLE = {"dns": 0.004, "relay": 0.01, "sink": 0.003, "load": 0.002}
 CALIBRATING = {"dns": 0.0, "relay": 0.01, "sink": 0.93, "load": 0.98}
 LOADED = {"dns": 0.09, "relay": 1.42, "sink": 0.11, "load": 0.10}
+BEFORE_QUEUE_S = 0.011
 MEMORY = {"dns": 96e6, "relay": 310e6, "sink": 64e6, "load": 58e6}
 
 
@@ -211,7 +213,7 @@ def _logs(
     for n, (s, a) in enumerate(zip(sent, arrived, strict=True)):
         queue_id = f"4X{n:06X}z"
         before, setup, transmit = (
-            rng.lognormvariate(-4.5, 0.3),
+            rng.lognormvariate(math.log(BEFORE_QUEUE_S), 0.3),
             rng.lognormvariate(-5.5, 0.5),
             rng.lognormvariate(-5.2, 0.4),
         )

@@ -164,3 +164,50 @@ def test_streams_that_broke_are_named(rundir: RunDir) -> None:
     with rundir.write_series("recorder") as series:
         series.write(json.dumps({"t": 1.0, "stream": "logs of relay", "error": "ConnectionError: gone"}) + "\n")
     assert Measurements.read(rundir).faults == ("logs of relay: ConnectionError: gone",)
+
+
+def test_the_relays_log_tells_its_hops(kept: RunDir) -> None:
+    hops = Measurements.read(kept).hops
+    assert hops is not None
+    assert hops.node == "relay"
+    accepted = Measurements.read(kept).loads["relay"].accepted
+    assert {latency.count for latency in hops.latency.values()} == {accepted}
+    assert [name[0] for name in hops.latency] == ["a", "b", "c", "d"]
+    before = next(iter(hops.latency.values()))
+    assert before.at(50) == pytest.approx(factory.BEFORE_QUEUE_S, rel=0.1)
+    assert hops.statuses == {"sent": accepted}
+    assert hops.queue.values[-1] == 0
+    assert max(v or 0 for v in hops.queue.values) > 5
+
+
+def test_the_relays_log_is_read_once(rundir: RunDir) -> None:
+    first = Measurements.read(rundir, recompute=True).hops
+    kept = rundir.result("hops")
+    assert first
+    assert kept
+    rundir.save_result("hops", kept | {"statuses": {"from": 1}})
+    again = Measurements.read(rundir).hops
+    assert again
+    assert again.statuses == {"from": 1}, "what was kept is used"
+    assert {n: v.at(99) for n, v in again.latency.items()} == {n: v.at(99) for n, v in first.latency.items()}
+    anew = Measurements.read(rundir, recompute=True).hops
+    assert anew
+    assert anew.statuses == first.statuses
+    rundir.save_result("hops", kept | {"statuses": {"from": 1}, "log_b": 1})
+    changed = Measurements.read(rundir).hops
+    assert changed
+    assert changed.statuses == first.statuses, "of another log, it is read again"
+
+
+def test_a_run_of_an_unknown_relay_has_no_hops(rundir: RunDir) -> None:
+    (rundir.path / "results" / "hops.json").unlink(missing_ok=True)
+    facts = rundir.load()
+    facts["bed"]["nodes"]["relay"]["service"] = "sendmail-8"
+    rundir.save(facts)
+    assert Measurements.read(rundir).hops is None
+
+
+def test_a_run_directory_that_cannot_be_written_can_be_read(rundir: RunDir) -> None:
+    shutil.rmtree(rundir.path / "results")
+    (rundir.path / "results").symlink_to("/proc")
+    assert Measurements.read(rundir).hops is not None

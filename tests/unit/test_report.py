@@ -107,6 +107,8 @@ def test_the_summary_is_json_and_holds_the_figures(rundir: RunDir) -> None:
     assert run["throughput"]["relay"]["delivered_per_min"] == pytest.approx(6000, rel=0.1)
     assert run["latency_ms"]["relay"]["service"]["p50"] == pytest.approx(37, rel=0.15)
     assert run["accounting"]["relay"]["lost"] == 0
+    assert [name[0] for name in run["hops_ms"]] == ["a", "b", "c", "d"]
+    assert run["statuses"]["sent"] == run["accounting"]["relay"]["delivered"]
     assert run["nodes"]["relay"]["cpu_ms_per_message"] == pytest.approx(14, rel=0.5)
     assert run["nodes"]["relay"]["memory_b"] > 100e6
     assert run["verdict"]["outcome"] == "CONFIRMED"
@@ -155,7 +157,7 @@ def test_the_page_asks_for_nothing(page: str) -> None:
 
 def test_every_picture_has_words_and_a_table(rundir: RunDir, page: str) -> None:
     drawn = charts(Measurements.read(rundir))
-    assert {"throughput", "cpu", "memory", "latency"} <= {chart.id for chart in drawn}
+    assert [chart.id for chart in drawn] == ["throughput", "queue", "cpu", "memory", "latency", "hops"]
     tags = Elements(page).tags
     pictures = {a["id"]: a for tag, a in tags if a.get("role") == "img"}
     assert set(pictures) == {f"chart-{chart.id}" for chart in drawn}

@@ -5,19 +5,20 @@ Missing data is ``None``, never a zero that looks measured. Times are Unix time 
 
 import base64
 import zlib
-from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
-from hdrh.histogram import HdrHistogram
-
 from orchestrator.agents.contract import LoadReport, SinkReport
+from orchestrator.measurements import hops
+from orchestrator.measurements.hops import Hops
+from orchestrator.measurements.latency import Latency
+from orchestrator.measurements.series import Series, grown, growth, join
 from orchestrator.rundir import RunDir
 
-STEP_S = 0.5
-"""Ticks nearer together than this are taken as one: a difference quotient over a few milliseconds says nothing."""
+__all__ = ["Accounting", "Hops", "Latency", "Measurements", "Phase", "Series", "Use", "bitmap", "lowest"]
+
 EXAMPLES = 10
 """Sequence numbers that stand for all the lost ones."""
 
@@ -29,56 +30,6 @@ class Phase:
     name: str
     start: float
     end: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Latency:
-    """A distribution of durations, recorded in microseconds."""
-
-    histogram: HdrHistogram
-
-    @classmethod
-    def decode(cls, text: str) -> Self | None:
-        """Read the contract's encoding; ``None`` when nothing was recorded."""
-        histogram = HdrHistogram.decode(text.encode())
-        return cls(histogram) if histogram.get_total_count() else None
-
-    @property
-    def count(self) -> int:
-        """How many durations there are."""
-        return int(self.histogram.get_total_count())
-
-    @property
-    def mean(self) -> float:
-        """The mean, in seconds, to three significant digits (the library's own takes a hundred times as long)."""
-        counts = self.histogram.counts
-        total = sum(n * self.histogram.get_value_from_index(i) for i, n in enumerate(counts) if n)
-        return float(total) / self.count / 1e6
-
-    @property
-    def max(self) -> float:
-        """The longest, in seconds, to three significant digits."""
-        return float(self.histogram.get_max_value()) / 1e6
-
-    def at(self, percentile: float) -> float:
-        """Return the duration that ``percentile`` per cent of all do not exceed, in seconds."""
-        return float(self.histogram.get_value_at_percentile(percentile)) / 1e6
-
-    def at_each(self, percentiles: Sequence[float]) -> list[float]:
-        """Return ``at`` for many percentiles in one pass over the histogram."""
-        values = self.histogram.get_percentile_to_value_dict(list(percentiles))
-        return [float(values[p]) / 1e6 for p in percentiles]
-
-
-@dataclass(frozen=True, slots=True)
-class Series:
-    """Values over time; ``None`` where there was nothing to compute one from."""
-
-    t: Sequence[float]
-    values: Sequence[float | None]
-
-    def __bool__(self) -> bool:
-        return bool(self.t)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,19 +71,6 @@ class Use:
     """Time that its CPU limit held it back."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hops:
-    """What the relay's own log says of its messages."""
-
-    node: str
-    latency: Mapping[str, Latency]
-    """Name of the hop -> its durations, in the order in which a message passes them."""
-    queue: Series
-    """Messages in the relay's queue."""
-    statuses: Mapping[str, int]
-    """Delivery attempts by outcome: ``sent``, ``deferred``, ``bounced``, ..."""
-
-
 @dataclass(frozen=True)
 class Measurements:
     """Everything that was measured in one run. Make it with ``read``."""
@@ -165,7 +103,7 @@ class Measurements:
             phases=tuple(Phase(name=p["name"], start=p["start"], end=p.get("end")) for p in facts.get("phases") or ()),
             loads=loads,
             sinks=sinks,
-            hops=_hops(rundir, facts, recompute=recompute),
+            hops=hops.read(rundir, (facts.get("bed") or {}).get("nodes") or {}, recompute=recompute),
             faults=tuple(f"{fault['stream']}: {fault['error']}" for fault in rundir.series("recorder")),
         )
 
@@ -262,7 +200,7 @@ class Measurements:
         without ticks, and the time between two loads, is a gap.
         """
         ticks = self._load_ticks if counter in {"offered", "sent", "accepted", "failed"} else self._sink_ticks
-        return _join(_quotients([(p["t"], p.get(counter)) for p in points]) for points in ticks.values())
+        return join(growth([(p["t"], p.get(counter)) for p in points]) for points in ticks.values())
 
     @cached_property
     def _load_ticks(self) -> dict[str, list[dict[str, Any]]]:
@@ -286,7 +224,7 @@ class Measurements:
 
     def cores(self, node: str) -> Series:
         """Return the CPU cores that a node used, over time."""
-        return _quotients([(p["t"], p.get("cpu_s")) for p in self._stats.get(node, [])])
+        return growth([(p["t"], p.get("cpu_s")) for p in self._stats.get(node, [])])
 
     def gauge(self, node: str, field: str) -> Series:
         """Return a reading of the statistics as it is, such as ``memory_b`` (see ``collect.stats.point``)."""
@@ -302,7 +240,7 @@ class Measurements:
         end = min(points[-1]["t"] if phase.end is None else phase.end, points[-1]["t"])
         if end <= start:
             return None
-        cpu_s = _between(points, "cpu_s", start, end)
+        cpu_s = grown(points, "cpu_s", start, end)
         inside = [p["memory_b"] for p in points if start - 1 <= p["t"] <= end + 1 and p.get("memory_b") is not None]
         throttled = all(p.get("throttled_s") is not None for p in points)
         return Use(
@@ -311,7 +249,7 @@ class Measurements:
             cpu_s=cpu_s,
             cores=cpu_s / (end - start),
             memory_b=max(inside, default=None),
-            throttled_s=_between(points, "throttled_s", start, end) if throttled else None,
+            throttled_s=grown(points, "throttled_s", start, end) if throttled else None,
         )
 
 
@@ -352,47 +290,3 @@ def _by(points: Iterable[dict[str, Any]], key: str) -> dict[str, list[dict[str, 
     for point in points:
         groups.setdefault(str(point.get(key)), []).append(point)
     return groups
-
-
-def _quotients(points: Sequence[tuple[float, float | None]]) -> Series:
-    """Return the growth a second between readings, each at the end of its interval; backwards is no growth."""
-    t: list[float] = []
-    values: list[float | None] = []
-    last = points[0] if points else (0.0, None)
-    for now, value in points[1:]:
-        if now - last[0] < STEP_S:
-            continue
-        grown = None if value is None or last[1] is None or value < last[1] else value - last[1]
-        t.append(now)
-        values.append(None if grown is None else grown / (now - last[0]))
-        last = (now, value)
-    return Series(t, values)
-
-
-def _join(parts: Iterable[Series]) -> Series:
-    """Set series one after the other, with a gap between."""
-    t: list[float] = []
-    values: list[float | None] = []
-    for part in sorted((p for p in parts if p), key=lambda p: p.t[0]):
-        if t:
-            t.append(part.t[0])
-            values.append(None)
-        t += part.t
-        values += part.values
-    return Series(t, values)
-
-
-def _between(points: Sequence[dict[str, Any]], field: str, start: float, end: float) -> float:
-    """Return how much a counter grew, with its readings joined by straight lines."""
-
-    def at(t: float) -> float:
-        i = min(max(bisect_left(points, t, key=lambda p: float(p["t"])), 1), len(points) - 1)
-        a, b = points[i - 1], points[i]
-        share = (t - a["t"]) / (b["t"] - a["t"]) if b["t"] > a["t"] else 1.0
-        return float(a[field] + (b[field] - a[field]) * share)
-
-    return at(end) - at(start)
-
-
-def _hops(rundir: RunDir, facts: Mapping[str, Any], *, recompute: bool) -> Hops | None:
-    return None

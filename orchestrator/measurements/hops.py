@@ -1,0 +1,77 @@
+"""Where in a relay the time goes, and how long its queue is: from its own log.
+
+Reading the log of a long run takes a while, so what it says is kept as results/hops.json, with the size of the log
+that it was read from; of a log that has changed since, it is read again.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator import services
+from orchestrator.errors import InvalidInput
+from orchestrator.measurements.latency import Latency
+from orchestrator.measurements.series import Series
+from orchestrator.rundir import RunDir
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hops:
+    """What the relay's own log says of its messages."""
+
+    node: str
+    """The relay's."""
+    latency: Mapping[str, Latency]
+    """Name of the hop -> its durations in each delivery attempt, in the order in which a message passes them."""
+    queue: Series
+    """Messages in the relay's queue, at the end of every second in which that changed."""
+    statuses: Mapping[str, int]
+    """Delivery attempts by outcome: ``sent``, ``deferred``, ``bounced``, ..."""
+    warnings: Sequence[str]
+    """The first lines that report trouble."""
+
+
+def read(rundir: RunDir, nodes: Mapping[str, Any], *, recompute: bool) -> Hops | None:
+    """Read the log of the first of these nodes (name -> its part of the bed) whose service can tell.
+
+    ``None`` when there is none. ``recompute`` disregards what was kept.
+    """
+    for node, described in nodes.items():
+        log = rundir.path / "logs" / f"{node}.log.gz"
+        size = log.stat().st_size if log.is_file() else 0
+        kept = None if recompute else rundir.result("hops")
+        if kept and (kept["node"], kept["log_b"]) == (node, size):
+            return _hops(kept)
+        told = _told(str(described.get("service")), rundir.log(node)) if size else None
+        if told:
+            found = {
+                "node": node,
+                "log_b": size,
+                "latency": {name: str(histogram.encode().decode()) for name, histogram in told.hops.items()},
+                "queue": [list(point) for point in told.queue],
+                "statuses": dict(told.statuses),
+                "warnings": list(told.warnings),
+            }
+            with suppress(OSError):  # a run kept where it cannot be written can still be read
+                rundir.save_result("hops", found)
+            return _hops(found)
+    return None
+
+
+def _told(service: str, lines: Iterator[tuple[float, str]]) -> services.RelayLog | None:
+    try:
+        return services.read_log(service, lines)
+    except InvalidInput:  # a service that is not known here: an old run, or another version's
+        return None
+
+
+def _hops(kept: Mapping[str, Any]) -> Hops:
+    latency = {name: Latency.decode(text) for name, text in kept["latency"].items()}
+    return Hops(
+        node=kept["node"],
+        latency={name: durations for name, durations in latency.items() if durations},
+        queue=Series([t for t, _ in kept["queue"]], [length for _, length in kept["queue"]]),
+        statuses=kept["statuses"],
+        warnings=kept["warnings"],
+    )

@@ -1,0 +1,60 @@
+"""Values over time, and what follows from counters that were read now and then."""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+STEP_S = 0.5
+"""Readings nearer together than this are taken as one: a quotient over a few milliseconds says nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Values over time; ``None`` where there was nothing to compute one from."""
+
+    t: Sequence[float]
+    values: Sequence[float | None]
+
+    def __bool__(self) -> bool:
+        return bool(self.t)
+
+
+def growth(points: Sequence[tuple[float, float | None]]) -> Series:
+    """Return the growth a second between readings, each at the end of its interval; backwards is no growth."""
+    t: list[float] = []
+    values: list[float | None] = []
+    last = points[0] if points else (0.0, None)
+    for now, value in points[1:]:
+        if now - last[0] < STEP_S:
+            continue
+        more = None if value is None or last[1] is None or value < last[1] else value - last[1]
+        t.append(now)
+        values.append(None if more is None else more / (now - last[0]))
+        last = (now, value)
+    return Series(t, values)
+
+
+def join(parts: Iterable[Series]) -> Series:
+    """Set series one after the other, with a gap between."""
+    t: list[float] = []
+    values: list[float | None] = []
+    for part in sorted((p for p in parts if p), key=lambda p: p.t[0]):
+        if t:
+            t.append(part.t[0])
+            values.append(None)
+        t += part.t
+        values += part.values
+    return Series(t, values)
+
+
+def grown(points: Sequence[dict[str, Any]], field: str, start: float, end: float) -> float:
+    """Return how much a counter grew, with its readings joined by straight lines."""
+
+    def at(t: float) -> float:
+        i = min(max(bisect_left(points, t, key=lambda p: float(p["t"])), 1), len(points) - 1)
+        a, b = points[i - 1], points[i]
+        share = (t - a["t"]) / (b["t"] - a["t"]) if b["t"] > a["t"] else 1.0
+        return float(a[field] + (b[field] - a[field]) * share)
+
+    return at(end) - at(start)
