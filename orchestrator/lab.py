@@ -1,10 +1,14 @@
 """The networks of a bed: the control bridge, a private veth pair, and the lab (macvlan) on it.
 
 The control network is made first and removed last: while it stands, a later command finds whatever else there is.
-Frames of the lab reach the far end of the pair, in the host's namespace, and end there: it has no address of either
-family, answers no ARP and joins no multicast group.
+Frames of the lab reach the far end of the pair, in the host's namespace, and end there. It has no address of either
+family, answers no ARP and joins no multicast group; but Linux accepts a packet for any of its addresses on any
+interface (RFC 1122, 3.3.4.2, weak end system), and an engine makes it forward others. So a rule drops every frame
+before the host's IP stack sees it.
 """
 
+import secrets
+from collections.abc import Mapping
 from ipaddress import IPv4Network
 
 from orchestrator.addressing import V4, candidates, parse_slice
@@ -16,12 +20,18 @@ HELPER = "testbed/helper:bookworm"
 
 _MAKE = """
 ip link add name "$1" type veth peer name "$2"
-for end in "$2" "$1"; do
-    ip link set dev "$end" arp off multicast off addrgenmode none alias "testbed $3"
-    ip link set dev "$end" up
-done
+for end in "$1" "$2"; do ip link set dev "$end" arp off multicast off addrgenmode none alias "testbed $3"; done
+nft "add table netdev tb$3
+add chain netdev tb$3 ends { type filter hook ingress device $2 priority 0; policy drop; }"
+ip link set dev "$2" up
+ip link set dev "$1" up
 """
-_REMOVE = 'if ip link show dev "$1" > /dev/null 2>&1; then ip link delete dev "$1"; fi'
+_REMOVE = """
+ip link delete dev "$1" || ! ip link show dev "$1"
+nft "add table netdev tb$3
+delete table netdev tb$3"
+"""
+"""Both are right when there is nothing to remove, or when another clean-up is faster."""
 
 
 def make_control(engine: Engine, identity: Identity) -> str:
@@ -32,22 +42,24 @@ def make_control(engine: Engine, identity: Identity) -> str:
 
 
 def make_parent(engine: Engine, identity: Identity) -> str:
-    """Make the veth pair that the lab stands on; return the name of the end to use.
+    """Make the veth pair that the lab stands on, closed to the host; return the name of the end to use.
 
     Raises:
         EngineFailed: the kernel or the engine refused.
     """
-    _on_the_host(engine, identity, _MAKE)
+    _on_the_host(engine, identity, _MAKE, identity.labels())
     return identity.veth[0]
 
 
 def remove_parent(engine: Engine, identity: Identity) -> None:
-    """Remove the veth pair, if it is there.
+    """Remove the veth pair and its rule, if they are there.
+
+    The helper is labelled as its own, not as the bed's: another clean-up of the same bed would end it.
 
     Raises:
         EngineFailed: the kernel or the engine refused.
     """
-    _on_the_host(engine, identity, _REMOVE)
+    _on_the_host(engine, identity, _REMOVE, Identity.reading().labels())
 
 
 def make_lab(engine: Engine, identity: Identity, parent: str, subnet: IPv4Network) -> str:
@@ -87,14 +99,14 @@ def choose_subnet(engine: Engine, prefix: int, wish: str | None) -> IPv4Network:
     )
 
 
-def _on_the_host(engine: Engine, identity: Identity, script: str) -> None:
+def _on_the_host(engine: Engine, identity: Identity, script: str, labels: Mapping[str, str]) -> None:
     """Run a script in the host's network namespace, with NET_ADMIN and nothing else."""
     done = engine.run(
         ContainerSpec(
-            name=identity.name("helper"),
+            name=identity.name(f"helper-{secrets.token_hex(3)}"),
             image=HELPER,
             command=("sh", "-euc", script, "sh", *identity.veth, identity.id),
-            labels=identity.labels(),
+            labels=labels,
             host_network=True,
             capabilities=("NET_ADMIN",),
         )

@@ -6,10 +6,12 @@ no labels: its name and its alias carry the id of its bed.
 
 import os
 import secrets
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ class Owner(StrEnum):
     ALIVE = "alive"
     DEAD = "dead"
     UNKNOWN = "unknown"
-    """It ran on another machine."""
+    """It ran on another machine, or in a container of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +61,8 @@ class Identity:
 
     @classmethod
     def reading(cls) -> "Identity":
-        """Give a one-shot container that only reads the host an id of its own."""
-        return cls(id=secrets.token_hex(4), bed="reading", kind=Kind.RUN, nodes=0, private=False)
+        """Give a one-shot container that belongs to no bed an id of its own."""
+        return cls(id=secrets.token_hex(4), bed="helper", kind=Kind.RUN, nodes=0, private=False)
 
     def labels(self, **further: str) -> dict[str, str]:
         """Return the labels of one of its objects; ``further`` are named without ``testbed.``."""
@@ -85,10 +87,15 @@ class Identity:
         return f"tb{self.id}p", f"tb{self.id}q"
 
 
-def _machine() -> str:
-    """Name what a process id belongs to: this boot of this machine, and this PID namespace (pid_namespaces(7))."""
+@cache
+def _machine() -> tuple[str, str, str]:
+    """Name what a process id belongs to: this machine, this boot of it, this PID namespace (pid_namespaces(7))."""
+    try:
+        machine = Path("/etc/machine-id").read_text(encoding="ascii").strip()
+    except OSError:
+        machine = ""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    return f"{boot}/{Path('/proc/self/ns/pid').stat().st_ino}"
+    return f"{socket.gethostname()}.{machine}", boot, str(Path("/proc/self/ns/pid").stat().st_ino)
 
 
 def _started(pid: int) -> str | None:
@@ -102,16 +109,18 @@ def _started(pid: int) -> str | None:
 
 
 def _owner() -> str:
-    return f"{_machine()}:{os.getpid()}:{_started(os.getpid())}"
+    return "/".join((*_machine(), str(os.getpid()), str(_started(os.getpid()))))
 
 
 def owner_state(label: str) -> Owner:
     """Say whether the process that a label names still runs."""
-    machine, _, rest = label.partition(":")
-    pid, _, started = rest.partition(":")
-    if machine != _machine() or not pid.isdigit():
-        return Owner.UNKNOWN
-    return Owner.ALIVE if _started(int(pid)) == started else Owner.DEAD
+    machine, boot, namespace = _machine()
+    match label.split("/"):
+        case [where, when, _, _, _] if where == machine and when != boot:
+            return Owner.DEAD
+        case [where, _, inside, pid, started] if (where, inside) == (machine, namespace) and pid.isdecimal():
+            return Owner.ALIVE if _started(int(pid)) == started else Owner.DEAD
+    return Owner.UNKNOWN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +134,7 @@ class Standing:
     created: str
     private: bool
     complete: bool
-    """Every node that it should have is running."""
+    """Every node that it should have was started; one may have ended since."""
     containers: tuple[Found, ...]
     networks: tuple[Found, ...]
 
@@ -139,7 +148,8 @@ class Standing:
         """In a word."""
         if self.abandoned:
             return "abandoned"
-        return "running" if self.complete else "incomplete"
+        running = all(c.state == "running" for c in self.containers if NODE in c.labels)
+        return "running" if self.complete and running else "incomplete"
 
     @property
     def identity(self) -> Identity:
@@ -185,15 +195,15 @@ def standing(engine: Engine) -> list[Standing]:
 def _standing(id_: str, group: Sequence[Found]) -> Standing:
     labels: Mapping[str, str] = group[0].labels
     containers = sorted((f for f in group if f.kind == "container"), key=lambda f: f.name)
-    running = [c for c in containers if NODE in c.labels and c.state == "running"]
+    started = [c for c in containers if NODE in c.labels and c.state != "created"]
     return Standing(
         id=id_,
         bed=labels.get(BED, ""),
-        kind=Kind(labels[KIND]),
+        kind=Kind.UP if labels.get(KIND) == Kind.UP else Kind.RUN,
         private=PRIVATE in labels,
         owner=owner_state(labels.get(OWNER, "")),
         created=labels.get(CREATED, ""),
-        complete=str(len(running)) == labels.get(NODES),
+        complete=str(len(started)) == labels.get(NODES),
         containers=tuple(containers),
         networks=tuple(f for f in group if f.kind == "network"),
     )
