@@ -33,7 +33,7 @@ def summarize(measured: Measurements) -> Summary:
     facts = measured.facts
     subject = measured.subject
     report = measured.rundir.path / "report.html"
-    loads = [*measured.calibrations, *sorted(set(measured.loads) - set(measured.calibrations))]
+    loads = [*sorted(set(measured.loads) - set(measured.calibrations)), *measured.calibrations]
     return {
         "run": str(measured.rundir.path),
         "report": str(report) if report.is_file() else None,

@@ -131,7 +131,8 @@ def _throughput(run: Summary) -> Table:
 
 def _latency(run: Summary) -> Table:
     table = _table("", "p50", "p90", "p99", "p99.9", "max")
-    rows = dict(run["latency_ms"].get(run["subject"]) or {}) | {f"in the relay, {n}": p for n, p in run["hops_ms"].items()}
+    hops = {f"in the relay, {hop}": values for hop, values in run["hops_ms"].items()}
+    rows = dict(run["latency_ms"].get(run["subject"]) or {}) | hops
     for name, values in rows.items():
         table.add_row(_cell(name), *(number(values[p]) for p in ("p50", "p90", "p99", "p99_9", "max")))
     return table
