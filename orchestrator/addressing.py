@@ -38,6 +38,15 @@ def prefix_for(count: int) -> int:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """Where the mail of one domain goes."""
+
+    domain: str
+    v4: IPv4Address
+    v6: IPv6Address
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """The slice of a bed, divided."""
 

@@ -10,10 +10,10 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import Any
 
 from orchestrator import services, wiring
-from orchestrator.addressing import V4, lay_out, parse_slice, slice_prefix, twin, twin_network
+from orchestrator.addressing import V4, Delivery, lay_out, parse_slice, slice_prefix, twin, twin_network
 from orchestrator.errors import InvalidInput
 from orchestrator.model import Bed, Limits, Node, Strict, checked
-from orchestrator.services import Delivery, Rendered, Role, Service, Site
+from orchestrator.services import Rendered, Role, Service, Site
 
 START_ORDER = (Role.DNS, Role.SINK, Role.RELAY, Role.LOAD)
 _MAIL = "mail"

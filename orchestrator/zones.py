@@ -15,9 +15,8 @@ import dns.reversename
 import dns.zone
 from dns.rdtypes.ANY.MX import MX
 
-from orchestrator.addressing import V6, twin
+from orchestrator.addressing import V6, Delivery, twin
 from orchestrator.errors import InvalidInput
-from orchestrator.services import Delivery
 
 ROOT = "."
 """A bed has a root of its own, which knows ``test.`` only: every other name is denied, at once (RFC 8020)."""

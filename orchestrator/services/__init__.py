@@ -16,6 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from hdrh.histogram import HdrHistogram
 
+from orchestrator.addressing import Delivery
 from orchestrator.errors import InvalidInput
 from orchestrator.model import Bed, Strict
 
@@ -29,15 +30,6 @@ class Role(StrEnum):
     RELAY = "relay"
     SINK = "sink"
     LOAD = "load"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
-    """Where the mail of one domain goes."""
-
-    domain: str
-    v4: IPv4Address
-    v6: IPv6Address
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

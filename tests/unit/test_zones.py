@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator import zones
-from orchestrator.addressing import twin
+from orchestrator.addressing import Delivery, twin
 from orchestrator.errors import InvalidInput
-from orchestrator.services import Delivery
 
 LAB = IPv4Network("198.18.0.0/19")
 NODES = {"dns": IPv4Address("198.18.0.2"), "relay": IPv4Address("198.18.0.3")}
