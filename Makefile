@@ -2,7 +2,7 @@
 # make test    set up everything, then all checks and tests
 # Both work on a bare Debian 12 or 13, as root or with sudo, and leave the command at .venv/bin/testbed.
 
-.PHONY: demo test setup lint unit integration requirements clean
+.PHONY: demo test setup browser lint unit integration requirements clean
 
 BIN := .venv/bin
 REQUIREMENTS := requirements.txt requirements-dev.txt
@@ -10,10 +10,15 @@ REQUIREMENTS := requirements.txt requirements-dev.txt
 demo: setup
 	$(BIN)/testbed run relay-throughput --domains 2560
 
-test: setup lint unit integration
+test: setup browser lint unit integration
 
 setup: .venv/.installed
 	$(BIN)/testbed setup
+
+# The tests of report.html look at it with a real browser.
+browser: .venv/.installed
+	command -v chromium > /dev/null || $(BIN)/python -c "from orchestrator.debian import install; \
+		install(['chromium'], needed='a browser for the tests of report.html', say=print)"
 
 lint: .venv/.installed
 	$(BIN)/ruff check
