@@ -200,7 +200,15 @@ class Measurements:
         without ticks, and the time between two loads, is a gap.
         """
         ticks = self._load_ticks if counter in {"offered", "sent", "accepted", "failed"} else self._sink_ticks
-        return join(growth([(p["t"], p.get(counter)) for p in points]) for points in ticks.values())
+        return join(
+            growth([*self._zero(load, points), *((p["t"], p.get(counter)) for p in points)])
+            for load, points in ticks.items()
+        )
+
+    def _zero(self, load: str, ticks: list[dict[str, Any]]) -> list[tuple[float, float]]:
+        """Return the reading that no tick gives: nothing yet, when the first message was due."""
+        report = self.loads.get(load)
+        return [(report.started, 0.0)] if report and report.started < ticks[0]["t"] else []
 
     @cached_property
     def _load_ticks(self) -> dict[str, list[dict[str, Any]]]:

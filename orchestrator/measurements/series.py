@@ -19,6 +19,11 @@ class Series:
     def __bool__(self) -> bool:
         return bool(self.t)
 
+    def at(self, t: float) -> float | None:
+        """Return the value of the interval that ends at or after ``t``; ``None`` before and after all of them."""
+        i = bisect_left(self.t, t)
+        return self.values[i] if i < len(self.t) and (i or t == self.t[0]) else None
+
 
 def growth(points: Sequence[tuple[float, float | None]]) -> Series:
     """Return the growth a second between readings, each at the end of its interval; backwards is no growth."""

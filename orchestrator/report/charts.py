@@ -116,7 +116,7 @@ def queue(measured: Measurements, axis: Axis) -> Chart | None:
 
 def cpu(measured: Measurements, axis: Axis) -> Chart | None:
     """Draw the CPU cores in use, node upon node, and how many cores there are."""
-    series = {node: measured.cores(node) for node in measured.nodes}
+    series = _aligned({node: measured.cores(node) for node in measured.nodes})
     if not any(series.values()):
         return None
     available = (measured.environment.get("engine") or {}).get("cpus")
@@ -381,6 +381,12 @@ def _mean(values: Sequence[float]) -> float:
 
 def _top(series: Mapping[str, Series]) -> float | None:
     return max((v for s in series.values() for v in s.values if v is not None), default=None)
+
+
+def _aligned(series: Mapping[str, Series]) -> dict[str, Series]:
+    """Put series on the times of the longest one: lines are only stacked where all have a point."""
+    grid = max(series.values(), key=lambda s: len(s.t), default=Series([], [])).t
+    return {name: Series(grid, [points.at(t) for t in grid]) for name, points in series.items()}
 
 
 def _columns(series: Mapping[str, Series]) -> Iterable[tuple[float | None, ...]]:

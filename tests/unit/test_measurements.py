@@ -100,6 +100,15 @@ def test_rates_are_those_of_the_run(kept: RunDir) -> None:
         assert None in series.values, "two loads are apart"
 
 
+def test_the_first_second_of_a_load_is_counted_too(kept: RunDir) -> None:
+    measured = Measurements.read(kept)
+    report, series = measured.loads["relay"], measured.ticks_per_s("accepted")
+    points = [(t, v) for t, v in zip(series.t, series.values, strict=True) if t > report.started and v is not None]
+    starts = [report.started, *(t for t, _ in points)]
+    total = sum(v * (t - s) for (t, v), s in zip(points, starts, strict=False))
+    assert total == pytest.approx([p["accepted"] for p in kept.series("load") if p["phase"] == "relay"][-1])
+
+
 def test_cpu_of_a_phase_is_the_growth_of_the_counter(kept: RunDir) -> None:
     measured = Measurements.read(kept)
     relay = measured.phase("relay")

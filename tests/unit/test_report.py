@@ -196,6 +196,9 @@ def test_pictures_show_what_was_measured(rundir: RunDir) -> None:
     assert any("calibration" in note["text"] for note in drawn["throughput"].figure["layout"]["annotations"])
     relay = next(line for line in drawn["cpu"].figure["data"] if line["name"] == "relay")
     assert max(v for v in relay["y"] if v is not None) == pytest.approx(1.42, rel=0.1)
+    assert len({tuple(line["x"]) for line in drawn["cpu"].figure["data"]}) == 1, (
+        "only lines on common times are stacked"
+    )
     assert "machine has 2" in json.dumps(drawn["cpu"].figure)
     service = drawn["latency"].figure["data"][1]
     assert service["y"] == sorted(service["y"])
