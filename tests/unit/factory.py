@@ -195,7 +195,8 @@ def _stats(rundir: RunDir, rng: random.Random, phases: list[dict[str, Any]], hos
             for i, node in enumerate(IDLE):
                 cpu[node] += cores[node] * rng.uniform(0.95, 1.05)
                 point = {
-                    "t": t + 0.21 * i, "node": node + hostile, "cpu_s": round(cpu[node], 6), "cpu_user_s": cpu[node] * 0.6,
+                    "t": t + 0.21 * i, "node": node + hostile, "cpu_s": round(cpu[node], 6),
+                    "cpu_user_s": cpu[node] * 0.6,
                     "cpu_system_s": cpu[node] * 0.4, "throttled_s": 0.0,
                     "memory_b": int(MEMORY[node] * (0.55 + 0.45 * min(1, (t - BEGAN) / 30))),
                     "memory_max_b": None, "rx_b": 1000, "rx_packets": 10, "rx_errors": 0, "rx_drops": 0,
