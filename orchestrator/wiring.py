@@ -72,7 +72,7 @@ for path in /sys/class/net/*; do
     device=${{path##*/}}
     case $device in lo|"$lab") ;; *) control=$device ;; esac
 done
-nft --define "lab=$lab" --define "control=$control" --file {DIRECTORY}/ruleset
+{{ echo "define lab = $lab"; echo "define control = $control"; cat {DIRECTORY}/ruleset; }} | nft --file -
 ip route flush default
 ip -6 route flush default
 sed "s/@lab$/$lab/" {DIRECTORY}/addresses | ip -batch -
@@ -86,8 +86,10 @@ def _addresses(wire: Wire) -> str:
 
     The further IPv6 addresses go to ``lo``: on a link each joins a multicast group of its own (RFC 4291, 2.7.1), which
     makes 2,560 of them take 2.3 s instead of 0.2 s. So their peers need a route; see ``plan``.
+    The last address of a slice may be a domain's, so nothing on the lab is a broadcast.
     """
-    lines = [f"address add {twin(wire.v4)}/{twin_network(wire.lab).prefixlen} nodad dev @lab"]
+    lines = [f"route del table local broadcast {wire.lab.broadcast_address} dev @lab"]
+    lines += [f"address add {twin(wire.v4)}/{twin_network(wire.lab).prefixlen} nodad dev @lab"]
     lines += [f"address add {address}/32 dev @lab" for address in wire.further]
     lines += [f"address add {twin(address)}/128 dev lo" for address in wire.further]
     if wire.anyip:
