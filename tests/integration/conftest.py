@@ -1,0 +1,22 @@
+"""What the integration tests share: the engine, and one relay bed that is up."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from orchestrator.engine import Engine, docker
+from tests.integration.beds import Up, bring_down, bring_up
+
+
+@pytest.fixture(scope="session")
+def real_engine() -> Engine:
+    """Return the engine of this machine."""
+    return docker.connect()
+
+
+@pytest.fixture(scope="session")
+def relay_bed(real_engine: Engine) -> Iterator[Up]:
+    """Keep the built-in bed with 40 domains up while tests look at it."""
+    bed = bring_up("relay", "--domains", "40")
+    yield bed
+    bring_down(real_engine, bed)
