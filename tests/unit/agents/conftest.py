@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,8 +57,9 @@ class Sink:
         return self.heard[-1]
 
 
-def start_sink(folder: Path, *arguments: str, files: int | None = None) -> Sink:
-    """Start a sink on free ports of loopback addresses and wait until it says that it listens."""
+@contextmanager
+def running_sink(folder: Path, *arguments: str, files: int | None = None) -> Iterator[Sink]:
+    """Run a sink on loopback addresses, from the line that says it listens to its end, which has to come at once."""
     names = folder / "domains"
     names.write_text("\n".join(DOMAINS))
     path = str(folder / "control.sock")
@@ -67,22 +69,19 @@ def start_sink(folder: Path, *arguments: str, files: int | None = None) -> Sink:
         stdout=subprocess.PIPE,
         text=True,
     )
-    sink = Sink(process, 0, path)
-    said = sink.next_line()
-    assert said["event"] == "listening"
-    sink.port = said["port"]
-    return sink
-
-
-def end_sink(sink: Sink) -> None:
-    """End a sink, and see that it goes at once."""
-    sink.process.terminate()
     try:
-        assert sink.process.wait(timeout=2) == 0
+        sink = Sink(process, 0, path)
+        said = sink.next_line()
+        assert said["event"] == "listening"
+        sink.port = said["port"]
+        yield sink
+        process.terminate()
+        assert process.wait(timeout=2) == 0
     finally:
-        sink.process.kill()
-        assert sink.process.stdout is not None
-        sink.process.stdout.close()
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
 
 
 @pytest.fixture(scope="session")
@@ -91,18 +90,16 @@ def sink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sink]:
     hosts = ["127.0.0.1", "::1", *(f"127.0.16.{i}" for i in range(8))]
     folder = tmp_path_factory.mktemp("sink")
     listen = [word for host in hosts for word in ("--listen", host)]
-    started = start_sink(folder, *listen, "--domains", str(folder / "domains"), "--prefix", PREFIX)
-    yield started
-    end_sink(started)
+    with running_sink(folder, *listen, "--domains", str(folder / "domains"), "--prefix", PREFIX) as started:
+        yield started
 
 
 @pytest.fixture(scope="session")
 def slow_sink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sink]:
     """Serve with a sink that answers the end of the data after 100 ms."""
     settings = ("--settings", '{"data_delay_ms": 100}')
-    started = start_sink(tmp_path_factory.mktemp("slow"), "--listen", "127.0.0.1", *settings)
-    yield started
-    end_sink(started)
+    with running_sink(tmp_path_factory.mktemp("slow"), "--listen", "127.0.0.1", *settings) as started:
+        yield started
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -17,7 +17,7 @@ from orchestrator.agents import control
 from orchestrator.agents.ledger import SequenceSet
 from orchestrator.agents.session import COMMAND_LIMIT, MOST_RECIPIENTS
 from orchestrator.agents.wire import Composer
-from tests.unit.agents.conftest import DOMAINS, Sink, end_sink, start_sink
+from tests.unit.agents.conftest import DOMAINS, Sink, running_sink
 
 
 class Talk:
@@ -264,23 +264,22 @@ def test_it_says_when_all_has_arrived(sink: Sink) -> None:
 
 def test_out_of_files_it_sends_clients_away_and_serves_on(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
-    made = start_sink(tmp_path, "--listen", "127.0.0.1", files=256)
-    crowd: list[socket.socket] = []
-    greetings = []
-    for _ in range(300):
-        crowd.append(socket.create_connection(("127.0.0.1", made.port), timeout=5))
-        greetings.append(crowd[-1].recv(100)[:3])
-    assert set(greetings) == {b"220", b"421"}
-    assert greetings.count(b"220") == 256 - 2 * (256 // 8) - 64
-    for one in crowd:
-        one.close()
-    run = made.begin()
-    while made.ask("count", run)["connections"]:
-        pass
-    with smtplib.SMTP("127.0.0.1", made.port, timeout=5) as client:
-        client.sendmail("a@d0.test", "user@d0.test", letter(run, 0))
-    assert made.report(run).delivered == 1
-    end_sink(made)
+    with running_sink(tmp_path, "--listen", "127.0.0.1", files=256) as made:
+        crowd: list[socket.socket] = []
+        greetings = []
+        for _ in range(300):
+            crowd.append(socket.create_connection(("127.0.0.1", made.port), timeout=5))
+            greetings.append(crowd[-1].recv(100)[:3])
+        assert set(greetings) == {b"220", b"421"}
+        assert greetings.count(b"220") == 256 - 2 * (256 // 8) - 64
+        for one in crowd:
+            one.close()
+        run = made.begin()
+        while made.ask("count", run)["connections"]:
+            pass
+        with smtplib.SMTP("127.0.0.1", made.port, timeout=5) as client:
+            client.sendmail("a@d0.test", "user@d0.test", letter(run, 0))
+        assert made.report(run).delivered == 1
 
 
 @pytest.mark.parametrize(
