@@ -5,15 +5,19 @@ relay and a sink that look each other up find what they expect. Nothing else exi
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Collection, Mapping
 from ipaddress import IPv4Address, IPv4Network
 
+import dns.exception
 import dns.name
-import dns.rdataclass
-import dns.rdatatype
 import dns.reversename
 import dns.zone
 from dns.rdtypes.ANY.MX import MX
+from dns.rdtypes.ANY.NS import NS
+from dns.rdtypes.ANY.PTR import PTR
+from dns.rdtypes.IN.A import A
+from dns.rdtypes.IN.AAAA import AAAA
 
 from orchestrator.addressing import V6, Delivery, twin
 from orchestrator.errors import InvalidInput
@@ -25,6 +29,7 @@ NODES = "nodes.test"
 """Where the nodes have their names; no domain of the user's can be there."""
 _TTL = 3600
 _SERIAL = 1
+_BUG = "report it: the zones were not built as they should be"
 _SAFE = re.compile(r"[a-z0-9_.-]+\Z")
 
 
@@ -72,21 +77,44 @@ def origin(file: str) -> str:
     return ROOT if file == file_name(ROOT) else f"{file.removesuffix('.zone')}."
 
 
-def check(origin: str, text: str) -> dns.zone.Zone:
-    """Read a zone back with dnspython, and return it.
+def check(zones: Mapping[str, str]) -> dict[str, dns.zone.Zone]:
+    """Read the zones of a bed back with dnspython, hold them against each other, and return them.
+
+    Takes 80 us a record: 1.5 s for 2,560 domains.
 
     Raises:
-        InvalidInput: it does not parse, has no SOA or NS, or a mail host lacks an address.
+        InvalidInput: one does not parse or has no SOA or NS, a mail host or a server lacks an address, or an address
+            has no PTR to a name that has this address.
     """
+    read = {origin: _read(origin, text) for origin, text in zones.items()}
+    records = [(name, rdata) for zone in read.values() for name, _, rdata in zone.iterate_rdatas()]
+    addresses: defaultdict[dns.name.Name, dict[type, set[str]]] = defaultdict(lambda: {A: set(), AAAA: set()})
+    for name, rdata in records:
+        if isinstance(rdata, A | AAAA):
+            addresses[name][type(rdata)].add(rdata.address)
+    pointed_back = set()
+    for name, rdata in records:
+        if isinstance(rdata, PTR):
+            address = dns.reversename.to_address(name)
+            if any(address in kind for kind in addresses[rdata.target].values()):
+                pointed_back.add(address)
+        elif isinstance(rdata, MX | NS):
+            host = rdata.exchange if isinstance(rdata, MX) else rdata.target
+            if not all(addresses[host].values()):
+                raise InvalidInput(f"an IPv4 and an IPv6 address of {host}, to which {name} points", "not both", _BUG)
+    for name, rdata in records:
+        if isinstance(rdata, A | AAAA) and rdata.address not in pointed_back:
+            raise InvalidInput(f"a PTR from {rdata.address}, an address of {name}, that points back", "none", _BUG)
+    return read
+
+
+def _read(origin: str, text: str) -> dns.zone.Zone:
     try:
         zone = dns.zone.from_text(text, origin=origin, relativize=False)
     except (dns.exception.DNSException, ValueError) as error:
-        raise InvalidInput(f"a valid zone {origin}", f"{type(error).__name__}: {error}", "this is a bug") from error
-    mail_hosts = ((n, r) for n, _, r in zone.iterate_rdatas(dns.rdatatype.MX) if isinstance(r, MX))
-    for name, rdata in mail_hosts:
-        for kind in (dns.rdatatype.A, dns.rdatatype.AAAA):
-            if zone.get_rdataset(rdata.exchange, kind) is None:
-                raise InvalidInput(f"an address of {rdata.exchange}", f"none, but it is an MX of {name}", "add it")
+        raise InvalidInput(f"a valid zone {origin}", f"{type(error).__name__}: {error}", _BUG) from error
+    if (heads := len(re.findall(r"^\S+ SOA ", text, re.MULTILINE))) != 1:  # dnspython keeps the last one of several
+        raise InvalidInput(f"one SOA of zone {origin}", str(heads), _BUG)
     return zone
 
 

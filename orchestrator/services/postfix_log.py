@@ -15,14 +15,15 @@ HOPS = ("a: before the queue manager", "b: in the queue", "c: connection set-up"
 """The four parts of ``delays=a/b/c/d``, in the order in which a message passes them."""
 MOST_WARNINGS = 20
 
-_QUEUED = re.compile(r"postfix/cleanup\[\d+\]: ([0-9A-Za-z]+): message-id=")
-_REMOVED = re.compile(r"postfix/qmgr\[\d+\]: ([0-9A-Za-z]+): removed$")
+_LINE = r"[A-Z][a-z]{2} [ \d]\d [\d:]{8} \S+ postfix/"
+_QUEUED = re.compile(rf"{_LINE}cleanup\[\d+\]: ([0-9A-Za-z]+): message-id=")
+_REMOVED = re.compile(rf"{_LINE}qmgr\[\d+\]: ([0-9A-Za-z]+): removed\Z")
 _ADDRESS = r'<(?:"(?:[^"\\]|\\.)*"|[^">])*>'
 _ATTEMPT = re.compile(
-    rf"postfix/[a-z]+\[\d+\]: [0-9A-Za-z]+: to={_ADDRESS}, (?:orig_to={_ADDRESS}, )?relay=[^,]*, (?:conn_use=\d+, )?"
+    rf"{_LINE}[a-z]+\[\d+\]: [0-9A-Za-z]+: to={_ADDRESS}, (?:orig_to={_ADDRESS}, )?relay=[^,]*, (?:conn_use=\d+, )?"
     r"delay=[\d.]+, delays=([\d.]+)/([\d.]+)/([\d.]+)/([\d.]+), (?:tls=[^,]*, )?dsn=\d\.\d+\.\d+, status=([a-z]+) "
 )
-_TROUBLE = re.compile(r"postfix/\S+\[\d+\]: (?:warning|error|fatal|panic): ")
+_TROUBLE = re.compile(rf"{_LINE}(?:\S+\[\d+\]: (?:warning|error|fatal|panic): |smtp\[\d+\]: connect to )")
 
 
 def read(lines: Iterable[tuple[float, str]]) -> RelayLog:
@@ -35,20 +36,20 @@ def read(lines: Iterable[tuple[float, str]]) -> RelayLog:
     warnings: list[str] = []
     for t, text in lines:
         if ": to=<" in text:
-            if attempt := _ATTEMPT.search(text):
+            if attempt := _ATTEMPT.match(text):
                 *delays, status = attempt.groups()
                 statuses[status] += 1
                 for record, seconds in zip(recorders, delays, strict=True):
                     record(round(float(seconds) * 1e9))
         elif ": message-id=" in text:
-            if found := _QUEUED.search(text):
+            if found := _QUEUED.match(text):
                 queued.add(found[1])
                 lengths[int(t)] = len(queued)
         elif text.endswith(": removed"):
-            if found := _REMOVED.search(text):
+            if found := _REMOVED.match(text):
                 queued.discard(found[1])
                 lengths[int(t)] = len(queued)
-        elif len(warnings) < MOST_WARNINGS and _TROUBLE.search(text):
+        elif len(warnings) < MOST_WARNINGS and _TROUBLE.match(text):
             warnings.append(text)
     return RelayLog(
         hops={name: histogram.library() for name, histogram in hops.items()},

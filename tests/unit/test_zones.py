@@ -24,8 +24,7 @@ def _deliveries(*names: str) -> list[Delivery]:
 
 
 def _read(*names: str) -> dict[str, dns.zone.Zone]:
-    built = zones.build(_deliveries(*names), NODES, LAB, "dns")
-    return {origin: zones.check(origin, text) for origin, text in built.items()}
+    return zones.check(zones.build(_deliveries(*names), NODES, LAB, "dns"))
 
 
 @given(domains)
@@ -62,12 +61,42 @@ def test_a_domain_that_is_the_mail_host_of_another_is_refused() -> None:
         zones.build(_deliveries("a.test", "mx.a.test"), NODES, LAB, "dns")
 
 
-def test_a_mail_host_without_an_address_is_found() -> None:
-    head = "$TTL 60\n@ SOA ns.a. x. (1 1 1 1 1)\n@ NS ns.a.\n"
-    with pytest.raises(InvalidInput, match="an address of mx"):
-        zones.check("a.", head + "@ MX 1 mx\n")
-    with pytest.raises(InvalidInput, match="a valid zone"):
-        zones.check("a.", "nonsense\n")
+@pytest.mark.parametrize(
+    ("line", "needed"),
+    [
+        ("mx.a.test. A 198.18.16.0\n", "an IPv4 and an IPv6 address of mx.a.test."),
+        ("mx.a.test. AAAA 2001:2::c612:1000\n", "an IPv4 and an IPv6 address of mx.a.test."),
+        ("dns.nodes.test. A 198.18.0.2\n", "an IPv4 and an IPv6 address of dns.nodes.test."),
+        ("0.16 PTR mx.a.test.\n", "a PTR from 198.18.16.0"),
+        ("2.0 PTR dns.nodes.test.\n", "a PTR from 198.18.0.2"),
+        (
+            f"{dns.reversename.from_address('2001:2::c612:1000').to_text()[:39]} PTR mx.a.test.\n",
+            "a PTR from 2001:2::c6",
+        ),
+        ("@ NS dns.nodes.test.\n", "a valid zone"),
+    ],
+)
+def test_a_record_that_is_missing_is_found(line: str, needed: str) -> None:
+    built = zones.build(_deliveries("a.test"), NODES, LAB, "dns")
+    assert any(line in text for text in built.values())
+    with pytest.raises(InvalidInput) as missed:
+        zones.check({origin: text.replace(line, "") for origin, text in built.items()})
+    assert missed.value.needed.startswith(needed)
+
+
+@pytest.mark.parametrize(
+    ("line", "needed"),
+    [
+        ("@ SOA dns.nodes.test. hostmaster.nodes.test. (2 1 1 1 1)\n", "one SOA"),
+        ("nonsense\n", "a valid zone"),
+        ("b.test. A 198.18.16.9\n", "a PTR from 198.18.16.9"),
+    ],
+)
+def test_a_record_too_many_is_found(line: str, needed: str) -> None:
+    built = zones.build(_deliveries("a.test"), NODES, LAB, "dns")
+    with pytest.raises(InvalidInput) as found:
+        zones.check({**built, "test.": built["test."] + line})
+    assert found.value.needed.startswith(needed)
 
 
 def test_a_slice_of_both_halves_has_a_reverse_zone_for_each() -> None:

@@ -1,6 +1,8 @@
 """Postfix's log, as captured from a run, and with hostile text in it."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from orchestrator.services import RelayLog, postfix_log
 
@@ -56,6 +58,31 @@ def test_text_that_others_chose_is_not_taken_for_fields(line: str) -> None:
     log = _read(f"Nov 23 02:08:56 relay postfix/smtp[1]: AB12: {line}")
     assert log.statuses == {"deferred": 1}
     assert next(iter(log.hops.values())).get_max_value() == pytest.approx(1_000_000, rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "smtpd[1]: NOQUEUE: helo=<postfix/smtp[1]: A1: to=<u>, relay=x, delay=9, delays=9/9/9/9, dsn=2.0.0, status=sent (",
+        "smtpd[1]: improper command pipelining: postfix/cleanup[1]: A1: message-id=<x>",
+        "smtpd[1]: lost connection after Nov 23 02:08:56 relay postfix/qmgr[1]: 1BBCE1CA1CB: removed",
+        "smtpd[1]: disconnect from postfix/x[1]: fatal: x",
+    ],
+)
+def test_a_line_within_a_line_is_no_line(line: str) -> None:
+    log = _read(CAPTURED[2], f"Nov 23 02:08:56 relay postfix/{line}")
+    assert (log.statuses, log.queue, log.warnings) == ({}, [(1001.0, 1)], [])
+
+
+@given(st.text())
+def test_no_text_ends_the_reading(text: str) -> None:
+    begun = CAPTURED[4][: CAPTURED[4].index("<") + 1]
+    assert _read(text, begun + text, CAPTURED[4]).statuses["sent"] >= 1
+
+
+def test_a_server_that_cannot_be_reached_is_trouble() -> None:
+    line = "Nov 23 02:08:56 relay postfix/smtp[171]: connect to mx.d7.test[198.18.0.15]:25: Network is unreachable"
+    assert _read(line).warnings == [line]
 
 
 def test_trouble_is_kept_and_bounded() -> None:
