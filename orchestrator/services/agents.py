@@ -1,10 +1,16 @@
 """How the agents are put into a container: their code travels as files, so an image never holds an old one."""
 
+from collections.abc import Iterable
 from functools import cache
-from importlib.resources import files
+from importlib import resources
+
+from orchestrator.addressing import Delivery
 
 PYTHON = ("env", "PYTHONPATH=/testbed/lib", "PYTHONDONTWRITEBYTECODE=1", "/opt/agents/bin/python")
 """How a module of the agents is run: ``(*PYTHON, "-m", "orchestrator.agents.sink", ...)``."""
+
+DOMAINS = "/testbed/domains"
+"""Where an agent finds the domains of its bed: one a line, in the order of their addresses."""
 
 _PLACE = "/testbed/lib/orchestrator"
 
@@ -14,7 +20,12 @@ def code() -> dict[str, bytes]:
     """Return the code of the agents: absolute path -> content."""
     modules = {
         f"{_PLACE}/agents/{module.name}": module.read_bytes()
-        for module in files("orchestrator.agents").iterdir()
+        for module in resources.files("orchestrator.agents").iterdir()
         if module.name.endswith(".py")
     }
     return {f"{_PLACE}/__init__.py": b"", **modules}
+
+
+def files(deliveries: Iterable[Delivery]) -> dict[str, bytes]:
+    """Return what an agent's node holds: the code, and the domains."""
+    return {**code(), DOMAINS: "".join(f"{delivery.domain}\n" for delivery in deliveries).encode()}

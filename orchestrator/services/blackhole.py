@@ -9,9 +9,7 @@ from pydantic import Field
 from orchestrator.agents.contract import SinkSettings
 from orchestrator.model import Strict
 from orchestrator.services import Rendered, Role, Site
-from orchestrator.services.agents import PYTHON, code
-
-DOMAINS = "/testbed/domains"
+from orchestrator.services.agents import DOMAINS, PYTHON, files
 
 
 class Settings(Strict):
@@ -37,11 +35,10 @@ class Blackhole:
     def render(self, site: Site[Settings]) -> Rendered:
         """Render a sink for the whole block of delivery addresses."""
         settings = SinkSettings(**site.settings.model_dump())
-        domains = "".join(f"{delivery.domain}\n" for delivery in site.deliveries)
         place = ("--domains", DOMAINS, "--prefix", str(site.block)) if site.block else ()
         return Rendered(
             command=(*PYTHON, "-m", "orchestrator.agents.sink", *place, "--settings", json.dumps(settings.to_dict())),
-            files={**code(), DOMAINS: domains.encode()},
+            files=files(site.deliveries),
             publish=("25/tcp",),
             fds=4096,
             memory_mb=96,

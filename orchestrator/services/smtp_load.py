@@ -4,8 +4,7 @@ import re
 
 from orchestrator.model import Strict
 from orchestrator.services import Rendered, Role, Site
-from orchestrator.services.agents import code
-from orchestrator.services.blackhole import DOMAINS
+from orchestrator.services.agents import files
 
 
 class Settings(Strict):
@@ -29,7 +28,7 @@ class SmtpLoad:
         wait = "trap 'exit 0' TERM; echo waiting for orders; sleep infinity & wait"
         return Rendered(
             command=("sh", "-c", wait),
-            files={**code(), DOMAINS: "".join(f"{delivery.domain}\n" for delivery in site.deliveries).encode()},
+            files=files(site.deliveries),
             fds=4096,
             memory_mb=96,
             peers=len(site.nodes) - 1,
