@@ -63,7 +63,7 @@ def test_text_that_others_chose_is_not_taken_for_fields(line: str) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "smtpd[1]: NOQUEUE: helo=<postfix/smtp[1]: A1: to=<u>, relay=x, delay=9, delays=9/9/9/9, dsn=2.0.0, status=sent (",
+        "smtpd[1]: helo=<postfix/smtp[1]: A1: to=<u>, relay=x, delay=9, delays=9/9/9/9, dsn=2.0.0, status=sent (",
         "smtpd[1]: improper command pipelining: postfix/cleanup[1]: A1: message-id=<x>",
         "smtpd[1]: lost connection after Nov 23 02:08:56 relay postfix/qmgr[1]: 1BBCE1CA1CB: removed",
         "smtpd[1]: disconnect from postfix/x[1]: fatal: x",
