@@ -305,7 +305,10 @@ class DockerEngine:
             )
 
     def logs(self, container: str, *, follow: bool) -> Iterator[LogLine]:
-        """Yield what a container printed since its start; with ``follow`` until it ends."""
+        """Yield what a container printed since its start; with ``follow`` until it ends.
+
+        (Of a last line that has no end, Engine 20.10 often tells only who does not follow.)
+        """
         begun: dict[int, tuple[bytes, list[bytes]]] = {}  # the engine cuts lines at 16 KiB, both streams at once
         with _translated(f"the log of container {container[:12]}"):
             for stream, frame in self._frames(container, follow=follow, timestamps=True):

@@ -1,0 +1,251 @@
+"""The real engine keeps the contract, and gives a container what it is asked for and no more."""
+# ruff: noqa: D102  the name of a test is its sentence
+
+import secrets
+import socket
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import docker as sdk
+import pytest
+
+from orchestrator.engine import ContainerSpec, Endpoint, Engine, Limits, NetworkSpec, SubnetTaken, docker
+from orchestrator.errors import EngineFailed
+from tests.engine_contract import SUBNET, EngineContract
+
+pytestmark = pytest.mark.docker
+
+LISTEN = (
+    "import socket; s = socket.create_server(('', 25)); print('listening', flush=True)\n"
+    "while True: s.accept()[0].send(b'hello')"
+)
+
+
+@pytest.fixture(scope="module")
+def shared() -> Engine:
+    return docker.connect()
+
+
+class TestDockerEngine(EngineContract):
+    """The contract, on the real engine."""
+
+    @pytest.fixture
+    def engine(self, shared: Engine) -> Engine:
+        """Give the same to every test."""
+        return shared
+
+    def end(self, engine: Engine, container: str) -> None:
+        """Tell it to end."""
+        assert engine.exec(container, ("sh", "-c", "kill -TERM 1")).status in {0, 137}, (
+            "the end of PID 1 may end it, too"
+        )
+
+    # --------------------------------------------------------------------------------- what a container is given
+
+    def test_files_are_in_place_before_the_start(self, engine: Engine, spec: ContainerSpec) -> None:
+        files = {
+            "/a/deep/place/data": b"\x00\xff",
+            "/a/go": b"#!/bin/sh\nstat -c %a:%u /a/go /a/deep/place/data /a/deep\n",
+        }
+        done = engine.run(replace(spec, command=("/a/go",), files=files))
+        assert done.stdout.split() == ["755:0", "644:0", "755:0"]
+
+    def test_it_has_the_capabilities_that_are_named_and_gets_no_others(
+        self, engine: Engine, spec: ContainerSpec
+    ) -> None:
+        show = replace(spec, command=("grep", "-E", "CapBnd|CapEff|NoNewPrivs", "/proc/self/status"))
+        none, some = engine.run(show), engine.run(replace(show, capabilities=("NET_BIND_SERVICE",)))
+        assert none.stdout.split() == ["CapEff:", "0" * 16, "CapBnd:", "0" * 16, "NoNewPrivs:", "1"]
+        assert some.stdout.split()[1] == f"{1 << 10:016x}"
+
+    def test_limits_and_settings_are_what_was_asked_for(self, engine: Engine, spec: ContainerSpec) -> None:
+        asked = Limits(cpus=0.5, cpuset="0", memory_b=64 << 20, nofile=777, pids=33)
+        show = (
+            "ulimit -Sn; ulimit -Hn; nproc; cat /proc/sys/net/core/somaxconn; hostname;"
+            "cd /sys/fs/cgroup; cat memory.max memory/memory.limit_in_bytes 2>/dev/null;"
+            "cat pids.max pids/pids.max 2>/dev/null;"
+            "cat cpu.max cpu/cpu.cfs_quota_us cpu/cpu.cfs_period_us 2>/dev/null | tr '\\n' ' '"
+        )
+        done = engine.run(
+            replace(
+                spec,
+                command=("sh", "-c", show),
+                limits=asked,
+                sysctls={"net.core.somaxconn": "1234"},
+                hostname="relay",
+                networks=(),
+            )
+        )
+        assert done.stdout.split() == ["777", "777", "1", "1234", "relay", str(64 << 20), "33", "50000", "100000"]
+
+    def test_its_log_is_never_rotated(self, engine: Engine, spec: ContainerSpec) -> None:
+        made = engine.create(spec)
+        with sdk.APIClient() as client:
+            kept = client.inspect_container(made)["HostConfig"]["LogConfig"]
+        assert (kept["Type"], kept["Config"]) == ("json-file", {"max-size": "1000g"})
+
+    # ------------------------------------------------------------------------------------------------- networks
+
+    @pytest.fixture
+    def pair(
+        self, engine: Engine, spec: ContainerSpec, network: Callable[..., NetworkSpec]
+    ) -> tuple[str, str, NetworkSpec]:
+        """Start a listener and an idle container on the same bridge; the listener is on a second one, too."""
+        control, lab = network("control"), network("lab", SUBNET)
+        for made in (control, lab):
+            engine.create_network(made)
+        listener = engine.create(
+            replace(
+                spec,
+                name=spec.name + "-listener",
+                command=("python3", "-c", LISTEN),
+                capabilities=("NET_BIND_SERVICE",),
+                networks=(Endpoint(network=control.name), Endpoint(network=lab.name, v4="198.18.240.77")),
+                publish=("25/tcp",),
+            )
+        )
+        idle = engine.create(replace(spec, networks=(Endpoint(network=control.name),)))
+        for container in (listener, idle):
+            engine.start(container)
+        assert next(engine.logs(listener, follow=True)).text == "listening"
+        return listener, idle, control
+
+    def test_a_container_has_its_address_on_a_second_network(
+        self, engine: Engine, pair: tuple[str, str, NetworkSpec]
+    ) -> None:
+        listener, _, _ = pair
+        addresses = engine.exec(listener, ("ip", "-br", "-4", "address")).stdout
+        assert "198.18.240.77/24" in addresses
+        assert len(addresses.splitlines()) == 3
+
+    def test_a_port_is_published_on_the_loopback_alone(
+        self, engine: Engine, pair: tuple[str, str, NetworkSpec], labels: Mapping[str, str]
+    ) -> None:
+        listener, _, _ = pair
+        port = next(f.ports["25/tcp"] for f in engine.find({**labels}) if f.id == listener)
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+            assert client.recv(5) == b"hello"
+        listening = [
+            line.split()[1]
+            for table in ("/proc/net/tcp", "/proc/net/tcp6")
+            for line in Path(table).read_text().splitlines()
+            if line.split()[1].endswith(f":{port:04X}")
+        ]
+        assert {address.partition(":")[0] for address in listening} <= {"0100007F"}
+
+    def test_containers_of_a_control_network_do_not_reach_each_other(
+        self, engine: Engine, pair: tuple[str, str, NetworkSpec]
+    ) -> None:
+        listener, idle, _ = pair
+        address = engine.exec(listener, ("hostname", "-I")).stdout.split()[0]
+        reach = "import socket, sys; socket.create_connection((sys.argv[1], 25), timeout=1)"
+        assert engine.exec(listener, ("python3", "-c", reach, address)).status == 0
+        refused = engine.exec(idle, ("python3", "-c", reach, address))
+        assert refused.status != 0
+        assert "timed out" in refused.stderr
+
+    def test_of_two_that_want_a_subnet_one_gets_it(
+        self, engine: Engine, network: Callable[..., NetworkSpec], labels: Mapping[str, str]
+    ) -> None:
+        def want(part: str) -> bool:
+            try:
+                engine.create_network(network(part, SUBNET))
+            except SubnetTaken:
+                return False
+            return True
+
+        with ThreadPoolExecutor(8) as pool:
+            assert sorted(pool.map(want, "abcdefgh")) == [False] * 7 + [True]
+        assert len(engine.find({**labels})) == 1
+
+    def test_a_container_that_fails_half_way_is_removed(
+        self, engine: Engine, spec: ContainerSpec, labels: Mapping[str, str]
+    ) -> None:
+        with pytest.raises(EngineFailed, match=spec.name):
+            engine.create(replace(spec, files={"/etc/passwd/file": b"below what is no folder"}))
+        assert engine.find({**labels}) == []
+
+    # -------------------------------------------------------------------------------------------------- streams
+
+    def test_long_lines_of_both_outputs_come_whole_and_in_their_order(
+        self, engine: Engine, spec: ContainerSpec
+    ) -> None:
+        """The engine cuts lines at 16 KiB; here one output speaks while a line of the other is half told."""
+        script = "printf %040000d 5; sleep 0.3; echo between >&2; echo 6; printf %020000d 7 >&2; echo >&2; echo é"
+        made = engine.create(replace(spec, command=("bash", "-c", script)))
+        before = time.time()
+        engine.start(made)
+        lines = list(engine.logs(made, follow=True))
+        assert sorted((len(line.text), line.text[-2:]) for line in lines) == [
+            (1, "é"),
+            (7, "en"),
+            (20000, "07"),
+            (40001, "56"),
+        ]
+        assert all(before - 1 <= line.t <= time.time() + 1 for line in lines)
+
+    def test_a_last_line_without_an_end_is_read(self, engine: Engine, spec: ContainerSpec) -> None:
+        """Of a container that has ended: while it is followed, Engine 20.10 often leaves such a line out."""
+        made = engine.create(replace(spec, command=("sh", "-c", "echo one; printf two")))
+        engine.start(made)
+        engine.wait(made)
+        assert [line.text for line in engine.logs(made, follow=False)] == ["one", "two"]
+
+    def test_bytes_that_are_no_text_are_no_stumbling_block(self, engine: Engine, spec: ContainerSpec) -> None:
+        done = engine.run(replace(spec, command=("printf", r"\377\n")))
+        assert done.stdout == "\N{REPLACEMENT CHARACTER}\n"
+
+    def test_lines_of_a_command_come_when_they_are_printed(self, engine: Engine, spec: ContainerSpec) -> None:
+        made = engine.create(spec)
+        engine.start(made)
+        lines = engine.exec_lines(made, ("sh", "-c", "echo first; while [ ! -e /go ]; do sleep 0.05; done; echo last"))
+        assert next(lines) == "first"
+        engine.exec(made, ("touch", "/go"))
+        assert list(lines) == ["last"]
+
+    def test_statistics_come_about_once_a_second(self, engine: Engine, spec: ContainerSpec) -> None:
+        made = engine.create(spec)
+        engine.start(made)
+        stats = engine.stats(made)
+        readings = [next(stats) for _ in range(3)]
+        assert len({reading["read"] for reading in readings}) == 3
+        assert all(reading["memory_stats"]["usage"] > 0 for reading in readings)
+
+    def test_time_runs_out_for_commands_and_one_shots(
+        self, engine: Engine, spec: ContainerSpec, labels: Mapping[str, str]
+    ) -> None:
+        with pytest.raises(EngineFailed, match="within 1 s"):
+            engine.run(replace(spec, command=("sleep", "600")), timeout=1)
+        assert engine.find({**labels}) == []
+        made = engine.create(spec)
+        engine.start(made)
+        with pytest.raises(EngineFailed, match=r"within 0\.2 s"):
+            engine.exec(made, ("sleep", "601"), timeout=0.2)
+        running = engine.exec(made, ("sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '")).stdout
+        assert "sleep 600" in running
+        assert "sleep 601" not in running
+
+
+# ------------------------------------------------------------------------------------------------------- connecting
+
+
+@pytest.mark.parametrize(
+    ("host", "found"),
+    [("tcp://127.0.0.1:1", "refused"), ("unix:///nowhere/engine.sock", "No such file"), ("nonsense", "nonsense")],
+)
+def test_an_engine_that_does_not_answer(host: str, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", host)
+    with pytest.raises(EngineFailed) as refused:
+        docker.connect()
+    assert found in refused.value.found
+    assert "testbed setup" in refused.value.do
+
+
+def test_a_context_that_does_not_exist_is_not_silently_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    monkeypatch.setenv("DOCKER_CONTEXT", f"nowhere-{secrets.token_hex(4)}")
+    with pytest.raises(EngineFailed, match="none of that name"):
+        docker.connect()
