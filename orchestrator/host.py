@@ -1,5 +1,6 @@
 """What the machine under the engine can give, read through the engine, so that a remote one is read as well."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any, Literal
@@ -19,9 +20,30 @@ say neighbours /proc/net/stat/arp_cache
 say meminfo /proc/meminfo
 printf 'nofile\t%s\n' "$(ulimit -Hn)"
 printf 'cpu\t%s\n' "$(grep -m1 'model name' /proc/cpuinfo | cut -d: -f2)"
-printf 'topology\t%s\n' "$(cat /sys/devices/system/cpu/cpu[0-9]*/topology/thread_siblings_list 2>/dev/null | sort -u | tr '\n' ';')"
-printf 'sockets\t%s\n' "$(cat /sys/devices/system/cpu/cpu[0-9]*/topology/physical_package_id 2>/dev/null | sort -u | wc -l)"
+each() { cat /sys/devices/system/cpu/cpu[0-9]*/topology/"$1" 2>/dev/null | sort -u; }
+printf 'topology\t%s\n' "$(each thread_siblings_list | tr '\n' ';')"
+printf 'sockets\t%s\n' "$(each physical_package_id | wc -l)"
 """
+
+_TRY = """
+try() { what=$1; shift; "$@" > /dev/null 2>&1 || printf 'lacks\\t%s\\n' "$what"; }
+try veth ip link add tb0 type veth peer name tb1
+try macvlan ip link add link tb0 name tb2 type macvlan mode bridge
+try 'nf_tables (nat, notrack, conntrack, reject)' nft '
+    add table inet bed
+    add chain inet bed raw { type filter hook prerouting priority raw; }
+    add chain inet bed nat { type nat hook prerouting priority dstnat; }
+    add chain inet bed out { type filter hook output priority filter; }
+    add rule inet bed raw notrack
+    add rule inet bed nat tcp dport 25 dnat ip to 192.0.2.1
+    add rule inet bed out ct state established accept
+    add rule inet bed out reject'
+try 'nf_tables (ingress)' nft '
+    add table netdev bed
+    add chain netdev bed in { type filter hook ingress device tb1 priority 0; policy drop; }'
+"""
+"""What beds ask of the kernel, tried out in a network namespace that ends with its container."""
+_NEIGHBOURS = "entries in the kernel's neighbour table"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +58,11 @@ class Readings:
     memory_available_b: int
     nofile: int
     """Open files that a process in a container may have at most (RLIMIT_NOFILE, hard)."""
-    neighbour_limit: int
-    """Most entries of the neighbour table, of all network namespaces (gc_thresh3, arp(7))."""
+    lacks: tuple[str, ...]
+    """What a bed needs of the kernel and it has not."""
+    neighbour_limit: int | None
+    """Most entries of the neighbour table, of all network namespaces (gc_thresh3, arp(7)); ``None`` when it is hidden
+    (an engine in a user namespace)."""
     neighbours: int
     """Entries in it now."""
     sysctls: dict[str, str]
@@ -60,29 +85,18 @@ class Check:
 
 
 def read(engine: Engine) -> Readings:
-    """Read the host through a one-shot helper in its network namespace, with no capability at all.
+    """Read the host through one-shot helpers: one in its network namespace, with no capability at all, one in none.
 
     Raises:
-        EngineFailed: the helper could not run.
+        EngineFailed: a helper could not run.
     """
-    info = engine.info()
-    identity = Identity.reading()
-    done = engine.run(
-        ContainerSpec(
-            name=identity.name("reading"),
-            image=HELPER,
-            command=("sh", "-c", _READ),
-            labels=identity.labels(),
-            host_network=True,
-        )
-    )
-    if done.status != 0:
-        raise EngineFailed(
-            "a reading of the host", done.stderr.strip() or f"status {done.status}", "see the engine's log"
-        )
-    facts = dict(line.split("\t", 1) for line in done.stdout.splitlines() if "\t" in line)
+    with ThreadPoolExecutor(2) as pool:
+        tried = pool.submit(_helper, engine, "try", _TRY, host_network=False, capabilities=("NET_ADMIN",))
+        info = engine.info()
+        said = _helper(engine, "reading", _READ, host_network=True, capabilities=())
+    facts = dict(line.split("\t", 1) for line in said.splitlines() if "\t" in line)
     sysctls = {
-        name: facts[name].strip()
+        name: " ".join(facts[name].split())
         for name in ("gc_thresh1", "gc_thresh2", "gc_thresh3", "ip_local_port_range", "nf_conntrack_max")
         if facts.get(name, "").strip()
     }
@@ -93,29 +107,60 @@ def read(engine: Engine) -> Readings:
         sockets=int(facts.get("sockets") or 0),
         memory_available_b=_available(facts.get("meminfo", "")),
         nofile=1 << 30 if facts["nofile"].strip() == "unlimited" else int(facts["nofile"]),
-        neighbour_limit=int(sysctls.get("gc_thresh3", "0")),
+        lacks=tuple(line.partition("\t")[2] for line in tried.result().splitlines()),
+        neighbour_limit=int(sysctls["gc_thresh3"]) if "gc_thresh3" in sysctls else None,
         neighbours=_entries(facts.get("neighbours", "")),
         sysctls=sysctls,
     )
 
 
+def _helper(engine: Engine, name: str, script: str, *, host_network: bool, capabilities: tuple[str, ...]) -> str:
+    identity = Identity.reading()
+    done = engine.run(
+        ContainerSpec(
+            name=identity.name(name),
+            image=HELPER,
+            command=("sh", "-c", script),
+            labels=identity.labels(),
+            host_network=host_network,
+            capabilities=capabilities,
+        )
+    )
+    if done.status != 0:
+        raise EngineFailed(
+            "a reading of the host", done.stderr.strip() or f"status {done.status}", "see the engine's log"
+        )
+    return done.stdout
+
+
 def check(readings: Readings, needs: HostNeeds) -> list[Check]:
     """Hold what a bed needs against what the host can give."""
-    free = readings.neighbour_limit - readings.neighbours
+    limit = readings.neighbour_limit
+    raise_limit = "raise net.ipv4.neigh.default.gc_thresh3 on the host, or take other beds down"
     memory = readings.memory_available_b // 2**20
     return [
+        Check(
+            name="features of the kernel",
+            needed="veth, macvlan, nf_tables",
+            found=f"missing: {', '.join(readings.lacks)}" if readings.lacks else "all of them",
+            do="load the modules, or take a kernel of the distribution" if readings.lacks else "",
+            state="fail" if readings.lacks else "ok",
+        ),
         _check(
             "open files of one process",
             needs.fds,
             readings.nofile,
             "raise the limit of the engine's service (LimitNOFILE=), or ask for fewer addresses or workers",
         ),
-        _check(
-            "entries in the kernel's neighbour table",
-            needs.neighbour_entries,
-            free,
-            "raise net.ipv4.neigh.default.gc_thresh3 on the host, or take other beds down",
-        ),
+        Check(
+            name=_NEIGHBOURS,
+            needed=f"{needs.neighbour_entries:,}",
+            found="unknown: the engine hides net.ipv4.neigh.default.gc_thresh3",
+            do=raise_limit,
+            state="warn",
+        )
+        if limit is None
+        else _check(_NEIGHBOURS, needs.neighbour_entries, limit - readings.neighbours, raise_limit),
         _check("memory, MiB", needs.memory_mb, memory, "free some memory, or ask for less", warn=True),
     ]
 
@@ -155,7 +200,7 @@ def _available(meminfo: str) -> int:
 
 
 def _entries(table: str) -> int:
-    """Read /proc/net/stat/arp_cache: a heading, then a row of hex figures for each CPU, the first the entries of all."""
+    """Read /proc/net/stat/arp_cache: a heading, then a hex row for each CPU, its first figure the entries of all."""
     words = table.split()
     columns = next((i for i, word in enumerate(words) if word.strip("0123456789abcdef") == ""), len(words))
     return int(words[columns], 16) if columns < len(words) else 0

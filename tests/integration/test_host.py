@@ -1,0 +1,34 @@
+"""The host as it is: what the helpers read is what the kernel says, and they leave nothing."""
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator import host
+from orchestrator.engine import docker
+
+pytestmark = pytest.mark.docker
+
+
+def devices() -> set[str]:
+    return {path.name for path in Path("/sys/class/net").glob("tb[012]")}
+
+
+def test_a_reading_agrees_with_the_kernel() -> None:
+    engine = docker.connect()
+    if engine.info().kernel != Path("/proc/sys/kernel/osrelease").read_text().strip():
+        pytest.skip("the engine runs on another machine")
+    before = devices()
+    readings = host.read(engine)
+    limit = Path("/proc/sys/net/ipv4/neigh/default/gc_thresh3")
+    assert readings.neighbour_limit == (int(limit.read_text()) if limit.exists() else None)
+    assert readings.lacks == ()
+    assert 0 < readings.memory_available_b <= readings.engine.memory_b
+    assert readings.nofile >= 1024
+    assert devices() == before
+
+
+def test_what_a_kernel_lacks_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = host._TRY.replace("type macvlan", "type nosuchdevice").replace("hook ingress", "hook nosuchhook")
+    monkeypatch.setattr(host, "_TRY", tries)
+    assert host.read(docker.connect()).lacks == ("macvlan", "nf_tables (ingress)")

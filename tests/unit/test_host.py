@@ -1,0 +1,127 @@
+"""What is read of a host, and what is held against it."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator import host
+from orchestrator.engine import ContainerSpec, Output
+from orchestrator.engine.fake import FakeEngine
+from orchestrator.errors import EngineFailed, HostCannot
+from orchestrator.host import Readings
+from orchestrator.plan import HostNeeds
+
+NEIGHBOURS = (
+    "entries  allocs   destroys hash_grows lookups  hits     res_failed rcv_probes_mcast rcv_probes_ucast "
+    "periodic_gc_runs forced_gc_runs unresolved_discards table_fulls "
+    "000003fa 00000031 00000016 00000000   0000011b 0000001d 00000000   00000000         00000000         "
+    "00000163         00000000       00000000            00000000 "
+    "000003fa 00000028 00000041 00000000   0000016a 00000041 00000000   00000000         00000000         "
+    "00000000         00000000       00000000            00000000 "
+)
+"""/proc/net/stat/arp_cache, kernel 6.18, two CPUs; its lines joined."""
+
+READING = f"""gc_thresh1\t128 \ngc_thresh2\t512 \ngc_thresh3\t1024
+ip_local_port_range\t32768\t60999 \nnf_conntrack_max\t
+neighbours\t{NEIGHBOURS}
+meminfo\tMemTotal:       24684096 kB MemFree:        23469720 kB MemAvailable:   23948792 kB
+nofile\t20000\ncpu\t AMD EPYC\ntopology\t0;1;\nsockets\t1
+"""
+
+
+def engine(reading: str = READING, tried: str = "", status: int = 0) -> FakeEngine:
+    def answer(spec: ContainerSpec, _command: tuple[str, ...]) -> Output:
+        return Output(status=status, stdout=reading if spec.host_network else tried, stderr="no shell")
+
+    return FakeEngine(answer)
+
+
+def needs(*, fds: int = 0, neighbours: int = 0, memory: int = 0) -> HostNeeds:
+    return HostNeeds(containers=4, addresses=8, neighbour_entries=neighbours, fds=fds, memory_mb=memory)
+
+
+def states(readings: Readings, wanted: HostNeeds) -> list[str]:
+    return [check.state for check in host.check(readings, wanted)]
+
+
+def test_a_host_is_read() -> None:
+    assert host.read(engine()) == Readings(
+        engine=engine().info(),
+        cpu="AMD EPYC",
+        cores=2,
+        sockets=1,
+        memory_available_b=23948792 * 1024,
+        nofile=20000,
+        lacks=(),
+        neighbour_limit=1024,
+        neighbours=0x3FA,
+        sysctls={
+            "gc_thresh1": "128",
+            "gc_thresh2": "512",
+            "gc_thresh3": "1024",
+            "ip_local_port_range": "32768 60999",
+        },
+    )
+
+
+def test_an_engine_that_hides_much_of_its_host_is_read_as_far_as_it_goes() -> None:
+    readings = host.read(engine("nofile\tunlimited\ngc_thresh3\t\ntopology\t\nsockets\t0\n"))
+    assert (readings.cores, readings.neighbour_limit, readings.neighbours) == (0, None, 0)
+    assert readings.nofile > 1 << 20
+    assert states(readings, needs(neighbours=1_000_000, fds=1_000_000)) == ["ok", "ok", "warn", "ok"]
+
+
+def test_a_helper_that_cannot_run_is_told() -> None:
+    with pytest.raises(EngineFailed, match="no shell"):
+        host.read(engine(status=127))
+
+
+def test_helpers_ask_for_no_more_than_they_need() -> None:
+    asked: list[ContainerSpec] = []
+
+    def answer(spec: ContainerSpec, _command: tuple[str, ...]) -> Output:
+        asked.append(spec)
+        return Output(status=0, stdout=READING if spec.host_network else "", stderr="")
+
+    host.read(FakeEngine(answer))
+    assert sorted((spec.host_network, spec.capabilities) for spec in asked) == [(False, ("NET_ADMIN",)), (True, ())]
+    assert all("testbed.owner" in spec.labels for spec in asked), "so that a clean-up finds them"
+
+
+@given(st.integers(0, 1 << 24), st.integers(0, 1 << 24))
+def test_what_is_there_is_enough_up_to_the_last_one(needed: int, found: int) -> None:
+    readings = replace(
+        host.read(engine()), nofile=found, neighbours=7, neighbour_limit=found + 7, memory_available_b=found << 20
+    )
+    enough = needed <= found
+    assert states(readings, needs(fds=needed, neighbours=needed, memory=needed)) == [
+        "ok",
+        *(["ok"] * 3 if enough else ["fail", "fail", "warn"]),
+    ]
+
+
+def test_what_is_not_enough_says_needed_found_and_what_to_do() -> None:
+    checks = host.check(host.read(engine()), needs(fds=122_880))
+    assert [(c.needed, c.found) for c in checks if c.state == "fail"] == [("122,880", "20,000")]
+    assert all(bool(c.do) == (c.state != "ok") for c in checks)
+    with pytest.raises(HostCannot, match="122,880; found 20,000; raise"):
+        host.require(checks)
+
+
+def test_a_kernel_that_lacks_something_is_refused_by_its_name() -> None:
+    checks = host.check(host.read(engine(tried="lacks\tmacvlan\n")), needs())
+    with pytest.raises(HostCannot, match="missing: macvlan"):
+        host.require(checks)
+
+
+def test_a_warning_is_no_refusal() -> None:
+    host.require(host.check(host.read(engine()), needs(memory=1 << 30)))
+
+
+def test_run_json_gets_kernel_cpus_and_versions() -> None:
+    facts = host.environment(host.read(engine()))
+    assert {"engine", "cpu", "sysctls", "versions"} <= set(facts)
+    assert facts["engine"]["cpus"] == 2
+    assert all(facts["versions"].values())
