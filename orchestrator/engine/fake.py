@@ -1,13 +1,13 @@
-"""An engine in memory, for tests: what commands answer and containers print is scripted by the test."""
+"""Engines for tests: one in memory, whose answers the test scripts, and any engine broken at a chosen call."""
 
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Network
-from typing import Any
+from typing import Any, cast
 
-from orchestrator.engine import ContainerSpec, EngineInfo, Found, LogLine, NetworkSpec, Output, SubnetTaken
+from orchestrator.engine import ContainerSpec, Engine, EngineInfo, Found, LogLine, NetworkSpec, Output, SubnetTaken
 from orchestrator.errors import EngineFailed
 
 INFO = dict.fromkeys(("version", "api", "kernel", "operating_system", "cgroup", "storage", "architecture"), "fake")
@@ -141,3 +141,29 @@ class FakeEngine:
             if name in {made.id, made.name}:
                 return made
         raise EngineFailed(f"{name} in the engine", "there is no such thing", "make it")
+
+
+class _Broken:
+    def __init__(self, engine: Engine, at: int, error: BaseException, *, late: bool) -> None:
+        self._engine, self._at, self._error, self._late = engine, at, error, late
+        self._calls, self._lock = itertools.count(1), threading.Lock()
+
+    def __getattr__(self, verb: str) -> Any:
+        act = getattr(self._engine, verb)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with self._lock:
+                breaks = next(self._calls) == self._at
+            if breaks and not self._late:
+                raise self._error
+            done = act(*args, **kwargs)
+            if breaks:
+                raise self._error
+            return done
+
+        return call
+
+
+def broken(engine: Engine, at: int, error: BaseException, *, late: bool = False) -> Engine:
+    """Let the call number ``at`` (from 1) of an engine raise ``error``; ``late``: once it has done its work."""
+    return cast("Engine", _Broken(engine, at, error, late=late))

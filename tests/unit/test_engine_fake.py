@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import pytest
 
 from orchestrator.engine import ContainerSpec, Engine, Output
-from orchestrator.engine.fake import FakeEngine
+from orchestrator.engine.fake import FakeEngine, broken
+from orchestrator.errors import EngineFailed
 from tests.engine_contract import SERVE, EngineContract
 
 
@@ -42,3 +43,14 @@ def test_images_are_built_loaded_and_found_by_label() -> None:
     assert engine.image("testbed/debian:1") == {"id": "root.tar"}
     assert engine.pull("testbed/debian:1")
     assert not engine.pull("testbed/debian:2")
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_an_engine_breaks_once_at_the_chosen_call(*, late: bool) -> None:
+    whole = FakeEngine()
+    engine = broken(whole, 2, EngineFailed("an answer", "none", "try again"), late=late)
+    engine.info()
+    with pytest.raises(EngineFailed):
+        engine.load_root("root.tar", "testbed/debian:1")
+    assert ("testbed/debian:1" in whole.tags) is late
+    engine.load_root("root.tar", "testbed/debian:1")

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from orchestrator import ownership
 from orchestrator.cleaning import clean, remove_id
-from orchestrator.engine import ContainerSpec, Endpoint, NetworkSpec, Output
-from orchestrator.engine.fake import FakeEngine
+from orchestrator.engine import ContainerSpec, Endpoint, Engine, NetworkSpec, Output
+from orchestrator.engine.fake import FakeEngine, broken
 from orchestrator.errors import EngineFailed
 from orchestrator.ownership import CREATED, ID, KIND, NODES, OWNER, Identity, Kind, Owner, owner_state, standing
 
@@ -24,9 +24,7 @@ def an_identity(kind: Kind = Kind.RUN, nodes: int = 2) -> Identity:
     return Identity(id=os.urandom(4).hex(), bed="bed", kind=kind, nodes=nodes, private=True)
 
 
-def build(
-    engine: FakeEngine, identity: Identity, *, nodes: int = 2, started: int = 2, owner: str | None = None
-) -> None:
+def build(engine: Engine, identity: Identity, *, nodes: int = 2, started: int = 2, owner: str | None = None) -> None:
     """Make a bed, or a part of one; ``owner`` is another's than this process."""
     labels = identity.labels(**({"owner": owner} if owner else {}))
     for part in ("control", "lab"):
@@ -182,4 +180,16 @@ def test_what_cannot_be_removed_is_told_and_found_again(dead: str) -> None:
     assert {found.name for found in engine.find({})} == {first.name("control"), second.name("control")}
     broken = False
     assert len(clean(engine, everything=False, say=silent).removed) == 2
+    assert engine.find({}) == []
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("call", range(1, 7))
+def test_a_bed_that_breaks_at_any_call_is_removed_by_its_id(call: int, *, late: bool) -> None:
+    """``late``: the engine does what it is asked, and its answer is lost."""
+    engine = FakeEngine()
+    identity = an_identity()
+    with pytest.raises(EngineFailed, match="first"):
+        build(broken(engine, call, EngineFailed("first", "none", "try again"), late=late), identity)
+    remove_id(engine, identity.id)
     assert engine.find({}) == []
