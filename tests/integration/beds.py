@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from functools import cache
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from tests.integration.command import answer, call
 from tests.integration.traces import traces
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Up:
     """A bed that `testbed up` has brought up, as its JSON tells."""
 
@@ -46,6 +47,7 @@ class Up:
         assert done.stdout, done.stderr
         return Output(**json.loads(done.stdout))
 
+    @cache  # noqa: B019 - a bed lives as long as its tests
     def address(self, node: str) -> IPv4Address:
         """Read the service address of a node from the inside."""
         said = self.shell(node, 'ip -oneline -4 address show to "$1"', str(self.subnet))

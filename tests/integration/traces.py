@@ -16,21 +16,22 @@ def traces(engine: Engine, ids: Iterable[str]) -> list[str]:
     wanted = set(ids)
     objects = [f.name for f in engine.find({ID: None}) if f.labels[ID] in wanted]
     devices = [device.name for device in DEVICES.glob("tb*") if device.name[2:-1] in wanted]
-    return objects + devices + [table for table in _tables(engine) if table.removeprefix("tb") in wanted]
+    tables = [line.split()[-1] for line in on_the_host(engine, "nft", "list", "tables", "netdev").splitlines()]
+    return objects + devices + [table for table in tables if table.removeprefix("tb") in wanted]
 
 
-def _tables(engine: Engine) -> list[str]:
-    """Name the tables of rules that stand before the host's IP stack."""
+def on_the_host(engine: Engine, *command: str) -> str:
+    """Run a command in the host's network namespace that succeeds, and return what it prints."""
     identity = Identity.reading()
     done = engine.run(
         ContainerSpec(
             name=identity.name(f"test-{secrets.token_hex(3)}"),
             image=HELPER,
-            command=("nft", "list", "tables", "netdev"),
+            command=command,
             labels=identity.labels(),
             host_network=True,
             capabilities=("NET_ADMIN",),
         )
     )
     assert done.status == 0, done.stderr
-    return [line.split()[-1] for line in done.stdout.splitlines()]
+    return done.stdout

@@ -1,0 +1,67 @@
+"""Beds side by side on one engine: neither disturbs the other."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import pytest
+
+from orchestrator.addressing import candidates
+from orchestrator.engine import Engine
+from orchestrator.measurements import Measurements
+from tests.integration.command import Watched, call, phase
+from tests.integration.traces import traces
+
+pytestmark = pytest.mark.docker
+
+SIZES = (20, 300)
+
+
+def test_two_runs_at_once_do_not_disturb_each_others_accounting(real_engine: Engine, tmp_path: Path) -> None:
+    options = ("--seconds", "5", "--calibration", "1", "--connections", "10", "--format", "json")
+    runs = {n: Watched(real_engine, tmp_path / str(n), "--domains", str(n), *options) for n in SIZES}
+    for run in runs.values():
+        run.until(phase("calibration"))
+        assert len(run.nodes) == 4
+    assert {n: run.end() for n, run in runs.items()} == dict.fromkeys(SIZES, 0), [run.said for run in runs.values()]
+
+    measured = {n: Measurements.read(run.rundir) for n, run in runs.items() if run.rundir}
+    for domains, of_run in measured.items():
+        assert json.loads(runs[domains].output())["verdict"]["outcome"] == "CONFIRMED"
+        for load in ("calibration", "calibration-single", "relay"):
+            account, sink = of_run.accounting(load), of_run.sinks[load]
+            assert account
+            assert account.offered == account.accepted == account.delivered >= domains
+            assert (account.lost, account.duplicated, account.corrupted) == (0, 0, 0)
+            assert (account.misrouted, account.foreign, account.unaccepted) == (0, 0, 0)
+            assert sink.domains == domains
+    subnets = [IPv4Network(of_run.facts["plan"]["subnet"]) for of_run in measured.values()]
+    assert not subnets[0].overlaps(subnets[1])
+    spans = [of_run.phases for of_run in measured.values()]
+    assert max(span[0].start for span in spans) < min(span[-1].end or 0 for span in spans), "they ran at once"
+    assert traces(real_engine, {id_ for run in runs.values() for id_ in run.ids}) == []
+
+
+def test_of_two_beds_that_wish_for_one_subnet_one_is_refused(real_engine: Engine, tmp_path: Path) -> None:
+    taken = [IPv4Network(f.subnet) for f in real_engine.find({}) if f.kind == "network" and f.subnet]
+    wish = list(candidates(27, taken))[-1]
+    path = tmp_path / "wish.yaml"
+    path.write_text(f"name: wish\ndomains: 4\nsubnet: {wish}\nnodes: {{sink: {{service: blackhole}}}}\n")
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda _: call("up", path, "--format", "json"), range(2)))
+    up, refused = sorted(both, key=lambda done: done.returncode)
+    assert (up.returncode, refused.returncode) == (0, 2), up.stderr + refused.stderr
+    bed = json.loads(up.stdout)
+    try:
+        assert bed["subnet"] == str(wish)
+        assert f"needed: a subnet that nobody uses, instead of {wish}" in refused.stderr
+        assert f"tb-{bed['id']}-lab" in refused.stderr
+        assert "Traceback" not in refused.stderr
+        again = call("up", path)
+        assert again.returncode == 2
+        left = [b for b in json.loads(call("ps", "--format", "json").stdout) if b["bed"] == "wish"]
+        assert [b["id"] for b in left] == [bed["id"]]
+    finally:
+        assert call("down", bed["id"]).returncode == 0
+    assert traces(real_engine, [bed["id"]]) == []
