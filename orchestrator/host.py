@@ -43,6 +43,7 @@ try 'nf_tables (ingress)' nft '
     add chain netdev bed in { type filter hook ingress device tb1 priority 0; policy drop; }'
 """
 """What beds ask of the kernel, tried out in a network namespace that ends with its container."""
+_LACKS = "lacks\t"
 _NEIGHBOURS = "entries in the kernel's neighbour table"
 
 
@@ -107,7 +108,7 @@ def read(engine: Engine) -> Readings:
         sockets=int(facts.get("sockets") or 0),
         memory_available_b=_available(facts.get("meminfo", "")),
         nofile=1 << 30 if facts["nofile"].strip() == "unlimited" else int(facts["nofile"]),
-        lacks=tuple(line.partition("\t")[2] for line in tried.result().splitlines()),
+        lacks=tuple(line.removeprefix(_LACKS) for line in tried.result().splitlines() if line.startswith(_LACKS)),
         neighbour_limit=int(sysctls["gc_thresh3"]) if "gc_thresh3" in sysctls else None,
         neighbours=_entries(facts.get("neighbours", "")),
         sysctls=sysctls,
