@@ -27,7 +27,7 @@ lint: .venv/.installed
 	$(BIN)/lint-imports
 
 unit: .venv/.installed
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest --numprocesses auto tests/unit
 
 integration: setup
 	$(BIN)/pytest tests/integration
