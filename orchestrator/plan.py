@@ -59,7 +59,7 @@ class HostNeeds:
     neighbour_entries: int
     """Entries in the kernel's IPv4 neighbour table, which all network namespaces share."""
     fds: int
-    """Open files of the busiest process."""
+    """Open files of the busiest process, or the highest limit that a node is given."""
     memory_mb: int
 
 
@@ -200,7 +200,7 @@ def make_plan(bed: Bed, *, subnet: IPv4Network | None = None, cpus: int) -> Plan
         containers=len(planned),
         addresses=2 * sum(len(node.addresses) for node in planned),
         neighbour_entries=sum(node.peers for node in planned),
-        fds=max(node.fds for node in planned),
+        fds=max(max(node.fds, node.limits.nofile or 0) for node in planned),
         memory_mb=sum(node.memory_mb for node in planned),
     )
     return Plan(bed=bed, subnet=subnet, mail=mail, deliveries=deliveries, nodes=tuple(planned), needs=needs)

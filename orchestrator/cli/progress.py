@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -19,7 +19,7 @@ class Steps:
         self.taken: list[dict[str, Any]] = []
         """Name and seconds of every step that ended."""
 
-    def __enter__(self) -> "Steps":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

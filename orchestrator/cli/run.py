@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperGroup
 
 from orchestrator.cli.shell import RUNS, Format, FormatOption, RunsOption, print_json, say
 
@@ -16,7 +16,7 @@ from orchestrator.cli.shell import RUNS, Format, FormatOption, RunsOption, print
 class Scenarios(TyperGroup):
     """Finds the scenarios when they are asked for, so that other commands need not import them."""
 
-    def list_commands(self, ctx: Any) -> list[str]:
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - click's signature
         """Name every scenario: one file each."""
         path = [str(Path(__file__).parents[1] / "scenarios")]
         return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(path))
@@ -34,7 +34,7 @@ def run() -> None:
     """Ask a bed a question and keep the evidence."""
 
 
-def _command(name: str) -> TyperCommand:
+def _command(name: str) -> Any:
     from orchestrator import scenarios
 
     scenario = scenarios.scenario(name)
@@ -64,9 +64,7 @@ def _command(name: str) -> TyperCommand:
     command.__annotations__ = {p.name: p.annotation for p in [*varied, *fixed]}
     single = typer.Typer(pretty_exceptions_enable=False)
     single.command(name, help=scenario.question)(command)
-    made = typer.main.get_command(single)
-    assert isinstance(made, TyperCommand)
-    return made
+    return typer.main.get_command(single)
 
 
 def _run(scenario: Any, values: dict[str, Any], *, runs: Path, parent: str | None, output: Format) -> None:

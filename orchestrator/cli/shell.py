@@ -54,7 +54,7 @@ def run_guarded(command: Callable[[], Any]) -> None:
         sys.exit(ExitCode.INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()
-    except Exception:
+    except Exception:  # noqa: BLE001 - the last frame: what nobody foresaw is our bug
         traceback.print_exc()
         say("this is a bug of testbed; please report it with the lines above")
         sys.exit(ExitCode.BUG)
