@@ -10,7 +10,7 @@ from orchestrator import lab, services, wiring
 from orchestrator.cleaning import remove_id
 from orchestrator.collect.recorder import Recorder
 from orchestrator.engine import ContainerSpec, Endpoint, Engine, Limits, SubnetTaken
-from orchestrator.errors import EngineFailed
+from orchestrator.errors import EngineFailed, Problem
 from orchestrator.interrupts import shielded
 from orchestrator.live import Live
 from orchestrator.model import Bed
@@ -52,7 +52,7 @@ def bring_up(
     """
     identity = Identity.new(bed, kind)
     recorder = stack.enter_context(Recorder(engine, rundir))
-    stack.callback(_take_down, engine, identity, recorder, steps)
+    stack.push(lambda _kind, error, _at: _take_down(engine, identity, recorder, steps, error))
     with steps.step("make its networks"):
         plan, networks = _networks(engine, bed, identity, cpus)
     for node in plan.nodes:
@@ -71,7 +71,8 @@ def _networks(engine: Engine, bed: Bed, identity: Identity, cpus: int) -> tuple[
     """Make the control network and the lab, and work the bed out for the subnet that was free."""
     control = lab.make_control(engine, identity)
     with ThreadPoolExecutor(1) as pool:
-        making = pool.submit(lab.make_parent, engine, identity) if identity.private else None
+        with shielded():  # a thread whose start is broken off is one that nobody waits for
+            making = pool.submit(lab.make_parent, engine, identity) if identity.private else None
         for _ in range(_TRIES):
             subnet = lab.choose_subnet(engine, subnet_prefix(bed), bed.subnet)
             plan = make_plan(bed, subnet=subnet, cpus=cpus)
@@ -96,7 +97,9 @@ def _start(
         return container
 
     with ThreadPoolExecutor(len(plan.nodes)) as pool:
-        containers = dict(zip(watches, pool.map(start, plan.nodes), strict=True))
+        with shielded():
+            starting = {node.name: pool.submit(start, node) for node in plan.nodes}
+        containers = {name: started.result() for name, started in starting.items()}
     for watch in watches.values():
         watch.wait(READY_S)
     return containers
@@ -126,8 +129,19 @@ def _spec(node: NodePlan, identity: Identity, networks: Sequence[str]) -> Contai
     )
 
 
-def _take_down(engine: Engine, identity: Identity, recorder: Recorder, steps: Steps) -> None:
-    """Remove whatever there is of the bed by now; signals wait until it is gone."""
-    with shielded(), steps.step("take the bed down"):
-        recorder.expect_end()
-        remove_id(engine, identity.id)
+def _take_down(
+    engine: Engine, identity: Identity, recorder: Recorder, steps: Steps, first: BaseException | None
+) -> None:
+    """Remove whatever there is of the bed by now; signals wait until it is gone.
+
+    When that fails, it is the error only if there was none before; else ``first`` gets a note.
+    """
+    with shielded():
+        try:
+            with steps.step("take the bed down"):
+                recorder.expect_end()
+                remove_id(engine, identity.id)
+        except Problem as problem:
+            if first is None:
+                raise
+            first.add_note(f"bed {identity.id} is not wholly removed: {problem.found}; `testbed clean` tries again")

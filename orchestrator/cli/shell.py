@@ -47,10 +47,14 @@ def run_guarded(command: Callable[[], Any]) -> None:
     try:
         command()
     except Problem as problem:
-        say(f"needed: {problem.needed}\nfound:  {problem.found}\ndo:     {problem.do}")
+        say(
+            "\n".join(
+                [f"needed: {problem.needed}", f"found:  {problem.found}", f"do:     {problem.do}", *_notes(problem)]
+            )
+        )
         sys.exit(problem.exit_code)
     except (Interrupted, KeyboardInterrupt) as signal:
-        say(f"interrupted ({signal}); nothing was left behind")
+        say(f"interrupted ({signal}); {'; '.join(_notes(signal)) or 'nothing was left behind'}")
         sys.exit(ExitCode.INTERRUPTED)
     except BrokenPipeError:
         sys.stderr.close()
@@ -58,3 +62,8 @@ def run_guarded(command: Callable[[], Any]) -> None:
         traceback.print_exc()
         say("this is a bug of testbed; please report it with the lines above")
         sys.exit(ExitCode.BUG)
+
+
+def _notes(error: BaseException) -> list[str]:
+    """Return what a clean-up has added to an error."""
+    return list(getattr(error, "__notes__", ()))

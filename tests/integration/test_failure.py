@@ -44,7 +44,7 @@ def test_a_node_that_dies_ends_the_run_at_once(real_engine: Engine, start: Start
     run.until(phase("relay"))
     killed = time.monotonic()
     cast("DockerEngine", real_engine)._client.kill(run.nodes["relay"].id)
-    assert run.end() == 5
+    assert run.end() == 5, run.said
     assert time.monotonic() - killed < 20
     assert "node relay running" in run.said
     assert "status 137" in run.said
@@ -72,7 +72,7 @@ def test_a_signal_ends_the_run_and_takes_the_bed_down(
     run.until(moment)
     assert run.found
     run.process.send_signal(number)
-    assert run.end(60) == 130
+    assert run.end(60) == 130, run.said
     assert f"interrupted ({number.name})" in run.said
     assert "Traceback" not in run.said
     assert run.rundir

@@ -162,6 +162,22 @@ def test_an_interrupt_takes_the_bed_down_and_is_recorded(tmp_path: Path) -> None
     assert _facts(tmp_path)["status"] == "interrupted"
 
 
+def test_a_removal_that_fails_does_not_hide_why_the_run_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Breaking()
+
+    def refuse(_: str) -> None:
+        raise EngineFailed("the network removed", "it is in use", "wait")
+
+    def interrupt(_: Live) -> None:
+        monkeypatch.setattr(engine, "remove_network", refuse)
+        raise Interrupted(15)
+
+    with pytest.raises(Interrupted) as caught:
+        _run(engine, tmp_path, Asked(interrupt))
+    assert "it is in use" in caught.value.__notes__[0]
+    assert _facts(tmp_path)["status"] == "interrupted"
+
+
 def test_a_node_that_dies_ends_the_run_with_the_end_of_its_log(tmp_path: Path) -> None:
     engine = Breaking()
 
