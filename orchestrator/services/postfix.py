@@ -89,6 +89,10 @@ class Settings(Strict):
     """Parameters of main.cf, instead of ours and of Postfix's own (postconf(5))."""
 
 
+_QUICK_START = "/var/spool/postfix/quick-start"
+"""Tells Postfix's start script that the queue's folders have been checked: they were, when the image was built."""
+
+
 class Postfix:
     """The service."""
 
@@ -108,7 +112,11 @@ class Postfix:
         """Render a relay for the bed."""
         return Rendered(
             command=("sh", "-euc", _START),
-            files={"/etc/postfix/main.cf": _main_cf(site).encode(), "/etc/postfix/master.cf": _MASTER_CF.encode()},
+            files={
+                "/etc/postfix/main.cf": _main_cf(site).encode(),
+                "/etc/postfix/master.cf": _MASTER_CF.encode(),
+                _QUICK_START: b"",
+            },
             publish=("25/tcp",),
             fds=4096,
             memory_mb=1024,
