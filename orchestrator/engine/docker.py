@@ -234,7 +234,7 @@ class DockerEngine:
                 for endpoint in others:
                     client.connect_container_to_network(made, endpoint.network, ipv4_address=endpoint.v4)
                 if spec.files:
-                    client.put_archive(made, "/", _archive(spec.files))
+                    client.put_archive(made, "/", archive(spec.files))
             except BaseException:
                 self.remove_container(made)
                 raise
@@ -413,7 +413,7 @@ def _host_config(client: docker.APIClient, spec: ContainerSpec) -> dict[str, Any
     return made
 
 
-def _archive(files: Mapping[str, bytes]) -> bytes:
+def archive(files: Mapping[str, bytes]) -> bytes:
     """Pack files as a tar for put_archive, with the folders that they need."""
     buffer = io.BytesIO()
     now = int(time.time())

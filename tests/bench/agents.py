@@ -12,8 +12,6 @@ Straight over loopback, each in a process of its own, accounting and histograms 
 CPU is of each process, user and system. A figure is the median of several repetitions, with the lowest and highest.
 """
 
-# ruff: noqa: T201  a bench prints its table
-
 import argparse
 import asyncio
 import json

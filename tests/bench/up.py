@@ -1,0 +1,129 @@
+"""How long `testbed up` takes, against starting the same four containers by hand.
+
+::
+
+    .venv/bin/python tests/bench/up.py [--repeat 5]
+
+In turn, so that both see the same machine:
+
+- ``up``: the command, from its start to "a message to any domain will be delivered", with 2,560 domains.
+- ``by hand``: what a person would write in a shell script for the same four containers: two networks, and for each
+  container ``docker create`` with the same image, capabilities, sysctls and ports, ``network connect``, ``cp`` of
+  the same files, ``start``. It waits for no daemon, and delivers no message. The bar is held against this one.
+- ``bare``: four times ``docker run -d IMAGE sleep``, with none of that: what the engine takes at the very least.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+from orchestrator import beds, wiring
+from orchestrator.addressing import V4
+from orchestrator.engine.docker import archive
+from orchestrator.lab import HELPER
+from orchestrator.plan import NodePlan, Plan, make_plan
+
+TESTBED = str(Path(sys.executable).with_name("testbed"))
+BAR = 1.5
+NAME = "tb-bench-up"
+PARENT = ("tbbenchp", "tbbenchq")
+
+
+def docker(*words: str, data: bytes | None = None) -> str:
+    """Run a docker command."""
+    done = subprocess.run(["docker", *words], input=data, capture_output=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"docker {' '.join(words)[:200]}: {done.stderr.decode()}")
+    return done.stdout.decode().strip()
+
+
+def on_the_host(script: str) -> None:
+    """Run a line in the host's network namespace."""
+    rights = ("--cap-drop", "ALL", "--cap-add", "NET_ADMIN")
+    docker("run", "--rm", "--network", "host", *rights, HELPER, "sh", "-euc", script)
+
+
+def up(_: Plan) -> float:
+    """Time the command, and take the bed down again."""
+    began = time.monotonic()
+    done = subprocess.run([TESTBED, "up", "--format", "json"], capture_output=True, text=True, check=False)
+    taken = time.monotonic() - began
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    subprocess.run([TESTBED, "down", json.loads(done.stdout)["id"]], capture_output=True, check=True)
+    return taken
+
+
+def by_hand(plan: Plan) -> float:
+    """Time the same four containers, made one after the other."""
+    lab, control = f"{NAME}-lab", f"{NAME}-control"
+    on_the_host("ip link add {0} type veth peer {1}; ip link set {0} up; ip link set {1} up".format(*PARENT))
+    try:
+        began = time.monotonic()
+        docker("network", "create", control)
+        docker("network", "create", "-d", "macvlan", "-o", f"parent={PARENT[0]}", "--subnet", str(plan.subnet), lab)
+        for node in plan.nodes:
+            name = f"{NAME}-{node.name}"
+            docker("create", "--name", name, "--network", control, *_options(node), node.tag)
+            docker("network", "connect", "--ip", str(node.v4), lab, name)
+            docker("cp", "-", f"{name}:/", data=archive(node.files))
+            docker("start", name)
+        return time.monotonic() - began
+    finally:
+        subprocess.run(["docker", "rm", "-f", *_names(plan)], capture_output=True, check=False)
+        subprocess.run(["docker", "network", "rm", lab, control], capture_output=True, check=False)
+        on_the_host(f"ip link delete {PARENT[0]}")
+
+
+def bare(plan: Plan) -> float:
+    """Time four containers that do nothing."""
+    try:
+        began = time.monotonic()
+        for name, node in zip(_names(plan), plan.nodes, strict=True):
+            docker("run", "-d", "--name", name, node.tag, "sleep", "100")
+        return time.monotonic() - began
+    finally:
+        subprocess.run(["docker", "rm", "-f", *_names(plan)], capture_output=True, check=False)
+
+
+def _names(plan: Plan) -> list[str]:
+    return [f"{NAME}-{node.name}" for node in plan.nodes]
+
+
+def _options(node: NodePlan) -> list[str]:
+    options = ["--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--entrypoint", node.command[0]]
+    for capability in (*node.capabilities, *wiring.SETUP_CAPABILITIES):
+        options += ["--cap-add", capability]
+    for name, value in node.sysctls.items():
+        options += ["--sysctl", f"{name}={value}"]
+    for port in node.publish:
+        options += ["--publish", f"127.0.0.1::{port}"]
+    return options
+
+
+def main() -> None:
+    """Run the bench; exit code 1 when the bar is not met."""
+    parser = argparse.ArgumentParser(description="testbed up, against the same four containers by hand")
+    parser.add_argument("--repeat", type=int, default=5)
+    options = parser.parse_args()
+    subnet = list(V4.subnets(new_prefix=19))[-1]  # a bed that is up takes the first one
+    plan = make_plan(beds.bed("relay"), subnet=subnet, cpus=2)
+    ways: dict[str, Callable[[Plan], float]] = {"up": up, "by hand": by_hand, "bare": bare}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(options.repeat):
+        for name, way in ways.items():
+            seconds[name].append(way(plan))
+    for name, taken in seconds.items():
+        print(f"{name:8} median {median(taken):.2f} s, from {min(taken):.2f} to {max(taken):.2f}, {len(taken)} times")
+    ratio, least = (median(seconds["up"]) / median(seconds[name]) for name in ("by hand", "bare"))
+    print(f"up / by hand: {ratio:.2f} (at most {BAR}); up / bare: {least:.2f}")
+    sys.exit(ratio > BAR)
+
+
+if __name__ == "__main__":
+    main()
