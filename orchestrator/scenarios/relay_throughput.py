@@ -42,7 +42,7 @@ class Params(Strict):
     """Messages sent over one connection."""
     calibration: Annotated[float, Field(ge=1, le=600)] = 4.0
     """Seconds of load straight into the sink, before the run, for each of two shapes."""
-    drain: Annotated[float, Field(ge=1, le=86_400)] = 300.0
+    drain: Annotated[float, Field(ge=1, le=86_400)] = 1800.0
     """Seconds that the relay may take to empty its queue afterwards."""
     relay: str = "postfix"
     """The service under test."""
