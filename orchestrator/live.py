@@ -60,8 +60,7 @@ class Live:
         """
         run = secrets.token_hex(4)
         sink, load = self.plan.node(Role.SINK), self.plan.node(Role.LOAD)
-        self._control("begin", run)
-        arrival = self.recorder.watch(sink.name, rf'"complete": ?"{run}"')
+        arrival = self.recorder.watch(sink.name, rf'"complete": "{run}"')
         self._control("expect", run, str(len(domains)))
         relay = self.plan.node(Role.RELAY)
         server = ("--server", str(relay.v4), "--run", run, "--domains", ",".join(domains))

@@ -15,7 +15,8 @@ from orchestrator.errors import InvalidInput
 from orchestrator.model import Bed, Limits, Node, Strict, checked
 from orchestrator.services import Rendered, Role, Service, Site
 
-START_ORDER = (Role.DNS, Role.SINK, Role.RELAY, Role.LOAD)
+START_ORDER = (Role.RELAY, Role.DNS, Role.SINK, Role.LOAD)
+"""The slowest to serve first: none needs another one to start, and an engine starts containers one by one."""
 _MAIL = "mail"
 """The block that holds one delivery address for each domain."""
 
@@ -172,7 +173,7 @@ def make_plan(bed: Bed, *, subnet: IPv4Network | None = None, cpus: int) -> Plan
         site = Site(
             node=name,
             release=node.release,
-            settings=checked(kind.settings, node.settings, f"nodes.{name}.settings ({kind.name})"),
+            settings=checked(kind.settings, node.settings, f"valid settings of node {name} ({kind.name})"),
             v4=v4,
             v6=twin(v4),
             addresses=(v4, *further),

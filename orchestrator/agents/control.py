@@ -4,7 +4,7 @@
 
     python3 -m orchestrator.agents.control begin RUN              open the ledger of a run, before its first message
     python3 -m orchestrator.agents.control count RUN              how many arrived: a SinkTick
-    python3 -m orchestrator.agents.control expect RUN COUNT       have the sink print {"complete": RUN} with so many
+    python3 -m orchestrator.agents.control expect RUN COUNT       begin, and print {"complete": RUN} with so many
     python3 -m orchestrator.agents.control report RUN             everything: a SinkReport
     python3 -m orchestrator.agents.control set '{"data_delay_ms": 100}'    SinkSettings; what is left out is default
 

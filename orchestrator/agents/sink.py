@@ -121,8 +121,10 @@ def obey(reception: Reception, words: list[str]) -> dict[str, Any]:
         case ["report", str(run)]:
             return books.ledger(run).report(books.foreign, books.accepted).to_dict()
         case ["expect", str(run), str(count)]:
-            books.ledger(run).expect(int(count), partial(say, {"complete": run}))
-            return books.ledger(run).tick(books.foreign, books.open).to_dict()
+            number = int(count)
+            ledger = books.begin(run)
+            ledger.expect(number, partial(say, {"complete": run}))
+            return ledger.tick(books.foreign, books.open).to_dict()
         case ["set", str(settings)]:
             reception.behave(read_settings(settings))
             return reception.settings.to_dict()

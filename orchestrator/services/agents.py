@@ -6,7 +6,7 @@ from importlib import resources
 
 from orchestrator.addressing import Delivery
 
-PYTHON = ("env", "PYTHONPATH=/testbed/lib", "PYTHONDONTWRITEBYTECODE=1", "/opt/agents/bin/python")
+PYTHON = ("env", "PYTHONPATH=/testbed/lib", "/opt/agents/bin/python")
 """How a module of the agents is run: ``(*PYTHON, "-m", "orchestrator.agents.sink", ...)``."""
 
 DOMAINS = "/testbed/domains"

@@ -253,7 +253,7 @@ def test_a_million_messages_take_little_memory(sink: Sink) -> None:
 
 
 def test_it_says_when_all_has_arrived(sink: Sink) -> None:
-    run = sink.begin()
+    run = "0badf00d"
     assert sink.ask("expect", run, "2")["delivered"] == 0
     with smtplib.SMTP("127.0.0.1", sink.port, timeout=5) as client:
         for seq in range(2):
@@ -291,7 +291,8 @@ def test_out_of_files_it_sends_clients_away_and_serves_on(tmp_path: Path) -> Non
         (["set", '{"max_size": 1.5}'], 1, "max_size goes from 1"),
         (["set", '{"speed": 1}'], 1, "unexpected keyword argument 'speed'"),
         (["set", "{"], 1, "Expecting property name"),
-        (["expect", "ffffffff", "many"], 1, "unknown here"),
+        (["expect", "ffffffff", "many"], 1, "invalid literal for int"),
+        (["expect", "nonsense", "1"], 1, "eight hex digits"),
         (["drop"], 2, "python3 -m orchestrator.agents.control begin RUN"),
         ([], 2, "python3 -m orchestrator.agents.control begin RUN"),
     ],
