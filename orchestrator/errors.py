@@ -8,9 +8,11 @@
     +-- EngineFailed       5   the container engine is missing, refused or broke
         +-- NodeDied       5   a container ended that should be running
 
-Exit code 0 is a verdict as expected, 1 a verdict that is not, 3 an INCONCLUSIVE one, 130 an interrupt.
+Exit code 0 is a verdict as expected, 1 a verdict that is not, 3 an INCONCLUSIVE one, 130 an interrupt,
+141 an end because nobody reads the output (as SIGPIPE would).
 """
 
+import errno
 from enum import IntEnum
 
 
@@ -25,6 +27,7 @@ class ExitCode(IntEnum):
     ENGINE = 5
     BUG = 70
     INTERRUPTED = 130
+    NO_READER = 141
 
 
 class Problem(Exception):
@@ -51,6 +54,20 @@ class HostCannot(Problem):
     exit_code = ExitCode.HOST
 
 
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+
+
+def host_cannot(error: OSError, wanted: str) -> Problem | None:
+    """Put what this machine refused in words: a full disk, no free file descriptor; ``None`` when it is another error.
+
+    ``wanted`` names what it was for, where the error does not know its file.
+    """
+    if error.errno not in _NO_ROOM:
+        return None
+    where = str(error.filename or wanted)
+    return HostCannot(f"room for {where}", error.strerror or str(error), "free some, or name another place")
+
+
 class EngineFailed(Problem):
     """The container engine is missing, refused or broke."""
 
@@ -65,7 +82,7 @@ class NodeDied(EngineFailed):
         super().__init__(
             needed=f"node {node} running",
             found=f"it ended with status {exit_status}; the end of its log:\n{last}",
-            do="read logs/ in the run directory",
+            do="read its whole log below logs/ in the directory of the run, or with `testbed logs` while the bed is up",
         )
         self.node = node
         self.exit_status = exit_status

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from yaml.constructor import ConstructorError
 
 from orchestrator.errors import InvalidInput
 
@@ -17,6 +18,12 @@ M = TypeVar("M", bound=BaseModel)
 
 MAX_DOMAINS = 65_536
 """Half of 198.18.0.0/15: one sink address for each domain, and room for the nodes."""
+
+_MAX_FILE_B = 32 * 2**20
+"""What the most domains with the longest names take, and more."""
+_MAX_DEPTH = 32
+_REWORDED = {"extra_forbidden": "unknown key"}
+_SCHEMA = "see `testbed schema` for what is possible"
 
 _LABEL = r"(?!-)[a-z0-9_-]{1,63}(?<!-)"
 _DOMAIN = re.compile(rf"{_LABEL}(\.{_LABEL})*\.test")
@@ -27,6 +34,19 @@ def _domain(name: str) -> str:
     if len(name) > 253 or not _DOMAIN.fullmatch(name):
         raise ValueError(f"{name!r} is not a domain under .test made of letters, digits, '-', '_' and dots")
     return name
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # libyaml where it is there
+    """Plain data only, and no key twice: one of two nodes of the same name would silently be lost."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise ConstructorError(None, None, f"{key.value!r} stands there twice", key.start_mark)
+            seen.add(key.value)
+        made: dict[Any, Any] = super().construct_mapping(node, deep=deep)
+        return made
 
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
@@ -72,7 +92,10 @@ class Bed(Strict):
     """A network and its nodes."""
 
     name: Name
-    domains: Annotated[int, Field(ge=1, le=MAX_DOMAINS)] | list[Domain] = 16
+    domains: Annotated[
+        Annotated[int, Field(ge=1, le=MAX_DOMAINS), Tag("number")] | Annotated[list[Domain], Tag("names")],
+        Discriminator(lambda given: "names" if isinstance(given, list) else "number"),
+    ] = 16
     """How many domains receive mail (d0.test, d1.test, ...), or their names."""
     subnet: str | None = None
     """The IPv4 slice, within 198.18.0.0/15; unset takes the first free one that fits."""
@@ -101,7 +124,7 @@ def parse_bed(data: object, source: str) -> Bed:
     Raises:
         InvalidInput: with a line for each thing that is wrong.
     """
-    return checked(Bed, data, source)
+    return checked(Bed, data, f"a valid bed ({source})")
 
 
 def read_bed(path: Path) -> Bed:
@@ -111,16 +134,35 @@ def read_bed(path: Path) -> Bed:
         InvalidInput: the file is missing, is no YAML or is no bed.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InvalidInput("a bed file", f"{path}: {error.strerror}", "name a YAML file that can be read") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        with path.open("rb") as file:
+            content = file.read(_MAX_FILE_B + 1)
+    except (OSError, ValueError) as error:
+        found = f"{path}: {getattr(error, 'strerror', None) or error}"
+        raise InvalidInput("a bed file", found, "name a YAML file that can be read") from error
+    if len(content) > _MAX_FILE_B:
+        raise InvalidInput(f"a bed file of at most {_MAX_FILE_B >> 20} MiB", f"{path}: it is larger", "shorten it")
+    try:
+        text = content.decode()
+        _refuse_bombs(text)
+        data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe one: see its base
+    except (yaml.YAMLError, ValueError) as error:
         raise InvalidInput("a bed in YAML", f"{path}: {error}", "correct the file") from error
     return parse_bed(data, str(path))
 
 
-def checked(model: type[M], data: object, source: str) -> M:
-    """Validate ``data`` as ``model``, with an error that a user can act on.
+def _refuse_bombs(text: str) -> None:
+    """Refuse what grows without bound when it is built: a bed needs neither aliases nor deep nesting."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.AliasEvent):
+            raise yaml.YAMLError(f"an alias, *{event.anchor}: write it out instead\n{event.start_mark}")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise yaml.YAMLError(f"more than {_MAX_DEPTH} levels of nesting\n{event.start_mark}")
+
+
+def checked(model: type[M], data: object, needed: str, do: str = _SCHEMA) -> M:
+    """Validate ``data`` as ``model``, with an error that a user can act on: ``needed`` names it, ``do`` is the cure.
 
     Raises:
         InvalidInput: with a line for each thing that is wrong.
@@ -129,9 +171,10 @@ def checked(model: type[M], data: object, source: str) -> M:
         return model.model_validate(data)
     except ValidationError as error:
         lines = [
-            f"{'.'.join(str(part) for part in e['loc']) or 'bed'}: {e['msg']} (got {str(e['input'])[:60]!r})"
+            f"{'.'.join(str(part) for part in e['loc'])[:200] or 'the whole'}: "
+            f"{_REWORDED.get(e['type']) or e['msg'].removeprefix('Value error, ')} (got {str(e['input'])[:60]!r})"
             for e in error.errors()[:10]
         ]
         more = error.error_count() - len(lines)
         found = "; ".join(lines) + (f"; and {more} more" if more > 0 else "")
-        raise InvalidInput(f"a valid {source}", found, "see `testbed schema` for what is possible") from error
+        raise InvalidInput(needed, found, do) from error

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from orchestrator.errors import InvalidInput
+from orchestrator.errors import InvalidInput, host_cannot
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class RunDir:
                 run.save({"scenario": scenario, "status": "created"})
                 return run
         except OSError as error:
-            raise InvalidInput(
+            raise host_cannot(error, str(parent)) or InvalidInput(
                 f"a directory for the run below {parent}",
                 error.strerror or str(error),
                 "free some space, or name another place with --runs",
@@ -152,15 +152,19 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
     except OSError as error:
-        raise InvalidInput(
-            f"room for files below {folder}", error.strerror or str(error), "name another place"
+        raise host_cannot(error, str(folder)) or InvalidInput(
+            f"files below {folder}", error.strerror or str(error), "name another place"
         ) from error
 
 
 def _replace(path: Path, text: str) -> None:
     scratch = path.with_name(path.name + ".new")
-    with scratch.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(path)
+    try:
+        with scratch.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    except OSError:
+        scratch.unlink(missing_ok=True)
+        raise

@@ -10,10 +10,10 @@ from typing import Any
 from orchestrator import cleaning, host, images, services
 from orchestrator.bringup import Steps, bring_up
 from orchestrator.engine import Engine
-from orchestrator.errors import ExitCode, Problem
+from orchestrator.errors import ExitCode, Problem, host_cannot
 from orchestrator.interrupts import Interrupted
 from orchestrator.measurements import Measurements
-from orchestrator.model import Strict
+from orchestrator.model import Bed, Strict, checked
 from orchestrator.ownership import Kind
 from orchestrator.plan import make_plan
 from orchestrator.report import html
@@ -58,6 +58,13 @@ class Record:
         self._facts |= facts
         self._rundir.save(self._facts)
 
+    def save_end(self, error: BaseException, /, **facts: Any) -> None:
+        """Save how the run broke; a disk that is full must not hide why."""
+        try:
+            self.save(**facts)
+        except OSError as full:
+            error.add_note(f"run.json in {self._rundir.path} could not be brought up to date: {full.strerror}")
+
 
 def run(
     asked: Scenario[Any],
@@ -71,7 +78,7 @@ def run(
 ) -> Finished:
     """Ask a question of a bed, and keep whatever is learnt.
 
-    1. A run directory is made; run.json is saved again after each of the steps.
+    1. The bed is checked; a run directory is made; run.json is saved again after each of the steps.
     2. What runs that were killed have left behind is removed, and named.
     3. The bed is worked out and held against what the host can give.
     4. Missing images are built.
@@ -85,8 +92,9 @@ def run(
         Problem: the first thing that went wrong; the run directory holds what was learnt until then.
         Interrupted: by a signal; the bed is gone.
     """
+    bed = checked(Bed, {**asked.bed(params).model_dump(), "parent": parent}, f"a valid bed for {asked.name}")
+    make_plan(bed, cpus=1)  # what cannot be built is refused before anything is made
     rundir = RunDir.create(runs, asked.name)
-    bed = asked.bed(params).model_copy(update={"parent": parent})
     record = Record(
         rundir,
         scenario=asked.name,
@@ -121,15 +129,19 @@ def run(
             record.save(phases=live.phases)
         with steps.step("judge"):
             verdict = _judge(asked, rundir, record)
-    except Interrupted:
-        record.save(status="interrupted")
+    except Interrupted as signal:
+        record.save_end(signal, status="interrupted")
         raise
     except Problem as problem:
-        record.save(status="failed", error={"needed": problem.needed, "found": problem.found, "do": problem.do})
+        record.save_end(problem, status="failed", error=_in_words(problem))
         raise
     except BaseException as error:
-        record.save(status="failed", error={"needed": "no bug", "found": repr(error), "do": "report it"})
-        raise
+        refused = host_cannot(error, str(rundir.path)) if isinstance(error, OSError) else None
+        if refused is None:
+            record.save_end(error, status="failed", error=_in_words(Problem("no bug", repr(error), "report it")))
+            raise
+        record.save_end(refused, status="failed", error=_in_words(refused))
+        raise refused from error
     return Finished(rundir=rundir, verdict=verdict)
 
 
@@ -142,6 +154,10 @@ def judge_again(rundir: RunDir) -> Finished:
     facts = rundir.load()
     asked = scenario(str(facts.get("scenario")))
     return Finished(rundir=rundir, verdict=_judge(asked, rundir, Record(rundir, **facts)))
+
+
+def _in_words(problem: Problem) -> dict[str, str]:
+    return {"needed": problem.needed, "found": problem.found, "do": problem.do}
 
 
 def _judge(asked: Scenario[Any], rundir: RunDir, record: Record) -> Verdict:

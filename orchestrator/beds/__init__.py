@@ -27,4 +27,4 @@ def bed(name: str, *, domains: int | None = None, parent: str | None = None) -> 
         choice = f"choose one of {', '.join(names())}"
         raise InvalidInput("the name of a built-in bed, or a YAML file", repr(name), choice)
     given = {key: value for key, value in (("domains", domains), ("parent", parent)) if value is not None}
-    return checked(Bed, {**found.model_dump(), **given}, f"bed {name}")
+    return checked(Bed, {**found.model_dump(), **given}, f"a valid bed ({name})")

@@ -2,7 +2,6 @@
 
 import inspect
 import pkgutil
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from orchestrator.cli.shell import RUNS, Format, FormatOption, RunsOption, print_json, say
+from orchestrator.cli.shell import RUNS, Format, FormatOption, RunsOption, print_json
 
 
 class Scenarios(TyperGroup):
@@ -74,7 +73,9 @@ def _run(scenario: Any, values: dict[str, Any], *, runs: Path, parent: str | Non
     from orchestrator.model import checked
     from orchestrator.report import terminal
 
-    params = checked(scenario.params, values, f"parameters of {scenario.name}")
+    params = checked(
+        scenario.params, values, f"valid parameters of {scenario.name}", f"see `testbed run {scenario.name} --help`"
+    )
     with Steps() as steps:
         finished = runner.run(
             scenario,
@@ -89,5 +90,4 @@ def _run(scenario: Any, values: dict[str, Any], *, runs: Path, parent: str | Non
         print_json(terminal.summary(finished.rundir))
     else:
         terminal.show(finished.rundir)
-        say(f"again: {shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])}")
     raise typer.Exit(finished.exit_code)

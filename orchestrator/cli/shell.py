@@ -6,11 +6,11 @@ import traceback
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from orchestrator.errors import ExitCode, Problem
+from orchestrator.errors import ExitCode, Problem, host_cannot
 from orchestrator.interrupts import Interrupted, raise_on_signals
 
 
@@ -26,6 +26,8 @@ RunsOption = Annotated[
     Path, typer.Option("--runs", envvar="TESTBED_RUNS", help="Where run directories are kept.", show_default=True)
 ]
 RUNS = Path("runs")
+_LINES, _WIDTH = 30, 1000
+"""Of a message: more is in the logs."""
 BedOption = Annotated[
     str | None, typer.Option("--bed", help="Name or id of the bed, when more than one is up.", show_default=False)
 ]
@@ -47,21 +49,34 @@ def run_guarded(command: Callable[[], Any]) -> None:
     try:
         command()
     except Problem as problem:
-        say(
-            "\n".join(
-                [f"needed: {problem.needed}", f"found:  {problem.found}", f"do:     {problem.do}", *_notes(problem)]
-            )
-        )
-        sys.exit(problem.exit_code)
+        _end_with(problem)
     except (Interrupted, KeyboardInterrupt) as signal:
         say(f"interrupted ({signal}); {'; '.join(_notes(signal)) or 'nothing was left behind'}")
         sys.exit(ExitCode.INTERRUPTED)
-    except BrokenPipeError:
-        sys.stderr.close()
-    except Exception:  # noqa: BLE001 - the last frame: what nobody foresaw is our bug
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # Typer has caught it, and says 1
+            sys.exit(ExitCode.NO_READER)
+        raise
+    except Exception as error:  # noqa: BLE001 - the last frame: what nobody foresaw is our bug
+        if isinstance(error, OSError) and (refused := host_cannot(error, "the output")):
+            _end_with(refused)
         traceback.print_exc()
         say("this is a bug of testbed; please report it with the lines above")
         sys.exit(ExitCode.BUG)
+
+
+def _end_with(problem: Problem) -> NoReturn:
+    words = [f"needed: {problem.needed}", f"found:  {problem.found}", f"do:     {problem.do}", *_notes(problem)]
+    say("\n".join(_shown(part) for part in words))
+    sys.exit(problem.exit_code)
+
+
+def _shown(text: str) -> str:
+    """Make text fit a screen, and harmless for a terminal: names come from files, logs from containers."""
+    lines = text.splitlines() or [""]
+    kept = lines if len(lines) <= _LINES else [lines[0], f"(... {len(lines) - _LINES} lines)", *lines[1 - _LINES :]]
+    shown = (line if len(line) <= _WIDTH else f"{line[:_WIDTH]} ..." for line in kept)
+    return "\n".join("".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in line) for line in shown)
 
 
 def _notes(error: BaseException) -> list[str]:

@@ -8,7 +8,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from orchestrator import beds
+from orchestrator import beds, services
+from orchestrator.errors import InvalidInput
 from orchestrator.live import Live
 from orchestrator.measurements import Measurements
 from orchestrator.model import MAX_DOMAINS, Bed, Node, Release, Strict
@@ -61,6 +62,9 @@ class RelayThroughput:
 
     def bed(self, params: Params) -> Bed:
         """Return the built-in relay bed with the relay that is asked for."""
+        if services.service(params.relay).role is not Role.RELAY:
+            relays = ", ".join(name for name, kind in services.known().items() if kind.role is Role.RELAY)
+            raise InvalidInput("a service that fills the role relay", repr(params.relay), f"choose one of {relays}")
         base = beds.bed("relay")
         relay = base.nodes["relay"]
         under_test = Node(
