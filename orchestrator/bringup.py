@@ -50,6 +50,9 @@ def bring_up(
         EngineFailed: the engine refused something, or a service did not come up.
         NodeDied: a container ended.
     """
+    if bed.parent:
+        lab.require_parent(engine, bed.parent)
+        steps.say(f"warning: the lab stands on {bed.parent}: whoever shares that link sees the bed, and can reach it")
     identity = Identity.new(bed, kind)
     recorder = stack.enter_context(Recorder(engine, rundir))
     stack.push(lambda _kind, error, _at: _take_down(engine, identity, recorder, steps, error))

@@ -41,6 +41,10 @@ class Problem(Exception):
         self.found = found
         self.do = do
 
+    def to_dict(self) -> dict[str, str]:
+        """Return plain data for run.json."""
+        return {"needed": self.needed, "found": self.found, "do": self.do}
+
 
 class InvalidInput(Problem, ValueError):
     """A bed, a parameter or a file that the user gave cannot be used."""
@@ -82,7 +86,7 @@ class NodeDied(EngineFailed):
         super().__init__(
             needed=f"node {node} running",
             found=f"it ended with status {exit_status}; the end of its log:\n{last}",
-            do="read its whole log below logs/ in the directory of the run, or with `testbed logs` while the bed is up",
+            do="read logs/ in the directory that is kept",
         )
         self.node = node
         self.exit_status = exit_status

@@ -13,7 +13,7 @@ from ipaddress import IPv4Network
 
 from orchestrator.addressing import V4, candidates, parse_slice
 from orchestrator.engine import ContainerSpec, Engine, NetworkSpec
-from orchestrator.errors import EngineFailed, InvalidInput
+from orchestrator.errors import EngineFailed, HostCannot, InvalidInput
 from orchestrator.ownership import Identity
 
 HELPER = "testbed/helper:bookworm"
@@ -49,6 +49,34 @@ def make_parent(engine: Engine, identity: Identity) -> str:
     """
     _on_the_host(engine, identity, _MAKE, identity.labels())
     return identity.veth[0]
+
+
+def require_parent(engine: Engine, parent: str) -> None:
+    """Look for a real interface of the host before anything is put on it: an engine would make a VLAN of ``eth0.10``.
+
+    Raises:
+        HostCannot: there is none of this name, or it is down.
+    """
+    identity = Identity.reading()
+    looked = engine.run(
+        ContainerSpec(
+            name=identity.name(f"parent-{secrets.token_hex(3)}"),
+            image=HELPER,
+            command=(
+                "sh",
+                "-c",
+                'cd /sys/class/net && if [ -e "$1" ]; then cat "$1/carrier"; else echo; ls; fi',
+                "sh",
+                parent,
+            ),
+            labels=identity.labels(),
+            host_network=True,
+        )
+    )
+    carrier, *others = looked.stdout.split("\n")
+    if carrier != "1":
+        there = f"the host has {', '.join(sorted(filter(None, others)))}" if others and others[0] else "it is down"
+        raise HostCannot(f"interface {parent} on the engine's host, up", there, "name another one, or none")
 
 
 def remove_parent(engine: Engine, identity: Identity) -> None:

@@ -133,14 +133,15 @@ def run(
         record.save_end(signal, status="interrupted")
         raise
     except Problem as problem:
-        record.save_end(problem, status="failed", error=_in_words(problem))
+        problem.add_note(f"kept:   {rundir.path}, with what was learnt until then")
+        record.save_end(problem, status="failed", error=problem.to_dict())
         raise
     except BaseException as error:
         refused = host_cannot(error, str(rundir.path)) if isinstance(error, OSError) else None
         if refused is None:
-            record.save_end(error, status="failed", error=_in_words(Problem("no bug", repr(error), "report it")))
+            record.save_end(error, status="failed", error=Problem("no bug", repr(error), "report it").to_dict())
             raise
-        record.save_end(refused, status="failed", error=_in_words(refused))
+        record.save_end(refused, status="failed", error=refused.to_dict())
         raise refused from error
     return Finished(rundir=rundir, verdict=verdict)
 
@@ -154,10 +155,6 @@ def judge_again(rundir: RunDir) -> Finished:
     facts = rundir.load()
     asked = scenario(str(facts.get("scenario")))
     return Finished(rundir=rundir, verdict=_judge(asked, rundir, Record(rundir, **facts)))
-
-
-def _in_words(problem: Problem) -> dict[str, str]:
-    return {"needed": problem.needed, "found": problem.found, "do": problem.do}
 
 
 def _judge(asked: Scenario[Any], rundir: RunDir, record: Record) -> Verdict:

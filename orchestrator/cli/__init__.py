@@ -1,6 +1,7 @@
 """The command line: parse, call, print, exit code. Heavy imports stand inside the commands, so that --help is quick."""
 
 from collections.abc import Callable
+from typing import Annotated
 
 import typer
 
@@ -8,12 +9,31 @@ from orchestrator.cli import beds, inspection, machine, run, shell
 
 app = typer.Typer(
     name="testbed",
-    help="A disposable, measured mail-and-DNS network in one command.",
     epilog="Exit codes: 0 as expected, 1 the verdict is not as expected, 2 usage, 3 inconclusive, 4 the host cannot, "
-    "5 the engine failed, 70 a bug of ours, 130 interrupted.",
+    "5 the engine failed, 70 a bug of ours, 130 interrupted, 141 nobody read the output.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(asked: bool) -> None:  # noqa: FBT001 - Typer's signature of a callback
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"testbed {version('testbed')}")
+        raise typer.Exit
+
+
+@app.callback(help="A disposable, measured mail-and-DNS network in one command.")
+def _options(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Take what stands before the name of a command."""
+
+
 app.add_typer(run.app, name="run", rich_help_panel="Ask")
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Ask": (inspection.analyze, inspection.runs, inspection.list_),

@@ -1,24 +1,38 @@
 """Commands about beds that stay up, and about what a bed file says."""
 
+import shutil
 import sys
-import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.shell import BedOption, Format, FormatOption, print_json, say
-from orchestrator.errors import InvalidInput
+from orchestrator.cli.shell import (
+    RUNS,
+    BedOption,
+    Format,
+    FormatOption,
+    RunsOption,
+    beds_there,
+    built_in_beds,
+    nodes_there,
+    print_json,
+    say,
+)
+from orchestrator.errors import InvalidInput, Problem
 
 if TYPE_CHECKING:
     from orchestrator.engine import Engine, Found
     from orchestrator.ownership import Standing
 
-BedArgument = Annotated[str, typer.Argument(metavar="BED", help="A built-in bed (see list), or a YAML file.")]
+BedArgument = Annotated[
+    str,
+    typer.Argument(metavar="BED", help="A built-in bed (see list), or a YAML file.", autocompletion=built_in_beds),
+]
 DomainsOption = Annotated[int | None, typer.Option(help="Domains, instead of the bed's own number.")]
 ParentOption = Annotated[str | None, typer.Option(help="Put the lab on this real interface, not a private one.")]
-NodeArgument = Annotated[str, typer.Argument(metavar="NODE", help="The name of a node.")]
+NodeArgument = Annotated[str, typer.Argument(metavar="NODE", help="The name of a node.", autocompletion=nodes_there)]
 
 
 def plan(
@@ -65,6 +79,7 @@ def up(
     bed: BedArgument = "relay",
     domains: DomainsOption = None,
     parent: ParentOption = None,
+    runs: RunsOption = RUNS,
     output: FormatOption = Format.TEXT,
 ) -> None:
     """Bring a bed up and leave it up, once a message to its domains is delivered."""
@@ -73,18 +88,32 @@ def up(
     from orchestrator.cli.progress import Steps
     from orchestrator.engine import docker
     from orchestrator.ownership import Kind
+    from orchestrator.plan import make_plan
     from orchestrator.rundir import RunDir
 
     wanted = beds.bed(bed, domains=domains, parent=parent)
     engine = docker.connect()
-    with Steps() as steps, tempfile.TemporaryDirectory(prefix="testbed-") as scratch, ExitStack() as stack:
+    cpus = engine.info().cpus
+    make_plan(wanted, cpus=cpus)  # what cannot be built is refused before anything is made
+    with Steps() as steps:
         with steps.step("find or build the images"):
             images.ensure(engine, images.of(wanted), steps.say)
-        rundir = RunDir.create(Path(scratch), "up")
-        cpus = engine.info().cpus
-        identity, live = bring_up(engine, wanted, kind=Kind.UP, rundir=rundir, steps=steps, stack=stack, cpus=cpus)
-        stack.pop_all()
-        live.recorder.close(timeout=0)
+        rundir = RunDir.create(runs, "up")
+        try:
+            with ExitStack() as stack:
+                identity, live = bring_up(
+                    engine, wanted, kind=Kind.UP, rundir=rundir, steps=steps, stack=stack, cpus=cpus
+                )
+                stack.pop_all()
+                live.recorder.close(timeout=0)
+        except Problem as problem:
+            if rundir.logs():
+                rundir.save({"scenario": "up", "status": "failed", "error": problem.to_dict()})
+                problem.add_note(f"kept:   {rundir.path}, with the logs of the nodes until then")
+            else:
+                _discard(rundir.path)
+            raise
+    _discard(rundir.path)
     standing = _standing(engine, identity.id)
     if output is Format.JSON:
         print_json(standing.to_dict())
@@ -109,7 +138,10 @@ def ps(output: FormatOption = Format.TEXT) -> None:
 
 
 def down(
-    bed: Annotated[str | None, typer.Argument(metavar="BED", help="Name or id; not needed when one is up.")] = None,
+    bed: Annotated[
+        str | None,
+        typer.Argument(metavar="BED", help="Name or id; not needed when one is up.", autocompletion=beds_there),
+    ] = None,
 ) -> None:
     """Take a bed down: containers, networks, veth pair."""
     from orchestrator import cleaning
@@ -144,7 +176,7 @@ def exec_(
     node: NodeArgument,
     command: Annotated[list[str], typer.Argument(metavar="-- COMMAND", help="The command and its arguments.")],
     bed: BedOption = None,
-    timeout: Annotated[float, typer.Option(help="Seconds that it may take.")] = 60.0,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that it may take.")] = 60.0,
     output: FormatOption = Format.TEXT,
 ) -> None:
     """Run a command in a node, with no right that its service has not."""
@@ -182,6 +214,13 @@ def stats(bed: BedOption = None, output: FormatOption = Format.TEXT) -> None:
             f"{name:10}{use['cores']:8.2f}{use['memory_b'] / 2**20:8.0f}"
             f"{use['rx_b_per_s'] / 1e3:10.1f}{use['tx_b_per_s'] / 1e3:10.1f}{use['pids']:7.0f}"
         )
+
+
+def _discard(rundir: Path) -> None:
+    """Remove the directory of an `up` that nobody needs, and the folder around it when nothing else is in it."""
+    shutil.rmtree(rundir, ignore_errors=True)
+    with suppress(OSError):
+        rundir.parent.rmdir()
 
 
 def _standing(engine: "Engine", wanted: str | None) -> "Standing":

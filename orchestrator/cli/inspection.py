@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.shell import RUNS, Format, FormatOption, RunsOption, print_json
+from orchestrator.cli.shell import RUNS, Format, FormatOption, RunsOption, made_runs, print_json, say
+from orchestrator.errors import InvalidInput
 
 if TYPE_CHECKING:
     from orchestrator.model import Bed
@@ -15,14 +16,29 @@ def list_(output: FormatOption = Format.TEXT) -> None:
     """List the scenarios, built-in beds and services."""
     from orchestrator import beds, scenarios, services
 
+    if output is Format.JSON:
+        print_json(
+            {
+                "scenarios": {
+                    name: {
+                        "question": scenario.question,
+                        "parameters": {
+                            field: {"default": info.default, "description": info.description}
+                            for field, info in scenario.params.model_fields.items()
+                        },
+                    }
+                    for name, scenario in scenarios.known().items()
+                },
+                "beds": {name: beds.bed(name).model_dump(exclude_defaults=True) for name in beds.names()},
+                "services": {name: {"role": kind.role, "image": kind.image} for name, kind in services.known().items()},
+            }
+        )
+        return
     known = {
         "scenarios": {name: scenario.question for name, scenario in scenarios.known().items()},
         "beds": {name: _outline(beds.bed(name)) for name in beds.names()},
         "services": {name: f"fills the role {kind.role}" for name, kind in services.known().items()},
     }
-    if output is Format.JSON:
-        print_json(known)
-        return
     for title, entries in known.items():
         typer.echo(title)
         for name, text in entries.items():
@@ -38,7 +54,14 @@ def runs(where: RunsOption = RUNS, output: FormatOption = Format.TEXT) -> None:
     from orchestrator.report import terminal
     from orchestrator.rundir import RunDir
 
-    found = [RunDir.open(path.parent) for path in sorted(where.glob("*/run.json"))]
+    found = []
+    for path in sorted(where.glob("*/run.json")):
+        try:
+            terminal.line(RunDir.open(path.parent))
+        except InvalidInput as broken:
+            say(f"left out: {broken.found}")
+            continue
+        found.append(RunDir(path.parent))
     if output is Format.JSON:
         print_json([terminal.line(run) for run in found])
     elif not found:
@@ -48,7 +71,10 @@ def runs(where: RunsOption = RUNS, output: FormatOption = Format.TEXT) -> None:
 
 
 def analyze(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory, or its name below --runs.")],
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="A run directory, or its name below --runs.", autocompletion=made_runs),
+    ],
     where: RunsOption = RUNS,
     output: FormatOption = Format.TEXT,
 ) -> None:

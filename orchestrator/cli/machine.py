@@ -1,11 +1,15 @@
 """Commands that prepare, check and clean this machine."""
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.shell import Format, FormatOption, print_json, say
-from orchestrator.errors import ExitCode
+from orchestrator.cli.shell import Format, FormatOption, built_in_beds, print_json, say
+from orchestrator.errors import EngineFailed, ExitCode
+
+if TYPE_CHECKING:
+    from orchestrator.host import Check
 
 
 def setup() -> None:
@@ -18,28 +22,71 @@ def setup() -> None:
 
 
 def doctor(
-    bed: Annotated[str, typer.Argument(help="A built-in bed or a YAML file to check this machine for.")] = "relay",
+    bed: Annotated[
+        str,
+        typer.Argument(
+            metavar="BED", help="A built-in bed or a YAML file to check this machine for.", autocompletion=built_in_beds
+        ),
+    ] = "relay",
     domains: Annotated[int | None, typer.Option(help="Domains, instead of the bed's own number.")] = None,
     output: FormatOption = Format.TEXT,
 ) -> None:
     """Say what this host can and cannot run: what is needed, what was found, what to do."""
     from orchestrator import beds, host
+    from orchestrator import images as catalogue
     from orchestrator.engine import docker
+    from orchestrator.lab import HELPER
     from orchestrator.plan import make_plan
 
-    engine = docker.connect()
-    readings = host.read(engine)
-    plan = make_plan(beds.bed(bed, domains=domains), cpus=engine.info().cpus)
-    checks = host.check(readings, plan.needs)
+    wanted = beds.bed(bed, domains=domains)
+    make_plan(wanted, cpus=1)  # a bed that cannot be built is no matter of this machine
+    code = ExitCode.OK
+    try:
+        engine = docker.connect()
+        info = engine.info()
+        found = f"{info.version} on {info.operating_system}, {info.cpus} CPUs"
+        checks = [host.Check(name="engine", needed="Docker 20.10 or later", found=found, do="", state="ok")]
+        lacking = [tag for tag in (catalogue.tag(*image) for image in catalogue.of(wanted)) if not engine.image(tag)]
+        checks.append(
+            host.Check(
+                name="images of the bed",
+                needed=f"{len(catalogue.of(wanted))}",
+                found=f"missing: {', '.join(lacking)}" if lacking else "all of them",
+                do="`testbed setup` builds them, and so does the first run" if lacking else "",
+                state="warn" if lacking else "ok",
+            )
+        )
+        if HELPER not in lacking:  # it is what looks at the host
+            checks += host.check(host.read(engine), make_plan(wanted, cpus=info.cpus).needs)
+    except EngineFailed as none:
+        checks = [host.Check(name="engine", needed=none.needed, found=none.found, do=none.do, state="fail")]
+        code = none.exit_code
     if output is Format.JSON:
         print_json([check.to_dict() for check in checks])
     else:
-        for check in checks:
-            typer.echo(f"{check.state:5} {check.name}: needed {check.needed}; found {check.found}")
-            if check.do:
-                typer.echo(f"      do: {check.do}")
+        _show(checks)
     if any(check.state == "fail" for check in checks):
-        raise typer.Exit(ExitCode.HOST)
+        raise typer.Exit(code or ExitCode.HOST)
+
+
+def _show(checks: "Sequence[Check]") -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim")
+    for title in ("", "check", "needed", "found"):
+        table.add_column(title, overflow="fold")
+    colours = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+    for check in checks:
+        row = (check.name, check.needed, check.found)
+        table.add_row(Text(check.state, style=colours[check.state]), *(Text(cell) for cell in row))
+    console = Console(highlight=False)
+    console.print(table)
+    for check in checks:
+        if check.do:
+            console.print(f"do: {check.do}  ({check.name})", markup=False)
 
 
 def images(

@@ -26,10 +26,45 @@ RunsOption = Annotated[
     Path, typer.Option("--runs", envvar="TESTBED_RUNS", help="Where run directories are kept.", show_default=True)
 ]
 RUNS = Path("runs")
-_LINES, _WIDTH = 30, 1000
+_LINES, _WIDTH = 20, 1000
 """Of a message: more is in the logs."""
+
+
+def built_in_beds() -> list[str]:
+    """Name the built-in beds for a shell that completes a word; without a look into them."""
+    return sorted(path.stem for path in (Path(__file__).parents[1] / "beds").glob("*.yaml"))
+
+
+def made_runs(ctx: typer.Context) -> list[str]:
+    """Name the runs for a shell that completes a word."""
+    return sorted(path.parent.name for path in (ctx.params.get("where") or RUNS).glob("*/run.json"))
+
+
+def beds_there() -> list[str]:
+    """Name the beds there are, and their ids, for a shell that completes a word."""
+    return [word for bed in _standing() for word in (bed["bed"], bed["id"])]
+
+
+def nodes_there() -> list[str]:
+    """Name the nodes of the beds there are for a shell that completes a word."""
+    return sorted({node["name"] for bed in _standing() for node in bed["nodes"]})
+
+
+def _standing() -> list[dict[str, Any]]:
+    from orchestrator import ownership
+    from orchestrator.engine import docker
+
+    try:
+        return [standing.to_dict() for standing in ownership.standing(docker.connect())]
+    except Problem:
+        return []
+
+
 BedOption = Annotated[
-    str | None, typer.Option("--bed", help="Name or id of the bed, when more than one is up.", show_default=False)
+    str | None,
+    typer.Option(
+        "--bed", help="Name or id of the bed, when more than one is up.", show_default=False, autocompletion=beds_there
+    ),
 ]
 
 

@@ -70,7 +70,7 @@ def _no_engine(error: Exception) -> EngineFailed:
         )
     return EngineFailed(
         "a container engine that answers (Docker 20.10 or later)",
-        f"none: {_short(error)}",
+        f"none at {os.environ.get('DOCKER_HOST') or 'its usual place'}: {_reason(error)}",
         "`testbed setup` installs and starts one; DOCKER_HOST names another",
     )
 
@@ -378,7 +378,11 @@ def _translated(needed: str) -> Iterator[None]:
     try:
         yield
     except docker.errors.APIError as error:
-        raise EngineFailed(needed, f"the engine refused: {_short(error)}", "`testbed doctor` checks it") from error
+        raise EngineFailed(
+            needed,
+            f"the engine refused: {_short(error)}",
+            "change what it refuses; `testbed doctor` looks at this host",
+        ) from error
     except (docker.errors.DockerException, requests.RequestException, OSError) as error:
         raise EngineFailed(needed, f"the engine did not answer: {_short(error)}", "see whether it runs") from error
 
@@ -386,6 +390,12 @@ def _translated(needed: str) -> Iterator[None]:
 def _short(error: Exception) -> str:
     explained = getattr(error, "explanation", None)
     return str(explained or error)[:600]
+
+
+def _reason(error: Exception) -> str:
+    """Return what the system said in the end of a failure that is wrapped several times."""
+    said = re.findall(r"\(\d+, '([^']+)'\)|\[Errno -?\d+\] ([^'\")]+)", str(error))
+    return "".join(said[-1]) if said else _short(error)
 
 
 def _endpoint(v4: str | None) -> dict[str, Any]:
