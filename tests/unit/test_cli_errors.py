@@ -1,0 +1,239 @@
+"""Bad input, from the command line to its end: needed, found, do on one screen, and the documented exit code."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from orchestrator import cli
+from orchestrator.errors import ExitCode
+
+NODES = "nodes: {dns: {service: bind}}\n"
+POSTFIX = "name: x\nnodes: {{r: {{service: postfix, settings: {{main_cf: {{{}}}}}}}}}\n"
+TESTBED = Path(sys.executable).with_name("testbed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How a command ended, and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+    def names(self, word: str) -> bool:
+        """Say whether this is the message of a problem that names ``word``, and fits a screen."""
+        lines = self.err.splitlines()
+        heads = [
+            next((line for line in lines if line.startswith(f"{head}:")), "") for head in ("needed", "found", "do")
+        ]
+        return all(heads) and word in self.err and len(lines) <= 24 and "Traceback" not in self.err
+
+
+Command = Callable[..., Ended]
+
+
+@pytest.fixture
+def testbed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Command]:
+    """Return the command, called in this process, in an empty folder and with no engine."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no.sock")
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+
+    def call(*words: object) -> Ended:
+        monkeypatch.setattr(sys, "argv", ["testbed", *map(str, words)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        said = capsys.readouterr()
+        return Ended(code=code, out=said.out, err=said.err)
+
+    yield call
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def _nested_aliases() -> str:
+    levels = [
+        f"{name}: &{name} [{','.join(f'*{before}' for _ in range(9))}]"
+        for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+    ]
+    return "\n".join(["a: &a [1, 1]", *levels])
+
+
+FILES: dict[str, tuple[bytes | str, str]] = {
+    "an unknown key": (f"name: x\ncolour: red\n{NODES}", "colour: unknown key"),
+    "an unknown key of a node": ("name: x\nnodes: {dns: {service: bind, colour: red}}", "nodes.dns.colour"),
+    "a key twice": ("name: x\nnodes: {dns: {service: bind}, dns: {service: postfix}}", "'dns' stands there twice"),
+    "a domain with a space": (f"name: x\ndomains: ['a b.test']\n{NODES}", "a b.test"),
+    "a domain with a semicolon": (f"name: x\ndomains: ['a;b.test']\n{NODES}", "a;b.test"),
+    "a domain with a line break": (f'name: x\ndomains: ["a\\nb.test"]\n{NODES}', "a\\nb.test"),
+    "no domain": (f"name: x\ndomains: 0\n{NODES}", "greater than or equal to 1"),
+    "10 million domains": (f"name: x\ndomains: 10000000\n{NODES}", "65536"),
+    "no address": ("name: x\nnodes: {dns: {service: bind, addresses: 0}}", "nodes.dns.addresses"),
+    "10 million addresses": ("name: x\nnodes: {dns: {service: bind, addresses: 10000000}}", "65536"),
+    "more than the range holds": (
+        "name: x\ndomains: 65536\nnodes: {dns: {service: bind, addresses: 65536}}",
+        "131,072",
+    ),
+    "somebody's subnet": (f"name: x\nsubnet: 10.0.0.0/8\n{NODES}", "198.18.0.0/15"),
+    "a subnet with host bits": (f"name: x\nsubnet: 198.18.0.1/24\n{NODES}", "host bits"),
+    "a subnet that is too small": (f"name: x\nsubnet: 198.18.0.0/31\n{NODES}", "at least /27"),
+    "a release that does not exist": ("name: x\nnodes: {dns: {service: bind, release: potato}}", "potato"),
+    "a service that does not exist": ("name: x\nnodes: {r: {service: sendmail}}", "choose one of bind"),
+    "an interface that is none": (f"name: x\nparent: 'eth0; id'\n{NODES}", "eth0; id"),
+    "a program in main.cf": (POSTFIX.format("mailbox_command: x"), "runs programs"),
+    "a line break in main.cf": (POSTFIX.format('myhostname: "a\\nrelayhost = b"'), "words and numbers"),
+    "a shell's words in main.cf": (POSTFIX.format("myhostname: $(id)"), "words and numbers"),
+    "braces in main.cf": (POSTFIX.format("myhostname: '{x}'"), "words and numbers"),
+    "a name with a blank in main.cf": (POSTFIX.format("'a b': x"), "main.cf"),
+    "nothing": ("", "got 'None'"),
+    "a list": ("- a", "dictionary"),
+    "binary data": (bytes(range(256)), "codec can't decode"),
+    "a program in YAML": ("!!python/object/apply:os.system [id]", "constructor"),
+    "a date that is none": (f"name: 2001-13-45\n{NODES}", "month"),
+    "aliases of aliases": (_nested_aliases(), "an alias"),
+    "a list that holds itself": (f"name: x\ndomains: &d [*d]\n{NODES}", "an alias"),
+    "deep nesting": ("[" * 20_000, "levels of nesting"),
+    "a word that moves the cursor": (f'name: "\\e[31m"\n{NODES}', "\\x1b[31m"),
+}
+
+
+@pytest.mark.parametrize(("content", "said"), FILES.values(), ids=FILES)
+def test_a_bed_file_that_cannot_be_used_is_named(
+    testbed: Command, tmp_path: Path, content: bytes | str, said: str
+) -> None:
+    bed = tmp_path / "bed.yaml"
+    bed.write_bytes(content if isinstance(content, bytes) else content.encode())
+    ended = testbed("plan", bed)
+    assert ended.names(said), ended.err
+    assert (ended.code, ended.out) == (ExitCode.USAGE, "")
+    assert "\x1b" not in ended.err
+
+
+def test_a_bed_file_that_cannot_be_read_is_named(testbed: Command, tmp_path: Path) -> None:
+    for bed, said in (
+        (tmp_path, "Is a directory"),
+        (tmp_path / "none.yaml", "No such file"),
+        ("/dev/zero", "it is larger"),
+        ("relai", "choose one of relay"),
+        ("./a\x1b[31m.yaml", "\\x1b[31m"),
+    ):
+        ended = testbed("plan", bed)
+        assert ended.names(said), ended.err
+        assert ended.code == ExitCode.USAGE
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--seconds", "-1"),
+        ("--seconds", "nan"),
+        ("--rate", "nan"),
+        ("--rate", "0"),
+        ("--rate", "inf"),
+        ("--size", "1"),
+        ("--domains", "0"),
+        ("--domains", "10000000"),
+        ("--connections", "0"),
+        ("--calibration", "0"),
+        ("--relay", "sendmail"),
+        ("--relay", "bind"),
+        ("--relay-release", "potato"),
+        ("--relay-cpus", "-1"),
+        ("--parent", "x/y"),
+        ("--parent", "longer-than-a-device"),
+        ("--format", "xml"),
+        ("--colour", "red"),
+        ("--runs", "/dev/null/runs"),
+    ],
+    ids=" ".join,
+)
+def test_a_parameter_that_makes_no_sense_ends_a_run_before_it_leaves_anything(
+    testbed: Command, tmp_path: Path, words: tuple[str, str]
+) -> None:
+    ended = testbed("run", "relay-throughput", *words)
+    assert ended.code == ExitCode.USAGE, ended.err
+    assert ended.names("") or "Usage: testbed run relay-throughput" in ended.err, ended.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_does_not_exist_is_named(testbed: Command, tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "run.json").write_text("{", encoding="utf-8")
+    for words, said in (
+        (("analyze", "nosuch"), "runs/nosuch"),
+        (("analyze", tmp_path), "run.json"),
+        (("analyze", tmp_path / "broken"), "run.json"),
+        (("plan", "--files", "/dev/null/x"), "/dev/null/x"),
+    ):
+        ended = testbed(*words)
+        assert ended.names(said), ended.err
+        assert ended.code == ExitCode.USAGE
+    misspelt: list[tuple[str, ...]] = [
+        ("run", "nosuch"),
+        ("nosuch",),
+        ("plan", "--cpus", "0"),
+        ("logs",),
+        ("exec", "--timeout", "-1", "a", "b"),
+    ]
+    for wrong in misspelt:
+        ended = testbed(*wrong)
+        assert (ended.code, "Usage: testbed" in ended.err) == (ExitCode.USAGE, True), ended.err
+
+
+def test_a_list_of_runs_leaves_a_broken_one_out_and_says_so(testbed: Command, tmp_path: Path) -> None:
+    (tmp_path / "runs" / "broken").mkdir(parents=True)
+    (tmp_path / "runs" / "broken" / "run.json").write_text("[", encoding="utf-8")
+    ended = testbed("runs", "--format", "json")
+    assert (ended.code, ended.out) == (0, "[]\n")
+    assert "broken/run.json" in ended.err
+
+
+@pytest.mark.parametrize("host", ["unix://{}/no.sock", "tcp://127.0.0.1:1", "nonsense://x", "unix:///etc"])
+def test_no_engine_is_said_by_every_command_that_needs_one(
+    testbed: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", host.format(tmp_path))
+    commands = [
+        ("up",),
+        ("ps",),
+        ("down",),
+        ("logs", "relay"),
+        ("exec", "relay", "id"),
+        ("stats",),
+        ("images",),
+        ("clean",),
+    ]
+    for words in (*commands, ("run", "relay-throughput")):
+        ended = testbed(*words)
+        assert ended.names("a container engine that answers"), ended.err
+        assert ended.code == ExitCode.ENGINE
+        assert host.partition(":")[0] in ended.err
+    ended = testbed("doctor")
+    assert ended.code == ExitCode.ENGINE
+    assert "testbed setup" in ended.out
+
+
+def test_output_that_nobody_takes_ends_the_command_quietly(tmp_path: Path) -> None:
+    """A reader that leaves, a full disk, closed streams, a bare environment: each in a process of its own."""
+    bare = {"LC_ALL": "C", "PATH": os.environ["PATH"]}
+    script = """
+        "$0" schema | :; echo "${PIPESTATUS[0]}"
+        "$0" schema > /dev/full; echo $?
+        "$0" plan --domains 2 <&- >&- 2>&-; echo $?
+        "$0" plan --domains 2 </dev/null | wc --lines; echo "${PIPESTATUS[0]}"
+    """
+    done = subprocess.run(
+        ["bash", "-c", script, TESTBED], env=bare, cwd=tmp_path, text=True, capture_output=True, check=False, timeout=60
+    )
+    assert done.stdout.split() == [str(int(ExitCode.NO_READER)), str(int(ExitCode.HOST)), "0", "6", "0"], done.stderr
+    assert done.stderr.splitlines()[0] == "needed: room for the output"
+    assert "Traceback" not in done.stderr
