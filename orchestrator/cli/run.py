@@ -1,28 +1,38 @@
 """``testbed run SCENARIO``: each scenario is a command of its own, made from its parameters."""
 
+import ast
 import inspect
 import pkgutil
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from orchestrator.cli.shell import RUNS, Format, FormatOption, RunsOption, print_json
 
+_SCENARIOS = Path(__file__).parents[1] / "scenarios"
+
 
 class Scenarios(TyperGroup):
-    """Finds the scenarios when they are asked for, so that other commands need not import them."""
+    """Finds the scenarios by their files; only the one that is called is imported, so that help is quick."""
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - click's signature
         """Name every scenario: one file each."""
-        path = [str(Path(__file__).parents[1] / "scenarios")]
-        return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(path))
+        return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules([str(_SCENARIOS)]))
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Make the command of one scenario."""
-        return _command(cmd_name) if cmd_name in self.list_commands(ctx) else None
+        """Return what a list says of one scenario: the first line of its file."""
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        source = (_SCENARIOS / f"{cmd_name.replace('-', '_')}.py").read_text()
+        return TyperCommand(cmd_name, help=(ast.get_docstring(ast.parse(source)) or cmd_name).splitlines()[0])
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Make the command of the scenario that is called: its options are the scenario's parameters."""
+        name, found, rest = super().resolve_command(ctx, args)
+        return name, _command(str(name)) if found else None, rest
 
 
 app = typer.Typer(cls=Scenarios, no_args_is_help=True, help="Ask a bed a question and keep the evidence.")
@@ -50,12 +60,13 @@ def _command(name: str) -> Any:
         _run(scenario, values, runs=runs, parent=parent, output=output)
 
     fixed = [p for p in inspect.signature(command).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    types = get_type_hints(scenario.params)  # without what pydantic checks: it would be shown
     varied = [
         inspect.Parameter(
             field,
             inspect.Parameter.KEYWORD_ONLY,
             default=info.default,
-            annotation=Annotated[info.annotation, typer.Option(help=info.description)],
+            annotation=Annotated[types[field], typer.Option(help=info.description)],
         )
         for field, info in scenario.params.model_fields.items()
     ]

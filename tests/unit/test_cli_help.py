@@ -1,0 +1,52 @@
+"""Help and completion are quick: under 0.3 s, of which imports are nearly all. So the imports are what is tested."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTBED = str(Path(sys.executable).with_name("testbed"))
+HEAVY = {"docker", "dns", "hdrh", "plotly", "requests", "yaml"}
+OURS = {"orchestrator", "orchestrator.cli", "orchestrator.errors", "orchestrator.interrupts"}
+"""What may be imported of ours, beside the modules of the command line."""
+
+
+def imported(*arguments: str, **environment: str) -> set[str]:
+    """Return the modules that a command imports, by the interpreter's own account; the command has to succeed."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", TESTBED, *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout
+    return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+
+
+@pytest.mark.parametrize("command", [(), ("run",), ("up",), ("clean",)], ids=" ".join)
+def test_help_imports_nothing_heavy(command: tuple[str, ...]) -> None:
+    modules = imported(*command, "--help")
+    assert "orchestrator.cli" in modules
+    assert not modules & HEAVY
+    assert {m for m in modules if m.startswith("orchestrator") and not m.startswith("orchestrator.cli.")} <= OURS
+
+
+def test_the_first_help_does_without_pydantic() -> None:
+    assert "pydantic" not in imported("--help")
+
+
+@pytest.mark.parametrize("words", ["testbed ", "testbed run ", "testbed up "])
+def test_completion_imports_nothing_heavy(words: str) -> None:
+    asked = {"_TESTBED_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    assert not imported(**asked) & HEAVY
+
+
+def test_help_of_a_scenario_shows_plain_types() -> None:
+    shown = subprocess.run(
+        [TESTBED, "run", "relay-throughput", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    assert "--rate" in shown
+    assert "Annotated" not in shown
