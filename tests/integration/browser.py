@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from types import TracebackType
@@ -159,3 +160,9 @@ class Browser:
                 self._loaded = True
             case "Network.requestWillBeSent":
                 self.requests.append(params["request"]["url"])
+
+
+if __name__ == "__main__":  # python -m tests.integration.browser PAGE PICTURE: how the picture of the README is made
+    with Browser(width=1000, height=2560) as browser:
+        browser.open(Path(sys.argv[1]).absolute())
+        browser.picture(Path(sys.argv[2]), whole=False)
