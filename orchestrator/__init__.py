@@ -11,6 +11,7 @@ The layout is the architecture; imports point down this list and never up::
     collect      stats, logs: streams into the run directory
     lab          what a bed is made of on the host: parent, networks, owner, clean-up
     engine       the one seam to Docker
+    compose      a plan as files for Compose
     services     one file = one kind of server
     plan         the bed worked out; addressing, zones below it
     model        the bed as its author wrote it

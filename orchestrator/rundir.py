@@ -151,6 +151,8 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
             path = folder / name.lstrip("/")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
+            if content.startswith(b"#!"):
+                path.chmod(0o755)
     except OSError as error:
         raise host_cannot(error, str(folder)) or InvalidInput(
             f"files below {folder}", error.strerror or str(error), "name another place"

@@ -3,6 +3,7 @@
 import shutil
 import sys
 from contextlib import ExitStack, suppress
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,6 +27,15 @@ if TYPE_CHECKING:
     from orchestrator.engine import Engine, Found
     from orchestrator.ownership import Standing
 
+
+class PlanFormat(StrEnum):
+    """How a plan is printed."""
+
+    TEXT = "text"
+    JSON = "json"
+    COMPOSE = "compose"
+
+
 BedArgument = Annotated[
     str,
     typer.Argument(metavar="BED", help="A built-in bed (see list), or a YAML file.", autocompletion=built_in_beds),
@@ -41,18 +51,28 @@ def plan(
     parent: ParentOption = None,
     files: Annotated[Path | None, typer.Option(help="Write every rendered file below this folder, too.")] = None,
     cpus: Annotated[int, typer.Option(min=1, help="CPUs of the host that it is planned for.")] = 2,
-    output: FormatOption = Format.TEXT,
+    output: Annotated[
+        PlanFormat, typer.Option("--format", help="text for people, json for scripts, compose for `docker compose`.")
+    ] = PlanFormat.TEXT,
 ) -> None:
     """Work a bed out, and start nothing: addresses, files, limits, and what it asks of the host."""
-    from orchestrator import beds
+    from orchestrator import beds, compose
     from orchestrator.plan import make_plan
     from orchestrator.rundir import write_files
 
-    made = make_plan(beds.bed(bed, domains=domains, parent=parent), cpus=cpus)
+    wanted = beds.bed(bed, domains=domains, parent=parent)
+    if output is PlanFormat.COMPOSE:
+        composed = compose.compose_plan(wanted, cpus=cpus)
+        if files:
+            write_files(files, compose.files(composed))
+        else:
+            typer.echo(compose.render(composed), nl=False)
+        return
+    made = make_plan(wanted, cpus=cpus)
     if files:
         for node in made.nodes:
             write_files(files / node.name, node.files)
-    if output is Format.JSON:
+    if output is PlanFormat.JSON:
         print_json(made.to_dict())
         return
     needs = made.needs
