@@ -23,10 +23,9 @@ from pathlib import Path
 from statistics import median
 
 from orchestrator import beds, wiring
-from orchestrator.addressing import V4
-from orchestrator.engine.docker import archive
-from orchestrator.lab import HELPER
-from orchestrator.plan import NodePlan, Plan, make_plan
+from orchestrator.engine.docker import archive, connect
+from orchestrator.lab import HELPER, choose_subnet
+from orchestrator.plan import NodePlan, Plan, make_plan, subnet_prefix
 
 TESTBED = str(Path(sys.executable).with_name("testbed"))
 BAR = 1.5
@@ -111,11 +110,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="testbed up, against the same four containers by hand")
     parser.add_argument("--repeat", type=int, default=5)
     options = parser.parse_args()
-    subnet = list(V4.subnets(new_prefix=19))[-1]  # a bed that is up takes the first one
-    plan = make_plan(beds.bed("relay"), subnet=subnet, cpus=2)
+    engine, bed = connect(), beds.bed("relay")
     ways: dict[str, Callable[[Plan], float]] = {"up": up, "by hand": by_hand, "bare": bare}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(options.repeat):
+        plan = make_plan(bed, subnet=choose_subnet(engine, subnet_prefix(bed), bed.subnet), cpus=engine.info().cpus)
         for name, way in ways.items():
             seconds[name].append(way(plan))
     for name, taken in seconds.items():

@@ -237,7 +237,6 @@ def test_mail_from_the_host_arrives_at_the_sink(relay_bed: Up, sink_log: subproc
         heard: dict[str, Any] = json.loads(said.stdout)
         return heard
 
-    control("begin", sent)
     control("expect", sent, str(len(domains)))
     letters = Composer(sent, "host@d0.test", domains, [512])
     with smtplib.SMTP("127.0.0.1", relay_bed.port("relay", "25/tcp"), timeout=10) as relay:
