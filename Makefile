@@ -4,6 +4,9 @@
 
 .PHONY: demo test setup browser lint unit integration requirements clean
 
+# Python compiles once, not in each process again.
+unexport PYTHONDONTWRITEBYTECODE
+
 BIN := .venv/bin
 REQUIREMENTS := requirements.txt requirements-dev.txt
 

@@ -1,7 +1,9 @@
 """A distribution of durations, in constant memory (HdrHistogram)."""
 
-from collections.abc import Sequence
+from bisect import bisect_left
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, compress
 from typing import Self
 
 from hdrh.histogram import HdrHistogram
@@ -9,7 +11,7 @@ from hdrh.histogram import HdrHistogram
 from orchestrator.agents.histogram import decode
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Latency:
     """A distribution of durations, recorded in microseconds."""
 
@@ -25,6 +27,20 @@ class Latency:
         histogram = decode(text)
         return cls(histogram) if histogram.get_total_count() else None
 
+    @cached_property
+    def _filled(self) -> tuple[list[int], list[int]]:
+        """Values and counts of the buckets that hold something.
+
+        Of 23,552 there are some hundred: the library walks over all of them for each of its answers.
+        """
+        counts = list(self.histogram.counts)
+        values = [self.histogram.get_value_from_index(i) for i in compress(range(len(counts)), counts)]
+        return values, list(filter(None, counts))
+
+    @cached_property
+    def _cumulated(self) -> list[int]:
+        return list(accumulate(self._filled[1]))
+
     @property
     def count(self) -> int:
         """How many durations there are."""
@@ -32,10 +48,9 @@ class Latency:
 
     @property
     def mean(self) -> float:
-        """The mean, in seconds, to three significant digits (the library's own takes a hundred times as long)."""
-        counts = self.histogram.counts
-        total = sum(n * self.histogram.get_value_from_index(i) for i, n in enumerate(counts) if n)
-        return float(total) / self.count / 1e6
+        """The mean, in seconds, to three significant digits."""
+        values, counts = self._filled
+        return sum(value * n for value, n in zip(values, counts, strict=True)) / self.count / 1e6
 
     @property
     def max(self) -> float:
@@ -44,9 +59,6 @@ class Latency:
 
     def at(self, percentile: float) -> float:
         """Return the duration that ``percentile`` per cent of all do not exceed, in seconds."""
-        return float(self.histogram.get_value_at_percentile(percentile)) / 1e6
-
-    def at_each(self, percentiles: Sequence[float]) -> list[float]:
-        """Return ``at`` for many percentiles in one pass over the histogram."""
-        values = self.histogram.get_percentile_to_value_dict(list(percentiles))
-        return [float(values[p]) / 1e6 for p in percentiles]
+        values, _ = self._filled
+        bucket = bisect_left(self._cumulated, self.histogram.get_target_count_at_percentile(percentile))
+        return float(self.histogram.get_highest_equivalent_value(values[bucket])) / 1e6

@@ -323,7 +323,7 @@ def _percentile_chart(name: str, title: str, says: str, curves: Mapping[str, Lat
         figure["data"].append(
             {"type": "scatter", "mode": "lines", "name": html.escape(label),
              "x": [round(1 / (1 - s), 4) for s in shares],
-             "y": [float(f"{v * 1e3:.4g}") for v in curve.at_each([100 * s for s in shares])],
+             "y": [float(f"{v * 1e3:.4g}") for v in (curve.at(100 * s) for s in shares)],
              "text": [f"{100 * s:.6g} %" for s in shares],
              "line": {"color": colour, "width": 2}, "hovertemplate": "%{y:,.4~g} ms at %{text}"}
         )  # fmt: skip

@@ -57,7 +57,7 @@ def summarize(measured: Measurements) -> Summary:
 
 def percentiles(latency: Latency) -> dict[str, float]:
     """Return count, and mean, percentiles and maximum in milliseconds."""
-    at = zip(PERCENTILES, latency.at_each(list(PERCENTILES.values())), strict=True)
+    at = zip(PERCENTILES, map(latency.at, PERCENTILES.values()), strict=True)
     values = {"mean": latency.mean, **dict(at), "max": latency.max}
     return {"count": latency.count, **{name: round(value * 1e3, 3) for name, value in values.items()}}
 

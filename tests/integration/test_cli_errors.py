@@ -1,4 +1,4 @@
-"""Bad input that only shows with an engine: a message that names it, the documented exit code, and nothing left."""
+"""Bad input that shows with an engine or in a process of its own: a message, the exit code, and nothing left."""
 
 import os
 import shutil
@@ -111,3 +111,20 @@ def test_a_run_directory_that_is_full_ends_the_run_and_is_named(real_engine: Eng
     assert str(tmp_path) in message
     assert done.returncode == ExitCode.HOST
     assert _objects(real_engine) <= before
+
+
+def test_output_that_nobody_takes_ends_the_command_quietly(tmp_path: Path) -> None:
+    """A reader that leaves, a full disk, closed streams, a bare environment: each in a process of its own."""
+    bare = {"LC_ALL": "C", "PATH": os.environ["PATH"]}
+    script = """
+        "$0" schema | :; echo "${PIPESTATUS[0]}"
+        "$0" schema > /dev/full; echo $?
+        "$0" plan --domains 2 <&- >&- 2>&-; echo $?
+        "$0" plan --domains 2 </dev/null | wc --lines; echo "${PIPESTATUS[0]}"
+    """
+    done = subprocess.run(
+        ["bash", "-c", script, TESTBED], env=bare, cwd=tmp_path, text=True, capture_output=True, check=False, timeout=60
+    )
+    assert done.stdout.split() == [str(int(ExitCode.NO_READER)), str(int(ExitCode.HOST)), "0", "6", "0"], done.stderr
+    assert done.stderr.splitlines()[0] == "needed: room for the output"
+    assert "Traceback" not in done.stderr

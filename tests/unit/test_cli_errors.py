@@ -1,8 +1,6 @@
 """Bad input, from the command line to its end: needed, found, do on one screen, and the documented exit code."""
 
-import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,7 +13,6 @@ from orchestrator.errors import ExitCode
 
 NODES = "nodes: {dns: {service: bind}}\n"
 POSTFIX = "name: x\nnodes: {{r: {{service: postfix, settings: {{main_cf: {{{}}}}}}}}}\n"
-TESTBED = Path(sys.executable).with_name("testbed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,20 +217,3 @@ def test_no_engine_is_said_by_every_command_that_needs_one(
     ended = testbed("doctor")
     assert ended.code == ExitCode.ENGINE
     assert "testbed setup" in ended.out
-
-
-def test_output_that_nobody_takes_ends_the_command_quietly(tmp_path: Path) -> None:
-    """A reader that leaves, a full disk, closed streams, a bare environment: each in a process of its own."""
-    bare = {"LC_ALL": "C", "PATH": os.environ["PATH"]}
-    script = """
-        "$0" schema | :; echo "${PIPESTATUS[0]}"
-        "$0" schema > /dev/full; echo $?
-        "$0" plan --domains 2 <&- >&- 2>&-; echo $?
-        "$0" plan --domains 2 </dev/null | wc --lines; echo "${PIPESTATUS[0]}"
-    """
-    done = subprocess.run(
-        ["bash", "-c", script, TESTBED], env=bare, cwd=tmp_path, text=True, capture_output=True, check=False, timeout=60
-    )
-    assert done.stdout.split() == [str(int(ExitCode.NO_READER)), str(int(ExitCode.HOST)), "0", "6", "0"], done.stderr
-    assert done.stderr.splitlines()[0] == "needed: room for the output"
-    assert "Traceback" not in done.stderr
