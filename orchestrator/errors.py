@@ -6,7 +6,7 @@
     +-- InvalidInput       2   a bed, parameter or file the user gave cannot be used
     +-- HostCannot         4   this host lacks what the plan needs
     +-- EngineFailed       5   the container engine is missing, refused or broke
-        +-- NodeDied       5   a container ended that should be running
+        +-- NodeDied       5   a container ended that should be running; while a question is asked: 3
 
 Exit code 0 is a verdict as expected, 1 a verdict that is not, 3 an INCONCLUSIVE one, 130 an interrupt,
 141 an end because nobody reads the output (as SIGPIPE would).

@@ -4,7 +4,7 @@ import json
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -45,11 +45,38 @@ class Live:
     """What was done with the bed: name, start and end (Unix time)."""
     _sent: dict[str, LoadReport] = field(default_factory=dict)
 
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Enclose something that is done with the bed: run.json and the pictures show when."""
+        start = time.time()
+        try:
+            yield
+        finally:
+            self.phases.append({"name": name, "start": start, "end": time.time()})
+
+    def keep(self, reading: str, label: str, value: float) -> None:
+        """Keep something that was read off the bed just now, in series/readings.jsonl.
+
+        ``reading`` names the quantity with its unit (``open files``, ``neighbour entries``) and makes a picture,
+        ``label`` a line in it, mostly a node.
+        """
+        with self.rundir.write_series("readings") as series:
+            series.write(json.dumps({"t": time.time(), "name": reading, "label": label, "value": value}) + "\n")
+
     def exec(self, node: NodePlan, *command: str, timeout: float = 60) -> Output:
-        """Run a command in a node, with the rights of its service."""
-        return self.engine.exec(
-            self.containers[node.name], without_setup_rights(command, node.capabilities), timeout=timeout
-        )
+        """Run a command in a node, with the rights of its service.
+
+        Raises:
+            NodeDied: it ended, and so does this.
+            EngineFailed: the engine refused.
+        """
+        whole = without_setup_rights(command, node.capabilities)
+        try:
+            return self.engine.exec(self.containers[node.name], whole, timeout=timeout)
+        except EngineFailed:
+            self.recorder.died.wait(HEARTBEAT_S)
+            self.recorder.check()
+            raise
 
     def probe(self, domains: Sequence[str]) -> None:
         """Send one message to each of these domains through the relay, and wait until the sink has them all.

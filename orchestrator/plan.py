@@ -88,6 +88,14 @@ class Plan:
                 return node
         raise InvalidInput(f"a node that fills the role {role}", f"none in bed {self.bed.name}", "add one to the bed")
 
+    def named(self, name: str) -> NodePlan:
+        """Return the node of this name.
+
+        Raises:
+            KeyError: there is none.
+        """
+        return {node.name: node for node in self.nodes}[name]
+
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as plain data; files by size and SHA-256."""
         return {

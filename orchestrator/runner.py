@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from orchestrator import cleaning, host, images, services
 from orchestrator.bringup import Steps, bring_up
 from orchestrator.engine import Engine
-from orchestrator.errors import ExitCode, Problem, host_cannot
+from orchestrator.errors import ExitCode, NodeDied, Problem, host_cannot
 from orchestrator.interrupts import Interrupted
 from orchestrator.measurements import Measurements
 from orchestrator.model import Bed, Strict, checked
@@ -18,7 +18,7 @@ from orchestrator.ownership import Kind
 from orchestrator.plan import make_plan
 from orchestrator.report import html
 from orchestrator.rundir import RunDir
-from orchestrator.scenarios import Outcome, Scenario, Verdict, scenario
+from orchestrator.scenarios import Outcome, Provokes, Scenario, Verdict, scenario
 
 EXIT_CODES = {
     Outcome.CONFIRMED: ExitCode.OK,
@@ -33,6 +33,8 @@ class Finished:
 
     rundir: RunDir
     verdict: Verdict
+    broken: NodeDied | None = None
+    """The node that ended while the question was asked, so that there is no answer."""
 
     @property
     def exit_code(self) -> ExitCode:
@@ -83,7 +85,7 @@ def run(
     3. The bed is worked out and held against what the host can give.
     4. Missing images are built.
     5. The bed goes up, recorded from its first line to its last.
-    6. The question is asked: load is driven through the bed.
+    6. The question is asked: load is driven through the bed. A node that dies ends that at once.
     7. The bed goes down, however the steps before ended.
     8. What was measured is judged, from the run directory alone.
     9. The report is written.
@@ -108,6 +110,7 @@ def run(
         verdict=None,
         error=None,
     )
+    broken: NodeDied | None = None
     try:
         with steps.step("look at the host"):
             engine = connect()
@@ -120,14 +123,20 @@ def run(
         with steps.step("find or build the images"):
             images.ensure(engine, images.of(bed), steps.say)
             readings = host.read(engine)
-            host.require(host.check(readings, plan.needs))
+            provoked = asked.provokes if isinstance(asked, Provokes) else frozenset()
+            host.require([check for check in host.check(readings, plan.needs) if check.name not in provoked])
             record.save(environment=host.environment(readings), plan=plan.to_dict())
         with ExitStack() as stack:
             _, live = bring_up(engine, bed, kind=Kind.RUN, rundir=rundir, steps=steps, stack=stack, cpus=cpus)
             record.save(plan=live.plan.to_dict())
-            asked.drive(live, params)
+            try:
+                asked.drive(live, params)
+            except NodeDied as death:
+                broken = death
             record.save(phases=live.phases)
         with steps.step("judge"):
+            if broken:
+                record.save(status="failed", error=broken.to_dict())
             verdict = _judge(asked, rundir, record)
     except Interrupted as signal:
         record.save_end(signal, status="interrupted")
@@ -143,7 +152,7 @@ def run(
             raise
         record.save_end(refused, status="failed", error=refused.to_dict())
         raise refused from error
-    return Finished(rundir=rundir, verdict=verdict)
+    return Finished(rundir=rundir, verdict=verdict, broken=broken)
 
 
 def judge_again(rundir: RunDir) -> Finished:
@@ -158,8 +167,11 @@ def judge_again(rundir: RunDir) -> Finished:
 
 
 def _judge(asked: Scenario[Any], rundir: RunDir, record: Record) -> Verdict:
-    """Judge what the run directory holds, whoever filled it."""
+    """Judge what the run directory holds, whoever filled it; a run that broke is never confirmed or refuted."""
     verdict = asked.judge(Measurements.read(rundir))
+    if record.broken and verdict.outcome is not Outcome.INCONCLUSIVE:
+        reason = f"The run broke off before its end. What was seen until then: {verdict.reason}"
+        verdict = replace(verdict, outcome=Outcome.INCONCLUSIVE, reason=reason)
     record.save(verdict=verdict.to_dict(), **({} if record.broken else {"status": "finished"}))
     html.write(rundir)
     return verdict

@@ -4,8 +4,9 @@ Missing data is ``None``, never a zero that looks measured. Times are Unix time 
 """
 
 import base64
+import re
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -238,6 +239,22 @@ class Measurements:
         """Return a reading of the statistics as it is, such as ``memory_b`` (see ``collect.stats.point``)."""
         points = self._stats.get(node, [])
         return Series([p["t"] for p in points], [p.get(field) for p in points])
+
+    @cached_property
+    def readings(self) -> Mapping[str, Mapping[str, Series]]:
+        """What a scenario read off the bed as it went: name of the quantity -> label -> its values over time."""
+        return {
+            name: {
+                label: Series([p["t"] for p in line], [p["value"] for p in line])
+                for label, line in _by(points, "label").items()
+            }
+            for name, points in _by(self.rundir.series("readings"), "name").items()
+        }
+
+    def log_lines(self, node: str, pattern: str) -> Iterator[tuple[float, str]]:
+        """Yield the lines of a node's log in which ``pattern`` is found: Unix time and text."""
+        wanted = re.compile(pattern)
+        return ((t, text) for t, text in self.rundir.log(node) if wanted.search(text))
 
     def use(self, node: str, phase: Phase) -> Use | None:
         """Return what a node used in a phase; ``None`` without two readings that cover some of it."""

@@ -55,6 +55,7 @@ def charts(measured: Measurements) -> list[Chart]:
     """Draw what was measured; a picture without data is left out."""
     axis = _axis(measured)
     drawn = [draw(measured, axis) for draw in (throughput, queue, cpu, memory)] if axis else []
+    drawn += [reading(measured, axis, name) for name in measured.readings] if axis else []
     return [chart for chart in [*drawn, latency(measured), hops(measured)] if chart]
 
 
@@ -169,6 +170,21 @@ def memory(measured: Measurements, axis: Axis) -> Chart | None:
     return Chart(id="memory", title="Memory by node", says=says, figure=figure, head=head, rows=rows)
 
 
+def reading(measured: Measurements, axis: Axis, name: str) -> Chart:
+    """Draw what the scenario itself read off the bed as it went."""
+    series = measured.readings[name]
+    figure = _over_time(axis, measured.phases, name, top=_top(series))
+    figure["data"] = [
+        _line(axis, label, points, colour, hover="%{y:,.0f}", pick=max) for (label, points), colour in _coloured(series)
+    ]
+    figure["layout"]["annotations"] = _labels(measured, axis)
+    head, rows = _by_phase(measured, series, max, "most")
+    peaks = {label: max((v for v in s.values if v is not None), default=0.0) for label, s in series.items()}
+    says = "; ".join(f"{label}: {number(peak)} at most" for label, peak in peaks.items())
+    chart_id = "reading-" + "".join(c if c.isalnum() else "-" for c in name)
+    return Chart(id=chart_id, title=name.capitalize(), says=f"{says}.", figure=figure, head=head, rows=rows)
+
+
 def latency(measured: Measurements) -> Chart | None:
     """Draw the latencies of the subject by percentile."""
     names = {
@@ -196,6 +212,7 @@ def hops(measured: Measurements) -> Chart | None:
 def _axis(measured: Measurements) -> Axis | None:
     times = [t for node in measured.nodes for t in measured.cores(node).t]
     times += [t for counter in ("offered", "delivered") for t in measured.ticks_per_s(counter).t]
+    times += [t for lines in measured.readings.values() for points in lines.values() for t in points.t]
     times += [p.start for p in measured.phases] + [p.end for p in measured.phases if p.end]
     if len(times) < 2:
         return None

@@ -53,6 +53,7 @@ def render(measured: Measurements) -> str:
         best=best_figure(run["verdict"]),
         figures=[figure(n, v) for n, v in ((run["verdict"] or {}).get("figures") or {}).items()],
         rates=rates,
+        tables=[_table(asked) for asked in (run["verdict"] or {}).get("tables") or ()],
         over_time=[c for c in drawn if c.id not in {"latency", "hops"}],
         by_percentile=[c for c in drawn if c.id in {"latency", "hops"}],
         pictures={chart.id: chart.figure for chart in drawn},
@@ -90,6 +91,16 @@ def _library() -> tuple[str, str]:
     """Return plotly.js, compressed, in base64, and the hash by which the page lets it run."""
     code = (Path(plotly.__file__).parent / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
     return base64.b64encode(gzip.compress(code.encode(), 6, mtime=0)).decode(), _csp_hash(code)
+
+
+def _table(asked: dict[str, Any]) -> dict[str, Any]:
+    """Put a table of the verdict in cells, with what its picture needs."""
+    column = asked["columns"].index(asked["bars"]) if asked["bars"] else None
+    return asked | {
+        "cells": [[cell if isinstance(cell, str) else number(cell) for cell in row] for row in asked["rows"]],
+        "column": column,
+        "most": (column and max((row[column] or 0 for row in asked["rows"]), default=0)) or 1,
+    }
 
 
 def _csp_hash(script: str) -> str:

@@ -55,12 +55,14 @@ def render(run: Summary) -> RenderableType:
     """Lay out a summary; it reads well from 80 columns on."""
     parts: list[RenderableType] = [Text(), *_answer(run)]
     sections = (
+        *((table["title"], _asked(table)) for table in (run["verdict"] or {}).get("tables") or ()),
         ("Figures", _figures(run)),
         ("Throughput, messages", _throughput(run)),
         (f"Latency of {run['subject']}, milliseconds", _latency(run)),
         ("Accounting, messages", _accounting(run)),
         ("Nodes, from the first message to the last delivery", _nodes(run)),
         ("Evidence", _evidence(run)),
+        ("In their own words", _quotes(run)),
     )
     for title, table in sections:
         if table.row_count:
@@ -104,6 +106,20 @@ def _table(*columns: str, left: int = 1) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False)
     for i, column in enumerate(columns):
         table.add_column(_cell(column), justify="left" if i < left else "right", overflow="fold")
+    return table
+
+
+def _asked(verdict_table: Mapping[str, Any]) -> Table:
+    table = _table(*verdict_table["columns"])
+    for row in verdict_table["rows"]:
+        table.add_row(*(_cell(cell if isinstance(cell, str) else number(cell)) for cell in row))
+    return table
+
+
+def _quotes(run: Summary) -> Table:
+    table = _table("source", "line", left=2)
+    for quote in (run["verdict"] or {}).get("quotes") or []:
+        table.add_row(_cell(quote["source"]), _cell(quote["text"]))
     return table
 
 

@@ -6,10 +6,10 @@ needs in the run directory, so that an old run can be judged again without Docke
 
 import importlib
 import pkgutil
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from orchestrator.errors import InvalidInput
 from orchestrator.model import Bed, Strict
@@ -44,6 +44,30 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Quote:
+    """A line that says it in the words of the program, or the kernel, itself: what a search for the bug would find."""
+
+    source: str
+    """Where it stands: the log of a node, or the kernel's."""
+    t: float
+    """Unix time."""
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Several things side by side."""
+
+    title: str
+    columns: tuple[str, ...]
+    """What each column holds, its unit included; the first one names the row."""
+    rows: tuple[tuple[str | float | None, ...], ...]
+    """``None``: not measured."""
+    bars: str | None = None
+    """The column that is worth a picture."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """The answer, with its evidence."""
 
@@ -57,6 +81,8 @@ class Verdict:
     """Warnings that belong beside the figures: ``instrument-bound``, ..."""
     figures: dict[str, float | None] = field(default_factory=dict)
     """The measured answers, by name with their unit: ``relay_messages_per_s``; ``None`` where not measured."""
+    tables: tuple[Table, ...] = ()
+    quotes: tuple[Quote, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for run.json."""
@@ -70,6 +96,8 @@ class Verdict:
                 {"fact": e.fact, "found": e.found, "needed": e.needed, "holds": e.holds, "source": e.source}
                 for e in self.evidence
             ],
+            "tables": [asdict(table) for table in self.tables],
+            "quotes": [asdict(quote) for quote in self.quotes],
         }
 
 
@@ -93,6 +121,14 @@ class Scenario(Protocol[P_contra]):
     def judge(self, measured: "Measurements") -> Verdict:
         """Answer from what was measured."""
         ...
+
+
+@runtime_checkable
+class Provokes(Protocol):
+    """What a scenario adds that asks more of the host than it can give, because that is the question."""
+
+    provokes: frozenset[str]
+    """Names of the host's checks (``host.Check.name``) that may fail."""
 
 
 @cache

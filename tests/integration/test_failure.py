@@ -44,7 +44,7 @@ def test_a_node_that_dies_ends_the_run_at_once(real_engine: Engine, start: Start
     run.until(phase("relay"))
     killed = time.monotonic()
     cast("DockerEngine", real_engine)._client.kill(run.nodes["relay"].id)
-    assert run.end() == 5, run.said
+    assert run.end() == 3, run.said
     assert time.monotonic() - killed < 20
     assert "node relay running" in run.said
     assert "status 137" in run.said

@@ -13,7 +13,7 @@ import pytest
 from orchestrator import cleaning, images, runner, services
 from orchestrator.engine import ContainerSpec, Output
 from orchestrator.engine.fake import FakeEngine
-from orchestrator.errors import EngineFailed, ExitCode, NodeDied
+from orchestrator.errors import EngineFailed, ExitCode
 from orchestrator.interrupts import Interrupted
 from orchestrator.live import Live
 from orchestrator.measurements import Measurements
@@ -186,9 +186,14 @@ def test_a_node_that_dies_ends_the_run_with_the_end_of_its_log(tmp_path: Path) -
         live.recorder.died.wait(5)
         live.recorder.check()
 
-    with pytest.raises(NodeDied, match="status 139") as caught:
-        _run(engine, tmp_path, Asked(kill))
-    assert caught.value.tail[-1] == "23-Nov running"
+    finished = _run(engine, tmp_path, Asked(kill))
+    assert finished.broken
+    assert finished.broken.tail[-1] == "23-Nov running"
+    assert finished.verdict.outcome is Outcome.INCONCLUSIVE
+    assert finished.exit_code is ExitCode.INCONCLUSIVE
+    facts = finished.rundir.load()
+    assert facts["status"] == "failed"
+    assert "status 139" in facts["error"]["found"]
     assert engine.find({}) == []
 
 
