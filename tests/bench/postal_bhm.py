@@ -64,9 +64,15 @@ class Swapped:
 
 
 def bed() -> Bed:
-    """Return the bed that both harnesses use; mail leaves over IPv4, because bhm listens on nothing else."""
+    """Return the bed that both harnesses use.
+
+    Mail leaves over IPv4, because bhm listens on nothing else. bhm's listen backlog is 10: a connection more that looks
+    established to Postfix is none to bhm, and its greeting would be waited for 300 s.
+    """
     base = beds.bed("relay")
-    relay = Node(service="postfix", settings={"main_cf": {"smtp_address_preference": "ipv4"}})
+    relay = Node(
+        service="postfix", settings={"main_cf": {"smtp_address_preference": "ipv4", "smtp_helo_timeout": "5s"}}
+    )
     return base.model_copy(update={"nodes": {**base.nodes, "relay": relay}})
 
 
