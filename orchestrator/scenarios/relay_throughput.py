@@ -4,7 +4,8 @@ The same load goes first straight to the sink (the instrument's own ceiling), th
 is drained before the verdict. A result near the ceiling is the instrument's, and is not given out as the relay's.
 """
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -83,10 +84,7 @@ class RelayThroughput:
             "per_connection": params.per_connection,
             "sizes": [params.size],
         }
-        straight = {"target": str(live.plan.mail), "seconds": params.calibration, "rate": None}
-        live.send(CALIBRATION, load | straight)
-        # As the relay delivers: with thousands of destinations it rarely finds an open connection to use again.
-        live.send(SINGLE, load | straight | {"per_connection": 1})
+        calibrate(live, load, params.calibration)
         live.send(RUN, load | {"target": str(live.plan.node(Role.RELAY).v4)})
         live.drain(RUN, params.drain)
 
@@ -95,15 +93,23 @@ class RelayThroughput:
         return judge(measured)
 
 
+def calibrate(live: Live, load: Mapping[str, Any], seconds: float) -> None:
+    """Offer a load straight to the sink, as fast as it goes, in two shapes of `seconds` each."""
+    straight = {"target": str(live.plan.mail), "seconds": seconds, "rate": None}
+    live.send(CALIBRATION, {**load, **straight})
+    # As the relay delivers: with thousands of destinations it rarely finds an open connection to use again.
+    live.send(SINGLE, {**load, **straight, "per_connection": 1})
+
+
 def judge(measured: Measurements) -> Verdict:
     """Judge one run: was it measured at all, was mail lost, and who set the pace?"""
     carried = measured.delivered_per_s(RUN)
-    ceiling = _ceiling(measured)
-    accounting, instrument = _accounting(measured), _instrument(measured, carried, ceiling)
-    evidence = (*accounting, *instrument)
+    ceiling = instrument_ceiling(measured)
+    mail, harness = accounting(measured, RUN), instrument(measured, RUN)
+    evidence = (*mail, *harness)
     missing = [e.fact for e in evidence if e.holds is None]
-    broken = [e for e in accounting if e.holds is False]
-    bound = [e for e in instrument if e.holds is False]
+    broken = [e for e in mail if e.holds is False]
+    bound = [e for e in harness if e.holds is False]
     if broken:
         outcome, reason = Outcome.REFUTED, "; ".join(f"{e.fact}: {e.found}, needed {e.needed}" for e in broken)
     elif missing or carried is None or ceiling is None:
@@ -138,13 +144,13 @@ def judge(measured: Measurements) -> Verdict:
     )
 
 
-def _accounting(measured: Measurements) -> tuple[Evidence, ...]:
-    """Check every message off."""
-    count = measured.accounting(RUN)
-    sink = measured.sinks.get(RUN)
-    drain = measured.rundir.result("relay-queue")
+def accounting(measured: Measurements, name: str) -> tuple[Evidence, ...]:
+    """Check off every message of a load that went through the relay."""
+    count = measured.accounting(name)
+    sink = measured.sinks.get(name)
+    drain = measured.rundir.result(f"{name}-queue")
     domains = measured.params.get("domains")
-    source = "results/relay-load.json, results/relay-sink.json"
+    source = f"results/{name}-load.json, results/{name}-sink.json"
     used = min(int(domains), count.accepted) if count and domains else None
 
     def exact(fact: str, found: int | None, needed: int | None, where: str = source) -> Evidence:
@@ -176,33 +182,34 @@ def _accounting(measured: Measurements) -> tuple[Evidence, ...]:
             found=f"{drain['left']:,} messages" if drain else "not measured",
             needed="0 messages",
             holds=True if drain and not drain["left"] else None,
-            source="results/relay-queue.json",
+            source=f"results/{name}-queue.json",
         ),
     )
 
 
-def _instrument(measured: Measurements, carried: float | None, ceiling: float | None) -> tuple[Evidence, ...]:
-    """Hold the result against what the instrument itself can do."""
+def instrument(measured: Measurements, name: str) -> tuple[Evidence, ...]:
+    """Hold the result of a load against what the instrument itself can do."""
+    carried, ceiling = measured.delivered_per_s(name), instrument_ceiling(measured)
     share = carried / ceiling if carried and ceiling else None
-    load, sink = measured.loads.get(RUN), measured.sinks.get(RUN)
+    load, sink = measured.loads.get(name), measured.sinks.get(name)
     evidence = [
         _below("share of the instrument's ceiling", share, NEAR_CEILING, "results/calibration*.json"),
         _below(
             "CPU of the load generator (one thread)",
             load.cpu_s / (load.ended - load.started) if load and load.ended > load.started else None,
             BUSY,
-            "results/relay-load.json",
+            f"results/{name}-load.json",
         ),
         _below(
             "CPU of the sink (one thread)",
             sink.cpu_s / (sink.last - load.started) if load and sink and sink.last else None,
             BUSY,
-            "results/relay-sink.json",
+            f"results/{name}-sink.json",
         ),
     ]
     if measured.params.get("rate"):
         late = load.late / load.offered if load and load.offered else None
-        evidence.append(_below("messages started over 10 ms late", late, LATE, "results/relay-load.json"))
+        evidence.append(_below("messages started over 10 ms late", late, LATE, f"results/{name}-load.json"))
     return tuple(evidence)
 
 
@@ -216,7 +223,7 @@ def _below(fact: str, found: float | None, limit: float, source: str) -> Evidenc
     )
 
 
-def _ceiling(measured: Measurements) -> float | None:
+def instrument_ceiling(measured: Measurements) -> float | None:
     """Return what the instrument carries without a relay: the slower of the two shapes of load."""
     rates = [measured.delivered_per_s(name) for name in (CALIBRATION, SINGLE)]
     return min(rate for rate in rates if rate) if all(rates) else None
