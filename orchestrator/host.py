@@ -1,8 +1,12 @@
 """What the machine under the engine can give, read through the engine, so that a remote one is read as well."""
 
+import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.engine import ContainerSpec, Engine, EngineInfo
@@ -10,6 +14,7 @@ from orchestrator.errors import EngineFailed, HostCannot
 from orchestrator.lab import HELPER
 from orchestrator.ownership import Identity
 from orchestrator.plan import HostNeeds
+from orchestrator.topology import Topology
 
 _READ = r"""
 say() { printf '%s\t%s\n' "$1" "$(cat "$2" 2>/dev/null | tr '\n' ' ')"; }
@@ -20,9 +25,15 @@ say neighbours /proc/net/stat/arp_cache
 say meminfo /proc/meminfo
 printf 'nofile\t%s\n' "$(ulimit -Hn)"
 printf 'cpu\t%s\n' "$(grep -m1 'model name' /proc/cpuinfo | cut -d: -f2)"
-each() { cat /sys/devices/system/cpu/cpu[0-9]*/topology/"$1" 2>/dev/null | sort -u; }
-printf 'topology\t%s\n' "$(each thread_siblings_list | tr '\n' ';')"
-printf 'sockets\t%s\n' "$(each physical_package_id | wc -l)"
+printf 'allowed\t%s\n' "$(sed -n 's/^Cpus_allowed_list:[[:space:]]*//p' /proc/self/status)"
+printf 'topology\t'
+for cpu in /sys/devices/system/cpu/cpu[0-9]*; do
+    siblings='' package=''
+    { read -r siblings < "$cpu/topology/thread_siblings_list"; } 2>/dev/null
+    { read -r package < "$cpu/topology/physical_package_id"; } 2>/dev/null
+    printf '%s %s %s;' "${cpu##*/cpu}" "$siblings" "$package"
+done
+echo
 """
 
 _TRY = """
@@ -53,9 +64,7 @@ class Readings:
 
     engine: EngineInfo
     cpu: str
-    cores: int
-    """Physical cores; 0 when the kernel does not tell."""
-    sockets: int
+    topology: Topology
     memory_available_b: int
     nofile: int
     """Open files that a process in a container may have at most (RLIMIT_NOFILE, hard)."""
@@ -104,8 +113,7 @@ def read(engine: Engine) -> Readings:
     return Readings(
         engine=info,
         cpu=facts.get("cpu", "").strip(),
-        cores=len([c for c in facts.get("topology", "").split(";") if c]),
-        sockets=int(facts.get("sockets") or 0),
+        topology=Topology.read(facts.get("topology", ""), facts.get("allowed", "").strip() or f"0-{info.cpus - 1}"),
         memory_available_b=_available(facts.get("meminfo", "")),
         nofile=1 << 30 if facts["nofile"].strip() == "unlimited" else int(facts["nofile"]),
         lacks=tuple(line.removeprefix(_LACKS) for line in tried.result().splitlines() if line.startswith(_LACKS)),
@@ -179,9 +187,20 @@ def require(checks: list[Check]) -> None:
 
 def environment(readings: Readings) -> dict[str, Any]:
     """Return what belongs into run.json, so that runs of different machines are never mixed up."""
-    facts = asdict(readings)
+    facts = asdict(readings) | {"topology": readings.topology.to_dict()}
     facts["versions"] = {name: version(name) for name in ("testbed", "docker", "uvloop", "hdrhistogram")}
+    facts["source"] = _source()
     return facts
+
+
+@cache
+def _source() -> str:
+    """Return a digest of this program's own files: two checkouts of one version are told apart."""
+    package = Path(str(files("orchestrator")))
+    digest = hashlib.sha256()
+    for path in sorted(p for kind in ("*.py", "*.yaml", "*.j2") for p in package.rglob(kind)):
+        digest.update(f"{path.relative_to(package)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _check(name: str, needed: int, found: int, do: str, *, warn: bool = False) -> Check:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import Any
 
-from orchestrator import services, wiring
+from orchestrator import services, topology, wiring
 from orchestrator.addressing import V4, Delivery, lay_out, parse_slice, slice_prefix, twin, twin_network
 from orchestrator.errors import InvalidInput
 from orchestrator.model import Bed, Limits, Node, Strict, checked
@@ -246,8 +246,7 @@ def _blocks(bed: Bed) -> dict[str, int]:
 def _workers(node: Node, cpus: int) -> int:
     """CPUs that a node may use: what its cpuset names, at most what its share allows."""
     if node.limits.cpuset:
-        spans = [part.partition("-") for part in node.limits.cpuset.split(",")]
-        cpus = min(cpus, sum(int(last or first) - int(first) + 1 for first, _, last in spans))
+        cpus = min(cpus, len(topology.parse(node.limits.cpuset)))
     if node.limits.cpus:
         cpus = min(cpus, max(1, round(node.limits.cpus)))
     return max(1, cpus)

@@ -147,6 +147,15 @@ class EngineContract:
         with pytest.raises(EngineFailed, match="status 1: why"):
             next(lines)
 
+    def test_a_running_container_is_pinned_to_cpus_that_are_there(self, engine: Engine, spec: ContainerSpec) -> None:
+        made = engine.create(spec)
+        engine.start(made)
+        engine.pin(made, "0")
+        with pytest.raises(EngineFailed):
+            engine.pin(made, "0,4095")
+        with pytest.raises(EngineFailed):
+            engine.pin(f"tb-test-{secrets.token_hex(4)}", "0")
+
     def test_a_one_shot_leaves_nothing(self, engine: Engine, spec: ContainerSpec, labels: Mapping[str, str]) -> None:
         done = engine.run(replace(spec, command=("sh", "-c", "echo out; echo err >&2; exit 4")))
         assert (done.status, done.stdout, done.stderr) == (4, "out\n", "err\n")

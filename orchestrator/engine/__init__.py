@@ -168,6 +168,10 @@ class Engine(Protocol):
         """Start a container."""
         ...
 
+    def pin(self, container: str, cpus: str) -> None:
+        """Let a container run on these CPUs only, from now on; a list as in cpuset(7)."""
+        ...
+
     def run(self, spec: ContainerSpec, timeout: float = 60) -> Output:
         """Run a one-shot container to its end and remove it."""
         ...

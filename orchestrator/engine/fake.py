@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from orchestrator.engine import ContainerSpec, Engine, EngineInfo, Found, LogLine, NetworkSpec, Output, SubnetTaken
 from orchestrator.errors import EngineFailed
+from orchestrator.topology import parse
 
 INFO = dict.fromkeys(("version", "api", "kernel", "operating_system", "cgroup", "storage", "architecture"), "fake")
 
@@ -77,6 +78,13 @@ class FakeEngine:
             made = self._found(container)
             ports = {port: 32768 + next(self._ids) for port in self.specs[made.id].publish}
             self._made[made.id] = replace(made, state="running", ports=ports)
+
+    def pin(self, container: str, cpus: str) -> None:
+        made = self._found(container)
+        if not set(parse(cpus)) <= set(range(self.info().cpus)):
+            raise EngineFailed(f"container {made.name} on CPUs {cpus}", "there are no such CPUs", "name others")
+        spec = self.specs[made.id]
+        self.specs[made.id] = replace(spec, limits=replace(spec.limits, cpuset=cpus))
 
     def run(self, spec: ContainerSpec, timeout: float = 60) -> Output:  # noqa: ARG002
         made = self.create(spec)

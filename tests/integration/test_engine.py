@@ -61,6 +61,15 @@ class TestDockerEngine(EngineContract):
         assert none.stdout.split() == ["CapEff:", "0" * 16, "CapBnd:", "0" * 16, "NoNewPrivs:", "1"]
         assert some.stdout.split()[1] == f"{1 << 10:016x}"
 
+    def test_all_its_processes_move_to_the_cpus_that_it_is_pinned_to(self, engine: Engine, spec: ContainerSpec) -> None:
+        made = engine.create(spec)
+        engine.start(made)
+        last = str(engine.info().cpus - 1)
+        for cpus in ("0", last):
+            engine.pin(made, cpus)
+            allowed = engine.exec(made, ("grep", "-h", "Cpus_allowed_list", "/proc/1/status", "/proc/self/status"))
+            assert allowed.stdout.split() == ["Cpus_allowed_list:", cpus] * 2
+
     def test_limits_and_settings_are_what_was_asked_for(self, engine: Engine, spec: ContainerSpec) -> None:
         asked = Limits(cpus=0.5, cpuset="0", memory_b=64 << 20, nofile=777, pids=33)
         show = (

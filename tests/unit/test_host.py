@@ -12,6 +12,7 @@ from orchestrator.engine.fake import FakeEngine
 from orchestrator.errors import EngineFailed, HostCannot
 from orchestrator.host import Readings
 from orchestrator.plan import HostNeeds
+from orchestrator.topology import Topology
 
 NEIGHBOURS = (
     "entries  allocs   destroys hash_grows lookups  hits     res_failed rcv_probes_mcast rcv_probes_ucast "
@@ -27,7 +28,7 @@ READING = f"""gc_thresh1\t128 \ngc_thresh2\t512 \ngc_thresh3\t1024
 ip_local_port_range\t32768\t60999 \nnf_conntrack_max\t
 neighbours\t{NEIGHBOURS}
 meminfo\tMemTotal:       24684096 kB MemFree:        23469720 kB MemAvailable:   23948792 kB
-nofile\t20000\ncpu\t AMD EPYC\ntopology\t0;1;\nsockets\t1
+nofile\t20000\ncpu\t AMD EPYC\nallowed\t0-1\ntopology\t0 0 0;1 1 0;
 """
 
 
@@ -50,8 +51,7 @@ def test_a_host_is_read() -> None:
     assert host.read(engine()) == Readings(
         engine=engine().info(),
         cpu="AMD EPYC",
-        cores=2,
-        sockets=1,
+        topology=Topology(cores=((0,), (1,)), sockets=((0, 1),), known=True),
         memory_available_b=23948792 * 1024,
         nofile=20000,
         lacks=(),
@@ -67,8 +67,8 @@ def test_a_host_is_read() -> None:
 
 
 def test_an_engine_that_hides_much_of_its_host_is_read_as_far_as_it_goes() -> None:
-    readings = host.read(engine("nofile\tunlimited\ngc_thresh3\t\ntopology\t\nsockets\t0\n"))
-    assert (readings.cores, readings.neighbour_limit, readings.neighbours) == (0, None, 0)
+    readings = host.read(engine("nofile\tunlimited\ngc_thresh3\t\nallowed\t\ntopology\t0  ;1  ;\n"))
+    assert (readings.topology.known, readings.neighbour_limit, readings.neighbours) == (False, None, 0)
     assert readings.nofile > 1 << 20
     assert states(readings, needs(neighbours=1_000_000, fds=1_000_000)) == ["ok", "ok", "warn", "ok"]
 
@@ -124,4 +124,5 @@ def test_run_json_gets_kernel_cpus_and_versions() -> None:
     facts = host.environment(host.read(engine()))
     assert {"engine", "cpu", "sysctls", "versions"} <= set(facts)
     assert facts["engine"]["cpus"] == 2
+    assert facts["topology"] == {"cores": ["0", "1"], "sockets": ["0-1"], "known": True}
     assert all(facts["versions"].values())

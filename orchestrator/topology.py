@@ -1,0 +1,145 @@
+"""Which CPUs are threads of one core, which cores are in one socket, and the sets of them worth comparing.
+
+Pure. Sources: /sys/devices/system/cpu/cpu*/topology (Documentation/admin-guide/cputopology.rst); lists of CPUs are
+written as in cpuset(7), ``0-3,8``.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+Cpus = tuple[int, ...]
+"""Numbers of CPUs (threads of the hardware), ascending."""
+
+HARNESS_SHARE = 4
+"""One core in so many is kept for the harness: it takes about a sixth of the CPU that a relay takes."""
+HARNESS_MOST = 4
+"""Generator and sink are one thread each, so more cores than this would not be used."""
+
+
+def parse(text: str) -> Cpus:
+    """Read a list of CPUs.
+
+    >>> parse("0-2,8")
+    (0, 1, 2, 8)
+    """
+    spans = [part.partition("-") for part in text.strip().split(",") if part]
+    return tuple(sorted({n for first, _, last in spans for n in range(int(first), int(last or first) + 1)}))
+
+
+def write(cpus: Iterable[int]) -> str:
+    """Write a list of CPUs.
+
+    >>> write([8, 2, 1, 0])
+    '0-2,8'
+    """
+    spans: list[list[int]] = []
+    for n in sorted(cpus):
+        if spans and n == spans[-1][1] + 1:
+            spans[-1][1] = n
+        else:
+            spans.append([n, n])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Topology:
+    """The CPUs that containers may use."""
+
+    cores: tuple[Cpus, ...]
+    """The threads of each core, socket by socket."""
+    sockets: tuple[Cpus, ...]
+    """The threads of each socket."""
+    known: bool
+    """False: the kernel does not tell, and every CPU is taken for a core of its own in one socket."""
+
+    @classmethod
+    def read(cls, said: str, allowed: str) -> Self:
+        """Work out what the kernel says.
+
+        Args:
+            said: for each CPU ``number siblings package``, set apart by ``;``: thread_siblings_list and
+                physical_package_id. A CPU that is offline says nothing.
+            allowed: the CPUs that may be used (Cpus_allowed_list, proc(5)).
+        """
+        usable = parse(allowed)
+        told = {int(words[0]): words[1:] for part in said.split(";") if len(words := part.split()) == 3}
+        packages = {n: int(told[n][1]) if n in told else -1 for n in usable}
+        threads = {tuple(s for s in parse(told[n][0]) if s in packages) if n in told else (n,) for n in usable}
+        return cls(
+            cores=tuple(sorted(threads, key=lambda core: (packages[core[0]], core))),
+            sockets=tuple(
+                tuple(n for n in usable if packages[n] == package) for package in sorted(set(packages.values()))
+            ),
+            known=bool(usable) and all(n in told for n in usable),
+        )
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Rebuild from ``to_dict``."""
+        return cls(
+            cores=tuple(map(parse, data["cores"])), sockets=tuple(map(parse, data["sockets"])), known=data["known"]
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for run.json."""
+        return {
+            "cores": [write(core) for core in self.cores],
+            "sockets": [write(socket) for socket in self.sockets],
+            "known": self.known,
+        }
+
+    @property
+    def threads(self) -> Cpus:
+        """Every CPU that may be used."""
+        return tuple(sorted(n for core in self.cores for n in core))
+
+    @property
+    def siblings(self) -> bool:
+        """Some core has more than one thread (hyper-threading, SMT)."""
+        return any(len(core) > 1 for core in self.cores)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CpuSet:
+    """CPUs for what is measured, and those for whoever measures."""
+
+    name: str
+    cpus: Cpus
+    harness: Cpus
+
+    @property
+    def shared(self) -> bool:
+        """The harness runs on the same CPUs."""
+        return not set(self.cpus).isdisjoint(self.harness)
+
+
+ALL, ONE_EACH, SOCKET, CORE, THREAD = "all threads", "one thread per core", "one socket", "one core", "one thread"
+"""The sets, the largest first."""
+
+
+def cpu_sets(topology: Topology) -> tuple[list[CpuSet], dict[str, str]]:
+    """Return the sets that differ, and the name of each other one with the one that has the same CPUs.
+
+    From four cores on, the last ones are kept for the harness and are in no set, so that it runs in the same place
+    whatever is measured; with fewer it takes the cores that a set leaves free, or else shares.
+    """
+    kept = min(len(topology.cores) // HARNESS_SHARE, HARNESS_MOST)
+    cores = topology.cores[: len(topology.cores) - kept]
+    apart = tuple(sorted(n for core in topology.cores[len(cores) :] for n in core))
+    candidates = {
+        ALL: tuple(sorted(n for core in cores for n in core)),
+        ONE_EACH: tuple(sorted(core[0] for core in cores)),
+        SOCKET: tuple(n for n in topology.sockets[0] if n not in apart),
+        CORE: cores[0],
+        THREAD: cores[0][:1],
+    }
+    sets: dict[Cpus, CpuSet] = {}
+    same: dict[str, str] = {}
+    for name, cpus in candidates.items():
+        if cpus in sets:
+            same[name] = sets[cpus].name
+        else:
+            free = tuple(sorted(n for core in cores if set(core).isdisjoint(cpus) for n in core))
+            sets[cpus] = CpuSet(name=name, cpus=cpus, harness=apart or free or topology.threads)
+    return list(sets.values()), same
