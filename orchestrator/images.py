@@ -138,8 +138,7 @@ def ensure(engine: Engine, needed: Iterable[tuple[str, str]], say: Say) -> None:
         EngineFailed: a base image cannot be had, or a build failed; with the end of what it printed.
     """
     wanted = dict.fromkeys(needed)
-    for image, release in wanted:
-        _check(image, release)
+    check(wanted)
     missing = [
         (image, release)
         for image, release in wanted
@@ -147,6 +146,16 @@ def ensure(engine: Engine, needed: Iterable[tuple[str, str]], say: Say) -> None:
     ]
     bases = {release: _base(engine, release, say) for release in dict.fromkeys(release for _, release in missing)}
     _build_all(engine, [(image, release, bases[release]) for image, release in missing], say)
+
+
+def check(needed: Iterable[tuple[str, str]]) -> None:
+    """Check that these images (name, Debian release) can be built.
+
+    Raises:
+        InvalidInput: there is no such image or release.
+    """
+    for image, release in needed:
+        _check(image, release)
 
 
 def _check(image: str, release: str) -> None:

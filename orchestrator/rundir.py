@@ -36,27 +36,9 @@ class RunDir:
         Raises:
             InvalidInput: it cannot be made or written.
         """
-        stem = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{scenario}"
-        try:
-            parent.mkdir(parents=True, exist_ok=True)
-            for n in range(1, 1000):
-                path = parent / (stem if n == 1 else f"{stem}-{n}")
-                try:
-                    path.mkdir()
-                except FileExistsError:
-                    continue
-                for part in ("config", "logs", "series", "results"):
-                    (path / part).mkdir()
-                run = cls(path)
-                run.save({"scenario": scenario, "status": "created"})
-                return run
-        except OSError as error:
-            raise host_cannot(error, str(parent)) or InvalidInput(
-                f"a directory for the run below {parent}",
-                error.strerror or str(error),
-                "free some space, or name another place with --runs",
-            ) from error
-        raise InvalidInput(f"a free name below {parent}", f"a thousand runs called {stem}", "clear some of them away")
+        run = cls(make_directory(parent, scenario, parts=("config", "logs", "series", "results")))
+        run.save({"scenario": scenario, "status": "created"})
+        return run
 
     @classmethod
     def open(cls, path: Path) -> "RunDir":
@@ -71,7 +53,7 @@ class RunDir:
 
     def save(self, facts: Mapping[str, Any]) -> None:
         """Replace run.json, whole or not at all."""
-        _replace(self.path / "run.json", json.dumps(facts, indent=1, sort_keys=False, default=str) + "\n")
+        replace(self.path / "run.json", json.dumps(facts, indent=1, sort_keys=False, default=str) + "\n")
 
     def load(self) -> dict[str, Any]:
         """Read run.json."""
@@ -84,7 +66,7 @@ class RunDir:
 
     def save_result(self, name: str, data: Mapping[str, Any]) -> None:
         """Keep the report of an agent."""
-        _replace(self.path / "results" / f"{name}.json", json.dumps(data) + "\n")
+        replace(self.path / "results" / f"{name}.json", json.dumps(data) + "\n")
 
     def result(self, name: str) -> dict[str, Any] | None:
         """Read the report of an agent; ``None`` when the run did not get that far."""
@@ -140,6 +122,33 @@ class RunDir:
         return data
 
 
+def make_directory(parent: Path, name: str, parts: tuple[str, ...] = ()) -> Path:
+    """Make a new directory ``<time>-<name>`` below ``parent``, with these folders in it.
+
+    Raises:
+        InvalidInput: it cannot be made or written.
+    """
+    stem = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{name}"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        for n in range(1, 1000):
+            path = parent / (stem if n == 1 else f"{stem}-{n}")
+            try:
+                path.mkdir()
+            except FileExistsError:
+                continue
+            for part in parts:
+                (path / part).mkdir()
+            return path
+    except OSError as error:
+        raise host_cannot(error, str(parent)) or InvalidInput(
+            f"a directory for the run below {parent}",
+            error.strerror or str(error),
+            "free some space, or name another place with --runs",
+        ) from error
+    raise InvalidInput(f"a free name below {parent}", f"a thousand runs called {stem}", "clear some of them away")
+
+
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write the files of a node, which have absolute paths there, below a folder.
 
@@ -159,7 +168,12 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
         ) from error
 
 
-def _replace(path: Path, text: str) -> None:
+def replace(path: Path, text: str) -> None:
+    """Replace a file, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written; the old one stands.
+    """
     scratch = path.with_name(path.name + ".new")
     try:
         with scratch.open("w", encoding="utf-8") as file:

@@ -149,6 +149,14 @@ class Verifies(Protocol):
         ...
 
 
+@runtime_checkable
+class TellsVersion(Protocol):
+    """What a service adds whose daemon has a version of its own."""
+
+    version: tuple[str, ...]
+    """The command that prints it, first of all."""
+
+
 @cache
 def known() -> dict[str, Service[Any]]:
     """Return every service, by name."""
@@ -184,6 +192,12 @@ def verify(name: str, files: Mapping[str, bytes]) -> None:
     found = service(name)
     if isinstance(found, Verifies):
         found.verify(files)
+
+
+def version_command(name: str) -> tuple[str, ...] | None:
+    """Return the command that prints the version of a service's daemon; ``None`` when it has none of its own."""
+    found = service(name)
+    return found.version if isinstance(found, TellsVersion) else None
 
 
 def read_log(name: str, lines: Iterable[tuple[float, str]]) -> RelayLog | None:

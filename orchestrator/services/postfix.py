@@ -103,6 +103,7 @@ class Postfix:
     capabilities = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "NET_BIND_SERVICE", "SETGID", "SETUID")
     takes_mail = False
     ready = re.compile(r"postfix/master\[\d+\]: daemon started ")
+    version = ("postconf", "-h", "mail_version")
     queue = Queue(
         command=("find", *(f"/var/spool/postfix/{name}" for name in _QUEUE), "-type", "f", "-printf", "%f\\n"),
         length=lambda printed: len(set(printed.split())),  # a message keeps its file's name
