@@ -28,10 +28,9 @@ printf 'cpu\t%s\n' "$(grep -m1 'model name' /proc/cpuinfo | cut -d: -f2)"
 printf 'allowed\t%s\n' "$(sed -n 's/^Cpus_allowed_list:[[:space:]]*//p' /proc/self/status)"
 printf 'topology\t'
 for cpu in /sys/devices/system/cpu/cpu[0-9]*; do
-    siblings='' package=''
-    { read -r siblings < "$cpu/topology/thread_siblings_list"; } 2>/dev/null
-    { read -r package < "$cpu/topology/physical_package_id"; } 2>/dev/null
-    printf '%s %s %s;' "${cpu##*/cpu}" "$siblings" "$package"
+    set -- "${cpu##*/cpu}" $(cat "$cpu/topology/thread_siblings_list" "$cpu/topology/physical_package_id" 2>/dev/null)
+    printf '%s ' "$@"
+    printf ';'
 done
 echo
 """
@@ -174,15 +173,16 @@ def check(readings: Readings, needs: HostNeeds) -> list[Check]:
     ]
 
 
-def require(checks: list[Check]) -> None:
-    """Refuse to go on where the host cannot.
+def require(checks: list[Check], smaller: str | None = None) -> None:
+    """Refuse to go on where the host cannot; ``smaller`` says what it can be asked instead.
 
     Raises:
         HostCannot: with the first thing that is not enough.
     """
     for found in checks:
         if found.state == "fail":
-            raise HostCannot(f"{found.name}: {found.needed}", found.found, found.do)
+            do = f"{found.do}; or {smaller}" if smaller else found.do
+            raise HostCannot(f"{found.name}: {found.needed}", found.found, do)
 
 
 def environment(readings: Readings) -> dict[str, Any]:

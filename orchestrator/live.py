@@ -1,6 +1,7 @@
 """The handle to a bed that is up: what scenarios and tests hold."""
 
 import json
+import re
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,12 +14,13 @@ from typing import Any
 from orchestrator import services
 from orchestrator.agents.contract import LoadOrder, LoadReport, SinkReport
 from orchestrator.collect.recorder import Recorder
-from orchestrator.engine import Engine, Output
-from orchestrator.errors import EngineFailed
+from orchestrator.engine import Engine, LogLine, Output
+from orchestrator.errors import EngineFailed, NodeDied
 from orchestrator.plan import NodePlan, Plan
 from orchestrator.rundir import RunDir
-from orchestrator.services import Role
+from orchestrator.services import Counts, Offer, OffersLoad, Role, offered
 from orchestrator.services.agents import DOMAINS, PYTHON
+from orchestrator.services.offered import Offered
 from orchestrator.wiring import without_setup_rights
 
 HEARTBEAT_S = 0.5
@@ -27,6 +29,8 @@ UNBOUNDED_S = 86_400.0
 """How long a load may take that is bounded by its number of messages."""
 OVERTIME_S = 120.0
 """How much longer than ordered a load may take before it is given up."""
+PROBE_S = 30.0
+"""How long the first messages may be on their way."""
 POLL_S = 0.5
 """How often the sink is asked what has arrived while a relay drains."""
 
@@ -44,6 +48,7 @@ class Live:
     phases: list[dict[str, Any]] = field(default_factory=list)
     """What was done with the bed: name, start and end (Unix time)."""
     _sent: dict[str, LoadReport] = field(default_factory=dict)
+    _offered: dict[str, Offered] = field(default_factory=dict)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -71,12 +76,46 @@ class Live:
             EngineFailed: the engine refused.
         """
         whole = without_setup_rights(command, node.capabilities)
-        try:
+        with self._of_a_living_node():
             return self.engine.exec(self.containers[node.name], whole, timeout=timeout)
+
+    def pin(self, node: NodePlan, cpus: str) -> None:
+        """Let a node run on these CPUs only, from now on; a list as in cpuset(7).
+
+        Raises:
+            NodeDied: it ended.
+            EngineFailed: the engine refused: there are no such CPUs.
+        """
+        with self._of_a_living_node():
+            self.engine.pin(self.containers[node.name], cpus)
+
+    @contextmanager
+    def _of_a_living_node(self) -> Iterator[None]:
+        """Tell the engine's refusal to do something with a container from the end of that container."""
+        try:
+            yield
         except EngineFailed:
             self.recorder.died.wait(HEARTBEAT_S)
             self.recorder.check()
             raise
+
+    def seen(self, node: NodePlan, pattern: str, seconds: float) -> LogLine | None:
+        """Return a line of a node's log, printed already or within so many seconds; ``None`` when there is none.
+
+        Raises:
+            NodeDied: it ended without such a line.
+        """
+        watch = self.recorder.watch(node.name, pattern)
+        wanted = re.compile(pattern)
+        for line in self.engine.logs(self.containers[node.name], follow=False):
+            if wanted.search(line.text):
+                return line
+        try:
+            return watch.wait(seconds)
+        except NodeDied:
+            raise
+        except EngineFailed:
+            return None
 
     def probe(self, domains: Sequence[str]) -> None:
         """Send one message to each of these domains through the relay, and wait until the sink has them all.
@@ -86,10 +125,11 @@ class Live:
             NodeDied: a container ended.
         """
         run = secrets.token_hex(4)
-        sink, load = self.plan.node(Role.SINK), self.plan.node(Role.LOAD)
-        arrival = self.recorder.watch(sink.name, rf'"complete": "{run}"')
-        self._control("expect", run, str(len(domains)))
-        relay = self.plan.node(Role.RELAY)
+        load, relay = self.plan.node(Role.LOAD), self.plan.node(Role.RELAY)
+        arrival = None
+        if self._counts:
+            arrival = self.recorder.watch(self.plan.node(Role.SINK).name, rf'"complete": "{run}"')
+            self._control("expect", run, str(len(domains)))
         server = ("--server", str(relay.v4), "--run", run, "--domains", ",".join(domains))
         sent = self.exec(load, *PYTHON, "-m", "orchestrator.agents.probe", *server)
         if sent.status != 0:
@@ -98,7 +138,10 @@ class Live:
                 sent.stderr.strip() or f"status {sent.status}",
                 "read the relay's log",
             )
-        arrival.wait(30)
+        if arrival:
+            arrival.wait(PROBE_S)
+        elif left := self._emptied(PROBE_S):
+            raise EngineFailed(f"{len(domains)} messages delivered", f"{left} still in the queue", "read the relay's log")
 
     def send(self, phase: str, order: Mapping[str, Any]) -> LoadReport:
         """Offer one load and keep what both ends say of it, as results/<phase>-load.json and -sink.json.
@@ -108,8 +151,7 @@ class Live:
             NodeDied: a container ended.
         """
         full = LoadOrder.from_dict({"run": secrets.token_hex(4), "domains": [], **order})
-        self._control("begin", full.run)
-        self._sink_ticks(full.run, phase)
+        self._begin(full.run, phase)
         allowed = (full.seconds or UNBOUNDED_S) + full.timeout + OVERTIME_S
         report = None
         with self.rundir.write_series("load") as series:
@@ -124,8 +166,29 @@ class Live:
         self.phases.append({"name": phase, "start": report.started, "end": report.ended})
         self.rundir.save_result(f"{phase}-load", report.to_dict())
         self._sent[phase] = report
-        self.account(phase)
+        if self._counts:
+            self.account(phase)
         return report
+
+    def offer(self, phase: str, node: NodePlan, load: Offer) -> Offered:
+        """Have a generator that is not ours offer a load; how it went is kept as results/<phase>-offer.json.
+
+        Raises:
+            InvalidInput: the service of the node cannot offer it.
+            EngineFailed: the generator did not end when it was told to.
+            NodeDied: a container ended.
+        """
+        kind = services.service(node.service)
+        if not isinstance(kind, OffersLoad):
+            raise InvalidInput("a load generator other than ours", f"service {node.service}", "send() drives ours")
+        command, run = kind.command(load), secrets.token_hex(4)
+        self._begin(run, phase)
+        lines = self._lines(node, offered.script(command, load.seconds), load.seconds + OVERTIME_S)
+        done = offered.read(lines, run=run, node=node.name, command=command)
+        self.phases.append({"name": phase, "start": done.started, "end": done.ended})
+        self.rundir.save_result(f"{phase}-offer", done.to_dict())
+        self._offered[phase] = done
+        return done
 
     def account(self, phase: str) -> SinkReport:
         """Ask the sink what arrived of a load, and keep it as results/<phase>-sink.json."""

@@ -96,6 +96,7 @@ def _nodes(measured: Measurements, subject: str) -> dict[str, dict[str, float | 
 FIGURE_UNITS = {
     "_per_s": ("per second", 1.0),
     "_per_minute": ("per minute", 1.0),
+    "_per_cpu_s": ("per CPU second", 1.0),
     "_ms_per_message": ("ms per message", 1.0),
     "_ms": ("ms", 1.0),
     "_s": ("s", 1.0),

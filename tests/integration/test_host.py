@@ -6,6 +6,7 @@ import pytest
 
 from orchestrator import host
 from orchestrator.engine import docker
+from orchestrator.topology import parse
 
 pytestmark = pytest.mark.docker
 
@@ -26,6 +27,10 @@ def test_a_reading_agrees_with_the_kernel() -> None:
     assert 0 < readings.memory_available_b <= readings.engine.memory_b
     assert readings.nofile >= 1024
     assert devices() == before
+    siblings = Path("/sys/devices/system/cpu/cpu0/topology/thread_siblings_list")
+    assert readings.topology.known == siblings.exists()
+    if siblings.exists() and 0 in readings.topology.threads:
+        assert set(readings.topology.cores[0]) <= set(parse(siblings.read_text()))
 
 
 def test_what_a_kernel_lacks_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
