@@ -10,7 +10,7 @@ from orchestrator import lab, services, wiring
 from orchestrator.cleaning import remove_id
 from orchestrator.collect.recorder import Recorder
 from orchestrator.engine import ContainerSpec, Endpoint, Engine, Limits, SubnetTaken
-from orchestrator.errors import EngineFailed, Problem
+from orchestrator.errors import EngineFailed, NodeDied, Problem
 from orchestrator.interrupts import shielded
 from orchestrator.live import Live
 from orchestrator.model import Bed
@@ -92,6 +92,8 @@ def _start(
 ) -> dict[str, str]:
     """Start every node at once, and wait until each says that it serves; return container ids by node."""
     watches = {node.name: recorder.watch(node.name, services.service(node.service).ready) for node in plan.nodes}
+    if mortal := [name for name, node in plan.bed.nodes.items() if node.may_end]:
+        recorder.expect_end(*mortal)
 
     def start(node: NodePlan) -> str:
         container = engine.create(_spec(node, identity, networks))
@@ -103,8 +105,12 @@ def _start(
         with shielded():
             starting = {node.name: pool.submit(start, node) for node in plan.nodes}
         containers = {name: started.result() for name, started in starting.items()}
-    for watch in watches.values():
-        watch.wait(READY_S)
+    for name, watch in watches.items():
+        try:
+            watch.wait(READY_S)
+        except NodeDied:
+            if name not in mortal:
+                raise
     return containers
 
 

@@ -86,6 +86,8 @@ class Node(Strict):
     limits: Limits = Limits()
     settings: dict[str, Any] = {}
     """What its service understands; ``testbed schema`` lists it."""
+    may_end: bool = False
+    """It may end, even before it serves, and the bed stands all the same: its end is what is looked at."""
 
 
 class Bed(Strict):

@@ -18,7 +18,7 @@ from orchestrator.ownership import Kind
 from orchestrator.plan import make_plan
 from orchestrator.report import html
 from orchestrator.rundir import RunDir
-from orchestrator.scenarios import Outcome, Provokes, Scenario, Verdict, scenario
+from orchestrator.scenarios import Outcome, Provokes, Scales, Scenario, Verdict, scenario
 
 EXIT_CODES = {
     Outcome.CONFIRMED: ExitCode.OK,
@@ -124,7 +124,8 @@ def run(
             images.ensure(engine, images.of(bed), steps.say)
             readings = host.read(engine)
             provoked = asked.provokes if isinstance(asked, Provokes) else frozenset()
-            host.require([check for check in host.check(readings, plan.needs) if check.name not in provoked])
+            smaller = asked.smaller(params) if isinstance(asked, Scales) else None
+            host.require([c for c in host.check(readings, plan.needs) if c.name not in provoked], smaller)
             record.save(environment=host.environment(readings), plan=plan.to_dict())
         with ExitStack() as stack:
             _, live = bring_up(engine, bed, kind=Kind.RUN, rundir=rundir, steps=steps, stack=stack, cpus=cpus)

@@ -8,6 +8,8 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as WaitTimeout
 from threading import Event, Lock, Thread
 from types import TracebackType
 from typing import IO, Self
@@ -56,6 +58,7 @@ class Recorder:
         self._threads: list[Thread] = []
         self._stats: IO[str] = rundir.write_series("stats")
         self._fault_file: IO[str] | None = None
+        self._ends: dict[str, Future[NodeDied]] = {}
         self._expected: set[str] = set()
         self._all_expected = False
         self._closed = Event()
@@ -91,6 +94,13 @@ class Recorder:
         with self._lock:
             self._expected.update(nodes)
             self._all_expected = self._all_expected or not nodes
+
+    def await_end(self, node: str, timeout: float) -> NodeDied | None:
+        """Wait until a node has ended, at most so many seconds, and return how; ``None``: it still runs."""
+        try:
+            return self._end(node).result(timeout)
+        except WaitTimeout:
+            return None
 
     @property
     def death(self) -> NodeDied | None:
@@ -142,6 +152,10 @@ class Recorder:
                 self._logs[node] = NodeLog(node, self._rundir)
             return self._logs[node]
 
+    def _end(self, node: str) -> Future[NodeDied]:
+        with self._lock:
+            return self._ends.setdefault(node, Future())
+
     def _thread(self, stream: str, node: str, work: Callable[[], None]) -> Thread:
         def run() -> None:
             try:
@@ -182,6 +196,7 @@ class Recorder:
             if not expected and self._death is None:
                 self._death = death
         log.end(death)
+        self._end(log.node).set_result(death)
         if not expected:
             self.died.set()
 

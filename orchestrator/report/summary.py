@@ -119,12 +119,12 @@ def figure(name: str, value: float | None) -> tuple[str, str, str]:
 
 
 def number(value: float | None, factor: float = 1.0) -> str:
-    """Write a number with three significant digits, thousands set apart; "not measured" for ``None``."""
+    """Write a number with three significant digits, a whole one with all, thousands set apart; ``None`` in words."""
     if value is None:
         return "not measured"
     value *= factor
-    if value == 0:
-        return "0"
+    if isinstance(value, int) or value == 0:
+        return f"{value:,.0f}"
     places = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
     return f"{value:,.{places}f}"
 

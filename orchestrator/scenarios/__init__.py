@@ -131,6 +131,15 @@ class Provokes(Protocol):
     """Names of the host's checks (``host.Check.name``) that may fail."""
 
 
+@runtime_checkable
+class Scales(Protocol):
+    """What a scenario adds that can be asked at several sizes."""
+
+    def smaller(self, params: Any) -> str | None:
+        """Say what to ask of a host that cannot give what these parameters need; ``None``: they are small as it is."""
+        ...
+
+
 @cache
 def known() -> dict[str, Scenario[Any]]:
     """Return every scenario, by name."""

@@ -7,22 +7,48 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from orchestrator import zones
-from orchestrator.addressing import twin
 from orchestrator.model import Strict
 from orchestrator.services import Rendered, Role, Site
 
 DIRECTORY = "/etc/bind/testbed"
-_OTHER_FDS = 120
-"""What named has open beside its listening sockets: files, pipes, netlink, outgoing sockets (measured)."""
+_BESIDE = {"bullseye": (9, 12), "bookworm": (7, 11), "trixie": (9, 6)}
+"""Open files of an idle named beside those that it listens with: in all, and for each worker. Measured with 1, 2, 4 and
+8 workers, in 9.16.50, 9.18.49 and 9.20.30; `testbed run bind-fd-limit` measures it again."""
+_OUTGOING_FDS = 64
+"""Room for what it opens for a while: outgoing sockets, clients over TCP, zone files."""
+_SOCKET_B = {"bullseye": 62_000, "bookworm": 2_500, "trixie": 2_500}
+"""Memory for each socket that it listens with (measured with 2,560 addresses): 9.16 keeps buffers for each."""
+
+_AUTHORITATIVE = "no;                // authoritative only: what the bed does not know, nobody does"
+
+Listen = Literal["service", "lab", "all"]
 
 
 class Settings(Strict):
     """What a bed file may say of BIND."""
 
-    listen: Literal["service", "all"] = "service"
-    """On its one service address, or on every address that it has: a socket per address, protocol and worker."""
+    listen: Listen = "service"
+    """On its one service address, on every address that it has in the lab, or on every one that it has at all: a socket
+    per address, protocol and worker."""
+    listen_v6: Listen | Literal["none"] | None = None
+    """The same for IPv6; unset, as ``listen``."""
     workers: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Worker threads (``-n``); unset, one for each CPU that it may use."""
+    max_sockets: Annotated[int, Field(ge=1, le=1 << 30)] | None = None
+    """The highest file descriptor that it takes for a socket of its own making, and one more (``-S``); unset, what the
+    build says: 21,000 in Debian. Without effect since 9.17.20."""
+    resolver: bool = False
+    """It resolves and validates as a named does by default: it has no root zone of its own, and fetches the root's keys
+    when it starts. (Nothing of a bed can reach a root server, so that fails.)"""
+
+
+def open_files(addresses: int, workers: int, release: str) -> int:
+    """Predict the open files of an idle named that listens on so many addresses, of both families together.
+
+    A UDP and a TCP socket for each address and worker (9.16.12 and later), and what it has beside them.
+    """
+    fixed, each = _BESIDE[release]
+    return addresses * 2 * workers + each * workers + fixed
 
 
 class Bind:
@@ -35,19 +61,24 @@ class Bind:
     capabilities = ("DAC_OVERRIDE", "NET_BIND_SERVICE", "SETGID", "SETUID")  # the first so that rndc reads bind's key
     takes_mail = False
     ready = re.compile(r" running$")
+    version = ("named", "-v")
 
     def render(self, site: Site[Settings]) -> Rendered:
         """Render a server for the bed's zones."""
         built = zones.build(site.deliveries, site.nodes, site.lab, site.node)
         files = {f"{DIRECTORY}/{zones.file_name(origin)}": text.encode() for origin, text in built.items()}
-        workers = site.settings.workers or site.workers
-        listening = 1 if site.settings.listen == "service" else len(site.addresses)
+        if site.settings.resolver:
+            del built[zones.ROOT], files[f"{DIRECTORY}/{zones.file_name(zones.ROOT)}"]
+        settings = site.settings
+        workers = settings.workers or site.workers
+        listening = _listening(settings.listen, site) + _listening(settings.listen_v6 or settings.listen, site)
+        limit = ("-S", str(settings.max_sockets)) if settings.max_sockets else ()
         return Rendered(
-            command=("named", "-g", "-u", "bind", "-n", str(workers), "-c", f"{DIRECTORY}/named.conf"),
+            command=("named", "-g", "-u", "bind", "-n", str(workers), *limit, "-c", f"{DIRECTORY}/named.conf"),
             files={**files, f"{DIRECTORY}/named.conf": _conf(site, list(built)).encode()},
             publish=("53/udp", "53/tcp"),
-            fds=2 * listening * 2 * workers + _OTHER_FDS,  # two families, UDP and TCP
-            memory_mb=64 + listening // 4,
+            fds=open_files(listening, workers, site.release) + _OUTGOING_FDS,
+            memory_mb=64 + listening * 2 * workers * _SOCKET_B[site.release] // 2**20,
             peers=len(site.nodes) - 1,
         )
 
@@ -61,9 +92,18 @@ class Bind:
         zones.check({zones.origin(path.rpartition("/")[2]): files[path].decode() for path in paths})
 
 
+def _listening(where: str, site: Site[Settings]) -> int:
+    """Return how many addresses of one family it listens on; ``all`` adds those of lo and the control network."""
+    return {"none": 0, "service": 1, "lab": len(site.addresses), "all": len(site.addresses) + 2}[where]
+
+
 def _conf(site: Site[Settings], origins: list[str]) -> str:
-    every = site.settings.listen == "all"
-    four, six = ("any", "any") if every else (str(site.v4), str(twin(site.v4)))
+    settings = site.settings
+    four = {"service": str(site.v4), "lab": str(site.lab), "all": "any"}[settings.listen]
+    six = {"service": str(site.v6), "lab": str(site.lab6), "all": "any", "none": "none"}[
+        settings.listen_v6 or settings.listen
+    ]
+    recursion, validation = ("yes;", "auto") if settings.resolver else (_AUTHORITATIVE, "no")
     statements = "".join(
         f'zone "{origin}" {{ type primary; file "{DIRECTORY}/{zones.file_name(origin)}"; check-names ignore; }};\n'
         for origin in origins
@@ -75,12 +115,12 @@ options {{
     listen-on {{ {four}; }};
     listen-on-v6 {{ {six}; }};
     interface-interval 0;        // the addresses of a node do not change
-    recursion no;                // authoritative only: what the bed does not know, nobody does
+    recursion {recursion}
     allow-transfer {{ none; }};
     empty-zones-enable no;
     minimal-responses yes;
     notify no;
-    dnssec-validation no;
+    dnssec-validation {validation};
     querylog no;
 }};
 
