@@ -4,6 +4,7 @@ The layout is the architecture; imports point down this list and never up::
 
     cli          commands: parse, call, print, exit code
     setup        a bare machine made ready: engine, base images, images
+    sweep        many runs: for each value, in search of a threshold (bisect), of a run made elsewhere (capsule)
     runner       one run, start to end
     scenarios    one file = one question: bed(params), drive(live), judge(measurements)
     report       a run directory -> terminal, HTML

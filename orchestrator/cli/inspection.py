@@ -70,11 +70,13 @@ def runs(where: RunsOption = RUNS, output: FormatOption = Format.TEXT) -> None:
         terminal.show_runs(found)
 
 
+RunArgument = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A run directory, or its name below --runs.", autocompletion=made_runs)
+]
+
+
 def analyze(
-    run: Annotated[
-        Path,
-        typer.Argument(metavar="RUN", help="A run directory, or its name below --runs.", autocompletion=made_runs),
-    ],
+    run: RunArgument,
     where: RunsOption = RUNS,
     output: FormatOption = Format.TEXT,
 ) -> None:
@@ -90,3 +92,20 @@ def analyze(
     else:
         terminal.show(rundir)
     raise typer.Exit(exit_code)
+
+
+def capsule(
+    run: RunArgument,
+    file: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Where to write it; by default <run>.capsule.json.")
+    ] = None,
+    where: RunsOption = RUNS,
+) -> None:
+    """Write a run into one file that `testbed run FILE` runs again on another machine, and compares."""
+    from orchestrator import capsule as travelling
+    from orchestrator.rundir import RunDir
+
+    rundir = RunDir.open(run if run.exists() else where / run)
+    path = file or Path(f"{rundir.path.resolve().name}.capsule.json")
+    travelling.write(travelling.make(rundir), path)
+    typer.echo(f"{path}, {path.stat().st_size:,} bytes; `testbed run {path}` runs it again and compares")

@@ -43,9 +43,36 @@ class Steps:
             self._status = None
             self._console.print(f"{mark} {escape(name)} [dim]{seconds:.1f} s[/dim]")
 
+    def show(self, text: str) -> None:
+        """Show what the running step is at, where that can be overwritten."""
+        if self._console.is_terminal and self._status:
+            self._status.update(escape(text))
+
     def say(self, text: str) -> None:
         """Show what the running step is at."""
         if self._console.is_terminal and self._status:
             self._status.update(escape(text))
         else:
             self._console.print(f"   {text}", markup=False)
+
+
+class Within:
+    """Shows the steps of one of many runs: within a step of ``Steps``, which has one line for each run."""
+
+    def __init__(self, outer: Steps) -> None:
+        self._outer = outer
+        self.taken: list[dict[str, Any]] = []
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Show one step of the run while the block runs."""
+        began = time.monotonic()
+        self._outer.show(name)
+        try:
+            yield
+        finally:
+            self.taken.append({"name": name, "seconds": round(time.monotonic() - began, 3)})
+
+    def say(self, text: str) -> None:
+        """Show what the run is at."""
+        self._outer.say(text)

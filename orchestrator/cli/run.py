@@ -1,100 +1,82 @@
-"""``testbed run SCENARIO``: each scenario is a command of its own, made from its parameters."""
+"""``testbed run SCENARIO``, once or for each of several values, and ``testbed run CAPSULE``."""
 
-import ast
-import inspect
-import pkgutil
 import sys
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
+from orchestrator.cli import asking
 from orchestrator.cli.shell import RUNS, Format, FormatOption, RunsOption, print_json
 
-_SCENARIOS = Path(__file__).parents[1] / "scenarios"
+if TYPE_CHECKING:
+    from orchestrator.cli.progress import Steps
+    from orchestrator.scenarios import Scenario
+    from orchestrator.sweep import Ask
+
+ParentOption = Annotated[str | None, typer.Option(help="Put the lab on this real interface instead of a private one.")]
 
 
-class Scenarios(TyperGroup):
-    """Finds the scenarios by their files; only the one that is called is imported, so that help is quick."""
-
-    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - click's signature
-        """Name every scenario: one file each."""
-        return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules([str(_SCENARIOS)]))
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Return what a list says of one scenario: the first line of its file."""
-        if cmd_name not in self.list_commands(ctx):
-            return None
-        source = (_SCENARIOS / f"{cmd_name.replace('-', '_')}.py").read_text()
-        return TyperCommand(cmd_name, help=(ast.get_docstring(ast.parse(source)) or cmd_name).splitlines()[0])
+class Runs(asking.Scenarios):
+    """The scenarios, and any capsule file."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Make the command of the scenario that is called: its options are the scenario's parameters."""
-        name, found, rest = super().resolve_command(ctx, args)
-        return name, _command(str(name)) if found else None, rest
+        """Take a word that ends in .json for a capsule."""
+        if args and args[0].endswith(".json"):
+            single = typer.Typer(pretty_exceptions_enable=False)
+            single.command("run")(_again)
+            return "run", typer.main.get_command(single), args
+        return super().resolve_command(ctx, args)
+
+    def make(self, name: str) -> Any:
+        """Make the command of one scenario."""
+        return asking.command(name, _run)
 
 
-app = typer.Typer(cls=Scenarios, no_args_is_help=True, help="Ask a bed a question and keep the evidence.")
+app = typer.Typer(cls=Runs, no_args_is_help=True, subcommand_metavar="SCENARIO|CAPSULE.json [OPTIONS]")
 
 
-@app.callback()
+@app.callback(
+    epilog="Exit codes: 0 CONFIRMED, 1 REFUTED, 3 INCONCLUSIVE. With --vary: 0 when every run came to one of the first "
+    "two, which of them is the answer; else 3. A capsule: 0 when the outcome is the capsule's, else 1, or 3 when it is "
+    "INCONCLUSIVE here."
+)
 def run() -> None:
-    """Ask a bed a question and keep the evidence."""
+    """Ask a bed a question and keep the evidence; or run a capsule again here, and compare."""
 
 
-def _command(name: str) -> Any:
-    from orchestrator import scenarios
-
-    scenario = scenarios.scenario(name)
-
-    def command(
-        *,
-        runs: RunsOption = RUNS,
-        parent: Annotated[
-            str | None, typer.Option(help="Put the lab on this real interface instead of a private one.")
-        ] = None,
-        output: FormatOption = Format.TEXT,
-        **values: Any,
-    ) -> None:
-        _run(scenario, values, runs=runs, parent=parent, output=output)
-
-    fixed = [p for p in inspect.signature(command).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    types = get_type_hints(scenario.params)  # without what pydantic checks: it would be shown
-    varied = [
-        inspect.Parameter(
-            field,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=info.default,
-            annotation=Annotated[types[field], typer.Option(help=info.description)],
-        )
-        for field, info in scenario.params.model_fields.items()
-    ]
-    command.__signature__ = inspect.Signature([*varied, *fixed])  # type: ignore[attr-defined]
-    command.__annotations__ = {p.name: p.annotation for p in [*varied, *fixed]}
-    single = typer.Typer(pretty_exceptions_enable=False)
-    single.command(name, help=scenario.question)(command)
-    return typer.main.get_command(single)
-
-
-def _run(scenario: Any, values: dict[str, Any], *, runs: Path, parent: str | None, output: Format) -> None:
+def _run(
+    scenario: "Scenario[Any]",
+    values: dict[str, Any],
+    *,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PARAMETER=VALUE,VALUE",
+            help="One run for each value, in one table: dns.release=bullseye,bookworm. Several make a matrix.",
+        ),
+    ] = None,
+    runs: RunsOption = RUNS,
+    parent: ParentOption = None,
+    output: FormatOption = Format.TEXT,
+) -> None:
+    """Make one run, or one for each value."""
     from orchestrator import runner
     from orchestrator.cli.progress import Steps
     from orchestrator.engine import docker
-    from orchestrator.model import checked
     from orchestrator.report import terminal
 
-    params = checked(
-        scenario.params, values, f"valid parameters of {scenario.name}", f"see `testbed run {scenario.name} --help`"
-    )
+    params = asking.params_of(scenario, values)
     with Steps() as steps:
+        if vary:
+            _sweep(scenario, params, vary, many(scenario, steps, runs, parent), runs, output)
         finished = runner.run(
             scenario,
             params,
             connect=docker.connect,
             runs=runs,
             parent=parent,
-            command=[Path(sys.argv[0]).name, *sys.argv[1:]],
+            command=called(),
             steps=steps,
         )
     if output is Format.JSON:
@@ -102,3 +84,89 @@ def _run(scenario: Any, values: dict[str, Any], *, runs: Path, parent: str | Non
     else:
         terminal.show(finished.rundir)
     raise typer.Exit(finished.exit_code)
+
+
+def _sweep(scenario: "Scenario[Any]", params: Any, vary: list[str], ask: "Ask", runs: Path, output: Format) -> None:
+    from orchestrator import sweep
+    from orchestrator.report import many as report
+
+    planned = sweep.combinations(scenario, params, vary)
+    summary = sweep.Summary.create(runs, "sweep", scenario, command=called(), varied=list(planned[0][0]))
+    code = sweep.sweep(planned, ask, summary)
+    page = report.sweep(summary.facts)
+    report.write(page, summary.path.parent)
+    if output is Format.JSON:
+        print_json(summary.facts)
+    else:
+        report.show(page, kept(summary.path))
+    raise typer.Exit(code)
+
+
+def many(scenario: "Scenario[Any]", steps: "Steps", runs: Path, parent: str | None) -> "Ask":
+    """Return what makes one of many runs: one line each, with what came out."""
+    from orchestrator import runner, sweep
+    from orchestrator.cli.progress import Within
+    from orchestrator.engine import docker
+
+    def ask(params: Any) -> Any:
+        command = sweep.words(scenario, params)
+        with steps.step(" ".join(command[2:])):
+            finished = runner.run(
+                scenario,
+                params,
+                connect=docker.connect,
+                runs=runs,
+                parent=parent,
+                command=[*command, *(["--parent", parent] if parent else [])],
+                steps=Within(steps),
+            )
+        steps.say(f"{finished.verdict.outcome}: {finished.rundir.path.name}")
+        return finished
+
+    return ask
+
+
+def called() -> list[str]:
+    """Return the command as it was called."""
+    return [Path(sys.argv[0]).name, *sys.argv[1:]]
+
+
+def kept(summary: Path) -> list[tuple[str, Path]]:
+    """Name what is kept of many runs."""
+    return [("kept", summary), ("report", summary.parent / "report.html")]
+
+
+def _again(
+    file: Annotated[Path, typer.Argument(metavar="CAPSULE", help="A file that `testbed capsule` has made.")],
+    allow_host_changes: Annotated[
+        bool, typer.Option("--allow-host-changes", help="Consent to what its scenario changes on the host, if any.")
+    ] = False,
+    runs: RunsOption = RUNS,
+    parent: ParentOption = None,
+    output: FormatOption = Format.TEXT,
+) -> None:
+    """Run a capsule's scenario again here, with its parameters, and say what differs."""
+    from orchestrator import capsule
+    from orchestrator.cli.progress import Steps
+    from orchestrator.report import many as report
+    from orchestrator.sweep import Summary, told
+
+    taken = capsule.read(file)
+    scenario, params = capsule.question(taken, consent=allow_host_changes)
+    summary = Summary.create(runs, "capsule", scenario, command=called(), capsule=str(file))
+    try:
+        with Steps() as steps:
+            finished = many(scenario, steps, runs, parent)(params)
+    except BaseException as error:
+        summary.broken(error)
+        raise
+    compared = capsule.compare(taken, finished)
+    summary.runs.append(told(finished))
+    summary.save(status="finished", **compared)
+    page = report.comparison(summary.facts)
+    report.write(page, summary.path.parent)
+    if output is Format.JSON:
+        print_json(summary.facts)
+    else:
+        report.show(page, kept(summary.path))
+    raise typer.Exit(capsule.exit_code(compared))

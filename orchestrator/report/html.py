@@ -67,6 +67,12 @@ def render(measured: Measurements) -> str:
     )  # fmt: skip
 
 
+def fill(template: str, **facts: Any) -> str:
+    """Return a page without scripts, made from a template; every text of it is escaped."""
+    style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
+    return _environment().get_template(template).render(style=style, **facts)
+
+
 @cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(

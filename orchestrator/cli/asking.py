@@ -1,0 +1,89 @@
+"""What the commands share that take a scenario: each scenario is a command of its own, made from its parameters."""
+
+import ast
+import inspect
+import pkgutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+if TYPE_CHECKING:
+    from orchestrator.model import Strict
+    from orchestrator.scenarios import Scenario
+
+_SCENARIOS = Path(__file__).parents[1] / "scenarios"
+
+
+def names() -> list[str]:
+    """Name every scenario, one file each, without a look into them."""
+    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules([str(_SCENARIOS)]))
+
+
+class Scenarios(TyperGroup):
+    """Finds the scenarios by their files; only the one that is called is imported, so that help is quick."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - click's signature
+        """Name every scenario."""
+        return names()
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - click's signature
+        """Return what a list says of one scenario: the first line of its file."""
+        if cmd_name not in names():
+            return None
+        source = (_SCENARIOS / f"{cmd_name.replace('-', '_')}.py").read_text()
+        return TyperCommand(cmd_name, help=(ast.get_docstring(ast.parse(source)) or cmd_name).splitlines()[0])
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Make the command of the scenario that is called: its options are the scenario's parameters."""
+        name, found, rest = super().resolve_command(ctx, args)
+        return name, self.make(str(name)) if found else None, rest
+
+    def make(self, name: str) -> Any:
+        """Make the command of one scenario."""
+        raise NotImplementedError
+
+
+def command(name: str, body: Callable[..., None]) -> Any:
+    """Make the command of a scenario: its parameters become options, beside the keyword parameters of ``body``.
+
+    ``body`` is called with the scenario, the values of its parameters, and its own options.
+    """
+    from orchestrator import scenarios
+
+    scenario = scenarios.scenario(name)
+
+    def call(**given: Any) -> None:
+        own = {p.name: given.pop(p.name) for p in fixed}
+        body(scenario, given, **own)
+
+    fixed = [p for p in inspect.signature(body).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    types = get_type_hints(scenario.params)  # without what pydantic checks: it would be shown
+    varied = [
+        inspect.Parameter(
+            field,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=info.default,
+            annotation=Annotated[types[field], typer.Option(help=info.description)],
+        )
+        for field, info in scenario.params.model_fields.items()
+    ]
+    call.__signature__ = inspect.Signature([*varied, *fixed])  # type: ignore[attr-defined]
+    call.__annotations__ = {p.name: p.annotation for p in [*varied, *fixed]}
+    single = typer.Typer(pretty_exceptions_enable=False)
+    single.command(name, help=scenario.question)(call)
+    return typer.main.get_command(single)
+
+
+def params_of(scenario: "Scenario[Any]", values: dict[str, Any]) -> "Strict":
+    """Check the values that the options have.
+
+    Raises:
+        InvalidInput: one is not possible.
+    """
+    from orchestrator.model import checked
+
+    needed, do = f"valid parameters of {scenario.name}", f"see `testbed run {scenario.name} --help`"
+    return checked(scenario.params, values, needed, do)

@@ -1,0 +1,256 @@
+"""Many runs side by side, on a terminal and as a page: a sweep, a search for a threshold, a capsule run again here.
+
+A ``Page`` is what both show. Its text may come from a run, or from a stranger's capsule: both renderers escape it.
+"""
+
+import os
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.report import html
+from orchestrator.report.summary import figure, number
+from orchestrator.report.terminal import COLOURS, plain
+
+FIGURES = 3
+"""So many figures of a run stand in a row; the rest is in its own report."""
+
+Cell = str | float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """One table of a page."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    figures: frozenset[int] = frozenset()
+    """Columns of figures, which stand to the right."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """What is shown of many runs."""
+
+    word: str
+    """The answer in one word: ``FOUND``, ``CONFIRMED``, ..."""
+    outcome: str
+    """The outcome that the word stands for, and whose colour it has."""
+    says: str
+    question: str
+    grids: tuple[Grid, ...]
+    quotes: tuple[tuple[str, str], ...] = ()
+    """Source and line."""
+    texts: tuple[tuple[str, str], ...] = ()
+    """Title and text of longer passages: differences of files."""
+    links: tuple[tuple[str, str], ...] = ()
+    """Name and path of the run directories."""
+    again: str = ""
+
+
+def sweep(facts: Mapping[str, Any]) -> Page:
+    """Lay out a sweep: a row for each run."""
+    runs = facts["runs"]
+    names = _figure_names(runs)
+    varied = facts["varied"]
+    outcomes = [run["outcome"] or "NO VERDICT" for run in runs]
+    counted = {outcome: outcomes.count(outcome) for outcome in dict.fromkeys(outcomes)}
+    rows = tuple(
+        (
+            *(_value(run["values"][name]) for name in varied),
+            outcome,
+            *(figure(name, run["figures"].get(name))[1] for name in names),
+            (run["quotes"] or [run["error"] or ""])[0],
+            Path(run["run"]).name if run["run"] else "none",
+        )
+        for run, outcome in zip(runs, outcomes, strict=True)
+    )
+    whole = facts["status"] == "finished" and set(outcomes) <= {"CONFIRMED", "REFUTED"}
+    return Page(
+        word="ANSWERED" if whole else "INCONCLUSIVE",
+        outcome="CONFIRMED" if whole else "INCONCLUSIVE",
+        says=f"{len(runs)} runs over {', '.join(varied)}: "
+        + ", ".join(f"{number} {outcome}" for outcome, number in counted.items()),
+        question=facts["question"],
+        grids=(
+            Grid(
+                title="Runs",
+                columns=(*varied, "outcome", *map(_heading, names), "first line", "run"),
+                rows=rows,
+                figures=frozenset(range(len(varied) + 1, len(varied) + 1 + len(names))),
+            ),
+        ),
+        links=_links(runs),
+        again=shlex.join(facts["command"]),
+    )
+
+
+SEARCH_WORDS = {"found": ("FOUND", "CONFIRMED"), "always": ("NOT FOUND", "REFUTED"), "never": ("NOT FOUND", "REFUTED")}
+"""Status of a search -> its word, and the outcome that it is like; every other is inconclusive."""
+
+
+def search(facts: Mapping[str, Any]) -> Page:
+    """Lay out a search for a threshold: a row for each run, by value."""
+    runs = sorted(facts["runs"], key=lambda run: run["value"])
+    names = _figure_names(runs)
+    word, outcome = SEARCH_WORDS.get(facts["status"], ("INCONCLUSIVE", "INCONCLUSIVE"))
+    quoted = next((run for run in runs if run["value"] == facts.get("threshold") and run["quotes"]), None)
+    return Page(
+        word=word,
+        outcome=outcome,
+        says=facts.get("says") or f"the search is {facts['status']}",
+        question=facts["question"],
+        grids=(
+            Grid(
+                title=f"Runs, by {facts['over']}",
+                columns=(facts["over"], "outcome", *map(_heading, names), "seconds", "run"),
+                rows=tuple(
+                    (
+                        f"{run['value']:,}",
+                        run["outcome"],
+                        *(figure(name, run["figures"].get(name))[1] for name in names),
+                        run["seconds"],
+                        Path(run["run"]).name,
+                    )
+                    for run in runs
+                ),
+                figures=frozenset({0, *range(2, 3 + len(names))}),
+            ),
+        ),
+        quotes=tuple((f"{facts['over']} {quoted['value']:,}", line) for line in quoted["quotes"]) if quoted else (),
+        links=_links(runs),
+        again=shlex.join(facts["command"]),
+    )
+
+
+DIFFERENCES, DIFF_LINES = 20, 40
+"""So many files, and lines of each, are shown of what differs; all of it is kept."""
+
+
+def comparison(facts: Mapping[str, Any]) -> Page:
+    """Lay out a capsule that was run again here: ``capsule.compare`` documents the shape."""
+    (there, here), changed = facts["outcome"], facts["config"]
+    same = there == here
+    differs = len(facts["environment"]) + len(changed)
+    texts = [
+        (f"{file['path']} of {', '.join(file['nodes'])}", _shortened(file["diff"])) for file in changed[:DIFFERENCES]
+    ]
+    if len(changed) > DIFFERENCES:
+        texts.append(("And more", f"{len(changed) - DIFFERENCES} further files differ"))
+    return Page(
+        word=here if same else "DIFFERENT",
+        outcome=here if same or here == "INCONCLUSIVE" else "REFUTED",
+        says=f"The capsule says {there}, and so does the run here."
+        if same
+        else f"The capsule says {there}, here: {here}.",
+        question=facts["question"],
+        grids=(
+            Grid(
+                title="Claims",
+                columns=("", "outcome", "claim", "first line"),
+                rows=tuple(
+                    (where, *(facts[part][i] for part in ("outcome", "claim")), (facts["quotes"][i] or ["none"])[0])
+                    for i, where in enumerate(("capsule", "here"))
+                ),
+            ),
+            Grid(
+                title="Figures",
+                columns=("", "capsule", "here", "here / capsule"),
+                rows=tuple(
+                    (_heading(name), figure(name, then)[1], figure(name, now)[1], ratio)
+                    for name, then, now, ratio in facts["figures"]
+                ),
+                figures=frozenset({1, 2, 3}),
+            ),
+            Grid(
+                title=f"What differs in the environment, {differs} in all"
+                if differs
+                else "The environment is the same",
+                columns=("what", "capsule", "here"),
+                rows=(
+                    *(tuple(row) for row in facts["environment"]),
+                    *((f["path"], "", f"differs on {', '.join(f['nodes'])}") for f in changed),
+                ),
+            ),
+        ),
+        texts=tuple(texts),
+        links=_links(facts["runs"]),
+        again=shlex.join(facts["command"]),
+    )
+
+
+def _shortened(text: str) -> str:
+    lines = text.splitlines()
+    more = [f"... {len(lines) - DIFF_LINES} lines more"] if len(lines) > DIFF_LINES else []
+    return "\n".join([*lines[:DIFF_LINES], *more])
+
+
+def show(page: Page, where: Sequence[tuple[str, Path]], console: Console | None = None) -> None:
+    """Print a page; ``where`` names what was kept: ``("report", path)``."""
+    parts: list[RenderableType] = [
+        Text(),
+        Text.assemble((page.word, COLOURS[page.outcome]), "  ", (plain(page.says), "bold")),
+        Text(f"asked: {plain(page.question)}", style="dim"),
+    ]
+    for grid in page.grids:
+        parts += [Text(), Text(plain(grid.title), style="bold"), *([_table(grid)] if grid.rows else [])]
+    for title, lines in (*page.texts, *((source, line) for source, line in page.quotes)):
+        parts += [Text(), Text(plain(title), style="bold"), Text(plain(lines))]
+    parts.append(Text())
+    parts += [Text.assemble((f"{name:8}", "dim"), plain(path), overflow="fold") for name, path in where]
+    if page.again:
+        parts.append(Text.assemble((f"{'again':8}", "dim"), plain(page.again), overflow="fold"))
+    (console or Console(highlight=False)).print(Group(*parts))
+
+
+def write(page: Page, folder: Path) -> Path:
+    """Write a page as report.html in a folder, and return its path.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path = folder / "report.html"
+    links = [(name, os.path.relpath(Path(run) / "report.html", folder)) for name, run in page.links]
+    grids = [(grid, [[_written(cell) for cell in row] for row in grid.rows]) for grid in page.grids if grid.rows]
+    path.write_text(html.fill("many.html.j2", page=page, grids=grids, links=links), encoding="utf-8")
+    return path
+
+
+def _table(grid: Grid) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False)
+    for i, column in enumerate(grid.columns):
+        table.add_column(Text(plain(column)), justify="right" if i in grid.figures else "left", overflow="fold")
+    for row in grid.rows:
+        cells = (_written(cell) for cell in row)
+        table.add_row(*(Text(plain(cell), style=COLOURS.get(cell, ""), overflow="fold") for cell in cells))
+    return table
+
+
+def _written(cell: Cell) -> str:
+    return cell if isinstance(cell, str) else number(cell)
+
+
+def _value(value: object) -> str:
+    return "unset" if value is None else str(value)
+
+
+def _figure_names(runs: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Name the first figures of the runs."""
+    return list(dict.fromkeys(name for run in runs for name in list(run["figures"])[:FIGURES]))[:FIGURES]
+
+
+def _heading(name: str) -> str:
+    label, _, unit = figure(name, None)
+    return f"{label}, {unit}" if unit else label
+
+
+def _links(runs: Iterable[Mapping[str, Any]]) -> tuple[tuple[str, str], ...]:
+    return tuple((Path(run["run"]).name, run["run"]) for run in runs if run["run"])
