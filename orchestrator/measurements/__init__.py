@@ -120,9 +120,14 @@ class Measurements:
 
     @property
     def subject(self) -> str | None:
-        """The load that the run is about: the last one that is not a calibration."""
+        """The load that the run is about: the one that is no calibration. ``None``: there are several, or none."""
+        return self.subjects[0] if len(self.subjects) == 1 else None
+
+    @property
+    def subjects(self) -> list[str]:
+        """The loads that are no calibrations, in the order in which they ran."""
         names = {*self.loads, *self.sinks}
-        return max((n for n in names if not n.startswith("calibration")), key=self._started, default=None)
+        return sorted((n for n in names if not n.startswith("calibration")), key=self._started)
 
     @property
     def calibrations(self) -> list[str]:
@@ -179,6 +184,13 @@ class Measurements:
         """Return messages delivered a second, from the first due message to the last one delivered."""
         sent, got = self.loads.get(load), self.sinks.get(load)
         return _rate(got.delivered, sent.started, got.last) if sent and got else None
+
+    def delivered_under_load_per_s(self, load: str) -> float | None:
+        """Return messages delivered a second while the load was offered: what the drain delivers is left out."""
+        report = self.loads.get(load)
+        ticks = [p for p in self._sink_ticks.get(load, []) if report and p["t"] <= report.ended + 0.5]
+        last = ticks[-1] if ticks else None
+        return _rate(last["delivered"], report.started, last["t"]) if report and last else None
 
     def latency(self, load: str) -> dict[str, Latency]:
         """Return the latencies of a load, as far as there are any: ``response``, ``service``, ``transit``, ``age``.

@@ -23,6 +23,8 @@ NEAR_CEILING = 0.7
 """A result above this share of the instrument's ceiling is called instrument-bound."""
 LATE = 0.01
 """A generator that starts more than this share of its messages late does not offer the rate it claims."""
+BACKLOG = 0.25
+"""A relay that delivers less than it accepts by more than this share of it, while load is offered, builds a backlog."""
 BUSY = 0.9
 """A generator or sink (one thread each) that uses more of a core than this is taken to be the bottleneck."""
 
@@ -132,16 +134,26 @@ def judge(measured: Measurements) -> Verdict:
         + ", and it was the relay that was measured.",
         reason=reason[0].upper() + reason[1:] + ".",
         evidence=evidence,
-        marks=("instrument-bound",) if bound else (),
+        marks=(*(("instrument-bound",) if bound else ()), *_backlog(measured)),
         figures={
             "relay_messages_per_s": carried,
             "relay_messages_per_minute": carried * 60 if carried else None,
             "accepted_messages_per_s": measured.accepted_per_s(RUN),
+            "delivered_under_load_per_s": measured.delivered_under_load_per_s(RUN),
             "instrument_messages_per_s": ceiling,
             "share_of_instrument": carried / ceiling if carried and ceiling else None,
             "harness_cpu_ms_per_message": _harness_cpu_ms(measured),
         },
     )
+
+
+def _backlog(measured: Measurements) -> tuple[str, ...]:
+    """Warn of a relay that takes in what it cannot deliver yet: its figure depends on how long that goes on."""
+    accepted, delivered = measured.accepted_per_s(RUN), measured.delivered_under_load_per_s(RUN)
+    if not accepted or delivered is None or delivered >= (1 - BACKLOG) * accepted:
+        return ()
+    said = f"the relay accepted {accepted:,.0f} messages a second and delivered {delivered:,.0f} while load was offered"
+    return (f"a backlog grew: {said}; the rest went out in the drain, which the figure includes",)
 
 
 def accounting(measured: Measurements, name: str) -> tuple[Evidence, ...]:

@@ -120,3 +120,17 @@ def test_the_bed_has_the_relay_that_is_asked_for() -> None:
     assert bed.domains == 7
     assert bed.nodes["relay"].release == "trixie"
     assert bed.nodes["relay"].limits.cpus == 0.5
+
+
+def test_a_backlog_that_grows_is_noted(template: RunDir, tmp_path: Path) -> None:
+    def hold_back(run: Path) -> None:
+        path = run / "series" / "sink.jsonl"
+        ticks = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        slower = (tick | {"delivered": tick["delivered"] // 2} for tick in ticks)
+        path.write_text("".join(json.dumps(tick) + "\n" for tick in slower), encoding="utf-8")
+
+    verdict = _judged(template, tmp_path, hold_back)
+    assert verdict.outcome is Outcome.CONFIRMED
+    assert "a backlog grew" in verdict.marks[0]
+    under_load, carried = (verdict.figures[f"{n}_per_s"] for n in ("delivered_under_load", "relay_messages"))
+    assert under_load == pytest.approx((carried or 0) / 2, rel=0.3)
