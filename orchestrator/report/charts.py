@@ -20,6 +20,8 @@ POINTS = 1_200
 PALETTE = ("--series-1", "--series-2", "--series-3", "--series-4", "--series-5", "--series-6")
 CURVE_STEPS = 24
 """Points for each factor of ten of a percentile curve."""
+LABEL_WIDTH = 0.008
+"""Width of a letter in a label, as a share of a picture's width."""
 MINUTES_FROM_S = 1_800
 """Longer runs are shown in minutes."""
 
@@ -84,9 +86,11 @@ def throughput(measured: Measurements, axis: Axis) -> Chart | None:
     ]
     figure["layout"]["annotations"] = _labels(measured, axis)
     head, rows = _by_phase(measured, series, _mean, "mean, messages per second")
-    subject = measured.subject
-    rate = measured.delivered_per_s(subject) if subject else None
-    says = f"{number(rate)} messages a second were delivered on average, the drain included." if rate else ""
+    rates = [rate for load in measured.subjects if (rate := measured.delivered_per_s(load))]
+    says = ""
+    if rates:
+        span = number(rates[0]) if len(rates) == 1 else f"From {number(min(rates))} to {number(max(rates))}"
+        says = f"{span} messages a second were delivered on average, the drain included."
     if ceiling := _ceiling(measured):
         says += f" Straight into the sink the instrument reached {number(ceiling)} a second."
     return Chart(id="throughput", title="Throughput", says=says.strip(), figure=figure, head=head, rows=rows)
@@ -146,9 +150,11 @@ def cpu(measured: Measurements, axis: Axis) -> Chart | None:
         )
     head, rows = _by_phase(measured, series, _mean, "mean, cores")
     span = measured.span(measured.subject) if measured.subject else None
-    uses = {n: measured.use(n, span) for n in measured.nodes} if span else {}
-    busiest = max((u for u in uses.values() if u), key=lambda u: u.cores, default=None)
-    says = f"{busiest.node} used most: {number(busiest.cores)} cores on average under load." if busiest else ""
+    when = "under load" if span else "over the whole run"
+    span = span or Phase(name="run", start=axis.t0, end=axis.end)
+    uses = [use for node in measured.nodes if (use := measured.use(node, span))]
+    busiest = max(uses, key=lambda use: use.cores, default=None)
+    says = f"{busiest.node} used most: {number(busiest.cores)} cores on average {when}." if busiest else ""
     return Chart(id="cpu", title="CPU by node", says=says, figure=figure, head=head, rows=rows)
 
 
@@ -251,7 +257,7 @@ def _over_time(axis: Axis, phases: Iterable[Phase], unit: str, top: float | None
         "range": [0, axis.x(axis.end)],
         "title": {"text": f"{axis.unit} since the start", "standoff": 8, "font": {"size": 12}},
     }
-    layout["yaxis"] |= {"title": {"text": unit, "standoff": 6, "font": {"size": 12}}}
+    layout["yaxis"] |= {"title": {"text": html.escape(unit), "standoff": 6, "font": {"size": 12}}}
     if top:
         layout["yaxis"] |= {"range": [0, top * 1.18], "rangemode": "normal"}
     layout["shapes"] = [
@@ -264,12 +270,22 @@ def _over_time(axis: Axis, phases: Iterable[Phase], unit: str, top: float | None
 
 
 def _labels(measured: Measurements, axis: Axis) -> list[Figure]:
-    """Name the phases along the top; calibrations share a label, a row lower, because they are short."""
+    """Name the phases along the top, as far as there is room.
+
+    Calibrations share a label, a row lower, because they are short.
+    """
     first = {"calibration" if p.name.startswith("calibration") else p.name: p for p in reversed(measured.phases)}
     labels = []
-    for name, phase in first.items():
-        at_end = axis.x(phase.start) > 0.85 * axis.x(axis.end)
-        place = {"x": axis.x(axis.end if at_end else phase.start), "xanchor": "right" if at_end else "left"}
+    taken = -math.inf
+    for name, phase in sorted(first.items(), key=lambda item: item[1].start):
+        width = len(name) * LABEL_WIDTH * axis.x(axis.end)
+        at_end = axis.x(phase.start) + width > axis.x(axis.end)
+        left = axis.x(axis.end) - width if at_end else axis.x(phase.start)
+        if name != "calibration":
+            if left < taken:
+                continue
+            taken = left + width
+        place = {"x": axis.x(axis.end) if at_end else left, "xanchor": "right" if at_end else "left"}
         labels.append(_note(html.escape(name), y=1, yshift=-14 if name == "calibration" else 0, **place))
     return labels
 

@@ -20,7 +20,7 @@ import plotly
 
 from orchestrator.measurements import Measurements
 from orchestrator.report.charts import charts
-from orchestrator.report.summary import best_figure, figure, number, summarize
+from orchestrator.report.summary import FATES, best_figure, fates, figure, number, summarize
 from orchestrator.rundir import RunDir
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -45,7 +45,9 @@ def render(measured: Measurements) -> str:
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     library, library_hash = _library()
     drawn = charts(measured)
-    rates = {load: rate for load in measured.loads if (rate := measured.accepted_per_s(load))}
+    told = fates(run["accounting"].values())
+    compared = [measured.subject, *measured.calibrations] if measured.subject else []
+    rates = {load: rate for load in compared if (rate := measured.accepted_per_s(load))}
     return _environment().get_template("report.html.j2").render(
         run=run,
         title=(run["verdict"] or {}).get("claim") or f"{run['scenario']}: {run['status']}",
@@ -53,6 +55,8 @@ def render(measured: Measurements) -> str:
         best=best_figure(run["verdict"]),
         figures=[figure(n, v) for n, v in ((run["verdict"] or {}).get("figures") or {}).items()],
         rates=rates,
+        fates=told,
+        unmet=[fate for fate in FATES if fate not in told] if all(run["accounting"].values()) else [],
         tables=[_table(asked) for asked in (run["verdict"] or {}).get("tables") or ()],
         over_time=[c for c in drawn if c.id not in {"latency", "hops"}],
         by_percentile=[c for c in drawn if c.id in {"latency", "hops"}],

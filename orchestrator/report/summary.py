@@ -1,6 +1,6 @@
 """A run in figures: the one shape behind ``--format json``, the terminal and report.html."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -19,7 +19,7 @@ def summarize(measured: Measurements) -> Summary:
         run, report        paths; report is None when there is none
         scenario, question, status, version, command, params, environment, phases, steps, error: as in run.json
         verdict            outcome, claim, reason, marks, figures, evidence; None when there is none
-        subject            name of the load that the run is about
+        subject            name of the load that the run is about; None when there are several, or none
         throughput         load -> {accepted_per_s, accepted_per_min, delivered_per_s, delivered_per_min}
         latency_ms         load -> {response, service, transit, age, connect} -> percentiles
         hops_ms            hop of the relay -> percentiles
@@ -33,7 +33,7 @@ def summarize(measured: Measurements) -> Summary:
     facts = measured.facts
     subject = measured.subject
     report = measured.rundir.path / "report.html"
-    loads = [*sorted(set(measured.loads) - set(measured.calibrations)), *measured.calibrations]
+    loads = [*(load for load in measured.subjects if load in measured.loads), *measured.calibrations]
     return {
         "run": str(measured.rundir.path),
         "report": str(report) if report.is_file() else None,
@@ -69,6 +69,19 @@ def _throughput(measured: Measurements, load: str) -> dict[str, float | None]:
         for name, rate in rates.items()
         for unit, factor in (("s", 1), ("min", 60))
     }
+
+
+FATES = (
+    "offered", "accepted", "refused", "unresolved", "delivered", "lost", "duplicated", "corrupted", "misrouted",
+    "unaccepted", "foreign",
+)  # fmt: skip
+_ALWAYS = {"offered", "accepted", "delivered", "lost", "duplicated", "corrupted"}
+
+
+def fates(accounts: Iterable[Mapping[str, Any] | None]) -> list[str]:
+    """Return what to say of these accounts: what every account says, and what became of any message at all."""
+    known = [account for account in accounts if account]
+    return [fate for fate in FATES if fate in _ALWAYS or any(account[fate] for account in known)]
 
 
 def _account(accounting: Accounting | None) -> dict[str, Any] | None:
@@ -122,9 +135,9 @@ def number(value: float | None, factor: float = 1.0) -> str:
     """Write a number with three significant digits, a whole one with all, thousands set apart; ``None`` in words."""
     if value is None:
         return "not measured"
-    value *= factor
-    if isinstance(value, int) or value == 0:
+    if value == 0 or (isinstance(value, int) and factor == 1):
         return f"{value:,.0f}"
+    value *= factor
     places = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
     return f"{value:,.{places}f}"
 

@@ -10,11 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.measurements import Measurements
-from orchestrator.report.summary import Summary, best_figure, figure, number, summarize
+from orchestrator.report.summary import Summary, best_figure, fates, figure, number, summarize
 from orchestrator.rundir import RunDir
 
 COLOURS = {"CONFIRMED": "bold green", "REFUTED": "bold red", "INCONCLUSIVE": "bold yellow"}
-FATES = ("offered", "accepted", "refused", "unresolved", "delivered", "lost", "duplicated", "corrupted", "misrouted")
 HOLDS = {True: ("holds", "green"), False: ("FAILS", "bold red"), None: ("unknown", "yellow")}
 
 
@@ -58,7 +57,7 @@ def render(run: Summary) -> RenderableType:
         *((table["title"], _asked(table)) for table in (run["verdict"] or {}).get("tables") or ()),
         ("Figures", _figures(run)),
         ("Throughput, messages", _throughput(run)),
-        (f"Latency of {run['subject']}, milliseconds", _latency(run)),
+        ("Latency, milliseconds", _latency(run)),
         ("Accounting, messages", _accounting(run)),
         ("Nodes, from the first message to the last delivery", _nodes(run)),
         ("Evidence", _evidence(run)),
@@ -103,7 +102,7 @@ def _answer(run: Summary) -> Iterable[RenderableType]:
 
 def _table(*columns: str, left: int = 1) -> Table:
     """Start a table whose first ``left`` columns are text and whose others are figures."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim", show_edge=False)
     for i, column in enumerate(columns):
         table.add_column(_cell(column), justify="left" if i < left else "right", overflow="fold")
     return table
@@ -156,10 +155,11 @@ def _latency(run: Summary) -> Table:
 
 def _accounting(run: Summary) -> Table:
     accounts = run["accounting"]
-    table = _table("", *accounts)
-    for fate in FATES if accounts else ():
-        cells = [f"{account[fate]:,}" if account else "not measured" for account in accounts.values()]
-        table.add_row(fate, *cells, style="bold" if fate == "lost" else "")
+    columns = fates(accounts.values())
+    table = _table("", *columns)
+    for load, account in accounts.items():
+        cells = (f"{account[fate]:,}" if account else "not measured" for fate in columns)
+        table.add_row(_cell(load), *cells, style="bold" if load == run["subject"] else "")
     return table
 
 

@@ -275,8 +275,9 @@ def _worst(evidence: Iterable[Evidence]) -> list[Evidence]:
 
 
 def _marks(sets: list[CpuSet], points: Mapping[str, list[Point]], left_out: Mapping[str, str]) -> Iterator[str]:
-    for name, same in left_out.items():
-        yield f"{name}: left out, on this machine it is the same as {same}"
+    if left_out:
+        same = "; ".join(f"{name} is {other}" for name, other in left_out.items())
+        yield f"sets left out because their CPUs are the same on this machine: {same}"
     for cpus in sets:
         if cpus.shared:
             yield f"{cpus.name}: no core is left over for the harness, which shares these"
@@ -291,8 +292,8 @@ def _figures(
     figures: dict[str, float | None] = {}
     for name, line in points.items():
         key = name.replace(" ", "_")
-        figures[f"{key}_messages_per_s"] = carried.get(name)
-        figures[f"{key}_messages_per_cpu_s"] = _middle(p.per_cpu_s for p in line)
+        figures[f"messages_on_{key}_per_s"] = carried.get(name)
+        figures[f"messages_on_{key}_per_cpu_s"] = _middle(p.per_cpu_s for p in line)
     if largest in carried and smallest in carried:
         figures["share_of_the_largest_set"] = carried[str(smallest)] / carried[str(largest)]
     return figures
@@ -316,17 +317,8 @@ def _table(sets: list[CpuSet], points: Mapping[str, list[Point]]) -> Table:
         )
 
     return Table(
-        title="Throughput by set of CPUs, medians",
-        columns=(
-            "set",
-            "CPUs",
-            "messages/s",
-            "spread, %",
-            "messages per CPU second",
-            "relay, CPUs used",
-            "idle, %",
-            "harness on",
-        ),
+        title="Messages that the relay carries, by set of CPUs: medians of the rounds",
+        columns=("set", "CPUs", "messages/s", "spread %", "per CPU s", "CPUs used", "idle %", "harness"),
         rows=tuple(map(row, sets)),
         bars="messages/s",
     )

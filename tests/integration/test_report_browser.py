@@ -48,7 +48,7 @@ def test_the_page_draws_everything_and_asks_for_nothing(run: RunDir, look: dict[
         assert browser.value("document.querySelector('h1').innerText").startswith("The relay carries")
         assert browser.value("document.querySelector('.outcome').innerText") == "CONFIRMED"
         charts = browser.value("document.querySelectorAll('.chart').length")
-        assert charts == 6
+        assert charts == 7
         visible = (
             "[...document.querySelectorAll('.chart')].filter(c => c.querySelector('.main-svg')?.clientWidth > 250)"
         )

@@ -13,7 +13,7 @@ from hdrh.histogram import HdrHistogram
 
 from orchestrator.agents.contract import LoadReport, LoadTick, SinkReport, SinkTick
 from orchestrator.rundir import RunDir
-from orchestrator.scenarios import Evidence, Outcome, Verdict
+from orchestrator.scenarios import Evidence, Outcome, Quote, Table, Verdict
 
 BEGAN = 1_763_860_000.0
 CALIBRATION_S = 4.0
@@ -78,6 +78,7 @@ def make_run(
     ]
     _ticks(rundir, "relay", sent, [arrived[n] for n in kept], 20)
     _stats(rundir, rng, phases, hostile)
+    _readings(rundir, seconds, hostile)
     _logs(rundir, rng, sent, arrived, domains, hostile)
     rate = len(kept) / (drained - started)
     _facts(rundir, phases, domains, seconds, outcome, rate, len(lost), hostile)
@@ -207,6 +208,13 @@ def _stats(rundir: RunDir, rng: random.Random, phases: list[dict[str, Any]], hos
             t += 1.0
 
 
+def _readings(rundir: RunDir, seconds: float, hostile: str) -> None:
+    with rundir.write_series("readings") as series:
+        for second in range(int(seconds)):
+            reading = {"t": BEGAN + 18 + second, "name": "open files" + hostile, "label": "dns" + hostile}
+            series.write(json.dumps(reading | {"value": 115 + 7 * second}) + "\n")
+
+
 def _logs(
     rundir: RunDir, rng: random.Random, sent: list[float], arrived: list[float], domains: int, hostile: str
 ) -> None:
@@ -273,6 +281,15 @@ def _facts(
                 source="series/stats.jsonl",
             ),
         ),
+        tables=(
+            Table(
+                title="Carried by set" + hostile,
+                columns=("set" + hostile, "CPUs", "messages/s"),
+                rows=(("all threads" + hostile, "0-1", rate), ("one core", "0", None)),
+                bars="messages/s",
+            ),
+        ),
+        quotes=(Quote(source="dns" + hostile, t=BEGAN + 3, text="socket: file descriptor exceeds limit" + hostile),),
         marks=() if outcome is Outcome.CONFIRMED else ("instrument-bound",),
         figures={
             "relay_messages_per_s": rate,
@@ -299,7 +316,8 @@ def _facts(
                     "version": "20.10.24", "api": "1.41", "kernel": "6.18.44", "operating_system": "Debian 12",
                     "cpus": 2, "memory_b": 25276514304, "cgroup": "1", "storage": "overlay2", "architecture": "x86_64",
                 },
-                "cpu": "AMD EPYC 9R14" + hostile, "cores": 1, "sockets": 1, "memory_available_b": 21276514304,
+                "cpu": "AMD EPYC 9R14" + hostile, "topology": {"cores": ["0", "1"], "sockets": ["0-1"], "known": True},
+                "memory_available_b": 21276514304,
                 "nofile": 20000, "neighbour_limit": 1024, "neighbours": 9,
                 "sysctls": {"net.ipv4.neigh.default.gc_thresh3": "1024"},
                 "versions": {"testbed": "0.1.0", "docker": "7.2.0"},

@@ -71,7 +71,7 @@ class Elements(HTMLParser):
 def test_the_terminal_says_the_answer_first_and_in_words(rundir: RunDir) -> None:
     text = shown(rundir)
     assert text.lstrip().startswith("CONFIRMED  The relay carries")
-    for heading in ("Figures", "Throughput", "Latency of relay", "Accounting", "Nodes", "Evidence"):
+    for heading in ("Figures", "Throughput", "Latency, milliseconds", "Accounting", "Nodes", "Evidence"):
         assert f"\n{heading}" in text
     assert "\x1b" not in text
     assert max(map(len, text.splitlines())) <= 80
@@ -157,7 +157,9 @@ def test_the_page_asks_for_nothing(page: str) -> None:
 
 def test_every_picture_has_words_and_a_table(rundir: RunDir, page: str) -> None:
     drawn = charts(Measurements.read(rundir))
-    assert [chart.id for chart in drawn] == ["throughput", "queue", "cpu", "memory", "latency", "hops"]
+    assert [chart.id for chart in drawn] == [
+        "throughput", "queue", "cpu", "memory", "reading-open-files", "latency", "hops",
+    ]  # fmt: skip
     tags = Elements(page).tags
     pictures = {a["id"]: a for tag, a in tags if a.get("role") == "img"}
     assert set(pictures) == {f"chart-{chart.id}" for chart in drawn}
@@ -227,6 +229,92 @@ def test_text_of_others_stays_text_in_the_page(hostile: RunDir) -> None:
     assert "<img" not in page
     names = [line["name"] for c in charts(Measurements.read(hostile)) for line in c.figure["data"]]
     assert not any("<" in name for name in names), "plotly reads HTML in names"
+    titles = [c.figure["layout"]["yaxis"]["title"]["text"] for c in charts(Measurements.read(hostile))]
+    assert not any("<" in title for title in titles), "and in titles"
+
+
+def several_loads(rundir: RunDir, parent: Path, *names: str) -> RunDir:
+    """Return a copy of a run in which the load of the relay has these names, one after the other."""
+    copy = RunDir(Path(shutil.copytree(rundir.path, parent / "several")))
+    for path in copy.path.glob("results/relay-*.json"):
+        path.unlink()
+    for n, name in enumerate(names):
+        load, sink = (rundir.result(f"relay-{end}") or {} for end in ("load", "sink"))
+        later = {key: load[key] + 60 * n for key in ("started", "ended")}
+        copy.save_result(f"{name}-load", load | later)
+        copy.save_result(f"{name}-sink", sink | {key: sink[key] + 60 * n for key in ("first", "last")})
+    return copy
+
+
+def test_a_run_with_several_loads_shows_no_figure_of_one_as_that_of_the_run(rundir: RunDir, tmp_path: Path) -> None:
+    several = several_loads(rundir, tmp_path, "one-core-1", "all-threads-1")
+    run = terminal.summary(several)
+    assert run["subject"] is None
+    assert list(run["throughput"]) == ["one-core-1", "all-threads-1", "calibration", "calibration-single"], (
+        "as they ran"
+    )
+    text = shown(several)
+    assert "\nNodes" not in text
+    assert re.search(r"^one-core-1 .*\n(.*\n)*all-threads-1 ", text, re.MULTILINE)
+    page = html.render(Measurements.read(several))
+    assert "The relay and the instrument" not in page
+    assert "What the nodes used" not in page
+    drawn = {chart.id: chart for chart in charts(Measurements.read(several))}
+    assert "latency" not in drawn
+    assert re.match(r"From \S+ to \S+ messages a second were delivered", drawn["throughput"].says)
+    assert all(chart.says for chart in drawn.values())
+
+
+def test_a_run_without_mail_shows_what_there_is(rundir: RunDir, tmp_path: Path) -> None:
+    quiet = several_loads(rundir, tmp_path)
+    for path in [*quiet.path.glob("results/*"), quiet.path / "series/load.jsonl", quiet.path / "series/sink.jsonl"]:
+        path.unlink()
+    (quiet.path / "logs" / "relay.log.gz").unlink()
+    page = html.render(Measurements.read(quiet))
+    for heading in ("The relay and the instrument", "Every message accounted for", ">Latency<", "What the nodes used"):
+        assert heading not in page
+    drawn = charts(Measurements.read(quiet))
+    assert [chart.id for chart in drawn] == ["cpu", "memory", "reading-open-files"]
+    assert all(chart.says for chart in drawn)
+    text = shown(quiet)
+    for heading in ("Throughput", "Latency", "Accounting", "Nodes"):
+        assert f"\n{heading}" not in text
+    assert "\nEvidence" in text
+
+
+def test_the_accounting_names_what_befell_a_message_and_no_more(
+    rundir: RunDir, hostile: RunDir, tmp_path: Path
+) -> None:
+    header = next(line for line in shown(rundir).splitlines() if "offered" in line)
+    assert header.split() == ["offered", "accepted", "delivered", "lost", "duplicated", "corrupted", "foreign"]
+    copy = RunDir(Path(shutil.copytree(hostile.path, tmp_path / "copy")))
+    copy.save_result("relay-sink", (copy.result("relay-sink") or {}) | {"misrouted": 2})
+    assert "misrouted" in shown(copy, 120)
+    assert "Refused, unresolved" in html.render(Measurements.read(copy))
+
+
+def test_tables_and_quotes_of_a_verdict_are_shown(rundir: RunDir, page: str) -> None:
+    text = shown(rundir)
+    assert re.search(
+        r"Carried by set\nset +CPUs +messages/s\n─+\nall threads +0-1 +\d+\S*\none core +0 +not measured", text
+    )
+    assert re.search(r"In their own words\n.*\n─+\ndns +socket: file descriptor exceeds limit", text)
+    words = Elements(page)
+    assert {"Carried by set", "all threads", "In their own words", "socket: file descriptor exceeds limit"} <= {
+        text.strip() for text in words.text
+    }
+    assert re.findall(r'<u style="width:([\d.]+)%">', page)[:2] == ["100.0", "0.0"]
+
+
+def test_labels_of_phases_do_not_lie_on_each_other(rundir: RunDir, tmp_path: Path) -> None:
+    crowded = RunDir(Path(shutil.copytree(rundir.path, tmp_path / "run")))
+    facts = crowded.load()
+    start = facts["phases"][-1]["start"]
+    many = [{"name": f"one-thread-per-core-{n}", "start": start + n / 10, "end": start + n / 10} for n in range(9)]
+    crowded.save(facts | {"phases": facts["phases"] + many})
+    drawn = {chart.id: chart for chart in charts(Measurements.read(crowded))}
+    notes = [note["text"] for note in drawn["throughput"].figure["layout"]["annotations"]]
+    assert 0 < sum("one-thread" in note for note in notes) < 4
 
 
 def test_a_list_of_runs_shows_how_each_ended(rundir: RunDir, hostile: RunDir, tmp_path: Path) -> None:
