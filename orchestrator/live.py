@@ -15,7 +15,7 @@ from orchestrator import services
 from orchestrator.agents.contract import LoadOrder, LoadReport, SinkReport
 from orchestrator.collect.recorder import Recorder
 from orchestrator.engine import Engine, LogLine, Output
-from orchestrator.errors import EngineFailed, NodeDied
+from orchestrator.errors import EngineFailed, InvalidInput, NodeDied
 from orchestrator.plan import NodePlan, Plan
 from orchestrator.rundir import RunDir
 from orchestrator.services import Counts, Offer, OffersLoad, Role, offered
@@ -48,7 +48,8 @@ class Live:
     phases: list[dict[str, Any]] = field(default_factory=list)
     """What was done with the bed: name, start and end (Unix time)."""
     _sent: dict[str, LoadReport] = field(default_factory=dict)
-    _offered: dict[str, Offered] = field(default_factory=dict)
+    _foreign: dict[str, tuple[str, float]] = field(default_factory=dict)
+    """Name of a load that another generator offered -> its run, and when it ended."""
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -140,8 +141,8 @@ class Live:
             )
         if arrival:
             arrival.wait(PROBE_S)
-        elif left := self._emptied(PROBE_S):
-            raise EngineFailed(f"{len(domains)} messages delivered", f"{left} still in the queue", "read the relay's log")
+        elif not self._emptied(PROBE_S):
+            raise EngineFailed("the first messages delivered", "they are still queued", "read the relay's log")
 
     def send(self, phase: str, order: Mapping[str, Any]) -> LoadReport:
         """Offer one load and keep what both ends say of it, as results/<phase>-load.json and -sink.json.
@@ -187,7 +188,7 @@ class Live:
         done = offered.read(lines, run=run, node=node.name, command=command)
         self.phases.append({"name": phase, "start": done.started, "end": done.ended})
         self.rundir.save_result(f"{phase}-offer", done.to_dict())
-        self._offered[phase] = done
+        self._foreign[phase] = (run, done.ended)
         return done
 
     def account(self, phase: str) -> SinkReport:
@@ -202,26 +203,60 @@ class Live:
         Raises:
             NodeDied: a container ended.
         """
-        load = self._sent[phase]
-        relay = self.plan.node(Role.RELAY)
-        queue = services.queue_of(relay.service)
+        load = self._sent.get(phase)
+        run, sent_until = (load.run, load.ended) if load else self._foreign[phase]
         deadline = time.monotonic() + seconds
-        delivered = -1
+        arrived = -1
         while True:
-            before, delivered = delivered, self._control("count", load.run)["delivered"]
-            left = load.accepted - delivered
+            before, arrived = arrived, self._arrived(run)
+            left = load.accepted - arrived if load else 1
             late = time.monotonic() > deadline
             # A long queue is slow to list: the relay is asked when nothing more arrives.
-            if queue and (left <= 0 or delivered == before or late):
-                left = queue.length(self.exec(relay, *queue.command).stdout)
+            if left <= 0 or arrived == before or late:
+                left = self._held(left)
             if left <= 0 or late:
                 break
             self.recorder.died.wait(POLL_S)
             self.recorder.check()
         ended = time.time()
-        self.phases.append({"name": "drain", "start": load.ended, "end": ended})
-        self.rundir.save_result(f"{phase}-queue", {"left": max(left, 0), "seconds": ended - load.ended})
-        self.account(phase)
+        self.phases.append({"name": "drain", "start": sent_until, "end": ended})
+        self.rundir.save_result(f"{phase}-queue", {"left": max(left, 0), "seconds": ended - sent_until})
+        if load and self._counts:
+            self.account(phase)
+
+    @property
+    def _counts(self) -> bool:
+        """Whether the sink can say what has arrived."""
+        return isinstance(services.service(self.plan.node(Role.SINK).service), Counts)
+
+    def _begin(self, run: str, phase: str) -> None:
+        """Open the sink's ledger of a load, if it keeps one."""
+        if self._counts:
+            self._control("begin", run)
+            self._sink_ticks(run, phase)
+
+    def _arrived(self, run: str) -> int:
+        """Return how many messages of a load the sink has, those of other generators among them."""
+        if not self._counts:
+            return 0
+        count = self._control("count", run)
+        return int(count["delivered"]) + int(count["foreign"])
+
+    def _held(self, otherwise: int) -> int:
+        """Return how many messages the relay holds; of one that cannot say, what is known otherwise."""
+        relay = self.plan.node(Role.RELAY)
+        queue = services.queue_of(relay.service)
+        return queue.length(self.exec(relay, *queue.command).stdout) if queue else otherwise
+
+    def _emptied(self, seconds: float) -> bool:
+        """Wait until the relay holds no mail, at most so long."""
+        deadline = time.monotonic() + seconds
+        while self._held(1):
+            if time.monotonic() > deadline:
+                return False
+            self.recorder.died.wait(POLL_S)
+            self.recorder.check()
+        return True
 
     def _sink_ticks(self, run: str, phase: str) -> None:
         """Keep what the sink says of a load as it goes, in series/sink.jsonl, until the bed goes down."""
@@ -237,7 +272,11 @@ class Live:
 
     def _control(self, *words: str) -> dict[str, Any]:
         """Tell the sink something, and return what it says."""
-        out = self.exec(self.plan.node(Role.SINK), *PYTHON, "-m", "orchestrator.agents.control", *words)
+        sink = self.plan.node(Role.SINK)
+        kind = services.service(sink.service)
+        if not isinstance(kind, Counts):
+            raise InvalidInput("a sink that accounts for messages", f"service {sink.service}", "take another sink")
+        out = self.exec(sink, *kind.control, *words)
         self.recorder.check()
         if out.status != 0:
             raise EngineFailed(f"an answer of the sink to {words[0]!r}", out.stderr.strip(), "read the sink's log")

@@ -4,6 +4,7 @@
 
     sink, load, probe, control   what is started: python3 -m orchestrator.agents.<name>
     session, smtp                one SMTP connection: the sink's side, the generator's side
+    faults                       sessions that the sink breaks off
     order                        what a load order may say
     ledger, content              the accounting; reading a message through
     wire, histogram, output      the stamped message, durations, what is printed

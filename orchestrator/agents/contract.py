@@ -156,6 +156,8 @@ class SinkReport(Message):
     """Octets of message content, headers included, all copies."""
     connections: int
     """Accepted by the sink since the run began."""
+    broken: int = 0
+    """Of those, broken off on purpose: see ``SinkSettings.fault``."""
     domains: int
     """Distinct recipient domains of the bed that mail of this run arrived for."""
     first: float | None
@@ -180,3 +182,7 @@ class SinkSettings(Message):
     """Answer the end of the data this much later."""
     max_size: int = 50 * 1024 * 1024
     """SIZE announced in EHLO (RFC 1870), in octets."""
+    fault: str = "none"
+    """How sessions are broken off: ``none``, ``reset-after-mail`` or ``close-after-rcpt`` (``faults``)."""
+    fault_every: int = 1
+    """Of so many connections one is."""

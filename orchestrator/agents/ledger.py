@@ -80,14 +80,15 @@ class Ledger:
     """What arrived of one run."""
 
     __slots__ = (
-        "_accepted", "_age", "_corrupted", "_cpu_s", "_delivered", "_domains", "_duplicated", "_expected", "_first",
-        "_foreign", "_last", "_misrouted", "_octets", "_run", "_then", "_told", "_transit",
+        "_accepted", "_age", "_broken", "_corrupted", "_cpu_s", "_delivered", "_domains", "_duplicated", "_expected",
+        "_first", "_foreign", "_last", "_misrouted", "_octets", "_run", "_then", "_told", "_transit",
     )  # fmt: skip
 
-    def __init__(self, run: str, foreign: int, accepted: int) -> None:
+    def __init__(self, run: str, foreign: int, accepted: int, broken: int) -> None:
         self._run = run
         self._foreign = foreign
         self._accepted = accepted
+        self._broken = broken
         self._cpu_s = time.process_time()
         self._delivered = SequenceSet()
         self._domains = SequenceSet()
@@ -159,8 +160,8 @@ class Ledger:
         self._told = now
         return self.tick(foreign, connections)
 
-    def report(self, foreign: int, accepted: int) -> SinkReport:
-        """Return everything; ``foreign`` and ``accepted`` (connections) are the sink's."""
+    def report(self, foreign: int, accepted: int, broken: int) -> SinkReport:
+        """Return everything; ``foreign``, and ``accepted`` and ``broken`` (connections), are the sink's."""
         unix = time.time() - time.monotonic()
         return SinkReport(
             run=self._run,
@@ -171,6 +172,7 @@ class Ledger:
             foreign=foreign - self._foreign,
             bytes=self._octets,
             connections=accepted - self._accepted,
+            broken=broken - self._broken,
             domains=len(self._domains),
             first=unix + self._first / 1e9 if self._first else None,
             last=unix + self._last / 1e9 if self._last else None,
@@ -185,7 +187,7 @@ class Ledger:
 class Books:
     """The ledgers of all runs that a sink was told of, and what belongs to none of them."""
 
-    __slots__ = ("_base", "_domains", "_ledgers", "accepted", "foreign", "open")
+    __slots__ = ("_base", "_domains", "_ledgers", "accepted", "broken", "foreign", "open")
 
     def __init__(self, domains: Iterable[str] = (), prefix: IPv4Network | None = None) -> None:
         self._domains = {domain.encode(): i for i, domain in enumerate(domains)}
@@ -195,6 +197,8 @@ class Books:
         """Messages without a stamp of an announced run."""
         self.accepted = 0
         """Connections, in all."""
+        self.broken = 0
+        """Connections broken off on purpose."""
         self.open = 0
         """Connections, now."""
 
@@ -209,7 +213,7 @@ class Books:
         key = run.encode()
         if key in self._ledgers:
             raise ValueError(f"run {run} has begun before; take a new id for a new run")
-        self._ledgers[key] = Ledger(run, self.foreign, self.accepted)
+        self._ledgers[key] = Ledger(run, self.foreign, self.accepted, self.broken)
         return self._ledgers[key]
 
     def ledger(self, run: str) -> Ledger:

@@ -7,7 +7,7 @@ Extensions: PIPELINING (RFC 2920; the replies to a group of commands leave in on
 import asyncio
 import re
 from collections.abc import Callable
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 from orchestrator.agents.content import Content
 from orchestrator.agents.contract import SinkSettings
@@ -30,8 +30,8 @@ _EARLY_MS = 1
 _CRLF = b"\r\n"
 OK = b"250 2.0.0 Ok\r\n"
 _GREETING = b"220 " + HOST + b" ESMTP\r\n"
-_MAIL_OK = b"250 2.1.0 Ok\r\n"
-_RCPT_OK = b"250 2.1.5 Ok\r\n"
+MAIL_OK = b"250 2.1.0 Ok\r\n"
+RCPT_OK = b"250 2.1.5 Ok\r\n"
 _DATA_OK = b"354 End data with <CR><LF>.<CR><LF>\r\n"
 _BYE = b"221 2.0.0 Bye\r\n"
 _BUSY = b"421 4.3.2 Too many connections\r\n"
@@ -152,7 +152,7 @@ class Session(asyncio.Protocol):
                 self._overlong = False
                 replies.append(_TOO_LONG)
                 continue
-            answer = self._COMMANDS.get(line[:4].upper())
+            answer = self.COMMANDS.get(line[:4].upper())
             reply = answer(self, line) if answer is not None and line[4:5] in _VERB_ENDS else _UNKNOWN
             replies.append(reply)
             if reply is _DATA_OK:
@@ -233,7 +233,7 @@ class Session(asyncio.Protocol):
             elif parameter not in _BODY:
                 return _PARAMETER
         self._sender = True
-        return _MAIL_OK
+        return MAIL_OK
 
     def _rcpt(self, line: bytes) -> bytes:
         found = _RCPT.fullmatch(line)
@@ -246,7 +246,7 @@ class Session(asyncio.Protocol):
         if len(self._recipients) >= MOST_RECIPIENTS:
             return _TOO_MANY
         self._recipients.append(self._reception.books.index_of(found[1].rpartition(b"@")[2].lower()))
-        return _RCPT_OK
+        return RCPT_OK
 
     def _data(self, line: bytes) -> bytes:
         if line[4:].strip():
@@ -272,7 +272,7 @@ class Session(asyncio.Protocol):
     def _quit(self, line: bytes) -> bytes:
         return _SYNTAX if line[4:].strip() else _BYE
 
-    _COMMANDS: ClassVar[dict[bytes, Callable[["Session", bytes], bytes]]] = {
+    COMMANDS: ClassVar[dict[bytes, Callable[[Any, bytes], bytes]]] = {
         b"EHLO": _ehlo,
         b"HELO": _helo,
         b"MAIL": _mail,

@@ -24,9 +24,10 @@ import uvloop
 
 from orchestrator.agents.contract import SinkSettings
 from orchestrator.agents.control import SOCKET
+from orchestrator.agents.faults import FAULTS, answer
 from orchestrator.agents.ledger import Books
 from orchestrator.agents.output import say
-from orchestrator.agents.session import Reception, Session
+from orchestrator.agents.session import Reception
 
 TICK_S = 1.0
 BACKLOG = 4096
@@ -103,6 +104,10 @@ def read_settings(text: str) -> SinkSettings:
         raise ValueError(f"data_delay_ms goes from 0 to {MOST_DELAY_MS}, not {settings.data_delay_ms!r}")
     if not isinstance(settings.max_size, int) or not 1 <= settings.max_size <= 1 << 40:
         raise ValueError(f"max_size goes from 1 to 2^40 octets, not {settings.max_size!r}")
+    if settings.fault not in FAULTS:
+        raise ValueError(f"fault is one of {', '.join(FAULTS)}, not {settings.fault!r}")
+    if not isinstance(settings.fault_every, int) or settings.fault_every < 1:
+        raise ValueError(f"fault_every is a whole number from 1 on, not {settings.fault_every!r}")
     return settings
 
 
@@ -119,7 +124,7 @@ def obey(reception: Reception, words: list[str]) -> dict[str, Any]:
         case ["count", str(run)]:
             return books.ledger(run).tick(books.foreign, books.open).to_dict()
         case ["report", str(run)]:
-            return books.ledger(run).report(books.foreign, books.accepted).to_dict()
+            return books.ledger(run).report(books.foreign, books.accepted, books.broken).to_dict()
         case ["expect", str(run), str(count)]:
             number = int(count)
             ledger = books.begin(run)
@@ -140,7 +145,7 @@ async def serve(
     for host in hosts:
         opened = listen(host, port, backlog)
         port = opened.getsockname()[1]
-        servers.append(await loop.create_server(partial(Session, reception), sock=opened, backlog=backlog))
+        servers.append(await loop.create_server(partial(answer, reception), sock=opened, backlog=backlog))
     servers.append(await loop.create_unix_server(partial(Control, reception), sock=listen_locally(control)))
     say({"event": "listening", "port": port, "addresses": hosts})
     return servers

@@ -70,6 +70,8 @@ class Rendered:
     """Ports of the service address that the host may reach on its 127.0.0.1: ``25/tcp``."""
     fds: int = 64
     """File descriptors of its busiest process, at most."""
+    fd_limit: int | None = None
+    """File descriptors that its daemon refuses to go beyond, whatever the host allows."""
     memory_mb: int = 64
     """Memory it is expected to use, in MiB."""
     peers: int = 1
@@ -111,6 +113,50 @@ class HoldsMail(Protocol):
     """What a service adds that may hold mail back: a relay."""
 
     queue: Queue
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """A load for a generator that is not ours: it numbers no messages and keeps no account of them."""
+
+    target: IPv4Address
+    """Where it connects."""
+    seconds: float
+    """It is ended after so long, and may end before."""
+    connections: int
+    """At a time."""
+    per_connection: int
+    """Messages sent over one connection."""
+    size: int
+    """Bytes in the body of a message."""
+    domain: str
+    """The first domain of the bed, for a generator that sends to one only."""
+    rate: float | None = None
+    """Messages a second at most; ``None``: as fast as the server takes them."""
+
+
+@runtime_checkable
+class OffersLoad(Protocol):
+    """What a load generator adds that is not ours: a node that waits, and is told what to run."""
+
+    period_s: float
+    """It hands its work out in portions, one in so many seconds: its rate is one over whole periods."""
+
+    def command(self, offer: Offer) -> tuple[str, ...]:
+        """Return the command that offers a load, and goes on until it is ended.
+
+        Raises:
+            InvalidInput: it cannot offer this one.
+        """
+        ...
+
+
+@runtime_checkable
+class Counts(Protocol):
+    """What a sink adds that accounts for each message, and for those of other generators by their number."""
+
+    control: tuple[str, ...]
+    """The command that asks it (``agents.control``); the words of the request follow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

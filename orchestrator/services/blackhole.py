@@ -2,7 +2,7 @@
 
 import json
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -19,6 +19,10 @@ class Settings(Strict):
     """Answer the end of a message's data this much later."""
     max_size: Annotated[int, Field(ge=1024, le=1 << 40)] = 50 * 1024 * 1024
     """The SIZE that is announced (RFC 1870), in octets."""
+    fault: Literal["none", "reset-after-mail", "close-after-rcpt"] = "none"
+    """Break sessions off: with a reset (RST) when MAIL has come, or closed when RCPT has come."""
+    fault_every: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    """Of so many connections one is broken off."""
 
 
 class Blackhole:
@@ -31,6 +35,7 @@ class Blackhole:
     capabilities = ("NET_BIND_SERVICE",)
     takes_mail = True
     ready = re.compile(r'"event": "listening"')
+    control = (*PYTHON, "-m", "orchestrator.agents.control")
 
     def render(self, site: Site[Settings]) -> Rendered:
         """Render a sink for the whole block of delivery addresses."""

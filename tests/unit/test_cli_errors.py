@@ -84,7 +84,7 @@ FILES: dict[str, tuple[bytes | str, str]] = {
     "a subnet with host bits": (f"name: x\nsubnet: 198.18.0.1/24\n{NODES}", "host bits"),
     "a subnet that is too small": (f"name: x\nsubnet: 198.18.0.0/31\n{NODES}", "at least /27"),
     "a release that does not exist": ("name: x\nnodes: {dns: {service: bind, release: potato}}", "potato"),
-    "a service that does not exist": ("name: x\nnodes: {r: {service: sendmail}}", "choose one of bind"),
+    "a service that does not exist": ("name: x\nnodes: {r: {service: sendmail}}", "choose one of bhm, bind"),
     "an interface that is none": (f"name: x\nparent: 'eth0; id'\n{NODES}", "eth0; id"),
     "a program in main.cf": (POSTFIX.format("mailbox_command: x"), "runs programs"),
     "a line break in main.cf": (POSTFIX.format('myhostname: "a\\nrelayhost = b"'), "words and numbers"),

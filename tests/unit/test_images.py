@@ -88,7 +88,7 @@ BASES = [f"testbed/debian:{release}" for release in images.RELEASES]
 
 
 def test_every_image_of_the_checkout_is_in_the_catalogue() -> None:
-    assert set(images.catalogue()) == {"agents", "bind", "helper", "postfix"}
+    assert set(images.catalogue()) == {"agents", "bind", "helper", "postal", "postfix"}
 
 
 @pytest.mark.parametrize("image", images.catalogue())
@@ -228,6 +228,7 @@ def test_what_changed_is_built_again_and_the_old_one_discarded() -> None:
         "testbed/agents:bookworm": "missing",
         "testbed/bind:bookworm": "stale",
         "testbed/helper:bookworm": "missing",
+        "testbed/postal:bookworm": "missing",
         "testbed/postfix:bookworm": "missing",
     }
     images.ensure(engine(builder), [("bind", "bookworm")], silent)

@@ -69,7 +69,7 @@ def test_two_sinks_and_an_unknown_service_are_refused() -> None:
     sink = {"service": "blackhole"}
     with pytest.raises(InvalidInput, match="one node that takes the mail"):
         make_plan(parse_bed({"name": "x", "nodes": {"a": sink, "b": sink}}, "bed"), cpus=1)
-    with pytest.raises(InvalidInput, match="choose one of bind"):
+    with pytest.raises(InvalidInput, match="choose one of bhm, bind"):
         make_plan(parse_bed({"name": "x", "nodes": {"a": {"service": "sendmail"}}}, "bed"), cpus=1)
 
 

@@ -66,7 +66,7 @@ def test_every_message_is_accounted_for_once(mail: list[tuple[str, int, bool, in
         astray[run] += recipient != 1
         domains[run] |= {recipient} - {-1}
     for run in (RUN, OTHER):
-        report = books.ledger(run).report(books.foreign, books.accepted)
+        report = books.ledger(run).report(books.foreign, books.accepted, books.broken)
         copies = {seq: count for (of, seq), count in good.items() if of == run}
         assert report.delivered == len(copies)
         assert report.duplicated == sum(copies.values()) - len(copies)
@@ -84,15 +84,15 @@ def test_foreign_mail_counts_from_the_start_of_a_run() -> None:
     books.begin(RUN)
     books.enter(arrived(UNKNOWN, 0), [], None)
     books.begin(OTHER)
-    assert books.ledger(RUN).report(books.foreign, 0).foreign == 1
-    assert books.ledger(OTHER).report(books.foreign, 0).foreign == 0
+    assert books.ledger(RUN).report(books.foreign, 0, 0).foreign == 1
+    assert books.ledger(OTHER).report(books.foreign, 0, 0).foreign == 0
 
 
 def test_a_garbled_sequence_number_is_no_reason_to_allocate() -> None:
     books = Books()
     books.begin(RUN)
     books.enter(arrived(RUN, MAX_SEQ), [], None)
-    report = books.ledger(RUN).report(0, 0)
+    report = books.ledger(RUN).report(0, 0, 0)
     assert (report.delivered, report.corrupted) == (0, 1)
 
 

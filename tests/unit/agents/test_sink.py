@@ -1,6 +1,7 @@
 """The sink as its clients see it: the standard library's client, the full library's, and rude ones."""
 
 import asyncio
+import json
 import resource
 import smtplib
 import socket
@@ -17,7 +18,7 @@ from orchestrator.agents import control
 from orchestrator.agents.ledger import SequenceSet
 from orchestrator.agents.session import COMMAND_LIMIT, MOST_RECIPIENTS
 from orchestrator.agents.wire import Composer
-from tests.unit.agents.conftest import DOMAINS, Sink, running_sink
+from tests.unit.agents.conftest import DOMAINS, Sink, running_sink, send
 
 
 class Talk:
@@ -309,6 +310,44 @@ def test_no_sink_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "is it running here?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("fault", "last"), [("reset-after-mail", b"MAIL FROM:<a@b.test>"), ("close-after-rcpt", b"RCPT TO:<user@d0.test>")]
+)
+def test_one_session_of_so_many_is_broken_off(tmp_path: Path, fault: str, last: bytes) -> None:
+    settings = ("--settings", json.dumps({"fault": fault, "fault_every": 2}))
+    with running_sink(tmp_path, "--listen", "127.0.0.1", *settings) as sink:
+        run = sink.begin()
+        whole = [b"EHLO x", b"MAIL FROM:<a@b.test>", b"RCPT TO:<user@d0.test>", b"NOOP"]
+        for nth in range(1, 5):
+            with Talk(sink.port) as talk:
+                before = whole[: whole.index(last)]
+                talk.say(*before)
+                if nth % 2:
+                    assert talk.say(last)[0].startswith("250")
+                    continue
+                talk.send(last + b"\r\nNOOP\r\n")
+                if fault == "close-after-rcpt":
+                    assert talk.file.read() == b""
+                else:
+                    with pytest.raises(ConnectionResetError):
+                        talk.file.read()
+        assert (sink.report(run).connections, sink.report(run).broken) == (4, 2)
+        assert sink.ask("count", run)["connections"] == 0
+
+
+@pytest.mark.parametrize("fault", ["reset-after-mail", "close-after-rcpt"])
+def test_our_generator_counts_what_a_broken_session_cost_it_and_goes_on(tmp_path: Path, fault: str) -> None:
+    settings = ("--settings", json.dumps({"fault": fault, "fault_every": 3}))
+    with running_sink(tmp_path, "--listen", "127.0.0.1", *settings) as sink:
+        run = sink.begin()
+        load = send(run=run, port=sink.port, messages=60, connections=4, per_connection=2)
+        assert load.offered == load.accepted + sum(load.failed.values()) == 60
+        assert set(load.failed) == {"ConnectionResetError" if fault == "reset-after-mail" else "connection closed"}
+        assert sink.report(run).delivered == load.accepted
+        assert sink.report(run).broken == sum(load.failed.values())
+
+
 def test_an_answer_is_one_json_line(sink: Sink, capsys: pytest.CaptureFixture[str]) -> None:
     assert control.main(["--socket", sink.control, "set", "{}"]) == 0
-    assert capsys.readouterr().out == '{"data_delay_ms": 0.0, "max_size": 52428800}\n'
+    default = '{"data_delay_ms": 0.0, "max_size": 52428800, "fault": "none", "fault_every": 1}'
+    assert capsys.readouterr().out == f"{default}\n"

@@ -1,0 +1,59 @@
+"""bhm, the black hole that comes with postal: takes the mail of every domain, over IPv4 only, and counts none of it.
+
+Its listen backlog is 10: a connection more that looks established to a relay is none to bhm, whose greeting never
+comes. It sleeps 1 ms for each message.
+"""
+
+import re
+from typing import Annotated
+
+from pydantic import Field
+
+from orchestrator.model import Strict
+from orchestrator.services import Rendered, Role, Site
+
+_USERS = "/testbed/users"
+_START = f"""\
+trap 'exit 0' TERM
+cd /run
+bhm -t "$1" {_USERS} &
+bhm=$!
+until grep -q ' 00000000:0019 00000000:0000 0A ' /proc/net/tcp; do kill -0 $bhm; sleep 0.05; done
+echo bhm listens
+wait $bhm
+"""
+"""bhm does not say when it listens: the kernel does (port 25, state LISTEN). It writes into where it is started."""
+
+
+class Settings(Strict):
+    """What a bed file may say of bhm."""
+
+    threads: Annotated[int, Field(ge=1, le=1000)] = 20
+    """Connections that it serves at a time (``-t``)."""
+
+
+class Bhm:
+    """The service."""
+
+    name = "bhm"
+    role = Role.SINK
+    image = "postal"
+    settings = Settings
+    capabilities = ("NET_BIND_SERVICE",)
+    takes_mail = True
+    ready = re.compile(r"^bhm listens$")
+
+    def render(self, site: Site[Settings]) -> Rendered:
+        """Render a sink for the whole block of delivery addresses."""
+        users = "".join(f"user@{delivery.domain}\n" for delivery in site.deliveries)
+        return Rendered(
+            command=("sh", "-euc", _START, "sh", str(site.settings.threads)),
+            files={_USERS: users.encode()},
+            publish=("25/tcp",),
+            fds=1024,
+            memory_mb=64,
+            peers=len(site.nodes) - 1,
+        )
+
+
+SERVICE = Bhm()
