@@ -86,9 +86,12 @@ class Check:
     found: str
     do: str
     """What to do about it; empty when it is enough."""
-    state: Literal["ok", "warn", "fail"]
+    state: Literal["ok", "warn", "fail", "wanted"]
+    """``wanted``: it is not enough, and what happens then is the question."""
+    share: float | None = None
+    """Needed for each unit that was found: 1 and the last of it is taken; ``None`` when it is no figure."""
 
-    def to_dict(self) -> dict[str, str]:
+    def to_dict(self) -> dict[str, Any]:
         """Return plain data for a script."""
         return asdict(self)
 
@@ -211,6 +214,7 @@ def _check(name: str, needed: int, found: int, do: str, *, warn: bool = False) -
         found=f"{found:,}",
         do="" if enough else do,
         state="ok" if enough else "warn" if warn else "fail",
+        share=needed / max(found, 1),
     )
 
 

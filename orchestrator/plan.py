@@ -41,6 +41,8 @@ class NodePlan:
     limits: Limits
     publish: tuple[str, ...]
     fds: int
+    fd_limit: int | None
+    """File descriptors that its daemon refuses to go beyond, whatever the host allows."""
     memory_mb: int
     peers: int
 
@@ -122,6 +124,7 @@ class Plan:
                     "limits": node.limits.model_dump(exclude_none=True),
                     "publish": list(node.publish),
                     "fds": node.fds,
+                    "fd_limit": node.fd_limit,
                     "memory_mb": node.memory_mb,
                     "neighbours": node.peers,
                     "files": {
@@ -233,6 +236,7 @@ def _node_plan(
         limits=node.limits,
         publish=rendered.publish,
         fds=rendered.fds,
+        fd_limit=rendered.fd_limit,
         memory_mb=rendered.memory_mb,
         peers=rendered.peers,
     )

@@ -1,6 +1,7 @@
 """One run, start to end."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -10,12 +11,13 @@ from typing import Any
 from orchestrator import cleaning, host, images, services
 from orchestrator.bringup import Steps, bring_up
 from orchestrator.engine import Engine
-from orchestrator.errors import ExitCode, NodeDied, Problem, host_cannot
+from orchestrator.errors import EngineFailed, ExitCode, NodeDied, Problem, host_cannot
 from orchestrator.interrupts import Interrupted
+from orchestrator.live import Live
 from orchestrator.measurements import Measurements
 from orchestrator.model import Bed, Strict, checked
 from orchestrator.ownership import Kind
-from orchestrator.plan import make_plan
+from orchestrator.plan import NodePlan, make_plan
 from orchestrator.report import html
 from orchestrator.rundir import RunDir
 from orchestrator.scenarios import Outcome, Provokes, Scales, Scenario, Verdict, scenario
@@ -94,8 +96,7 @@ def run(
         Problem: the first thing that went wrong; the run directory holds what was learnt until then.
         Interrupted: by a signal; the bed is gone.
     """
-    bed = checked(Bed, {**asked.bed(params).model_dump(), "parent": parent}, f"a valid bed for {asked.name}")
-    make_plan(bed, cpus=1)  # what cannot be built is refused before anything is made
+    bed = prepare(asked, params, parent=parent)
     rundir = RunDir.create(runs, asked.name)
     record = Record(
         rundir,
@@ -126,10 +127,11 @@ def run(
             provoked = asked.provokes if isinstance(asked, Provokes) else frozenset()
             smaller = asked.smaller(params) if isinstance(asked, Scales) else None
             host.require([c for c in host.check(readings, plan.needs) if c.name not in provoked], smaller)
-            record.save(environment=host.environment(readings), plan=plan.to_dict())
+            environment = host.environment(readings) | {"images": _image_ids(engine, bed)}
+            record.save(environment=environment, plan=plan.to_dict())
         with ExitStack() as stack:
             _, live = bring_up(engine, bed, kind=Kind.RUN, rundir=rundir, steps=steps, stack=stack, cpus=cpus)
-            record.save(plan=live.plan.to_dict())
+            record.save(plan=live.plan.to_dict(), environment=environment | {"daemons": _daemons(live)})
             try:
                 asked.drive(live, params)
             except NodeDied as death:
@@ -154,6 +156,46 @@ def run(
         record.save_end(refused, status="failed", error=refused.to_dict())
         raise refused from error
     return Finished(rundir=rundir, verdict=verdict, broken=broken)
+
+
+def prepare(asked: Scenario[Any], params: Strict, *, parent: str | None = None) -> Bed:
+    """Return the bed that a question is asked of, checked: what cannot be built is refused before anything is made.
+
+    Raises:
+        InvalidInput: it cannot be built.
+    """
+    bed = checked(Bed, {**asked.bed(params).model_dump(), "parent": parent}, f"a valid bed for {asked.name}")
+    make_plan(bed, cpus=1)
+    images.check(images.of(bed))
+    return bed
+
+
+def _image_ids(engine: Engine, bed: Bed) -> dict[str, str]:
+    """Return tag -> id of every image of a bed."""
+    tags = [images.tag(*image) for image in images.of(bed)]
+    return {tag: (engine.image(tag) or {}).get("id", "") for tag in tags}
+
+
+def _daemons(live: Live) -> dict[str, str]:
+    """Return node -> the version of its daemon, in the daemon's own words; not of one that has ended and may.
+
+    Raises:
+        NodeDied: a container ended.
+    """
+
+    def ask(node: NodePlan) -> str:
+        try:
+            said = live.exec(node, *(services.version_command(node.service) or ())).stdout
+        except EngineFailed as ended:
+            if isinstance(ended, NodeDied) or not live.plan.bed.nodes[node.name].may_end:
+                raise
+            return ""
+        return next(iter(said.splitlines()), "")
+
+    nodes = [node for node in live.plan.nodes if services.version_command(node.service)]
+    with ThreadPoolExecutor(len(live.plan.nodes)) as pool:
+        said = dict(zip((node.name for node in nodes), pool.map(ask, nodes), strict=True))
+    return {name: version for name, version in said.items() if version}
 
 
 def judge_again(rundir: RunDir) -> Finished:

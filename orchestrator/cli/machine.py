@@ -1,15 +1,21 @@
 """Commands that prepare, check and clean this machine."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
+from orchestrator.cli import asking
 from orchestrator.cli.shell import Format, FormatOption, built_in_beds, print_json, say
 from orchestrator.errors import EngineFailed, ExitCode
 
 if TYPE_CHECKING:
     from orchestrator.host import Check
+    from orchestrator.model import Bed
+    from orchestrator.plan import Plan
+    from orchestrator.scenarios import Scenario
 
 
 def setup() -> None:
@@ -21,29 +27,102 @@ def setup() -> None:
         setting_up.setup(steps.say)
 
 
+class Doctor(TyperCommand):
+    """Takes a bed; where it is given a scenario, it is that scenario's own command, with its parameters as options."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Read the command line."""
+        named = next((word for word in args if word in asking.names()), None)
+        if named is None:
+            return super().make_context(info_name, args, parent, **extra)
+        args.remove(named)
+        return asking.command(named, _doctor).make_context(f"{info_name} {named}", args, parent, **extra)
+
+
+def _subjects() -> list[str]:
+    """Name what a doctor can be asked about, for a shell that completes a word."""
+    return [*built_in_beds(), *asking.names()]
+
+
 def doctor(
     bed: Annotated[
         str,
         typer.Argument(
-            metavar="BED", help="A built-in bed or a YAML file to check this machine for.", autocompletion=built_in_beds
+            metavar="BED|SCENARIO",
+            help="A built-in bed, a YAML file, or a scenario with its options, to check this machine for.",
+            autocompletion=_subjects,
         ),
     ] = "relay",
     domains: Annotated[int | None, typer.Option(help="Domains, instead of the bed's own number.")] = None,
     output: FormatOption = Format.TEXT,
 ) -> None:
-    """Say what this host can and cannot run: what is needed, what was found, what to do."""
-    from orchestrator import beds, host
-    from orchestrator import images as catalogue
-    from orchestrator.engine import docker
-    from orchestrator.lab import HELPER
+    """Say what this host can and cannot run: what is needed, what was found, what to do, and what binds first."""
+    from orchestrator import beds
+    from orchestrator.forecast import first_to_bind
     from orchestrator.plan import make_plan
 
     wanted = beds.bed(bed, domains=domains)
     make_plan(wanted, cpus=1)  # a bed that cannot be built is no matter of this machine
-    code = ExitCode.OK
+    checks, _, code = _examine(wanted)
+    if output is Format.JSON:
+        print_json([check.to_dict() for check in checks])
+    else:
+        _show(checks, first_to_bind(checks))
+    raise typer.Exit(code)
+
+
+def _doctor(scenario: "Scenario[Any]", values: dict[str, Any], *, output: FormatOption = Format.TEXT) -> None:
+    """Say what a scenario will need of this host, and what will bind first."""
+    from orchestrator import runner
+    from orchestrator.forecast import first_to_bind
+    from orchestrator.scenarios import Connects, Provokes
+
+    params = asking.params_of(scenario, values)
+    wanted = runner.prepare(scenario, params)
+    checks, plan, code = _examine(
+        wanted,
+        connections=scenario.connections(params) if isinstance(scenario, Connects) else {},
+        provoked=scenario.provokes if isinstance(scenario, Provokes) else frozenset(),
+    )
+    first = first_to_bind(checks)
+    nodes = [
+        {"name": node.name, "image": node.tag, "fds": node.fds, "memory_mb": node.memory_mb, "neighbours": node.peers}
+        for node in (plan.nodes if plan else ())
+    ]
+    if output is Format.JSON:
+        print_json(
+            {
+                "checks": [check.to_dict() for check in checks],
+                "nodes": nodes,
+                "first_to_bind": first and first.to_dict(),
+            }
+        )
+    else:
+        _show(checks, first)
+        if nodes:
+            typer.echo(f"\n{'node':10}{'image':28}{'open files':>12}{'MiB':>8}{'neighbours':>12}")
+        for node in nodes:
+            typer.echo("{name:10}{image:28}{fds:12,}{memory_mb:8,}{neighbours:12,}".format(**node))
+    raise typer.Exit(code)
+
+
+def _examine(
+    wanted: "Bed", *, connections: "Mapping[str, float] | None" = None, provoked: "AbstractSet[str]" = frozenset()
+) -> "tuple[list[Check], Plan | None, ExitCode]":
+    """Check this machine for a bed; the plan is there when the engine answers."""
+    from orchestrator import host
+    from orchestrator import images as catalogue
+    from orchestrator.engine import docker
+    from orchestrator.forecast import forecast
+    from orchestrator.lab import HELPER
+    from orchestrator.plan import make_plan
+
+    plan = None
+    code = ExitCode.HOST
     try:
         engine = docker.connect()
         info = engine.info()
+        plan = make_plan(wanted, cpus=info.cpus)
         found = f"{info.version} on {info.operating_system}, {info.cpus} CPUs"
         checks = [host.Check(name="engine", needed="Docker 20.10 or later", found=found, do="", state="ok")]
         lacking = [tag for tag in (catalogue.tag(*image) for image in catalogue.of(wanted)) if not engine.image(tag)]
@@ -57,36 +136,34 @@ def doctor(
             )
         )
         if HELPER not in lacking:  # it is what looks at the host
-            checks += host.check(host.read(engine), make_plan(wanted, cpus=info.cpus).needs)
+            checks += forecast(host.read(engine), plan, connections=connections, provoked=provoked)
     except EngineFailed as none:
         checks = [host.Check(name="engine", needed=none.needed, found=none.found, do=none.do, state="fail")]
         code = none.exit_code
-    if output is Format.JSON:
-        print_json([check.to_dict() for check in checks])
-    else:
-        _show(checks)
-    if any(check.state == "fail" for check in checks):
-        raise typer.Exit(code or ExitCode.HOST)
+    return checks, plan, code if any(check.state == "fail" for check in checks) else ExitCode.OK
 
 
-def _show(checks: "Sequence[Check]") -> None:
+def _show(checks: "Sequence[Check]", first: "Check | None") -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim")
-    for title in ("", "check", "needed", "found"):
-        table.add_column(title, overflow="fold")
-    colours = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+    for title in ("", "check", "needed", "found", "share"):
+        table.add_column(title, overflow="fold", justify="right" if title == "share" else "left")
+    colours = {"ok": "green", "warn": "yellow", "fail": "bold red", "wanted": "cyan"}
     for check in checks:
-        row = (check.name, check.needed, check.found)
+        share = "" if check.share is None else f"{check.share:.1%}"
+        row = (check.name, check.needed, check.found, share)
         table.add_row(Text(check.state, style=colours[check.state]), *(Text(cell) for cell in row))
     console = Console(highlight=False)
     console.print(table)
     for check in checks:
         if check.do:
             console.print(f"do: {check.do}  ({check.name})", markup=False)
+    if first:
+        console.print(f"first to bind: {first.name}, {first.needed} of {first.found}", markup=False)
 
 
 def images(

@@ -133,7 +133,7 @@ def called() -> list[str]:
 
 def kept(summary: Path) -> list[tuple[str, Path]]:
     """Name what is kept of many runs."""
-    return [("kept", summary), ("report", summary.parent / "report.html")]
+    return [("runs", summary.parents[1]), ("kept", summary), ("report", summary.parent / "report.html")]
 
 
 def _again(

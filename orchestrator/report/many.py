@@ -19,8 +19,11 @@ from orchestrator.report import html
 from orchestrator.report.summary import figure, number
 from orchestrator.report.terminal import COLOURS, plain
 
-FIGURES = 3
+FIGURES = 2
 """So many figures of a run stand in a row; the rest is in its own report."""
+
+WHOLE = 20
+"""A column of text with at most so many characters is never folded."""
 
 Cell = str | float | None
 
@@ -68,8 +71,7 @@ def sweep(facts: Mapping[str, Any]) -> Page:
             *(_value(run["values"][name]) for name in varied),
             outcome,
             *(figure(name, run["figures"].get(name))[1] for name in names),
-            (run["quotes"] or [run["error"] or ""])[0],
-            Path(run["run"]).name if run["run"] else "none",
+            _run_name(run, facts),
         )
         for run, outcome in zip(runs, outcomes, strict=True)
     )
@@ -83,10 +85,16 @@ def sweep(facts: Mapping[str, Any]) -> Page:
         grids=(
             Grid(
                 title="Runs",
-                columns=(*varied, "outcome", *map(_heading, names), "first line", "run"),
+                columns=(*varied, "outcome", *map(_heading, names), "run"),
                 rows=rows,
                 figures=frozenset(range(len(varied) + 1, len(varied) + 1 + len(names))),
             ),
+        ),
+        quotes=tuple(
+            (", ".join(f"{name} {_value(value)}" for name, value in run["values"].items()), line)
+            for run in runs
+            for line in (run["quotes"][:1] or [run["error"]])
+            if line
         ),
         links=_links(runs),
         again=shlex.join(facts["command"]),
@@ -118,7 +126,7 @@ def search(facts: Mapping[str, Any]) -> Page:
                         run["outcome"],
                         *(figure(name, run["figures"].get(name))[1] for name in names),
                         run["seconds"],
-                        Path(run["run"]).name,
+                        _run_name(run, facts),
                     )
                     for run in runs
                 ),
@@ -202,8 +210,11 @@ def show(page: Page, where: Sequence[tuple[str, Path]], console: Console | None 
     ]
     for grid in page.grids:
         parts += [Text(), Text(plain(grid.title), style="bold"), *([_table(grid)] if grid.rows else [])]
-    for title, lines in (*page.texts, *((source, line) for source, line in page.quotes)):
-        parts += [Text(), Text(plain(title), style="bold"), Text(plain(lines))]
+    if page.quotes:
+        said = Grid(title="In their own words", columns=("", "line"), rows=page.quotes)
+        parts += [Text(), Text(said.title, style="bold"), _table(said)]
+    for title, text in page.texts:
+        parts += [Text(), Text(plain(title), style="bold"), Text(plain(text))]
     parts.append(Text())
     parts += [Text.assemble((f"{name:8}", "dim"), plain(path), overflow="fold") for name, path in where]
     if page.again:
@@ -227,7 +238,14 @@ def write(page: Page, folder: Path) -> Path:
 def _table(grid: Grid) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False)
     for i, column in enumerate(grid.columns):
-        table.add_column(Text(plain(column)), justify="right" if i in grid.figures else "left", overflow="fold")
+        longest = max((len(_written(row[i])) for row in grid.rows), default=0)
+        figures = i in grid.figures
+        table.add_column(
+            Text(plain(column)),
+            justify="right" if figures else "left",
+            overflow="fold",
+            no_wrap=longest <= WHOLE and (not figures or i == 0),
+        )
     for row in grid.rows:
         cells = (_written(cell) for cell in row)
         table.add_row(*(Text(plain(cell), style=COLOURS.get(cell, ""), overflow="fold") for cell in cells))
@@ -250,6 +268,11 @@ def _figure_names(runs: Iterable[Mapping[str, Any]]) -> list[str]:
 def _heading(name: str) -> str:
     label, _, unit = figure(name, None)
     return f"{label}, {unit}" if unit else label
+
+
+def _run_name(run: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    """Name a run by its time: all of them are called <time>-<scenario>."""
+    return Path(run["run"]).name.replace(f"-{facts['scenario']}", "") if run["run"] else "none"
 
 
 def _links(runs: Iterable[Mapping[str, Any]]) -> tuple[tuple[str, str], ...]:

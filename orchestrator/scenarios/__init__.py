@@ -6,6 +6,7 @@ needs in the run directory, so that an old run can be judged again without Docke
 
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from functools import cache
@@ -137,6 +138,15 @@ class Scales(Protocol):
 
     def smaller(self, params: Any) -> str | None:
         """Say what to ask of a host that cannot give what these parameters need; ``None``: they are small as it is."""
+        ...
+
+
+@runtime_checkable
+class Connects(Protocol[P_contra]):
+    """What a scenario adds whose nodes make new connections at a rate that is known before."""
+
+    def connections(self, params: P_contra) -> Mapping[str, float]:
+        """Return node -> new connections a second that it makes to one address."""
         ...
 
 

@@ -77,6 +77,12 @@ class RelayThroughput:
         )
         return base.model_copy(update={"domains": params.domains, "nodes": {**base.nodes, "relay": under_test}})
 
+    def connections(self, params: Params) -> dict[str, float]:
+        """Return what the rate makes of new connections: of the generator to the relay, of the relay to one domain."""
+        if params.rate is None:
+            return {}
+        return {"load": params.rate / params.per_connection, "relay": params.rate / params.domains}
+
     def drive(self, live: Live, params: Params) -> None:
         """Calibrate in two shapes, send through the relay, drain it."""
         load = {

@@ -14,6 +14,8 @@ DIRECTORY = "/etc/bind/testbed"
 _BESIDE = {"bullseye": (9, 12), "bookworm": (7, 11), "trixie": (9, 6)}
 """Open files of an idle named beside those that it listens with: in all, and for each worker. Measured with 1, 2, 4 and
 8 workers, in 9.16.50, 9.18.49 and 9.20.30; `testbed run bind-fd-limit` measures it again."""
+DEBIAN_MAX_SOCKETS = 21_000
+"""``-S`` of Debian's 9.16, unless it is given; later ones have no such limit."""
 _OUTGOING_FDS = 64
 """Room for what it opens for a while: outgoing sockets, clients over TCP, zone files."""
 _SOCKET_B = {"bullseye": 62_000, "bookworm": 2_500, "trixie": 2_500}
@@ -78,6 +80,7 @@ class Bind:
             files={**files, f"{DIRECTORY}/named.conf": _conf(site, list(built)).encode()},
             publish=("53/udp", "53/tcp"),
             fds=open_files(listening, workers, site.release) + _OUTGOING_FDS,
+            fd_limit=settings.max_sockets or DEBIAN_MAX_SOCKETS if site.release == "bullseye" else None,
             memory_mb=64 + listening * 2 * workers * _SOCKET_B[site.release] // 2**20,
             peers=len(site.nodes) - 1,
         )
