@@ -54,7 +54,7 @@ def make(parent: Path, rates: Rates, *, said: str = TWO_CORES, others: float = 0
                 for at, used in ((t - 0.5, cpu), (end + 0.5, cpu + CPU_S * MESSAGES)):
                     stats.write(json.dumps({"t": at, "node": "relay", "cpu_s": used}) + "\n")
                 cpu += CPU_S * MESSAGES
-                busy = CPU_S * MESSAGES + others * len(cpus.cpus) * MESSAGES / rate
+                busy = CPU_S * MESSAGES + others * len(cpus.cpus) * (1 + MESSAGES / rate)
                 used_s = {"busy_s": busy, "steal_s": 0.0}
                 window = {"start": t - 0.5, "end": end + 0.5, "allowed": write(cpus.cpus)}
                 rundir.save_result(f"{name}-cpus", window | {"used": used_s})
@@ -127,6 +127,12 @@ def test_the_same_on_a_busy_machine_is_no_answer(tmp_path: Path) -> None:
     assert verdict.outcome is Outcome.INCONCLUSIVE
     assert "others used their CPUs" in verdict.reason
     assert "one core: 30% of its CPU time went to others than this bed" in verdict.marks
+
+
+def test_the_same_with_cpu_to_spare_is_refuted_on_a_busy_machine_too(tmp_path: Path) -> None:
+    verdict = judged(make(tmp_path, {ALL: [50, 50], CORE: [50, 50]}, others=0.3))
+    assert verdict.outcome is Outcome.REFUTED
+    assert "The CPUs of one core were 50% idle" in verdict.reason
 
 
 def test_rounds_that_contradict_each_other_are_no_answer(tmp_path: Path) -> None:
