@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
@@ -186,6 +186,8 @@ class Live:
         self._begin(run, phase)
         lines = self._lines(node, offered.script(command, load.seconds), load.seconds + OVERTIME_S)
         done = offered.read(lines, run=run, node=node.name, command=command)
+        if self._counts:
+            done = replace(done, arrived=self._arrived(run))
         self.phases.append({"name": phase, "start": done.started, "end": done.ended})
         self.rundir.save_result(f"{phase}-offer", done.to_dict())
         self._foreign[phase] = (run, done.ended)

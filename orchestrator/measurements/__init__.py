@@ -17,6 +17,7 @@ from orchestrator.measurements.hops import Hops
 from orchestrator.measurements.latency import Latency
 from orchestrator.measurements.series import Series, grown, growth, join
 from orchestrator.rundir import RunDir
+from orchestrator.services.offered import Offered
 
 __all__ = ["Accounting", "Hops", "Latency", "Measurements", "Phase", "Series", "Use", "bitmap", "lowest"]
 
@@ -84,6 +85,8 @@ class Measurements:
     """Name of the load (``calibration``, ``relay``, ...) -> what the generator reported."""
     sinks: Mapping[str, SinkReport]
     """The same names -> what the sink reported."""
+    offers: Mapping[str, Offered]
+    """Name of a load that another generator than ours offered -> how it went."""
     hops: Hops | None
     faults: tuple[str, ...]
     """Streams that broke while they were recorded: what they tell is incomplete."""
@@ -104,6 +107,7 @@ class Measurements:
             phases=tuple(Phase(name=p["name"], start=p["start"], end=p.get("end")) for p in facts.get("phases") or ()),
             loads=loads,
             sinks=sinks,
+            offers={n: Offered.from_dict(r) for n, r in _reports(rundir, "offer")},
             hops=hops.read(rundir, (facts.get("bed") or {}).get("nodes") or {}, recompute=recompute),
             faults=tuple(f"{fault['stream']}: {fault['error']}" for fault in rundir.series("recorder")),
         )
@@ -230,6 +234,7 @@ class Measurements:
     @cached_property
     def _sink_ticks(self) -> dict[str, list[dict[str, Any]]]:
         names = {report.run: name for name, report in self.loads.items()}
+        names |= {offered.run: name for name, offered in self.offers.items()}
         points = self.rundir.series("sink")
         return _by(({"phase": names[p["run"]], **p} for p in points if p.get("run") in names), "phase")
 

@@ -59,6 +59,8 @@ class Offered:
     cpu_s: float
     """CPU time of its process, user and system."""
     lines: tuple[Line, ...]
+    arrived: int | None = None
+    """Messages that the sink had of it when it ended; ``None`` when the sink cannot say."""
 
     @property
     def seconds(self) -> float:

@@ -1,0 +1,231 @@
+"""Does postal survive a server that breaks a session off, and does our generator?
+
+A sink resets the connection when MAIL has come, or closes it when RCPT has come. The real postal writes on, prints
+"Can't write to socket." in a loop and dies of SIGSEGV; ours counts the errors by their cause and goes on to its end.
+There is no fix in Debian's postal (0.76): the way out is another generator, and the same run proves it.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from orchestrator.live import Live
+from orchestrator.measurements import Measurements
+from orchestrator.model import Bed, Node, Release, Strict
+from orchestrator.scenarios import Evidence, Outcome, Quote, Table, Verdict
+from orchestrator.services import Offer, Role
+
+POSTAL, OURS = "postal", "ours"
+SIZE, PER_CONNECTION = 2048, 10
+SIGSEGV = 139
+"""Exit status of a program that signal 11 ended (128 + 11)."""
+MESSAGE = "Can't write to socket."
+OVERTIME = 10.0
+"""Seconds that our generator may need to end after its time: connections that wait for a reply."""
+_NAMES = {129: "SIGHUP", 134: "SIGABRT", 136: "SIGFPE", 137: "SIGKILL", SIGSEGV: "SIGSEGV", 141: "SIGPIPE"}
+
+
+class Params(Strict):
+    """What can be varied."""
+
+    fault: Literal["reset-after-mail", "close-after-rcpt", "none"] = "reset-after-mail"
+    """How the sink breaks sessions off."""
+    every: Annotated[int, Field(ge=1, le=1_000_000)] = 2
+    """Of so many connections it breaks one."""
+    seconds: Annotated[float, Field(ge=1, le=3600)] = 8.0
+    """How long each generator may go on."""
+    connections: Annotated[int, Field(ge=1, le=1000)] = 20
+    """Connections that each generator keeps open at most."""
+    release: Release = "bookworm"
+    """The Debian release that postal comes from."""
+
+
+class PostalCrash:
+    """The scenario."""
+
+    name = "postal-crash"
+    question = "Does postal survive a server that breaks a session off, and does our generator?"
+    params = Params
+
+    def bed(self, params: Params) -> Bed:
+        """Return a sink with the fault, and both generators."""
+        sink = {"fault": params.fault, "fault_every": params.every}
+        return Bed(
+            name="postal-crash",
+            domains=16,
+            nodes={
+                "sink": Node(service="blackhole", settings=sink),
+                "load": Node(service="smtp-load"),
+                "postal": Node(service="postal", release=params.release),
+            },
+        )
+
+    def drive(self, live: Live, params: Params) -> None:
+        """Let postal send, and then ours, both straight to the sink."""
+        sink = live.plan.node(Role.SINK)
+        live.offer(
+            POSTAL,
+            live.plan.named(POSTAL),
+            Offer(
+                target=sink.v4,
+                seconds=params.seconds,
+                connections=params.connections,
+                per_connection=PER_CONNECTION,
+                size=SIZE,
+                domain=live.plan.deliveries[0].domain,
+            ),
+        )
+        live.send(
+            OURS,
+            {
+                "target": str(sink.v4),
+                "seconds": params.seconds,
+                "connections": params.connections,
+                "per_connection": PER_CONNECTION,
+                "sizes": [SIZE],
+            },
+        )
+
+    def judge(self, measured: Measurements) -> Verdict:
+        """Say how each of them ended."""
+        return judge(measured)
+
+
+def judge(measured: Measurements) -> Verdict:
+    """Judge one run: did postal die of it, and did ours account for every message?"""
+    evidence = (*_postal(measured), *_ours(measured))
+    crash, ours = measured.offers.get(POSTAL), measured.loads.get(OURS)
+    wrong = [e for e in evidence if e.holds is False]
+    missing = [e.fact for e in evidence if e.holds is None]
+    cause = _CAUSES[measured.params.get("fault", "none")]
+    if wrong:
+        outcome, reason = Outcome.REFUTED, "; ".join(f"{e.fact}: {e.found}, needed {e.needed}" for e in wrong)
+    elif missing or crash is None or ours is None:
+        outcome, reason = Outcome.INCONCLUSIVE, f"not measured: {', '.join(missing)}"
+    else:
+        outcome = Outcome.CONFIRMED
+        reason = (
+            f"postal died of SIGSEGV after {1000 * crash.seconds:,.0f} ms and {_said(measured):,} times "
+            f"{MESSAGE!r}; ours counted {sum(ours.failed.values()):,} errors and went on for "
+            f"{ours.ended - ours.started:.1f} s. Debian's postal has no fix: the fix is another generator"
+        )
+    return Verdict(
+        outcome=outcome,
+        claim=f"postal dies of a server that {cause}; our generator counts the errors and goes on.",
+        reason=reason[0].upper() + reason[1:] + ".",
+        evidence=evidence,
+        figures={
+            "postal_until_death_ms": 1000 * crash.seconds if crash and not crash.cut else None,
+            "postal_cpu_ms": 1000 * crash.cpu_s if crash else None,
+            "postal_cannot_write_lines": _said(measured) if crash else None,
+            "ours_errors": sum(ours.failed.values()) if ours else None,
+        },
+        tables=(_table(measured),),
+        quotes=tuple(
+            Quote(source=POSTAL if line.count == 1 else f"{POSTAL}, {line.count:,} times", t=line.t, text=line.text)
+            for line in (crash.lines if crash else ())
+        ),
+    )
+
+
+_CAUSES = {
+    "reset-after-mail": "resets the connection after MAIL",
+    "close-after-rcpt": "closes the connection after RCPT",
+    "none": "breaks no session off",
+}
+
+
+def _said(measured: Measurements) -> int:
+    """Return how often postal printed its message."""
+    crash = measured.offers.get(POSTAL)
+    return sum(line.count for line in crash.lines if line.text == MESSAGE) if crash else 0
+
+
+def _ended(status: int) -> str:
+    return f"status {status}" + (f" ({_NAMES[status]})" if status in _NAMES else "")
+
+
+def _postal(measured: Measurements) -> tuple[Evidence, ...]:
+    source = f"results/{POSTAL}-offer.json"
+    crash = measured.offers.get(POSTAL)
+    said = _said(measured)
+    return (
+        Evidence(
+            fact="how postal ended",
+            found="not measured" if crash is None else "it went on to its time" if crash.cut else _ended(crash.status),
+            needed=f"{_ended(SIGSEGV)}, before its time",
+            holds=crash.status == SIGSEGV if crash else None,
+            source=source,
+        ),
+        Evidence(
+            fact=f"lines {MESSAGE!r}",
+            found=f"{said:,}" if crash else "not measured",
+            needed="at least 1",
+            holds=said > 0 if crash else None,
+            source=source,
+        ),
+    )
+
+
+def _ours(measured: Measurements) -> tuple[Evidence, ...]:
+    source = f"results/{OURS}-load.json, results/{OURS}-sink.json"
+    ours, sink, account = measured.loads.get(OURS), measured.sinks.get(OURS), measured.accounting(OURS)
+    failed = sum(ours.failed.values()) if ours else 0
+    allowed = float(measured.params.get("seconds") or 0) + OVERTIME
+    return (
+        Evidence(
+            fact="sessions that the sink broke off",
+            found=f"{sink.broken:,} of {sink.connections:,}" if sink else "not measured",
+            needed="at least 1",
+            holds=sink.broken > 0 if sink else None,
+            source=source,
+        ),
+        Evidence(
+            fact="errors that ours counted",
+            found=f"{failed:,}" if ours else "not measured",
+            needed="at least 1",
+            holds=failed > 0 if ours else None,
+            source=source,
+        ),
+        Evidence(
+            fact="seconds until ours ended",
+            found=f"{ours.ended - ours.started:.1f}" if ours else "not measured",
+            needed=f"at most {allowed:.0f}",
+            holds=ours.ended - ours.started <= allowed if ours else None,
+            source=source,
+        ),
+        Evidence(
+            fact="messages of ours without an outcome",
+            found=f"{ours.offered - ours.accepted - failed:,} of {ours.offered:,}" if ours else "not measured",
+            needed="0",
+            holds=ours.offered == ours.accepted + failed if ours else None,
+            source=source,
+        ),
+        Evidence(
+            fact="messages of ours accepted, yet lost",
+            found=f"{account.lost:,}" if account else "not measured",
+            needed="0",
+            holds=account.lost == 0 if account else None,
+            source=source,
+        ),
+    )
+
+
+def _table(measured: Measurements) -> Table:
+    """Set both side by side."""
+    crash, ours = measured.offers.get(POSTAL), measured.loads.get(OURS)
+    causes = ", ".join(f"{count:,} x {cause}" for cause, count in ours.failed.items()) if ours else ""
+    rows: list[tuple[str | float | None, ...]] = []
+    if crash:
+        ended = "ended at its time" if crash.cut else _ended(crash.status)
+        rows.append((POSTAL, ended, crash.seconds, crash.cpu_s, crash.arrived, f"{_said(measured):,} x {MESSAGE}"))
+    if ours:
+        rows.append((OURS, "ended at its time", ours.ended - ours.started, ours.cpu_s, ours.accepted, causes or "none"))
+    return Table(
+        title="The same sink, two generators",
+        columns=("generator", "how it ended", "seconds", "CPU s", "messages accepted", "errors"),
+        rows=tuple(rows),
+    )
+
+
+SCENARIO = PostalCrash()
