@@ -14,7 +14,7 @@ from pydantic import Field
 
 from orchestrator.engine import Output
 from orchestrator.errors import EngineFailed, NodeDied
-from orchestrator.live import Live
+from orchestrator.live import HEARTBEAT_S, Live
 from orchestrator.measurements import Measurements
 from orchestrator.model import MAX_DOMAINS, Bed, Limits, Node, Release, Strict
 from orchestrator.plan import NodePlan
@@ -25,8 +25,6 @@ REPORTED, FIXED = "dns", "fixed"
 ADDRESSES, FULL_WORKERS = 2560, 24
 BOTH_FAMILIES = 800
 """Addresses of each family for the fix listen-on-v6: 6,432 open files are over -S 4096, and 3,232 of IPv4 are not."""
-DEBIAN_MAX_SOCKETS = 21_000
-"""``-S`` of Debian's 9.16, unless it is given."""
 RESERVED = 512
 """File descriptors that 9.16 leaves to what is not a socket (``reserved-sockets``)."""
 TOLERANCE = 0.02
@@ -48,13 +46,14 @@ SIGNATURES = {
 }
 """What is looked for in the logs: what a report calls it -> pattern."""
 
-_COUNT_FDS = ("sh", "-c", "ls /proc/1/fd | wc -l")
-_RESIDENT = ("awk", "/^VmRSS:/ {print $2 * 1024}", "/proc/1/status")
-_COUNT_SOCKETS = (
-    "awk",
-    "$2 ~ /:0035$/ {sockets++; addresses[$2]} END {for (a in addresses) n++; print sockets + 0, n + 0}",
-    *(f"/proc/net/{protocol}{family}" for protocol in ("udp", "tcp") for family in ("", "6")),
-)
+_COUNT = r"""
+ls /proc/1/fd | wc -l
+cd /proc/net
+awk '$2 ~ /:0035$/ {sockets++; all[$2]} END {for (a in all) n++; print sockets + 0, n + 0}' udp udp6 tcp tcp6
+awk '/^VmRSS:/ {print $2 * 1024}' /proc/1/status
+"""
+"""What a named has open, its sockets of port 53 and on how many addresses, and its resident memory in bytes."""
+_COUNTED = ("open_files", "sockets", "addresses", "memory_b")
 _WAYS = {
     "rndc stop": ("rndc", "stop"),
     "SIGTERM": ("setpriv", "--reuid=bind", "--clear-groups", "sh", "-c", "kill -TERM 1"),  # root lacks CAP_KILL here
@@ -93,6 +92,11 @@ class Named:
     listen: Literal["lab", "service"] = "lab"
     listen_v6: Literal["lab", "none"] = "none"
 
+    def __str__(self) -> str:
+        limits = [f"-S {self.max_sockets:,}"] if self.max_sockets else []
+        limits += [f"{self.nofile:,} open files allowed"] if self.nofile else []
+        return ", ".join([f"{self.listening:,} addresses", f"{self.workers} workers", *limits])
+
     @property
     def listening(self) -> int:
         """On how many addresses it listens, both families together."""
@@ -106,7 +110,7 @@ class Named:
     @property
     def limit(self) -> int | None:
         """At how many open files the next one fails; ``None``: the engine's limit, which the host's check knows."""
-        limits = [self.nofile, (self.max_sockets or DEBIAN_MAX_SOCKETS) if self.release == "bullseye" else None]
+        limits = [self.nofile, (self.max_sockets or bind.DEBIAN_MAX_SOCKETS) if self.release == "bullseye" else None]
         return min((limit for limit in limits if limit), default=None)
 
     @property
@@ -170,6 +174,7 @@ class BindFdLimit:
     name = "bind-fd-limit"
     question = "Does BIND with this many addresses run over its limit of sockets, and then refuse to shut down?"
     params = Params
+    provokes = frozenset({"open files, by the daemon's own limit"})
 
     def bed(self, params: Params) -> Bed:
         """Return a bed of name servers only: as reported, and with the fix beside it."""
@@ -187,15 +192,8 @@ class BindFdLimit:
         with live.phase("fetch keys"):
             for node in running:
                 fetched = live.seen(node, FETCHED, FETCH_S)
-                sockets, addresses = live.exec(node, *_COUNT_SOCKETS).stdout.split()
-                found = {
-                    "fetched": fetched is not None,
-                    "open_files": _keep_open_files(live, node),
-                    "sockets": int(sockets),
-                    "addresses": int(addresses),
-                    "memory_b": int(live.exec(node, *_RESIDENT).stdout),
-                }
-                live.rundir.save_result(f"{node.name}-open", found)
+                if counted := _count(live, node):
+                    live.rundir.save_result(f"{node.name}-open", {**counted, "fetched": fetched is not None})
         for node in running:
             _stop(live, node)
 
@@ -205,9 +203,13 @@ class BindFdLimit:
 
 
 def _ended_at_start(live: Live, node: NodePlan) -> bool:
-    """Keep how a node ended that could not get all its sockets."""
-    death = live.recorder.await_end(node.name, 0)
-    if death:
+    """Keep how a node ended that could not get all its sockets.
+
+    Raises:
+        NodeDied: one ended that had no reason to.
+    """
+    live.recorder.check()
+    if death := _end(live, node, 0):
         live.rundir.save_result(f"{node.name}-end", {"status": death.exit_status})
     return death is not None
 
@@ -218,6 +220,7 @@ def _stop(live: Live, node: NodePlan) -> None:
     Raises:
         NodeDied: somebody else ended it.
     """
+    live.recorder.check()
     live.recorder.expect_end(node.name)
     tried: list[dict[str, Any]] = []
     death = None
@@ -231,36 +234,56 @@ def _stop(live: Live, node: NodePlan) -> None:
         tried.append({"way": way, "status": said and said.status, "said": answer, "ended": bool(death), "s": seconds})
         if death:
             break
-    if death and death.exit_status == SIGKILL_STATUS:
-        raise death
     live.rundir.save_result(f"{node.name}-stop", {"tried": tried, "status": death and death.exit_status})
 
 
 def _ask(live: Live, node: NodePlan, *command: str) -> Output | None:
-    """Run a command in a node that may end from it; ``None`` when its answer is lost."""
+    """Run a command in a node; ``None``: it ends just now, and may.
+
+    Raises:
+        NodeDied: it ended that had no reason to, or another one.
+    """
     try:
-        return live.exec(node, *command, timeout=STOP_S)
+        said = live.exec(node, *command, timeout=STOP_S)
     except NodeDied:
         raise
     except EngineFailed:
         return None
+    if said.status != 0:  # of the command, or because it was ended with its container
+        live.recorder.died.wait(HEARTBEAT_S)
+        live.recorder.check()
+    return said
 
 
 def _await_end(live: Live, node: NodePlan, deadline: float) -> NodeDied | None:
     """Wait for the end of a node until a moment of the monotonic clock, and read its open files once a second."""
     while (left := deadline - time.monotonic()) > 0:
-        if death := live.recorder.await_end(node.name, min(left, 1.0)):
+        if death := _end(live, node, min(left, 1.0)):
             return death
-        _keep_open_files(live, node)
-    return None
+        _count(live, node)
+    return _end(live, node, 0)
 
 
-def _keep_open_files(live: Live, node: NodePlan) -> int | None:
-    said = _ask(live, node, *_COUNT_FDS)
+def _end(live: Live, node: NodePlan, seconds: float) -> NodeDied | None:
+    """Wait so long for the end of a node; ``None``: it still runs.
+
+    Raises:
+        NodeDied: by SIGKILL, so it was not BIND that ended it.
+    """
+    death = live.recorder.await_end(node.name, seconds)
+    if death and death.exit_status == SIGKILL_STATUS:
+        raise death
+    return death
+
+
+def _count(live: Live, node: NodePlan) -> dict[str, int] | None:
+    """Read what a named has open, and keep it; ``None``: it ends just now, and may."""
+    said = _ask(live, node, "sh", "-euc", _COUNT)
     if said is None or said.status != 0:
         return None
-    live.keep("open files", node.name, int(said.stdout))
-    return int(said.stdout)
+    counted = dict(zip(_COUNTED, map(int, said.stdout.split()), strict=True))
+    live.keep("open files", node.name, counted["open_files"])
+    return counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -349,17 +372,14 @@ def judge(measured: Measurements) -> Verdict:
     seen = {name: _seen(measured, name, named) for name, named in servers(params).items()}
     reported, fixed = seen[REPORTED], seen.get(FIXED)
     outcome, reason = _outcome(reported, fixed, params.fix)
-    setup = reported.setup
-    limit = f" and -S {setup.max_sockets:,}" if setup.max_sockets else ""
     return Verdict(
         outcome=outcome,
-        claim=f"BIND {reported.version or ''} ({setup.release}) with {setup.listening:,} addresses, {setup.workers} "
-        f"workers{limit} runs over its limit of sockets"
+        claim=f"BIND {reported.version or ''} ({reported.setup.release}) with {reported.setup} runs over its limit"
         + (", and then refuses to shut down" if reported.refused or not reported.over else "")
         + (f"; the fix {params.fix} keeps clear of it." if params.fix else "."),
         reason=reason,
         evidence=(*_as_reported(reported), *(_with_fix(fixed) if fixed else ())),
-        marks=tuple(_marks(setup, params)),
+        marks=tuple(_marks(reported.setup, params)),
         figures=_figures(reported, fixed),
         tables=(_servers_table(seen), _signatures_table(seen)),
         quotes=tuple(
@@ -459,7 +479,7 @@ def _marks(setup: Named, params: Params) -> list[str]:
             f"scaled: {setup.listening:,} addresses x 2 x {setup.workers} workers = "
             f"{setup.listening * 2 * setup.workers:,} sockets; at full size {ADDRESSES:,} x 2 x {FULL_WORKERS} = "
             f"{full.listening * 2 * full.workers:,}, in all {full.open_files:,} open files, over Debian's -S "
-            f"{DEBIAN_MAX_SOCKETS:,}"
+            f"{bind.DEBIAN_MAX_SOCKETS:,}"
         )
     if setup.release != "bullseye" and setup.max_sockets:
         marks.append("-S has no effect since BIND 9.17.20: this release meets only the kernel's limit (--nofile)")

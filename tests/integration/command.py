@@ -44,7 +44,7 @@ def answer(*words: str | Path, timeout: float = 120) -> Any:
 class Watched:
     """A run that goes on: a fact of it can be waited for, so that it is stopped at a known moment."""
 
-    def __init__(self, engine: Engine, runs: Path, *words: str | Path) -> None:
+    def __init__(self, engine: Engine, runs: Path, *words: str | Path, scenario: str = "relay-throughput") -> None:
         self._engine = engine
         self._runs = runs
         self.ids: set[str] = set()
@@ -52,7 +52,7 @@ class Watched:
         self.said = ""
         """What it has printed on standard error."""
         self.process = subprocess.Popen(
-            [TESTBED, "run", "relay-throughput", "--runs", runs, *words],
+            [TESTBED, "run", scenario, "--runs", runs, *words],
             text=True,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
