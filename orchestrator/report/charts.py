@@ -181,7 +181,9 @@ def reading(measured: Measurements, axis: Axis, name: str) -> Chart:
     series = measured.readings[name]
     figure = _over_time(axis, measured.phases, name, top=_top(series))
     figure["data"] = [
-        _line(axis, label, points, colour, hover="%{y:,.0f}", pick=max) for (label, points), colour in _coloured(series)
+        _line(axis, label, points, colour, hover="%{y:,.0f}", pick=max)
+        | {"mode": "lines+markers", "marker": {"size": 5}}
+        for (label, points), colour in _coloured(series)
     ]
     figure["layout"]["annotations"] = _labels(measured, axis)
     head, rows = _by_phase(measured, series, max, "most")
@@ -262,7 +264,7 @@ def _over_time(axis: Axis, phases: Iterable[Phase], unit: str, top: float | None
         layout["yaxis"] |= {"range": [0, top * 1.18], "rangemode": "normal"}
     layout["shapes"] = [
         {"type": "rect", "layer": "below", "yref": "paper", "y0": 0, "y1": 1, "x0": axis.x(p.start),
-         "x1": axis.x(p.end or axis.end), "line": {"width": 0},
+         "x1": axis.x(p.end or axis.end), "line": {"color": "--card", "width": 1},
          "fillcolor": "--calibration" if p.name.startswith("calibration") else "--phase"}
         for p in phases if p.name != "drain"
     ]  # fmt: skip

@@ -58,6 +58,24 @@ def test_the_page_draws_everything_and_asks_for_nothing(run: RunDir, look: dict[
         assert browser.value("document.documentElement.scrollWidth") <= look["width"], "nothing sticks out sideways"
 
 
+def test_evidence_tables_and_quotes_are_laid_out(run: RunDir) -> None:
+    """A fact, what was found and what was needed stand side by side; no cell of a table is cut off."""
+    left = "['b', '.fact', '.found', '.needed'].map(c => document.querySelector('.evidence ' + c).offsetLeft)"
+    cut = "[...document.querySelectorAll('.told .scroll')].filter(t => t.scrollWidth > t.clientWidth).length"
+    bars = "[...document.querySelectorAll('.bars u')].slice(0, 2).map(bar => bar.clientWidth)"
+    with Browser(width=1000) as browser:
+        browser.open(page(run))
+        places = browser.value(left)
+        assert places == sorted(places)
+        assert len(set(places)) == 4
+        assert browser.value(cut) == 0
+        measured, unknown = browser.value(bars)
+        assert measured > 300
+        assert unknown == 0
+        quote = browser.value("document.querySelector('.quotes dd').innerText")
+        assert quote == "socket: file descriptor exceeds limit"
+
+
 def test_light_and_dark_differ_in_the_pictures_too(run: RunDir) -> None:
     ink = "getComputedStyle(document.querySelector('.xtick text')).fill"
     paper = "getComputedStyle(document.body).backgroundColor"
