@@ -169,6 +169,6 @@ def words(asked: Scenario[Any], params: Strict) -> list[str]:
         option = name.replace("_", "-")
         if isinstance(value, bool):
             options.append(f"--{option}" if value else f"--no-{option}")
-        elif value is not None:
-            options.append(f"--{option}={value}")
+        else:  # no option takes a value away from a parameter: a sweep of one run does
+            options += [f"--{option}={value}"] if value is not None else ["--vary", f"{option}={UNSET}"]
     return ["testbed", "run", asked.name, *options]

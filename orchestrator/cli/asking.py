@@ -49,7 +49,8 @@ class Scenarios(TyperGroup):
 def command(name: str, body: Callable[..., None]) -> Any:
     """Make the command of a scenario: its parameters become options, beside the keyword parameters of ``body``.
 
-    ``body`` is called with the scenario, the values of its parameters, and its own options.
+    ``body`` is called with the scenario, the values of its parameters, and its own options. Its own option stands
+    where a parameter has the same name, which then keeps its default.
     """
     from orchestrator import scenarios
 
@@ -69,6 +70,7 @@ def command(name: str, body: Callable[..., None]) -> Any:
             annotation=Annotated[types[field], typer.Option(help=info.description)],
         )
         for field, info in scenario.params.model_fields.items()
+        if field not in {p.name for p in fixed}
     ]
     call.__signature__ = inspect.Signature([*varied, *fixed])  # type: ignore[attr-defined]
     call.__annotations__ = {p.name: p.annotation for p in [*varied, *fixed]}
