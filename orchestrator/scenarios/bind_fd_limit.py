@@ -28,19 +28,24 @@ BOTH_FAMILIES = 800
 RESERVED = 512
 """File descriptors that 9.16 leaves to what is not a socket (``reserved-sockets``)."""
 TOLERANCE = 0.02
-FETCH_S, STOP_S = 30.0, 8.0
-"""How long the fetch of the root's keys may take; how long each way to stop is waited for."""
+FETCH_S, SETTLE_S, STOP_S = 30.0, 5.0, 8.0
+"""How long the fetch of the root's keys may take, its sockets until they are closed, and each way to stop it."""
+SETTLING_S = 0.25
+"""How long the number of open files has to stay the same."""
 SIGKILL_STATUS = 137
 
 FETCHED = r"managed-keys-zone: Unable to fetch DNSKEY set"
 """Nothing of a bed reaches a root server, so it fails in any case; by then the first outgoing sockets were tried."""
 OVER = "socket: file descriptor exceeds limit (N/M)"
+RNDC_REFUSED = "accept: file descriptor exceeds limit (N/M)"
+"""The socket of a connection gets the lowest free number, so of an idle named this line tells whether it is over. Some
+addresses short of that, the other one comes and goes with the number of outgoing sockets that are open at once."""
 ABORT = "fatal error, and the end"
 SIGNATURES = {
     OVER: r"socket: file descriptor exceeds limit \(\d+/\d+\)",
     "managed-keys-zone: ... not enough free resources": FETCHED + r" '\.': not enough free resources",
     "couldn't add command channel: ... not enough free resources": r"command channel \S+: not enough free resources",
-    "accept: file descriptor exceeds limit (N/M)": r"accept: file descriptor exceeds limit \(\d+/\d+\)",
+    RNDC_REFUSED: r"accept: file descriptor exceeds limit \(\d+/\d+\)",
     "Accepting TCP connection failed: too many open files": r"Accepting TCP connection failed: too many open files",
     ABORT: r"\.c:\d+:.*fatal error",
 }
@@ -192,7 +197,7 @@ class BindFdLimit:
         with live.phase("fetch keys"):
             for node in running:
                 fetched = live.seen(node, FETCHED, FETCH_S)
-                if counted := _count(live, node):
+                if counted := _settled(live, node):
                     live.rundir.save_result(f"{node.name}-open", {**counted, "fetched": fetched is not None})
         for node in running:
             _stop(live, node)
@@ -276,6 +281,16 @@ def _end(live: Live, node: NodePlan, seconds: float) -> NodeDied | None:
     return death
 
 
+def _settled(live: Live, node: NodePlan) -> dict[str, int] | None:
+    """Count until nothing changes any more: outgoing sockets are closed with some delay."""
+    deadline = time.monotonic() + SETTLE_S
+    before, counted = None, _count(live, node)
+    while counted and counted["open_files"] != before and time.monotonic() < deadline:
+        live.recorder.died.wait(SETTLING_S)
+        before, counted = counted["open_files"], _count(live, node)
+    return counted
+
+
 def _count(live: Live, node: NodePlan) -> dict[str, int] | None:
     """Read what a named has open, and keep it; ``None``: it ends just now, and may."""
     said = _ask(live, node, "sh", "-euc", _COUNT)
@@ -311,10 +326,12 @@ class Seen:
 
     @property
     def over(self) -> bool | None:
-        """It met its limit; ``None``: it came to an end before it could."""
-        if self.lines[OVER] or (self.ended is not None and self.lines[ABORT]):
-            return True
-        return False if self.fetched else None
+        """It is over its limit, even when idle; ``None``: that was not put to the test."""
+        if self.ended is not None:
+            return bool(self.lines[ABORT]) or None
+        if self.stop is None or not self.fetched:
+            return None
+        return bool(self.lines[OVER] and self.lines[RNDC_REFUSED])
 
     @property
     def stopped_s(self) -> float | None:
@@ -396,8 +413,10 @@ def _outcome(reported: Seen, fixed: Seen | None, fix: str | None) -> tuple[Outco
         return Outcome.INCONCLUSIVE, "It was not seen to open an outgoing socket, so its limit was not put to the test."
     with_so_many = f"With {_number(reported.open_files)} open files it"
     if not reported.over:
-        return Outcome.REFUTED, f"{with_so_many} opened its outgoing sockets like any other; {reported.end}."
-    shown = f"{with_so_many} met its limit; {reported.end}."
+        for_moments = "met its limit only while several outgoing sockets were open at once"
+        how = for_moments if reported.lines[OVER] else "opened its outgoing sockets like any other"
+        return Outcome.REFUTED, f"{with_so_many} {how}; {reported.end}."
+    shown = f"{with_so_many} is over its limit; {reported.end}."
     if reported.ended is not None:
         needed, allowed = reported.setup.open_files, reported.setup.nofile
         shown = f"It needs {needed:,} open files, and may have {allowed:,}: {reported.end}."
@@ -405,7 +424,7 @@ def _outcome(reported: Seen, fixed: Seen | None, fix: str | None) -> tuple[Outco
         return Outcome.CONFIRMED, shown
     if fixed.over is None or fixed.refused is None:
         return Outcome.INCONCLUSIVE, f"{shown} Of the fix {fix} too little was seen; {fixed.end}."
-    outcome = Outcome.REFUTED if fixed.over or fixed.refused else Outcome.CONFIRMED
+    outcome = Outcome.REFUTED if fixed.over or fixed.lines[OVER] or fixed.refused else Outcome.CONFIRMED
     return outcome, f"{shown} With the fix {fix} it has {_number(fixed.open_files)}; {fixed.end}."
 
 
@@ -419,7 +438,14 @@ def _as_reported(seen: Seen) -> tuple[Evidence, ...]:
             fact=f"lines that say so in the log of {seen.node}",
             found=f"{len(lines)}" if seen.over is not None else "not measured",
             needed="at least 1",
-            holds=seen.over,
+            holds=None if seen.over is None else bool(lines),
+            source=log,
+        ),
+        Evidence(
+            fact=f"{seen.node} is over its limit even when idle: rndc is turned away",
+            found="not measured" if seen.stop is None else f"{len(seen.lines[RNDC_REFUSED])} lines",
+            needed="at least 1",
+            holds=None if seen.stop is None else bool(seen.lines[RNDC_REFUSED]),
             source=log,
         ),
         Evidence(
@@ -446,7 +472,7 @@ def _with_fix(seen: Seen) -> tuple[Evidence, ...]:
             fact="lines that say so with the fix",
             found="not measured" if seen.over is None else f"{len(seen.lines[OVER])}",
             needed="0",
-            holds=None if seen.over is None else not seen.over,
+            holds=None if seen.over is None else not seen.lines[OVER],
             source=f"logs/{seen.node}.log.gz",
         ),
         Evidence(

@@ -21,7 +21,12 @@ socket: file descriptor exceeds limit (10272/4096)
 couldn't add command channel ::1#953: not enough free resources
 running
 socket: file descriptor exceeds limit (10272/4096)
-managed-keys-zone: Unable to fetch DNSKEY set '.': not enough free resources"""
+managed-keys-zone: Unable to fetch DNSKEY set '.': not enough free resources
+accept: file descriptor exceeds limit (10272/4096)"""
+MOMENTARY = """\
+running
+socket: file descriptor exceeds limit (4096/4096)
+managed-keys-zone: Unable to fetch DNSKEY set '.': failure"""
 ABORTED = """\
 starting BIND 9.18.49-1~deb12u3-Debian (Extended Support Version) <id:>
 netmgr/tcpdns.c:347:isc__nm_tcpdns_lb_socket(): fatal error:
@@ -82,6 +87,13 @@ def test_a_named_below_its_limit_refutes_it(tmp_path: Path) -> None:
     assert not verdict.quotes
 
 
+def test_a_limit_that_is_met_for_moments_only_refutes_it_and_is_quoted(tmp_path: Path) -> None:
+    verdict = judged(tmp_path, {"dns": GONE | {"log": MOMENTARY}}, addresses=1014)
+    assert verdict.outcome is Outcome.REFUTED
+    assert "at once" in verdict.reason
+    assert verdict.quotes[0].text.endswith("(4096/4096)")
+
+
 @pytest.mark.parametrize(
     "seen", [{"log": ""}, {"log": HEALTHY}, {"log": HEALTHY, "open": counted(73, 10) | {"fetched": False}}]
 )
@@ -95,6 +107,7 @@ def test_what_was_not_put_to_the_test_is_inconclusive(tmp_path: Path, seen: dict
         (SHOWN, GONE, Outcome.CONFIRMED),
         (SHOWN, SHOWN, Outcome.REFUTED),
         (SHOWN, GONE | {"stop": {"tried": REFUSED, "status": None}}, Outcome.REFUTED),
+        (SHOWN, GONE | {"log": MOMENTARY}, Outcome.REFUTED),
         (GONE, GONE, Outcome.REFUTED),
         (SHOWN, {"log": HEALTHY}, Outcome.INCONCLUSIVE),
         ({"log": ""}, GONE, Outcome.INCONCLUSIVE),
