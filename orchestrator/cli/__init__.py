@@ -39,12 +39,12 @@ app.add_typer(searching.app, name="bisect", rich_help_panel="Ask")
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Ask": (inspection.analyze, inspection.capsule, inspection.runs, inspection.list_),
     "Beds": (beds.up, beds.down, beds.ps, beds.logs, beds.exec_, beds.stats, beds.plan, beds.schema),
-    "This machine": (machine.setup, machine.images, machine.clean),
+    "This machine": (machine.setup, machine.doctor, machine.images, machine.clean),
 }
 for panel, commands in _PANELS.items():
     for command in commands:
-        app.command(command.__name__.rstrip("_"), rich_help_panel=panel)(command)
-app.command("doctor", cls=machine.Doctor, rich_help_panel="This machine")(machine.doctor)
+        kind = machine.Doctor if command is machine.doctor else None
+        app.command(command.__name__.rstrip("_"), cls=kind, rich_help_panel=panel)(command)
 
 
 def main() -> None:

@@ -26,7 +26,9 @@ def imported(*arguments: str, **environment: str) -> set[str]:
     return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
 
 
-@pytest.mark.parametrize("command", [(), ("run",), ("up",), ("clean",)], ids=" ".join)
+@pytest.mark.parametrize(
+    "command", [(), ("run",), ("bisect",), ("capsule",), ("doctor",), ("up",), ("clean",)], ids=" ".join
+)
 def test_help_imports_nothing_heavy(command: tuple[str, ...]) -> None:
     modules = imported(*command, "--help")
     assert "orchestrator.cli" in modules
@@ -38,7 +40,7 @@ def test_the_first_help_does_without_pydantic() -> None:
     assert "pydantic" not in imported("--help")
 
 
-@pytest.mark.parametrize("words", ["testbed ", "testbed run ", "testbed up "])
+@pytest.mark.parametrize("words", ["testbed ", "testbed run ", "testbed bisect ", "testbed doctor ", "testbed up "])
 def test_completion_imports_nothing_heavy(words: str) -> None:
     asked = {"_TESTBED_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
     assert not imported(**asked) & HEAVY

@@ -162,6 +162,32 @@ def test_a_parameter_that_makes_no_sense_ends_a_run_before_it_leaves_anything(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("bisect", "relay-throughput", "--over", "domains"), "two whole numbers"),
+        (("bisect", "relay-throughput", "--over", "domains=9..2"), "two whole numbers"),
+        (("bisect", "relay-throughput", "--over", "seconds=1..2"), "a whole number"),
+        (("bisect", "relay-throughput", "--over", "domains=1..70000"), "65536"),
+        (("run", "relay-throughput", "--vary", "relay.colour=red"), "choose one of domains"),
+        (("run", "relay-throughput", "--vary", "relay.release=bookworm,potato"), "'potato'"),
+        (("run", "relay-throughput", "--vary", "relay=postfix,sendmail"), "'sendmail'"),
+        (("run", "none.json"), "No such file"),
+        (("doctor", "relay-throughput", "--rate", "0"), "greater than 0"),
+        (("doctor", "nosuch"), "choose one of relay"),
+        (("capsule", "nosuch"), "runs/nosuch"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_many_runs_are_refused_before_the_first_one(
+    testbed: Command, tmp_path: Path, words: tuple[str, ...], said: str
+) -> None:
+    ended = testbed(*words)
+    assert ended.names(said), ended.err
+    assert ended.code == ExitCode.USAGE
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_does_not_exist_is_named(testbed: Command, tmp_path: Path) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "run.json").write_text("{", encoding="utf-8")
