@@ -29,6 +29,8 @@ MAX_FILE_B = 8 * 2**20
 """Of a capsule that is read."""
 MAX_CONFIG_B = 3 * 2**20
 """Of rendered files that a capsule holds as text; the smallest first, of the others it holds the digest."""
+MAX_DEPTH = 32
+"""Of lists and objects in one another."""
 MAX_DIFF_LINES = 4_000
 """Of a file that is compared line by line."""
 CONSENT = "allow_host_changes"
@@ -128,6 +130,7 @@ def read(path: Path) -> Capsule:
         if len(content) > MAX_FILE_B:
             raise InvalidInput(f"a capsule of at most {MAX_FILE_B >> 20} MiB", f"{path}: it is larger", "ask its maker")
         data = json.loads(content, parse_constant=_refuse_constant)
+        _refuse_depth(data)
     except (OSError, ValueError, RecursionError) as error:
         if isinstance(error, InvalidInput):
             raise
@@ -287,6 +290,18 @@ def _differences(there: Any, here: Any, name: str = "") -> Iterator[list[str]]:
             yield from _differences(there.get(key), here.get(key), f"{name} {key}".strip())
     elif there != here:
         yield [name, *(("none" if value is None else str(value)) for value in (there, here))]
+
+
+def _refuse_depth(data: Any) -> None:
+    """Refuse what is nested so deep that to print it breaks."""
+    level = [data]
+    for _ in range(MAX_DEPTH):
+        inner = [
+            list(part.values() if isinstance(part, dict) else part) for part in level if isinstance(part, dict | list)
+        ]
+        level = [value for values in inner for value in values]
+    if level:
+        raise ValueError(f"more than {MAX_DEPTH} levels of nesting")
 
 
 def _refuse_constant(word: str) -> float:

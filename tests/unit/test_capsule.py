@@ -152,6 +152,7 @@ def test_what_is_no_capsule_is_refused(made: Path, change: Callable[[dict[str, A
         ("", "Expecting value"),
         ("[" * 100_000, "recursion"),
         ("[]", "no capsule at all"),
+        ("[" * 100 + "]" * 100, "levels of nesting"),
         ('{"capsule": NaN}', "NaN"),
         (" " * (capsule.MAX_FILE_B + 1), "it is larger"),
     ],
