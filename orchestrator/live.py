@@ -60,14 +60,14 @@ class Live:
         finally:
             self.phases.append({"name": name, "start": start, "end": time.time()})
 
-    def keep(self, reading: str, label: str, value: float) -> None:
-        """Keep something that was read off the bed just now, in series/readings.jsonl.
+    def keep(self, reading: str, label: str, value: float, *, at: float | None = None) -> None:
+        """Keep something that was read off the bed just now, or ``at`` a time (Unix), in series/readings.jsonl.
 
         ``reading`` names the quantity with its unit (``open files``, ``neighbour entries``) and makes a picture,
         ``label`` a line in it, mostly a node.
         """
         with self.rundir.write_series("readings") as series:
-            series.write(json.dumps({"t": time.time(), "name": reading, "label": label, "value": value}) + "\n")
+            series.write(json.dumps({"t": at or time.time(), "name": reading, "label": label, "value": value}) + "\n")
 
     def exec(self, node: NodePlan, *command: str, timeout: float = 60) -> Output:
         """Run a command in a node, with the rights of its service.
@@ -79,6 +79,21 @@ class Live:
         whole = without_setup_rights(command, node.capabilities)
         with self._of_a_living_node():
             return self.engine.exec(self.containers[node.name], whole, timeout=timeout)
+
+    def rewire(self, node: NodePlan, script: str, *words: str) -> str:
+        """Change routes or neighbours of a node by a shell script, with the rights that its start has (NET_ADMIN).
+
+        Returns what the script prints.
+
+        Raises:
+            NodeDied: it ended, and so does this.
+            EngineFailed: the script failed.
+        """
+        with self._of_a_living_node():
+            done = self.engine.exec(self.containers[node.name], ("sh", "-euc", script, "sh", *words))
+        if done.status != 0:
+            raise EngineFailed(f"the network of node {node.name} changed", done.stderr.strip(), "report it")
+        return done.stdout
 
     def pin(self, node: NodePlan, cpus: str) -> None:
         """Let a node run on these CPUs only, from now on; a list as in cpuset(7).
@@ -156,7 +171,7 @@ class Live:
         allowed = (full.seconds or UNBOUNDED_S) + full.timeout + OVERTIME_S
         report = None
         with self.rundir.write_series("load") as series:
-            for line in self._lines(self.plan.node(Role.LOAD), _load_command(full), allowed):
+            for line in self.lines(self.plan.node(Role.LOAD), _load_command(full), allowed):
                 said = json.loads(line)
                 if "tick" in said:
                     series.write(json.dumps({"phase": phase, **said["tick"]}) + "\n")
@@ -184,7 +199,7 @@ class Live:
             raise InvalidInput("a load generator other than ours", f"service {node.service}", "send() drives ours")
         command, run = kind.command(load), secrets.token_hex(4)
         self._begin(run, phase)
-        lines = self._lines(node, offered.script(command, load.seconds), load.seconds + OVERTIME_S)
+        lines = self.lines(node, offered.script(command, load.seconds, kind.period_s), load.seconds + OVERTIME_S)
         done = offered.read(lines, run=run, node=node.name, command=command)
         if self._counts:
             done = replace(done, arrived=self._arrived(run))
@@ -285,8 +300,13 @@ class Live:
         said: dict[str, Any] = json.loads(out.stdout)
         return said
 
-    def _lines(self, node: NodePlan, command: Sequence[str], seconds: float) -> Iterator[str]:
-        """Yield what a command in a node prints, for as long as every node lives."""
+    def lines(self, node: NodePlan, command: Sequence[str], seconds: float) -> Iterator[str]:
+        """Yield what a command in a node prints, for as long as every node lives.
+
+        Raises:
+            NodeDied: a container ended.
+            EngineFailed: the command failed, or goes on after so many seconds.
+        """
         queue: SimpleQueue[str | BaseException | None] = SimpleQueue()
         whole = without_setup_rights(command, node.capabilities)
 

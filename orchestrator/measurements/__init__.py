@@ -15,7 +15,7 @@ from orchestrator.agents.contract import LoadReport, SinkReport
 from orchestrator.measurements import hops
 from orchestrator.measurements.hops import Hops
 from orchestrator.measurements.latency import Latency
-from orchestrator.measurements.series import Series, grown, growth, join
+from orchestrator.measurements.series import TICK_S, Series, grown, growth, join, steady
 from orchestrator.rundir import RunDir
 from orchestrator.services.offered import Offered
 
@@ -187,6 +187,9 @@ class Measurements:
     def delivered_per_s(self, load: str) -> float | None:
         """Return messages delivered a second, from the first due message to the last one delivered."""
         sent, got = self.loads.get(load), self.sinks.get(load)
+        if other := self.offers.get(load):  # of its last message the sink's readings tell, to the second
+            last = (self._sink_ticks.get(load) or [{"delivered": 0, "t": None}])[-1]
+            return _rate(last["delivered"], other.started, last["t"])
         return _rate(got.delivered, sent.started, got.last) if sent and got else None
 
     def delivered_under_load_per_s(self, load: str) -> float | None:
@@ -195,6 +198,17 @@ class Measurements:
         ticks = [p for p in self._sink_ticks.get(load, []) if report and p["t"] <= report.ended + 0.5]
         last = ticks[-1] if ticks else None
         return _rate(last["delivered"], report.started, last["t"]) if report and last else None
+
+    def steady_per_s(self, load: str, period: float) -> float | None:
+        """Return messages a second at the sink while a load went on, whichever generator offered it.
+
+        ``period``: that in which the generator hands its work out, in seconds (``services.OffersLoad``).
+        """
+        sent = self.loads.get(load) or self.offers.get(load)
+        if sent is None:
+            return None
+        points = [(tick["t"], float(tick["delivered"])) for tick in self._sink_ticks.get(load, [])]
+        return steady(points, sent.started, sent.ended, period)
 
     def latency(self, load: str) -> dict[str, Latency]:
         """Return the latencies of a load, as far as there are any: ``response``, ``service``, ``transit``, ``age``.
@@ -234,9 +248,15 @@ class Measurements:
     @cached_property
     def _sink_ticks(self) -> dict[str, list[dict[str, Any]]]:
         names = {report.run: name for name, report in self.loads.items()}
-        names |= {offered.run: name for name, offered in self.offers.items()}
         points = self.rundir.series("sink")
-        return _by(({"phase": names[p["run"]], **p} for p in points if p.get("run") in names), "phase")
+        ticks = _by(({"phase": names[p["run"]], **p} for p in points if p.get("run") in names), "phase")
+        for name, other in self.offers.items():
+            # Mail of another generator belongs to no run: what arrives is of this load until the relay is empty.
+            drain = self.rundir.result(f"{name}-queue") or {"seconds": 0.0}
+            until = other.ended + drain["seconds"] + TICK_S
+            found = [{**p, "delivered": p["foreign"]} for p in points if p.get("run") == other.run and p["t"] <= until]
+            ticks |= {name: found} if found else {}
+        return ticks
 
     @cached_property
     def _stats(self) -> dict[str, list[dict[str, Any]]]:

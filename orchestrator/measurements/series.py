@@ -3,10 +3,15 @@
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 STEP_S = 0.5
 """Readings nearer together than this are taken as one: a quotient over a few milliseconds says nothing."""
+
+
+TICK_S = 1.0
+"""How far apart the agents' readings are while anything is new."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +68,32 @@ def grown(points: Sequence[dict[str, Any]], field: str, start: float, end: float
         return float(a[field] + (b[field] - a[field]) * share)
 
     return at(end) - at(start)
+
+
+def steady(points: Sequence[tuple[float, float]], start: float, end: float, period: float) -> float | None:
+    """Return the growth a second of a counter that grows in portions, one in each ``period`` seconds.
+
+    The mean of the counter over a whole period no longer shows its steps, wherever in a portion the period begins. So
+    this is how far that mean has moved from the second period to the last one; in the first one things start.
+    ``points`` are readings about ``TICK_S`` apart that leave out those at which nothing was new; ``None`` when they
+    cover less than four periods.
+    """
+    if end - start < 4 * period or not points:
+        return None
+    knots = [(start, 0.0)]
+    for t, value in points:
+        if t - knots[-1][0] > 2 * TICK_S:  # nothing was new until one reading before this one
+            knots.append((t - TICK_S, knots[-1][1]))
+        knots.append((t, value))
+    knots.append((max(end, knots[-1][0] + TICK_S), knots[-1][1]))
+
+    def mean(begin: float) -> float:
+        area = 0.0
+        for (t, a), (u, b) in pairwise(knots):
+            low, high = max(t, begin), min(u, begin + period)
+            if high > low:
+                area += (high - low) * (a + (b - a) * ((low + high) / 2 - t) / (u - t))
+        return area / period
+
+    first, last = start + period, end - period
+    return (mean(last) - mean(first)) / (last - first)

@@ -140,7 +140,7 @@ class OffersLoad(Protocol):
     """What a load generator adds that is not ours: a node that waits, and is told what to run."""
 
     period_s: float
-    """It hands its work out in portions, one in so many seconds: its rate is one over whole periods."""
+    """It hands its work out in portions, one in so many seconds of the clock: its rate is one over whole periods."""
 
     def command(self, offer: Offer) -> tuple[str, ...]:
         """Return the command that offers a load, and goes on until it is ended.

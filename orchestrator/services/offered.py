@@ -16,6 +16,8 @@ _CUT = 124
 
 _SCRIPT = """\
 exec 2>&1
+sleep "$(date +%s.%N | awk -v period="$1" '{ print period - $1 % period }')"
+shift
 echo "testbed-began $(date +%s.%N)"
 timeout --kill-after=5 "$@"
 status=$?
@@ -27,9 +29,12 @@ _ENDED = re.compile(r"testbed-ended ([\d.]+) (\d+)")
 _TIMES = re.compile(r"(\d+)m([\d.]+)s (\d+)m([\d.]+)s")
 
 
-def script(command: tuple[str, ...], seconds: float) -> tuple[str, ...]:
-    """Return what runs a generator for so long at most, ends it then, and tells how it went."""
-    return ("sh", "-uc", _SCRIPT, "sh", f"{seconds:g}", *command)
+def script(command: tuple[str, ...], seconds: float, period: float) -> tuple[str, ...]:
+    """Return what runs a generator for so long at most, ends it then, and tells how it went.
+
+    It begins when the clock shows a multiple of ``period``: see ``services.OffersLoad.period_s``.
+    """
+    return ("sh", "-uc", _SCRIPT, "sh", f"{period:g}", f"{seconds:g}", *command)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from orchestrator.services import Offer, Rendered, Role, Site, waiting
 USERS = "/testbed/users"
 """One recipient in each domain of the bed, one a line: postal takes them at random."""
 TICK_S = 5.0
+"""From its start on, and from each full minute of the clock on: begun at a multiple of this, it keeps one beat."""
 TOKENS = 2048
 """Messages that postal hands out to its threads at most in each tick; whoever asks for more gets no more."""
 PER_MINUTE = 60 / TICK_S * TOKENS

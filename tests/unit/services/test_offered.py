@@ -10,7 +10,7 @@ from orchestrator.services.offered import Offered
 
 def went(*command: str, seconds: float = 5.0) -> Offered:
     """Run a command as a generator is run in its node."""
-    done = subprocess.run(offered.script(command, seconds), capture_output=True, text=True, check=True)
+    done = subprocess.run(offered.script(command, seconds, 0.01), capture_output=True, text=True, check=True)
     return offered.read(done.stdout.splitlines(), run="0badcafe", node="postal", command=command)
 
 

@@ -1,0 +1,275 @@
+"""How much can each load generator send at most, and was it the relay that was measured, or the generator?
+
+Each one sends straight into the same sink, which is its ceiling, and then through the relay. A result near the ceiling
+is the generator's own, whatever the relay could do. postal's is 24,576 messages a minute: it hands out 2,048 tokens
+every 5 s, and waits for the next ones with most of the CPU idle.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+from pydantic import Field
+
+from orchestrator import beds, services
+from orchestrator.errors import InvalidInput
+from orchestrator.live import Live
+from orchestrator.measurements import Measurements
+from orchestrator.measurements.series import TICK_S
+from orchestrator.model import MAX_DOMAINS, Bed, Node, Strict
+from orchestrator.scenarios import Evidence, Outcome, Table, Verdict
+from orchestrator.scenarios.relay_throughput import NEAR_CEILING
+from orchestrator.services import Offer, OffersLoad, Role
+from orchestrator.services.postal import PER_MINUTE
+
+OURS, POSTAL = "smtp-load", "postal"
+STRAIGHT = "calibration-"
+"""What the name of a load begins with that goes straight to the sink."""
+TOLERANCE = 0.03
+"""How far postal's pace may be from what its tokens make of it."""
+TIMES = 10
+"""How much more the same sink has to take from another generator, if it is not the sink that holds postal up."""
+HALF = 0.5
+"""Of the CPU: what a bed uses less of is not held up by it."""
+SATURATED = 0.1
+"""Of the CPU idle: with less, whoever shares the machine may be what holds a generator up."""
+_PERIODS = (8, 5)
+"""Of a generator that sends in portions, so many are measured: straight, and through the relay."""
+
+
+class Params(Strict):
+    """What can be varied."""
+
+    engines: str = f"{OURS},smtp-source,{POSTAL}"
+    """The load generators, with commas between them."""
+    domains: Annotated[int, Field(ge=1, le=MAX_DOMAINS)] = 2560
+    """Domains that receive mail; smtp-source sends to the first one only."""
+    seconds: Annotated[float, Field(ge=5, le=600)] = 8.0
+    """How long each generator sends straight to the sink, at least."""
+    relay_seconds: Annotated[float, Field(ge=5, le=3600)] = 12.0
+    """How long each sends through the relay, at least."""
+    size: Annotated[int, Field(ge=64, le=50 * 1024 * 1024)] = 2048
+    """Bytes in the body of a message."""
+    connections: Annotated[int, Field(ge=1, le=1000)] = 50
+    """Connections that each generator keeps open."""
+    data_delay_ms: Annotated[float, Field(ge=0, le=10_000)] = 0.0
+    """The sink answers each message so much later: a bed in which the sink is the limit."""
+    drain: Annotated[float, Field(ge=1, le=86_400)] = 300.0
+    """Seconds that the relay may take to empty its queue after each load."""
+
+    @property
+    def names(self) -> list[str]:
+        """The generators, in the order in which they send."""
+        return list(dict.fromkeys(name.strip() for name in self.engines.split(",")))
+
+
+class GeneratorCeiling:
+    """The scenario."""
+
+    name = "generator-ceiling"
+    question = "How much can each load generator send at most, and when does that set a relay's pace?"
+    params = Params
+
+    def bed(self, params: Params) -> Bed:
+        """Return the built-in relay bed with a node for each generator."""
+        possible = [name for name, kind in services.known().items() if kind.role is Role.LOAD]
+        if unknown := [name for name in params.names if name not in possible]:
+            raise InvalidInput("load generators", ", ".join(map(repr, unknown)), f"choose of {', '.join(possible)}")
+        base = beds.bed("relay", domains=params.domains)
+        sink = Node(service="blackhole", settings={"data_delay_ms": params.data_delay_ms})
+        others = {name: Node(service=name) for name in params.names if name != OURS}
+        return base.model_copy(update={"nodes": {**base.nodes, "sink": sink, **others}})
+
+    def drive(self, live: Live, params: Params) -> None:
+        """Have each generator send straight to the sink; then each through the relay, which is drained in between."""
+        for name in params.names:
+            _send(live, params, name, straight=True)
+        for name in params.names:
+            _send(live, params, name, straight=False)
+            live.drain(name, params.drain)
+
+    def judge(self, measured: Measurements) -> Verdict:
+        """Say what each generator can send, and who set the pace."""
+        return judge(measured)
+
+
+def _send(live: Live, params: Params, name: str, *, straight: bool) -> None:
+    phase = f"{STRAIGHT}{name}" if straight else name
+    seconds = params.seconds if straight else params.relay_seconds
+    kind = services.service(name)
+    with _machine(live, phase):
+        if isinstance(kind, OffersLoad):
+            load = Offer(
+                target=live.plan.node(Role.SINK if straight else Role.RELAY).v4,
+                seconds=max(seconds, _PERIODS[not straight] * kind.period_s),
+                connections=params.connections,
+                per_connection=10,
+                size=params.size,
+                domain=live.plan.deliveries[0].domain,
+            )
+            live.offer(phase, live.plan.named(name), load)
+        else:
+            target = live.plan.mail if straight else live.plan.node(Role.RELAY).v4
+            shape = {"connections": params.connections, "per_connection": 10, "sizes": [params.size]}
+            live.send(phase, {"target": str(target), "seconds": seconds, **shape})
+
+
+@contextmanager
+def _machine(live: Live, phase: str) -> Iterator[None]:
+    """Keep how idle the whole machine was meanwhile, as results/<phase>-machine.json.
+
+    /proc/stat is that of the kernel, in a container too (proc_stat(5): ticks of user, nice, system, idle, iowait, ...).
+    """
+
+    def ticks() -> list[int]:
+        said = live.exec(live.plan.node(Role.SINK), "head", "-n", "1", "/proc/stat").stdout
+        return [int(word) for word in said.split()[1:9]]
+
+    before = ticks()
+    yield
+    grown = [b - a for a, b in zip(before, ticks(), strict=True)]
+    live.rundir.save_result(f"{phase}-machine", {"idle": (grown[3] + grown[4]) / max(1, sum(grown))})
+
+
+def judge(measured: Measurements) -> Verdict:
+    """Judge one run: is every ceiling known, and is postal's its own?"""
+    names = Params(**measured.params).names
+    rates = {name: (_ceiling(measured, name), _through(measured, name)) for name in names}
+    known = tuple(
+        Evidence(
+            fact=f"ceiling of {name}",
+            found=f"{ceiling:,.0f} messages a minute" if ceiling else "not measured",
+            needed="a figure",
+            holds=True if ceiling else None,
+            source=f"series/sink.jsonl, phase {STRAIGHT}{name}",
+        )
+        for name, (ceiling, _) in rates.items()
+    )
+    own, room = _postal(measured, {name: ceiling for name, (ceiling, _) in rates.items()})
+    evidence = (*known, *own, *room)
+    wrong = [e for e in own if e.holds is False]
+    unclear = [e for e in evidence if e.holds is None or (e in room and not e.holds)]
+    if wrong or unclear:
+        outcome = Outcome.REFUTED if wrong else Outcome.INCONCLUSIVE
+        reason = "; ".join(f"{e.fact}: {e.found}, needed {e.needed}" for e in wrong or unclear)
+    else:
+        outcome = Outcome.CONFIRMED
+        reason = "; ".join(f"{name} sends {ceiling:,.0f} a minute at most" for name, (ceiling, _) in rates.items())
+    claim = "Each generator's ceiling is known"
+    return Verdict(
+        outcome=outcome,
+        claim=f"{claim}, and postal's is its own: {PER_MINUTE:,.0f} a minute." if POSTAL in names else f"{claim}.",
+        reason=reason[0].upper() + reason[1:] + ".",
+        evidence=evidence,
+        marks=tuple(mark for name in names if (mark := _mark(measured, name))),
+        figures={
+            f"{name.replace('-', '_')}_{where}_messages_per_minute": rate
+            for name, both in rates.items()
+            for where, rate in zip(("ceiling", "relay"), both, strict=True)
+        },
+        tables=(
+            Table(
+                title="Messages a minute, straight to the sink and through the relay",
+                columns=("generator", "ceiling", "through the relay", "share", "CPU ms/message", "who set the pace"),
+                rows=tuple((name, *_row(measured, name, *both)) for name, both in rates.items()),
+                bars="ceiling",
+            ),
+        ),
+    )
+
+
+def _ceiling(measured: Measurements, name: str) -> float | None:
+    """Return messages a minute straight to the sink, while the generator was in its stride."""
+    kind = services.service(name)
+    rate = measured.steady_per_s(f"{STRAIGHT}{name}", kind.period_s if isinstance(kind, OffersLoad) else TICK_S)
+    return None if rate is None else 60 * rate
+
+
+def _through(measured: Measurements, name: str) -> float | None:
+    """Return messages a minute that came out of the relay, from the first one sent to the last one delivered."""
+    rate = measured.delivered_per_s(name)
+    return None if rate is None else 60 * rate
+
+
+def _row(
+    measured: Measurements, name: str, ceiling: float | None, through: float | None
+) -> tuple[str | float | None, ...]:
+    """Return the cells of one generator, after its name."""
+    share = through / ceiling if through and ceiling else None
+    pace = "not known" if share is None else "the relay" if share <= NEAR_CEILING else "the generator"
+    return ceiling, through, "not measured" if share is None else f"{share:.0%}", _cpu_ms(measured, name), pace
+
+
+def _cpu_ms(measured: Measurements, name: str) -> float | None:
+    """Return what one message straight to the sink costs its generator, in milliseconds of CPU."""
+    load = f"{STRAIGHT}{name}"
+    ours, other = measured.loads.get(load), measured.offers.get(load)
+    if ours:
+        return 1000 * ours.cpu_s / ours.accepted if ours.accepted else None
+    return 1000 * other.cpu_s / other.arrived if other and other.arrived else None
+
+
+def _idle(measured: Measurements, name: str) -> float | None:
+    """Return the share of the machine's CPU that was idle while a generator sent straight to the sink."""
+    kept = measured.rundir.result(f"{STRAIGHT}{name}-machine")
+    return kept["idle"] if kept else None
+
+
+def _mark(measured: Measurements, name: str) -> str | None:
+    idle = _idle(measured, name)
+    if name == OURS or idle is None or idle >= SATURATED:  # ours is meant to take what there is
+        return None
+    return f"{idle:.0%} of the CPU was idle while {name} sent: its ceiling may be the machine's"
+
+
+def _postal(
+    measured: Measurements, ceilings: dict[str, float | None]
+) -> tuple[tuple[Evidence, ...], tuple[Evidence, ...]]:
+    """Hold postal's ceiling against its tokens; return the facts that make it so, and those that say why."""
+    if POSTAL not in ceilings:
+        return (), ()
+    pace, idle, load = ceilings[POSTAL], _idle(measured, POSTAL), f"{STRAIGHT}{POSTAL}"
+    other, most = max(((n, c or 0.0) for n, c in ceilings.items() if n != POSTAL), key=lambda x: x[1], default=("", 0))
+    starved = idle is None or idle < SATURATED
+    slow = pace is not None and pace < PER_MINUTE * (1 - TOLERANCE)
+    right = pace is not None and abs(pace / PER_MINUTE - 1) <= TOLERANCE
+    phase = measured.phase(load)
+    cpus = (measured.environment.get("engine") or {}).get("cpus")
+    uses = [measured.use(node, phase) for node in measured.nodes] if phase else []
+    cores = sum(use.cores for use in uses if use) if any(uses) else None
+    room = cores is not None and cpus is not None and cores / cpus <= HALF
+    own = [
+        Evidence(
+            fact="postal's pace",
+            found=f"{pace:,.0f} messages a minute" if pace else "not measured",
+            needed=f"{PER_MINUTE:,.0f}, within {TOLERANCE:.0%}",
+            holds=None if pace is None or (slow and starved) else right,
+            source=f"series/sink.jsonl, phase {load}",
+        )
+    ]
+    if other:
+        own.append(
+            Evidence(
+                fact="what the same sink took from another generator",
+                found=f"{most:,.0f} a minute from {other}, {most / pace:.0f} times as much" if pace else "not measured",
+                needed=f"at least {TIMES} times as much",
+                holds=None if not pace or not most else most >= TIMES * pace,
+                source=f"series/sink.jsonl, phase {STRAIGHT}{other}",
+            )
+        )
+    return tuple(own), (
+        Evidence(
+            fact="cores that the bed used while postal sent to the sink",
+            found="not measured" if cores is None else f"{cores:.2f} of {cpus}; {_percent(idle)} of the CPU was idle",
+            needed=f"at most {HALF:.0%} of them",
+            holds=None if cores is None or cpus is None else room,
+            source=f"series/stats.jsonl, results/{load}-machine.json",
+        ),
+    )
+
+
+def _percent(share: float | None) -> str:
+    return "an unknown part" if share is None else f"{share:.0%}"
+
+
+SCENARIO = GeneratorCeiling()
