@@ -16,7 +16,7 @@ from pydantic import Field
 from orchestrator.collect.cpus import COMMAND, CpuTimes
 from orchestrator.live import Live
 from orchestrator.measurements import Measurements, Phase
-from orchestrator.model import MAX_DOMAINS, Bed, Release, Strict
+from orchestrator.model import Bed
 from orchestrator.plan import NodePlan
 from orchestrator.scenarios import Evidence, Outcome, Table, Verdict, relay_throughput
 from orchestrator.services import Role
@@ -32,31 +32,17 @@ OTHERS = 0.1
 """Work of others on the CPUs of a set, or time that the hypervisor took, above this share deserves a warning."""
 
 
-class Params(Strict):
+class Params(relay_throughput.RelayLoad):
     """What can be varied."""
 
-    domains: Annotated[int, Field(ge=1, le=MAX_DOMAINS)] = 2560
-    """Domains that receive mail, each with an address of its own."""
     seconds: Annotated[float, Field(ge=1, le=3600)] = 6.0
     """How long load is offered to each set."""
-    rate: Annotated[float, Field(gt=0, le=1e6)] | None = None
-    """Messages a second, open-loop; unset: as fast as the relay takes them."""
     repeat: Annotated[int, Field(ge=1, le=20)] = 3
     """Rounds through all the sets."""
-    size: Annotated[int, Field(ge=64, le=50 * 1024 * 1024)] = 2048
-    """Bytes in the body of a message."""
-    connections: Annotated[int, Field(ge=1, le=10_000)] = 20
-    """Connections that the load generator keeps open at most."""
-    per_connection: Annotated[int, Field(ge=1, le=100_000)] = 10
-    """Messages sent over one connection."""
     calibration: Annotated[float, Field(ge=1, le=600)] = 3.0
     """Seconds of load straight into the sink, before the run, for each of two shapes."""
     drain: Annotated[float, Field(ge=1, le=86_400)] = 300.0
     """Seconds that the relay may take to empty its queue on each set."""
-    relay: str = "postfix"
-    """The service under test."""
-    relay_release: Release = "bookworm"
-    """The Debian release it comes from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +73,7 @@ class CpuTopology:
 
     def bed(self, params: Params) -> Bed:
         """Return the built-in relay bed with the relay that is asked for."""
-        same = {name: getattr(params, name) for name in ("domains", "relay", "relay_release")}
-        return relay_throughput.SCENARIO.bed(relay_throughput.Params(**same))
+        return relay_throughput.relay_bed(params)
 
     def drive(self, live: Live, params: Params) -> None:
         """Calibrate on the fewest CPUs that the harness will have; then send and drain on each set, in rounds."""
@@ -96,13 +81,7 @@ class CpuTopology:
         described = [{"name": s.name, "cpus": write(s.cpus), "harness": write(s.harness)} for s in sets]
         live.rundir.save_result(PLAN, {"sets": described, "left_out": same})
         relay = live.plan.node(Role.RELAY)
-        load = {
-            "seconds": params.seconds,
-            "rate": params.rate,
-            "connections": params.connections,
-            "per_connection": params.per_connection,
-            "sizes": [params.size],
-        }
+        load = params.order(params.seconds)
         _pin(live, relay, min(sets, key=lambda s: len(s.harness)))
         relay_throughput.calibrate(live, load, params.calibration)
         for number in range(1, params.repeat + 1):

@@ -29,13 +29,11 @@ BUSY = 0.9
 """A generator or sink (one thread each) that uses more of a core than this is taken to be the bottleneck."""
 
 
-class Params(Strict):
-    """What can be varied."""
+class RelayLoad(Strict):
+    """A relay, and the load that it gets."""
 
     domains: Annotated[int, Field(ge=1, le=MAX_DOMAINS)] = 2560
     """Domains that receive mail, each with an address of its own."""
-    seconds: Annotated[float, Field(gt=0, le=86_400)] = 30.0
-    """How long load is offered."""
     rate: Annotated[float, Field(gt=0, le=1e6)] | None = None
     """Messages a second, open-loop; unset: as fast as the relay takes them."""
     size: Annotated[int, Field(ge=64, le=50 * 1024 * 1024)] = 2048
@@ -44,14 +42,31 @@ class Params(Strict):
     """Connections that the load generator keeps open at most."""
     per_connection: Annotated[int, Field(ge=1, le=100_000)] = 10
     """Messages sent over one connection."""
-    calibration: Annotated[float, Field(ge=1, le=600)] = 4.0
-    """Seconds of load straight into the sink, before the run, for each of two shapes."""
-    drain: Annotated[float, Field(ge=1, le=86_400)] = 1800.0
-    """Seconds that the relay may take to empty its queue afterwards."""
     relay: str = "postfix"
     """The service under test."""
     relay_release: Release = "bookworm"
     """The Debian release it comes from."""
+
+    def order(self, seconds: float) -> dict[str, Any]:
+        """Return the load, whoever it goes to."""
+        return {
+            "seconds": seconds,
+            "rate": self.rate,
+            "connections": self.connections,
+            "per_connection": self.per_connection,
+            "sizes": [self.size],
+        }
+
+
+class Params(RelayLoad):
+    """What can be varied."""
+
+    seconds: Annotated[float, Field(gt=0, le=86_400)] = 30.0
+    """How long load is offered."""
+    calibration: Annotated[float, Field(ge=1, le=600)] = 4.0
+    """Seconds of load straight into the sink, before the run, for each of two shapes."""
+    drain: Annotated[float, Field(ge=1, le=86_400)] = 1800.0
+    """Seconds that the relay may take to empty its queue afterwards."""
     relay_cpus: Annotated[float, Field(gt=0, le=1024)] | None = None
     """CPU time that the relay may use, in cores."""
 
@@ -65,17 +80,7 @@ class RelayThroughput:
 
     def bed(self, params: Params) -> Bed:
         """Return the built-in relay bed with the relay that is asked for."""
-        if services.service(params.relay).role is not Role.RELAY:
-            relays = ", ".join(name for name, kind in services.known().items() if kind.role is Role.RELAY)
-            raise InvalidInput("a service that fills the role relay", repr(params.relay), f"choose one of {relays}")
-        base = beds.bed("relay")
-        relay = base.nodes["relay"]
-        under_test = Node(
-            service=params.relay,
-            release=params.relay_release,
-            limits=relay.limits.model_copy(update={"cpus": params.relay_cpus}),
-        )
-        return base.model_copy(update={"domains": params.domains, "nodes": {**base.nodes, "relay": under_test}})
+        return relay_bed(params, cpus=params.relay_cpus)
 
     def connections(self, params: Params) -> dict[str, float]:
         """Return what the rate makes of new connections: of the generator to the relay, of the relay to one domain."""
@@ -85,13 +90,7 @@ class RelayThroughput:
 
     def drive(self, live: Live, params: Params) -> None:
         """Calibrate in two shapes, send through the relay, drain it."""
-        load = {
-            "seconds": params.seconds,
-            "rate": params.rate,
-            "connections": params.connections,
-            "per_connection": params.per_connection,
-            "sizes": [params.size],
-        }
+        load = params.order(params.seconds)
         calibrate(live, load, params.calibration)
         live.send(RUN, load | {"target": str(live.plan.node(Role.RELAY).v4)})
         live.drain(RUN, params.drain)
@@ -99,6 +98,25 @@ class RelayThroughput:
     def judge(self, measured: Measurements) -> Verdict:
         """Say what was carried, and whether the relay or the instrument set the pace."""
         return judge(measured)
+
+
+def relay_bed(params: RelayLoad, *, cpus: float | None = None) -> Bed:
+    """Return the built-in relay bed with the relay that is asked for; ``cpus``: the most cores that it may use.
+
+    Raises:
+        InvalidInput: it is no relay.
+    """
+    if services.service(params.relay).role is not Role.RELAY:
+        relays = ", ".join(name for name, kind in services.known().items() if kind.role is Role.RELAY)
+        raise InvalidInput("a service that fills the role relay", repr(params.relay), f"choose one of {relays}")
+    base = beds.bed("relay")
+    relay = base.nodes["relay"]
+    under_test = Node(
+        service=params.relay,
+        release=params.relay_release,
+        limits=relay.limits.model_copy(update={"cpus": cpus}),
+    )
+    return base.model_copy(update={"domains": params.domains, "nodes": {**base.nodes, "relay": under_test}})
 
 
 def calibrate(live: Live, load: Mapping[str, Any], seconds: float) -> None:
