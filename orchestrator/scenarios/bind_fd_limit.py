@@ -294,9 +294,10 @@ def _settled(live: Live, node: NodePlan) -> dict[str, int] | None:
 def _count(live: Live, node: NodePlan) -> dict[str, int] | None:
     """Read what a named has open, and keep it; ``None``: it ends just now, and may."""
     said = _ask(live, node, "sh", "-euc", _COUNT)
-    if said is None or said.status != 0:
+    figures = said.stdout.split() if said and said.status == 0 else []
+    if len(figures) < len(_COUNTED):  # a process that is on its way out has no memory left
         return None
-    counted = dict(zip(_COUNTED, map(int, said.stdout.split()), strict=True))
+    counted = dict(zip(_COUNTED, map(int, figures), strict=True))
     live.keep("open files", node.name, counted["open_files"])
     return counted
 
