@@ -171,7 +171,7 @@ def check(readings: Readings, needs: HostNeeds) -> list[Check]:
             state="warn",
         )
         if limit is None
-        else _check(_NEIGHBOURS, needs.neighbour_entries, limit - readings.neighbours, raise_limit),
+        else _check(_NEIGHBOURS, needs.neighbour_entries, max(0, limit - readings.neighbours), raise_limit),
         _check("memory, MiB", needs.memory_mb, memory, "free some memory, or ask for less", warn=True),
     ]
 

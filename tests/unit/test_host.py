@@ -116,6 +116,12 @@ def test_a_kernel_that_lacks_something_is_refused_by_its_name() -> None:
         host.require(checks)
 
 
+def test_a_neighbour_table_that_is_over_full_is_enough_for_a_bed_of_one_node() -> None:
+    over = replace(host.read(engine()), neighbours=1025, neighbour_limit=1024)
+    assert states(over, needs()) == ["ok"] * 4
+    assert states(over, needs(neighbours=1)) == ["ok", "ok", "fail", "ok"]
+
+
 def test_a_warning_is_no_refusal() -> None:
     host.require(host.check(host.read(engine()), needs(memory=1 << 30)))
 
