@@ -188,8 +188,8 @@ class Measurements:
         """Return messages delivered a second, from the first due message to the last one delivered."""
         sent, got = self.loads.get(load), self.sinks.get(load)
         if other := self.offers.get(load):  # of its last message the sink's readings tell, to the second
-            last = (self._sink_ticks.get(load) or [{"delivered": 0, "t": None}])[-1]
-            return _rate(last["delivered"], other.started, last["t"])
+            ticks = self._sink_ticks.get(load)
+            return _rate(ticks[-1]["delivered"], other.started, max(ticks[-1]["t"], other.ended)) if ticks else None
         return _rate(got.delivered, sent.started, got.last) if sent and got else None
 
     def delivered_under_load_per_s(self, load: str) -> float | None:

@@ -5,6 +5,7 @@ is the generator's own, whatever the relay could do. postal's is 24,576 messages
 every 5 s, and waits for the next ones with most of the CPU idle.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
@@ -33,8 +34,6 @@ HALF = 0.5
 """Of the CPU: what a bed uses less of is not held up by it."""
 SATURATED = 0.1
 """Of the CPU idle: with less, whoever shares the machine may be what holds a generator up."""
-_PERIODS = (8, 5)
-"""Of a generator that sends in portions, so many are measured: straight, and through the relay."""
 
 
 class Params(Strict):
@@ -46,8 +45,10 @@ class Params(Strict):
     """Domains that receive mail; smtp-source sends to the first one only."""
     seconds: Annotated[float, Field(ge=5, le=600)] = 8.0
     """How long each generator sends straight to the sink, at least."""
-    relay_seconds: Annotated[float, Field(ge=5, le=3600)] = 12.0
-    """How long each sends through the relay, at least."""
+    portions: Annotated[int, Field(ge=4, le=100)] = 8
+    """Of a generator that sends in portions, as postal does every 5 s, so many go straight to the sink, at least."""
+    relay_seconds: Annotated[float, Field(ge=0, le=3600)] = 12.0
+    """How long each sends through the relay, at least, in whole portions; 0: not at all."""
     size: Annotated[int, Field(ge=64, le=50 * 1024 * 1024)] = 2048
     """Bytes in the body of a message."""
     connections: Annotated[int, Field(ge=1, le=1000)] = 50
@@ -84,7 +85,7 @@ class GeneratorCeiling:
         """Have each generator send straight to the sink; then each through the relay, which is drained in between."""
         for name in params.names:
             _send(live, params, name, straight=True)
-        for name in params.names:
+        for name in params.names if params.relay_seconds else ():
             _send(live, params, name, straight=False)
             live.drain(name, params.drain)
 
@@ -101,7 +102,7 @@ def _send(live: Live, params: Params, name: str, *, straight: bool) -> None:
         if isinstance(kind, OffersLoad):
             load = Offer(
                 target=live.plan.node(Role.SINK if straight else Role.RELAY).v4,
-                seconds=max(seconds, _PERIODS[not straight] * kind.period_s),
+                seconds=kind.period_s * max(math.ceil(seconds / kind.period_s), params.portions if straight else 1),
                 connections=params.connections,
                 per_connection=10,
                 size=params.size,

@@ -56,3 +56,28 @@ def test_a_sink_that_is_killed_leaves_no_verdict(real_engine: Engine, tmp_path: 
     assert run.rundir
     assert run.rundir.load()["verdict"]["outcome"] == "INCONCLUSIVE"
     assert traces(real_engine, run.ids) == []
+
+
+# -------------------------------------------------------------------------------------------------------- ceilings
+
+
+def test_the_ceiling_of_postal_is_its_own(tmp_path: Path) -> None:
+    words = ("--engines", "smtp-load,postal", "--domains", "64", "--seconds", "5", "--portions", "4")
+    verdict = ask("generator-ceiling", tmp_path, *words, "--relay-seconds", "5", code=0)["verdict"]
+    assert verdict["outcome"] == "CONFIRMED"
+    assert verdict["figures"]["postal_ceiling_messages_per_minute"] == pytest.approx(24_576, rel=0.03)
+    assert verdict["figures"]["smtp_load_ceiling_messages_per_minute"] >= 245_760
+    assert [row[0] for row in verdict["tables"][0]["rows"]] == ["smtp-load", "postal"]
+    assert all(row[2] for row in verdict["tables"][0]["rows"])
+
+
+def test_a_slow_sink_is_not_taken_for_the_ceiling_of_postal(real_engine: Engine, tmp_path: Path) -> None:
+    words = ("--engines", "postal", "--domains", "16", "--portions", "4", "--relay-seconds", "0", "--format", "json")
+    run = Watched(real_engine, tmp_path, *words, "--data-delay-ms", "500", scenario="generator-ceiling")
+    code = run.end()
+    said = json.loads(run.output())
+    assert run.rundir
+    idle = (run.rundir.result("calibration-postal-machine") or {})["idle"]
+    # 50 connections that wait 500 ms for each message; where all the CPU is in use, that may be the reason as well.
+    assert (code, said["verdict"]["outcome"]) == ((1, "REFUTED") if idle >= 0.1 else (3, "INCONCLUSIVE")), run.said
+    assert said["verdict"]["figures"]["postal_ceiling_messages_per_minute"] <= 6_300

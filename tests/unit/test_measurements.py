@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.measurements import Latency, Measurements, Phase, bitmap, lowest
+from orchestrator.measurements.series import steady
 from orchestrator.rundir import RunDir
 from tests.unit import factory
 
@@ -221,3 +222,17 @@ def test_a_run_directory_that_cannot_be_written_can_be_read(rundir: RunDir) -> N
     shutil.rmtree(rundir.path / "results")
     (rundir.path / "results").symlink_to("/proc")
     assert Measurements.read(rundir).hops is not None
+
+
+@pytest.mark.parametrize("phase", [0.0, 0.3, 1.7, 4.9])
+def test_a_counter_that_grows_in_portions_is_steady_over_whole_periods(phase: float) -> None:
+    """2,048 within 2 s, every 5 s; read once a second, and not at all while nothing is new."""
+
+    def count(t: float) -> float:
+        done, within = divmod(t - phase, 5.0)
+        return 2048 * (done + min(1.0, within / 2.0)) if t >= phase else 0.0
+
+    points = [(t + 0.4, count(t + 0.4)) for t in range(40) if count(t + 0.4) > count(t - 0.6)]
+    assert steady(points, 0.0, 40.0, 5.0) == pytest.approx(409.6, rel=0.01)
+    assert steady(points, 0.0, 19.0, 5.0) is None
+    assert steady([], 0.0, 40.0, 5.0) is None
