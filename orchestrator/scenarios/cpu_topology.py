@@ -20,14 +20,14 @@ from orchestrator.model import Bed
 from orchestrator.plan import NodePlan
 from orchestrator.scenarios import Evidence, Outcome, Table, Verdict, relay_throughput
 from orchestrator.services import Role
-from orchestrator.topology import ALL, CORE, ONE_EACH, CpuSet, Topology, cpu_sets, parse, write
+from orchestrator.topology import ALL, CORE, ONE_EACH, THREAD, CpuSet, Topology, cpu_sets, parse, write
 
 PLAN = "cpu-sets"
 """results/cpu-sets.json: the sets in the order of their size, and those that were left out."""
 SAME = 0.9
 """The smallest set carries the same as the largest when it carries at least this share of it."""
-HELD_BACK = 0.25
-"""A relay that leaves more than this of its CPUs idle is not held back by them."""
+FULL = 0.05
+"""CPUs that are idle for less than this share of the time have no more to give."""
 OTHERS = 0.1
 """Work of others on the CPUs of a set, or time that the hypervisor took, above this share deserves a warning."""
 
@@ -43,25 +43,6 @@ class Params(relay_throughput.RelayLoad):
     """Seconds of load straight into the sink, before the run, for each of two shapes."""
     drain: Annotated[float, Field(ge=1, le=86_400)] = 300.0
     """Seconds that the relay may take to empty its queue on each set."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Point:
-    """What one set carried in one round; ``None``: not measured."""
-
-    load: str
-    carried: float | None
-    """Messages a second, delivered, the drain included."""
-    per_cpu_s: float | None
-    """Messages for each second of CPU that the relay used."""
-    cores: float | None
-    """CPUs that the relay used, on average."""
-    idle: float | None
-    """Share of the set's CPU time that was idle."""
-    others: float | None
-    """Share of it that went neither to the relay nor to a harness that was there, or that the hypervisor took."""
-    allowed: str
-    """Where the kernel let the relay run."""
 
 
 class CpuTopology:
@@ -118,53 +99,96 @@ def _times(live: Live, relay: NodePlan) -> CpuTimes:
 # --------------------------------------------------------------------------------------------------------- the verdict
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """What one set carried in one round; ``None``: not measured."""
+
+    load: str
+    carried: float | None
+    """Messages a second, delivered, the drain included."""
+    per_cpu_s: float | None
+    """Messages for each second of CPU that the relay used."""
+    used: float | None
+    """CPUs that the relay used, on average."""
+    idle: float | None
+    """Share of the set's CPU time that was idle."""
+    others: float | None
+    """Share of it that went neither to the relay nor to a harness that was there, or that the hypervisor took."""
+    allowed: str
+    """Where the kernel let the relay run."""
+
+    @property
+    def undisturbed(self) -> float | None:
+        """``carried``, with the CPU time given back that others took, where there was none to spare."""
+        if self.carried is None or self.others is None or self.idle is None or self.idle > FULL:
+            return self.carried
+        return self.carried / (1 - min(self.others, 0.95))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One set of CPUs, and its rounds."""
+
+    cpus: CpuSet
+    points: tuple[Point, ...]
+
+    @property
+    def name(self) -> str:
+        """The name of the set."""
+        return self.cpus.name
+
+    def middle(self, field: str) -> float | None:
+        """Return the median of a field over the rounds in which it was measured."""
+        known = [value for point in self.points if (value := getattr(point, field)) is not None]
+        return median(known) if known else None
+
+    @property
+    def busy(self) -> bool:
+        """Others used its CPUs."""
+        return (self.middle("others") or 0) > OTHERS
+
+
 def judge(measured: Measurements) -> Verdict:
     """Judge one run: what does each set carry, and does the smallest carry less than the largest?"""
     planned = measured.rundir.result(PLAN) or {"sets": [], "left_out": {}}
-    sets = [CpuSet(name=s["name"], cpus=parse(s["cpus"]), harness=parse(s["harness"])) for s in planned["sets"]]
-    rounds = range(1, int(measured.params.get("repeat", 1)) + 1)
-    points = {s.name: [_point(measured, s, number) for number in rounds] for s in sets}
-    carried = {name: median(rates) for name, line in points.items() if (rates := _known(p.carried for p in line))}
-    loads = [p.load for line in points.values() for p in line]
+    lines = [_line(measured, described) for described in planned["sets"]]
+    loads = [point.load for line in lines for point in line.points]
     mail = _worst(e for name in loads for e in relay_throughput.accounting(measured, name))
     harness = _worst(e for name in loads for e in relay_throughput.instrument(measured, name))
-    controls = [*mail, *harness, *_worst(_placed(sets, points))]
-    largest, smallest = (sets[0].name, sets[-1].name) if len(sets) > 1 else (None, None)
-    if largest in carried and smallest in carried:
-        follows = _follows(points, str(largest), str(smallest))
-        idle = _middle(p.idle for p in points[str(smallest)])
-        full = any(map(_busy, points.values())) and (idle is None or idle <= HELD_BACK)
-        outcome, reason = _outcome(controls, follows, full=full)
-        reason += " " + _answers(measured, sets, points, carried)
-        claim = (
-            "The throughput of this relay follows its CPUs: "
-            f"{carried[str(largest)]:,.0f} messages a second on {largest}, {carried[str(smallest)]:,.0f} on {smallest}."
-        )
-    else:
-        follows = None
-        outcome = Outcome.INCONCLUSIVE
-        reason = "There is only one set of CPUs on this machine." if len(sets) == 1 else "Not every set was measured."
-        claim = "The throughput of this relay follows its CPUs."
+    follows = [_share(lines[0], lines[-1], field) for field in ("carried", "undisturbed")] if len(lines) > 1 else []
+    evidence = [*mail, *harness, *_worst(e for line in lines for e in _placed(line))]
+    outcome, reason = _outcome(evidence, follows, lines)
+    figures: dict[str, float | None] = {}
+    for line in lines:
+        name = line.name.replace(" ", "_")
+        figures[f"messages_on_{name}_per_s"] = line.middle("carried")
+        figures[f"messages_on_{name}_undisturbed_per_s"] = line.middle("undisturbed")
+        figures[f"messages_on_{name}_per_cpu_s"] = line.middle("per_cpu_s")
     return Verdict(
         outcome=outcome,
-        claim=claim,
-        reason=reason,
-        evidence=(*([follows] if follows else []), *controls),
+        claim=_claim(lines),
+        reason=" ".join([reason, *_answers(measured, lines)]),
+        evidence=(*follows, *evidence),
         marks=(
             *(["instrument-bound"] if any(e.holds is False for e in harness) else []),
-            *_marks(sets, points, planned["left_out"]),
+            *_marks(lines, planned["left_out"]),
         ),
-        figures=_figures(points, carried, largest, smallest),
-        tables=(_table(sets, points),) if carried else (),
+        figures=figures,
+        tables=(_carried(lines), _rounds(lines)) if lines else (),
     )
 
 
-def _point(measured: Measurements, cpus: CpuSet, number: int) -> Point:
-    name = _load(cpus.name, number)
-    read = measured.rundir.result(f"{name}-cpus")
-    span, sink = measured.span(name), measured.sinks.get(name)
+def _line(measured: Measurements, described: Mapping[str, str]) -> Line:
+    cpus = CpuSet(name=described["name"], cpus=parse(described["cpus"]), harness=parse(described["harness"]))
+    rounds = range(1, int(measured.params["repeat"]) + 1)
+    return Line(cpus=cpus, points=tuple(_point(measured, cpus, _load(cpus.name, number)) for number in rounds))
+
+
+def _point(measured: Measurements, cpus: CpuSet, load: str) -> Point:
+    read = measured.rundir.result(f"{load}-cpus")
+    span, sink = measured.span(load), measured.sinks.get(load)
     # The relay is idle when a round begins and when it ends, so that its CPU time is known better than once a second.
-    window = Phase(name=name, start=read["start"], end=read["end"]) if read else None
+    window = Phase(name=load, start=read["start"], end=read["end"]) if read else None
     uses = {node: measured.use(node, window) for node in measured.nodes} if window else {}
     relay = uses.pop("relay", None)
     seconds = span.end - span.start if span and span.end else 0.0
@@ -175,80 +199,101 @@ def _point(measured: Measurements, cpus: CpuSet, number: int) -> Point:
         others = max(0.0, (read["used"]["busy_s"] - ours) / (read["end"] - read["start"]) / len(cpus.cpus))
         idle = max(0.0, 1 - ours / seconds / len(cpus.cpus) - others)
     return Point(
-        load=name,
-        carried=measured.delivered_per_s(name),
+        load=load,
+        carried=measured.delivered_per_s(load),
         per_cpu_s=sink.delivered / relay.cpu_s if sink and relay and relay.cpu_s else None,
-        cores=relay.cpu_s / seconds if relay and seconds else None,
+        used=relay.cpu_s / seconds if relay and seconds else None,
         idle=idle,
         others=others,
         allowed=read["allowed"] if read else "",
     )
 
 
-def _follows(points: Mapping[str, list[Point]], largest: str, smallest: str) -> Evidence:
-    """Hold the smallest set against the largest, round by round; ``holds`` is ``None`` when rounds contradict."""
+def _share(largest: Line, smallest: Line, field: str) -> Evidence:
+    """Hold the smallest set against the largest, round by round."""
     pairs = [
-        (least.carried, most.carried)
-        for least, most in zip(points[smallest], points[largest], strict=True)
-        if least.carried and most.carried
+        (least, most)
+        for a, b in zip(smallest.points, largest.points, strict=True)
+        if (least := getattr(a, field)) and (most := getattr(b, field))
     ]
     shares = [least / most for least, most in pairs]
-    share = median(shares) if shares else None
+    rounds = ", ".join(f"{least:,.0f} of {most:,.0f}" for least, most in pairs)
+    needed = {"carried": "", "undisturbed": ", and less in every round"}[field]
+    holds = median(shares) < SAME and (field == "carried" or max(shares) < 1) if shares else None
     return Evidence(
-        fact=f"throughput on {smallest}, as a share of {largest}",
-        found="not measured"
-        if share is None
-        else f"{share:.0%} ({', '.join(f'{least:,.0f} of {most:,.0f}' for least, most in pairs)})",
-        needed=f"less than {SAME:.0%}, and less in every round",
-        holds=None if share is None else False if share >= SAME else True if max(shares) < 1 else None,
-        source=f"results/{_load(smallest, 1)}-sink.json and its like",
+        fact=f"throughput on {smallest.name}, of that on {largest.name}"
+        + {"carried": "", "undisturbed": ", had no others used these CPUs"}[field],
+        found=f"{median(shares):.0%} ({rounds})" if shares else "not measured",
+        needed=f"less than {SAME:.0%}{needed}",
+        holds=holds,
+        source=f"results/{smallest.points[0].load}-sink.json, -cpus.json and their like",
     )
 
 
-def _outcome(controls: Iterable[Evidence], follows: Evidence, *, full: bool) -> tuple[Outcome, str]:
-    """Say how it ended; ``full``: others left the relay no idle CPU, so that it may be they who set the pace."""
-    missing = [e.fact for e in controls if e.holds is None]
+def _outcome(controls: list[Evidence], follows: list[Evidence], lines: list[Line]) -> tuple[Outcome, str]:
+    """Say how it ended.
+
+    What is measured must fall; so must what would be without others on these CPUs, or it may be they who set the pace.
+    """
+    missing = [e.fact for e in (*controls, *follows) if e.holds is None]
     broken = [f"{e.fact}: {e.found}, needed {e.needed}" for e in controls if e.holds is False]
+    if not follows:
+        only = "There is only one set of CPUs on this machine." if lines else "Not measured: no set of CPUs."
+        return Outcome.INCONCLUSIVE, only
     if broken or missing:
         return Outcome.INCONCLUSIVE, "; ".join([*broken, *(f"not measured: {fact}" for fact in missing)]) + "."
-    if follows.holds is None:
-        return Outcome.INCONCLUSIVE, "The rounds differ more than the sets: repeat it on a quieter machine."
-    if follows.holds:
-        return Outcome.CONFIRMED, "The smallest set carried less than the largest in every round."
-    if full:
-        return Outcome.INCONCLUSIVE, "The sets carry about the same, but others used their CPUs meanwhile."
+    falls, falls_undisturbed = (e.holds for e in follows)
+    if falls and falls_undisturbed:
+        return Outcome.CONFIRMED, "The smallest set carries less than the largest."
+    full = (lines[-1].middle("idle") or 0) <= FULL
+    if falls or falls_undisturbed or (full and any(line.busy for line in lines)):
+        return (
+            Outcome.INCONCLUSIVE,
+            "Others used these CPUs, or the rounds contradict each other: ask a quieter machine.",
+        )
     return Outcome.REFUTED, "The smallest set carries about as much as the largest: something else sets the pace."
 
 
-def _answers(
-    measured: Measurements, sets: list[CpuSet], points: Mapping[str, list[Point]], carried: Mapping[str, float]
-) -> str:
+def _claim(lines: list[Line]) -> str:
+    says = "The throughput of this relay follows its CPUs"
+    busy = any(line.busy for line in lines)
+    rates = [line.middle("undisturbed" if busy else "carried") for line in (lines[:1] + lines[-1:])]
+    if len(lines) < 2 or None in rates:
+        return f"{says}."
+    most, least = (f"{rate:,.0f}" for rate in rates)
+    without = ", without the others that used them" if busy else ""
+    return f"{says}: {most} messages a second on {lines[0].name}, {least} on {lines[-1].name}{without}."
+
+
+def _answers(measured: Measurements, lines: list[Line]) -> Iterator[str]:
     """Say how busy the smallest set was, and answer the question of hyper-threading."""
-    idle = _middle(p.idle for p in points[sets[-1].name])
-    held = ""
+    idle = lines[-1].middle("idle") if lines else None
     if idle is not None:
-        kept = "the relay was held back by them" if idle <= HELD_BACK else "the relay did not need more of them"
-        held = f"The CPUs of {sets[-1].name} were {idle:.0%} idle: {kept}. "
+        yield f"The CPUs of {lines[-1].name} were {idle:.0%} idle."
     topology = measured.environment.get("topology")
     if not topology or not topology["known"]:
-        return held + "Hyper-threading: this machine does not tell which CPUs are threads of one core."
-    if not Topology.from_dict(topology).siblings:
-        return held + "Hyper-threading: no core of this machine has a second thread to run on."
-    pairs = [(ALL, ONE_EACH), (CORE, "one thread")]
-    gains = [f"{carried[a] / carried[b] - 1:+.0%} ({a} against {b})" for a, b in pairs if a in carried and b in carried]
-    return held + f"Hyper-threading: {', '.join(gains)}." if gains else held + "Hyper-threading: not measured."
+        yield "Hyper-threading: this machine does not tell which CPUs are threads of one core."
+    elif not Topology.from_dict(topology).siblings:
+        yield "Hyper-threading: no core of this machine has a second thread to run on."
+    else:
+        rates = {line.name: line.middle("undisturbed") for line in lines}
+        gains = [
+            f"{a / b - 1:+.0%} ({both} against {single})"
+            for both, single in ((ALL, ONE_EACH), (CORE, THREAD))
+            if (a := rates.get(both)) and (b := rates.get(single))
+        ]
+        yield f"Hyper-threading: {', '.join(gains) or 'not measured'}."
 
 
-def _placed(sets: list[CpuSet], points: Mapping[str, list[Point]]) -> Iterator[Evidence]:
-    for cpus in sets:
-        for point in points[cpus.name]:
-            yield Evidence(
-                fact="CPUs that the relay ran on",
-                found=point.allowed or "not measured",
-                needed=f"{write(cpus.cpus)}, {cpus.name}",
-                holds=parse(point.allowed) == cpus.cpus if point.allowed else None,
-                source=f"results/{point.load}-cpus.json",
-            )
+def _placed(line: Line) -> Iterator[Evidence]:
+    for point in line.points:
+        yield Evidence(
+            fact="CPUs that the relay ran on",
+            found=point.allowed or "not measured",
+            needed=f"{write(line.cpus.cpus)}, {line.name}",
+            holds=parse(point.allowed) == line.cpus.cpus if point.allowed else None,
+            source=f"results/{point.load}-cpus.json",
+        )
 
 
 def _worst(evidence: Iterable[Evidence]) -> list[Evidence]:
@@ -259,67 +304,55 @@ def _worst(evidence: Iterable[Evidence]) -> list[Evidence]:
     return list(worst.values())
 
 
-def _marks(sets: list[CpuSet], points: Mapping[str, list[Point]], left_out: Mapping[str, str]) -> Iterator[str]:
+def _marks(lines: list[Line], left_out: Mapping[str, str]) -> Iterator[str]:
     if left_out:
         same = "; ".join(f"{name} is {other}" for name, other in left_out.items())
         yield f"sets left out because their CPUs are the same on this machine: {same}"
-    for cpus in sets:
-        if cpus.shared:
-            yield f"{cpus.name}: no core is left over for the harness, which shares these"
-        if _busy(points[cpus.name]):
-            others = 100 * (_middle(p.others for p in points[cpus.name]) or 0)
-            yield f"{cpus.name}: {others:.0f}% of its CPU time went to others than this bed"
+    for line in lines:
+        if line.cpus.shared:
+            yield f"{line.name}: no core is left over for the harness, which shares these"
+    if busy := [f"{line.middle('others'):.0%} of {line.name}" for line in lines if line.busy]:
+        yield f"others than this bed used these CPUs: {', '.join(busy)}"
 
 
-def _figures(
-    points: Mapping[str, list[Point]], carried: Mapping[str, float], largest: str | None, smallest: str | None
-) -> dict[str, float | None]:
-    figures: dict[str, float | None] = {}
-    for name, line in points.items():
-        key = name.replace(" ", "_")
-        figures[f"messages_on_{key}_per_s"] = carried.get(name)
-        figures[f"messages_on_{key}_per_cpu_s"] = _middle(p.per_cpu_s for p in line)
-    if largest in carried and smallest in carried:
-        figures["share_of_the_largest_set"] = carried[str(smallest)] / carried[str(largest)]
-    return figures
-
-
-def _table(sets: list[CpuSet], points: Mapping[str, list[Point]]) -> Table:
-    def row(cpus: CpuSet) -> tuple[str | float | None, ...]:
-        line = points[cpus.name]
-        rates = _known(p.carried for p in line)
-        middle = _middle(rates)
-        idle = _middle(p.idle for p in line)
-        return (
-            cpus.name,
-            write(cpus.cpus),
-            middle,
-            100 * (max(rates) - min(rates)) / middle if middle and len(rates) > 1 else None,
-            _middle(p.per_cpu_s for p in line),
-            _middle(p.cores for p in line),
-            None if idle is None else 100 * idle,
-            write(cpus.harness),
-        )
+def _carried(lines: list[Line]) -> Table:
+    def percent(share: float | None) -> float | None:
+        return None if share is None else 100 * share
 
     return Table(
         title="Messages that the relay carries, by set of CPUs: medians of the rounds",
-        columns=("set", "CPUs", "messages/s", "spread %", "per CPU s", "CPUs used", "idle %", "harness"),
-        rows=tuple(map(row, sets)),
-        bars="messages/s",
+        columns=("set", "messages/s", "undisturbed/s", "per CPU s", "CPUs used", "idle %", "others %"),
+        rows=tuple(
+            (
+                line.name,
+                *(line.middle(field) for field in ("carried", "undisturbed", "per_cpu_s", "used")),
+                *(percent(line.middle(field)) for field in ("idle", "others")),
+            )
+            for line in lines
+        ),
+        bars="undisturbed/s",
     )
 
 
-def _busy(line: Iterable[Point]) -> bool:
-    return (_middle(p.others for p in line) or 0) > OTHERS
+def _rounds(lines: list[Line]) -> Table:
+    def rates(line: Line, field: str) -> str:
+        values = [getattr(point, field) for point in line.points]
+        return ", ".join("-" if value is None else f"{value:,.0f}" for value in values)
 
-
-def _known(values: Iterable[float | None]) -> list[float]:
-    return [value for value in values if value is not None]
-
-
-def _middle(values: Iterable[float | None]) -> float | None:
-    known = _known(values)
-    return median(known) if known else None
+    return Table(
+        title="Where that was, and what each round gave",
+        columns=("set", "CPUs", "harness on", "messages/s", "undisturbed/s"),
+        rows=tuple(
+            (
+                line.name,
+                write(line.cpus.cpus),
+                write(line.cpus.harness),
+                rates(line, "carried"),
+                rates(line, "undisturbed"),
+            )
+            for line in lines
+        ),
+    )
 
 
 SCENARIO = CpuTopology()
