@@ -330,9 +330,11 @@ class Seen:
         """It is over its limit, even when idle; ``None``: that was not put to the test."""
         if self.ended is not None:
             return bool(self.lines[ABORT]) or None
-        if self.stop is None or not self.fetched:
+        if self.stop is None:
             return None
-        return bool(self.lines[OVER] and self.lines[RNDC_REFUSED])
+        if self.lines[OVER] and self.lines[RNDC_REFUSED]:
+            return True
+        return False if self.fetched else None
 
     @property
     def stopped_s(self) -> float | None:

@@ -94,6 +94,11 @@ def test_a_limit_that_is_met_for_moments_only_refutes_it_and_is_quoted(tmp_path:
     assert verdict.quotes[0].text.endswith("(4096/4096)")
 
 
+def test_what_its_log_says_needs_no_fetch(tmp_path: Path) -> None:
+    slow = SHOWN | {"open": counted(16_032, 4000) | {"fetched": False}}
+    assert judged(tmp_path, {"dns": slow}, addresses=4000).outcome is Outcome.CONFIRMED
+
+
 @pytest.mark.parametrize(
     "seen", [{"log": ""}, {"log": HEALTHY}, {"log": HEALTHY, "open": counted(73, 10) | {"fetched": False}}]
 )
