@@ -22,6 +22,7 @@ from docker.utils import kwargs_from_env
 
 from orchestrator.engine import ContainerSpec, EngineInfo, Found, LogLine, NetworkSpec, Output, SubnetTaken
 from orchestrator.errors import EngineFailed
+from orchestrator.interrupts import shielded
 
 _TIMEOUT_S = 120
 _POOL = 64
@@ -252,8 +253,10 @@ class DockerEngine:
 
     def run(self, spec: ContainerSpec, timeout: float = 60) -> Output:
         """Run a one-shot container to its end and remove it."""
-        made = self.create(spec)
+        made = ""
         try:
+            with shielded():  # a signal must not come between the container and its name
+                made = self.create(spec)
             with _translated(f"container {spec.name} to end"):
                 self._client.start(made)
                 try:
@@ -268,7 +271,9 @@ class DockerEngine:
                 out, err = (said[stream].decode(errors="replace") for stream in (_STDOUT, _STDERR))
                 return Output(status=status, stdout=out, stderr=err)
         finally:
-            self.remove_container(made)
+            if made:
+                with shielded():
+                    self.remove_container(made)
 
     def exec(self, container: str, command: tuple[str, ...], *, timeout: float = 60) -> Output:
         """Run a command in a running container to its end."""
