@@ -8,6 +8,7 @@ from typing import Any
 
 from orchestrator.engine import Engine
 from orchestrator.errors import Problem
+from orchestrator.host_settings import SETTINGS, release
 from orchestrator.lab import remove_parent
 from orchestrator.ownership import Standing, standing
 
@@ -56,6 +57,8 @@ def remove_id(engine: Engine, id_: str) -> None:
 def remove(engine: Engine, bed: Standing) -> None:
     """Remove a bed: containers, lab, veth pair, and the control network last, because the rest is found by it.
 
+    Of a command that changed settings of the host, those are put back before its lock is removed.
+
     Raises:
         EngineFailed: something could not be removed; what does not depend on it was.
     """
@@ -67,10 +70,13 @@ def remove(engine: Engine, bed: Standing) -> None:
         except Problem as problem:
             first.append(problem)
 
-    if bed.containers:
-        with ThreadPoolExecutor(len(bed.containers)) as pool:
-            for container in bed.containers:
-                pool.submit(attempt, partial(engine.remove_container, container.id))
+    locks = [container for container in bed.containers if SETTINGS in container.labels]
+    others = [container for container in bed.containers if container not in locks]
+    with ThreadPoolExecutor(max(1, len(others))) as pool:
+        for container in others:
+            pool.submit(attempt, partial(engine.remove_container, container.id))
+    for lock in locks if not first else ():
+        attempt(partial(release, engine, bed.identity, lock))
     control = [n for n in bed.networks if n.name.endswith("-control")]
     for network in bed.networks:
         if network not in control:

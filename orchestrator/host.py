@@ -54,7 +54,7 @@ try 'nf_tables (ingress)' nft '
 """
 """What beds ask of the kernel, tried out in a network namespace that ends with its container."""
 _LACKS = "lacks\t"
-_NEIGHBOURS = "entries in the kernel's neighbour table"
+NEIGHBOURS = "entries in the kernel's neighbour table"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,14 +164,14 @@ def check(readings: Readings, needs: HostNeeds) -> list[Check]:
             "raise the limit of the engine's service (LimitNOFILE=), or ask for fewer addresses or workers",
         ),
         Check(
-            name=_NEIGHBOURS,
+            name=NEIGHBOURS,
             needed=f"{needs.neighbour_entries:,}",
             found="unknown: the engine hides net.ipv4.neigh.default.gc_thresh3",
             do=raise_limit,
             state="warn",
         )
         if limit is None
-        else _check(_NEIGHBOURS, needs.neighbour_entries, max(0, limit - readings.neighbours), raise_limit),
+        else _check(NEIGHBOURS, needs.neighbour_entries, max(0, limit - readings.neighbours), raise_limit),
         _check("memory, MiB", needs.memory_mb, memory, "free some memory, or ask for less", warn=True),
     ]
 

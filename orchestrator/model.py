@@ -103,6 +103,9 @@ class Bed(Strict):
     """The IPv4 slice, within 198.18.0.0/15; unset takes the first free one that fits."""
     parent: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,15}$")] | None = None
     """A real interface to put the lab network on, instead of the bed's private veth pair."""
+    on_link: bool = False
+    """The delivery addresses (IPv4) are on the link, as those of so many servers: each costs a node that sends to it an
+    entry of the kernel's neighbour table, of which there are 1,024. Unset, one route leads to all of them."""
     nodes: Annotated[dict[Name, Node], Field(min_length=1, max_length=64)]
 
     @model_validator(mode="after")

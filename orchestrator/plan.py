@@ -5,7 +5,7 @@ Pure: the same bed, subnet and CPU count give the same plan. Nothing is started 
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from typing import Any
 
@@ -174,7 +174,8 @@ def make_plan(bed: Bed, *, subnet: IPv4Network | None = None, cpus: int) -> Plan
         (name, twin_network(block), layout.nodes[name]) for name, block in layout.blocks.items() if name != _MAIL
     ]
     if sink:
-        routes += [(sink, prefix, layout.nodes[sink]) for prefix in (mail, twin_network(mail))]
+        prefixes = (twin_network(mail),) if bed.on_link else (mail, twin_network(mail))
+        routes += [(sink, prefix, layout.nodes[sink]) for prefix in prefixes]
 
     planned = []
     for name, node in sorted(bed.nodes.items(), key=lambda item: START_ORDER.index(kinds[item[0]].role)):
@@ -206,6 +207,8 @@ def make_plan(bed: Bed, *, subnet: IPv4Network | None = None, cpus: int) -> Plan
             resolver=dns,
             publish=rendered.publish,
         )
+        if bed.on_link and kind.role in {Role.RELAY, Role.LOAD}:
+            rendered = replace(rendered, peers=rendered.peers + len(deliveries))
         planned.append(_node_plan(name, node, kind, site, rendered, wire))
 
     needs = HostNeeds(

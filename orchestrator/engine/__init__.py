@@ -59,8 +59,8 @@ class ContainerSpec:
     hostname: str | None = None
     capabilities: tuple[str, ...] = ()
     sysctls: Mapping[str, str] = field(default_factory=dict)
-    security: tuple[str, ...] = ()
-    """Further security options, as ``docker run --security-opt``; ``no-new-privileges`` is always there."""
+    writes_sysctls: bool = False
+    """Its ``/proc/sys`` can be written, where its capabilities allow it (only the one-shot helper's)."""
     limits: Limits = Limits()
     publish: tuple[str, ...] = ()
     """Container ports as ``25/tcp``; each gets a free port of the host's 127.0.0.1."""

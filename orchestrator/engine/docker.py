@@ -32,6 +32,10 @@ _TIMED_OUT = 124
 _STDOUT, _STDERR = 1, 2
 _HEADER = struct.Struct(">BxxxL")
 """Before each piece of output: which stream it is of, how many bytes it has."""
+_READ_ONLY = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sysrq-trigger"]
+"""What an engine makes read-only in a container, without ``/proc/sys``."""
+_NO_PROFILE = ("apparmor=unconfined", "label=disable")
+"""The engines' profiles for AppArmor and SELinux deny writes to ``/proc/sys/net`` to any container."""
 
 
 def connect() -> "DockerEngine":
@@ -418,7 +422,7 @@ def _host_config(client: docker.APIClient, spec: ContainerSpec) -> dict[str, Any
         network_mode="host" if spec.host_network else spec.networks[0].network if spec.networks else "none",
         cap_drop=["ALL"],
         cap_add=list(spec.capabilities),
-        security_opt=["no-new-privileges", *spec.security],
+        security_opt=["no-new-privileges", *(_NO_PROFILE if spec.writes_sysctls else ())],
         sysctls=dict(spec.sysctls),
         port_bindings=dict.fromkeys(spec.publish, ("127.0.0.1",)),
         # No rotation: an engine's default may drop lines that have not been read yet.
@@ -430,6 +434,8 @@ def _host_config(client: docker.APIClient, spec: ContainerSpec) -> dict[str, Any
         cpuset_cpus=limits.cpuset,
         pids_limit=limits.pids,
     )
+    if spec.writes_sysctls:
+        made["ReadonlyPaths"] = _READ_ONLY
     return made
 
 

@@ -1,0 +1,211 @@
+"""Talk to many addresses of the link at once: which of them can be reached, and what does the kernel say?
+
+::
+
+    python3 -m orchestrator.agents.neighbours look-up FIRST COUNT NAME          ask each for the MX of NAME over UDP
+    python3 -m orchestrator.agents.neighbours connect FIRST COUNT PORT          open a TCP connection to each
+    python3 -m orchestrator.agents.neighbours keep-asking FIRST COUNT NAME SECONDS     all of them, once a second
+
+FIRST is an IPv4 address, and the others follow it. Each address costs an entry of the kernel's neighbour table
+(arp(7)). Prints JSON lines: ``{"table": Table}`` first and after each round, and ``{"report": Report}`` at the end, but
+not from ``keep-asking``.
+"""
+
+import errno
+import json
+import resource
+import select
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import asdict, dataclass
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from orchestrator.agents.output import complain, say
+
+TRIES = 3
+"""How often an address is asked that does not answer: as dig(1) does, but sooner."""
+ROUND_S = 1.0
+CONNECT_S = 3.5
+"""How long connections may take: a SYN is sent again after 1 s, and after 3 s."""
+BATCH = 32
+"""Queries that are sent before answers are read: a socket buffer holds a few hundred."""
+IP_RECVERR = 11
+"""linux/in.h; the socket module does not name it."""
+MX, INTERNET, RECURSE = 15, 1, 0x0100
+"""RFC 1035, 3.2.2, 3.2.4, 4.1.1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """The kernel's IPv4 neighbour table, of all network namespaces together (NDTA_STATS, rtnetlink(7))."""
+
+    t: float
+    """Unix time."""
+    entries: int
+    fulls: int
+    """How often there was no room for an entry, since the boot (table_fulls)."""
+    limit: int
+    """gc_thresh3."""
+
+    @classmethod
+    def read(cls) -> "Table":
+        """Read it; any network namespace tells."""
+        command = ("ip", "-json", "-statistics", "ntable", "show", "name", "arp_cache")
+        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        whole = next(table for table in json.loads(told) if "dev" not in table)
+        return cls(t=time.time(), entries=whole["entries"], fulls=whole["table_fulls"], limit=whole["thresh3"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What became of one attempt for each address."""
+
+    asked: int
+    reached: int
+    """Those that answered, or accepted."""
+    errors: dict[str, int]
+    """Name of the errno -> how often sendto(2) or connect(2) gave it; a socket as programs have it by default."""
+    told: dict[str, int]
+    """The same for one more datagram to each address that was not reached, from a socket with IP_RECVERR (ip(7)):
+    without it, udp(7) sockets say nothing of ENOBUFS."""
+    dropped: int
+    """Datagrams of this network namespace that were dropped in silence meanwhile (Udp SndbufErrors, /proc/net/snmp)."""
+
+
+def look_up(addresses: Collection[str], name: str) -> Report:
+    """Ask each address over UDP, and again when it does not answer."""
+    query, before = _query(name), _dropped()
+    waiting, errors = dict.fromkeys(addresses), Counter[str]()
+    with _udp() as plain:
+        for _ in range(TRIES):
+            deadline = time.monotonic() + ROUND_S
+            errors.update(_send(plain, query, waiting))
+            _show()
+            while waiting and (left := deadline - time.monotonic()) > 0 and select.select([plain], [], [], left)[0]:
+                _receive(plain, waiting)
+            if not waiting:
+                break
+    dropped = _dropped() - before
+    with _udp() as strict:
+        strict.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+        told = Counter(_send(strict, query, dict(waiting)))
+    reached = len(addresses) - len(waiting)
+    return Report(asked=len(addresses), reached=reached, errors=dict(errors), told=dict(told), dropped=dropped)
+
+
+def keep_asking(addresses: Collection[str], name: str, seconds: float) -> None:
+    """Ask each address once a second, and wait for no answer."""
+    query, end = _query(name), time.monotonic() + seconds
+    with _udp() as plain:
+        while (now := time.monotonic()) < end:
+            for _ in _send(plain, query, dict.fromkeys(addresses)):
+                pass
+            _show()
+            time.sleep(max(0.0, min(now + ROUND_S, end) - time.monotonic()))
+
+
+def connect(addresses: Collection[str], port: int) -> Report:
+    """Open a TCP connection to each address, all at the same time, and close it when it stands."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    opening: dict[int, socket.socket] = {}
+    codes: list[int] = []
+    poll = select.epoll()
+    for address in addresses:
+        client = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        client.settimeout(0)
+        code = client.connect_ex((address, port))
+        if code == errno.EINPROGRESS:
+            opening[client.fileno()] = client
+            poll.register(client, select.EPOLLOUT)
+        else:
+            codes.append(code)
+            client.close()
+    deadline = time.monotonic() + CONNECT_S
+    while opening and (left := deadline - time.monotonic()) > 0:
+        for number, _ in poll.poll(left):
+            with opening.pop(number) as client:
+                codes.append(client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+    _show()
+    for client in opening.values():
+        client.close()
+    errors = Counter(errno.errorcode[code] for code in codes if code)
+    return Report(asked=len(addresses), reached=codes.count(0), errors=dict(errors), told={}, dropped=0)
+
+
+def _send(asking: socket.socket, query: bytes, waiting: dict[str, None]) -> Iterator[str]:
+    """Send a query to each address, and take those that answer meanwhile out; yield the names of errors."""
+    for number, address in enumerate(list(waiting), 1):
+        try:
+            asking.sendto(query, (address, 53))
+        except OSError as error:
+            yield errno.errorcode.get(error.errno or 0, str(error))
+        if number % BATCH == 0:
+            _receive(asking, waiting)
+
+
+def _receive(asking: socket.socket, waiting: dict[str, None]) -> None:
+    """Take every answer that is there."""
+    while True:
+        try:
+            _, (address, _) = asking.recvfrom(512)
+        except BlockingIOError:
+            return
+        except OSError:
+            continue
+        waiting.pop(address, None)
+
+
+def _udp() -> socket.socket:
+    asking = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    asking.settimeout(0)
+    return asking
+
+
+def _query(name: str) -> bytes:
+    """Build a query for the MX of a name (RFC 1035, 4.1)."""
+    labels = b"".join(bytes([len(label)]) + label for label in name.encode("ascii").split(b"."))
+    return struct.pack(">6H", 1, RECURSE, 1, 0, 0, 0) + labels + b"\0" + struct.pack(">2H", MX, INTERNET)
+
+
+def _dropped() -> int:
+    """Read Udp SndbufErrors."""
+    names, values = (
+        line.split() for line in Path("/proc/net/snmp").read_text(encoding="ascii").splitlines() if line[:4] == "Udp:"
+    )
+    return int(values[names.index("SndbufErrors")])
+
+
+def _show() -> None:
+    say({"table": asdict(Table.read())})
+
+
+def main(words: list[str]) -> int:
+    """Run one of the three."""
+    try:
+        act, first, count, what, *rest = words
+        start = int(IPv4Address(first))
+        addresses = [str(IPv4Address(start + n)) for n in range(int(count))]
+        acts: dict[str, Callable[..., Report | None]] = {
+            "look-up": lambda: look_up(addresses, what),
+            "connect": lambda: connect(addresses, int(what)),
+            "keep-asking": lambda seconds: keep_asking(addresses, what, float(seconds)),
+        }
+        _show()
+        report = acts[act](*rest)
+    except (ValueError, KeyError, TypeError) as error:
+        complain(f"{error}\n{__doc__}")
+        return 2
+    if report:
+        say({"report": asdict(report)})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
