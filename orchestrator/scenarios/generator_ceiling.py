@@ -19,11 +19,11 @@ from orchestrator.measurements import Measurements
 from orchestrator.measurements.series import TICK_S
 from orchestrator.model import MAX_DOMAINS, Bed, Node, Strict
 from orchestrator.scenarios import Evidence, Outcome, Table, Verdict
-from orchestrator.scenarios.relay_throughput import NEAR_CEILING
+from orchestrator.scenarios.relay_throughput import NEAR_CEILING, OURS
 from orchestrator.services import Offer, OffersLoad, Role
 from orchestrator.services.postal import PER_MINUTE
 
-OURS, POSTAL = "smtp-load", "postal"
+POSTAL = "postal"
 STRAIGHT = "calibration-"
 """What the name of a load begins with that goes straight to the sink."""
 TOLERANCE = 0.03

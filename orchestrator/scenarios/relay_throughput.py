@@ -4,7 +4,9 @@ The same load goes first straight to the sink (the instrument's own ceiling), th
 is drained before the verdict. A result near the ceiling is the instrument's, and is not given out as the relay's.
 """
 
+import math
 from collections.abc import Mapping
+from ipaddress import IPv4Address
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -13,12 +15,16 @@ from orchestrator import beds, services
 from orchestrator.errors import InvalidInput
 from orchestrator.live import Live
 from orchestrator.measurements import Measurements
+from orchestrator.measurements.series import TICK_S
 from orchestrator.model import MAX_DOMAINS, Bed, Node, Release, Strict
 from orchestrator.scenarios import Evidence, Outcome, Verdict
-from orchestrator.services import Role
+from orchestrator.services import Counts, Offer, OffersLoad, Role, bhm
 
 CALIBRATION, SINGLE, RUN = "calibration", "calibration-single", "relay"
 """The loads of a run: straight to the sink; the same with one message for each connection; through the relay."""
+OURS = "smtp-load"
+LEAST_PERIODS = 4
+"""Of a generator that sends in portions, so many at least are its calibration (``Measurements.steady_per_s``)."""
 NEAR_CEILING = 0.7
 """A result above this share of the instrument's ceiling is called instrument-bound."""
 LATE = 0.01
@@ -69,6 +75,10 @@ class Params(RelayLoad):
     """Seconds that the relay may take to empty its queue afterwards."""
     relay_cpus: Annotated[float, Field(gt=0, le=1024)] | None = None
     """CPU time that the relay may use, in cores."""
+    load: str = OURS
+    """The load generator; only ours keeps an account of every message."""
+    sink: str = "blackhole"
+    """The service that takes the mail; only ours accounts for every message."""
 
 
 class RelayThroughput:
@@ -79,8 +89,16 @@ class RelayThroughput:
     params = Params
 
     def bed(self, params: Params) -> Bed:
-        """Return the built-in relay bed with the relay that is asked for."""
-        return relay_bed(params, cpus=params.relay_cpus)
+        """Return the built-in relay bed with the services that are asked for; our generator waits in any case."""
+        _require("load", params.load, fits=services.service(params.load).role is Role.LOAD)
+        _require("sink", params.sink, fits=services.service(params.sink).takes_mail)
+        base = relay_bed(params, cpus=params.relay_cpus)
+        nodes = {**base.nodes, "sink": Node(service=params.sink)}
+        if params.load != OURS:
+            nodes[params.load] = Node(service=params.load)
+        if (params.relay, params.sink) == ("postfix", "bhm"):
+            nodes["relay"] = nodes["relay"].model_copy(update={"settings": {"main_cf": bhm.POSTFIX}})
+        return base.model_copy(update={"nodes": nodes})
 
     def connections(self, params: Params) -> dict[str, float]:
         """Return what the rate makes of new connections: of the generator to the relay, of the relay to one domain."""
@@ -90,14 +108,47 @@ class RelayThroughput:
 
     def drive(self, live: Live, params: Params) -> None:
         """Calibrate in two shapes, send through the relay, drain it."""
-        load = params.order(params.seconds)
-        calibrate(live, load, params.calibration)
-        live.send(RUN, load | {"target": str(live.plan.node(Role.RELAY).v4)})
+        relay, counts = live.plan.node(Role.RELAY), isinstance(services.service(params.sink), Counts)
+        other = services.service(params.load)
+        if isinstance(other, OffersLoad):
+            if counts:
+                seconds = other.period_s * max(LEAST_PERIODS, math.ceil(params.calibration / other.period_s))
+                _offer(live, params, CALIBRATION, target=live.plan.node(Role.SINK).v4, seconds=seconds)
+            _offer(live, params, RUN, target=relay.v4, seconds=params.seconds)
+        else:
+            load = params.order(params.seconds)
+            if counts:
+                calibrate(live, load, params.calibration)
+            live.send(RUN, load | {"target": str(relay.v4)})
         live.drain(RUN, params.drain)
 
     def judge(self, measured: Measurements) -> Verdict:
         """Say what was carried, and whether the relay or the instrument set the pace."""
         return judge(measured)
+
+
+def _require(role: str, name: str, *, fits: bool) -> None:
+    """Refuse a service that does not fill a role.
+
+    Raises:
+        InvalidInput: this one does not.
+    """
+    if not fits:
+        raise InvalidInput(f"a service that fills the role {role}", repr(name), "see `testbed list`")
+
+
+def _offer(live: Live, params: Params, phase: str, *, target: IPv4Address, seconds: float) -> None:
+    """Have the other generator send."""
+    load = Offer(
+        target=target,
+        seconds=seconds,
+        connections=params.connections,
+        per_connection=params.per_connection,
+        size=params.size,
+        domain=live.plan.deliveries[0].domain,
+        rate=params.rate if phase == RUN else None,
+    )
+    live.offer(phase, live.plan.named(params.load), load)
 
 
 def relay_bed(params: RelayLoad, *, cpus: float | None = None) -> Bed:
@@ -129,7 +180,7 @@ def calibrate(live: Live, load: Mapping[str, Any], seconds: float) -> None:
 
 def judge(measured: Measurements) -> Verdict:
     """Judge one run: was it measured at all, was mail lost, and who set the pace?"""
-    carried = measured.delivered_per_s(RUN)
+    carried = measured.delivered_per_s(RUN) or _sent_per_s(measured)
     ceiling = instrument_ceiling(measured)
     mail, harness = accounting(measured, RUN), instrument(measured, RUN)
     evidence = (*mail, *harness)
@@ -139,7 +190,7 @@ def judge(measured: Measurements) -> Verdict:
     if broken:
         outcome, reason = Outcome.REFUTED, "; ".join(f"{e.fact}: {e.found}, needed {e.needed}" for e in broken)
     elif missing or carried is None or ceiling is None:
-        outcome, reason = Outcome.INCONCLUSIVE, f"not measured: {', '.join(missing)}"
+        outcome, reason = Outcome.INCONCLUSIVE, f"not measured{_why(measured)}: {', '.join(missing)}"
     elif bound:
         outcome = Outcome.INCONCLUSIVE
         reason = "the instrument may have set the pace: " + "; ".join(
@@ -169,6 +220,25 @@ def judge(measured: Measurements) -> Verdict:
             "harness_cpu_ms_per_message": _harness_cpu_ms(measured),
         },
     )
+
+
+def _why(measured: Measurements) -> str:
+    """Say which service of those that were asked for cannot account for messages."""
+    params = measured.params
+    silent = [params[role] for role, ours in (("load", OURS), ("sink", "blackhole")) if params.get(role, ours) != ours]
+    return f" (no message is accounted for by {' and '.join(silent)})" if silent else ""
+
+
+def _sent_per_s(measured: Measurements) -> float | None:
+    """Return messages a second that the relay's own log calls sent, from the start of the load to the last, to 1 s."""
+    load = measured.loads.get(RUN) or measured.offers.get(RUN)
+    service = str(measured.params.get("relay"))
+    if load is None or service not in services.known():
+        return None
+    log = services.read_log(service, (line for line in measured.rundir.log("relay") if line[0] >= load.started))
+    if log is None or not log.queue:
+        return None
+    return log.statuses.get("sent", 0) / (log.queue[-1][0] - load.started)
 
 
 def _backlog(measured: Measurements) -> tuple[str, ...]:
@@ -260,7 +330,10 @@ def _below(fact: str, found: float | None, limit: float, source: str) -> Evidenc
 
 
 def instrument_ceiling(measured: Measurements) -> float | None:
-    """Return what the instrument carries without a relay: the slower of the two shapes of load."""
+    """Return what the instrument carries without a relay: of ours, the slower of the two shapes of load."""
+    kind = services.known().get(str(measured.params.get("load")))
+    if CALIBRATION in measured.offers:
+        return measured.steady_per_s(CALIBRATION, kind.period_s if isinstance(kind, OffersLoad) else TICK_S)
     rates = [measured.delivered_per_s(name) for name in (CALIBRATION, SINGLE)]
     return min(rate for rate in rates if rate) if all(rates) else None
 

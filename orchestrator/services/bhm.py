@@ -12,6 +12,8 @@ from pydantic import Field
 from orchestrator.model import Strict
 from orchestrator.services import Rendered, Role, Site
 
+POSTFIX = {"smtp_address_preference": "ipv4", "smtp_helo_timeout": "5s"}
+"""What makes Postfix deliver to it: a connection that bhm never saw would be waited for 300 s."""
 _USERS = "/testbed/users"
 _START = f"""\
 trap 'exit 0' TERM

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.errors import InvalidInput
 from orchestrator.measurements import Measurements
 from orchestrator.rundir import RunDir
 from orchestrator.scenarios import Outcome, Verdict
@@ -134,3 +135,30 @@ def test_a_backlog_that_grows_is_noted(template: RunDir, tmp_path: Path) -> None
     assert "a backlog grew" in verdict.marks[0]
     under_load, carried = (verdict.figures[f"{n}_per_s"] for n in ("delivered_under_load", "relay_messages"))
     assert under_load == pytest.approx((carried or 0) / 2, rel=0.3)
+
+
+def test_another_generator_and_sink_are_services_like_any_other() -> None:
+    bed = SCENARIO.bed(Params(load="postal", sink="bhm"))
+    assert {name: node.service for name, node in bed.nodes.items()} == {
+        "dns": "bind", "relay": "postfix", "sink": "bhm", "load": "smtp-load", "postal": "postal"
+    }  # fmt: skip
+    assert bed.nodes["relay"].settings["main_cf"]["smtp_address_preference"] == "ipv4"
+    for wrong in (Params(load="bhm"), Params(sink="postal"), Params(sink="bind")):
+        with pytest.raises(InvalidInput, match="fills the role"):
+            SCENARIO.bed(wrong)
+
+
+def test_what_a_sink_does_not_account_for_is_unknown_and_the_rate_is_that_of_the_relays_log(
+    template: RunDir, tmp_path: Path
+) -> None:
+    def swallowed(run: Path) -> None:
+        facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        facts["params"] |= {"sink": "bhm", "relay": "postfix"}
+        (run / "run.json").write_text(json.dumps(facts), encoding="utf-8")
+        (run / "results" / "relay-sink.json").unlink()
+
+    verdict = _judged(template, tmp_path, swallowed)
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert "no message is accounted for by bhm" in verdict.reason
+    assert {e.fact: e.holds for e in verdict.evidence}["lost"] is None
+    assert verdict.figures["relay_messages_per_s"] == pytest.approx(450, rel=0.4)
