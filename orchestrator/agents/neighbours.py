@@ -4,11 +4,11 @@
 
     python3 -m orchestrator.agents.neighbours look-up FIRST COUNT NAME          ask each for the MX of NAME over UDP
     python3 -m orchestrator.agents.neighbours connect FIRST COUNT PORT          open a TCP connection to each
-    python3 -m orchestrator.agents.neighbours keep-asking FIRST COUNT NAME SECONDS     all of them, once a second
+    python3 -m orchestrator.agents.neighbours fill FIRST COUNT NAME             ask each once, and wait for no answer
 
 FIRST is an IPv4 address, and the others follow it. Each address costs an entry of the kernel's neighbour table
 (arp(7)). Prints JSON lines: ``{"table": Table}`` first and after each round, and ``{"report": Report}`` at the end, but
-not from ``keep-asking``.
+not from ``fill``.
 """
 
 import errno
@@ -99,15 +99,11 @@ def look_up(addresses: Collection[str], name: str) -> Report:
     return Report(asked=len(addresses), reached=reached, errors=dict(errors), told=dict(told), dropped=dropped)
 
 
-def keep_asking(addresses: Collection[str], name: str, seconds: float) -> None:
-    """Ask each address once a second, and wait for no answer."""
-    query, end = _query(name), time.monotonic() + seconds
+def fill(addresses: Collection[str], name: str) -> None:
+    """Ask each address, and wait for no answer: an entry for each, as far as there is room."""
     with _udp() as plain:
-        while (now := time.monotonic()) < end:
-            for _ in _send(plain, query, dict.fromkeys(addresses)):
-                pass
-            _show()
-            time.sleep(max(0.0, min(now + ROUND_S, end) - time.monotonic()))
+        list(_send(plain, _query(name), dict.fromkeys(addresses)))
+    _show()
 
 
 def connect(addresses: Collection[str], port: int) -> Report:
@@ -189,17 +185,17 @@ def _show() -> None:
 def main(words: list[str]) -> int:
     """Run one of the three."""
     try:
-        act, first, count, what, *rest = words
+        act, first, count, what = words
         start = int(IPv4Address(first))
         addresses = [str(IPv4Address(start + n)) for n in range(int(count))]
-        acts: dict[str, Callable[..., Report | None]] = {
+        acts: dict[str, Callable[[], Report | None]] = {
             "look-up": lambda: look_up(addresses, what),
             "connect": lambda: connect(addresses, int(what)),
-            "keep-asking": lambda seconds: keep_asking(addresses, what, float(seconds)),
+            "fill": lambda: fill(addresses, what),
         }
         _show()
-        report = acts[act](*rest)
-    except (ValueError, KeyError, TypeError) as error:
+        report = acts[act]()
+    except (ValueError, KeyError) as error:
         complain(f"{error}\n{__doc__}")
         return 2
     if report:

@@ -6,11 +6,13 @@ with a fix, of the same bed again with it. docs/neighbour-overflow.md tells the 
 """
 
 import json
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from ipaddress import IPv4Address, IPv4Network
+from threading import Event
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -33,17 +35,20 @@ REPORTED, FIXED = "as-reported", "fixed"
 SETTING = "net.ipv4.neigh.default.gc_thresh"
 CONNECT_TIMEOUT_S = 4
 """Postfix's smtp_connect_timeout in this bed: at the default of 30 s, mail that cannot go takes as long to say so."""
-ASKING_S = 9.0
-"""How long the table is kept full while mail is sent: longer than that, and than the resolver's 3 x 2 s."""
+TRIED_S = 20.0
+"""How long the table is kept full at most, until every message was tried once."""
+FILL_S = 0.5
+"""How soon the table is filled again: an entry is safe from the kernel's garbage collection for 5 s (arp(7))."""
 _IPV4_ALONE = {"smtp_address_preference": "ipv4", "smtp_mx_address_limit": 1, "smtp_balance_inet_protocols": False}
 """A destination whose IPv4 address fails is not tried by IPv6, which has a table of its own (ndisc_cache)."""
 SETTLE_S = 60.0
 """How long the relay may take to deliver afterwards what it had to defer."""
-PROBE_S = 30.0
+PROBE_S, POLL_S = 30.0, 0.25
 MESSAGE_B = 1024
 OVERFLOW = r"neighbour: arp_cache: neighbor table overflow!"
 SMTP = "25"
 
+_UNTRIED = ("find", *(f"/var/spool/postfix/{queue}" for queue in ("incoming", "active")), "-type", "f")
 _FLUSH = "ip -4 neighbour flush all"
 _LAB = "lab=$(ip -oneline -4 address show to \"$1\" | awk '{print $2}')"
 """Finds the device of the lab by the address of the node itself."""
@@ -64,7 +69,7 @@ class Params(Strict):
 
     addresses: Annotated[int, Field(ge=1, le=16_384)] = 2560
     """Addresses on the link: of the DNS server, asked over UDP, and as many of the sink, one for each domain."""
-    messages: Annotated[int, Field(ge=1, le=16_384)] = 200
+    messages: Annotated[int, Field(ge=1, le=16_384)] = 100
     """Messages to as many domains while the table is kept full; at most one for each address."""
     fix: Literal["gc-thresh", "route", "permanent"] | None = None
     """Prove a fix after the unfixed bed: a larger table, one route via each server, permanent entries."""
@@ -141,22 +146,51 @@ def _ask(live: Live, params: Params, name: str) -> None:
             live.rundir.save_result(f"{name}-{act}", _joined(said))
     _flush(live)
     messages = min(params.messages, count)
-    with live.phase(f"{name}: mail"), ThreadPoolExecutor(1) as pool:
+    filling = _agent("fill", servers, count - messages, domain)
+    with live.phase(f"{name}: mail"):
         # The three that carry the mail know each other when the table fills; their entries are safe for 5 s.
         live.exec(load, *_agent("connect", relay.v4, 1, SMTP))
         live.exec(relay, "getent", "hosts", f"{load.name}.nodes.test")
-        asking = live.lines(load, _agent("keep-asking", servers, count - messages, domain, ASKING_S), PROBE_S)
-        said = [_keep(live, next(asking)), _keep(live, next(asking))]  # the table before, and after the first round
-        rest = pool.submit(lambda: [_keep(live, line) for line in asking])
-        order = {"target": str(relay.v4), "messages": messages, "sizes": [MESSAGE_B], "timeout": ASKING_S}
-        live.send(name, order)
-        live.rundir.save_result(f"{name}-mail", _joined(said + rest.result()))
+        with _kept_full(live, filling) as said:
+            order = {"target": str(relay.v4), "messages": messages, "sizes": [MESSAGE_B], "timeout": TRIED_S}
+            live.send(name, order)
+            _await_first_try(live, relay)
+        live.rundir.save_result(f"{name}-mail", _joined(said))
     _flush(live)
     live.exec(relay, "postqueue", "-f")
     live.drain(name, SETTLE_S)
     after = _kernel_lines(live)
     told = None if before is None or after is None else [asdict(line) for line in kernel.newer(after, before)]
     live.rundir.save_result(f"{name}-kernel", {"lines": told})
+
+
+@contextmanager
+def _kept_full(live: Live, filling: tuple[str, ...]) -> Iterator[list[dict[str, Any]]]:
+    """Fill the table before the block runs and while it does; the list holds what was said of it, at the end."""
+    load, done = live.plan.node(Role.LOAD), Event()
+
+    def fill() -> list[dict[str, Any]]:
+        return [_keep(live, line) for line in live.lines(load, filling, PROBE_S)]
+
+    def go_on() -> None:
+        while not done.wait(FILL_S):
+            said.extend(fill())
+
+    said = fill()
+    with ThreadPoolExecutor(1) as pool:
+        going = pool.submit(go_on)
+        try:
+            yield said
+        finally:
+            done.set()
+        going.result()
+
+
+def _await_first_try(live: Live, relay: NodePlan) -> None:
+    """Wait until every message that the relay has was delivered or deferred, but not for ever."""
+    deadline = time.monotonic() + TRIED_S
+    while live.exec(relay, *_UNTRIED).stdout and time.monotonic() < deadline:
+        live.recorder.died.wait(POLL_S)
 
 
 def _agent(*words: object) -> tuple[str, ...]:
