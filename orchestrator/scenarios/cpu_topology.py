@@ -30,6 +30,8 @@ FULL = 0.05
 """CPUs that are idle for less than this share of the time have no more to give."""
 OTHERS = 0.1
 """Work of others on the CPUs of a set, or time that the hypervisor took, above this share deserves a warning."""
+MOST_OTHERS = 0.95
+"""No more than this is given back: a twentieth of a CPU says nothing of a whole one."""
 
 
 class Params(relay_throughput.RelayLoad):
@@ -114,15 +116,10 @@ class Point:
     """Share of the set's CPU time that was idle."""
     others: float | None
     """Share of it that went neither to the relay nor to a harness that was there, or that the hypervisor took."""
+    undisturbed: float | None
+    """``carried``, with the CPU time given back that others took."""
     allowed: str
     """Where the kernel let the relay run."""
-
-    @property
-    def undisturbed(self) -> float | None:
-        """``carried``, with the CPU time given back that others took, where there was none to spare."""
-        if self.carried is None or self.others is None or self.idle is None or self.idle > FULL:
-            return self.carried
-        return self.carried / (1 - min(self.others, 0.95))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +144,11 @@ class Line:
         """Others used its CPUs."""
         return (self.middle("others") or 0) > OTHERS
 
+    @property
+    def full(self) -> bool:
+        """They left nothing idle."""
+        return self.busy and (self.middle("idle") or 0) <= FULL
+
 
 def judge(measured: Measurements) -> Verdict:
     """Judge one run: what does each set carry, and does the smallest carry less than the largest?"""
@@ -157,7 +159,9 @@ def judge(measured: Measurements) -> Verdict:
     harness = _worst(e for name in loads for e in relay_throughput.instrument(measured, name))
     follows = [_share(lines[0], lines[-1], field) for field in ("carried", "undisturbed")] if len(lines) > 1 else []
     evidence = [*mail, *harness, *_worst(e for line in lines for e in _placed(line))]
-    outcome, reason = _outcome(evidence, follows, lines)
+    paced = measured.params.get("rate") is not None
+    full = not paced and any(line.full for line in lines)
+    outcome, reason = _outcome(evidence, follows, full=full) if follows else _no_comparison(lines)
     figures: dict[str, float | None] = {}
     for line in lines:
         name = line.name.replace(" ", "_")
@@ -198,9 +202,14 @@ def _point(measured: Measurements, cpus: CpuSet, load: str) -> Point:
         # Others work all the time, before the load and after it, too.
         others = max(0.0, (read["used"]["busy_s"] - ours) / (read["end"] - read["start"]) / len(cpus.cpus))
         idle = max(0.0, 1 - ours / seconds / len(cpus.cpus) - others)
+    carried = undisturbed = measured.delivered_per_s(load)
+    # At a given rate it is the load that sets the pace.
+    if carried and others and idle is not None and idle <= FULL and measured.params.get("rate") is None:
+        undisturbed = carried / (1 - min(others, MOST_OTHERS))
     return Point(
         load=load,
-        carried=measured.delivered_per_s(load),
+        carried=carried,
+        undisturbed=undisturbed,
         per_cpu_s=sink.delivered / relay.cpu_s if sink and relay and relay.cpu_s else None,
         used=relay.cpu_s / seconds if relay and seconds else None,
         idle=idle,
@@ -230,23 +239,24 @@ def _share(largest: Line, smallest: Line, field: str) -> Evidence:
     )
 
 
-def _outcome(controls: list[Evidence], follows: list[Evidence], lines: list[Line]) -> tuple[Outcome, str]:
-    """Say how it ended.
+def _no_comparison(lines: list[Line]) -> tuple[Outcome, str]:
+    only = "There is only one set of CPUs on this machine." if lines else "Not measured: no set of CPUs."
+    return Outcome.INCONCLUSIVE, only
+
+
+def _outcome(controls: list[Evidence], follows: list[Evidence], *, full: bool) -> tuple[Outcome, str]:
+    """Say how it ended; ``full``: others left nothing idle.
 
     What is measured must fall; so must what would be without others on these CPUs, or it may be they who set the pace.
     """
     missing = [e.fact for e in (*controls, *follows) if e.holds is None]
     broken = [f"{e.fact}: {e.found}, needed {e.needed}" for e in controls if e.holds is False]
-    if not follows:
-        only = "There is only one set of CPUs on this machine." if lines else "Not measured: no set of CPUs."
-        return Outcome.INCONCLUSIVE, only
     if broken or missing:
         return Outcome.INCONCLUSIVE, "; ".join([*broken, *(f"not measured: {fact}" for fact in missing)]) + "."
     falls, falls_undisturbed = (e.holds for e in follows)
     if falls and falls_undisturbed:
         return Outcome.CONFIRMED, "The smallest set carries less than the largest."
-    full = (lines[-1].middle("idle") or 0) <= FULL
-    if falls or falls_undisturbed or (full and any(line.busy for line in lines)):
+    if falls or falls_undisturbed or full:
         return (
             Outcome.INCONCLUSIVE,
             "Others used these CPUs, or the rounds contradict each other: ask a quieter machine.",

@@ -136,6 +136,14 @@ def test_the_same_with_cpu_to_spare_is_refuted_on_a_busy_machine_too(tmp_path: P
     assert "The CPUs of one core were 50% idle" in verdict.reason
 
 
+def test_nothing_is_given_back_to_a_relay_that_keeps_up_with_its_load(tmp_path: Path) -> None:
+    rundir = make(tmp_path, {ALL: [20, 20], CORE: [20, 20]}, others=0.9)
+    rundir.save({**rundir.load(), "params": {"domains": 100, "repeat": 2, "rate": 20}})
+    verdict = judged(rundir)
+    assert verdict.outcome is Outcome.REFUTED
+    assert verdict.figures["messages_on_one_core_undisturbed_per_s"] == pytest.approx(20)
+
+
 def test_rounds_that_contradict_each_other_are_no_answer(tmp_path: Path) -> None:
     verdict = judged(make(tmp_path, {ALL: [400, 420, 200], CORE: [250, 240, 260]}))
     assert verdict.outcome is Outcome.INCONCLUSIVE
