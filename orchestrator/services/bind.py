@@ -18,7 +18,7 @@ DEBIAN_MAX_SOCKETS = 21_000
 """``-S`` of Debian's 9.16, unless it is given; later ones have no such limit."""
 _OUTGOING_FDS = 64
 """Room for what it opens for a while: outgoing sockets, clients over TCP, zone files."""
-_SOCKET_B = {"bullseye": 62_000, "bookworm": 2_500, "trixie": 2_500}
+_SOCKET_B = {"bullseye": 60_000, "bookworm": 5_000, "trixie": 3_000}
 """Memory for each socket that it listens with (measured with 2,560 addresses): 9.16 keeps buffers for each."""
 
 _AUTHORITATIVE = "no;                // authoritative only: what the bed does not know, nobody does"

@@ -38,7 +38,7 @@ def test_the_symptom_is_shown_and_a_fix_removes_it(tmp_path: Path, fix: str, add
     assert set(evidence(said).values()) == {True}, verdict["evidence"]
     quotes = [quote["text"] for quote in verdict["quotes"]]
     assert any(LITERAL in text and text.endswith("/4096)") for text in quotes)
-    assert any("Unable to fetch DNSKEY set '.': not enough free resources" in text for text in quotes)
+    assert any("not enough free resources" in text for text in quotes)
     assert all(quote["source"] == "log of dns" for quote in verdict["quotes"])
     rows = {row[0]: row[1:] for row in verdict["tables"][0]["rows"]}
     assert rows["addresses that it listens on"] == [2560 if fix == "maxsockets" else 2 * addresses, addresses]
