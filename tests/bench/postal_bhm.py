@@ -11,15 +11,10 @@ messages are those that the relay's own log calls sent. Exit code 1 when ours co
 """
 
 import argparse
-import re
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
-from shlex import quote
 from statistics import median
 from tempfile import TemporaryDirectory
 
@@ -27,53 +22,27 @@ from orchestrator import beds, bringup, images, services
 from orchestrator.cli.progress import Steps
 from orchestrator.collect.recorder import Recorder
 from orchestrator.collect.stats import point
-from orchestrator.engine import ContainerSpec
 from orchestrator.engine.docker import DockerEngine, connect
 from orchestrator.live import Live
 from orchestrator.model import Bed, Node
-from orchestrator.ownership import NODE, Identity, Kind
+from orchestrator.ownership import Identity, Kind
 from orchestrator.rundir import RunDir
-from orchestrator.services import Role
+from orchestrator.services import Offer, Role, bhm
 
-IMAGE = "testbed/postal-bench:bookworm"
 SIZE_KB = 2
-USERS = "/run/users"
-_BHM = rf"""sed s/^/user@/ /testbed/domains > {USERS}; cd /run; echo '"event": "listening"'; exec bhm -t 20 {USERS}"""
-SWALLOW = f"sh -euc {quote(_BHM)}"
-DRAIN_S = 120
+DRAIN_S = 120.0
 
 
-class Swapped:
-    """The engine, with bhm as the command of the sink, and the tools beside the agents in sink and load."""
+def bed(*, others: bool) -> Bed:
+    """Return the bed: with our generator and sink, or with postal and bhm.
 
-    def __init__(self, engine: DockerEngine) -> None:
-        self._engine = engine
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._engine, name)
-
-    def create(self, spec: ContainerSpec) -> str:
-        """Make a container; what a bed calls sink and load gets the tools."""
-        if spec.labels.get(NODE) in {"sink", "load"}:
-            spec = replace(spec, image=IMAGE)
-        if spec.labels.get(NODE) == "sink":
-            enter = spec.files["/testbed/enter"].decode()
-            command = re.sub(r" -- env PYTHONPATH.*", lambda _: f" -- {SWALLOW}", enter)
-            spec = replace(spec, files={**spec.files, "/testbed/enter": command.encode()})
-        return self._engine.create(spec)
-
-
-def bed() -> Bed:
-    """Return the bed that both harnesses use.
-
-    Mail leaves over IPv4, because bhm listens on nothing else. bhm's listen backlog is 10: a connection more that looks
-    established to Postfix is none to bhm, and its greeting would be waited for 300 s.
+    Mail leaves over IPv4 in both, because bhm listens on nothing else.
     """
     base = beds.bed("relay")
-    relay = Node(
-        service="postfix", settings={"main_cf": {"smtp_address_preference": "ipv4", "smtp_helo_timeout": "5s"}}
-    )
-    return base.model_copy(update={"nodes": {**base.nodes, "relay": relay}})
+    nodes = {**base.nodes, "relay": Node(service="postfix", settings={"main_cf": bhm.POSTFIX})}
+    if others:
+        nodes |= {"sink": Node(service="bhm"), "load": Node(service="postal")}
+    return base.model_copy(update={"nodes": nodes})
 
 
 def ours(live: Live, seconds: int, per_minute: int) -> None:
@@ -84,36 +53,38 @@ def ours(live: Live, seconds: int, per_minute: int) -> None:
 
 def theirs(live: Live, seconds: int, per_minute: int) -> None:
     """Send with postal; bhm is there already."""
-    size, server = str(SIZE_KB), str(live.plan.node(Role.RELAY).v4)
-    postal = f"postal -m {size} -M {size} -t 20 -c 10 -r {per_minute} {server} {USERS}"
-    script = f"sed s/^/user@/ /testbed/domains > {USERS}; timeout {seconds} {postal} || test $? = 124"
-    done = live.exec(live.plan.node(Role.LOAD), "sh", "-euc", script, timeout=seconds + 60)
-    if done.status:
-        raise SystemExit(f"postal: {done.stderr}")
+    done = live.offer(
+        "relay",
+        live.plan.node(Role.LOAD),
+        Offer(
+            target=live.plan.node(Role.RELAY).v4,
+            seconds=seconds,
+            connections=20,
+            per_connection=10,
+            size=SIZE_KB * 1024,
+            domain=live.plan.deliveries[0].domain,
+            rate=per_minute / 60,
+        ),
+    )
+    if not done.cut:
+        raise SystemExit(f"postal ended with {done.status}: {done.lines}")
 
 
 def measure(engine: DockerEngine, drive: Callable[[Live, int, int], None], seconds: int, per_minute: int) -> float:
     """Return the CPU time of the harness for one message, in milliseconds."""
-    wanted = bed()
-    chosen = engine if drive is ours else Swapped(engine)
+    wanted = bed(others=drive is theirs)
     with Steps() as steps, TemporaryDirectory() as scratch, ExitStack() as stack:
         rundir = RunDir.create(Path(scratch), "bench")
         identity = Identity.new(wanted, Kind.RUN)
         recorder = stack.enter_context(Recorder(engine, rundir))
         stack.push(lambda _kind, error, _at: bringup._take_down(engine, identity, recorder, steps, error))
         plan, networks = bringup._networks(engine, wanted, identity, engine.info().cpus)
-        containers = bringup._start(chosen, plan, identity, networks, recorder)  # type: ignore[arg-type]
+        containers = bringup._start(engine, plan, identity, networks, recorder)
         live = Live(engine=engine, plan=plan, containers=containers, recorder=recorder, rundir=rundir)
         before = cpu_s(live)
         drive(live, seconds, per_minute)
-        relay = live.plan.node(Role.RELAY)
-        queue = services.queue_of(relay.service)
-        deadline = time.monotonic() + DRAIN_S
-        while queue and queue.length(live.exec(relay, *queue.command).stdout):
-            if time.monotonic() > deadline:
-                raise SystemExit("the relay does not drain: ask for fewer messages")
-            recorder.died.wait(1)
-            recorder.check()
+        if not live._emptied(DRAIN_S):  # drain() asks our sink again and again, which would count as its CPU time
+            raise SystemExit("the relay does not drain: ask for fewer messages")
         used = cpu_s(live) - before
         messages = sent(live)
     print(f"{drive.__name__:7} {messages:6} messages, {1000 * used / messages:.3f} ms of CPU each", flush=True)
@@ -142,9 +113,8 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     options = parser.parse_args()
     engine = connect()
-    images.ensure(engine, images.of(bed()), print)
-    dockerfile = Path(__file__).with_name("postal.Dockerfile").read_bytes()
-    subprocess.run(["docker", "build", "--quiet", "--tag", IMAGE, "-"], input=dockerfile, check=True)
+    for others in (False, True):
+        images.ensure(engine, images.of(bed(others=others)), print)
     costs: dict[str, list[float]] = {"ours": [], "theirs": []}
     for _ in range(options.repeat):
         for drive in (ours, theirs):
