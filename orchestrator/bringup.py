@@ -121,7 +121,7 @@ def _spec(node: NodePlan, identity: Identity, networks: Sequence[str]) -> Contai
         name=identity.name(node.name),
         image=node.tag,
         command=node.command,
-        labels=identity.labels(node=node.name, service=node.service),
+        labels=identity.labels(node=node.name, service=node.service, neighbours=str(node.peers)),
         networks=(Endpoint(network=control), Endpoint(network=lab_network, v4=str(node.v4))),
         hostname=node.name,
         capabilities=(*node.capabilities, *wiring.SETUP_CAPABILITIES),

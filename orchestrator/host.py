@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
+from orchestrator import ownership
 from orchestrator.engine import ContainerSpec, Engine, EngineInfo
 from orchestrator.errors import EngineFailed, HostCannot
 from orchestrator.lab import HELPER
@@ -74,6 +75,8 @@ class Readings:
     (an engine in a user namespace)."""
     neighbours: int
     """Entries in it now."""
+    neighbours_planned: int
+    """Entries that the beds of this engine may need at the same time, whatever they have now."""
     sysctls: dict[str, str]
 
 
@@ -105,6 +108,7 @@ def read(engine: Engine) -> Readings:
     with ThreadPoolExecutor(2) as pool:
         tried = pool.submit(_helper, engine, "try", _TRY, host_network=False, capabilities=("NET_ADMIN",))
         info = engine.info()
+        beds = engine.find({ownership.NEIGHBOURS: None})
         said = _helper(engine, "reading", _READ, host_network=True, capabilities=())
     facts = dict(line.split("\t", 1) for line in said.splitlines() if "\t" in line)
     sysctls = {
@@ -121,6 +125,7 @@ def read(engine: Engine) -> Readings:
         lacks=tuple(line.removeprefix(_LACKS) for line in tried.result().splitlines() if line.startswith(_LACKS)),
         neighbour_limit=int(sysctls["gc_thresh3"]) if "gc_thresh3" in sysctls else None,
         neighbours=_entries(facts.get("neighbours", "")),
+        neighbours_planned=sum(int(found.labels[ownership.NEIGHBOURS]) for found in beds),
         sysctls=sysctls,
     )
 
@@ -171,9 +176,15 @@ def check(readings: Readings, needs: HostNeeds) -> list[Check]:
             state="warn",
         )
         if limit is None
-        else _check(NEIGHBOURS, needs.neighbour_entries, max(0, limit - readings.neighbours), raise_limit),
+        else _check(NEIGHBOURS, needs.neighbour_entries, _free(readings), raise_limit),
         _check("memory, MiB", needs.memory_mb, memory, "free some memory, or ask for less", warn=True),
     ]
+
+
+def _free(readings: Readings) -> int:
+    """Return how many neighbour entries are free: a bed that is up may have none now, and all that it needs soon."""
+    taken = max(readings.neighbours, readings.neighbours_planned)
+    return max(0, (readings.neighbour_limit or 0) - taken)
 
 
 def require(checks: list[Check], smaller: str | None = None) -> None:

@@ -18,8 +18,9 @@ from typing import Any
 from orchestrator.engine import Engine, Found
 from orchestrator.model import Bed
 
-ID, BED, NODE, SERVICE, KIND, OWNER, CREATED, NODES, PRIVATE = (
-    f"testbed.{name}" for name in ("id", "bed", "node", "service", "kind", "owner", "created", "nodes", "private")
+ID, BED, NODE, SERVICE, KIND, OWNER, CREATED, NODES, PRIVATE, NEIGHBOURS = (
+    f"testbed.{name}"
+    for name in ("id", "bed", "node", "service", "kind", "owner", "created", "nodes", "private", "neighbours")
 )
 
 

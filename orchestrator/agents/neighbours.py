@@ -57,7 +57,11 @@ class Table:
     def read(cls) -> "Table":
         """Read it; any network namespace tells."""
         command = ("ip", "-json", "-statistics", "ntable", "show", "name", "arp_cache")
-        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        return cls.parse(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    @classmethod
+    def parse(cls, told: str) -> "Table":
+        """Read what ip(8) prints: the table as a whole, and parameters of every device."""
         whole = next(table for table in json.loads(told) if "dev" not in table)
         return cls(t=time.time(), entries=whole["entries"], fulls=whole["table_fulls"], limit=whole["thresh3"])
 

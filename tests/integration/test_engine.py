@@ -61,6 +61,15 @@ class TestDockerEngine(EngineContract):
         assert none.stdout.split() == ["CapEff:", "0" * 16, "CapBnd:", "0" * 16, "NoNewPrivs:", "1"]
         assert some.stdout.split()[1] == f"{1 << 10:016x}"
 
+    def test_it_writes_settings_of_its_kernel_only_where_it_may(self, engine: Engine, spec: ContainerSpec) -> None:
+        ttl = "/proc/sys/net/ipv4/ip_default_ttl"  # of its own network namespace
+        closed = "awk '$2 ~ /^.proc./ && $4 ~ /^ro/ {print $2}' /proc/mounts"
+        write = replace(spec, command=("sh", "-c", f"{closed}; echo 77 > {ttl}; cat {ttl}"))
+        by_default, allowed = engine.run(write), engine.run(replace(write, writes_sysctls=True))
+        assert "Read-only file system" in by_default.stderr
+        assert (allowed.stderr, allowed.stdout.split()[-1]) == ("", "77")
+        assert set(by_default.stdout.split()) - set(allowed.stdout.split()) == {"/proc/sys", "64"}
+
     def test_all_its_processes_move_to_the_cpus_that_it_is_pinned_to(self, engine: Engine, spec: ContainerSpec) -> None:
         made = engine.create(spec)
         engine.start(made)

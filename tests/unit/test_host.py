@@ -57,6 +57,7 @@ def test_a_host_is_read() -> None:
         lacks=(),
         neighbour_limit=1024,
         neighbours=0x3FA,
+        neighbours_planned=0,
         sysctls={
             "gc_thresh1": "128",
             "gc_thresh2": "512",
@@ -120,6 +121,18 @@ def test_a_neighbour_table_that_is_over_full_is_enough_for_a_bed_of_one_node() -
     over = replace(host.read(engine()), neighbours=1025, neighbour_limit=1024)
     assert states(over, needs()) == ["ok"] * 4
     assert states(over, needs(neighbours=1)) == ["ok", "ok", "fail", "ok"]
+
+
+def test_what_standing_beds_may_need_is_taken_whatever_they_have_now() -> None:
+    standing = engine()
+    for number, planned in enumerate((300, 600)):
+        labels = {"testbed.neighbours": str(planned)}
+        standing.create(ContainerSpec(name=f"node-{number}", image="x", command=(), labels=labels))
+    readings = replace(host.read(standing), neighbours=11)
+    assert readings.neighbours_planned == 900
+    assert states(readings, needs(neighbours=124)) == ["ok"] * 4
+    assert states(readings, needs(neighbours=125)) == ["ok", "ok", "fail", "ok"]
+    assert states(replace(readings, neighbours=1000), needs(neighbours=25)) == ["ok", "ok", "fail", "ok"]
 
 
 def test_a_warning_is_no_refusal() -> None:

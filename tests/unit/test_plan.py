@@ -5,6 +5,7 @@ from ipaddress import IPv4Network
 import pytest
 
 from orchestrator import beds
+from orchestrator.addressing import twin_network
 from orchestrator.errors import InvalidInput
 from orchestrator.model import parse_bed
 from orchestrator.plan import Plan, make_plan
@@ -31,6 +32,16 @@ def test_the_relay_reaches_every_delivery_address_through_one_neighbour(plan: Pl
     sink = plan.node(Role.SINK).v4
     assert f"route add {plan.mail} via {sink} dev @lab" in addresses
     assert plan.needs.neighbour_entries < 100
+
+
+def test_on_the_link_every_delivery_address_is_a_neighbour_of_who_sends_there(plan: Plan) -> None:
+    apart = make_plan(plan.bed.model_copy(update={"on_link": True}), cpus=2)
+    relay, sink = apart.named("relay"), apart.named("sink")
+    assert f"route add {apart.mail} " not in relay.files["/testbed/addresses"].decode()
+    assert f"route add {twin_network(apart.mail)} via" in relay.files["/testbed/addresses"].decode()
+    assert relay.peers == len(apart.deliveries) + plan.named("relay").peers
+    assert sink.peers == plan.named("sink").peers
+    assert apart.needs.neighbour_entries == plan.needs.neighbour_entries + 2 * len(apart.deliveries)
 
 
 def test_the_sink_answers_on_the_whole_prefix_without_holding_an_address_of_it(plan: Plan) -> None:
