@@ -130,16 +130,18 @@ class Measurements:
     @property
     def subjects(self) -> list[str]:
         """The loads that are no calibrations, in the order in which they ran."""
-        names = {*self.loads, *self.sinks}
+        names = {*self.loads, *self.sinks, *self.offers}
         return sorted((n for n in names if not n.startswith("calibration")), key=self._started)
 
     @property
     def calibrations(self) -> list[str]:
         """The loads that went straight to the sink, in the order in which they ran."""
-        return sorted((n for n in self.loads if n.startswith("calibration")), key=self._started)
+        names = {*self.loads, *self.offers}
+        return sorted((n for n in names if n.startswith("calibration")), key=self._started)
 
     def _started(self, load: str) -> float:
-        return self.loads[load].started if load in self.loads else 0.0
+        sent = self.loads.get(load) or self.offers.get(load)
+        return sent.started if sent else 0.0
 
     def phase(self, name: str) -> Phase | None:
         """Return the phase of this name; of a load, the time from its first due message to its last reply."""
@@ -151,7 +153,7 @@ class Measurements:
 
     def span(self, load: str) -> Phase | None:
         """Return the time from the first due message of a load to its last reply or delivery, the drain included."""
-        sent, got = self.loads.get(load), self.sinks.get(load)
+        sent, got = self.loads.get(load) or self.offers.get(load), self.sinks.get(load)
         if sent is None:
             return None
         return Phase(name=load, start=sent.started, end=max(sent.ended, (got and got.last) or sent.ended))

@@ -8,6 +8,7 @@ import html
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from orchestrator.measurements import Latency, Measurements, Phase, Series
@@ -17,6 +18,8 @@ Figure = dict[str, Any]
 
 POINTS = 1_200
 """Most points of a line: a day-long run must not make a page of a hundred megabytes."""
+MARKED = 60
+"""Up to so many readings of a scenario, each is marked: they come when it looks, not once a second."""
 PALETTE = ("--series-1", "--series-2", "--series-3", "--series-4", "--series-5", "--series-6")
 CURVE_STEPS = 24
 """Points for each factor of ten of a percentile curve."""
@@ -129,7 +132,7 @@ def cpu(measured: Measurements, axis: Axis) -> Chart | None:
     figure = _over_time(axis, measured.phases, "CPU cores", top=max(top, float(available or 0)))
     figure["data"] = [
         _line(axis, node, points, colour, hover="%{y:.2f} cores")
-        | {"stackgroup": "cores", "fillcolor": f"{colour}-wash", "line": {"color": colour, "width": 1}}
+        | {"mode": "lines", "stackgroup": "cores", "fillcolor": f"{colour}-wash", "line": {"color": colour, "width": 1}}
         for (node, points), colour in _coloured(series)
     ]
     if isinstance(available, int | float):
@@ -182,7 +185,7 @@ def reading(measured: Measurements, axis: Axis, name: str) -> Chart:
     figure = _over_time(axis, measured.phases, name, top=_top(series))
     figure["data"] = [
         _line(axis, label, points, colour, hover="%{y:,.0f}", pick=max)
-        | {"mode": "lines+markers", "marker": {"size": 5}}
+        | ({"mode": "lines+markers"} if len(points.t) <= MARKED else {})
         for (label, points), colour in _coloured(series)
     ]
     figure["layout"]["annotations"] = _labels(measured, axis)
@@ -293,7 +296,8 @@ def _labels(measured: Measurements, axis: Axis) -> list[Figure]:
 
 
 def _ceiling(measured: Measurements) -> float:
-    return max((measured.accepted_per_s(c) or 0.0 for c in measured.calibrations), default=0.0)
+    rates = (measured.accepted_per_s(c) or measured.delivered_per_s(c) or 0.0 for c in measured.calibrations)
+    return max(rates, default=0.0)
 
 
 def _note(text: str, **place: Any) -> Figure:
@@ -320,9 +324,11 @@ def _line(
 ) -> Figure:
     """Draw a line, thinned to what a screen can show: each step its mean, or what ``pick`` takes of it."""
     t, values = _thin(points, pick or _mean)
+    joined = any(a is not None and b is not None for a, b in pairwise(values))
     return {
         "type": "scatter",
-        "mode": "lines",
+        "mode": "lines" if joined else "markers",
+        "marker": {"size": 5},
         "name": html.escape(name),
         "x": [axis.x(at) for at in t],
         "y": [None if v is None else float(f"{v:.5g}") for v in values],

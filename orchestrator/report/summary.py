@@ -33,7 +33,8 @@ def summarize(measured: Measurements) -> Summary:
     facts = measured.facts
     subject = measured.subject
     report = measured.rundir.path / "report.html"
-    loads = [*(load for load in measured.subjects if load in measured.loads), *measured.calibrations]
+    sent = measured.loads.keys() | measured.offers.keys()
+    loads = [*(load for load in measured.subjects if load in sent), *measured.calibrations]
     return {
         "run": str(measured.rundir.path),
         "report": str(report) if report.is_file() else None,

@@ -158,7 +158,7 @@ def _accounting(run: Summary) -> Table:
     columns = fates(accounts.values())
     table = _table("", *columns)
     for load, account in accounts.items():
-        cells = (f"{account[fate]:,}" if account else "not measured" for fate in columns)
+        cells = (f"{account[fate]:,}" if account else "unknown" for fate in columns)
         table.add_row(_cell(load), *cells, style="bold" if load == run["subject"] else "")
     return table
 

@@ -20,6 +20,7 @@ from orchestrator.report.charts import POINTS, charts
 from orchestrator.report.summary import best_figure, figure, number
 from orchestrator.rundir import RunDir
 from orchestrator.scenarios import Outcome
+from orchestrator.services.offered import Offered
 from tests.unit import factory
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\x1b]0;pwned\x07[bold]"
@@ -304,6 +305,29 @@ def test_tables_and_quotes_of_a_verdict_are_shown(rundir: RunDir, page: str) -> 
         text.strip() for text in words.text
     }
     assert re.findall(r'<u style="width:([\d.]+)%">', page)[:2] == ["100.0", "0.0"]
+
+
+def test_a_load_of_another_generator_is_one_of_several_and_its_fate_unknown(rundir: RunDir, tmp_path: Path) -> None:
+    copy = RunDir(Path(shutil.copytree(rundir.path, tmp_path / "run")))
+    started = (rundir.result("relay-load") or {})["started"] + 60
+    offer = Offered(
+        run="5eed0009", node="postal", command=("postal",), started=started, ended=started + 4, cpu_s=0.1, status=0,
+        cut=True, lines=(),
+    )  # fmt: skip
+    copy.save_result("postal-offer", offer.to_dict())
+    run = terminal.summary(copy)
+    assert (run["subject"], list(run["throughput"])[:2]) == (None, ["relay", "postal"])
+    assert re.search(r"^postal +not measured", shown(copy, 120), re.MULTILINE)
+    assert re.search(r"^postal +unknown", shown(copy, 120), re.MULTILINE)
+
+
+def test_values_that_make_no_line_are_points(rundir: RunDir, tmp_path: Path) -> None:
+    copy = RunDir(Path(shutil.copytree(rundir.path, tmp_path / "run")))
+    ticks = [tick for tick in copy.series("load") if tick["phase"] == "relay"][:1]
+    (copy.path / "series" / "load.jsonl").write_text("".join(json.dumps(tick | {"t": tick["t"] + 1}) for tick in ticks))
+    drawn = {chart.id: chart for chart in charts(Measurements.read(copy))}
+    modes = {line["name"]: line["mode"] for line in drawn["throughput"].figure["data"]}
+    assert modes == {"offered": "markers", "accepted": "markers", "delivered": "lines"}
 
 
 def test_labels_of_phases_do_not_lie_on_each_other(rundir: RunDir, tmp_path: Path) -> None:
