@@ -8,6 +8,7 @@ every 5 s, and waits for the next ones with most of the CPU idle.
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import Field
@@ -32,8 +33,8 @@ TIMES = 10
 """How much more the same sink has to take from another generator, if it is not the sink that holds postal up."""
 HALF = 0.5
 """Of the CPU: what a bed uses less of is not held up by it."""
-SATURATED = 0.1
-"""Of the CPU idle: with less, whoever shares the machine may be what holds a generator up."""
+SATURATED, SHARE = 0.1, 0.75
+"""With less of the CPU idle, and less than this share of it in the bed, others on the machine hold a generator up."""
 
 
 class Params(Strict):
@@ -210,17 +211,37 @@ def _cpu_ms(measured: Measurements, name: str) -> float | None:
     return 1000 * other.cpu_s / other.arrived if other and other.arrived else None
 
 
-def _idle(measured: Measurements, name: str) -> float | None:
-    """Return the share of the machine's CPU that was idle while a generator sent straight to the sink."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Machine:
+    """The CPU while a generator sent straight to the sink."""
+
+    idle: float
+    """Share of it, of the whole machine."""
+    cores: float
+    """What the bed used."""
+    cpus: int
+
+    @property
+    def starved(self) -> bool:
+        """Others on the machine had a good part of it, and nothing was left."""
+        return self.idle < SATURATED and self.cores < SHARE * self.cpus
+
+
+def _cpu(measured: Measurements, name: str) -> _Machine | None:
     kept = measured.rundir.result(f"{STRAIGHT}{name}-machine")
-    return kept["idle"] if kept else None
+    cpus = (measured.environment.get("engine") or {}).get("cpus")
+    phase = measured.phase(f"{STRAIGHT}{name}")
+    uses = [use for node in measured.nodes if (use := measured.use(node, phase))] if phase else []
+    if kept is None or cpus is None or not uses:
+        return None
+    return _Machine(idle=kept["idle"], cores=sum(use.cores for use in uses), cpus=cpus)
 
 
 def _mark(measured: Measurements, name: str) -> str | None:
-    idle = _idle(measured, name)
-    if name == OURS or idle is None or idle >= SATURATED:  # ours is meant to take what there is
+    cpu = _cpu(measured, name)
+    if cpu is None or not cpu.starved:
         return None
-    return f"{idle:.0%} of the CPU was idle while {name} sent: its ceiling may be the machine's"
+    return f"busy machine: while {name} sent, the bed had {cpu.cores:.1f} of {cpu.cpus} cores, others the rest"
 
 
 def _postal(
@@ -229,48 +250,44 @@ def _postal(
     """Hold postal's ceiling against its tokens; return the facts that make it so, and those that say why."""
     if POSTAL not in ceilings:
         return (), ()
-    pace, idle, load = ceilings[POSTAL], _idle(measured, POSTAL), f"{STRAIGHT}{POSTAL}"
-    other, most = max(((n, c or 0.0) for n, c in ceilings.items() if n != POSTAL), key=lambda x: x[1], default=("", 0))
-    starved = idle is None or idle < SATURATED
-    slow = pace is not None and pace < PER_MINUTE * (1 - TOLERANCE)
-    right = pace is not None and abs(pace / PER_MINUTE - 1) <= TOLERANCE
-    phase = measured.phase(load)
-    cpus = (measured.environment.get("engine") or {}).get("cpus")
-    uses = [measured.use(node, phase) for node in measured.nodes] if phase else []
-    cores = sum(use.cores for use in uses if use) if any(uses) else None
-    room = cores is not None and cpus is not None and cores / cpus <= HALF
+    pace, cpu, load = ceilings[POSTAL], _cpu(measured, POSTAL), f"{STRAIGHT}{POSTAL}"
+    off = None if pace is None else pace / PER_MINUTE - 1
     own = [
         Evidence(
             fact="postal's pace",
             found=f"{pace:,.0f} messages a minute" if pace else "not measured",
             needed=f"{PER_MINUTE:,.0f}, within {TOLERANCE:.0%}",
-            holds=None if pace is None or (slow and starved) else right,
+            holds=_unless_starved(cpu, None if off is None else abs(off) <= TOLERANCE, slow=bool(off and off < 0)),
             source=f"series/sink.jsonl, phase {load}",
         )
     ]
-    if other:
+    others = {name: ceiling for name, ceiling in ceilings.items() if name != POSTAL and ceiling}
+    if others and pace:
+        best = max(others, key=lambda name: others[name] or 0.0)
+        times = (others[best] or 0.0) / pace
         own.append(
             Evidence(
                 fact="what the same sink took from another generator",
-                found=f"{most:,.0f} a minute from {other}, {most / pace:.0f} times as much" if pace else "not measured",
+                found=f"{others[best]:,.0f} a minute from {best}, {times:.0f} times as much",
                 needed=f"at least {TIMES} times as much",
-                holds=None if not pace or not most else most >= TIMES * pace,
-                source=f"series/sink.jsonl, phase {STRAIGHT}{other}",
+                holds=_unless_starved(_cpu(measured, best), times >= TIMES, slow=True),
+                source=f"series/sink.jsonl, phase {STRAIGHT}{best}",
             )
         )
     return tuple(own), (
         Evidence(
             fact="cores that the bed used while postal sent to the sink",
-            found="not measured" if cores is None else f"{cores:.2f} of {cpus}; {_percent(idle)} of the CPU was idle",
+            found=f"{cpu.cores:.2f} of {cpu.cpus}; {cpu.idle:.0%} of the CPU was idle" if cpu else "not measured",
             needed=f"at most {HALF:.0%} of them",
-            holds=None if cores is None or cpus is None else room,
+            holds=cpu.cores / cpu.cpus <= HALF if cpu else None,
             source=f"series/stats.jsonl, results/{load}-machine.json",
         ),
     )
 
 
-def _percent(share: float | None) -> str:
-    return "an unknown part" if share is None else f"{share:.0%}"
+def _unless_starved(cpu: _Machine | None, holds: bool | None, *, slow: bool) -> bool | None:  # noqa: FBT001
+    """Say nothing of what was too slow while others had the CPU."""
+    return None if holds is False and slow and (cpu is None or cpu.starved) else holds
 
 
 SCENARIO = GeneratorCeiling()

@@ -23,6 +23,7 @@ def judged(
     tokens: int = 2048,
     ours: float = 10_000.0,
     idle: float = 0.8,
+    rival_idle: float = 0.8,
     cores: float = 0.2,
     without: str = "",
     engines: str = "smtp-load,postal",
@@ -33,16 +34,20 @@ def judged(
         {
             "scenario": "generator-ceiling",
             "params": Params(engines=engines).model_dump(),
-            "phases": [{"name": "calibration-postal", "start": 1000.0, "end": 1040.0}],
+            "phases": [
+                {"name": "calibration-smtp-load", "start": 992.0, "end": 1000.0},
+                {"name": "calibration-postal", "start": 1000.0, "end": 1040.0},
+            ],
             "environment": {"engine": {"cpus": 2}},
         }
     )
     for name, our_share, postals_share in (("calibration-", 1.0, 1.0), ("", 0.05, 0.95)):
         if f"{name}smtp-load" != without:
-            _ours(rundir, f"{name}smtp-load", start=100.0, rate=ours * our_share)
+            _ours(rundir, f"{name}smtp-load", start=992.0 if name else 3000.0, rate=ours * our_share)
         if f"{name}postal" != without:
             _postal(rundir, f"{name}postal", start=1000.0 if name else 2000.0, tokens=int(tokens * postals_share))
     rundir.save_result("calibration-postal-machine", {"idle": idle})
+    rundir.save_result("calibration-smtp-load-machine", {"idle": rival_idle})
     with rundir.write_series("stats") as stats:
         for t in range(990, 1050):
             stats.write(json.dumps({"t": float(t), "node": "sink", "cpu_s": cores * t, "memory_b": 1}) + "\n")
@@ -114,7 +119,11 @@ def test_a_sink_that_takes_no_more_from_another_generator_refutes(tmp_path: Path
 def test_a_slow_postal_on_a_saturated_machine_says_nothing(tmp_path: Path) -> None:
     verdict = judged(tmp_path, tokens=1000, idle=0.02)
     assert verdict.outcome is Outcome.INCONCLUSIVE
-    assert verdict.marks[0].startswith("2% of the CPU was idle while postal sent")
+    assert verdict.marks == ("busy machine: while postal sent, the bed had 0.2 of 2 cores, others the rest",)
+
+
+def test_a_starved_rival_of_postal_says_nothing(tmp_path: Path) -> None:
+    assert judged(tmp_path, ours=2000.0, rival_idle=0.0).outcome is Outcome.INCONCLUSIVE
 
 
 def test_a_bed_that_uses_most_of_the_cpu_says_nothing(tmp_path: Path) -> None:
