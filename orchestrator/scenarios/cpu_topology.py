@@ -271,7 +271,7 @@ def _claim(lines: list[Line]) -> str:
     if len(lines) < 2 or None in rates:
         return f"{says}."
     most, least = (f"{rate:,.0f}" for rate in rates)
-    without = ", without the others that used them" if busy else ""
+    without = ", as estimated without the others that used them" if busy else ""
     return f"{says}: {most} messages a second on {lines[0].name}, {least} on {lines[-1].name}{without}."
 
 
