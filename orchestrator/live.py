@@ -91,8 +91,9 @@ class Live:
         """
         with self._of_a_living_node():
             done = self.engine.exec(self.containers[node.name], ("sh", "-euc", script, "sh", *words))
-        if done.status != 0:
-            raise EngineFailed(f"the network of node {node.name} changed", done.stderr.strip(), "report it")
+            if done.status != 0:
+                found = done.stderr.strip() or f"status {done.status}"
+                raise EngineFailed(f"the network of node {node.name} changed", found, "report it")
         return done.stdout
 
     def pin(self, node: NodePlan, cpus: str) -> None:
@@ -328,7 +329,8 @@ class Live:
             if said is None:
                 return
             if isinstance(said, BaseException):
-                raise said
+                with self._of_a_living_node():
+                    raise said
             if said:
                 yield said
         raise EngineFailed(f"the load to end within {seconds:.0f} s", "it goes on", "look at the load node")
