@@ -29,7 +29,7 @@ RESERVED = 512
 """File descriptors that 9.16 leaves to what is not a socket (``reserved-sockets``)."""
 TOLERANCE, TOLERANCE_FILES = 0.02, 2
 """How far a prediction may be off: a share, and so many files where that is less than they come and go by."""
-FETCH_S, SETTLE_S, STOP_S = 20.0, 5.0, 8.0
+FETCH_S, SETTLE_S, STOP_S = 30.0, 5.0, 8.0
 """How long the fetch of the root's keys may take, its sockets until they are closed, and each way to stop it."""
 SETTLING_S = 0.25
 """How long the number of open files has to stay the same."""
@@ -197,7 +197,7 @@ class BindFdLimit:
         running = [node for node in live.plan.nodes if not _ended_at_start(live, node)]
         with live.phase("fetch keys"):
             for node in running:
-                fetched = live.seen(node, FETCHED, FETCH_S)
+                fetched = live.seen(node, rf"{FETCHED}|{SIGNATURES[OVER]}", FETCH_S)
                 if counted := _settled(live, node):
                     live.rundir.save_result(f"{node.name}-open", {**counted, "fetched": fetched is not None})
         for node in running:
@@ -319,7 +319,7 @@ class Seen:
     memory_b: int | None
     """Resident (VmRSS, proc(5))."""
     fetched: bool
-    """It tried to fetch the root's keys, so it opened outgoing sockets."""
+    """It was seen to ask for outgoing sockets: it tried to fetch the root's keys, or was refused one."""
     lines: dict[str, list[tuple[float, str]]]
     """Signature -> Unix time and text of each line."""
     stop: dict[str, Any] | None
