@@ -131,8 +131,9 @@ def run(
             record.save(environment=environment, plan=plan.to_dict())
         with ExitStack() as stack:
             _, live = bring_up(engine, bed, kind=Kind.RUN, rundir=rundir, steps=steps, stack=stack, cpus=cpus)
-            record.save(plan=live.plan.to_dict(), environment=environment | {"daemons": _daemons(live)})
+            record.save(plan=live.plan.to_dict())
             try:
+                record.save(environment=environment | {"daemons": _daemons(live)})
                 asked.drive(live, params)
             except NodeDied as death:
                 broken = death
