@@ -78,7 +78,7 @@ class PostalCrash:
         live.send(
             OURS,
             {
-                "target": str(sink.v4),
+                "target": str(live.plan.mail),
                 "seconds": params.seconds,
                 "connections": params.connections,
                 "per_connection": PER_CONNECTION,
