@@ -33,7 +33,7 @@ class Latency:
 
         Of 23,552 there are some hundred: the library walks over all of them for each of its answers.
         """
-        counts = list(self.histogram.counts)
+        counts = self.histogram.counts[:]
         values = [self.histogram.get_value_from_index(i) for i in compress(range(len(counts)), counts)]
         return values, list(filter(None, counts))
 
