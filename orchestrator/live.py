@@ -25,6 +25,8 @@ from orchestrator.wiring import without_setup_rights
 
 HEARTBEAT_S = 0.5
 """How soon a dead container is noticed while nothing else happens."""
+NEWS_S = 5.0
+"""How long it may take to hear that a container has died, once something that was asked of it failed."""
 UNBOUNDED_S = 86_400.0
 """How long a load may take that is bounded by its number of messages."""
 OVERTIME_S = 120.0
@@ -77,7 +79,7 @@ class Live:
             EngineFailed: the engine refused.
         """
         whole = without_setup_rights(command, node.capabilities)
-        with self._of_a_living_node():
+        with self._of_a_living(node):
             return self.engine.exec(self.containers[node.name], whole, timeout=timeout)
 
     def rewire(self, node: NodePlan, script: str, *words: str) -> str:
@@ -89,7 +91,7 @@ class Live:
             NodeDied: it ended, and so does this.
             EngineFailed: the script failed.
         """
-        with self._of_a_living_node():
+        with self._of_a_living(node):
             done = self.engine.exec(self.containers[node.name], ("sh", "-euc", script, "sh", *words))
             if done.status != 0:
                 found = done.stderr.strip() or f"status {done.status}"
@@ -103,16 +105,16 @@ class Live:
             NodeDied: it ended.
             EngineFailed: the engine refused: there are no such CPUs.
         """
-        with self._of_a_living_node():
+        with self._of_a_living(node):
             self.engine.pin(self.containers[node.name], cpus)
 
     @contextmanager
-    def _of_a_living_node(self) -> Iterator[None]:
+    def _of_a_living(self, node: NodePlan) -> Iterator[None]:
         """Tell the engine's refusal to do something with a container from the end of that container."""
         try:
             yield
         except EngineFailed:
-            self.recorder.died.wait(HEARTBEAT_S)
+            self.recorder.await_end(node.name, NEWS_S)
             self.recorder.check()
             raise
 
@@ -172,8 +174,7 @@ class Live:
         allowed = (full.seconds or UNBOUNDED_S) + full.timeout + OVERTIME_S
         report = None
         with self.rundir.write_series("load") as series:
-            for line in self.lines(self.plan.node(Role.LOAD), _load_command(full), allowed):
-                said = json.loads(line)
+            for said in self.told(self.plan.node(Role.LOAD), _load_command(full), allowed):
                 if "tick" in said:
                     series.write(json.dumps({"phase": phase, **said["tick"]}) + "\n")
                 if "report" in said:
@@ -296,10 +297,26 @@ class Live:
             raise InvalidInput("a sink that accounts for messages", f"service {sink.service}", "take another sink")
         out = self.exec(sink, *kind.control, *words)
         self.recorder.check()
-        if out.status != 0:
-            raise EngineFailed(f"an answer of the sink to {words[0]!r}", out.stderr.strip(), "read the sink's log")
+        with self._of_a_living(sink):
+            if out.status != 0:
+                raise EngineFailed(f"an answer of the sink to {words[0]!r}", out.stderr.strip(), "read the sink's log")
         said: dict[str, Any] = json.loads(out.stdout)
         return said
+
+    def told(self, node: NodePlan, command: Sequence[str], seconds: float) -> Iterator[dict[str, Any]]:
+        """Yield what an agent in a node tells, a JSON object in each line, for as long as every node lives.
+
+        Raises:
+            NodeDied: a container ended.
+            EngineFailed: the agent failed, goes on after so many seconds, or never began: then the engine prints why.
+        """
+        for line in self.lines(node, command, seconds):
+            try:
+                said: dict[str, Any] = json.loads(line)
+            except ValueError as error:
+                with self._of_a_living(node):
+                    raise EngineFailed(f"{command[0]} in node {node.name}", line[:500], "read its log") from error
+            yield said
 
     def lines(self, node: NodePlan, command: Sequence[str], seconds: float) -> Iterator[str]:
         """Yield what a command in a node prints, for as long as every node lives.
@@ -329,7 +346,7 @@ class Live:
             if said is None:
                 return
             if isinstance(said, BaseException):
-                with self._of_a_living_node():
+                with self._of_a_living(node):
                     raise said
             if said:
                 yield said

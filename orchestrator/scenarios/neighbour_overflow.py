@@ -5,7 +5,6 @@ look-ups and connections fail, and mail is deferred. The question is asked of a 
 with a fix, of the same bed again with it. docs/neighbour-overflow.md tells the story.
 """
 
-import json
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -142,7 +141,7 @@ def _ask(live: Live, params: Params, name: str) -> None:
     for act, first, what in (("look-up", servers, domain), ("connect", sinks, SMTP)):
         _flush(live)
         with live.phase(f"{name}: {act}"):
-            said = [_keep(live, line) for line in live.lines(load, _agent(act, first, count, what), PROBE_S)]
+            said = [_keep(live, one) for one in live.told(load, _agent(act, first, count, what), PROBE_S)]
             live.rundir.save_result(f"{name}-{act}", _joined(said))
     _flush(live)
     messages = min(params.messages, count)
@@ -170,7 +169,7 @@ def _kept_full(live: Live, filling: tuple[str, ...]) -> Iterator[list[dict[str, 
     load, done = live.plan.node(Role.LOAD), Event()
 
     def fill() -> list[dict[str, Any]]:
-        return [_keep(live, line) for line in live.lines(load, filling, PROBE_S)]
+        return [_keep(live, one) for one in live.told(load, filling, PROBE_S)]
 
     def go_on() -> None:
         while not done.wait(FILL_S):
@@ -197,9 +196,8 @@ def _agent(*words: object) -> tuple[str, ...]:
     return (*PYTHON, "-m", "orchestrator.agents.neighbours", *map(str, words))
 
 
-def _keep(live: Live, line: str) -> dict[str, Any]:
-    """Read what the agent said; a state of the table goes into the series, too."""
-    said: dict[str, Any] = json.loads(line)
+def _keep(live: Live, said: dict[str, Any]) -> dict[str, Any]:
+    """Put what the agent says of the table into the series, too."""
     if table := said.get("table"):
         live.keep("entries of the neighbour table", "all namespaces", table["entries"], at=table["t"])
         live.keep("entries that found no room (table_fulls)", "all namespaces", table["fulls"], at=table["t"])
