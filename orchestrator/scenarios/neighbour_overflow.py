@@ -44,6 +44,8 @@ SETTLE_S = 60.0
 """How long the relay may take to deliver afterwards what it had to defer."""
 PROBE_S, POLL_S = 30.0, 0.25
 MESSAGE_B = 1024
+AMONG_THEMSELVES = ("load-relay", "relay-load", "relay-dns", "dns-relay", "dns-load", "sink-relay")
+"""Entries that the nodes have for each other while mail is sent: who has it, and of whom."""
 OVERFLOW = r"neighbour: arp_cache: neighbor table overflow!"
 SMTP = "25"
 
@@ -357,7 +359,7 @@ def judge(measured: Measurements) -> Verdict:
     return Verdict(
         outcome=outcome,
         claim=f"A node that talks to {params.addresses:,} addresses of its link overflows the kernel's neighbour table"
-        f"{limit}: look-ups and connections fail" + (f"; with the fix {params.fix} none does." if params.fix else "."),
+        f"{limit}: look-ups or connections fail" + (f"; with the fix {params.fix} none does." if params.fix else "."),
         reason=reason,
         evidence=tuple(e for name, seen in passes.items() for e in _evidence(name, seen, wanted=seen is reported)),
         marks=(f"scaled: smtp_connect_timeout is {CONNECT_TIMEOUT_S} s here, and 30 s by default",),
@@ -416,8 +418,7 @@ def _figures(reported: Seen | None, fixed: Seen | None) -> dict[str, float | Non
             figures |= {f"{prefix}{n}": failed for n, (failed, _) in zip(names, seen.failures.values(), strict=True)}
             figures |= {f"{prefix}table_fulls": seen.fulls, f"{prefix}entries_at_most": seen.most}
     if reported:
-        # One more entry than addresses: the server's own, for the node that asks.
-        figures["predicted_threshold_addresses"] = reported.limit
+        figures["predicted_threshold_addresses"] = reported.limit - len(AMONG_THEMSELVES) + 1
     return figures
 
 

@@ -95,7 +95,7 @@ def test_the_symptom_is_confirmed_counted_and_quoted(tmp_path: Path) -> None:
     assert [TIMED_OUT in verdict.quotes[1].text, NO_NAME in verdict.quotes[2].text] == [True, True]
     assert len(verdict.quotes) == 3
     assert verdict.figures["table_fulls"] == 25_281
-    assert verdict.figures["predicted_threshold_addresses"] == 1024
+    assert verdict.figures["predicted_threshold_addresses"] == 1019
     assert ("sendto(2) with IP_RECVERR", "ENOBUFS 1,537 times") in verdict.tables[1].rows
     assert ("sendto(2)", "no error") in verdict.tables[1].rows
 
