@@ -35,7 +35,7 @@ MAX_DIFF_LINES = 4_000
 """Of a file that is compared line by line."""
 CONSENT = "allow_host_changes"
 """The parameter by which a person lets a scenario change the host: it is not handed on."""
-_MOVING = {"memory_available_b", "neighbours"}
+_MOVING = {"memory_available_b", "neighbours", "neighbours_planned"}
 """What is read of a host but changes by itself."""
 
 Word = Annotated[str, Field(max_length=4096)]
