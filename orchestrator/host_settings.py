@@ -49,7 +49,7 @@ class Change:
 
 
 class HostSettings:
-    """Settings that will be changed, and are put back on the way out, however that comes about.
+    """Settings that will be raised, and are put back on the way out, however that comes about; a higher one stays.
 
     ::
 
@@ -100,7 +100,10 @@ class HostSettings:
         """Take the lock with the values in it that stand when it is taken."""
         for _ in range(_TRIES):
             values = self._read()
-            changes = tuple(Change(name=n, before=values[n], wanted=wanted) for n, wanted in self._wanted.items())
+            changes = tuple(
+                Change(name=name, before=values[name], wanted=max(values[name], wanted, key=int))
+                for name, wanted in self._wanted.items()
+            )
             self._changes, self._lock = changes, self._make(changes)
             if self._read() == values:
                 return

@@ -66,6 +66,14 @@ def test_it_is_changed_when_that_is_said_and_comes_back(host: Host) -> None:
     assert host.as_it_was
 
 
+def test_a_setting_that_is_higher_already_is_never_lowered(host: Host) -> None:
+    host.values[NAME] = "65536"
+    with HostSettings(host.engine, WANTED) as settings:
+        settings.apply()
+        assert host.values[NAME] == "65536"
+    assert host.values[NAME] == "65536"
+
+
 @pytest.mark.parametrize("error", [ValueError("a bug"), KeyboardInterrupt()])
 def test_it_comes_back_after_a_failure(host: Host, error: BaseException) -> None:
     with pytest.raises(type(error)), HostSettings(host.engine, WANTED) as settings:  # noqa: PT012
