@@ -203,9 +203,9 @@ def test_rndc_works_inside_the_node(bed: Up) -> None:
 
 def test_postfix_has_no_complaint_about_its_configuration(bed: Up) -> None:
     assert bed.shell(Role.RELAY, "{ postconf -n; postconf -M; postconf -P; } >/dev/null") == ""
-    assert bed.shell(Role.RELAY, "postfix check") == ""
-    log = bed.live.engine.logs(bed.live.containers["relay"], follow=False)
     words = r"warning|fatal|panic|error|denied|not permitted|compatib"
+    assert not re.search(words, bed.shell(Role.RELAY, "postfix check"))  # trixie's tells which files it copies
+    log = bed.live.engine.logs(bed.live.containers["relay"], follow=False)
     assert [line.text for line in log if re.search(words, line.text) and "connect to" not in line.text] == []
 
 
