@@ -30,7 +30,7 @@ lint: .venv/.installed
 	$(BIN)/lint-imports
 
 unit: .venv/.installed
-	$(BIN)/pytest --numprocesses auto tests/unit
+	$(BIN)/pytest --numprocesses auto --dist loadfile tests/unit
 
 integration: setup
 	$(BIN)/pytest tests/integration
