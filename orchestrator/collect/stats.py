@@ -5,11 +5,11 @@ Source: Docker Engine API 1.41, ``GET /containers/{id}/stats``; the kernel's cgr
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from itertools import islice
 from typing import Any
 
 from orchestrator.engine import Engine
+from orchestrator.engine.api import unix
 
 Point = dict[str, float | int | str | None]
 
@@ -36,7 +36,7 @@ def point(node: str, raw: Mapping[str, Any]) -> Point | None:
     networks = [n for n in _map(raw, "networks").values() if isinstance(n, Mapping)]
     blocks = _map(raw, "blkio_stats").get("io_service_bytes_recursive") or ()
     return {
-        "t": _unix(read),
+        "t": unix(read),
         "node": node,
         "cpu_s": _seconds(usage.get("total_usage")),
         "cpu_user_s": _seconds(usage.get("usage_in_usermode")),
@@ -58,12 +58,6 @@ def point(node: str, raw: Mapping[str, Any]) -> Point | None:
 def _map(raw: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     value = raw.get(key)
     return value if isinstance(value, Mapping) else {}
-
-
-def _unix(stamp: str) -> float:
-    """Read RFC 3339 with any number of fractional digits: the engine drops trailing zeros of its nine."""
-    whole, _, rest = stamp.rstrip("Z").partition(".")
-    return datetime.fromisoformat(f"{whole}+00:00").timestamp() + (float(f"0.{rest}") if rest else 0.0)
 
 
 def _seconds(nanoseconds: int | None) -> float | None:

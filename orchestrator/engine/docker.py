@@ -4,12 +4,9 @@ import io
 import math
 import os
 import re
-import struct
-import tarfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from datetime import datetime
 from typing import Any
 
 import docker
@@ -19,7 +16,7 @@ from docker.context import ContextAPI
 from docker.types import LogConfig, Ulimit
 from docker.utils import kwargs_from_env
 
-from orchestrator.engine import ContainerSpec, EngineInfo, Found, LogLine, NetworkSpec, Output, SubnetTaken
+from orchestrator.engine import ContainerSpec, EngineInfo, Found, LogLine, NetworkSpec, Output, SubnetTaken, api
 from orchestrator.errors import EngineFailed
 from orchestrator.interrupts import shielded
 
@@ -28,9 +25,6 @@ _POOL = 64
 """Connections kept for one thread's streams and calls."""
 _TIMED_OUT = 124
 """What timeout(1) says of a command that it ended."""
-_STDOUT, _STDERR = 1, 2
-_HEADER = struct.Struct(">BxxxL")
-"""Before each piece of output: which stream it is of, how many bytes it has."""
 _READ_ONLY = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sysrq-trigger"]
 """What an engine makes read-only in a container, without ``/proc/sys``."""
 _NO_PROFILE = ("apparmor=unconfined", "label=disable")
@@ -98,18 +92,7 @@ class DockerEngine:
     def info(self) -> EngineInfo:
         """Ask the engine about itself."""
         with _translated("what the engine is"):
-            info = self._client.info()
-            return EngineInfo(
-                version=info["ServerVersion"],
-                api=self._client.api_version,
-                kernel=info["KernelVersion"],
-                operating_system=info["OperatingSystem"],
-                cpus=info["NCPU"],
-                memory_b=info["MemTotal"],
-                cgroup=info.get("CgroupVersion", "1"),
-                storage=info["Driver"],
-                architecture=info["Architecture"],
-            )
+            return api.engine_info(self._client.info(), self._client.api_version)
 
     def image(self, tag: str) -> Mapping[str, str] | None:
         """Return the labels of a local image and its id under ``id``; ``None`` when there is none."""
@@ -238,7 +221,7 @@ class DockerEngine:
                 for endpoint in others:
                     client.connect_container_to_network(made, endpoint.network, ipv4_address=endpoint.v4)
                 if spec.files:
-                    client.put_archive(made, "/", archive(spec.files))
+                    client.put_archive(made, "/", api.archive(spec.files))
             except BaseException:
                 self.remove_container(made)
                 raise
@@ -268,10 +251,10 @@ class DockerEngine:
                     raise EngineFailed(
                         f"{' '.join(spec.command)[:200]} to end within {timeout:g} s", "it did not", "try again"
                     ) from error
-                said: dict[int, bytes] = {_STDOUT: b"", _STDERR: b""}
+                said: dict[int, bytes] = {api.STDOUT: b"", api.STDERR: b""}
                 for stream, frame in self._frames(made, follow=False, timestamps=False):
                     said[stream] += frame
-                out, err = (said[stream].decode(errors="replace") for stream in (_STDOUT, _STDERR))
+                out, err = (said[stream].decode(errors="replace") for stream in (api.STDOUT, api.STDERR))
                 return Output(status=status, stdout=out, stderr=err)
         finally:
             if made:
@@ -322,22 +305,11 @@ class DockerEngine:
 
         (Of a last line that has no end, Engine 20.10 often tells only who does not follow.)
         """
-        begun: dict[int, tuple[bytes, list[bytes]]] = {}  # the engine cuts lines at 16 KiB, both streams at once
         with _translated(f"the log of container {container[:12]}"):
-            for stream, frame in self._frames(container, follow=follow, timestamps=True):
-                stamp, _, text = frame.partition(b" ")
-                stamp, pieces = begun.setdefault(stream, (stamp, []))
-                pieces.append(text)
-                if text.endswith(b"\n"):
-                    del begun[stream]
-                    yield _line(stamp, pieces)
-            yield from (_line(stamp, pieces) for stamp, pieces in begun.values())
+            yield from api.lines(self._frames(container, follow=follow, timestamps=True))
 
     def _frames(self, container: str, *, follow: bool, timestamps: bool) -> Iterator[tuple[int, bytes]]:
-        """Yield what a container printed as the engine sends it: number of the stream, piece of a line.
-
-        (``APIClient.logs`` does not tell the streams apart. Framing: Engine API, ``POST /containers/{id}/attach``.)
-        """
+        """Yield the frames of what a container printed: ``APIClient.logs`` does not tell the streams apart."""
         client = self._client
         url = f"{client.base_url}/v{client.api_version}/containers/{container}/logs"
         asked = {"stdout": 1, "stderr": 1, "follow": int(follow), "timestamps": int(timestamps)}
@@ -346,9 +318,7 @@ class DockerEngine:
                 response.raise_for_status()
             except requests.HTTPError as error:
                 raise docker.errors.create_api_error_from_http_exception(error) from error
-            while header := response.raw.read(_HEADER.size):
-                stream, length = _HEADER.unpack(header)
-                yield stream, response.raw.read(length)
+            yield from api.frames(response.raw.read)
 
     def stats(self, container: str) -> Iterator[dict[str, Any]]:
         """Yield the engine's raw statistics about once a second until the container ends."""
@@ -382,7 +352,7 @@ class DockerEngine:
         with _translated("the list of containers and networks"):
             containers = self._client.containers(all=True, filters=filters)
             networks = self._client.networks(filters=filters)
-        return [*map(_found_container, containers), *map(_found_network, networks)]
+        return [*map(api.found_container, containers), *map(api.found_network, networks)]
 
 
 @contextmanager
@@ -436,56 +406,3 @@ def _host_config(client: docker.APIClient, spec: ContainerSpec) -> dict[str, Any
     if spec.writes_sysctls:
         made["ReadonlyPaths"] = _READ_ONLY
     return made
-
-
-def archive(files: Mapping[str, bytes]) -> bytes:
-    """Pack files as a tar for put_archive, with the folders that they need.
-
-    All are from 1970: of a main.cf that was changed just now, Postfix waits up to a second for the next change
-    (dict_load_file_xt in its util/dict.c).
-    """
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for name, content in sorted(files.items()):
-            entry = tarfile.TarInfo(name.lstrip("/"))
-            entry.size = len(content)
-            entry.mode = 0o755 if content.startswith(b"#!") else 0o644
-            tar.addfile(entry, io.BytesIO(content))
-    return buffer.getvalue()
-
-
-def _line(stamp: bytes, pieces: Sequence[bytes]) -> LogLine:
-    return LogLine(t=_unix(stamp.decode()), text=b"".join(pieces).rstrip(b"\r\n").decode(errors="replace"))
-
-
-def _unix(stamp: str) -> float:
-    """Read RFC 3339 with up to nine fractional digits, in UTC."""
-    whole, _, fraction = stamp.rstrip("Z").partition(".")
-    return datetime.fromisoformat(f"{whole}+00:00").timestamp() + float(f"0.{fraction or 0}")
-
-
-def _found_container(facts: Mapping[str, Any]) -> Found:
-    return Found(
-        kind="container",
-        id=facts["Id"],
-        name=facts["Names"][0].lstrip("/") if facts["Names"] else "",
-        labels=facts["Labels"] or {},
-        state=facts["State"],
-        ports={
-            f"{port['PrivatePort']}/{port['Type']}": port["PublicPort"]
-            for port in facts["Ports"] or ()
-            if port.get("PublicPort")
-        },
-    )
-
-
-def _found_network(facts: Mapping[str, Any]) -> Found:
-    pools = (facts.get("IPAM") or {}).get("Config") or []
-    subnets = [pool["Subnet"] for pool in pools if ":" not in pool.get("Subnet", ":")]
-    return Found(
-        kind="network",
-        id=facts["Id"],
-        name=facts["Name"],
-        labels=facts["Labels"] or {},
-        subnet=subnets[0] if subnets else None,
-    )

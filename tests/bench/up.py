@@ -23,7 +23,8 @@ from pathlib import Path
 from statistics import median
 
 from orchestrator import beds, wiring
-from orchestrator.engine.docker import archive, connect
+from orchestrator.engine.api import archive
+from orchestrator.engine.docker import connect
 from orchestrator.lab import HELPER, choose_subnet
 from orchestrator.plan import NodePlan, Plan, make_plan, subnet_prefix
 

@@ -1,10 +1,12 @@
-"""What is told to the real engine, where no engine is needed to see it."""
+"""What is told to the real engine, and what it tells, where no engine is needed to see it."""
 
 import io
+import struct
 import tarfile
 import time
 
-from orchestrator.engine.docker import archive
+from orchestrator.engine import LogLine
+from orchestrator.engine.api import STDERR, STDOUT, archive, frames, lines
 
 
 def test_archived_files_are_not_of_this_moment() -> None:
@@ -12,3 +14,18 @@ def test_archived_files_are_not_of_this_moment() -> None:
     with tarfile.open(fileobj=io.BytesIO(archive({"/etc/postfix/main.cf": b"biff = no\n"}))) as tar:
         assert [member.name for member in tar] == ["etc/postfix/main.cf"]
         assert all(member.mtime < time.time() - 3600 for member in tar)
+
+
+def test_lines_are_put_together_from_the_pieces_of_both_streams() -> None:
+    sent = [
+        (STDOUT, b"1970-01-01T00:00:01.5Z one half,"),
+        (STDERR, b"1970-01-01T00:00:02Z whole\r\n"),
+        (STDOUT, b"1970-01-01T00:00:03.000000001Z the other\n"),
+        (STDERR, b"1970-01-01T00:00:04Z no end"),
+    ]
+    printed = io.BytesIO(b"".join(struct.pack(">BxxxL", stream, len(piece)) + piece for stream, piece in sent))
+    assert list(lines(frames(printed.read))) == [
+        LogLine(t=2.0, text="whole"),
+        LogLine(t=1.5, text="one half,the other"),
+        LogLine(t=4.0, text="no end"),
+    ]

@@ -1,0 +1,108 @@
+"""Our words and the Docker Engine API's (1.41 and later), one put into the other: nothing here calls an engine."""
+
+import io
+import struct
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from orchestrator.engine import EngineInfo, Found, LogLine
+
+STDOUT, STDERR = 1, 2
+"""Numbers of the streams."""
+_HEADER = struct.Struct(">BxxxL")
+"""Before each piece of output: which stream it is of, how many bytes it has."""
+
+
+def archive(files: Mapping[str, bytes]) -> bytes:
+    """Pack files as a tar for put_archive, with the folders that they need.
+
+    All are from 1970: of a main.cf that was changed just now, Postfix waits up to a second for the next change
+    (dict_load_file_xt in its util/dict.c).
+    """
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name, content in sorted(files.items()):
+            entry = tarfile.TarInfo(name.lstrip("/"))
+            entry.size = len(content)
+            entry.mode = 0o755 if content.startswith(b"#!") else 0o644
+            tar.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def frames(read: Callable[[int], bytes]) -> Iterator[tuple[int, bytes]]:
+    """Yield what a container printed as the engine sends it: number of the stream, piece of a line.
+
+    ``read`` reads so many bytes of the answer (framing: ``POST /containers/{id}/attach``).
+    """
+    while header := read(_HEADER.size):
+        stream, length = _HEADER.unpack(header)
+        yield stream, read(length)
+
+
+def lines(stamped: Iterable[tuple[int, bytes]]) -> Iterator[LogLine]:
+    """Put pieces with a time before them together: the engine cuts lines at 16 KiB, both streams at once."""
+    begun: dict[int, tuple[bytes, list[bytes]]] = {}
+    for stream, frame in stamped:
+        stamp, _, text = frame.partition(b" ")
+        stamp, pieces = begun.setdefault(stream, (stamp, []))
+        pieces.append(text)
+        if text.endswith(b"\n"):
+            del begun[stream]
+            yield _line(stamp, pieces)
+    yield from (_line(stamp, pieces) for stamp, pieces in begun.values())
+
+
+def _line(stamp: bytes, pieces: Sequence[bytes]) -> LogLine:
+    return LogLine(t=unix(stamp.decode()), text=b"".join(pieces).rstrip(b"\r\n").decode(errors="replace"))
+
+
+def unix(stamp: str) -> float:
+    """Read RFC 3339 in UTC, with any number of fractional digits: the engine drops trailing zeros of its nine."""
+    whole, _, fraction = stamp.rstrip("Z").partition(".")
+    return datetime.fromisoformat(f"{whole}+00:00").timestamp() + float(f"0.{fraction or 0}")
+
+
+def engine_info(facts: Mapping[str, Any], version: str) -> EngineInfo:
+    """Read ``GET /info``; ``version`` is the API's."""
+    return EngineInfo(
+        version=facts["ServerVersion"],
+        api=version,
+        kernel=facts["KernelVersion"],
+        operating_system=facts["OperatingSystem"],
+        cpus=facts["NCPU"],
+        memory_b=facts["MemTotal"],
+        cgroup=facts.get("CgroupVersion", "1"),
+        storage=facts["Driver"],
+        architecture=facts["Architecture"],
+    )
+
+
+def found_container(facts: Mapping[str, Any]) -> Found:
+    """Read one entry of ``GET /containers/json``."""
+    return Found(
+        kind="container",
+        id=facts["Id"],
+        name=facts["Names"][0].lstrip("/") if facts["Names"] else "",
+        labels=facts["Labels"] or {},
+        state=facts["State"],
+        ports={
+            f"{port['PrivatePort']}/{port['Type']}": port["PublicPort"]
+            for port in facts["Ports"] or ()
+            if port.get("PublicPort")
+        },
+    )
+
+
+def found_network(facts: Mapping[str, Any]) -> Found:
+    """Read one entry of ``GET /networks``."""
+    pools = (facts.get("IPAM") or {}).get("Config") or []
+    subnets = [pool["Subnet"] for pool in pools if ":" not in pool.get("Subnet", ":")]
+    return Found(
+        kind="network",
+        id=facts["Id"],
+        name=facts["Name"],
+        labels=facts["Labels"] or {},
+        subnet=subnets[0] if subnets else None,
+    )
