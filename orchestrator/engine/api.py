@@ -7,12 +7,44 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from orchestrator.engine import EngineInfo, Found, LogLine
+from orchestrator.engine import ContainerSpec, Endpoint, EngineInfo, Found, LogLine
 
 STDOUT, STDERR = 1, 2
 """Numbers of the streams."""
 _HEADER = struct.Struct(">BxxxL")
 """Before each piece of output: which stream it is of, how many bytes it has."""
+_READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sysrq-trigger")
+"""What an engine makes read-only in a container, without ``/proc/sys``."""
+_NO_PROFILE = ("apparmor=unconfined", "label=disable")
+"""The engines' profiles for AppArmor and SELinux deny writes to ``/proc/sys/net`` to any container."""
+
+
+def host_config(spec: ContainerSpec) -> dict[str, Any]:
+    """Return the ``HostConfig`` of a container to make (``POST /containers/create``)."""
+    limits = spec.limits
+    asked = {
+        "NetworkMode": "host" if spec.host_network else spec.networks[0].network if spec.networks else "none",
+        "CapDrop": ["ALL"],
+        "CapAdd": list(spec.capabilities),
+        "SecurityOpt": ["no-new-privileges", *(_NO_PROFILE if spec.writes_sysctls else ())],
+        "ReadonlyPaths": list(_READ_ONLY) if spec.writes_sysctls else None,
+        "Sysctls": dict(spec.sysctls),
+        "PortBindings": {port: [{"HostIp": "127.0.0.1", "HostPort": ""}] for port in spec.publish},
+        # No rotation: an engine's default may drop lines that have not been read yet.
+        "LogConfig": {"Type": "json-file", "Config": {"max-size": "1000g"}},
+        "Ulimits": [{"Name": "nofile", "Soft": limits.nofile, "Hard": limits.nofile}] if limits.nofile else None,
+        "Memory": limits.memory_b,
+        "MemorySwap": limits.memory_b,
+        "NanoCpus": int(limits.cpus * 1e9) if limits.cpus else None,
+        "CpusetCpus": limits.cpuset,
+        "PidsLimit": limits.pids,
+    }
+    return {word: value for word, value in asked.items() if value}
+
+
+def endpoint(wanted: Endpoint) -> dict[str, Any]:
+    """Return the ``EndpointSettings`` of a network that a container is on."""
+    return {"IPAMConfig": {"IPv4Address": wanted.v4}} if wanted.v4 else {}
 
 
 def archive(files: Mapping[str, bytes]) -> bytes:

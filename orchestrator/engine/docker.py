@@ -13,7 +13,6 @@ import docker
 import docker.errors
 import requests
 from docker.context import ContextAPI
-from docker.types import LogConfig, Ulimit
 from docker.utils import kwargs_from_env
 
 from orchestrator.engine import ContainerSpec, EngineInfo, Found, LogLine, NetworkSpec, Output, SubnetTaken, api
@@ -25,10 +24,6 @@ _POOL = 64
 """Connections kept for one thread's streams and calls."""
 _TIMED_OUT = 124
 """What timeout(1) says of a command that it ended."""
-_READ_ONLY = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sysrq-trigger"]
-"""What an engine makes read-only in a container, without ``/proc/sys``."""
-_NO_PROFILE = ("apparmor=unconfined", "label=disable")
-"""The engines' profiles for AppArmor and SELinux deny writes to ``/proc/sys/net`` to any container."""
 
 
 def connect() -> "DockerEngine":
@@ -214,8 +209,8 @@ class DockerEngine:
                 hostname=spec.hostname,
                 labels=dict(spec.labels),
                 ports=[tuple(port.split("/")) for port in spec.publish],
-                host_config=_host_config(client, spec),
-                networking_config={"EndpointsConfig": {first.network: _endpoint(first.v4)}} if first else None,
+                host_config=api.host_config(spec),
+                networking_config={"EndpointsConfig": {first.network: api.endpoint(first)}} if first else None,
             )["Id"]
             try:
                 for endpoint in others:
@@ -379,30 +374,3 @@ def _reason(error: Exception) -> str:
     """Return what the system said in the end of a failure that is wrapped several times."""
     said = re.findall(r"\(\d+, '([^']+)'\)|\[Errno -?\d+\] ([^'\")]+)", str(error))
     return "".join(said[-1]) if said else _short(error)
-
-
-def _endpoint(v4: str | None) -> dict[str, Any]:
-    return {"IPAMConfig": {"IPv4Address": v4}} if v4 else {}
-
-
-def _host_config(client: docker.APIClient, spec: ContainerSpec) -> dict[str, Any]:
-    limits = spec.limits
-    made: dict[str, Any] = client.create_host_config(
-        network_mode="host" if spec.host_network else spec.networks[0].network if spec.networks else "none",
-        cap_drop=["ALL"],
-        cap_add=list(spec.capabilities),
-        security_opt=["no-new-privileges", *(_NO_PROFILE if spec.writes_sysctls else ())],
-        sysctls=dict(spec.sysctls),
-        port_bindings=dict.fromkeys(spec.publish, ("127.0.0.1",)),
-        # No rotation: an engine's default may drop lines that have not been read yet.
-        log_config=LogConfig(type=LogConfig.types.JSON, config={"max-size": "1000g"}),
-        ulimits=[Ulimit(name="nofile", soft=limits.nofile, hard=limits.nofile)] if limits.nofile else [],
-        mem_limit=limits.memory_b,
-        memswap_limit=limits.memory_b,
-        nano_cpus=int(limits.cpus * 1e9) if limits.cpus else None,
-        cpuset_cpus=limits.cpuset,
-        pids_limit=limits.pids,
-    )
-    if spec.writes_sysctls:
-        made["ReadonlyPaths"] = _READ_ONLY
-    return made

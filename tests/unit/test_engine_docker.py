@@ -5,8 +5,19 @@ import struct
 import tarfile
 import time
 
-from orchestrator.engine import LogLine
-from orchestrator.engine.api import STDERR, STDOUT, archive, frames, lines
+from orchestrator.engine import ContainerSpec, LogLine
+from orchestrator.engine.api import STDERR, STDOUT, archive, frames, host_config, lines
+
+
+def test_a_container_is_asked_for_with_what_its_spec_names_and_no_more() -> None:
+    spec = ContainerSpec(name="testbed-1-relay", image="postfix", command=("start",), labels={}, publish=("25/tcp",))
+    assert host_config(spec) == {
+        "NetworkMode": "none",
+        "CapDrop": ["ALL"],
+        "SecurityOpt": ["no-new-privileges"],
+        "PortBindings": {"25/tcp": [{"HostIp": "127.0.0.1", "HostPort": ""}]},
+        "LogConfig": {"Type": "json-file", "Config": {"max-size": "1000g"}},
+    }
 
 
 def test_archived_files_are_not_of_this_moment() -> None:
