@@ -5,11 +5,9 @@ one, else pulled, else bootstrapped), its proxies and its certificate authoritie
 """
 
 import hashlib
-import io
 import os
 import re
 import ssl
-import tarfile
 import tempfile
 import threading
 from collections import deque
@@ -25,6 +23,7 @@ from typing import get_args
 from orchestrator import services
 from orchestrator.debian import Say, bootstrap
 from orchestrator.engine import Engine
+from orchestrator.engine.api import archive
 from orchestrator.errors import EngineFailed, InvalidInput, Problem
 from orchestrator.model import Bed, Release
 
@@ -73,13 +72,7 @@ def context(folder: Path, extra: Mapping[str, bytes] | None = None) -> bytes:
     ``extra`` are further files, path -> content.
     """
     content = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for name, data in sorted({**content, **(extra or {})}.items()):
-            entry = tarfile.TarInfo(name)
-            entry.size = len(data)
-            tar.addfile(entry, io.BytesIO(data))
-    return buffer.getvalue()
+    return archive({**content, **(extra or {})})
 
 
 def names(release: str = DEFAULT_RELEASE) -> list[str]:

@@ -48,7 +48,7 @@ def endpoint(wanted: Endpoint) -> dict[str, Any]:
 
 
 def archive(files: Mapping[str, bytes]) -> bytes:
-    """Pack files as a tar for put_archive, with the folders that they need.
+    """Pack files as a tar, the same bytes for the same files; the engine makes the folders that they need.
 
     All are from 1970: of a main.cf that was changed just now, Postfix waits up to a second for the next change
     (dict_load_file_xt in its util/dict.c).
