@@ -42,22 +42,21 @@ def build(
         InvalidInput: a name that cannot stand in a zone file, or that belongs to the nodes.
     """
     server = f"{dns_node}.{NODES}."
-    hosts = [(f"{name}.{NODES}", address) for name, address in nodes.items()]
+    hosts = [(f"{name}.{NODES}", address, str(address), str(twin(address))) for name, address in nodes.items()]
     forward = [_top(FORWARD, server)]
     domains = {delivery.domain for delivery in deliveries}
     for delivery in deliveries:
         domain = _checked(delivery.domain, domains)
-        host = f"mx.{domain}"
-        hosts.append((host, delivery.v4))
-        forward.append(f"{domain}. MX 10 {host}.\n{domain}. A {delivery.v4}\n{domain}. AAAA {delivery.v6}\n")
-    for host, address in hosts:
-        forward.append(f"{host}. A {address}\n{host}. AAAA {twin(address)}\n")
+        host, v4, v6 = f"mx.{domain}", str(delivery.v4), str(delivery.v6)
+        hosts.append((host, delivery.v4, v4, v6))
+        forward.append(f"{domain}. MX 10 {host}.\n{domain}. A {v4}\n{domain}. AAAA {v6}\n")
+    forward += [f"{host}. A {v4}\n{host}. AAAA {v6}\n" for host, _, v4, v6 in hosts]
 
     four = {origin: [_top(origin, server)] for origin in _reverse_origins(lab)}
     six_origin = dns.reversename.from_address(str(V6.network_address)).to_text().removeprefix("0." * 20)
     six = [_top(six_origin, server)]
-    for host, address in hosts:
-        a, b, c, d = str(address).split(".")
+    for host, address, v4, _ in hosts:
+        a, b, c, d = v4.split(".")
         four[f"{b}.{a}.in-addr.arpa."].append(f"{d}.{c} PTR {host}.\n")
         low = f"{int(address):08x}"
         six.append(f"{'.'.join(reversed(low))}.{'0.' * 11}0 PTR {host}.\n")

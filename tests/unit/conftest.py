@@ -1,7 +1,19 @@
 """What all unit tests share."""
 
+import os
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import settings
 
 # The whole of the unit tests takes less than 10 s; `--hypothesis-profile=default` looks further.
 settings.register_profile("quick", max_examples=10, deadline=None)
 settings.load_profile("quick")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """Leave out fsync(2): what a test writes need not outlive a power cut."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield

@@ -51,11 +51,20 @@ def run(runs: Path, **params: Any) -> Finished:
     )
 
 
+@pytest.fixture(scope="module")
+def capsule_text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Make a capsule, once."""
+    folder = tmp_path_factory.mktemp("capsule")
+    path = folder / "a.capsule.json"
+    capsule.write(capsule.make(run(folder, allow_host_changes=True).rundir), path)
+    return path.read_text()
+
+
 @pytest.fixture
-def made(tmp_path: Path) -> Path:
-    """Make a capsule."""
+def made(tmp_path: Path, capsule_text: str) -> Path:
+    """Give a test a capsule of its own."""
     path = tmp_path / "a.capsule.json"
-    capsule.write(capsule.make(run(tmp_path, allow_host_changes=True).rundir), path)
+    path.write_text(capsule_text)
     return path
 
 

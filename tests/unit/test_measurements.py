@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.measurements import Latency, Measurements, Phase, bitmap, lowest
@@ -43,7 +43,6 @@ def test_a_damaged_set_is_refused() -> None:
         bitmap("aGFsbG8=")
 
 
-@settings(max_examples=15)
 @given(st.lists(st.floats(min_value=1e-6, max_value=60), min_size=1, max_size=50))
 def test_percentiles_are_right_to_three_digits(values: list[float]) -> None:
     latency = Latency.decode(factory.histogram(values))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator import cleaning, images, runner, services
+from orchestrator import cleaning, images, live, runner, services
 from orchestrator.engine import ContainerSpec, Output
 from orchestrator.engine.fake import FakeEngine
 from orchestrator.errors import EngineFailed, ExitCode
@@ -137,7 +137,10 @@ def _calls() -> int:
 
 
 @pytest.mark.parametrize("at", range(1, _calls() + 1))
-def test_whichever_call_breaks_nothing_is_left_and_the_first_error_is_the_one_shown(tmp_path: Path, at: int) -> None:
+def test_whichever_call_breaks_nothing_is_left_and_the_first_error_is_the_one_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    monkeypatch.setattr(live, "NEWS_S", 0.1)  # no node has ended: there is no news to wait for
     engine = Breaking(at)
     with pytest.raises(EngineFailed, match="the call that the test breaks") as caught:
         _run(engine, tmp_path)

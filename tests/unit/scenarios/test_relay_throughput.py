@@ -18,8 +18,8 @@ from tests.unit.factory import make_run
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
-    """Make a run of 3 s that is as it should be."""
-    rundir = make_run(tmp_path_factory.mktemp("runs"), domains=100, seconds=3.0)
+    """Make a run of 2 s that is as it should be."""
+    rundir = make_run(tmp_path_factory.mktemp("runs"), domains=100, seconds=2.0)
     rundir.save_result("relay-queue", {"left": 0, "seconds": 1.0})
     calibration = {end: rundir.result(f"calibration-{end}") for end in ("load", "sink")}
     for end, report in calibration.items():
@@ -60,7 +60,7 @@ def test_broken_mail_refutes(template: RunDir, tmp_path: Path, fact: str) -> Non
 
 
 def test_lost_mail_refutes(tmp_path: Path, template: RunDir) -> None:
-    lossy = make_run(tmp_path / "lossy", domains=100, seconds=3.0, lose=[7, 9])
+    lossy = make_run(tmp_path / "lossy", domains=100, seconds=2.0, lose=[7, 9])
     for end in ("load", "sink"):
         report = template.result(f"calibration-single-{end}")
         assert report
