@@ -8,8 +8,6 @@ from typing import Any
 
 STEP_S = 0.5
 """Readings nearer together than this are taken as one: a quotient over a few milliseconds says nothing."""
-
-
 TICK_S = 1.0
 """How far apart the agents' readings are while anything is new."""
 
@@ -23,6 +21,11 @@ class Series:
 
     def __bool__(self) -> bool:
         return bool(self.t)
+
+    @property
+    def known(self) -> list[float]:
+        """The values, without the gaps."""
+        return [v for v in self.values if v is not None]
 
     def at(self, t: float) -> float | None:
         """Return the value of the interval that ends at or after ``t``; ``None`` before and after all of them."""

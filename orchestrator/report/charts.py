@@ -83,7 +83,7 @@ def queue(measured: Measurements, axis: Axis) -> Chart | None:
     figure["data"] = [line | {"fill": "tozeroy", "fillcolor": "--series-1-wash"}]
     figure["layout"]["showlegend"] = False
     head, rows = _by_phase(measured, series, max, "longest, messages")
-    longest = max((v for v in measured.hops.queue.values if v is not None), default=0)
+    longest = max(measured.hops.queue.known, default=0)
     left = measured.hops.queue.values[-1]
     return Chart(
         id="queue",
@@ -132,7 +132,7 @@ def memory(measured: Measurements, axis: Axis) -> Chart | None:
         for (node, points), colour in drawing.coloured(series)
     ]
     head, rows = _by_phase(measured, series, max, "peak, MB")
-    peaks = {n: max((v for v in s.values if v is not None), default=0.0) for n, s in series.items()}
+    peaks = {n: max(s.known, default=0.0) for n, s in series.items()}
     largest = max(peaks, key=lambda n: peaks[n])
     says = f"{largest} used most: {number(peaks[largest])} MB at its peak."
     return Chart(id="memory", title="Memory by node", says=says, figure=figure, head=head, rows=rows)
@@ -149,7 +149,7 @@ def reading(measured: Measurements, axis: Axis, name: str) -> Chart:
     ]
     figure["layout"]["annotations"] = drawing.labels(axis)
     head, rows = _by_phase(measured, series, max, "most")
-    peaks = {label: max((v for v in s.values if v is not None), default=0.0) for label, s in series.items()}
+    peaks = {label: max(points.known, default=0.0) for label, points in series.items()}
     says = "; ".join(f"{label}: {number(peak)} at most" for label, peak in peaks.items())
     chart_id = "reading-" + "".join(c if c.isalnum() else "-" for c in name)
     return Chart(id=chart_id, title=name.capitalize(), says=f"{says}.", figure=figure, head=head, rows=rows)
@@ -229,7 +229,7 @@ def _by_phase(
 
 
 def _top(series: Mapping[str, Series]) -> float | None:
-    return max((v for s in series.values() for v in s.values if v is not None), default=None)
+    return max((v for points in series.values() for v in points.known), default=None)
 
 
 def _aligned(series: Mapping[str, Series]) -> dict[str, Series]:
