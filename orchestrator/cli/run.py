@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -11,8 +11,9 @@ from orchestrator.cli.shell import RUNS, Format, FormatOption, RunsOption, print
 
 if TYPE_CHECKING:
     from orchestrator.cli.progress import Steps
+    from orchestrator.report.many import Page
     from orchestrator.scenarios import Scenario
-    from orchestrator.sweep import Ask
+    from orchestrator.sweep import Ask, Summary
 
 ParentOption = Annotated[str | None, typer.Option(help="Put the lab on this real interface instead of a private one.")]
 
@@ -86,20 +87,14 @@ def _run(
     raise typer.Exit(finished.exit_code)
 
 
-def _sweep(scenario: "Scenario[Any]", params: Any, vary: list[str], ask: "Ask", runs: Path, output: Format) -> None:
+def _sweep(scenario: "Scenario[Any]", params: Any, vary: list[str], ask: "Ask", runs: Path, output: Format) -> NoReturn:
     from orchestrator import sweep
     from orchestrator.report import many as report
 
     planned = sweep.combinations(scenario, params, vary)
     summary = sweep.Summary.create(runs, "sweep", scenario, command=called(), varied=list(planned[0][0]))
     code = sweep.sweep(planned, ask, summary)
-    page = report.sweep(summary.facts)
-    report.write(page, summary.path.parent)
-    if output is Format.JSON:
-        print_json(summary.facts)
-    else:
-        report.show(page, kept(summary.path))
-    raise typer.Exit(code)
+    conclude(report.sweep(summary.facts), summary, output, code)
 
 
 def many(scenario: "Scenario[Any]", steps: "Steps", runs: Path, parent: str | None) -> "Ask":
@@ -132,9 +127,17 @@ def called() -> list[str]:
     return [Path(sys.argv[0]).name, *sys.argv[1:]]
 
 
-def kept(summary: Path) -> list[tuple[str, Path]]:
-    """Name what is kept of many runs."""
-    return [("runs", summary.parents[1]), ("kept", summary), ("report", summary.parent / "report.html")]
+def conclude(page: "Page", summary: "Summary", output: Format, code: int) -> NoReturn:
+    """Show what many runs came to, keep it as a page beside their summary, and end with this exit code."""
+    from orchestrator.report import many as report
+
+    path = summary.path
+    report.write(page, path.parent)
+    if output is Format.JSON:
+        print_json(summary.facts)
+    else:
+        report.show(page, [("runs", path.parents[1]), ("kept", path), ("report", path.parent / "report.html")])
+    raise typer.Exit(code)
 
 
 def _again(
@@ -164,10 +167,4 @@ def _again(
     compared = capsule.compare(taken, finished)
     summary.runs.append(told(finished))
     summary.save(status="finished", **compared)
-    page = report.comparison(summary.facts)
-    report.write(page, summary.path.parent)
-    if output is Format.JSON:
-        print_json(summary.facts)
-    else:
-        report.show(page, kept(summary.path))
-    raise typer.Exit(capsule.exit_code(compared))
+    conclude(report.comparison(summary.facts), summary, output, capsule.exit_code(compared))

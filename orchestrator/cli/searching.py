@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.cli import asking
-from orchestrator.cli.run import ParentOption, called, kept, many
-from orchestrator.cli.shell import RUNS, Format, FormatOption, RunsOption, print_json
+from orchestrator.cli.run import ParentOption, called, conclude, many
+from orchestrator.cli.shell import RUNS, Format, FormatOption, RunsOption
 
 if TYPE_CHECKING:
     from orchestrator.scenarios import Scenario
@@ -62,10 +62,4 @@ def _bisect(
     with Steps() as steps:
         ask = many(scenario, steps, runs, parent)
         code = searching.bisect(scenario, params, span, ask, summary, repeat=repeat, tolerance=tolerance)
-    page = report.search(summary.facts)
-    report.write(page, summary.path.parent)
-    if output is Format.JSON:
-        print_json(summary.facts)
-    else:
-        report.show(page, kept(summary.path))
-    raise typer.Exit(code)
+    conclude(report.search(summary.facts), summary, output, code)
