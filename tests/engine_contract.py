@@ -2,6 +2,7 @@
 # ruff: noqa: D102  the name of a test is its sentence
 
 import secrets
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -23,13 +24,13 @@ class EngineContract:
     image = "testbed/agents:bookworm"
 
     @pytest.fixture
+    @abstractmethod
     def engine(self) -> Engine:
         """Give an engine."""
-        raise NotImplementedError
 
+    @abstractmethod
     def end(self, engine: Engine, container: str) -> None:
         """Let a container end by itself, with status 3."""
-        raise NotImplementedError
 
     @pytest.fixture
     def labels(self, engine: Engine) -> Iterator[Mapping[str, str]]:

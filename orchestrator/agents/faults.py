@@ -6,6 +6,7 @@ A session that will be broken off is of another class from its first moment, so 
 import asyncio
 import socket
 import struct
+from abc import abstractmethod
 from typing import ClassVar, cast
 
 from orchestrator.agents.session import MAIL_OK, RCPT_OK, Reception, Session
@@ -32,8 +33,9 @@ class Broken(Session):
             self._transport = None
             return None
 
+    @abstractmethod
     def _break_off(self, replies: list[bytes]) -> None:
-        raise NotImplementedError
+        """End the connection; ``replies`` are those to what came before."""
 
 
 class ResetAfterMail(Broken):
