@@ -19,7 +19,7 @@ from orchestrator.measurements.series import TICK_S, Series, grown, growth, join
 from orchestrator.rundir import RunDir
 from orchestrator.services.offered import Offered
 
-__all__ = ["Accounting", "Hops", "Latency", "Measurements", "Phase", "Series", "Use", "bitmap", "lowest"]
+__all__ = ["Accounting", "Hops", "Latency", "Measurements", "Phase", "Series", "Use", "bitmap", "calibrates", "lowest"]
 
 EXAMPLES = 10
 """Sequence numbers that stand for all the lost ones."""
@@ -131,13 +131,13 @@ class Measurements:
     def subjects(self) -> list[str]:
         """The loads that are no calibrations, in the order in which they ran."""
         names = {*self.loads, *self.sinks, *self.offers}
-        return sorted((n for n in names if not n.startswith("calibration")), key=self._started)
+        return sorted((n for n in names if not calibrates(n)), key=self._started)
 
     @property
     def calibrations(self) -> list[str]:
         """The loads that went straight to the sink, in the order in which they ran."""
         names = {*self.loads, *self.offers}
-        return sorted((n for n in names if n.startswith("calibration")), key=self._started)
+        return sorted((n for n in names if calibrates(n)), key=self._started)
 
     def _started(self, load: str) -> float:
         sent = self.loads.get(load) or self.offers.get(load)
@@ -315,6 +315,11 @@ class Measurements:
             memory_b=max(inside, default=None),
             throttled_s=grown(points, "throttled_s", start, end) if throttled else None,
         )
+
+
+def calibrates(load: str) -> bool:
+    """Say of the name of a load whether it went straight to the sink: it shows what the instrument can do."""
+    return load.startswith("calibration")
 
 
 def bitmap(text: str) -> int:

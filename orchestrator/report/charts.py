@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from orchestrator.measurements import Latency, Measurements, Phase, Series
+from orchestrator.measurements import Latency, Measurements, Phase, Series, calibrates
 from orchestrator.report import drawing
 from orchestrator.report.drawing import Axis, Figure
 from orchestrator.report.summary import number, percentiles
@@ -42,7 +42,7 @@ def throughput(measured: Measurements, axis: Axis) -> Chart | None:
     series = {name: measured.ticks_per_s(name) for name in ("offered", "accepted", "delivered")}
     if not any(series.values()):
         return None
-    calibrations = [p for p in measured.phases if p.name.startswith("calibration")]
+    calibrations = [p for p in measured.phases if calibrates(p.name)]
     ordinary = [
         v for s in series.values() for t, v in zip(s.t, s.values, strict=True)
         if v is not None and not any(p.start <= t <= (p.end or axis.end) + 1.5 for p in calibrations)

@@ -12,7 +12,7 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
-from orchestrator.measurements import Latency, Phase, Series
+from orchestrator.measurements import Latency, Phase, Series, calibrates
 
 Figure = dict[str, Any]
 
@@ -52,7 +52,7 @@ def over_time(axis: Axis, unit: str, top: float | None) -> Figure:
     layout["shapes"] = [
         {"type": "rect", "layer": "below", "yref": "paper", "y0": 0, "y1": 1, "x0": axis.x(p.start),
          "x1": axis.x(p.end or axis.end), "line": {"color": "--card", "width": 1},
-         "fillcolor": "--calibration" if p.name.startswith("calibration") else "--phase"}
+         "fillcolor": "--calibration" if calibrates(p.name) else "--phase"}
         for p in axis.phases if p.name != "drain"
     ]  # fmt: skip
     return figure
@@ -63,7 +63,7 @@ def labels(axis: Axis) -> list[Figure]:
 
     Calibrations share a label, a row lower, because they are short.
     """
-    first = {"calibration" if p.name.startswith("calibration") else p.name: p for p in reversed(axis.phases)}
+    first = {"calibration" if calibrates(p.name) else p.name: p for p in reversed(axis.phases)}
     placed = []
     taken = -math.inf
     for name, phase in sorted(first.items(), key=lambda item: item[1].start):
