@@ -8,7 +8,7 @@ from statistics import fmean
 from orchestrator.measurements import Latency, Measurements, Phase, Series, calibrates
 from orchestrator.report import drawing
 from orchestrator.report.drawing import Axis, Figure
-from orchestrator.report.summary import number, percentiles
+from orchestrator.report.summary import PERCENTILES, number, percentiles
 
 MARKED = 60
 """Up to so many readings of a scenario, each is marked: they come when it looks, not once a second."""
@@ -206,7 +206,7 @@ def _percentile_chart(name: str, title: str, says: str, curves: Mapping[str, Lat
     rows = []
     for label, curve in curves.items():
         p = percentiles(curve)
-        rows.append([label, f"{p['count']:,}", *(number(p[k]) for k in ("p50", "p90", "p99", "p99_9", "max"))])
+        rows.append([label, f"{p['count']:,}", *(number(p[k]) for k in (*PERCENTILES, "max"))])
     head = ["milliseconds", "messages", "50 %", "90 %", "99 %", "99.9 %", "longest"]
     return Chart(id=name, title=title, says=says, figure=drawing.over_percentiles(curves), head=head, rows=rows)
 

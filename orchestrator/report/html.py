@@ -20,7 +20,7 @@ import plotly
 
 from orchestrator.measurements import Measurements
 from orchestrator.report.charts import charts
-from orchestrator.report.summary import FATES, best_figure, fates, figure, number, summarize
+from orchestrator.report.summary import FATES, best_figure, fates, figure, number, summarize, written
 from orchestrator.rundir import RunDir
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -42,6 +42,7 @@ def write(rundir: RunDir, measured: Measurements | None = None) -> Path:
 def render(measured: Measurements) -> str:
     """Return the page."""
     run = summarize(measured)
+    verdict = run["verdict"] or {}
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     library, library_hash = _library()
     drawn = charts(measured)
@@ -50,14 +51,14 @@ def render(measured: Measurements) -> str:
     rates = {load: rate for load in compared if (rate := measured.accepted_per_s(load))}
     return _environment().get_template("report.html.j2").render(
         run=run,
-        title=(run["verdict"] or {}).get("claim") or f"{run['scenario']}: {run['status']}",
+        title=verdict.get("claim") or f"{run['scenario']}: {run['status']}",
         began=_date(measured),
-        best=best_figure(run["verdict"]),
-        figures=[figure(n, v) for n, v in ((run["verdict"] or {}).get("figures") or {}).items()],
+        best=best_figure(verdict),
+        figures=[figure(n, v) for n, v in (verdict.get("figures") or {}).items()],
         rates=rates,
         fates=told,
         unmet=[fate for fate in FATES if fate not in told] if all(run["accounting"].values()) else [],
-        tables=[_table(asked) for asked in (run["verdict"] or {}).get("tables") or ()],
+        tables=[_table(asked) for asked in verdict.get("tables") or ()],
         over_time=[c for c in drawn if c.id not in {"latency", "hops"}],
         by_percentile=[c for c in drawn if c.id in {"latency", "hops"}],
         pictures={chart.id: chart.figure for chart in drawn},
@@ -107,7 +108,7 @@ def _table(asked: dict[str, Any]) -> dict[str, Any]:
     """Put a table of the verdict in cells, with what its picture needs."""
     column = asked["columns"].index(asked["bars"]) if asked["bars"] else None
     return asked | {
-        "cells": [[cell if isinstance(cell, str) else number(cell) for cell in row] for row in asked["rows"]],
+        "cells": [[written(cell) for cell in row] for row in asked["rows"]],
         "column": column,
         "most": (column and max((row[column] or 0 for row in asked["rows"]), default=0)) or 1,
     }

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.report import html
-from orchestrator.report.summary import figure, number
+from orchestrator.report.summary import figure, written
 from orchestrator.report.terminal import COLOURS, plain
 
 FIGURES = 2
@@ -230,7 +230,7 @@ def write(page: Page, folder: Path) -> Path:
     """
     path = folder / "report.html"
     links = [(name, os.path.relpath(Path(run) / "report.html", folder)) for name, run in page.links]
-    grids = [(grid, [[_written(cell) for cell in row] for row in grid.rows]) for grid in page.grids if grid.rows]
+    grids = [(grid, [[written(cell) for cell in row] for row in grid.rows]) for grid in page.grids if grid.rows]
     path.write_text(html.fill("many.html.j2", page=page, grids=grids, links=links), encoding="utf-8")
     return path
 
@@ -238,7 +238,7 @@ def write(page: Page, folder: Path) -> Path:
 def _table(grid: Grid) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False)
     for i, column in enumerate(grid.columns):
-        longest = max((len(_written(row[i])) for row in grid.rows), default=0)
+        longest = max((len(written(row[i])) for row in grid.rows), default=0)
         figures = i in grid.figures
         table.add_column(
             Text(plain(column)),
@@ -247,13 +247,9 @@ def _table(grid: Grid) -> Table:
             no_wrap=longest <= WHOLE and (not figures or i == 0),
         )
     for row in grid.rows:
-        cells = (_written(cell) for cell in row)
+        cells = (written(cell) for cell in row)
         table.add_row(*(Text(plain(cell), style=COLOURS.get(cell, ""), overflow="fold") for cell in cells))
     return table
-
-
-def _written(cell: Cell) -> str:
-    return cell if isinstance(cell, str) else number(cell)
 
 
 def _value(value: object) -> str:

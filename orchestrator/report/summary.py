@@ -143,6 +143,11 @@ def number(value: float | None, factor: float = 1.0) -> str:
     return f"{value:,.{places}f}"
 
 
+def written(cell: str | float | None) -> str:
+    """Write a cell of a table: text as it is, anything else as a number."""
+    return cell if isinstance(cell, str) else number(cell)
+
+
 def best_figure(verdict: Mapping[str, Any] | None) -> tuple[str, str, str] | None:
     """Return the first measured figure of a verdict, in words: the answer in one number."""
     figures = (verdict or {}).get("figures") or {}

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.measurements import Measurements
-from orchestrator.report.summary import Summary, best_figure, fates, figure, number, summarize
+from orchestrator.report.summary import PERCENTILES, Summary, best_figure, fates, figure, number, summarize, written
 from orchestrator.rundir import RunDir
 
 COLOURS = {"CONFIRMED": "bold green", "REFUTED": "bold red", "INCONCLUSIVE": "bold yellow"}
@@ -52,16 +52,17 @@ def show_runs(rundirs: Iterable[RunDir], console: Console | None = None) -> None
 
 def render(run: Summary) -> RenderableType:
     """Lay out a summary; it reads well from 80 columns on."""
+    verdict: Mapping[str, Any] = run["verdict"] or {}
     parts: list[RenderableType] = [Text(), *_answer(run)]
     sections = (
-        *((table["title"], _asked(table)) for table in (run["verdict"] or {}).get("tables") or ()),
-        ("Figures", _figures(run)),
+        *((table["title"], _asked(table)) for table in verdict.get("tables") or ()),
+        ("Figures", _figures(verdict)),
         ("Throughput, messages", _throughput(run)),
         ("Latency, milliseconds", _latency(run)),
         ("Accounting, messages", _accounting(run)),
         ("Nodes, from the first message to the last delivery", _nodes(run)),
-        ("Evidence", _evidence(run)),
-        ("In their own words", _quotes(run)),
+        ("Evidence", _evidence(verdict)),
+        ("In their own words", _quotes(verdict)),
     )
     for title, table in sections:
         if table.row_count:
@@ -111,23 +112,23 @@ def _table(*columns: str, left: int = 1) -> Table:
 def _asked(verdict_table: Mapping[str, Any]) -> Table:
     table = _table(*verdict_table["columns"])
     for row in verdict_table["rows"]:
-        table.add_row(*(_cell(cell if isinstance(cell, str) else number(cell)) for cell in row))
+        table.add_row(*(_cell(written(cell)) for cell in row))
     return table
 
 
-def _quotes(run: Summary) -> Table:
+def _quotes(verdict: Mapping[str, Any]) -> Table:
     table = _table("source", "line", left=2)
-    for quote in (run["verdict"] or {}).get("quotes") or []:
+    for quote in verdict.get("quotes") or []:
         table.add_row(_cell(quote["source"]), _cell(quote["text"]))
     return table
 
 
-def _figures(run: Summary) -> Table:
+def _figures(verdict: Mapping[str, Any]) -> Table:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(overflow="fold")
     grid.add_column(justify="right")
     grid.add_column()
-    for name, value in ((run["verdict"] or {}).get("figures") or {}).items():
+    for name, value in (verdict.get("figures") or {}).items():
         label, amount, unit = figure(name, value)
         grid.add_row(_cell(label), amount, Text(unit, style="dim"))
     return grid
@@ -149,7 +150,7 @@ def _latency(run: Summary) -> Table:
     hops = {f"in the relay, {hop}": values for hop, values in run["hops_ms"].items()}
     rows = dict(run["latency_ms"].get(run["subject"]) or {}) | hops
     for name, values in rows.items():
-        table.add_row(_cell(name), *(number(values[p]) for p in ("p50", "p90", "p99", "p99_9", "max")))
+        table.add_row(_cell(name), *(number(values[p]) for p in (*PERCENTILES, "max")))
     return table
 
 
@@ -171,10 +172,9 @@ def _nodes(run: Summary) -> Table:
     return table
 
 
-def _evidence(run: Summary) -> Table:
+def _evidence(verdict: Mapping[str, Any]) -> Table:
     table = _table("", "fact", "found", "needed", left=4)
-    evidence: list[Mapping[str, Any]] = (run["verdict"] or {}).get("evidence") or []
-    for e in evidence:
+    for e in verdict.get("evidence") or []:
         word, colour = HOLDS[e["holds"]]
         table.add_row(Text(word, style=colour), *(_cell(e[part]) for part in ("fact", "found", "needed")))
     return table
