@@ -5,7 +5,8 @@ A ``Page`` is what both show. Its text may come from a run, or from a stranger's
 
 import os
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from rich.text import Text
 
 from orchestrator.report import html
 from orchestrator.report.summary import figure, written
-from orchestrator.report.terminal import COLOURS, plain
+from orchestrator.report.terminal import COLOURS, labelled, plain, section
 
 FIGURES = 2
 """So many figures of a run stand in a row; the rest is in its own report."""
@@ -65,12 +66,11 @@ def sweep(facts: Mapping[str, Any]) -> Page:
     names = _figure_names(runs)
     varied = facts["varied"]
     outcomes = [run["outcome"] or "NO VERDICT" for run in runs]
-    counted = {outcome: outcomes.count(outcome) for outcome in dict.fromkeys(outcomes)}
     rows = tuple(
         (
             *(_value(run["values"][name]) for name in varied),
             outcome,
-            *(figure(name, run["figures"].get(name))[1] for name in names),
+            *_figures(run, names),
             _run_name(run, facts),
         )
         for run, outcome in zip(runs, outcomes, strict=True)
@@ -80,7 +80,7 @@ def sweep(facts: Mapping[str, Any]) -> Page:
         word="ANSWERED" if whole else "INCONCLUSIVE",
         outcome="CONFIRMED" if whole else "INCONCLUSIVE",
         says=f"{len(runs)} runs over {', '.join(varied)}: "
-        + ", ".join(f"{number} {outcome}" for outcome, number in counted.items()),
+        + ", ".join(f"{count} {outcome}" for outcome, count in Counter(outcomes).items()),
         question=facts["question"],
         grids=(
             Grid(
@@ -124,7 +124,7 @@ def search(facts: Mapping[str, Any]) -> Page:
                     (
                         f"{run['value']:,}",
                         run["outcome"],
-                        *(figure(name, run["figures"].get(name))[1] for name in names),
+                        *_figures(run, names),
                         run["seconds"],
                         _run_name(run, facts),
                     )
@@ -208,17 +208,15 @@ def show(page: Page, where: Sequence[tuple[str, Path]], console: Console | None 
         Text.assemble((page.word, COLOURS[page.outcome]), "  ", (plain(page.says), "bold")),
         Text(f"asked: {plain(page.question)}", style="dim"),
     ]
-    for grid in page.grids:
-        parts += [Text(), Text(plain(grid.title), style="bold"), *([_table(grid)] if grid.rows else [])]
-    if page.quotes:
-        said = Grid(title="In their own words", columns=("", "line"), rows=page.quotes)
-        parts += [Text(), Text(said.title, style="bold"), _table(said)]
+    quotes = [Grid(title="In their own words", columns=("", "line"), rows=page.quotes)] if page.quotes else []
+    for grid in (*page.grids, *quotes):
+        parts += section(grid.title, *([_table(grid)] if grid.rows else []))
     for title, text in page.texts:
-        parts += [Text(), Text(plain(title), style="bold"), Text(plain(text))]
+        parts += section(title, Text(plain(text)))
     parts.append(Text())
-    parts += [Text.assemble((f"{name:8}", "dim"), plain(path), overflow="fold") for name, path in where]
+    parts += [labelled(name, path) for name, path in where]
     if page.again:
-        parts.append(Text.assemble((f"{'again':8}", "dim"), plain(page.again), overflow="fold"))
+        parts.append(labelled("again", page.again))
     (console or Console(highlight=False)).print(Group(*parts))
 
 
@@ -259,6 +257,10 @@ def _value(value: object) -> str:
 def _figure_names(runs: Iterable[Mapping[str, Any]]) -> list[str]:
     """Name the first figures of the runs."""
     return list(dict.fromkeys(name for run in runs for name in list(run["figures"])[:FIGURES]))[:FIGURES]
+
+
+def _figures(run: Mapping[str, Any], names: Iterable[str]) -> Iterator[str]:
+    return (figure(name, run["figures"].get(name))[1] for name in names)
 
 
 def _heading(name: str) -> str:

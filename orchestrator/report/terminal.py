@@ -66,16 +66,26 @@ def render(run: Summary) -> RenderableType:
     )
     for title, table in sections:
         if table.row_count:
-            parts += [Text(), Text(plain(title), style="bold"), table]
+            parts += section(title, table)
     parts.append(Text())
     for fault in run["faults"]:
         parts.append(Text.assemble(("incomplete  ", "yellow"), plain(fault)))
-    parts.append(Text.assemble(("run     ", "dim"), plain(run["run"]), overflow="fold"))
+    parts.append(labelled("run", run["run"]))
     if run["report"]:
-        parts.append(Text.assemble(("report  ", "dim"), plain(run["report"]), overflow="fold"))
+        parts.append(labelled("report", run["report"]))
     if run["command"]:
-        parts.append(Text.assemble(("again   ", "dim"), plain(shlex.join(run["command"])), overflow="fold"))
+        parts.append(labelled("again", shlex.join(run["command"])))
     return Group(*parts)
+
+
+def section(title: str, *body: RenderableType) -> list[RenderableType]:
+    """Lay out something below its title."""
+    return [Text(), Text(plain(title), style="bold"), *body]
+
+
+def labelled(name: str, text: object) -> Text:
+    """Say what something is, or where, at the end of an answer."""
+    return Text.assemble((f"{name:8}", "dim"), plain(text), overflow="fold")
 
 
 def plain(text: object) -> str:
