@@ -27,6 +27,8 @@ class Chart:
     figure: Figure
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
+    over_time: bool = True
+    """Over the time of the run; otherwise over percentiles."""
 
 
 def charts(measured: Measurements) -> list[Chart]:
@@ -208,7 +210,8 @@ def _percentile_chart(name: str, title: str, says: str, curves: Mapping[str, Lat
         p = percentiles(curve)
         rows.append([label, f"{p['count']:,}", *(number(p[k]) for k in (*PERCENTILES, "max"))])
     head = ["milliseconds", "messages", "50 %", "90 %", "99 %", "99.9 %", "longest"]
-    return Chart(id=name, title=title, says=says, figure=drawing.over_percentiles(curves), head=head, rows=rows)
+    figure = drawing.over_percentiles(curves)
+    return Chart(id=name, title=title, says=says, figure=figure, head=head, rows=rows, over_time=False)
 
 
 def _by_phase(
