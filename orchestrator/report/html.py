@@ -59,6 +59,7 @@ def render(measured: Measurements) -> str:
         fates=told,
         unmet=[fate for fate in FATES if fate not in told] if all(run["accounting"].values()) else [],
         tables=[_table(asked) for asked in verdict.get("tables") or ()],
+        quotes=[(quote["source"], quote["text"]) for quote in verdict.get("quotes") or ()],
         over_time=[chart for chart in drawn if chart.over_time],
         by_percentile=[chart for chart in drawn if not chart.over_time],
         pictures={chart.id: chart.figure for chart in drawn},
