@@ -3,9 +3,7 @@
 Missing data is ``None``, never a zero that looks measured. Times are Unix time in seconds, latencies seconds.
 """
 
-import base64
 import re
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,16 +11,14 @@ from typing import Any, Self
 
 from orchestrator.agents.contract import LoadReport, SinkReport
 from orchestrator.measurements import hops
+from orchestrator.measurements.accounting import Accounting
 from orchestrator.measurements.hops import Hops
 from orchestrator.measurements.latency import Latency
 from orchestrator.measurements.series import TICK_S, Series, grown, growth, join, steady
 from orchestrator.rundir import RunDir
 from orchestrator.services.offered import Offered
 
-__all__ = ["Accounting", "Hops", "Latency", "Measurements", "Phase", "Series", "Use", "bitmap", "calibrates", "lowest"]
-
-EXAMPLES = 10
-"""Sequence numbers that stand for all the lost ones."""
+__all__ = ["Accounting", "Hops", "Latency", "Measurements", "Phase", "Series", "Use", "calibrates"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,29 +28,6 @@ class Phase:
     name: str
     start: float
     end: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Accounting:
-    """What became of the messages of one load."""
-
-    offered: int
-    accepted: int
-    refused: int
-    """Not accepted, whatever the reason; ``unresolved`` included."""
-    unresolved: int
-    """Sent whole, but the reply never came: delivery is neither owed nor wrong."""
-    delivered: int
-    duplicated: int
-    corrupted: int
-    misrouted: int
-    foreign: int
-    lost: int
-    """Accepted, yet not delivered."""
-    lost_examples: tuple[int, ...]
-    """The first sequence numbers of those lost."""
-    unaccepted: int
-    """Delivered, though the reply to the sender was a refusal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,25 +134,7 @@ class Measurements:
     def accounting(self, load: str) -> Accounting | None:
         """Check off one load; ``None`` unless both its ends reported."""
         sent, got = self.loads.get(load), self.sinks.get(load)
-        if sent is None or got is None:
-            return None
-        accepted, unresolved = bitmap(sent.accepted_set), bitmap(sent.unresolved_set)
-        delivered = bitmap(got.delivered_set)
-        lost = accepted & ~delivered
-        return Accounting(
-            offered=sent.offered,
-            accepted=sent.accepted,
-            refused=sum(sent.failed.values()),
-            unresolved=sent.unresolved,
-            delivered=got.delivered,
-            duplicated=got.duplicated,
-            corrupted=got.corrupted,
-            misrouted=got.misrouted,
-            foreign=got.foreign,
-            lost=lost.bit_count(),
-            lost_examples=tuple(lowest(lost, EXAMPLES)),
-            unaccepted=(delivered & ~accepted & ~unresolved).bit_count(),
-        )
+        return Accounting.check_off(sent, got) if sent and got else None
 
     def accepted_per_s(self, load: str) -> float | None:
         """Return messages accepted a second, from the first due message to the last reply."""
@@ -320,28 +275,6 @@ class Measurements:
 def calibrates(load: str) -> bool:
     """Say of the name of a load whether it went straight to the sink: it shows what the instrument can do."""
     return load.startswith("calibration")
-
-
-def bitmap(text: str) -> int:
-    """Read a set of sequence numbers: bit n of the integer is number n.
-
-    Raises:
-        ValueError: it is not in the contract's encoding.
-    """
-    try:
-        return int.from_bytes(zlib.decompress(base64.b64decode(text)), "little")
-    except zlib.error as error:
-        raise ValueError(f"a set of numbers that cannot be read: {error}") from error
-
-
-def lowest(numbers: int, count: int) -> list[int]:
-    """Return the first ``count`` numbers of a set."""
-    found: list[int] = []
-    while numbers and len(found) < count:
-        bit = numbers & -numbers
-        found.append(bit.bit_length() - 1)
-        numbers ^= bit
-    return found
 
 
 def _reports(rundir: RunDir, kind: str) -> Iterable[tuple[str, dict[str, Any]]]:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.measurements import Latency, Measurements, Phase, bitmap, lowest
+from orchestrator.measurements import Latency, Measurements, Phase
+from orchestrator.measurements.accounting import bitmap, lowest
 from orchestrator.measurements.series import steady
 from orchestrator.rundir import RunDir
 from tests.unit import factory

@@ -1,0 +1,77 @@
+"""Every message of a load checked off: sets of sequence numbers, as integers whose bit n is number n."""
+
+import base64
+import zlib
+from dataclasses import dataclass
+from typing import Self
+
+from orchestrator.agents.contract import LoadReport, SinkReport
+
+EXAMPLES = 10
+"""Sequence numbers that stand for all the lost ones."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accounting:
+    """What became of the messages of one load."""
+
+    offered: int
+    accepted: int
+    refused: int
+    """Not accepted, whatever the reason; ``unresolved`` included."""
+    unresolved: int
+    """Sent whole, but the reply never came: delivery is neither owed nor wrong."""
+    delivered: int
+    duplicated: int
+    corrupted: int
+    misrouted: int
+    foreign: int
+    lost: int
+    """Accepted, yet not delivered."""
+    lost_examples: tuple[int, ...]
+    """The first sequence numbers of those lost."""
+    unaccepted: int
+    """Delivered, though the reply to the sender was a refusal."""
+
+    @classmethod
+    def check_off(cls, sent: LoadReport, got: SinkReport) -> Self:
+        """Hold what the generator reported against what the sink did, message by message."""
+        accepted, unresolved = bitmap(sent.accepted_set), bitmap(sent.unresolved_set)
+        delivered = bitmap(got.delivered_set)
+        lost = accepted & ~delivered
+        return cls(
+            offered=sent.offered,
+            accepted=sent.accepted,
+            refused=sum(sent.failed.values()),
+            unresolved=sent.unresolved,
+            delivered=got.delivered,
+            duplicated=got.duplicated,
+            corrupted=got.corrupted,
+            misrouted=got.misrouted,
+            foreign=got.foreign,
+            lost=lost.bit_count(),
+            lost_examples=tuple(lowest(lost, EXAMPLES)),
+            unaccepted=(delivered & ~accepted & ~unresolved).bit_count(),
+        )
+
+
+def bitmap(text: str) -> int:
+    """Read a set of sequence numbers: bit n of the integer is number n.
+
+    Raises:
+        ValueError: it is not in the contract's encoding.
+    """
+    try:
+        return int.from_bytes(zlib.decompress(base64.b64decode(text)), "little")
+    except zlib.error as error:
+        raise ValueError(f"a set of numbers that cannot be read: {error}") from error
+
+
+def lowest(numbers: int, count: int) -> list[int]:
+    """Return the first ``count`` numbers of a set."""
+    found: list[int] = []
+    while numbers and len(found) < count:
+        bit = numbers & -numbers
+        found.append(bit.bit_length() - 1)
+        numbers ^= bit
+    return found
