@@ -143,9 +143,7 @@ def _helper(engine: Engine, name: str, script: str, *, host_network: bool, capab
         )
     )
     if done.status != 0:
-        raise EngineFailed(
-            "a reading of the host", done.stderr.strip() or f"status {done.status}", "see the engine's log"
-        )
+        raise EngineFailed("a reading of the host", done.failure, "see the engine's log")
     return done.stdout
 
 

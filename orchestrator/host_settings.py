@@ -173,7 +173,5 @@ def _on_the_host(engine: Engine, identity: Identity, script: str, *words: str) -
         )
     )
     if done.status != 0:
-        raise EngineFailed(
-            "settings of the host's kernel", done.stderr.strip() or f"status {done.status}", "see `testbed doctor`"
-        )
+        raise EngineFailed("settings of the host's kernel", done.failure, "see `testbed doctor`")
     return done.stdout

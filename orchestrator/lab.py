@@ -140,8 +140,4 @@ def _on_the_host(engine: Engine, identity: Identity, script: str, labels: Mappin
         )
     )
     if done.status != 0:
-        raise EngineFailed(
-            f"the veth pair of bed {identity.id}",
-            done.stderr.strip() or f"status {done.status}",
-            "see `testbed doctor`",
-        )
+        raise EngineFailed(f"the veth pair of bed {identity.id}", done.failure, "see `testbed doctor`")

@@ -94,8 +94,7 @@ class Live:
         with self._of_a_living(node):
             done = self.engine.exec(self.containers[node.name], ("sh", "-euc", script, "sh", *words))
             if done.status != 0:
-                found = done.stderr.strip() or f"status {done.status}"
-                raise EngineFailed(f"the network of node {node.name} changed", found, "report it")
+                raise EngineFailed(f"the network of node {node.name} changed", done.failure, "report it")
         return done.stdout
 
     def pin(self, node: NodePlan, cpus: str) -> None:
@@ -154,7 +153,7 @@ class Live:
         if sent.status != 0:
             raise EngineFailed(
                 f"a message to each of {', '.join(domains)} accepted by node {relay.name}",
-                sent.stderr.strip() or f"status {sent.status}",
+                sent.failure,
                 "read the relay's log",
             )
         if arrival:

@@ -46,7 +46,7 @@ def lines(engine: Engine, pattern: str) -> list[KernelLine]:
         )
     )
     if done.status != 0:
-        raise EngineFailed("the kernel's log", done.stderr.strip() or f"status {done.status}", "read it with dmesg")
+        raise EngineFailed("the kernel's log", done.failure, "read it with dmesg")
     uptime, now, *printed = done.stdout.splitlines()
     boot = float(now) - float(uptime)
     found = (_LINE.fullmatch(line) for line in printed)

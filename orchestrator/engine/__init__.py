@@ -88,6 +88,11 @@ class Output:
     stdout: str
     stderr: str
 
+    @property
+    def failure(self) -> str:
+        """What it says of having failed: its standard error, else its status."""
+        return self.stderr.strip() or f"status {self.status}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
