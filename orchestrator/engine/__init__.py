@@ -1,6 +1,7 @@
 """The one seam to a container engine: what the rest of the program may ask of it.
 
-``docker`` talks to a real Engine (20.10 and later, local or remote), ``fake`` keeps everything in memory for tests.
+``docker`` talks to a real Engine (20.10 and later, local or remote), in words that ``api`` puts together and takes
+apart; ``fake`` keeps everything in memory for tests.
 Nothing above this package knows which one it holds.
 """
 
