@@ -6,7 +6,7 @@ The layout is the architecture; imports point down this list and never up::
     setup        a bare machine made ready: engine, base images, images
     sweep        many runs: for each value, in search of a threshold (bisect), of a run made elsewhere (capsule)
     runner       one run, start to end
-    scenarios    one file = one question: bed(params), drive(live), judge(measurements)
+    scenarios    one file or package = one question: bed(params), drive(live), judge(measurements)
     report       a run directory -> terminal, HTML
     live         the handle to a bed that is up
     collect      stats, logs: streams into the run directory

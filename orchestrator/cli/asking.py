@@ -17,9 +17,16 @@ if TYPE_CHECKING:
 _SCENARIOS = Path(__file__).parents[1] / "scenarios"
 
 
+def _files() -> dict[str, Path]:
+    """Return each scenario's file, by name: its module, or the one that opens its package; none is imported."""
+    modules = pkgutil.iter_modules([str(_SCENARIOS)])
+    files = {module.name: f"{module.name}/__init__.py" if module.ispkg else f"{module.name}.py" for module in modules}
+    return {name.replace("_", "-"): _SCENARIOS / file for name, file in files.items()}
+
+
 def names() -> list[str]:
-    """Name every scenario, one file each, without a look into them."""
-    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules([str(_SCENARIOS)]))
+    """Name every scenario, without a look into them."""
+    return sorted(_files())
 
 
 class Scenarios(TyperGroup):
@@ -31,10 +38,10 @@ class Scenarios(TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - click's signature
         """Return what a list says of one scenario: the first line of its file."""
-        if cmd_name not in names():
+        file = _files().get(cmd_name)
+        if file is None:
             return None
-        source = (_SCENARIOS / f"{cmd_name.replace('-', '_')}.py").read_text()
-        return TyperCommand(cmd_name, help=(ast.get_docstring(ast.parse(source)) or cmd_name).splitlines()[0])
+        return TyperCommand(cmd_name, help=(ast.get_docstring(ast.parse(file.read_text())) or cmd_name).splitlines()[0])
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Make the command of the scenario that is called: its options are the scenario's parameters."""

@@ -1,4 +1,4 @@
-"""Questions asked of a bed, one file each, discovered: bed(params), drive(live), judge(measurements).
+"""Questions asked of a bed, one file or package each, discovered: bed(params), drive(live), judge(measurements).
 
 ``bed`` and ``judge`` are pure; only ``drive`` touches a bed that is up, and it leaves everything that ``judge``
 needs in the run directory, so that an old run can be judged again without Docker.
