@@ -9,7 +9,9 @@ from orchestrator.measurements import Measurements
 from orchestrator.plan import make_plan
 from orchestrator.rundir import RunDir
 from orchestrator.scenarios import Outcome, Verdict
-from orchestrator.scenarios.bind_fd_limit import SCENARIO, Params, servers
+from orchestrator.scenarios.bind_fd_limit import SCENARIO
+from orchestrator.scenarios.bind_fd_limit.named import servers
+from orchestrator.scenarios.bind_fd_limit.params import Params
 
 HEALTHY = """\
 starting BIND 9.16.50-Debian (Extended Support Version) <id:>

@@ -1,0 +1,131 @@
+"""What is asked of each named: whether it got its sockets, what it has open, and to stop."""
+
+import time
+from typing import Any
+
+from orchestrator.engine import Output
+from orchestrator.errors import EngineFailed, NodeDied
+from orchestrator.live import HEARTBEAT_S, Live
+from orchestrator.plan import NodePlan
+from orchestrator.scenarios.bind_fd_limit.signatures import FETCHED, OVER, SIGNATURES
+
+FETCH_S, SETTLE_S, STOP_S = 30.0, 5.0, 8.0
+"""How long the fetch of the root's keys may take, its sockets until they are closed, and each way to stop it."""
+SETTLING_S = 0.25
+"""How long the number of open files has to stay the same."""
+SIGKILL_STATUS = 137
+
+_COUNT = r"""
+ls /proc/1/fd | wc -l
+cd /proc/net
+awk '$2 ~ /:0035$/ {sockets++; all[$2]} END {for (a in all) n++; print sockets + 0, n + 0}' udp udp6 tcp tcp6
+awk '/^VmRSS:/ {print $2 * 1024}' /proc/1/status
+"""
+"""What a named has open, its sockets of port 53 and on how many addresses, and its resident memory in bytes."""
+_COUNTED = ("open_files", "sockets", "addresses", "memory_b")
+_WAYS = {
+    "rndc stop": ("rndc", "stop"),
+    "SIGTERM": ("setpriv", "--reuid=bind", "--clear-groups", "sh", "-c", "kill -TERM 1"),  # root lacks CAP_KILL here
+}
+
+
+def ended_at_start(live: Live, node: NodePlan) -> bool:
+    """Keep how a node ended that could not get all its sockets.
+
+    Raises:
+        NodeDied: one ended that had no reason to.
+    """
+    live.recorder.check()
+    if death := _end(live, node, 0):
+        live.rundir.save_result(f"{node.name}-end", {"status": death.exit_status})
+    return death is not None
+
+
+def count_open(live: Live, node: NodePlan) -> None:
+    """Wait for its first outgoing sockets, and keep what it has open when that has settled."""
+    fetched = live.seen(node, rf"{FETCHED}|{SIGNATURES[OVER]}", FETCH_S)
+    if counted := _settled(live, node):
+        live.rundir.save_result(f"{node.name}-open", {**counted, "fetched": fetched is not None})
+
+
+def stop(live: Live, node: NodePlan) -> None:
+    """Ask a node to stop, in one way after the other, until it has.
+
+    Raises:
+        NodeDied: somebody else ended it.
+    """
+    live.recorder.check()
+    live.recorder.expect_end(node.name)
+    tried: list[dict[str, Any]] = []
+    death = None
+    for way, command in _WAYS.items():
+        with live.phase(f"{way} of {node.name}"):
+            began = time.monotonic()
+            said = _ask(live, node, *command)
+            death = _await_end(live, node, began + STOP_S)
+            seconds = round(time.monotonic() - began, 3)
+        answer = said.stderr.strip().partition("\n")[0] if said else ""
+        tried.append({"way": way, "status": said and said.status, "said": answer, "ended": bool(death), "s": seconds})
+        if death:
+            break
+    live.rundir.save_result(f"{node.name}-stop", {"tried": tried, "status": death and death.exit_status})
+
+
+def _ask(live: Live, node: NodePlan, *command: str) -> Output | None:
+    """Run a command in a node; ``None``: it ends just now, and may.
+
+    Raises:
+        NodeDied: it ended that had no reason to, or another one.
+    """
+    try:
+        said = live.exec(node, *command, timeout=STOP_S)
+    except NodeDied:
+        raise
+    except EngineFailed:
+        return None
+    if said.status != 0:  # of the command, or because it was ended with its container
+        live.recorder.died.wait(HEARTBEAT_S)
+        live.recorder.check()
+    return said
+
+
+def _await_end(live: Live, node: NodePlan, deadline: float) -> NodeDied | None:
+    """Wait for the end of a node until a moment of the monotonic clock, and read its open files once a second."""
+    while (left := deadline - time.monotonic()) > 0:
+        if death := _end(live, node, min(left, 1.0)):
+            return death
+        _count(live, node)
+    return _end(live, node, 0)
+
+
+def _end(live: Live, node: NodePlan, seconds: float) -> NodeDied | None:
+    """Wait so long for the end of a node; ``None``: it still runs.
+
+    Raises:
+        NodeDied: by SIGKILL, so it was not BIND that ended it.
+    """
+    death = live.recorder.await_end(node.name, seconds)
+    if death and death.exit_status == SIGKILL_STATUS:
+        raise death
+    return death
+
+
+def _settled(live: Live, node: NodePlan) -> dict[str, int] | None:
+    """Count until nothing changes any more: outgoing sockets are closed with some delay."""
+    deadline = time.monotonic() + SETTLE_S
+    before, counted = None, _count(live, node)
+    while counted and counted["open_files"] != before and time.monotonic() < deadline:
+        live.recorder.died.wait(SETTLING_S)
+        before, counted = counted["open_files"], _count(live, node)
+    return counted
+
+
+def _count(live: Live, node: NodePlan) -> dict[str, int] | None:
+    """Read what a named has open, and keep it; ``None``: it ends just now, and may."""
+    said = _ask(live, node, "sh", "-euc", _COUNT)
+    figures = said.stdout.split() if said and said.status == 0 else []
+    if len(figures) < len(_COUNTED):  # a process that is on its way out has no memory left
+        return None
+    counted = dict(zip(_COUNTED, map(int, figures), strict=True))
+    live.keep("open files", node.name, counted["open_files"])
+    return counted

@@ -1,0 +1,93 @@
+"""What a run directory says of one named."""
+
+import re
+from dataclasses import dataclass
+from typing import Any, Self
+
+from orchestrator.measurements import Measurements
+from orchestrator.scenarios.bind_fd_limit.named import Named
+from orchestrator.scenarios.bind_fd_limit.signatures import ABORT, OVER, RNDC_REFUSED, SIGNATURES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What was measured of one named."""
+
+    node: str
+    setup: Named
+    version: str | None
+    ready_s: float | None
+    """From its first line to the one that says it serves."""
+    open_files: int | None
+    sockets: int | None
+    addresses: int | None
+    """Addresses that it listens on."""
+    memory_b: int | None
+    """Resident (VmRSS, proc(5))."""
+    fetched: bool
+    """It was seen to ask for outgoing sockets: it tried to fetch the root's keys, or was refused one."""
+    lines: dict[str, list[tuple[float, str]]]
+    """Signature -> Unix time and text of each line."""
+    stop: dict[str, Any] | None
+    ended: int | None
+    """The status with which it ended before it served."""
+
+    @classmethod
+    def read(cls, measured: Measurements, node: str, setup: Named) -> Self:
+        """Read what a run directory says of one named."""
+        marks = {"starting BIND": r"starting BIND (\S+)", "running": r" running$"}
+        lines: dict[str, list[tuple[float, str]]] = {name: [] for name in (*SIGNATURES, *marks)}
+        patterns = {name: re.compile(pattern) for name, pattern in (SIGNATURES | marks).items()}
+        for t, text in measured.rundir.log(node):
+            for name, pattern in patterns.items():
+                if pattern.search(text):
+                    lines[name].append((t, text))
+        begun, serves = lines.pop("starting BIND"), lines.pop("running")
+        found = patterns["starting BIND"].search(begun[0][1]) if begun else None
+        counted = measured.rundir.result(f"{node}-open") or {}
+        return cls(
+            node=node,
+            setup=setup,
+            version=found[1] if found else None,
+            ready_s=serves[0][0] - begun[0][0] if begun and serves else None,
+            open_files=counted.get("open_files"),
+            sockets=counted.get("sockets"),
+            addresses=counted.get("addresses"),
+            memory_b=counted.get("memory_b"),
+            fetched=bool(counted.get("fetched")),
+            lines=lines,
+            stop=measured.rundir.result(f"{node}-stop"),
+            ended=(measured.rundir.result(f"{node}-end") or {}).get("status"),
+        )
+
+    @property
+    def over(self) -> bool | None:
+        """It is over its limit, even when idle; ``None``: that was not put to the test."""
+        if self.ended is not None:
+            return bool(self.lines[ABORT]) or None
+        if self.stop is None:
+            return None
+        if self.lines[OVER] and self.lines[RNDC_REFUSED]:
+            return True
+        return False if self.fetched else None
+
+    @property
+    def stopped_s(self) -> float | None:
+        """How long it took to stop from the first word; ``None``: it did not, or was not asked."""
+        return sum(way["s"] for way in self.stop["tried"]) if self.stop and self.stop["tried"][-1]["ended"] else None
+
+    @property
+    def refused(self) -> bool | None:
+        """Neither way to stop it ended it; ``None``: it was not asked."""
+        return self.stopped_s is None if self.stop else None
+
+    @property
+    def end(self) -> str:
+        """How its end went, in words."""
+        if self.stop is None:
+            return "not measured" if self.ended is None else f"ended with status {self.ended} before it served"
+        ends = {True: "ended after {s:.1f} s", False: "still there after {s:.0f} s"}
+        return "; ".join(
+            f"{way['way']}: {ends[way['ended']].format(s=way['s'])}{way['said'] and ' (' + way['said'] + ')'}"
+            for way in self.stop["tried"]
+        )

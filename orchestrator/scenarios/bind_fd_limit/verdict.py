@@ -1,0 +1,192 @@
+"""Was the limit met as reported, and is it kept clear of with the fix?"""
+
+from dataclasses import replace
+
+from orchestrator.measurements import Measurements
+from orchestrator.scenarios import Evidence, Outcome, Quote, Table, Verdict
+from orchestrator.scenarios.bind_fd_limit.named import ADDRESSES, FIXED, FULL_WORKERS, REPORTED, Named, servers
+from orchestrator.scenarios.bind_fd_limit.params import Params
+from orchestrator.scenarios.bind_fd_limit.seen import Seen
+from orchestrator.scenarios.bind_fd_limit.signatures import ABORT, OVER, RNDC_REFUSED, SIGNATURES
+from orchestrator.services import bind
+
+TOLERANCE, TOLERANCE_FILES = 0.02, 2
+"""How far a prediction may be off: a share, and so many files where that is less than they come and go by."""
+
+
+def judge(measured: Measurements) -> Verdict:
+    """Judge one run: was the limit met as reported, and is it kept clear of with the fix?"""
+    params = Params.model_validate(measured.params)
+    seen = {name: Seen.read(measured, name, named) for name, named in servers(params).items()}
+    reported, fixed = seen[REPORTED], seen.get(FIXED)
+    outcome, reason = _outcome(reported, fixed, params.fix)
+    return Verdict(
+        outcome=outcome,
+        claim=f"BIND {reported.version or ''} ({reported.setup.release}) with {reported.setup} runs over its limit"
+        + (", and then refuses to shut down" if reported.refused or not reported.over else "")
+        + (f"; the fix {params.fix} keeps clear of it." if params.fix else "."),
+        reason=reason,
+        evidence=(*_as_reported(reported), *(_with_fix(fixed) if fixed else ())),
+        marks=tuple(_marks(reported.setup, params)),
+        figures=_figures(reported, fixed),
+        tables=(_servers_table(seen), _signatures_table(seen)),
+        quotes=tuple(
+            Quote(source=f"log of {one.node}", t=lines[0][0], text=lines[0][1])
+            for one in seen.values()
+            for lines in one.lines.values()
+            if lines
+        ),
+    )
+
+
+def _outcome(reported: Seen, fixed: Seen | None, fix: str | None) -> tuple[Outcome, str]:
+    if reported.over is None:
+        return Outcome.INCONCLUSIVE, "It was not seen to open an outgoing socket, so its limit was not put to the test."
+    with_so_many = f"With {_number(reported.open_files)} open files it"
+    if not reported.over:
+        for_moments = "met its limit only while several outgoing sockets were open at once"
+        how = for_moments if reported.lines[OVER] else "opened its outgoing sockets like any other"
+        return Outcome.REFUTED, f"{with_so_many} {how}; {reported.end}."
+    shown = f"{with_so_many} is over its limit; {reported.end}."
+    if reported.ended is not None:
+        needed, allowed = reported.setup.open_files, reported.setup.nofile
+        shown = f"It needs {needed:,} open files, and may have {allowed:,}: {reported.end}."
+    if fixed is None:
+        return Outcome.CONFIRMED, shown
+    if fixed.over is None or fixed.refused is None:
+        return Outcome.INCONCLUSIVE, f"{shown} Of the fix {fix} too little was seen; {fixed.end}."
+    outcome = Outcome.REFUTED if fixed.over or fixed.lines[OVER] or fixed.refused else Outcome.CONFIRMED
+    return outcome, f"{shown} With the fix {fix} it has {_number(fixed.open_files)}; {fixed.end}."
+
+
+def _as_reported(seen: Seen) -> tuple[Evidence, ...]:
+    lines = seen.lines[ABORT] if seen.ended is not None else seen.lines[OVER]
+    log = f"logs/{seen.node}.log.gz"
+    listening = 2 * seen.setup.workers
+    each = seen.sockets / seen.addresses if seen.sockets is not None and seen.addresses else None
+    return (
+        Evidence(
+            fact=f"lines that say so in the log of {seen.node}",
+            found=f"{len(lines)}" if seen.over is not None else "not measured",
+            needed="at least 1",
+            holds=None if seen.over is None else bool(lines),
+            source=log,
+        ),
+        Evidence(
+            fact=f"{seen.node} is over its limit even when idle: rndc is turned away",
+            found="not measured" if seen.stop is None else f"{len(seen.lines[RNDC_REFUSED])} lines",
+            needed="at least 1",
+            holds=None if seen.stop is None else bool(seen.lines[RNDC_REFUSED]),
+            source=log,
+        ),
+        Evidence(
+            fact=f"{seen.node} refuses to shut down",
+            found=seen.end,
+            needed="still there after rndc stop and SIGTERM",
+            holds=seen.refused,
+            source=f"results/{seen.node}-stop.json",
+        ),
+        _predicted(seen),
+        Evidence(
+            fact=f"sockets for each address of {seen.node}",
+            found=_number(each),
+            needed=f"{listening}: UDP and TCP, {seen.setup.workers} workers",
+            holds=None if each is None else each == listening,
+            source=f"results/{seen.node}-open.json",
+        ),
+    )
+
+
+def _with_fix(seen: Seen) -> tuple[Evidence, ...]:
+    return (
+        Evidence(
+            fact="lines that say so with the fix",
+            found="not measured" if seen.over is None else f"{len(seen.lines[OVER])}",
+            needed="0",
+            holds=None if seen.over is None else not seen.lines[OVER],
+            source=f"logs/{seen.node}.log.gz",
+        ),
+        Evidence(
+            fact="with the fix it shuts down",
+            found=seen.end,
+            needed="ended",
+            holds=None if seen.refused is None else not seen.refused,
+            source=f"results/{seen.node}-stop.json",
+        ),
+        _predicted(seen),
+    )
+
+
+def _predicted(seen: Seen) -> Evidence:
+    predicted, found = seen.setup.open_files, seen.open_files
+    return Evidence(
+        fact=f"open files of {seen.node}",
+        found=_number(found),
+        needed=f"within {TOLERANCE:.0%} of the {predicted:,} predicted",
+        holds=None if found is None else abs(found - predicted) <= max(TOLERANCE * predicted, TOLERANCE_FILES),
+        source=f"results/{seen.node}-open.json",
+    )
+
+
+def _marks(setup: Named, params: Params) -> list[str]:
+    marks = []
+    full = replace(setup, addresses=ADDRESSES, workers=FULL_WORKERS, listen="lab", listen_v6="none")
+    if not params.full:
+        marks.append(
+            f"scaled: {setup.listening:,} addresses x 2 x {setup.workers} workers = "
+            f"{setup.listening * 2 * setup.workers:,} sockets; at full size {ADDRESSES:,} x 2 x {FULL_WORKERS} = "
+            f"{full.listening * 2 * full.workers:,}, in all {full.open_files:,} open files, over Debian's -S "
+            f"{bind.DEBIAN_MAX_SOCKETS:,}"
+        )
+    if setup.release != "bullseye" and setup.max_sockets:
+        marks.append("-S has no effect since BIND 9.17.20: this release meets only the kernel's limit (--nofile)")
+    return marks
+
+
+def _figures(reported: Seen, fixed: Seen | None) -> dict[str, float | None]:
+    setup = reported.setup
+    figures: dict[str, float | None] = {
+        "open_files_measured": reported.open_files,
+        "open_files_predicted": setup.open_files,
+        "over_limit_lines": len(reported.lines[OVER]),
+        "ready_s": reported.ready_s,
+        "memory_b": reported.memory_b,
+    }
+    if setup.threshold is not None:
+        figures["predicted_threshold_addresses"] = setup.threshold
+    if reported.stopped_s is not None:
+        figures["stopped_after_s"] = reported.stopped_s
+    if fixed:
+        figures["fixed_open_files_measured"] = fixed.open_files
+        figures["fixed_stopped_after_s"] = fixed.stopped_s
+    return figures
+
+
+def _servers_table(seen: dict[str, Seen]) -> Table:
+    rows: dict[str, list[str | float | None]] = {
+        "addresses that it listens on": [one.addresses for one in seen.values()],
+        "listening sockets": [one.sockets for one in seen.values()],
+        "open files, predicted": [one.setup.open_files for one in seen.values()],
+        "open files, measured": [one.open_files for one in seen.values()],
+        "-S": [one.setup.max_sockets for one in seen.values()],
+        "ready after, s": [one.ready_s for one in seen.values()],
+        "memory, MB": [one.memory_b and one.memory_b / 1e6 for one in seen.values()],
+        "how it ends": [one.end for one in seen.values()],
+    }
+    return Table(
+        title="named as reported" + (", and with the fix" if len(seen) > 1 else ""),
+        columns=("", *seen),
+        rows=tuple((name, *cells) for name, cells in rows.items()),
+    )
+
+
+def _signatures_table(seen: dict[str, Seen]) -> Table:
+    return Table(
+        title="Lines in the logs",
+        columns=("what they say", *seen),
+        rows=tuple((name, *(len(one.lines[name]) for one in seen.values())) for name in SIGNATURES),
+    )
+
+
+def _number(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:,g}" if isinstance(value, float) else f"{value:,}"
