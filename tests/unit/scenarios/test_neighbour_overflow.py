@@ -11,7 +11,9 @@ from orchestrator.measurements import Measurements
 from orchestrator.plan import make_plan
 from orchestrator.rundir import RunDir
 from orchestrator.scenarios import Outcome, Verdict
-from orchestrator.scenarios.neighbour_overflow import FIXED, REPORTED, SCENARIO, Params, thresholds
+from orchestrator.scenarios.neighbour_overflow import SCENARIO
+from orchestrator.scenarios.neighbour_overflow.fixes import thresholds
+from orchestrator.scenarios.neighbour_overflow.params import FIXED, REPORTED, Params
 from tests.unit.factory import histogram
 
 BEGAN = 1_795_409_802.0

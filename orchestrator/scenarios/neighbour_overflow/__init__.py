@@ -1,0 +1,82 @@
+"""What happens when a node talks to more addresses of its link than the kernel's neighbour table holds?
+
+Every address that is on the link costs an entry, of which the whole kernel has gc_thresh3, 1,024 by default. Over it
+look-ups and connections fail, and mail is deferred. The question is asked of a bed whose servers are on the link and,
+with a fix, of the same bed again with it. docs/neighbour-overflow.md tells the story.
+
+::
+
+    verdict    the judgement of a run
+    seen       what the run directory says of one pass
+    drive      one pass over the bed
+    fixes      what keeps the table from overflowing
+    link       the addresses that are on the link
+    params     what can be varied
+"""
+
+from contextlib import ExitStack
+
+from orchestrator import host
+from orchestrator.errors import HostCannot
+from orchestrator.host_settings import HostSettings
+from orchestrator.live import Live
+from orchestrator.measurements import Measurements
+from orchestrator.model import Bed, Node
+from orchestrator.scenarios import Verdict
+from orchestrator.scenarios.neighbour_overflow.drive import ask
+from orchestrator.scenarios.neighbour_overflow.fixes import SETTING, apply_fix, thresholds
+from orchestrator.scenarios.neighbour_overflow.params import CONNECT_TIMEOUT_S, FIXED, REPORTED, Params
+from orchestrator.scenarios.neighbour_overflow.verdict import judge
+
+_IPV4_ALONE = {"smtp_address_preference": "ipv4", "smtp_mx_address_limit": 1, "smtp_balance_inet_protocols": False}
+"""A destination whose IPv4 address fails is not tried by IPv6, which has a table of its own (ndisc_cache)."""
+
+
+class NeighbourOverflow:
+    """The scenario."""
+
+    name = "neighbour-overflow"
+    question = "Do look-ups and mail fail when there are more addresses on the link than the neighbour table holds?"
+    params = Params
+    provokes = frozenset({host.NEIGHBOURS})
+
+    def bed(self, params: Params) -> Bed:
+        """Return a relay bed whose sink is on the link with every domain, and whose DNS server has as many addresses.
+
+        Raises:
+            HostCannot: the fix changes the host, and nobody has consented to that.
+        """
+        if params.fix == "gc-thresh" and not params.allow_host_changes:
+            raise HostCannot(
+                f"consent to a change of {SETTING}1, 2 and 3, which the whole machine shares, until the run ends",
+                "none",
+                "add --allow-host-changes; --fix route and --fix permanent change nothing outside the bed",
+            )
+        listening = {"listen": "lab", "listen_v6": "service", "workers": 1}
+        main_cf = {**_IPV4_ALONE, "smtp_connect_timeout": f"{CONNECT_TIMEOUT_S}s"}
+        nodes = {
+            "dns": Node(service="bind", addresses=params.addresses + 1, settings=listening),
+            "sink": Node(service="blackhole"),
+            "relay": Node(service="postfix", settings={"main_cf": main_cf}),
+            "load": Node(service="smtp-load"),
+        }
+        return Bed(name=self.name, domains=params.addresses, on_link=True, nodes=nodes)
+
+    def drive(self, live: Live, params: Params) -> None:
+        """Ask, connect and send, as reported; then once more with the fix."""
+        with ExitStack() as stack:
+            settings = None
+            if params.fix == "gc-thresh":
+                settings = stack.enter_context(HostSettings(live.engine, thresholds(params.addresses)))
+            ask(live, params, REPORTED)
+            if params.fix:
+                with live.phase(f"fix {params.fix}"):
+                    apply_fix(live, params.fix, settings)
+                ask(live, params, FIXED)
+
+    def judge(self, measured: Measurements) -> Verdict:
+        """Say whether they failed for want of entries, and whether the fix helps."""
+        return judge(measured)
+
+
+SCENARIO = NeighbourOverflow()

@@ -1,0 +1,41 @@
+"""What keeps the table from overflowing: a larger one, or fewer entries that count."""
+
+from orchestrator.host_settings import HostSettings
+from orchestrator.live import Live
+from orchestrator.scenarios.neighbour_overflow.link import blocks
+from orchestrator.services import Role
+
+SETTING = "net.ipv4.neigh.default.gc_thresh"
+
+_LAB = "lab=$(ip -oneline -4 address show to \"$1\" | awk '{print $2}')"
+"""Finds the device of the lab by the address of the node itself."""
+_MAC = f'{_LAB}; cat "/sys/class/net/$lab/address"'
+_ROUTE = f'{_LAB}; ip route replace "$2" via "$3" dev "$lab"'
+_PERMANENT = f"""{_LAB}
+n=$2; end=$(($2 + $3))
+while [ $n -lt $end ]; do
+    address=$((n >> 24)).$((n >> 16 & 255)).$((n >> 8 & 255)).$((n & 255))
+    echo "neighbour replace $address lladdr $4 nud permanent dev $lab"
+    n=$((n + 1))
+done | ip -batch -
+"""
+
+
+def thresholds(addresses: int) -> dict[str, str]:
+    """Return settings for a table that holds the entries of this bed four times; the steps are the kernel's own."""
+    limit = 1 << max(12, (4 * addresses - 1).bit_length())
+    return {f"{SETTING}1": f"{limit // 4}", f"{SETTING}2": f"{limit // 2}", f"{SETTING}3": f"{limit}"}
+
+
+def apply_fix(live: Live, fix: str | None, settings: HostSettings | None) -> None:
+    """Apply a fix to the host, or to the nodes that talk to many."""
+    if settings:
+        settings.apply()
+        return
+    for block in blocks(live):
+        mac = live.rewire(block.owner, _MAC, str(block.owner.v4)).strip()
+        for node in (live.plan.node(Role.LOAD), live.plan.node(Role.RELAY)):
+            if fix == "route":
+                live.rewire(node, _ROUTE, str(node.v4), str(block.prefix), str(block.owner.v4))
+            else:
+                live.rewire(node, _PERMANENT, str(node.v4), str(int(block.first)), str(block.count), mac)

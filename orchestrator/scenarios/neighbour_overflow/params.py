@@ -1,0 +1,25 @@
+"""The parameters of the scenario, and what is the same in every run."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from orchestrator.model import Strict
+
+REPORTED, FIXED = "as-reported", "fixed"
+"""The two passes over one bed."""
+CONNECT_TIMEOUT_S = 4
+"""Postfix's smtp_connect_timeout in this bed: at the default of 30 s, mail that cannot go takes as long to say so."""
+
+
+class Params(Strict):
+    """What can be varied."""
+
+    addresses: Annotated[int, Field(ge=1, le=16_384)] = 2560
+    """Addresses on the link: of the DNS server, asked over UDP, and as many of the sink, one for each domain."""
+    messages: Annotated[int, Field(ge=1, le=16_384)] = 100
+    """Messages to as many domains while the table is kept full; at most one for each address."""
+    fix: Literal["gc-thresh", "route", "permanent"] | None = None
+    """Prove a fix after the unfixed bed: a larger table, one route via each server, permanent entries."""
+    allow_host_changes: bool = False
+    """Consent to the fix gc-thresh: it raises gc_thresh1 to 3 of the whole machine, and puts them back."""

@@ -1,0 +1,130 @@
+"""Did they fail for want of entries, and not with the fix?"""
+
+from collections.abc import Iterator, Mapping
+
+from orchestrator.measurements import Measurements
+from orchestrator.scenarios import Evidence, Outcome, Quote, Table, Verdict
+from orchestrator.scenarios.neighbour_overflow.params import CONNECT_TIMEOUT_S, FIXED, REPORTED, Params
+from orchestrator.scenarios.neighbour_overflow.seen import Seen
+
+AMONG_THEMSELVES = ("load-relay", "relay-load", "relay-dns", "dns-relay", "dns-load", "sink-relay")
+"""Entries that the nodes have for each other while mail is sent: who has it, and of whom."""
+
+
+def judge(measured: Measurements) -> Verdict:
+    """Judge one run: did they fail for want of entries, and not with the fix?"""
+    params = Params.model_validate(measured.params)
+    again = measured.phase(f"fix {params.fix}")
+    messages = min(params.messages, params.addresses)
+    reported = Seen.read(measured, REPORTED, messages, again.start if again else float("inf"))
+    fixed = Seen.read(measured, FIXED, messages, float("inf")) if params.fix else None
+    outcome, reason = _outcome(reported, fixed, params.fix)
+    passes = {name: seen for name, seen in (("as reported", reported), (f"with the fix {params.fix}", fixed)) if seen}
+    limit = f", which holds {reported.limit:,} entries" if reported else ""
+    return Verdict(
+        outcome=outcome,
+        claim=f"A node that talks to {params.addresses:,} addresses of its link overflows the kernel's neighbour table"
+        f"{limit}: look-ups or connections fail" + (f"; with the fix {params.fix} none does." if params.fix else "."),
+        reason=reason,
+        evidence=tuple(e for name, seen in passes.items() for e in _evidence(name, seen, wanted=seen is reported)),
+        marks=(f"scaled: smtp_connect_timeout is {CONNECT_TIMEOUT_S} s here, and 30 s by default",),
+        figures=_figures(reported, fixed),
+        tables=(_failures_table(passes), _errors_table(passes)) if passes else (),
+        quotes=tuple(quote for seen in passes.values() for quote in _quotes(seen)),
+    )
+
+
+def _outcome(reported: Seen | None, fixed: Seen | None, fix: str | None) -> tuple[Outcome, str]:
+    if reported is None:
+        return Outcome.INCONCLUSIVE, "The bed was not asked to the end, so there is no answer."
+    full = f"{reported.fulls:,} times there was no room in the table"
+    if reported.clean:
+        return Outcome.REFUTED, f"No look-up, connection or message failed; {full}, with {reported.most:,} entries."
+    if not reported.fulls:
+        return Outcome.INCONCLUSIVE, f"{_failed(reported)}; but the table was never full, so there is another cause."
+    shown = f"{_failed(reported)}; {full}."
+    if not fix:
+        return Outcome.CONFIRMED, shown
+    if fixed is None:
+        return Outcome.INCONCLUSIVE, f"{shown} The bed with the fix {fix} was not asked to the end."
+    outcome = Outcome.CONFIRMED if fixed.clean else Outcome.REFUTED
+    return outcome, f"{shown} With the fix {fix}: {_failed(fixed)}; {fixed.fulls:,} times there was no room."
+
+
+def _failed(seen: Seen) -> str:
+    return ", ".join(f"{failed:,} of {tried:,} {what}" for what, (failed, tried) in seen.failures.items())
+
+
+def _evidence(name: str, seen: Seen, *, wanted: bool) -> Iterator[Evidence]:
+    """Hold one pass against what it should show: failures as reported, none with a fix."""
+
+    def count(fact: str, found: int | None, source: str, of: str = "") -> Evidence:
+        return Evidence(
+            fact=f"{name}: {fact}",
+            found="could not be read" if found is None else f"{found:,}{of}",
+            needed="at least 1" if wanted else "0",
+            holds=None if found is None else bool(found) is wanted,
+            source=source,
+        )
+
+    sources = (f"results/{seen.name}-look-up.json", f"results/{seen.name}-connect.json", "logs/relay.log.gz")
+    for (fact, (failed, tried)), source in zip(seen.failures.items(), sources, strict=True):
+        yield count(fact, failed, source, f" of {tried:,}")
+    yield count("entries that found no room (table_fulls)", seen.fulls, "series/readings.jsonl")
+    lines = None if seen.kernel is None else len(seen.kernel)
+    yield count("lines of the kernel that say so", lines, f"results/{seen.name}-kernel.json")
+
+
+def _figures(reported: Seen | None, fixed: Seen | None) -> dict[str, float | None]:
+    figures: dict[str, float | None] = {}
+    for prefix, seen in (("", reported), ("fixed_", fixed)):
+        if seen:
+            names = ("look_ups_failed", "connections_failed", "messages_not_delivered_at_once")
+            figures |= {f"{prefix}{n}": failed for n, (failed, _) in zip(names, seen.failures.values(), strict=True)}
+            figures |= {f"{prefix}table_fulls": seen.fulls, f"{prefix}entries_at_most": seen.most}
+    if reported:
+        figures["predicted_threshold_addresses"] = reported.limit - len(AMONG_THEMSELVES) + 1
+    return figures
+
+
+def _failures_table(passes: Mapping[str, Seen]) -> Table:
+    rows: dict[str, list[str | float | None]] = {
+        fact: [f"{seen.failures[fact][0]:,} of {seen.failures[fact][1]:,}" for seen in passes.values()]
+        for fact in next(iter(passes.values())).failures
+    }
+    rows |= {
+        "messages delivered in the end": [seen.delivered for seen in passes.values()],
+        "entries of the table at most": [seen.most for seen in passes.values()],
+        "entries that it holds (gc_thresh3)": [int(seen.tables[-1]["limit"]) for seen in passes.values()],
+        "entries that found no room (table_fulls)": [seen.fulls for seen in passes.values()],
+    }
+    return Table(title="What failed", columns=("", *passes), rows=tuple((name, *cells) for name, cells in rows.items()))
+
+
+def _errors_table(passes: Mapping[str, Seen]) -> Table:
+    """Say what programs are told: an errno by its name, or nothing."""
+    calls = {
+        "connect(2)": ("connect", "errors"),
+        "sendto(2)": ("look_up", "errors"),
+        "sendto(2) with IP_RECVERR": ("look_up", "told"),
+    }
+    rows: list[tuple[str | float | None, ...]] = [
+        (call, *(_names(getattr(seen, what)[kind]) for seen in passes.values())) for call, (what, kind) in calls.items()
+    ]
+    rows.append(("datagrams dropped in silence", *(seen.look_up["dropped"] for seen in passes.values())))
+    return Table(title="What programs are told", columns=("call", *passes), rows=tuple(rows))
+
+
+def _names(errors: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count:,} times" for name, count in sorted(errors.items())) or "no error"
+
+
+def _quotes(seen: Seen) -> Iterator[Quote]:
+    """Quote the kernel once, and the relay once for each kind of reason."""
+    for line in (seen.kernel or ())[:1]:
+        yield Quote(source="the kernel's log", t=line["t"], text=f"[{line['stamp']}] {line['text']}")
+    kinds: dict[str, Quote] = {}
+    for t, text in seen.deferred.values():
+        kind = "connect" if "(connect to " in text else "name" if "Name service error" in text else "other"
+        kinds.setdefault(kind, Quote(source="log of relay", t=t, text=text))
+    yield from kinds.values()
