@@ -1,5 +1,6 @@
 """What all unit tests share."""
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -9,6 +10,11 @@ from hypothesis import settings
 # The whole of the unit tests takes less than 10 s; `--hypothesis-profile=default` looks further.
 settings.register_profile("quick", max_examples=10, deadline=None)
 settings.load_profile("quick")
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what was imported: it stays to the end."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

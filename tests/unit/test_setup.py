@@ -121,7 +121,8 @@ def test_a_daemon_outlives_us_holds_no_pipe_and_logs(tmp_path: Path) -> None:
 
 
 @as_root
-def test_an_engine_is_waited_for_until_it_answers(tmp_path: Path) -> None:
+def test_an_engine_is_waited_for_until_it_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(setup, "_LOOK_S", 0.01)
     answers = iter([EngineFailed("an engine", "none", "wait"), EngineFailed("an engine", "none", "wait"), "engine"])
 
     def connect() -> Engine:
@@ -136,7 +137,9 @@ def test_an_engine_is_waited_for_until_it_answers(tmp_path: Path) -> None:
 
 
 @as_root
-def test_an_engine_that_ends_is_told_at_once_with_its_log(tmp_path: Path) -> None:
+def test_an_engine_that_ends_is_told_at_once_with_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(setup, "_LOOK_S", 0.01)
+
     def connect() -> Engine:
         raise EngineFailed("an engine", "none", "wait")
 

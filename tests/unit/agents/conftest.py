@@ -102,19 +102,6 @@ def slow_sink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sink]:
         yield started
 
 
-@pytest.fixture(scope="session", autouse=True)
-def stalled_load(sink: Sink) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
-    """Send a load of 2.6 s that stands still for 2 s. It begins before all tests, which run while it stands."""
-    run = sink.begin()
-    order = LoadOrder(
-        run=run, target="127.0.0.1", port=sink.port, domains=DOMAINS, rate=200, seconds=2.6, stall_at=0.2, stall_for=2.0
-    )
-    process = start_load(order)
-    yield run, process
-    process.kill()
-    process.wait()
-
-
 def start_load(order: LoadOrder) -> "subprocess.Popen[str]":
     """Start a generator in a process of its own; its order comes through standard input."""
     process = subprocess.Popen(

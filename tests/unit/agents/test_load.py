@@ -4,7 +4,9 @@ import asyncio
 import json
 import signal
 import socket
+import subprocess
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,19 @@ from tests.unit.agents import faults
 from tests.unit.agents.conftest import DOMAINS, PREFIX, Sink, at, report_of, send, start_load
 
 ORDER = {"run": "a5a5a5a5", "target": "127.0.0.1", "domains": DOMAINS, "messages": 4, "sizes": [600], "timeout": 0.05}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def stalled_load(sink: Sink) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Send a load of 2.6 s that stands still for 2 s. It begins before all tests here, which run while it stands."""
+    run = sink.begin()
+    order = LoadOrder(
+        run=run, target="127.0.0.1", port=sink.port, domains=DOMAINS, rate=200, seconds=2.6, stall_at=0.2, stall_for=2.0
+    )
+    process = start_load(order)
+    yield run, process
+    process.kill()
+    process.wait()
 
 
 def against(fault: faults.Fault, **order: Any) -> LoadReport:
@@ -271,3 +286,25 @@ def test_domains_may_come_from_a_file(sink: Sink, tmp_path: Path, capfd: pytest.
 def test_a_bad_command_line_is_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert load_module.main(arguments) == 2
     assert capsys.readouterr().err
+
+
+def test_a_stall_of_the_generator_shows_in_response_time_only(
+    sink: Sink, stalled_load: tuple[str, subprocess.Popen[str]]
+) -> None:
+    run, process = stalled_load
+    said = report_of(process)
+    assert said.offered == said.accepted == sink.report(run).delivered == 520
+    assert 1.9 < said.stalled_s < 2.5
+    assert at(said.response, 50) > 500
+    assert at(said.response, 99) > 1500
+    assert at(said.service, 90) < 50
+    assert said.late > 350
+    while not (ticks := ticks_of(sink, run)) or ticks[-1]["delivered"] < 520:
+        sink.next_line()
+    assert len(ticks) >= 2
+    assert all(now["delivered"] >= before["delivered"] for before, now in pairwise(ticks))
+
+
+def ticks_of(sink: Sink, run: str) -> list[dict[str, Any]]:
+    """Return what the sink has said of a run."""
+    return [line["tick"] for line in sink.heard if line.get("tick", {}).get("run") == run]
