@@ -298,7 +298,7 @@ class Live:
         self.recorder.check()
         with self._of_a_living(sink):
             if out.status != 0:
-                raise EngineFailed(f"an answer of the sink to {words[0]!r}", out.stderr.strip(), "read the sink's log")
+                raise EngineFailed(f"an answer of the sink to {words[0]!r}", out.failure, "read the sink's log")
         said: dict[str, Any] = json.loads(out.stdout)
         return said
 
@@ -349,7 +349,8 @@ class Live:
                     raise said
             if said:
                 yield said
-        raise EngineFailed(f"the load to end within {seconds:.0f} s", "it goes on", "look at the load node")
+        needed = f"{command[0]} in node {node.name} to end within {seconds:.0f} s"
+        raise EngineFailed(needed, "it goes on", "read its log")
 
 
 def _load_command(order: LoadOrder) -> tuple[str, ...]:
