@@ -29,6 +29,8 @@ lint: .venv/.installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# They write thousands of small files: into memory, where there is some.
+unit: export TMPDIR = $(firstword $(wildcard /dev/shm) /tmp)
 unit: .venv/.installed
 	$(BIN)/pytest --numprocesses auto --dist loadfile tests/unit
 

@@ -21,12 +21,6 @@ from tests.unit.questions import Asker, Params, Question
 SEARCH = Question()
 
 
-@pytest.fixture(autouse=True)
-def _quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do not wait for the disk: a search saves after each run, and a run takes seconds."""
-    monkeypatch.setattr("os.fsync", lambda _: None)
-
-
 def search(
     runs: Path, answer: Callable[[Any], Outcome], over: str = "addresses=10..400", **options: Any
 ) -> tuple[ExitCode, dict[str, Any], Asker]:

@@ -15,11 +15,14 @@ from orchestrator.scenarios import Outcome, Verdict
 from orchestrator.scenarios.relay_throughput import SCENARIO, Params
 from tests.unit.factory import make_run
 
+CARRIES = 150.0
+"""Messages a second."""
+
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     """Make a run of 2 s that is as it should be."""
-    rundir = make_run(tmp_path_factory.mktemp("runs"), domains=100, seconds=2.0)
+    rundir = make_run(tmp_path_factory.mktemp("runs"), domains=100, carries=CARRIES, seconds=2.0)
     rundir.save_result("relay-queue", {"left": 0, "seconds": 1.0})
     calibration = {end: rundir.result(f"calibration-{end}") for end in ("load", "sink")}
     for end, report in calibration.items():
@@ -49,7 +52,7 @@ def test_whole_mail_far_below_the_ceiling_is_confirmed(template: RunDir, tmp_pat
     assert verdict.outcome is Outcome.CONFIRMED
     assert verdict.marks == ()
     assert all(e.holds for e in verdict.evidence)
-    assert verdict.figures["relay_messages_per_s"] == pytest.approx(450, rel=0.3)
+    assert verdict.figures["relay_messages_per_s"] == pytest.approx(CARRIES, rel=0.3)
 
 
 @pytest.mark.parametrize("fact", ["duplicated", "corrupted", "misrouted"])
@@ -60,7 +63,7 @@ def test_broken_mail_refutes(template: RunDir, tmp_path: Path, fact: str) -> Non
 
 
 def test_lost_mail_refutes(tmp_path: Path, template: RunDir) -> None:
-    lossy = make_run(tmp_path / "lossy", domains=100, seconds=2.0, lose=[7, 9])
+    lossy = make_run(tmp_path / "lossy", domains=100, carries=CARRIES, seconds=2.0, lose=[7, 9])
     for end in ("load", "sink"):
         report = template.result(f"calibration-single-{end}")
         assert report
@@ -84,7 +87,7 @@ def test_a_domain_without_mail_refutes(template: RunDir, tmp_path: Path) -> None
 def test_a_result_near_the_ceiling_is_instrument_bound_and_no_verdict(template: RunDir, tmp_path: Path) -> None:
     slow = template.result("calibration-single-load")
     assert slow
-    verdict = _judged(template, tmp_path, _set("calibration-single-sink", delivered=4 * 500, last=slow["started"] + 4))
+    verdict = _judged(template, tmp_path, _set("calibration-single-sink", delivered=4 * 170, last=slow["started"] + 4))
     assert verdict.outcome is Outcome.INCONCLUSIVE
     assert verdict.marks == ("instrument-bound",)
     assert "share of the instrument's ceiling" in verdict.reason
@@ -101,7 +104,7 @@ def test_a_harness_that_uses_its_whole_core_is_instrument_bound(
 def test_a_generator_behind_its_schedule_is_instrument_bound(template: RunDir, tmp_path: Path) -> None:
     def late(run: Path) -> None:
         facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
-        facts["params"] |= {"rate": 450.0}
+        facts["params"] |= {"rate": CARRIES}
         (run / "run.json").write_text(json.dumps(facts), encoding="utf-8")
         _set("relay-load", late=100_000)(run)
 
@@ -161,4 +164,4 @@ def test_what_a_sink_does_not_account_for_is_unknown_and_the_rate_is_that_of_the
     assert verdict.outcome is Outcome.INCONCLUSIVE
     assert "no message is accounted for by bhm" in verdict.reason
     assert {e.fact: e.holds for e in verdict.evidence}["lost"] is None
-    assert verdict.figures["relay_messages_per_s"] == pytest.approx(450, rel=0.4)
+    assert verdict.figures["relay_messages_per_s"] == pytest.approx(CARRIES, rel=0.4)
