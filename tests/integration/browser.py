@@ -39,7 +39,7 @@ class Browser:
         """What was logged as a warning or an error, exceptions and refused loads included."""
         self.requests: list[str] = []
         """The address of everything that the page asked for."""
-        self._profile = tempfile.TemporaryDirectory(prefix="testbed-browser-", ignore_cleanup_errors=True)
+        self._folder = tempfile.TemporaryDirectory(prefix="testbed-browser-", ignore_cleanup_errors=True)
         to_read, self._write = os.pipe()
         self._read, to_write = os.pipe()
 
@@ -49,7 +49,8 @@ class Browser:
             os.dup2(b, 4)
 
         self._process = subprocess.Popen(
-            [find(), *FLAGS, f"--user-data-dir={self._profile.name}", "about:blank"],
+            [find(), *FLAGS, f"--user-data-dir={self._folder.name}/profile", "about:blank"],
+            env=os.environ | {"TMPDIR": self._folder.name},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -79,11 +80,16 @@ class Browser:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._process.kill()
-        self._process.wait(10)
+        self._session = None
+        try:
+            self.call("Browser.close")  # it waits for its own processes, which write into the folder until they end
+            self._process.wait(10)
+        except (OSError, RuntimeError, subprocess.TimeoutExpired):
+            self._process.kill()
+            self._process.wait(10)
         os.close(self._write)
         os.close(self._read)
-        self._profile.cleanup()
+        self._folder.cleanup()
 
     def call(self, method: str, **params: Any) -> Any:
         """Send one command and return its result; events that come in between are noted."""
