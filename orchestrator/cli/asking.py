@@ -3,6 +3,7 @@
 import ast
 import inspect
 import pkgutil
+from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -48,9 +49,9 @@ class Scenarios(TyperGroup):
         name, found, rest = super().resolve_command(ctx, args)
         return name, self.make(str(name)) if found else None, rest
 
+    @abstractmethod
     def make(self, name: str) -> Any:
         """Make the command of one scenario."""
-        raise NotImplementedError
 
 
 def command(name: str, body: Callable[..., None]) -> Any:
