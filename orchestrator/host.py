@@ -152,7 +152,7 @@ def check(readings: Readings, needs: HostNeeds) -> list[Check]:
     limit = readings.neighbour_limit
     raise_limit = "raise net.ipv4.neigh.default.gc_thresh3 on the host, or take other beds down"
     memory = readings.memory_available_b // 2**20
-    return [
+    checks = [
         Check(
             name="features of the kernel",
             needed="veth, macvlan, nf_tables",
@@ -177,6 +177,18 @@ def check(readings: Readings, needs: HostNeeds) -> list[Check]:
         else _check(NEIGHBOURS, needs.neighbour_entries, _free(readings), raise_limit),
         _check("memory, MiB", needs.memory_mb, memory, "free some memory, or ask for less", warn=True),
     ]
+    if needs.cpus:
+        enough = needs.cpus <= readings.engine.cpus
+        checks.append(
+            Check(  # without a share: a limit that is all of the CPUs is no shortage of them
+                name="CPUs of one node",
+                needed=f"{needs.cpus:g}",
+                found=f"{readings.engine.cpus}",
+                do="" if enough else "lower the node's limit, cpus",
+                state="ok" if enough else "fail",
+            )
+        )
+    return checks
 
 
 def _free(readings: Readings) -> int:

@@ -64,6 +64,8 @@ class HostNeeds:
     fds: int
     """Open files of the busiest process, or the highest limit that a node is given."""
     memory_mb: int
+    cpus: float
+    """CPUs that one node may use, the highest limit of all; 0 where none has one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,6 +219,7 @@ def make_plan(bed: Bed, *, subnet: IPv4Network | None = None, cpus: int) -> Plan
         neighbour_entries=sum(node.peers for node in planned),
         fds=max(max(node.fds, node.limits.nofile or 0) for node in planned),
         memory_mb=sum(node.memory_mb for node in planned),
+        cpus=max(node.limits.cpus or 0 for node in planned),
     )
     return Plan(bed=bed, subnet=subnet, mail=mail, deliveries=deliveries, nodes=tuple(planned), needs=needs)
 

@@ -39,8 +39,8 @@ def engine(reading: str = READING, tried: str = "", status: int = 0) -> FakeEngi
     return FakeEngine(answer)
 
 
-def needs(*, fds: int = 0, neighbours: int = 0, memory: int = 0) -> HostNeeds:
-    return HostNeeds(containers=4, addresses=8, neighbour_entries=neighbours, fds=fds, memory_mb=memory)
+def needs(*, fds: int = 0, neighbours: int = 0, memory: int = 0, cpus: float = 0) -> HostNeeds:
+    return HostNeeds(containers=4, addresses=8, neighbour_entries=neighbours, fds=fds, memory_mb=memory, cpus=cpus)
 
 
 def states(readings: Readings, wanted: HostNeeds) -> list[str]:
@@ -109,6 +109,14 @@ def test_what_is_not_enough_says_needed_found_and_what_to_do() -> None:
     assert all(bool(c.do) == (c.state != "ok") for c in checks)
     with pytest.raises(HostCannot, match="122,880; found 20,000; raise"):
         host.require(checks)
+
+
+def test_a_node_may_have_all_cpus_and_not_more() -> None:
+    readings = host.read(engine())
+    cpus = readings.engine.cpus
+    host.require(host.check(readings, needs(cpus=cpus)))
+    with pytest.raises(HostCannot, match=rf"CPUs of one node: {cpus + 0.5}; found {cpus}; lower"):
+        host.require(host.check(readings, needs(cpus=cpus + 0.5)))
 
 
 def test_a_kernel_that_lacks_something_is_refused_by_its_name() -> None:
