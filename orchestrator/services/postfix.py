@@ -74,7 +74,7 @@ _PRIVATE = "10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16"
 _START = """\
 unknown=$(postconf -n 2>&1 >/dev/null)
 if [ -n "$unknown" ]; then echo "$unknown"; exit 78; fi
-exec postfix start-fg
+exec gather postfix start-fg
 """
 """Postfix only warns of a parameter that it does not know: a slip of the pen would measure something else."""
 
