@@ -1,8 +1,12 @@
 """What the CPUs of a machine did: seconds since it started, by CPU."""
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
+
+from orchestrator.rundir import RunDir
 
 COMMAND = ("cat", "/proc/stat", "/proc/1/status")
 """What to run in a node: the first is of the whole machine in a container, too, the second of the node."""
@@ -45,3 +49,26 @@ class CpuTimes:
             "busy_s": round(sum(self.busy[n] - before.busy[n] for n in chosen), 3),
             "steal_s": round(sum(self.steal[n] - before.steal[n] for n in chosen), 3),
         }
+
+
+@contextmanager
+def recorded(rundir: RunDir, load: str, read: Callable[[], str], cpus: Iterable[int] | None = None) -> Iterator[None]:
+    """Keep what these CPUs (``None``: all) did meanwhile as results/<load>-cpus.json.
+
+    ``start``, ``end``: Unix time; ``cpus``: how many; ``allowed``: as in ``CpuTimes``; ``used``: ``CpuTimes.since``.
+    ``read`` runs ``COMMAND`` in a node and returns what it printed.
+    """
+    start, before = time.time(), CpuTimes.parse(read())
+    yield
+    end, after = time.time(), CpuTimes.parse(read())
+    chosen = list(after.busy if cpus is None else cpus)
+    rundir.save_result(
+        f"{load}-cpus",
+        {
+            "start": start,
+            "end": end,
+            "cpus": len(chosen),
+            "allowed": after.allowed,
+            "used": after.since(before, chosen),
+        },
+    )

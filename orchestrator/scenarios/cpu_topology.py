@@ -5,7 +5,6 @@ harness to other cores where there are some. Rounds go through the sets forth an
 falls on all of them alike.
 """
 
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import median
@@ -13,12 +12,17 @@ from typing import Annotated
 
 from pydantic import Field
 
-from orchestrator.collect.cpus import COMMAND, CpuTimes
+from orchestrator.collect.cpus import COMMAND, recorded
 from orchestrator.live import Live
 from orchestrator.measurements import Measurements, Phase
 from orchestrator.model import Bed
 from orchestrator.plan import NodePlan
-from orchestrator.scenarios import Evidence, Outcome, Table, Verdict, relay_throughput
+from orchestrator.scenarios import Evidence, Outcome, Table, Verdict
+from orchestrator.scenarios.relay_throughput.bed import relay_bed
+from orchestrator.scenarios.relay_throughput.drive import calibrate
+from orchestrator.scenarios.relay_throughput.evidence import accounting, instrument
+from orchestrator.scenarios.relay_throughput.machine import FULL
+from orchestrator.scenarios.relay_throughput.params import RelayLoad
 from orchestrator.services import Role
 from orchestrator.topology import ALL, CORE, ONE_EACH, THREAD, CpuSet, Topology, cpu_sets, parse, write
 
@@ -26,15 +30,13 @@ PLAN = "cpu-sets"
 """results/cpu-sets.json: the sets in the order of their size, and those that were left out."""
 SAME = 0.95
 """The smallest set carries the same as the largest when it carries at least this share of it."""
-FULL = 0.05
-"""CPUs that are idle for less than this share of the time have no more to give."""
 OTHERS = 0.1
 """Work of others on the CPUs of a set, or time that the hypervisor took, above this share deserves a warning."""
 MOST_OTHERS = 0.95
 """No more than this is given back: a twentieth of a CPU says nothing of a whole one."""
 
 
-class Params(relay_throughput.RelayLoad):
+class Params(RelayLoad):
     """What can be varied."""
 
     seconds: Annotated[float, Field(ge=1, le=3600)] = 6.0
@@ -56,7 +58,7 @@ class CpuTopology:
 
     def bed(self, params: Params) -> Bed:
         """Return the built-in relay bed with the relay that is asked for."""
-        return relay_throughput.relay_bed(params)
+        return relay_bed(params)
 
     def drive(self, live: Live, params: Params) -> None:
         """Calibrate on the fewest CPUs that the harness will have; then send and drain on each set, in rounds."""
@@ -66,19 +68,14 @@ class CpuTopology:
         relay = live.plan.node(Role.RELAY)
         load = params.order(params.seconds)
         _pin(live, relay, min(sets, key=lambda s: len(s.harness)))
-        relay_throughput.calibrate(live, load, params.calibration)
+        calibrate(live, load, params.calibration)
         for number in range(1, params.repeat + 1):
             for cpus in sets if number % 2 else reversed(sets):
                 name = _load(cpus.name, number)
                 _pin(live, relay, cpus)
-                start, before = time.time(), _times(live, relay)
-                live.send(name, load | {"target": str(relay.v4)})
-                live.drain(name, params.drain)
-                end, after = time.time(), _times(live, relay)
-                live.rundir.save_result(
-                    f"{name}-cpus",
-                    {"start": start, "end": end, "allowed": after.allowed, "used": after.since(before, cpus.cpus)},
-                )
+                with recorded(live.rundir, name, lambda: live.exec(relay, *COMMAND).stdout, cpus.cpus):
+                    live.send(name, load | {"target": str(relay.v4)})
+                    live.drain(name, params.drain)
 
     def judge(self, measured: Measurements) -> Verdict:
         """Say what each set carried, and whether it follows the CPUs."""
@@ -92,10 +89,6 @@ def _load(name: str, number: int) -> str:
 def _pin(live: Live, relay: NodePlan, cpus: CpuSet) -> None:
     for node in live.plan.nodes:
         live.pin(node, write(cpus.cpus if node is relay else cpus.harness))
-
-
-def _times(live: Live, relay: NodePlan) -> CpuTimes:
-    return CpuTimes.parse(live.exec(relay, *COMMAND).stdout)
 
 
 # --------------------------------------------------------------------------------------------------------- the verdict
@@ -155,8 +148,8 @@ def judge(measured: Measurements) -> Verdict:
     planned = measured.rundir.result(PLAN) or {"sets": [], "left_out": {}}
     lines = [_line(measured, described) for described in planned["sets"]]
     loads = [point.load for line in lines for point in line.points]
-    mail = _worst(e for name in loads for e in relay_throughput.accounting(measured, name))
-    harness = _worst(e for name in loads for e in relay_throughput.instrument(measured, name))
+    mail = _worst(e for name in loads for e in accounting(measured, name))
+    harness = _worst(e for name in loads for e in instrument(measured, name))
     follows = [_share(lines[0], lines[-1], field) for field in ("carried", "undisturbed")] if len(lines) > 1 else []
     evidence = [*mail, *harness, *_worst(e for line in lines for e in _placed(line))]
     paced = measured.params.get("rate") is not None

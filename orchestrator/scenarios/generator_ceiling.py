@@ -20,7 +20,8 @@ from orchestrator.measurements import Measurements
 from orchestrator.measurements.series import TICK_S
 from orchestrator.model import MAX_DOMAINS, Bed, Node, Strict
 from orchestrator.scenarios import Evidence, Outcome, Table, Verdict
-from orchestrator.scenarios.relay_throughput import NEAR_CEILING, OURS
+from orchestrator.scenarios.relay_throughput.evidence import NEAR_CEILING
+from orchestrator.scenarios.relay_throughput.params import OURS
 from orchestrator.services import Offer, OffersLoad, Role
 from orchestrator.services.postal import PER_MINUTE
 

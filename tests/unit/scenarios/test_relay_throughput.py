@@ -12,7 +12,8 @@ from orchestrator.errors import InvalidInput
 from orchestrator.measurements import Measurements
 from orchestrator.rundir import RunDir
 from orchestrator.scenarios import Outcome, Verdict
-from orchestrator.scenarios.relay_throughput import SCENARIO, Params
+from orchestrator.scenarios.relay_throughput import SCENARIO
+from orchestrator.scenarios.relay_throughput.params import Params
 from tests.unit.factory import make_run
 
 CARRIES = 150.0
@@ -165,3 +166,24 @@ def test_what_a_sink_does_not_account_for_is_unknown_and_the_rate_is_that_of_the
     assert "no message is accounted for by bhm" in verdict.reason
     assert {e.fact: e.holds for e in verdict.evidence}["lost"] is None
     assert verdict.figures["relay_messages_per_s"] == pytest.approx(CARRIES, rel=0.4)
+
+
+@pytest.mark.parametrize(("others", "full"), [(0.0, False), (0.6, True)])
+def test_a_machine_without_a_cpu_to_spare_is_noted(
+    template: RunDir, tmp_path: Path, others: float, *, full: bool
+) -> None:
+    measured = Measurements.read(template)
+    load = measured.span("relay")
+    assert load
+    window = {"start": load.start, "end": load.end or 0.0}
+    cores = {node: use.cores for node in measured.nodes if (use := measured.use(node, load))}
+    busy_s = (sum(cores.values()) + others) * (window["end"] - window["start"])
+
+    def watched(run: Path) -> None:
+        RunDir.open(run).save_result("relay-cpus", window | {"cpus": 2, "used": {"busy_s": busy_s, "steal_s": 0.0}})
+
+    verdict = _judged(template, tmp_path, watched)
+    assert verdict.figures["share_of_machine_cpu"] == pytest.approx((sum(cores.values()) + others) / 2)
+    assert verdict.outcome is Outcome.CONFIRMED
+    assert [f"the relay had {cores['relay']:.2f}" in mark for mark in verdict.marks] == [True] * full
+    assert [f"others {others:.2f}" in mark for mark in verdict.marks] == [True] * full

@@ -1,0 +1,103 @@
+"""What a verdict on a relay rests on: an account of every message, and what the instrument itself can do."""
+
+from orchestrator import services
+from orchestrator.measurements import Measurements
+from orchestrator.measurements.series import TICK_S
+from orchestrator.scenarios import Evidence
+from orchestrator.scenarios.relay_throughput.drive import CALIBRATION, SINGLE
+from orchestrator.services import OffersLoad
+
+NEAR_CEILING = 0.7
+"""A result above this share of the instrument's ceiling is called instrument-bound."""
+LATE = 0.01
+"""A generator that starts more than this share of its messages late does not offer the rate it claims."""
+BUSY = 0.9
+"""A generator or sink (one thread each) that uses more of a core than this is taken to be the bottleneck."""
+
+
+def accounting(measured: Measurements, name: str) -> tuple[Evidence, ...]:
+    """Check off every message of a load that went through the relay."""
+    count = measured.accounting(name)
+    sink = measured.sinks.get(name)
+    drain = measured.rundir.result(f"{name}-queue")
+    domains = measured.params.get("domains")
+    source = f"results/{name}-load.json, results/{name}-sink.json"
+    used = min(int(domains), count.accepted) if count and domains else None
+
+    def exact(fact: str, found: int | None, needed: int | None, where: str = source) -> Evidence:
+        known = found is not None and needed is not None
+        return Evidence(
+            fact=fact,
+            found="not measured" if found is None else f"{found:,}",
+            needed="a figure" if needed is None else f"{needed:,}",
+            holds=found == needed if known else None,
+            source=where,
+        )
+
+    return (
+        Evidence(
+            fact="messages accepted by the relay",
+            found=f"{count.accepted:,}" if count else "not measured",
+            needed="at least 1",
+            holds=count.accepted > 0 if count else None,
+            source=source,
+        ),
+        # What still waits in the relay's queue is neither lost nor delivered.
+        exact("lost", count.lost if count and drain and not drain["left"] else None, 0),
+        exact("duplicated", count.duplicated if count else None, 0),
+        exact("corrupted", count.corrupted if count else None, 0),
+        exact("misrouted", count.misrouted if count else None, 0),
+        exact("domains that mail arrived for", sink.domains if sink else None, used),
+        Evidence(
+            fact="the relay's queue after the drain",
+            found=f"{drain['left']:,} messages" if drain else "not measured",
+            needed="0 messages",
+            holds=True if drain and not drain["left"] else None,
+            source=f"results/{name}-queue.json",
+        ),
+    )
+
+
+def instrument(measured: Measurements, name: str) -> tuple[Evidence, ...]:
+    """Hold the result of a load against what the instrument itself can do."""
+    carried, ceiling = measured.delivered_per_s(name), instrument_ceiling(measured)
+    share = carried / ceiling if carried and ceiling else None
+    load, sink = measured.loads.get(name), measured.sinks.get(name)
+    evidence = [
+        _below("share of the instrument's ceiling", share, NEAR_CEILING, "results/calibration*.json"),
+        _below(
+            "CPU of the load generator (one thread)",
+            load.cpu_s / (load.ended - load.started) if load and load.ended > load.started else None,
+            BUSY,
+            f"results/{name}-load.json",
+        ),
+        _below(
+            "CPU of the sink (one thread)",
+            sink.cpu_s / (sink.last - load.started) if load and sink and sink.last else None,
+            BUSY,
+            f"results/{name}-sink.json",
+        ),
+    ]
+    if measured.params.get("rate"):
+        late = load.late / load.offered if load and load.offered else None
+        evidence.append(_below("messages started over 10 ms late", late, LATE, f"results/{name}-load.json"))
+    return tuple(evidence)
+
+
+def _below(fact: str, found: float | None, limit: float, source: str) -> Evidence:
+    return Evidence(
+        fact=fact,
+        found="not measured" if found is None else f"{found:.1%}",
+        needed=f"at most {limit:.0%}",
+        holds=None if found is None else found <= limit,
+        source=source,
+    )
+
+
+def instrument_ceiling(measured: Measurements) -> float | None:
+    """Return what the instrument carries without a relay: of ours, the slower of the two shapes of load."""
+    kind = services.known().get(str(measured.params.get("load")))
+    if CALIBRATION in measured.offers:
+        return measured.steady_per_s(CALIBRATION, kind.period_s if isinstance(kind, OffersLoad) else TICK_S)
+    rates = [measured.delivered_per_s(name) for name in (CALIBRATION, SINGLE)]
+    return min(rate for rate in rates if rate) if all(rates) else None

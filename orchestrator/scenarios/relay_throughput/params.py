@@ -1,0 +1,56 @@
+"""What can be varied."""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from orchestrator.model import MAX_DOMAINS, Release, Strict
+
+OURS = "smtp-load"
+"""The load generator that keeps an account of every message."""
+
+
+class RelayLoad(Strict):
+    """A relay, and the load that it gets."""
+
+    domains: Annotated[int, Field(ge=1, le=MAX_DOMAINS)] = 2560
+    """Domains that receive mail, each with an address of its own."""
+    rate: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    """Messages a second, open-loop; unset: as fast as the relay takes them."""
+    size: Annotated[int, Field(ge=64, le=50 * 1024 * 1024)] = 2048
+    """Bytes in the body of a message."""
+    connections: Annotated[int, Field(ge=1, le=10_000)] = 20
+    """Connections that the load generator keeps open at most."""
+    per_connection: Annotated[int, Field(ge=1, le=100_000)] = 10
+    """Messages sent over one connection."""
+    relay: str = "postfix"
+    """The service under test."""
+    relay_release: Release = "bookworm"
+    """The Debian release it comes from."""
+
+    def order(self, seconds: float) -> dict[str, Any]:
+        """Return the load, whoever it goes to."""
+        return {
+            "seconds": seconds,
+            "rate": self.rate,
+            "connections": self.connections,
+            "per_connection": self.per_connection,
+            "sizes": [self.size],
+        }
+
+
+class Params(RelayLoad):
+    """What can be varied."""
+
+    seconds: Annotated[float, Field(gt=0, le=86_400)] = 30.0
+    """How long load is offered."""
+    calibration: Annotated[float, Field(ge=1, le=600)] = 4.0
+    """Seconds of load straight into the sink, before the run, for each of two shapes."""
+    drain: Annotated[float, Field(ge=1, le=86_400)] = 1800.0
+    """Seconds that the relay may take to empty its queue afterwards."""
+    relay_cpus: Annotated[float, Field(gt=0, le=1024)] | None = None
+    """CPU time that the relay may use, in cores."""
+    load: str = OURS
+    """The load generator; only ours keeps an account of every message."""
+    sink: str = "blackhole"
+    """The service that takes the mail; only ours accounts for every message."""
