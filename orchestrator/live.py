@@ -4,8 +4,8 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -13,6 +13,7 @@ from typing import Any
 
 from orchestrator import services
 from orchestrator.agents.contract import LoadOrder, LoadReport, SinkReport
+from orchestrator.collect.cpus import COMMAND, recorded
 from orchestrator.collect.recorder import Recorder
 from orchestrator.engine import Engine, LogLine, Output
 from orchestrator.errors import EngineFailed, InvalidInput, NodeDied
@@ -106,6 +107,11 @@ class Live:
         """
         with self._of_a_living(node):
             self.engine.pin(self.containers[node.name], cpus)
+
+    def record_cpus(self, load: str, cpus: Iterable[int] | None = None) -> AbstractContextManager[None]:
+        """Keep what these CPUs of the machine (``None``: all) did meanwhile, as results/<load>-cpus.json."""
+        relay = self.plan.node(Role.RELAY)
+        return recorded(self.rundir, load, lambda: self.exec(relay, *COMMAND).stdout, cpus)
 
     @contextmanager
     def _of_a_living(self, node: NodePlan) -> Iterator[None]:

@@ -14,11 +14,12 @@ from orchestrator.measurements import hops
 from orchestrator.measurements.accounting import Accounting
 from orchestrator.measurements.hops import Hops
 from orchestrator.measurements.latency import Latency
+from orchestrator.measurements.machine import Machine
 from orchestrator.measurements.series import TICK_S, Series, grown, growth, join, steady
 from orchestrator.rundir import RunDir
 from orchestrator.services.offered import Offered
 
-__all__ = ["Accounting", "Hops", "Latency", "Measurements", "Phase", "Series", "Use", "calibrates"]
+__all__ = ["Accounting", "Hops", "Latency", "Machine", "Measurements", "Phase", "Series", "Use", "calibrates"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,6 +271,16 @@ class Measurements:
             memory_b=max(inside, default=None),
             throttled_s=grown(points, "throttled_s", start, end) if throttled else None,
         )
+
+    def machine(self, load: str) -> Machine | None:
+        """Return what the whole machine's CPUs did while a load went on; ``None`` when that was not recorded."""
+        read = self.rundir.result(f"{load}-cpus")
+        if not read or not read["used"]:
+            return None
+        window = Phase(name=load, start=read["start"], end=read["end"])
+        nodes = {node: use.cores for node in self.nodes if (use := self.use(node, window))}
+        busy = read["used"]["busy_s"] / (read["end"] - read["start"])
+        return Machine(cpus=read["cpus"], busy=busy, nodes=nodes) if nodes else None
 
 
 def calibrates(load: str) -> bool:

@@ -12,16 +12,15 @@ from typing import Annotated
 
 from pydantic import Field
 
-from orchestrator.collect.cpus import COMMAND, recorded
 from orchestrator.live import Live
 from orchestrator.measurements import Measurements, Phase
+from orchestrator.measurements.machine import FULL
 from orchestrator.model import Bed
 from orchestrator.plan import NodePlan
 from orchestrator.scenarios import Evidence, Outcome, Table, Verdict
 from orchestrator.scenarios.relay_throughput.bed import relay_bed
 from orchestrator.scenarios.relay_throughput.drive import calibrate
 from orchestrator.scenarios.relay_throughput.evidence import accounting, instrument
-from orchestrator.scenarios.relay_throughput.machine import FULL
 from orchestrator.scenarios.relay_throughput.params import RelayLoad
 from orchestrator.services import Role
 from orchestrator.topology import ALL, CORE, ONE_EACH, THREAD, CpuSet, Topology, cpu_sets, parse, write
@@ -73,7 +72,7 @@ class CpuTopology:
             for cpus in sets if number % 2 else reversed(sets):
                 name = _load(cpus.name, number)
                 _pin(live, relay, cpus)
-                with recorded(live.rundir, name, lambda: live.exec(relay, *COMMAND).stdout, cpus.cpus):
+                with live.record_cpus(name, cpus.cpus):
                     live.send(name, load | {"target": str(relay.v4)})
                     live.drain(name, params.drain)
 

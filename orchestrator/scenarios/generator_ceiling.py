@@ -6,9 +6,6 @@ every 5 s, and waits for the next ones with most of the CPU idle.
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import Field
@@ -16,7 +13,7 @@ from pydantic import Field
 from orchestrator import beds, services
 from orchestrator.errors import InvalidInput
 from orchestrator.live import Live
-from orchestrator.measurements import Measurements
+from orchestrator.measurements import Machine, Measurements
 from orchestrator.measurements.series import TICK_S
 from orchestrator.model import MAX_DOMAINS, Bed, Node, Strict
 from orchestrator.scenarios import Evidence, Outcome, Table, Verdict
@@ -100,7 +97,7 @@ def _send(live: Live, params: Params, name: str, *, straight: bool) -> None:
     phase = f"{STRAIGHT}{name}" if straight else name
     seconds = params.seconds if straight else params.relay_seconds
     kind = services.service(name)
-    with _machine(live, phase):
+    with live.record_cpus(phase):
         if isinstance(kind, OffersLoad):
             load = Offer(
                 target=live.plan.node(Role.SINK if straight else Role.RELAY).v4,
@@ -115,23 +112,6 @@ def _send(live: Live, params: Params, name: str, *, straight: bool) -> None:
             target = live.plan.mail if straight else live.plan.node(Role.RELAY).v4
             shape = {"connections": params.connections, "per_connection": 10, "sizes": [params.size]}
             live.send(phase, {"target": str(target), "seconds": seconds, **shape})
-
-
-@contextmanager
-def _machine(live: Live, phase: str) -> Iterator[None]:
-    """Keep how idle the whole machine was meanwhile, as results/<phase>-machine.json.
-
-    /proc/stat is that of the kernel, in a container too (proc_stat(5): ticks of user, nice, system, idle, iowait, ...).
-    """
-
-    def ticks() -> list[int]:
-        said = live.exec(live.plan.node(Role.SINK), "head", "-n", "1", "/proc/stat").stdout
-        return [int(word) for word in said.split()[1:9]]
-
-    before = ticks()
-    yield
-    grown = [b - a for a, b in zip(before, ticks(), strict=True)]
-    live.rundir.save_result(f"{phase}-machine", {"idle": (grown[3] + grown[4]) / max(1, sum(grown))})
 
 
 def judge(measured: Measurements) -> Verdict:
@@ -212,37 +192,16 @@ def _cpu_ms(measured: Measurements, name: str) -> float | None:
     return 1000 * other.cpu_s / other.arrived if other and other.arrived else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Machine:
-    """The CPU while a generator sent straight to the sink."""
-
-    idle: float
-    """Share of it, of the whole machine."""
-    cores: float
-    """What the bed used."""
-    cpus: int
-
-    @property
-    def starved(self) -> bool:
-        """Others on the machine had a good part of it, and nothing was left."""
-        return self.idle < SATURATED and self.cores < SHARE * self.cpus
-
-
-def _cpu(measured: Measurements, name: str) -> _Machine | None:
-    kept = measured.rundir.result(f"{STRAIGHT}{name}-machine")
-    cpus = (measured.environment.get("engine") or {}).get("cpus")
-    phase = measured.phase(f"{STRAIGHT}{name}")
-    uses = [use for node in measured.nodes if (use := measured.use(node, phase))] if phase else []
-    if kept is None or cpus is None or not uses:
-        return None
-    return _Machine(idle=kept["idle"], cores=sum(use.cores for use in uses), cpus=cpus)
+def _starved(machine: Machine | None) -> bool:
+    """Say whether others had a good part of the CPUs, and nothing was left; what was not recorded may be so."""
+    return machine is None or (machine.idle < SATURATED and machine.bed < SHARE * machine.cpus)
 
 
 def _mark(measured: Measurements, name: str) -> str | None:
-    cpu = _cpu(measured, name)
-    if cpu is None or not cpu.starved:
+    machine = measured.machine(f"{STRAIGHT}{name}")
+    if machine is None or not _starved(machine):
         return None
-    return f"busy machine: while {name} sent, the bed had {cpu.cores:.1f} of {cpu.cpus} cores, others the rest"
+    return f"busy machine: while {name} sent, the bed had {machine.bed:.1f} of {machine.cpus} cores, others the rest"
 
 
 def _postal(
@@ -251,14 +210,15 @@ def _postal(
     """Hold postal's ceiling against its tokens; return the facts that make it so, and those that say why."""
     if POSTAL not in ceilings:
         return (), ()
-    pace, cpu, load = ceilings[POSTAL], _cpu(measured, POSTAL), f"{STRAIGHT}{POSTAL}"
+    pace, load = ceilings[POSTAL], f"{STRAIGHT}{POSTAL}"
+    machine = measured.machine(load)
     off = None if pace is None else pace / PER_MINUTE - 1
     own = [
         Evidence(
             fact="postal's pace",
             found=f"{pace:,.0f} messages a minute" if pace else "not measured",
             needed=f"{PER_MINUTE:,.0f}, within {TOLERANCE:.0%}",
-            holds=_unless_starved(cpu, None if off is None else abs(off) <= TOLERANCE, slow=bool(off and off < 0)),
+            holds=_unless_starved(machine, None if off is None else abs(off) <= TOLERANCE, slow=bool(off and off < 0)),
             source=f"series/sink.jsonl, phase {load}",
         )
     ]
@@ -271,24 +231,26 @@ def _postal(
                 fact="what the same sink took from another generator",
                 found=f"{others[best]:,.0f} a minute from {best}, {times:.0f} times as much",
                 needed=f"at least {TIMES} times as much",
-                holds=_unless_starved(_cpu(measured, best), times >= TIMES, slow=True),
+                holds=_unless_starved(measured.machine(f"{STRAIGHT}{best}"), times >= TIMES, slow=True),
                 source=f"series/sink.jsonl, phase {STRAIGHT}{best}",
             )
         )
     return tuple(own), (
         Evidence(
             fact="cores that the bed used while postal sent to the sink",
-            found=f"{cpu.cores:.2f} of {cpu.cpus}; {cpu.idle:.0%} of the CPU was idle" if cpu else "not measured",
+            found=f"{machine.bed:.2f} of {machine.cpus}; {machine.idle:.0%} of the CPU was idle"
+            if machine
+            else "not measured",
             needed=f"at most {HALF:.0%} of them",
-            holds=cpu.cores / cpu.cpus <= HALF if cpu else None,
-            source=f"series/stats.jsonl, results/{load}-machine.json",
+            holds=machine.bed / machine.cpus <= HALF if machine else None,
+            source=f"series/stats.jsonl, results/{load}-cpus.json",
         ),
     )
 
 
-def _unless_starved(cpu: _Machine | None, holds: bool | None, *, slow: bool) -> bool | None:  # noqa: FBT001
+def _unless_starved(machine: Machine | None, holds: bool | None, *, slow: bool) -> bool | None:  # noqa: FBT001
     """Say nothing of what was too slow while others had the CPU."""
-    return None if holds is False and slow and (cpu is None or cpu.starved) else holds
+    return None if holds is False and slow and _starved(machine) else holds
 
 
 SCENARIO = GeneratorCeiling()

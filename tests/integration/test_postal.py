@@ -8,6 +8,7 @@ import pytest
 
 from orchestrator.engine import Engine
 from orchestrator.engine.docker import DockerEngine
+from orchestrator.measurements import Measurements
 from tests.integration.command import Watched, call, phase
 from tests.integration.traces import traces
 
@@ -77,7 +78,10 @@ def test_a_slow_sink_is_not_taken_for_the_ceiling_of_postal(real_engine: Engine,
     code = run.end()
     said = json.loads(run.output())
     assert run.rundir
-    idle = (run.rundir.result("calibration-postal-machine") or {})["idle"]
+    machine = Measurements.read(run.rundir).machine("calibration-postal")
+    assert machine
     # 50 connections that wait 500 ms for each message; where all the CPU is in use, that may be the reason as well.
-    assert (code, said["verdict"]["outcome"]) == ((1, "REFUTED") if idle >= 0.1 else (3, "INCONCLUSIVE")), run.said
+    assert (code, said["verdict"]["outcome"]) == ((1, "REFUTED") if machine.idle >= 0.1 else (3, "INCONCLUSIVE")), (
+        run.said
+    )
     assert said["verdict"]["figures"]["postal_ceiling_messages_per_minute"] <= 6_300

@@ -7,7 +7,6 @@ is drained before the verdict. A result near the ceiling is the instrument's, an
 
     verdict       the judgement of a run
     evidence      what it rests on
-    machine       whether the relay had CPUs to itself
     drive         the loads
     bed           who fills which role
     params        what can be varied

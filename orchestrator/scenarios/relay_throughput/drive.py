@@ -6,7 +6,6 @@ from ipaddress import IPv4Address
 from typing import Any
 
 from orchestrator import services
-from orchestrator.collect.cpus import COMMAND, recorded
 from orchestrator.live import Live
 from orchestrator.scenarios.relay_throughput.params import Params
 from orchestrator.services import Counts, Offer, OffersLoad, Role
@@ -20,19 +19,18 @@ LEAST_PERIODS = 4
 def drive(live: Live, params: Params) -> None:
     """Calibrate in two shapes, send through the relay, drain it."""
     relay, counts = live.plan.node(Role.RELAY), isinstance(services.service(params.sink), Counts)
-    machine = recorded(live.rundir, RUN, lambda: live.exec(relay, *COMMAND).stdout)
     other = services.service(params.load)
     if isinstance(other, OffersLoad):
         if counts:
             seconds = other.period_s * max(LEAST_PERIODS, math.ceil(params.calibration / other.period_s))
             _offer(live, params, CALIBRATION, target=live.plan.node(Role.SINK).v4, seconds=seconds)
-        with machine:
+        with live.record_cpus(RUN):
             _offer(live, params, RUN, target=relay.v4, seconds=params.seconds)
     else:
         load = params.order(params.seconds)
         if counts:
             calibrate(live, load, params.calibration)
-        with machine:
+        with live.record_cpus(RUN):
             live.send(RUN, load | {"target": str(relay.v4)})
     live.drain(RUN, params.drain)
 

@@ -1,11 +1,10 @@
 """The judgement of a run: was it measured at all, was mail lost, and who set the pace?"""
 
 from orchestrator import services
-from orchestrator.measurements import Measurements
+from orchestrator.measurements import Machine, Measurements
 from orchestrator.scenarios import Outcome, Verdict
 from orchestrator.scenarios.relay_throughput.drive import RUN
 from orchestrator.scenarios.relay_throughput.evidence import accounting, instrument, instrument_ceiling
-from orchestrator.scenarios.relay_throughput.machine import Machine
 from orchestrator.scenarios.relay_throughput.params import OURS
 
 BACKLOG = 0.25
@@ -16,7 +15,7 @@ def judge(measured: Measurements) -> Verdict:
     """Judge one run."""
     carried = measured.delivered_per_s(RUN) or _sent_per_s(measured)
     ceiling = instrument_ceiling(measured)
-    machine = Machine.read(measured, RUN)
+    machine = measured.machine(RUN)
     mail, harness = accounting(measured, RUN), instrument(measured, RUN)
     evidence = (*mail, *harness)
     missing = [e.fact for e in evidence if e.holds is None]
@@ -44,7 +43,7 @@ def judge(measured: Measurements) -> Verdict:
         + ", and it was the relay that was measured.",
         reason=reason[0].upper() + reason[1:] + ".",
         evidence=evidence,
-        marks=(*(("instrument-bound",) if bound else ()), *_backlog(measured), *(machine.marks if machine else ())),
+        marks=(*(("instrument-bound",) if bound else ()), *_backlog(measured), *_full(machine)),
         figures={
             "relay_messages_per_s": carried,
             "relay_messages_per_minute": carried * 60 if carried else None,
@@ -53,7 +52,7 @@ def judge(measured: Measurements) -> Verdict:
             "instrument_messages_per_s": ceiling,
             "share_of_instrument": carried / ceiling if carried and ceiling else None,
             "harness_cpu_ms_per_message": _harness_cpu_ms(measured),
-            "share_of_machine_cpu": machine.share if machine else None,
+            "share_of_machine_cpu": 1 - machine.idle if machine else None,
         },
     )
 
@@ -84,6 +83,16 @@ def _backlog(measured: Measurements) -> tuple[str, ...]:
         return ()
     said = f"the relay accepted {accepted:,.0f} messages a second and delivered {delivered:,.0f} while load was offered"
     return (f"a backlog grew: {said}; the rest went out in the drain, which the figure includes",)
+
+
+def _full(machine: Machine | None) -> tuple[str, ...]:
+    """Warn where the relay had to share all that there is: with CPUs of its own it would carry more."""
+    if machine is None or not machine.full:
+        return ()
+    relay = machine.nodes.get("relay", 0.0)
+    had = f"of {machine.cpus}, the relay had {relay:.2f}, the other nodes {machine.bed - relay:.2f}"
+    others = f"the engine, testbed and others {machine.others:.2f}"
+    return (f"the machine's CPUs were all in use while load was offered: {had}, {others}",)
 
 
 def _harness_cpu_ms(measured: Measurements) -> float | None:

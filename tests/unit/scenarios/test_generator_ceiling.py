@@ -46,8 +46,9 @@ def judged(
             _ours(rundir, f"{name}smtp-load", start=992.0 if name else 3000.0, rate=ours * our_share)
         if f"{name}postal" != without:
             _postal(rundir, f"{name}postal", start=1000.0 if name else 2000.0, tokens=int(tokens * postals_share))
-    rundir.save_result("calibration-postal-machine", {"idle": idle})
-    rundir.save_result("calibration-smtp-load-machine", {"idle": rival_idle})
+    for name, start, end, share in (("postal", 1000.0, 1040.0, idle), ("smtp-load", 992.0, 1000.0, rival_idle)):
+        used = {"busy_s": 2 * (1 - share) * (end - start), "steal_s": 0.0}
+        rundir.save_result(f"calibration-{name}-cpus", {"start": start, "end": end, "cpus": 2, "used": used})
     with rundir.write_series("stats") as stats:
         for t in range(990, 1050):
             stats.write(json.dumps({"t": float(t), "node": "sink", "cpu_s": cores * t, "memory_b": 1}) + "\n")

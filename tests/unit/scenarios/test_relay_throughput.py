@@ -168,22 +168,24 @@ def test_what_a_sink_does_not_account_for_is_unknown_and_the_rate_is_that_of_the
     assert verdict.figures["relay_messages_per_s"] == pytest.approx(CARRIES, rel=0.4)
 
 
-@pytest.mark.parametrize(("others", "full"), [(0.0, False), (0.6, True)])
+@pytest.mark.parametrize(("busy", "full"), [(0.9, False), (0.98, True)])
 def test_a_machine_without_a_cpu_to_spare_is_noted(
-    template: RunDir, tmp_path: Path, others: float, *, full: bool
+    template: RunDir, tmp_path: Path, busy: float, *, full: bool
 ) -> None:
+    cpus = 4
     measured = Measurements.read(template)
     load = measured.span("relay")
     assert load
     window = {"start": load.start, "end": load.end or 0.0}
     cores = {node: use.cores for node in measured.nodes if (use := measured.use(node, load))}
-    busy_s = (sum(cores.values()) + others) * (window["end"] - window["start"])
+    used = {"busy_s": busy * cpus * (window["end"] - window["start"]), "steal_s": 0.0}
 
-    def watched(run: Path) -> None:
-        RunDir.open(run).save_result("relay-cpus", window | {"cpus": 2, "used": {"busy_s": busy_s, "steal_s": 0.0}})
+    def recorded(run: Path) -> None:
+        RunDir.open(run).save_result("relay-cpus", window | {"cpus": cpus, "used": used})
 
-    verdict = _judged(template, tmp_path, watched)
-    assert verdict.figures["share_of_machine_cpu"] == pytest.approx((sum(cores.values()) + others) / 2)
+    verdict = _judged(template, tmp_path, recorded)
+    relay, others = cores["relay"], busy * cpus - sum(cores.values())
     assert verdict.outcome is Outcome.CONFIRMED
-    assert [f"the relay had {cores['relay']:.2f}" in mark for mark in verdict.marks] == [True] * full
+    assert verdict.figures["share_of_machine_cpu"] == pytest.approx(busy)
+    assert [f"the relay had {relay:.2f}" in mark for mark in verdict.marks] == [True] * full
     assert [f"others {others:.2f}" in mark for mark in verdict.marks] == [True] * full

@@ -1,0 +1,38 @@
+"""The whole machine's CPUs while a load went on: what a bed has of them is seldom all that is in use."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+FULL = 0.05
+"""CPUs that are idle for less than this share of the time have no more to give."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """How many CPUs were in use, on average, and by whom."""
+
+    cpus: int
+    """All that there are."""
+    busy: float
+    nodes: Mapping[str, float]
+    """Node of the bed -> what it used."""
+
+    @property
+    def idle(self) -> float:
+        """Share of all CPUs that nobody used."""
+        return max(0.0, 1 - self.busy / self.cpus)
+
+    @property
+    def full(self) -> bool:
+        """There was nothing left: whoever had more CPU would have done more."""
+        return self.idle <= FULL
+
+    @property
+    def bed(self) -> float:
+        """What all nodes used."""
+        return sum(self.nodes.values())
+
+    @property
+    def others(self) -> float:
+        """What the engine used, which keeps logs and statistics, and testbed, which reads them, and anybody else."""
+        return max(0.0, self.busy - self.bed)
