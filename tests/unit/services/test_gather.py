@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-GATHER = Path(__file__).parents[2] / "images" / "postfix" / "gather"
+GATHER = Path(__file__).parents[3] / "images" / "postfix" / "gather"
 
 
 def start(script: str) -> subprocess.Popen[bytes]:
