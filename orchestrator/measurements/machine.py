@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-FULL = 0.05
-"""CPUs that are idle for less than this share of the time have no more to give."""
+FULL = 0.1
+"""With less than this share of all CPUs idle nothing was left: they are read a moment before the load and after it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +25,7 @@ class Machine:
     @property
     def full(self) -> bool:
         """There was nothing left: whoever had more CPU would have done more."""
-        return self.idle <= FULL
+        return self.idle < FULL
 
     @property
     def bed(self) -> float:

@@ -14,7 +14,6 @@ from pydantic import Field
 
 from orchestrator.live import Live
 from orchestrator.measurements import Measurements, Phase
-from orchestrator.measurements.machine import FULL
 from orchestrator.model import Bed
 from orchestrator.plan import NodePlan
 from orchestrator.scenarios import Evidence, Outcome, Table, Verdict
@@ -29,6 +28,8 @@ PLAN = "cpu-sets"
 """results/cpu-sets.json: the sets in the order of their size, and those that were left out."""
 SAME = 0.95
 """The smallest set carries the same as the largest when it carries at least this share of it."""
+FULL = 0.05
+"""CPUs that are idle for less than this share of the time have no more to give."""
 OTHERS = 0.1
 """Work of others on the CPUs of a set, or time that the hypervisor took, above this share deserves a warning."""
 MOST_OTHERS = 0.95

@@ -90,9 +90,9 @@ def _full(machine: Machine | None) -> tuple[str, ...]:
     if machine is None or not machine.full:
         return ()
     relay = machine.nodes.get("relay", 0.0)
-    had = f"of {machine.cpus}, the relay had {relay:.2f}, the other nodes {machine.bed - relay:.2f}"
+    had = f"of {machine.cpus} CPUs, the relay had {relay:.2f}, the other nodes {machine.bed - relay:.2f}"
     others = f"the engine, testbed and others {machine.others:.2f}"
-    return (f"the machine's CPUs were all in use while load was offered: {had}, {others}",)
+    return (f"{1 - machine.idle:.0%} of the machine's CPU was in use while load was offered: {had}, {others}",)
 
 
 def _harness_cpu_ms(measured: Measurements) -> float | None:
