@@ -41,9 +41,9 @@ class CpuTimes:
         )
 
     def since(self, before: Self, cpus: Iterable[int]) -> dict[str, float] | None:
-        """Return what these CPUs did since, together: ``busy_s``, ``steal_s``; ``None`` where one is hidden."""
+        """Return what these CPUs did since, together: ``busy_s``, ``steal_s``; ``None`` where one is hidden, or all."""
         chosen = list(cpus)
-        if not all(n in self.busy and n in before.busy for n in chosen):
+        if not chosen or not all(n in self.busy and n in before.busy for n in chosen):
             return None
         return {
             "busy_s": round(sum(self.busy[n] - before.busy[n] for n in chosen), 3),

@@ -273,14 +273,15 @@ class Measurements:
         )
 
     def machine(self, load: str) -> Machine | None:
-        """Return what the whole machine's CPUs did while a load went on; ``None`` when that was not recorded."""
+        """Return what the machine's CPUs did while a load went on; ``None`` when that was not recorded."""
         read = self.rundir.result(f"{load}-cpus")
         if not read or not read["used"]:
             return None
         window = Phase(name=load, start=read["start"], end=read["end"])
         nodes = {node: use.cores for node in self.nodes if (use := self.use(node, window))}
-        busy = read["used"]["busy_s"] / (read["end"] - read["start"])
-        return Machine(cpus=read["cpus"], busy=busy, nodes=nodes) if nodes else None
+        seconds = read["end"] - read["start"]
+        busy = read["used"]["busy_s"] / seconds
+        return Machine(seconds=seconds, cpus=read["cpus"], busy=busy, nodes=nodes) if nodes else None
 
 
 def calibrates(load: str) -> bool:

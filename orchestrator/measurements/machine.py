@@ -1,4 +1,4 @@
-"""The whole machine's CPUs while a load went on: what a bed has of them is seldom all that is in use."""
+"""The machine's CPUs while a load went on: what a bed has of them is seldom all that is in use."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,15 +11,17 @@ FULL = 0.1
 class Machine:
     """How many CPUs were in use, on average, and by whom."""
 
+    seconds: float
+    """How long they were looked at: from before the load until after it."""
     cpus: int
-    """All that there are."""
+    """How many were looked at: all that there are, or a set of them."""
     busy: float
     nodes: Mapping[str, float]
-    """Node of the bed -> what it used."""
+    """Node of the bed -> what it used, on any CPU."""
 
     @property
     def idle(self) -> float:
-        """Share of all CPUs that nobody used."""
+        """Share of these CPUs that nobody used."""
         return max(0.0, 1 - self.busy / self.cpus)
 
     @property

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, runtime_checkable
 
 from orchestrator.errors import InvalidInput
 from orchestrator.model import Bed, Strict
@@ -42,6 +42,17 @@ class Evidence:
     """``None``: it could not be measured."""
     source: str
     """Where in the run directory it can be read again."""
+
+    @classmethod
+    def some(cls, fact: str, count: int | None, source: str, of: str = "") -> Self:
+        """Hold a count against none at all; ``None``: not measured. ``of`` stands after it: what, or of how many."""
+        return cls(
+            fact=fact,
+            found="not measured" if count is None else f"{count:,}{of}",
+            needed="at least 1",
+            holds=None if count is None else count > 0,
+            source=source,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -182,19 +182,17 @@ def _line(measured: Measurements, described: Mapping[str, str]) -> Line:
 
 
 def _point(measured: Measurements, cpus: CpuSet, load: str) -> Point:
-    read = measured.rundir.result(f"{load}-cpus")
+    read, machine = measured.rundir.result(f"{load}-cpus"), measured.machine(load)
     span, sink = measured.span(load), measured.sinks.get(load)
     # The relay is idle when a round begins and when it ends, so that its CPU time is known better than once a second.
-    window = Phase(name=load, start=read["start"], end=read["end"]) if read else None
-    uses = {node: measured.use(node, window) for node in measured.nodes} if window else {}
-    relay = uses.pop("relay", None)
+    relay = measured.use("relay", Phase(name=load, start=read["start"], end=read["end"])) if read else None
     seconds = span.end - span.start if span and span.end else 0.0
     idle = others = None
-    if read and read["used"] and relay and seconds:
-        ours = relay.cpu_s + sum(use.cpu_s for use in uses.values() if use and cpus.shared)
-        # Others work all the time, before the load and after it, too.
-        others = max(0.0, (read["used"]["busy_s"] - ours) / (read["end"] - read["start"]) / len(cpus.cpus))
-        idle = max(0.0, 1 - ours / seconds / len(cpus.cpus) - others)
+    if machine and relay and seconds:
+        ours = machine.bed if cpus.shared else relay.cores
+        # Others work all the time, before the load and after it, too; ours within it.
+        others = max(0.0, machine.busy - ours) / machine.cpus
+        idle = max(0.0, 1 - ours * machine.seconds / seconds / machine.cpus - others)
     carried = undisturbed = measured.delivered_per_s(load)
     # At a given rate it is the load that sets the pace.
     if carried and others and idle is not None and idle <= FULL and measured.params.get("rate") is None:

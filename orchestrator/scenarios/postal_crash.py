@@ -157,13 +157,7 @@ def _postal(measured: Measurements) -> tuple[Evidence, ...]:
             holds=crash.status == SIGSEGV if crash else None,
             source=source,
         ),
-        Evidence(
-            fact=f"lines {MESSAGE!r}",
-            found=f"{said:,}" if crash else "not measured",
-            needed="at least 1",
-            holds=said > 0 if crash else None,
-            source=source,
-        ),
+        Evidence.some(f"lines {MESSAGE!r}", said if crash else None, source),
     )
 
 
@@ -173,20 +167,13 @@ def _ours(measured: Measurements) -> tuple[Evidence, ...]:
     failed = sum(ours.failed.values()) if ours else 0
     allowed = float(measured.params.get("seconds") or 0) + OVERTIME
     return (
-        Evidence(
-            fact="sessions that the sink broke off",
-            found=f"{sink.broken:,} of {sink.connections:,}" if sink else "not measured",
-            needed="at least 1",
-            holds=sink.broken > 0 if sink else None,
-            source=source,
+        Evidence.some(
+            "sessions that the sink broke off",
+            sink.broken if sink else None,
+            source,
+            of=f" of {sink.connections:,}" if sink else "",
         ),
-        Evidence(
-            fact="errors that ours counted",
-            found=f"{failed:,}" if ours else "not measured",
-            needed="at least 1",
-            holds=failed > 0 if ours else None,
-            source=source,
-        ),
+        Evidence.some("errors that ours counted", failed if ours else None, source),
         Evidence(
             fact="seconds until ours ended",
             found=f"{ours.ended - ours.started:.1f}" if ours else "not measured",

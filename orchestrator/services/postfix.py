@@ -74,9 +74,12 @@ _PRIVATE = "10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16"
 _START = """\
 unknown=$(postconf -n 2>&1 >/dev/null)
 if [ -n "$unknown" ]; then echo "$unknown"; exit 78; fi
+trap '' HUP INT QUIT TERM
 exec gather postfix start-fg
 """
-"""Postfix only warns of a parameter that it does not know: a slip of the pen would measure something else."""
+"""Postfix only warns of a parameter that it does not know: a slip of the pen would measure something else. Its start
+script waits for master(8), and is not to end before it: it ignores the signals, which master handles whatever it finds.
+"""
 
 _QUEUE = ("deferred", "incoming", "active", "deferred")
 """Where mail waits, in the order in which it moves on: what moves while they are listed is seen once at least."""

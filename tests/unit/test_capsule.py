@@ -42,7 +42,6 @@ class Travelling(Asked):
 @pytest.fixture(autouse=True)
 def _scenario(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scenarios, "known", lambda: {"travelling": Travelling()})
-    monkeypatch.setattr("orchestrator.report.html.write", lambda _: None)
 
 
 def run(runs: Path, **params: Any) -> Finished:

@@ -1,6 +1,8 @@
 """Whose a bed is, and what is left of it: labels, the life of a process, half-made beds. In memory."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -43,15 +45,8 @@ def build(engine: Engine, identity: Identity, *, nodes: int = 2, started: int = 
 @pytest.fixture(scope="module")
 def dead() -> str:
     """Give the label of a process that has ended."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if not child:
-        os.write(writing, an_identity().labels()[OWNER].encode())
-        os._exit(0)
-    os.waitpid(child, 0)
-    os.close(writing)
-    with os.fdopen(reading) as said:
-        return said.read()
+    program = "from orchestrator.ownership import Identity; print(Identity.reading().labels()['testbed.owner'])"
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
 
 
 # ---------------------------------------------------------------------------------------------------------- the owner

@@ -65,19 +65,16 @@ def _as_reported(seen: Seen) -> tuple[Evidence, ...]:
     listening = 2 * seen.setup.workers
     each = seen.sockets / seen.addresses if seen.sockets is not None and seen.addresses else None
     return (
-        Evidence(
-            fact=f"lines that say so in the log of {seen.node}",
-            found=f"{len(lines)}" if seen.over is not None else "not measured",
-            needed="at least 1",
-            holds=None if seen.over is None else bool(lines),
-            source=log,
+        Evidence.some(
+            f"lines that say so in the log of {seen.node}",
+            None if seen.over is None else len(lines),
+            log,
         ),
-        Evidence(
-            fact=f"{seen.node} is over its limit even when idle: rndc is turned away",
-            found="not measured" if seen.stop is None else f"{len(seen.lines[RNDC_REFUSED])} lines",
-            needed="at least 1",
-            holds=None if seen.stop is None else bool(seen.lines[RNDC_REFUSED]),
-            source=log,
+        Evidence.some(
+            f"{seen.node} is over its limit even when idle: rndc is turned away",
+            None if seen.stop is None else len(seen.lines[RNDC_REFUSED]),
+            log,
+            of=" lines",
         ),
         Evidence(
             fact=f"{seen.node} refuses to shut down",

@@ -9,7 +9,7 @@ is drained before the verdict. A result near the ceiling is the instrument's, an
     evidence      what it rests on
     drive         the loads
     bed           who fills which role
-    params        what can be varied
+    params        what can be varied, and the names that do not
 """
 
 from orchestrator.live import Live

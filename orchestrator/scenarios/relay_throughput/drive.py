@@ -7,11 +7,9 @@ from typing import Any
 
 from orchestrator import services
 from orchestrator.live import Live
-from orchestrator.scenarios.relay_throughput.params import Params
+from orchestrator.scenarios.relay_throughput.params import CALIBRATION, RUN, SINGLE, Params
 from orchestrator.services import Counts, Offer, OffersLoad, Role
 
-CALIBRATION, SINGLE, RUN = "calibration", "calibration-single", "relay"
-"""The loads of a run: straight to the sink; the same with one message for each connection; through the relay."""
 LEAST_PERIODS = 4
 """Of a generator that sends in portions, so many at least are its calibration (``Measurements.steady_per_s``)."""
 

@@ -1,4 +1,4 @@
-"""What can be varied."""
+"""What can be varied, and the names that do not."""
 
 from typing import Annotated, Any
 
@@ -6,6 +6,8 @@ from pydantic import Field
 
 from orchestrator.model import MAX_DOMAINS, Release, Strict
 
+CALIBRATION, SINGLE, RUN = "calibration", "calibration-single", "relay"
+"""The loads of a run: straight to the sink; the same with one message for each connection; through the relay."""
 OURS = "smtp-load"
 """The load generator that keeps an account of every message."""
 

@@ -3,9 +3,8 @@
 from orchestrator import services
 from orchestrator.measurements import Machine, Measurements
 from orchestrator.scenarios import Outcome, Verdict
-from orchestrator.scenarios.relay_throughput.drive import RUN
 from orchestrator.scenarios.relay_throughput.evidence import accounting, instrument, instrument_ceiling
-from orchestrator.scenarios.relay_throughput.params import OURS
+from orchestrator.scenarios.relay_throughput.params import OURS, RUN
 
 BACKLOG = 0.25
 """A relay that delivers less than it accepts by more than this share of it, while load is offered, builds a backlog."""

@@ -54,18 +54,18 @@ def against(fault: faults.Fault, **order: Any) -> LoadReport:
 def test_as_fast_as_it_goes_every_message_arrives_once(sink: Sink, target: str, per_connection: int) -> None:
     run = sink.begin()
     sizes = [2, 600, 40_000]
-    said = send(run=run, port=sink.port, target=target, messages=120, per_connection=per_connection, sizes=sizes)
+    said = send(run=run, port=sink.port, target=target, messages=300, per_connection=per_connection, sizes=sizes)
     report = sink.report(run)
-    assert (said.offered, said.accepted, said.failed, said.unresolved) == (120, 120, {}, 0)
-    assert (report.delivered, report.duplicated, report.corrupted, report.domains) == (120, 0, 0, len(DOMAINS))
+    assert (said.offered, said.accepted, said.failed, said.unresolved) == (300, 300, {}, 0)
+    assert (report.delivered, report.duplicated, report.corrupted, report.domains) == (300, 0, 0, len(DOMAINS))
     assert said.accepted_set == report.delivered_set
-    assert decode(said.service).get_total_count() == decode(said.response).get_total_count() == 120
+    assert decode(said.service).get_total_count() == decode(said.response).get_total_count() == 300
     assert at(said.service, 50) <= at(said.response, 50)
     assert decode(said.connect).get_total_count() == said.connections
     if target == PREFIX:
         assert report.misrouted == 0
     if per_connection == 1:
-        assert said.connections == 120
+        assert said.connections == 300
 
 
 def test_a_rate_is_kept(sink: Sink) -> None:

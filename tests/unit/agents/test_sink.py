@@ -338,8 +338,8 @@ def test_our_generator_counts_what_a_broken_session_cost_it_and_goes_on(tmp_path
     settings = ("--settings", json.dumps({"fault": fault, "fault_every": 3}))
     with running_sink(tmp_path, "--listen", "127.0.0.1", *settings) as sink:
         run = sink.begin()
-        load = send(run=run, port=sink.port, messages=15, connections=4, per_connection=2)
-        assert load.offered == load.accepted + sum(load.failed.values()) == 15
+        load = send(run=run, port=sink.port, messages=30, connections=4, per_connection=2)
+        assert load.offered == load.accepted + sum(load.failed.values()) == 30
         assert set(load.failed) == {"ConnectionResetError" if fault == "reset-after-mail" else "connection closed"}
         assert sink.report(run).delivered == load.accepted
         assert sink.report(run).broken == sum(load.failed.values())

@@ -56,7 +56,7 @@ def make(parent: Path, rates: Rates, *, said: str = TWO_CORES, others: float = 0
                 cpu += CPU_S * MESSAGES
                 busy = CPU_S * MESSAGES + others * len(cpus.cpus) * (1 + MESSAGES / rate)
                 used_s = {"busy_s": busy, "steal_s": 0.0}
-                window = {"start": t - 0.5, "end": end + 0.5, "allowed": write(cpus.cpus)}
+                window = {"start": t - 0.5, "end": end + 0.5, "cpus": len(cpus.cpus), "allowed": write(cpus.cpus)}
                 rundir.save_result(f"{name}-cpus", window | {"used": used_s})
                 rundir.save_result(f"{name}-queue", {"left": 0, "seconds": 1.0})
                 t = end + 2
@@ -236,6 +236,7 @@ def test_the_kernels_figures_are_read() -> None:
     assert after.allowed == "0,12"
     assert after.since(before, (0, 12)) == {"busy_s": 4.2, "steal_s": 0.2}
     assert after.since(before, (0, 1)) is None
+    assert CpuTimes.parse("").since(before, ()) is None, "a machine that tells of no CPU"
     assert CpuTimes.parse("") == CpuTimes(busy={}, steal={}, allowed="")
 
 
