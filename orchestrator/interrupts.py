@@ -16,7 +16,17 @@ class Interrupted(BaseException):
         super().__init__(signal.Signals(number).name)
 
 
+_shields = 0
+"""How many shields the main thread is in."""
+_held: list[int] = []
+"""Signals that came meanwhile."""
+
+
 def _interrupt(number: int, _frame: FrameType | None) -> None:
+    if _shields:
+        _held.append(number)
+        return
+    _held.clear()
     raise Interrupted(number)
 
 
@@ -28,16 +38,23 @@ def raise_on_signals() -> None:
 
 @contextmanager
 def shielded() -> Iterator[None]:
-    """Hold signals back while the block runs, so that clean-up is whole; the last one is raised after it."""
+    """Hold back the signals of ``raise_on_signals`` while the block runs, so that clean-up is whole.
+
+    After the outermost block the last one is raised, once for all of them, even if the block has failed. Of no effect
+    in another thread than the main one, which is where signals raise.
+
+    The handler decides, and nothing is exchanged: a signal between two calls of ``signal.signal`` would be lost, and
+    ``pthread_sigmask`` holds nothing back in a process with threads: the kernel gives the signal to a thread that does
+    not block it, and Python runs the handler in the main one all the same (signal(7); signal, "Signals and threads").
+    """
+    global _shields  # noqa: PLW0603 - as the handlers of signals, it is the process's
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    held: list[int] = []
-    before = [signal.signal(number, lambda n, _frame: held.append(n)) for number in _SIGNALS]
+    _shields += 1
     try:
         yield
     finally:
-        for number, handler in zip(_SIGNALS, before, strict=True):
-            signal.signal(number, handler)
-    if held:
-        signal.raise_signal(held[-1])
+        _shields -= 1
+        if _held and not _shields:
+            _interrupt(_held[-1], None)

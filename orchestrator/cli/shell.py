@@ -80,8 +80,8 @@ def say(text: str) -> None:
 
 def run_guarded(command: Callable[[], Any]) -> None:
     """Call the command line; every error becomes a message and an exit code."""
-    raise_on_signals()
     try:
+        raise_on_signals()
         command()
     except Problem as problem:
         _end_with(problem)
