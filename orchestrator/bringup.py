@@ -10,7 +10,7 @@ from orchestrator import lab, services, wiring
 from orchestrator.cleaning import remove_id
 from orchestrator.collect.recorder import Recorder
 from orchestrator.engine import ContainerSpec, Endpoint, Engine, Limits, SubnetTaken
-from orchestrator.errors import EngineFailed, NodeDied, Problem
+from orchestrator.errors import EngineFailed, Problem
 from orchestrator.interrupts import shielded
 from orchestrator.live import Live
 from orchestrator.model import Bed
@@ -105,12 +105,7 @@ def _start(
         with shielded():
             starting = {node.name: pool.submit(start, node) for node in plan.nodes}
         containers = {name: started.result() for name, started in starting.items()}
-    for name, watch in watches.items():
-        try:
-            watch.wait(READY_S)
-        except NodeDied:
-            if name not in mortal:
-                raise
+    recorder.await_lines(list(watches.values()), READY_S)
     return containers
 
 

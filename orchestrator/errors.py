@@ -79,13 +79,17 @@ class EngineFailed(Problem):
 
 
 class NodeDied(EngineFailed):
-    """A container of the bed ended while it should be running; ``tail`` holds its last log lines."""
+    """A container of the bed ended while it should be running; ``tail`` holds its last log lines.
 
-    def __init__(self, node: str, exit_status: int, tail: list[str]) -> None:
+    ``exit_status`` is ``None`` if the container was removed before the engine told it.
+    """
+
+    def __init__(self, node: str, exit_status: int | None, tail: list[str]) -> None:
         last = "\n".join(tail) or "(its log is empty)"
+        ended = "its container was removed" if exit_status is None else f"it ended with status {exit_status}"
         super().__init__(
             needed=f"node {node} running",
-            found=f"it ended with status {exit_status}; the end of its log:\n{last}",
+            found=f"{ended}; the end of its log:\n{last}",
             do="read logs/ in the directory that is kept",
         )
         self.node = node

@@ -119,7 +119,8 @@ class Live:
         try:
             yield
         except EngineFailed:
-            self.recorder.await_end(node.name, NEWS_S)
+            with suppress(EngineFailed):
+                self.recorder.await_end(node.name, NEWS_S)
             self.recorder.check()
             raise
 
@@ -127,19 +128,20 @@ class Live:
         """Return a line of a node's log, printed already or within so many seconds; ``None`` when there is none.
 
         Raises:
-            NodeDied: it ended without such a line.
+            NodeDied: it ended without such a line, or another node died.
         """
-        watch = self.recorder.watch(node.name, pattern)
         wanted = re.compile(pattern)
-        for line in self.engine.logs(self.containers[node.name], follow=False):
-            if wanted.search(line.text):
-                return line
-        try:
-            return watch.wait(seconds)
-        except NodeDied:
-            raise
-        except EngineFailed:
-            return None
+        with self.recorder.watch(node.name, wanted) as watch:
+            for line in self.engine.logs(self.containers[node.name], follow=False):
+                if wanted.search(line.text):
+                    return line
+            try:
+                self.recorder.await_lines([watch], seconds)
+                return watch.wait(0)
+            except NodeDied:
+                raise
+            except EngineFailed:
+                return None
 
     def probe(self, domains: Sequence[str]) -> None:
         """Send one message to each of these domains through the relay, and wait until the sink has them all.
@@ -163,7 +165,7 @@ class Live:
                 "read the relay's log",
             )
         if arrival:
-            arrival.wait(PROBE_S)
+            self.recorder.await_lines([arrival], PROBE_S)
         elif not self._emptied(PROBE_S):
             raise EngineFailed("the first messages delivered", "they are still queued", "read the relay's log")
 
@@ -257,7 +259,7 @@ class Live:
         """Open the sink's ledger of a load, if it keeps one."""
         if self._counts:
             self._control("begin", run)
-            self._sink_ticks(run, phase)
+            self.recorder.keep_ticks(self.plan.node(Role.SINK).name, run, phase)
 
     def _arrived(self, run: str) -> int:
         """Return how many messages of a load the sink has, those of other generators among them."""
@@ -281,18 +283,6 @@ class Live:
             self.recorder.died.wait(POLL_S)
             self.recorder.check()
         return True
-
-    def _sink_ticks(self, run: str, phase: str) -> None:
-        """Keep what the sink says of a load as it goes, in series/sink.jsonl, until the bed goes down."""
-        lines = self.recorder.lines(self.plan.node(Role.SINK).name)
-
-        def keep() -> None:
-            with self.rundir.write_series("sink") as series:
-                for line in lines:
-                    if f'"{run}"' in line.text and line.text.startswith('{"tick"'):
-                        series.write(json.dumps({"phase": phase, **json.loads(line.text)["tick"]}) + "\n")
-
-        Thread(target=keep, name=f"ticks of {phase}", daemon=True).start()
 
     def _control(self, *words: str) -> dict[str, Any]:
         """Tell the sink something, and return what it says."""
@@ -341,13 +331,16 @@ class Live:
             except BaseException as error:  # noqa: BLE001  handed over to the thread that waits
                 queue.put(error)
 
-        Thread(target=read, name=f"exec in {node.name}", daemon=True).start()
+        reader = Thread(target=read, name=f"exec in {node.name}", daemon=True)
+        reader.start()
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             said: str | BaseException | None = ""
             with suppress(Empty):
                 said = queue.get(timeout=HEARTBEAT_S)
             self.recorder.check()
+            if said is None or isinstance(said, BaseException):
+                reader.join()  # it has said its last word
             if said is None:
                 return
             if isinstance(said, BaseException):

@@ -4,15 +4,15 @@ A watch is opened before the act that will cause the line, so no line can slip t
 to poll: the thread that reads the log tells the watch.
 """
 
+import json
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as WaitTimeout
 from contextlib import suppress
-from queue import SimpleQueue
 from threading import RLock
-from typing import Protocol
+from typing import Protocol, Self
 
 from orchestrator.engine import LogLine
 from orchestrator.errors import EngineFailed, NodeDied, Problem
@@ -117,23 +117,30 @@ class NodeLog:
 
 
 class Watch:
-    """Waits for one line of a log, from the moment it was opened."""
+    """Waits for one line of a log, from the moment it was opened; listens until ``wait`` or the end of its block."""
 
     def __init__(self, log: NodeLog, pattern: re.Pattern[str] | str) -> None:
         self._log = log
         self._pattern = re.compile(pattern)
-        self._found: Future[LogLine] = Future()
+        self.found: Future[LogLine] = Future()
+        """The first line that matches, or why none will come."""
         log.listen(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._log.ignore(self)
 
     def line(self, line: LogLine) -> None:
         """Take the line when it is the one."""
-        if not self._found.done() and self._pattern.search(line.text):
-            self._found.set_result(line)
+        if not self.found.done() and self._pattern.search(line.text):
+            self.found.set_result(line)
 
     def end(self, why: Problem | None) -> None:
         """Give up: no line will come."""
-        if not self._found.done():
-            self._found.set_exception(why or self._missing("the recording was stopped"))
+        if not self.found.done():
+            self.found.set_exception(why or self._missing("the recording was stopped"))
 
     def wait(self, timeout: float) -> LogLine:
         """Return the first line that matches, waiting at most ``timeout`` seconds for it.
@@ -143,11 +150,15 @@ class Watch:
             EngineFailed: no such line came in time, or the log cannot be read.
         """
         try:
-            return self._found.result(timeout)
+            return self.found.result(timeout)
         except WaitTimeout:
-            raise self._missing(f"none in {timeout:g} s") from None
+            raise self.late(timeout) from None
         finally:
             self._log.ignore(self)
+
+    def late(self, seconds: float) -> EngineFailed:
+        """Return the error that says that no line came in so many seconds."""
+        return self._missing(f"none in {seconds:g} s")
 
     def _missing(self, found: str) -> EngineFailed:
         last = "\n".join(self._log.tail) or "(it is empty)"
@@ -158,32 +169,35 @@ class Watch:
         )
 
 
-class Lines:
-    """The lines of a log as they come, from the moment it was opened; ends with the container or the recording."""
+class Ticks:
+    """Keeps what a sink prints of the loads that it was told of as series/sink.jsonl: one for a bed, without a thread.
 
-    def __init__(self, log: NodeLog) -> None:
-        self._log = log
-        self._queue: SimpleQueue[LogLine | None] = SimpleQueue()
-        log.listen(self)
+    A tick is ``agents.contract.SinkTick``; the series adds the name of its load as ``phase``.
+    """
+
+    def __init__(self, rundir: RunDir, fault: Callable[[str], None]) -> None:
+        self._rundir, self._fault = rundir, fault
+        self._broken = False
+        self.loads: dict[str, str] = {}
+        """Run of a load -> its name."""
 
     def line(self, line: LogLine) -> None:
-        """Queue one line."""
-        self._queue.put(line)
+        """Keep the line when it is a tick of one of the loads; a full disk ends that and is a fault."""
+        if self._broken or not line.text.startswith('{"tick"'):
+            return
+        try:
+            tick = json.loads(line.text)["tick"]
+            if load := self.loads.get(tick["run"]):
+                with self._rundir.write_series("sink") as series:
+                    series.write(json.dumps({"phase": load, **tick}) + "\n")
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            self._broken = isinstance(error, OSError)
+            self._fault(f"{type(error).__name__}: {error}")
 
-    def end(self, why: Problem | None) -> None:  # noqa: ARG002 - the recorder keeps the reason
-        """Let the reader come to an end."""
-        self._queue.put(None)
-
-    def close(self) -> None:
-        """Stop listening: a reader in another thread comes to an end."""
-        self._log.ignore(self)
-        self._queue.put(None)
-
-    def __iter__(self) -> Iterator[LogLine]:
-        """Yield lines until the log ends or this is closed."""
-        return iter(self._queue.get, None)
+    def end(self, why: Problem | None) -> None:
+        """Nothing is left to do."""
 
 
-def died(log: NodeLog, exit_status: int) -> NodeDied:
+def died(log: NodeLog, exit_status: int | None) -> NodeDied:
     """Return the error that says how this node ended."""
     return NodeDied(log.node, exit_status, log.tail)

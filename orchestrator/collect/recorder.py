@@ -7,16 +7,18 @@ Recording never ends a run: a stream that breaks is written down (``faults``, se
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future
 from concurrent.futures import TimeoutError as WaitTimeout
+from concurrent.futures import wait as wait_for
+from functools import partial
 from threading import Event, Lock, Thread
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Any, Self
 
-from orchestrator.collect.logs import Lines, NodeLog, Watch, died
+from orchestrator.collect.logs import NodeLog, Ticks, Watch, died
 from orchestrator.collect.stats import point
-from orchestrator.engine import Engine, LogLine
+from orchestrator.engine import ContainerGone, Engine, LogLine
 from orchestrator.errors import EngineFailed, NodeDied, Problem
 from orchestrator.rundir import RunDir
 
@@ -24,6 +26,8 @@ FLUSH_S = 1.0
 """How old what is on the disk may be when the orchestrator is killed."""
 GRACE_S = 10.0
 """How long the streams of removed containers may take to end."""
+PAUSES_S = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+"""Pauses before an engine is asked again for the end of a container: one that restarts is away for some seconds."""
 
 
 class Recorder:
@@ -49,12 +53,14 @@ class Recorder:
         self.faults: list[str] = []
         """What could not be recorded, and why."""
         self.died = Event()
-        """Set when a container has ended that should be running."""
-        self._death: NodeDied | None = None
+        """Set when a container has ended that should be running, or its end cannot be learnt any more."""
+        self._broken: Future[None] = Future()
+        """Why it was set, as its exception."""
         self._engine = engine
         self._rundir = rundir
         self._lock = Lock()
         self._logs: dict[str, NodeLog] = {}
+        self._ticks: dict[str, Ticks] = {}
         self._threads: list[Thread] = []
         self._stats: IO[str] = rundir.write_series("stats")
         self._fault_file: IO[str] | None = None
@@ -85,9 +91,37 @@ class Recorder:
         """Open a watch for a line of a node's log; open it before the act, ``wait`` after it."""
         return Watch(self._log(node), pattern)
 
-    def lines(self, node: str) -> Lines:
-        """Follow a node's log from now on: an agent's ticks, as they come."""
-        return Lines(self._log(node))
+    def await_lines(self, watches: Sequence[Watch], timeout: float) -> None:
+        """Wait until every watch has its line, at most ``timeout`` seconds in all; a node that may end needs none.
+
+        Raises:
+            NodeDied: a node died, watched or not; raised at once, and of several the first.
+            EngineFailed: a line did not come in time, or a log cannot be read.
+        """
+        deadline = time.monotonic() + timeout
+        waiting = {watch.found: watch for watch in watches}
+        try:
+            while waiting:
+                futures: list[Future[Any]] = [*waiting, self._broken]
+                done, _ = wait_for(futures, max(0.0, deadline - time.monotonic()), FIRST_COMPLETED)
+                self.check()
+                if not done:
+                    raise next(iter(waiting.values())).late(timeout)
+                for found in done:
+                    if not isinstance(found.exception(), NodeDied):  # else check() has let it pass: it may end
+                        found.result()
+                    del waiting[found]
+        finally:
+            for watch in watches:
+                watch.__exit__()
+
+    def keep_ticks(self, node: str, run: str, load: str) -> None:
+        """Keep what a sink prints of this load from now on as series/sink.jsonl, until the bed goes down."""
+        log = self._log(node)
+        if node not in self._ticks:
+            self._ticks[node] = Ticks(self._rundir, partial(self._fault, f"ticks of {node}"))
+            log.listen(self._ticks[node])
+        self._ticks[node].loads[run] = load
 
     def expect_end(self, *nodes: str) -> None:
         """From now on these nodes (none named: all) may end without that being a death."""
@@ -96,25 +130,25 @@ class Recorder:
             self._all_expected = self._all_expected or not nodes
 
     def await_end(self, node: str, timeout: float) -> NodeDied | None:
-        """Wait until a node has ended, at most so many seconds, and return how; ``None``: it still runs."""
+        """Wait until a node has ended, at most so many seconds, and return how; ``None``: it still runs.
+
+        Raises:
+            EngineFailed: the engine does not tell any more.
+        """
         try:
             return self._end(node).result(timeout)
         except WaitTimeout:
             return None
-
-    @property
-    def death(self) -> NodeDied | None:
-        """The first container that ended while it should be running."""
-        return self._death
 
     def check(self) -> None:
         """Make sure that every node still runs.
 
         Raises:
             NodeDied: one does not; the first one that ended.
+            EngineFailed: the engine does not tell any more.
         """
-        if self._death:
-            raise self._death
+        if self._broken.done():
+            self._broken.result()
 
     def close(self, timeout: float = GRACE_S) -> None:
         """Stop: wait for the streams of ended containers, then complete the files. Never raises, safe to call twice.
@@ -188,17 +222,40 @@ class Recorder:
                 self._stats.write(json.dumps(reading, separators=(",", ":")) + "\n")
 
     def _await_end(self, log: NodeLog, container: str, reader: Thread) -> None:
-        status = self._engine.wait(container)
+        try:
+            status = self._exit_status(container)
+        except Exception as error:  # noqa: BLE001 - whatever it is: somebody may be waiting for this end
+            self._fault(f"end of {log.node}", f"{type(error).__name__}: {error}")
+            lost = EngineFailed(f"news of node {log.node}", f"none: {error}", "see whether the engine runs")
+            self._break(log.node, lost)
+            log.end(lost)
+            self._end(log.node).set_exception(lost)
+            return
         reader.join(GRACE_S)  # the last lines say why it ended
         death = died(log, status)
-        with self._lock:
-            expected = self._all_expected or log.node in self._expected
-            if not expected and self._death is None:
-                self._death = death
+        self._break(log.node, death)
         log.end(death)
         self._end(log.node).set_result(death)
-        if not expected:
-            self.died.set()
+
+    def _exit_status(self, container: str) -> int | None:
+        """Wait for the end of a container, through hiccups of the engine; ``None``: it was removed."""
+        pauses = iter(PAUSES_S)
+        while True:
+            try:
+                return self._engine.wait(container)
+            except ContainerGone:
+                return None
+            except Exception:
+                pause = next(pauses, None)
+                if pause is None or self._closed.wait(pause):
+                    raise
+
+    def _break(self, node: str, error: EngineFailed) -> None:
+        """Let everybody know who waits for a node that should be running; only the first call counts."""
+        with self._lock:
+            if not self._all_expected and node not in self._expected and not self._broken.done():
+                self._broken.set_exception(error)
+                self.died.set()
 
     def _flush(self) -> None:
         while not self._closed.wait(FLUSH_S):

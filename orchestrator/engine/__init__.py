@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from orchestrator.errors import EngineFailed
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineInfo:
@@ -124,6 +126,13 @@ class SubnetTaken(Exception):
     """The engine has another network on (part of) this subnet: take another one."""
 
 
+class ContainerGone(EngineFailed):
+    """There is no such container any more."""
+
+    def __init__(self, container: str) -> None:
+        super().__init__(f"the end of container {container[:12]}", "it was removed", "see who removes containers")
+
+
 class Engine(Protocol):
     """The verbs. Every one raises ``EngineFailed`` when the engine cannot be reached or refuses.
 
@@ -203,7 +212,11 @@ class Engine(Protocol):
         ...
 
     def wait(self, container: str) -> int:
-        """Wait until a container ends and return its exit status."""
+        """Wait until a container ends and return its exit status.
+
+        Raises:
+            ContainerGone: it was removed, and its status with it.
+        """
         ...
 
     def remove_container(self, container: str) -> None:

@@ -15,7 +15,17 @@ import requests
 from docker.context import ContextAPI
 from docker.utils import kwargs_from_env
 
-from orchestrator.engine import ContainerSpec, EngineInfo, Found, LogLine, NetworkSpec, Output, SubnetTaken, api
+from orchestrator.engine import (
+    ContainerGone,
+    ContainerSpec,
+    EngineInfo,
+    Found,
+    LogLine,
+    NetworkSpec,
+    Output,
+    SubnetTaken,
+    api,
+)
 from orchestrator.errors import EngineFailed
 from orchestrator.interrupts import shielded
 
@@ -321,9 +331,16 @@ class DockerEngine:
             yield from self._client.stats(container, decode=True, stream=True)
 
     def wait(self, container: str) -> int:
-        """Wait until a container ends and return its exit status."""
+        """Wait until a container ends and return its exit status.
+
+        Raises:
+            ContainerGone: it was removed, and its status with it.
+        """
         with _translated(f"the end of container {container[:12]}"):
-            return int(self._client.wait(container, timeout=None)["StatusCode"])
+            try:
+                return int(self._client.wait(container, timeout=None)["StatusCode"])
+            except docker.errors.NotFound as error:
+                raise ContainerGone(container) from error
 
     def remove_container(self, container: str) -> None:
         """End and remove a container."""

@@ -7,7 +7,17 @@ from dataclasses import replace
 from ipaddress import IPv4Network
 from typing import Any, cast
 
-from orchestrator.engine import ContainerSpec, Engine, EngineInfo, Found, LogLine, NetworkSpec, Output, SubnetTaken
+from orchestrator.engine import (
+    ContainerGone,
+    ContainerSpec,
+    Engine,
+    EngineInfo,
+    Found,
+    LogLine,
+    NetworkSpec,
+    Output,
+    SubnetTaken,
+)
 from orchestrator.errors import EngineFailed
 from orchestrator.topology import parse
 
@@ -114,7 +124,10 @@ class FakeEngine:
         yield from ()
 
     def wait(self, container: str) -> int:
-        ended, statuses = self._ended[self._found(container).id]
+        made = next((f.id for f in self._made.copy().values() if container in {f.id, f.name}), None)
+        if made is None:
+            raise ContainerGone(container)
+        ended, statuses = self._ended[made]
         ended.wait()
         return statuses[0]
 

@@ -48,7 +48,7 @@ def test_a_flood_of_lines_is_whole_when_the_container_is_removed(engine: Engine,
         recorder.expect_end()
     assert [text for _, text in rundir.log("flood")] == [*(str(n) for n in range(1, 50001)), "done"]
     assert recorder.faults == []
-    assert recorder.death is None
+    recorder.check()
     assert {t.name for t in set(threading.enumerate()) - before} == set()
     readings = rundir.series("stats")
     assert readings

@@ -13,9 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.collect import recorder as recorder_module
 from orchestrator.collect.recorder import Recorder
 from orchestrator.collect.stats import point
-from orchestrator.engine import LogLine
+from orchestrator.engine import ContainerGone, ContainerSpec, LogLine
+from orchestrator.engine.fake import FakeEngine
 from orchestrator.errors import EngineFailed, NodeDied
 from orchestrator.rundir import RunDir
 
@@ -231,30 +233,142 @@ def test_the_first_death_stops_the_run(rundir: RunDir) -> None:
         assert recorder.died.wait(5)
         with pytest.raises(NodeDied, match="panic"):
             recorder.check()
-        assert recorder.death is not None
 
 
 def test_an_end_that_was_expected_is_no_death(rundir: RunDir) -> None:
     with recording(rundir) as (recorder, script):
         recorder.expect_end("relay")
         script.end(137)
-    assert recorder.death is None
+    recorder.check()
     assert not recorder.died.is_set()
 
 
-def test_lines_are_followed_as_they_come_and_end_with_the_container(rundir: RunDir) -> None:
+def test_a_wait_that_breaks_is_repeated_and_the_death_is_heard(rundir: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder_module, "PAUSES_S", (0.0, 0.0))
     with recording(rundir) as (recorder, script):
-        lines = recorder.lines("relay")
-        script.say('{"tick": 1}')
-        assert next(iter(lines)).text == '{"tick": 1}'
-        script.say('{"tick": 2}')
+        watch = recorder.watch("relay", "never")
+        script.ended.put(EngineFailed("the end of container c1", "Read timed out.", "see whether it runs"))
+        script.ended.put(EngineFailed("the end of container c1", "Connection reset by peer", "see whether it runs"))
+        script.say("panic")
+        script.end(139)
+        assert recorder.died.wait(5)
+        with pytest.raises(NodeDied, match="status 139"):
+            recorder.check()
+        with pytest.raises(NodeDied, match="panic"):
+            watch.wait(60)
+    assert recorder.faults == [], "nothing is missing"
+
+
+def test_a_container_that_was_removed_has_ended(rundir: RunDir) -> None:
+    with recording(rundir) as (recorder, script):
+        script.say("last words")
+        script.end(ContainerGone("c1"))
+        assert recorder.died.wait(5)
+        with pytest.raises(NodeDied, match="its container was removed") as caught:
+            recorder.check()
+        assert (caught.value.exit_status, caught.value.tail) == (None, ["last words"])
+
+
+def test_whoever_waits_hears_of_it_when_an_end_cannot_be_learnt(
+    rundir: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder_module, "PAUSES_S", (0.0,))
+    with recording(rundir) as (recorder, script):
+        watch = recorder.watch("relay", "never")
+        script.ended.put(EngineFailed("the end of container c1", "no engine", "see whether it runs"))
+        script.end(EngineFailed("the end of container c1", "no engine", "see whether it runs"))
+        assert recorder.died.wait(5)
+        for wait in (recorder.check, lambda: watch.wait(60), lambda: recorder.await_end("relay", 60)):
+            with pytest.raises(EngineFailed, match=r"news of node relay.*no engine"):
+                wait()
+    assert [fault.partition(":")[0] for fault in recorder.faults] == ["end of relay"]
+
+
+@contextmanager
+def bed(rundir: RunDir, *nodes: str) -> Iterator[tuple[Recorder, FakeEngine, dict[str, str]]]:
+    """Record some nodes, all of which print "up"; containers by node."""
+    engine = FakeEngine(prints=lambda _: ["up"])
+    with Recorder(engine, rundir) as recorder:
+        containers = {}
+        for node in nodes:
+            containers[node] = engine.create(ContainerSpec(name=node, image="", command=(), labels={}))
+            engine.start(containers[node])
+            recorder.record(node, containers[node])
+        yield recorder, engine, containers
+        recorder.expect_end()
+        for container in containers.values():
+            engine.remove_container(container)
+
+
+def test_of_several_nodes_that_are_waited_for_the_one_that_died_is_named_at_once(rundir: RunDir) -> None:
+    with bed(rundir, "slow", "broken", "other") as (recorder, engine, containers):
+        watches = [recorder.watch(node, "never") for node in containers]
+        engine.end(containers["broken"], 7)
+        assert recorder.died.wait(5)
+        engine.end(containers["slow"], 1)
+        assert recorder.await_end("slow", 5)
+        began = time.monotonic()
+        with pytest.raises(NodeDied, match="status 7") as caught:
+            recorder.await_lines(watches, 60)
+        assert time.monotonic() - began < 5
+        assert caught.value.node == "broken", "of several, the first"
+        assert recorder._log("other")._listeners == [], "nothing listens any more"
+
+
+def test_a_node_that_is_not_waited_for_ends_the_wait_by_its_death(rundir: RunDir) -> None:
+    with bed(rundir, "slow", "ready") as (recorder, engine, containers):
+        watch = recorder.watch("slow", "never")
+        engine.end(containers["ready"], 9)
+        with pytest.raises(NodeDied, match="node ready"):
+            recorder.await_lines([watch], 60)
+
+
+def test_a_node_that_may_end_needs_no_line(rundir: RunDir) -> None:
+    with bed(rundir, "mortal", "slow") as (recorder, engine, containers):
+        recorder.expect_end("mortal")
+        mortal, slow = recorder.watch("mortal", "never"), recorder.watch("slow", "never")
+        engine.end(containers["mortal"], 1)
+        recorder.await_lines([mortal], 60)
+        with pytest.raises(EngineFailed, match=r"log of node slow .*none in 0.01 s"):
+            recorder.await_lines([recorder.watch("mortal", "never"), slow], 0.01)
+
+
+def test_ticks_of_announced_loads_are_a_series(rundir: RunDir) -> None:
+    with recording(rundir) as (recorder, script):
+        recorder.keep_ticks("relay", "0000000a", "calibration")
+        recorder.keep_ticks("relay", "0000000b", "relay")
+        done = recorder.watch("relay", "done")
+        script.say(*(f'{{"tick": {{"run": "0000000{run}", "delivered": {n}}}}}' for n, run in enumerate("abca")))
+        script.say('{"tick": {"run":', '{"event": "listening"}', "done")
+        done.wait(5)
         recorder.expect_end()
         script.end(0)
-        assert [line.text for line in lines] == ['{"tick": 2}']
+    assert [(p["phase"], p["delivered"]) for p in rundir.series("sink")] == [
+        *(("calibration", 0), ("relay", 1), ("calibration", 3)),
+    ]
+    assert [fault.partition(":")[0] for fault in recorder.faults] == ["ticks of relay"]
+    assert len(written(rundir)) == 7
+
+
+def test_a_full_disk_ends_the_ticks_and_nothing_else(rundir: RunDir) -> None:
+    (rundir.path / "series" / "sink.jsonl").symlink_to("/dev/full")
+    with recording(rundir) as (recorder, script):
+        recorder.keep_ticks("relay", "0000000a", "relay")
+        done = recorder.watch("relay", "done")
+        script.say(*['{"tick": {"run": "0000000a"}}'] * 3, "done")
+        done.wait(5)
+        recorder.expect_end()
+        script.end(0)
+    (fault,) = recorder.faults
+    assert "No space left" in fault
+    assert len(written(rundir)) == 4
 
 
 @pytest.mark.parametrize("stream", ["lines", "readings", "ended"])
-def test_a_stream_that_breaks_is_reported_and_ends_nothing_else(rundir: RunDir, stream: str) -> None:
+def test_a_stream_that_breaks_is_reported_and_ends_nothing_else(
+    rundir: RunDir, monkeypatch: pytest.MonkeyPatch, stream: str
+) -> None:
+    monkeypatch.setattr(recorder_module, "PAUSES_S", ())
     with recording(rundir) as (recorder, script):
         watch = recorder.watch("relay", "before")
         script.say("before")

@@ -3,6 +3,7 @@
 import itertools
 import json
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator import cleaning, images, live, runner, services
+from orchestrator import bringup, cleaning, images, live, runner, services
 from orchestrator.engine import ContainerSpec, Output
 from orchestrator.engine.fake import FakeEngine
-from orchestrator.errors import EngineFailed, ExitCode
+from orchestrator.errors import EngineFailed, ExitCode, NodeDied
 from orchestrator.interrupts import Interrupted
 from orchestrator.live import Live
 from orchestrator.measurements import Measurements
@@ -198,6 +199,42 @@ def test_a_node_that_dies_ends_the_run_with_the_end_of_its_log(tmp_path: Path) -
     assert facts["status"] == "failed"
     assert "status 139" in facts["error"]["found"]
     assert engine.find({}) == []
+
+
+class Pair(Asked):
+    """A question of two nodes."""
+
+    def bed(self, params: Params) -> Bed:  # noqa: ARG002, D102
+        nodes = {"dns": {"service": "bind"}, "sink": {"service": "blackhole"}}
+        return parse_bed({"name": "two", "domains": 2, "nodes": nodes}, "bed")
+
+
+class Stillborn(Breaking):
+    """Its sink ends as soon as it has started, and nothing is ever ready."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prints = lambda _: ["fatal: no such file"]
+        for image, release in images.of(Pair().bed(Params())):
+            self.tags[images.tag(image, release)] = {images.LABEL: images.digest(image), "id": image}
+
+    def start(self, container: str) -> None:
+        """Start it, and end it when it is the sink's."""
+        super().start(container)
+        if self.specs[container].hostname == "sink":
+            self.end(container, 78)
+
+
+def test_a_node_that_died_at_its_start_is_the_one_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bringup, "READY_S", 5.0)
+    began = time.monotonic()
+    with pytest.raises(NodeDied, match="node sink running") as caught:
+        _run(Stillborn(), tmp_path, Pair())
+    assert time.monotonic() - began < 4, "at once, and not when another one was given up"
+    assert caught.value.tail == ["fatal: no such file"]
+    assert caught.value.exit_status == 78
 
 
 def test_a_run_can_be_judged_again_from_its_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

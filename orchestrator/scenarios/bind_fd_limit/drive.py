@@ -102,10 +102,10 @@ def _end(live: Live, node: NodePlan, seconds: float) -> NodeDied | None:
     """Wait so long for the end of a node; ``None``: it still runs.
 
     Raises:
-        NodeDied: by SIGKILL, so it was not BIND that ended it.
+        NodeDied: by SIGKILL, or its container was removed, so it was not BIND that ended it.
     """
     death = live.recorder.await_end(node.name, seconds)
-    if death and death.exit_status == SIGKILL_STATUS:
+    if death and death.exit_status in {SIGKILL_STATUS, None}:
         raise death
     return death
 
