@@ -1,16 +1,20 @@
 """The recorder on a real engine: nothing that a container printed is missing, and stopping is clean."""
 
+import os
 import secrets
+import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from orchestrator.collect.recorder import Recorder
 from orchestrator.engine import ContainerSpec, Engine, docker
-from orchestrator.errors import NodeDied
+from orchestrator.engine.docker import DockerEngine
+from orchestrator.errors import EngineFailed, NodeDied
 from orchestrator.rundir import RunDir
 
 pytestmark = pytest.mark.docker
@@ -69,3 +73,81 @@ def test_lines_printed_just_before_the_end_are_whole(engine: Engine, tmp_path: P
             recorder.check()
     assert len(list(rundir.log("brief"))) == 20001
     assert recorder.faults == []
+
+
+class Between:
+    """A socket between us and the engine; its connections can be cut, as a restart of the engine cuts them."""
+
+    def __init__(self, path: Path, engine: str) -> None:
+        self._engine = engine
+        self._open: list[socket.socket] = []
+        self._listening = socket.socket(socket.AF_UNIX)
+        self._listening.bind(str(path))
+        self._listening.listen()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):  # closed
+            while True:
+                near, far = self._listening.accept()[0], socket.socket(socket.AF_UNIX)
+                far.connect(self._engine)
+                self._open += [near, far]
+                for one, other in ((near, far), (far, near)):
+                    threading.Thread(target=self._copy, args=(one, other), daemon=True).start()
+
+    @staticmethod
+    def _copy(one: socket.socket, other: socket.socket) -> None:
+        with suppress(OSError):  # cut
+            while data := one.recv(65536):
+                other.sendall(data)
+            other.shutdown(socket.SHUT_WR)
+
+    def cut(self) -> None:
+        """Break off every connection there is; new ones work."""
+        for end in self._open.copy():
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Take no connection any more."""
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        self.cut()
+
+
+def test_a_death_is_heard_though_the_engine_broke_off_every_answer(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+    if not host.startswith("unix://"):
+        pytest.skip(f"the engine is reached over {host}, and this test stands between on a unix socket")
+    between = Between(tmp_path / "engine.sock", host.removeprefix("unix://"))
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/engine.sock")
+    rundir = RunDir.create(tmp_path, "recorder")
+    with Recorder(docker.connect(), rundir) as recorder, container(engine, "echo up; exec sleep 600") as made:
+        up, never = recorder.watch("cut", "^up$"), recorder.watch("cut", "never")
+        engine.start(made)
+        recorder.record("cut", made)
+        up.wait(60)
+        between.cut()
+        with pytest.raises(EngineFailed):  # its log is lost
+            never.wait(60)
+        assert recorder.await_end("cut", 0) is None
+        recorder.check()
+        cast("DockerEngine", engine)._client.kill(made)
+        assert recorder.died.wait(30)
+        with pytest.raises(NodeDied, match="status 137"):
+            recorder.check()
+    between.close()
+    assert "end of cut" not in {fault.partition(":")[0] for fault in recorder.faults}
+
+
+def test_a_container_that_somebody_removed_has_ended(engine: Engine, tmp_path: Path) -> None:
+    rundir = RunDir.create(tmp_path, "recorder")
+    with Recorder(engine, rundir) as recorder, container(engine, "exec sleep 600") as made:
+        engine.start(made)
+        engine.remove_container(made)
+        recorder.record("gone", made)
+        assert recorder.died.wait(30)
+        with pytest.raises(NodeDied, match="its container was removed"):
+            recorder.check()

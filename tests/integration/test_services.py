@@ -2,6 +2,7 @@
 
 import random
 import re
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -244,6 +245,15 @@ def test_mail_that_waits_is_counted_and_its_trouble_told(bed: Up) -> None:
     assert [w for w in log.warnings if f"[{deaf}]:25: Connection refused" in w] == log.warnings != []
     bed.shell(Role.RELAY, "postsuper -d ALL")
     assert POSTFIX.queue.length(bed.live.exec(relay, *POSTFIX.queue.command).stdout) == 0
+
+
+def test_loads_leave_no_thread_behind(bed: Up) -> None:
+    before = set(threading.enumerate())
+    for number in range(3):
+        order = {"target": str(bed.live.plan.node(Role.RELAY).v4), "messages": 5, "connections": 2}
+        assert bed.live.send(f"load-{number}", order).accepted == 5
+        bed.live.drain(f"load-{number}", 30)
+    assert {thread.name for thread in set(threading.enumerate()) - before} == set()
 
 
 def test_a_parameter_that_postfix_does_not_know_ends_it_at_once(engine: Engine, tmp_path: Path) -> None:
