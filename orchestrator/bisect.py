@@ -106,20 +106,21 @@ def bisect(
         Problem: a run could not be made at all; the summary holds those until then.
         Interrupted: by a signal; as well.
     """
-    summary.save(
-        over=over.name, low=over.low, high=over.high, tolerance=tolerance, repeat=repeat, params=base.model_dump(),
-        threshold=None, absent=None, predicted=None,
-    )  # fmt: skip
     search = _Search(asked, base, over, ask, summary)
     try:
-        status = search.run(repeat, tolerance)
-    except _Unanswered as unanswered:
-        status = "inconclusive"
-        summary.facts["says"] = str(unanswered)
+        summary.save(
+            over=over.name, low=over.low, high=over.high, tolerance=tolerance, repeat=repeat, params=base.model_dump(),
+            threshold=None, absent=None, predicted=None,
+        )  # fmt: skip
+        try:
+            status = search.run(repeat, tolerance)
+        except _Unanswered as unanswered:
+            status = "inconclusive"
+            summary.facts["says"] = str(unanswered)
+        summary.save(status=status)
     except BaseException as error:
         summary.broken(error)
         raise
-    summary.save(status=status)
     return EXIT_CODES[status]
 
 

@@ -145,7 +145,8 @@ def _take_down(
             with steps.step("take the bed down"):
                 recorder.expect_end()
                 remove_id(engine, identity.id)
-        except Problem as problem:
+        except Exception as error:
             if first is None:
                 raise
-            first.add_note(f"bed {identity.id} is not wholly removed: {problem.found}; `testbed clean` tries again")
+            found = error.found if isinstance(error, Problem) else f"{type(error).__name__}: {error}"
+            first.add_note(f"bed {identity.id} is not wholly removed: {found}; `testbed clean` tries again")

@@ -9,13 +9,21 @@
       series/<name>.jsonl   time series: one JSON object a line, ``t`` is Unix time
       results/<name>.json   reports of the agents
       report.html      one self-contained file
+      <part>.traceback      only if the judge or the report failed: where
+
+A file that cannot be read in part, or at all (a process that was killed, a broken disk), is read as far as possible;
+``RunDir.left_out`` names the rest.
 """
 
 import gzip
 import json
+import math
 import os
+import traceback
+import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -28,6 +36,8 @@ class RunDir:
     """One run directory."""
 
     path: Path
+    left_out: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
+    """File -> what of it could not be read; of the files that were read by now."""
 
     @classmethod
     def create(cls, parent: Path, scenario: str) -> "RunDir":
@@ -69,9 +79,37 @@ class RunDir:
         replace(self.path / "results" / f"{name}.json", json.dumps(data) + "\n")
 
     def result(self, name: str) -> dict[str, Any] | None:
-        """Read the report of an agent; ``None`` when the run did not get that far."""
+        """Read the report of an agent; ``None`` when the run did not get that far, or it cannot be read."""
         path = self.path / "results" / f"{name}.json"
-        return self._json(path) if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            data = self._json(path)
+        except InvalidInput:
+            self.leave_out(path, "all of it")
+            return None
+        self.leave_out(path, None)
+        return data
+
+    def leave_out(self, path: Path, what: str | None) -> None:
+        """Note what of a file could not be read; ``None``: nothing."""
+        self.left_out.pop(name := str(path.relative_to(self.path)), None)
+        if what:
+            self.left_out[name] = what
+
+    @property
+    def left_out_marks(self) -> tuple[str, ...]:
+        """What could not be read, in words."""
+        return tuple(f"left out, because it cannot be read: {what} of {name}" for name, what in self.left_out.items())
+
+    def save_traceback(self, part: str, error: BaseException | None) -> None:
+        """Keep where a part of the program failed as <part>.traceback, if there is room; ``None``: it has not."""
+        path = self.path / f"{part}.traceback"
+        with suppress(OSError):
+            if error is None:
+                path.unlink(missing_ok=True)
+            else:
+                path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
 
     def write_log(self, node: str) -> IO[str]:
         """Open the log of a node for writing; compressed, because a relay prints 600 bytes for each message."""
@@ -82,16 +120,21 @@ class RunDir:
         path = self.path / "logs" / f"{node}.log.gz"
         if not path.is_file():
             return
+        broken, cut = 0, False
         with gzip.open(path, "rt", encoding="utf-8", errors="replace", newline="\n") as lines:
             try:
                 for line in lines:
                     stamp, _, text = line.rstrip("\n").partition(" ")
                     try:
-                        yield float(stamp), text
+                        t = float(stamp)
                     except ValueError:
+                        broken += 1
                         continue
-            except EOFError:
-                return
+                    yield t, text
+            except (EOFError, zlib.error, gzip.BadGzipFile):
+                cut = True
+        parts = [*([f"{broken} lines"] if broken else []), *(["the end"] if cut else [])]
+        self.leave_out(path, " and ".join(parts))
 
     def logs(self) -> list[str]:
         """Name the nodes that have a log."""
@@ -102,24 +145,33 @@ class RunDir:
         return (self.path / "series" / f"{name}.jsonl").open("a", encoding="utf-8", buffering=1)
 
     def series(self, name: str) -> list[dict[str, Any]]:
-        """Read a time series; empty when there is none. A last line cut off by a crash is left out."""
+        """Read a time series; empty when there is none. A line that is broken or cut off is left out."""
         path = self.path / "series" / f"{name}.jsonl"
         if not path.is_file():
             return []
-        points = []
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                points.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
+        lines = path.read_bytes().splitlines()
+        points = [point for line in lines if (point := _point(line))]
+        broken = len(lines) - len(points)
+        self.leave_out(path, f"{broken} of {len(lines)} lines" if broken else None)
         return points
 
     def _json(self, path: Path) -> dict[str, Any]:
         try:
-            data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
             raise InvalidInput("a readable run directory", f"{path}: {error}", "see `testbed runs`") from error
+        if not isinstance(data, dict):
+            raise InvalidInput("a readable run directory", f"{path}: it holds no JSON object", "see `testbed runs`")
         return data
+
+
+def _point(line: bytes) -> dict[str, Any] | None:
+    """Read one line of a series; ``None``: it is broken."""
+    try:
+        point = json.loads(line)
+        return point if math.isfinite(point["t"]) else None
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
 
 
 def make_directory(parent: Path, name: str, parts: tuple[str, ...] = ()) -> Path:
@@ -181,6 +233,9 @@ def replace(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         scratch.replace(path)
-    except OSError:
-        scratch.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            scratch.unlink(missing_ok=True)
+        if isinstance(error, OSError) and not error.filename:
+            error.filename = str(path)
         raise

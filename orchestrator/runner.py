@@ -12,7 +12,7 @@ from orchestrator import cleaning, host, images, services
 from orchestrator.bringup import Steps, bring_up
 from orchestrator.engine import Engine
 from orchestrator.errors import EngineFailed, ExitCode, NodeDied, Problem, host_cannot
-from orchestrator.interrupts import Interrupted
+from orchestrator.interrupts import Interrupted, shielded
 from orchestrator.live import Live
 from orchestrator.measurements import Measurements
 from orchestrator.model import Bed, Strict, checked
@@ -28,6 +28,9 @@ EXIT_CODES = {
     Outcome.INCONCLUSIVE: ExitCode.INCONCLUSIVE,
 }
 
+JUDGE = "judge"
+"""The step that judges: an error of it is no error of the run."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
@@ -35,8 +38,10 @@ class Finished:
 
     rundir: RunDir
     verdict: Verdict
-    broken: NodeDied | None = None
-    """The node that ended while the question was asked, so that there is no answer."""
+    broken: Problem | None = None
+    """Why there is no answer: a node ended while the question was asked, or the judge failed."""
+    unreported: str | None = None
+    """Why report.html could not be written."""
 
     @property
     def exit_code(self) -> ExitCode:
@@ -54,8 +59,9 @@ class Record:
 
     @property
     def broken(self) -> bool:
-        """The run did not come to its end."""
-        return self._facts.get("error") is not None or self._facts.get("status") == "interrupted"
+        """The run did not come to its end. An error of the judge is none of the run: it can judge again."""
+        error = self._facts.get("error")
+        return (error is not None and error.get("step") != JUDGE) or self._facts.get("status") == "interrupted"
 
     def save(self, **facts: Any) -> None:
         """Add facts and write the file."""
@@ -63,9 +69,10 @@ class Record:
         self._rundir.save(self._facts)
 
     def save_end(self, error: BaseException, /, **facts: Any) -> None:
-        """Save how the run broke; a disk that is full must not hide why."""
+        """Save how the run broke; neither a disk that is full nor a second signal must hide why."""
         try:
-            self.save(**facts)
+            with shielded():
+                self.save(**facts)
         except OSError as full:
             error.add_note(f"run.json in {self._rundir.path} could not be brought up to date: {full.strerror}")
 
@@ -89,8 +96,8 @@ def run(
     5. The bed goes up, recorded from its first line to its last.
     6. The question is asked: load is driven through the bed. A node that dies ends that at once.
     7. The bed goes down, however the steps before ended.
-    8. What was measured is judged, from the run directory alone.
-    9. The report is written.
+    8. What was measured is judged, from the run directory alone; a judge that fails makes it INCONCLUSIVE.
+    9. The report is written; the verdict stands without it.
 
     Raises:
         Problem: the first thing that went wrong; the run directory holds what was learnt until then.
@@ -131,17 +138,17 @@ def run(
             record.save(environment=environment, plan=plan.to_dict())
         with ExitStack() as stack:
             _, live = bring_up(engine, bed, kind=Kind.RUN, rundir=rundir, steps=steps, stack=stack, cpus=cpus)
-            record.save(plan=live.plan.to_dict())
+            record.save(
+                plan=live.plan.to_dict(), phases=live.phases
+            )  # the list grows: however the run ends, it is kept
             try:
                 record.save(environment=environment | {"daemons": _daemons(live)})
                 asked.drive(live, params)
             except NodeDied as death:
                 broken = death
-            record.save(phases=live.phases)
-        with steps.step("judge"):
-            if broken:
-                record.save(status="failed", error=broken.to_dict())
-            verdict = _judge(asked, rundir, record)
+        with steps.step(JUDGE):
+            record.save(**({"status": "failed", "error": broken.to_dict()} if broken else {}))
+            finished = _judge(asked, rundir, record)
     except Interrupted as signal:
         record.save_end(signal, status="interrupted")
         raise
@@ -154,9 +161,13 @@ def run(
         if refused is None:
             record.save_end(error, status="failed", error=Problem("no bug", repr(error), "report it").to_dict())
             raise
+        for note in getattr(error, "__notes__", ()):
+            refused.add_note(note)
         record.save_end(refused, status="failed", error=refused.to_dict())
         raise refused from error
-    return Finished(rundir=rundir, verdict=verdict, broken=broken)
+    if finished.unreported:
+        steps.say(f"warning: no report was written: {finished.unreported}")
+    return replace(finished, broken=broken or finished.broken)
 
 
 def prepare(asked: Scenario[Any], params: Strict, *, parent: str | None = None) -> Bed:
@@ -207,15 +218,46 @@ def judge_again(rundir: RunDir) -> Finished:
     """
     facts = rundir.load()
     asked = scenario(str(facts.get("scenario")))
-    return Finished(rundir=rundir, verdict=_judge(asked, rundir, Record(rundir, **facts)))
+    return _judge(asked, rundir, Record(rundir, **facts))
 
 
-def _judge(asked: Scenario[Any], rundir: RunDir, record: Record) -> Verdict:
-    """Judge what the run directory holds, whoever filled it; a run that broke is never confirmed or refuted."""
-    verdict = asked.judge(Measurements.read(rundir))
+def _judge(asked: Scenario[Any], rundir: RunDir, record: Record) -> Finished:
+    """Judge what the run directory holds, whoever filled it; a run that broke is never confirmed or refuted.
+
+    Raises:
+        OSError: the verdict could not be kept; a note says what it is.
+    """
+    verdict, failed = _verdict(asked, rundir)
     if record.broken and verdict.outcome is not Outcome.INCONCLUSIVE:
         reason = f"The run broke off before its end. What was seen until then: {verdict.reason}"
         verdict = replace(verdict, outcome=Outcome.INCONCLUSIVE, reason=reason)
-    record.save(verdict=verdict.to_dict(), **({} if record.broken else {"status": "finished"}))
-    html.write(rundir)
-    return verdict
+    error = {**failed.to_dict(), "step": JUDGE} if failed else None
+    try:
+        record.save(verdict=verdict.to_dict(), **({} if record.broken else {"status": "finished", "error": error}))
+    except OSError as full:
+        full.add_note(f"the verdict, which could not be kept: {verdict.outcome}. {verdict.reason}")
+        raise
+    try:
+        html.write(rundir)
+        unreported = None
+        rundir.save_traceback("report", None)
+    except Exception as bug:  # noqa: BLE001 - whatever breaks the report, the verdict stands
+        rundir.save_traceback("report", bug)
+        unreported = bug.strerror if isinstance(bug, OSError) and bug.strerror else f"{type(bug).__name__}: {bug}"
+    return Finished(rundir=rundir, verdict=verdict, broken=failed, unreported=unreported)
+
+
+def _verdict(asked: Scenario[Any], rundir: RunDir) -> tuple[Verdict, Problem | None]:
+    """Let the scenario judge; a judge that fails is INCONCLUSIVE, and the problem says how it failed."""
+    failed: Problem | None = None
+    try:
+        verdict = asked.judge(Measurements.read(rundir))
+        verdict.to_dict()
+    except Exception as error:  # noqa: BLE001 - what was measured is there, and a better judge can judge it again
+        rundir.save_traceback(JUDGE, error)
+        found = f"{type(error).__name__}: {error}"
+        failed = Problem("a verdict", f"the judge failed: {found}", f"report it with {JUDGE}.traceback of the run")
+        verdict = Verdict(outcome=Outcome.INCONCLUSIVE, claim=asked.question, reason=f"The judge failed: {found}")
+    else:
+        rundir.save_traceback(JUDGE, None)
+    return replace(verdict, marks=(*verdict.marks, *rundir.left_out_marks)), failed

@@ -16,7 +16,7 @@ from typing import Any
 
 from orchestrator import runner
 from orchestrator.errors import ExitCode, InvalidInput, Problem
-from orchestrator.interrupts import Interrupted
+from orchestrator.interrupts import Interrupted, shielded
 from orchestrator.model import Strict, checked
 from orchestrator.rundir import make_directory, replace
 from orchestrator.runner import Finished
@@ -65,9 +65,16 @@ class Summary:
         replace(self.path, json.dumps(self.facts, indent=1, default=str) + "\n")
 
     def broken(self, error: BaseException) -> None:
-        """Say in the file, and in the error, what ended the work and where the rest is."""
-        self.save(status="interrupted" if isinstance(error, Interrupted) else "failed", error=str(error))
-        error.add_note(f"kept:   {self.path}, with {len(self.runs)} runs until then")
+        """Say in the file, and in the error, what ended the work and where the rest is; never raises."""
+        try:
+            with shielded():
+                self.save(status="interrupted" if isinstance(error, Interrupted) else "failed", error=str(error))
+        except OSError as full:
+            error.add_note(f"{self.path} could not be brought up to date: {full.strerror}; the runs until then:")
+            for run in self.runs:
+                error.add_note(f"        {run['run']}: {run['outcome'] or run['error']}")
+        else:
+            error.add_note(f"kept:   {self.path}, with {len(self.runs)} runs until then")
 
 
 def told(finished: Finished) -> dict[str, Any]:
@@ -141,21 +148,21 @@ def sweep(planned: Sequence[tuple[Mapping[str, Any], Strict]], ask: Ask, summary
         Problem: not one run came to its end; that of the last one.
         Interrupted: by a signal; the summary holds the runs until then.
     """
-    for number, (values, params) in enumerate(planned, 1):
-        row: dict[str, Any] = {"values": dict(values)}
-        try:
-            row |= told(ask(params))
-        except Problem as problem:
-            row |= {"run": None, "outcome": None, "claim": None, "figures": {}, "quotes": [], "error": str(problem)}
-            if number == len(planned) and not any(earlier["run"] for earlier in summary.runs):
-                summary.broken(problem)
-                raise
-        except BaseException as error:
-            summary.broken(error)
-            raise
-        summary.runs.append(row)
-        summary.save()
-    summary.save(status="finished")
+    try:
+        for number, (values, params) in enumerate(planned, 1):
+            row: dict[str, Any] = {"values": dict(values)}
+            try:
+                row |= told(ask(params))
+            except Problem as problem:
+                row |= {"run": None, "outcome": None, "claim": None, "figures": {}, "quotes": [], "error": str(problem)}
+                if number == len(planned) and not any(earlier["run"] for earlier in summary.runs):
+                    raise
+            summary.runs.append(row)
+            summary.save()
+        summary.save(status="finished")
+    except BaseException as error:
+        summary.broken(error)
+        raise
     answered = all(row["outcome"] in {Outcome.CONFIRMED, Outcome.REFUTED} for row in summary.runs)
     return ExitCode.OK if answered else ExitCode.INCONCLUSIVE
 

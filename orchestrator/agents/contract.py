@@ -19,12 +19,30 @@ class Message:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Rebuild from ``to_dict``; unknown keys are an error (``TypeError``)."""
+        """Rebuild from ``to_dict``; keys that are not known here are left out: another version's report says more.
+
+        Raises:
+            TypeError: a key is missing.
+        """
+        known = cls.__dataclass_fields__  # type: ignore[attr-defined]
+        return cls(**{key: value for key, value in data.items() if key in known})
+
+
+class Order(Message):
+    """A message that is carried out: nothing of it may be overlooked."""
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """Rebuild from ``to_dict``.
+
+        Raises:
+            TypeError: a key is missing, or not known here.
+        """
         return cls(**data)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoadOrder(Message):
+class LoadOrder(Order):
     """One load: which messages, where to, how fast."""
 
     run: str
@@ -175,7 +193,7 @@ class SinkReport(Message):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SinkSettings(Message):
+class SinkSettings(Order):
     """How the sink behaves towards its clients."""
 
     data_delay_ms: float = 0.0

@@ -86,12 +86,14 @@ def analyze(
     from orchestrator.rundir import RunDir
 
     rundir = RunDir.open(run if run.exists() else where / run)
-    exit_code = runner.judge_again(rundir).exit_code
+    finished = runner.judge_again(rundir)
+    if finished.unreported:
+        say(f"warning: no report was written: {finished.unreported}")
     if output is Format.JSON:
         print_json(terminal.summary(rundir))
     else:
         terminal.show(rundir)
-    raise typer.Exit(exit_code)
+    raise typer.Exit(finished.exit_code)
 
 
 def capsule(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from orchestrator.cli import asking
-from orchestrator.cli.shell import RUNS, Format, FormatOption, RunsOption, print_json
+from orchestrator.cli.shell import RUNS, Format, FormatOption, RunsOption, print_json, say
 
 if TYPE_CHECKING:
     from orchestrator.cli.progress import Steps
@@ -132,11 +132,15 @@ def conclude(page: "Page", summary: "Summary", output: Format, code: int) -> NoR
     from orchestrator.report import many as report
 
     path = summary.path
-    report.write(page, path.parent)
+    where = [("runs", path.parents[1]), ("kept", path)]
+    try:
+        where.append(("report", report.write(page, path.parent)))
+    except Exception as error:  # noqa: BLE001 - whatever breaks the page, the answer stands
+        say(f"warning: no report was written: {type(error).__name__}: {error}")
     if output is Format.JSON:
         print_json(summary.facts)
     else:
-        report.show(page, [("runs", path.parents[1]), ("kept", path), ("report", path.parent / "report.html")])
+        report.show(page, where)
     raise typer.Exit(code)
 
 
@@ -161,10 +165,10 @@ def _again(
     try:
         with Steps() as steps:
             finished = many(scenario, steps, runs, parent)(params)
+        summary.runs.append(told(finished))
+        compared = capsule.compare(taken, finished)
+        summary.save(status="finished", **compared)
     except BaseException as error:
         summary.broken(error)
         raise
-    compared = capsule.compare(taken, finished)
-    summary.runs.append(told(finished))
-    summary.save(status="finished", **compared)
     conclude(report.comparison(summary.facts), summary, output, capsule.exit_code(compared))

@@ -4,10 +4,10 @@ Missing data is ``None``, never a zero that looks measured. Times are Unix time 
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from orchestrator.agents.contract import LoadReport, SinkReport
 from orchestrator.measurements import hops
@@ -20,6 +20,8 @@ from orchestrator.rundir import RunDir
 from orchestrator.services.offered import Offered
 
 __all__ = ["Accounting", "Hops", "Latency", "Machine", "Measurements", "Phase", "Series", "Use", "calibrates"]
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,21 +71,23 @@ class Measurements:
     def read(cls, rundir: RunDir, *, recompute: bool = False) -> Self:
         """Read a run directory; ``recompute`` reads the relay's log again instead of results/hops.json.
 
+        What else cannot be read is left out: ``rundir.left_out`` names it.
+
         Raises:
-            InvalidInput: a file of it cannot be read.
+            InvalidInput: run.json cannot be read.
         """
         facts = rundir.load()
-        loads = {n: LoadReport.from_dict(r) for n, r in _reports(rundir, "load")}
-        sinks = {n: SinkReport.from_dict(r) for n, r in _reports(rundir, "sink")}
+        loads = dict(_reports(rundir, "load", LoadReport.from_dict))
+        sinks = dict(_reports(rundir, "sink", SinkReport.from_dict))
         return cls(
             rundir=rundir,
             facts=facts,
             phases=tuple(Phase(name=p["name"], start=p["start"], end=p.get("end")) for p in facts.get("phases") or ()),
             loads=loads,
             sinks=sinks,
-            offers={n: Offered.from_dict(r) for n, r in _reports(rundir, "offer")},
+            offers=dict(_reports(rundir, "offer", Offered.from_dict)),
             hops=hops.read(rundir, (facts.get("bed") or {}).get("nodes") or {}, recompute=recompute),
-            faults=tuple(f"{fault['stream']}: {fault['error']}" for fault in rundir.series("recorder")),
+            faults=tuple(f"{fault.get('stream')}: {fault.get('error')}" for fault in rundir.series("recorder")),
         )
 
     @property
@@ -289,10 +293,16 @@ def calibrates(load: str) -> bool:
     return load.startswith("calibration")
 
 
-def _reports(rundir: RunDir, kind: str) -> Iterable[tuple[str, dict[str, Any]]]:
+def _reports(rundir: RunDir, kind: str, read: Callable[[dict[str, Any]], R]) -> Iterator[tuple[str, R]]:
+    """Yield every report of a kind: the name of its load, and the report. One with a key too few is left out."""
     for path in sorted((rundir.path / "results").glob(f"*-{kind}.json")):
-        if report := rundir.result(path.stem):
-            yield path.stem.removesuffix(f"-{kind}"), report
+        if said := rundir.result(path.stem):
+            try:
+                report = read(said)
+            except (TypeError, ValueError, KeyError):
+                rundir.leave_out(path, "all of it")
+            else:
+                yield path.stem.removesuffix(f"-{kind}"), report
 
 
 def _rate(count: int, start: float, end: float | None) -> float | None:

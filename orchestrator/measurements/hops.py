@@ -41,8 +41,10 @@ def read(rundir: RunDir, nodes: Mapping[str, Any], *, recompute: bool) -> Hops |
         log = rundir.path / "logs" / f"{node}.log.gz"
         size = log.stat().st_size if log.is_file() else 0
         kept = None if recompute else rundir.result("hops")
-        if kept and (kept["node"], kept["log_b"]) == (node, size):
-            return _hops(kept)
+        if kept and (kept.get("node"), kept.get("log_b")) == (node, size):
+            rundir.leave_out(log, kept.get("left_out"))
+            with suppress(KeyError, TypeError, ValueError):  # kept by another version
+                return _hops(kept)
         told = _told(str(described.get("service")), rundir.log(node)) if size else None
         if told:
             found = {
@@ -52,6 +54,7 @@ def read(rundir: RunDir, nodes: Mapping[str, Any], *, recompute: bool) -> Hops |
                 "queue": [list(point) for point in told.queue],
                 "statuses": dict(told.statuses),
                 "warnings": list(told.warnings),
+                "left_out": rundir.left_out.get(str(log.relative_to(rundir.path))),
             }
             with suppress(OSError):  # a run kept where it cannot be written can still be read
                 rundir.save_result("hops", found)

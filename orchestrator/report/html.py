@@ -11,7 +11,7 @@ import hashlib
 import json
 import shlex
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ import plotly
 
 from orchestrator.measurements import Measurements
 from orchestrator.report.charts import charts
-from orchestrator.report.summary import FATES, best_figure, fates, figure, number, summarize, written
-from orchestrator.rundir import RunDir
+from orchestrator.report.summary import FATES, best_figure, fates, figure, number, summarize, tried, written
+from orchestrator.rundir import RunDir, replace
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -33,19 +33,19 @@ def write(rundir: RunDir, measured: Measurements | None = None) -> Path:
         OSError: it cannot be written.
     """
     path = rundir.path / "report.html"
-    scratch = path.with_suffix(".new")
-    scratch.write_text(render(measured or Measurements.read(rundir)), encoding="utf-8")
-    scratch.replace(path)
+    replace(path, render(measured or Measurements.read(rundir)))
     return path
 
 
 def render(measured: Measurements) -> str:
     """Return the page."""
+    faults: list[str] = []
+    drawn = tried(faults, "pictures", partial(charts, measured)) or []
     run = summarize(measured)
+    run["faults"] += faults
     verdict = run["verdict"] or {}
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     library, library_hash = _library()
-    drawn = charts(measured)
     told = fates(run["accounting"].values())
     compared = [measured.subject, *measured.calibrations] if measured.subject else []
     rates = {load: rate for load in compared if (rate := measured.accepted_per_s(load))}

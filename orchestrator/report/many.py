@@ -19,6 +19,7 @@ from rich.text import Text
 from orchestrator.report import html
 from orchestrator.report.summary import figure, written
 from orchestrator.report.terminal import COLOURS, labelled, plain, section
+from orchestrator.rundir import replace
 
 FIGURES = 2
 """So many figures of a run stand in a row; the rest is in its own report."""
@@ -229,7 +230,7 @@ def write(page: Page, folder: Path) -> Path:
     path = folder / "report.html"
     links = [(name, os.path.relpath(Path(run) / "report.html", folder)) for name, run in page.links]
     grids = [(grid, [[written(cell) for cell in row] for row in grid.rows]) for grid in page.grids if grid.rows]
-    path.write_text(html.fill("many.html.j2", page=page, grids=grids, links=links), encoding="utf-8")
+    replace(path, html.fill("many.html.j2", page=page, grids=grids, links=links))
     return path
 
 

@@ -1,10 +1,11 @@
 """A run in figures: the one shape behind ``--format json``, the terminal and report.html."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
-from orchestrator.measurements import Accounting, Latency, Measurements
+from orchestrator.measurements import Latency, Measurements
 
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99_9": 99.9}
 
@@ -26,7 +27,7 @@ def summarize(measured: Measurements) -> Summary:
         statuses           delivery attempts of the relay by outcome
         nodes              node -> {cpu_s, cpu_cores, cpu_ms_per_message, memory_b, throttled_s}, subject and drain
         accounting         load -> {offered, accepted, ..., delivered, lost, lost_examples, duplicated, ...}
-        faults             streams whose recording is incomplete
+        faults             streams whose recording is incomplete, files that cannot be read, figures that cannot be made
 
     Percentiles are {count, mean, p50, p90, p99, p99_9, max} in milliseconds.
     """
@@ -35,25 +36,45 @@ def summarize(measured: Measurements) -> Summary:
     report = measured.rundir.path / "report.html"
     sent = measured.loads.keys() | measured.offers.keys()
     loads = [*(load for load in measured.subjects if load in sent), *measured.calibrations]
-    return {
+    faults: list[str] = []
+    latencies = {load: tried(faults, f"latency of {load}", partial(_latency, measured, load)) or {} for load in loads}
+    summary: Summary = {
         "run": str(measured.rundir.path),
         "report": str(report) if report.is_file() else None,
         **{key: facts.get(key) for key in ("scenario", "question", "status", "version", "command")},
         "verdict": facts.get("verdict"),
         "error": facts.get("error"),
         "subject": subject,
-        "throughput": {load: _throughput(measured, load) for load in loads},
-        "latency_ms": {load: {n: percentiles(v) for n, v in measured.latency(load).items()} for load in loads},
+        "throughput": tried(faults, "throughput", lambda: {load: _throughput(measured, load) for load in loads}) or {},
+        "latency_ms": latencies,
         "hops_ms": {n: percentiles(v) for n, v in measured.hops.latency.items()} if measured.hops else {},
         "statuses": dict(measured.hops.statuses) if measured.hops else {},
-        "nodes": _nodes(measured, subject) if subject else {},
-        "accounting": {load: _account(measured.accounting(load)) for load in loads},
+        "nodes": (tried(faults, "nodes", partial(_nodes, measured, subject)) if subject else None) or {},
+        "accounting": {load: tried(faults, f"account of {load}", partial(_account, measured, load)) for load in loads},
         "params": measured.params,
         "environment": measured.environment,
         "phases": facts.get("phases") or [],
         "steps": facts.get("steps") or [],
-        "faults": list(measured.faults),
     }
+    marked = (summary["verdict"] or {}).get("marks") or ()
+    unread = [mark for mark in measured.rundir.left_out_marks if mark not in marked]
+    return summary | {"faults": [*measured.faults, *unread, *faults]}
+
+
+T = TypeVar("T")
+
+
+def tried(faults: list[str], what: str, make: Callable[[], T]) -> T | None:
+    """Return the result of ``make``; ``None`` if it raises, and ``faults`` then holds the reason."""
+    try:
+        return make()
+    except Exception as error:  # noqa: BLE001 - one figure less must not cost the others, and never the verdict
+        faults.append(f"{what}: {type(error).__name__}: {error}")
+        return None
+
+
+def _latency(measured: Measurements, load: str) -> dict[str, dict[str, float]]:
+    return {name: percentiles(latency) for name, latency in measured.latency(load).items()}
 
 
 def percentiles(latency: Latency) -> dict[str, float]:
@@ -85,7 +106,8 @@ def fates(accounts: Iterable[Mapping[str, Any] | None]) -> list[str]:
     return [fate for fate in FATES if fate in _ALWAYS or any(account[fate] for account in known)]
 
 
-def _account(accounting: Accounting | None) -> dict[str, Any] | None:
+def _account(measured: Measurements, load: str) -> dict[str, Any] | None:
+    accounting = measured.accounting(load)
     return asdict(accounting) if accounting else None
 
 

@@ -6,7 +6,7 @@ The script runs beside the generator in its node, so that times are its own and 
 import re
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 MOST_LINES = 50
@@ -78,9 +78,14 @@ class Offered:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Rebuild from ``to_dict``."""
-        lines = tuple(Line(**line) for line in data["lines"])
-        return cls(**{**data, "command": tuple(data["command"]), "lines": lines})
+        """Rebuild from ``to_dict``; keys that are not known here are left out.
+
+        Raises:
+            TypeError, KeyError: a key is missing.
+        """
+        lines = tuple(Line(t=line["t"], text=line["text"], count=line["count"]) for line in data["lines"])
+        known = {field.name: data[field.name] for field in fields(cls) if field.name in data}
+        return cls(**{**known, "command": tuple(data["command"]), "lines": lines})
 
 
 def read(printed: Iterable[str], *, run: str, node: str, command: tuple[str, ...]) -> Offered:

@@ -338,12 +338,12 @@ def test_ticks_of_announced_loads_are_a_series(rundir: RunDir) -> None:
         recorder.keep_ticks("relay", "0000000a", "calibration")
         recorder.keep_ticks("relay", "0000000b", "relay")
         done = recorder.watch("relay", "done")
-        script.say(*(f'{{"tick": {{"run": "0000000{run}", "delivered": {n}}}}}' for n, run in enumerate("abca")))
+        script.say(*(f'{{"tick": {{"run": "0000000{run}", "t": {n}}}}}' for n, run in enumerate("abca")))
         script.say('{"tick": {"run":', '{"event": "listening"}', "done")
         done.wait(5)
         recorder.expect_end()
         script.end(0)
-    assert [(p["phase"], p["delivered"]) for p in rundir.series("sink")] == [
+    assert [(p["phase"], p["t"]) for p in rundir.series("sink")] == [
         *(("calibration", 0), ("relay", 1), ("calibration", 3)),
     ]
     assert [fault.partition(":")[0] for fault in recorder.faults] == ["ticks of relay"]

@@ -191,7 +191,7 @@ def test_a_node_that_dies_ends_the_run_with_the_end_of_its_log(tmp_path: Path) -
         live.recorder.check()
 
     finished = _run(engine, tmp_path, Asked(kill))
-    assert finished.broken
+    assert isinstance(finished.broken, NodeDied)
     assert finished.broken.tail[-1] == "23-Nov running"
     assert finished.verdict.outcome is Outcome.INCONCLUSIVE
     assert finished.exit_code is ExitCode.INCONCLUSIVE
