@@ -64,6 +64,8 @@ class Measurements:
     offers: Mapping[str, Offered]
     """Name of a load that another generator than ours offered -> how it went."""
     hops: Hops | None
+    series: Mapping[str, list[dict[str, Any]]]
+    """Name of a time series -> its points."""
     faults: tuple[str, ...]
     """Streams that broke while they were recorded: what they tell is incomplete."""
 
@@ -79,6 +81,7 @@ class Measurements:
         facts = rundir.load()
         loads = dict(_reports(rundir, "load", LoadReport.from_dict))
         sinks = dict(_reports(rundir, "sink", SinkReport.from_dict))
+        series = {path.stem: rundir.series(path.stem) for path in sorted((rundir.path / "series").glob("*.jsonl"))}
         return cls(
             rundir=rundir,
             facts=facts,
@@ -87,7 +90,8 @@ class Measurements:
             sinks=sinks,
             offers=dict(_reports(rundir, "offer", Offered.from_dict)),
             hops=hops.read(rundir, (facts.get("bed") or {}).get("nodes") or {}, recompute=recompute),
-            faults=tuple(f"{fault.get('stream')}: {fault.get('error')}" for fault in rundir.series("recorder")),
+            series=series,
+            faults=tuple(f"{fault.get('stream')}: {fault.get('error')}" for fault in series.get("recorder", ())),
         )
 
     @property
@@ -205,12 +209,12 @@ class Measurements:
 
     @cached_property
     def _load_ticks(self) -> dict[str, list[dict[str, Any]]]:
-        return _by(self.rundir.series("load"), "phase")
+        return _by(self.series.get("load", ()), "phase")
 
     @cached_property
     def _sink_ticks(self) -> dict[str, list[dict[str, Any]]]:
         names = {report.run: name for name, report in self.loads.items()}
-        points = self.rundir.series("sink")
+        points = self.series.get("sink", ())
         ticks = _by(({"phase": names[p["run"]], **p} for p in points if p.get("run") in names), "phase")
         for name, other in self.offers.items():
             # Mail of another generator belongs to no run: what arrives is of this load until the relay is empty.
@@ -222,7 +226,7 @@ class Measurements:
 
     @cached_property
     def _stats(self) -> dict[str, list[dict[str, Any]]]:
-        return _by(self.rundir.series("stats"), "node")
+        return _by(self.series.get("stats", ()), "node")
 
     @property
     def nodes(self) -> list[str]:
@@ -247,7 +251,7 @@ class Measurements:
                 label: Series([p["t"] for p in line], [p["value"] for p in line])
                 for label, line in _by(points, "label").items()
             }
-            for name, points in _by(self.rundir.series("readings"), "name").items()
+            for name, points in _by(self.series.get("readings", ()), "name").items()
         }
 
     def log_lines(self, node: str, pattern: str) -> Iterator[tuple[float, str]]:

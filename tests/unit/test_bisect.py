@@ -16,6 +16,7 @@ from orchestrator.interrupts import Interrupted
 from orchestrator.report import many
 from orchestrator.scenarios import Outcome
 from orchestrator.sweep import Summary
+from tests.unit import disk
 from tests.unit.questions import Asker, Params, Question
 
 SEARCH = Question()
@@ -127,6 +128,22 @@ def test_what_was_learnt_is_kept_when_a_search_breaks(tmp_path: Path, error: Bas
     facts = json.loads(kept.read_text())
     assert (facts["status"], [run["value"] for run in facts["runs"]]) == (status, [10, 400])
     assert str(kept) in caught.value.__notes__[0]
+
+
+def test_a_full_disk_hides_no_first_error(tmp_path: Path) -> None:
+    error = Interrupted(signal.SIGTERM)
+
+    def answer(params: Any) -> Outcome:
+        if params.addresses == 205:
+            disk.fill()
+            raise error
+        return from_on(50)(params)
+
+    with disk.full(1 << 30), pytest.raises(Interrupted) as caught:
+        search(tmp_path, answer)
+    assert caught.value is error
+    assert "could not be brought up to date: File too large" in caught.value.__notes__[0]
+    assert "time-asked-1: REFUTED" in caught.value.__notes__[1]
 
 
 @pytest.mark.parametrize(

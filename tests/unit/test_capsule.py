@@ -1,21 +1,27 @@
 """A run in one file: what it holds, what is refused of a stranger's, and what a second run is compared by."""
 
+import errno
 import io
 import json
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from rich.console import Console
 
 from orchestrator import capsule, runner, scenarios
+from orchestrator.cli import run as cli_run
 from orchestrator.errors import ExitCode, InvalidInput
+from orchestrator.interrupts import Interrupted
 from orchestrator.model import Bed, Strict, parse_bed
 from orchestrator.report import many
 from orchestrator.runner import Finished
 from orchestrator.scenarios import Outcome
+from tests.unit import disk
 from tests.unit.test_runner import Asked, Breaking, Steps
 
 
@@ -203,3 +209,37 @@ def test_long_files_travel_as_digests(tmp_path: Path, monkeypatch: pytest.Monkey
     assert sum(len(text) for text in texts if text) <= 900
     compared = capsule.compare(held, run(tmp_path))
     assert compared["config"] == []
+
+
+def test_a_full_disk_hides_no_interrupt_of_a_capsule(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def many(*_: object) -> Callable[[Any], Finished]:
+        def ask(_: Any) -> Finished:
+            disk.fill()
+            raise Interrupted(signal.SIGINT)
+
+        return ask
+
+    monkeypatch.setattr(cli_run, "many", many)
+    with disk.full(1 << 30), pytest.raises(Interrupted) as caught:
+        cli_run._again(made, runs=tmp_path)
+    assert "capsule.json could not be brought up to date: File too large" in caught.value.__notes__[0]
+
+
+def test_a_page_that_cannot_be_written_costs_no_answer(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finished = run(tmp_path / "again")
+
+    def fail(*_: object) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cli_run, "many", lambda *_: lambda _: finished)
+    monkeypatch.setattr(many, "write", fail)
+    with pytest.raises(typer.Exit) as end:
+        cli_run._again(made, runs=tmp_path)
+    assert end.value.exit_code == ExitCode.OK
+    said = capsys.readouterr()
+    assert "warning: no report was written: OSError: [Errno 28] No space left on device" in said.err
+    assert said.out.lstrip().startswith("CONFIRMED")

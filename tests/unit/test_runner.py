@@ -1,26 +1,31 @@
 """A run from start to end on the fake engine: its steps, and what is left when each of them breaks."""
 
+import errno
+import io
 import itertools
 import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from orchestrator import bringup, cleaning, images, live, runner, services
+from orchestrator import bringup, cleaning, images, live, runner, services, sweep
 from orchestrator.engine import ContainerSpec, Output
 from orchestrator.engine.fake import FakeEngine
-from orchestrator.errors import EngineFailed, ExitCode, NodeDied
+from orchestrator.errors import EngineFailed, ExitCode, HostCannot, NodeDied
 from orchestrator.interrupts import Interrupted
 from orchestrator.live import Live
 from orchestrator.measurements import Measurements
 from orchestrator.model import Bed, Strict, parse_bed
+from orchestrator.report import html, terminal
 from orchestrator.rundir import RunDir
 from orchestrator.scenarios import Outcome, Verdict
+from tests.unit import disk
 
 READING = "nofile\t20000\ngc_thresh3\t1024\nneighbours\tentries 00000002\nmeminfo\tMemAvailable: 8000000 kB\n"
 
@@ -199,6 +204,119 @@ def test_a_node_that_dies_ends_the_run_with_the_end_of_its_log(tmp_path: Path) -
     assert facts["status"] == "failed"
     assert "status 139" in facts["error"]["found"]
     assert engine.find({}) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (EngineFailed("CPUs 0-3", "the engine refused", "name others"), EngineFailed),
+        (Interrupted(2), Interrupted),
+        (ZeroDivisionError("a bug"), ZeroDivisionError),
+        (OSError(errno.ENOSPC, "No space left on device"), HostCannot),
+        (NodeDied("dns", 139, []), None),
+    ],
+    ids=["a refusal", "an interrupt", "a bug", "a full disk", "a death"],
+)
+def test_the_phases_until_then_are_kept_however_a_run_ends(
+    tmp_path: Path, error: BaseException, raised: type[BaseException] | None
+) -> None:
+    def drive(live: Live) -> None:
+        with live.phase("first"):
+            pass
+        with live.phase("second"):
+            raise error
+
+    with pytest.raises(raised) if raised else nullcontext():
+        _run(Breaking(), tmp_path, Asked(drive))
+    assert [phase["name"] for phase in _facts(tmp_path)["phases"]] == ["first", "second"]
+    assert _facts(tmp_path)["status"] in {"failed", "interrupted"}
+
+
+class Judged(Asked):
+    """A question whose judge can be replaced."""
+
+    def __init__(self, judge: Callable[[Measurements], Verdict]) -> None:
+        super().__init__()
+        self._judge = judge
+
+    def judge(self, measured: Measurements) -> Verdict:
+        """Judge."""
+        return self._judge(measured)
+
+
+def _broken_judge(measured: Measurements) -> Verdict:
+    return Verdict(**measured.facts["bed"])
+
+
+@pytest.mark.parametrize("judge", [_broken_judge, lambda _: None], ids=["one that raises", "one that says nothing"])
+def test_a_judge_that_fails_is_inconclusive_with_its_reason_and_can_judge_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, judge: Callable[[Measurements], Verdict]
+) -> None:
+    engine = Breaking()
+    finished = _run(engine, tmp_path, Judged(judge))
+    assert engine.find({}) == []
+    assert finished.exit_code is ExitCode.INCONCLUSIVE
+    assert finished.verdict.reason.startswith(("The judge failed: TypeError", "The judge failed: AttributeError"))
+    assert str(finished.broken) in sweep.told(finished)["error"]
+    facts, folder = _facts(tmp_path), finished.rundir.path
+    assert (facts["status"], facts["verdict"]["outcome"]) == ("finished", "INCONCLUSIVE")
+    assert facts["error"]["found"].startswith("the judge failed: ")
+    assert "Traceback (most recent call last)" in (folder / "judge.traceback").read_text()
+    assert "The judge failed: " in (folder / "report.html").read_text()
+    terminal.show(finished.rundir, Console(file=io.StringIO()))
+
+    asked = Judged(judge)
+    monkeypatch.setattr(runner, "scenario", lambda _: asked)
+    assert runner.judge_again(finished.rundir).exit_code is ExitCode.INCONCLUSIVE
+    asked._judge = lambda _: Verdict(outcome=Outcome.CONFIRMED, claim="It answers.", reason="")
+    assert runner.judge_again(finished.rundir).exit_code is ExitCode.OK
+    facts = _facts(tmp_path)
+    assert (facts["status"], facts["error"], facts["verdict"]["outcome"]) == ("finished", None, "CONFIRMED")
+    assert not (folder / "judge.traceback").exists()
+
+
+def test_a_judge_that_fails_after_a_death_does_not_hide_the_death(tmp_path: Path) -> None:
+    def kill(live: Live) -> None:
+        engine.end(live.containers["dns"], 139)
+        live.recorder.died.wait(5)
+        live.recorder.check()
+
+    engine, asked = Breaking(), Judged(_broken_judge)
+    asked._drive = kill
+    finished = _run(engine, tmp_path, asked)
+    assert isinstance(finished.broken, NodeDied)
+    assert "status 139" in _facts(tmp_path)["error"]["found"]
+    assert "The judge failed" in finished.verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(KeyError("figures"), "KeyError: 'figures'"), (OSError(errno.ENOSPC, "No space left"), "No space left")],
+)
+def test_a_report_that_fails_costs_no_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    def fail(_: RunDir) -> None:
+        raise error
+
+    steps = Steps()
+    monkeypatch.setattr(html, "write", fail)
+    finished = _run(Breaking(), tmp_path, steps=steps)
+    assert (finished.exit_code, finished.unreported) == (ExitCode.OK, said)
+    assert f"warning: no report was written: {said}" in steps.said
+    assert (_facts(tmp_path)["status"], _facts(tmp_path)["error"]) == ("finished", None)
+    assert "in fail" in (finished.rundir.path / "report.traceback").read_text()
+
+
+def test_a_disk_that_fills_up_before_the_verdict_is_kept_hides_it_not(tmp_path: Path) -> None:
+    def judge(_: Measurements) -> Verdict:
+        disk.fill()
+        return Verdict(outcome=Outcome.CONFIRMED, claim="It answers.", reason="It did.")
+
+    with disk.full(1 << 30), pytest.raises(HostCannot, match=r"run\.json.*File too large") as caught:
+        _run(Breaking(), tmp_path, Judged(judge))
+    assert "the verdict, which could not be kept: CONFIRMED. It did." in caught.value.__notes__
+    assert list(tmp_path.rglob("*.new")) == []
 
 
 class Pair(Asked):

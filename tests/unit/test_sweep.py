@@ -1,6 +1,7 @@
 """One scenario for each of several values: worked out before the first run, told in one table."""
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,12 @@ import pytest
 
 from orchestrator import scenarios, sweep
 from orchestrator.errors import EngineFailed, ExitCode, HostCannot, InvalidInput
+from orchestrator.interrupts import Interrupted
 from orchestrator.model import Strict
 from orchestrator.report import many
 from orchestrator.runner import Finished
 from orchestrator.scenarios import Outcome
+from tests.unit import disk
 from tests.unit.questions import Asker, Params, Question
 
 ASKED = Question()
@@ -117,6 +120,27 @@ def test_a_broken_engine_is_a_row_like_any_other(tmp_path: Path) -> None:
         return Asker(tmp_path, lambda _: Outcome.REFUTED)(params)
 
     assert run(tmp_path, "addresses=1,2", ask=ask)[0] is ExitCode.INCONCLUSIVE
+
+
+@pytest.mark.parametrize(
+    "error", [Interrupted(signal.SIGINT), ZeroDivisionError("a bug"), HostCannot("room", "none", "free some")]
+)
+def test_a_full_disk_hides_no_first_error_and_names_the_runs_until_then(tmp_path: Path, error: BaseException) -> None:
+    def ask(params: Strict) -> Finished:
+        if params.model_dump()["addresses"] == 2:
+            disk.fill()
+            raise error
+        return answers(params)
+
+    answers = Asker(tmp_path, lambda _: Outcome.REFUTED)
+    with disk.full(1 << 30), pytest.raises((type(error), OSError)) as caught:
+        run(tmp_path, "addresses=1,2", ask=ask)
+    notes = "\n".join(caught.value.__notes__)
+    assert caught.value is error or isinstance(error, HostCannot), "the row of a refusal could not be kept"
+    assert "sweep.json could not be brought up to date: File too large" in notes
+    assert "time-asked-1: REFUTED" in notes
+    (kept,) = tmp_path.glob("*/sweep.json")
+    assert [row["outcome"] for row in json.loads(kept.read_text())["runs"]] == ["REFUTED"], "whole, as it was before"
 
 
 def test_the_command_of_each_run_repeats_it() -> None:
