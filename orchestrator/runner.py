@@ -30,6 +30,8 @@ EXIT_CODES = {
 
 JUDGE = "judge"
 """The step that judges: an error of it is no error of the run."""
+REPORT = "report"
+"""What is written last."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +42,8 @@ class Finished:
     verdict: Verdict
     broken: Problem | None = None
     """Why there is no answer: a node ended while the question was asked, or the judge failed."""
-    unreported: str | None = None
-    """Why report.html could not be written."""
+    unreported: Problem | None = None
+    """Why report.html could not be written: ``HostCannot`` if there was no room."""
 
     @property
     def exit_code(self) -> ExitCode:
@@ -165,8 +167,6 @@ def run(
             refused.add_note(note)
         record.save_end(refused, status="failed", error=refused.to_dict())
         raise refused from error
-    if finished.unreported:
-        steps.say(f"warning: no report was written: {finished.unreported}")
     return replace(finished, broken=broken or finished.broken)
 
 
@@ -237,13 +237,15 @@ def _judge(asked: Scenario[Any], rundir: RunDir, record: Record) -> Finished:
     except OSError as full:
         full.add_note(f"the verdict, which could not be kept: {verdict.outcome}. {verdict.reason}")
         raise
+    unreported: Problem | None = None
     try:
         html.write(rundir)
-        unreported = None
-        rundir.save_traceback("report", None)
+        rundir.save_traceback(REPORT, None)
     except Exception as bug:  # noqa: BLE001 - whatever breaks the report, the verdict stands
-        rundir.save_traceback("report", bug)
-        unreported = bug.strerror if isinstance(bug, OSError) and bug.strerror else f"{type(bug).__name__}: {bug}"
+        rundir.save_traceback(REPORT, bug)
+        unreported = host_cannot(bug, "report.html") if isinstance(bug, OSError) else None
+        found = f"the report failed: {type(bug).__name__}: {bug}"
+        unreported = unreported or Problem("report.html", found, f"report it with {REPORT}.traceback of the run")
     return Finished(rundir=rundir, verdict=verdict, broken=failed, unreported=unreported)
 
 

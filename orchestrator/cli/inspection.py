@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.shell import RUNS, Format, FormatOption, RunsOption, made_runs, print_json, say
+from orchestrator.cli.shell import RUNS, Format, FormatOption, RunsOption, end_with, made_runs, print_json, say
 from orchestrator.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -87,13 +87,11 @@ def analyze(
 
     rundir = RunDir.open(run if run.exists() else where / run)
     finished = runner.judge_again(rundir)
-    if finished.unreported:
-        say(f"warning: no report was written: {finished.unreported}")
     if output is Format.JSON:
         print_json(terminal.summary(rundir))
     else:
         terminal.show(rundir)
-    raise typer.Exit(finished.exit_code)
+    end_with(finished.exit_code, finished.unreported)
 
 
 def capsule(

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from orchestrator.cli import asking
-from orchestrator.cli.shell import RUNS, Format, FormatOption, RunsOption, print_json, say
+from orchestrator.cli.shell import RUNS, Format, FormatOption, RunsOption, end_with, print_json
+from orchestrator.errors import Problem, host_cannot
 
 if TYPE_CHECKING:
     from orchestrator.cli.progress import Steps
@@ -84,7 +85,7 @@ def _run(
         print_json(terminal.summary(finished.rundir))
     else:
         terminal.show(finished.rundir)
-    raise typer.Exit(finished.exit_code)
+    end_with(finished.exit_code, finished.unreported)
 
 
 def _sweep(scenario: "Scenario[Any]", params: Any, vary: list[str], ask: "Ask", runs: Path, output: Format) -> NoReturn:
@@ -117,6 +118,8 @@ def many(scenario: "Scenario[Any]", steps: "Steps", runs: Path, parent: str | No
                 steps=Within(steps),
             )
         steps.say(f"{finished.verdict.outcome}: {finished.rundir.path.name}")
+        if finished.unreported:
+            steps.say(f"warning: {finished.unreported}")
         return finished
 
     return ask
@@ -133,15 +136,17 @@ def conclude(page: "Page", summary: "Summary", output: Format, code: int) -> NoR
 
     path = summary.path
     where = [("runs", path.parents[1]), ("kept", path)]
+    unreported: Problem | None = None
     try:
         where.append(("report", report.write(page, path.parent)))
     except Exception as error:  # noqa: BLE001 - whatever breaks the page, the answer stands
-        say(f"warning: no report was written: {type(error).__name__}: {error}")
+        unreported = host_cannot(error, "report.html") if isinstance(error, OSError) else None
+        unreported = unreported or Problem("report.html", f"it failed: {type(error).__name__}: {error}", "report it")
     if output is Format.JSON:
         print_json(summary.facts)
     else:
         report.show(page, where)
-    raise typer.Exit(code)
+    end_with(code, unreported)
 
 
 def _again(

@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from orchestrator.errors import ExitCode, Problem, host_cannot
+from orchestrator.errors import ExitCode, HostCannot, Problem, host_cannot
 from orchestrator.interrupts import Interrupted, raise_on_signals
 
 
@@ -76,6 +76,19 @@ def print_json(data: Any) -> None:
 def say(text: str) -> None:
     """Tell a person what is happening, on standard error."""
     typer.echo(text, err=True)
+
+
+def end_with(code: int, unreported: Problem | None) -> NoReturn:
+    """End as an answer says that was shown, though its report may be missing.
+
+    Raises:
+        HostCannot: there was no room for the report.
+    """
+    if isinstance(unreported, HostCannot):
+        raise unreported
+    if unreported:
+        say(f"warning: {unreported.found}; {unreported.do}")
+    raise typer.Exit(code)
 
 
 def run_guarded(command: Callable[[], Any]) -> None:

@@ -1,9 +1,12 @@
 """Bad input that shows with an engine or in a process of its own: a message, the exit code, and nothing left."""
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,7 @@ from orchestrator.engine import Engine
 from orchestrator.errors import ExitCode
 from orchestrator.ownership import ID
 from tests.integration.beds import Up
-from tests.integration.command import TESTBED, call
+from tests.integration.command import POLL_S, TESTBED, call
 
 SMALL = ("run", "relay-throughput", "--domains", "4", "--seconds", "1", "--calibration", "1")
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="takes root: another user id, a small file system")
@@ -110,6 +113,37 @@ def test_a_run_directory_that_is_full_ends_the_run_and_is_named(real_engine: Eng
     assert "No space left on device" in message
     assert str(tmp_path) in message
     assert done.returncode == ExitCode.HOST
+    assert _objects(real_engine) <= before
+
+
+@ROOT
+def test_a_full_disk_hides_no_interrupt_of_a_sweep(real_engine: Engine, tmp_path: Path) -> None:
+    before = _objects(real_engine)
+    script = 'mount -t tmpfs -o size=8m tmpfs "$1"; shift; exec "$@"'
+    words: list[str | Path] = [TESTBED, *SMALL, "--seconds", "60", "--vary", "connections=2,3", "--runs", tmp_path]
+    sweep = subprocess.Popen(
+        ["unshare", "--mount", "sh", "-euc", script, "sh", tmp_path, *words],
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    inside = Path(f"/proc/{sweep.pid}/root") / tmp_path.relative_to("/")  # as its mount namespace has it (proc(5))
+    deadline = time.monotonic() + 90
+    while not list(inside.glob("*/results/calibration-load.json")):
+        assert sweep.poll() is None, sweep.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(POLL_S)
+    with (inside / "everything").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(1 << 16)):
+            pass
+    sweep.send_signal(signal.SIGINT)
+    _, said = sweep.communicate(timeout=60)
+    assert "interrupted (SIGINT)" in said
+    assert "run.json in " in said
+    assert "sweep.json could not be brought up to date: No space left on device" in said
+    assert "Traceback" not in said
+    assert sweep.returncode == ExitCode.INTERRUPTED
     assert _objects(real_engine) <= before
 
 

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from rich.console import Console
 
 from orchestrator import bringup, cleaning, images, live, runner, services, sweep
+from orchestrator.cli.shell import end_with
 from orchestrator.engine import ContainerSpec, Output
 from orchestrator.engine.fake import FakeEngine
-from orchestrator.errors import EngineFailed, ExitCode, HostCannot, NodeDied
+from orchestrator.errors import EngineFailed, ExitCode, HostCannot, NodeDied, Problem
 from orchestrator.interrupts import Interrupted
 from orchestrator.live import Live
 from orchestrator.measurements import Measurements
@@ -290,22 +292,27 @@ def test_a_judge_that_fails_after_a_death_does_not_hide_the_death(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
-    [(KeyError("figures"), "KeyError: 'figures'"), (OSError(errno.ENOSPC, "No space left"), "No space left")],
+    ("error", "kind", "found"),
+    [
+        (KeyError("figures"), Problem, "the report failed: KeyError: 'figures'"),
+        (OSError(errno.ENOSPC, "No space left"), HostCannot, "No space left"),
+    ],
 )
 def test_a_report_that_fails_costs_no_verdict(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[Problem], found: str
 ) -> None:
     def fail(_: RunDir) -> None:
         raise error
 
-    steps = Steps()
     monkeypatch.setattr(html, "write", fail)
-    finished = _run(Breaking(), tmp_path, steps=steps)
-    assert (finished.exit_code, finished.unreported) == (ExitCode.OK, said)
-    assert f"warning: no report was written: {said}" in steps.said
+    finished = _run(Breaking(), tmp_path)
+    assert finished.exit_code is ExitCode.OK
+    assert type(finished.unreported) is kind
+    assert finished.unreported.found == found
     assert (_facts(tmp_path)["status"], _facts(tmp_path)["error"]) == ("finished", None)
     assert "in fail" in (finished.rundir.path / "report.traceback").read_text()
+    with pytest.raises(HostCannot if kind is HostCannot else typer.Exit):
+        end_with(finished.exit_code, finished.unreported)
 
 
 def test_a_disk_that_fills_up_before_the_verdict_is_kept_hides_it_not(tmp_path: Path) -> None:
