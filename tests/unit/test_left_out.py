@@ -11,9 +11,10 @@ import pytest
 from rich.console import Console
 
 from orchestrator import runner
+from orchestrator.agents.contract import LoadOrder, SinkSettings
 from orchestrator.errors import ExitCode
 from orchestrator.measurements import Measurements
-from orchestrator.report import terminal
+from orchestrator.report import html, terminal
 from orchestrator.rundir import RunDir
 from orchestrator.scenarios import Outcome
 from tests.unit import factory
@@ -22,7 +23,7 @@ from tests.unit import factory
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     """Make a run that is confirmed."""
-    rundir = factory.make_run(tmp_path_factory.mktemp("kept"), domains=64, carries=150, seconds=8)
+    rundir = factory.make_run(tmp_path_factory.mktemp("kept"), domains=16, carries=60, seconds=5)
     rundir.save_result("relay-queue", {"left": 0, "seconds": 1.0})
     for end in ("load", "sink"):
         rundir.save_result(f"calibration-single-{end}", rundir.result(f"calibration-{end}") or {})
@@ -37,6 +38,12 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
 def rundir(kept: RunDir, tmp_path: Path) -> RunDir:
     """Copy the run, so that a test may damage it."""
     return RunDir(Path(shutil.copytree(kept.path, tmp_path / "run")))
+
+
+@pytest.fixture
+def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write no report: it takes longer than all the rest."""
+    monkeypatch.setattr(html, "write", lambda _: None)
 
 
 def replace_line(rundir: RunDir, series: str, number: int, line: bytes) -> int:
@@ -118,6 +125,7 @@ def half_a_line(path: Path) -> None:
     path.write_bytes(gzip.compress(content[:1000] + b"\nno time\n" + content[1000:]))
 
 
+@pytest.mark.usefixtures("_no_report")
 @pytest.mark.parametrize(
     ("damage", "what"),
     [(cut, "the end"), (scramble, "the end"), (no_gzip, "the end"), (half_a_line, "2 lines")],
@@ -149,6 +157,7 @@ def one_key_less(text: str) -> str:
     return json.dumps({key: value for key, value in json.loads(text).items() if key != "accepted"})
 
 
+@pytest.mark.usefixtures("_no_report")
 @pytest.mark.parametrize("damage", [truncated, a_list, one_key_less])
 def test_a_report_that_cannot_be_read_is_named_and_there_is_a_verdict(
     rundir: RunDir, damage: Callable[[str], str]
@@ -162,11 +171,19 @@ def test_a_report_that_cannot_be_read_is_named_and_there_is_a_verdict(
     assert finished.unreported is None
 
 
+@pytest.mark.usefixtures("_no_report")
 @pytest.mark.parametrize("name", ["relay-load", "relay-sink", "calibration-load", "hops"])
 def test_a_report_of_a_newer_version_with_one_key_more_is_read(rundir: RunDir, kept: RunDir, name: str) -> None:
     rundir.save_result(name, {**(rundir.result(name) or {}), "invented_later": 1})
     finished = runner.judge_again(rundir)
     assert finished.verdict.to_dict() == kept.load()["verdict"]
+
+
+def test_an_order_with_a_key_that_is_not_known_is_refused() -> None:
+    with pytest.raises(TypeError, match="secondz"):
+        LoadOrder.from_dict({"run": "00000000", "target": "127.0.0.1", "domains": [], "secondz": 3})
+    with pytest.raises(TypeError, match="delay"):
+        SinkSettings.from_dict({"delay": 3})
 
 
 def test_a_damaged_histogram_fails_the_judge_or_a_figure_and_neither_verdict_nor_report(rundir: RunDir) -> None:
