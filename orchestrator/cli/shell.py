@@ -107,6 +107,8 @@ def run_guarded(command: Callable[[], Any]) -> None:
         raise
     except Exception as error:  # noqa: BLE001 - the last frame: what nobody foresaw is our bug
         if isinstance(error, OSError) and (refused := host_cannot(error, "the output")):
+            for note in _notes(error):
+                refused.add_note(note)
             _end_with(refused)
         traceback.print_exc()
         say("this is a bug of testbed; please report it with the lines above")

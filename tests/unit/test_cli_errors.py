@@ -1,5 +1,6 @@
 """Bad input, from the command line to its end: needed, found, do on one screen, and the documented exit code."""
 
+import errno
 import functools
 import signal
 import sys
@@ -11,6 +12,7 @@ import pytest
 import typer
 
 from orchestrator import cli
+from orchestrator.cli import shell
 from orchestrator.errors import ExitCode
 
 NODES = "nodes: {dns: {service: bind}}\n"
@@ -257,3 +259,16 @@ def test_no_engine_is_said_wherever_it_should_have_been(
     ended = testbed("doctor")
     assert ended.code == ExitCode.ENGINE
     assert "testbed setup" in ended.out
+
+
+@pytest.mark.usefixtures("testbed")  # it puts the handlers of signals back
+def test_a_full_disk_says_what_was_learnt_until_then(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        error = OSError(errno.ENOSPC, "No space left on device", "runs/sweep.json")
+        error.add_note("runs/1: CONFIRMED")
+        raise error
+
+    with pytest.raises(SystemExit) as end:
+        shell.run_guarded(fail)
+    assert end.value.code == ExitCode.HOST
+    assert capsys.readouterr().err.splitlines()[-1] == "runs/1: CONFIRMED"
