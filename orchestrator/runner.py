@@ -72,11 +72,11 @@ class Record:
 
     def save_end(self, error: BaseException, /, **facts: Any) -> None:
         """Save how the run broke; neither a disk that is full nor a second signal must hide why."""
-        try:
-            with shielded():
+        with shielded():
+            try:
                 self.save(**facts)
-        except OSError as full:
-            error.add_note(f"run.json in {self._rundir.path} could not be brought up to date: {full.strerror}")
+            except OSError as full:
+                error.add_note(f"run.json in {self._rundir.path} could not be brought up to date: {full.strerror}")
 
 
 def run(
@@ -140,9 +140,8 @@ def run(
             record.save(environment=environment, plan=plan.to_dict())
         with ExitStack() as stack:
             _, live = bring_up(engine, bed, kind=Kind.RUN, rundir=rundir, steps=steps, stack=stack, cpus=cpus)
-            record.save(
-                plan=live.plan.to_dict(), phases=live.phases
-            )  # the list grows: however the run ends, it is kept
+            # The list of phases grows: it is saved as it then is, however the run ends.
+            record.save(plan=live.plan.to_dict(), phases=live.phases)
             try:
                 record.save(environment=environment | {"daemons": _daemons(live)})
                 asked.drive(live, params)

@@ -65,16 +65,16 @@ class Summary:
         replace(self.path, json.dumps(self.facts, indent=1, default=str) + "\n")
 
     def broken(self, error: BaseException) -> None:
-        """Say in the file, and in the error, what ended the work and where the rest is; never raises."""
-        try:
-            with shielded():
+        """Say in the file, and in the error, what ended the work and where the rest is; a full disk is a note."""
+        with shielded():
+            try:
                 self.save(status="interrupted" if isinstance(error, Interrupted) else "failed", error=str(error))
-        except OSError as full:
-            error.add_note(f"{self.path} could not be brought up to date: {full.strerror}; the runs until then:")
-            for run in self.runs:
-                error.add_note(f"        {run['run']}: {run['outcome'] or run['error']}")
-        else:
-            error.add_note(f"kept:   {self.path}, with {len(self.runs)} runs until then")
+            except OSError as full:
+                error.add_note(f"{self.path} could not be brought up to date: {full.strerror}; the runs until then:")
+                for run in self.runs:
+                    error.add_note(f"        {run['run']}: {run['outcome'] or run['error']}")
+            else:
+                error.add_note(f"kept:   {self.path}, with {len(self.runs)} runs until then")
 
 
 def told(finished: Finished) -> dict[str, Any]:

@@ -130,6 +130,10 @@ class Watch:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop listening."""
         self._log.ignore(self)
 
     def line(self, line: LogLine) -> None:
@@ -154,7 +158,7 @@ class Watch:
         except WaitTimeout:
             raise self.late(timeout) from None
         finally:
-            self._log.ignore(self)
+            self.close()
 
     def late(self, seconds: float) -> EngineFailed:
         """Return the error that says that no line came in so many seconds."""

@@ -113,7 +113,7 @@ class Recorder:
                     del waiting[found]
         finally:
             for watch in watches:
-                watch.__exit__()
+                watch.close()
 
     def keep_ticks(self, node: str, run: str, load: str) -> None:
         """Keep what a sink prints of this load from now on as series/sink.jsonl, until the bed goes down."""
