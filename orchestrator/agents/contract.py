@@ -150,6 +150,9 @@ class SinkReport(Message):
     """Messages of this run whose body was not what was sent; such a copy is not a delivery."""
     misrouted: int
     """Messages that arrived at the address of another domain than their recipient's (delivered all the same)."""
+    outside: int = 0
+    """Messages that arrived at an address outside the prefix of the domains, as through the sink's published port:
+    delivered, neither misrouted nor counted to a domain."""
     foreign: int
     """Messages since the run began with no stamp of any announced run (bounces, mail of an older bed)."""
     bytes: int
@@ -159,7 +162,7 @@ class SinkReport(Message):
     broken: int = 0
     """Of those, broken off on purpose: see ``SinkSettings.fault``."""
     domains: int
-    """Distinct recipient domains of the bed that mail of this run arrived for."""
+    """Distinct recipient domains of the bed that mail of this run arrived for, at an address of a domain."""
     first: float | None
     """Unix time of the first and last message of the run."""
     last: float | None

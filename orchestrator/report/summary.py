@@ -74,7 +74,7 @@ def _throughput(measured: Measurements, load: str) -> dict[str, float | None]:
 
 FATES = (
     "offered", "accepted", "refused", "unresolved", "delivered", "lost", "duplicated", "corrupted", "misrouted",
-    "unaccepted", "foreign",
+    "outside", "unaccepted", "foreign",
 )  # fmt: skip
 _ALWAYS = {"offered", "accepted", "delivered", "lost", "duplicated", "corrupted"}
 
