@@ -103,7 +103,11 @@ class LoadReport(Message):
     connections: int
     """Opened in all: greeted, and EHLO answered."""
     connect_failed: dict[str, int] = field(default_factory=dict)
-    """Connections that did not get so far, by cause. Their messages wait for another connection."""
+    """Connections that did not get so far, by cause: ``no connection``, ``no greeting``, ``421 4.3.2``, ... Their
+    messages wait for another connection."""
+    goodbye_failed: dict[str, int] = field(default_factory=dict)
+    """Connections that carried mail but had no orderly end, by cause: ``no reply to QUIT`` within 2 s, and, of a server
+    that never gives one, ``QUIT not waited for``."""
     late: int
     """Messages started over 10 ms after they were due (open-loop only)."""
     cpu_s: float

@@ -60,6 +60,7 @@ def render(run: Summary) -> RenderableType:
         ("Throughput, messages", _throughput(run)),
         ("Latency, milliseconds", _latency(run)),
         ("Accounting, messages", _accounting(run)),
+        ("Connections that failed", _connections(run)),
         ("Nodes, from the first message to the last delivery", _nodes(run)),
         ("Evidence", _evidence(verdict)),
         ("In their own words", _quotes(verdict)),
@@ -171,6 +172,14 @@ def _accounting(run: Summary) -> Table:
     for load, account in accounts.items():
         cells = (f"{account[fate]:,}" if account else "unknown" for fate in columns)
         table.add_row(_cell(load), *cells, style="bold" if load == run["subject"] else "")
+    return table
+
+
+def _connections(run: Summary) -> Table:
+    table = _table("", "cause", "connections", left=2)
+    for load, causes in run["connections"].items():
+        for cause, count in causes.items():
+            table.add_row(_cell(load), _cell(cause), f"{count:,}")
     return table
 
 
