@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from orchestrator.engine import ContainerSpec, Endpoint, EngineInfo, Found, LogLine
+from orchestrator.engine import LOG_FILE_MB, LOG_FILES, ContainerSpec, Endpoint, EngineInfo, Found, LogLine
 
 STDOUT, STDERR = 1, 2
 """Numbers of the streams."""
@@ -30,8 +30,10 @@ def host_config(spec: ContainerSpec) -> dict[str, Any]:
         "ReadonlyPaths": list(_READ_ONLY) if spec.writes_sysctls else None,
         "Sysctls": dict(spec.sysctls),
         "PortBindings": {port: [{"HostIp": "127.0.0.1", "HostPort": ""}] for port in spec.publish},
-        # No rotation: an engine's default may drop lines that have not been read yet.
-        "LogConfig": {"Type": "json-file", "Config": {"max-size": "1000g"}},
+        "LogConfig": {
+            "Type": "json-file",
+            "Config": {"max-size": f"{LOG_FILE_MB}m", "max-file": str(LOG_FILES), "compress": "false"},
+        },
         "Ulimits": [{"Name": "nofile", "Soft": limits.nofile, "Hard": limits.nofile}] if limits.nofile else None,
         "Memory": limits.memory_b,
         "MemorySwap": limits.memory_b,

@@ -16,7 +16,7 @@ def test_a_container_is_asked_for_with_what_its_spec_names_and_no_more() -> None
         "CapDrop": ["ALL"],
         "SecurityOpt": ["no-new-privileges"],
         "PortBindings": {"25/tcp": [{"HostIp": "127.0.0.1", "HostPort": ""}]},
-        "LogConfig": {"Type": "json-file", "Config": {"max-size": "1000g"}},
+        "LogConfig": {"Type": "json-file", "Config": {"max-size": "512m", "max-file": "2", "compress": "false"}},
     }
 
 
