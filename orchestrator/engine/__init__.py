@@ -124,7 +124,7 @@ LOG_FILE_MB, LOG_FILES = 512, 2
 """The engine's own copy of a container's log: files of so many MiB, so many of them.
 
 A reader that follows a log reads a file to its end and goes on in the newest one (Engine 20.10): a recorder loses lines
-only if it is a whole file behind, some four million lines.
+only if it is a whole file behind, some three million lines.
 """
 
 
