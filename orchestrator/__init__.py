@@ -17,6 +17,7 @@ The layout is the architecture; imports point down this list and never up::
     plan         the bed worked out; addressing, zones below it
     model        the bed as its author wrote it
     rundir       where a run is kept
+    plaintext, strict_json    text and numbers of others made safe to print and to keep
     errors       what can go wrong, and its exit code
     agents       run inside containers; import nothing from above
 """

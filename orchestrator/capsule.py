@@ -7,7 +7,6 @@ only compared, and shown escaped. Consent to change the host is never in it.
 
 import difflib
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue
 
+from orchestrator import strict_json
 from orchestrator.addressing import parse_slice
 from orchestrator.errors import ExitCode, InvalidInput
 from orchestrator.model import Strict, checked
@@ -35,7 +35,7 @@ MAX_DIFF_LINES = 4_000
 """Of a file that is compared line by line."""
 CONSENT = "allow_host_changes"
 """The parameter by which a person lets a scenario change the host: it is not handed on."""
-_MOVING = {"memory_available_b", "neighbours", "neighbours_planned"}
+_MOVING = {"disk_free_b", "memory_available_b", "neighbours", "neighbours_planned"}
 """What is read of a host but changes by itself."""
 
 Word = Annotated[str, Field(max_length=4096)]
@@ -113,7 +113,7 @@ def write(capsule: Capsule, path: Path) -> None:
         InvalidInput: it cannot be written there.
     """
     try:
-        replace(path, json.dumps(capsule.model_dump(mode="json"), indent=1) + "\n")
+        replace(path, strict_json.dumps(capsule.model_dump(mode="json"), indent=1) + "\n")
     except OSError as error:
         raise InvalidInput(f"room for {path}", error.strerror or str(error), "name another file with -o") from error
 
@@ -129,7 +129,7 @@ def read(path: Path) -> Capsule:
             content = file.read(MAX_FILE_B + 1)
         if len(content) > MAX_FILE_B:
             raise InvalidInput(f"a capsule of at most {MAX_FILE_B >> 20} MiB", f"{path}: it is larger", "ask its maker")
-        data = json.loads(content, parse_constant=_refuse_constant)
+        data = strict_json.loads(content)
         _refuse_depth(data)
     except (OSError, ValueError, RecursionError) as error:
         if isinstance(error, InvalidInput):
@@ -302,7 +302,3 @@ def _refuse_depth(data: Any) -> None:
         level = [value for values in inner for value in values]
     if level:
         raise ValueError(f"more than {MAX_DEPTH} levels of nesting")
-
-
-def _refuse_constant(word: str) -> float:
-    raise ValueError(f"{word} is no JSON")

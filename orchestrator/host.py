@@ -1,8 +1,11 @@
 """What the machine under the engine can give, read through the engine, so that a remote one is read as well."""
 
 import hashlib
+import shutil
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
@@ -10,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator import ownership
-from orchestrator.engine import ContainerSpec, Engine, EngineInfo
+from orchestrator.engine import LOG_FILE_MB, LOG_FILES, ContainerSpec, Engine, EngineInfo
 from orchestrator.errors import EngineFailed, HostCannot
 from orchestrator.lab import HELPER
 from orchestrator.ownership import Identity
@@ -25,6 +28,7 @@ say nf_conntrack_max /proc/sys/net/netfilter/nf_conntrack_max
 say neighbours /proc/net/stat/arp_cache
 say meminfo /proc/meminfo
 printf 'nofile\t%s\n' "$(ulimit -Hn)"
+printf 'disk\t%s\n' "$(stat -f -c '%a %S' /)"
 printf 'cpu\t%s\n' "$(grep -m1 'model name' /proc/cpuinfo | cut -d: -f2)"
 printf 'allowed\t%s\n' "$(sed -n 's/^Cpus_allowed_list:[[:space:]]*//p' /proc/self/status)"
 printf 'topology\t'
@@ -55,6 +59,11 @@ try 'nf_tables (ingress)' nft '
 """
 """What beds ask of the kernel, tried out in a network namespace that ends with its container."""
 _LACKS = "lacks\t"
+_DISK = "disk for "
+FLOOR_MB = 256
+"""With less room than this the engine starts no container of a bed: layers, configuration, first lines of logs."""
+RUN_MB = 256
+"""Of one run: its page (5 MiB), series and packed logs; a long run at full speed writes some 100 MiB an hour."""
 NEIGHBOURS = "entries in the kernel's neighbour table"
 
 
@@ -78,6 +87,8 @@ class Readings:
     neighbours_planned: int
     """Entries that the beds of this engine may need at the same time, whatever they have now."""
     sysctls: dict[str, str]
+    disk_free_b: int | None = None
+    """Free bytes where the engine keeps its containers and their logs; ``None``: it does not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +138,7 @@ def read(engine: Engine) -> Readings:
         neighbours=_entries(facts.get("neighbours", "")),
         neighbours_planned=sum(int(found.labels[ownership.NEIGHBOURS]) for found in beds),
         sysctls=sysctls,
+        disk_free_b=_free_disk(facts.get("disk", "")),
     )
 
 
@@ -176,6 +188,7 @@ def check(readings: Readings, needs: HostNeeds) -> list[Check]:
         if limit is None
         else _check(NEIGHBOURS, needs.neighbour_entries, _free(readings), raise_limit),
         _check("memory, MiB", needs.memory_mb, memory, "free some memory, or ask for less", warn=True),
+        _room("the engine's data", needs.containers * LOG_FILE_MB * LOG_FILES, readings.disk_free_b),
     ]
     if needs.cpus:
         enough = needs.cpus <= readings.engine.cpus
@@ -189,6 +202,49 @@ def check(readings: Readings, needs: HostNeeds) -> list[Check]:
             )
         )
     return checks
+
+
+def admit(
+    readings: Readings,
+    needs: HostNeeds,
+    runs: Path,
+    *,
+    provoked: AbstractSet[str],
+    smaller: str | None,
+    say: Callable[[str], None],
+) -> None:
+    """Let a run begin that the host can carry; say where disk space may run out.
+
+    Raises:
+        HostCannot: with the first thing that is not enough and is not ``provoked``.
+    """
+    checks = [*check(readings, needs), room_for_runs(runs)]
+    require([found for found in checks if found.name not in provoked], smaller)
+    for low in (found for found in checks if found.state == "warn" and found.name.startswith(_DISK)):
+        say(f"{low.name}: needed {low.needed}, found {low.found}; {low.do}")
+
+
+def room_for_runs(folder: Path) -> Check:
+    """Hold what a run writes against the free space where run directories are kept, on this machine."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    found = _room(f"runs in {folder}", RUN_MB, shutil.disk_usage(there).free)
+    # Not refused: the figure is a run's at most, and a run that finds its disk full ends with that reason.
+    return replace(found, state="warn") if found.state == "fail" else found
+
+
+def _room(what: str, needed_mb: int, free_b: int | None) -> Check:
+    """Hold the disk space that may be needed at most against what is free; too little to begin with is a failure."""
+    do = "free some space there (`testbed clean`, `docker system df`)"
+    if free_b is None:
+        return Check(name=f"{_DISK}{what}, MiB", needed=f"{needed_mb:,} at most", found="unknown", do="", state="ok")
+    enough = free_b >> 20 >= needed_mb
+    return Check(
+        name=f"{_DISK}{what}, MiB",
+        needed=f"{needed_mb:,} at most",
+        found=f"{free_b >> 20:,}",
+        do="" if enough else do,
+        state="ok" if enough else "fail" if free_b >> 20 < FLOOR_MB else "warn",
+    )
 
 
 def _free(readings: Readings) -> int:
@@ -237,6 +293,12 @@ def _check(name: str, needed: int, found: int, do: str, *, warn: bool = False) -
         state="ok" if enough else "warn" if warn else "fail",
         share=needed / max(found, 1),
     )
+
+
+def _free_disk(said: str) -> int | None:
+    """Read free blocks and their size, as stat(1) says them of a file system."""
+    words = said.split()
+    return int(words[0]) * int(words[1]) if len(words) == 2 and all(word.isdecimal() for word in words) else None
 
 
 def _available(meminfo: str) -> int:

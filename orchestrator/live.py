@@ -11,14 +11,14 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
 
-from orchestrator import services
+from orchestrator import services, strict_json
 from orchestrator.agents.contract import LoadOrder, LoadReport, SinkReport
 from orchestrator.collect.cpus import COMMAND, recorded
 from orchestrator.collect.recorder import Recorder
 from orchestrator.engine import Engine, LogLine, Output
 from orchestrator.errors import EngineFailed, InvalidInput, NodeDied
 from orchestrator.plan import NodePlan, Plan
-from orchestrator.rundir import RunDir
+from orchestrator.rundir import RunDir, check_name
 from orchestrator.services import Counts, Offer, OffersLoad, Role, offered
 from orchestrator.services.agents import DOMAINS, PYTHON
 from orchestrator.services.offered import Offered
@@ -70,7 +70,9 @@ class Live:
         ``label`` a line in it, mostly a node.
         """
         with self.rundir.write_series("readings") as series:
-            series.write(json.dumps({"t": at or time.time(), "name": reading, "label": label, "value": value}) + "\n")
+            series.write(
+                strict_json.dumps({"t": at or time.time(), "name": reading, "label": label, "value": value}) + "\n"
+            )
 
     def exec(self, node: NodePlan, *command: str, timeout: float = 60) -> Output:
         """Run a command in a node, with the rights of its service.
@@ -256,7 +258,8 @@ class Live:
         return isinstance(services.service(self.plan.node(Role.SINK).service), Counts)
 
     def _begin(self, run: str, phase: str) -> None:
-        """Open the sink's ledger of a load, if it keeps one."""
+        """Open the sink's ledger of a load, if it keeps one; the load's name becomes part of file names."""
+        check_name(phase)
         if self._counts:
             self._control("begin", run)
             self.recorder.keep_ticks(self.plan.node(Role.SINK).name, run, phase)

@@ -57,7 +57,7 @@ Release = Literal["bullseye", "bookworm", "trixie"]
 class Strict(BaseModel):
     """A part of a bed file: immutable, and an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class Limits(Strict):

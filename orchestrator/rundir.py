@@ -16,8 +16,6 @@ A file that cannot be read in part, or at all (a process that was killed, a brok
 """
 
 import gzip
-import json
-import math
 import os
 import traceback
 import zlib
@@ -28,7 +26,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
+from orchestrator import strict_json
 from orchestrator.errors import InvalidInput, host_cannot
+
+MAX_NAME = 200
+"""Octets of a name in a file's name, which has 255 at most (NAME_MAX)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class RunDir:
 
     def save(self, facts: Mapping[str, Any]) -> None:
         """Replace run.json, whole or not at all."""
-        replace(self.path / "run.json", json.dumps(facts, indent=1, sort_keys=False, default=str) + "\n")
+        replace(self.path / "run.json", strict_json.dumps(facts, indent=1, sort_keys=False, default=str) + "\n")
 
     def load(self) -> dict[str, Any]:
         """Read run.json."""
@@ -72,15 +74,15 @@ class RunDir:
 
     def save_config(self, node: str, files: Mapping[str, bytes]) -> None:
         """Keep the rendered files of a node."""
-        write_files(self.path / "config" / node, files)
+        write_files(self.path / "config" / check_name(node), files)
 
     def save_result(self, name: str, data: Mapping[str, Any]) -> None:
         """Keep the report of an agent."""
-        replace(self.path / "results" / f"{name}.json", json.dumps(data) + "\n")
+        replace(self.path / "results" / f"{check_name(name)}.json", strict_json.dumps(data) + "\n")
 
     def result(self, name: str) -> dict[str, Any] | None:
         """Read the report of an agent; ``None`` when the run did not get that far, or it cannot be read."""
-        path = self.path / "results" / f"{name}.json"
+        path = self.path / "results" / f"{check_name(name)}.json"
         if not path.is_file():
             return None
         try:
@@ -113,11 +115,13 @@ class RunDir:
 
     def write_log(self, node: str) -> IO[str]:
         """Open the log of a node for writing; compressed, because a relay prints 600 bytes for each message."""
-        return gzip.open(self.path / "logs" / f"{node}.log.gz", "wt", compresslevel=5, encoding="utf-8", newline="\n")
+        return gzip.open(
+            self.path / "logs" / f"{check_name(node)}.log.gz", "wt", compresslevel=5, encoding="utf-8", newline="\n"
+        )
 
     def log(self, node: str) -> Iterator[tuple[float, str]]:
         """Yield the log of a node: Unix time and text. A log cut off by a crash ends where it was cut."""
-        path = self.path / "logs" / f"{node}.log.gz"
+        path = self.path / "logs" / f"{check_name(node)}.log.gz"
         if not path.is_file():
             return
         broken, cut = 0, False
@@ -142,11 +146,11 @@ class RunDir:
 
     def write_series(self, name: str) -> IO[str]:
         """Open a time series to add to it, line-buffered."""
-        return (self.path / "series" / f"{name}.jsonl").open("a", encoding="utf-8", buffering=1)
+        return (self.path / "series" / f"{check_name(name)}.jsonl").open("a", encoding="utf-8", buffering=1)
 
     def series(self, name: str) -> list[dict[str, Any]]:
         """Read a time series; empty when there is none. A line that is broken or cut off is left out."""
-        path = self.path / "series" / f"{name}.jsonl"
+        path = self.path / "series" / f"{check_name(name)}.jsonl"
         if not path.is_file():
             return []
         lines = path.read_bytes().splitlines()
@@ -157,7 +161,7 @@ class RunDir:
 
     def _json(self, path: Path) -> dict[str, Any]:
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = strict_json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
             raise InvalidInput("a readable run directory", f"{path}: {error}", "see `testbed runs`") from error
         if not isinstance(data, dict):
@@ -168,10 +172,25 @@ class RunDir:
 def _point(line: bytes) -> dict[str, Any] | None:
     """Read one line of a series; ``None``: it is broken."""
     try:
-        point = json.loads(line)
-        return point if math.isfinite(point["t"]) else None
+        point: dict[str, Any] = strict_json.loads(line)
+        return point if isinstance(point["t"], int | float) else None
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
+
+
+def check_name(name: str) -> str:
+    """Return the name of a load, node or series if it can be part of a file's name.
+
+    Raises:
+        InvalidInput: it is empty, begins with a dot, holds a slash or a control character, or has over 200 octets.
+    """
+    if name and name[0] != "." and "/" not in name and name.isprintable() and len(name.encode()) <= MAX_NAME:
+        return name
+    raise InvalidInput(
+        f"a name of 1 to {MAX_NAME} printable characters without a slash, not beginning with a dot",
+        repr(name)[:100],
+        "choose another name",
+    )
 
 
 def make_directory(parent: Path, name: str, parts: tuple[str, ...] = ()) -> Path:
@@ -180,7 +199,7 @@ def make_directory(parent: Path, name: str, parts: tuple[str, ...] = ()) -> Path
     Raises:
         InvalidInput: it cannot be made or written.
     """
-    stem = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{name}"
+    stem = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{check_name(name)}"
     try:
         parent.mkdir(parents=True, exist_ok=True)
         for n in range(1, 1000):
@@ -205,8 +224,11 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write the files of a node, which have absolute paths there, below a folder.
 
     Raises:
-        InvalidInput: they cannot be written.
+        InvalidInput: a path leads out of the folder, or they cannot be written.
     """
+    for name in files:
+        if ".." in Path(name).parts or "\0" in name:
+            raise InvalidInput("paths of files without '..'", repr(name)[:100], "name the file by its whole path")
     try:
         for name, content in files.items():
             path = folder / name.lstrip("/")

@@ -135,7 +135,7 @@ def run(
             readings = host.read(engine)
             provoked = asked.provokes if isinstance(asked, Provokes) else frozenset()
             smaller = asked.smaller(params) if isinstance(asked, Scales) else None
-            host.require([c for c in host.check(readings, plan.needs) if c.name not in provoked], smaller)
+            host.admit(readings, plan.needs, runs, provoked=provoked, smaller=smaller, say=steps.say)
             environment = host.environment(readings) | {"images": _image_ids(engine, bed)}
             record.save(environment=environment, plan=plan.to_dict())
         with ExitStack() as stack:

@@ -8,13 +8,12 @@ A summary is kept in a directory of its own, ``runs/<time>-sweep-<scenario>/swee
 """
 
 import itertools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator import runner
+from orchestrator import runner, strict_json
 from orchestrator.errors import ExitCode, InvalidInput, Problem
 from orchestrator.interrupts import Interrupted, shielded
 from orchestrator.model import Strict, checked
@@ -62,7 +61,7 @@ class Summary:
     def save(self, **facts: Any) -> None:
         """Add facts and write the file."""
         self.facts.update(facts)
-        replace(self.path, json.dumps(self.facts, indent=1, default=str) + "\n")
+        replace(self.path, strict_json.dumps(self.facts, indent=1, default=str) + "\n")
 
     def broken(self, error: BaseException) -> None:
         """Say in the file, and in the error, what ended the work and where the rest is; a full disk is a note."""

@@ -121,7 +121,11 @@ class LoadReport(Message):
     connections: int
     """Opened in all: greeted, and EHLO answered."""
     connect_failed: dict[str, int] = field(default_factory=dict)
-    """Connections that did not get so far, by cause. Their messages wait for another connection."""
+    """Connections that did not get so far, by cause: ``no connection``, ``no greeting``, ``421 4.3.2``, ... Their
+    messages wait for another connection."""
+    goodbye_failed: dict[str, int] = field(default_factory=dict)
+    """Connections that carried mail but had no orderly end, by cause: ``no reply to QUIT`` within 2 s, and, of a server
+    that never gives one, ``QUIT not waited for``."""
     late: int
     """Messages started over 10 ms after they were due (open-loop only)."""
     cpu_s: float
@@ -168,6 +172,9 @@ class SinkReport(Message):
     """Messages of this run whose body was not what was sent; such a copy is not a delivery."""
     misrouted: int
     """Messages that arrived at the address of another domain than their recipient's (delivered all the same)."""
+    outside: int = 0
+    """Messages that arrived at an address outside the prefix of the domains, as through the sink's published port:
+    delivered, neither misrouted nor counted to a domain."""
     foreign: int
     """Messages since the run began with no stamp of any announced run (bounces, mail of an older bed)."""
     bytes: int
@@ -177,7 +184,7 @@ class SinkReport(Message):
     broken: int = 0
     """Of those, broken off on purpose: see ``SinkSettings.fault``."""
     domains: int
-    """Distinct recipient domains of the bed that mail of this run arrived for."""
+    """Distinct recipient domains of the bed that mail of this run arrived for, at an address of a domain."""
     first: float | None
     """Unix time of the first and last message of the run."""
     last: float | None

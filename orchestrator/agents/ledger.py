@@ -18,6 +18,8 @@ from orchestrator.agents.contract import SinkReport, SinkTick
 from orchestrator.agents.histogram import Histogram
 from orchestrator.agents.wire import MAX_SEQ, Stamp
 
+OUTSIDE = -2
+"""In place of a domain's index: the address is no domain's (a published port, the sink's own address)."""
 _STEP = 4096
 """A bitmap grows by at least so many octets: 32,768 messages."""
 
@@ -81,7 +83,7 @@ class Ledger:
 
     __slots__ = (
         "_accepted", "_age", "_broken", "_corrupted", "_cpu_s", "_delivered", "_domains", "_duplicated", "_expected",
-        "_first", "_foreign", "_last", "_misrouted", "_octets", "_run", "_then", "_told", "_transit",
+        "_first", "_foreign", "_last", "_misrouted", "_octets", "_outside", "_run", "_then", "_told", "_transit",
     )  # fmt: skip
 
     def __init__(self, run: str, foreign: int, accepted: int, broken: int) -> None:
@@ -92,7 +94,7 @@ class Ledger:
         self._cpu_s = time.process_time()
         self._delivered = SequenceSet()
         self._domains = SequenceSet()
-        self._duplicated = self._corrupted = self._misrouted = self._octets = 0
+        self._duplicated = self._corrupted = self._misrouted = self._outside = self._octets = 0
         self._first = self._last = 0
         self._told: tuple[int, ...] = ()
         self._expected: int | None = None
@@ -106,18 +108,22 @@ class Ledger:
             content: the message, read to its end.
             stamp: its stamp.
             recipients: indices of the domains it is for; -1 is a domain that the bed does not have.
-            dialled: index of the domain whose address it came to; ``None`` when nobody knows which address is whose.
+            dialled: index of the domain whose address it came to, or ``OUTSIDE``; ``None`` when nobody knows which
+                address is whose.
         """
         now = time.monotonic_ns()
         self._first = self._first or now
         self._last = now
         self._octets += content.size
-        astray = False
-        for index in recipients:
-            if index >= 0:
-                self._domains.add(index)
-            astray |= dialled is not None and index != dialled
-        self._misrouted += astray
+        if dialled == OUTSIDE:
+            self._outside += 1
+        else:
+            astray = False
+            for index in recipients:
+                if index >= 0:
+                    self._domains.add(index)
+                astray |= dialled is not None and index != dialled
+            self._misrouted += astray
         if stamp.seq >= MAX_SEQ or not content.whole:
             self._corrupted += 1
         elif self._delivered.add(stamp.seq):
@@ -169,6 +175,7 @@ class Ledger:
             duplicated=self._duplicated,
             corrupted=self._corrupted,
             misrouted=self._misrouted,
+            outside=self._outside,
             foreign=foreign - self._foreign,
             bytes=self._octets,
             connections=accepted - self._accepted,
@@ -240,14 +247,17 @@ class Books:
         return self._domains.get(domain, -1)
 
     def dialled(self, address: str) -> int | None:
-        """Return the index of the domain that an address of this machine belongs to; ``None`` when nobody knows.
+        """Return the index of the domain that an address of this machine belongs to.
+
+        ``OUTSIDE``: the address is no domain's. ``None``: nobody knows which address is whose.
 
         An IPv6 address carries its IPv4 twin in its last 32 bits.
         """
         if self._base is None:
             return None
         packed = inet_pton(AF_INET6, address)[12:] if ":" in address else inet_aton(address)
-        return int.from_bytes(packed, "big") - self._base
+        index = int.from_bytes(packed, "big") - self._base
+        return index if 0 <= index < len(self._domains) else OUTSIDE
 
     def enter(self, content: Content, recipients: Iterable[int], dialled: int | None) -> None:
         """Account for one message with the run of its stamp."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 def say(line: Mapping[str, object]) -> None:
     """Print one JSON line on standard output, at once."""
-    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.write(json.dumps(line, allow_nan=False) + "\n")
     sys.stdout.flush()
 
 

@@ -52,6 +52,8 @@ class Driver(Protocol):
     """What a connection needs of the load it belongs to. Times are CLOCK_MONOTONIC, ns."""
 
     composer: Composer
+    pipelines_quit: bool
+    """QUIT may leave with the end of the last message."""
 
     def take(self, connection: "Connection", now: int) -> int:
         """Return the sequence number of the next message, ``WAIT`` or ``DONE``."""
@@ -77,6 +79,14 @@ class Driver(Protocol):
         """Count a message that was not accepted; ``unresolved``: it was written, the reply never came."""
         ...
 
+    def awaits_goodbye(self) -> bool:
+        """Return whether the reply to a QUIT is worth waiting for, and count the connection if it is not."""
+        ...
+
+    def goodbye(self) -> None:
+        """Count a QUIT that was answered."""
+        ...
+
     def closed(self, connection: "Connection", cause: str | None, *, fruitless: bool) -> None:
         """Take leave of a connection.
 
@@ -90,7 +100,8 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_cause", "_domain", "_driver", "_due", "_fruitless", "_partial", "_pipelining", "_quit_sent", "_refusal",
-        "_sent", "_seq", "_transport", "budget", "first", "opened", "since", "state", "stop",
+        "_sent", "_seq", "_transport", "budget", "connected", "first", "opened", "quit_pipelined", "since", "state",
+        "stop",
     )  # fmt: skip
 
     def __init__(self, driver: Driver, *, budget: int, first: int = 0, stop: int = 0) -> None:
@@ -103,8 +114,9 @@ class Connection(asyncio.Protocol):
         self.stop = stop
         """... to before here."""
         self.state = State.CONNECT
-        self.opened = self.since = time.monotonic_ns()
+        self.opened = self.connected = self.since = time.monotonic_ns()
         """``since``: when it began to wait for a reply."""
+        self.quit_pipelined = False
         self._partial = b""
         self._pipelining = False
         self._quit_sent = False
@@ -124,6 +136,7 @@ class Connection(asyncio.Protocol):
             transport.abort()  # type: ignore[attr-defined]
             return
         self.state = State.GREETING
+        self.connected = time.monotonic_ns()
 
     def data_received(self, data: bytes) -> None:
         """Act on every whole reply."""
@@ -192,11 +205,13 @@ class Connection(asyncio.Protocol):
 
     def quit(self) -> None:
         """Say goodbye; the server closes first, so that the port that waits (TIME-WAIT) is not one of ours."""
-        if not self._quit_sent:
-            self._quit_sent = True
-            self._write(_QUIT, State.QUIT, time.monotonic_ns())
-        else:
+        if self._quit_sent:
             self.state = State.QUIT
+            return
+        self._quit_sent = True
+        self._write(_QUIT, State.QUIT, time.monotonic_ns())
+        if not self._driver.awaits_goodbye() and self._transport is not None:
+            self._transport.close()
 
     # the conversation
 
@@ -251,8 +266,8 @@ class Connection(asyncio.Protocol):
                 self._write(b".\r\n", State.DISCARD, now)  # RFC 2920, 3.1: it took DATA for no recipient
                 return
             content = composer.content(self._seq, self._domain, self._due, self._sent)
-            if self._pipelining and self.budget <= 0:
-                self._quit_sent = True
+            if self._pipelining and self.budget <= 0 and self._driver.pipelines_quit:
+                self._quit_sent = self.quit_pipelined = True
                 content += _QUIT
             self._write(content, State.CONTENT, now)
         elif line[:1] != b"2" or self.state is State.DATA:
@@ -277,8 +292,9 @@ class Connection(asyncio.Protocol):
         else:
             self.give_up(cause_of(line))
 
-    def _on_quit(self, line: bytes, now: int) -> None:
+    def _on_quit(self, line: bytes, now: int) -> None:  # noqa: ARG002
         """Wait on: after 221 the server closes."""
+        self._driver.goodbye()
 
     def _on_surprise(self, line: bytes, now: int) -> None:  # noqa: ARG002
         """Give up a connection that says something unasked."""

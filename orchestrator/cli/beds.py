@@ -20,12 +20,20 @@ from orchestrator.cli.shell import (
     nodes_there,
     print_json,
     say,
+    tell,
 )
-from orchestrator.errors import InvalidInput, Problem
+from orchestrator.errors import EngineFailed, InvalidInput, Problem
+from orchestrator.plaintext import pass_on
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from orchestrator.engine import Engine, Found
     from orchestrator.ownership import Standing
+
+
+_GONE = "removed"
+"""State of a node whose container was removed while a command asked about it."""
 
 
 class PlanFormat(StrEnum):
@@ -76,13 +84,13 @@ def plan(
         print_json(made.to_dict())
         return
     needs = made.needs
-    typer.echo(f"bed {made.bed.name}: {len(made.deliveries):,} domains on {made.subnet}, mail to {made.mail}")
+    tell(f"bed {made.bed.name}: {len(made.deliveries):,} domains on {made.subnet}, mail to {made.mail}")
     for node in made.nodes:
-        typer.echo(
+        tell(
             f"  {node.name:8} {node.tag:26} {node.v4!s:15} {len(node.addresses):,} addresses, {len(node.files)} files, "
             f"{node.fds:,} fds, {node.memory_mb:,} MiB, {', '.join(node.publish) or 'nothing'} published"
         )
-    typer.echo(
+    tell(
         f"asks of the host: {needs.containers} containers, {needs.neighbour_entries:,} neighbour entries, "
         f"{needs.fds:,} open files in one process, {needs.memory_mb:,} MiB"
     )
@@ -118,6 +126,7 @@ def up(
     with Steps() as steps:
         with steps.step("find or build the images"):
             images.ensure(engine, images.of(wanted), steps.say)
+        made = [folder for folder in (runs, *runs.parents) if not folder.exists()]
         rundir = RunDir.create(runs, "up")
         try:
             with ExitStack() as stack:
@@ -131,15 +140,15 @@ def up(
                 rundir.save({"scenario": "up", "status": "failed", "error": problem.to_dict()})
                 problem.add_note(f"kept:   {rundir.path}, with the logs of the nodes until then")
             else:
-                _discard(rundir.path)
+                _discard(rundir.path, made)
             raise
-    _discard(rundir.path)
+    _discard(rundir.path, made)
     standing = _standing(engine, identity.id)
     if output is Format.JSON:
         print_json(standing.to_dict())
     else:
         _show(standing)
-        typer.echo(f"next: testbed stats, testbed exec relay -- postqueue -p, testbed down {identity.id}")
+        tell(f"next: testbed stats, testbed exec relay -- postqueue -p, testbed down {identity.id}")
 
 
 def ps(output: FormatOption = Format.TEXT) -> None:
@@ -154,7 +163,7 @@ def ps(output: FormatOption = Format.TEXT) -> None:
     for standing in found:
         _show(standing)
     if not found:
-        typer.echo("no bed is up")
+        tell("no bed is up")
 
 
 def down(
@@ -181,7 +190,7 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the node ends.")] = False,
     output: FormatOption = Format.TEXT,
 ) -> None:
-    """Print what a node has printed."""
+    """Print what a node has printed; on a terminal, control characters in it become visible."""
     from orchestrator.engine import docker
 
     engine = docker.connect()
@@ -189,7 +198,7 @@ def logs(
         if output is Format.JSON:
             typer.echo(f'{{"t": {line.t:.6f}, "text": {_quoted(line.text)}}}')
         else:
-            typer.echo(line.text)
+            pass_on(f"{line.text}\n", sys.stdout)
 
 
 def exec_(
@@ -199,48 +208,57 @@ def exec_(
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that it may take.")] = 60.0,
     output: FormatOption = Format.TEXT,
 ) -> None:
-    """Run a command in a node, with no right that its service has not."""
+    """Run a command in a node, with no right that its service has not; a terminal shows no raw control characters."""
     from orchestrator import services, wiring
     from orchestrator.engine import docker
     from orchestrator.ownership import SERVICE
 
     engine = docker.connect()
     found = _node(engine, bed, node)
+    if found.state != "running":
+        raise EngineFailed(f"node {node} running", f"it is {found.state}", f"see `testbed logs {node}`")
     rights = services.service(found.labels[SERVICE]).capabilities
     done = engine.exec(found.id, wiring.without_setup_rights(command, rights), timeout=timeout)
     if output is Format.JSON:
         print_json({"status": done.status, "stdout": done.stdout, "stderr": done.stderr})
     else:
-        sys.stdout.write(done.stdout)
-        sys.stderr.write(done.stderr)
+        pass_on(done.stdout, sys.stdout)
+        pass_on(done.stderr, sys.stderr)
     raise typer.Exit(done.status)
 
 
 def stats(bed: BedOption = None, output: FormatOption = Format.TEXT) -> None:
-    """Show what each node of a bed uses at this moment, over one second."""
-    from orchestrator.collect.stats import rates
+    """Show the state of each node of a bed, and what it uses at this moment, over one second."""
+    from orchestrator.collect.stats import FIGURES, rates
     from orchestrator.engine import docker
-    from orchestrator.ownership import NODE
+    from orchestrator.ownership import ID, NODE
 
     engine = docker.connect()
-    nodes = {c.labels[NODE]: c.id for c in _standing(engine, bed).containers if NODE in c.labels}
-    used = rates(engine, nodes)
+    standing = _standing(engine, bed)
+    used = rates(engine, {c.labels[NODE]: c.id for c in standing.containers if NODE in c.labels})
+    states = {c.labels[NODE]: c.state for c in engine.find({ID: standing.id, NODE: None})}
     if output is Format.JSON:
-        print_json(used)
+        none = dict.fromkeys(FIGURES)
+        print_json({name: {"state": states.get(name, _GONE), **(use or none)} for name, use in used.items()})
         return
-    typer.echo(f"{'node':10}{'cores':>8}{'MiB':>8}{'in kB/s':>10}{'out kB/s':>10}{'pids':>7}")
+    tell(f"{'node':10}{'state':10}{'cores':>8}{'MiB':>8}{'in kB/s':>10}{'out kB/s':>10}{'pids':>7}")
     for name, use in used.items():
-        typer.echo(
-            f"{name:10}{use['cores']:8.2f}{use['memory_b'] / 2**20:8.0f}"
+        state = states.get(name, _GONE)
+        if use is None:
+            tell(f"{name:10}{state:10}{'-':>8}{'-':>8}{'-':>10}{'-':>10}{'-':>7}")
+            continue
+        tell(
+            f"{name:10}{state:10}{use['cores']:8.2f}{use['memory_b'] / 2**20:8.0f}"
             f"{use['rx_b_per_s'] / 1e3:10.1f}{use['tx_b_per_s'] / 1e3:10.1f}{use['pids']:7.0f}"
         )
 
 
-def _discard(rundir: Path) -> None:
-    """Remove the directory of an `up` that nobody needs, and the folder around it when nothing else is in it."""
+def _discard(rundir: Path, made: "Sequence[Path]") -> None:
+    """Remove the directory of an `up` that nobody needs, and the folders made for it, if nothing else is in them."""
     shutil.rmtree(rundir, ignore_errors=True)
     with suppress(OSError):
-        rundir.parent.rmdir()
+        for folder in made:
+            folder.rmdir()
 
 
 def _standing(engine: "Engine", wanted: str | None) -> "Standing":
@@ -258,16 +276,16 @@ def _node(engine: "Engine", bed: str | None, name: str) -> "Found":
     standing = _standing(engine, bed)
     if found := standing.node(name):
         return found
-    names = ", ".join(node["name"] for node in standing.to_dict()["nodes"])
+    names = ", ".join(node["name"] for node in standing.to_dict()["nodes"]) or "none"
     raise InvalidInput(f"a node of bed {standing.bed}", repr(name), f"choose one of {names}")
 
 
 def _show(standing: "Standing") -> None:
     facts = standing.to_dict()
-    typer.echo(f"{standing.bed} {standing.id} {facts['state']}, {facts['kind']}, on {facts['subnet']}")
+    tell(f"{standing.bed} {standing.id} {facts['state']}, {facts['kind']}, on {facts['subnet']}")
     for node in facts["nodes"]:
         ports = ", ".join(f"{port} at 127.0.0.1:{host}" for port, host in node["ports"].items())
-        typer.echo(f"  {node['name']:8} {node['service']:10} {node['state']:9} {ports}")
+        tell(f"  {node['name']:8} {node['service']:10} {node['state']:9} {ports}")
 
 
 def _quoted(text: str) -> str:

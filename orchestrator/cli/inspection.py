@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.shell import RUNS, Format, FormatOption, RunsOption, end_with, made_runs, print_json, say
+from orchestrator.cli.shell import RUNS, Format, FormatOption, RunsOption, end_with, made_runs, print_json, say, tell
 from orchestrator.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -40,9 +40,9 @@ def list_(output: FormatOption = Format.TEXT) -> None:
         "services": {name: f"fills the role {kind.role}" for name, kind in services.known().items()},
     }
     for title, entries in known.items():
-        typer.echo(title)
+        tell(title)
         for name, text in entries.items():
-            typer.echo(f"  {name:18} {text}")
+            tell(f"  {name:18} {text}")
 
 
 def _outline(bed: "Bed") -> str:
@@ -65,7 +65,7 @@ def runs(where: RunsOption = RUNS, output: FormatOption = Format.TEXT) -> None:
     if output is Format.JSON:
         print_json([terminal.line(run) for run in found])
     elif not found:
-        typer.echo(f"no runs below {where}; `testbed run relay-throughput` makes one")
+        tell(f"no runs below {where}; `testbed run relay-throughput` makes one")
     else:
         terminal.show_runs(found)
 
@@ -108,4 +108,4 @@ def capsule(
     rundir = RunDir.open(run if run.exists() else where / run)
     path = file or Path(f"{rundir.path.resolve().name}.capsule.json")
     travelling.write(travelling.make(rundir), path)
-    typer.echo(f"{path}, {path.stat().st_size:,} bytes; `testbed run {path}` runs it again and compares")
+    tell(f"{path}, {path.stat().st_size:,} bytes; `testbed run {path}` runs it again and compares")

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
 from orchestrator.cli import asking
-from orchestrator.cli.shell import Format, FormatOption, built_in_beds, print_json, say
+from orchestrator.cli.shell import RUNS, Format, FormatOption, RunsOption, built_in_beds, print_json, say, tell
 from orchestrator.errors import EngineFailed, ExitCode
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def doctor(
         ),
     ] = "relay",
     domains: Annotated[int | None, typer.Option(help="Domains, instead of the bed's own number.")] = None,
+    runs: RunsOption = RUNS,
     output: FormatOption = Format.TEXT,
 ) -> None:
     """Say what this host can and cannot run: what is needed, what was found, what to do, and what binds first."""
@@ -63,7 +65,7 @@ def doctor(
 
     wanted = beds.bed(bed, domains=domains)
     make_plan(wanted, cpus=1)  # a bed that cannot be built is no matter of this machine
-    checks, _, code = _examine(wanted)
+    checks, _, code = _examine(wanted, runs)
     if output is Format.JSON:
         print_json([check.to_dict() for check in checks])
     else:
@@ -71,7 +73,9 @@ def doctor(
     raise typer.Exit(code)
 
 
-def _doctor(scenario: "Scenario[Any]", values: dict[str, Any], *, output: FormatOption = Format.TEXT) -> None:
+def _doctor(
+    scenario: "Scenario[Any]", values: dict[str, Any], *, runs: RunsOption = RUNS, output: FormatOption = Format.TEXT
+) -> None:
     """Say what a scenario will need of this host, and what will bind first."""
     from orchestrator import runner
     from orchestrator.forecast import first_to_bind
@@ -81,6 +85,7 @@ def _doctor(scenario: "Scenario[Any]", values: dict[str, Any], *, output: Format
     wanted = runner.prepare(scenario, params)
     checks, plan, code = _examine(
         wanted,
+        runs,
         connections=scenario.connections(params) if isinstance(scenario, Connects) else {},
         provoked=scenario.provokes if isinstance(scenario, Provokes) else frozenset(),
     )
@@ -100,14 +105,18 @@ def _doctor(scenario: "Scenario[Any]", values: dict[str, Any], *, output: Format
     else:
         _show(checks, first)
         if nodes:
-            typer.echo(f"\n{'node':10}{'image':28}{'open files':>12}{'MiB':>8}{'neighbours':>12}")
+            tell(f"\n{'node':10}{'image':28}{'open files':>12}{'MiB':>8}{'neighbours':>12}")
         for node in nodes:
-            typer.echo("{name:10}{image:28}{fds:12,}{memory_mb:8,}{neighbours:12,}".format(**node))
+            tell("{name:10}{image:28}{fds:12,}{memory_mb:8,}{neighbours:12,}".format(**node))
     raise typer.Exit(code)
 
 
 def _examine(
-    wanted: "Bed", *, connections: "Mapping[str, float] | None" = None, provoked: "AbstractSet[str]" = frozenset()
+    wanted: "Bed",
+    runs: Path,
+    *,
+    connections: "Mapping[str, float] | None" = None,
+    provoked: "AbstractSet[str]" = frozenset(),
 ) -> "tuple[list[Check], Plan | None, ExitCode]":
     """Check this machine for a bed; the plan is there when the engine answers."""
     from orchestrator import host
@@ -136,7 +145,10 @@ def _examine(
             )
         )
         if HELPER not in lacking:  # it is what looks at the host
-            checks += forecast(host.read(engine), plan, connections=connections, provoked=provoked)
+            checks += [
+                *forecast(host.read(engine), plan, connections=connections, provoked=provoked),
+                host.room_for_runs(runs),
+            ]
     except EngineFailed as none:
         checks = [host.Check(name="engine", needed=none.needed, found=none.found, do=none.do, state="fail")]
         code = none.exit_code
@@ -149,21 +161,23 @@ def _show(checks: "Sequence[Check]", first: "Check | None") -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from orchestrator.plaintext import plain
+
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim")
     for title in ("", "check", "needed", "found", "share"):
         table.add_column(title, overflow="fold", justify="right" if title == "share" else "left")
     colours = {"ok": "green", "warn": "yellow", "fail": "bold red", "wanted": "cyan"}
     for check in checks:
         share = "" if check.share is None else f"{check.share:.1%}"
-        row = (check.name, check.needed, check.found, share)
+        row = (plain(cell) for cell in (check.name, check.needed, check.found, share))
         table.add_row(Text(check.state, style=colours[check.state]), *(Text(cell) for cell in row))
     console = Console(highlight=False)
     console.print(table)
     for check in checks:
         if check.do:
-            console.print(f"do: {check.do}  ({check.name})", markup=False)
+            console.print(plain(f"do: {check.do}  ({check.name})"), markup=False)
     if first:
-        console.print(f"first to bind: {first.name}, {first.needed} of {first.found}", markup=False)
+        console.print(plain(f"first to bind: {first.name}, {first.needed} of {first.found}"), markup=False)
 
 
 def images(
@@ -185,7 +199,7 @@ def images(
         print_json([state.to_dict() for state in states])
     else:
         for state in states:
-            typer.echo(f"{state.tag:32} {state.state:8} {state.size_b / 1e6:7.0f} MB" if state.size_b else state.tag)
+            tell(f"{state.tag:32} {state.state:8} {state.size_b / 1e6:7.0f} MB" if state.size_b else state.tag)
 
 
 def clean(
@@ -200,6 +214,6 @@ def clean(
     if output is Format.JSON:
         print_json(done.to_dict())
         return
-    typer.echo(f"{len(done.removed)} removed, {len(done.kept)} kept")
+    tell(f"{len(done.removed)} removed, {len(done.kept)} kept")
     for bed in done.kept:
-        typer.echo(f"  kept {bed.bed} {bed.id}: it is {bed.state}; `testbed clean --all` removes it, too")
+        tell(f"  kept {bed.bed} {bed.id}: it is {bed.state}; `testbed clean --all` removes it, too")

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.status import Status
 
+from orchestrator.plaintext import plain
+
 
 class Steps:
     """Shows the steps of a command; on a terminal the running one moves, in a log every one is a line."""
@@ -30,7 +32,7 @@ class Steps:
     def step(self, name: str) -> Iterator[None]:
         """Show one step while the block runs."""
         began = time.monotonic()
-        self._status = self._console.status(escape(f"{name} ..."))
+        self._status = self._console.status(escape(plain(f"{name} ...", keep="")))
         self._status.start()
         mark = "[red]x[/red]"
         try:
@@ -41,19 +43,19 @@ class Steps:
             self.taken.append({"name": name, "seconds": round(seconds, 3)})
             self._status.stop()
             self._status = None
-            self._console.print(f"{mark} {escape(name)} [dim]{seconds:.1f} s[/dim]")
+            self._console.print(f"{mark} {escape(plain(name))} [dim]{seconds:.1f} s[/dim]")
 
     def show(self, text: str) -> None:
         """Show what the running step is at, where that can be overwritten."""
         if self._console.is_terminal and self._status:
-            self._status.update(escape(text))
+            self._status.update(escape(plain(text)))
 
     def say(self, text: str) -> None:
         """Show what the running step is at."""
         if self._console.is_terminal and self._status:
-            self._status.update(escape(text))
+            self._status.update(escape(plain(text)))
         else:
-            self._console.print(f"   {text}", markup=False)
+            self._console.print(f"   {plain(text)}", markup=False)
 
 
 class Within:

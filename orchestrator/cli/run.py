@@ -103,11 +103,10 @@ def many(scenario: "Scenario[Any]", steps: "Steps", runs: Path, parent: str | No
     from orchestrator import runner, sweep
     from orchestrator.cli.progress import Within
     from orchestrator.engine import docker
-    from orchestrator.report.terminal import plain
 
     def ask(params: Any) -> Any:
         command = sweep.words(scenario, params)
-        with steps.step(plain(" ".join(command[2:]))):
+        with steps.step(" ".join(command[2:])):
             finished = runner.run(
                 scenario,
                 params,

@@ -1,6 +1,5 @@
 """What every command shares: formats, messages, exit codes, and the bed that a command is about."""
 
-import json
 import sys
 import traceback
 from collections.abc import Callable
@@ -12,6 +11,7 @@ import typer
 
 from orchestrator.errors import ExitCode, HostCannot, Problem, host_cannot
 from orchestrator.interrupts import Interrupted, raise_on_signals
+from orchestrator.plaintext import LAYOUT, plain
 
 
 class Format(StrEnum):
@@ -70,12 +70,19 @@ BedOption = Annotated[
 
 def print_json(data: Any) -> None:
     """Print data for a script."""
-    typer.echo(json.dumps(data, indent=1, default=str))
+    from orchestrator import strict_json
+
+    typer.echo(strict_json.dumps(data, indent=1, default=str))
+
+
+def tell(text: str) -> None:
+    """Print an answer for a person on standard output; control characters in it become visible."""
+    typer.echo(plain(text, LAYOUT))
 
 
 def say(text: str) -> None:
-    """Tell a person what is happening, on standard error."""
-    typer.echo(text, err=True)
+    """Tell a person what is happening, on standard error; control characters in it become visible."""
+    typer.echo(plain(text, LAYOUT), err=True)
 
 
 def end_with(code: int, unreported: Problem | None) -> NoReturn:
@@ -110,7 +117,7 @@ def run_guarded(command: Callable[[], Any]) -> None:
             for note in _notes(error):
                 refused.add_note(note)
             _end_with(refused)
-        traceback.print_exc()
+        say(traceback.format_exc().rstrip())
         say("this is a bug of testbed; please report it with the lines above")
         sys.exit(ExitCode.BUG)
 
@@ -122,11 +129,11 @@ def _end_with(problem: Problem) -> NoReturn:
 
 
 def _shown(text: str) -> str:
-    """Make text fit a screen, and harmless for a terminal: names come from files, logs from containers."""
+    """Make text fit a screen."""
     lines = text.splitlines() or [""]
     kept = lines if len(lines) <= _LINES else [lines[0], f"(... {len(lines) - _LINES} lines)", *lines[1 - _LINES :]]
     shown = (line if len(line) <= _WIDTH else f"{line[:_WIDTH]} ..." for line in kept)
-    return "\n".join("".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in line) for line in shown)
+    return "\n".join(plain(line) for line in shown)
 
 
 def _notes(error: BaseException) -> list[str]:

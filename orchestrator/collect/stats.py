@@ -5,12 +5,16 @@ Source: Docker Engine API 1.41, ``GET /containers/{id}/stats``; the kernel's cgr
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any
 
 from orchestrator.engine import Engine
 from orchestrator.engine.api import unix
+from orchestrator.errors import EngineFailed
+from orchestrator.ownership import NODE
 
+FIGURES = ("cores", "memory_b", "rx_b_per_s", "tx_b_per_s", "pids")
+"""Names of the figures of ``rates``."""
 Point = dict[str, float | int | str | None]
 
 _NEVER = "0001-01-01T00:00:00Z"
@@ -87,15 +91,25 @@ def _blocks(entries: Sequence[Mapping[str, Any]], operation: str) -> int | None:
     return sum(e["value"] for e in entries if str(e.get("op", "")).lower() == operation) if entries else None
 
 
-def rates(engine: Engine, nodes: Mapping[str, str]) -> dict[str, dict[str, float]]:
+def rates(engine: Engine, nodes: Mapping[str, str]) -> dict[str, dict[str, float] | None]:
     """Return what containers use now, measured over one second: node -> name of the figure -> value.
 
-    ``cores`` of CPU, ``memory_b``, ``rx_b_per_s``, ``tx_b_per_s``, ``pids``.
+    ``cores`` of CPU, ``memory_b``, ``rx_b_per_s``, ``tx_b_per_s``, ``pids``. A node is ``None`` if it does not run, or
+    if it ended or was removed meanwhile.
     """
 
-    def use(name: str) -> dict[str, float]:
-        readings = (point(name, raw) for raw in engine.stats(nodes[name]))
-        first, last = islice((r for r in readings if r and r["cpu_s"] is not None), 2)
+    def use(name: str) -> dict[str, float] | None:
+        try:
+            # Of a container that does not run, the engine sends empty readings without an end.
+            running = takewhile(lambda r: r is not None, (point(name, raw) for raw in engine.stats(nodes[name])))
+            readings = list(islice((r for r in running if r and r["cpu_s"] is not None), 2))
+        except EngineFailed:
+            if any(found.id == nodes[name] and found.state == "running" for found in engine.find({NODE: None})):
+                raise
+            return None
+        if len(readings) < 2:
+            return None
+        first, last = readings
         seconds = _figure(last["t"]) - _figure(first["t"])
         grown = {key: (_figure(last[key]) - _figure(first[key])) / seconds for key in ("cpu_s", "rx_b", "tx_b")}
         return {

@@ -122,6 +122,14 @@ class LogLine:
     text: str
 
 
+LOG_FILE_MB, LOG_FILES = 512, 2
+"""The engine's own copy of a container's log: files of so many MiB, so many of them.
+
+A reader that follows a log reads a file to its end and goes on in the newest one (Engine 20.10): a recorder loses lines
+only if it is a whole file behind, some three million lines.
+"""
+
+
 class SubnetTaken(Exception):
     """The engine has another network on (part of) this subnet: take another one."""
 

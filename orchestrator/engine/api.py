@@ -3,16 +3,19 @@
 import io
 import struct
 import tarfile
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from orchestrator.engine import ContainerSpec, Endpoint, EngineInfo, Found, LogLine
+from orchestrator.engine import LOG_FILE_MB, LOG_FILES, ContainerSpec, Endpoint, EngineInfo, Found, LogLine
 
 STDOUT, STDERR = 1, 2
 """Numbers of the streams."""
 _HEADER = struct.Struct(">BxxxL")
 """Before each piece of output: which stream it is of, how many bytes it has."""
+_REMEMBERED = 20_000
+"""Stamps of a followed log. A reader that keeps up is told a few lines of the new file before they are repeated."""
 _READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sysrq-trigger")
 """What an engine makes read-only in a container, without ``/proc/sys``."""
 _NO_PROFILE = ("apparmor=unconfined", "label=disable")
@@ -30,8 +33,10 @@ def host_config(spec: ContainerSpec) -> dict[str, Any]:
         "ReadonlyPaths": list(_READ_ONLY) if spec.writes_sysctls else None,
         "Sysctls": dict(spec.sysctls),
         "PortBindings": {port: [{"HostIp": "127.0.0.1", "HostPort": ""}] for port in spec.publish},
-        # No rotation: an engine's default may drop lines that have not been read yet.
-        "LogConfig": {"Type": "json-file", "Config": {"max-size": "1000g"}},
+        "LogConfig": {
+            "Type": "json-file",
+            "Config": {"max-size": f"{LOG_FILE_MB}m", "max-file": str(LOG_FILES), "compress": "false"},
+        },
         "Ulimits": [{"Name": "nofile", "Soft": limits.nofile, "Hard": limits.nofile}] if limits.nofile else None,
         "Memory": limits.memory_b,
         "MemorySwap": limits.memory_b,
@@ -71,6 +76,34 @@ def frames(read: Callable[[int], bytes]) -> Iterator[tuple[int, bytes]]:
     while header := read(_HEADER.size):
         stream, length = _HEADER.unpack(header)
         yield stream, read(length)
+
+
+def once(stamped: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
+    """Leave out the pieces that a followed log repeats.
+
+    Engines from 19.03 to 20.10 take the shorter file after a rotation for one that was truncated, and tell it from its
+    start again (followLogs, daemon/logger/loggerutils/follow.go). A repeated piece has a stamp that was told before.
+    """
+    order: deque[tuple[int, bytes]] = deque()
+    told: set[tuple[int, bytes]] = set()
+    last: dict[int, tuple[tuple[int, bytes], bytes, bool]] = {}
+    repeating = False
+    for stream, piece in stamped:
+        key = (stream, piece.partition(b" ")[0])
+        if key in told:
+            before, first, ended = last[stream]
+            repeating = repeating or key != before or (ended and piece == first)
+            if repeating:
+                continue
+            first = first if not ended else piece  # the pieces of one long line have one stamp
+        else:
+            repeating, first = False, piece
+            order.append(key)
+            told.add(key)
+            if len(order) > _REMEMBERED:
+                told.remove(order.popleft())
+        last[stream] = (key, first, piece.endswith(b"\n"))
+        yield stream, piece
 
 
 def lines(stamped: Iterable[tuple[int, bytes]]) -> Iterator[LogLine]:

@@ -311,7 +311,8 @@ class DockerEngine:
         (Of a last line that has no end, Engine 20.10 often tells only who does not follow.)
         """
         with _translated(f"the log of container {container[:12]}"):
-            yield from api.lines(self._frames(container, follow=follow, timestamps=True))
+            frames = self._frames(container, follow=follow, timestamps=True)
+            yield from api.lines(api.once(frames) if follow else frames)
 
     def _frames(self, container: str, *, follow: bool, timestamps: bool) -> Iterator[tuple[int, bytes]]:
         """Yield the frames of what a container printed: ``APIClient.logs`` does not tell the streams apart."""

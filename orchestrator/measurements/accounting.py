@@ -25,6 +25,8 @@ class Accounting:
     duplicated: int
     corrupted: int
     misrouted: int
+    outside: int
+    """Delivered to an address that is no domain's."""
     foreign: int
     lost: int
     """Accepted, yet not delivered."""
@@ -48,6 +50,7 @@ class Accounting:
             duplicated=got.duplicated,
             corrupted=got.corrupted,
             misrouted=got.misrouted,
+            outside=got.outside,
             foreign=got.foreign,
             lost=lost.bit_count(),
             lost_examples=tuple(lowest(lost, EXAMPLES)),

@@ -16,9 +16,10 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.plaintext import plain
 from orchestrator.report import html
 from orchestrator.report.summary import figure, written
-from orchestrator.report.terminal import COLOURS, labelled, plain, section
+from orchestrator.report.terminal import COLOURS, labelled, section
 from orchestrator.rundir import replace
 
 FIGURES = 2

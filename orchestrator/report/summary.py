@@ -27,6 +27,7 @@ def summarize(measured: Measurements) -> Summary:
         statuses           delivery attempts of the relay by outcome
         nodes              node -> {cpu_s, cpu_cores, cpu_ms_per_message, memory_b, throttled_s}, subject and drain
         accounting         load -> {offered, accepted, ..., delivered, lost, lost_examples, duplicated, ...}
+        connections        load -> cause -> connections of the load generator that failed by it
         faults             streams whose recording is incomplete, files that cannot be read, figures that cannot be made
 
     Percentiles are {count, mean, p50, p90, p99, p99_9, max} in milliseconds.
@@ -51,6 +52,7 @@ def summarize(measured: Measurements) -> Summary:
         "statuses": dict(measured.hops.statuses) if measured.hops else {},
         "nodes": (tried(faults, "nodes", partial(_nodes, measured, subject)) if subject else None) or {},
         "accounting": {load: tried(faults, f"account of {load}", partial(_account, measured, load)) for load in loads},
+        "connections": {name: causes for name in loads if (causes := _connections(measured, name))},
         "params": measured.params,
         "environment": measured.environment,
         "phases": facts.get("phases") or [],
@@ -95,7 +97,7 @@ def _throughput(measured: Measurements, load: str) -> dict[str, float | None]:
 
 FATES = (
     "offered", "accepted", "refused", "unresolved", "delivered", "lost", "duplicated", "corrupted", "misrouted",
-    "unaccepted", "foreign",
+    "outside", "unaccepted", "foreign",
 )  # fmt: skip
 _ALWAYS = {"offered", "accepted", "delivered", "lost", "duplicated", "corrupted"}
 
@@ -109,6 +111,11 @@ def fates(accounts: Iterable[Mapping[str, Any] | None]) -> list[str]:
 def _account(measured: Measurements, load: str) -> dict[str, Any] | None:
     accounting = measured.accounting(load)
     return asdict(accounting) if accounting else None
+
+
+def _connections(measured: Measurements, name: str) -> dict[str, int]:
+    load = measured.loads.get(name)
+    return {**load.connect_failed, **load.goodbye_failed} if load else {}
 
 
 def _nodes(measured: Measurements, subject: str) -> dict[str, dict[str, float | None]]:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.measurements import Measurements
+from orchestrator.plaintext import plain
 from orchestrator.report.summary import PERCENTILES, Summary, best_figure, fates, figure, number, summarize, written
 from orchestrator.rundir import RunDir
 
@@ -45,7 +46,7 @@ def show_runs(rundirs: Iterable[RunDir], console: Console | None = None) -> None
         run = line(rundir)
         best = best_figure(run)
         outcome = str(run["outcome"] or run["status"])
-        answer = (best[1], Text(f"{best[0]} {best[2]}", style="dim")) if best else ("", "")
+        answer = (best[1], Text(plain(f"{best[0]} {best[2]}"), style="dim")) if best else ("", "")
         table.add_row(_cell(rundir.path.name), Text(plain(outcome), style=COLOURS.get(outcome, "")), *answer)
     (console or Console(highlight=False)).print(table)
 
@@ -60,6 +61,7 @@ def render(run: Summary) -> RenderableType:
         ("Throughput, messages", _throughput(run)),
         ("Latency, milliseconds", _latency(run)),
         ("Accounting, messages", _accounting(run)),
+        ("Connections that failed", _connections(run)),
         ("Nodes, from the first message to the last delivery", _nodes(run)),
         ("Evidence", _evidence(verdict)),
         ("In their own words", _quotes(verdict)),
@@ -88,16 +90,11 @@ def labelled(name: str, text: object) -> Text:
     return Text.assemble((f"{name:8}", "dim"), plain(text), overflow="fold")
 
 
-def plain(text: object) -> str:
-    """Make text harmless for a terminal: control characters, escape sequences included, become visible."""
-    return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in str(text))
-
-
 def _answer(run: Summary) -> Iterable[RenderableType]:
     verdict, error = run["verdict"], run["error"]
     if verdict:
         outcome = str(verdict["outcome"])
-        yield Text.assemble((outcome, COLOURS.get(outcome, "bold")), "  ", (plain(verdict["claim"]), "bold"))
+        yield Text.assemble((plain(outcome), COLOURS.get(outcome, "bold")), "  ", (plain(verdict["claim"]), "bold"))
         yield Text(plain(verdict["reason"]))
         for mark in verdict["marks"]:
             yield Text.assemble(("note: ", "yellow"), (plain(mark), "yellow"))
@@ -171,6 +168,14 @@ def _accounting(run: Summary) -> Table:
     for load, account in accounts.items():
         cells = (f"{account[fate]:,}" if account else "unknown" for fate in columns)
         table.add_row(_cell(load), *cells, style="bold" if load == run["subject"] else "")
+    return table
+
+
+def _connections(run: Summary) -> Table:
+    table = _table("", "cause", "connections", left=2)
+    for load, causes in run["connections"].items():
+        for cause, count in causes.items():
+            table.add_row(_cell(load), _cell(cause), f"{count:,}")
     return table
 
 

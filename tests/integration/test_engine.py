@@ -12,7 +12,17 @@ from pathlib import Path
 import docker as sdk
 import pytest
 
-from orchestrator.engine import ContainerSpec, Endpoint, Engine, Limits, NetworkSpec, SubnetTaken, docker
+from orchestrator.engine import (
+    LOG_FILES,
+    ContainerSpec,
+    Endpoint,
+    Engine,
+    Limits,
+    NetworkSpec,
+    SubnetTaken,
+    api,
+    docker,
+)
 from orchestrator.errors import EngineFailed
 from tests.engine_contract import SUBNET, EngineContract
 
@@ -99,11 +109,25 @@ class TestDockerEngine(EngineContract):
         )
         assert done.stdout.split() == ["777", "777", "1", "1234", "relay", str(64 << 20), "33", "50000", "100000"]
 
-    def test_its_log_is_never_rotated(self, engine: Engine, spec: ContainerSpec) -> None:
-        made = engine.create(spec)
+    def test_its_log_is_bounded_and_a_reader_that_keeps_up_loses_no_line(
+        self, engine: Engine, spec: ContainerSpec, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(api, "LOG_FILE_MB", 1)
+        count, lines = 10, 2500  # of 150 octets in the engine's file: three and a half files in all
+        script = 'mkfifo /tmp/go; while read -r n < /tmp/go; do seq -f "$n %0100.0f" 1 "$1"; done'
+        made = engine.create(replace(spec, command=("sh", "-euc", script, "sh", str(lines))))
         with sdk.APIClient() as client:
             kept = client.inspect_container(made)["HostConfig"]["LogConfig"]
-        assert (kept["Type"], kept["Config"]) == ("json-file", {"max-size": "1000g"})
+        assert kept["Type"] == "json-file"
+        assert kept["Config"] == {"max-size": "1m", "max-file": str(LOG_FILES), "compress": "false"}
+        engine.start(made)
+        followed = engine.logs(made, follow=True)
+        for n in range(count):
+            assert engine.exec(made, ("sh", "-c", f"until [ -p /tmp/go ]; do :; done; echo {n} > /tmp/go")).status == 0
+            read = [tuple(map(int, next(followed).text.split())) for _ in range(lines)]
+            assert read == [(n, k) for k in range(1, lines + 1)]
+        left = sum(1 for _ in engine.logs(made, follow=False))
+        assert lines < left < count * lines
 
     # ------------------------------------------------------------------------------------------------- networks
 

@@ -229,7 +229,9 @@ def sink_log(relay_bed: Up) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_mail_from_the_host_arrives_at_the_sink(relay_bed: Up, sink_log: subprocess.Popen[str]) -> None:
-    sent, domains = secrets.token_hex(4), ["d0.test", "d39.test"]
+    sent, domains = secrets.token_hex(4), ["d0.test", "d39.test", "d3.test"]
+    users = ["user", '"quoted local.>@\\""', "user"]
+    ports = [relay_bed.port(node, "25/tcp") for node in ("relay", "relay", "sink")]
 
     def control(*words: str) -> dict[str, Any]:
         said = relay_bed.exec("sink", *PYTHON, "-m", "orchestrator.agents.control", *words)
@@ -239,16 +241,15 @@ def test_mail_from_the_host_arrives_at_the_sink(relay_bed: Up, sink_log: subproc
 
     control("expect", sent, str(len(domains)))
     letters = Composer(sent, "host@d0.test", domains, [512])
-    with smtplib.SMTP("127.0.0.1", relay_bed.port("relay", "25/tcp"), timeout=10) as relay:
-        for i, domain in enumerate(domains):
+    for i, (domain, local, port) in enumerate(zip(domains, users, ports, strict=True)):
+        with smtplib.SMTP("127.0.0.1", port, timeout=10) as server:
             now = time.monotonic_ns()
-            assert relay.sendmail("host@d0.test", [f"user@{domain}"], letters.letter(i, i, now, now)) == {}
+            assert server.sendmail("host@d0.test", [f"<{local}@{domain}>"], letters.letter(i, i, now, now)) == {}
     assert sink_log.stdout
     assert any(f'"{sent}"' in line and "complete" in line for line in sink_log.stdout)
     report = control("report", sent)
-    assert {key: report[key] for key in ("delivered", "duplicated", "corrupted", "misrouted", "domains")} == {
-        "delivered": 2, "duplicated": 0, "corrupted": 0, "misrouted": 0, "domains": 2
-    }  # fmt: skip
+    counts = {"delivered": 3, "duplicated": 0, "corrupted": 0, "misrouted": 0, "domains": 2, "outside": 1}
+    assert {name: report[name] for name in counts} == counts
 
 
 # ---------------------------------------------------------------------------------------------------------------- DNS

@@ -135,6 +135,25 @@ def test_the_outcome_decides_how_it_ends(made: Path, tmp_path: Path, here: Outco
     assert capsule.exit_code(capsule.compare(capsule.read(made), finished)) is code
 
 
+@pytest.mark.parametrize("word", ["1e999", "-1e999", "NaN"])
+@pytest.mark.parametrize("place", ["figures", "params", "environment"])
+def test_a_number_that_is_not_finite_is_refused_wherever_it_stands(made: Path, place: str, word: str) -> None:
+    def mark(data: dict[str, Any]) -> None:
+        (data["signature"] if place == "figures" else data)[place]["a"] = "HERE"
+
+    made.write_text(changed(made, mark).read_text().replace('"HERE"', word))
+    with pytest.raises(InvalidInput, match="is not a finite number"):
+        capsule.read(made)
+
+
+def test_no_capsule_is_written_that_is_no_json(made: Path, tmp_path: Path) -> None:
+    taken = capsule.read(made)
+    broken = taken.model_copy(update={"params": {"seconds": float("inf")}})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        capsule.write(broken, tmp_path / "b.capsule.json")
+    assert not (tmp_path / "b.capsule.json").exists()
+
+
 def test_consent_is_given_here_or_not_at_all(made: Path) -> None:
     assert capsule.question(capsule.read(made))[1] == Params()
     assert capsule.question(capsule.read(made), consent=True)[1] == Params(allow_host_changes=True)

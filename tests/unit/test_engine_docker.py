@@ -6,7 +6,7 @@ import tarfile
 import time
 
 from orchestrator.engine import ContainerSpec, LogLine
-from orchestrator.engine.api import STDERR, STDOUT, archive, frames, host_config, lines
+from orchestrator.engine.api import STDERR, STDOUT, archive, frames, host_config, lines, once
 
 
 def test_a_container_is_asked_for_with_what_its_spec_names_and_no_more() -> None:
@@ -16,7 +16,7 @@ def test_a_container_is_asked_for_with_what_its_spec_names_and_no_more() -> None
         "CapDrop": ["ALL"],
         "SecurityOpt": ["no-new-privileges"],
         "PortBindings": {"25/tcp": [{"HostIp": "127.0.0.1", "HostPort": ""}]},
-        "LogConfig": {"Type": "json-file", "Config": {"max-size": "1000g"}},
+        "LogConfig": {"Type": "json-file", "Config": {"max-size": "512m", "max-file": "2", "compress": "false"}},
     }
 
 
@@ -25,6 +25,24 @@ def test_archived_files_are_not_of_this_moment() -> None:
     with tarfile.open(fileobj=io.BytesIO(archive({"/etc/postfix/main.cf": b"biff = no\n"}))) as tar:
         assert [member.name for member in tar] == ["etc/postfix/main.cf"]
         assert all(member.mtime < time.time() - 3600 for member in tar)
+
+
+def pieces(*texts: str) -> list[tuple[int, bytes]]:
+    """Return pieces of a log, each ``STREAM STAMP TEXT``."""
+    return [(int(text[0]), text[2:].encode()) for text in texts]
+
+
+def test_a_log_that_is_told_again_after_a_rotation_is_told_once() -> None:
+    before = pieces("1 T1 a\n", "1 T2 b\n", "2 T3 c\n", "1 T4 long,", "1 T4 long,", "1 T4 end\n")
+    after = pieces("1 T5 a\n", "2 T6 x\n")
+    for start in range(len(before)):
+        if before[start - 1][1].endswith(b"\n"):  # a file begins with a whole line
+            assert list(once([*before, *before[start:], *after])) == [*before, *after]
+
+
+def test_lines_of_one_moment_are_all_told() -> None:
+    told = pieces("1 T1 a\n", "1 T1 b\n", "2 T1 a\n", "1 T1 xx", "1 T1 xx", "1 T1 xx\n", "1 T2 a\n")
+    assert list(once(told)) == told
 
 
 def test_lines_are_put_together_from_the_pieces_of_both_streams() -> None:

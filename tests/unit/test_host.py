@@ -1,6 +1,9 @@
 """What is read of a host, and what is held against it."""
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -28,7 +31,7 @@ READING = f"""gc_thresh1\t128 \ngc_thresh2\t512 \ngc_thresh3\t1024
 ip_local_port_range\t32768\t60999 \nnf_conntrack_max\t
 neighbours\t{NEIGHBOURS}
 meminfo\tMemTotal:       24684096 kB MemFree:        23469720 kB MemAvailable:   23948792 kB
-nofile\t20000\ncpu\t AMD EPYC\nallowed\t0-1\ntopology\t0 0 0;1 1 0;
+nofile\t20000\ndisk\t5242880 4096\ncpu\t AMD EPYC\nallowed\t0-1\ntopology\t0 0 0;1 1 0;
 """
 
 
@@ -64,6 +67,7 @@ def test_a_host_is_read() -> None:
             "gc_thresh3": "1024",
             "ip_local_port_range": "32768 60999",
         },
+        disk_free_b=20 << 30,
     )
 
 
@@ -71,7 +75,7 @@ def test_an_engine_that_hides_much_of_its_host_is_read_as_far_as_it_goes() -> No
     readings = host.read(engine("nofile\tunlimited\ngc_thresh3\t\nallowed\t\ntopology\t0  ;1  ;\n"))
     assert (readings.topology.known, readings.neighbour_limit, readings.neighbours) == (False, None, 0)
     assert readings.nofile > 1 << 20
-    assert states(readings, needs(neighbours=1_000_000, fds=1_000_000)) == ["ok", "ok", "warn", "ok"]
+    assert states(readings, needs(neighbours=1_000_000, fds=1_000_000)) == ["ok", "ok", "warn", "ok", "ok"]
 
 
 def test_a_helper_that_cannot_run_is_told() -> None:
@@ -100,6 +104,7 @@ def test_what_is_there_is_enough_up_to_the_last_one(needed: int, found: int) -> 
     assert states(readings, needs(fds=needed, neighbours=needed, memory=needed)) == [
         "ok",
         *(["ok"] * 3 if enough else ["fail", "fail", "warn"]),
+        "ok",
     ]
 
 
@@ -127,8 +132,8 @@ def test_a_kernel_that_lacks_something_is_refused_by_its_name() -> None:
 
 def test_a_neighbour_table_that_is_over_full_is_enough_for_a_bed_of_one_node() -> None:
     over = replace(host.read(engine()), neighbours=1025, neighbour_limit=1024)
-    assert states(over, needs()) == ["ok"] * 4
-    assert states(over, needs(neighbours=1)) == ["ok", "ok", "fail", "ok"]
+    assert states(over, needs()) == ["ok"] * 5
+    assert states(over, needs(neighbours=1)) == ["ok", "ok", "fail", "ok", "ok"]
 
 
 def test_what_standing_beds_may_need_is_taken_whatever_they_have_now() -> None:
@@ -138,9 +143,33 @@ def test_what_standing_beds_may_need_is_taken_whatever_they_have_now() -> None:
         standing.create(ContainerSpec(name=f"node-{number}", image="x", command=(), labels=labels))
     readings = replace(host.read(standing), neighbours=11)
     assert readings.neighbours_planned == 900
-    assert states(readings, needs(neighbours=124)) == ["ok"] * 4
-    assert states(readings, needs(neighbours=125)) == ["ok", "ok", "fail", "ok"]
-    assert states(replace(readings, neighbours=1000), needs(neighbours=25)) == ["ok", "ok", "fail", "ok"]
+    assert states(readings, needs(neighbours=124)) == ["ok"] * 5
+    assert states(readings, needs(neighbours=125)) == ["ok", "ok", "fail", "ok", "ok"]
+    assert states(replace(readings, neighbours=1000), needs(neighbours=25)) == ["ok", "ok", "fail", "ok", "ok"]
+
+
+@pytest.mark.parametrize(
+    ("free_mb", "state"), [(4096, "ok"), (4095, "warn"), (256, "warn"), (255, "fail"), (0, "fail")]
+)
+def test_the_logs_of_a_bed_fit_on_the_disk_of_the_engine(free_mb: int, state: str) -> None:
+    readings = replace(host.read(engine()), disk_free_b=free_mb << 20)
+    check = host.check(readings, needs())[-1]
+    assert (check.name, check.state, check.share) == ("disk for the engine's data, MiB", state, None)
+    assert (check.needed, check.found) == ("4,096 at most", f"{free_mb:,}")
+    assert host.check(replace(readings, disk_free_b=None), needs())[-1].state == "ok"
+
+
+def test_a_run_begins_where_it_fits_and_says_what_may_run_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    rest: Any = {"provoked": frozenset(), "smaller": None, "say": said.append}
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1 << 20) if path == tmp_path else usage)
+    host.admit(host.read(engine()), needs(), tmp_path / "not" / "there", **rest)
+    assert [line.partition(";")[0] for line in said] == [
+        f"disk for runs in {tmp_path}/not/there, MiB: needed 256 at most, found 1"
+    ]
+    with pytest.raises(HostCannot, match="disk for the engine's data, MiB: 4,096 at most; found 9; free some space"):
+        host.admit(replace(host.read(engine()), disk_free_b=9 << 20), needs(), tmp_path, **rest)
 
 
 def test_a_warning_is_no_refusal() -> None:

@@ -295,6 +295,12 @@ def test_the_accounting_names_what_befell_a_message_and_no_more(text: str, hosti
     copy.save_result("relay-sink", (copy.result("relay-sink") or {}) | {"misrouted": 2})
     assert "misrouted" in shown(copy, 120)
     assert "Refused, unresolved" in html.render(Measurements.read(copy))
+    copy.save_result("relay-load", (copy.result("relay-load") or {}) | {"goodbye_failed": {"no reply to QUIT": 3}})
+    assert "no reply to QUIT            3" in shown(copy, 120)
+    assert "3 by no reply to QUIT" in html.render(Measurements.read(copy))
+    copy.save_result("relay-sink", (copy.result("relay-sink") or {}) | {"outside": 3})
+    assert "outside" in shown(copy, 120)
+    assert "outside the prefix of the domains" in html.render(Measurements.read(copy))
 
 
 def test_tables_and_quotes_of_a_verdict_are_shown(text: str, page: str) -> None:

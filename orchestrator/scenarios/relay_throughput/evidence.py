@@ -40,6 +40,7 @@ def accounting(measured: Measurements, name: str) -> tuple[Evidence, ...]:
         exact("lost", count.lost if count and drain and not drain["left"] else None, 0),
         exact("duplicated", count.duplicated if count else None, 0),
         exact("corrupted", count.corrupted if count else None, 0),
+        exact("outside the prefix", count.outside if count else None, 0),
         exact("misrouted", count.misrouted if count else None, 0),
         exact("domains that mail arrived for", sink.domains if sink else None, used),
         Evidence(

@@ -46,8 +46,12 @@ async def converse(
     *,
     until: bytes = b"QUIT",
     greeting: bytes = b"220 x",
+    drops_rest: bool = False,
 ) -> None:
-    """Answer each command with its reply, up to and with ``until`` (whose own reply may be missing)."""
+    """Answer each command with its reply, up to and with ``until`` (whose own reply may be missing).
+
+    ``drops_rest``: what came in one piece with the end of the data is thrown away.
+    """
     answers = {
         b"EHLO": PIPELINING,
         b"MAIL": b"250 2.1.0 ok\r\n",
@@ -64,8 +68,8 @@ async def converse(
         writer.write(answers.get(verb, b"500 what?\r\n"))
         if verb == b"DATA" and answers[b"DATA"].startswith(b"354"):
             content = b"\r\n"
-            while not content.endswith(END):
-                content += await reader.readuntil(b"\r\n")
+            while END not in content if drops_rest else not content.endswith(END):
+                content += await (reader.read(1 << 16) if drops_rest else reader.readuntil(b"\r\n"))
             writer.write(answers[b"."] if len(content) > len(END) else b"554 5.5.1 no recipients\r\n")
             verb = b"."
         if verb == until:
@@ -133,6 +137,16 @@ async def is_silent_after_the_data(reader: Reader, writer: Writer) -> None:
 async def closes_after_the_data(reader: Reader, writer: Writer) -> None:
     """Close instead of the reply that counts."""
     await converse(reader, writer, {b".": b""}, until=b".")
+
+
+async def drops_a_pipelined_quit(reader: Reader, writer: Writer) -> None:
+    """Do what Courier does."""
+    await converse(reader, writer, {}, drops_rest=True)
+
+
+async def answers_no_quit(reader: Reader, writer: Writer) -> None:
+    """Keep the connection after QUIT."""
+    await converse(reader, writer, {b"QUIT": b""}, until=b"")
 
 
 async def says_421_to_rcpt(reader: Reader, writer: Writer) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from orchestrator.agents.content import Content
 from orchestrator.agents.histogram import MOST_US, Histogram, decode
-from orchestrator.agents.ledger import Books, SequenceSet
+from orchestrator.agents.ledger import OUTSIDE, Books, SequenceSet
 from orchestrator.agents.wire import MAX_SEQ, Composer
 
 RUN, OTHER, UNKNOWN = "0badcafe", "0badf00d", "deadbeef"
@@ -124,8 +124,20 @@ def test_an_expected_number_is_announced_once() -> None:
 def test_an_address_tells_its_domain() -> None:
     books = Books(DOMAINS, IPv4Network("198.18.16.0/20"))
     assert books.dialled("198.18.16.0") == books.dialled("2001:2::c612:1000") == 0
-    assert books.dialled("198.18.31.255") == books.dialled("2001:2::c612:1fff") == 4095
+    assert books.dialled("198.18.16.2") == books.dialled("2001:2::c612:1002") == 2
     assert Books(DOMAINS).dialled("198.18.16.0") is None
+
+
+@pytest.mark.parametrize(
+    "address", ["198.18.0.3", "198.18.15.255", "198.18.16.3", "172.17.0.2", "2001:2::c612:3", "::1"]
+)
+def test_an_address_that_is_no_domains_is_outside(address: str) -> None:
+    books = Books(DOMAINS, IPv4Network("198.18.16.0/20"))
+    assert books.dialled(address) == OUTSIDE
+    books.begin(RUN)
+    books.enter(arrived(RUN, 0), [0], books.dialled(address))
+    report = books.ledger(RUN).report(0, 0, 0)
+    assert (report.delivered, report.outside, report.misrouted, report.domains) == (1, 1, 0, 0)
 
 
 @given(st.lists(st.integers(-5000, 8 * 10**12), min_size=1, max_size=30))

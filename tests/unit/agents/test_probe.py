@@ -24,7 +24,7 @@ def test_it_sends_one_stamped_message_to_each_domain(
     assert capfd.readouterr().out == '{"accepted": 2}\n'
     report = sink.report(run)
     assert list(SequenceSet.decode(report.delivered_set)) == [0, 1]
-    assert (report.corrupted, report.domains) == (0, 2)
+    assert (report.corrupted, report.outside) == (0, 2)
 
 
 def test_it_says_what_went_wrong(

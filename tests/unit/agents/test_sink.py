@@ -84,7 +84,7 @@ def test_smtplib_delivers(sink: Sink) -> None:
         client.send_message(EmailMessage(), "a@d0.test", ["user@d0.test"])
     report = sink.report(run)
     assert (report.delivered, report.duplicated, report.corrupted, report.foreign) == (1, 1, 0, 1)
-    assert (report.domains, report.connections) == (3, 1)
+    assert (report.domains, report.outside, report.connections) == (0, 2, 1)
     assert report.bytes == 2 * len(letter(run, 0))
 
 
@@ -124,13 +124,30 @@ def test_it_serves_ipv6(sink: Sink) -> None:
         ([b"HELO x", b"MAIL FROM:<> RET=FULL", b"MAIL FROM:a@b"], ["250", "555 5.5.4", "501 5.5.4"]),
         ([b"HELO x", b"MAIL FROM:<>", b"RCPT TO:<a@b.test> NOTIFY=NEVER"], ["250", "250", "555 5.5.4"]),
         ([b"EHLO", b"VRFY", b"QUIT now"], ["501 5.5.4", "501 5.5.4", "501 5.5.4"]),
-        ([b"NOOP", b"noop with words", b"EXPN list", b"DATAX", b""], ["250", "250", "500 5.5.2"] + ["500 5.5.2"] * 2),
+        ([b"NOOP", b"noop with words", b"DATAX", b""], ["250", "250", "500 5.5.2", "500 5.5.2"]),
+        ([b"HELP", b"help MAIL", b"EXPN list", b"VRFY a"], ["214 2.0.0", "214 2.0.0", "502 5.5.1", "252 2.5.2"]),
+        ([b"HELO x", b"MAIL FROM:<>", b'RCPT TO:<"a b.>@\\""@d3.test>'], ["250", "250", "250 2.1.5"]),
+        ([b"HELO x", b'MAIL FROM:<@c.test:"a b"@d3.test> SIZE=9'], ["250", "250 2.1.0"]),
+        ([b"HELO x", b"MAIL FROM:<>", b"RCPT TO:<a@[192.0.2.1]>", b"RCPT TO:<a@[IPv6:::1]>"], ["250"] * 4),
+        ([b"HELO x", b"MAIL FROM:<>", b"RCPT TO:<a@[192.0.2.256]>", b"RCPT TO:<a@-b>"], ["250"] * 2 + ["501"] * 2),
+        ([b"HELO x", b"MAIL FROM:<%b@b>" % (b"a" * 65), b"MAIL FROM:<postmaster>"], ["250", "501 5.5.4", "501"]),
+        ([b"HELO x", b"MAIL FROM:<a@%bb>" % (b"b." * 127), b"MAIL FROM:<a@b> SIZE=x"], ["250", "501 5.5.4", "501"]),
         ([b"MAIL FROM:<a\nQUIT\n>", b"NOOP"], ["503 5.5.1", "250 2.0.0"]),
     ],
 )
 def test_the_sequence_and_syntax_of_commands(talk: Talk, lines: list[bytes], codes: list[str]) -> None:
     replies = talk.say(*lines)
     assert all(reply.startswith(code) for reply, code in zip(replies, codes, strict=True)), replies
+
+
+def test_mail_to_a_quoted_local_part_is_of_its_domain(sink: Sink) -> None:
+    run = sink.begin()
+    with Talk(sink.port, "127.0.16.3") as talk:
+        talk.say(b"EHLO x", b"MAIL FROM:<>", b'RCPT TO:<"quoted local"@D3.test>', b"DATA")
+        talk.send(message(run, 0, 3))
+        assert talk.reply() == "250 2.0.0 Ok"
+    report = sink.report(run)
+    assert (report.delivered, report.domains, report.misrouted) == (1, 1, 0)
 
 
 def test_a_pipelined_transaction_may_come_in_any_pieces(sink: Sink, talk: Talk) -> None:
@@ -203,7 +220,16 @@ def test_mail_at_the_address_of_another_domain_is_misrouted(sink: Sink) -> None:
         with smtplib.SMTP(host, sink.port, timeout=5) as client:
             client.sendmail("a@d0.test", f"user@{DOMAINS[domain]}", letter(run, domain))
     report = sink.report(run)
-    assert (report.delivered, report.misrouted, report.domains) == (4, 1, 4)
+    assert (report.delivered, report.misrouted, report.domains, report.outside) == (4, 1, 4, 0)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_mail_at_an_address_of_no_domain_is_nobodys(sink: Sink, host: str) -> None:
+    run = sink.begin()
+    with smtplib.SMTP(host, sink.port, timeout=5) as client:
+        client.sendmail("a@d0.test", ["user@d0.test", "user@d1.test"], letter(run, 0))
+    report = sink.report(run)
+    assert (report.delivered, report.misrouted, report.domains, report.outside) == (1, 0, 0, 1)
 
 
 def test_runs_are_accounted_for_side_by_side(sink: Sink) -> None:

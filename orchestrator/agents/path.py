@@ -1,0 +1,76 @@
+"""Paths and parameters of MAIL and RCPT (RFC 5321, 4.1.2): quoted local-parts, source routes, address literals.
+
+Source: RFC 5321, 4.1.1.2, 4.1.1.3, 4.1.2, 4.1.3, 4.5.3.1. An underscore counts as a letter of a domain: DNS has such
+names, and so have beds.
+"""
+
+import re
+from socket import AF_INET6, inet_pton
+from typing import NamedTuple
+
+MAX_LOCAL = 64
+"""Octets of a local-part, its quotes and escapes included (4.5.3.1.1)."""
+MAX_DOMAIN = 255
+"""Octets of a domain (4.5.3.1.2)."""
+MAX_PATH = 256
+"""Octets of a path, its angle brackets and source route included (4.5.3.1.3)."""
+
+_LABEL = rb"[a-z0-9_]+(?:-+[a-z0-9_]+)*"
+_DOMAIN = rb"%b(?:\.%b)*" % (_LABEL, _LABEL)
+_ATOM = rb"[a-z0-9!#$%&'*+/=?^_`{|}~-]+"
+_LOCAL = rb"%b(?:\.%b)*" % (_ATOM, _ATOM) + rb'|"(?:[ !#-\[\]-~]|\\[ -~])*"'
+_ROUTE = rb"@%b(?:,@%b)*:" % (_DOMAIN, _DOMAIN)
+_PARAMETER = rb" +([a-z0-9][a-z0-9-]*(?:=[!-<>-~]+)?)"
+_ARGUMENT = re.compile(
+    rb" ?(<(?:(?:%b)?(?P<local>%b)@(?P<domain>%b|\[[!-Z^-~]+\])|(?P<bare>(?:postmaster)?))>)((?:%b)*) *"
+    % (_ROUTE, _LOCAL, _DOMAIN, _PARAMETER),
+    re.IGNORECASE,
+)
+_PARAMETERS = re.compile(_PARAMETER, re.IGNORECASE)
+_IPV4 = re.compile(rb"(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})")
+_GENERAL = re.compile(rb"(?!ipv6:)[a-z0-9-]*[a-z0-9]:[!-Z^-~]+", re.IGNORECASE)
+
+
+class PathTooLong(ValueError):
+    """A path, or a part of it, has more octets than RFC 5321 gives it."""
+
+
+class Argument(NamedTuple):
+    """What follows ``MAIL FROM:`` or ``RCPT TO:``."""
+
+    local: bytes
+    """As it was written; empty in ``<>``, ``postmaster`` in ``<postmaster>``."""
+    domain: bytes
+    """In lower case; empty in ``<>`` and ``<postmaster>``."""
+    parameters: list[bytes]
+    """In upper case, each ``KEYWORD`` or ``KEYWORD=VALUE``."""
+
+
+def read(text: bytes) -> Argument | None:
+    """Read a path and its parameters; ``None``: a syntax error.
+
+    Raises:
+        PathTooLong: the syntax is right, the length is not.
+    """
+    found = _ARGUMENT.fullmatch(text)
+    if found is None:
+        return None
+    local, domain = found["local"] or found["bare"] or b"", (found["domain"] or b"").lower()
+    if domain[:1] == b"[" and not _is_address(domain[1:-1]):
+        return None
+    if len(local) > MAX_LOCAL or len(domain) > MAX_DOMAIN or len(found[1]) > MAX_PATH:
+        raise PathTooLong
+    return Argument(local, domain, _PARAMETERS.findall(found[5].upper()))
+
+
+def _is_address(literal: bytes) -> bool:
+    """Tell whether the text between brackets is an address (4.1.3)."""
+    if found := _IPV4.fullmatch(literal):
+        return all(int(number) <= 255 for number in found.groups())
+    if literal[:5].lower() == b"ipv6:":
+        try:
+            inet_pton(AF_INET6, literal[5:].decode("ascii"))
+        except OSError:
+            return False
+        return True
+    return _GENERAL.fullmatch(literal) is not None

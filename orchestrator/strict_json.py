@@ -1,0 +1,32 @@
+"""JSON as RFC 8259 has it: NaN and infinities are no numbers of it, whether spelled out or too large for a float."""
+
+import json
+import math
+from typing import Any
+
+
+def dumps(data: Any, **options: Any) -> str:
+    """Write JSON; options as json.dumps.
+
+    Raises:
+        ValueError: a number in it is not finite.
+    """
+    return json.dumps(data, **options, allow_nan=False)
+
+
+def loads(text: str | bytes) -> Any:
+    """Read JSON.
+
+    Raises:
+        json.JSONDecodeError: it is none, or a number in it is not finite.
+    """
+    return json.loads(text, parse_constant=_refuse, parse_float=_finite)
+
+
+def _finite(word: str) -> float:
+    value = float(word)
+    return value if math.isfinite(value) else _refuse(word)
+
+
+def _refuse(word: str) -> float:
+    raise json.JSONDecodeError(f"{word[:40]} is not a finite number", word, 0)
