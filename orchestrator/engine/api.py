@@ -1,6 +1,7 @@
 """Our words and the Docker Engine API's (1.41 and later), one put into the other: nothing here calls an engine."""
 
 import io
+import secrets
 import struct
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -40,6 +41,17 @@ def host_config(spec: ContainerSpec) -> dict[str, Any]:
         "PidsLimit": limits.pids,
     }
     return {word: value for word, value in asked.items() if value}
+
+
+def limited(command: Sequence[str], seconds: float, *, kill_after: float) -> tuple[list[str], str]:
+    """Return a command with a time limit, and the text that its standard error holds if and only if time ran out.
+
+    The exit status of timeout(1) does not tell: 124 may be the command's own, and 137 anybody's SIGKILL. Its --verbose
+    line does; it names the program as it was called, here by one of 2**64 spellings of ``/bin/sh`` that lead to it.
+    """
+    shell = "/bin" + "".join(secrets.choice(("/", "/.")) for _ in range(64)) + "/sh"
+    limit = ["timeout", "--verbose", f"--kill-after={kill_after:g}", f"{seconds:g}"]
+    return [*limit, shell, "-c", 'exec "$@"', "sh", *command], f"to command '{shell}'"
 
 
 def endpoint(wanted: Endpoint) -> dict[str, Any]:

@@ -22,8 +22,8 @@ from orchestrator.interrupts import shielded
 _TIMEOUT_S = 120
 _POOL = 64
 """Connections kept for one thread's streams and calls."""
-_TIMED_OUT = 124
-"""What timeout(1) says of a command that it ended."""
+_KILL_AFTER_S = 5.0
+"""After the end of its time: until a command that ignores SIGTERM gets SIGKILL."""
 
 
 def connect() -> "DockerEngine":
@@ -259,14 +259,15 @@ class DockerEngine:
     def exec(self, container: str, command: tuple[str, ...], *, timeout: float = 60) -> Output:
         """Run a command in a running container to its end."""
         pieces: tuple[list[bytes], list[bytes]] = ([], [])
+        limited, at_its_end = api.limited(command, timeout, kill_after=_KILL_AFTER_S)
         with _translated(f"an answer of {command[0]} in container {container[:12]}"):
-            run = self._client.exec_create(container, ["timeout", "--kill-after=5", f"{timeout:g}", *command])["Id"]
+            run = self._client.exec_create(container, limited)["Id"]
             for outputs in self._client.exec_start(run, stream=True, demux=True):
                 for kept, piece in zip(pieces, outputs, strict=True):
                     kept.append(piece or b"")
             status = self._client.exec_inspect(run)["ExitCode"]
         out, err = (b"".join(kept).decode(errors="replace") for kept in pieces)
-        if status == _TIMED_OUT:
+        if at_its_end in err:
             raise EngineFailed(
                 f"{' '.join(command)[:200]} to end within {timeout:g} s", "it did not", "look at its log"
             )

@@ -12,7 +12,9 @@ from tests.engine_contract import SERVE, EngineContract
 
 
 def answer(_spec: ContainerSpec, command: tuple[str, ...]) -> Output:
-    """Run the command here."""
+    """Run the command here; one that sleeps is late."""
+    if command[0] == "sleep":
+        raise TimeoutError
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return Output(status=done.returncode, stdout=done.stdout, stderr=done.stderr)
 
