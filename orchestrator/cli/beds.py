@@ -25,6 +25,7 @@ from orchestrator.errors import InvalidInput, Problem
 
 if TYPE_CHECKING:
     from orchestrator.engine import Engine, Found
+    from orchestrator.engine.ssh import Target
     from orchestrator.ownership import Standing
 
 
@@ -138,7 +139,7 @@ def up(
     if output is Format.JSON:
         print_json(standing.to_dict())
     else:
-        _show(standing)
+        _show(standing, engine.host)
         typer.echo(f"next: testbed stats, testbed exec relay -- postqueue -p, testbed down {identity.id}")
 
 
@@ -147,12 +148,13 @@ def ps(output: FormatOption = Format.TEXT) -> None:
     from orchestrator import ownership
     from orchestrator.engine import docker
 
-    found = ownership.standing(docker.connect())
+    engine = docker.connect()
+    found = ownership.standing(engine)
     if output is Format.JSON:
         print_json([standing.to_dict() for standing in found])
         return
     for standing in found:
-        _show(standing)
+        _show(standing, engine.host)
     if not found:
         typer.echo("no bed is up")
 
@@ -262,12 +264,18 @@ def _node(engine: "Engine", bed: str | None, name: str) -> "Found":
     raise InvalidInput(f"a node of bed {standing.bed}", repr(name), f"choose one of {names}")
 
 
-def _show(standing: "Standing") -> None:
+def _show(standing: "Standing", host: "Target | None") -> None:
+    """Print a bed; ``host`` is the machine whose 127.0.0.1 its ports are on, ``None``: this one."""
+    from orchestrator.engine import ssh
+
     facts = standing.to_dict()
     typer.echo(f"{standing.bed} {standing.id} {facts['state']}, {facts['kind']}, on {facts['subnet']}")
     for node in facts["nodes"]:
         ports = ", ".join(f"{port} at 127.0.0.1:{host}" for port, host in node["ports"].items())
         typer.echo(f"  {node['name']:8} {node['service']:10} {node['state']:9} {ports}")
+    tcp = [number for node in facts["nodes"] for port, number in node["ports"].items() if port.endswith("/tcp")]
+    if host and tcp:
+        typer.echo(f"  127.0.0.1 is {host.host}'s; its TCP ports are here while this runs: {ssh.way_to(host, tcp)}")
 
 
 def _quoted(text: str) -> str:

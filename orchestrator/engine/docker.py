@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
+from urllib.parse import urlsplit
 
 import docker
 import docker.errors
@@ -15,7 +16,7 @@ import requests
 from docker.context import ContextAPI
 from docker.utils import kwargs_from_env
 
-from orchestrator.engine import ContainerSpec, EngineInfo, Found, LogLine, NetworkSpec, Output, SubnetTaken, api
+from orchestrator.engine import ContainerSpec, EngineInfo, Found, LogLine, NetworkSpec, Output, SubnetTaken, api, ssh
 from orchestrator.errors import EngineFailed
 from orchestrator.interrupts import shielded
 
@@ -32,12 +33,22 @@ def connect() -> "DockerEngine":
     Raises:
         EngineFailed: none answers, or we may not use it.
     """
+    forward, host = None, None
     try:
         options = _options()
+        address = urlsplit(options.get("base_url") or "")
+        if address.scheme == "ssh":
+            forward = ssh.Forward(host := ssh.parse(options["base_url"]))
+            options = {"base_url": f"unix://{forward.socket}"}
+        elif address.hostname and address.hostname not in {"localhost", "127.0.0.1", "::1"}:
+            host = ssh.Target(host=address.hostname)
         client = docker.APIClient(**options, version="auto", timeout=_TIMEOUT_S)
     except (docker.errors.DockerException, requests.RequestException, OSError) as error:
-        raise _no_engine(error) from error
-    return DockerEngine(client, options)
+        refused = forward.refused() if forward else None
+        if forward:
+            forward.close()
+        raise refused or _no_engine(error) from error
+    return DockerEngine(client, options, forward=forward, host=host)
 
 
 def _options() -> dict[str, Any]:
@@ -71,7 +82,17 @@ def _no_engine(error: Exception) -> EngineFailed:
 class DockerEngine:
     """The verbs of ``engine.Engine``, by the Docker Engine API; safe to use from several threads."""
 
-    def __init__(self, client: docker.APIClient, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        client: docker.APIClient,
+        options: Mapping[str, Any],
+        *,
+        forward: ssh.Forward | None = None,
+        host: ssh.Target | None = None,
+    ) -> None:
+        self.host = host
+        """The machine whose 127.0.0.1 published ports are on; ``None``: this one's."""
+        self._forward = forward  # ends with us
         self._options = {**options, "version": client.api_version, "timeout": _TIMEOUT_S, "max_pool_size": _POOL}
         self._local = threading.local()
         self._local.client = client

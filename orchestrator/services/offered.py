@@ -25,7 +25,7 @@ case $told in *'sending signal'*) cut=cut ;; *) cut= ;; esac
 echo "testbed-ended $(date +%s.%N) $status $cut"
 times
 """
-"""What timeout(1) itself says comes by a way of its own: 124 may be the generator's status, and 137 anybody's SIGKILL."""
+"""Descriptor 9 keeps the generator's output apart from timeout(1)'s own: 124 may be the generator's status, too."""
 _BEGAN = re.compile(r"testbed-began ([\d.]+)")
 _ENDED = re.compile(r"testbed-ended ([\d.]+) (\d+) ?(cut)?")
 _TIMES = re.compile(r"(\d+)m([\d.]+)s (\d+)m([\d.]+)s")
