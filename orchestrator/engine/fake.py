@@ -48,8 +48,9 @@ class FakeEngine:
     def images(self, label: str) -> list[tuple[str, Mapping[str, str]]]:
         return [(tag, labels) for tag, labels in self.tags.items() if label in labels]
 
-    def pull(self, tag: str) -> bool:
-        return tag in self.tags
+    def pull(self, tag: str) -> None:
+        if tag not in self.tags:
+            raise EngineFailed(f"image {tag} from its registry", "it has none", "see whether it is there")
 
     def load_root(self, tarball: str, tag: str) -> None:
         self.tags[tag] = {"id": tarball}

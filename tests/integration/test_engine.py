@@ -224,6 +224,14 @@ class TestDockerEngine(EngineContract):
         engine.exec(made, ("touch", "/go"))
         assert list(lines) == ["last"]
 
+    def test_a_command_that_closes_its_outputs_has_its_status_at_its_end(
+        self, engine: Engine, spec: ContainerSpec
+    ) -> None:
+        made = engine.create(spec)
+        engine.start(made)
+        with pytest.raises(EngineFailed, match="status 3"):
+            list(engine.exec_lines(made, ("sh", "-c", "exec >&- 2>&-; sleep 0.3; exit 3")))
+
     def test_statistics_come_about_once_a_second(self, engine: Engine, spec: ContainerSpec) -> None:
         made = engine.create(spec)
         engine.start(made)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from orchestrator import images
 from orchestrator.engine import Engine
+from orchestrator.engine.fake import FakeEngine
 from orchestrator.errors import EngineFailed, InvalidInput
 
 ROOT = Path(__file__).parents[2]
@@ -210,6 +211,17 @@ def test_the_registrys_base_image_is_used_where_it_is() -> None:
     builder = Builder("debian:trixie-slim")
     images.ensure(engine(builder), [("helper", "trixie")], silent)
     assert builder.built[0][1]["BASE"] == "debian:trixie-slim"
+
+
+def test_no_base_image_names_what_the_registry_and_the_bootstrap_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(release: str, *_: object, **__: object) -> None:
+        raise EngineFailed(f"a base image of Debian {release}", "mmdebstrap ended with 25", "read its message")
+
+    monkeypatch.setattr(images, "bootstrap", refuse)
+    with pytest.raises(EngineFailed) as caught:
+        images.ensure(FakeEngine(), [("helper", "bookworm")], silent)
+    assert "debian:bookworm-slim cannot be pulled (it has none)" in caught.value.found
+    assert "mmdebstrap ended with 25" in caught.value.found
 
 
 def test_proxies_and_a_named_mirror_reach_the_build(monkeypatch: pytest.MonkeyPatch) -> None:
