@@ -101,12 +101,21 @@ def test_a_folder_builds_by_itself(image: str) -> None:
 
 
 @pytest.mark.parametrize("file", ["requirements.txt", "requirements-dev.txt", "images/agents/requirements.txt"])
-def test_every_requirement_is_pinned_by_hash_and_names_no_host(file: str) -> None:
+def test_every_requirement_is_pinned_by_hash_and_names_no_host_or_path(file: str) -> None:
     text = (ROOT / file).read_text()
     blocks = re.split(r"^(?=[a-z])", text, flags=re.MULTILINE)[1:]
     assert blocks
     assert all(PIN.match(block) and "--hash=sha256:" in block for block in blocks)
-    assert not re.search(r"://|/work|index", text)
+    assert not re.search(r"/|index", text)
+
+
+def test_what_builds_the_project_names_no_folder_of_one_machine() -> None:
+    """Absolute paths are those that every Debian has (hier(7))."""
+    files = [ROOT / "Makefile", ROOT / "pyproject.toml", *(ROOT / ".ci").iterdir(), *ROOT.glob("images/*/*")]
+    paths = re.compile(r"(?:^|[\s\"'=:(|!&>])/(\w+)")
+    named = {root for file in files if file.is_file() for root in paths.findall(file.read_text())}
+    assert {"dev", "usr"} <= named
+    assert named <= {"bin", "dev", "etc", "opt", "proc", "run", "sbin", "sys", "tmp", "usr", "var"}
 
 
 def test_the_containers_run_the_versions_that_the_tests_run() -> None:
