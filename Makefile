@@ -1,8 +1,9 @@
 # make demo    set up everything, then measure a relay with 2,560 domains
-# make test    set up everything, then all checks and tests
-# Both work on a bare Debian 12 or 13, as root or with sudo, and leave the command at .venv/bin/testbed.
+# make test    set up everything, then all checks and tests on the default release (and bullseye's services)
+# make test-all  the same, on every Debian release
+# All work on a bare Debian 12 or 13, as root or with sudo, and leave the command at .venv/bin/testbed.
 
-.PHONY: demo test setup browser lint unit unit-folders unit-files integration requirements clean
+.PHONY: demo test test-all setup tools lint unit unit-folders unit-files integration integration-all requirements clean
 
 # Python compiles once, not in each process again.
 unexport PYTHONDONTWRITEBYTECODE
@@ -13,15 +14,21 @@ REQUIREMENTS := requirements.txt requirements-dev.txt
 demo: setup
 	$(BIN)/testbed run relay-throughput --domains 2560
 
-test: setup browser lint unit integration
+test: setup tools lint unit integration
+
+test-all: setup tools lint unit integration-all
 
 setup: .venv/.installed
 	$(BIN)/testbed setup
 
-# The tests of report.html look at it with a real browser.
-browser: .venv/.installed
-	command -v chromium > /dev/null || $(BIN)/python -c "from orchestrator.debian import install; \
-		install(['chromium'], needed='a browser for the tests of report.html', say=print)"
+# What the tests use beside Python: a real browser for report.html, Compose for compose/, an SSH client.
+tools: .venv/.installed
+	command -v chromium > /dev/null || $(call install,chromium,a browser for the tests of report.html)
+	docker compose version > /dev/null 2>&1 || command -v docker-compose > /dev/null \
+		|| $(call install,docker-compose,Compose for the tests of compose/)
+	command -v ssh > /dev/null || $(call install,openssh-client,an SSH client for the tests of DOCKER_HOST=ssh://)
+
+install = $(BIN)/python -c "from orchestrator.debian import install; install(['$(1)'], needed='$(2)', say=print)"
 
 lint: .venv/.installed
 	$(BIN)/ruff check
@@ -45,6 +52,10 @@ unit-files: .venv/.installed
 integration: setup
 	$(BIN)/pytest tests/integration
 
+# The empty expression takes in what pyproject.toml leaves out.
+integration-all: setup
+	$(BIN)/pytest -m '' tests/integration
+
 # Everything is pinned by its hash; the project itself is then linked in with no look at the network.
 .venv/.installed: $(REQUIREMENTS) pyproject.toml .ci/python-environment
 	.ci/python-environment .venv
@@ -62,7 +73,7 @@ requirements: .venv/.installed
 	$(COMPILE) --group dev -c requirements.txt -o requirements-dev.txt
 	$(COMPILE) --group agents -c requirements.txt -o images/agents/requirements.txt
 	for file in requirements.txt requirements-dev.txt images/agents/requirements.txt; do $(HEADER) $$file; done
-	! grep -E 'https?:|/work' requirements.txt requirements-dev.txt images/agents/requirements.txt
+	! grep --line-number / requirements.txt requirements-dev.txt images/agents/requirements.txt # no host, no path
 
 clean:
 	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -170,15 +170,25 @@ def _base(engine: Engine, release: str, say: Say) -> str:
         if engine.image(there) is not None:
             return there
     say(f"pulling {official}")
-    if engine.pull(official):
-        return official
-    say(f"{official} cannot be pulled: bootstrapping Debian {release}")
+    try:
+        engine.pull(official)
+    except EngineFailed as refused:
+        say(f"{official} cannot be pulled: bootstrapping Debian {release}")
+        try:
+            _bootstrap(engine, release, own, say)
+        except EngineFailed as error:
+            found = f"{official} cannot be pulled ({refused.found}), and {error.found}"
+            raise EngineFailed(error.needed, found, error.do) from error
+        return own
+    return official
+
+
+def _bootstrap(engine: Engine, release: str, own: str, say: Say) -> None:
     with tempfile.TemporaryDirectory(prefix="testbed-") as scratch:
         tarball = Path(scratch) / "root.tar"
         bootstrap(release, tarball, mirror=os.environ.get("DEBIAN_MIRROR"), say=say)
         say(f"loading {own}")
         engine.load_root(str(tarball), own)
-    return own
 
 
 def _build_all(engine: Engine, builds: list[tuple[str, str, str]], say: Say) -> None:

@@ -148,6 +148,20 @@ class EngineContract:
         with pytest.raises(EngineFailed, match="status 1: why"):
             next(lines)
 
+    def test_every_status_of_a_command_is_its_own(self, engine: Engine, spec: ContainerSpec) -> None:
+        """None of them reads as the end of its time, whoever else gives it: timeout(1), a shell, SIGKILL."""
+        made = engine.create(spec)
+        engine.start(made)
+        for status in (124, 125, 126, 127, 137, 143):
+            done = engine.exec(made, ("sh", "-c", f"timeout --verbose 0.01 sleep 9; echo ended; exit {status}"))
+            assert (done.status, done.stdout) == (status, "ended\n")
+
+    def test_a_command_that_outlives_its_time_fails(self, engine: Engine, spec: ContainerSpec) -> None:
+        made = engine.create(spec)
+        engine.start(made)
+        with pytest.raises(EngineFailed, match=r"sleep 0\.9 to end within 0\.1 s.*it did not"):
+            engine.exec(made, ("sleep", "0.9"), timeout=0.1)
+
     def test_a_running_container_is_pinned_to_cpus_that_are_there(self, engine: Engine, spec: ContainerSpec) -> None:
         made = engine.create(spec)
         engine.start(made)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from orchestrator.engine import Engine, Found
+    from orchestrator.engine.ssh import Target
     from orchestrator.ownership import Standing
 
 
@@ -147,7 +148,7 @@ def up(
     if output is Format.JSON:
         print_json(standing.to_dict())
     else:
-        _show(standing)
+        _show(standing, engine.host)
         tell(f"next: testbed stats, testbed exec relay -- postqueue -p, testbed down {identity.id}")
 
 
@@ -156,12 +157,13 @@ def ps(output: FormatOption = Format.TEXT) -> None:
     from orchestrator import ownership
     from orchestrator.engine import docker
 
-    found = ownership.standing(docker.connect())
+    engine = docker.connect()
+    found = ownership.standing(engine)
     if output is Format.JSON:
         print_json([standing.to_dict() for standing in found])
         return
     for standing in found:
-        _show(standing)
+        _show(standing, engine.host)
     if not found:
         tell("no bed is up")
 
@@ -280,12 +282,18 @@ def _node(engine: "Engine", bed: str | None, name: str) -> "Found":
     raise InvalidInput(f"a node of bed {standing.bed}", repr(name), f"choose one of {names}")
 
 
-def _show(standing: "Standing") -> None:
+def _show(standing: "Standing", host: "Target | None") -> None:
+    """Print a bed; ``host`` is the machine whose 127.0.0.1 its ports are on, ``None``: this one."""
+    from orchestrator.engine import ssh
+
     facts = standing.to_dict()
     tell(f"{standing.bed} {standing.id} {facts['state']}, {facts['kind']}, on {facts['subnet']}")
     for node in facts["nodes"]:
         ports = ", ".join(f"{port} at 127.0.0.1:{host}" for port, host in node["ports"].items())
         tell(f"  {node['name']:8} {node['service']:10} {node['state']:9} {ports}")
+    tcp = [number for node in facts["nodes"] for port, number in node["ports"].items() if port.endswith("/tcp")]
+    if host and tcp:
+        tell(f"  127.0.0.1 is {host.host}'s; its TCP ports are here while this runs: {ssh.way_to(host, tcp)}")
 
 
 def _quoted(text: str) -> str:

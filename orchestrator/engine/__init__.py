@@ -159,8 +159,8 @@ class Engine(Protocol):
         """List local images that carry ``label``: tag, and labels plus ``id``, ``size`` (bytes), ``created``."""
         ...
 
-    def pull(self, tag: str) -> bool:
-        """Fetch an image from its registry; False when that is not possible."""
+    def pull(self, tag: str) -> None:
+        """Fetch an image from its registry."""
         ...
 
     def load_root(self, tarball: str, tag: str) -> None:

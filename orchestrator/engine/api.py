@@ -1,6 +1,8 @@
 """Our words and the Docker Engine API's (1.41 and later), one put into the other: nothing here calls an engine."""
 
 import io
+import re
+import secrets
 import struct
 import tarfile
 from collections import deque
@@ -18,6 +20,7 @@ _REMEMBERED = 20_000
 """Stamps of a followed log. A reader that keeps up is told a few lines of the new file before they are repeated."""
 _READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sysrq-trigger")
 """What an engine makes read-only in a container, without ``/proc/sys``."""
+_STAMP = re.compile(r"(\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)?")
 _NO_PROFILE = ("apparmor=unconfined", "label=disable")
 """The engines' profiles for AppArmor and SELinux deny writes to ``/proc/sys/net`` to any container."""
 
@@ -45,6 +48,17 @@ def host_config(spec: ContainerSpec) -> dict[str, Any]:
         "PidsLimit": limits.pids,
     }
     return {word: value for word, value in asked.items() if value}
+
+
+def limited(command: Sequence[str], seconds: float, *, kill_after: float) -> tuple[list[str], str]:
+    """Return a command with a time limit, and the text that its standard error holds if and only if time ran out.
+
+    The exit status of timeout(1) does not tell: 124 may be the command's own, and 137 anybody's SIGKILL. Its --verbose
+    line does; it names the program as it was called, here by one of 2**64 spellings of ``/bin/sh`` that lead to it.
+    """
+    shell = "/bin" + "".join(secrets.choice(("/", "/.")) for _ in range(64)) + "/sh"
+    limit = ["timeout", "--verbose", f"--kill-after={kill_after:g}", f"{seconds:g}"]
+    return [*limit, shell, "-c", 'exec "$@"', "sh", *command], f"to command '{shell}'"
 
 
 def endpoint(wanted: Endpoint) -> dict[str, Any]:
@@ -124,24 +138,48 @@ def _line(stamp: bytes, pieces: Sequence[bytes]) -> LogLine:
 
 
 def unix(stamp: str) -> float:
-    """Read RFC 3339 in UTC, with any number of fractional digits: the engine drops trailing zeros of its nine."""
-    whole, _, fraction = stamp.rstrip("Z").partition(".")
-    return datetime.fromisoformat(f"{whole}+00:00").timestamp() + float(f"0.{fraction or 0}")
+    """Read a time of RFC 3339, in any zone (none: UTC), with any number of fractional digits.
+
+    Raises:
+        ValueError: it is none.
+    """
+    found = _STAMP.fullmatch(stamp)
+    if not found:
+        raise ValueError(f"no time as in RFC 3339: {stamp!r}")
+    whole, fraction, zone = found.groups()
+    zone = "+00:00" if zone in {None, "Z", "z"} else zone
+    return datetime.fromisoformat(f"{whole}{zone}").timestamp() + float(f"0.{fraction or 0}")
+
+
+def refusal(part: Mapping[str, Any]) -> str | None:
+    """Return the reason of a failure that is told within the progress of a pull, an import or a build."""
+    reason = part.get("error") or (part.get("errorDetail") or {}).get("message")
+    return str(reason).strip() if reason else None
 
 
 def engine_info(facts: Mapping[str, Any], version: str) -> EngineInfo:
     """Read ``GET /info``; ``version`` is the API's."""
     return EngineInfo(
-        version=facts["ServerVersion"],
+        version=facts.get("ServerVersion") or "",
         api=version,
-        kernel=facts["KernelVersion"],
-        operating_system=facts["OperatingSystem"],
-        cpus=facts["NCPU"],
-        memory_b=facts["MemTotal"],
-        cgroup=facts.get("CgroupVersion", "1"),
-        storage=facts["Driver"],
-        architecture=facts["Architecture"],
+        kernel=facts.get("KernelVersion") or "",
+        operating_system=facts.get("OperatingSystem") or "",
+        cpus=int(facts["NCPU"]),
+        memory_b=int(facts["MemTotal"]),
+        cgroup=facts.get("CgroupVersion") or "1",
+        storage=facts.get("Driver") or "",
+        architecture=facts.get("Architecture") or "",
     )
+
+
+def found_image(facts: Mapping[str, Any]) -> list[tuple[str, dict[str, str]]]:
+    """Read one entry of ``GET /images/json``: each of its tags, and its labels plus ``id``, ``size``, ``created``."""
+    further = {
+        "id": facts["Id"],
+        "size": str(facts.get("Size") or 0),
+        "created": str(facts.get("Created") or ""),
+    }
+    return [(tag, {**(facts.get("Labels") or {}), **further}) for tag in facts.get("RepoTags") or ()]
 
 
 def found_container(facts: Mapping[str, Any]) -> Found:
@@ -149,25 +187,25 @@ def found_container(facts: Mapping[str, Any]) -> Found:
     return Found(
         kind="container",
         id=facts["Id"],
-        name=facts["Names"][0].lstrip("/") if facts["Names"] else "",
-        labels=facts["Labels"] or {},
-        state=facts["State"],
+        name=next(iter(facts.get("Names") or ("",))).lstrip("/"),
+        labels=facts.get("Labels") or {},
+        state=facts.get("State") or "",
         ports={
-            f"{port['PrivatePort']}/{port['Type']}": port["PublicPort"]
-            for port in facts["Ports"] or ()
-            if port.get("PublicPort")
+            f"{port['PrivatePort']}/{port.get('Type') or 'tcp'}": port["PublicPort"]
+            for port in facts.get("Ports") or ()
+            if port.get("PublicPort") and port.get("PrivatePort")
         },
     )
 
 
 def found_network(facts: Mapping[str, Any]) -> Found:
     """Read one entry of ``GET /networks``."""
-    pools = (facts.get("IPAM") or {}).get("Config") or []
-    subnets = [pool["Subnet"] for pool in pools if ":" not in pool.get("Subnet", ":")]
+    pools = (facts.get("IPAM") or {}).get("Config") or ()
+    subnets = [subnet for pool in pools if (subnet := pool.get("Subnet")) and ":" not in subnet]
     return Found(
         kind="network",
         id=facts["Id"],
-        name=facts["Name"],
-        labels=facts["Labels"] or {},
+        name=facts.get("Name") or "",
+        labels=facts.get("Labels") or {},
         subnet=subnets[0] if subnets else None,
     )

@@ -1,13 +1,16 @@
 """A real Docker Engine, 20.10 and later. The only module that imports docker."""
 
 import io
+import json
 import math
 import os
 import re
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
+from urllib.parse import urlsplit
 
 import docker
 import docker.errors
@@ -25,6 +28,7 @@ from orchestrator.engine import (
     Output,
     SubnetTaken,
     api,
+    ssh,
 )
 from orchestrator.errors import EngineFailed
 from orchestrator.interrupts import shielded
@@ -32,8 +36,10 @@ from orchestrator.interrupts import shielded
 _TIMEOUT_S = 120
 _POOL = 64
 """Connections kept for one thread's streams and calls."""
-_TIMED_OUT = 124
-"""What timeout(1) says of a command that it ended."""
+_LOOK_S = 0.02
+"""Between two looks for the status of a command: the engine announces it in no stream of ours."""
+_KILL_AFTER_S = 5.0
+"""After the end of its time: until a command that ignores SIGTERM gets SIGKILL."""
 
 
 def connect() -> "DockerEngine":
@@ -42,12 +48,22 @@ def connect() -> "DockerEngine":
     Raises:
         EngineFailed: none answers, or we may not use it.
     """
+    forward, host = None, None
     try:
         options = _options()
+        address = urlsplit(options.get("base_url") or "")
+        if address.scheme == "ssh":
+            forward = ssh.Forward(host := ssh.parse(options["base_url"]))
+            options = {"base_url": f"unix://{forward.socket}"}
+        elif address.hostname and address.hostname not in {"localhost", "127.0.0.1", "::1"}:
+            host = ssh.Target(host=address.hostname)
         client = docker.APIClient(**options, version="auto", timeout=_TIMEOUT_S)
     except (docker.errors.DockerException, requests.RequestException, OSError) as error:
-        raise _no_engine(error) from error
-    return DockerEngine(client, options)
+        refused = forward.refused() if forward else None
+        if forward:
+            forward.close()
+        raise refused or _no_engine(error) from error
+    return DockerEngine(client, options, forward=forward, host=host)
 
 
 def _options() -> dict[str, Any]:
@@ -81,7 +97,17 @@ def _no_engine(error: Exception) -> EngineFailed:
 class DockerEngine:
     """The verbs of ``engine.Engine``, by the Docker Engine API; safe to use from several threads."""
 
-    def __init__(self, client: docker.APIClient, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        client: docker.APIClient,
+        options: Mapping[str, Any],
+        *,
+        forward: ssh.Forward | None = None,
+        host: ssh.Target | None = None,
+    ) -> None:
+        self.host = host
+        """The machine whose 127.0.0.1 published ports are on; ``None``: this one's."""
+        self._forward = forward  # ends with us
         self._options = {**options, "version": client.api_version, "timeout": _TIMEOUT_S, "max_pool_size": _POOL}
         self._local = threading.local()
         self._local.client = client
@@ -104,42 +130,35 @@ class DockerEngine:
         with _translated(f"image {tag}"):
             try:
                 facts = self._client.inspect_image(tag)
-            except docker.errors.ImageNotFound:
+            except docker.errors.NotFound:
                 return None
-            return {**(facts["Config"].get("Labels") or {}), "id": facts["Id"]}
+            return {**((facts.get("Config") or {}).get("Labels") or {}), "id": facts["Id"]}
 
     def images(self, label: str) -> list[tuple[str, Mapping[str, str]]]:
         """List local images that carry ``label``: tag, and labels plus ``id``, ``size`` (bytes), ``created``."""
         with _translated("the list of images"):
             return [
-                (
-                    tag,
-                    {
-                        **facts["Labels"],
-                        "id": facts["Id"],
-                        "size": str(facts["Size"]),
-                        "created": str(facts["Created"]),
-                    },
-                )
-                for facts in self._client.images(filters={"label": label})
-                for tag in facts["RepoTags"] or ()
+                found for facts in self._client.images(filters={"label": label}) for found in api.found_image(facts)
             ]
 
-    def pull(self, tag: str) -> bool:
-        """Fetch an image from its registry; False when that is not possible."""
-        try:
-            self._client.pull(tag)
-        except (docker.errors.APIError, requests.RequestException):
-            return False
-        return True
+    def pull(self, tag: str) -> None:
+        """Fetch an image from its registry."""
+        with _translated(f"image {tag} from its registry"):
+            for part in self._client.pull(tag, stream=True, decode=True):
+                if reason := api.refusal(part):
+                    raise EngineFailed(f"image {tag} from its registry", reason, "see whether it is there")
+            if self.image(tag) is None:
+                raise EngineFailed(f"image {tag} from its registry", "the engine has none after the pull", "try again")
 
     def load_root(self, tarball: str, tag: str) -> None:
         """Make an image of a tar of a root file system."""
         repository, _, release = tag.partition(":")
         with _translated(f"image {tag} from a root file system"):
-            self._client.import_image_from_file(tarball, repository=repository, tag=release)
-            if self.image(tag) is None:
-                raise EngineFailed(f"image {tag}", "the engine did not take the root file system", "read its log")
+            printed = self._client.import_image_from_file(tarball, repository=repository, tag=release)
+            reason = next((r for line in printed.splitlines() if (r := api.refusal(json.loads(line)))), None)
+            if reason or self.image(tag) is None:
+                found = f"the engine did not take the root file system: {reason or printed[-300:]}"
+                raise EngineFailed(f"image {tag}", found, "read its log")
 
     def build(self, context: bytes, tag: str, args: Mapping[str, str], labels: Mapping[str, str]) -> Iterator[str]:
         """Build an image from a tar with a Dockerfile at its top; yields what the build prints."""
@@ -155,14 +174,14 @@ class DockerEngine:
                 decode=True,
             )
             for part in said:
-                if "error" in part:
-                    raise EngineFailed(f"image {tag} built", part["error"].strip(), "read what the build printed")
-                yield from part.get("stream", "").splitlines()
+                if reason := api.refusal(part):
+                    raise EngineFailed(f"image {tag} built", reason, "read what the build printed")
+                yield from (part.get("stream") or "").splitlines()
 
     def discard_image(self, image: str) -> None:
         """Remove an image that no tag names and nothing uses: what a build left behind. Any other stays."""
-        with _translated(f"image {image} removed"), suppress(docker.errors.ImageNotFound):
-            if self._client.inspect_image(image)["RepoTags"]:
+        with _translated(f"image {image} removed"), suppress(docker.errors.NotFound):
+            if self._client.inspect_image(image).get("RepoTags"):
                 return
             try:
                 self._client.remove_image(image)
@@ -251,8 +270,10 @@ class DockerEngine:
             with _translated(f"container {spec.name} to end"):
                 self._client.start(made)
                 try:
-                    status = self._client.wait(made, timeout=math.ceil(timeout))["StatusCode"]
+                    status = int(self._client.wait(made, timeout=math.ceil(timeout))["StatusCode"])
                 except (requests.ReadTimeout, requests.ConnectionError) as error:
+                    if "timed out" not in str(error):  # the engine went away
+                        raise
                     raise EngineFailed(
                         f"{' '.join(spec.command)[:200]} to end within {timeout:g} s", "it did not", "try again"
                     ) from error
@@ -269,14 +290,15 @@ class DockerEngine:
     def exec(self, container: str, command: tuple[str, ...], *, timeout: float = 60) -> Output:
         """Run a command in a running container to its end."""
         pieces: tuple[list[bytes], list[bytes]] = ([], [])
+        limited, at_its_end = api.limited(command, timeout, kill_after=_KILL_AFTER_S)
         with _translated(f"an answer of {command[0]} in container {container[:12]}"):
-            run = self._client.exec_create(container, ["timeout", "--kill-after=5", f"{timeout:g}", *command])["Id"]
+            run = self._client.exec_create(container, limited)["Id"]
             for outputs in self._client.exec_start(run, stream=True, demux=True):
                 for kept, piece in zip(pieces, outputs, strict=True):
                     kept.append(piece or b"")
-            status = self._client.exec_inspect(run)["ExitCode"]
+            status = self._exec_status(run)
         out, err = (b"".join(kept).decode(errors="replace") for kept in pieces)
-        if status == _TIMED_OUT:
+        if at_its_end in err:
             raise EngineFailed(
                 f"{' '.join(command)[:200]} to end within {timeout:g} s", "it did not", "look at its log"
             )
@@ -295,7 +317,7 @@ class DockerEngine:
                 errors = (errors + (err or b""))[-4096:]
                 *lines, rest = (rest + (out or b"")).split(b"\n")
                 yield from (line.decode(errors="replace") for line in lines)
-            status = self._client.exec_inspect(run)["ExitCode"]
+            status = self._exec_status(run)
         if rest:
             yield rest.decode(errors="replace")
         if status:
@@ -304,6 +326,12 @@ class DockerEngine:
                 f"status {status}: {errors.decode(errors='replace').strip()[-1500:]}",
                 "read the node's log",
             )
+
+    def _exec_status(self, run: str) -> int:
+        """Return the exit status of a command, once it has one: it may go on after its outputs are closed."""
+        while (status := self._client.exec_inspect(run).get("ExitCode")) is None:
+            time.sleep(_LOOK_S)
+        return int(status)
 
     def logs(self, container: str, *, follow: bool) -> Iterator[LogLine]:
         """Yield what a container printed since its start; with ``follow`` until it ends.
@@ -365,7 +393,7 @@ class DockerEngine:
         with _translated("the list of containers and networks"):
             containers = self._client.containers(all=True, filters=filters)
             networks = self._client.networks(filters=filters)
-        return [*map(api.found_container, containers), *map(api.found_network, networks)]
+            return [*map(api.found_container, containers), *map(api.found_network, networks)]
 
 
 @contextmanager
@@ -378,6 +406,14 @@ def _translated(needed: str) -> Iterator[None]:
             needed,
             f"the engine refused: {_short(error)}",
             "change what it refuses; `testbed doctor` looks at this host",
+        ) from error
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, requests.RequestException):
+            raise EngineFailed(needed, f"the engine did not answer: {_short(error)}", "see whether it runs") from error
+        raise EngineFailed(
+            needed,
+            f"an answer of the engine that cannot be read: {error!r}"[:600],
+            "report it with the engine's version (`docker version`)",
         ) from error
     except (docker.errors.DockerException, requests.RequestException, OSError) as error:
         raise EngineFailed(needed, f"the engine did not answer: {_short(error)}", "see whether it runs") from error

@@ -25,7 +25,10 @@ INFO = dict.fromkeys(("version", "api", "kernel", "operating_system", "cgroup", 
 
 
 class FakeEngine:
-    """``answer(container, command)`` gives a command's output, ``prints(container)`` the lines of a container's log."""
+    """``answer(container, command)`` gives a command's output, ``prints(container)`` the lines of a container's log.
+
+    An ``answer`` that raises TimeoutError is a command that does not end in its time.
+    """
 
     def __init__(
         self,
@@ -55,8 +58,9 @@ class FakeEngine:
     def images(self, label: str) -> list[tuple[str, Mapping[str, str]]]:
         return [(tag, labels) for tag, labels in self.tags.items() if label in labels]
 
-    def pull(self, tag: str) -> bool:
-        return tag in self.tags
+    def pull(self, tag: str) -> None:
+        if tag not in self.tags:
+            raise EngineFailed(f"image {tag} from its registry", "it has none", "see whether it is there")
 
     def load_root(self, tarball: str, tag: str) -> None:
         self.tags[tag] = {"id": tarball}
@@ -101,11 +105,15 @@ class FakeEngine:
         self.remove_container(made)
         return self.answer(spec, spec.command)
 
-    def exec(self, container: str, command: tuple[str, ...], *, timeout: float = 60) -> Output:  # noqa: ARG002
+    def exec(self, container: str, command: tuple[str, ...], *, timeout: float = 60) -> Output:
         made = self._found(container)
         if made.state != "running":
             raise EngineFailed(f"container {made.name} running", made.state, "start it")
-        return self.answer(self.specs[made.id], command)
+        try:
+            return self.answer(self.specs[made.id], command)
+        except TimeoutError as late:
+            needed = f"{' '.join(command)[:200]} to end within {timeout:g} s"
+            raise EngineFailed(needed, "it did not", "look at its log") from late
 
     def exec_lines(self, container: str, command: tuple[str, ...]) -> Iterator[str]:
         said = self.exec(container, command)

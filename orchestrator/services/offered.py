@@ -11,21 +11,23 @@ from typing import Any, Self
 
 MOST_LINES = 50
 """Different lines that are kept."""
-_CUT = 124
-"""timeout(1) had to end it."""
-
 _SCRIPT = """\
 exec 2>&1
 sleep "$(date +%s.%N | awk -v period="$1" '{ print period - $1 % period }')"
 shift
+seconds=$1
+shift
+exec 9>&1
 echo "testbed-began $(date +%s.%N)"
-timeout --kill-after=5 "$@"
+told=$(exec timeout --verbose --kill-after=5 "$seconds" sh -c 'exec "$@" >&9 2>&9 9>&-' sh "$@" 2>&1 > /dev/null)
 status=$?
-echo "testbed-ended $(date +%s.%N) $status"
+case $told in *'sending signal'*) cut=cut ;; *) cut= ;; esac
+echo "testbed-ended $(date +%s.%N) $status $cut"
 times
 """
+"""Descriptor 9 keeps the generator's output apart from timeout(1)'s own: 124 may be the generator's status, too."""
 _BEGAN = re.compile(r"testbed-began ([\d.]+)")
-_ENDED = re.compile(r"testbed-ended ([\d.]+) (\d+)")
+_ENDED = re.compile(r"testbed-ended ([\d.]+) (\d+) ?(cut)?")
 _TIMES = re.compile(r"(\d+)m([\d.]+)s (\d+)m([\d.]+)s")
 
 
@@ -119,7 +121,7 @@ def read(printed: Iterable[str], *, run: str, node: str, command: tuple[str, ...
         started=began,
         ended=float(ended[1]),
         status=int(ended[2]),
-        cut=int(ended[2]) == _CUT,
+        cut=ended[3] is not None,
         cpu_s=cpu_s,
         lines=tuple(Line(t=first[text], text=text, count=count) for text, count in counts.items()),
     )

@@ -44,7 +44,9 @@ def answer(*words: str | Path, timeout: float = 120) -> Any:
 class Watched:
     """A run that goes on: a fact of it can be waited for, so that it is stopped at a known moment."""
 
-    def __init__(self, engine: Engine, runs: Path, *words: str | Path, scenario: str = "relay-throughput") -> None:
+    def __init__(
+        self, engine: Engine, runs: Path, *words: str | Path, scenario: str = "relay-throughput", group: bool = False
+    ) -> None:
         self._engine = engine
         self._runs = runs
         self.ids: set[str] = set()
@@ -57,6 +59,7 @@ class Watched:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            process_group=0 if group else None,
         )
         self._reader = Thread(target=self._read, daemon=True)
         self._reader.start()

@@ -1,36 +1,50 @@
-"""The Compose files, read by Compose itself, where this machine has one."""
+"""The Compose files, read and started by Compose itself: `make tools` installs one."""
 
+import json
 import os
+import secrets
 import shutil
 import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
+
+from orchestrator import images, services
+from orchestrator.engine import Engine
+from tests.integration.traces import on_the_host
+
+pytestmark = pytest.mark.docker
 
 FOLDERS = sorted((Path(__file__).parents[2] / "compose").glob("*/compose.yaml"))
+FILE = Path(__file__).parents[2] / "compose" / "relay" / "compose.yaml"
+SERVICES = {"dns": "bind", "relay": "postfix", "sink": "blackhole", "load": "smtp-load"}
+AGENTS = (
+    *("setpriv", "--bounding-set=-all", "--no-new-privs", "--"),
+    *("env", "PYTHONPATH=/testbed/lib", "/opt/agents/bin/python", "-m"),
+)
 
 
-def _compose() -> list[str] | None:
-    """Return the command: the plugin of docker, or the older program that Debian 12 has."""
+@pytest.fixture(scope="module")
+def compose() -> list[str]:
+    """Return the command: the plugin of docker, or Debian's program."""
     for command in (["docker", "compose"], ["docker-compose"]):
         if (
             shutil.which(command[0])
             and subprocess.run([*command, "version"], capture_output=True, check=False).returncode == 0
         ):
             return command
-    return None
+    pytest.fail("needed Compose; found none; do: make tools, or install what Debian calls docker-compose")
 
 
-COMPOSE = _compose()
-
-
-@pytest.mark.skipif(COMPOSE is None, reason="no Compose here (Debian 12: docker-compose, 13: docker-compose)")
 @pytest.mark.parametrize("file", FOLDERS, ids=lambda file: str(file.parent.name))
-def test_compose_reads_the_file_and_asks_for_the_parent(file: Path) -> None:
+def test_compose_reads_the_file_and_asks_for_the_parent(compose: list[str], file: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "TESTBED_PARENT"}
     for parent, said in ((None, "ip link add"), ("tbcp", "")):
         done = subprocess.run(
-            [*(COMPOSE or ()), "--file", file, "config", "--quiet"],
+            [*compose, "--file", file, "config", "--quiet"],
             env={**environment, **({"TESTBED_PARENT": parent} if parent else {})},
             text=True,
             capture_output=True,
@@ -39,3 +53,75 @@ def test_compose_reads_the_file_and_asks_for_the_parent(file: Path) -> None:
         )
         assert (done.returncode == 0) == bool(parent), done.stderr
         assert said in done.stderr
+
+
+@pytest.fixture
+def parent(real_engine: Engine) -> Iterator[str]:
+    """Make the veth pair and the rule that compose/README.md asks for."""
+    name = f"tbc{secrets.token_hex(4)}"
+    script = (
+        "ip link add $0 type veth peer name ${0}q; ip link set ${0}q up; ip link set $0 up;"
+        'nft "add table netdev $0; add chain netdev $0 ends'
+        ' { type filter hook ingress device ${0}q priority 0; policy drop; }"'
+    )
+    on_the_host(real_engine, "sh", "-euc", script, name)
+    yield name
+    on_the_host(real_engine, "sh", "-euc", "ip link delete $0; nft delete table netdev $0", name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Project:
+    """One start of compose/relay."""
+
+    compose: list[str]
+    project: str
+    parent: str
+
+    def __call__(self, *words: str) -> str:
+        """Call Compose, and return what it prints."""
+        done = subprocess.run(
+            [*self.compose, "--project-name", self.project, "--file", FILE, *words],
+            env={**os.environ, "TESTBED_PARENT": self.parent},
+            text=True,
+            capture_output=True,
+            check=False,
+            timeout=120,
+            stdin=subprocess.DEVNULL,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+@pytest.fixture
+def relay(compose: list[str], real_engine: Engine, parent: str) -> Iterator[Project]:
+    """Start compose/relay."""
+    nodes = yaml.safe_load(FILE.read_text())["services"].values()
+    tags = {str(node["image"]).removeprefix("testbed/").partition(":") for node in nodes}
+    images.ensure(real_engine, [(image, release) for image, _, release in tags], print)
+    project = Project(compose=compose, project=f"tb-test-{parent}", parent=parent)
+    try:
+        project("up", "--detach", "--no-build")
+        yield project
+    finally:
+        project("down", "--volumes", "--timeout", "1")
+
+
+def test_a_message_goes_through_the_bed_that_compose_starts(relay: Project, real_engine: Engine) -> None:
+    """One of them by `compose exec`, as compose/README.md says; the rest past Compose, which takes a second a call."""
+    server = next(a for a in relay("exec", "-T", "relay", "hostname", "-I").split() if a.startswith("198."))
+    found = real_engine.find({"com.docker.compose.project": relay.project})
+    nodes = {f.labels["com.docker.compose.service"]: f.id for f in found if f.kind == "container"}
+    for node, service in SERVICES.items():
+        ready = services.service(service).ready
+        assert next(line for line in real_engine.logs(nodes[node], follow=True) if ready.search(line.text))
+
+    def agent(node: str, name: str, *words: str) -> str:
+        done = real_engine.exec(nodes[node], (*AGENTS, f"orchestrator.agents.{name}", *words))
+        assert done.status == 0, done.failure
+        return done.stdout
+
+    agent("sink", "control", "expect", "0badcafe", "2")
+    agent("load", "probe", "--server", server, "--run", "0badcafe", "--domains", "d0.test,d15.test")
+    assert next(line for line in real_engine.logs(nodes["sink"], follow=True) if '"complete": "0badcafe"' in line.text)
+    count = json.loads(agent("sink", "control", "count", "0badcafe"))
+    assert (count["delivered"], count["foreign"]) == (2, 0)

@@ -248,6 +248,14 @@ class TestDockerEngine(EngineContract):
         engine.exec(made, ("touch", "/go"))
         assert list(lines) == ["last"]
 
+    def test_a_command_that_closes_its_outputs_has_its_status_at_its_end(
+        self, engine: Engine, spec: ContainerSpec
+    ) -> None:
+        made = engine.create(spec)
+        engine.start(made)
+        with pytest.raises(EngineFailed, match="status 3"):
+            list(engine.exec_lines(made, ("sh", "-c", "exec >&- 2>&-; sleep 0.3; exit 3")))
+
     def test_statistics_come_about_once_a_second(self, engine: Engine, spec: ContainerSpec) -> None:
         made = engine.create(spec)
         engine.start(made)
@@ -269,6 +277,25 @@ class TestDockerEngine(EngineContract):
         running = engine.exec(made, ("sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '")).stdout
         assert "sleep 600" in running
         assert "sleep 601" not in running
+
+    @pytest.mark.parametrize("end", ["trap '' TERM; sleep 602", "trap 'exit 3' TERM; sleep 603 & wait"])
+    def test_time_runs_out_for_a_command_that_ignores_the_signal_or_ends_as_it_likes(
+        self, engine: Engine, spec: ContainerSpec, monkeypatch: pytest.MonkeyPatch, end: str
+    ) -> None:
+        monkeypatch.setattr(docker, "_KILL_AFTER_S", 0.2)
+        made = engine.create(spec)
+        engine.start(made)
+        with pytest.raises(EngineFailed, match=r"within 0\.2 s"):
+            engine.exec(made, ("sh", "-c", end), timeout=0.2)
+        running = engine.exec(made, ("sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '")).stdout
+        assert "sleep 60" in running
+        assert "sleep 602" not in running
+
+    def test_a_command_that_somebody_kills_was_not_out_of_time(self, engine: Engine, spec: ContainerSpec) -> None:
+        made = engine.create(spec)
+        engine.start(made)
+        done = engine.exec(made, ("sh", "-c", "echo out; kill -KILL $$"))
+        assert (done.status, done.stdout, done.stderr) == (137, "out\n", "")
 
 
 # ------------------------------------------------------------------------------------------------------- connecting

@@ -113,9 +113,18 @@ def test_set_up_again_takes_under_two_seconds() -> None:
 # -------------------------------------------------------------------------------------------------- what they hold
 
 
-@pytest.mark.parametrize("image", images.names())
-def test_every_image_has_what_the_start_of_a_node_needs(engine: Engine, image: str) -> None:
-    shell(engine, image, 'command -v ip && command -v nft && command -v setpriv && test -z "$(ls /var/lib/apt/lists)"')
+@pytest.mark.parametrize(
+    ("image", "release"),
+    [
+        pytest.param(image, release, marks=() if release == RELEASE else pytest.mark.all_releases)
+        for release in images.RELEASES
+        for image in images.names(release)
+    ],
+)
+def test_every_image_has_what_the_start_of_a_node_needs(engine: Engine, image: str, release: str) -> None:
+    images.ensure(engine, [(image, release)], silent)
+    has = 'command -v ip && command -v nft && command -v setpriv && test -z "$(ls /var/lib/apt/lists)"'
+    shell(engine, image, has, release)
 
 
 def test_bind_and_postfix_have_their_programs(engine: Engine) -> None:

@@ -12,7 +12,9 @@ from tests.engine_contract import SERVE, EngineContract
 
 
 def answer(_spec: ContainerSpec, command: tuple[str, ...]) -> Output:
-    """Run the command here."""
+    """Run the command here; one that sleeps is late."""
+    if command[0] == "sleep":
+        raise TimeoutError
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return Output(status=done.returncode, stdout=done.stdout, stderr=done.stderr)
 
@@ -41,8 +43,9 @@ def test_images_are_built_loaded_and_found_by_label() -> None:
     engine.load_root("root.tar", "testbed/debian:1")
     assert [tag for tag, _ in engine.images("testbed.context")] == ["testbed/x:1"]
     assert engine.image("testbed/debian:1") == {"id": "root.tar"}
-    assert engine.pull("testbed/debian:1")
-    assert not engine.pull("testbed/debian:2")
+    engine.pull("testbed/debian:1")
+    with pytest.raises(EngineFailed, match="testbed/debian:2 from its registry"):
+        engine.pull("testbed/debian:2")
 
 
 @pytest.mark.parametrize("late", [False, True])

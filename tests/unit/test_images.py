@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from orchestrator import images
 from orchestrator.engine import Engine
+from orchestrator.engine.fake import FakeEngine
 from orchestrator.errors import EngineFailed, InvalidInput
 
 ROOT = Path(__file__).parents[2]
@@ -100,12 +101,21 @@ def test_a_folder_builds_by_itself(image: str) -> None:
 
 
 @pytest.mark.parametrize("file", ["requirements.txt", "requirements-dev.txt", "images/agents/requirements.txt"])
-def test_every_requirement_is_pinned_by_hash_and_names_no_host(file: str) -> None:
+def test_every_requirement_is_pinned_by_hash_and_names_no_host_or_path(file: str) -> None:
     text = (ROOT / file).read_text()
     blocks = re.split(r"^(?=[a-z])", text, flags=re.MULTILINE)[1:]
     assert blocks
     assert all(PIN.match(block) and "--hash=sha256:" in block for block in blocks)
-    assert not re.search(r"://|/work|index", text)
+    assert not re.search(r"/|index", text)
+
+
+def test_what_builds_the_project_names_no_folder_of_one_machine() -> None:
+    """Absolute paths are those that every Debian has (hier(7))."""
+    files = [ROOT / "Makefile", ROOT / "pyproject.toml", *(ROOT / ".ci").iterdir(), *ROOT.glob("images/*/*")]
+    paths = re.compile(r"(?:^|[\s\"'=:(|!&>])/(\w+)")
+    named = {root for file in files if file.is_file() for root in paths.findall(file.read_text())}
+    assert {"dev", "usr"} <= named
+    assert named <= {"bin", "dev", "etc", "opt", "proc", "run", "sbin", "sys", "tmp", "usr", "var"}
 
 
 def test_the_containers_run_the_versions_that_the_tests_run() -> None:
@@ -210,6 +220,17 @@ def test_the_registrys_base_image_is_used_where_it_is() -> None:
     builder = Builder("debian:trixie-slim")
     images.ensure(engine(builder), [("helper", "trixie")], silent)
     assert builder.built[0][1]["BASE"] == "debian:trixie-slim"
+
+
+def test_no_base_image_names_what_the_registry_and_the_bootstrap_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(release: str, *_: object, **__: object) -> None:
+        raise EngineFailed(f"a base image of Debian {release}", "mmdebstrap ended with 25", "read its message")
+
+    monkeypatch.setattr(images, "bootstrap", refuse)
+    with pytest.raises(EngineFailed) as caught:
+        images.ensure(FakeEngine(), [("helper", "bookworm")], silent)
+    assert "debian:bookworm-slim cannot be pulled (it has none)" in caught.value.found
+    assert "mmdebstrap ended with 25" in caught.value.found
 
 
 def test_proxies_and_a_named_mirror_reach_the_build(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,19 @@ def test_a_generator_that_dies_of_a_signal_is_told_from_one_that_went_on() -> No
     assert (went_on.status, went_on.cut) == (124, True)
 
 
+def test_a_status_that_timeout_gives_too_is_the_generators_own() -> None:
+    for status in (124, 137):
+        ended = went("sh", "-c", f"echo timeout: sending signal TERM to command; exit {status}")
+        assert (ended.status, ended.cut) == (status, False)
+        assert [line.text for line in ended.lines] == ["timeout: sending signal TERM to command"]
+
+
+def test_a_generator_that_ignores_the_signal_was_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(offered, "_SCRIPT", offered._SCRIPT.replace("--kill-after=5", "--kill-after=0.05"))
+    deaf = went("sh", "-c", "trap '' TERM; echo on; sleep 5", seconds=0.05)
+    assert (deaf.status, deaf.cut, [line.text for line in deaf.lines if line.text != "Killed"]) == (137, True, ["on"])
+
+
 def test_what_it_prints_without_end_is_kept_once() -> None:
     lines = ["testbed-began 10.5", *(f"line {n}" for n in range(1000)), *["line 3"] * 10**4]
     read = offered.read(

@@ -1,0 +1,182 @@
+"""An engine on another machine, reached by ssh(1): a Unix socket here that leads to the engine's socket there.
+
+One ssh serves a whole command. sshd bounds logins and sessions (MaxStartups, MaxSessions), not forwarded connections,
+and a bed of four nodes holds a dozen of them. It is the system's ssh: ~/.ssh/config, ssh-agent and known_hosts hold.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import tempfile
+import weakref
+from collections.abc import Iterable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from orchestrator.errors import EngineFailed
+from orchestrator.interrupts import shielded
+
+SOCKET = "/var/run/docker.sock"
+"""Where an engine listens that was not told otherwise."""
+_OPTIONS = (
+    # Nobody answers a question: the client has no terminal, because Ctrl-C must not end it before the bed is down.
+    "BatchMode=yes", "ConnectTimeout=30", "ServerAliveInterval=15", "ServerAliveCountMax=4",
+    # A connection of our own: forwards asked of a shared one outlive whoever asked.
+    "ControlMaster=no", "ControlPath=none", "ForwardAgent=no", "ForwardX11=no", "RemoteCommand=none", "LogLevel=INFO",
+)  # fmt: skip
+_FORWARD = (
+    # A forward of the user's own configuration may fail: another ssh of his may hold its port.
+    "ForkAfterAuthentication=no", "ExitOnForwardFailure=no",
+    # Runs once the login is done and the socket is there (ssh_config(5)).
+    "PermitLocalCommand=yes", "LocalCommand=echo ready",
+)  # fmt: skip
+_KEEPER = """\
+trap '' HUP INT TERM
+"$@" 2> "$0/said" < /dev/null &
+exec > /dev/null
+read -r _
+kill -KILL $!
+wait
+rm -rf -- "$0"
+"""
+"""Ends ssh and removes its folder when its standard input is closed: by us, or by the kernel after our SIGKILL."""
+_LOOK = 'if [ ! -e "$0" ]; then echo missing; elif [ ! -w "$0" ]; then echo closed; fi'
+_LOOK_S = 60.0
+_END_S = 10.0
+_LONGEST_PATH = 90
+"""Of a socket: 107 bytes (unix(7)), less what ssh puts behind it while it binds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """The machine that an ``ssh://[user@]host[:port][/socket]`` names."""
+
+    host: str
+    user: str | None = None
+    port: int | None = None
+    socket: str = SOCKET
+
+    @property
+    def words(self) -> list[str]:
+        """Where to, as ssh(1) takes it."""
+        return [*(["-p", str(self.port)] if self.port else []), f"{self.user}@{self.host}" if self.user else self.host]
+
+
+def parse(url: str) -> Target:
+    """Read an address.
+
+    Raises:
+        EngineFailed: it is none, or it holds a password.
+    """
+    parts = urlsplit(url)
+    user, _, place = parts.netloc.rpartition("@")
+    found = re.fullmatch(r"(?:\[([^\]]+)\]|([^-:\[\]][^:\[\]]*))(?::([0-9]{1,5}))?", place)
+    if not found or ":" in user or user.startswith("-") or parts.query or parts.fragment:
+        shown = re.sub(r":[^:@/]*@", ":...@", url)
+        raise EngineFailed("an engine's address ssh://[user@]host[:port][/socket]", shown, "correct DOCKER_HOST")
+    socket = parts.path if parts.path not in {"", "/"} else SOCKET
+    port = int(found[3]) if found[3] else None
+    return Target(host=found[1] or found[2], user=unquote(user) or None, port=port, socket=socket)
+
+
+def way_to(target: Target, ports: Iterable[int]) -> str:
+    """Return the command that leads from this machine's 127.0.0.1 to TCP ports of the target's."""
+    forwards = [word for port in ports for word in ("-L", f"{port}:127.0.0.1:{port}")]
+    return shlex.join(["ssh", "-nNT", *forwards, *target.words])
+
+
+class Forward:
+    """A socket of this machine, ``socket``, that leads to the target's engine until ``close`` or the end of us.
+
+    Raises:
+        EngineFailed: there is no ssh here, or it does not get in.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        if shutil.which("ssh") is None:
+            needed = f"an SSH client, to reach the engine on {target.host}"
+            raise EngineFailed(needed, "no ssh on PATH", "install what Debian calls openssh-client")
+        with shielded():  # a signal must not come between the folder and the process that removes it
+            self._folder = Path(tempfile.mkdtemp(prefix="testbed-ssh-"))
+            if len(os.fsencode(self._folder)) > _LONGEST_PATH:
+                self._folder.rmdir()
+                self._folder = Path(tempfile.mkdtemp(prefix="testbed-ssh-", dir="/tmp"))
+            self.socket = f"{self._folder}/engine"
+            keeper = subprocess.Popen(
+                ["/bin/sh", "-c", _KEEPER, self._folder, *self._ssh(*_FORWARD), "-nNT",
+                 "-L", f"{self.socket}:{target.socket}", *target.words],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True,
+                env=os.environ | {"SHELL": "/bin/sh"},
+            )  # fmt: skip
+        self._end = weakref.finalize(self, _end, keeper)
+        with ExitStack() as unless_ready:
+            unless_ready.callback(self.close)
+            if not (keeper.stdout and keeper.stdout.readline()):
+                raise self._not_in()
+            unless_ready.pop_all()
+
+    def close(self) -> None:
+        """End ssh and remove the socket; idempotent."""
+        self._end()
+
+    def refused(self) -> EngineFailed | None:
+        """Explain why the engine's socket there takes no connection; ``None`` if ssh has not refused any."""
+        where = self.target
+        if "open failed" not in self._said():
+            return None
+        look = shlex.join(["sh", "-c", _LOOK, where.socket])
+        asked = [*self._ssh("ClearAllForwardings=yes"), "-nT", *where.words, look]
+        seen = ""
+        with suppress(subprocess.TimeoutExpired):
+            done = subprocess.run(asked, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=_LOOK_S)
+            seen = done.stdout.decode(errors="replace")
+        if "closed" in seen:
+            return EngineFailed(
+                f"permission to use the container engine on {where.host}",
+                f"its socket {where.socket} is closed to the user who logs in",
+                "add that user to the group docker there, or log in as another one",
+            )
+        needed = f"a container engine on {where.host} that answers (Docker 20.10 or later)"
+        if "missing" in seen:
+            found, do = f"no {where.socket} there", "start it there, or name its socket: ssh://host/path/to/docker.sock"
+        else:  # sshd gives both the same answer
+            found = f"nobody answers at {where.socket} there, or its sshd forwards no socket"
+            do = "start it there; its sshd_config must allow it: AllowStreamLocalForwarding yes"
+        return EngineFailed(needed, found, do)
+
+    def _ssh(self, *options: str) -> list[str]:
+        return ["ssh", *(word for option in (*_OPTIONS, *options) for word in ("-o", option))]
+
+    def _said(self) -> str:
+        try:
+            return (self._folder / "said").read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return ""
+
+    def _not_in(self) -> EngineFailed:
+        said, by_hand = self._said(), f"`{shlex.join(['ssh', *self.target.words, 'true'])}`"
+        needed, do = f"a connection to {self.target.host} by ssh", f"let {by_hand} succeed first"
+        if "Host key verification failed" in said or "host key is known" in said:
+            needed = f"the host key of {self.target.host} known to ssh"
+            do = f"run {by_hand} once, and compare the fingerprint that it shows with the host's"
+        elif "Permission denied" in said or "Too many authentication failures" in said:
+            needed = f"a login at {self.target.host} by ssh that asks nothing"
+            do = f"add your key to ssh-agent, or name it in ~/.ssh/config: {by_hand} must ask for no password"
+        return EngineFailed(needed, _end_of(said) or "ssh ended without a word", do)
+
+
+def _end(keeper: "subprocess.Popen[bytes]") -> None:
+    if keeper.stdin and keeper.stdout:
+        keeper.stdin.close()
+        with suppress(subprocess.TimeoutExpired):
+            keeper.wait(_END_S)
+        keeper.stdout.close()
+
+
+def _end_of(said: str) -> str:
+    return "\n".join(line.strip() for line in said.splitlines()[-10:] if line.strip())
