@@ -108,21 +108,21 @@ def choose_subnet(engine: Engine, prefix: int, wish: str | None) -> IPv4Network:
     Raises:
         InvalidInput: the wish overlaps with a network, which is named, or every slice is taken.
     """
-    taken = {f.name: IPv4Network(f.subnet) for f in engine.find({}) if f.kind == "network" and f.subnet}
+    taken = [(f.name, subnet) for f in engine.find({}) for subnet in f.subnets]
     if wish:
         network = parse_slice(wish)
-        if other := next((f"{name} ({net})" for name, net in taken.items() if net.overlaps(network)), None):
+        if other := next((f"{name} ({net})" for name, net in taken if net.overlaps(network)), None):
             raise InvalidInput(
                 f"a subnet that nobody uses, instead of {wish}",
                 f"network {other} overlaps with it",
                 "name another subnet or none, or take that network's bed down",
             )
         return network
-    for network in candidates(prefix, taken.values()):
+    for network in candidates(prefix, [net for _, net in taken]):
         return network
     raise InvalidInput(
         f"a free /{prefix} in {V4}",
-        f"none: {', '.join(name for name, net in taken.items() if net.overlaps(V4))} are there",
+        f"none: {', '.join(name for name, net in taken if net.overlaps(V4))} are there",
         "take a bed down (`testbed ps`, `testbed down`), or ask for fewer domains",
     )
 

@@ -5,6 +5,7 @@ import struct
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from ipaddress import IPv4Network
 from typing import Any
 
 from orchestrator.engine import ContainerSpec, Endpoint, EngineInfo, Found, LogLine
@@ -112,29 +113,37 @@ def engine_info(facts: Mapping[str, Any], version: str) -> EngineInfo:
 
 
 def found_container(facts: Mapping[str, Any]) -> Found:
-    """Read one entry of ``GET /containers/json``."""
+    """Read one entry of ``GET /containers/json``; a missing field is an empty one."""
+    names = facts.get("Names") or ("",)
     return Found(
         kind="container",
         id=facts["Id"],
-        name=facts["Names"][0].lstrip("/") if facts["Names"] else "",
-        labels=facts["Labels"] or {},
-        state=facts["State"],
+        name=names[0].lstrip("/"),
+        labels=facts.get("Labels") or {},
+        state=facts.get("State") or "",
         ports={
             f"{port['PrivatePort']}/{port['Type']}": port["PublicPort"]
-            for port in facts["Ports"] or ()
+            for port in facts.get("Ports") or ()
             if port.get("PublicPort")
         },
     )
 
 
 def found_network(facts: Mapping[str, Any]) -> Found:
-    """Read one entry of ``GET /networks``."""
-    pools = (facts.get("IPAM") or {}).get("Config") or []
-    subnets = [pool["Subnet"] for pool in pools if ":" not in pool.get("Subnet", ":")]
+    """Read one entry of ``GET /networks``; a missing field is an empty one."""
+    pools = (facts.get("IPAM") or {}).get("Config") or ()
     return Found(
         kind="network",
         id=facts["Id"],
-        name=facts["Name"],
-        labels=facts["Labels"] or {},
-        subnet=subnets[0] if subnets else None,
+        name=facts.get("Name") or "",
+        labels=facts.get("Labels") or {},
+        subnets=tuple(subnet for pool in pools if (subnet := _v4_subnet(pool.get("Subnet") or ""))),
     )
+
+
+def _v4_subnet(text: str) -> IPv4Network | None:
+    """Read a subnet as an engine keeps it, host bits included (10.100.50.0/22); ``None`` if it is no IPv4 subnet."""
+    try:
+        return IPv4Network(text, strict=False)
+    except ValueError:
+        return None
