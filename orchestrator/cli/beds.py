@@ -102,12 +102,15 @@ def up(
     runs: RunsOption = RUNS,
     output: FormatOption = Format.TEXT,
 ) -> None:
-    """Bring a bed up and leave it up, once a message to its domains is delivered."""
-    from orchestrator import beds, images
+    """Bring a bed up and leave it up, once a message to its domains is delivered.
+
+    First the walls of beds that are up are looked at, and mended; a bed that was mended is not brought up once more.
+    """
+    from orchestrator import beds, images, walls
     from orchestrator.bringup import bring_up
     from orchestrator.cli.progress import Steps
     from orchestrator.engine import docker
-    from orchestrator.ownership import Kind
+    from orchestrator.ownership import Kind, definition
     from orchestrator.plan import make_plan
     from orchestrator.rundir import RunDir
 
@@ -116,6 +119,11 @@ def up(
     cpus = engine.info().cpus
     make_plan(wanted, cpus=cpus)  # what cannot be built is refused before anything is made
     with Steps() as steps:
+        with steps.step("look at the beds that are up"):
+            mended = walls.mend(engine, steps.say)
+        if same := [s for s in mended if s.kind is Kind.UP and s.definition == definition(wanted)]:
+            _tell_up(same[0], output)
+            return
         with steps.step("find or build the images"):
             images.ensure(engine, images.of(wanted), steps.say)
         rundir = RunDir.create(runs, "up")
@@ -134,25 +142,30 @@ def up(
                 _discard(rundir.path)
             raise
     _discard(rundir.path)
-    standing = _standing(engine, identity.id)
-    if output is Format.JSON:
-        print_json(standing.to_dict())
-    else:
-        _show(standing)
-        typer.echo(f"next: testbed stats, testbed exec relay -- postqueue -p, testbed down {identity.id}")
+    _tell_up(_standing(engine, identity.id), output)
 
 
 def ps(output: FormatOption = Format.TEXT) -> None:
-    """List the beds there are, with their nodes and published ports."""
-    from orchestrator import ownership
+    """List the beds there are, with their nodes and published ports, and name each wall that is open."""
+    from orchestrator import ownership, walls
     from orchestrator.engine import docker
 
-    found = ownership.standing(docker.connect())
+    engine = docker.connect()
+    found = ownership.standing(engine)
+    gaps = walls.gaps(engine, found)
     if output is Format.JSON:
-        print_json([standing.to_dict() for standing in found])
+        print_json(
+            [
+                {**standing.to_dict(), "open": [gap.to_dict() for gap in gaps if gap.bed is standing]}
+                for standing in found
+            ]
+        )
         return
     for standing in found:
         _show(standing)
+        for gap in gaps:
+            if gap.bed is standing:
+                typer.echo(f"  open: needed {gap.needed}; found {gap.found}; do: {gap.do}")
     if not found:
         typer.echo("no bed is up")
 
@@ -260,6 +273,14 @@ def _node(engine: "Engine", bed: str | None, name: str) -> "Found":
         return found
     names = ", ".join(node["name"] for node in standing.to_dict()["nodes"])
     raise InvalidInput(f"a node of bed {standing.bed}", repr(name), f"choose one of {names}")
+
+
+def _tell_up(standing: "Standing", output: Format) -> None:
+    if output is Format.JSON:
+        print_json(standing.to_dict())
+        return
+    _show(standing)
+    typer.echo(f"next: testbed stats, testbed exec relay -- postqueue -p, testbed down {standing.id}")
 
 
 def _show(standing: "Standing") -> None:
