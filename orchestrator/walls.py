@@ -92,9 +92,13 @@ def mend(engine: Engine, say: Callable[[str], None]) -> list[Standing]:
         except Problem as problem:
             say(f"warning: bed {bed.bed} {bed.id} stays open: {problem}")
         else:
-            say(f"closed bed {bed.bed} {bed.id} again: {'; '.join(gap.needed for gap in wanting)}")
+            say(f"warning: bed {bed.bed} {bed.id} was open, and is closed again: {_named(wanting)}")
             mended.append(bed)
     return mended
+
+
+def _named(wanting: Iterable[Gap]) -> str:
+    return "; ".join(f"{gap.needed}: {gap.found}" for gap in wanting)
 
 
 def _host_gaps(engine: Engine, beds: Sequence[Standing]) -> list[Gap]:

@@ -49,8 +49,8 @@ class Steps:
             self._status.update(escape(text))
 
     def say(self, text: str) -> None:
-        """Show what the running step is at."""
-        if self._console.is_terminal and self._status:
+        """Show what the running step is at; a line that begins with "warning:" stays on a terminal, too."""
+        if self._console.is_terminal and self._status and not text.startswith("warning:"):
             self._status.update(escape(text))
         else:
             self._console.print(f"   {text}", markup=False)

@@ -1,15 +1,21 @@
 """Networks that this machine's engine has not: odd subnets, address pools outside RFC 1918, a bed that cannot go."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from ipaddress import IPv4Network
+from pathlib import Path
 
 import pytest
 from docker.types import IPAMConfig, IPAMPool
 
 from orchestrator import lab
-from orchestrator.errors import InvalidInput
+from orchestrator.errors import ExitCode, InvalidInput
+from orchestrator.lab import HELPER
+from orchestrator.ownership import Identity
 from tests.integration.beds import Up, bring_down, bring_up
+from tests.integration.command import Watched, call, step
 from tests.integration.own_engine import POOL, OwnEngine
+from tests.integration.test_lab import an_identity, left_by_a_killed_process
 
 pytestmark = pytest.mark.docker
 
@@ -66,3 +72,43 @@ done
     assert said[3].startswith("250"), said
     read = bed.exec("relay", "postconf", "-h", "mynetworks")
     assert "172.16.0.0/12" not in read.stdout
+
+
+def _names(said: str, identity: Identity) -> bool:
+    """Say whether a command names this bed and what the engine says of it; lines are broken on a narrow screen."""
+    text = " ".join(said.split())
+    return f"bed test-lab {identity.id} is not wholly removed" in text and "has active endpoints" in text
+
+
+def test_a_network_that_cannot_go_is_named_and_blocks_nothing(
+    own: OwnEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A killed run left two beds, and somebody else's container is on the networks of the first."""
+    monkeypatch.setenv("DOCKER_HOST", own.host)
+    first, second = an_identity(), an_identity()
+    for identity in (first, second):
+        left_by_a_killed_process(identity, 3)
+    with ExitStack() as stack:
+        foreign = own.client.create_container(HELPER, ["sleep", "600"])["Id"]
+        stack.callback(own.engine.remove_container, foreign)
+        for part in ("control", "lab"):
+            own.client.connect_container_to_network(foreign, first.name(part))
+        own.client.start(foreign)
+
+        run = Watched(own.engine, tmp_path / "runs", "--domains", "2")
+        stack.callback(run.process.kill)
+        run.until(step("look at the host"))
+        run.process.terminate()
+        assert run.end() == ExitCode.INTERRUPTED
+        assert _names(run.said, first)
+        assert {f.labels["testbed.id"] for f in own.engine.find({"testbed.bed": "test-lab"})} == {first.id}
+
+        bed = tmp_path / "relay.yaml"
+        bed.write_text(RELAY, encoding="utf-8")
+        bring_down(own.engine, bring_up(bed))
+
+        done = call("clean")
+        assert done.returncode == ExitCode.ENGINE
+        assert _names(done.stderr, first)
+    assert call("clean").returncode == 0
+    assert own.engine.find({"testbed.bed": "test-lab"}) == []

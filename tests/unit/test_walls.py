@@ -84,7 +84,7 @@ def test_a_host_table_that_does_not_drop_everything_is_a_gap(engine: FakeEngine,
     assert found(engine) == [("0000000a", "none that drops everything")]
     said: list[str] = []
     assert [bed.id for bed in walls.mend(engine, said.append)] == ["0000000a"]
-    assert "closed bed bed 0000000a again" in said[0]
+    assert "bed bed 0000000a was open, and is closed again" in said[0]
     assert found(engine) == []
 
 
