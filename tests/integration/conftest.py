@@ -25,6 +25,6 @@ def relay_bed(real_engine: Engine) -> Iterator[Up]:
 
 @pytest.fixture(scope="session")
 def own() -> Iterator[OwnEngine]:
-    """Keep an engine of the tests' own up, with the images of a relay."""
-    with own_engine(("testbed/postfix:bookworm", "testbed/helper:bookworm")) as engine:
+    """Keep an engine of the tests' own up, with the images of the built-in bed."""
+    with own_engine(tuple(f"testbed/{name}:bookworm" for name in ("agents", "bind", "helper", "postfix"))) as engine:
         yield engine

@@ -97,7 +97,7 @@ def test_a_network_that_cannot_go_is_named_and_blocks_nothing(
 
         run = Watched(own.engine, tmp_path / "runs", "--domains", "2")
         stack.callback(run.process.kill)
-        run.until(step("look at the host"))
+        run.until(step("make its networks"))
         run.process.terminate()
         assert run.end() == ExitCode.INTERRUPTED
         assert _names(run.said, first)
