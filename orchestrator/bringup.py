@@ -40,6 +40,19 @@ class Steps(Protocol):
         ...
 
 
+def work_out(bed: Bed, *, cpus: int, steps: Steps) -> Plan:
+    """Work a bed out and verify every file of it, before anything is made.
+
+    Raises:
+        InvalidInput: it cannot be built, or a rendered file is not what it should be.
+    """
+    with steps.step("check what was rendered"):
+        plan = make_plan(bed, cpus=cpus)
+        for node in plan.nodes:
+            services.verify(node.service, node.files)
+    return plan
+
+
 def bring_up(
     engine: Engine, bed: Bed, *, kind: Kind, rundir: RunDir, steps: Steps, stack: ExitStack, cpus: int
 ) -> tuple[Identity, Live]:

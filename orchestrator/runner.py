@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import cleaning, host, images, services
-from orchestrator.bringup import Steps, bring_up
+from orchestrator.bringup import Steps, bring_up, work_out
 from orchestrator.engine import Engine
 from orchestrator.errors import EngineFailed, ExitCode, NodeDied, Problem, host_cannot
 from orchestrator.interrupts import Interrupted
@@ -117,10 +117,7 @@ def run(
             engine = connect()
             cleaning.make_way(engine, steps.say)
             cpus = engine.info().cpus
-            plan = make_plan(bed, cpus=cpus)
-        with steps.step("check what was rendered"):
-            for node in plan.nodes:
-                services.verify(node.service, node.files)
+        plan = work_out(bed, cpus=cpus, steps=steps)
         with steps.step("find or build the images"):
             images.ensure(engine, images.of(bed), steps.say)
             readings = host.read(engine)

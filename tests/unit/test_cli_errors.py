@@ -6,11 +6,14 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 
-from orchestrator import cli
+from orchestrator import cli, zones
+from orchestrator.engine import docker
+from orchestrator.engine.fake import FakeEngine
 from orchestrator.errors import ExitCode
 
 NODES = "nodes: {dns: {service: bind}}\n"
@@ -70,7 +73,18 @@ def _nested_aliases() -> str:
     return "\n".join(["a: &a [1, 1]", *levels])
 
 
+def long_name(octets: int) -> str:
+    """Return a domain of this length, its labels as long as they may be."""
+    labels = [63] * ((octets - 5) // 64)
+    return ".".join("a" * length for length in [*labels, octets - 5 - 64 * len(labels)]) + ".test"
+
+
 FILES: dict[str, tuple[bytes | str, str]] = {
+    **{
+        f"a domain of {octets} octets": (f"name: x\ndomains: [{long_name(octets)}]\n{NODES}", "at most 250")
+        for octets in (251, 252, 253, 254, 300)
+    },
+    "a label of 64 octets": (f"name: x\ndomains: [{'a' * 64}.test]\n{NODES}", "at most 63"),
     "an unknown key": (f"name: x\ncolour: red\n{NODES}", "colour: unknown key"),
     "an unknown key of a node": ("name: x\nnodes: {dns: {service: bind, colour: red}}", "nodes.dns.colour"),
     "a key twice": ("name: x\nnodes: {dns: {service: bind}, dns: {service: postfix}}", "'dns' stands there twice"),
@@ -257,3 +271,24 @@ def test_no_engine_is_said_wherever_it_should_have_been(
     ended = testbed("doctor")
     assert ended.code == ExitCode.ENGINE
     assert "testbed setup" in ended.out
+
+
+def test_up_verifies_what_it_rendered_before_anything_is_made(
+    testbed: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    engine, build = FakeEngine(), zones.build
+
+    def without_an_address(*words: Any) -> dict[str, str]:
+        built = build(*words)
+        return {**built, "test.": built["test."].replace("mx.d0.test. A ", "mx.d1.test. A ")}
+
+    monkeypatch.setattr(zones, "build", without_an_address)
+    monkeypatch.setattr(docker, "connect", lambda: engine)
+    bed = tmp_path / "bed.yaml"
+    bed.write_text(f"name: x\ndomains: 2\n{NODES}", encoding="utf-8")
+    ended = testbed("up", bed)
+    assert ended.names("an IPv4 and an IPv6 address of mx.d0.test.")
+    assert ended.code == ExitCode.USAGE
+    assert "images" not in ended.err
+    assert engine.find({}) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["bed.yaml"]
