@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import cleaning, host, images, services
-from orchestrator.bringup import Steps, bring_up, work_out
+from orchestrator.bringup import Steps, bring_up, verify
 from orchestrator.engine import Engine
 from orchestrator.errors import EngineFailed, ExitCode, NodeDied, Problem, host_cannot
 from orchestrator.interrupts import Interrupted
@@ -117,7 +117,9 @@ def run(
             engine = connect()
             cleaning.make_way(engine, steps.say)
             cpus = engine.info().cpus
-        plan = work_out(bed, cpus=cpus, steps=steps)
+            plan = make_plan(bed, cpus=cpus)
+        with steps.step("check what was rendered"):
+            verify(plan)
         with steps.step("find or build the images"):
             images.ensure(engine, images.of(bed), steps.say)
             readings = host.read(engine)

@@ -107,30 +107,32 @@ def up(
     First the walls of beds that are up are looked at, and mended; a bed that was mended is not brought up once more.
     """
     from orchestrator import beds, images, walls
-    from orchestrator.bringup import bring_up, work_out
+    from orchestrator.bringup import bring_up, verified
     from orchestrator.cli.progress import Steps
     from orchestrator.engine import docker
     from orchestrator.ownership import Kind, definition
+    from orchestrator.plan import make_plan
     from orchestrator.rundir import RunDir
 
     wanted = beds.bed(bed, domains=domains, parent=parent)
     engine = docker.connect()
     cpus = engine.info().cpus
+    plan = make_plan(wanted, cpus=cpus)  # what cannot be built is refused before anything is made
     with Steps() as steps:
         with steps.step("look at the beds that are up"):
             mended = walls.mend(engine, steps.say)
         if same := [s for s in mended if s.kind is Kind.UP and s.definition == definition(wanted)]:
             _tell_up(same[0], output)
             return
-        work_out(wanted, cpus=cpus, steps=steps)
         with steps.step("find or build the images"):
             images.ensure(engine, images.of(wanted), steps.say)
         rundir = RunDir.create(runs, "up")
         try:
             with ExitStack() as stack:
-                identity, live = bring_up(
-                    engine, wanted, kind=Kind.UP, rundir=rundir, steps=steps, stack=stack, cpus=cpus
-                )
+                with verified(plan):
+                    identity, live = bring_up(
+                        engine, wanted, kind=Kind.UP, rundir=rundir, steps=steps, stack=stack, cpus=cpus
+                    )
                 stack.pop_all()
                 live.recorder.close(timeout=0)
         except Problem as problem:

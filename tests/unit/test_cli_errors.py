@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import typer
 
-from orchestrator import cli, zones
+from orchestrator import bringup, cli, images, zones
 from orchestrator.engine import docker
 from orchestrator.engine.fake import FakeEngine
 from orchestrator.errors import ExitCode
@@ -273,10 +273,13 @@ def test_no_engine_is_said_wherever_it_should_have_been(
     assert "testbed setup" in ended.out
 
 
-def test_up_verifies_what_it_rendered_before_anything_is_made(
-    testbed: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("log", ["23-Nov running", None], ids=["it comes up", "the engine fails, too"])
+def test_up_verifies_what_it_rendered(
+    testbed: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, log: str | None
 ) -> None:
-    engine, build = FakeEngine(), zones.build
+    engine, build = FakeEngine(prints=lambda _: [log] if log else []), zones.build
+    for image, release in (("bind", "bookworm"), ("helper", "bookworm")):
+        engine.tags[images.tag(image, release)] = {images.LABEL: images.digest(image), "id": image}
 
     def without_an_address(*words: Any) -> dict[str, str]:
         built = build(*words)
@@ -284,11 +287,11 @@ def test_up_verifies_what_it_rendered_before_anything_is_made(
 
     monkeypatch.setattr(zones, "build", without_an_address)
     monkeypatch.setattr(docker, "connect", lambda: engine)
+    monkeypatch.setattr(bringup, "READY_S", 0.05)
     bed = tmp_path / "bed.yaml"
     bed.write_text(f"name: x\ndomains: 2\n{NODES}", encoding="utf-8")
     ended = testbed("up", bed)
     assert ended.names("an IPv4 and an IPv6 address of mx.d0.test.")
     assert ended.code == ExitCode.USAGE
-    assert "images" not in ended.err
+    assert "ok take the bed down" in ended.err
     assert engine.find({}) == []
-    assert [path.name for path in tmp_path.iterdir()] == ["bed.yaml"]
