@@ -261,7 +261,8 @@ def _standing(engine: "Engine", wanted: str | None) -> "Standing":
     """Find the bed that a command is about: by id or name, or the only one there is."""
     from orchestrator import ownership
 
-    found = [s for s in ownership.standing(engine) if wanted is None or wanted in {s.id, s.bed}]
+    # Without a network it is another command's helper, not a bed to be the only one.
+    found = [s for s in ownership.standing(engine) if (wanted is None and s.networks) or wanted in {s.id, s.bed}]
     if len(found) == 1:
         return found[0]
     there = ", ".join(f"{s.bed} {s.id}" for s in found) or "none"

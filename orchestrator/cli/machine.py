@@ -137,7 +137,7 @@ def _examine(
         )
         if HELPER not in lacking:  # it is what looks at the host
             checks += forecast(host.read(engine), plan, connections=connections, provoked=provoked)
-            standing = ownership.standing(engine)
+            standing = [bed for bed in ownership.standing(engine) if bed.networks]
             gaps = walls.gaps(engine, standing)
             checks.append(
                 host.Check(

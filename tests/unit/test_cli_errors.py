@@ -12,9 +12,11 @@ import pytest
 import typer
 
 from orchestrator import bringup, cli, images, zones
-from orchestrator.engine import docker
+from orchestrator.engine import ContainerSpec, docker
 from orchestrator.engine.fake import FakeEngine
 from orchestrator.errors import ExitCode
+from orchestrator.ownership import Identity, Kind
+from tests.unit.test_ownership import build
 
 NODES = "nodes: {dns: {service: bind}}\n"
 POSTFIX = "name: x\nnodes: {{r: {{service: postfix, settings: {{main_cf: {{{}}}}}}}}}\n"
@@ -295,3 +297,15 @@ def test_up_verifies_what_it_rendered(
     assert ended.code == ExitCode.USAGE
     assert "ok take the bed down" in ended.err
     assert engine.find({}) == []
+
+
+def test_the_only_bed_is_found_beside_the_helper_of_another_command(
+    testbed: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = FakeEngine()
+    build(engine, Identity(id="0000000a", bed="bed", kind=Kind.UP, nodes=2, private=False))
+    helper = Identity.reading()
+    engine.create(ContainerSpec(name="helper", image="x", command=("true",), labels=helper.labels()))
+    monkeypatch.setattr(docker, "connect", lambda: engine)
+    assert testbed("down").code == 0
+    assert [found.name for found in engine.find({})] == ["helper"]
