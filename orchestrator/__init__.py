@@ -10,7 +10,7 @@ The layout is the architecture; imports point down this list and never up::
     report       a run directory -> terminal, HTML
     live         the handle to a bed that is up
     collect      stats, logs: streams into the run directory
-    lab          what a bed is made of on the host: parent, networks, owner, clean-up
+    lab          what a bed is made of on the host: parent, networks, owner, walls, clean-up
     engine       the one seam to Docker
     compose      a plan as files for Compose
     services     one file = one kind of server

@@ -1,6 +1,6 @@
 """The removal of beds: of one that is done with, and of everything that killed commands left behind."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -35,16 +35,33 @@ def clean(engine: Engine, *, everything: bool, say: Callable[[str], None]) -> Cl
     """
     found = standing(engine)
     removed = [s for s in found if everything or s.abandoned]
-    first: Problem | None = None
-    for bed in removed:
+    if problems := _remove_each(engine, removed, say):
+        raise problems[0]
+    return Cleaned(removed=tuple(removed), kept=tuple(s for s in found if s not in removed))
+
+
+def make_way(engine: Engine, say: Callable[[str], None]) -> None:
+    """Remove every trace of beds whose maker is dead, before another bed is made.
+
+    A bed that cannot be removed is named and stays: it has its own names and its own slice, and is in nobody's way.
+
+    Raises:
+        EngineFailed: the engine cannot be reached.
+    """
+    _remove_each(engine, [s for s in standing(engine) if s.abandoned], say)
+
+
+def _remove_each(engine: Engine, beds: Sequence[Standing], say: Callable[[str], None]) -> list[Problem]:
+    """Remove beds, and return what went wrong; each bed that is not wholly removed is named."""
+    problems = []
+    for bed in beds:
         say(f"removing {bed.bed} {bed.id}, left by a command that is gone" if bed.abandoned else f"removing {bed.id}")
         try:
             remove(engine, bed)
         except Problem as problem:
-            first = first or problem
-    if first:
-        raise first
-    return Cleaned(removed=tuple(removed), kept=tuple(s for s in found if s not in removed))
+            problems.append(problem)
+            say(f"warning: bed {bed.bed} {bed.id} is not wholly removed: {problem}; `testbed clean` tries again")
+    return problems
 
 
 def remove_id(engine: Engine, id_: str) -> None:

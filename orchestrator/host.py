@@ -136,7 +136,9 @@ def read(engine: Engine) -> Readings:
         lacks=tuple(line.removeprefix(_LACKS) for line in tried.result().splitlines() if line.startswith(_LACKS)),
         neighbour_limit=int(sysctls["gc_thresh3"]) if "gc_thresh3" in sysctls else None,
         neighbours=_entries(facts.get("neighbours", "")),
-        neighbours_planned=sum(int(found.labels[ownership.NEIGHBOURS]) for found in beds),
+        neighbours_planned=sum(
+            int(count) for found in beds if (count := found.labels[ownership.NEIGHBOURS]).isdecimal()
+        ),
         sysctls=sysctls,
         disk_free_b=_free_disk(facts.get("disk", "")),
     )

@@ -140,8 +140,8 @@ def release(engine: Engine, identity: Identity, lock: Found) -> None:
     """
     try:
         said = json.loads(lock.labels[SETTINGS])
-        changes = [Change(name=name, before=before, wanted=wanted) for name, (before, wanted) in said.items()]
-    except (ValueError, AttributeError) as error:
+        changes = [Change(name=name, before=str(before), wanted=str(wanted)) for name, (before, wanted) in said.items()]
+    except (ValueError, AttributeError, TypeError) as error:
         raise EngineFailed(f"settings of the host in the label of {lock.name}", str(error), "remove it") from error
     _put_back(engine, identity, changes)
     engine.remove_container(lock.id)

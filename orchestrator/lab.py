@@ -18,11 +18,17 @@ from orchestrator.ownership import Identity
 
 HELPER = "testbed/helper:bookworm"
 
-_MAKE = """
+_CLOSE = """
+nft "add table netdev tb$3
+delete table netdev tb$3
+add table netdev tb$3
+add chain netdev tb$3 ends { type filter hook ingress device $2 priority 0; policy drop; }"
+"""
+"""One transaction: a rule that is there is replaced."""
+_MAKE = f"""
 ip link add name "$1" type veth peer name "$2"
 for end in "$1" "$2"; do ip link set dev "$end" arp off multicast off addrgenmode none alias "testbed $3"; done
-nft "add table netdev tb$3
-add chain netdev tb$3 ends { type filter hook ingress device $2 priority 0; policy drop; }"
+{_CLOSE}
 ip link set dev "$2" up
 ip link set dev "$1" up
 """
@@ -49,6 +55,15 @@ def make_parent(engine: Engine, identity: Identity) -> str:
     """
     _on_the_host(engine, identity, _MAKE, identity.labels())
     return identity.veth[0]
+
+
+def close_parent(engine: Engine, identity: Identity) -> None:
+    """Close the veth pair to the host again, after a flush of the host's rules; idempotent.
+
+    Raises:
+        EngineFailed: the kernel or the engine refused.
+    """
+    _on_the_host(engine, identity, _CLOSE, Identity.reading().labels())
 
 
 def require_parent(engine: Engine, parent: str) -> None:
@@ -108,21 +123,21 @@ def choose_subnet(engine: Engine, prefix: int, wish: str | None) -> IPv4Network:
     Raises:
         InvalidInput: the wish overlaps with a network, which is named, or every slice is taken.
     """
-    taken = {f.name: IPv4Network(f.subnet) for f in engine.find({}) if f.kind == "network" and f.subnet}
+    taken = [(f.name, subnet) for f in engine.find({}) for subnet in f.subnets]
     if wish:
         network = parse_slice(wish)
-        if other := next((f"{name} ({net})" for name, net in taken.items() if net.overlaps(network)), None):
+        if other := next((f"{name} ({net})" for name, net in taken if net.overlaps(network)), None):
             raise InvalidInput(
                 f"a subnet that nobody uses, instead of {wish}",
                 f"network {other} overlaps with it",
                 "name another subnet or none, or take that network's bed down",
             )
         return network
-    for network in candidates(prefix, taken.values()):
+    for network in candidates(prefix, [net for _, net in taken]):
         return network
     raise InvalidInput(
         f"a free /{prefix} in {V4}",
-        f"none: {', '.join(name for name, net in taken.items() if net.overlaps(V4))} are there",
+        f"none: {', '.join(name for name, net in taken if net.overlaps(V4))} are there",
         "take a bed down (`testbed ps`, `testbed down`), or ask for fewer domains",
     )
 

@@ -29,10 +29,23 @@ _LABEL = r"(?!-)[a-z0-9_-]{1,63}(?<!-)"
 _DOMAIN = re.compile(rf"{_LABEL}(\.{_LABEL})*\.test")
 
 
+_MAX_NAME = 253
+"""Octets of a name as text: 255 on the wire, the first length and the root among them (RFC 1035, 2.3.4 and 3.1)."""
+MAX_DOMAIN = _MAX_NAME - len("mx.")
+"""Octets of a domain: the name of its mail host is longer."""
+
+
 def _domain(name: str) -> str:
-    """Check for a lower-case name under .test (RFC 6761) that fits in 255 octets (RFC 1035, 2.3.4)."""
-    if len(name) > 253 or not _DOMAIN.fullmatch(name):
-        raise ValueError(f"{name!r} is not a domain under .test made of letters, digits, '-', '_' and dots")
+    """Check for a lower-case name under .test (RFC 6761) that leaves room for the name of its mail host."""
+    if len(name) > MAX_DOMAIN:
+        raise ValueError(
+            f"a domain of {len(name)} octets; at most {MAX_DOMAIN} are possible, because the name of its mail host, "
+            f"mx.<domain>, has at most {_MAX_NAME} (RFC 1035, 2.3.4)"
+        )
+    if not _DOMAIN.fullmatch(name):
+        raise ValueError(
+            f"{name!r} is not a domain under .test made of labels of at most 63 letters, digits, '-' and '_'"
+        )
     return name
 
 
@@ -50,7 +63,7 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
-Domain = Annotated[str, AfterValidator(_domain)]
+Domain = Annotated[str, AfterValidator(_domain), Field(json_schema_extra={"maxLength": MAX_DOMAIN})]
 Release = Literal["bullseye", "bookworm", "trixie"]
 
 

@@ -4,6 +4,7 @@ An object is known by its labels alone, so that any later command finds what a k
 no labels: its name and its alias carry the id of its bed.
 """
 
+import hashlib
 import os
 import secrets
 import socket
@@ -18,10 +19,12 @@ from typing import Any
 from orchestrator.engine import Engine, Found
 from orchestrator.model import Bed
 
-ID, BED, NODE, SERVICE, KIND, OWNER, CREATED, NODES, PRIVATE, NEIGHBOURS = (
+ID, BED, NODE, SERVICE, KIND, OWNER, CREATED, NODES, PRIVATE, NEIGHBOURS, DEFINITION = (
     f"testbed.{name}"
-    for name in ("id", "bed", "node", "service", "kind", "owner", "created", "nodes", "private", "neighbours")
-)
+    for name in (
+        "id", "bed", "node", "service", "kind", "owner", "created", "nodes", "private", "neighbours", "definition",
+    )
+)  # fmt: skip
 
 
 class Kind(StrEnum):
@@ -54,11 +57,20 @@ class Identity:
     """How many it will have: one with fewer is half made, or half removed."""
     private: bool
     """Its lab stands on a veth pair of its own, not on a real interface."""
+    definition: str = ""
+    """Digest of what its author wrote."""
 
     @classmethod
     def new(cls, bed: Bed, kind: Kind) -> "Identity":
         """Give a bed an id of its own."""
-        return cls(id=secrets.token_hex(4), bed=bed.name, kind=kind, nodes=len(bed.nodes), private=bed.parent is None)
+        return cls(
+            id=secrets.token_hex(4),
+            bed=bed.name,
+            kind=kind,
+            nodes=len(bed.nodes),
+            private=bed.parent is None,
+            definition=definition(bed),
+        )
 
     @classmethod
     def reading(cls) -> "Identity":
@@ -74,6 +86,7 @@ class Identity:
             NODES: str(self.nodes),
             OWNER: _owner(),
             **({PRIVATE: "yes"} if self.private else {}),
+            **({DEFINITION: self.definition} if self.definition else {}),
             CREATED: datetime.now(UTC).isoformat(timespec="seconds"),
             **{f"testbed.{name}": value for name, value in further.items()},
         }
@@ -86,6 +99,11 @@ class Identity:
     def veth(self) -> tuple[str, str]:
         """The two ends of its veth pair; the lab stands on the first (15 characters at most, if(4) IFNAMSIZ)."""
         return f"tb{self.id}p", f"tb{self.id}q"
+
+
+def definition(bed: Bed) -> str:
+    """Return a digest of what the author of a bed wrote: beds with the same one are the same."""
+    return hashlib.sha256(bed.model_dump_json().encode()).hexdigest()[:16]
 
 
 @cache
@@ -136,6 +154,8 @@ class Standing:
     private: bool
     complete: bool
     """Every node that it should have was started; one may have ended since."""
+    definition: str
+    """Digest of what its author wrote."""
     containers: tuple[Found, ...]
     networks: tuple[Found, ...]
 
@@ -205,6 +225,7 @@ def _standing(id_: str, group: Sequence[Found]) -> Standing:
         owner=owner_state(labels.get(OWNER, "")),
         created=labels.get(CREATED, ""),
         complete=str(len(started)) == labels.get(NODES),
+        definition=labels.get(DEFINITION, ""),
         containers=tuple(containers),
         networks=tuple(f for f in group if f.kind == "network"),
     )

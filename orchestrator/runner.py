@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import cleaning, host, images, services
-from orchestrator.bringup import Steps, bring_up
+from orchestrator.bringup import Steps, bring_up, verify
 from orchestrator.engine import Engine
 from orchestrator.errors import EngineFailed, ExitCode, NodeDied, Problem, host_cannot
 from orchestrator.interrupts import Interrupted, shielded
@@ -92,7 +92,7 @@ def run(
     """Ask a question of a bed, and keep whatever is learnt.
 
     1. The bed is checked; a run directory is made; run.json is saved again after each of the steps.
-    2. What runs that were killed have left behind is removed, and named.
+    2. What runs that were killed have left behind is removed, and named; what cannot be removed is only named.
     3. The bed is worked out and held against what the host can give.
     4. Missing images are built.
     5. The bed goes up, recorded from its first line to its last.
@@ -124,12 +124,11 @@ def run(
     try:
         with steps.step("look at the host"):
             engine = connect()
-            cleaning.clean(engine, everything=False, say=steps.say)
+            cleaning.make_way(engine, steps.say)
             cpus = engine.info().cpus
             plan = make_plan(bed, cpus=cpus)
         with steps.step("check what was rendered"):
-            for node in plan.nodes:
-                services.verify(node.service, node.files)
+            verify(plan)
         with steps.step("find or build the images"):
             images.ensure(engine, images.of(bed), steps.say)
             readings = host.read(engine)

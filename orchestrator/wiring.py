@@ -25,6 +25,12 @@ SYSCTLS = {
 """Settings of every node's own network namespace (Documentation/networking/ip-sysctl.rst)."""
 
 DIRECTORY = "/testbed"
+CONTROL = f"{DIRECTORY}/control"
+"""Written at the start: the IPv4 network that the host comes from, as the engine has made it (172.18.0.0/16)."""
+WALL = f"{DIRECTORY}/wall"
+"""Written at the start: the rules with the names of the devices, for nft(8)."""
+WALL_LOADED = f"{DIRECTORY}/wall.loaded"
+"""Written at the start: the rules as nft(8) lists them once they are loaded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +78,10 @@ for path in /sys/class/net/*; do
     device=${{path##*/}}
     case $device in lo|"$lab") ;; *) control=$device ;; esac
 done
-{{ echo "define lab = $lab"; echo "define control = $control"; cat {DIRECTORY}/ruleset; }} | nft --file -
+{{ echo "define lab = $lab"; echo "define control = $control"; cat {DIRECTORY}/ruleset; }} > {WALL}
+nft --file {WALL}
+nft --stateless list table inet bed > {WALL_LOADED}
+ip -4 route show dev "$control" proto kernel | {{ read -r network rest || :; echo "$network"; }} > {CONTROL}
 ip route flush default
 ip -6 route flush default
 sed "s/@lab$/$lab/" {DIRECTORY}/addresses | ip -batch -
@@ -102,13 +111,16 @@ def _addresses(wire: Wire) -> str:
 def _ruleset(wire: Wire) -> str:
     """Rules for nft(8): what may leave this node.
 
-    Lab traffic is not tracked: a relay run opens more connections than a connection table holds.
+    Lab traffic is not tracked: a relay run opens more connections than a connection table holds. Loading it again
+    replaces the table in one step.
     """
     hand_on = "\n        ".join(
         f"iifname $control {protocol} dport {port} dnat ip to {wire.v4}"
         for port, protocol in (entry.split("/") for entry in wire.publish)
     )
-    return f"""table inet bed {{
+    return f"""table inet bed
+delete table inet bed
+table inet bed {{
     chain untracked_in {{
         type filter hook prerouting priority raw; policy accept;
         iifname $lab notrack

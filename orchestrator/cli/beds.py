@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from orchestrator.engine import Engine, Found
+    from orchestrator.engine.docker import DockerEngine
     from orchestrator.engine.ssh import Target
     from orchestrator.ownership import Standing
 
@@ -111,29 +112,38 @@ def up(
     runs: RunsOption = RUNS,
     output: FormatOption = Format.TEXT,
 ) -> None:
-    """Bring a bed up and leave it up, once a message to its domains is delivered."""
-    from orchestrator import beds, images
-    from orchestrator.bringup import bring_up
+    """Bring a bed up and leave it up, once a message to its domains is delivered.
+
+    First the walls of beds that are up are looked at, and mended; a bed that was mended is not brought up once more.
+    """
+    from orchestrator import beds, images, walls
+    from orchestrator.bringup import bring_up, verified
     from orchestrator.cli.progress import Steps
     from orchestrator.engine import docker
-    from orchestrator.ownership import Kind
+    from orchestrator.ownership import Kind, definition
     from orchestrator.plan import make_plan
     from orchestrator.rundir import RunDir
 
     wanted = beds.bed(bed, domains=domains, parent=parent)
     engine = docker.connect()
     cpus = engine.info().cpus
-    make_plan(wanted, cpus=cpus)  # what cannot be built is refused before anything is made
+    plan = make_plan(wanted, cpus=cpus)  # what cannot be built is refused before anything is made
     with Steps() as steps:
+        with steps.step("look at the beds that are up"):
+            mended = walls.mend(engine, steps.say)
+        if same := [s for s in mended if s.kind is Kind.UP and s.definition == definition(wanted)]:
+            _tell_up(engine, same[0], output)
+            return
         with steps.step("find or build the images"):
             images.ensure(engine, images.of(wanted), steps.say)
         made = [folder for folder in (runs, *runs.parents) if not folder.exists()]
         rundir = RunDir.create(runs, "up")
         try:
             with ExitStack() as stack:
-                identity, live = bring_up(
-                    engine, wanted, kind=Kind.UP, rundir=rundir, steps=steps, stack=stack, cpus=cpus
-                )
+                with verified(plan):
+                    identity, live = bring_up(
+                        engine, wanted, kind=Kind.UP, rundir=rundir, steps=steps, stack=stack, cpus=cpus
+                    )
                 stack.pop_all()
                 live.recorder.close(timeout=0)
         except Problem as problem:
@@ -144,26 +154,30 @@ def up(
                 _discard(rundir.path, made)
             raise
     _discard(rundir.path, made)
-    standing = _standing(engine, identity.id)
-    if output is Format.JSON:
-        print_json(standing.to_dict())
-    else:
-        _show(standing, engine.host)
-        tell(f"next: testbed stats, testbed exec relay -- postqueue -p, testbed down {identity.id}")
+    _tell_up(engine, _standing(engine, identity.id), output)
 
 
 def ps(output: FormatOption = Format.TEXT) -> None:
-    """List the beds there are, with their nodes and published ports."""
-    from orchestrator import ownership
+    """List the beds there are, with their nodes and published ports, and name each wall that is open."""
+    from orchestrator import ownership, walls
     from orchestrator.engine import docker
 
     engine = docker.connect()
     found = ownership.standing(engine)
+    gaps = walls.gaps(engine, found)
     if output is Format.JSON:
-        print_json([standing.to_dict() for standing in found])
+        print_json(
+            [
+                {**standing.to_dict(), "open": [gap.to_dict() for gap in gaps if gap.bed is standing]}
+                for standing in found
+            ]
+        )
         return
     for standing in found:
         _show(standing, engine.host)
+        for gap in gaps:
+            if gap.bed is standing:
+                tell(f"  open: needed {gap.needed}; found {gap.found}; do: {gap.do}")
     if not found:
         tell("no bed is up")
 
@@ -267,7 +281,8 @@ def _standing(engine: "Engine", wanted: str | None) -> "Standing":
     """Find the bed that a command is about: by id or name, or the only one there is."""
     from orchestrator import ownership
 
-    found = [s for s in ownership.standing(engine) if wanted is None or wanted in {s.id, s.bed}]
+    # Without a network it is another command's helper, not a bed to be the only one.
+    found = [s for s in ownership.standing(engine) if (wanted is None and s.networks) or wanted in {s.id, s.bed}]
     if len(found) == 1:
         return found[0]
     there = ", ".join(f"{s.bed} {s.id}" for s in found) or "none"
@@ -280,6 +295,14 @@ def _node(engine: "Engine", bed: str | None, name: str) -> "Found":
         return found
     names = ", ".join(node["name"] for node in standing.to_dict()["nodes"]) or "none"
     raise InvalidInput(f"a node of bed {standing.bed}", repr(name), f"choose one of {names}")
+
+
+def _tell_up(engine: "DockerEngine", standing: "Standing", output: Format) -> None:
+    if output is Format.JSON:
+        print_json(standing.to_dict())
+        return
+    _show(standing, engine.host)
+    tell(f"next: testbed stats, testbed exec relay -- postqueue -p, testbed down {standing.id}")
 
 
 def _show(standing: "Standing", host: "Target | None") -> None:

@@ -119,7 +119,7 @@ def _examine(
     provoked: "AbstractSet[str]" = frozenset(),
 ) -> "tuple[list[Check], Plan | None, ExitCode]":
     """Check this machine for a bed; the plan is there when the engine answers."""
-    from orchestrator import host
+    from orchestrator import host, ownership, walls
     from orchestrator import images as catalogue
     from orchestrator.engine import docker
     from orchestrator.forecast import forecast
@@ -149,6 +149,18 @@ def _examine(
                 *forecast(host.read(engine), plan, connections=connections, provoked=provoked),
                 host.room_for_runs(runs),
             ]
+            standing = [bed for bed in ownership.standing(engine) if bed.networks]
+            gaps = walls.gaps(engine, standing)
+            checks.append(
+                host.Check(
+                    name="walls of the beds that are up",
+                    needed=f"{len(standing)} beds closed",
+                    found="; ".join(f"{gap.bed.bed} {gap.bed.id} lacks {gap.needed}: {gap.found}" for gap in gaps)
+                    or "all of them",
+                    do=", ".join(dict.fromkeys(gap.do for gap in gaps)),
+                    state="warn" if gaps else "ok",
+                )
+            )
     except EngineFailed as none:
         checks = [host.Check(name="engine", needed=none.needed, found=none.found, do=none.do, state="fail")]
         code = none.exit_code

@@ -51,8 +51,8 @@ class Steps:
             self._status.update(escape(plain(text)))
 
     def say(self, text: str) -> None:
-        """Show what the running step is at."""
-        if self._console.is_terminal and self._status:
+        """Show what the running step is at; a line that begins with "warning:" stays on a terminal, too."""
+        if self._console.is_terminal and self._status and not text.startswith("warning:"):
             self._status.update(escape(plain(text)))
         else:
             self._console.print(f"   {plain(text)}", markup=False)

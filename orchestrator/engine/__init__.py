@@ -7,6 +7,7 @@ Nothing above this package knows which one it holds.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network
 from typing import Any, Protocol
 
 from orchestrator.errors import EngineFailed
@@ -108,10 +109,15 @@ class Found:
     labels: Mapping[str, str]
     state: str = ""
     """Of a container: ``created``, ``running``, ``exited``, ..."""
-    subnet: str | None = None
-    """Of a network: its IPv4 subnet."""
+    subnets: tuple[IPv4Network, ...] = ()
+    """Of a network: its IPv4 subnets."""
     ports: Mapping[str, int] = field(default_factory=dict)
     """Of a container: ``25/tcp`` -> the port of the host's 127.0.0.1."""
+
+    @property
+    def subnet(self) -> str | None:
+        """Of a network: its first IPv4 subnet."""
+        return str(self.subnets[0]) if self.subnets else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ import tarfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from ipaddress import IPv4Network
 from typing import Any
 
 from orchestrator.engine import LOG_FILE_MB, LOG_FILES, ContainerSpec, Endpoint, EngineInfo, Found, LogLine
@@ -183,7 +184,7 @@ def found_image(facts: Mapping[str, Any]) -> list[tuple[str, dict[str, str]]]:
 
 
 def found_container(facts: Mapping[str, Any]) -> Found:
-    """Read one entry of ``GET /containers/json``."""
+    """Read one entry of ``GET /containers/json``; a missing field is an empty one."""
     return Found(
         kind="container",
         id=facts["Id"],
@@ -199,13 +200,20 @@ def found_container(facts: Mapping[str, Any]) -> Found:
 
 
 def found_network(facts: Mapping[str, Any]) -> Found:
-    """Read one entry of ``GET /networks``."""
+    """Read one entry of ``GET /networks``; a missing field is an empty one."""
     pools = (facts.get("IPAM") or {}).get("Config") or ()
-    subnets = [subnet for pool in pools if (subnet := pool.get("Subnet")) and ":" not in subnet]
     return Found(
         kind="network",
         id=facts["Id"],
         name=facts.get("Name") or "",
         labels=facts.get("Labels") or {},
-        subnet=subnets[0] if subnets else None,
+        subnets=tuple(subnet for pool in pools if (subnet := _v4_subnet(pool.get("Subnet") or ""))),
     )
+
+
+def _v4_subnet(text: str) -> IPv4Network | None:
+    """Read a subnet as an engine keeps it, host bits included (10.100.50.0/22); ``None`` if it is no IPv4 subnet."""
+    try:
+        return IPv4Network(text, strict=False)
+    except ValueError:
+        return None

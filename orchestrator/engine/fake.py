@@ -74,10 +74,12 @@ class FakeEngine:
 
     def create_network(self, spec: NetworkSpec) -> str:
         with self._lock:
-            taken = [IPv4Network(n.subnet) for n in self._made.values() if n.subnet]
-            if spec.subnet and any(IPv4Network(spec.subnet).overlaps(other) for other in taken):
+            wanted = (IPv4Network(spec.subnet),) if spec.subnet else ()
+            if any(
+                subnet.overlaps(other) for made in self._made.values() for other in made.subnets for subnet in wanted
+            ):
                 raise SubnetTaken(spec.subnet)
-            return self._add(Found(kind="network", id="", name=spec.name, labels=spec.labels, subnet=spec.subnet))
+            return self._add(Found(kind="network", id="", name=spec.name, labels=spec.labels, subnets=wanted))
 
     def create(self, spec: ContainerSpec) -> str:
         with self._lock:

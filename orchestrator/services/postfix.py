@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field
 from orchestrator.addressing import twin
 from orchestrator.model import Strict
 from orchestrator.services import Queue, RelayLog, Rendered, Role, Site, postfix_log
+from orchestrator.wiring import CONTROL
 
 _OWN = {
     "compatibility_level": ("3.6", "the newest defaults; 3.5 takes it for its own newest"),
@@ -65,10 +66,6 @@ def _overrides(settings: dict[str, str | int | bool]) -> dict[str, str | int | b
         if not _VALUE.match(str(value)):
             raise ValueError(f"{name}: a value of words and numbers, without ':', '/', '$', quotes and braces")
     return settings
-
-
-_PRIVATE = "10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16"
-"""Where engines have their bridges (RFC 1918)."""
 
 
 _START = """\
@@ -142,9 +139,9 @@ def _main_cf(site: Site[Settings]) -> str:
         ),
         "smtp_bind_address": (str(site.v4), "mail leaves over the lab"),
         "smtp_bind_address6": (str(twin(site.v4)), "mail leaves over the lab"),
-        # The host comes in from the control network's gateway, whose address the engine chooses.
+        # The host comes in from the control network's gateway; the engine chooses that network when it makes it.
         "mynetworks": (
-            f"{site.lab}, [{site.lab6.network_address}]/{site.lab6.prefixlen}, {_PRIVATE}",
+            f"{site.lab}, [{site.lab6.network_address}]/{site.lab6.prefixlen}, {CONTROL}",
             "the bed, and the host through its published port",
         ),
     }

@@ -6,6 +6,7 @@ import pytest
 
 from orchestrator.engine import Engine, docker
 from tests.integration.beds import Up, bring_down, bring_up
+from tests.integration.own_engine import OwnEngine, own_engine
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +21,10 @@ def relay_bed(real_engine: Engine) -> Iterator[Up]:
     bed = bring_up("relay", "--domains", "40")
     yield bed
     bring_down(real_engine, bed)
+
+
+@pytest.fixture(scope="session")
+def own() -> Iterator[OwnEngine]:
+    """Keep an engine of the tests' own up, with the images of the built-in bed."""
+    with own_engine(tuple(f"testbed/{name}:bookworm" for name in ("agents", "bind", "helper", "postfix"))) as engine:
+        yield engine

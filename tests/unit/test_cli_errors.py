@@ -7,13 +7,18 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 
-from orchestrator import cli
+from orchestrator import bringup, cli, images, zones
 from orchestrator.cli import shell
+from orchestrator.engine import ContainerSpec, docker
+from orchestrator.engine.fake import FakeEngine
 from orchestrator.errors import ExitCode
+from orchestrator.ownership import Identity, Kind
+from tests.unit.test_ownership import build
 
 NODES = "nodes: {dns: {service: bind}}\n"
 POSTFIX = "name: x\nnodes: {{r: {{service: postfix, settings: {{main_cf: {{{}}}}}}}}}\n"
@@ -72,7 +77,18 @@ def _nested_aliases() -> str:
     return "\n".join(["a: &a [1, 1]", *levels])
 
 
+def long_name(octets: int) -> str:
+    """Return a domain of this length, its labels as long as they may be."""
+    labels = [63] * ((octets - 5) // 64)
+    return ".".join("a" * length for length in [*labels, octets - 5 - 64 * len(labels)]) + ".test"
+
+
 FILES: dict[str, tuple[bytes | str, str]] = {
+    **{
+        f"a domain of {octets} octets": (f"name: x\ndomains: [{long_name(octets)}]\n{NODES}", "at most 250")
+        for octets in (251, 252, 253, 254, 300)
+    },
+    "a label of 64 octets": (f"name: x\ndomains: [{'a' * 64}.test]\n{NODES}", "at most 63"),
     "an unknown key": (f"name: x\ncolour: red\n{NODES}", "colour: unknown key"),
     "an unknown key of a node": ("name: x\nnodes: {dns: {service: bind, colour: red}}", "nodes.dns.colour"),
     "a key twice": ("name: x\nnodes: {dns: {service: bind}, dns: {service: postfix}}", "'dns' stands there twice"),
@@ -272,3 +288,39 @@ def test_a_full_disk_says_what_was_learnt_until_then(capsys: pytest.CaptureFixtu
         shell.run_guarded(fail)
     assert end.value.code == ExitCode.HOST
     assert capsys.readouterr().err.splitlines()[-1] == "runs/1: CONFIRMED"
+
+
+@pytest.mark.parametrize("log", ["23-Nov running", None], ids=["it comes up", "the engine fails, too"])
+def test_up_verifies_what_it_rendered(
+    testbed: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, log: str | None
+) -> None:
+    engine, build = FakeEngine(prints=lambda _: [log] if log else []), zones.build
+    for image, release in (("bind", "bookworm"), ("helper", "bookworm")):
+        engine.tags[images.tag(image, release)] = {images.LABEL: images.digest(image), "id": image}
+
+    def without_an_address(*words: Any) -> dict[str, str]:
+        built = build(*words)
+        return {**built, "test.": built["test."].replace("mx.d0.test. A ", "mx.d1.test. A ")}
+
+    monkeypatch.setattr(zones, "build", without_an_address)
+    monkeypatch.setattr(docker, "connect", lambda: engine)
+    monkeypatch.setattr(bringup, "READY_S", 0.05)
+    bed = tmp_path / "bed.yaml"
+    bed.write_text(f"name: x\ndomains: 2\n{NODES}", encoding="utf-8")
+    ended = testbed("up", bed)
+    assert ended.names("an IPv4 and an IPv6 address of mx.d0.test.")
+    assert ended.code == ExitCode.USAGE
+    assert "ok take the bed down" in ended.err
+    assert engine.find({}) == []
+
+
+def test_the_only_bed_is_found_beside_the_helper_of_another_command(
+    testbed: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = FakeEngine()
+    build(engine, Identity(id="0000000a", bed="bed", kind=Kind.UP, nodes=2, private=False))
+    helper = Identity.reading()
+    engine.create(ContainerSpec(name="helper", image="x", command=("true",), labels=helper.labels()))
+    monkeypatch.setattr(docker, "connect", lambda: engine)
+    assert testbed("down").code == 0
+    assert [found.name for found in engine.find({})] == ["helper"]

@@ -4,9 +4,23 @@ import io
 import struct
 import tarfile
 import time
+from ipaddress import IPv4Network
+from typing import Any
+
+import pytest
 
 from orchestrator.engine import ContainerSpec, LogLine
-from orchestrator.engine.api import STDERR, STDOUT, archive, frames, host_config, lines, once
+from orchestrator.engine.api import (
+    STDERR,
+    STDOUT,
+    archive,
+    found_container,
+    found_network,
+    frames,
+    host_config,
+    lines,
+    once,
+)
 
 
 def test_a_container_is_asked_for_with_what_its_spec_names_and_no_more() -> None:
@@ -58,3 +72,30 @@ def test_lines_are_put_together_from_the_pieces_of_both_streams() -> None:
         LogLine(t=1.5, text="one half,the other"),
         LogLine(t=4.0, text="no end"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("ipam", "subnets"),
+    [
+        ({"Config": [{"Subnet": "10.100.50.0/22"}]}, ["10.100.48.0/22"]),
+        ({"Config": [{"Subnet": "2001:db8::1/64"}]}, []),
+        ({"Config": [{"Subnet": "fd00::/8"}, {"Subnet": "10.1.0.0/16"}, {"Subnet": "10.2.0.9/16"}]},
+         ["10.1.0.0/16", "10.2.0.0/16"]),
+        ({"Config": [{"Gateway": "10.1.0.1"}, {"Subnet": None}, {"Subnet": ""}, {"Subnet": "none"}]}, []),
+        ({"Config": [{"Subnet": "10.1.0.0/99"}]}, []),
+        ({"Config": []}, []),
+        ({"Config": None}, []),
+        ({}, []),
+        (None, []),
+    ],
+)  # fmt: skip
+def test_a_network_is_read_whatever_its_address_management_says(ipam: Any, subnets: list[str]) -> None:
+    found = found_network({"Id": "1", "Name": "x", "Labels": None, "IPAM": ipam})
+    assert found.subnets == tuple(map(IPv4Network, subnets))
+    assert found.subnet == (subnets[0] if subnets else None)
+
+
+def test_an_object_of_the_engine_with_nothing_but_an_id_is_read() -> None:
+    assert (found_network({"Id": "1"}).name, found_network({"Id": "1"}).labels) == ("", {})
+    container = found_container({"Id": "1", "Names": [], "Ports": None})
+    assert (container.name, container.labels, container.state, container.ports) == ("", {}, "", {})

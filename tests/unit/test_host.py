@@ -138,7 +138,7 @@ def test_a_neighbour_table_that_is_over_full_is_enough_for_a_bed_of_one_node() -
 
 def test_what_standing_beds_may_need_is_taken_whatever_they_have_now() -> None:
     standing = engine()
-    for number, planned in enumerate((300, 600)):
+    for number, planned in enumerate((300, 600, "many", "")):
         labels = {"testbed.neighbours": str(planned)}
         standing.create(ContainerSpec(name=f"node-{number}", image="x", command=(), labels=labels))
     readings = replace(host.read(standing), neighbours=11)

@@ -167,7 +167,17 @@ def test_clean_puts_back_what_a_killed_command_left_and_leaves_a_living_one_alon
 
 
 @pytest.mark.parametrize(
-    "label", ["no JSON", "[]", '{"kernel.core_pattern": ["a", "b"]}', f'{{"{NAME}": ["1;x", "16384"]}}']
+    "label",
+    [
+        "no JSON",
+        "[]",
+        "1",
+        '{"a": 1}',
+        '{"a": ["1"]}',
+        '{"a": [1, null]}',
+        '{"kernel.core_pattern": ["a", "b"]}',
+        f'{{"{NAME}": ["1;x", "16384"]}}',
+    ],
 )
 def test_a_label_that_is_none_of_ours_is_refused(host: Host, monkeypatch: pytest.MonkeyPatch, label: str) -> None:
     identity = ownership.Identity.reading()

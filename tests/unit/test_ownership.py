@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator import ownership
-from orchestrator.cleaning import clean, remove_id
+from orchestrator.cleaning import clean, make_way, remove_id
 from orchestrator.engine import ContainerSpec, Endpoint, Engine, NetworkSpec, Output
 from orchestrator.engine.fake import FakeEngine, broken
 from orchestrator.errors import EngineFailed
@@ -175,8 +175,12 @@ def test_what_cannot_be_removed_is_told_and_found_again(dead: str) -> None:
     first, second = an_identity(), an_identity()
     build(engine, first, owner=dead)
     build(engine, second, owner=dead)
+    said: list[str] = []
+    make_way(engine, said.append)
     with pytest.raises(EngineFailed, match="busy"):
-        clean(engine, everything=False, say=silent)
+        clean(engine, everything=False, say=said.append)
+    named = [line.split()[3] for line in said if line.startswith("warning: bed ") and "busy" in line]
+    assert sorted(named) == sorted([first.id, second.id] * 2)
     assert {found.name for found in engine.find({})} == {first.name("control"), second.name("control")}
     broken = False
     assert len(clean(engine, everything=False, say=silent).removed) == 2

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from orchestrator import zones
 from orchestrator.addressing import Delivery, twin
 from orchestrator.errors import InvalidInput
+from orchestrator.model import parse_bed
+from tests.unit.test_cli_errors import long_name
 
 LAB = IPv4Network("198.18.0.0/19")
 NODES = {"dns": IPv4Address("198.18.0.2"), "relay": IPv4Address("198.18.0.3")}
@@ -41,6 +43,12 @@ def test_every_domain_has_a_mail_host_with_both_addresses_that_point_back(names:
             name = dns.reversename.from_address(address)
             (reverse,) = (z for o, z in found.items() if o.endswith(".arpa.") and name.is_subdomain(from_text(o)))
             assert [r.target for r in reverse.find_rdataset(name, "PTR")] == [mx.exchange]
+
+
+def test_the_longest_domain_that_a_bed_may_have_fits_with_its_mail_host() -> None:
+    name = next(iter(parse_bed({"name": "x", "domains": [long_name(250)], "nodes": {"dns": {"service": "bind"}}}, "")
+                     .domain_names))  # fmt: skip
+    assert f"mx.{name}." in {record.to_text() for record in _read(name)["test."].nodes}
 
 
 def test_the_root_knows_test_and_nothing_else() -> None:

@@ -1,0 +1,47 @@
+"""The walls of a bed that is up: a flush of its rules is named by `ps` and `doctor`, and mended by `up`."""
+
+import pytest
+
+from orchestrator.engine import Engine
+from tests.integration.beds import Up
+from tests.integration.command import answer, call
+from tests.integration.traces import on_the_host
+
+pytestmark = pytest.mark.docker
+
+LIST = ("nft", "--stateless", "list", "table", "inet", "bed")
+
+
+def _open(bed: Up) -> list[dict[str, str]]:
+    """Return what `ps` says of the walls of a bed."""
+    (found,) = (b["open"] for b in answer("ps") if b["id"] == bed.id)
+    return list(found)
+
+
+def test_a_flush_of_the_rules_is_named_and_up_mends_it(real_engine: Engine, relay_bed: Up) -> None:
+    table, relay, sink = f"tb{relay_bed.id}", relay_bed.container("relay"), relay_bed.container("sink")
+    host = on_the_host(real_engine, "nft", "list", "table", "netdev", table)
+    node = real_engine.exec(relay, LIST)
+    assert node.status == 0
+    assert _open(relay_bed) == []
+
+    on_the_host(real_engine, "nft", "delete", "table", "netdev", table)
+    assert real_engine.exec(relay, ("nft", "flush", "ruleset")).status == 0
+    assert real_engine.exec(sink, ("nft", "flush", "chain", "inet", "bed", "output")).status == 0
+    said = {gap["needed"].partition(", which")[0]: gap["found"] for gap in _open(relay_bed)}
+    assert said == {
+        f"table netdev {table} in the host's nftables": "none that drops everything",
+        "table inet bed in the nftables of node relay": "none",
+        "table inet bed in the nftables of node sink": "other rules in it",
+    }
+    shown = call("ps").stdout
+    assert shown.count("  open: needed table ") == 3
+    (check,) = (c for c in answer("doctor", "relay", "--domains", "40") if c["name"] == "walls of the beds that are up")
+    assert (check["state"], relay_bed.id in check["found"]) == ("warn", True)
+    assert "`testbed up`" in check["do"]
+
+    again = answer("up", "relay", "--domains", "40")
+    assert again["id"] == relay_bed.id
+    assert _open(relay_bed) == []
+    assert on_the_host(real_engine, "nft", "list", "table", "netdev", table) == host
+    assert real_engine.exec(relay, LIST) == node
