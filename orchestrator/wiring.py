@@ -63,14 +63,20 @@ def without_setup_rights(command: Sequence[str], capabilities: Sequence[str]) ->
 
 
 def _enter(wire: Wire, command: Sequence[str], capabilities: Sequence[str]) -> str:
+    """Render the start script.
+
+    The control device is the one with the default route, or else the one with an address: a kernel that has ipip or sit
+    loaded adds ``tunl0`` or ``sit0`` to every network namespace (Documentation/admin-guide/sysctl/net.rst,
+    fb_tunnels_only_for_init_net).
+    """
     become = " ".join(quote(part) for part in without_setup_rights(command, capabilities))
     return f"""#!/bin/sh
 set -eu
 set -- $(ip -oneline -4 address show to {wire.v4}); lab=$2
 control=lo
-for path in /sys/class/net/*; do
-    device=${{path##*/}}
-    case $device in lo|"$lab") ;; *) control=$device ;; esac
+for device in $(ip -oneline -4 address show scope global | cut -d ' ' -f 2) \\
+    $(ip -4 route show default | grep -o 'dev [^ ]*' | cut -d ' ' -f 2); do
+    [ "$device" = "$lab" ] || control=$device
 done
 {{ echo "define lab = $lab"; echo "define control = $control"; cat {DIRECTORY}/ruleset; }} | nft --file -
 ip route flush default
