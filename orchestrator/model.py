@@ -82,7 +82,8 @@ class Node(Strict):
     release: Release = "bookworm"
     """The Debian release of its image: a version axis for its daemon."""
     addresses: Annotated[int, Field(ge=1, le=MAX_DOMAINS)] = 1
-    """How many real IPv4 (and as many IPv6) lab addresses it has."""
+    """How many real IPv4 (and as many IPv6) lab addresses it has. Beyond 2,561 the IPv6 ones answer, but stand on no
+    interface, unless its service is to listen on each: a kernel takes too long over them."""
     limits: Limits = Limits()
     settings: dict[str, Any] = {}
     """What its service understands; ``testbed schema`` lists it."""

@@ -204,6 +204,7 @@ def make_plan(bed: Bed, *, subnet: IPv4Network | None = None, cpus: int) -> Plan
             v4=v4,
             lab=subnet,
             further=further,
+            enumerated6=rendered.enumerates6,
             anyip=mail if name == sink else None,
             routes=[(prefix, via) for owner, prefix, via in routes if owner != name],
             resolver=dns,

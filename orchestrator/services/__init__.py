@@ -76,6 +76,8 @@ class Rendered:
     """Memory it is expected to use, in MiB."""
     peers: int = 1
     """Addresses that it talks to directly on the link: entries in the kernel's neighbour table, per family."""
+    enumerates6: bool = False
+    """Its daemon looks for each of its IPv6 addresses on the node's interfaces, and listens on it."""
 
 
 class Service(Protocol[S]):

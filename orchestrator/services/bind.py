@@ -83,6 +83,7 @@ class Bind:
             fd_limit=settings.max_sockets or DEBIAN_MAX_SOCKETS if site.release == "bullseye" else None,
             memory_mb=64 + listening * 2 * workers * _SOCKET_B[site.release] // 2**20,
             peers=len(site.nodes) - 1,
+            enumerates6=(settings.listen_v6 or settings.listen) in {"lab", "all"},
         )
 
     def verify(self, files: Mapping[str, bytes]) -> None:
