@@ -12,7 +12,7 @@ from typing import Any, Literal
 from orchestrator import ownership
 from orchestrator.engine import ContainerSpec, Engine, EngineInfo
 from orchestrator.errors import EngineFailed, HostCannot
-from orchestrator.lab import HELPER
+from orchestrator.lab import ENABLE_IPV6, HELPER
 from orchestrator.ownership import Identity
 from orchestrator.plan import HostNeeds
 from orchestrator.topology import Topology
@@ -24,6 +24,7 @@ say ip_local_port_range /proc/sys/net/ipv4/ip_local_port_range
 say nf_conntrack_max /proc/sys/net/netfilter/nf_conntrack_max
 say neighbours /proc/net/stat/arp_cache
 say meminfo /proc/meminfo
+[ -e /proc/sys/net/ipv6/conf ] || printf 'ipv6\tno\n'
 printf 'nofile\t%s\n' "$(ulimit -Hn)"
 printf 'cpu\t%s\n' "$(grep -m1 'model name' /proc/cpuinfo | cut -d: -f2)"
 printf 'allowed\t%s\n' "$(sed -n 's/^Cpus_allowed_list:[[:space:]]*//p' /proc/self/status)"
@@ -68,6 +69,8 @@ class Readings:
     memory_available_b: int
     nofile: int
     """Open files that a process in a container may have at most (RLIMIT_NOFILE, hard)."""
+    ipv6: bool
+    """Its kernel has IPv6: it was not booted with ``ipv6.disable=1``."""
     lacks: tuple[str, ...]
     """What a bed needs of the kernel and it has not."""
     neighbour_limit: int | None
@@ -122,6 +125,7 @@ def read(engine: Engine) -> Readings:
         topology=Topology.read(facts.get("topology", ""), facts.get("allowed", "").strip() or f"0-{info.cpus - 1}"),
         memory_available_b=_available(facts.get("meminfo", "")),
         nofile=1 << 30 if facts["nofile"].strip() == "unlimited" else int(facts["nofile"]),
+        ipv6="ipv6" not in facts,
         lacks=tuple(line.removeprefix(_LACKS) for line in tried.result().splitlines() if line.startswith(_LACKS)),
         neighbour_limit=int(sysctls["gc_thresh3"]) if "gc_thresh3" in sysctls else None,
         neighbours=_entries(facts.get("neighbours", "")),
@@ -177,6 +181,16 @@ def check(readings: Readings, needs: HostNeeds) -> list[Check]:
         else _check(NEIGHBOURS, needs.neighbour_entries, _free(readings), raise_limit),
         _check("memory, MiB", needs.memory_mb, memory, "free some memory, or ask for less", warn=True),
     ]
+    if needs.ipv6:
+        checks.append(
+            Check(
+                name="IPv6 in the kernel",
+                needed="yes",
+                found="yes" if readings.ipv6 else "no: /proc/sys/net/ipv6 is not there",
+                do="" if readings.ipv6 else ENABLE_IPV6,
+                state="ok" if readings.ipv6 else "fail",
+            )
+        )
     if needs.cpus:
         enough = needs.cpus <= readings.engine.cpus
         checks.append(

@@ -11,18 +11,22 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network, summarize_address_r
 from shlex import quote
 
 from orchestrator.addressing import twin, twin_network
+from orchestrator.model import Families
 
 SETUP_CAPABILITIES = ("NET_ADMIN", "SETPCAP")
 """What the script needs and the service never has."""
 
 SYSCTLS = {
-    "net.ipv6.conf.all.disable_ipv6": "0",  # Docker turns IPv6 off where a network of its own has none
-    "net.ipv6.conf.default.disable_ipv6": "0",
     "net.ipv4.ip_local_port_range": "1024 65535",  # a relay and a load generator open many connections
     "net.ipv4.tcp_tw_reuse": "1",  # ... and as many wait in TIME-WAIT (RFC 6191)
     "net.core.somaxconn": "4096",
 }
 """Settings of every node's own network namespace (Documentation/networking/ip-sysctl.rst)."""
+SYSCTLS_V6 = {
+    "net.ipv6.conf.all.disable_ipv6": "0",  # Docker turns IPv6 off where a network of its own has none
+    "net.ipv6.conf.default.disable_ipv6": "0",
+}
+"""And those of a bed with IPv6: no container starts with one that its kernel lacks."""
 
 DIRECTORY = "/testbed"
 
@@ -40,6 +44,7 @@ class Wire:
     v4: IPv4Address
     """Its service address; the engine gives it."""
     lab: IPv4Network
+    families: Families = Families.BOTH
     further: Sequence[IPv4Address] = ()
     """Real addresses beside the service address; each has an IPv6 twin."""
     enumerated6: bool = False
@@ -59,9 +64,21 @@ def files(wire: Wire, command: Sequence[str], capabilities: Sequence[str]) -> di
         "enter": _enter(wire, command, capabilities),
         "addresses": _addresses(wire),
         "ruleset": _ruleset(wire),
-        "resolv.conf": f"nameserver {wire.resolver}\noptions timeout:2 attempts:3\n" if wire.resolver else "",
+        "resolv.conf": _resolv_conf(wire),
     }
     return {f"{DIRECTORY}/{name}": text.encode() for name, text in rendered.items()}
+
+
+def sysctls(families: Families) -> dict[str, str]:
+    """Return the settings of a node's network namespace."""
+    return {**(SYSCTLS_V6 if families.has_v6 else {}), **SYSCTLS}
+
+
+def _resolv_conf(wire: Wire) -> str:
+    if wire.resolver is None:
+        return ""
+    server = wire.resolver if wire.families.has_v4 else twin(wire.resolver)
+    return f"nameserver {server}\noptions timeout:2 attempts:3\n"
 
 
 def without_setup_rights(command: Sequence[str], capabilities: Sequence[str]) -> tuple[str, ...]:
@@ -88,7 +105,7 @@ for device in $(ip -oneline -4 address show scope global | cut -d ' ' -f 2) \\
 done
 {{ echo "define lab = $lab"; echo "define control = $control"; cat {DIRECTORY}/ruleset; }} | nft --file -
 ip route flush default
-ip -6 route flush default
+[ ! -e /proc/sys/net/ipv6/conf ] || ip -6 route flush default
 sed "s/@lab$/$lab/" {DIRECTORY}/addresses | ip -batch -
 cat {DIRECTORY}/resolv.conf > /etc/resolv.conf
 exec {become}
@@ -101,13 +118,21 @@ def _addresses(wire: Wire) -> str:
     The last address of a slice may be a domain's, so nothing on the lab is a broadcast.
     """
     lines = [f"route del table local broadcast {wire.lab.broadcast_address} dev @lab"]
-    lines += [f"address add {twin(wire.v4)}/{twin_network(wire.lab).prefixlen} nodad dev @lab"]
+    if wire.families.has_v6:
+        lines += [f"address add {twin(wire.v4)}/{twin_network(wire.lab).prefixlen} nodad dev @lab"]
     lines += _further(wire)
     if wire.anyip:
-        lines += [f"route add local {prefix} dev lo" for prefix in (wire.anyip, twin_network(wire.anyip))]
+        prefixes = (wire.anyip, twin_network(wire.anyip))
+        lines += [f"route add local {prefix} dev lo" for prefix in prefixes if _is_of(prefix, wire.families)]
     for prefix, via in wire.routes:
+        if not _is_of(prefix, wire.families):
+            continue
         lines += [f"route add {prefix} via {via if isinstance(prefix, IPv4Network) else twin(via)} dev @lab"]
     return "\n".join(lines) + "\n"
+
+
+def _is_of(prefix: IPv4Network | IPv6Network, families: Families) -> bool:
+    return families.has_v4 if isinstance(prefix, IPv4Network) else families.has_v6
 
 
 def _further(wire: Wire) -> list[str]:
@@ -127,16 +152,18 @@ def _further(wire: Wire) -> list[str]:
         parts = [wire.further[i : i + SHARE] for i in range(0, len(wire.further), SHARE)]
         names = [f"further{i}" for i in range(len(parts) - 1)]
         shares = [("@lab", "lo", parts[0]), *((n, n, p) for n, p in zip(names, parts[1:], strict=True))]
+    four, six = wire.families.has_v4, wire.families.has_v6
+    real6 = six and (wire.enumerated6 or len(shares) == 1)
+    quiet = "arp off addrgenmode none" if six else "arp off"
     lines = []
     for number in range(0, len(shares) - 1, 2):
         ends = (f"further{number}", f"further{number + 1}")
         lines += ["link add name {} type veth peer name {}".format(*ends)]
-        lines += [f"link set dev {end} {change}" for end in ends for change in ("arp off addrgenmode none", "up")]
-    real6 = wire.enumerated6 or len(shares) == 1
+        lines += [f"link set dev {end} {change}" for end in ends for change in (quiet, "up")]
     for device, device6, addresses in shares:
-        lines += [f"address add {address}/32 dev {device}" for address in addresses]
+        lines += [f"address add {address}/32 dev {device}" for address in addresses if four]
         lines += [f"address add {twin(address)}/128 nodad dev {device6}" for address in addresses if real6]
-    if not real6:
+    if six and not real6:
         prefixes = summarize_address_range(twin(wire.further[0]), twin(wire.further[-1]))
         lines += [f"route add local {prefix} dev lo" for prefix in prefixes]
     return lines
@@ -151,6 +178,13 @@ def _ruleset(wire: Wire) -> str:
         f"iifname $control {protocol} dport {port} dnat ip to {wire.v4}"
         for port, protocol in (entry.split("/") for entry in wire.publish)
     )
+    lab = []
+    if wire.families.has_v4:
+        lab += [f"oifname $lab ip daddr {wire.lab} accept"]
+    if wire.families.has_v6:
+        lab += [f"oifname $lab ip6 daddr {twin_network(wire.lab)} accept"]
+        lab += ["oifname $lab icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept"]
+    allowed = "\n        ".join(lab)
     return f"""table inet bed {{
     chain untracked_in {{
         type filter hook prerouting priority raw; policy accept;
@@ -172,9 +206,7 @@ def _ruleset(wire: Wire) -> str:
         type filter hook output priority filter; policy drop;
         ip daddr 127.0.0.11 reject
         oifname lo accept
-        oifname $lab ip daddr {wire.lab} accept
-        oifname $lab ip6 daddr {twin_network(wire.lab)} accept
-        oifname $lab icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
+        {allowed}
         oifname $control ct state established,related accept
         reject
     }}
