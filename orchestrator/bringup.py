@@ -10,7 +10,7 @@ from orchestrator import lab, services, wiring
 from orchestrator.cleaning import remove_id
 from orchestrator.collect.recorder import Recorder
 from orchestrator.engine import ContainerSpec, Endpoint, Engine, Limits, SubnetTaken
-from orchestrator.errors import EngineFailed, Problem
+from orchestrator.errors import EngineFailed, HostCannot, Problem
 from orchestrator.interrupts import shielded
 from orchestrator.live import Live
 from orchestrator.model import Bed
@@ -125,7 +125,12 @@ def _start(
 
     def start(node: NodePlan) -> str:
         container = engine.create(_spec(node, identity, networks))
-        engine.start(container)
+        try:
+            engine.start(container)
+        except EngineFailed as refused:
+            if "net/ipv6" not in refused.found:
+                raise
+            raise HostCannot("IPv6 in the kernel, for a bed with IPv6", refused.found, lab.ENABLE_IPV6) from refused
         recorder.record(node.name, container)
         return container
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from orchestrator import ownership
 from orchestrator.engine import LOG_FILE_MB, LOG_FILES, ContainerSpec, Engine, EngineInfo
 from orchestrator.errors import EngineFailed, HostCannot
-from orchestrator.lab import HELPER
+from orchestrator.lab import ENABLE_IPV6, HELPER
 from orchestrator.ownership import Identity
 from orchestrator.plan import HostNeeds
 from orchestrator.topology import Topology
@@ -27,6 +27,7 @@ say ip_local_port_range /proc/sys/net/ipv4/ip_local_port_range
 say nf_conntrack_max /proc/sys/net/netfilter/nf_conntrack_max
 say neighbours /proc/net/stat/arp_cache
 say meminfo /proc/meminfo
+[ -e /proc/sys/net/ipv6/conf ] || printf 'ipv6\tno\n'
 printf 'nofile\t%s\n' "$(ulimit -Hn)"
 printf 'disk\t%s\n' "$(stat -f -c '%a %S' /)"
 printf 'cpu\t%s\n' "$(grep -m1 'model name' /proc/cpuinfo | cut -d: -f2)"
@@ -77,6 +78,8 @@ class Readings:
     memory_available_b: int
     nofile: int
     """Open files that a process in a container may have at most (RLIMIT_NOFILE, hard)."""
+    ipv6: bool
+    """Its kernel has IPv6: it was not booted with ``ipv6.disable=1``."""
     lacks: tuple[str, ...]
     """What a bed needs of the kernel and it has not."""
     neighbour_limit: int | None
@@ -133,6 +136,7 @@ def read(engine: Engine) -> Readings:
         topology=Topology.read(facts.get("topology", ""), facts.get("allowed", "").strip() or f"0-{info.cpus - 1}"),
         memory_available_b=_available(facts.get("meminfo", "")),
         nofile=1 << 30 if facts["nofile"].strip() == "unlimited" else int(facts["nofile"]),
+        ipv6="ipv6" not in facts,
         lacks=tuple(line.removeprefix(_LACKS) for line in tried.result().splitlines() if line.startswith(_LACKS)),
         neighbour_limit=int(sysctls["gc_thresh3"]) if "gc_thresh3" in sysctls else None,
         neighbours=_entries(facts.get("neighbours", "")),
@@ -192,6 +196,16 @@ def check(readings: Readings, needs: HostNeeds) -> list[Check]:
         _check("memory, MiB", needs.memory_mb, memory, "free some memory, or ask for less", warn=True),
         _room("the engine's data", needs.containers * LOG_FILE_MB * LOG_FILES, readings.disk_free_b),
     ]
+    if needs.ipv6:
+        checks.append(
+            Check(
+                name="IPv6 in the kernel",
+                needed="yes",
+                found="yes" if readings.ipv6 else "no: /proc/sys/net/ipv6 is not there",
+                do="" if readings.ipv6 else ENABLE_IPV6,
+                state="ok" if readings.ipv6 else "fail",
+            )
+        )
     if needs.cpus:
         enough = needs.cpus <= readings.engine.cpus
         checks.append(

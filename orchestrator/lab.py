@@ -17,6 +17,7 @@ from orchestrator.errors import EngineFailed, HostCannot, InvalidInput
 from orchestrator.ownership import Identity
 
 HELPER = "testbed/helper:bookworm"
+ENABLE_IPV6 = "give the bed `families: v4` (or the command --families v4), or boot the host without ipv6.disable=1"
 
 _CLOSE = """
 nft "add table netdev tb$3
@@ -27,7 +28,8 @@ add chain netdev tb$3 ends { type filter hook ingress device $2 priority 0; poli
 """One transaction: a rule that is there is replaced."""
 _MAKE = f"""
 ip link add name "$1" type veth peer name "$2"
-for end in "$1" "$2"; do ip link set dev "$end" arp off multicast off addrgenmode none alias "testbed $3"; done
+for end in "$1" "$2"; do ip link set dev "$end" arp off multicast off alias "testbed $3"; done
+if [ -e /proc/sys/net/ipv6/conf ]; then for end in "$1" "$2"; do ip link set dev "$end" addrgenmode none; done; fi
 {_CLOSE}
 ip link set dev "$2" up
 ip link set dev "$1" up

@@ -158,7 +158,7 @@ class Live:
         if self._counts:
             arrival = self.recorder.watch(self.plan.node(Role.SINK).name, rf'"complete": "{run}"')
             self._control("expect", run, str(len(domains)))
-        server = ("--server", str(relay.v4), "--run", run, "--domains", ",".join(domains))
+        server = ("--server", str(relay.address), "--run", run, "--domains", ",".join(domains))
         sent = self.exec(load, *PYTHON, "-m", "orchestrator.agents.probe", *server)
         if sent.status != 0:
             raise EngineFailed(

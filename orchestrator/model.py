@@ -5,6 +5,7 @@ configuration file is checked here. Service settings are checked by the service 
 """
 
 import re
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -67,6 +68,24 @@ Domain = Annotated[str, AfterValidator(_domain), Field(json_schema_extra={"maxLe
 Release = Literal["bullseye", "bookworm", "trixie"]
 
 
+class Families(StrEnum):
+    """The address families of a bed's lab network."""
+
+    V4 = "v4"
+    V6 = "v6"
+    BOTH = "both"
+
+    @property
+    def has_v4(self) -> bool:
+        """Whether mail and DNS may go over IPv4."""
+        return self is not Families.V6
+
+    @property
+    def has_v6(self) -> bool:
+        """Whether they may go over IPv6."""
+        return self is not Families.V4
+
+
 class Strict(BaseModel):
     """A part of a bed file: immutable, and an unknown key is an error."""
 
@@ -95,7 +114,8 @@ class Node(Strict):
     release: Release = "bookworm"
     """The Debian release of its image: a version axis for its daemon."""
     addresses: Annotated[int, Field(ge=1, le=MAX_DOMAINS)] = 1
-    """How many real IPv4 (and as many IPv6) lab addresses it has."""
+    """How many real IPv4 (and as many IPv6) lab addresses it has. Beyond 2,561 the IPv6 ones answer, but stand on no
+    interface, unless its service is to listen on each: a kernel takes too long over them."""
     limits: Limits = Limits()
     settings: dict[str, Any] = {}
     """What its service understands; ``testbed schema`` lists it."""
@@ -112,6 +132,9 @@ class Bed(Strict):
         Discriminator(lambda given: "names" if isinstance(given, list) else "number"),
     ] = 16
     """How many domains receive mail (d0.test, d1.test, ...), or their names."""
+    families: Families = Families.BOTH
+    """What mail and DNS go over: addresses, records, listeners, routes and rules are of these families. ``v4`` asks for
+    no IPv6 of the host; with ``v6`` the control network, and so the published ports, stay IPv4."""
     subnet: str | None = None
     """The IPv4 slice, within 198.18.0.0/15; unset takes the first free one that fits."""
     parent: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,15}$")] | None = None

@@ -6,13 +6,13 @@ Pure: the same bed, subnet and CPU count give the same plan. Nothing is started 
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address, IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
 from orchestrator import services, topology, wiring
 from orchestrator.addressing import V4, Delivery, lay_out, parse_slice, slice_prefix, twin, twin_network
 from orchestrator.errors import InvalidInput
-from orchestrator.model import Bed, Limits, Node, Strict, checked
+from orchestrator.model import Bed, Families, Limits, Node, Strict, checked
 from orchestrator.services import Rendered, Role, Service, Site
 
 START_ORDER = (Role.RELAY, Role.DNS, Role.SINK, Role.LOAD)
@@ -31,6 +31,7 @@ class NodePlan:
     image: str
     release: str
     v4: IPv4Address
+    families: Families
     addresses: tuple[IPv4Address, ...]
     """All its real IPv4 addresses, the service address first; each has an IPv6 twin."""
     command: tuple[str, ...]
@@ -47,6 +48,11 @@ class NodePlan:
     peers: int
 
     @property
+    def address(self) -> IPv4Address | IPv6Address:
+        """The service address that other nodes dial: IPv4 where the bed has it."""
+        return self.v4 if self.families.has_v4 else twin(self.v4)
+
+    @property
     def tag(self) -> str:
         """The tag of its image."""
         return f"testbed/{self.image}:{self.release}"
@@ -58,7 +64,9 @@ class HostNeeds:
 
     containers: int
     addresses: int
-    """Real addresses, both families."""
+    """Real addresses, of each family that the bed has."""
+    ipv6: bool
+    """IPv6 in the kernel."""
     neighbour_entries: int
     """Entries in the kernel's IPv4 neighbour table, which all network namespaces share."""
     fds: int
@@ -80,6 +88,11 @@ class Plan:
     nodes: tuple[NodePlan, ...]
     """In start order."""
     needs: HostNeeds
+
+    @property
+    def destinations(self) -> IPv4Network | IPv6Network:
+        """The prefix whose first addresses are those that mail is sent to: IPv4 where the bed has it."""
+        return self.mail if self.bed.families.has_v4 else twin_network(self.mail)
 
     def node(self, role: Role) -> NodePlan:
         """Return the first node that fills a role.
@@ -104,6 +117,7 @@ class Plan:
         """Return the plan as plain data; files by size and SHA-256."""
         return {
             "bed": self.bed.name,
+            "families": str(self.bed.families),
             "subnet": str(self.subnet),
             "subnet6": str(twin_network(self.subnet)),
             "mail": str(self.mail),
@@ -196,6 +210,7 @@ def make_plan(bed: Bed, *, subnet: IPv4Network | None = None, cpus: int) -> Plan
             block=mail if name == sink else None,
             nodes=layout.nodes,
             dns=dns,
+            families=bed.families,
             deliveries=deliveries,
             workers=_workers(node, cpus),
         )
@@ -203,7 +218,9 @@ def make_plan(bed: Bed, *, subnet: IPv4Network | None = None, cpus: int) -> Plan
         wire = wiring.Wire(
             v4=v4,
             lab=subnet,
+            families=bed.families,
             further=further,
+            enumerated6=rendered.enumerates6,
             anyip=mail if name == sink else None,
             routes=[(prefix, via) for owner, prefix, via in routes if owner != name],
             resolver=dns,
@@ -215,7 +232,8 @@ def make_plan(bed: Bed, *, subnet: IPv4Network | None = None, cpus: int) -> Plan
 
     needs = HostNeeds(
         containers=len(planned),
-        addresses=2 * sum(len(node.addresses) for node in planned),
+        addresses=(bed.families.has_v4 + bed.families.has_v6) * sum(len(node.addresses) for node in planned),
+        ipv6=bed.families.has_v6,
         neighbour_entries=sum(node.peers for node in planned),
         fds=max(max(node.fds, node.limits.nofile or 0) for node in planned),
         memory_mb=sum(node.memory_mb for node in planned),
@@ -234,11 +252,12 @@ def _node_plan(
         image=kind.image,
         release=node.release,
         v4=site.v4,
+        families=site.families,
         addresses=site.addresses,
         command=(f"{wiring.DIRECTORY}/enter",),
         files={**rendered.files, **wiring.files(wire, rendered.command, kind.capabilities)},
         capabilities=kind.capabilities,
-        sysctls={**wiring.SYSCTLS, **rendered.sysctls},
+        sysctls={**wiring.sysctls(site.families), **rendered.sysctls},
         limits=node.limits,
         publish=rendered.publish,
         fds=rendered.fds,
@@ -266,6 +285,8 @@ def _refuse(bed: Bed, kinds: Mapping[str, Service[Strict]]) -> None:
     """Refuse what is well written but cannot be built."""
     if _MAIL in bed.nodes:
         raise InvalidInput(f"a node name other than {_MAIL!r}", "it is the name of the delivery addresses", "rename it")
+    if bed.on_link and not bed.families.has_v4:
+        raise InvalidInput("IPv4 for `on_link`", "families: v6", "take `families: both` or `v4`, or leave on_link out")
     takers = [name for name, kind in kinds.items() if kind.takes_mail]
     if len(takers) > 1:
         raise InvalidInput(

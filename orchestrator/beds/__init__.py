@@ -12,7 +12,7 @@ def names() -> list[str]:
     return sorted(Path(f.name).stem for f in files(__name__).iterdir() if f.name.endswith(".yaml"))
 
 
-def bed(name: str, *, domains: int | None = None, parent: str | None = None) -> Bed:
+def bed(name: str, *, domains: int | None = None, parent: str | None = None, families: str | None = None) -> Bed:
     """Return a built-in bed, or the one in the YAML file of this name; what is given here stands above it.
 
     Raises:
@@ -26,5 +26,6 @@ def bed(name: str, *, domains: int | None = None, parent: str | None = None) -> 
     else:
         choice = f"choose one of {', '.join(names())}"
         raise InvalidInput("the name of a built-in bed, or a YAML file", repr(name), choice)
-    given = {key: value for key, value in (("domains", domains), ("parent", parent)) if value is not None}
+    options = {"domains": domains, "parent": parent, "families": families}
+    given = {key: value for key, value in options.items() if value is not None}
     return checked(Bed, {**found.model_dump(), **given}, f"a valid bed ({name})")

@@ -52,6 +52,7 @@ BedArgument = Annotated[
 ]
 DomainsOption = Annotated[int | None, typer.Option(help="Domains, instead of the bed's own number.")]
 ParentOption = Annotated[str | None, typer.Option(help="Put the lab on this real interface, not a private one.")]
+FamiliesOption = Annotated[str | None, typer.Option(help="v4, v6 or both, instead of the bed's own.")]
 NodeArgument = Annotated[str, typer.Argument(metavar="NODE", help="The name of a node.", autocompletion=nodes_there)]
 
 
@@ -59,6 +60,7 @@ def plan(
     bed: BedArgument = "relay",
     domains: DomainsOption = None,
     parent: ParentOption = None,
+    families: FamiliesOption = None,
     files: Annotated[Path | None, typer.Option(help="Write every rendered file below this folder, too.")] = None,
     cpus: Annotated[int, typer.Option(min=1, help="CPUs of the host that it is planned for.")] = 2,
     output: Annotated[
@@ -70,7 +72,7 @@ def plan(
     from orchestrator.plan import make_plan
     from orchestrator.rundir import write_files
 
-    wanted = beds.bed(bed, domains=domains, parent=parent)
+    wanted = beds.bed(bed, domains=domains, parent=parent, families=families)
     if output is PlanFormat.COMPOSE:
         composed = compose.compose_plan(wanted, cpus=cpus)
         if files:
@@ -109,6 +111,7 @@ def up(
     bed: BedArgument = "relay",
     domains: DomainsOption = None,
     parent: ParentOption = None,
+    families: FamiliesOption = None,
     runs: RunsOption = RUNS,
     output: FormatOption = Format.TEXT,
 ) -> None:
@@ -124,7 +127,7 @@ def up(
     from orchestrator.plan import make_plan
     from orchestrator.rundir import RunDir
 
-    wanted = beds.bed(bed, domains=domains, parent=parent)
+    wanted = beds.bed(bed, domains=domains, parent=parent, families=families)
     engine = docker.connect()
     cpus = engine.info().cpus
     plan = make_plan(wanted, cpus=cpus)  # what cannot be built is refused before anything is made

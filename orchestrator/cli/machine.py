@@ -56,6 +56,7 @@ def doctor(
     ] = "relay",
     domains: Annotated[int | None, typer.Option(help="Domains, instead of the bed's own number.")] = None,
     runs: RunsOption = RUNS,
+    families: Annotated[str | None, typer.Option(help="v4, v6 or both, instead of the bed's own.")] = None,
     output: FormatOption = Format.TEXT,
 ) -> None:
     """Say what this host can and cannot run: what is needed, what was found, what to do, and what binds first."""
@@ -63,7 +64,7 @@ def doctor(
     from orchestrator.forecast import first_to_bind
     from orchestrator.plan import make_plan
 
-    wanted = beds.bed(bed, domains=domains)
+    wanted = beds.bed(bed, domains=domains, families=families)
     make_plan(wanted, cpus=1)  # a bed that cannot be built is no matter of this machine
     checks, _, code = _examine(wanted, runs)
     if output is Format.JSON:

@@ -74,7 +74,7 @@ class CpuTopology:
                 name = _load(cpus.name, number)
                 _pin(live, relay, cpus)
                 with live.record_cpus(name, cpus.cpus):
-                    live.send(name, load | {"target": str(relay.v4)})
+                    live.send(name, load | {"target": str(relay.address)})
                     live.drain(name, params.drain)
 
     def judge(self, measured: Measurements) -> Verdict:

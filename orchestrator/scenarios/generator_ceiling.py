@@ -100,7 +100,7 @@ def _send(live: Live, params: Params, name: str, *, straight: bool) -> None:
     with live.record_cpus(phase):
         if isinstance(kind, OffersLoad):
             load = Offer(
-                target=live.plan.node(Role.SINK if straight else Role.RELAY).v4,
+                target=live.plan.node(Role.SINK if straight else Role.RELAY).address,
                 seconds=kind.period_s * max(math.ceil(seconds / kind.period_s), params.portions if straight else 1),
                 connections=params.connections,
                 per_connection=10,
@@ -109,7 +109,7 @@ def _send(live: Live, params: Params, name: str, *, straight: bool) -> None:
             )
             live.offer(phase, live.plan.named(name), load)
         else:
-            target = live.plan.mail if straight else live.plan.node(Role.RELAY).v4
+            target = live.plan.destinations if straight else live.plan.node(Role.RELAY).address
             shape = {"connections": params.connections, "per_connection": 10, "sizes": [params.size]}
             live.send(phase, {"target": str(target), "seconds": seconds, **shape})
 

@@ -67,7 +67,7 @@ class PostalCrash:
             POSTAL,
             live.plan.named(POSTAL),
             Offer(
-                target=sink.v4,
+                target=sink.address,
                 seconds=params.seconds,
                 connections=params.connections,
                 per_connection=PER_CONNECTION,
@@ -78,7 +78,7 @@ class PostalCrash:
         live.send(
             OURS,
             {
-                "target": str(live.plan.mail),
+                "target": str(live.plan.destinations),
                 "seconds": params.seconds,
                 "connections": params.connections,
                 "per_connection": PER_CONNECTION,

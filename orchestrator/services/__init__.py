@@ -18,7 +18,7 @@ from hdrh.histogram import HdrHistogram
 
 from orchestrator.addressing import Delivery
 from orchestrator.errors import InvalidInput
-from orchestrator.model import Bed, Strict
+from orchestrator.model import Bed, Families, Strict
 
 S = TypeVar("S", bound=Strict)
 
@@ -52,6 +52,8 @@ class Site(Generic[S]):
     """The service address of every node of the bed, by name."""
     dns: IPv4Address | None
     """The bed's DNS server."""
+    families: Families
+    """What mail and DNS of the bed go over; published ports lead to ``v4`` in any case."""
     deliveries: tuple[Delivery, ...]
     """Every domain of the bed."""
     workers: int
@@ -76,6 +78,8 @@ class Rendered:
     """Memory it is expected to use, in MiB."""
     peers: int = 1
     """Addresses that it talks to directly on the link: entries in the kernel's neighbour table, per family."""
+    enumerates6: bool = False
+    """Its daemon looks for each of its IPv6 addresses on the node's interfaces, and listens on it."""
 
 
 class Service(Protocol[S]):
@@ -119,7 +123,7 @@ class HoldsMail(Protocol):
 class Offer:
     """A load for a generator that is not ours: it numbers no messages and keeps no account of them."""
 
-    target: IPv4Address
+    target: IPv4Address | IPv6Address
     """Where it connects."""
     seconds: float
     """It is ended after so long, and may end before."""
@@ -201,6 +205,20 @@ class TellsVersion(Protocol):
 
     version: tuple[str, ...]
     """The command that prints it, first of all."""
+
+
+def require_v4(site: Site[Any], program: str) -> None:
+    """Refuse a bed without IPv4 for a program that knows no other family.
+
+    Raises:
+        InvalidInput: the bed has IPv6 only.
+    """
+    if not site.families.has_v4:
+        raise InvalidInput(
+            f"IPv4 for node {site.node}: {program} knows no IPv6",
+            "families: v6",
+            "take `families: both` or `v4`, or another service",
+        )
 
 
 @cache

@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import Field
 
 from orchestrator.model import Strict
-from orchestrator.services import Rendered, Role, Site
+from orchestrator.services import Rendered, Role, Site, require_v4
 
 POSTFIX = {"smtp_address_preference": "ipv4", "smtp_helo_timeout": "5s"}
 """What makes Postfix deliver to it: a connection that bhm never saw would be waited for 300 s."""
@@ -47,6 +47,7 @@ class Bhm:
 
     def render(self, site: Site[Settings]) -> Rendered:
         """Render a sink for the whole block of delivery addresses."""
+        require_v4(site, "bhm")
         users = "".join(f"user@{delivery.domain}\n" for delivery in site.deliveries)
         return Rendered(
             command=("sh", "-euc", _START, "sh", str(site.settings.threads)),

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from orchestrator import zones
+from orchestrator.errors import InvalidInput
 from orchestrator.model import Strict
 from orchestrator.services import Rendered, Role, Site
 
@@ -67,13 +68,14 @@ class Bind:
 
     def render(self, site: Site[Settings]) -> Rendered:
         """Render a server for the bed's zones."""
-        built = zones.build(site.deliveries, site.nodes, site.lab, site.node)
+        built = zones.build(site.deliveries, site.nodes, site.lab, site.node, site.families)
         files = {f"{DIRECTORY}/{zones.file_name(origin)}": text.encode() for origin, text in built.items()}
         if site.settings.resolver:
             del built[zones.ROOT], files[f"{DIRECTORY}/{zones.file_name(zones.ROOT)}"]
         settings = site.settings
         workers = settings.workers or site.workers
-        listening = _listening(settings.listen, site) + _listening(settings.listen_v6 or settings.listen, site)
+        listen6 = _listen6(site)
+        listening = _listening(settings.listen, site, real=site.families.has_v4) + _listening(listen6, site, real=True)
         limit = ("-S", str(settings.max_sockets)) if settings.max_sockets else ()
         return Rendered(
             command=("named", "-g", "-u", "bind", "-n", str(workers), *limit, "-c", f"{DIRECTORY}/named.conf"),
@@ -83,6 +85,7 @@ class Bind:
             fd_limit=settings.max_sockets or DEBIAN_MAX_SOCKETS if site.release == "bullseye" else None,
             memory_mb=64 + listening * 2 * workers * _SOCKET_B[site.release] // 2**20,
             peers=len(site.nodes) - 1,
+            enumerates6=listen6 in {"lab", "all"},
         )
 
     def verify(self, files: Mapping[str, bytes]) -> None:
@@ -95,17 +98,35 @@ class Bind:
         zones.check({zones.origin(path.rpartition("/")[2]): files[path].decode() for path in paths})
 
 
-def _listening(where: str, site: Site[Settings]) -> int:
-    """Return how many addresses of one family it listens on; ``all`` adds those of lo and the control network."""
-    return {"none": 0, "service": 1, "lab": len(site.addresses), "all": len(site.addresses) + 2}[where]
+def _listen6(site: Site[Settings]) -> str:
+    """Return where it listens by IPv6.
+
+    Raises:
+        InvalidInput: somewhere, and the bed has no IPv6.
+    """
+    asked = site.settings.listen_v6
+    if site.families.has_v6:
+        return asked or site.settings.listen
+    if asked in {None, "none"}:
+        return "none"
+    raise InvalidInput(
+        f"IPv6 for listen_v6 of node {site.node}", "families: v4", "take `families: both`, or leave listen_v6 out"
+    )
+
+
+def _listening(where: str, site: Site[Settings], *, real: bool) -> int:
+    """Return how many addresses of one family it listens on; ``all`` adds those of lo and the control network.
+
+    ``real``: the node has its further addresses in this family; the service address it has in any case.
+    """
+    addresses = len(site.addresses) if real else 1
+    return {"none": 0, "service": 1, "lab": addresses, "all": addresses + 2}[where]
 
 
 def _conf(site: Site[Settings], origins: list[str]) -> str:
     settings = site.settings
     four = {"service": str(site.v4), "lab": str(site.lab), "all": "any"}[settings.listen]
-    six = {"service": str(site.v6), "lab": str(site.lab6), "all": "any", "none": "none"}[
-        settings.listen_v6 or settings.listen
-    ]
+    six = {"service": str(site.v6), "lab": str(site.lab6), "all": "any", "none": "none"}[_listen6(site)]
     recursion, validation = ("yes;", "auto") if settings.resolver else (_AUTHORITATIVE, "no")
     statements = "".join(
         f'zone "{origin}" {{ type primary; file "{DIRECTORY}/{zones.file_name(origin)}"; check-names ignore; }};\n'

@@ -40,9 +40,11 @@ class Blackhole:
     def render(self, site: Site[Settings]) -> Rendered:
         """Render a sink for the whole block of delivery addresses."""
         settings = SinkSettings(**site.settings.model_dump())
+        listen = () if site.families.has_v6 else ("--listen", "0.0.0.0")
         place = ("--domains", DOMAINS, "--prefix", str(site.block)) if site.block else ()
+        told = (*listen, *place, "--settings", json.dumps(settings.to_dict()))
         return Rendered(
-            command=(*PYTHON, "-m", "orchestrator.agents.sink", *place, "--settings", json.dumps(settings.to_dict())),
+            command=(*PYTHON, "-m", "orchestrator.agents.sink", *told),
             files=files(site.deliveries),
             publish=("25/tcp",),
             fds=4096,

@@ -4,7 +4,7 @@ It numbers no messages and keeps no latencies; what it sent is counted where it 
 """
 
 from orchestrator.model import Strict
-from orchestrator.services import Offer, Rendered, Role, Site, waiting
+from orchestrator.services import Offer, Rendered, Role, Site, require_v4, waiting
 
 USERS = "/testbed/users"
 """One recipient in each domain of the bed, one a line: postal takes them at random."""
@@ -36,6 +36,7 @@ class Postal:
 
     def render(self, site: Site[Settings]) -> Rendered:
         """Render a node that stays until it is ended."""
+        require_v4(site, "postal")
         users = "".join(f"user@{delivery.domain}\n" for delivery in site.deliveries)
         return Rendered(
             command=waiting.COMMAND,

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from orchestrator.addressing import twin
+from orchestrator.errors import InvalidInput
 from orchestrator.model import Strict
 from orchestrator.services import Queue, RelayLog, Rendered, Role, Site, postfix_log
 from orchestrator.wiring import CONTROL
@@ -20,7 +21,6 @@ _OWN = {
     "alias_database": ("", "nothing is delivered here"),
     "local_transport": ("error:5.1.1 no mail is delivered here", "nothing is delivered here"),
     "smtpd_relay_restrictions": ("permit_mynetworks, reject", "the bed relays for itself only"),
-    "inet_protocols": ("all", "the bed has both families"),
     "smtp_host_lookup": ("dns", "the bed's DNS and no hosts file"),
     "biff": ("no", "there are no users to notify"),
     "smtputf8_enable": ("no", "the bed's names are ASCII"),
@@ -115,7 +115,7 @@ class Postfix:
             command=("sh", "-euc", _START),
             files={
                 "/etc/postfix/main.cf": _main_cf(site).encode(),
-                "/etc/postfix/master.cf": _MASTER_CF.encode(),
+                "/etc/postfix/master.cf": _master_cf(site).encode(),
                 _QUICK_START: b"",
             },
             publish=("25/tcp",),
@@ -129,19 +129,55 @@ class Postfix:
         return postfix_log.read(lines)
 
 
+_PROTOCOLS = {"all": {4, 6}, "ipv4": {4}, "ipv6": {6}}
+"""inet_protocols (postconf(5)) -> IP versions."""
+
+
+def _protocols(site: Site[Settings]) -> set[int]:
+    """Return the IP versions that it speaks: those of the bed, unless main.cf says otherwise.
+
+    Raises:
+        InvalidInput: the rest of the bed would talk past it.
+    """
+    families = site.families
+    given = str(site.settings.main_cf.get("inet_protocols", "all" if families.has_v6 else "ipv4"))
+    words = given.replace(",", " ").split()
+    if not words or not set(words) <= set(_PROTOCOLS):
+        raise InvalidInput(f"inet_protocols of node {site.node}: all, ipv4 or ipv6", repr(given), "correct it")
+    spoken = set().union(*(_PROTOCOLS[word] for word in words))
+    needed = 4 if families.has_v4 else 6
+    if needed not in spoken:
+        raise InvalidInput(
+            f"inet_protocols of node {site.node} with IPv{needed}: the bed has `families: {families}`",
+            repr(given),
+            f"leave it out, and give the bed `families: v{10 - needed}`",
+        )
+    return spoken if families.has_v6 else {4}
+
+
 def _main_cf(site: Site[Settings]) -> str:
+    spoken = _protocols(site)
+    own = {4: str(site.v4), 6: str(twin(site.v4))}
+    networks = {4: str(site.lab), 6: f"[{site.lab6.network_address}]/{site.lab6.prefixlen}"}
     place = {
+        "inet_protocols": (
+            "all" if spoken == {4, 6} else f"ipv{min(spoken)}",
+            "the families of the bed" if site.families.has_v4 else "IPv4 for the published port only; see master.cf",
+        ),
         "myhostname": (f"{site.node}.nodes.test", "as the bed's DNS has it"),
         "mydomain": ("nodes.test", "as the bed's DNS has it"),
         "inet_interfaces": (
-            f"{site.v4}, {twin(site.v4)}",
+            ", ".join(own[version] for version in sorted(spoken)),
             "its service address; published ports lead there",
         ),
-        "smtp_bind_address": (str(site.v4), "mail leaves over the lab"),
-        "smtp_bind_address6": (str(twin(site.v4)), "mail leaves over the lab"),
+        **{
+            name: (own[version], "mail leaves over the lab")
+            for version, name in ((4, "smtp_bind_address"), (6, "smtp_bind_address6"))
+            if version in spoken
+        },
         # The host comes in from the control network's gateway; the engine chooses that network when it makes it.
         "mynetworks": (
-            f"{site.lab}, [{site.lab6.network_address}]/{site.lab6.prefixlen}, {CONTROL}",
+            ", ".join([*(networks[version] for version in sorted(spoken)), CONTROL]),
             "the bed, and the host through its published port",
         ),
     }
@@ -178,5 +214,14 @@ anvil       unix  -       -      n      -      1       anvil
 scache      unix  -       -      n      -      1       scache
 postlog     unix-dgram n  -      n      -      1       postlogd
 """
+
+
+def _master_cf(site: Site[Settings]) -> str:
+    """Return master.cf; in a bed without IPv4 the client looks for no IPv4 address of a mail host."""
+    client = "smtp"
+    if not site.families.has_v4:
+        client += f" -o inet_protocols=ipv6 -o inet_interfaces={twin(site.v4)}"
+    return re.sub(r"^((?:smtp|relay) +unix .* )smtp$", rf"\g<1>{client}", _MASTER_CF, flags=re.MULTILINE)
+
 
 SERVICE = Postfix()

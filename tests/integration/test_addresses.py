@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import statistics
 from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address
@@ -10,17 +11,19 @@ from pathlib import Path
 import pytest
 
 from orchestrator.addressing import twin
-from orchestrator.engine import Engine
+from orchestrator.engine import ContainerSpec, Engine
 from orchestrator.model import read_bed
+from orchestrator.ownership import Identity
 from orchestrator.plan import NodePlan, Plan, make_plan
 from orchestrator.services.agents import PYTHON
-from orchestrator.wiring import DIRECTORY
+from orchestrator.wiring import DIRECTORY, SETUP_CAPABILITIES
 from tests.integration.beds import Up, bring_down, bring_up
 
 pytestmark = pytest.mark.docker
 
 REAL, REAL_S = 2560, 0.5
 ANYIP, ANYIP_S = 32_768, 0.3
+MANY, MANY_S = 20_000, 4.0
 REPEATS = 3
 
 BED = f"""
@@ -28,6 +31,14 @@ name: addresses
 domains: {ANYIP}
 nodes:
   sink: {{service: blackhole, addresses: {REAL + 1}}}
+  load: {{service: smtp-load}}
+"""
+
+MANY_BED = f"""
+name: many
+domains: 1
+nodes:
+  sink: {{service: blackhole, addresses: {MANY + 1}}}
   load: {{service: smtp-load}}
 """
 
@@ -43,7 +54,17 @@ echo $(( (after - before) / 1000 ))
 """
 """Take those of a node's addresses that match away, and add them again as at its start; prints microseconds."""
 
-_GREETED = """
+ADDED = f"""
+ip link add lab type veth peer name far
+for device in lab far; do ip link set dev $device up; done
+before=$(date +%s%N)
+grep -E '^(link|address|route add local) ' {DIRECTORY}/addresses | sed 's/@lab$/lab/' | ip -batch -
+echo $(( ($(date +%s%N) - before) / 1000 ))
+times
+"""
+"""Add the addresses of a node that the engine gives no networks; prints microseconds, and CPU time (POSIX, times)."""
+
+GREETED = """
 import asyncio, json, sys
 async def greeted(address):
     try:
@@ -64,6 +85,15 @@ def bed(real_engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     path.write_text(BED)
     made = bring_up(path)
     yield made
+    bring_down(real_engine, made)
+
+
+@pytest.fixture  # gone before the other bed is made: each takes a half of the range
+def many(real_engine: Engine, tmp_path: Path) -> Iterator[tuple[Up, NodePlan]]:
+    path = tmp_path / "many.yaml"
+    path.write_text(MANY_BED)
+    made = bring_up(path)
+    yield made, make_plan(read_bed(path), subnet=made.subnet, cpus=2).named("sink")
     bring_down(real_engine, made)
 
 
@@ -88,10 +118,30 @@ def seconds(engine: Engine, bed: Up, sink: NodePlan, pattern: str) -> float:
     return statistics.median(int(t.stdout) for t in taken) / 1e6
 
 
+def added_in(engine: Engine, node: NodePlan) -> tuple[float, float]:
+    """Add the addresses of a node in a network namespace of their own; return seconds: elapsed, and of CPU time."""
+    identity = Identity.reading()
+    done = engine.run(
+        ContainerSpec(
+            name=identity.name("addresses"),
+            image=node.tag,
+            command=("sh", "-euc", ADDED),
+            labels=identity.labels(),
+            capabilities=SETUP_CAPABILITIES,
+            sysctls=node.sysctls,
+            files=node.files,
+        )
+    )
+    assert done.status == 0, done.stderr
+    elapsed, _, children = done.stdout.splitlines()
+    cpu = [float(minutes) * 60 + float(seconds) for minutes, seconds in re.findall(r"(\d+)m([\d.]+)s", children)]
+    return int(elapsed) / 1e6, sum(cpu)
+
+
 def greeted(bed: Up, addresses: Sequence[IPv4Address]) -> dict[str, bool]:
     """Connect to addresses and their IPv6 twins from another node: who is greeted by the address that was dialled?"""
     both = [str(a) for a in addresses] + [str(twin(a)) for a in addresses]
-    done = bed.exec("load", *PYTHON, "-c", _GREETED, *both)
+    done = bed.exec("load", *PYTHON, "-c", GREETED, *both)
     assert done.status == 0, done.stderr
     answers: dict[str, bool] = json.loads(done.stdout)
     return answers
@@ -99,6 +149,17 @@ def greeted(bed: Up, addresses: Sequence[IPv4Address]) -> dict[str, bool]:
 
 def first_last_and_some(addresses: Sequence[IPv4Address]) -> list[IPv4Address]:
     return [addresses[0], addresses[-1], *random.sample(addresses, 20)]
+
+
+def test_many_real_addresses_take_a_time_that_grows_linearly_and_answer(
+    real_engine: Engine, many: tuple[Up, NodePlan]
+) -> None:
+    bed, sink = many
+    _, cpu = added_in(real_engine, sink)
+    assert cpu < MANY_S  # elapsed time is the bench's: it says as much of who else works on this machine
+    assert int(bed.shell("sink", "ip -oneline -4 address show to 198.18.0.0/15 | wc -l")) == MANY + 1
+    assert set(greeted(bed, first_last_and_some(sink.addresses)).values()) == {True}
+    assert set(greeted(bed, [sink.addresses[-1] + 1]).values()) == {False}
 
 
 def test_real_addresses_are_quick_and_answer(real_engine: Engine, bed: Up, sink: NodePlan) -> None:

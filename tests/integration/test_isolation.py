@@ -219,7 +219,7 @@ def test_no_address_outside_the_bed_answers_a_node(
     relay_bed: Up, links: list[Link], listener: HostListener, outside: list[str], node: str
 ) -> None:
     devices = devices_of(relay_bed, node)
-    assert len(devices) == 2
+    assert len(devices) >= 2
     far_end = eui64((DEVICES / f"tb{relay_bed.id}q" / "address").read_text().strip())
     hosts = [*links, Link(device="", address=far_end), Link(device="", address="ff02::1")]
     resolver = relay_bed.shell(node, "cat /proc/net/udp /proc/net/tcp")

@@ -42,8 +42,10 @@ def engine(reading: str = READING, tried: str = "", status: int = 0) -> FakeEngi
     return FakeEngine(answer)
 
 
-def needs(*, fds: int = 0, neighbours: int = 0, memory: int = 0, cpus: float = 0) -> HostNeeds:
-    return HostNeeds(containers=4, addresses=8, neighbour_entries=neighbours, fds=fds, memory_mb=memory, cpus=cpus)
+def needs(*, fds: int = 0, neighbours: int = 0, memory: int = 0, cpus: float = 0, ipv6: bool = False) -> HostNeeds:
+    return HostNeeds(
+        containers=4, addresses=8, neighbour_entries=neighbours, fds=fds, memory_mb=memory, cpus=cpus, ipv6=ipv6
+    )
 
 
 def states(readings: Readings, wanted: HostNeeds) -> list[str]:
@@ -57,6 +59,7 @@ def test_a_host_is_read() -> None:
         topology=Topology(cores=((0,), (1,)), sockets=((0, 1),), known=True),
         memory_available_b=23948792 * 1024,
         nofile=20000,
+        ipv6=True,
         lacks=(),
         neighbour_limit=1024,
         neighbours=0x3FA,
@@ -106,6 +109,14 @@ def test_what_is_there_is_enough_up_to_the_last_one(needed: int, found: int) -> 
         *(["ok"] * 3 if enough else ["fail", "fail", "warn"]),
         "ok",
     ]
+
+
+def test_a_host_without_ipv6_carries_a_bed_that_asks_for_none() -> None:
+    without = host.read(engine(f"{READING}ipv6\tno\n"))
+    assert (without.ipv6, {"fail"} & set(states(without, needs()))) == (False, set())
+    (failed,) = (check for check in host.check(without, needs(ipv6=True)) if check.state == "fail")
+    assert (failed.name, failed.found) == ("IPv6 in the kernel", "no: /proc/sys/net/ipv6 is not there")
+    assert "families: v4" in failed.do
 
 
 def test_what_is_not_enough_says_needed_found_and_what_to_do() -> None:

@@ -1,15 +1,17 @@
 """A bed worked out."""
 
-from ipaddress import IPv4Network
+from collections import Counter
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, summarize_address_range
 
 import pytest
 
 from orchestrator import beds
-from orchestrator.addressing import twin_network
+from orchestrator.addressing import twin, twin_network
 from orchestrator.errors import InvalidInput
 from orchestrator.model import parse_bed
 from orchestrator.plan import Plan, make_plan
 from orchestrator.services import Role
+from orchestrator.wiring import ON_LAB, SHARE
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +72,33 @@ def test_real_addresses_are_counted_and_added() -> None:
     assert len([line for line in lines if line.startswith("address add 198.")]) == 2559
     assert len(set(plan.nodes[0].addresses)) == 2560
     assert plan.needs.addresses == 2 * 2560
+
+
+@pytest.mark.parametrize("addresses", [2561, 2562, 20_000])
+def test_many_addresses_are_shared_out_over_devices_none_of_which_carries_too_many(addresses: int) -> None:
+    bed = parse_bed({"name": "x", "domains": 1, "nodes": {"a": {"service": "blackhole", "addresses": addresses}}}, "x")
+    node = make_plan(bed, cpus=1).nodes[0]
+    words = [line.split() for line in node.files["/testbed/addresses"].decode().splitlines()]
+    given = [(word[2].partition("/")[0], word[-1]) for word in words if word[:2] == ["address", "add"]]
+    four = [(address, device) for address, device in given if ":" not in address]
+    assert [address for address, _ in four] == [str(address) for address in node.addresses[1:]]
+    carried = Counter(device for _, device in four)
+    assert max(carried.values()) <= (ON_LAB if addresses <= ON_LAB + 1 else SHARE)
+    made = {word[i] for word in words if word[:2] == ["link", "add"] for i in (3, 8)}
+    assert set(carried) <= {"@lab", *made}
+    local = [IPv6Network(word[3]) for word in words if word[:3] == ["route", "add", "local"] and ":" in word[3]]
+    six = [IPv6Network(address) for address, _ in given if ":" in address]
+    further = [network for network in collapse_addresses([*local, *six]) if network.network_address > twin(node.v4)]
+    expected = summarize_address_range(twin(node.addresses[1]), twin(node.addresses[-1]))
+    assert further[-1].broadcast_address == twin(node.addresses[-1])
+    assert set(expected) <= set(further)
+
+
+def test_a_daemon_that_looks_for_its_ipv6_addresses_has_them_all_on_interfaces() -> None:
+    dns = {"service": "bind", "addresses": 5000, "settings": {"listen": "lab"}}
+    plan = make_plan(parse_bed({"name": "x", "domains": 1, "nodes": {"dns": dns}}, "x"), cpus=1)
+    lines = plan.nodes[0].files["/testbed/addresses"].decode().splitlines()
+    assert len([line for line in lines if "/128 nodad dev " in line]) == 4999
 
 
 def test_the_same_bed_gives_the_same_plan(plan: Plan) -> None:

@@ -40,7 +40,8 @@ def relay_bed(params: RelayLoad, *, cpus: float | None = None) -> Bed:
         release=params.relay_release,
         limits=relay.limits.model_copy(update={"cpus": cpus}),
     )
-    return base.model_copy(update={"domains": params.domains, "nodes": {**base.nodes, "relay": under_test}})
+    nodes = {**base.nodes, "relay": under_test}
+    return base.model_copy(update={"domains": params.domains, "families": params.families, "nodes": nodes})
 
 
 def _require(role: str, name: str, *, fits: bool) -> None:

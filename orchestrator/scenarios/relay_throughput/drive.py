@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from orchestrator import services
@@ -21,27 +21,27 @@ def drive(live: Live, params: Params) -> None:
     if isinstance(other, OffersLoad):
         if counts:
             seconds = other.period_s * max(LEAST_PERIODS, math.ceil(params.calibration / other.period_s))
-            _offer(live, params, CALIBRATION, target=live.plan.node(Role.SINK).v4, seconds=seconds)
+            _offer(live, params, CALIBRATION, target=live.plan.node(Role.SINK).address, seconds=seconds)
         with live.record_cpus(RUN):
-            _offer(live, params, RUN, target=relay.v4, seconds=params.seconds)
+            _offer(live, params, RUN, target=relay.address, seconds=params.seconds)
     else:
         load = params.order(params.seconds)
         if counts:
             calibrate(live, load, params.calibration)
         with live.record_cpus(RUN):
-            live.send(RUN, load | {"target": str(relay.v4)})
+            live.send(RUN, load | {"target": str(relay.address)})
     live.drain(RUN, params.drain)
 
 
 def calibrate(live: Live, load: Mapping[str, Any], seconds: float) -> None:
     """Offer a load straight to the sink, as fast as it goes, in two shapes of `seconds` each."""
-    straight = {"target": str(live.plan.mail), "seconds": seconds, "rate": None}
+    straight = {"target": str(live.plan.destinations), "seconds": seconds, "rate": None}
     live.send(CALIBRATION, {**load, **straight})
     # As the relay delivers: with thousands of destinations it rarely finds an open connection to use again.
     live.send(SINGLE, {**load, **straight, "per_connection": 1})
 
 
-def _offer(live: Live, params: Params, phase: str, *, target: IPv4Address, seconds: float) -> None:
+def _offer(live: Live, params: Params, phase: str, *, target: IPv4Address | IPv6Address, seconds: float) -> None:
     """Have the other generator send."""
     load = Offer(
         target=target,

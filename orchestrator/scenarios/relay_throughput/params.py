@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from orchestrator.model import MAX_DOMAINS, Release, Strict
+from orchestrator.model import MAX_DOMAINS, Families, Release, Strict
 
 CALIBRATION, SINGLE, RUN = "calibration", "calibration-single", "relay"
 """The loads of a run: straight to the sink; the same with one message for each connection; through the relay."""
@@ -17,6 +17,8 @@ class RelayLoad(Strict):
 
     domains: Annotated[int, Field(ge=1, le=MAX_DOMAINS)] = 2560
     """Domains that receive mail, each with an address of its own."""
+    families: Families = Families.BOTH
+    """What mail and DNS go over: v4, v6 or both; v4 asks for no IPv6 of the host."""
     rate: Annotated[float, Field(gt=0, le=1e6)] | None = None
     """Messages a second, open-loop; unset: as fast as the relay takes them."""
     size: Annotated[int, Field(ge=64, le=50 * 1024 * 1024)] = 2048
