@@ -20,7 +20,7 @@ from orchestrator.errors import EngineFailed, InvalidInput, NodeDied
 from orchestrator.plan import NodePlan, Plan
 from orchestrator.rundir import RunDir
 from orchestrator.services import Counts, Offer, OffersLoad, Role, offered
-from orchestrator.services.agents import DOMAINS, PYTHON
+from orchestrator.services.agents import DOMAINS, PYTHON, RECIPIENTS
 from orchestrator.services.offered import Offered
 from orchestrator.wiring import without_setup_rights
 
@@ -154,7 +154,7 @@ class Live:
         if self._counts:
             arrival = self.recorder.watch(self.plan.node(Role.SINK).name, rf'"complete": "{run}"')
             self._control("expect", run, str(len(domains)))
-        server = ("--server", str(relay.v4), "--run", run, "--domains", ",".join(domains))
+        server = ("--server", str(relay.v4), "--run", run, "--domains", ",".join(domains), *_recipients(load))
         sent = self.exec(load, *PYTHON, "-m", "orchestrator.agents.probe", *server)
         if sent.status != 0:
             raise EngineFailed(
@@ -174,12 +174,14 @@ class Live:
             EngineFailed: the generator broke, or went on for much longer than it was told to.
             NodeDied: a container ended.
         """
-        full = LoadOrder.from_dict({"run": secrets.token_hex(4), "domains": [], **order})
+        load = self.plan.node(Role.LOAD)
+        sender = f"load@{self.plan.deliveries[0].domain}"
+        full = LoadOrder.from_dict({"run": secrets.token_hex(4), "domains": [], "sender": sender, **order})
         self._begin(full.run, phase)
         allowed = (full.seconds or UNBOUNDED_S) + full.timeout + OVERTIME_S
         report = None
         with self.rundir.write_series("load") as series:
-            for said in self.told(self.plan.node(Role.LOAD), _load_command(full), allowed):
+            for said in self.told(load, _load_command(full, load), allowed):
                 if "tick" in said:
                     series.write(json.dumps({"phase": phase, **said["tick"]}) + "\n")
                 if "report" in said:
@@ -359,7 +361,13 @@ class Live:
         raise EngineFailed(needed, "it goes on", "read its log")
 
 
-def _load_command(order: LoadOrder) -> tuple[str, ...]:
-    """Return the command of a load; its domains are in a file, because one argument holds 128 KiB (execve(2))."""
-    words = {name: value for name, value in order.to_dict().items() if name != "domains"}
-    return (*PYTHON, "-m", "orchestrator.agents.load", "--domains", DOMAINS, json.dumps(words))
+def _load_command(order: LoadOrder, node: NodePlan) -> tuple[str, ...]:
+    """Return the command of a load; its names are in files, because one argument holds 128 KiB (execve(2))."""
+    words = {name: value for name, value in order.to_dict().items() if name not in {"domains", "recipients"}}
+    names = ("--domains", DOMAINS, *_recipients(node))
+    return (*PYTHON, "-m", "orchestrator.agents.load", *names, json.dumps(words))
+
+
+def _recipients(node: NodePlan) -> tuple[str, ...]:
+    """Return the option that names the file of a generator's recipients, if it has one."""
+    return ("--recipients", RECIPIENTS) if RECIPIENTS in node.files else ()

@@ -23,6 +23,8 @@ from orchestrator.report.charts import charts
 from orchestrator.report.summary import FATES, best_figure, fates, figure, number, summarize, written
 from orchestrator.rundir import RunDir
 
+_LONGEST = 400
+"""Characters of a parameter that are shown: one may hold a whole file."""
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -131,4 +133,5 @@ def _flat(data: Any, prefix: str = "") -> Any:
             yield from _flat(value, f"{prefix} / {key}" if prefix else str(key))
     else:
         words = [str(d) for d in data] if isinstance(data, list) else ["unset" if data is None else str(data)]
-        yield prefix, ", ".join(words)
+        text = ", ".join(words)
+        yield prefix, text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ... ({len(text):,} characters)"

@@ -56,6 +56,25 @@ class Site(Generic[S]):
     """Every domain of the bed."""
     workers: int
     """CPUs that the node may use: what a daemon takes for its number of threads."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """The user's own files for the node: absolute path -> text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A setting of a user's own file that the bed needs otherwise."""
+
+    setting: str
+    """Its name, with the file or entry that it stands in."""
+    old: str | None
+    """``None``: it was not set."""
+    new: str | None
+    """``None``: it is left out."""
+    reason: str
+
+    def __str__(self) -> str:
+        old, new = ("unset" if value is None else value or "empty" for value in (self.old, self.new))
+        return f"{self.setting}: {old} -> {new} ({self.reason})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +84,12 @@ class Rendered:
     command: tuple[str, ...]
     files: Mapping[str, bytes] = field(default_factory=dict)
     """Absolute path -> content."""
+    taken: frozenset[str] = frozenset()
+    """Those of the user's own files that have gone into ``files``, or are left out; the others are laid beside."""
+    changes: tuple[Change, ...] = ()
+    """What had to be changed in the user's own files and settings."""
+    detours: tuple[str, ...] = ()
+    """Settings of the user that can lead mail another way than to the MX of its domain: ``name = value``."""
     sysctls: Mapping[str, str] = field(default_factory=dict)
     publish: tuple[str, ...] = ()
     """Ports of the service address that the host may reach on its 127.0.0.1: ``25/tcp``."""

@@ -8,7 +8,8 @@ from pydantic import AfterValidator, Field
 
 from orchestrator.addressing import twin
 from orchestrator.model import Strict
-from orchestrator.services import Queue, RelayLog, Rendered, Role, Site, postfix_log
+from orchestrator.services import Change, Queue, RelayLog, Rendered, Role, Site, postfix_config, postfix_log
+from orchestrator.services.postfix_config import MAIN, MASTER
 
 _OWN = {
     "compatibility_level": ("3.6", "the newest defaults; 3.5 takes it for its own newest"),
@@ -44,26 +45,20 @@ _OWN = {
 }
 """Settings of a relay to thousands of domains: name -> value, reason. A bed file may override them."""
 
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,100}\Z")
-_VALUE = re.compile(r"(?! )[A-Za-z0-9 .,_+=@!<>()%*~^-]*\Z")
-"""Words only: without ':' and '/' nobody names a lookup table, a file, a socket or another server's port."""
-_FORBIDDEN = re.compile(
-    r"command|_checks|_program|mail_owner|setgid|default_privs|_directory|_path$|_maps|^multi_instance|environment"
-    r"|^maillog|^syslog|relayhost|_relay$|transport|content_filter|_bcc|^inet_interfaces|^mynetworks|bind_address"
-    r"|default_database"
-)
-"""What could run a program, read a file, or lead mail another way than the one that is measured."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,100}\Z")
+_MOST_VALUE = 65_536
 
 
 def _overrides(settings: dict[str, str | int | bool]) -> dict[str, str | int | bool]:
-    """Check what can be checked without Postfix; it knows itself which parameters it has: ``_START``."""
+    """Check what would break the format of main.cf; Postfix knows itself which parameters it has: ``_START``.
+
+    What a value leads to is not judged: the bed's walls keep look-ups and mail inside, and the plan names detours.
+    """
     for name, value in settings.items():
         if not _NAME.match(name):
             raise ValueError(f"{name!r} is not the name of a main.cf parameter")
-        if _FORBIDDEN.search(name):
-            raise ValueError(f"{name} is not for a bed file: it runs programs, reads files or moves mail elsewhere")
-        if not _VALUE.match(str(value)):
-            raise ValueError(f"{name}: a value of words and numbers, without ':', '/', '$', quotes and braces")
+        if not str(value).isprintable() or len(str(value)) > _MOST_VALUE:
+            raise ValueError(f"{name}: a value of one line of printable characters, at most {_MOST_VALUE:,}")
     return settings
 
 
@@ -71,14 +66,45 @@ _PRIVATE = "10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16"
 """Where engines have their bridges (RFC 1918)."""
 
 
+_CHECK = """\
+said=$(postconf -n 2>&1 >/dev/null) || { echo "$said"; exit 78; }
+[ -z "$said" ] || echo "$said"
+if echo "$said" | grep -Eq -e "$1"; then exit 78; fi
+"""
+"""Postfix only warns of a parameter that it does not know: a slip of the pen in a bed file would measure something
+else. In a user's own main.cf such a one is a warning, as on the server that it comes from."""
+_COMPILE = r"""
+set -f
+parameters=$({ postconf -nx; postconf -Px; } 2>/dev/null)
+data=$(postconf -xh data_directory 2>/dev/null)
+aliases=" $(postconf -xh alias_maps alias_database 2>/dev/null | tr ',\n' '  ') "
+kinds='hash|btree|cdb|lmdb|texthash|regexp|pcre|cidr|sqlite'
+for map in $(echo "$parameters" | grep -Eo "(^|[^a-z])($kinds):/[^][ ,;{}\"]+" | sed 's/^[^a-z]//' | sort -u); do
+    kind=${map%%:*} file=${map#*:} tool=postmap
+    case $aliases in *" $map "*) tool=postalias;; esac
+    case $kind in
+        hash|btree) compiled=db;;
+        cdb|lmdb) compiled=$kind;;
+        *) compiled= ;;
+    esac
+    if [ ! -e "$file" ]; then
+        case $file in "$data"/*) continue;; esac
+        if [ -n "$compiled" ] && [ -e "$file.$compiled" ]; then continue; fi
+        echo "$map stands in the configuration, but the node has no file $file: give it, or take the parameter out"
+        exit 78
+    fi
+    [ -z "$compiled" ] || $tool "$map" || exit 78
+done
+set +f
+"""
+"""Compiles every lookup table that the configuration names and that has a source. Those in data_directory are caches,
+which Postfix makes itself."""
 _START = """\
-unknown=$(postconf -n 2>&1 >/dev/null)
-if [ -n "$unknown" ]; then echo "$unknown"; exit 78; fi
 trap '' HUP INT QUIT TERM
 exec gather postfix start-fg
 """
-"""Postfix only warns of a parameter that it does not know: a slip of the pen would measure something else. Its start
-script waits for master(8), and is not to end before it: it ignores the signals, which master handles whatever it finds.
+"""Postfix's start script waits for master(8), and is not to end before it: it ignores the signals, which master handles
+whatever it finds.
 """
 
 _QUEUE = ("deferred", "incoming", "active", "deferred")
@@ -89,7 +115,8 @@ class Settings(Strict):
     """What a bed file may say of Postfix."""
 
     main_cf: Annotated[dict[str, str | int | bool], AfterValidator(_overrides)] = Field(default_factory=dict)
-    """Parameters of main.cf, instead of ours and of Postfix's own (postconf(5))."""
+    """Parameters of main.cf, instead of ours and of Postfix's own (postconf(5)), or of those in the user's own main.cf
+    (``files``). The plan names what the bed must have otherwise."""
 
 
 _QUICK_START = "/var/spool/postfix/quick-start"
@@ -113,14 +140,21 @@ class Postfix:
     )
 
     def render(self, site: Site[Settings]) -> Rendered:
-        """Render a relay for the bed."""
+        """Render a relay for the bed; a user's own main.cf or master.cf stands in place of ours."""
+        main_cf, changes, detours = _main_cf(site)
+        master_cf = _MASTER_CF
+        if MASTER in site.files:
+            master_cf, further, away = postfix_config.master(site.files[MASTER])
+            changes, detours = [*changes, *further], [*detours, *away]
+        packaged = [path for path in site.files if postfix_config.packaged(path)]
+        changes += [Change(setting=p, old="given", new=None, reason="it belongs to the package") for p in packaged]
+        tables = bool(site.files) or any(":" in str(value) for value in site.settings.main_cf.values())
         return Rendered(
-            command=("sh", "-euc", _START),
-            files={
-                "/etc/postfix/main.cf": _main_cf(site).encode(),
-                "/etc/postfix/master.cf": _MASTER_CF.encode(),
-                _QUICK_START: b"",
-            },
+            command=("sh", "-euc", _CHECK + (_COMPILE if tables else "") + _START, "sh", _fatal(site)),
+            files={MAIN: main_cf.encode(), MASTER: master_cf.encode(), _QUICK_START: b""},
+            taken=frozenset({MAIN, MASTER, *packaged}),
+            changes=tuple(changes),
+            detours=tuple(detours),
             publish=("25/tcp",),
             fds=4096,
             memory_mb=1024,
@@ -132,7 +166,14 @@ class Postfix:
         return postfix_log.read(lines)
 
 
-def _main_cf(site: Site[Settings]) -> str:
+def _fatal(site: Site[Settings]) -> str:
+    """Return the pattern of postconf's complaints that end the node: of ours, any; else one about the bed file's."""
+    names = "|".join(re.escape(name) for name in site.settings.main_cf)
+    return rf"unused parameter: ({names})=" if MAIN in site.files else "."
+
+
+def _main_cf(site: Site[Settings]) -> tuple[str, list[Change], list[str]]:
+    """Return main.cf, what the bed changed of what the user gave, and which of that can lead mail away."""
     place = {
         "myhostname": (f"{site.node}.nodes.test", "as the bed's DNS has it"),
         "mydomain": ("nodes.test", "as the bed's DNS has it"),
@@ -151,9 +192,21 @@ def _main_cf(site: Site[Settings]) -> str:
     ours = {**_OWN, **place}
     said = {True: "yes", False: "no"}
     given = {n: said[v] if isinstance(v, bool) else str(v) for n, v in site.settings.main_cf.items()}
-    lines = [f"# {reason}\n{name} = {value}" for name, (value, reason) in ours.items() if name not in given]
-    lines += [f"# from the bed file\n{name} = {value}" for name, value in given.items()]
-    return "\n".join(lines) + "\n"
+    addresses = {name: value for name, (value, _) in place.items()}
+    own = site.files.get(MAIN)
+    if own is None:
+        theirs = given
+        forced, changes = postfix_config.needed({**{n: v for n, (v, _) in ours.items()}, **given}, addresses)
+        lines = [f"# {reason}\n{name} = {value}\n" for name, (value, reason) in ours.items() if name not in given]
+        text = "".join(lines)
+    else:
+        theirs = {**postfix_config.parameters(own), **given}
+        listen = {"inet_interfaces": addresses["inet_interfaces"]}
+        forced, changes = postfix_config.needed(theirs, listen)
+        text = postfix_config.without(own, frozenset({*given, *forced}))
+    text += "".join(f"# from the bed file\n{n} = {v}\n" for n, v in given.items() if n not in forced)
+    text += "".join(f"# as the bed needs it\n{n} = {v}\n" for n, v in forced.items() if v is not None)
+    return text, changes, postfix_config.detours(theirs)
 
 
 _MASTER_CF = """\
