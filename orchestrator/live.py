@@ -83,6 +83,22 @@ class Live:
         with self._of_a_living(node):
             return self.engine.exec(self.containers[node.name], whole, timeout=timeout)
 
+    def ask(self, node: NodePlan, *command: str, timeout: float = 60) -> str:
+        """Return what a command in a node prints: of one that evidence rests on, a failure is no answer.
+
+        Raises:
+            NodeDied: it ended, and so does this.
+            EngineFailed: the command failed, or the engine refused.
+        """
+        done = self.exec(node, *command, timeout=timeout)
+        with self._of_a_living(node):
+            if done.status != 0:
+                needed = f"{' '.join(command)[:200]} in node {node.name} to succeed"
+                raise EngineFailed(
+                    needed, f"status {done.status}: {done.failure[-500:]}", f"read the log of {node.name}"
+                )
+        return done.stdout
+
     def rewire(self, node: NodePlan, script: str, *words: str) -> str:
         """Change routes or neighbours of a node by a shell script, with the rights that its start has (NET_ADMIN).
 
@@ -111,7 +127,7 @@ class Live:
     def record_cpus(self, load: str, cpus: Iterable[int] | None = None) -> AbstractContextManager[None]:
         """Keep what these CPUs of the machine (``None``: all) did meanwhile, as results/<load>-cpus.json."""
         relay = self.plan.node(Role.RELAY)
-        return recorded(self.rundir, load, lambda: self.exec(relay, *COMMAND).stdout, cpus)
+        return recorded(self.rundir, load, lambda: self.ask(relay, *COMMAND), cpus)
 
     @contextmanager
     def _of_a_living(self, node: NodePlan) -> Iterator[None]:
@@ -269,10 +285,14 @@ class Live:
         return int(count["delivered"]) + int(count["foreign"])
 
     def _held(self, otherwise: int) -> int:
-        """Return how many messages the relay holds; of one that cannot say, what is known otherwise."""
+        """Return how many messages the relay holds; of one that cannot say, what is known otherwise.
+
+        Raises:
+            EngineFailed: the queue could not be listed, which is no empty queue.
+        """
         relay = self.plan.node(Role.RELAY)
         queue = services.queue_of(relay.service)
-        return queue.length(self.exec(relay, *queue.command).stdout) if queue else otherwise
+        return queue.length(self.ask(relay, *queue.command)) if queue else otherwise
 
     def _emptied(self, seconds: float) -> bool:
         """Wait until the relay holds no mail, at most so long."""
@@ -302,12 +322,9 @@ class Live:
         kind = services.service(sink.service)
         if not isinstance(kind, Counts):
             raise InvalidInput("a sink that accounts for messages", f"service {sink.service}", "take another sink")
-        out = self.exec(sink, *kind.control, *words)
+        answer = self.ask(sink, *kind.control, *words)
         self.recorder.check()
-        with self._of_a_living(sink):
-            if out.status != 0:
-                raise EngineFailed(f"an answer of the sink to {words[0]!r}", out.failure, "read the sink's log")
-        said: dict[str, Any] = json.loads(out.stdout)
+        said: dict[str, Any] = json.loads(answer)
         return said
 
     def told(self, node: NodePlan, command: Sequence[str], seconds: float) -> Iterator[dict[str, Any]]:

@@ -111,6 +111,10 @@ _QUEUE = ("deferred", "incoming", "active", "deferred")
 """Where mail waits, in the order in which it moves on: what moves while they are listed is seen once at least."""
 
 
+_FILES = ("-ignore_readdir_race", "-type", "f")
+"""For find(1): a message that moves on while it is listed is no failure."""
+
+
 class Settings(Strict):
     """What a bed file may say of Postfix."""
 
@@ -135,7 +139,7 @@ class Postfix:
     ready = re.compile(r"postfix/master\[\d+\]: daemon started ")
     version = ("postconf", "-h", "mail_version")
     queue = Queue(
-        command=("find", *(f"/var/spool/postfix/{name}" for name in _QUEUE), "-type", "f", "-printf", "%f\\n"),
+        command=("find", *(f"/var/spool/postfix/{name}" for name in _QUEUE), *_FILES, "-printf", "%f\\n"),
         length=lambda printed: len(set(printed.split())),  # a message keeps its file's name
     )
 

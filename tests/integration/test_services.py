@@ -237,13 +237,12 @@ def test_mail_that_waits_is_counted_and_its_trouble_told(bed: Up) -> None:
     deferred = bed.live.recorder.watch("relay", r"status=deferred")
     bed.shell(Role.RELAY, f"echo body | sendmail 'user@[{deaf}]'")
     deferred.wait(10)
-    waiting = bed.live.exec(relay, *POSTFIX.queue.command)
-    assert POSTFIX.queue.length(waiting.stdout) == 1, waiting
+    assert POSTFIX.queue.length(bed.live.ask(relay, *POSTFIX.queue.command)) == 1
     log = bed.relay_log(since)
     assert log.statuses == {"deferred": 1}
     assert [w for w in log.warnings if f"[{deaf}]:25: Connection refused" in w] == log.warnings != []
     bed.shell(Role.RELAY, "postsuper -d ALL")
-    assert POSTFIX.queue.length(bed.live.exec(relay, *POSTFIX.queue.command).stdout) == 0
+    assert POSTFIX.queue.length(bed.live.ask(relay, *POSTFIX.queue.command)) == 0
 
 
 def test_a_parameter_that_postfix_does_not_know_ends_it_at_once(engine: Engine, tmp_path: Path) -> None:
