@@ -20,7 +20,17 @@ import plotly
 
 from orchestrator.measurements import Measurements
 from orchestrator.report.charts import charts
-from orchestrator.report.summary import FATES, best_figure, fates, figure, number, summarize, written
+from orchestrator.report.summary import (
+    FATES,
+    TOP_TROUBLES,
+    attempts,
+    best_figure,
+    fates,
+    figure,
+    number,
+    summarize,
+    written,
+)
 from orchestrator.rundir import RunDir
 
 _LONGEST = 400
@@ -62,6 +72,8 @@ def render(measured: Measurements) -> str:
         unmet=[fate for fate in FATES if fate not in told] if all(run["accounting"].values()) else [],
         tables=[_table(asked) for asked in verdict.get("tables") or ()],
         quotes=[(quote["source"], quote["text"]) for quote in verdict.get("quotes") or ()],
+        attempts=attempts(run),
+        troubles=[[trouble["reason"], f"{trouble['count']:,}"] for trouble in run["troubles"][:TOP_TROUBLES]],
         over_time=[chart for chart in drawn if chart.over_time],
         by_percentile=[chart for chart in drawn if not chart.over_time],
         pictures={chart.id: chart.figure for chart in drawn},

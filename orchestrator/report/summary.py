@@ -24,6 +24,7 @@ def summarize(measured: Measurements) -> Summary:
         latency_ms         load -> {response, service, transit, age, connect} -> percentiles
         hops_ms            hop of the relay -> percentiles
         statuses           delivery attempts of the relay by outcome
+        troubles           what the relay's log reports of trouble: [{reason, count, example}], the most frequent first
         nodes              node -> {cpu_s, cpu_cores, cpu_ms_per_message, memory_b, throttled_s}, subject and drain
         accounting         load -> {offered, accepted, ..., delivered, lost, lost_examples, duplicated, ...}
         faults             streams whose recording is incomplete
@@ -46,6 +47,7 @@ def summarize(measured: Measurements) -> Summary:
         "latency_ms": {load: {n: percentiles(v) for n, v in measured.latency(load).items()} for load in loads},
         "hops_ms": {n: percentiles(v) for n, v in measured.hops.latency.items()} if measured.hops else {},
         "statuses": dict(measured.hops.statuses) if measured.hops else {},
+        "troubles": [asdict(trouble) for trouble in measured.hops.troubles] if measured.hops else [],
         "nodes": _nodes(measured, subject) if subject else {},
         "accounting": {load: _account(measured.accounting(load)) for load in loads},
         "params": measured.params,
@@ -70,6 +72,16 @@ def _throughput(measured: Measurements, load: str) -> dict[str, float | None]:
         for name, rate in rates.items()
         for unit, factor in (("s", 1), ("min", 60))
     }
+
+
+TOP_TROUBLES = 10
+"""Reasons of trouble that are shown; run directory and JSON have more."""
+
+
+def attempts(run: Summary) -> str:
+    """Put the outcomes of the relay's delivery attempts in words: ``669 sent, 3 deferred``."""
+    ordered = sorted(run["statuses"].items(), key=lambda entry: -entry[1])
+    return ", ".join(f"{count:,} {status}" for status, count in ordered) or "none"
 
 
 FATES = (

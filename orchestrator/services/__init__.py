@@ -185,17 +185,28 @@ class Counts(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Trouble:
+    """Lines of a relay's log that report the same trouble."""
+
+    reason: str
+    """Without what differs between them: hosts, addresses, queue ids, numbers."""
+    count: int
+    example: str
+    """The first line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RelayLog:
     """What a relay's own log says of the mail that went through it."""
 
     hops: Mapping[str, HdrHistogram]
     """Name of the hop -> durations in microseconds, one for each delivery attempt, in the order of the hops."""
     statuses: Mapping[str, int]
-    """Delivery attempts by outcome: ``sent``, ``deferred``, ``bounced``."""
+    """Delivery attempts by outcome, in the relay's own word: ``sent``, ``deferred``, ``SOFTBOUNCE``, ..."""
     queue: Sequence[tuple[float, int]]
     """Messages in the queue, at the end of every second in which that changed (Unix time)."""
-    warnings: Sequence[str]
-    """The first lines that report trouble."""
+    troubles: Sequence[Trouble]
+    """What went wrong, by reason, the most frequent first."""
 
 
 @runtime_checkable

@@ -107,7 +107,7 @@ exec gather postfix start-fg
 whatever it finds.
 """
 
-_QUEUE = ("deferred", "incoming", "active", "deferred")
+_QUEUE = ("deferred", "incoming", "active", "deferred", "hold")
 """Where mail waits, in the order in which it moves on: what moves while they are listed is seen once at least."""
 
 
