@@ -100,11 +100,16 @@ set +f
 """Compiles every lookup table that the configuration names and that has a source. Those in data_directory are caches,
 which Postfix makes itself."""
 _START = """\
-trap '' HUP INT QUIT TERM
-exec gather postfix start-fg
+exec gather sh -uc '
+told=
+trap "told=1; kill \\$(cat /var/spool/postfix/pid/master.pid) 2>/dev/null || kill -9 \\$child" HUP INT QUIT TERM
+(trap "" HUP INT QUIT TERM; exec postfix start-fg) & child=$!
+while wait $child; status=$?; kill -0 $child 2>/dev/null; do :; done
+[ -z "$told" ] || exit 0
+exit $status'
 """
-"""Postfix's start script waits for master(8), and is not to end before it: it ignores the signals, which master handles
-whatever it finds.
+"""master(8) makes itself the leader of a session, where no signal to the group of its start script arrives: it is told
+by its pid file. The start script waits for it, and is not to end before it: it ignores the signals.
 """
 
 _QUEUE = ("deferred", "incoming", "active", "deferred", "hold")

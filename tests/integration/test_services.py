@@ -254,6 +254,24 @@ def test_a_parameter_that_postfix_does_not_know_ends_it_at_once(engine: Engine, 
     assert ended.value.exit_status == 78
 
 
+@pytest.mark.parametrize(
+    ("settings", "main_cf", "said"),
+    [
+        ({"in_flow_dealy": "0"}, "compatibility_level = 3.6\nmine = 1\n", "unused parameter: in_flow_dealy=0"),
+        ({}, "virtual_alias_maps = hash:/etc/postfix/virtual\n", "the node has no file /etc/postfix/virtual"),
+        ({}, "smtpd_banner $myhostname\n", "missing '=' after attribute name"),
+    ],
+    ids=["slip of the bed file", "table without source", "no main.cf"],
+)
+def test_a_main_cf_of_the_users_own_that_cannot_work_ends_the_relay_at_once(
+    engine: Engine, tmp_path: Path, settings: dict[str, str], main_cf: str, said: str
+) -> None:
+    relay = {"service": "postfix", "settings": {"main_cf": settings}, "files": {"/etc/postfix/main.cf": main_cf}}
+    with ExitStack() as stack, pytest.raises(NodeDied, match=re.escape(said)) as ended:
+        up(engine, stack, tmp_path, {"relay": relay})
+    assert ended.value.exit_status == 78
+
+
 # --------------------------------------------------------------------------------------------------- the first process
 
 _ORPHAN = """

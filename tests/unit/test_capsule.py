@@ -1,5 +1,6 @@
 """A run in one file: what it holds, what is refused of a stranger's, and what a second run is compared by."""
 
+import hashlib
 import io
 import json
 from collections.abc import Callable
@@ -203,3 +204,18 @@ def test_long_files_travel_as_digests(tmp_path: Path, monkeypatch: pytest.Monkey
     assert sum(len(text) for text in texts if text) <= 900
     compared = capsule.compare(held, run(tmp_path))
     assert compared["config"] == []
+
+
+def test_the_text_of_own_files_travels_once_and_a_capsule_that_nobody_could_read_is_not_written(
+    tmp_path: Path, made: Path
+) -> None:
+    bed = {"nodes": {"relay": {"service": "postfix", "files": {"/etc/x": "secret"}}, "dns": {"service": "bind"}}}
+    digest = hashlib.sha256(b"secret").hexdigest()
+    assert capsule._without_texts(bed) == {
+        "nodes": {"relay": {"service": "postfix", "files": {"/etc/x": digest}}, "dns": {"service": "bind"}}
+    }
+    held = capsule.read(made)
+    large = held.model_copy(update={"params": {"text": "x" * capsule.MAX_FILE_B}})
+    with pytest.raises(InvalidInput, match="a capsule of at most"):
+        capsule.write(large, tmp_path / "large.json")
+    assert not (tmp_path / "large.json").exists()
