@@ -93,7 +93,7 @@ def make(rundir: RunDir) -> Capsule:
         version=facts["version"],
         command=facts["command"],
         params={name: value for name, value in facts["params"].items() if name != CONSENT},
-        bed=facts["bed"],
+        bed=_without_texts(facts["bed"]),
         subnet=plan["subnet"],
         environment=environment,
         config=_config(rundir.path / "config"),
@@ -110,10 +110,15 @@ def write(capsule: Capsule, path: Path) -> None:
     """Write a capsule.
 
     Raises:
-        InvalidInput: it cannot be written there.
+        InvalidInput: it cannot be written there, or would be too long to be read.
     """
+    text = strict_json.dumps(capsule.model_dump(mode="json"), indent=1) + "\n"
+    if len(text) > MAX_FILE_B:
+        raise InvalidInput(
+            f"a capsule of at most {MAX_FILE_B:,} bytes", f"{len(text):,}", "give the run fewer names and files"
+        )
     try:
-        replace(path, strict_json.dumps(capsule.model_dump(mode="json"), indent=1) + "\n")
+        replace(path, text)
     except OSError as error:
         raise InvalidInput(f"room for {path}", error.strerror or str(error), "name another file with -o") from error
 
@@ -188,7 +193,7 @@ def compare(capsule: Capsule, finished: Finished) -> dict[str, Any]:
         "environment": list(
             _differences(
                 {"testbed": capsule.version, **_steady(capsule.environment), "bed": capsule.bed},
-                {"testbed": facts["version"], **_steady(facts["environment"]), "bed": facts["bed"]},
+                {"testbed": facts["version"], **_steady(facts["environment"]), "bed": _without_texts(facts["bed"])},
             )
         ),
         "config": _changed(capsule, _plan_here(capsule, facts)),
@@ -201,6 +206,16 @@ def exit_code(compared: Mapping[str, Any]) -> ExitCode:
     if here == Outcome.INCONCLUSIVE:
         return ExitCode.INCONCLUSIVE
     return ExitCode.OK if here == there else ExitCode.UNEXPECTED
+
+
+def _without_texts(bed: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a bed with the digests of its nodes' own files: ``params`` and ``config`` hold their text."""
+
+    def digests(node: Mapping[str, Any]) -> dict[str, Any]:
+        files = {path: hashlib.sha256(text.encode()).hexdigest() for path, text in node.get("files", {}).items()}
+        return {**node, **({"files": files} if files else {})}
+
+    return {**bed, "nodes": {name: digests(node) for name, node in bed["nodes"].items()}}
 
 
 def _config(folder: Path) -> dict[str, dict[str, File]]:

@@ -82,7 +82,7 @@ def require_parent(engine: Engine, parent: str) -> None:
             command=(
                 "sh",
                 "-c",
-                'cd /sys/class/net && if [ -e "$1" ]; then cat "$1/carrier"; else echo; ls; fi',
+                'cd /sys/class/net && if [ -e "$1" ]; then cat "$1/carrier" || echo 0; else echo; ls; fi',
                 "sh",
                 parent,
             ),
@@ -90,6 +90,8 @@ def require_parent(engine: Engine, parent: str) -> None:
             host_network=True,
         )
     )
+    if looked.status != 0:
+        raise EngineFailed("the interfaces of the engine's host", looked.failure, "see the engine's log")
     carrier, *others = looked.stdout.split("\n")
     if carrier != "1":
         there = f"the host has {', '.join(sorted(filter(None, others)))}" if others and others[0] else "it is down"

@@ -20,7 +20,7 @@ from orchestrator.errors import EngineFailed, InvalidInput, NodeDied
 from orchestrator.plan import NodePlan, Plan
 from orchestrator.rundir import RunDir, check_name
 from orchestrator.services import Counts, Offer, OffersLoad, Role, offered
-from orchestrator.services.agents import DOMAINS, PYTHON
+from orchestrator.services.agents import DOMAINS, PYTHON, RECIPIENTS
 from orchestrator.services.offered import Offered
 from orchestrator.wiring import without_setup_rights
 
@@ -85,6 +85,22 @@ class Live:
         with self._of_a_living(node):
             return self.engine.exec(self.containers[node.name], whole, timeout=timeout)
 
+    def ask(self, node: NodePlan, *command: str, timeout: float = 60) -> str:
+        """Return what a command in a node prints: of one that evidence rests on, a failure is no answer.
+
+        Raises:
+            NodeDied: it ended, and so does this.
+            EngineFailed: the command failed, or the engine refused.
+        """
+        done = self.exec(node, *command, timeout=timeout)
+        with self._of_a_living(node):
+            if done.status != 0:
+                needed = f"{' '.join(command)[:200]} in node {node.name} to succeed"
+                raise EngineFailed(
+                    needed, f"status {done.status}: {done.failure[-500:]}", f"read the log of {node.name}"
+                )
+        return done.stdout
+
     def rewire(self, node: NodePlan, script: str, *words: str) -> str:
         """Change routes or neighbours of a node by a shell script, with the rights that its start has (NET_ADMIN).
 
@@ -113,7 +129,7 @@ class Live:
     def record_cpus(self, load: str, cpus: Iterable[int] | None = None) -> AbstractContextManager[None]:
         """Keep what these CPUs of the machine (``None``: all) did meanwhile, as results/<load>-cpus.json."""
         relay = self.plan.node(Role.RELAY)
-        return recorded(self.rundir, load, lambda: self.exec(relay, *COMMAND).stdout, cpus)
+        return recorded(self.rundir, load, lambda: self.ask(relay, *COMMAND), cpus)
 
     @contextmanager
     def _of_a_living(self, node: NodePlan) -> Iterator[None]:
@@ -158,7 +174,8 @@ class Live:
         if self._counts:
             arrival = self.recorder.watch(self.plan.node(Role.SINK).name, rf'"complete": "{run}"')
             self._control("expect", run, str(len(domains)))
-        server = ("--server", str(relay.address), "--run", run, "--domains", ",".join(domains))
+        words = ("--domains", ",".join(domains), *_recipients(load))
+        server = ("--server", str(relay.address), "--run", run, *words)
         sent = self.exec(load, *PYTHON, "-m", "orchestrator.agents.probe", *server)
         if sent.status != 0:
             raise EngineFailed(
@@ -178,12 +195,14 @@ class Live:
             EngineFailed: the generator broke, or went on for much longer than it was told to.
             NodeDied: a container ended.
         """
-        full = LoadOrder.from_dict({"run": secrets.token_hex(4), "domains": [], **order})
+        load = self.plan.node(Role.LOAD)
+        sender = f"load@{self.plan.deliveries[0].domain}"
+        full = LoadOrder.from_dict({"run": secrets.token_hex(4), "domains": [], "sender": sender, **order})
         self._begin(full.run, phase)
         allowed = (full.seconds or UNBOUNDED_S) + full.timeout + OVERTIME_S
         report = None
         with self.rundir.write_series("load") as series:
-            for said in self.told(self.plan.node(Role.LOAD), _load_command(full), allowed):
+            for said in self.told(load, _load_command(full, load), allowed):
                 if "tick" in said:
                     series.write(json.dumps({"phase": phase, **said["tick"]}) + "\n")
                 if "report" in said:
@@ -272,10 +291,14 @@ class Live:
         return int(count["delivered"]) + int(count["foreign"])
 
     def _held(self, otherwise: int) -> int:
-        """Return how many messages the relay holds; of one that cannot say, what is known otherwise."""
+        """Return how many messages the relay holds; of one that cannot say, what is known otherwise.
+
+        Raises:
+            EngineFailed: the queue could not be listed, which is no empty queue.
+        """
         relay = self.plan.node(Role.RELAY)
         queue = services.queue_of(relay.service)
-        return queue.length(self.exec(relay, *queue.command).stdout) if queue else otherwise
+        return queue.length(self.ask(relay, *queue.command)) if queue else otherwise
 
     def _emptied(self, seconds: float) -> bool:
         """Wait until the relay holds no mail, at most so long."""
@@ -293,12 +316,9 @@ class Live:
         kind = services.service(sink.service)
         if not isinstance(kind, Counts):
             raise InvalidInput("a sink that accounts for messages", f"service {sink.service}", "take another sink")
-        out = self.exec(sink, *kind.control, *words)
+        answer = self.ask(sink, *kind.control, *words)
         self.recorder.check()
-        with self._of_a_living(sink):
-            if out.status != 0:
-                raise EngineFailed(f"an answer of the sink to {words[0]!r}", out.failure, "read the sink's log")
-        said: dict[str, Any] = json.loads(out.stdout)
+        said: dict[str, Any] = json.loads(answer)
         return said
 
     def told(self, node: NodePlan, command: Sequence[str], seconds: float) -> Iterator[dict[str, Any]]:
@@ -355,7 +375,13 @@ class Live:
         raise EngineFailed(needed, "it goes on", "read its log")
 
 
-def _load_command(order: LoadOrder) -> tuple[str, ...]:
-    """Return the command of a load; its domains are in a file, because one argument holds 128 KiB (execve(2))."""
-    words = {name: value for name, value in order.to_dict().items() if name != "domains"}
-    return (*PYTHON, "-m", "orchestrator.agents.load", "--domains", DOMAINS, json.dumps(words))
+def _load_command(order: LoadOrder, node: NodePlan) -> tuple[str, ...]:
+    """Return the command of a load; its names are in files, because one argument holds 128 KiB (execve(2))."""
+    words = {name: value for name, value in order.to_dict().items() if name not in {"domains", "recipients"}}
+    names = ("--domains", DOMAINS, *_recipients(node))
+    return (*PYTHON, "-m", "orchestrator.agents.load", *names, json.dumps(words))
+
+
+def _recipients(node: NodePlan) -> tuple[str, ...]:
+    """Return the option that names the file of a generator's recipients, if it has one."""
+    return ("--recipients", RECIPIENTS) if RECIPIENTS in node.files else ()

@@ -10,9 +10,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 from yaml.constructor import ConstructorError
 
+from orchestrator import overlay
 from orchestrator.errors import InvalidInput
 
 M = TypeVar("M", bound=BaseModel)
@@ -66,6 +77,41 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
 Domain = Annotated[str, AfterValidator(_domain), Field(json_schema_extra={"maxLength": MAX_DOMAIN})]
 Release = Literal["bullseye", "bookworm", "trixie"]
+Files = Annotated[
+    dict[Annotated[str, AfterValidator(overlay.node_path)], str],
+    AfterValidator(overlay.within_bounds),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "additionalProperties": {
+                "anyOf": [
+                    {"type": "string", "description": "A file or folder beside the bed file."},
+                    {"type": "object", "required": ["text"], "properties": {"text": {"type": "string"}}},
+                ]
+            },
+        }
+    ),
+]
+"""Absolute path in a node -> text. (A bed file names files beside it instead: ``overlay.read_beside``.)"""
+
+_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
+_RECIPIENT = re.compile(rf"({_ATOM}(?:\.{_ATOM})*)(?:@([^@]+))?")
+
+
+def _recipient(address: str) -> str:
+    """Check for a Dot-string (RFC 5321, 4.1.2) of at most 64 octets, alone or at a domain of a bed."""
+    found = _RECIPIENT.fullmatch(address)
+    if not found or len(found[1]) > 64:
+        raise ValueError(f"{address[:80]!r} is not a local part like 'anna.b', or such a one at a domain")
+    if found[2] is not None:
+        _domain(found[2])
+    return address
+
+
+Recipients = Annotated[
+    list[Annotated[str, AfterValidator(_recipient)]], Field(min_length=1, max_length=2 * MAX_DOMAINS)
+]
+"""Local parts, which every domain has, or full addresses."""
 
 
 class Families(StrEnum):
@@ -119,6 +165,9 @@ class Node(Strict):
     limits: Limits = Limits()
     settings: dict[str, Any] = {}
     """What its service understands; ``testbed schema`` lists it."""
+    files: Files = {}
+    """The user's own files, laid over those of its image and service: absolute path in the node -> the name of a file
+    or folder beside the bed file, or ``{text: ...}``. One that begins with ``#!`` can be executed."""
     may_end: bool = False
     """It may end, even before it serves, and the bed stands all the same: its end is what is looked at."""
 
@@ -188,6 +237,10 @@ def read_bed(path: Path) -> Bed:
         data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe one: see its base
     except (yaml.YAMLError, ValueError) as error:
         raise InvalidInput("a bed in YAML", f"{path}: {error}", "correct the file") from error
+    nodes = data.get("nodes") if isinstance(data, dict) else None
+    for node in nodes.values() if isinstance(nodes, dict) else ():
+        if isinstance(node, dict) and isinstance(node.get("files"), dict):
+            node["files"] = overlay.read_beside(path, node["files"])
     return parse_bed(data, str(path))
 
 

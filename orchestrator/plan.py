@@ -5,7 +5,7 @@ Pure: the same bed, subnet and CPU count give the same plan. Nothing is started 
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
@@ -13,7 +13,7 @@ from orchestrator import services, topology, wiring
 from orchestrator.addressing import V4, Delivery, lay_out, parse_slice, slice_prefix, twin, twin_network
 from orchestrator.errors import InvalidInput
 from orchestrator.model import Bed, Families, Limits, Node, Strict, checked
-from orchestrator.services import Rendered, Role, Service, Site
+from orchestrator.services import Change, Rendered, Role, Service, Site
 
 START_ORDER = (Role.RELAY, Role.DNS, Role.SINK, Role.LOAD)
 """The slowest to serve first: none needs another one to start, and an engine starts containers one by one."""
@@ -46,6 +46,10 @@ class NodePlan:
     """File descriptors that its daemon refuses to go beyond, whatever the host allows."""
     memory_mb: int
     peers: int
+    changes: tuple[Change, ...]
+    """What the bed changed in the user's own files and settings."""
+    detours: tuple[str, ...]
+    """Settings of the user that can lead mail another way than to the MX of its domain."""
 
     @property
     def address(self) -> IPv4Address | IPv6Address:
@@ -143,6 +147,8 @@ class Plan:
                     "fd_limit": node.fd_limit,
                     "memory_mb": node.memory_mb,
                     "neighbours": node.peers,
+                    "changes": [asdict(change) for change in node.changes],
+                    "detours": list(node.detours),
                     "files": {
                         path: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
                         for path, content in sorted(node.files.items())
@@ -213,6 +219,7 @@ def make_plan(bed: Bed, *, subnet: IPv4Network | None = None, cpus: int) -> Plan
             families=bed.families,
             deliveries=deliveries,
             workers=_workers(node, cpus),
+            files=node.files,
         )
         rendered = kind.render(site)
         wire = wiring.Wire(
@@ -255,7 +262,11 @@ def _node_plan(
         families=site.families,
         addresses=site.addresses,
         command=(f"{wiring.DIRECTORY}/enter",),
-        files={**rendered.files, **wiring.files(wire, rendered.command, kind.capabilities)},
+        files={
+            **_laid_over(name, node, rendered),
+            **rendered.files,
+            **wiring.files(wire, rendered.command, kind.capabilities),
+        },
         capabilities=kind.capabilities,
         sysctls={**wiring.sysctls(site.families), **rendered.sysctls},
         limits=node.limits,
@@ -264,7 +275,23 @@ def _node_plan(
         fd_limit=rendered.fd_limit,
         memory_mb=rendered.memory_mb,
         peers=rendered.peers,
+        changes=rendered.changes,
+        detours=rendered.detours,
     )
+
+
+def _laid_over(name: str, node: Node, rendered: Rendered) -> dict[str, bytes]:
+    """Return the user's own files that lie beside those of the service.
+
+    Raises:
+        InvalidInput: the service writes one of them itself.
+    """
+    own = {path: text.encode() for path, text in node.files.items() if path not in rendered.taken}
+    if written := sorted(own.keys() & rendered.files.keys()):
+        raise InvalidInput(
+            f"files of node {name} that its service does not write itself", ", ".join(written), "leave them out"
+        )
+    return own
 
 
 def _blocks(bed: Bed) -> dict[str, int]:

@@ -195,7 +195,7 @@ def _daemons(live: Live) -> dict[str, str]:
 
     def ask(node: NodePlan) -> str:
         try:
-            said = live.exec(node, *(services.version_command(node.service) or ())).stdout
+            said = live.ask(node, *(services.version_command(node.service) or ()))
         except EngineFailed as ended:
             if isinstance(ended, NodeDied) or not live.plan.bed.nodes[node.name].may_end:
                 raise

@@ -173,6 +173,8 @@ def words(asked: Scenario[Any], params: Strict) -> list[str]:
         if value == asked.params.model_fields[name].default:
             continue
         option = name.replace("_", "-")
+        if isinstance(value, dict | list):  # it came from a file or folder, whose name is not kept
+            value = f"({len(value)} of {option})"  # noqa: PLW2901
         if isinstance(value, bool):
             options.append(f"--{option}" if value else f"--no-{option}")
         else:  # no option takes a value away from a parameter: a sweep of one run does

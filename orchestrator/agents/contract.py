@@ -52,8 +52,10 @@ class LoadOrder(Order):
     ``domains[i]``, as a sink does."""
     port: int = 25
     domains: list[str]
-    """Message ``seq`` goes to ``user@domains[order.domain_of(seq)]``: to each domain once, and then in turn. Towards a
+    """Message ``seq`` goes to domain ``order.domain_of(seq)``: to each domain once, and then in turn. Towards a
     prefix, where a connection carries mail of one domain only, the turn goes on after ``per_connection`` messages."""
+    recipients: list[str] = field(default_factory=lambda: ["user"])
+    """Local parts, which every domain has, or full addresses. Of those of a domain, each has its turn."""
     sender: str = "load@d0.test"
     rate: float | None = None
     """Messages a second, open-loop: message n is due at n / rate. ``None``: as fast as the server takes them."""

@@ -2,10 +2,10 @@
 
 ::
 
-    python3 -m orchestrator.agents.load [--domains FILE] '<LoadOrder as JSON>'      "-" reads it from standard input
+    python3 -m orchestrator.agents.load [--domains FILE] [--recipients FILE] '<LoadOrder as JSON>'
 
-One argument of a command is 128 KiB at most (MAX_ARG_STRLEN, execve(2)): with thousands of domains, the order names
-none and FILE has them, one a line.
+The order "-" is read from standard input. One argument of a command is 128 KiB at most (MAX_ARG_STRLEN, execve(2)):
+with thousands of domains or recipients, the order names none and a FILE has them, one a line.
 
 Prints JSON lines: ``{"tick": LoadTick}`` once a second, ``{"report": LoadReport}`` at the end. SIGTERM and SIGINT end
 it early, with a report of what was done by then.
@@ -62,7 +62,7 @@ class Load:
 
     def __init__(self, order: LoadOrder) -> None:
         self._order = order
-        self.composer = Composer(order.run, order.sender, order.domains, order.sizes)
+        self.composer = Composer(order.run, order.sender, order.domains, order.sizes, order.recipients)
         self.domain_of = order.domain_of
         self._network = ip_network(order.target)
         self._spread = "/" in order.target
@@ -386,11 +386,16 @@ def main(arguments: list[str]) -> int:
     """Run one load; exit code 2 when the order cannot be carried out."""
     parser = argparse.ArgumentParser(description="send test mail, open-loop")
     parser.add_argument("--domains", type=Path, metavar="FILE", help="for an order that names none: one a line")
+    parser.add_argument("--recipients", type=Path, metavar="FILE", help="for an order that names none: one a line")
     parser.add_argument("order", help='LoadOrder as JSON; "-" reads it from standard input')
     options = parser.parse_args(arguments)
     try:
-        domains = options.domains.read_text(encoding="ascii").split() if options.domains else None
-        order = read_order(sys.stdin.read() if options.order == "-" else options.order, domains)
+        lists = {
+            name: file.read_text(encoding="ascii").split()
+            for name, file in (("domains", options.domains), ("recipients", options.recipients))
+            if file
+        }
+        order = read_order(sys.stdin.read() if options.order == "-" else options.order, **lists)
     except (BadOrder, OSError) as error:
         complain(str(error))
         return 2

@@ -6,12 +6,13 @@ from ipaddress import ip_network
 from typing import Any
 
 from orchestrator.agents.contract import LoadOrder
-from orchestrator.agents.wire import MAX_BODY, MAX_SEQ, MIN_BODY
+from orchestrator.agents.wire import MAX_BODY, MAX_SEQ, MIN_BODY, recipients_of
 
 MOST_BODIES = 256 * 1024 * 1024
 """Octets of all bodies together, one of each size: they are made once and kept."""
 
 _LABEL = r"(?!-)[a-z0-9_-]{1,63}(?<!-)"
+_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 _DOMAIN = rf"{_LABEL}(\.{_LABEL})*"
 
 
@@ -19,14 +20,14 @@ class BadOrder(ValueError):
     """A load order that cannot be carried out; the text says what was needed and what was found."""
 
 
-def read_order(text: str, domains: list[str] | None = None) -> LoadOrder:
-    """Read a load order from JSON; ``domains`` are taken when it names none.
+def read_order(text: str, **lists: list[str]) -> LoadOrder:
+    """Read a load order from JSON; ``lists`` (``domains``, ``recipients``) are taken when it has none of this name.
 
     Raises:
         BadOrder: it is none, or a value is out of bounds.
     """
     try:
-        order = LoadOrder.from_dict({**({} if domains is None else {"domains": domains}), **json.loads(text)})
+        order = LoadOrder.from_dict({**lists, **json.loads(text)})
     except (ValueError, TypeError) as error:
         raise BadOrder(f"needed a LoadOrder as a JSON object; found: {error}") from error
     check(order)
@@ -40,6 +41,7 @@ def check(order: LoadOrder) -> None:
         BadOrder: with the first one that is out of bounds.
     """
     check_names(order.run, order.domains)
+    check_recipients(order.domains, order.recipients)
     _text("sender", order.sender, rf"[a-z0-9._-]{{1,64}}@{_DOMAIN}", "an address of plain characters")
     _target(order)
     _each("sizes", order.sizes, 10_000)
@@ -78,6 +80,21 @@ def check_names(run: str, domains: list[str]) -> None:
         _text("domains", domain, _DOMAIN, "names of lower-case letters, digits, '-', '_' and dots")
         if len(domain) > 253:
             raise BadOrder(f"domains: needed names of at most 253 characters (RFC 1035); found {domain[:60]!r}...")
+
+
+def check_recipients(domains: list[str], recipients: list[str]) -> None:
+    """Check what stands in RCPT TO: Dot-strings of at most 64 octets (RFC 5321, 4.1.2), one in each domain at least.
+
+    Raises:
+        BadOrder: one would not be safe there, or a domain has none.
+    """
+    _each("recipients", recipients, 1 << 17)
+    for recipient in recipients:
+        _text("recipients", recipient, rf"(?=[^@]{{1,64}}(?:@|\Z)){_ATOM}(\.{_ATOM})*(@{_DOMAIN})?", "plain addresses")
+    try:
+        recipients_of(domains, recipients)
+    except ValueError as error:
+        raise BadOrder(f"recipients: needed {error}") from error
 
 
 def _target(order: LoadOrder) -> None:

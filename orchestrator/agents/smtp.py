@@ -19,8 +19,10 @@ DONE = -2
 REPLY_LIMIT = 64 * 1024
 """Octets of an unfinished reply line (RFC 5321, 4.5.3.1.5 knows 512)."""
 
-_EHLO = b"EHLO load.test\r\n"
-_HELO = b"HELO load.test\r\n"
+HOST = "load.nodes.test"
+"""The name that it gives in EHLO: the bed's DNS has it, as servers may ask."""
+_EHLO = b"EHLO %b\r\n" % HOST.encode()
+_HELO = b"HELO %b\r\n" % HOST.encode()
 _DATA = b"DATA\r\n"
 _RSET = b"RSET\r\n"
 _QUIT = b"QUIT\r\n"
@@ -201,7 +203,9 @@ class Connection(asyncio.Protocol):
         self._refusal = None
         composer = self._driver.composer
         mail = composer.mail
-        self._write(mail + composer.rcpt(self._domain) + _DATA if self._pipelining else mail, State.MAIL, now)
+        self._write(
+            mail + composer.rcpt(self._seq, self._domain) + _DATA if self._pipelining else mail, State.MAIL, now
+        )
 
     def quit(self) -> None:
         """Say goodbye; the server closes first, so that the port that waits (TIME-WAIT) is not one of ours."""
@@ -279,7 +283,7 @@ class Connection(asyncio.Protocol):
         elif self._pipelining:
             self.state = State.RCPT if self.state is State.MAIL else State.DATA
         elif self.state is State.MAIL:
-            self._write(composer.rcpt(self._domain), State.RCPT, now)
+            self._write(composer.rcpt(self._seq, self._domain), State.RCPT, now)
         else:
             self._write(_DATA, State.DATA, now)
 

@@ -14,6 +14,7 @@
 """
 
 import re
+from collections.abc import Iterable, Sequence
 from email.utils import formatdate
 from itertools import cycle
 from typing import NamedTuple
@@ -88,13 +89,37 @@ def stuffed(body: bytes) -> bytes:
     return (b"\r\n" + body).replace(b"\r\n.", b"\r\n..")[2:]
 
 
+def recipients_of(domains: Sequence[str], recipients: Iterable[str]) -> list[list[bytes]]:
+    """Return the addresses of each domain: local parts stand for one in every domain.
+
+    Raises:
+        ValueError: a domain has none, or an address is of another domain.
+    """
+    everywhere: list[str] = []
+    own: dict[str, list[bytes]] = {domain: [] for domain in domains}
+    for recipient in recipients:
+        local, at, domain = recipient.partition("@")
+        if not at:
+            everywhere.append(local)
+        elif domain in own:
+            own[domain].append(recipient.encode())
+        else:
+            raise ValueError(f"a recipient in one of the domains; found {recipient[:80]!r}")
+    found = [[*own[domain], *(f"{local}@{domain}".encode() for local in everywhere)] for domain in domains]
+    if bare := next((domain for domain, addresses in zip(domains, found, strict=True) if not addresses), None):
+        raise ValueError(f"a recipient in every domain; found none in {bare[:80]!r}")
+    return found
+
+
 class Composer:
     """Makes the messages of one load; a body is made once for each size and shared by all its messages."""
 
-    __slots__ = ("_bodies", "_date", "_domains", "_fields", "_second", "_sizes", "mail")
+    __slots__ = ("_bodies", "_date", "_fields", "_recipients", "_second", "_sizes", "mail")
 
-    def __init__(self, run: str, sender: str, domains: list[str], sizes: list[int]) -> None:
-        self._domains = [domain.encode() for domain in domains]
+    def __init__(
+        self, run: str, sender: str, domains: list[str], sizes: list[int], recipients: Iterable[str] = ("user",)
+    ) -> None:
+        self._recipients = recipients_of(domains, recipients)
         self._sizes = sizes
         bodies = {size: make_body(size) for size in set(sizes)}
         # What a size gives to a message: its length and CRC, and the body itself. A stuffed body ends with the CRLF of
@@ -105,15 +130,20 @@ class Composer:
         address = sender.encode()
         self.mail = b"MAIL FROM:<%b>\r\n" % address
         self._fields = (
-            b"X-Testbed: run=%b seq=%%d due=%%d sent=%%d len=%%b\r\nFrom: <%b>\r\nTo: <user@%%b>\r\n"
+            b"X-Testbed: run=%b seq=%%d due=%%d sent=%%d len=%%b\r\nFrom: <%b>\r\nTo: <%%b>\r\n"
             b"Subject: testbed %%d\r\nDate: %%b\r\nMessage-ID: <%%d.%b@load.test>\r\n\r\n%%b"
         ) % (run.encode(), address, run.encode())
         self._second = -1
         self._date = b""
 
-    def rcpt(self, domain: int) -> bytes:
+    def recipient(self, seq: int, domain: int) -> bytes:
+        """Return the address of a message to the domain of this index: those of the domain take turns."""
+        addresses = self._recipients[domain]
+        return addresses[seq // len(self._recipients) % len(addresses)]
+
+    def rcpt(self, seq: int, domain: int) -> bytes:
         """Return the command RCPT for a message to the domain of this index."""
-        return b"RCPT TO:<user@%b>\r\n" % self._domains[domain]
+        return b"RCPT TO:<%b>\r\n" % self.recipient(seq, domain)
 
     def content(self, seq: int, domain: int, due: int, sent: int) -> bytes:
         """Return what follows DATA: header, body with its dots doubled, and the end of the data."""
@@ -122,7 +152,8 @@ class Composer:
             self._second = second
             self._date = formatdate().encode()
         length_crc, body = self._bodies[self._sizes[seq % len(self._sizes)]]
-        return self._fields % (seq, due, sent, length_crc, self._domains[domain], seq, self._date, seq, body)
+        to = self.recipient(seq, domain)
+        return self._fields % (seq, due, sent, length_crc, to, seq, self._date, seq, body)
 
     def letter(self, seq: int, domain: int, due: int, sent: int) -> bytes:
         """Return the same message as a mail program has it: without doubled dots, without the end of the data."""

@@ -61,10 +61,18 @@ def command(name: str, body: Callable[..., None]) -> Any:
     where a parameter has the same name, which then keeps its default.
     """
     from orchestrator import scenarios
+    from orchestrator.overlay import FromDisk
 
     scenario = scenarios.scenario(name)
+    disk = {
+        field: mark
+        for field, info in scenario.params.model_fields.items()
+        for mark in info.metadata
+        if isinstance(mark, FromDisk)
+    }
 
     def call(**given: Any) -> None:
+        given |= {field: mark.read(given[field]) for field, mark in disk.items() if given.get(field) is not None}
         own = {p.name: given.pop(p.name) for p in fixed}
         body(scenario, given, **own)
 
@@ -75,7 +83,9 @@ def command(name: str, body: Callable[..., None]) -> Any:
             field,
             inspect.Parameter.KEYWORD_ONLY,
             default=info.default,
-            annotation=Annotated[types[field], typer.Option(help=info.description)],
+            annotation=Annotated[Path | None, typer.Option(help=info.description, metavar=disk[field].metavar)]
+            if field in disk
+            else Annotated[types[field], typer.Option(help=info.description)],
         )
         for field, info in scenario.params.model_fields.items()
         if field not in {p.name for p in fixed}

@@ -1,7 +1,9 @@
 """Commands about beds that stay up, and about what a bed file says."""
 
+import hashlib
 import shutil
 import sys
+from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from enum import StrEnum
 from pathlib import Path
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from orchestrator.engine.docker import DockerEngine
     from orchestrator.engine.ssh import Target
     from orchestrator.ownership import Standing
+    from orchestrator.plan import NodePlan
 
 
 _GONE = "removed"
@@ -94,10 +97,22 @@ def plan(
             f"  {node.name:8} {node.tag:26} {node.v4!s:15} {len(node.addresses):,} addresses, {len(node.files)} files, "
             f"{node.fds:,} fds, {node.memory_mb:,} MiB, {', '.join(node.publish) or 'nothing'} published"
         )
+        _show_own(node, made.bed.nodes[node.name].files)
     tell(
         f"asks of the host: {needs.containers} containers, {needs.neighbour_entries:,} neighbour entries, "
         f"{needs.fds:,} open files in one process, {needs.memory_mb:,} MiB"
     )
+
+
+def _show_own(node: "NodePlan", own: Iterable[str]) -> None:
+    """Print what became of the user's own files of a node."""
+    for path in sorted(own):
+        if (content := node.files.get(path)) is not None:
+            typer.echo(f"           {path}  {len(content):,} bytes, sha256 {hashlib.sha256(content).hexdigest()}")
+    for change in node.changes:
+        typer.echo(f"           changed: {change}")
+    for detour in node.detours:
+        typer.echo(f"           can lead mail another way: {detour}")
 
 
 def schema() -> None:

@@ -6,7 +6,7 @@ that it was read from; of a log that has changed since, it is read again.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from orchestrator import services
@@ -14,6 +14,7 @@ from orchestrator.errors import InvalidInput
 from orchestrator.measurements.latency import Latency
 from orchestrator.measurements.series import Series
 from orchestrator.rundir import RunDir
+from orchestrator.services import Trouble
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +29,8 @@ class Hops:
     """Messages in the relay's queue, at the end of every second in which that changed."""
     statuses: Mapping[str, int]
     """Delivery attempts by outcome: ``sent``, ``deferred``, ``bounced``, ..."""
-    warnings: Sequence[str]
-    """The first lines that report trouble."""
+    troubles: Sequence[Trouble]
+    """What went wrong, by reason, the most frequent first."""
 
 
 def read(rundir: RunDir, nodes: Mapping[str, Any], *, recompute: bool) -> Hops | None:
@@ -41,7 +42,7 @@ def read(rundir: RunDir, nodes: Mapping[str, Any], *, recompute: bool) -> Hops |
         log = rundir.path / "logs" / f"{node}.log.gz"
         size = log.stat().st_size if log.is_file() else 0
         kept = None if recompute else rundir.result("hops")
-        if kept and (kept.get("node"), kept.get("log_b")) == (node, size):
+        if kept and (kept.get("node"), kept.get("log_b")) == (node, size) and "troubles" in kept:
             rundir.leave_out(log, kept.get("left_out"))
             with suppress(KeyError, TypeError, ValueError):  # kept by another version
                 return _hops(kept)
@@ -53,7 +54,7 @@ def read(rundir: RunDir, nodes: Mapping[str, Any], *, recompute: bool) -> Hops |
                 "latency": {name: str(histogram.encode().decode()) for name, histogram in told.hops.items()},
                 "queue": [list(point) for point in told.queue],
                 "statuses": dict(told.statuses),
-                "warnings": list(told.warnings),
+                "troubles": [asdict(trouble) for trouble in told.troubles],
                 "left_out": rundir.left_out.get(str(log.relative_to(rundir.path))),
             }
             with suppress(OSError):  # a run kept where it cannot be written can still be read
@@ -76,5 +77,5 @@ def _hops(kept: Mapping[str, Any]) -> Hops:
         latency={name: durations for name, durations in latency.items() if durations},
         queue=Series([t for t, _ in kept["queue"]], [length for _, length in kept["queue"]]),
         statuses=kept["statuses"],
-        warnings=kept["warnings"],
+        troubles=[Trouble(**trouble) for trouble in kept["troubles"]],
     )

@@ -20,9 +20,22 @@ import plotly
 
 from orchestrator.measurements import Measurements
 from orchestrator.report.charts import charts
-from orchestrator.report.summary import FATES, best_figure, fates, figure, number, summarize, tried, written
+from orchestrator.report.summary import (
+    FATES,
+    TOP_TROUBLES,
+    attempts,
+    best_figure,
+    fates,
+    figure,
+    number,
+    summarize,
+    tried,
+    written,
+)
 from orchestrator.rundir import RunDir, replace
 
+_LONGEST = 400
+"""Characters of a parameter that are shown: one may hold a whole file."""
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -60,6 +73,8 @@ def render(measured: Measurements) -> str:
         unmet=[fate for fate in FATES if fate not in told] if all(run["accounting"].values()) else [],
         tables=[_table(asked) for asked in verdict.get("tables") or ()],
         quotes=[(quote["source"], quote["text"]) for quote in verdict.get("quotes") or ()],
+        attempts=attempts(run),
+        troubles=[[trouble["reason"], f"{trouble['count']:,}"] for trouble in run["troubles"][:TOP_TROUBLES]],
         over_time=[chart for chart in drawn if chart.over_time],
         by_percentile=[chart for chart in drawn if not chart.over_time],
         pictures={chart.id: chart.figure for chart in drawn},
@@ -131,4 +146,5 @@ def _flat(data: Any, prefix: str = "") -> Any:
             yield from _flat(value, f"{prefix} / {key}" if prefix else str(key))
     else:
         words = [str(d) for d in data] if isinstance(data, list) else ["unset" if data is None else str(data)]
-        yield prefix, ", ".join(words)
+        text = ", ".join(words)
+        yield prefix, text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ... ({len(text):,} characters)"

@@ -25,6 +25,7 @@ def summarize(measured: Measurements) -> Summary:
         latency_ms         load -> {response, service, transit, age, connect} -> percentiles
         hops_ms            hop of the relay -> percentiles
         statuses           delivery attempts of the relay by outcome
+        troubles           what the relay's log reports of trouble: [{reason, count, example}], the most frequent first
         nodes              node -> {cpu_s, cpu_cores, cpu_ms_per_message, memory_b, throttled_s}, subject and drain
         accounting         load -> {offered, accepted, ..., delivered, lost, lost_examples, duplicated, ...}
         connections        load -> cause -> connections of the load generator that failed by it
@@ -50,6 +51,7 @@ def summarize(measured: Measurements) -> Summary:
         "latency_ms": latencies,
         "hops_ms": {n: percentiles(v) for n, v in measured.hops.latency.items()} if measured.hops else {},
         "statuses": dict(measured.hops.statuses) if measured.hops else {},
+        "troubles": [asdict(trouble) for trouble in measured.hops.troubles] if measured.hops else [],
         "nodes": (tried(faults, "nodes", partial(_nodes, measured, subject)) if subject else None) or {},
         "accounting": {load: tried(faults, f"account of {load}", partial(_account, measured, load)) for load in loads},
         "connections": {name: causes for name in loads if (causes := _connections(measured, name))},
@@ -93,6 +95,16 @@ def _throughput(measured: Measurements, load: str) -> dict[str, float | None]:
         for name, rate in rates.items()
         for unit, factor in (("s", 1), ("min", 60))
     }
+
+
+TOP_TROUBLES = 10
+"""Reasons of trouble that are shown; run directory and JSON have more."""
+
+
+def attempts(run: Summary) -> str:
+    """Put the outcomes of the relay's delivery attempts in words: ``669 sent, 3 deferred``."""
+    ordered = sorted(run["statuses"].items(), key=lambda entry: -entry[1])
+    return ", ".join(f"{count:,} {status}" for status, count in ordered) or "none"
 
 
 FATES = (

@@ -11,7 +11,18 @@ from rich.text import Text
 
 from orchestrator.measurements import Measurements
 from orchestrator.plaintext import plain
-from orchestrator.report.summary import PERCENTILES, Summary, best_figure, fates, figure, number, summarize, written
+from orchestrator.report.summary import (
+    PERCENTILES,
+    TOP_TROUBLES,
+    Summary,
+    attempts,
+    best_figure,
+    fates,
+    figure,
+    number,
+    summarize,
+    written,
+)
 from orchestrator.rundir import RunDir
 
 COLOURS = {"CONFIRMED": "bold green", "REFUTED": "bold red", "INCONCLUSIVE": "bold yellow"}
@@ -63,6 +74,7 @@ def render(run: Summary) -> RenderableType:
         ("Accounting, messages", _accounting(run)),
         ("Connections that failed", _connections(run)),
         ("Nodes, from the first message to the last delivery", _nodes(run)),
+        (f"Trouble in the relay's log; delivery attempts: {attempts(run)}", _troubles(run)),
         ("Evidence", _evidence(verdict)),
         ("In their own words", _quotes(verdict)),
     )
@@ -184,6 +196,15 @@ def _nodes(run: Summary) -> Table:
     for node, use in run["nodes"].items():
         cpu = (number(use[name]) for name in ("cpu_cores", "cpu_s", "cpu_ms_per_message"))
         table.add_row(_cell(node), *cpu, number(use["memory_b"], 1e-6))
+    return table
+
+
+def _troubles(run: Summary) -> Table:
+    table = _table("reason", "lines")
+    for trouble in run["troubles"][:TOP_TROUBLES]:
+        table.add_row(_cell(trouble["reason"]), f"{trouble['count']:,}")
+    if left := run["troubles"][TOP_TROUBLES:]:
+        table.add_row(f"{len(left):,} other reasons", f"{sum(trouble['count'] for trouble in left):,}")
     return table
 
 

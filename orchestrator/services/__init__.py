@@ -58,6 +58,25 @@ class Site(Generic[S]):
     """Every domain of the bed."""
     workers: int
     """CPUs that the node may use: what a daemon takes for its number of threads."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """The user's own files for the node: absolute path -> text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A setting of a user's own file that the bed needs otherwise."""
+
+    setting: str
+    """Its name, with the file or entry that it stands in."""
+    old: str | None
+    """``None``: it was not set."""
+    new: str | None
+    """``None``: it is left out."""
+    reason: str
+
+    def __str__(self) -> str:
+        old, new = ("unset" if value is None else value or "empty" for value in (self.old, self.new))
+        return f"{self.setting}: {old} -> {new} ({self.reason})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +86,12 @@ class Rendered:
     command: tuple[str, ...]
     files: Mapping[str, bytes] = field(default_factory=dict)
     """Absolute path -> content."""
+    taken: frozenset[str] = frozenset()
+    """Those of the user's own files that have gone into ``files``, or are left out; the others are laid beside."""
+    changes: tuple[Change, ...] = ()
+    """What had to be changed in the user's own files and settings."""
+    detours: tuple[str, ...] = ()
+    """Settings of the user that can lead mail another way than to the MX of its domain: ``name = value``."""
     sysctls: Mapping[str, str] = field(default_factory=dict)
     publish: tuple[str, ...] = ()
     """Ports of the service address that the host may reach on its 127.0.0.1: ``25/tcp``."""
@@ -164,17 +189,28 @@ class Counts(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Trouble:
+    """Lines of a relay's log that report the same trouble."""
+
+    reason: str
+    """Without what differs between them: hosts, addresses, queue ids, numbers."""
+    count: int
+    example: str
+    """The first line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RelayLog:
     """What a relay's own log says of the mail that went through it."""
 
     hops: Mapping[str, HdrHistogram]
     """Name of the hop -> durations in microseconds, one for each delivery attempt, in the order of the hops."""
     statuses: Mapping[str, int]
-    """Delivery attempts by outcome: ``sent``, ``deferred``, ``bounced``."""
+    """Delivery attempts by outcome, in the relay's own word: ``sent``, ``deferred``, ``SOFTBOUNCE``, ..."""
     queue: Sequence[tuple[float, int]]
     """Messages in the queue, at the end of every second in which that changed (Unix time)."""
-    warnings: Sequence[str]
-    """The first lines that report trouble."""
+    troubles: Sequence[Trouble]
+    """What went wrong, by reason, the most frequent first."""
 
 
 @runtime_checkable

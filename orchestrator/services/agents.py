@@ -12,6 +12,9 @@ PYTHON = ("env", "PYTHONPATH=/testbed/lib", "/opt/agents/bin/python")
 DOMAINS = "/testbed/domains"
 """Where an agent finds the domains of its bed: one a line, in the order of their addresses."""
 
+RECIPIENTS = "/testbed/recipients"
+"""Where a load generator finds its recipients, if any are given: one a line."""
+
 _PLACE = "/testbed/lib/orchestrator"
 
 

@@ -8,8 +8,9 @@ from pydantic import AfterValidator, Field
 
 from orchestrator.addressing import twin
 from orchestrator.errors import InvalidInput
-from orchestrator.model import Strict
-from orchestrator.services import Queue, RelayLog, Rendered, Role, Site, postfix_log
+from orchestrator.model import Families, Strict
+from orchestrator.services import Change, Queue, RelayLog, Rendered, Role, Site, postfix_config, postfix_log
+from orchestrator.services.postfix_config import MAIN, MASTER
 from orchestrator.wiring import CONTROL
 
 _OWN = {
@@ -45,48 +46,83 @@ _OWN = {
 }
 """Settings of a relay to thousands of domains: name -> value, reason. A bed file may override them."""
 
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,100}\Z")
-_VALUE = re.compile(r"(?! )[A-Za-z0-9 .,_+=@!<>()%*~^-]*\Z")
-"""Words only: without ':' and '/' nobody names a lookup table, a file, a socket or another server's port."""
-_FORBIDDEN = re.compile(
-    r"command|_checks|_program|mail_owner|setgid|default_privs|_directory|_path$|_maps|^multi_instance|environment"
-    r"|^maillog|^syslog|relayhost|_relay$|transport|content_filter|_bcc|^inet_interfaces|^mynetworks|bind_address"
-    r"|default_database"
-)
-"""What could run a program, read a file, or lead mail another way than the one that is measured."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,100}\Z")
+_MOST_VALUE = 65_536
 
 
 def _overrides(settings: dict[str, str | int | bool]) -> dict[str, str | int | bool]:
-    """Check what can be checked without Postfix; it knows itself which parameters it has: ``_START``."""
+    """Check what would break the format of main.cf; Postfix knows itself which parameters it has: ``_START``.
+
+    What a value leads to is not judged: the bed's walls keep look-ups and mail inside, and the plan names detours.
+    """
     for name, value in settings.items():
         if not _NAME.match(name):
             raise ValueError(f"{name!r} is not the name of a main.cf parameter")
-        if _FORBIDDEN.search(name):
-            raise ValueError(f"{name} is not for a bed file: it runs programs, reads files or moves mail elsewhere")
-        if not _VALUE.match(str(value)):
-            raise ValueError(f"{name}: a value of words and numbers, without ':', '/', '$', quotes and braces")
+        if not str(value).isprintable() or len(str(value)) > _MOST_VALUE:
+            raise ValueError(f"{name}: a value of one line of printable characters, at most {_MOST_VALUE:,}")
     return settings
 
 
-_START = """\
-unknown=$(postconf -n 2>&1 >/dev/null)
-if [ -n "$unknown" ]; then echo "$unknown"; exit 78; fi
-trap '' HUP INT QUIT TERM
-exec gather postfix start-fg
+_CHECK = """\
+said=$(postconf -n 2>&1 >/dev/null) || { echo "$said"; exit 78; }
+[ -z "$said" ] || echo "$said"
+if echo "$said" | grep -Eq -e "$1"; then exit 78; fi
 """
-"""Postfix only warns of a parameter that it does not know: a slip of the pen would measure something else. Its start
-script waits for master(8), and is not to end before it: it ignores the signals, which master handles whatever it finds.
+"""Postfix only warns of a parameter that it does not know: a slip of the pen in a bed file would measure something
+else. In a user's own main.cf such a one is a warning, as on the server that it comes from."""
+_COMPILE = r"""
+set -f
+parameters=$({ postconf -nx; postconf -Px; } 2>/dev/null)
+data=$(postconf -xh data_directory 2>/dev/null)
+aliases=" $(postconf -xh alias_maps alias_database 2>/dev/null | tr ',\n' '  ') "
+kinds='hash|btree|cdb|lmdb|texthash|regexp|pcre|cidr|sqlite'
+for map in $(echo "$parameters" | grep -Eo "(^|[^a-z])($kinds):/[^][ ,;{}\"]+" | sed 's/^[^a-z]//' | sort -u); do
+    kind=${map%%:*} file=${map#*:} tool=postmap
+    case $aliases in *" $map "*) tool=postalias;; esac
+    case $kind in
+        hash|btree) compiled=db;;
+        cdb|lmdb) compiled=$kind;;
+        *) compiled= ;;
+    esac
+    if [ ! -e "$file" ]; then
+        case $file in "$data"/*) continue;; esac
+        if [ -n "$compiled" ] && [ -e "$file.$compiled" ]; then continue; fi
+        echo "$map stands in the configuration, but the node has no file $file: give it, or take the parameter out"
+        exit 78
+    fi
+    [ -z "$compiled" ] || $tool "$map" || exit 78
+done
+set +f
+"""
+"""Compiles every lookup table that the configuration names and that has a source. Those in data_directory are caches,
+which Postfix makes itself."""
+_START = """\
+exec gather sh -uc '
+told=
+trap "told=1; kill \\$(cat /var/spool/postfix/pid/master.pid) 2>/dev/null || kill -9 \\$child" HUP INT QUIT TERM
+(trap "" HUP INT QUIT TERM; exec postfix start-fg) & child=$!
+while wait $child; status=$?; kill -0 $child 2>/dev/null; do :; done
+[ -z "$told" ] || exit 0
+exit $status'
+"""
+"""master(8) makes itself the leader of a session, where no signal to the group of its start script arrives: it is told
+by its pid file. The start script waits for it, and is not to end before it: it ignores the signals.
 """
 
-_QUEUE = ("deferred", "incoming", "active", "deferred")
+_QUEUE = ("deferred", "incoming", "active", "deferred", "hold")
 """Where mail waits, in the order in which it moves on: what moves while they are listed is seen once at least."""
+
+
+_FILES = ("-ignore_readdir_race", "-type", "f")
+"""For find(1): a message that moves on while it is listed is no failure."""
 
 
 class Settings(Strict):
     """What a bed file may say of Postfix."""
 
     main_cf: Annotated[dict[str, str | int | bool], AfterValidator(_overrides)] = Field(default_factory=dict)
-    """Parameters of main.cf, instead of ours and of Postfix's own (postconf(5))."""
+    """Parameters of main.cf, instead of ours and of Postfix's own (postconf(5)), or of those in the user's own main.cf
+    (``files``). The plan names what the bed must have otherwise."""
 
 
 _QUICK_START = "/var/spool/postfix/quick-start"
@@ -105,19 +141,26 @@ class Postfix:
     ready = re.compile(r"postfix/master\[\d+\]: daemon started ")
     version = ("postconf", "-h", "mail_version")
     queue = Queue(
-        command=("find", *(f"/var/spool/postfix/{name}" for name in _QUEUE), "-type", "f", "-printf", "%f\\n"),
+        command=("find", *(f"/var/spool/postfix/{name}" for name in _QUEUE), *_FILES, "-printf", "%f\\n"),
         length=lambda printed: len(set(printed.split())),  # a message keeps its file's name
     )
 
     def render(self, site: Site[Settings]) -> Rendered:
-        """Render a relay for the bed."""
+        """Render a relay for the bed; a user's own main.cf or master.cf stands in place of ours."""
+        main_cf, changes, detours = _main_cf(site)
+        master_cf = _master_cf(site)
+        if MASTER in site.files:
+            master_cf, further, away = postfix_config.master(site.files[MASTER])
+            changes, detours = [*changes, *further], [*detours, *away]
+        packaged = [path for path in site.files if postfix_config.packaged(path)]
+        changes += [Change(setting=p, old="given", new=None, reason="it belongs to the package") for p in packaged]
+        tables = bool(site.files) or any(":" in str(value) for value in site.settings.main_cf.values())
         return Rendered(
-            command=("sh", "-euc", _START),
-            files={
-                "/etc/postfix/main.cf": _main_cf(site).encode(),
-                "/etc/postfix/master.cf": _master_cf(site).encode(),
-                _QUICK_START: b"",
-            },
+            command=("sh", "-euc", _CHECK + (_COMPILE if tables else "") + _START, "sh", _fatal(site)),
+            files={MAIN: main_cf.encode(), MASTER: master_cf.encode(), _QUICK_START: b""},
+            taken=frozenset({MAIN, MASTER, *packaged}),
+            changes=tuple(changes),
+            detours=tuple(detours),
             publish=("25/tcp",),
             fds=4096,
             memory_mb=1024,
@@ -129,37 +172,64 @@ class Postfix:
         return postfix_log.read(lines)
 
 
+def _fatal(site: Site[Settings]) -> str:
+    """Return the pattern of postconf's complaints that end the node: of ours, any; else one about the bed file's."""
+    names = "|".join(re.escape(name) for name in site.settings.main_cf)
+    return rf"unused parameter: ({names})=" if MAIN in site.files else "."
+
+
 _PROTOCOLS = {"all": {4, 6}, "ipv4": {4}, "ipv6": {6}}
 """inet_protocols (postconf(5)) -> IP versions."""
 
 
-def _protocols(site: Site[Settings]) -> set[int]:
-    """Return the IP versions that it speaks: those of the bed, unless main.cf says otherwise.
+def _protocols(site: Site[Settings], wanted: str | None) -> set[int]:
+    """Return the IP versions that it speaks: those of the bed, unless ``wanted`` (inet_protocols) says otherwise.
 
     Raises:
         InvalidInput: the rest of the bed would talk past it.
     """
     families = site.families
-    given = str(site.settings.main_cf.get("inet_protocols", "all" if families.has_v6 else "ipv4"))
-    words = given.replace(",", " ").split()
+    words = (wanted or ("all" if families.has_v6 else "ipv4")).replace(",", " ").split()
     if not words or not set(words) <= set(_PROTOCOLS):
-        raise InvalidInput(f"inet_protocols of node {site.node}: all, ipv4 or ipv6", repr(given), "correct it")
+        raise InvalidInput(f"inet_protocols of node {site.node}: all, ipv4 or ipv6", repr(wanted), "correct it")
     spoken = set().union(*(_PROTOCOLS[word] for word in words))
     needed = 4 if families.has_v4 else 6
     if needed not in spoken:
         raise InvalidInput(
             f"inet_protocols of node {site.node} with IPv{needed}: the bed has `families: {families}`",
-            repr(given),
+            repr(wanted),
             f"leave it out, and give the bed `families: v{10 - needed}`",
         )
     return spoken if families.has_v6 else {4}
 
 
-def _main_cf(site: Site[Settings]) -> str:
-    spoken = _protocols(site)
+def _main_cf(site: Site[Settings]) -> tuple[str, list[Change], list[str]]:
+    """Return main.cf, what the bed changed of what the user gave, and which of that can lead mail away."""
+    said = {True: "yes", False: "no"}
+    given = {n: said[v] if isinstance(v, bool) else str(v) for n, v in site.settings.main_cf.items()}
+    own = site.files.get(MAIN)
+    theirs = {**({} if own is None else postfix_config.parameters(own)), **given}
+    place = _place(site, _protocols(site, theirs.get("inet_protocols")))
+    addresses = {name: value for name, (value, _) in place.items()}
+    if own is None:
+        ours = {**_OWN, **place}
+        forced, changes = postfix_config.needed({**{n: v for n, (v, _) in ours.items()}, **given}, addresses)
+        lines = [f"# {reason}\n{name} = {value}\n" for name, (value, reason) in ours.items() if name not in given]
+        text = "".join(lines)
+    else:
+        fixed = ["inet_interfaces"] if site.families is Families.BOTH else ["inet_interfaces", "inet_protocols"]
+        forced, changes = postfix_config.needed(theirs, {name: addresses[name] for name in fixed})
+        text = postfix_config.without(own, frozenset({*given, *forced}))
+    text += "".join(f"# from the bed file\n{n} = {v}\n" for n, v in given.items() if n not in forced)
+    text += "".join(f"# as the bed needs it\n{n} = {v}\n" for n, v in forced.items() if v is not None)
+    return text, changes, postfix_config.detours(theirs)
+
+
+def _place(site: Site[Settings], spoken: set[int]) -> dict[str, tuple[str, str]]:
+    """Return the parameters that follow from the node's place in the bed: name -> value, reason."""
     own = {4: str(site.v4), 6: str(twin(site.v4))}
     networks = {4: str(site.lab), 6: f"[{site.lab6.network_address}]/{site.lab6.prefixlen}"}
-    place = {
+    return {
         "inet_protocols": (
             "all" if spoken == {4, 6} else f"ipv{min(spoken)}",
             "the families of the bed" if site.families.has_v4 else "IPv4 for the published port only; see master.cf",
@@ -181,12 +251,6 @@ def _main_cf(site: Site[Settings]) -> str:
             "the bed, and the host through its published port",
         ),
     }
-    ours = {**_OWN, **place}
-    said = {True: "yes", False: "no"}
-    given = {n: said[v] if isinstance(v, bool) else str(v) for n, v in site.settings.main_cf.items()}
-    lines = [f"# {reason}\n{name} = {value}" for name, (value, reason) in ours.items() if name not in given]
-    lines += [f"# from the bed file\n{name} = {value}" for name, value in given.items()]
-    return "\n".join(lines) + "\n"
 
 
 _MASTER_CF = """\

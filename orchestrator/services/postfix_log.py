@@ -9,21 +9,60 @@ from collections import Counter
 from collections.abc import Iterable
 
 from orchestrator.agents.histogram import Histogram
-from orchestrator.services import RelayLog
+from orchestrator.services import RelayLog, Trouble
 
 HOPS = ("a: before the queue manager", "b: in the queue", "c: connection set-up", "d: transmission")
 """The four parts of ``delays=a/b/c/d``, in the order in which a message passes them."""
-MOST_WARNINGS = 20
+MOST_REASONS = 200
+"""Different reasons that are told apart."""
+OTHER = "(other reasons)"
+_LONGEST = 300
+"""Characters of a reason or an example."""
 
-_LINE = r"[A-Z][a-z]{2} [ \d]\d [\d:]{8} \S+ postfix/"
-_QUEUED = re.compile(rf"{_LINE}cleanup\[\d+\]: ([0-9A-Za-z]+): message-id=")
-_REMOVED = re.compile(rf"{_LINE}qmgr\[\d+\]: ([0-9A-Za-z]+): removed\Z")
+_LINE = r"[A-Z][a-z]{2} [ \d]\d [\d:]{8} \S+ postfix/(?:[\w.-]+/)?"
+"""The part in brackets: ``-o syslog_name=postfix/$service_name``, as Debian's master.cf has it for ``relay``."""
+_ID = r"([0-9A-Za-z]+)"
+_CLIENT = re.compile(rf"{_LINE}smtpd\[(\d+)\]: {_ID}: client=")
+_QUEUED = re.compile(rf"{_LINE}cleanup\[\d+\]: {_ID}: message-id=")
+_REMOVED = re.compile(rf"{_LINE}(?:qmgr|postsuper)\[\d+\]: {_ID}: (?:removed|requeued)\Z")
+_LOST = re.compile(rf"{_LINE}smtpd\[(\d+)\]: [^<:\[]+ after (?:DATA|BDAT) (?:\(|from )")
+"""The client of this smtpd went away, or was sent away, within the data: what cleanup(8) has of it is thrown away."""
+_DISCARDED = re.compile(
+    rf"{_LINE}(?:cleanup\[\d+\]: {_ID}: (?:milter-)?(?:reject|discard): "
+    rf"|smtpd\[\d+\]: {_ID}: (?:(?:milter-)?reject: (?:DATA|BDAT|END-OF-MESSAGE) |discard: )"
+    rf"|(?:cleanup|smtpd)\[\d+\]: warning: {_ID}: (?:write )?queue file )"
+)
+"""A message that was begun and is not queued: refused by its content, or too long."""
 _ADDRESS = r'<(?:"(?:[^"\\]|\\.)*"|[^">])*>'
 _ATTEMPT = re.compile(
-    rf"{_LINE}[a-z]+\[\d+\]: [0-9A-Za-z]+: to={_ADDRESS}, (?:orig_to={_ADDRESS}, )?relay=[^,]*, (?:conn_use=\d+, )?"
-    r"delay=[\d.]+, delays=([\d.]+)/([\d.]+)/([\d.]+)/([\d.]+), (?:tls=[^,]*, )?dsn=\d\.\d+\.\d+, status=([a-z]+) "
+    rf"{_LINE}[\w-]+\[\d+\]: [0-9A-Za-z]+: to={_ADDRESS}, (?:orig_to={_ADDRESS}, )?relay=[^,]*, (?:conn_use=\d+, )?"
+    r"delay=[\d.]+, delays=([\d.]+)/([\d.]+)/([\d.]+)/([\d.]+), (?:tls=[^,]*, )?dsn=\d\.\d+\.\d+, "
+    r"status=([A-Za-z][A-Za-z ,-]{0,60}?)(?: (\(.*)|\Z)",
+    re.DOTALL,
 )
-_TROUBLE = re.compile(rf"{_LINE}(?:\S+\[\d+\]: (?:warning|error|fatal|panic): |smtp\[\d+\]: connect to )")
+_SENT = "sent"
+_TROUBLE = re.compile(
+    rf"(?:{_LINE}(?:[\w-]+\[\d+\]: (?:(?:warning|error|fatal|panic): "
+    r"|(?:[0-9A-Za-z]+: )?(?:connect to |lost connection with |conversation with |host \S+ (?:said|refused to talk)))"
+    r"|smtpd\[\d+\]: (?:lost connection|timeout|too many errors|bare \S+ received) after [A-Z-]+ (?:\(|from )"
+    r"|(?:smtpd|cleanup|postscreen)\[\d+\]: [0-9A-Za-z]+: (?:milter-)?reject: "
+    rf"|qmgr\[\d+\]: [0-9A-Za-z]+: from={_ADDRESS}, status=)"
+    r"|\S*post(?:conf|map|alias): (?:warning|error|fatal): )",
+    re.DOTALL,
+)
+_ORDINARY = ("connect from ", "disconnect from ")
+
+_PREFIX = re.compile(rf"{_LINE}([\w-]+)\[\d+\]: (?:(?:NOQUEUE|[0-9A-F]{{6,}}|[0-9B-Zb-z]{{12,}}): )?")
+_VARYING = (
+    (re.compile(r"; from=<.*", re.DOTALL), ""),
+    (re.compile(_ADDRESS), "<ADDRESS>"),
+    (re.compile(r"[\w.-]+\[[0-9A-Fa-f.:]+\](?::\d+)?|\bunknown\[[^\]]*\]"), "HOST"),
+    (re.compile(r"(?<![\w.:])(?:\d+(?:\.\d+){3}|[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7})(?![\w.:])"), "HOST"),
+    (re.compile(r"\b(?:[0-9A-F]{9,}|(?=[0-9A-Za-z]*\d)[0-9B-DF-HJ-NP-TV-Zb-df-hj-np-tv-z]{12,})\b"), "ID"),
+    (re.compile(r"(?<![/\w.-])(?:[\w-]+\.)+[A-Za-z]{2,}(?![\w/])"), "NAME"),
+    (re.compile(r"(?<![\w.])(?!\d{3}(?:[ -]|\Z)|\d\.\d+\.\d+)\d+(?:\.\d+)?(?![\w.])"), "N"),
+)  # fmt: skip
+"""What differs between two lines of the same reason; a reply code and an enhanced status stay."""
 
 
 def read(lines: Iterable[tuple[float, str]]) -> RelayLog:
@@ -31,29 +70,91 @@ def read(lines: Iterable[tuple[float, str]]) -> RelayLog:
     hops = {name: Histogram() for name in HOPS}
     recorders = [histogram.record_ns for histogram in hops.values()]
     statuses: Counter[str] = Counter()
-    queued: set[str] = set()
-    lengths: dict[int, int] = {}
-    warnings: list[str] = []
+    queue = _Queue()
+    reasons = _Reasons()
     for t, text in lines:
-        if ": to=<" in text:
-            if attempt := _ATTEMPT.match(text):
-                *delays, status = attempt.groups()
-                statuses[status] += 1
-                for record, seconds in zip(recorders, delays, strict=True):
-                    record(round(float(seconds) * 1e9))
-        elif ": message-id=" in text:
-            if found := _QUEUED.match(text):
-                queued.add(found[1])
-                lengths[int(t)] = len(queued)
-        elif text.endswith(": removed"):
-            if found := _REMOVED.match(text):
-                queued.discard(found[1])
-                lengths[int(t)] = len(queued)
-        elif len(warnings) < MOST_WARNINGS and _TROUBLE.match(text):
-            warnings.append(text)
+        if ": to=<" in text and (attempt := _ATTEMPT.match(text)):
+            *delays, status, reply = attempt.groups()
+            statuses[status] += 1
+            for record, seconds in zip(recorders, delays, strict=True):
+                record(round(float(seconds) * 1e9))
+            if status != _SENT:
+                reasons.add(f"{status}: {(reply or '')[1:].removesuffix(')')}", text)
+            continue
+        if text.startswith(_ORDINARY, text.find("]: ") + 3) or text.endswith(" (queue active)") or queue.read(t, text):
+            continue
+        if _TROUBLE.match(text):
+            reasons.add(_PREFIX.sub(r"\1: ", text, count=1), text)
     return RelayLog(
         hops={name: histogram.library() for name, histogram in hops.items()},
         statuses=dict(statuses),
-        queue=[(float(second + 1), length) for second, length in lengths.items()],
-        warnings=warnings,
+        queue=[(float(second + 1), length) for second, length in queue.lengths.items()],
+        troubles=reasons.told(),
     )
+
+
+class _Queue:
+    """Which messages are queued: from cleanup(8)'s line on until they are removed, or turn out not to be queued."""
+
+    def __init__(self) -> None:
+        self.lengths: dict[int, int] = {}
+        """Unix second -> messages, at its end."""
+        self._queued: set[str] = set()
+        self._gone: set[str] = set()
+        """Begun and thrown away: cleanup's line may come after that of smtpd."""
+        self._begun: dict[str, str] = {}
+        """Process of smtpd -> the message that it took last."""
+
+    def read(self, t: float, text: str) -> bool:
+        """Read one line; True when it is about the ordinary way of a message."""
+        if ": client=" in text and (found := _CLIENT.match(text)):
+            self._begun[found[1]] = found[2]
+            self._gone.discard(found[2])
+            return True
+        if ": message-id=" in text and (found := _QUEUED.match(text)):
+            if found[1] not in self._gone:
+                self._queued.add(found[1])
+                self.lengths[int(t)] = len(self._queued)
+            return True
+        if text.endswith((": removed", ": requeued")) and (found := _REMOVED.match(text)):
+            self._leave(t, found[1])
+            return True
+        if " after " in text and (found := _LOST.match(text)):
+            self._throw_away(t, self._begun.get(found[1]))
+        elif ("reject: " in text or "discard: " in text or "queue file " in text) and (found := _DISCARDED.match(text)):
+            self._throw_away(t, next(filter(None, found.groups())))
+        return False
+
+    def _throw_away(self, t: float, message: str | None) -> None:
+        if message and message != "NOQUEUE":
+            self._gone.add(message)
+            self._leave(t, message)
+
+    def _leave(self, t: float, message: str) -> None:
+        if message in self._queued:
+            self._queued.discard(message)
+            self.lengths[int(t)] = len(self._queued)
+
+
+class _Reasons:
+    """Counts trouble by its reason."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._examples: dict[str, str] = {}
+
+    def add(self, said: str, line: str) -> None:
+        """Count one line; ``said``: what it says, without time and process."""
+        reason = said
+        for pattern, word in _VARYING:
+            reason = pattern.sub(word, reason)
+        reason = reason[:_LONGEST]
+        if reason not in self._counts and len(self._counts) >= MOST_REASONS:
+            reason = OTHER
+        self._counts[reason] += 1
+        self._examples.setdefault(reason, line[:_LONGEST])
+
+    def told(self) -> list[Trouble]:
+        """Return the reasons, the most frequent first."""
+        ordered = sorted(self._counts.items(), key=lambda entry: -entry[1])
+        return [Trouble(reason=reason, count=count, example=self._examples[reason]) for reason, count in ordered]

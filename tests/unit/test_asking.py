@@ -1,6 +1,8 @@
 """A scenario is found without importing it, be it a module or a package."""
 
 import inspect
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,3 +25,15 @@ def test_a_list_says_the_first_line_of_a_scenario(name: str) -> None:
 
 def test_what_is_no_scenario_is_not_found() -> None:
     assert Runs().get_command(None, "-") is None
+
+
+def test_a_parameter_from_disk_is_what_the_file_or_folder_holds(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / "x").write_text("y")
+    (tmp_path / "list").write_text("# who\nanna\n")
+    seen: dict[str, Any] = {}
+    made = asking.command("relay-throughput", lambda _scenario, values: seen.update(values))
+    made.main(["--relay-files", str(tmp_path), "--recipients", str(tmp_path / "list")], standalone_mode=False)
+    assert (seen["relay_files"], seen["recipients"], seen["domain_names"]) == (
+        {"/etc/x": "y", "/list": "# who\nanna\n"}, ["anna"], None
+    )  # fmt: skip

@@ -1,6 +1,7 @@
 """A run in one file: what it holds, what is refused of a stranger's, and what a second run is compared by."""
 
 import errno
+import hashlib
 import io
 import json
 import signal
@@ -258,3 +259,18 @@ def test_a_page_that_cannot_be_written_costs_no_answer(
     with pytest.raises(HostCannot, match=r"report\.html.*No space left"):
         cli_run._again(made, runs=tmp_path)
     assert capsys.readouterr().out.lstrip().startswith("CONFIRMED")
+
+
+def test_the_text_of_own_files_travels_once_and_a_capsule_that_nobody_could_read_is_not_written(
+    tmp_path: Path, made: Path
+) -> None:
+    bed = {"nodes": {"relay": {"service": "postfix", "files": {"/etc/x": "secret"}}, "dns": {"service": "bind"}}}
+    digest = hashlib.sha256(b"secret").hexdigest()
+    assert capsule._without_texts(bed) == {
+        "nodes": {"relay": {"service": "postfix", "files": {"/etc/x": digest}}, "dns": {"service": "bind"}}
+    }
+    held = capsule.read(made)
+    large = held.model_copy(update={"params": {"text": "x" * capsule.MAX_FILE_B}})
+    with pytest.raises(InvalidInput, match="a capsule of at most"):
+        capsule.write(large, tmp_path / "large.json")
+    assert not (tmp_path / "large.json").exists()

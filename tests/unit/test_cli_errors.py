@@ -21,6 +21,8 @@ from orchestrator.ownership import Identity, Kind
 from tests.unit.test_ownership import build
 
 NODES = "nodes: {dns: {service: bind}}\n"
+FILES_OF = "name: x\nnodes: {{r: {{service: postfix, files: {{/etc/postfix/main.cf: '{}'}}}}}}\n"
+OWN_FILE = "name: x\nnodes: {{r: {{service: postfix, files: {{'{}': {{text: x}}}}}}}}\n"
 POSTFIX = "name: x\nnodes: {{r: {{service: postfix, settings: {{main_cf: {{{}}}}}}}}}\n"
 
 
@@ -109,11 +111,16 @@ FILES: dict[str, tuple[bytes | str, str]] = {
     "a release that does not exist": ("name: x\nnodes: {dns: {service: bind, release: potato}}", "potato"),
     "a service that does not exist": ("name: x\nnodes: {r: {service: sendmail}}", "choose one of bhm, bind"),
     "an interface that is none": (f"name: x\nparent: 'eth0; id'\n{NODES}", "eth0; id"),
-    "a program in main.cf": (POSTFIX.format("mailbox_command: x"), "runs programs"),
-    "a line break in main.cf": (POSTFIX.format('myhostname: "a\\nrelayhost = b"'), "words and numbers"),
-    "a shell's words in main.cf": (POSTFIX.format("myhostname: $(id)"), "words and numbers"),
-    "braces in main.cf": (POSTFIX.format("myhostname: '{x}'"), "words and numbers"),
+    "a line break in main.cf": (POSTFIX.format('myhostname: "a\\nrelayhost = b"'), "one line of printable"),
     "a name with a blank in main.cf": (POSTFIX.format("'a b': x"), "main.cf"),
+    "a file beside the bed that is not there": (FILES_OF.format("main.cf"), "No such file"),
+    "a file that lies elsewhere": (FILES_OF.format("../../../../etc/passwd"), "a file of text below"),
+    "a file by its absolute name": (FILES_OF.format("/etc/passwd"), "beside"),
+    "a file that the bed writes": (OWN_FILE.format("/testbed/enter"), "written by the bed"),
+    "a file that the engine writes": (OWN_FILE.format("/etc/resolv.conf"), "written by the bed or the engine"),
+    "a file that leaves its folder": (OWN_FILE.format("/etc/../testbed/enter"), "without '..'"),
+    "a file with a shell's words": (OWN_FILE.format("/etc/$(id)"), "plain characters"),
+    "a file that its service writes": (OWN_FILE.format("/var/spool/postfix/quick-start"), "does not write itself"),
     "nothing": ("", "got 'None'"),
     "a list": ("- a", "dictionary"),
     "binary data": (bytes(range(256)), "codec can't decode"),

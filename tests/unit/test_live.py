@@ -13,10 +13,11 @@ from orchestrator import beds, live
 from orchestrator.collect.recorder import Recorder
 from orchestrator.engine import ContainerSpec, Output
 from orchestrator.engine.fake import FakeEngine
-from orchestrator.errors import NodeDied
+from orchestrator.errors import EngineFailed, NodeDied
 from orchestrator.live import Live
 from orchestrator.plan import make_plan
 from orchestrator.rundir import RunDir
+from orchestrator.services import Role
 from tests.unit import factory
 
 REPORT = {
@@ -32,6 +33,9 @@ ARRIVED = {
 }  # fmt: skip
 
 
+FAILED = Output(status=1, stdout="", stderr="find: '/var/spool/postfix/active': Permission denied")
+
+
 def answer(_: ContainerSpec, command: tuple[str, ...]) -> Output:
     """Answer as the agents do; a relay's queue is empty."""
     told: dict[str, object] = {}
@@ -43,9 +47,9 @@ def answer(_: ContainerSpec, command: tuple[str, ...]) -> Output:
 
 
 @contextmanager
-def up(tmp_path: Path) -> Iterator[tuple[Live, FakeEngine]]:
-    """Bring the built-in bed up with two domains."""
-    engine = FakeEngine(answer)
+def up(tmp_path: Path, output: Output | None = None) -> Iterator[tuple[Live, FakeEngine]]:
+    """Bring the built-in bed up with two domains; ``output``: the answer of every command, instead of the agents'."""
+    engine = FakeEngine(answer if output is None else lambda _spec, _command: output)
     plan = make_plan(beds.bed("relay").model_copy(update={"domains": 2}), cpus=2)
     rundir = RunDir.create(tmp_path, "live")
     with Recorder(engine, rundir) as recorder:
@@ -59,6 +63,12 @@ def up(tmp_path: Path) -> Iterator[tuple[Live, FakeEngine]]:
         recorder.expect_end()
         for made in containers.values():
             engine.remove_container(made)
+
+
+@pytest.fixture
+def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not wait for the news of a death after a failure."""
+    monkeypatch.setattr("orchestrator.live.NEWS_S", 0.0)
 
 
 def listeners(bed: Live) -> int:
@@ -109,3 +119,27 @@ def test_a_probe_names_the_node_that_died(tmp_path: Path, monkeypatch: pytest.Mo
         with pytest.raises(NodeDied, match=r"node relay running.*status 75"):
             bed.probe(["d0.test"])
         assert time.monotonic() - began < 3
+
+
+@pytest.mark.usefixtures("no_grace")
+def test_a_queue_command_that_fails_is_no_empty_queue(tmp_path: Path) -> None:
+    with up(tmp_path, FAILED) as (bed, _), pytest.raises(EngineFailed, match="Permission denied"):
+        bed._held(1)
+
+
+def test_a_queue_that_is_listed_is_counted(tmp_path: Path) -> None:
+    with up(tmp_path, Output(status=0, stdout="A1\nB2\nA1\n", stderr="")) as (bed, _):
+        assert bed._held(9) == 2
+
+
+@pytest.mark.usefixtures("no_grace")
+def test_cpu_times_that_could_not_be_read_are_not_kept(tmp_path: Path) -> None:
+    with up(tmp_path, FAILED) as (bed, _):
+        with pytest.raises(EngineFailed, match="Permission denied"), bed.record_cpus("relay"):
+            pass
+        assert bed.rundir.result("relay-cpus") is None
+
+
+def test_an_answer_is_what_a_command_that_succeeds_prints(tmp_path: Path) -> None:
+    with up(tmp_path, Output(status=0, stdout="3.7.11\n", stderr="a warning")) as (bed, _):
+        assert bed.ask(bed.plan.node(Role.RELAY), "postconf", "-h", "mail_version") == "3.7.11\n"

@@ -1,12 +1,14 @@
 """A bed worked out."""
 
+import hashlib
 from collections import Counter
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, summarize_address_range
 
 import pytest
 
-from orchestrator import beds
+from orchestrator import beds, compose
 from orchestrator.addressing import twin, twin_network
+from orchestrator.cli.beds import _show_own
 from orchestrator.errors import InvalidInput
 from orchestrator.model import parse_bed
 from orchestrator.plan import Plan, make_plan
@@ -122,3 +124,33 @@ def test_unknown_settings_of_a_service_are_named() -> None:
 def test_a_cpuset_sets_the_number_of_workers() -> None:
     bed = parse_bed({"name": "x", "nodes": {"dns": {"service": "bind", "limits": {"cpuset": "0-2,5"}}}}, "bed")
     assert make_plan(bed, cpus=8).nodes[0].fds != make_plan(bed, cpus=1).nodes[0].fds
+
+
+RELAY = {
+    "/etc/postfix/main.cf": "maillog_file = /var/log/mail.log\nrelayhost = [smart.test]\n",
+    "/usr/local/lib/policy": "#!/bin/sh\n",
+}
+
+
+def test_a_plan_names_a_users_own_files_and_what_the_bed_changed_in_them(capsys: pytest.CaptureFixture[str]) -> None:
+    bed = parse_bed({"name": "x", "nodes": {"relay": {"service": "postfix", "files": RELAY}}}, "bed")
+    (relay,) = make_plan(bed, cpus=2).to_dict()["nodes"]
+    assert relay["files"]["/usr/local/lib/policy"]["sha256"] == hashlib.sha256(b"#!/bin/sh\n").hexdigest()
+    assert relay["detours"] == ["relayhost = [smart.test]"]
+    changed = {change["setting"]: (change["old"], change["new"]) for change in relay["changes"]}
+    assert changed["maillog_file"] == ("/var/log/mail.log", "/dev/stdout")
+    (node,) = make_plan(bed, cpus=2).nodes
+    _show_own(node, bed.nodes["relay"].files)
+    said = capsys.readouterr().out
+    assert f"/usr/local/lib/policy  10 bytes, sha256 {hashlib.sha256(b'#!/bin/sh' + bytes([10])).hexdigest()}" in said
+    assert "changed: maillog_file: /var/log/mail.log -> /dev/stdout (the bed reads the log from there)" in said
+    assert "can lead mail another way: relayhost = [smart.test]" in said
+
+
+def test_a_users_own_file_reaches_compose_and_one_that_a_service_writes_is_refused() -> None:
+    bed = parse_bed({"name": "x", "nodes": {"relay": {"service": "postfix", "files": RELAY}}}, "bed")
+    made = compose.files(compose.compose_plan(bed, cpus=2))
+    assert made["relay/usr/local/lib/policy"] == b"#!/bin/sh\n"
+    dns = {"service": "bind", "files": {"/etc/bind/testbed/named.conf": "x"}}
+    with pytest.raises(InvalidInput, match="does not write itself"):
+        make_plan(parse_bed({"name": "x", "nodes": {"dns": dns}}, "bed"), cpus=2)

@@ -120,6 +120,24 @@ def test_the_summary_is_json_and_holds_the_figures(rundir: RunDir) -> None:
     assert run["verdict"]["outcome"] == "CONFIRMED"
 
 
+def test_deferred_mail_is_shown_with_its_reasons(rundir: RunDir, tmp_path: Path) -> None:
+    copy = RunDir(Path(shutil.copytree(rundir.path, tmp_path / "copy")))
+    terminal.summary(copy)
+    kept = copy.result("hops")
+    assert kept
+    reasons = [("deferred: host HOST said: 450 <wait>", 7), *((f"reason {n}", 2) for n in range(20))]
+    troubles = [{"reason": reason, "count": count, "example": "x"} for reason, count in reasons]
+    copy.save_result("hops", kept | {"statuses": {"sent": 4, "deferred": 7}, "troubles": troubles})
+    text = shown(copy, 120)
+    assert "delivery attempts: 7 deferred, 4 sent" in text
+    assert re.search(r"deferred: host HOST said: 450 <wait>\s+7\n", text)
+    assert re.search(r"11 other reasons\s+22\n", text)
+    assert terminal.summary(copy)["troubles"] == troubles
+    page = html.write(copy).read_text(encoding="utf-8")
+    assert "450 &lt;wait&gt;" in page
+    assert "11 more reasons" in page
+
+
 def test_a_run_that_broke_off_is_shown_with_its_error(tmp_path: Path) -> None:
     rundir = RunDir.create(tmp_path, "relay-throughput")
     error = {"needed": "node relay running", "found": "it ended with status 1\nfatal: [x]", "do": "read logs/"}

@@ -134,6 +134,15 @@ def test_a_run_keeps_everything_and_leaves_nothing(tmp_path: Path) -> None:
     assert (finished.rundir.path / "config/dns/etc/bind/testbed/named.conf").is_file()
 
 
+def test_a_version_that_a_daemon_does_not_tell_is_not_left_out(tmp_path: Path) -> None:
+    engine = Breaking()
+    answer = engine.answer
+    failed = Output(status=127, stdout="", stderr="named: not found")
+    engine.answer = lambda spec, command: failed if command[-2:] == ("named", "-v") else answer(spec, command)
+    with pytest.raises(EngineFailed, match="named: not found"):
+        _run(engine, tmp_path)
+
+
 def _calls() -> int:
     engine = Breaking()
     with pytest.MonkeyPatch.context() as patch:

@@ -155,3 +155,9 @@ def test_the_command_of_each_run_repeats_it() -> None:
 def test_every_parameter_of_a_scenario_is_an_option_of_run(name: str) -> None:
     own = {"runs", "parent", "output", "format", "vary", "help"}
     assert not own & scenarios.scenario(name).params.model_fields.keys()
+
+
+def test_the_command_of_a_run_says_how_much_came_from_disk() -> None:
+    relay = scenarios.scenario("relay-throughput")
+    params = relay.params.model_validate({"relay_files": {"/etc/a": "x" * 99}, "recipients": ["a", "b"]})
+    assert sweep.words(relay, params)[3:] == ["--recipients=(2 of recipients)", "--relay-files=(1 of relay-files)"]

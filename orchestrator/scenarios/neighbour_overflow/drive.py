@@ -28,7 +28,8 @@ MESSAGE_B = 1024
 OVERFLOW = r"neighbour: arp_cache: neighbor table overflow!"
 SMTP = "25"
 
-_UNTRIED = ("find", *(f"/var/spool/postfix/{queue}" for queue in ("incoming", "active")), "-type", "f")
+_QUEUES = (f"/var/spool/postfix/{queue}" for queue in ("incoming", "active"))
+_UNTRIED = ("find", *_QUEUES, "-ignore_readdir_race", "-type", "f")
 _FLUSH = "ip -4 neighbour flush all"
 
 
@@ -48,15 +49,15 @@ def ask(live: Live, params: Params, name: str) -> None:
     filling = _agent("fill", servers, count - messages, domain)
     with live.phase(f"{name}: mail"):
         # The three that carry the mail know each other when the table fills; their entries are safe for 5 s.
-        live.exec(load, *_agent("connect", relay.v4, 1, SMTP))
-        live.exec(relay, "getent", "hosts", f"{load.name}.nodes.test")
+        live.ask(load, *_agent("connect", relay.v4, 1, SMTP))
+        live.ask(relay, "getent", "hosts", f"{load.name}.nodes.test")
         with _kept_full(live, filling) as said:
             order = {"target": str(relay.v4), "messages": messages, "sizes": [MESSAGE_B], "timeout": TRIED_S}
             live.send(name, order)
             _await_first_try(live, relay)
         live.rundir.save_result(f"{name}-mail", _joined(said))
     _flush(live)
-    live.exec(relay, "postqueue", "-f")
+    live.ask(relay, "postqueue", "-f")
     live.drain(name, SETTLE_S)
     after = _kernel_lines(live)
     told = None if before is None or after is None else [asdict(line) for line in kernel.newer(after, before)]
@@ -88,7 +89,7 @@ def _kept_full(live: Live, filling: tuple[str, ...]) -> Iterator[list[dict[str, 
 def _await_first_try(live: Live, relay: NodePlan) -> None:
     """Wait until every message that the relay has was delivered or deferred, but not for ever."""
     deadline = time.monotonic() + TRIED_S
-    while live.exec(relay, *_UNTRIED).stdout and time.monotonic() < deadline:
+    while live.ask(relay, *_UNTRIED) and time.monotonic() < deadline:
         live.recorder.died.wait(POLL_S)
 
 

@@ -18,6 +18,8 @@ def bed(params: Params) -> Bed:
     base = relay_bed(params, cpus=params.relay_cpus)
     nodes = {**base.nodes, "sink": Node(service=params.sink)}
     if params.load != OURS:
+        if params.recipients:
+            raise InvalidInput("the load generator smtp-load for recipients", repr(params.load), "leave one out")
         nodes[params.load] = Node(service=params.load)
     if (params.relay, params.sink) == ("postfix", "bhm"):
         nodes["relay"] = nodes["relay"].model_copy(update={"settings": {"main_cf": bhm.POSTFIX}})
@@ -39,9 +41,12 @@ def relay_bed(params: RelayLoad, *, cpus: float | None = None) -> Bed:
         service=params.relay,
         release=params.relay_release,
         limits=relay.limits.model_copy(update={"cpus": cpus}),
+        files=params.relay_files or {},
     )
-    nodes = {**base.nodes, "relay": under_test}
-    return base.model_copy(update={"domains": params.domains, "families": params.families, "nodes": nodes})
+    load = Node(service=OURS, settings={"recipients": params.recipients} if params.recipients else {})
+    nodes = {**base.nodes, "relay": under_test, "load": load}
+    domains = params.domain_names or params.domains
+    return base.model_copy(update={"domains": domains, "families": params.families, "nodes": nodes})
 
 
 def _require(role: str, name: str, *, fits: bool) -> None:

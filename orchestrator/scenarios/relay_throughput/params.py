@@ -2,9 +2,11 @@
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from orchestrator.model import MAX_DOMAINS, Families, Release, Strict
+from orchestrator import overlay
+from orchestrator.model import MAX_DOMAINS, Domain, Families, Files, Recipients, Release, Strict
+from orchestrator.overlay import FromDisk
 
 CALIBRATION, SINGLE, RUN = "calibration", "calibration-single", "relay"
 """The loads of a run: straight to the sink; the same with one message for each connection; through the relay."""
@@ -16,7 +18,11 @@ class RelayLoad(Strict):
     """A relay, and the load that it gets."""
 
     domains: Annotated[int, Field(ge=1, le=MAX_DOMAINS)] = 2560
-    """Domains that receive mail, each with an address of its own."""
+    """Domains that receive mail, each with an address of its own; given by name, their number."""
+    domain_names: Annotated[list[Domain] | None, FromDisk(overlay.read_lines, "FILE")] = None
+    """Their names under .test, one a line; unset: those of the recipients, else d0.test, d1.test, ..."""
+    recipients: Annotated[Recipients | None, FromDisk(overlay.read_lines, "FILE")] = None
+    """Who gets the mail, one a line: local parts, which every domain has, or full addresses; unset: user."""
     families: Families = Families.BOTH
     """What mail and DNS go over: v4, v6 or both; v4 asks for no IPv6 of the host."""
     rate: Annotated[float, Field(gt=0, le=1e6)] | None = None
@@ -31,6 +37,20 @@ class RelayLoad(Strict):
     """The service under test."""
     relay_release: Release = "bookworm"
     """The Debian release it comes from."""
+    relay_files: Annotated[Files | None, FromDisk(overlay.read_tree, "FOLDER")] = None
+    """Files of your own for the relay, as a tree that is laid over its /: etc/postfix/main.cf, ..."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_domains(cls, given: Any) -> Any:
+        """Take the domains from their names, or from the recipients' addresses."""
+        if not isinstance(given, dict):
+            return given
+        names, recipients = given.get("domain_names"), given.get("recipients")
+        if names is None and isinstance(recipients, list):
+            found = dict.fromkeys(address.partition("@")[2] for address in recipients if isinstance(address, str))
+            names = [name for name in found if name] or None
+        return given if names is None else {**given, "domain_names": names, "domains": len(names)}
 
     def order(self, seconds: float) -> dict[str, Any]:
         """Return the load, whoever it goes to."""

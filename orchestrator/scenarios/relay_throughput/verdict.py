@@ -1,10 +1,13 @@
 """The judgement of a run: was it measured at all, was mail lost, and who set the pace?"""
 
+from typing import Any
+
 from orchestrator import services
 from orchestrator.measurements import Machine, Measurements
 from orchestrator.scenarios import Outcome, Verdict
 from orchestrator.scenarios.relay_throughput.evidence import accounting, instrument, instrument_ceiling
 from orchestrator.scenarios.relay_throughput.params import OURS, RUN
+from orchestrator.services import Change
 
 BACKLOG = 0.25
 """A relay that delivers less than it accepts by more than this share of it, while load is offered, builds a backlog."""
@@ -42,7 +45,7 @@ def judge(measured: Measurements) -> Verdict:
         + ", and it was the relay that was measured.",
         reason=reason[0].upper() + reason[1:] + ".",
         evidence=evidence,
-        marks=(*(("instrument-bound",) if bound else ()), *_backlog(measured), *_full(machine)),
+        marks=(*(("instrument-bound",) if bound else ()), *_backlog(measured), *_full(machine), *_own(measured)),
         figures={
             "relay_messages_per_s": carried,
             "relay_messages_per_minute": carried * 60 if carried else None,
@@ -92,6 +95,19 @@ def _full(machine: Machine | None) -> tuple[str, ...]:
     had = f"of {machine.cpus} CPUs, the relay had {relay:.2f}, the other nodes {machine.bed - relay:.2f}"
     others = f"the engine, testbed and others {machine.others:.2f}"
     return (f"{1 - machine.idle:.0%} of the machine's CPU was in use while load was offered: {had}, {others}",)
+
+
+def _own(measured: Measurements) -> tuple[str, ...]:
+    """Name what the bed changed in the relay's own files, and what in them can lead mail away."""
+    nodes = (measured.facts.get("plan") or {}).get("nodes") or []
+    relay: dict[str, Any] = next((node for node in nodes if node["name"] == "relay"), {})
+    changes = [str(Change(**change)) for change in relay.get("changes") or ()]
+    detours = list(relay.get("detours") or ())
+    said = (
+        ("the bed changed in the relay's own configuration", changes),
+        ("in the relay's own configuration, this can lead mail another way", detours),
+    )
+    return tuple(f"{what}: {'; '.join(which)}" for what, which in said if which)
 
 
 def _harness_cpu_ms(measured: Measurements) -> float | None:

@@ -69,6 +69,46 @@ def test_as_fast_as_it_goes_every_message_arrives_once(sink: Sink, target: str, 
         assert said.connections == 300
 
 
+def test_the_load_goes_to_exactly_the_recipients_that_are_named_each_in_its_turn() -> None:
+    heard: list[bytes] = []
+
+    async def listening(reader: faults.Reader, writer: faults.Writer) -> None:
+        class Heard:
+            async def readline(self) -> bytes:
+                line = await reader.readline()
+                heard.extend([line] if line.startswith(b"RCPT") else [])
+                return line
+
+            async def readuntil(self, end: bytes) -> bytes:
+                return await reader.readuntil(end)
+
+        await faults.converse(Heard(), writer, {})  # type: ignore[arg-type]
+
+    names = {"domains": ["d0.test", "d1.test"], "recipients": ["anna@d1.test", "o'neil+x@d0.test", "info"]}
+    said = against(listening, messages=8, connections=1, per_connection=8, timeout=5, **names)
+    assert said.accepted == 8
+    addresses = [line[len(b"RCPT TO:<") : -3].decode() for line in heard]
+    turn = ["o'neil+x@d0.test", "anna@d1.test", "info@d0.test", "info@d1.test"]
+    assert addresses == [*turn, *turn]
+
+
+@pytest.mark.parametrize(
+    ("recipients", "said"),
+    [
+        (["a@d0.test", "b@other.test"], "one of the domains"),
+        (["a@d0.test"], "a recipient in every domain"),
+        (["a>\r\nDATA"], "plain addresses"),
+        (["a b"], "plain addresses"),
+        (["a..b"], "plain addresses"),
+        (["a" * 65], "plain addresses"),
+        ([], "a list of 1"),
+    ],
+)
+def test_a_recipient_that_would_break_the_stream_or_fits_no_domain_is_refused(recipients: list[str], said: str) -> None:
+    with pytest.raises(BadOrder, match=said):
+        read_order(json.dumps({**ORDER, "domains": ["d0.test", "d1.test"], "recipients": recipients}))
+
+
 def test_a_rate_is_kept(sink: Sink) -> None:
     run = sink.begin()
     said = send(run=run, port=sink.port, rate=1000, seconds=0.2, connections=4)

@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from orchestrator.errors import InvalidInput
 from orchestrator.measurements import Measurements
+from orchestrator.plan import make_plan
 from orchestrator.rundir import RunDir
 from orchestrator.scenarios import Outcome, Verdict
 from orchestrator.scenarios.relay_throughput import SCENARIO
 from orchestrator.scenarios.relay_throughput.params import Params
+from orchestrator.services.agents import RECIPIENTS
 from tests.unit.factory import make_run
 
 CARRIES = 150.0
@@ -189,3 +192,45 @@ def test_a_machine_without_a_cpu_to_spare_is_noted(
     assert verdict.figures["share_of_machine_cpu"] == pytest.approx(busy)
     assert [f"the relay had {relay:.2f}" in mark for mark in verdict.marks] == [True] * full
     assert [f"others {others:.2f}" in mark for mark in verdict.marks] == [True] * full
+
+
+def test_the_recipients_name_the_domains_of_the_bed_and_reach_the_generator() -> None:
+    params = Params(recipients=["anna@b.test", "bert@a.test", "carl@b.test"])
+    assert (params.domains, params.domain_names) == (2, ["b.test", "a.test"])
+    plan = make_plan(SCENARIO.bed(params), cpus=2)
+    assert [delivery.domain for delivery in plan.deliveries] == ["b.test", "a.test"]
+    assert plan.named("load").files[RECIPIENTS] == b"anna@b.test\nbert@a.test\ncarl@b.test\n"
+
+
+def test_local_parts_are_of_every_domain_and_names_stand_above_a_number() -> None:
+    params = Params(domains=7, domain_names=["x.test"], recipients=["anna"])
+    assert params.domains == 1
+    assert SCENARIO.bed(params).domain_names == ["x.test"]
+    assert Params(domains=7, recipients=["anna"]).domains == 7
+    assert RECIPIENTS not in make_plan(SCENARIO.bed(Params(domains=2)), cpus=2).named("load").files
+
+
+@pytest.mark.parametrize("recipient", ["a@example.com", "a b@d0.test", "a>@d0.test", "@d0.test", "a@b@d0.test", "a\n"])
+def test_a_recipient_that_cannot_be_sent_to_is_refused(recipient: str) -> None:
+    with pytest.raises(ValidationError):
+        Params(recipients=[recipient])
+
+
+def test_a_recipient_of_no_domain_and_a_domain_without_recipient_are_named() -> None:
+    for names, recipients in ((["a.test"], ["x@b.test"]), (["a.test", "b.test"], ["x@b.test"])):
+        with pytest.raises(InvalidInput, match="recipient"):
+            make_plan(SCENARIO.bed(Params(domain_names=names, recipients=recipients)), cpus=2)
+    with pytest.raises(InvalidInput, match="smtp-load"):
+        SCENARIO.bed(Params(recipients=["x"], load="postal"))
+
+
+def test_what_the_bed_changed_in_the_users_own_files_is_in_the_verdict(template: RunDir, tmp_path: Path) -> None:
+    def own(run: Path) -> None:
+        files = {"/etc/postfix/main.cf": "maillog_file = /var/log/mail.log\nrelayhost = [smart.test]\n"}
+        plan = make_plan(SCENARIO.bed(Params(domains=2, relay_files=files)), cpus=2)
+        facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        (run / "run.json").write_text(json.dumps(facts | {"plan": plan.to_dict()}), encoding="utf-8")
+
+    changed, detour = _judged(template, tmp_path, own).marks
+    assert "maillog_file: /var/log/mail.log -> /dev/stdout" in changed
+    assert detour.endswith("can lead mail another way: relayhost = [smart.test]")

@@ -1,40 +1,117 @@
-"""What a bed file may not say of Postfix."""
+"""What a bed file and a user's own files may say of Postfix, and what the bed makes of it."""
+
+from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from orchestrator import overlay
+from orchestrator.model import parse_bed
+from orchestrator.plan import NodePlan, make_plan
+from orchestrator.services import postfix_config
 from orchestrator.services.postfix import SERVICE, Settings
+from orchestrator.services.postfix_config import MAIN, MASTER
+
+GATEWAY = Path(__file__).parents[2] / "integration" / "gateway"
+
+
+def _relay(settings: dict[str, Any] | None = None, files: dict[str, str] | None = None) -> NodePlan:
+    relay = {"service": "postfix", "settings": settings or {}, "files": files or {}}
+    return make_plan(parse_bed({"name": "x", "domains": 4, "nodes": {"relay": relay}}, "bed"), cpus=2).named("relay")
+
+
+def _running(node: NodePlan) -> dict[str, str]:
+    return postfix_config.parameters(node.files[MAIN].decode())
 
 
 @pytest.mark.parametrize(
     "override",
-    [
-        {"mailbox_command": "/bin/sh"},
-        {"smtpd_relay_restrictions_maps": "x"},
-        {"header_checks": "pipe:x"},
-        {"relayhost": "mail.example.com"},
-        {"maillog_file": "/etc/passwd"},
-        {"x\ny": "1"},
-        {"default_process_limit": "1\nmailbox_command = sh"},
-        {"myhostname": "$(reboot)"},
-        {"smtp_helo_name": "${mail_name}"},
-        {"Default": "1"},
-        {"content_filter": "smtp"},
-        {"smtp_fallback_relay": "mail.example.com"},
-        {"always_bcc": "a@d1.test"},
-        {"smtpd_milters": "inet:127.0.0.1:1"},
-        {"smtpd_recipient_restrictions": "check_policy_service unix:private/policy"},
-        {"smtp_tls_cert_file": "/etc/shadow"},
-        {"smtp_helo_name": " folded"},
-    ],
+    [{"x\ny": "1"}, {"default_process_limit": "1\nmailbox_command = sh"}, {"a b": "1"}, {"a": "\x00"}, {"a=b": "1"}],
 )
-def test_a_parameter_that_could_break_out_is_refused(override: dict[str, str | int | bool]) -> None:
+def test_what_would_break_the_format_of_main_cf_is_refused(override: dict[str, str | int | bool]) -> None:
     with pytest.raises(ValidationError):
         Settings(main_cf=override)
 
 
-def test_an_ordinary_parameter_is_taken() -> None:
-    assert Settings(main_cf={"in_flow_delay": "1s", "smtp_tls_security_level": "may"}).main_cf
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("smtpd_banner", "$myhostname ESMTP ${mail_name}"),
+        ("smtpd_recipient_restrictions", "permit_mynetworks, check_policy_service unix:private/policy"),
+        ("relayhost", "[192.0.2.1]:587"),
+        ("relay_recipient_maps", "hash:/etc/postfix/recipients"),
+        ("smtp-amavis_destination_concurrency_limit", "2"),
+        ("smtp_tls_security_level", "may"),
+    ],
+)
+def test_a_value_of_a_real_main_cf_is_taken_as_it_is(name: str, value: str) -> None:
+    node = _relay({"main_cf": {name: value}})
+    assert _running(node)[name] == value
+    assert node.changes == ()
+
+
+def test_what_can_lead_mail_away_is_named_and_not_forbidden() -> None:
+    given = {"relayhost": "[a.test]", "transport_maps": "hash:/t", "default_transport": "smtp", "content_filter": ""}
+    assert _relay({"main_cf": given}).detours == ("relayhost = [a.test]", "transport_maps = hash:/t")
+
+
+def test_what_the_bed_measures_with_cannot_be_set_otherwise() -> None:
+    node = _relay({"main_cf": {"maillog_file": "/etc/passwd", "queue_directory": "/q", "inet_interfaces": "localhost"}})
+    running = _running(node)
+    assert running["maillog_file"] == "/dev/stdout"
+    assert running["queue_directory"] == "/var/spool/postfix"
+    assert running["inet_interfaces"] == "198.18.0.2, 2001:2::c612:2"
+    assert {change.setting: change.old for change in node.changes} == {
+        "maillog_file": "/etc/passwd", "queue_directory": "/q", "inet_interfaces": "localhost"
+    }  # fmt: skip
+
+
+def test_a_main_cf_of_the_users_own_stands_as_it_is_but_for_what_is_named() -> None:
+    files = overlay.read_tree(GATEWAY)
+    node = _relay({"main_cf": {"smtpd_error_sleep_time": "0"}}, files)
+    theirs, running = postfix_config.parameters(files[MAIN]), _running(node)
+    named = {change.setting for change in node.changes if not change.setting.startswith(MASTER)}
+    assert named == {"maillog_file", "delay_logging_resolution_limit", "inet_interfaces", "smtp_bind_address"}
+    assert {n: running.get(n) for n in theirs.keys() - named} == {n: theirs[n] for n in theirs.keys() - named}
+    assert running.keys() - theirs.keys() == {"delay_logging_resolution_limit", "smtpd_error_sleep_time"}
+    assert "smtp_bind_address" not in running
+    assert node.files["/etc/postfix/recipients"] == files["/etc/postfix/recipients"].encode()
+    assert node.files["/usr/local/lib/policy/policy.pl"].startswith(b"#!")
+    assert node.detours == ("header_checks = pcre:/etc/postfix/header_checks.pcre",)
+
+
+def test_a_master_cf_of_the_users_own_runs_without_chroot_and_writes_the_log() -> None:
+    node = _relay(files=overlay.read_tree(GATEWAY))
+    running = node.files[MASTER].decode()
+    assert [line.split()[4] for line in running.splitlines() if line[:1].isalpha()] == ["n"] * 23
+    assert running.count("postlogd\n") == 1
+    assert "user=nobody argv=/usr/local/lib/policy/policy.pl" in running
+    assert [change.new for change in node.changes if change.setting.startswith(MASTER)] == ["n", "postlogd"]
+
+
+def test_parameters_are_read_as_postfix_reads_them() -> None:
+    text = "a = 1,\n# not this\n   2\n\n  # nor this\n\t3\nb=x\n a = 9\nb = y\n#c = 1\nd =\n"
+    assert postfix_config.parameters(text) == {"a": "1, 2 3", "b": "y", "d": ""}
+    assert postfix_config.parameters(postfix_config.without(text, frozenset({"b"}))) == {"a": "1, 2 3", "d": ""}
+
+
+def test_an_option_of_master_cf_that_leads_mail_away_or_hides_the_log_is_named() -> None:
+    text = "smtp inet n - n - - smtpd\n  -o content_filter=scan:[::1]:10024\n  -o syslog_name=mx-in\n"
+    text += "  -o { smtpd_milters = inet:localhost:8891 }\npostlog unix-dgram n - n - 1 postlogd\n"
+    running, changes, detours = postfix_config.master(text)
+    assert detours == [
+        f"{MASTER} smtp/inet: content_filter = scan:[::1]:10024",
+        f"{MASTER} smtp/inet: smtpd_milters = inet:localhost:8891",
+    ]
+    assert [(change.old, change.new) for change in changes] == [("mx-in", "postfix/mx-in")]
+    assert "-o syslog_name=postfix/mx-in\n" in running
+
+
+def test_what_belongs_to_the_package_is_left_out_of_a_copied_folder() -> None:
+    node = _relay(files={"/etc/postfix/postfix-script": "#!/bin/sh\n", "/etc/postfix/dynamicmaps.cf": "x\n"})
+    assert not {"/etc/postfix/postfix-script", "/etc/postfix/dynamicmaps.cf"} & node.files.keys()
+    assert [change.new for change in node.changes] == [None, None]
 
 
 def test_the_ready_line_is_the_one_that_master_prints() -> None:

@@ -1,5 +1,7 @@
 """Postfix's log, as captured from a run, and with hostile text in it."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,7 +30,7 @@ def test_each_hop_is_read_to_the_microsecond() -> None:
         [10_000, 2000, 19_500, 500], rel=2e-3
     )
     assert log.statuses == {"sent": 1}
-    assert log.warnings == []
+    assert log.troubles == []
 
 
 def test_the_queue_is_what_came_in_and_has_not_been_removed() -> None:
@@ -71,7 +73,7 @@ def test_text_that_others_chose_is_not_taken_for_fields(line: str) -> None:
 )
 def test_a_line_within_a_line_is_no_line(line: str) -> None:
     log = _read(CAPTURED[2], f"Nov 23 02:08:56 relay postfix/{line}")
-    assert (log.statuses, log.queue, log.warnings) == ({}, [(1001.0, 1)], [])
+    assert (log.statuses, log.queue, log.troubles) == ({}, [(1001.0, 1)], [])
 
 
 @given(st.text())
@@ -80,11 +82,90 @@ def test_no_text_ends_the_reading(text: str) -> None:
     assert _read(text, begun + text, CAPTURED[4]).statuses["sent"] >= 1
 
 
-def test_a_server_that_cannot_be_reached_is_trouble() -> None:
-    line = "Nov 23 02:08:56 relay postfix/smtp[171]: connect to mx.d7.test[198.18.0.15]:25: Network is unreachable"
-    assert _read(line).warnings == [line]
+TROUBLE = (Path(__file__).parent / "trouble.log").read_text(encoding="utf-8").splitlines()
+"""What Postfix 3.7 logged of a bed in which everything went wrong once; ten messages were queued at its end."""
+STILL_QUEUED = {
+    "854A8190004", "AA0DA19000C", "ABC881901AD", "AD86B19020C", "AE35219021C", "AEF32190229", "BA47A19029C",
+    "C672B1902AB", "CB5E91902E1", "DBFE619023C",
+}  # fmt: skip
+"""As find(1) listed them in incoming, active, deferred and hold."""
 
 
-def test_trouble_is_kept_and_bounded() -> None:
-    log = _read(*["Nov 23 02:08:56 relay postfix/smtpd[1]: warning: run out of patience"] * 50)
-    assert len(log.warnings) == postfix_log.MOST_WARNINGS
+def _reasons(*lines: str) -> dict[str, int]:
+    return {trouble.reason: trouble.count for trouble in _read(*lines).troubles}
+
+
+def test_every_status_is_an_attempt_whatever_its_word() -> None:
+    assert _read(*TROUBLE).statuses == {"sent": 7, "deferred": 8, "bounced": 2, "SOFTBOUNCE": 1}
+    other = f"Nov 23 02:08:56 relay postfix/smtp[1]: AB12: to=<u@d.test>, relay=none, {REST}"
+    assert _read(other.replace("=deferred", "=Some-Word, and more")).statuses == {"Some-Word, and more": 1}
+
+
+def test_the_picture_of_the_queue_agrees_with_the_queue_that_was_counted() -> None:
+    assert _read(*TROUBLE).queue[-1][1] == len(STILL_QUEUED)
+
+
+@pytest.mark.parametrize(
+    "message",
+    ["D998619023C", "DD34A19023E", "64DCE19023E", "DFA8019023E", "7FE39190004", "8754B19000B", "A830419019F"],
+    ids=["header refused", "discarded", "client lost in DATA", "time-out in DATA", "refused at the end", "too long",
+         "deleted by hand"],
+)  # fmt: skip
+def test_a_message_that_was_begun_and_is_not_queued_leaves_the_picture(message: str) -> None:
+    process = next(line.partition("smtpd[")[2].partition("]")[0] for line in TROUBLE if f": {message}: client=" in line)
+    about = [line for line in TROUBLE if message in line or (f"smtpd[{process}]: " in line and " after DATA" in line)]
+    assert [length for _, length in _read(*about).queue][-1:] in ([], [0])
+
+
+def test_a_lost_connection_takes_no_message_with_it_that_was_accepted_before() -> None:
+    lost = "Nov 23 02:08:57 relay postfix/smtpd[102]: lost connection after RCPT from load.nodes.test[198.18.0.5]"
+    assert _read(*CAPTURED[:4], lost).queue[-1][1] == 1
+
+
+def test_the_reasons_of_trouble_are_counted_without_what_differs() -> None:
+    assert _reasons(*TROUBLE) == {
+        "smtp: connect to HOST: Connection refused": 11,
+        "deferred: connect to HOST: Connection refused": 5,
+        "smtp: host HOST said: 450 4.2.0 <ADDRESS>: Recipient address rejected: Greylisted, id N "
+        "(in reply to RCPT TO command)": 2,
+        "smtpd: lost connection after DATA (N bytes) from HOST": 2,
+        "smtp: lost connection with HOST while sending RCPT TO": 1,
+        "smtp: host HOST said: 421 4.3.2 closing (in reply to RCPT TO command)": 1,
+        "smtp: host HOST refused to talk to me: 421 4.7.0 too many connections": 1,
+        "deferred: host HOST refused to talk to me: 421 4.7.0 too many connections": 1,
+        "deferred: lost connection with HOST while sending end of data -- message may be sent more than once": 1,
+        "deferred: conversation with HOST timed out while sending end of data -- message may be sent more than once": 1,
+        "bounced: host HOST said: 554 5.7.1 no (in reply to RCPT TO command)": 1,
+        "bounced: Host or domain name not found. Name service error for name=NAME type=AAAA: Host not found": 1,
+        "SOFTBOUNCE: host HOST said: 554 5.7.1 no (in reply to RCPT TO command)": 1,
+        "cleanup: reject: header Subject: bad from HOST": 1,
+        "smtpd: timeout after DATA (N bytes) from HOST": 1,
+        "smtpd: reject: END-OF-MESSAGE from HOST: 554 5.7.1 <ADDRESS>: Recipient address rejected: Access denied": 1,
+        "smtpd: reject: RCPT from HOST: 554 5.7.1 <ADDRESS>: Recipient address rejected: not here": 1,
+        "smtpd: warning: non-SMTP command from HOST: Message-ID: <ADDRESS>": 1,
+        "smtpd: warning: ID: queue file size limit exceeded": 1,
+        "cleanup: warning: mail_stream_cleanup: close error": 1,
+    }
+
+
+def test_the_most_frequent_reason_comes_first_with_its_first_line() -> None:
+    first = _read(*TROUBLE).troubles[0]
+    assert (first.count, first.example) == (11, next(line for line in TROUBLE if ": connect to " in line))
+
+
+def test_a_parameter_that_postfix_does_not_know_is_trouble() -> None:
+    line = "postconf: warning: /etc/postfix/main.cf: unused parameter: maps=x"
+    assert _reasons(line) == {line: 1}
+
+
+def test_a_transport_with_a_name_of_its_own_is_read_like_any_other() -> None:
+    line = next(line for line in TROUBLE if "postfix/relay/smtp[" in line)
+    assert _read(line).statuses == {"sent": 1}
+
+
+def test_reasons_are_bounded() -> None:
+    line = "Nov 23 02:08:56 relay postfix/smtpd[1]: warning: run out of {}"
+    log = _read(*(line.format("x" * n) for n in range(2 * postfix_log.MOST_REASONS)))
+    assert len(log.troubles) == postfix_log.MOST_REASONS + 1
+    assert log.troubles[0].count == postfix_log.MOST_REASONS
+    assert log.troubles[0].reason == postfix_log.OTHER

@@ -1,0 +1,161 @@
+"""A user's own main.cf and master.cf made fit for a bed: read as Postfix reads them, changed where the bed must.
+
+The format is the same for both (postconf(5), master(5)): a line that begins with white space continues the one before;
+empty lines and lines whose first other character is ``#`` count for nothing.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+
+from orchestrator.services import Change
+
+MAIN, MASTER = "/etc/postfix/main.cf", "/etc/postfix/master.cf"
+_PACKAGED = re.compile(
+    r"/etc/postfix/((?:dynamicmaps\.cf|postfix-files)(?:\.d/.*)?|postfix-script|post-install|makedefs\.out|.*\.proto)\Z"
+)
+"""What a copied /etc/postfix holds of the package that it came from, whose version is another one."""
+
+_MEASURED = {
+    "maillog_file": ("/dev/stdout", "the bed reads the log from there"),
+    "delay_logging_resolution_limit": ("6", "the bed's histograms need delays to the microsecond"),
+}
+"""Parameters that have one value in every bed."""
+_IMAGE = "the image's own"
+_ELSEWHERE = {
+    "maillog_file_prefixes": ("/var, /dev/stdout", "the log goes to /dev/stdout"),
+    "syslog_name": ("postfix", "the bed reads the log by this name"),
+    "queue_directory": ("/var/spool/postfix", "the bed counts the queue there"),
+    "command_directory": ("/usr/sbin", _IMAGE),
+    "daemon_directory": ("/usr/lib/postfix/sbin", _IMAGE),
+    "data_directory": ("/var/lib/postfix", _IMAGE),
+    "shlib_directory": ("/usr/lib/postfix", _IMAGE),
+    "meta_directory": ("/etc/postfix", _IMAGE),
+    "config_directory": ("/etc/postfix", _IMAGE),
+    "mail_owner": ("postfix", _IMAGE),
+    "setgid_group": ("postdrop", _IMAGE),
+    "multi_instance_enable": ("no", "a node runs one instance"),
+    "multi_instance_directories": ("", "a node runs one instance"),
+    "multi_instance_wrapper": ("", "a node runs one instance"),
+    "smtp_bind_address": ("", "mail leaves over the lab; the bed gives the addresses"),
+    "smtp_bind_address6": ("", "mail leaves over the lab; the bed gives the addresses"),
+}
+"""Parameters that may be unset; set, they have this value (the default of the image, or none)."""
+_DETOUR = re.compile(
+    r"(?:.*relayhost(?:_maps)?|.*transport(?:_maps)?|content_filter|smtpd_proxy_filter|.*_bcc(?:_maps)?|.*fallback_relay"
+    r"|.*_milters|(?:.*_)?(?:header|body)_checks|virtual_.*_(?:maps|domains)|.*canonical_maps|relocated_maps"
+    r"|mydestination|luser_relay)\Z"
+)
+_STRAIGHT = re.compile(r"(?:smtp|relay|error(?::.*)?|)\Z", re.DOTALL)
+"""Values that lead no mail away."""
+
+_FIELDS = re.compile(r"(\S+\s+\S+\s+\S+\s+\S+\s+)([yn-])(?=\s)")
+_OPTION = re.compile(r"-o\s*(?:\{\s*([\w.-]+)\s*=\s*([^}]*?)\s*\}|([\w.-]+)=(\S*))")
+_SYSLOG_NAME = re.compile(r"(-o\s*(?:\{\s*)?syslog_name\s*=\s*)(?!postfix\b)(\S+)")
+POSTLOG = "postlog   unix-dgram n  -       n       -       1       postlogd"
+
+
+def packaged(path: str) -> bool:
+    """Say whether a file belongs to the package and not to the administrator."""
+    return bool(_PACKAGED.match(path))
+
+
+def parameters(text: str) -> dict[str, str]:
+    """Return the parameters of a main.cf; of one that stands there twice, the last value, as Postfix does."""
+    found: dict[str, str] = {}
+    for lines in _logical(text.splitlines()):
+        name, equals, value = " ".join(line.strip() for _, line in lines).partition("=")
+        if equals:
+            found[name.strip()] = value.strip()
+    return found
+
+
+def without(text: str, names: frozenset[str]) -> str:
+    """Turn the lines of these parameters into comments."""
+    lines = text.splitlines()
+    for group in _logical(lines):
+        if group[0][1].partition("=")[0].strip() in names:
+            for number, line in group:
+                lines[number] = f"#testbed# {line}"
+    return "".join(f"{line}\n" for line in lines)
+
+
+def needed(given: Mapping[str, str], place: Mapping[str, str]) -> tuple[dict[str, str | None], list[Change]]:
+    """Return what the bed needs otherwise than a user's parameters have it: value, or ``None`` to leave one out.
+
+    ``place``: the values of parameters that name addresses, where the node has its own.
+    """
+    values: dict[str, str | None] = {}
+    changes = []
+
+    def put(name: str, new: str | None, reason: str) -> None:
+        values[name] = new
+        changes.append(Change(setting=name, old=given.get(name), new=new, reason=reason))
+
+    for name, (value, reason) in _MEASURED.items():
+        if given.get(name) != value:
+            put(name, value, reason)
+    for name, (default, reason) in _ELSEWHERE.items():
+        value = place.get(name, default)
+        if given.get(name, value) != value:
+            put(name, value or None, reason)
+    if given.get("inet_interfaces", "all") not in {"all", place["inet_interfaces"]}:
+        put("inet_interfaces", place["inet_interfaces"], "the node's addresses in the bed")
+    if given.get("inet_protocols") != (families := place.get("inet_protocols", given.get("inet_protocols"))):
+        put("inet_protocols", families, "the families of the bed")
+    return values, changes
+
+
+def detours(given: Mapping[str, str]) -> list[str]:
+    """Name the parameters that can lead mail another way than to the MX of its domain."""
+    return [f"{n} = {v}" for n, v in given.items() if _DETOUR.match(n) and not _STRAIGHT.match(v)]
+
+
+def master(text: str) -> tuple[str, list[Change], list[str]]:
+    """Make a master.cf fit for a bed; return it with what was changed, and the detours of its ``-o`` options.
+
+    A service that would run in a chroot does not: its node holds no further copy of /etc and of the libraries.
+    """
+    lines = text.splitlines()
+    changes: list[Change] = []
+    away: list[str] = []
+    chrooted: list[str] = []
+    names = set()
+    for group in _logical(lines):
+        entry = "/".join(group[0][1].split()[:2])
+        names.add(entry)
+        number, head = group[0]
+        if (found := _FIELDS.match(head)) and found[2] != "n":
+            lines[number] = f"{found[1]}n{head[found.end() :]}"
+            chrooted += [entry] if found[2] == "y" else []
+        for number, _ in group:
+            if other := _SYSLOG_NAME.search(lines[number]):
+                lines[number] = _SYSLOG_NAME.sub(r"\1postfix/\2", lines[number])
+                reason = "the bed reads the log by this name"
+                what = f"{MASTER} {entry} syslog_name"
+                changes.append(Change(setting=what, old=other[2], new=f"postfix/{other[2]}", reason=reason))
+        options = {a or c: b or d for a, b, c, d in _OPTION.findall(" ".join(line for _, line in group))}
+        away += [f"{MASTER} {entry}: {detour}" for detour in detours(options)]
+    if chrooted:
+        what = f"{MASTER} chroot of {len(chrooted)} services, {', '.join(chrooted[:2])}, ..."
+        changes.append(Change(setting=what, old="y", new="n", reason="a node is a root of its own"))
+    if "postlog/unix-dgram" not in names:
+        lines.append(POSTLOG)
+        reason = "it writes the log to /dev/stdout"
+        changes.append(Change(setting=f"{MASTER} postlog", old=None, new="postlogd", reason=reason))
+    return "".join(f"{line}\n" for line in lines), changes, away
+
+
+def _logical(lines: list[str]) -> Iterator[list[tuple[int, str]]]:
+    """Yield the logical lines: the number and text of each of their physical lines, without comments."""
+    group: list[tuple[int, str]] = []
+    for number, line in enumerate(lines):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        if group and line[0].isspace():
+            group.append((number, line))
+            continue
+        if group:
+            yield group
+        group = [(number, line)]
+    if group:
+        yield group
