@@ -104,6 +104,7 @@ class Load:
             ended=unix + self._last_reply / 1e9,
             offered=self._offered,
             accepted=len(self._accepted),
+            domains=self._domains(),
             failed=dict(self._failed),
             unresolved=len(self._unresolved),
             connections=self._connections,
@@ -297,6 +298,15 @@ class Load:
             if connection.state is not State.IDLE and now - connection.since > patience:
                 task.cancel()
                 connection.give_up("timeout")
+
+    def _domains(self) -> int:
+        """Count the domains that the accepted messages went to."""
+        found: set[int] = set()
+        for seq in self._accepted:
+            found.add(self.domain_of(seq))
+            if len(found) == len(self._order.domains):
+                break
+        return len(found)
 
     def _tick(self) -> LoadTick:
         return LoadTick(

@@ -1,7 +1,7 @@
 """What a verdict on a relay rests on: an account of every message, and what the instrument itself can do."""
 
 from orchestrator import services
-from orchestrator.measurements import Measurements
+from orchestrator.measurements import Accounting, Measurements
 from orchestrator.measurements.series import TICK_S
 from orchestrator.scenarios import Evidence
 from orchestrator.scenarios.relay_throughput.params import CALIBRATION, SINGLE
@@ -18,11 +18,9 @@ BUSY = 0.9
 def accounting(measured: Measurements, name: str) -> tuple[Evidence, ...]:
     """Check off every message of a load that went through the relay."""
     count = measured.accounting(name)
-    sink = measured.sinks.get(name)
+    load, sink = measured.loads.get(name), measured.sinks.get(name)
     drain = measured.rundir.result(f"{name}-queue")
-    domains = measured.params.get("domains")
     source = f"results/{name}-load.json, results/{name}-sink.json"
-    used = min(int(domains), count.accepted) if count and domains else None
 
     def exact(fact: str, found: int | None, needed: int | None, where: str = source) -> Evidence:
         known = found is not None and needed is not None
@@ -41,7 +39,7 @@ def accounting(measured: Measurements, name: str) -> tuple[Evidence, ...]:
         exact("duplicated", count.duplicated if count else None, 0),
         exact("corrupted", count.corrupted if count else None, 0),
         exact("misrouted", count.misrouted if count else None, 0),
-        exact("domains that mail arrived for", sink.domains if sink else None, used),
+        _domains(load.domains if load else None, sink.domains if sink else None, count, source),
         Evidence(
             fact="the relay's queue after the drain",
             found=f"{drain['left']:,} messages" if drain else "not measured",
@@ -49,6 +47,26 @@ def accounting(measured: Measurements, name: str) -> tuple[Evidence, ...]:
             holds=True if drain and not drain["left"] else None,
             source=f"results/{name}-queue.json",
         ),
+    )
+
+
+def _domains(accepted: int | None, arrived: int | None, count: Accounting | None, source: str) -> Evidence:
+    """Hold the domains that mail arrived for against those that it was accepted for.
+
+    A message that arrived without an acceptance (its reply was lost, or a refusal) may add a domain.
+    """
+    if accepted is None or count is None:
+        needed, holds = "a figure", None
+    else:
+        most = accepted + count.unresolved + count.unaccepted
+        needed = f"{accepted:,}" if most == accepted else f"{accepted:,} to {most:,}"
+        holds = None if arrived is None else accepted <= arrived <= most
+    return Evidence(
+        fact="domains that mail arrived for",
+        found="not measured" if arrived is None else f"{arrived:,}",
+        needed=needed,
+        holds=holds,
+        source=source,
     )
 
 

@@ -81,6 +81,26 @@ def test_mail_that_still_waits_in_the_queue_is_not_called_lost(template: RunDir,
     assert "the relay's queue after the drain" in verdict.reason
 
 
+def test_a_domain_whose_only_message_was_refused_is_owed_no_mail(tmp_path: Path, template: RunDir) -> None:
+    """275 messages to 250 domains, the one to domain 30 refused with 451: it had no second one."""
+    refusing = make_run(tmp_path / "refusing", domains=250, carries=CARRIES, messages=275, refuse=[30])
+    for end in ("load", "sink"):
+        refusing.save_result(f"calibration-single-{end}", template.result(f"calibration-single-{end}") or {})
+    refusing.save_result("relay-queue", {"left": 0, "seconds": 1.0})
+    measured = Measurements.read(refusing)
+    assert (measured.loads["relay"].accepted, measured.sinks["relay"].domains) == (274, 249)
+    verdict = SCENARIO.judge(measured)
+    assert verdict.outcome is Outcome.CONFIRMED, verdict.reason
+    fact = next(e for e in verdict.evidence if e.fact == "domains that mail arrived for")
+    assert (fact.found, fact.needed) == ("249", "249")
+
+
+def test_mail_whose_reply_was_lost_may_arrive_for_a_domain_more(template: RunDir, tmp_path: Path) -> None:
+    verdict = _judged(template, tmp_path, _set("relay-load", domains=99, unresolved=1))
+    fact = next(e for e in verdict.evidence if e.fact == "domains that mail arrived for")
+    assert (fact.found, fact.needed, fact.holds) == ("100", "99 to 100", True)
+
+
 def test_a_domain_without_mail_refutes(template: RunDir, tmp_path: Path) -> None:
     assert _judged(template, tmp_path, _set("relay-sink", domains=99)).outcome is Outcome.REFUTED
 
