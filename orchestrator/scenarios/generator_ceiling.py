@@ -31,8 +31,6 @@ TIMES = 10
 """How much more the same sink has to take from another generator, if it is not the sink that holds postal up."""
 HALF = 0.5
 """Of the CPU: what a bed uses less of is not held up by it."""
-SHARE = 0.75
-"""On a machine whose CPUs are full, with less than this share of them in the bed, others hold a generator up."""
 
 
 class Params(Strict):
@@ -194,7 +192,7 @@ def _cpu_ms(measured: Measurements, name: str) -> float | None:
 
 def _starved(machine: Machine | None) -> bool:
     """Say whether others had a good part of the CPUs, and nothing was left; what was not recorded may be so."""
-    return machine is None or (machine.full and machine.bed < SHARE * machine.cpus)
+    return machine is None or machine.starved
 
 
 def _mark(measured: Measurements, name: str) -> str | None:

@@ -5,7 +5,7 @@ import json
 import math
 import random
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,21 @@ def _calibrations(rundir: RunDir, rng: random.Random, domains: int) -> list[dict
         phases.append({"name": name, "start": t, "end": sent[-1]})
         t = sent[-1] + GAP_S
     return phases
+
+
+def add_probes(
+    rundir: RunDir, carries: Mapping[int, float], *, used: int, idle: float = 0.02, given: bool = False, cpus: int = 2
+) -> None:
+    """Add the short loads before the run: number of connections -> messages a second; ``used``: that of the run."""
+    rng, start, seconds = random.Random(20), BEGAN + 0.5, 3.0
+    for number, rate in carries.items():
+        name = f"probe-{number}"
+        sent = [start + i / rate for i in range(int(seconds * rate))]
+        _reports(rundir, rng, name, sent, [t + 0.005 for t in sent], range(len(sent)), 20)
+        busy = {"busy_s": (1 - idle) * cpus * seconds, "steal_s": 0.0}
+        rundir.save_result(f"{name}-cpus", {"start": start, "end": start + seconds, "cpus": cpus, "used": busy})
+        rundir.save_result(f"{name}-queue", {"left": 0, "seconds": 0.5})
+    rundir.save_result("connections", {"connections": used, "given": given})
 
 
 def _schedule(rng: random.Random, started: float, carries: float, seconds: float) -> tuple[list[float], list[float]]:

@@ -1,5 +1,7 @@
 """What a verdict on a relay rests on: an account of every message, and what the instrument itself can do."""
 
+from collections.abc import Iterable
+
 from orchestrator import services
 from orchestrator.measurements import Accounting, Measurements
 from orchestrator.measurements.series import TICK_S
@@ -9,8 +11,6 @@ from orchestrator.services import OffersLoad
 
 NEAR_CEILING = 0.7
 """A result above this share of the instrument's ceiling is called instrument-bound."""
-LATE = 0.01
-"""A generator that starts more than this share of its messages late does not offer the rate it claims."""
 BUSY = 0.9
 """A generator or sink (one thread each) that uses more of a core than this is taken to be the bottleneck."""
 
@@ -70,33 +70,38 @@ def _domains(accepted: int | None, arrived: int | None, count: Accounting | None
     )
 
 
+def worst(evidence: Iterable[Evidence]) -> tuple[Evidence, ...]:
+    """Return one of each fact: one that fails, else one that is unknown, else the first."""
+    found: dict[str, Evidence] = {}
+    for e in sorted(evidence, key=lambda e: (False, None, True).index(e.holds)):
+        found.setdefault(e.fact, e)
+    return tuple(found.values())
+
+
 def instrument(measured: Measurements, name: str) -> tuple[Evidence, ...]:
     """Hold the result of a load against what the instrument itself can do."""
     carried, ceiling = measured.delivered_per_s(name), instrument_ceiling(measured)
     share = carried / ceiling if carried and ceiling else None
     load, sink = measured.loads.get(name), measured.sinks.get(name)
-    evidence = [
-        _below("share of the instrument's ceiling", share, NEAR_CEILING, "results/calibration*.json"),
-        _below(
+    return (
+        at_most("share of the instrument's ceiling", share, NEAR_CEILING, "results/calibration*.json"),
+        at_most(
             "CPU of the load generator (one thread)",
             load.cpu_s / (load.ended - load.started) if load and load.ended > load.started else None,
             BUSY,
             f"results/{name}-load.json",
         ),
-        _below(
+        at_most(
             "CPU of the sink (one thread)",
             sink.cpu_s / (sink.last - load.started) if load and sink and sink.last else None,
             BUSY,
             f"results/{name}-sink.json",
         ),
-    ]
-    if measured.params.get("rate"):
-        late = load.late / load.offered if load and load.offered else None
-        evidence.append(_below("messages started over 10 ms late", late, LATE, f"results/{name}-load.json"))
-    return tuple(evidence)
+    )
 
 
-def _below(fact: str, found: float | None, limit: float, source: str) -> Evidence:
+def at_most(fact: str, found: float | None, limit: float, source: str) -> Evidence:
+    """Hold a share against the most that it may be."""
     return Evidence(
         fact=fact,
         found="not measured" if found is None else f"{found:.1%}",
