@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from markupsafe import escape
 from rich.console import Console
 
 from orchestrator.measurements import Measurements
@@ -131,6 +132,24 @@ def test_a_run_that_broke_off_is_shown_with_its_error(tmp_path: Path) -> None:
     assert "NO VERDICT" in page
     assert "fatal: [x]" in page
     assert '<script type="application/json" id="pictures">{}</script>' in page
+
+
+def test_the_headline_of_what_could_not_be_judged_is_the_reason(tmp_path: Path) -> None:
+    rundir = factory.make_run(tmp_path, seconds=2.0, carries=100.0, outcome=Outcome.INCONCLUSIVE)
+    verdict = rundir.load()["verdict"]
+    reason, claim = verdict["reason"], verdict["claim"]
+    text = " ".join(shown(rundir).split())
+    assert text.startswith(f"INCONCLUSIVE {reason}")
+    assert text.count(reason) == 1
+    assert claim not in text
+    page = html.render(Measurements.read(rundir))
+    assert f"<h1>{escape(reason)}</h1>" in page
+    assert f"<title>{escape(reason)}</title>" in page
+    assert page.count(escape(reason)) == 2
+    assert escape(claim) not in page
+    assert 'class="big' not in page
+    assert best_figure(verdict) is None
+    assert "<em>relay messages</em>" in page  # beside the others, not in the headline
 
 
 def test_a_created_run_can_be_shown_too(tmp_path: Path) -> None:

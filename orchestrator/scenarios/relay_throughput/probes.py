@@ -160,10 +160,11 @@ def pace(measured: Measurements, load: str) -> Evidence:
         return _evidence("the CPU was used up" if spent else "not measured", MORE, holds=True if spent else None)
     fewer, more, cpu = pair
     limit = MORE if cpu is Cpu.LEFT else MUCH
-    idle = "" if fewer.idle is None else f", with {fewer.idle:.0%} of the CPU idle over {_connections(fewer)}"
     ratio = _ratio(fewer, more)
     found = f"{_carried(more):,.0f} messages a second over {_connections(more)}, {_carried(fewer):,.0f} over "
-    found += f"{fewer.connections:,}: {ratio:.2f} times as many{idle}"
+    found += f"{_connections(fewer)}: {ratio:.2f} times as many"
+    if fewer.idle is not None:
+        found += f"; {fewer.idle:.0%} of the CPU was idle over {_connections(fewer)}"
     return _evidence(found, limit, holds=ratio < limit)
 
 
@@ -199,8 +200,8 @@ def advice(measured: Measurements) -> str:
     """Say what to do where the number of connections has set the pace."""
     found: Mapping[str, object] = measured.rundir.result(FOUND) or {}
     if found.get("given"):
-        return "leave --connections out, and the run finds their number"
-    return f"no number up to {MOST} was enough: give a larger one with --connections"
+        return "Leave --connections out, and the run finds their number"
+    return f"No number up to {MOST} was enough: give a larger one with --connections"
 
 
 def tables(measured: Measurements) -> tuple[Table, ...]:

@@ -87,8 +87,8 @@ def _outcome(measured: Measurements, facts: _Facts) -> _Judged:
 
 def _closed(measured: Measurements, facts: _Facts) -> _Judged:
     """Judge a load as fast as it goes."""
-    if few := _unmet(facts.pace):
-        reason = f"the number of connections set the pace: {few}; {probes.advice(measured)}"
+    if few := [e.found for e in facts.pace if e.holds is False]:
+        reason = f"the number of connections set the pace: {'; '.join(few)}. {probes.advice(measured)}"
         return Outcome.INCONCLUSIVE, reason, (CONCURRENCY,)
     return Outcome.CONFIRMED, "", ()
 

@@ -135,7 +135,7 @@ def test_a_harness_that_uses_its_whole_core_is_instrument_bound(
     assert (verdict.outcome, verdict.marks) == (Outcome.INCONCLUSIVE, ("instrument-bound",))
 
 
-# ------------------------------------------------------------------------------------------ who sets the pace: connections
+# ------------------------------------------------------------------------------------- who sets the pace: connections
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_cpu_that_others_took_does_not_end_the_search() -> None:
     assert following(tried) == 80
 
 
-# ---------------------------------------------------------------------------------------------- who sets the pace: a rate
+# -------------------------------------------------------------------------------------------- who sets the pace: a rate
 
 
 def _at_a_rate(run: Path, rate: float = CARRIES, connections: int = 640) -> None:
