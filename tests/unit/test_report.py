@@ -363,6 +363,22 @@ def test_labels_of_phases_do_not_lie_on_each_other(rundir: RunDir, tmp_path: Pat
     assert 0 < sum("one-thread" in note for note in notes) < 4
 
 
+def test_the_search_for_connections_has_one_label(rundir: RunDir, tmp_path: Path) -> None:
+    probed = RunDir(Path(shutil.copytree(rundir.path, tmp_path / "run")))
+    facts = probed.load()
+    start = facts["phases"][0]["start"] - 5
+    tried = [{"name": name, "start": start + i, "end": start + i + 1}
+             for i, name in enumerate(("probe-20", "probe-20 drain", "probe-40", "probe-40 drain"))]  # fmt: skip
+    probed.save(facts | {"phases": tried + facts["phases"]})
+    factory.add_probes(probed, {20: 100.0, 40: 100.0}, used=20)
+    run = terminal.summary(probed)
+    assert run["subject"] == "relay"
+    assert list(run["throughput"]) == list(run["accounting"]) == ["relay", "calibration", "calibration-single"]
+    drawn = {chart.id: chart for chart in charts(Measurements.read(probed))}
+    notes = [note["text"] for note in drawn["throughput"].figure["layout"]["annotations"]]
+    assert notes == ["connections", "calibration", "relay", "drain"]
+
+
 def test_a_list_of_runs_shows_how_each_ended(rundir: RunDir, hostile: RunDir, tmp_path: Path) -> None:
     broken = RunDir.create(tmp_path, "relay-throughput")
     console = Console(width=80, highlight=False)
