@@ -13,7 +13,6 @@ import argparse
 from contextlib import ExitStack
 from pathlib import Path
 
-from orchestrator import services
 from orchestrator.bringup import bring_up
 from orchestrator.cli.progress import Steps
 from orchestrator.engine import docker
@@ -31,12 +30,11 @@ DOMAINS = 256
 
 def sweep(runs: Path, wait_s: float, seconds: float) -> dict[int, float]:
     """Return messages a second, the drain included, by number of connections."""
-    services.known()[slow_relay.NAME] = slow_relay.SlowPostfix(wait_s)
     engine, params = docker.connect(), Params(domains=DOMAINS, relay=slow_relay.NAME)
-    asked, rundir = bed(params), RunDir.create(runs, "sweep-of-connections")
-    with Steps() as steps, ExitStack() as stack:
+    rundir = RunDir.create(runs, "sweep-of-connections")
+    with slow_relay.known(wait_s), Steps() as steps, ExitStack() as stack:
         _, live = bring_up(
-            engine, asked, kind=Kind.RUN, rundir=rundir, steps=steps, stack=stack, cpus=engine.info().cpus
+            engine, bed(params), kind=Kind.RUN, rundir=rundir, steps=steps, stack=stack, cpus=engine.info().cpus
         )
         for number in NUMBERS:
             for part, lasts in (("warm-up", 1.0 + number / 160), ("load", seconds)):

@@ -1,8 +1,11 @@
 """A Postfix whose policy service waits before it answers for a recipient: more connections carry more, for long."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 from orchestrator import runner, services
 from orchestrator.cli.progress import Steps
@@ -31,13 +34,20 @@ class SlowPostfix(Postfix):
 
     name = NAME
 
-    def __init__(self, wait_s: float) -> None:
+    def __init__(self, wait_s: float, most: int | None = None) -> None:
         self._wait_s = wait_s
+        self._most = most
 
     def render(self, site: Site[Settings]) -> Rendered:
         """Render a relay for the bed, with the policy service."""
         plain = super().render(site)
-        return replace(plain, files=self._with_policy(plain.files))
+        files = self._with_policy(plain.files)
+        if self._most is not None:
+            # Of smtpd only: the queue of connections that wait for one (listen(2)) is as long as default_process_limit.
+            master = files["/etc/postfix/master.cf"]
+            files["/etc/postfix/master.cf"] = re.sub(rb"(smtp +inet .+ )-( +smtpd)", rb"\g<1>%d\2" % self._most, master)
+            assert files["/etc/postfix/master.cf"] != master
+        return replace(plain, files=files)
 
     def _with_policy(self, files: Mapping[str, bytes]) -> dict[str, bytes]:
         more = {"/etc/postfix/main.cf": _MAIN, "/etc/postfix/master.cf": _MASTER}
@@ -48,11 +58,19 @@ class SlowPostfix(Postfix):
         }
 
 
-def run(runs: Path, *, wait_s: float, **params: object) -> Finished:
-    """Run relay-throughput on such a relay, in this process."""
-    known = services.known()
-    known[NAME] = SlowPostfix(wait_s)
+@contextmanager
+def known(wait_s: float, most: int | None = None) -> Iterator[None]:
+    """Make it a service like any other, for a while; ``most``: of smtpd, and so messages that wait at a time."""
+    services.known()[NAME] = cast("Any", SlowPostfix(wait_s, most))
     try:
+        yield
+    finally:
+        del services.known()[NAME]
+
+
+def run(runs: Path, *, wait_s: float, most: int | None = None, **params: object) -> Finished:
+    """Run relay-throughput on such a relay, in this process."""
+    with known(wait_s, most):
         asked = scenario("relay-throughput")
         with Steps() as steps:
             return runner.run(
@@ -64,5 +82,3 @@ def run(runs: Path, *, wait_s: float, **params: object) -> Finished:
                 command=[],
                 steps=steps,
             )
-    finally:
-        del known[NAME]

@@ -201,7 +201,8 @@ def advice(measured: Measurements) -> str:
     found: Mapping[str, object] = measured.rundir.result(FOUND) or {}
     if found.get("given"):
         return "Leave --connections out, and the run finds their number"
-    return f"No number up to {MOST} was enough: give a larger one with --connections"
+    most = max((probe.connections for probe in read(measured)), default=MOST)
+    return f"No number up to {most:,} was enough: give a larger one with --connections"
 
 
 def tables(measured: Measurements) -> tuple[Table, ...]:
