@@ -100,7 +100,7 @@ def make(rundir: RunDir) -> Capsule:
         config=_config(rundir.path / "config"),
         signature=Signature(
             outcome=verdict["outcome"],
-            claim=verdict["headline"][:4096],
+            claim=verdict.get("headline", verdict["claim"])[:4096],
             quotes=[quote["text"][:4096] for quote in verdict.get("quotes") or ()][:100],
             figures=verdict["figures"],
         ),

@@ -14,7 +14,7 @@ from orchestrator.rundir import RunDir
 from orchestrator.scenarios import Outcome, Verdict
 from orchestrator.scenarios.relay_throughput import SCENARIO
 from orchestrator.scenarios.relay_throughput.params import Params
-from orchestrator.scenarios.relay_throughput.probes import Cpu, Probe, enough, following
+from orchestrator.scenarios.relay_throughput.probes import Cpu, Probe, cpu_of, enough, following
 from tests.unit.factory import add_probes, bitmap, make_run
 
 CARRIES = 150.0
@@ -175,6 +175,24 @@ def test_without_a_second_number_the_cpu_may_tell_that_more_connections_carry_no
     shutil.rmtree(tmp_path / "run")
     full = _judged(_without_probes(template, tmp_path), tmp_path, lambda run: _record_cpus(run, busy=0.95))
     assert full.outcome is Outcome.CONFIRMED
+
+
+@pytest.mark.parametrize(("limit", "cpu"), [(1.5, Cpu.SPENT), (2.0, Cpu.LEFT), (None, Cpu.LEFT)])
+def test_a_relay_at_its_own_limit_has_no_cpu_left(
+    template: RunDir, tmp_path: Path, limit: float | None, cpu: Cpu
+) -> None:
+    rundir = _without_probes(template, tmp_path)
+    facts = rundir.load()
+    facts["bed"]["nodes"]["relay"]["limits"] = {"cpus": limit}
+    rundir.save(facts)
+    _record_cpus(rundir.path, busy=0.5, cpus=4)
+    measured = Measurements.read(rundir)
+    load = measured.span("relay")
+    assert load
+    use = measured.use("relay", load)
+    assert use
+    assert use.cores > 1.35, "the factory's relay uses 1.42 cores"
+    assert cpu_of(measured, "relay") is cpu
 
 
 def test_the_numbers_that_were_tried_stand_side_by_side(template: RunDir, tmp_path: Path) -> None:
