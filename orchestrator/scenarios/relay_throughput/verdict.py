@@ -24,8 +24,9 @@ def judge(measured: Measurements) -> Verdict:
     carried = measured.delivered_per_s(RUN) or _sent_per_s(measured)
     ceiling = instrument_ceiling(measured)
     machine = measured.machine(RUN)
+    tried = [name for name in measured.probes if measured.loads[name].accepted]
     facts = _Facts(
-        mail=worst(e for name in (RUN, *measured.probes) for e in accounting(measured, name)),
+        mail=worst(e for name in (RUN, *tried) for e in accounting(measured, name)),
         harness=instrument(measured, RUN),
         pace=(rate.on_time(measured),) if rated else (probes.pace(measured, RUN),),
         kept=rate.kept(measured) if rated else (),

@@ -202,6 +202,16 @@ def test_the_numbers_that_were_tried_stand_side_by_side(template: RunDir, tmp_pa
     assert table.rows[0][2] == pytest.approx(CARRIES, rel=0.01)
 
 
+def test_a_number_of_connections_that_the_relay_refuses_does_not_refute(template: RunDir, tmp_path: Path) -> None:
+    nothing = {"accepted": 0, "accepted_set": bitmap([]), "domains": 0, "failed": {"421 4.7.0": 450}}
+
+    def refused(run: Path) -> None:
+        _set("probe-40-load", **nothing)(run)
+        _set("probe-40-sink", delivered=0, delivered_set=bitmap([]), domains=0, first=None, last=None)(run)
+
+    assert _judged(template, tmp_path, refused).outcome is Outcome.CONFIRMED
+
+
 def test_mail_that_is_lost_in_a_probe_is_lost(template: RunDir, tmp_path: Path) -> None:
     sink = template.result("probe-40-sink")
     assert sink
