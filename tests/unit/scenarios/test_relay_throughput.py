@@ -31,6 +31,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
         assert report
         rundir.save_result(f"calibration-single-{end}", report)
     add_probes(rundir, {20: CARRIES, 40: CARRIES}, used=20)
+    Measurements.read(rundir)  # what the relay's log says is kept, and copied with it
     return rundir
 
 
