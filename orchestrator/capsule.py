@@ -54,6 +54,7 @@ class Signature(Strict):
 
     outcome: Outcome
     claim: Word
+    """The headline of its verdict."""
     quotes: Annotated[list[Word], Field(max_length=100)]
     figures: Annotated[dict[Word, float | None], Field(max_length=200)]
 
@@ -99,7 +100,7 @@ def make(rundir: RunDir) -> Capsule:
         config=_config(rundir.path / "config"),
         signature=Signature(
             outcome=verdict["outcome"],
-            claim=verdict["claim"],
+            claim=verdict.get("headline", verdict["claim"])[:4096],
             quotes=[quote["text"][:4096] for quote in verdict.get("quotes") or ()][:100],
             figures=verdict["figures"],
         ),
@@ -187,7 +188,7 @@ def compare(capsule: Capsule, finished: Finished) -> dict[str, Any]:
     names = dict.fromkeys([*there.figures, *verdict.figures])
     return {
         "outcome": [str(there.outcome), str(verdict.outcome)],
-        "claim": [there.claim, verdict.claim],
+        "claim": [there.claim, verdict.headline],
         "quotes": [there.quotes, [quote.text for quote in verdict.quotes]],
         "figures": [_figure(name, there.figures.get(name), verdict.figures.get(name)) for name in names],
         "environment": list(

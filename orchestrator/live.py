@@ -244,8 +244,10 @@ class Live:
         self.rundir.save_result(f"{phase}-sink", said)
         return SinkReport.from_dict(said)
 
-    def drain(self, phase: str, seconds: float) -> None:
+    def drain(self, phase: str, seconds: float, *, name: str = "drain") -> None:
         """Wait until the relay's queue is empty, at most so long; keep the outcome as results/<phase>-queue.json.
+
+        ``name``: what the wait is called among the phases.
 
         Raises:
             NodeDied: a container ended.
@@ -266,7 +268,7 @@ class Live:
             self.recorder.died.wait(POLL_S)
             self.recorder.check()
         ended = time.time()
-        self.phases.append({"name": "drain", "start": sent_until, "end": ended})
+        self.phases.append({"name": name, "start": sent_until, "end": ended})
         self.rundir.save_result(f"{phase}-queue", {"left": max(left, 0), "seconds": ended - sent_until})
         if load and self._counts:
             self.account(phase)

@@ -77,11 +77,15 @@ class Summary:
 
 
 def told(finished: Finished) -> dict[str, Any]:
-    """Return what a summary says of one run: run, outcome, claim, figures, quotes, error (``None``: it ended well)."""
+    """Return what a summary says of one run: run, outcome, claim, figures, quotes, error (``None``: it ended well).
+
+    ``reason`` says why there is no answer; ``None`` where there is one.
+    """
     return {
         "run": str(finished.rundir.path),
         "outcome": str(finished.verdict.outcome),
         "claim": finished.verdict.claim,
+        "reason": finished.verdict.reason if finished.verdict.outcome is Outcome.INCONCLUSIVE else None,
         "figures": finished.verdict.figures,
         "quotes": [quote.text for quote in finished.verdict.quotes],
         "error": str(finished.broken) if finished.broken else None,
@@ -153,7 +157,15 @@ def sweep(planned: Sequence[tuple[Mapping[str, Any], Strict]], ask: Ask, summary
             try:
                 row |= told(ask(params))
             except Problem as problem:
-                row |= {"run": None, "outcome": None, "claim": None, "figures": {}, "quotes": [], "error": str(problem)}
+                row |= {
+                    "run": None,
+                    "outcome": None,
+                    "claim": None,
+                    "reason": None,
+                    "figures": {},
+                    "quotes": [],
+                    "error": str(problem),
+                }
                 if number == len(planned) and not any(earlier["run"] for earlier in summary.runs):
                     raise
             summary.runs.append(row)

@@ -116,6 +116,8 @@ class LoadReport(Message):
     offered: int
     accepted: int
     """Replied 250 after the data."""
+    domains: int | None = None
+    """Distinct domains that the accepted messages went to; ``None`` in the report of an older version."""
     failed: dict[str, int]
     """Messages not accepted, by cause: ``451 4.3.0``, ``timeout``, ``ConnectionResetError``, ..."""
     unresolved: int

@@ -118,6 +118,7 @@ class Load:
             ended=unix + self._last_reply / 1e9,
             offered=self._offered,
             accepted=len(self._accepted),
+            domains=self._domains(),
             failed=dict(self._failed),
             unresolved=len(self._unresolved),
             connections=self._connections,
@@ -355,6 +356,15 @@ class Load:
             return False
         quiet_since = max(self._last_ready, self._last_reply, over if now >= over else 0)
         return now - quiet_since > self._greeted_within(GOODBYE_S)
+
+    def _domains(self) -> int:
+        """Count the domains that the accepted messages went to."""
+        found: set[int] = set()
+        for seq in self._accepted:
+            found.add(self.domain_of(seq))
+            if len(found) == len(self._order.domains):
+                break
+        return len(found)
 
     def _tick(self) -> LoadTick:
         return LoadTick(

@@ -19,7 +19,7 @@ from orchestrator.measurements.series import TICK_S, Series, grown, growth, join
 from orchestrator.rundir import RunDir
 from orchestrator.services.offered import Offered
 
-__all__ = ["Accounting", "Hops", "Latency", "Machine", "Measurements", "Phase", "Series", "Use", "calibrates"]
+__all__ = ["Accounting", "Hops", "Latency", "Machine", "Measurements", "Phase", "Series", "Use", "calibrates", "probes"]
 
 R = TypeVar("R")
 
@@ -70,10 +70,11 @@ class Measurements:
     """Streams that broke while they were recorded: what they tell is incomplete."""
 
     @classmethod
-    def read(cls, rundir: RunDir, *, recompute: bool = False) -> Self:
+    def read(cls, rundir: RunDir, *, recompute: bool = False, logs: bool = True) -> Self:
         """Read a run directory; ``recompute`` reads the relay's log again instead of results/hops.json.
 
-        What else cannot be read is left out: ``rundir.left_out`` names it.
+        What else cannot be read is left out: ``rundir.left_out`` names it. ``logs=False`` leaves the relay's log alone:
+        of a bed that is still up it is only begun.
 
         Raises:
             InvalidInput: run.json cannot be read.
@@ -89,7 +90,7 @@ class Measurements:
             loads=loads,
             sinks=sinks,
             offers=dict(_reports(rundir, "offer", Offered.from_dict)),
-            hops=hops.read(rundir, (facts.get("bed") or {}).get("nodes") or {}, recompute=recompute),
+            hops=hops.read(rundir, (facts.get("bed") or {}).get("nodes") or {}, recompute=recompute) if logs else None,
             series=series,
             faults=tuple(f"{fault.get('stream')}: {fault.get('error')}" for fault in series.get("recorder", ())),
         )
@@ -106,14 +107,19 @@ class Measurements:
 
     @property
     def subject(self) -> str | None:
-        """The load that the run is about: the one that is no calibration. ``None``: there are several, or none."""
+        """The load that the run is about: no calibration and no probe. ``None``: there are several, or none."""
         return self.subjects[0] if len(self.subjects) == 1 else None
 
     @property
     def subjects(self) -> list[str]:
-        """The loads that are no calibrations, in the order in which they ran."""
+        """The loads that are no calibrations and no probes, in the order in which they ran."""
         names = {*self.loads, *self.sinks, *self.offers}
-        return sorted((n for n in names if not calibrates(n)), key=self._started)
+        return sorted((n for n in names if not calibrates(n) and not probes(n)), key=self._started)
+
+    @property
+    def probes(self) -> list[str]:
+        """The short loads that looked for a number of connections, in the order in which they ran."""
+        return sorted(filter(probes, self.loads), key=self._started)
 
     @property
     def calibrations(self) -> list[str]:
@@ -150,13 +156,28 @@ class Measurements:
         report = self.loads.get(load)
         return _rate(report.accepted, report.started, report.ended) if report else None
 
-    def delivered_per_s(self, load: str) -> float | None:
-        """Return messages delivered a second, from the first due message to the last one delivered."""
+    def delivered_per_s(self, load: str, *, after: float = 0.0) -> float | None:
+        """Return messages delivered a second, from the first due message to the last one delivered.
+
+        ``after``: without so many seconds at the start, of a load of ours.
+        """
         sent, got = self.loads.get(load), self.sinks.get(load)
         if other := self.offers.get(load):  # of its last message the sink's readings tell, to the second
             ticks = self._sink_ticks.get(load)
             return _rate(ticks[-1]["delivered"], other.started, max(ticks[-1]["t"], other.ended)) if ticks else None
-        return _rate(got.delivered, sent.started, got.last) if sent and got else None
+        if sent is None or got is None:
+            return None
+        start = sent.started + after
+        return _rate(got.delivered - (self.delivered_by(load, start) or 0.0), start, got.last)
+
+    def delivered_by(self, load: str, t: float) -> float | None:
+        """Return how many messages of a load of ours had arrived at a time, with the readings joined by lines."""
+        sent, got = self.loads.get(load), self.sinks.get(load)
+        if sent is None or got is None or got.last is None:
+            return None
+        between = [p for p in self._sink_ticks.get(load, []) if sent.started < p["t"] < got.last]
+        points = [{"t": sent.started, "delivered": 0}, *between, {"t": got.last, "delivered": got.delivered}]
+        return grown(points, "delivered", sent.started, min(max(t, sent.started), got.last))
 
     def delivered_under_load_per_s(self, load: str) -> float | None:
         """Return messages delivered a second while the load was offered: what the drain delivers is left out."""
@@ -164,6 +185,10 @@ class Measurements:
         ticks = [p for p in self._sink_ticks.get(load, []) if report and p["t"] <= report.ended + 0.5]
         last = ticks[-1] if ticks else None
         return _rate(last["delivered"], report.started, last["t"]) if report and last else None
+
+    def connections_at_most(self, load: str) -> int:
+        """Return the most connections that a load of ours had open at any of its readings."""
+        return max((int(tick["connections"]) for tick in self._load_ticks.get(load, [])), default=0)
 
     def steady_per_s(self, load: str, period: float) -> float | None:
         """Return messages a second at the sink while a load went on, whichever generator offered it.
@@ -297,6 +322,11 @@ def calibrates(load: str) -> bool:
     return load.startswith("calibration")
 
 
+def probes(load: str) -> bool:
+    """Say of the name of a load whether it was a short one, to find a number of connections."""
+    return load.startswith("probe-")
+
+
 def _reports(rundir: RunDir, kind: str, read: Callable[[dict[str, Any]], R]) -> Iterator[tuple[str, R]]:
     """Yield every report of a kind: the name of its load, and the report. One with a key too few is left out."""
     for path in sorted((rundir.path / "results").glob(f"*-{kind}.json")):
@@ -309,7 +339,7 @@ def _reports(rundir: RunDir, kind: str, read: Callable[[dict[str, Any]], R]) -> 
                 yield path.stem.removesuffix(f"-{kind}"), report
 
 
-def _rate(count: int, start: float, end: float | None) -> float | None:
+def _rate(count: float, start: float, end: float | None) -> float | None:
     return count / (end - start) if end is not None and end > start else None
 
 

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 FULL = 0.1
 """With less than this share of all CPUs idle nothing was left: they are read a moment before the load and after it."""
 
+SHARE = 0.75
+"""On a machine whose CPUs are full, a bed with less than this share of them was held up by others."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
@@ -28,6 +31,11 @@ class Machine:
     def full(self) -> bool:
         """There was nothing left: whoever had more CPU would have done more."""
         return self.idle < FULL
+
+    @property
+    def starved(self) -> bool:
+        """There was nothing left, and others had a good part."""
+        return self.full and self.bed < SHARE * self.cpus
 
     @property
     def bed(self) -> float:

@@ -12,7 +12,7 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
-from orchestrator.measurements import Latency, Phase, Series, calibrates
+from orchestrator.measurements import Latency, Phase, Series, calibrates, probes
 
 Figure = dict[str, Any]
 
@@ -52,7 +52,7 @@ def over_time(axis: Axis, unit: str, top: float | None) -> Figure:
     layout["shapes"] = [
         {"type": "rect", "layer": "below", "yref": "paper", "y0": 0, "y1": 1, "x0": axis.x(p.start),
          "x1": axis.x(p.end or axis.end), "line": {"color": "--card", "width": 1},
-         "fillcolor": "--calibration" if calibrates(p.name) else "--phase"}
+         "fillcolor": "--calibration" if _before(p) else "--phase"}
         for p in axis.phases if p.name != "drain"
     ]  # fmt: skip
     return figure
@@ -61,22 +61,27 @@ def over_time(axis: Axis, unit: str, top: float | None) -> Figure:
 def labels(axis: Axis) -> list[Figure]:
     """Name the phases along the top, as far as there is room.
 
-    Calibrations share a label, a row lower, because they are short.
+    What came before the run shares a label, a row lower, because it is short.
     """
-    first = {"calibration" if calibrates(p.name) else p.name: p for p in reversed(axis.phases)}
+    first = {_before(p) or p.name: p for p in reversed(axis.phases)}
     placed = []
     taken = -math.inf
     for name, phase in sorted(first.items(), key=lambda item: item[1].start):
         width = len(name) * LABEL_WIDTH * axis.x(axis.end)
         at_end = axis.x(phase.start) + width > axis.x(axis.end)
         left = axis.x(axis.end) - width if at_end else axis.x(phase.start)
-        if name != "calibration":
+        if not _before(phase):
             if left < taken:
                 continue
             taken = left + width
         place = {"x": axis.x(axis.end) if at_end else left, "xanchor": "right" if at_end else "left"}
-        placed.append(note(html.escape(name), y=1, yshift=-14 if name == "calibration" else 0, **place))
+        placed.append(note(html.escape(name), y=1, yshift=-14 if _before(phase) else 0, **place))
     return placed
+
+
+def _before(phase: Phase) -> str | None:
+    """Name the group of phases that came before the run; ``None``: it is one of the run."""
+    return "calibration" if calibrates(phase.name) else "connections" if probes(phase.name) else None
 
 
 def level(figure: Figure, at: float, text: str) -> None:

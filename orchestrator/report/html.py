@@ -64,7 +64,7 @@ def render(measured: Measurements) -> str:
     rates = {load: rate for load in compared if (rate := measured.accepted_per_s(load))}
     return _environment().get_template("report.html.j2").render(
         run=run,
-        title=verdict.get("claim") or f"{run['scenario']}: {run['status']}",
+        title=verdict.get("headline") or f"{run['scenario']}: {run['status']}",
         began=_date(measured),
         best=best_figure(verdict),
         figures=[figure(n, v) for n, v in (verdict.get("figures") or {}).items()],

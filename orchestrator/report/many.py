@@ -91,6 +91,7 @@ def sweep(facts: Mapping[str, Any]) -> Page:
                 rows=rows,
                 figures=frozenset(range(len(varied) + 1, len(varied) + 1 + len(names))),
             ),
+            *_unjudged(runs, facts),
         ),
         quotes=tuple(
             (", ".join(f"{name} {_value(value)}" for name, value in run["values"].items()), line)
@@ -134,6 +135,7 @@ def search(facts: Mapping[str, Any]) -> Page:
                 ),
                 figures=frozenset({0, *range(2, 3 + len(names))}),
             ),
+            *_unjudged(runs, facts),
         ),
         quotes=tuple((f"{facts['over']} {quoted['value']:,}", line) for line in quoted["quotes"]) if quoted else (),
         links=_links(runs),
@@ -262,7 +264,16 @@ def _figure_names(runs: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _figures(run: Mapping[str, Any], names: Iterable[str]) -> Iterator[str]:
-    return (figure(name, run["figures"].get(name))[1] for name in names)
+    """Return the first figures of a run; in brackets, where it could not be judged."""
+    form = "({})" if run["outcome"] == "INCONCLUSIVE" else "{}"
+    return (form.format(figure(name, run["figures"].get(name))[1]) for name in names)
+
+
+def _unjudged(runs: Iterable[Mapping[str, Any]], facts: Mapping[str, Any]) -> tuple[Grid, ...]:
+    """Say of each run that could not be judged why."""
+    rows = tuple((_run_name(run, facts), run["reason"]) for run in runs if run.get("reason"))
+    title = "Not judged: the figures of these runs stand in brackets"
+    return (Grid(title=title, columns=("run", "why"), rows=rows),) if rows else ()
 
 
 def _heading(name: str) -> str:

@@ -19,7 +19,7 @@ def summarize(measured: Measurements) -> Summary:
 
         run, report        paths; report is None when there is none
         scenario, question, status, version, command, params, environment, phases, steps, error: as in run.json
-        verdict            outcome, claim, reason, marks, figures, evidence; None when there is none
+        verdict            outcome, headline, claim, reason, marks, figures, evidence; None when there is none
         subject            name of the load that the run is about; None when there are several, or none
         throughput         load -> {accepted_per_s, accepted_per_min, delivered_per_s, delivered_per_min}
         latency_ms         load -> {response, service, transit, age, connect} -> percentiles
@@ -190,6 +190,8 @@ def written(cell: str | float | None) -> str:
 
 
 def best_figure(verdict: Mapping[str, Any] | None) -> tuple[str, str, str] | None:
-    """Return the first measured figure of a verdict, in words: the answer in one number."""
+    """Return the first measured figure of a verdict, in words: the answer in one number; INCONCLUSIVE has none."""
+    if verdict and verdict.get("outcome") == "INCONCLUSIVE":
+        return None
     figures = (verdict or {}).get("figures") or {}
     return next((figure(name, value) for name, value in figures.items() if value is not None), None)

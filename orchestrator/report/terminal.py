@@ -106,8 +106,9 @@ def _answer(run: Summary) -> Iterable[RenderableType]:
     verdict, error = run["verdict"], run["error"]
     if verdict:
         outcome = str(verdict["outcome"])
-        yield Text.assemble((plain(outcome), COLOURS.get(outcome, "bold")), "  ", (plain(verdict["claim"]), "bold"))
-        yield Text(plain(verdict["reason"]))
+        yield Text.assemble((plain(outcome), COLOURS.get(outcome, "bold")), "  ", (plain(verdict["headline"]), "bold"))
+        if verdict["reason"] != verdict["headline"]:
+            yield Text(plain(verdict["reason"]))
         for mark in verdict["marks"]:
             yield Text.assemble(("note: ", "yellow"), (plain(mark), "yellow"))
     else:

@@ -96,10 +96,16 @@ class Verdict:
     tables: tuple[Table, ...] = ()
     quotes: tuple[Quote, ...] = ()
 
+    @property
+    def headline(self) -> str:
+        """What stands above everything else: the claim, or why it could not be judged."""
+        return self.reason if self.outcome is Outcome.INCONCLUSIVE else self.claim
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for run.json."""
         return {
             "outcome": str(self.outcome),
+            "headline": self.headline,
             "claim": self.claim,
             "reason": self.reason,
             "marks": list(self.marks),

@@ -5,7 +5,7 @@ harness to other cores where there are some. Rounds go through the sets forth an
 falls on all of them alike.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from statistics import median
 from typing import Annotated
@@ -18,9 +18,11 @@ from orchestrator.model import Bed
 from orchestrator.plan import NodePlan
 from orchestrator.scenarios import Evidence, Outcome, Table, Verdict
 from orchestrator.scenarios.relay_throughput.bed import relay_bed
-from orchestrator.scenarios.relay_throughput.drive import calibrate
-from orchestrator.scenarios.relay_throughput.evidence import accounting, instrument
+from orchestrator.scenarios.relay_throughput.drive import calibrate, find_connections
+from orchestrator.scenarios.relay_throughput.evidence import accounting, instrument, worst
 from orchestrator.scenarios.relay_throughput.params import RelayLoad
+from orchestrator.scenarios.relay_throughput.probes import pace, tables
+from orchestrator.scenarios.relay_throughput.verdict import CONCURRENCY, INSTRUMENT
 from orchestrator.services import Role
 from orchestrator.topology import ALL, CORE, ONE_EACH, THREAD, CpuSet, Topology, cpu_sets, parse, write
 
@@ -61,14 +63,19 @@ class CpuTopology:
         return relay_bed(params)
 
     def drive(self, live: Live, params: Params) -> None:
-        """Calibrate on the fewest CPUs that the harness will have; then send and drain on each set, in rounds."""
+        """Send and drain on each set, in rounds.
+
+        Before, find the connections on the largest set, and calibrate on the fewest CPUs that the harness will have.
+        """
         sets, same = cpu_sets(Topology.from_dict(live.rundir.load()["environment"]["topology"]))
         described = [{"name": s.name, "cpus": write(s.cpus), "harness": write(s.harness)} for s in sets]
         live.rundir.save_result(PLAN, {"sets": described, "left_out": same})
         relay = live.plan.node(Role.RELAY)
-        load = params.order(params.seconds)
+        _pin(live, relay, sets[0])
+        connections = find_connections(live, params, sets[0].cpus)
+        load = params.order(params.seconds, connections)
         _pin(live, relay, min(sets, key=lambda s: len(s.harness)))
-        calibrate(live, load, params.calibration)
+        calibrate(live, params, connections)
         for number in range(1, params.repeat + 1):
             for cpus in sets if number % 2 else reversed(sets):
                 name = _load(cpus.name, number)
@@ -148,12 +155,15 @@ def judge(measured: Measurements) -> Verdict:
     planned = measured.rundir.result(PLAN) or {"sets": [], "left_out": {}}
     lines = [_line(measured, described) for described in planned["sets"]]
     loads = [point.load for line in lines for point in line.points]
-    mail = _worst(e for name in loads for e in accounting(measured, name))
-    harness = _worst(e for name in loads for e in instrument(measured, name))
+    mail = worst(e for name in loads for e in accounting(measured, name))
+    harness = worst(e for name in loads for e in instrument(measured, name))
     follows = [_share(lines[0], lines[-1], field) for field in ("carried", "undisturbed")] if len(lines) > 1 else []
-    evidence = [*mail, *harness, *_worst(e for line in lines for e in _placed(line))]
+    evidence = [*mail, *harness, *worst(e for line in lines for e in _placed(line))]
     paced = measured.params.get("rate") is not None
     full = not paced and any(line.full for line in lines)
+    # A load whose connections set its pace is the same on any CPUs.
+    few = [] if paced or not loads else [pace(measured, loads[0])]
+    evidence += few
     outcome, reason = _outcome(evidence, follows, full=full) if follows else _no_comparison(lines)
     figures: dict[str, float | None] = {}
     for line in lines:
@@ -163,15 +173,16 @@ def judge(measured: Measurements) -> Verdict:
         figures[f"messages_on_{name}_per_cpu_s"] = line.middle("per_cpu_s")
     return Verdict(
         outcome=outcome,
-        claim=_claim(lines),
+        claim=_claim([] if outcome is Outcome.INCONCLUSIVE else lines),
         reason=" ".join([reason, *_answers(measured, lines)]),
         evidence=(*follows, *evidence),
         marks=(
-            *(["instrument-bound"] if any(e.holds is False for e in harness) else []),
+            *([INSTRUMENT] if any(e.holds is False for e in harness) else []),
+            *([CONCURRENCY] if any(e.holds is False for e in few) else []),
             *_marks(lines, planned["left_out"]),
         ),
         figures=figures,
-        tables=(_carried(lines), _rounds(lines)) if lines else (),
+        tables=(*((_carried(lines), _rounds(lines)) if lines else ()), *tables(measured)),
     )
 
 
@@ -295,14 +306,6 @@ def _placed(line: Line) -> Iterator[Evidence]:
             holds=parse(point.allowed) == line.cpus.cpus if point.allowed else None,
             source=f"results/{point.load}-cpus.json",
         )
-
-
-def _worst(evidence: Iterable[Evidence]) -> list[Evidence]:
-    """Return one of each fact: one that fails, else one that is unknown, else the first."""
-    worst: dict[str, Evidence] = {}
-    for e in sorted(evidence, key=lambda e: (False, None, True).index(e.holds)):
-        worst.setdefault(e.fact, e)
-    return list(worst.values())
 
 
 def _marks(lines: list[Line], left_out: Mapping[str, str]) -> Iterator[str]:

@@ -19,6 +19,7 @@ from orchestrator.model import MAX_DOMAINS, Bed, Node, Strict
 from orchestrator.scenarios import Evidence, Outcome, Table, Verdict
 from orchestrator.scenarios.relay_throughput.evidence import NEAR_CEILING
 from orchestrator.scenarios.relay_throughput.params import OURS
+from orchestrator.scenarios.relay_throughput.probes import Cpu, cpu_of
 from orchestrator.services import Offer, OffersLoad, Role
 from orchestrator.services.postal import PER_MINUTE
 
@@ -31,8 +32,6 @@ TIMES = 10
 """How much more the same sink has to take from another generator, if it is not the sink that holds postal up."""
 HALF = 0.5
 """Of the CPU: what a bed uses less of is not held up by it."""
-SHARE = 0.75
-"""On a machine whose CPUs are full, with less than this share of them in the bed, others hold a generator up."""
 
 
 class Params(Strict):
@@ -179,8 +178,22 @@ def _row(
 ) -> tuple[str | float | None, ...]:
     """Return the cells of one generator, after its name."""
     share = through / ceiling if through and ceiling else None
-    pace = "not known" if share is None else "the relay" if share <= NEAR_CEILING else "the generator"
-    return ceiling, through, "not measured" if share is None else f"{share:.0%}", _cpu_ms(measured, name), pace
+    return (
+        ceiling,
+        through,
+        "not measured" if share is None else f"{share:.0%}",
+        _cpu_ms(measured, name),
+        _pace(measured, name, share),
+    )
+
+
+def _pace(measured: Measurements, name: str, share: float | None) -> str:
+    """Say who set the pace through the relay: with CPU left it may have been the number of connections, too."""
+    if share is None:
+        return "not known"
+    if share > NEAR_CEILING:
+        return "the generator"
+    return "the relay" if cpu_of(measured, name) in {Cpu.SPENT, Cpu.TAKEN} else "not the generator"
 
 
 def _cpu_ms(measured: Measurements, name: str) -> float | None:
@@ -194,7 +207,7 @@ def _cpu_ms(measured: Measurements, name: str) -> float | None:
 
 def _starved(machine: Machine | None) -> bool:
     """Say whether others had a good part of the CPUs, and nothing was left; what was not recorded may be so."""
-    return machine is None or (machine.full and machine.bed < SHARE * machine.cpus)
+    return machine is None or machine.starved
 
 
 def _mark(measured: Measurements, name: str) -> str | None:

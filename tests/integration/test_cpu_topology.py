@@ -14,7 +14,7 @@ from tests.integration.traces import traces
 
 pytestmark = pytest.mark.docker
 
-SMALL = ("--domains", "20", "--calibration", "1")
+SMALL = ("--domains", "20", "--calibration", "1", "--probe", "1")
 CODES = {"CONFIRMED": 0, "REFUTED": 1, "INCONCLUSIVE": 3}
 
 
@@ -28,7 +28,7 @@ def test_each_set_of_cpus_is_measured_where_it_is(real_engine: Engine, tmp_path:
     verdict = summary["verdict"]
     assert code == CODES[verdict["outcome"]], run.said
     sets, left_out = cpu_sets(Topology.from_dict(summary["environment"]["topology"]))
-    carried, places = verdict["tables"]
+    carried, places, _ = verdict["tables"]
     rows = {row[0]: dict(zip(carried["columns"], row, strict=True)) for row in carried["rows"]}
     assert [row[:3] for row in places["rows"]] == [[s.name, write(s.cpus), write(s.harness)] for s in sets]
     assert all(any(name in mark for mark in verdict["marks"]) for name in left_out)

@@ -17,7 +17,7 @@ from tests.integration.traces import DEVICES, traces
 pytestmark = pytest.mark.docker
 
 Start = Callable[..., Watched]
-SMALL = ("--domains", "16", "--calibration", "1", "--connections", "10")
+SMALL = ("--domains", "16", "--calibration", "1", "--rate", "300")
 
 
 @pytest.fixture

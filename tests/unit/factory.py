@@ -5,7 +5,7 @@ import json
 import math
 import random
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +50,16 @@ def make_run(
     domains: int = 2560,
     carries: float = 450.0,
     seconds: float = 30.0,
+    messages: int | None = None,
     lose: Iterable[int] = (),
+    refuse: Iterable[int] = (),
     outcome: Outcome = Outcome.CONFIRMED,
     hostile: str = "",
 ) -> RunDir:
     """Make the directory of a relay run.
 
-    ``lose``: sequence numbers that are accepted but never arrive. ``hostile``: text put wherever a run can hold
+    ``messages``: their number, instead of ``seconds``. ``lose``: sequence numbers that are accepted but never arrive.
+    ``refuse``: sequence numbers that the relay answers with 451. ``hostile``: text put wherever a run can hold
     text that somebody else wrote.
     """
     rng = random.Random(2560)
@@ -67,10 +70,11 @@ def make_run(
     rundir = RunDir(path)
     phases = _calibrations(rundir, rng, domains)
     started = phases[-1]["end"] + GAP_S
-    sent, arrived = _schedule(rng, started, carries, seconds)
-    lost = set(lose)
-    kept = [n for n in range(len(sent)) if n not in lost]
-    _reports(rundir, rng, "relay", sent, [arrived[n] for n in kept], kept, domains)
+    sent, arrived = _schedule(rng, started, carries, seconds if messages is None else 2 * messages / carries)
+    sent, arrived = sent[:messages], arrived[:messages]
+    lost, refused = set(lose), set(refuse)
+    kept = [n for n in range(len(sent)) if n not in lost | refused]
+    _reports(rundir, rng, "relay", sent, [arrived[n] for n in kept], kept, domains, refused=refused)
     drained = max(arrived)
     phases += [
         {"name": "relay", "start": started, "end": sent[-1]},
@@ -99,6 +103,21 @@ def _calibrations(rundir: RunDir, rng: random.Random, domains: int) -> list[dict
     return phases
 
 
+def add_probes(
+    rundir: RunDir, carries: Mapping[int, float], *, used: int, idle: float = 0.02, given: bool = False, cpus: int = 2
+) -> None:
+    """Add the short loads before the run: number of connections -> messages a second; ``used``: that of the run."""
+    rng, start, seconds = random.Random(20), BEGAN + 0.5, 3.0
+    for number, rate in carries.items():
+        name = f"probe-{number}"
+        sent = [start + i / rate for i in range(int(seconds * rate))]
+        _reports(rundir, rng, name, sent, [t + 0.005 for t in sent], range(len(sent)), 20)
+        busy = {"busy_s": (1 - idle) * cpus * seconds, "steal_s": 0.0}
+        rundir.save_result(f"{name}-cpus", {"start": start, "end": start + seconds, "cpus": cpus, "used": busy})
+        rundir.save_result(f"{name}-queue", {"left": 0, "seconds": 0.5})
+    rundir.save_result("connections", {"connections": used, "given": given})
+
+
 def _schedule(rng: random.Random, started: float, carries: float, seconds: float) -> tuple[list[float], list[float]]:
     """Accept a little faster than the relay delivers, so that a queue builds up and drains."""
     sent, arrived = [], []
@@ -120,6 +139,7 @@ def _reports(
     numbers: Iterable[int],
     domains: int,
     sample: int = 0,
+    refused: Iterable[int] = (),
 ) -> None:
     calibrating = name.startswith("calibration")
     service = [rng.lognormvariate(-6.6 if calibrating else -3.3, 0.45) for _ in range(sample or len(sent))]
@@ -127,13 +147,16 @@ def _reports(
         [0.001 + s for s in service] if calibrating else [a - sent[n] for n, a in zip(numbers, arrived, strict=True)]
     )
     run = _run_id(name)
+    accepted = sorted({*range(len(sent))} - {*refused})
+    failed = len(sent) - len(accepted)
     rundir.save_result(
         f"{name}-load",
         LoadReport(
-            run=run, started=sent[0], ended=sent[-1] + 0.03, offered=len(sent), accepted=len(sent), failed={},
+            run=run, started=sent[0], ended=sent[-1] + 0.03, offered=len(sent), accepted=len(accepted),
+            domains=len({n % domains for n in accepted}), failed={"451 4.3.0": failed} if failed else {},
             unresolved=0, connections=len(sent) // 10, late=0, cpu_s=0.2e-3 * len(sent), stalled_s=0.004,
             response=histogram(s * 1.05 for s in service), service=histogram(service),
-            connect=histogram(s / 3 for s in service[::10]), accepted_set=bitmap(range(len(sent))),
+            connect=histogram(s / 3 for s in service[::10]), accepted_set=bitmap(accepted),
             unresolved_set=bitmap(()),
         ).to_dict(),
     )  # fmt: skip
@@ -141,7 +164,7 @@ def _reports(
         f"{name}-sink",
         SinkReport(
             run=run, delivered=len(arrived), duplicated=0, corrupted=0, misrouted=0, foreign=1,
-            bytes=2310 * len(arrived), connections=len(arrived), domains=min(domains, len(arrived)),
+            bytes=2310 * len(arrived), connections=len(arrived), domains=len({n % domains for n in numbers}),
             first=min(arrived), last=max(arrived),
             cpu_s=0.2e-3 * len(arrived), memory_b=61_000_000, transit=histogram(transit),
             age=histogram(t * 1.01 for t in transit), delivered_set=bitmap(numbers),

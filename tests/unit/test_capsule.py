@@ -155,6 +155,16 @@ def test_no_capsule_is_written_that_is_no_json(made: Path, tmp_path: Path) -> No
     assert not (tmp_path / "b.capsule.json").exists()
 
 
+def test_a_run_that_could_not_be_judged_is_compared_by_its_reason(made: Path, tmp_path: Path) -> None:
+    finished = run(tmp_path / "again")
+    verdict = replace(finished.verdict, outcome=Outcome.INCONCLUSIVE, reason="It was too short.")
+    held = capsule.read(made)
+    assert capsule.compare(held, replace(finished, verdict=verdict))["claim"] == [held.signature.claim, verdict.reason]
+    facts = finished.rundir.load()
+    finished.rundir.save({**facts, "verdict": verdict.to_dict()})
+    assert capsule.make(finished.rundir).signature.claim == verdict.reason
+
+
 def test_consent_is_given_here_or_not_at_all(made: Path) -> None:
     assert capsule.question(capsule.read(made))[1] == Params()
     assert capsule.question(capsule.read(made), consent=True)[1] == Params(allow_host_changes=True)

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from markupsafe import escape
 from rich.console import Console
 
 from orchestrator.measurements import Measurements
@@ -149,6 +150,24 @@ def test_a_run_that_broke_off_is_shown_with_its_error(tmp_path: Path) -> None:
     assert "NO VERDICT" in page
     assert "fatal: [x]" in page
     assert '<script type="application/json" id="pictures">{}</script>' in page
+
+
+def test_the_headline_of_what_could_not_be_judged_is_the_reason(tmp_path: Path) -> None:
+    rundir = factory.make_run(tmp_path, seconds=2.0, carries=100.0, outcome=Outcome.INCONCLUSIVE)
+    verdict = rundir.load()["verdict"]
+    reason, claim = verdict["reason"], verdict["claim"]
+    text = " ".join(shown(rundir).split())
+    assert text.startswith(f"INCONCLUSIVE {reason}")
+    assert text.count(reason) == 1
+    assert claim not in text
+    page = html.render(Measurements.read(rundir))
+    assert f"<h1>{escape(reason)}</h1>" in page
+    assert f"<title>{escape(reason)}</title>" in page
+    assert page.count(escape(reason)) == 2
+    assert escape(claim) not in page
+    assert 'class="big' not in page
+    assert best_figure(verdict) is None
+    assert "<em>relay messages</em>" in page  # beside the others, not in the headline
 
 
 def test_a_created_run_can_be_shown_too(tmp_path: Path) -> None:
@@ -366,6 +385,22 @@ def test_labels_of_phases_do_not_lie_on_each_other(rundir: RunDir, tmp_path: Pat
     drawn = {chart.id: chart for chart in charts(Measurements.read(crowded))}
     notes = [note["text"] for note in drawn["throughput"].figure["layout"]["annotations"]]
     assert 0 < sum("one-thread" in note for note in notes) < 4
+
+
+def test_the_search_for_connections_has_one_label(rundir: RunDir, tmp_path: Path) -> None:
+    probed = RunDir(Path(shutil.copytree(rundir.path, tmp_path / "run")))
+    facts = probed.load()
+    start = facts["phases"][0]["start"] - 5
+    tried = [{"name": name, "start": start + i, "end": start + i + 1}
+             for i, name in enumerate(("probe-20", "probe-20 drain", "probe-40", "probe-40 drain"))]  # fmt: skip
+    probed.save(facts | {"phases": tried + facts["phases"]})
+    factory.add_probes(probed, {20: 100.0, 40: 100.0}, used=20)
+    run = terminal.summary(probed)
+    assert run["subject"] == "relay"
+    assert list(run["throughput"]) == list(run["accounting"]) == ["relay", "calibration", "calibration-single"]
+    drawn = {chart.id: chart for chart in charts(Measurements.read(probed))}
+    notes = [note["text"] for note in drawn["throughput"].figure["layout"]["annotations"]]
+    assert notes == ["connections", "calibration", "relay", "drain"]
 
 
 def test_a_list_of_runs_shows_how_each_ended(rundir: RunDir, hostile: RunDir, tmp_path: Path) -> None:

@@ -82,7 +82,10 @@ def test_which_of_them_shows_it_is_the_answer(tmp_path: Path) -> None:
 def test_one_that_is_inconclusive_makes_the_sweep_so(tmp_path: Path) -> None:
     code, facts = run(tmp_path, "dns.release=bullseye,trixie")
     assert code is ExitCode.INCONCLUSIVE
-    assert many.sweep(facts).word == "INCONCLUSIVE"
+    page = many.sweep(facts)
+    assert page.word == "INCONCLUSIVE"
+    assert [row[1:3] for row in page.grids[0].rows] == [("CONFIRMED", "3.00"), ("INCONCLUSIVE", "(3.00)")]
+    assert page.grids[1].rows == (("time-2", "So."),)
 
 
 def failing(runs: Path, *releases: str) -> sweep.Ask:

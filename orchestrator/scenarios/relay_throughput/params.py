@@ -12,6 +12,7 @@ CALIBRATION, SINGLE, RUN = "calibration", "calibration-single", "relay"
 """The loads of a run: straight to the sink; the same with one message for each connection; through the relay."""
 OURS = "smtp-load"
 """The load generator that keeps an account of every message."""
+MOST_CONNECTIONS = 10_000
 
 
 class RelayLoad(Strict):
@@ -29,8 +30,15 @@ class RelayLoad(Strict):
     """Messages a second, open-loop; unset: as fast as the relay takes them."""
     size: Annotated[int, Field(ge=64, le=50 * 1024 * 1024)] = 2048
     """Bytes in the body of a message."""
-    connections: Annotated[int, Field(ge=1, le=10_000)] = 20
-    """Connections that the load generator keeps open at most."""
+    connections: Annotated[int, Field(ge=1, le=MOST_CONNECTIONS)] | None = None
+    """Connections that the load generator keeps open at most; unset: as many as the relay needs, found by short loads
+    (at a rate: up to 640, opened as they are needed)."""
+    probe: Annotated[float, Field(ge=1, le=60)] = 3.0
+    """Seconds of each of those short loads."""
+    calibration: Annotated[float, Field(ge=1, le=600)] = 4.0
+    """Seconds of load straight into the sink, before the run, for each of two shapes."""
+    drain: Annotated[float, Field(ge=1, le=86_400)] = 1800.0
+    """Seconds that the relay may take to empty its queue after each load."""
     per_connection: Annotated[int, Field(ge=1, le=100_000)] = 10
     """Messages sent over one connection."""
     relay: str = "postfix"
@@ -52,12 +60,12 @@ class RelayLoad(Strict):
             names = [name for name in found if name] or None
         return given if names is None else {**given, "domain_names": names, "domains": len(names)}
 
-    def order(self, seconds: float) -> dict[str, Any]:
+    def order(self, seconds: float, connections: int) -> dict[str, Any]:
         """Return the load, whoever it goes to."""
         return {
             "seconds": seconds,
             "rate": self.rate,
-            "connections": self.connections,
+            "connections": connections,
             "per_connection": self.per_connection,
             "sizes": [self.size],
         }
@@ -68,10 +76,6 @@ class Params(RelayLoad):
 
     seconds: Annotated[float, Field(gt=0, le=86_400)] = 30.0
     """How long load is offered."""
-    calibration: Annotated[float, Field(ge=1, le=600)] = 4.0
-    """Seconds of load straight into the sink, before the run, for each of two shapes."""
-    drain: Annotated[float, Field(ge=1, le=86_400)] = 1800.0
-    """Seconds that the relay may take to empty its queue afterwards."""
     relay_cpus: Annotated[float, Field(gt=0, le=1024)] | None = None
     """CPU time that the relay may use, in cores."""
     load: str = OURS

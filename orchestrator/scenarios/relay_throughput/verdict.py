@@ -1,62 +1,148 @@
 """The judgement of a run: was it measured at all, was mail lost, and who set the pace?"""
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from orchestrator import services
-from orchestrator.measurements import Machine, Measurements
-from orchestrator.scenarios import Outcome, Verdict
-from orchestrator.scenarios.relay_throughput.evidence import accounting, instrument, instrument_ceiling
+from orchestrator.measurements import Latency, Machine, Measurements
+from orchestrator.report.summary import number
+from orchestrator.scenarios import Evidence, Outcome, Verdict
+from orchestrator.scenarios.relay_throughput import probes, rate
+from orchestrator.scenarios.relay_throughput.evidence import accounting, instrument, instrument_ceiling, worst
 from orchestrator.scenarios.relay_throughput.params import OURS, RUN
+from orchestrator.scenarios.relay_throughput.probes import Cpu
 from orchestrator.services import Change
 
+INSTRUMENT, CONCURRENCY = "instrument-bound", "concurrency-bound"
+"""Marks: the harness, or the number of its connections, may have set the pace."""
 BACKLOG = 0.25
 """A relay that delivers less than it accepts by more than this share of it, while load is offered, builds a backlog."""
 
 
 def judge(measured: Measurements) -> Verdict:
     """Judge one run."""
+    rated = measured.params.get("rate")
     carried = measured.delivered_per_s(RUN) or _sent_per_s(measured)
     ceiling = instrument_ceiling(measured)
     machine = measured.machine(RUN)
-    mail, harness = accounting(measured, RUN), instrument(measured, RUN)
-    evidence = (*mail, *harness)
-    missing = [e.fact for e in evidence if e.holds is None]
-    broken = [e for e in mail if e.holds is False]
-    bound = [e for e in harness if e.holds is False]
-    if broken:
-        outcome, reason = Outcome.REFUTED, "; ".join(f"{e.fact}: {e.found}, needed {e.needed}" for e in broken)
-    elif missing or carried is None or ceiling is None:
-        outcome, reason = Outcome.INCONCLUSIVE, f"not measured{_why(measured)}: {', '.join(missing)}"
-    elif bound:
-        outcome = Outcome.INCONCLUSIVE
-        reason = "the instrument may have set the pace: " + "; ".join(
-            f"{e.fact} is {e.found}, needed {e.needed}" for e in bound
-        )
-    else:
-        outcome = Outcome.CONFIRMED
-        reason = (
-            f"every accepted message arrived once and whole; without the relay the same load runs at {ceiling:,.0f} "
-            f"messages a second, {ceiling / carried:.1f} times as fast"
-        )
+    tried = [name for name in measured.probes if measured.loads[name].accepted]
+    facts = _Facts(
+        mail=worst(e for name in (RUN, *tried) for e in accounting(measured, name)),
+        harness=instrument(measured, RUN),
+        pace=(rate.on_time(measured),) if rated else (probes.pace(measured, RUN),),
+        kept=rate.kept(measured) if rated else (),
+    )
+    outcome, reason, marks = _outcome(measured, facts)
+    if outcome is Outcome.CONFIRMED:
+        reason = "every accepted message arrived once and whole; " + _room(carried, ceiling, rated)
+    response = rate.response(measured) if rated else None
     return Verdict(
         outcome=outcome,
-        claim="This relay carries every message it accepts"
-        + (f", {carried:,.0f} messages a second ({carried * 60:,.0f} a minute)" if carried else "")
-        + ", and it was the relay that was measured.",
+        claim=_claim(outcome, carried, rated, response),
         reason=reason[0].upper() + reason[1:] + ".",
-        evidence=evidence,
-        marks=(*(("instrument-bound",) if bound else ()), *_backlog(measured), *_full(machine), *_own(measured)),
+        evidence=(*facts.mail, *facts.kept, *facts.pace, *facts.harness),
+        marks=(*marks, *_backlog(measured), *_full(machine), *_own(measured)),
         figures={
             "relay_messages_per_s": carried,
             "relay_messages_per_minute": carried * 60 if carried else None,
             "accepted_messages_per_s": measured.accepted_per_s(RUN),
             "delivered_under_load_per_s": measured.delivered_under_load_per_s(RUN),
+            **({"response_p50_ms": _ms(response, 50), "response_p99_ms": _ms(response, 99)} if rated else {}),
             "instrument_messages_per_s": ceiling,
             "share_of_instrument": carried / ceiling if carried and ceiling else None,
             "harness_cpu_ms_per_message": _harness_cpu_ms(measured),
             "share_of_machine_cpu": 1 - machine.idle if machine else None,
         },
+        tables=probes.tables(measured),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Facts:
+    """The evidence, by what it means when it fails."""
+
+    mail: tuple[Evidence, ...]
+    """The relay loses or spoils mail."""
+    harness: tuple[Evidence, ...]
+    """The instrument set the pace."""
+    pace: tuple[Evidence, ...]
+    """The load did: the number of its connections, or a generator that did not keep the rate."""
+    kept: tuple[Evidence, ...]
+    """The relay does not keep up with the rate."""
+
+
+_Judged = tuple[Outcome, str, tuple[str, ...]]
+"""The outcome, the reason of all but CONFIRMED, and the marks."""
+
+
+def _outcome(measured: Measurements, facts: _Facts) -> _Judged:
+    """Judge the facts, the most serious first."""
+    if broken := _unmet(facts.mail):
+        return Outcome.REFUTED, broken, ()
+    everything = (*facts.mail, *facts.kept, *facts.pace, *facts.harness)
+    if missing := [e.fact for e in everything if e.holds is None]:
+        return Outcome.INCONCLUSIVE, f"not measured{_why(measured)}: {', '.join(missing)}", ()
+    if bound := _unmet(facts.harness):
+        return Outcome.INCONCLUSIVE, f"the instrument may have set the pace: {bound}", (INSTRUMENT,)
+    return _rated(measured, facts) if facts.kept else _closed(measured, facts)
+
+
+def _closed(measured: Measurements, facts: _Facts) -> _Judged:
+    """Judge a load as fast as it goes."""
+    if few := [e.found for e in facts.pace if e.holds is False]:
+        reason = f"the number of connections set the pace: {'; '.join(few)}. {probes.advice(measured)}"
+        return Outcome.INCONCLUSIVE, reason, (CONCURRENCY,)
+    return Outcome.CONFIRMED, "", ()
+
+
+def _rated(measured: Measurements, facts: _Facts) -> _Judged:
+    """Judge a load at a rate: a relay that does not keep up is refuted only if it had the CPU and the connections."""
+    late = _unmet(facts.pace)
+    connections = rate.exhausted(measured) if late else None
+    if late and connections is None:
+        return Outcome.INCONCLUSIVE, f"the instrument may have set the pace: {late}", (INSTRUMENT,)
+    behind = "; ".join(filter(None, (_unmet(facts.kept), late)))
+    if not behind:
+        return Outcome.CONFIRMED, "", ()
+    cpu = probes.cpu_of(measured, RUN)
+    if cpu is Cpu.TAKEN:
+        return Outcome.INCONCLUSIVE, f"others used the CPU of this machine, and the relay fell behind: {behind}", ()
+    if connections and cpu is not Cpu.SPENT:
+        reason = f"messages waited for one of {connections:,} connections, with CPU left: {behind}"
+        return Outcome.INCONCLUSIVE, f"{reason}; give more with --connections", (CONCURRENCY,)
+    return Outcome.REFUTED, f"the relay did not keep up: {behind}", ()
+
+
+def _unmet(evidence: Iterable[Evidence]) -> str:
+    return "; ".join(f"{e.fact}: {e.found}, needed {e.needed}" for e in evidence if e.holds is False)
+
+
+def _claim(outcome: Outcome, carried: float | None, rated: float | None, response: Latency | None) -> str:
+    """Return the sentence that is judged; with figures only where they rest on something."""
+    known = outcome is not Outcome.INCONCLUSIVE
+    if rated is None:
+        figure = f", {carried:,.0f} messages a second ({carried * 60:,.0f} a minute)" if carried and known else ""
+        return f"This relay carries every message it accepts{figure}, and it was the relay that was measured."
+    times = ""
+    if response and outcome is Outcome.CONFIRMED:
+        half, most = (number(response.at(p), 1e3) for p in (50, 99))
+        times = f": half of them are accepted within {half} ms of the time they are due, 99% within {most} ms"
+    return f"This relay carries the offered {rated:,g} messages a second{times}."
+
+
+def _room(carried: float | None, ceiling: float | None, rated: float | None) -> str:
+    """Say how far the instrument is from its own limit."""
+    if not carried or not ceiling:
+        return "the instrument's own limit is not known"
+    if rated:
+        return f"without the relay the instrument reaches {ceiling:,.0f} messages a second"
+    times = f"{ceiling / carried:.1f} times as fast"
+    return f"without the relay the same load runs at {ceiling:,.0f} messages a second, {times}"
+
+
+def _ms(latency: Latency | None, percentile: float) -> float | None:
+    return 1000 * latency.at(percentile) if latency else None
 
 
 def _why(measured: Measurements) -> str:

@@ -14,7 +14,7 @@ from orchestrator.rundir import RunDir
 from orchestrator.scenarios import Outcome, Verdict
 from orchestrator.scenarios.cpu_topology import SCENARIO, Params
 from orchestrator.topology import ALL, CORE, ONE_EACH, THREAD, Topology, cpu_sets, write
-from tests.unit.factory import BEGAN, bitmap, histogram
+from tests.unit.factory import BEGAN, add_probes, bitmap, histogram
 
 MESSAGES = 200
 CEILING = 5000.0
@@ -42,6 +42,7 @@ def make(parent: Path, rates: Rates, *, said: str = TWO_CORES, others: float = 0
     rounds = len(next(iter(rates.values())))
     rundir.save({"params": {"domains": 100, "repeat": rounds}, "environment": {"topology": topology.to_dict()}})
     t = BEGAN
+    add_probes(rundir, {20: 400.0, 40: 400.0}, used=20)
     for name in ("calibration", "calibration-single"):
         t = load(rundir, name, t, CEILING)
     cpu = 0.0
@@ -69,8 +70,8 @@ def load(rundir: RunDir, name: str, started: float, rate: float) -> float:
     everything = bitmap(range(MESSAGES))
     sent = LoadReport(
         run="5eed0001", started=started, ended=started + 0.5 * MESSAGES / rate, offered=MESSAGES, accepted=MESSAGES,
-        failed={}, unresolved=0, connections=20, late=0, cpu_s=0.0, stalled_s=0.0, response=NONE, service=NONE,
-        connect=NONE, accepted_set=everything, unresolved_set=bitmap(()),
+        domains=100, failed={}, unresolved=0, connections=20, late=0, cpu_s=0.0, stalled_s=0.0, response=NONE,
+        service=NONE, connect=NONE, accepted_set=everything, unresolved_set=bitmap(()),
     )  # fmt: skip
     got = SinkReport(
         run="5eed0001", delivered=MESSAGES, duplicated=0, corrupted=0, misrouted=0, foreign=0, bytes=0, connections=20,
@@ -102,7 +103,7 @@ def test_a_relay_that_carries_less_on_fewer_cpus_is_confirmed(tmp_path: Path) ->
 
 
 def test_the_table_holds_each_set_with_what_it_did(tmp_path: Path) -> None:
-    table, places = judged(make(tmp_path, FALLS)).tables
+    table, places, _ = judged(make(tmp_path, FALLS)).tables
     rows = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
     assert list(rows) == [ALL, CORE]
     assert places.rows == (
@@ -115,6 +116,14 @@ def test_the_table_holds_each_set_with_what_it_did(tmp_path: Path) -> None:
     assert rows[CORE]["idle %"] == pytest.approx(0, abs=0.1)
     assert rows[ALL]["idle %"] == pytest.approx(100 - 100 * 410 * CPU_S / 2)
     assert rows[CORE]["others %"] == pytest.approx(0, abs=0.1)
+
+
+def test_connections_that_set_the_pace_are_no_answer(tmp_path: Path) -> None:
+    rundir = make(tmp_path, SAME)
+    add_probes(rundir, {20: 400.0, 40: 800.0}, used=20, given=True)
+    verdict = judged(rundir)
+    assert (verdict.outcome, verdict.marks[0]) == (Outcome.INCONCLUSIVE, "concurrency-bound")
+    assert "messages a second over 40 connections" in verdict.reason
 
 
 def test_a_relay_that_carries_the_same_is_refuted(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ def judged(
     cores: float = 0.2,
     without: str = "",
     engines: str = "smtp-load,postal",
+    relay_idle: float | None = None,
 ) -> Verdict:
     """Judge a run in which postal got so many tokens every 5 s, and ours sent so many messages a second."""
     rundir = RunDir.create(folder, "generator-ceiling")
@@ -49,8 +50,12 @@ def judged(
     for name, start, end, share in (("postal", 1000.0, 1040.0, idle), ("smtp-load", 992.0, 1000.0, rival_idle)):
         used = {"busy_s": 2 * (1 - share) * (end - start), "steal_s": 0.0}
         rundir.save_result(f"calibration-{name}-cpus", {"start": start, "end": end, "cpus": 2, "used": used})
+    if relay_idle is not None:
+        window = {"start": 3000.0, "end": 3008.0, "cpus": 2}
+        used = {"busy_s": 2 * (1 - relay_idle) * 8, "steal_s": 0.0}
+        rundir.save_result("smtp-load-cpus", window | {"used": used})
     with rundir.write_series("stats") as stats:
-        for t in range(990, 1050):
+        for t in (*range(990, 1050), *range(2999, 3010)):
             stats.write(json.dumps({"t": float(t), "node": "sink", "cpu_s": cores * t, "memory_b": 1}) + "\n")
     return SCENARIO.judge(Measurements.read(rundir))
 
@@ -95,7 +100,7 @@ def _postal(rundir: RunDir, name: str, *, start: float, tokens: int) -> None:
 
 
 def test_the_tokens_and_the_room_beside_them_are_confirmed(tmp_path: Path) -> None:
-    verdict = judged(tmp_path)
+    verdict = judged(tmp_path, relay_idle=0.02)
     assert verdict.outcome is Outcome.CONFIRMED, verdict.reason
     assert verdict.figures["postal_ceiling_messages_per_minute"] == pytest.approx(24_576, rel=5e-3)
     assert verdict.figures["smtp_load_ceiling_messages_per_minute"] == pytest.approx(600_000, rel=1e-3)
@@ -104,6 +109,12 @@ def test_the_tokens_and_the_room_beside_them_are_confirmed(tmp_path: Path) -> No
     assert rows["postal"][2] == pytest.approx(0.95 * 24_576, rel=1e-3)
     assert rows["postal"][4] == pytest.approx(1000 * 3.0 / 8 / 2048)
     assert verdict.marks == ()
+
+
+def test_a_load_that_left_cpu_idle_may_have_been_paced_by_its_connections(tmp_path: Path) -> None:
+    for idle, pace in ((None, "not the generator"), (0.5, "not the generator"), (0.02, "the relay")):
+        verdict = judged(tmp_path / str(idle), relay_idle=idle)
+        assert [row[-1] for row in verdict.tables[0].rows] == [pace, "the generator"]
 
 
 @pytest.mark.parametrize("tokens", [1900, 2200])

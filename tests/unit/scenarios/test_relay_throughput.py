@@ -16,8 +16,9 @@ from orchestrator.rundir import RunDir
 from orchestrator.scenarios import Outcome, Verdict
 from orchestrator.scenarios.relay_throughput import SCENARIO
 from orchestrator.scenarios.relay_throughput.params import Params
+from orchestrator.scenarios.relay_throughput.probes import Cpu, Probe, cpu_of, enough, following
 from orchestrator.services.agents import RECIPIENTS
-from tests.unit.factory import make_run
+from tests.unit.factory import add_probes, bitmap, make_run
 
 CARRIES = 150.0
 """Messages a second."""
@@ -32,6 +33,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     for end, report in calibration.items():
         assert report
         rundir.save_result(f"calibration-single-{end}", report)
+    add_probes(rundir, {20: CARRIES, 40: CARRIES}, used=20)
+    Measurements.read(rundir)  # what the relay's log says is kept, and copied with it
     return rundir
 
 
@@ -49,6 +52,16 @@ def _set(name: str, **values: Any) -> Callable[[Path], None]:
         path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | values), encoding="utf-8")
 
     return change
+
+
+def _record_cpus(run: Path, *, busy: float, cpus: int = 2) -> None:
+    """Say that this share of the machine's CPU was in use while the relay's load went on."""
+    span = Measurements.read(RunDir.open(run)).span("relay")
+    assert span
+    assert span.end
+    used = {"busy_s": busy * cpus * (span.end - span.start), "steal_s": 0.0}
+    window = {"start": span.start, "end": span.end, "cpus": cpus}
+    RunDir.open(run).save_result("relay-cpus", window | {"used": used})
 
 
 def test_whole_mail_far_below_the_ceiling_is_confirmed(template: RunDir, tmp_path: Path) -> None:
@@ -84,6 +97,27 @@ def test_mail_that_still_waits_in_the_queue_is_not_called_lost(template: RunDir,
     assert "the relay's queue after the drain" in verdict.reason
 
 
+def test_a_domain_whose_only_message_was_refused_is_owed_no_mail(tmp_path: Path, template: RunDir) -> None:
+    """275 messages to 250 domains, the one to domain 30 refused with 451: it had no second one."""
+    refusing = make_run(tmp_path / "refusing", domains=250, carries=CARRIES, messages=275, refuse=[30])
+    for end in ("load", "sink"):
+        refusing.save_result(f"calibration-single-{end}", template.result(f"calibration-single-{end}") or {})
+    refusing.save_result("relay-queue", {"left": 0, "seconds": 1.0})
+    add_probes(refusing, {20: CARRIES, 40: CARRIES}, used=20)
+    measured = Measurements.read(refusing)
+    assert (measured.loads["relay"].accepted, measured.sinks["relay"].domains) == (274, 249)
+    verdict = SCENARIO.judge(measured)
+    assert verdict.outcome is Outcome.CONFIRMED, verdict.reason
+    fact = next(e for e in verdict.evidence if e.fact == "domains that mail arrived for")
+    assert (fact.found, fact.needed) == ("249", "249")
+
+
+def test_mail_whose_reply_was_lost_may_arrive_for_a_domain_more(template: RunDir, tmp_path: Path) -> None:
+    verdict = _judged(template, tmp_path, _set("relay-load", domains=99, unresolved=1))
+    fact = next(e for e in verdict.evidence if e.fact == "domains that mail arrived for")
+    assert (fact.found, fact.needed, fact.holds) == ("100", "99 to 100", True)
+
+
 def test_a_domain_without_mail_refutes(template: RunDir, tmp_path: Path) -> None:
     assert _judged(template, tmp_path, _set("relay-sink", domains=99)).outcome is Outcome.REFUTED
 
@@ -105,15 +139,202 @@ def test_a_harness_that_uses_its_whole_core_is_instrument_bound(
     assert (verdict.outcome, verdict.marks) == (Outcome.INCONCLUSIVE, ("instrument-bound",))
 
 
-def test_a_generator_behind_its_schedule_is_instrument_bound(template: RunDir, tmp_path: Path) -> None:
+# ------------------------------------------------------------------------------------- who sets the pace: connections
+
+
+@pytest.mark.parametrize(
+    ("carries", "used", "idle", "bound"),
+    [
+        ({1: 484.0, 4: 550.0}, 1, 0.20, True),
+        ({1: 484.0, 4: 490.0}, 1, 0.20, False),
+        ({1: 484.0, 4: 550.0}, 1, 0.02, False),  # with the CPU used up, noise makes as much
+        ({1: 100.0, 4: 390.0}, 1, 0.02, True),
+        ({20: 40.0, 40: 80.0, 80: 81.0, 160: 79.0}, 80, 0.7, False),
+        ({320: 300.0, 640: 590.0}, 640, 0.5, True),  # the largest number that is tried, and not enough
+        ({320: 580.0, 640: 590.0}, 640, 0.5, False),
+    ],
+)
+def test_a_number_of_connections_that_sets_the_pace_is_no_verdict_on_the_relay(
+    template: RunDir, tmp_path: Path, carries: dict[int, float], used: int, idle: float, *, bound: bool
+) -> None:
+    def probed(run: Path) -> None:
+        add_probes(RunDir.open(run), carries, used=used, idle=idle, given=used == 1)
+
+    verdict = _judged(_without_probes(template, tmp_path), tmp_path, probed)
+    if not bound:
+        assert (verdict.outcome, verdict.marks) == (Outcome.CONFIRMED, ())
+        return
+    assert (verdict.outcome, verdict.marks) == (Outcome.INCONCLUSIVE, ("concurrency-bound",))
+    assert f"messages a second over {max(carries)} connections" in verdict.reason
+    assert "--connections" in verdict.reason
+    assert "150" not in verdict.claim
+
+
+def test_without_a_second_number_the_cpu_may_tell_that_more_connections_carry_no_more(
+    template: RunDir, tmp_path: Path
+) -> None:
+    verdict = _judged(_without_probes(template, tmp_path), tmp_path)
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert verdict.reason == "Not measured: what more connections carry."
+    shutil.rmtree(tmp_path / "run")
+    full = _judged(_without_probes(template, tmp_path), tmp_path, lambda run: _record_cpus(run, busy=0.95))
+    assert full.outcome is Outcome.CONFIRMED
+
+
+@pytest.mark.parametrize(("limit", "cpu"), [(1.5, Cpu.SPENT), (2.0, Cpu.LEFT), (None, Cpu.LEFT)])
+def test_a_relay_at_its_own_limit_has_no_cpu_left(
+    template: RunDir, tmp_path: Path, limit: float | None, cpu: Cpu
+) -> None:
+    rundir = _without_probes(template, tmp_path)
+    facts = rundir.load()
+    facts["bed"]["nodes"]["relay"]["limits"] = {"cpus": limit}
+    rundir.save(facts)
+    _record_cpus(rundir.path, busy=0.5, cpus=4)
+    measured = Measurements.read(rundir)
+    load = measured.span("relay")
+    assert load
+    use = measured.use("relay", load)
+    assert use
+    assert use.cores > 1.35, "the factory's relay uses 1.42 cores"
+    assert cpu_of(measured, "relay") is cpu
+
+
+def test_the_numbers_that_were_tried_stand_side_by_side(template: RunDir, tmp_path: Path) -> None:
+    (table,) = _judged(template, tmp_path).tables
+    assert [row[0] for row in table.rows] == ["20", "40"]
+    assert [row[-1] for row in table.rows] == ["taken for the run", ""]
+    assert table.rows[0][2] == pytest.approx(CARRIES, rel=0.01)
+
+
+def test_a_number_of_connections_that_the_relay_refuses_does_not_refute(template: RunDir, tmp_path: Path) -> None:
+    nothing = {"accepted": 0, "accepted_set": bitmap([]), "domains": 0, "failed": {"421 4.7.0": 450}}
+
+    def refused(run: Path) -> None:
+        _set("probe-40-load", **nothing)(run)
+        _set("probe-40-sink", delivered=0, delivered_set=bitmap([]), domains=0, first=None, last=None)(run)
+
+    assert _judged(template, tmp_path, refused).outcome is Outcome.CONFIRMED
+
+
+def test_mail_that_is_lost_in_a_probe_is_lost(template: RunDir, tmp_path: Path) -> None:
+    sink = template.result("probe-40-sink")
+    assert sink
+    numbers = range(1, int(3 * CARRIES))
+    verdict = _judged(template, tmp_path, _set("probe-40-sink", delivered_set=bitmap(numbers)))
+    assert verdict.outcome is Outcome.REFUTED
+    assert "Lost: 1, needed 0" in verdict.reason
+
+
+def _probe(connections: int, carried: float, cpu: Cpu = Cpu.LEFT) -> Probe:
+    return Probe(connections=connections, accepted=carried, carried=carried, idle=0.5, cpu=cpu)
+
+
+def _searched(capacity: Callable[[int], float], cpu: Callable[[int], Cpu]) -> tuple[list[int], int]:
+    """Search a relay whose throughput over each number of connections is known."""
+    tried: list[Probe] = []
+    while connections := following(tried):
+        tried.append(_probe(connections, capacity(connections), cpu(connections)))
+    return [probe.connections for probe in tried], enough(tried)
+
+
+@pytest.mark.parametrize(
+    ("capacity", "full_from", "tried", "found"),
+    [
+        (lambda n: 500.0, 1, [20, 40], 20),  # noqa: ARG005
+        (lambda n: 500.0, 10_000, [20, 40, 80], 20),  # the disk, not the CPU: one more to be sure  # noqa: ARG005
+        (lambda n: min(2.0 * n, 500), 250, [20, 40, 80, 160, 320, 640], 320),
+        (lambda n: 2.0 * n, 10_000, [20, 40, 80, 160, 320, 640], 640),
+        (lambda n: {80: 15.0}.get(n, min(2.0 * n, 500)), 250, [20, 40, 80, 160, 320, 640], 320),  # one probe stalled
+        (lambda n: 0.0, 10_000, [20, 40, 80], 20),  # noqa: ARG005
+    ],
+)  # fmt: skip
+def test_the_search_ends_where_more_connections_carry_no_more(
+    capacity: Callable[[int], float], full_from: int, tried: list[int], found: int
+) -> None:
+    cpu = lambda n: Cpu.SPENT if n >= full_from else Cpu.LEFT  # noqa: E731
+    assert _searched(capacity, cpu) == (tried, found)
+
+
+def test_cpu_that_others_took_does_not_end_the_search() -> None:
+    tried = [_probe(20, 100, Cpu.TAKEN), _probe(40, 100, Cpu.TAKEN)]
+    assert following(tried) == 80
+
+
+# -------------------------------------------------------------------------------------------- who sets the pace: a rate
+
+
+def _at_a_rate(run: Path, rate: float = CARRIES, connections: int = 640) -> None:
+    facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    facts["params"] |= {"rate": rate}
+    (run / "run.json").write_text(json.dumps(facts), encoding="utf-8")
+    RunDir.open(run).save_result("connections", {"connections": connections, "given": False})
+
+
+def _without_probes(rundir: RunDir, scratch: Path) -> RunDir:
+    bare = scratch / "bare"
+    shutil.rmtree(bare, ignore_errors=True)
+    shutil.copytree(rundir.path, bare)
+    for path in [*(bare / "results").glob("probe-*"), bare / "results" / "connections.json"]:
+        path.unlink()
+    return RunDir.open(bare)
+
+
+def test_a_rate_that_is_carried_is_the_claim_with_its_times(template: RunDir, tmp_path: Path) -> None:
+    verdict = _judged(_without_probes(template, tmp_path), tmp_path, _at_a_rate)
+    assert verdict.outcome is Outcome.CONFIRMED, verdict.reason
+    assert verdict.claim.startswith("This relay carries the offered 150 messages a second: half of them are accepted")
+    assert "it was the relay that was measured" not in verdict.claim + verdict.reason
+    response = Measurements.read(template).latency("relay")["response"]
+    assert verdict.figures["response_p50_ms"] == 1000 * response.at(50)
+    assert f"{1000 * response.at(99):.0f} ms" in verdict.claim
+
+
+@pytest.mark.parametrize(("busy", "outcome"), [(0.95, Outcome.REFUTED), (0.5, Outcome.REFUTED)])
+def test_a_relay_that_takes_less_than_is_offered_is_refuted(
+    template: RunDir, tmp_path: Path, busy: float, outcome: Outcome
+) -> None:
+    def refused(run: Path) -> None:
+        _at_a_rate(run)
+        _record_cpus(run, busy=busy)
+        offered = int(json.loads((run / "results" / "relay-load.json").read_text())["offered"] * 1.2)
+        _set("relay-load", offered=offered, failed={"452 4.3.1": offered // 6})(run)
+
+    verdict = _judged(template, tmp_path, refused)
+    assert verdict.outcome is outcome
+    assert "did not keep up: messages accepted, of those offered: 83" in verdict.reason
+    assert "ms" not in verdict.claim
+
+
+def test_a_relay_whose_queue_grows_at_a_rate_is_refuted(template: RunDir, tmp_path: Path) -> None:
+    def slower(run: Path) -> None:
+        _at_a_rate(run)
+        ended = json.loads((run / "results" / "relay-load.json").read_text())["ended"]
+        _set("relay-sink", last=ended + 20)(run)
+        (run / "series" / "sink.jsonl").unlink()
+
+    verdict = _judged(template, tmp_path, slower)
+    assert verdict.outcome is Outcome.REFUTED
+    assert "messages delivered 1 s after the last reply" in verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("connections", "busy", "outcome", "marks"),
+    [
+        (20, 0.95, Outcome.REFUTED, ()),  # the factory's load has 20 connections open
+        (20, 0.5, Outcome.INCONCLUSIVE, ("concurrency-bound",)),
+        (640, 0.95, Outcome.INCONCLUSIVE, ("instrument-bound",)),
+    ],
+)
+def test_messages_that_are_sent_late_waited_for_the_relay_or_for_the_generator(
+    template: RunDir, tmp_path: Path, connections: int, busy: float, outcome: Outcome, marks: tuple[str, ...]
+) -> None:
     def late(run: Path) -> None:
-        facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
-        facts["params"] |= {"rate": CARRIES}
-        (run / "run.json").write_text(json.dumps(facts), encoding="utf-8")
+        _at_a_rate(run, connections=connections)
+        _record_cpus(run, busy=busy)
         _set("relay-load", late=100_000)(run)
 
     verdict = _judged(template, tmp_path, late)
-    assert (verdict.outcome, verdict.marks) == (Outcome.INCONCLUSIVE, ("instrument-bound",))
+    assert (verdict.outcome, tuple(m for m in verdict.marks if m.endswith("-bound"))) == (outcome, marks)
 
 
 @pytest.mark.parametrize("missing", ["relay-load", "relay-sink", "relay-queue", "calibration-load"])
@@ -177,16 +398,10 @@ def test_a_machine_without_a_cpu_to_spare_is_noted(
 ) -> None:
     cpus = 4
     measured = Measurements.read(template)
-    load = measured.span("relay")
-    assert load
-    window = {"start": load.start, "end": load.end or 0.0}
-    cores = {node: use.cores for node in measured.nodes if (use := measured.use(node, load))}
-    used = {"busy_s": busy * cpus * (window["end"] - window["start"]), "steal_s": 0.0}
-
-    def recorded(run: Path) -> None:
-        RunDir.open(run).save_result("relay-cpus", window | {"cpus": cpus, "used": used})
-
-    verdict = _judged(template, tmp_path, recorded)
+    span = measured.span("relay")
+    assert span
+    cores = {node: use.cores for node in measured.nodes if (use := measured.use(node, span))}
+    verdict = _judged(template, tmp_path, lambda run: _record_cpus(run, busy=busy, cpus=cpus))
     relay, others = cores["relay"], busy * cpus - sum(cores.values())
     assert verdict.outcome is Outcome.CONFIRMED
     assert verdict.figures["share_of_machine_cpu"] == pytest.approx(busy)

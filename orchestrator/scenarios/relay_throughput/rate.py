@@ -1,0 +1,67 @@
+"""Does the relay carry a rate that was offered? The rate sets the pace, so the answer is whether it keeps up.
+
+Three facts: it takes nearly all that is offered, nearly all of that has come out when the load ends, and no message
+waits for a connection.
+"""
+
+from orchestrator.measurements import Latency, Measurements
+from orchestrator.scenarios import Evidence
+from orchestrator.scenarios.relay_throughput.evidence import at_most
+from orchestrator.scenarios.relay_throughput.params import RUN
+from orchestrator.scenarios.relay_throughput.probes import FOUND
+
+TAKEN = 0.99
+"""Share of the offered messages that the relay accepts."""
+OUT = 0.95
+"""Share of the accepted messages that are delivered ``TAIL_S`` after the last reply."""
+TAIL_S = 1.0
+LATE = 0.01
+"""Share of the messages that may start over 10 ms after they were due."""
+
+
+def kept(measured: Measurements) -> tuple[Evidence, ...]:
+    """Say whether the relay kept up with the rate."""
+    load = measured.loads.get(RUN)
+    out = measured.delivered_by(RUN, load.ended + TAIL_S) if load else None
+    return (
+        _at_least(
+            "messages accepted, of those offered",
+            load.accepted / load.offered if load and load.offered else None,
+            TAKEN,
+            f"results/{RUN}-load.json",
+        ),
+        _at_least(
+            f"messages delivered {TAIL_S:.0f} s after the last reply, of those accepted",
+            out / load.accepted if load and load.accepted and out is not None else None,
+            OUT,
+            f"results/{RUN}-sink.json, series/sink.jsonl",
+        ),
+    )
+
+
+def on_time(measured: Measurements) -> Evidence:
+    """Say whether the messages were sent when they were due."""
+    load = measured.loads.get(RUN)
+    late = load.late / load.offered if load and load.offered else None
+    return at_most("messages started over 10 ms late", late, LATE, f"results/{RUN}-load.json")
+
+
+def exhausted(measured: Measurements) -> int | None:
+    """Return the number of connections if all were once in use: a message that was due had to wait for one."""
+    connections = (measured.rundir.result(FOUND) or {}).get("connections")
+    return connections if connections and measured.connections_at_most(RUN) >= connections else None
+
+
+def response(measured: Measurements) -> Latency | None:
+    """Return the times from when a message was due to its acceptance."""
+    return measured.latency(RUN).get("response")
+
+
+def _at_least(fact: str, found: float | None, least: float, source: str) -> Evidence:
+    return Evidence(
+        fact=fact,
+        found="not measured" if found is None else f"{found:.1%}",
+        needed=f"at least {least:.0%}",
+        holds=None if found is None else found >= least,
+        source=source,
+    )
