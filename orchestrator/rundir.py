@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from orchestrator.errors import InvalidInput, host_cannot
+from orchestrator.interrupts import shielded
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,14 @@ class RunDir:
     def save(self, facts: Mapping[str, Any]) -> None:
         """Replace run.json, whole or not at all."""
         replace(self.path / "run.json", json.dumps(facts, indent=1, sort_keys=False, default=str) + "\n")
+
+    def save_end(self, facts: Mapping[str, Any], error: BaseException) -> None:
+        """Save how the work broke; neither a full disk nor a second signal hides ``error``: the first is a note."""
+        with shielded():
+            try:
+                self.save(facts)
+            except OSError as full:
+                error.add_note(f"run.json in {self.path} could not be brought up to date: {full.strerror}")
 
     def load(self) -> dict[str, Any]:
         """Read run.json."""
