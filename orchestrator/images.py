@@ -13,6 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -234,7 +235,8 @@ def _build(engine: Engine, image: str, release: str, base: str, say: Say, ended:
         ) from error
     finally:
         for left in reversed(leftovers):  # children first: the engine keeps what something else is built on
-            engine.discard_image(left)
+            with suppress(EngineFailed):  # one image too many must not hide why a build failed
+                engine.discard_image(left)
 
 
 def _host_arguments() -> dict[str, str]:

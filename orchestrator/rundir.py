@@ -28,6 +28,7 @@ from typing import IO, Any
 
 from orchestrator import strict_json
 from orchestrator.errors import InvalidInput, host_cannot
+from orchestrator.interrupts import shielded
 
 MAX_NAME = 200
 """Octets of a name in a file's name, which has 255 at most (NAME_MAX)."""
@@ -66,6 +67,14 @@ class RunDir:
     def save(self, facts: Mapping[str, Any]) -> None:
         """Replace run.json, whole or not at all."""
         replace(self.path / "run.json", strict_json.dumps(facts, indent=1, sort_keys=False, default=str) + "\n")
+
+    def save_end(self, facts: Mapping[str, Any], error: BaseException) -> None:
+        """Save how the work broke; neither a full disk nor a second signal hides ``error``: the first is a note."""
+        with shielded():
+            try:
+                self.save(facts)
+            except OSError as full:
+                error.add_note(f"run.json in {self.path} could not be brought up to date: {full.strerror}")
 
     def load(self) -> dict[str, Any]:
         """Read run.json."""

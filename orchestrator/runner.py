@@ -12,7 +12,7 @@ from orchestrator import cleaning, host, images, services
 from orchestrator.bringup import Steps, bring_up, verify
 from orchestrator.engine import Engine
 from orchestrator.errors import EngineFailed, ExitCode, NodeDied, Problem, host_cannot
-from orchestrator.interrupts import Interrupted, shielded
+from orchestrator.interrupts import Interrupted
 from orchestrator.live import Live
 from orchestrator.measurements import Measurements
 from orchestrator.model import Bed, Strict, checked
@@ -71,12 +71,9 @@ class Record:
         self._rundir.save(self._facts)
 
     def save_end(self, error: BaseException, /, **facts: Any) -> None:
-        """Save how the run broke; neither a disk that is full nor a second signal must hide why."""
-        with shielded():
-            try:
-                self.save(**facts)
-            except OSError as full:
-                error.add_note(f"run.json in {self._rundir.path} could not be brought up to date: {full.strerror}")
+        """Save how the run broke; ``RunDir.save_end``."""
+        self._facts |= facts
+        self._rundir.save_end(self._facts, error)
 
 
 def run(

@@ -166,7 +166,7 @@ def up(
                 live.recorder.close(timeout=0)
         except Problem as problem:
             if rundir.logs():
-                rundir.save({"scenario": "up", "status": "failed", "error": problem.to_dict()})
+                rundir.save_end({"scenario": "up", "status": "failed", "error": problem.to_dict()}, problem)
                 problem.add_note(f"kept:   {rundir.path}, with the logs of the nodes until then")
             else:
                 _discard(rundir.path, made)

@@ -261,6 +261,16 @@ def test_a_failed_build_shows_what_it_printed_and_leaves_nothing() -> None:
     assert builder.running == 0
 
 
+def test_a_leftover_that_the_engine_keeps_does_not_hide_why_a_build_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Builder, image: str) -> None:
+        raise EngineFailed(f"image {image} removed", "it is in use", "wait")
+
+    monkeypatch.setattr(Builder, "discard_image", refuse)
+    builder = Builder(*BASES, broken=("testbed/postfix:bookworm",))
+    with pytest.raises(EngineFailed, match="E: no such package"):
+        images.ensure(engine(builder), [("postfix", "bookworm")], silent)
+
+
 def test_a_listener_that_gives_up_ends_every_build() -> None:
     builder = Builder(*BASES)
 

@@ -376,3 +376,12 @@ def test_a_run_can_be_judged_again_from_its_directory(tmp_path: Path, monkeypatc
     monkeypatch.setattr(runner, "scenario", lambda name: {"asked": Asked()}[name])
     again = runner.judge_again(RunDir.open(finished.rundir.path))
     assert again.verdict == finished.verdict
+
+
+def test_a_bed_that_does_not_come_up_on_a_full_disk_says_why_it_did_not(tmp_path: Path) -> None:
+    rundir, error = RunDir.create(tmp_path, "up"), EngineFailed("a bed", "no engine", "start it")
+    before = rundir.load()
+    with disk.full():
+        rundir.save_end({"scenario": "up", "error": error.to_dict()}, error)
+    assert error.__notes__ == [f"run.json in {rundir.path} could not be brought up to date: File too large"]
+    assert rundir.load() == before
