@@ -104,7 +104,7 @@ def test_rates_are_those_of_the_run(kept: RunDir) -> None:
         rates = dict(zip(series.t, series.values, strict=True))
         ticks = [tick for tick in kept.series(name) if tick["t"] > sent["started"]]
         assert len(ticks) > 3
-        for before, now in pairwise(ticks):
+        for before, now in pairwise(ticks[1:]):  # the first one may be too near to the start
             grown = (now[counter] - before[counter]) / (now["t"] - before["t"])
             assert rates[now["t"]] == pytest.approx(grown), counter
         assert None in series.values, "two loads are apart"
