@@ -440,7 +440,7 @@ def test_what_was_printed_is_on_the_disk_before_the_recorder_is_closed(rundir: R
         script.end(0)
 
 
-@settings(max_examples=8)
+@settings(max_examples=20)  # each starts a recorder
 @given(texts=st.lists(st.text(alphabet=st.characters(exclude_characters="\n", exclude_categories=["Cs"]))))
 def test_any_text_survives(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
     rundir = RunDir.create(tmp_path_factory.mktemp("any"), "collect")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator import images
@@ -149,6 +149,7 @@ def grown(tree: Mapping[str, bytes], into: Path) -> Path:
     return into
 
 
+@settings(max_examples=20)  # each writes two folders
 @given(tree=trees, data=st.data())
 def test_a_context_depends_on_nothing_but_names_and_content(tree: dict[str, bytes], data: st.DataObject) -> None:
     shuffled = dict(data.draw(st.permutations(list(tree.items()))))
@@ -163,6 +164,7 @@ def test_a_context_depends_on_nothing_but_names_and_content(tree: dict[str, byte
         assert {m.name: cast("io.BufferedReader", tar.extractfile(m)).read() for m in tar} == tree
 
 
+@settings(max_examples=20)
 @given(tree=trees.filter(bool), data=st.data())
 def test_a_context_changes_with_any_content(tree: dict[str, bytes], data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(tree)))

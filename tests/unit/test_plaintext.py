@@ -19,7 +19,7 @@ class Terminal(io.StringIO):
         return True
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(st.text(st.characters(codec="utf-8")))
 def test_nothing_of_a_plain_text_acts_on_a_terminal(text: str) -> None:
     shown = plain(text)

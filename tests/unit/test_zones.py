@@ -5,7 +5,7 @@ from ipaddress import IPv4Address, IPv4Network
 import dns.reversename
 import pytest
 from dns.name import from_text
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator import zones
@@ -29,6 +29,7 @@ def _read(*names: str) -> dict[str, dns.zone.Zone]:
     return zones.check(zones.build(_deliveries(*names), NODES, LAB, "dns"))
 
 
+@settings(max_examples=10)  # each renders and reads all zones of a bed
 @given(domains)
 def test_every_domain_has_a_mail_host_with_both_addresses_that_point_back(names: list[str]) -> None:
     if "nodes.test" in names:

@@ -287,8 +287,8 @@ def test_a_connection_that_later_ones_have_overtaken_is_given_up(monkeypatch: py
     async def server(reader: faults.Reader, writer: faults.Writer) -> None:
         await next(first, faults.does_no_pipelining)(reader, writer)
 
-    said = against(server, rate=20, messages=20, connections=2, per_connection=2, timeout=30)
-    assert (said.accepted, said.failed, said.connect_failed) == (20, {}, {"no greeting": 1})
+    said = against(server, rate=50, messages=30, connections=2, per_connection=2, timeout=30)
+    assert (said.accepted, said.failed, said.connect_failed) == (30, {}, {"no greeting": 1})
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ KEYWORD = joined(st.sampled_from(LET_DIG), st.text(LET_DIG + "-", max_size=6))
 PARAMETER = joined(KEYWORD, st.one_of(st.just(""), VALUE.map("=".__add__)))
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(ROUTE, LOCAL, st.one_of(DOMAIN, LITERAL), st.lists(PARAMETER, max_size=3))
 def test_every_path_of_the_grammar_is_read(route: str, local: str, domain: str, parameters: list[str]) -> None:
     text = "".join([f"<{route}{local}@{domain}>", *(" " + word for word in parameters)]).encode()

@@ -64,12 +64,20 @@ def _record_cpus(run: Path, *, busy: float, cpus: int = 2) -> None:
     RunDir.open(run).save_result("relay-cpus", window | {"used": used})
 
 
+def _carried(run: RunDir, longer: float = 0.0) -> float:
+    """Return messages a second from the first due message to the last delivery, or so many seconds after it."""
+    sent, got = run.result("relay-load"), run.result("relay-sink")
+    assert sent
+    assert got
+    return float(got["delivered"] / (got["last"] + longer - sent["started"]))
+
+
 def test_whole_mail_far_below_the_ceiling_is_confirmed(template: RunDir, tmp_path: Path) -> None:
     verdict = _judged(template, tmp_path)
     assert verdict.outcome is Outcome.CONFIRMED
     assert verdict.marks == ()
     assert all(e.holds for e in verdict.evidence)
-    assert verdict.figures["relay_messages_per_s"] == pytest.approx(CARRIES, rel=0.3)
+    assert verdict.figures["relay_messages_per_s"] == pytest.approx(_carried(template))
 
 
 @pytest.mark.parametrize("fact", ["duplicated", "corrupted", "misrouted"])
@@ -362,7 +370,7 @@ def test_a_backlog_that_grows_is_noted(template: RunDir, tmp_path: Path) -> None
     assert verdict.outcome is Outcome.CONFIRMED
     assert "a backlog grew" in verdict.marks[0]
     under_load, carried = (verdict.figures[f"{n}_per_s"] for n in ("delivered_under_load", "relay_messages"))
-    assert under_load == pytest.approx((carried or 0) / 2, rel=0.3)
+    assert under_load == pytest.approx((carried or 0) / 2, rel=0.1)  # of 2 s, the last tick leaves some 0.1 s out
 
 
 def test_another_generator_and_sink_are_services_like_any_other() -> None:
@@ -389,7 +397,8 @@ def test_what_a_sink_does_not_account_for_is_unknown_and_the_rate_is_that_of_the
     assert verdict.outcome is Outcome.INCONCLUSIVE
     assert "no message is accounted for by bhm" in verdict.reason
     assert {e.fact: e.holds for e in verdict.evidence}["lost"] is None
-    assert verdict.figures["relay_messages_per_s"] == pytest.approx(CARRIES, rel=0.4)
+    log_to_1_s = verdict.figures["relay_messages_per_s"] or 0
+    assert _carried(template, longer=1.0) <= log_to_1_s <= _carried(template)
 
 
 @pytest.mark.parametrize(("busy", "full"), [(0.89, False), (0.91, True)])

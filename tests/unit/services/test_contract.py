@@ -1,16 +1,42 @@
 """What holds for every service, whichever there are."""
 
 import re
+from typing import Any
 
 import pytest
 
-from orchestrator import beds, images, services, wiring
+from orchestrator import images, services, wiring
 from orchestrator.model import Bed, Strict, parse_bed
-from orchestrator.plan import NodePlan, Plan, make_plan
+from orchestrator.plan import NodePlan, make_plan
+
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "bind": [
+        {"listen": "lab", "listen_v6": "none", "workers": 3},
+        {"listen": "all", "max_sockets": 4096},
+        {"resolver": True},
+    ],
+    "blackhole": [
+        {"data_delay_ms": 1.5, "max_size": 1024},
+        {"fault": "reset-after-mail", "fault_every": 3},
+        {"fault": "close-after-rcpt"},
+    ],
+    "postfix": [{"main_cf": {"default_process_limit": 7, "smtputf8_enable": True, "smtpd_banner": "x"}}],
+    "bhm": [{"threads": 1}, {"threads": 1000}],
+}
+"""Settings of each service that render something else than its defaults do."""
+CASES = [
+    (name, release, settings)
+    for name, kind in services.known().items()
+    for release in images.RELEASES
+    if kind.image in images.names(release)
+    for settings in ({}, *VARIANTS.get(name, []))
+]
 
 
-def _plan() -> Plan:
-    return make_plan(beds.bed("relay", domains=5), cpus=4)
+def _node(name: str, release: str, settings: dict[str, Any]) -> NodePlan:
+    """Work out a node of this service, beside a name server of the bed."""
+    nodes = {"dns": {"service": "bind"}, "it": {"service": name, "release": release, "settings": settings}}
+    return make_plan(parse_bed({"name": "x", "domains": 5, "nodes": nodes}, "bed"), cpus=4).named("it")
 
 
 @pytest.mark.parametrize("name", services.known())
@@ -22,18 +48,25 @@ def test_it_names_a_role_an_image_that_exists_and_settings_that_have_defaults(na
     kind.settings()
 
 
-@pytest.mark.parametrize("node", _plan().nodes, ids=lambda node: str(node.service))
-def test_what_it_renders_is_complete(node: NodePlan) -> None:
+@pytest.mark.parametrize(("name", "release", "settings"), CASES, ids=str)
+def test_what_it_renders_is_complete_and_checks_itself(name: str, release: str, settings: dict[str, Any]) -> None:
+    node = _node(name, release, settings)
     assert node.command == (f"{wiring.DIRECTORY}/enter",)
+    assert node.files[node.command[0]].startswith(b"#!")
     assert all(path.startswith("/") and ".." not in path for path in node.files)
     assert node.fds > 0
     assert node.memory_mb > 0
     assert all(re.fullmatch(r"\d+/(tcp|udp)", port) for port in node.publish)
+    services.verify(name, node.files)
 
 
-def test_every_rendered_file_checks_itself() -> None:
-    for node in _plan().nodes:
-        services.verify(node.service, node.files)
+@pytest.mark.parametrize("name", services.known())
+def test_every_setting_of_it_has_a_variant_that_renders_something_else(name: str) -> None:
+    variants = VARIANTS.get(name, [])
+    assert {field for settings in variants for field in settings} == set(services.service(name).settings.model_fields)
+    plain = _node(name, images.DEFAULT_RELEASE, {})
+    for settings in variants:
+        assert _node(name, images.DEFAULT_RELEASE, settings) != plain
 
 
 def test_the_schema_of_a_bed_accepts_the_built_in_beds_and_lists_every_service() -> None:
