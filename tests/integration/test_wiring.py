@@ -9,8 +9,9 @@ import pytest
 
 from orchestrator import wiring
 from orchestrator.engine import ContainerSpec, Endpoint, Engine
+from orchestrator.model import Families
 from orchestrator.ownership import Identity
-from orchestrator.wiring import DIRECTORY, SETUP_CAPABILITIES, SYSCTLS, Wire
+from orchestrator.wiring import DIRECTORY, SETUP_CAPABILITIES, Wire
 from tests.integration.beds import Up
 
 pytestmark = pytest.mark.docker
@@ -59,7 +60,7 @@ def beside_strays(real_engine: Engine, relay_bed: Up, spare: IPv4Address) -> Ite
             for name, v4 in (("control", None), ("lab", str(spare)))
         ),
         capabilities=("NET_BIND_SERVICE", *SETUP_CAPABILITIES),
-        sysctls=SYSCTLS,
+        sysctls=wiring.sysctls(Families.BOTH),
         publish=("25/tcp",),
         files=wiring.files(wire, serve, ("NET_BIND_SERVICE",)),
     )
