@@ -18,6 +18,7 @@ from orchestrator.engine import (
     Output,
     SubnetTaken,
 )
+from orchestrator.engine.ssh import Target
 from orchestrator.errors import EngineFailed
 from orchestrator.topology import parse
 
@@ -36,6 +37,7 @@ class FakeEngine:
         prints: Callable[[ContainerSpec], Sequence[str]] = lambda _: (),
     ) -> None:
         self.answer, self.prints = answer, prints
+        self.host: Target | None = None
         self.tags: dict[str, Mapping[str, str]] = {}
         self.specs: dict[str, ContainerSpec] = {}
         self._made: dict[str, Found] = {}

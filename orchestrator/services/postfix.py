@@ -210,7 +210,7 @@ def _main_cf(site: Site[Settings]) -> tuple[str, list[Change], list[str]]:
     own = site.files.get(MAIN)
     theirs = {**({} if own is None else postfix_config.parameters(own)), **given}
     place = _place(site, _protocols(site, theirs.get("inet_protocols")))
-    addresses = {name: value for name, (value, _) in place.items()}
+    addresses = {name: value for name, (value, _) in place.items() if name != "inet_protocols"}
     if own is None:
         ours = {**_OWN, **place}
         forced, changes = postfix_config.needed({**{n: v for n, (v, _) in ours.items()}, **given}, addresses)
@@ -218,7 +218,7 @@ def _main_cf(site: Site[Settings]) -> tuple[str, list[Change], list[str]]:
         text = "".join(lines)
     else:
         fixed = ["inet_interfaces"] if site.families is Families.BOTH else ["inet_interfaces", "inet_protocols"]
-        forced, changes = postfix_config.needed(theirs, {name: addresses[name] for name in fixed})
+        forced, changes = postfix_config.needed(theirs, {name: place[name][0] for name in fixed})
         text = postfix_config.without(own, frozenset({*given, *forced}))
     text += "".join(f"# from the bed file\n{n} = {v}\n" for n, v in given.items() if n not in forced)
     text += "".join(f"# as the bed needs it\n{n} = {v}\n" for n, v in forced.items() if v is not None)

@@ -11,7 +11,7 @@ import pytest
 from orchestrator import bringup, images
 from orchestrator.cli import shell
 from orchestrator.cli.progress import Steps, Within
-from orchestrator.engine import ContainerSpec, Output, docker
+from orchestrator.engine import ContainerSpec, NetworkSpec, Output, docker
 from orchestrator.engine.fake import FakeEngine
 from orchestrator.errors import EngineFailed, ExitCode
 from orchestrator.model import parse_bed
@@ -41,6 +41,7 @@ class Engine(FakeEngine):
             )
             for name, service in SERVICES.items()
         }
+        self.create_network(NetworkSpec(name=identity.name("control"), driver="bridge", labels=identity.labels()))
         self.start(self.ids["relay"])
         self.start(self.ids["sink"])
         self.end(self.ids["sink"], 3)

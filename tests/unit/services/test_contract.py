@@ -21,6 +21,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"fault": "close-after-rcpt"},
     ],
     "postfix": [{"main_cf": {"default_process_limit": 7, "smtputf8_enable": True, "smtpd_banner": "x"}}],
+    "smtp-load": [{"recipients": ["anna", "b.c@d1.test"]}],
     "bhm": [{"threads": 1}, {"threads": 1000}],
 }
 """Settings of each service that render something else than its defaults do."""
