@@ -33,6 +33,7 @@ from orchestrator.agents.histogram import Histogram
 from orchestrator.agents.ledger import SequenceSet
 from orchestrator.agents.order import BadOrder, read_order
 from orchestrator.agents.output import complain, say
+from orchestrator.agents.patience import NO_GREETING, Patience
 from orchestrator.agents.smtp import DONE, WAIT, Connection, State
 from orchestrator.agents.wire import MAX_SEQ, Composer
 
@@ -42,17 +43,6 @@ TICK_S = 1.0
 LATE_NS = 10_000_000
 BACKOFF_S = (0.02, 1.0)
 """Wait so long after a connection that came to nothing: first, and at most."""
-GOODBYE_S = 2.0
-"""QUIT is answered within this, or not at all; and so is the last connection greeted, once the time is over."""
-MOST_MUTE = 3
-"""So many QUITs in turn, each sent alone, stay without a reply: no further one is waited for."""
-OVERTAKEN_S = 5.0
-"""A connection is greeted within this, once a later one was: listen(2) queues are first in, first out."""
-SLACK = 3
-"""A greeting that takes longer than this many times the slowest so far does not come."""
-NO_GREETING = "no greeting"
-_UNANSWERED = {State.CONNECT: "no connection", State.GREETING: NO_GREETING, State.QUIT: "no reply to QUIT"}
-"""Causes of time-outs by what was waited for; any other is a ``timeout``."""
 MOST_CAUSES = 50
 """Different causes that are told apart."""
 
@@ -66,7 +56,7 @@ class Load:
         self.domain_of = order.domain_of
         self._network = ip_network(order.target)
         self._spread = "/" in order.target
-        self._timeout = int(order.timeout * 1e9)
+        self.patience = Patience(order.timeout, one_server=not self._spread)
         self._limit = order.messages or MAX_SEQ
         if order.rate is not None and order.seconds is not None:
             self._limit = min(self._limit, math.ceil(order.rate * order.seconds))
@@ -75,10 +65,6 @@ class Load:
         self._open: dict[Connection, asyncio.Task[None]] = {}
         self._idle: dict[Connection, None] = {}
         self._opening = 0
-        self.pipelines_quit = True
-        """Off once a server has dropped a QUIT that came with the end of a message, as Courier does."""
-        self._mute = 0
-        self._newest_ready = self._slowest_greeting = 0
         self._retry_at = 0
         self._backoff = 0.0
         self._ending: str | None = None
@@ -88,7 +74,6 @@ class Load:
         self._behind = self._stalled = 0
         self._failed: Counter[str] = Counter()
         self._connect_failed: Counter[str] = Counter()
-        self._goodbye_failed: Counter[str] = Counter()
         self._accepted = SequenceSet()
         self._unresolved = SequenceSet()
         self._response, self._service, self._connect = Histogram(), Histogram(), Histogram()
@@ -123,7 +108,7 @@ class Load:
             unresolved=len(self._unresolved),
             connections=self._connections,
             connect_failed=dict(self._connect_failed),
-            goodbye_failed=dict(self._goodbye_failed),
+            goodbye_failed=dict(self.patience.goodbyes),
             late=self._late,
             cpu_s=time.process_time() - cpu,
             stalled_s=self._stalled / 1e9,
@@ -178,8 +163,7 @@ class Load:
         self._opening -= 1
         self._connections += 1
         self._last_ready = now
-        self._newest_ready = max(self._newest_ready, connection.opened)
-        self._slowest_greeting = max(self._slowest_greeting, now - connection.connected)
+        self.patience.ready(connection, now)
         self._connect.record_ns(now - connection.opened)
 
     def accepted(self, seq: int, due: int, sent: int, now: int) -> None:
@@ -197,17 +181,6 @@ class Load:
             self._unresolved.add(seq)
         self._last_reply = time.monotonic_ns()
 
-    def awaits_goodbye(self) -> bool:
-        """Return whether the reply to a QUIT is worth waiting for, and count the connection if it is not."""
-        if self._mute < MOST_MUTE:
-            return True
-        _count(self._goodbye_failed, "QUIT not waited for")
-        return False
-
-    def goodbye(self) -> None:
-        """Count a QUIT that was answered."""
-        self._mute = 0
-
     def closed(self, connection: Connection, cause: str | None, *, fruitless: bool) -> None:
         """Take leave of a connection, and open another one if there is something for it to do."""
         self._open.pop(connection, None)
@@ -219,7 +192,7 @@ class Load:
         if cause is not None:
             self._opening -= 1
             _count(self._connect_failed, cause)
-            if len(self._open) == self._opening and now - self._last_ready > self._timeout:
+            if len(self._open) == self._opening and now - self._last_ready > self.patience.timeout:
                 self.stop(cause)
         if self._spread and connection.first < connection.stop and self._ending is None:
             if cause is None:
@@ -307,7 +280,7 @@ class Load:
         self._stalled = max(self._stalled, now - self._beat_due)
         if now >= self._sweep_due:
             self._sweep(now)
-            self._sweep_due = now + min(self._timeout // 4, 250_000_000)
+            self._sweep_due = now + min(self.patience.timeout // 4, 250_000_000)
         if now >= self._tick_due:
             say({"tick": self._tick().to_dict()})
             self._tick_due += int(TICK_S * 1e9)
@@ -323,29 +296,9 @@ class Load:
         if self._hangs(now):
             self.stop(NO_GREETING)
         for connection, task in list(self._open.items()):
-            if connection.state is State.IDLE or now - connection.since <= self._patience(connection):
-                continue
-            task.cancel()
-            cause = _UNANSWERED.get(connection.state, "timeout")
-            if connection.state is State.QUIT:
-                _count(self._goodbye_failed, cause)
-                if connection.quit_pipelined:
-                    self.pipelines_quit = False
-                else:
-                    self._mute += 1
-            connection.give_up(cause)
-
-    def _patience(self, connection: Connection) -> int:
-        """Return how long a connection may wait for the reply that it waits for, in ns."""
-        if connection.state is State.QUIT:
-            return min(self._timeout, int(GOODBYE_S * 1e9))
-        if connection.state is State.GREETING and not self._spread and connection.opened < self._newest_ready:
-            return self._greeted_within(OVERTAKEN_S)
-        return self._timeout
-
-    def _greeted_within(self, seconds: float) -> int:
-        """Return within which time a greeting comes or never does, in ns: ``seconds``, more from a slow server."""
-        return min(self._timeout, max(int(seconds * 1e9), SLACK * self._slowest_greeting))
+            if self.patience.exhausted(connection, now):
+                task.cancel()
+                connection.give_up(self.patience.unanswered(connection))
 
     def _hangs(self, now: int) -> bool:
         """Tell whether the time is over and only connections are left that nobody greets."""
@@ -355,7 +308,7 @@ class Load:
         if not self._open or any(connection.state > State.GREETING for connection in self._open):
             return False
         quiet_since = max(self._last_ready, self._last_reply, over if now >= over else 0)
-        return now - quiet_since > self._greeted_within(GOODBYE_S)
+        return now - quiet_since > self.patience.at_the_end()
 
     def _domains(self) -> int:
         """Count the domains that the accepted messages went to."""

@@ -50,12 +50,30 @@ class State(IntEnum):
     CLOSED = auto()
 
 
+class Endings(Protocol):
+    """What a connection needs to know to end."""
+
+    pipelines_quit: bool
+    """QUIT may leave with the end of the last message."""
+
+    def awaits_goodbye(self) -> bool:
+        """Return whether the reply to a QUIT is worth waiting for, and count the connection if it is not."""
+        ...
+
+    def goodbye(self) -> None:
+        """Count a QUIT that was answered."""
+        ...
+
+
 class Driver(Protocol):
     """What a connection needs of the load it belongs to. Times are CLOCK_MONOTONIC, ns."""
 
     composer: Composer
-    pipelines_quit: bool
-    """QUIT may leave with the end of the last message."""
+
+    @property
+    def patience(self) -> Endings:
+        """Whether QUIT is pipelined and waited for."""
+        ...
 
     def take(self, connection: "Connection", now: int) -> int:
         """Return the sequence number of the next message, ``WAIT`` or ``DONE``."""
@@ -79,14 +97,6 @@ class Driver(Protocol):
 
     def failed(self, seq: int, cause: str, *, unresolved: bool) -> None:
         """Count a message that was not accepted; ``unresolved``: it was written, the reply never came."""
-        ...
-
-    def awaits_goodbye(self) -> bool:
-        """Return whether the reply to a QUIT is worth waiting for, and count the connection if it is not."""
-        ...
-
-    def goodbye(self) -> None:
-        """Count a QUIT that was answered."""
         ...
 
     def closed(self, connection: "Connection", cause: str | None, *, fruitless: bool) -> None:
@@ -214,7 +224,7 @@ class Connection(asyncio.Protocol):
             return
         self._quit_sent = True
         self._write(_QUIT, State.QUIT, time.monotonic_ns())
-        if not self._driver.awaits_goodbye() and self._transport is not None:
+        if not self._driver.patience.awaits_goodbye() and self._transport is not None:
             self._transport.close()
 
     # the conversation
@@ -270,7 +280,7 @@ class Connection(asyncio.Protocol):
                 self._write(b".\r\n", State.DISCARD, now)  # RFC 2920, 3.1: it took DATA for no recipient
                 return
             content = composer.content(self._seq, self._domain, self._due, self._sent)
-            if self._pipelining and self.budget <= 0 and self._driver.pipelines_quit:
+            if self._pipelining and self.budget <= 0 and self._driver.patience.pipelines_quit:
                 self._quit_sent = self.quit_pipelined = True
                 content += _QUIT
             self._write(content, State.CONTENT, now)
@@ -298,7 +308,7 @@ class Connection(asyncio.Protocol):
 
     def _on_quit(self, line: bytes, now: int) -> None:  # noqa: ARG002
         """Wait on: after 221 the server closes."""
-        self._driver.goodbye()
+        self._driver.patience.goodbye()
 
     def _on_surprise(self, line: bytes, now: int) -> None:  # noqa: ARG002
         """Give up a connection that says something unasked."""

@@ -1,6 +1,8 @@
 """The whole path on the real engine: a run from the command to its report, and a bed that stays up."""
 
 import json
+import os
+import pty
 import re
 import secrets
 import smtplib
@@ -190,6 +192,16 @@ def test_a_known_delay_is_measured_as_such(real_engine: Engine, tmp_path: Path) 
 # ------------------------------------------------------------------------------------------------- a bed that stays up
 
 
+def on_a_terminal(*words: str) -> str:
+    """Run the command on a terminal, and return what it shows there."""
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "rb") as shown:
+        with subprocess.Popen([TESTBED, *words], stdin=theirs, stdout=theirs, stderr=theirs) as command:
+            os.close(theirs)
+            assert command.wait(60) == 0
+        return shown.read1().decode()
+
+
 def test_a_bed_goes_up_is_used_and_goes_down(real_engine: Engine) -> None:
     bed = bring_up("relay", "--domains", "8")
     try:
@@ -214,6 +226,18 @@ def test_a_bed_goes_up_is_used_and_goes_down(real_engine: Engine) -> None:
         used = answer("stats", "--bed", bed.id)
         assert set(used) == set(NODES)
         assert all(use["memory_b"] > 0 and use["pids"] > 0 for use in used.values())
+
+        words = ["exec", "--bed", bed.id, "load", "--", "printf", r"\033]0;title\007"]
+        assert call(*words).stdout == "\x1b]0;title\x07"
+        assert on_a_terminal(*words) == r"\x1b]0;title\x07"
+
+        call("exec", "--bed", bed.id, "load", "--", "sh", "-c", "kill 1")
+        assert real_engine.wait(bed.container("load")) == 0
+        left = answer("stats", "--bed", bed.id)
+        assert {name for name, use in left.items() if use["state"] == "running"} == set(NODES) - {"load"}
+        assert left["load"] == dict.fromkeys(used["load"]) | {"state": "exited"}
+        refused = call("exec", "--bed", bed.id, "load", "--", "true")
+        assert (refused.returncode, "it is exited" in refused.stderr) == (5, True)
     finally:
         bring_down(real_engine, bed)
     assert bed.id not in {other["id"] for other in answer("ps")}

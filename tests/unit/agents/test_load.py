@@ -16,6 +16,7 @@ import pytest
 import uvloop
 
 from orchestrator.agents import load as load_module
+from orchestrator.agents import patience
 from orchestrator.agents.contract import LoadOrder, LoadReport
 from orchestrator.agents.histogram import decode
 from orchestrator.agents.ledger import SequenceSet
@@ -236,7 +237,7 @@ def test_a_server_that_cannot_be_talked_to_ends_the_load(fault: faults.Fault, ca
 def test_a_server_that_does_not_answer_quit_is_waited_for_a_few_times_only(
     fault: faults.Fault, goodbyes: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(load_module, "GOODBYE_S", 0.02)
+    monkeypatch.setattr(patience, "GOODBYE_S", 0.02)
     said = against(fault, messages=11, per_connection=1, connections=1, timeout=0.2)
     assert (said.accepted, said.failed, said.connections, said.connect_failed) == (11, {}, 11, {})
     assert said.goodbye_failed == goodbyes
@@ -262,7 +263,7 @@ def half_open(serves: int) -> Iterator[int]:
 
 
 def test_connections_without_a_greeting_do_not_hold_the_end_of_a_load(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load_module, "GOODBYE_S", 0.1)
+    monkeypatch.setattr(patience, "GOODBYE_S", 0.1)
     with half_open(serves=1) as port:
         said = send(port=port, seconds=0.1, connections=4, per_connection=1_000_000)
     assert said.offered == said.accepted > 0
@@ -273,7 +274,7 @@ def test_connections_without_a_greeting_do_not_hold_the_end_of_a_load(monkeypatc
 def test_messages_that_wait_for_a_greeting_when_the_time_is_over_fail_by_that_cause(
     bounds: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(load_module, "GOODBYE_S", 0.1)
+    monkeypatch.setattr(patience, "GOODBYE_S", 0.1)
     with half_open(serves=0) as port:
         said = send(port=port, connections=4, **bounds)
     assert (said.offered, said.failed, said.unresolved) == (20, {"no greeting": 20}, 0)
@@ -281,7 +282,7 @@ def test_messages_that_wait_for_a_greeting_when_the_time_is_over_fail_by_that_ca
 
 
 def test_a_connection_that_later_ones_have_overtaken_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load_module, "OVERTAKEN_S", 0.1)
+    monkeypatch.setattr(patience, "OVERTAKEN_S", 0.1)
     first = iter([faults.never_greets])
 
     async def server(reader: faults.Reader, writer: faults.Writer) -> None:

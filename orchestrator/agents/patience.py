@@ -1,0 +1,77 @@
+"""How long a load waits for a reply, learnt from the server that it talks to; times are CLOCK_MONOTONIC, ns."""
+
+from collections import Counter
+
+from orchestrator.agents.smtp import Connection, State
+
+GOODBYE_S = 2.0
+"""QUIT is answered within this, or not at all; and so is the last connection greeted, once the time is over."""
+MOST_MUTE = 3
+"""So many QUITs in turn, each sent alone, stay without a reply: no further one is waited for."""
+OVERTAKEN_S = 5.0
+"""A connection is greeted within this, once a later one was: listen(2) queues are first in, first out."""
+SLACK = 3
+"""A greeting that takes longer than this many times the slowest so far does not come."""
+NO_GREETING = "no greeting"
+_UNANSWERED = {State.CONNECT: "no connection", State.GREETING: NO_GREETING, State.QUIT: "no reply to QUIT"}
+"""Causes of time-outs by what was waited for; any other is a ``timeout``."""
+
+
+class Patience:
+    """What a load has learnt of its server."""
+
+    def __init__(self, timeout_s: float, *, one_server: bool) -> None:
+        self.timeout = int(timeout_s * 1e9)
+        self.pipelines_quit = True
+        """Off once the server has dropped a QUIT that came with the end of a message, as Courier does."""
+        self.goodbyes: Counter[str] = Counter()
+        """Connections that had no orderly end, by cause."""
+        self._one_server = one_server
+        self._mute = 0
+        self._newest_ready = self._slowest_greeting = 0
+
+    def ready(self, connection: Connection, now: int) -> None:
+        """Learn from a connection whose EHLO has been answered."""
+        self._newest_ready = max(self._newest_ready, connection.opened)
+        self._slowest_greeting = max(self._slowest_greeting, now - connection.connected)
+
+    def goodbye(self) -> None:
+        """Learn from a QUIT that was answered."""
+        self._mute = 0
+
+    def awaits_goodbye(self) -> bool:
+        """Return whether the reply to a QUIT is worth waiting for, and count the connection if it is not."""
+        if self._mute < MOST_MUTE:
+            return True
+        self.goodbyes["QUIT not waited for"] += 1
+        return False
+
+    def unanswered(self, connection: Connection) -> str:
+        """Learn from a connection that has waited too long; return the cause to give it up by."""
+        cause = _UNANSWERED.get(connection.state, "timeout")
+        if connection.state is State.QUIT:
+            self.goodbyes[cause] += 1
+            if connection.quit_pipelined:
+                self.pipelines_quit = False
+            else:
+                self._mute += 1
+        return cause
+
+    def exhausted(self, connection: Connection, now: int) -> bool:
+        """Tell whether a connection has waited too long for its reply."""
+        if connection.state is State.IDLE:
+            return False
+        patience = self.timeout
+        if connection.state is State.QUIT:
+            patience = min(self.timeout, int(GOODBYE_S * 1e9))
+        elif connection.state is State.GREETING and self._one_server and connection.opened < self._newest_ready:
+            patience = self._greeted_within(OVERTAKEN_S)
+        return now - connection.since > patience
+
+    def at_the_end(self) -> int:
+        """Return how long a load whose time is over waits when only connections without a greeting are left."""
+        return self._greeted_within(GOODBYE_S)
+
+    def _greeted_within(self, seconds: float) -> int:
+        """Return within which time a greeting comes or never does: ``seconds``, more from a slow server."""
+        return min(self.timeout, max(int(seconds * 1e9), SLACK * self._slowest_greeting))
