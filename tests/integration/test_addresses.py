@@ -79,6 +79,15 @@ asyncio.run(main(sys.argv[1:]))
 """
 
 
+OUT_OF = """
+import socket, sys
+with socket.socket() as client:
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, sys.argv[1].encode())
+    client.settimeout(2)
+    client.connect((sys.argv[2], 25))
+"""
+
+
 @pytest.fixture(scope="module")
 def bed(real_engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     path = tmp_path_factory.mktemp("beds") / "addresses.yaml"
@@ -160,6 +169,8 @@ def test_many_real_addresses_take_a_time_that_grows_linearly_and_answer(
     assert int(bed.shell("sink", "ip -oneline -4 address show to 198.18.0.0/15 | wc -l")) == MANY + 1
     assert set(greeted(bed, first_last_and_some(sink.addresses)).values()) == {True}
     assert set(greeted(bed, [sink.addresses[-1] + 1]).values()) == {False}
+    tried = bed.exec("sink", *PYTHON, "-c", OUT_OF, "further0", "203.0.113.1")  # RFC 5737
+    assert "ConnectionRefusedError" in tried.stderr, "the rules refuse what leaves by a device other than the lab's"
 
 
 def test_real_addresses_are_quick_and_answer(real_engine: Engine, bed: Up, sink: NodePlan) -> None:
