@@ -22,7 +22,7 @@ def test_two_runs_at_once_do_not_disturb_each_others_accounting(real_engine: Eng
     options = ("--seconds", "5", "--calibration", "1", "--probe", "1", "--format", "json")
     runs = {n: Watched(real_engine, tmp_path / str(n), "--domains", str(n), *options) for n in SIZES}
     for run in runs.values():
-        run.until(phase("calibration"))
+        run.until(phase("probe-20"))
         assert len(run.nodes) == 4
     assert {n: run.end() for n, run in runs.items()} == dict.fromkeys(SIZES, 0), [run.said for run in runs.values()]
 
