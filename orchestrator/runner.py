@@ -122,13 +122,14 @@ def run(
             for node in plan.nodes:
                 services.verify(node.service, node.files)
         with steps.step("find or build the images"):
-            images.ensure(engine, images.of(bed), steps.say)
+            old = images.ensure(engine, images.of(bed), steps.say)
             readings = host.read(engine)
             provoked = asked.provokes if isinstance(asked, Provokes) else frozenset()
             smaller = asked.smaller(params) if isinstance(asked, Scales) else None
             host.require([c for c in host.check(readings, plan.needs) if c.name not in provoked], smaller)
-            environment = host.environment(readings) | {"images": _image_ids(engine, bed)}
+            environment = host.environment(readings) | {"images": _image_ids(engine, bed), "old_images": ", ".join(old)}
             record.save(environment=environment, plan=plan.to_dict())
+        images.note_old(old, steps.step)
         with ExitStack() as stack:
             _, live = bring_up(engine, bed, kind=Kind.RUN, rundir=rundir, steps=steps, stack=stack, cpus=cpus)
             record.save(plan=live.plan.to_dict())

@@ -118,7 +118,8 @@ def up(
     make_plan(wanted, cpus=cpus)  # what cannot be built is refused before anything is made
     with Steps() as steps:
         with steps.step("find or build the images"):
-            images.ensure(engine, images.of(wanted), steps.say)
+            old = images.ensure(engine, images.of(wanted), steps.say)
+        images.note_old(old, steps.step)
         rundir = RunDir.create(runs, "up")
         try:
             with ExitStack() as stack:
