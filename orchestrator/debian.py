@@ -1,6 +1,7 @@
 """What the distribution's own tools do for a bare machine: packages (apt-get), a root file system (mmdebstrap)."""
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -15,6 +16,15 @@ from orchestrator.errors import EngineFailed
 Say: TypeAlias = Callable[[str], None]
 """Tells a person what is happening now, in a few words; may be called from several threads, one at a time."""
 
+ARCHIVE = (
+    "a release whose support has ended leaves the mirrors: set DEBIAN_MIRROR to the address of an archive of Debian"
+)
+"""What to do where a mirror does not serve a release. Its updates are not in an archive's ``main``."""
+_NOT_SERVED = re.compile(
+    r"does(?:n't| not) have a Release file|no longer has a Release file|is expired|is not valid yet|is not signed"
+    r"|Failed to fetch|Could not (?:resolve|connect|handshake)|Unable to (?:connect|locate package)"
+    r"|Temporary failure resolving|Certificate verification failed|has no installation candidate"
+)
 _SLIM = (  # as in the registry's slim images: no manuals, no translations, no package cache
     "--dpkgopt=path-exclude=/usr/share/man/*",
     "--dpkgopt=path-exclude=/usr/share/locale/*",
@@ -23,6 +33,11 @@ _SLIM = (  # as in the registry's slim images: no manuals, no translations, no p
     '--aptopt=Dir::Cache::pkgcache ""',
     '--aptopt=Dir::Cache::srcpkgcache ""',
 )
+
+
+def not_served(printed: str) -> bool:
+    """Say whether apt, by what it printed, could not reach or verify a release, or found no package in it."""
+    return _NOT_SERVED.search(printed) is not None
 
 
 def environment() -> dict[str, str]:
@@ -115,6 +130,5 @@ def bootstrap(release: str, tarball: Path, *, mirror: str | None, say: Say) -> N
         raise EngineFailed(
             needed,
             f"mmdebstrap ended with {process.returncode}:\n" + "\n".join(tail),
-            "read its message above; a release that has left the mirrors needs DEBIAN_MIRROR set to an archive, "
-            f"or load an image called testbed/debian:{release} yourself",
+            f"read its message above; {ARCHIVE}, or load an image called testbed/debian:{release} yourself",
         )

@@ -1,5 +1,9 @@
 """The images of the nodes: one folder below ``images/`` each, built when missing or when its folder changed.
 
+An image whose folder has changed and whose mirror no longer serves its rebuild is used as it was built, and named: the
+alternative is no bed at all, for as long as the mirror is away, or for good with a release that has left the mirrors.
+A build that fails for any other reason is an error.
+
 A folder builds with plain ``docker build``, too; this adds what needs a look at the machine: the base image (a local
 one, else pulled, else bootstrapped), its proxies and its certificate authorities.
 """
@@ -11,9 +15,9 @@ import ssl
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -22,7 +26,7 @@ from textwrap import shorten
 from typing import get_args
 
 from orchestrator import services
-from orchestrator.debian import Say, bootstrap
+from orchestrator.debian import ARCHIVE, Say, bootstrap, not_served
 from orchestrator.engine import Engine
 from orchestrator.engine.api import archive
 from orchestrator.errors import EngineFailed, InvalidInput, Problem
@@ -70,10 +74,19 @@ def digest(image: str) -> str:
 def context(folder: Path, extra: Mapping[str, bytes] | None = None) -> bytes:
     """Return a folder as a tar for the engine: the same bytes for the same content, wherever it lies.
 
-    ``extra`` are further files, path -> content.
+    Hidden files and editors' backups are left out. ``extra`` are further files, path -> content.
     """
-    content = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    content = {
+        str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file() and _ours(p, folder)
+    }
     return archive({**content, **(extra or {})})
+
+
+def _ours(path: Path, folder: Path) -> bool:
+    """Say whether a file belongs to an image: not what an editor or a file manager leaves beside it."""
+    return not any(
+        part.startswith((".", "__pycache__")) or part.endswith("~") for part in path.relative_to(folder).parts
+    )
 
 
 def names(release: str = DEFAULT_RELEASE) -> list[str]:
@@ -124,8 +137,11 @@ def of(bed: Bed) -> list[tuple[str, str]]:
     return [("helper", DEFAULT_RELEASE), *dict.fromkeys(nodes)]
 
 
-def ensure(engine: Engine, needed: Iterable[tuple[str, str]], say: Say) -> None:
+def ensure(engine: Engine, needed: Iterable[tuple[str, str]], say: Say) -> list[str]:
     """Make sure that the engine has these images (name, Debian release), each built from its folder as it is now.
+
+    Returns:
+        The tags that are used as they were built before, because no mirror served what their rebuild needs.
 
     Raises:
         InvalidInput: there is no such image or release.
@@ -138,8 +154,30 @@ def ensure(engine: Engine, needed: Iterable[tuple[str, str]], say: Say) -> None:
         for image, release in wanted
         if (engine.image(tag(image, release)) or {}).get(LABEL) != digest(image)
     ]
-    bases = {release: _base(engine, release, say) for release in dict.fromkeys(release for _, release in missing)}
-    _build_all(engine, [(image, release, bases[release]) for image, release in missing], say)
+    builds, old = [], []
+    for release in dict.fromkeys(release for _, release in missing):
+        those = [(image, release) for image, of in missing if of == release]
+        try:
+            base = _base(engine, release, say)
+        except EngineFailed as error:
+            if not not_served(error.found) or any(engine.image(tag(*image)) is None for image in those):
+                raise
+            old += [tag(*image) for image in those]
+        else:
+            builds += [(*image, base) for image in those]
+    old += _build_all(engine, builds, say)
+    for name in old:
+        say(
+            f"{name} is used as it was built: its folder has changed since, and no mirror serves its rebuild; {ARCHIVE}"
+        )
+    return old
+
+
+def note_old(tags: Iterable[str], step: Callable[[str], AbstractContextManager[None]]) -> None:
+    """Leave a line for each image that is used as it was built before: a line of a step stays, what it says passes."""
+    for name in tags:
+        with step(f"go on with {name} as it was built: no mirror serves its rebuild"):
+            pass
 
 
 def check(needed: Iterable[tuple[str, str]]) -> None:
@@ -192,8 +230,11 @@ def _bootstrap(engine: Engine, release: str, own: str, say: Say) -> None:
         engine.load_root(str(tarball), own)
 
 
-def _build_all(engine: Engine, builds: list[tuple[str, str, str]], say: Say) -> None:
-    """Build image, release, base; the first failure, or an interrupt, ends the others."""
+def _build_all(engine: Engine, builds: list[tuple[str, str, str]], say: Say) -> list[str]:
+    """Build image, release, base; the first failure, or an interrupt, ends the others.
+
+    Returns the tags that are as they were: see ``ensure``.
+    """
     ended = threading.Event()
     one_at_a_time = threading.Lock()
 
@@ -205,14 +246,14 @@ def _build_all(engine: Engine, builds: list[tuple[str, str, str]], say: Say) -> 
         futures = [pool.submit(_build, engine, *build, tell, ended) for build in builds]
         try:
             done, _ = wait(futures, return_when=FIRST_EXCEPTION)
-            for future in done:
-                future.result()
+            return [name for future in futures if future in done and (name := future.result())]
         finally:
             ended.set()
             pool.shutdown(cancel_futures=True)
 
 
-def _build(engine: Engine, image: str, release: str, base: str, say: Say, ended: threading.Event) -> None:
+def _build(engine: Engine, image: str, release: str, base: str, say: Say, ended: threading.Event) -> str | None:
+    """Build one image; return its tag if the one from before has to do."""
     folder, name = catalogue()[image], tag(image, release)
     arguments = {"DEBIAN_RELEASE": release, "BASE": base, **_host_arguments()}
     extra = _authorities() if (folder / "ca").is_dir() else {}
@@ -230,13 +271,20 @@ def _build(engine: Engine, image: str, release: str, base: str, say: Say, ended:
                 leftovers.append(layer[1])
     except EngineFailed as error:
         printed = "\n".join(tail)
-        raise EngineFailed(
-            f"the image {name}", f"its build failed: {error.found}\n{printed}", "read what it printed above"
-        ) from error
+        lacking = not_served(printed)
+        if lacking and replaced:
+            return name
+        do = (
+            f"see whether this machine reaches its Debian mirror; {ARCHIVE}"
+            if lacking
+            else "read what it printed above"
+        )
+        raise EngineFailed(f"the image {name}", f"its build failed: {error.found}\n{printed}", do) from error
     finally:
         for left in reversed(leftovers):  # children first: the engine keeps what something else is built on
             with suppress(EngineFailed):  # one image too many must not hide why a build failed
                 engine.discard_image(left)
+    return None
 
 
 def _host_arguments() -> dict[str, str]:

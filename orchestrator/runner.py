@@ -127,13 +127,14 @@ def run(
         with steps.step("check what was rendered"):
             verify(plan)
         with steps.step("find or build the images"):
-            images.ensure(engine, images.of(bed), steps.say)
+            old = images.ensure(engine, images.of(bed), steps.say)
             readings = host.read(engine)
             provoked = asked.provokes if isinstance(asked, Provokes) else frozenset()
             smaller = asked.smaller(params) if isinstance(asked, Scales) else None
             host.admit(readings, plan.needs, runs, provoked=provoked, smaller=smaller, say=steps.say)
-            environment = host.environment(readings) | {"images": _image_ids(engine, bed)}
+            environment = host.environment(readings) | {"images": _image_ids(engine, bed), "old_images": ", ".join(old)}
             record.save(environment=environment, plan=plan.to_dict())
+        images.note_old(old, steps.step)
         with ExitStack() as stack:
             _, live = bring_up(engine, bed, kind=Kind.RUN, rundir=rundir, steps=steps, stack=stack, cpus=cpus)
             # The list of phases grows: it is saved as it then is, however the run ends.

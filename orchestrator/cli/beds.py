@@ -153,7 +153,8 @@ def up(
             _tell_up(engine, same[0], output)
             return
         with steps.step("find or build the images"):
-            images.ensure(engine, images.of(wanted), steps.say)
+            old = images.ensure(engine, images.of(wanted), steps.say)
+        images.note_old(old, steps.step)
         made = [folder for folder in (runs, *runs.parents) if not folder.exists()]
         rundir = RunDir.create(runs, "up")
         try:

@@ -100,6 +100,26 @@ def test_a_build_that_fails_shows_why_and_leaves_nothing(engine: Engine, probe: 
     assert not [c for c in client.containers.list(all=True) if c.labels.get("testbed.probe") == probe.name]
 
 
+def test_a_build_that_no_mirror_serves_keeps_the_image_from_before(engine: Engine, probe: Path) -> None:
+    before = (probe / "Dockerfile").read_text()
+    images.ensure(engine, [(probe.name, RELEASE)], silent)
+    unserved = (
+        "RUN echo deb http://127.0.0.1:9/debian bookworm main > /etc/apt/sources.list\n"
+        "RUN apt-get update && apt-get install --yes bind9\n"
+    )
+    (probe / "Dockerfile").write_text(before + unserved)
+    tag, told = images.tag(probe.name, RELEASE), list[str]()
+    assert images.ensure(engine, [(probe.name, RELEASE)], told.append) == [tag]
+    assert [line for line in told if line.startswith(f"{tag} is used as it was built")]
+    assert left_of(probe) == [[tag]]
+    assert shell(engine, probe.name, "cat /content/word") == "one"
+    sdk.from_env().images.remove(tag)
+    with pytest.raises(EngineFailed) as caught:
+        images.ensure(engine, [(probe.name, RELEASE)], silent)
+    assert "DEBIAN_MIRROR" in caught.value.do
+    assert left_of(probe) == []
+
+
 @pytest.mark.usefixtures("engine")
 def test_set_up_again_takes_under_two_seconds() -> None:
     said: list[str] = []

@@ -25,9 +25,10 @@ PIN = re.compile(r"^([a-z0-9-]+)==([^ ]+)", re.MULTILINE)
 
 
 class Builder:
-    """An engine's images, in memory; ``broken`` names the tags whose build fails at its second step."""
+    """An engine's images, in memory; ``broken`` names the tags whose build fails at its second step, saying ``why``."""
 
-    def __init__(self, *there: str, broken: tuple[str, ...] = ()) -> None:
+    def __init__(self, *there: str, broken: tuple[str, ...] = (), why: str = "E: no such package") -> None:
+        self.why = why
         self.here: dict[str, dict[str, str]] = {tag: {"id": tag} for tag in there}
         self.broken = broken
         self.built: list[tuple[str, Mapping[str, str]]] = []
@@ -55,7 +56,7 @@ class Builder:
             yield " ---> 0123456789ab"
             yield "Step 2/2 : RUN something"
             if tag in self.broken:
-                yield "E: no such package"
+                yield self.why
                 raise EngineFailed("the build", "a step returned 100", "read it")
             self.built.append((tag, dict(args)))
             self.contexts[tag] = context
@@ -271,6 +272,78 @@ def test_a_leftover_that_the_engine_keeps_does_not_hide_why_a_build_failed(monke
     builder = Builder(*BASES, broken=("testbed/postfix:bookworm",))
     with pytest.raises(EngineFailed, match="E: no such package"):
         images.ensure(engine(builder), [("postfix", "bookworm")], silent)
+
+
+NOT_SERVED = [
+    "E: The repository 'mirror.test/debian bullseye Release' does not have a Release file.",
+    "E: The repository 'mirror.test/debian bullseye Release' no longer has a Release file.",
+    "E: Release file for mirror.test/debian/dists/bullseye-updates/InRelease is expired (invalid since 3d).",
+    "E: The repository 'mirror.test/debian bullseye InRelease' is not signed.",
+    "E: Failed to fetch mirror.test/debian/pool/main/b/bind9/bind9_9.16.50_amd64.deb  404  Not Found",
+    "W: Failed to fetch mirror.test/debian/dists/bullseye/InRelease  Temporary failure resolving 'mirror.test'",
+    "E: Unable to locate package bind9",
+]
+
+
+@pytest.mark.parametrize("why", NOT_SERVED)
+def test_a_build_that_no_mirror_serves_names_the_way_to_an_archive(why: str) -> None:
+    builder = Builder(*BASES, broken=("testbed/bind:bullseye",), why=why)
+    with pytest.raises(EngineFailed) as caught:
+        images.ensure(engine(builder), [("bind", "bullseye")], silent)
+    assert why in caught.value.found
+    assert "DEBIAN_MIRROR" in caught.value.do
+    assert "archive" in caught.value.do
+    assert "://" not in caught.value.do
+
+
+@pytest.mark.parametrize("why", NOT_SERVED)
+def test_an_image_from_before_is_used_where_no_mirror_serves_its_rebuild_and_said_to_be(why: str) -> None:
+    builder = Builder(*BASES, broken=("testbed/bind:bullseye",), why=why)
+    builder.here["testbed/bind:bullseye"] = {"id": "old", images.LABEL: "of another folder"}
+    told: list[str] = []
+    wanted = [("bind", "bullseye"), ("helper", "bookworm")]
+    assert images.ensure(engine(builder), wanted, told.append) == ["testbed/bind:bullseye"]
+    assert "testbed/bind:bullseye is used as it was built" in told[-1]
+    assert builder.here["testbed/bind:bullseye"]["id"] == "old"
+    assert [tag for tag, _ in builder.built] == ["testbed/helper:bookworm"]
+
+
+def test_an_image_from_before_is_not_used_where_its_rebuild_is_broken() -> None:
+    builder = Builder(*BASES, broken=("testbed/bind:bullseye",), why="sh: 1: instal: not found")
+    builder.here["testbed/bind:bullseye"] = {"id": "old", images.LABEL: "of another folder"}
+    with pytest.raises(EngineFailed, match="instal: not found"):
+        images.ensure(engine(builder), [("bind", "bullseye")], silent)
+
+
+def test_an_image_from_before_needs_no_base_image_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(release: str, *_: object, **__: object) -> None:
+        raise EngineFailed(f"a base image of Debian {release}", NOT_SERVED[0], "read its message")
+
+    monkeypatch.setattr(images, "bootstrap", refuse)
+    there = FakeEngine()
+    there.tags["testbed/bind:bullseye"] = {"id": "old", images.LABEL: "of another folder"}
+    assert images.ensure(there, [("bind", "bullseye")], silent) == ["testbed/bind:bullseye"]
+    with pytest.raises(EngineFailed, match="a base image of Debian bullseye"):
+        images.ensure(there, [("bind", "bullseye"), ("postfix", "bullseye")], silent)
+
+
+@pytest.mark.parametrize(
+    "beside", [".Dockerfile.swp", "Dockerfile~", "__pycache__/x.pyc", "../README.md", "../new/Dockerfile"]
+)
+def test_what_is_no_file_of_an_image_does_not_build_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: str
+) -> None:
+    folder = tmp_path / "images" / "bind"
+    grown({"Dockerfile": b"FROM x\n"}, folder)
+    monkeypatch.setattr(images, "catalogue", lambda: {"bind": folder})
+    builder = Builder(*BASES)
+    images.ensure(engine(builder), [("bind", "bookworm")], silent)
+    grown({beside: b"else"}, folder)
+    images.ensure(engine(builder), [("bind", "bookworm")], silent)
+    assert len(builder.built) == 1
+    grown({"Dockerfile": b"FROM y\n"}, folder)
+    images.ensure(engine(builder), [("bind", "bookworm")], silent)
+    assert len(builder.built) == 2
 
 
 def test_a_listener_that_gives_up_ends_every_build() -> None:
