@@ -41,18 +41,19 @@ _LABEL = r"(?!-)[a-z0-9_-]{1,63}(?<!-)"
 _DOMAIN = re.compile(rf"{_LABEL}(\.{_LABEL})*\.test")
 
 
-_MAX_NAME = 253
-"""Octets of a name as text: 255 on the wire, the first length and the root among them (RFC 1035, 2.3.4 and 3.1)."""
-MAX_DOMAIN = _MAX_NAME - len("mx.")
-"""Octets of a domain: the name of its mail host is longer."""
+_MAX_PATH = 256
+"""Octets of a path, its angle brackets included (RFC 5321, 4.5.3.1.3)."""
+MAX_DOMAIN = _MAX_PATH - len("<probe@>")
+"""Octets of a domain: the longest path at it fits, and so does the name of its mail host, mx.<domain> (RFC 1035, 2.3.4:
+253 octets as text)."""
 
 
 def _domain(name: str) -> str:
-    """Check for a lower-case name under .test (RFC 6761) that leaves room for the name of its mail host."""
+    """Check for a lower-case name under .test (RFC 6761) that leaves room for a mailbox and a mail host's name."""
     if len(name) > MAX_DOMAIN:
         raise ValueError(
-            f"a domain of {len(name)} octets; at most {MAX_DOMAIN} are possible, because the name of its mail host, "
-            f"mx.<domain>, has at most {_MAX_NAME} (RFC 1035, 2.3.4)"
+            f"a domain of {len(name)} octets; at most {MAX_DOMAIN} are possible, because the path <probe@domain> has "
+            f"at most {_MAX_PATH} (RFC 5321, 4.5.3.1.3)"
         )
     if not _DOMAIN.fullmatch(name):
         raise ValueError(

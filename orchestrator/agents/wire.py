@@ -47,6 +47,10 @@ _LINES = (
 """Lines with dots where transparency (RFC 5321, 4.5.2) has to work."""
 
 
+MAX_ADDRESS = 254
+"""Octets of an address: a path has 256 with its angle brackets (RFC 5321, 4.5.3.1.3)."""
+
+
 class Stamp(NamedTuple):
     """What the generator wrote into a message."""
 
@@ -106,6 +110,8 @@ def recipients_of(domains: Sequence[str], recipients: Iterable[str]) -> list[lis
         else:
             raise ValueError(f"a recipient in one of the domains; found {recipient[:80]!r}")
     found = [[*own[domain], *(f"{local}@{domain}".encode() for local in everywhere)] for domain in domains]
+    if long := next((address for addresses in found for address in addresses if len(address) > MAX_ADDRESS), None):
+        raise ValueError(f"addresses of at most {MAX_ADDRESS} octets (RFC 5321, 4.5.3.1.3); found {len(long)}")
     if bare := next((domain for domain, addresses in zip(domains, found, strict=True) if not addresses), None):
         raise ValueError(f"a recipient in every domain; found none in {bare[:80]!r}")
     return found

@@ -87,8 +87,8 @@ def long_name(octets: int) -> str:
 
 FILES: dict[str, tuple[bytes | str, str]] = {
     **{
-        f"a domain of {octets} octets": (f"name: x\ndomains: [{long_name(octets)}]\n{NODES}", "at most 250")
-        for octets in (251, 252, 253, 254, 300)
+        f"a domain of {octets} octets": (f"name: x\ndomains: [{long_name(octets)}]\n{NODES}", "at most 248")
+        for octets in (249, 250, 251, 253, 254, 300)
     },
     "a label of 64 octets": (f"name: x\ndomains: [{'a' * 64}.test]\n{NODES}", "at most 63"),
     "an unknown key": (f"name: x\ncolour: red\n{NODES}", "colour: unknown key"),

@@ -133,7 +133,7 @@ def test_up_removes_only_the_folders_that_it_made(
         assert list((tmp_path / folder).glob("*-up/run.json"))
         raise EngineFailed("a network", "none", "make room")
 
-    monkeypatch.setattr(images, "ensure", lambda *_: None)
+    monkeypatch.setattr(images, "ensure", lambda *_: [])
     monkeypatch.setattr(bringup, "bring_up", refuse)
     (tmp_path / "there").mkdir()
     assert testbed("up", "--domains", 2, "--runs", tmp_path / folder).names("make room")

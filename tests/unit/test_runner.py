@@ -134,7 +134,8 @@ def test_a_run_keeps_everything_and_leaves_nothing(tmp_path: Path) -> None:
     assert (finished.rundir.path / "config/dns/etc/bind/testbed/named.conf").is_file()
 
 
-def test_a_version_that_a_daemon_does_not_tell_is_not_left_out(tmp_path: Path) -> None:
+def test_a_version_that_a_daemon_does_not_tell_is_not_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "NEWS_S", 0.1)
     engine = Breaking()
     answer = engine.answer
     failed = Output(status=127, stdout="", stderr="named: not found")

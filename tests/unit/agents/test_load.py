@@ -111,6 +111,17 @@ def test_a_recipient_that_would_break_the_stream_or_fits_no_domain_is_refused(re
         read_order(json.dumps({**ORDER, "domains": ["d0.test", "d1.test"], "recipients": recipients}))
 
 
+def test_an_address_that_no_path_holds_is_refused() -> None:
+    domain = ".".join(["d" * 61] * 4)  # 247 octets
+    for local, fits in (("a" * 6, True), ("a" * 7, False)):
+        text = json.dumps({**ORDER, "domains": [domain], "recipients": [local]})
+        if fits:
+            assert read_order(text).recipients == [local]
+        else:
+            with pytest.raises(BadOrder, match="at most 254 octets"):
+                read_order(text)
+
+
 def test_a_rate_is_kept(sink: Sink) -> None:
     run = sink.begin()
     said = send(run=run, port=sink.port, rate=1000, seconds=0.2, connections=4)
