@@ -105,7 +105,7 @@ def test_a_build_that_no_mirror_serves_keeps_the_image_from_before(engine: Engin
     images.ensure(engine, [(probe.name, RELEASE)], silent)
     unserved = (
         "RUN echo deb http://127.0.0.1:9/debian bookworm main > /etc/apt/sources.list\n"
-        "RUN apt-get update && apt-get install --yes bind9\n"
+        "RUN apt-get -o Acquire::Retries=0 update && apt-get install --yes bind9\n"
     )
     (probe / "Dockerfile").write_text(before + unserved)
     tag, told = images.tag(probe.name, RELEASE), list[str]()
@@ -113,11 +113,6 @@ def test_a_build_that_no_mirror_serves_keeps_the_image_from_before(engine: Engin
     assert [line for line in told if line.startswith(f"{tag} is used as it was built")]
     assert left_of(probe) == [[tag]]
     assert shell(engine, probe.name, "cat /content/word") == "one"
-    sdk.from_env().images.remove(tag)
-    with pytest.raises(EngineFailed) as caught:
-        images.ensure(engine, [(probe.name, RELEASE)], silent)
-    assert "DEBIAN_MIRROR" in caught.value.do
-    assert left_of(probe) == []
 
 
 @pytest.mark.usefixtures("engine")
