@@ -9,7 +9,7 @@ import pytest
 
 TESTBED = str(Path(sys.executable).with_name("testbed"))
 HEAVY = {"docker", "dns", "hdrh", "plotly", "requests", "yaml"}
-OURS = {"orchestrator", "orchestrator.cli", "orchestrator.errors", "orchestrator.interrupts"}
+OURS = {f"orchestrator{module}" for module in ("", ".cli", ".errors", ".interrupts", ".plaintext")}
 """What may be imported of ours, beside the modules of the command line."""
 
 
