@@ -6,18 +6,13 @@ relay and a sink that look each other up find what they expect. Nothing else exi
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Mapping
-from ipaddress import IPv4Address, IPv4Network
+from collections.abc import Collection, Iterator, Mapping
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
 import dns.exception
-import dns.name
 import dns.reversename
 import dns.zone
-from dns.rdtypes.ANY.MX import MX
-from dns.rdtypes.ANY.NS import NS
-from dns.rdtypes.ANY.PTR import PTR
-from dns.rdtypes.IN.A import A
-from dns.rdtypes.IN.AAAA import AAAA
+from dns.rdatatype import NS
 
 from orchestrator.addressing import V6, Delivery, twin
 from orchestrator.errors import InvalidInput
@@ -32,6 +27,16 @@ _TTL = 3600
 _SERIAL = 1
 _BUG = "report it: the zones were not built as they should be"
 _SAFE = re.compile(r"[a-z0-9_.-]+\Z")
+_MAX_NAME = 254
+"""Octets of a name as text, its final dot included: 255 on the wire (RFC 1035, 2.3.4)."""
+_NAME = r"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*"
+_RECORD = re.compile(rf"({_NAME}\.?) (A|AAAA|PTR|NS|MX \d{{1,5}}) ([0-9a-f:.]+|{_NAME}\.)\n")
+"""A line of our own making: owner, type, data."""
+_REVERSE_V4, _REVERSE_V6 = ".in-addr.arpa.", ".ip6.arpa."
+
+Address = IPv4Address | IPv6Address
+Record = tuple[str, str, Address | str]
+"""Owner, type, data: an address, or the name that it points to; names are absolute."""
 
 
 def build(
@@ -51,7 +56,7 @@ def build(
     forward = [_top(FORWARD, server)]
     domains = {delivery.domain for delivery in deliveries}
     for delivery in deliveries:
-        domain = _checked(delivery.domain, domains)
+        domain = _safe(delivery.domain, domains)
         host, v4, v6 = f"mx.{domain}", str(delivery.v4), str(delivery.v6)
         hosts.append((host, delivery.v4, v4, v6))
         forward.append(f"{domain}. MX 10 {host}.\n{_addresses(domain, v4, v6, families)}")
@@ -83,47 +88,80 @@ def origin(file: str) -> str:
     return ROOT if file == file_name(ROOT) else f"{file.removesuffix('.zone')}."
 
 
-def check(zones: Mapping[str, str]) -> dict[str, dns.zone.Zone]:
-    """Read the zones of a bed back with dnspython, hold them against each other, and return them.
-
-    Takes 80 us a record: 1.5 s for 2,560 domains.
+def check(zones: Mapping[str, str]) -> None:
+    """Read the zones of a bed back, and hold them against each other: 10 us a record, 0.2 s for 2,560 domains.
 
     Raises:
         InvalidInput: one does not parse or has no SOA or NS, a mail host or a server lacks an address of a family that
             the zones have, or an address has no PTR to a name that has this address.
     """
-    read = {origin: _read(origin, text) for origin, text in zones.items()}
-    records = [(name, rdata) for zone in read.values() for name, _, rdata in zone.iterate_rdatas()]
-    addresses: defaultdict[dns.name.Name, dict[type, set[str]]] = defaultdict(lambda: {A: set(), AAAA: set()})
-    for name, rdata in records:
-        if isinstance(rdata, A | AAAA):
-            addresses[name][type(rdata)].add(rdata.address)
-    families = [kind for kind in (A, AAAA) if any(found[kind] for found in addresses.values())] or [A, AAAA]
-    pointed_back = set()
-    for name, rdata in records:
-        if isinstance(rdata, PTR):
-            address = dns.reversename.to_address(name)
-            if any(address in kind for kind in addresses[rdata.target].values()):
-                pointed_back.add(address)
-        elif isinstance(rdata, MX | NS):
-            host = rdata.exchange if isinstance(rdata, MX) else rdata.target
-            if not all(addresses[host][kind] for kind in families):
-                each = " and ".join("an IPv4" if kind is A else "an IPv6" for kind in families)
-                raise InvalidInput(f"{each} address of {host}, to which {name} points", "not all of it", _BUG)
-    for name, rdata in records:
-        if isinstance(rdata, A | AAAA) and rdata.address not in pointed_back:
-            raise InvalidInput(f"a PTR from {rdata.address}, an address of {name}, that points back", "none", _BUG)
-    return read
+    records = [record for origin, text in zones.items() for record in _read(origin, text)]
+    addresses: defaultdict[str, set[Address]] = defaultdict(set)
+    for name, _, target in records:
+        if not isinstance(target, str):
+            addresses[name].add(target)
+    families = {address.version for found in addresses.values() for address in found} or {4, 6}
+    pointed_back: set[Address] = set()
+    pointers = ((name, kind, data) for name, kind, data in records if isinstance(data, str))
+    for name, kind, data in pointers:
+        has = addresses.get(data, set())
+        if kind == "PTR":
+            pointed_back |= has & {_reversed(name)}
+        elif not families <= {address.version for address in has}:
+            each = " and ".join("an IPv4" if version == 4 else "an IPv6" for version in sorted(families))
+            raise InvalidInput(f"{each} address of {data}, to which {name} points", "not all of it", _BUG)
+    for name, found in addresses.items():
+        if lost := found - pointed_back:
+            address = min(map(str, lost))
+            raise InvalidInput(f"a PTR from {address}, an address of {name}, that points back", "none", _BUG)
 
 
-def _read(origin: str, text: str) -> dns.zone.Zone:
+def _read(origin: str, text: str) -> Iterator[Record]:
+    """Yield the records of a zone but its SOA. A line that is no plain record of ours is dnspython's to read."""
+    others = []
     try:
-        zone = dns.zone.from_text(text, origin=origin, relativize=False)
+        for line in text.splitlines(keepends=True):
+            if plain := _RECORD.fullmatch(line):
+                name, kind, data = plain.groups()
+                yield _checked(name if name[-1] == "." else f"{name}.{origin.lstrip('.')}", kind, data)
+            else:
+                others.append(line)
+        rest = dns.zone.from_text("".join(others), origin=origin, relativize=False)
     except (dns.exception.DNSException, ValueError) as error:
         raise InvalidInput(f"a valid zone {origin}", f"{type(error).__name__}: {error}", _BUG) from error
     if (heads := len(re.findall(r"^\S+ SOA ", text, re.MULTILINE))) != 1:  # dnspython keeps the last one of several
         raise InvalidInput(f"one SOA of zone {origin}", str(heads), _BUG)
-    return zone
+    for name, _, rdata in rest.iterate_rdatas(NS):
+        yield str(name), "NS", rdata.to_text()
+
+
+def _checked(name: str, kind: str, data: str) -> Record:
+    """Check a record.
+
+    Raises:
+        ValueError: a name is too long or not absolute, or an address is none.
+    """
+    if kind == "A":
+        return name, kind, IPv4Address(data)
+    if kind == "AAAA":
+        return name, kind, IPv6Address(data)
+    if data[-1] != "." or max(len(name), len(data)) > _MAX_NAME:
+        raise ValueError(f"{data} is no absolute name of at most {_MAX_NAME} octets")
+    return name, kind, data
+
+
+def _reversed(name: str) -> Address:
+    """Return the address that a reverse name is of (RFC 1035, 3.5; RFC 3596, 2.5).
+
+    Raises:
+        InvalidInput: it is no reverse name.
+    """
+    try:
+        if name.endswith(_REVERSE_V4):
+            return IPv4Address(".".join(reversed(name.removesuffix(_REVERSE_V4).split("."))))
+        return IPv6Address(bytes.fromhex("".join(reversed(name.removesuffix(_REVERSE_V6).split(".")))))
+    except ValueError as error:
+        raise InvalidInput(f"the reverse name of an address, instead of {name}", str(error), _BUG) from error
 
 
 def _addresses(name: str, v4: str, v6: str, families: Families) -> str:
@@ -146,7 +184,7 @@ def _reverse_origins(lab: IPv4Network) -> list[str]:
     return [f"{octet}.198.in-addr.arpa." for octet in octets]
 
 
-def _checked(domain: str, others: Collection[str]) -> str:
+def _safe(domain: str, others: Collection[str]) -> str:
     if not _SAFE.match(domain):
         raise InvalidInput("a domain of letters, digits, '-', '_' and dots", repr(domain), "rename it")
     if f".{domain}".endswith(f".{NODES}"):

@@ -135,7 +135,7 @@ def up(
     First the walls of beds that are up are looked at, and mended; a bed that was mended is not brought up once more.
     """
     from orchestrator import beds, images, walls
-    from orchestrator.bringup import bring_up, verified
+    from orchestrator.bringup import bring_up, verify
     from orchestrator.cli.progress import Steps
     from orchestrator.engine import docker
     from orchestrator.ownership import Kind, definition
@@ -145,7 +145,7 @@ def up(
     wanted = beds.bed(bed, domains=domains, parent=parent, families=families)
     engine = docker.connect()
     cpus = engine.info().cpus
-    plan = make_plan(wanted, cpus=cpus)  # what cannot be built is refused before anything is made
+    verify(make_plan(wanted, cpus=cpus))  # what cannot be built is refused before anything is made
     with Steps() as steps:
         with steps.step("look at the beds that are up"):
             mended = walls.mend(engine, steps.say)
@@ -159,10 +159,9 @@ def up(
         rundir = RunDir.create(runs, "up")
         try:
             with ExitStack() as stack:
-                with verified(plan):
-                    identity, live = bring_up(
-                        engine, wanted, kind=Kind.UP, rundir=rundir, steps=steps, stack=stack, cpus=cpus
-                    )
+                identity, live = bring_up(
+                    engine, wanted, kind=Kind.UP, rundir=rundir, steps=steps, stack=stack, cpus=cpus
+                )
                 stack.pop_all()
                 live.recorder.close(timeout=0)
         except Problem as problem:

@@ -3,6 +3,7 @@
 from ipaddress import IPv4Address, IPv4Network
 
 import dns.reversename
+import dns.zone
 import pytest
 from dns.name import from_text
 from hypothesis import given, settings
@@ -26,7 +27,9 @@ def _deliveries(*names: str) -> list[Delivery]:
 
 
 def _read(*names: str) -> dict[str, dns.zone.Zone]:
-    return zones.check(zones.build(_deliveries(*names), NODES, LAB, "dns"))
+    built = zones.build(_deliveries(*names), NODES, LAB, "dns")
+    zones.check(built)
+    return {origin: dns.zone.from_text(text, origin=origin, relativize=False) for origin, text in built.items()}
 
 
 @settings(max_examples=10)  # each renders and reads all zones of a bed
