@@ -40,7 +40,13 @@ def accounting(measured: Measurements, name: str) -> tuple[Evidence, ...]:
         exact("corrupted", count.corrupted if count else None, 0),
         exact("outside the prefix", count.outside if count else None, 0),
         exact("misrouted", count.misrouted if count else None, 0),
-        _domains(load.domains if load else None, sink.domains if sink else None, count, source),
+        _domains(
+            load.domains if load else None,
+            sink.domains if sink else None,
+            count,
+            source,
+            drained=bool(drain and not drain["left"]),
+        ),
         Evidence(
             fact="the relay's queue after the drain",
             found=f"{drain['left']:,} messages" if drain else "not measured",
@@ -51,17 +57,20 @@ def accounting(measured: Measurements, name: str) -> tuple[Evidence, ...]:
     )
 
 
-def _domains(accepted: int | None, arrived: int | None, count: Accounting | None, source: str) -> Evidence:
+def _domains(
+    accepted: int | None, arrived: int | None, count: Accounting | None, source: str, *, drained: bool
+) -> Evidence:
     """Hold the domains that mail arrived for against those that it was accepted for.
 
-    A message that arrived without an acceptance (its reply was lost, or a refusal) may add a domain.
+    A message that arrived without an acceptance (its reply was lost, or a refusal) may add a domain; a message that
+    still waits in the relay's queue may be owed to one.
     """
     if accepted is None or count is None:
         needed, holds = "a figure", None
     else:
         most = accepted + count.unresolved + count.unaccepted
         needed = f"{accepted:,}" if most == accepted else f"{accepted:,} to {most:,}"
-        holds = None if arrived is None else accepted <= arrived <= most
+        holds = None if arrived is None or (arrived < accepted and not drained) else accepted <= arrived <= most
     return Evidence(
         fact="domains that mail arrived for",
         found="not measured" if arrived is None else f"{arrived:,}",

@@ -224,6 +224,14 @@ def test_a_number_of_connections_that_the_relay_refuses_does_not_refute(template
     assert _judged(template, tmp_path, refused).outcome is Outcome.CONFIRMED
 
 
+def test_a_domain_whose_only_message_still_waits_in_the_queue_refutes_nothing(template: RunDir, tmp_path: Path) -> None:
+    def waiting(run: Path) -> None:
+        _set("relay-queue", left=1)(run)
+        _set("relay-sink", domains=99)(run)
+
+    assert _judged(template, tmp_path, waiting).outcome is Outcome.INCONCLUSIVE
+
+
 def test_mail_that_is_lost_in_a_probe_is_lost(template: RunDir, tmp_path: Path) -> None:
     sink = template.result("probe-40-sink")
     assert sink
@@ -254,6 +262,7 @@ def _searched(capacity: Callable[[int], float], cpu: Callable[[int], Cpu]) -> tu
         (lambda n: 2.0 * n, 10_000, [20, 40, 80, 160, 320, 640], 640),
         (lambda n: {80: 15.0}.get(n, min(2.0 * n, 500)), 250, [20, 40, 80, 160, 320, 640], 320),  # one probe stalled
         (lambda n: 0.0, 10_000, [20, 40, 80], 20),  # noqa: ARG005
+        (lambda n: {20: 400.0, 40: 436.0}.get(n, 475.0), 10_000, [20, 40, 80, 160, 320], 80),  # small gains add up
     ],
 )  # fmt: skip
 def test_the_search_ends_where_more_connections_carry_no_more(
@@ -261,6 +270,15 @@ def test_the_search_ends_where_more_connections_carry_no_more(
 ) -> None:
     cpu = lambda n: Cpu.SPENT if n >= full_from else Cpu.LEFT  # noqa: E731
     assert _searched(capacity, cpu) == (tried, found)
+
+
+def test_the_largest_number_is_held_against_the_last_gain_before_it(template: RunDir, tmp_path: Path) -> None:
+    bare = _without_probes(template, tmp_path)
+    add_probes(bare, {20: 400, 40: 436, 80: 475}, used=80, idle=0.5)
+    (evidence,) = (e for e in _judged(bare, tmp_path).evidence if e.fact == "what more connections carry")
+    assert evidence.holds is False
+    assert "over 80 connections" in evidence.found
+    assert "over 20 connections" in evidence.found
 
 
 def test_cpu_that_others_took_does_not_end_the_search() -> None:
@@ -311,6 +329,17 @@ def test_a_relay_that_takes_less_than_is_offered_is_refuted(
     assert verdict.outcome is outcome
     assert "did not keep up: messages accepted, of those offered: 83" in verdict.reason
     assert "ms" not in verdict.claim
+
+
+def test_in_a_long_run_at_a_rate_no_more_than_a_second_of_mail_may_wait(template: RunDir, tmp_path: Path) -> None:
+    def long(run: Path) -> None:
+        _at_a_rate(run)
+        _set("relay-load", accepted=15_000)(run)
+
+    fact = "messages delivered 1 s after the last reply, of those accepted"
+    needed = {e.fact: e.needed for e in _judged(template, tmp_path, _at_a_rate).evidence}[fact]
+    longer = {e.fact: e.needed for e in _judged(template, tmp_path / "long", long).evidence}[fact]
+    assert (needed, longer) == ("at least 95.00%", "at least 99.00%")
 
 
 def test_a_relay_whose_queue_grows_at_a_rate_is_refuted(template: RunDir, tmp_path: Path) -> None:
