@@ -40,7 +40,7 @@ class RunDir:
 
     path: Path
     left_out: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
-    """File -> what of it could not be read; of the files that were read by now."""
+    """File -> its unreadable part, for each file read so far."""
 
     @classmethod
     def create(cls, parent: Path, scenario: str) -> "RunDir":

@@ -42,7 +42,7 @@ BEAT_S = 0.02
 TICK_S = 1.0
 LATE_NS = 10_000_000
 BACKOFF_S = (0.02, 1.0)
-"""Wait so long after a connection that came to nothing: first, and at most."""
+"""Delay after a connection without an accepted message: initial and maximum, in seconds."""
 MOST_CAUSES = 50
 """Different causes that are told apart."""
 
@@ -120,7 +120,7 @@ class Load:
         )
 
     def stop(self, cause: str) -> None:
-        """End early: what was due and has no answer fails by this cause."""
+        """End early; unanswered messages fail with this cause."""
         if self._ending is None:
             self._ending = cause
             for connection in list(self._open):
@@ -236,14 +236,14 @@ class Load:
             self._finished.set()
 
     def _shared_connection(self, now: int) -> Connection | None:
-        """Return a connection that takes whatever is next, if there is more than those being opened will take."""
+        """Return a connection for the next messages; None if connections being opened already cover them."""
         waiting = (self._limit if now < self._end else 0) if self._order.rate is None else self._offered
         if waiting - self._next <= self._opening:
             return None
         return Connection(self, budget=self._order.per_connection)
 
     def _spread_connection(self, now: int) -> Connection | None:
-        """Return a connection with messages of its own: the next block, or what a broken connection left of one."""
+        """Return a connection for the next block of messages, or for the rest of a broken connection's block."""
         if now >= self._end:
             self._rests.clear()
             return None

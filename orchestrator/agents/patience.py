@@ -5,13 +5,13 @@ from collections import Counter
 from orchestrator.agents.smtp import Connection, State
 
 GOODBYE_S = 2.0
-"""QUIT is answered within this, or not at all; and so is the last connection greeted, once the time is over."""
+"""Time-out for the reply to QUIT, and for the last greeting after the load's time is over."""
 MOST_MUTE = 3
-"""So many QUITs in turn, each sent alone, stay without a reply: no further one is waited for."""
+"""After this many consecutive unanswered QUITs, each sent alone, replies to QUIT are no longer awaited."""
 OVERTAKEN_S = 5.0
 """A connection is greeted within this, once a later one was: listen(2) queues are first in, first out."""
 SLACK = 3
-"""A greeting that takes longer than this many times the slowest so far does not come."""
+"""A greeting is given up after this many times the slowest greeting so far."""
 NO_GREETING = "no greeting"
 _UNANSWERED = {State.CONNECT: "no connection", State.GREETING: NO_GREETING, State.QUIT: "no reply to QUIT"}
 """Causes of time-outs by what was waited for; any other is a ``timeout``."""
@@ -69,9 +69,9 @@ class Patience:
         return now - connection.since > patience
 
     def at_the_end(self) -> int:
-        """Return how long a load whose time is over waits when only connections without a greeting are left."""
+        """Return how long (ns) a finished load waits for its last greetings."""
         return self._greeted_within(GOODBYE_S)
 
     def _greeted_within(self, seconds: float) -> int:
-        """Return within which time a greeting comes or never does: ``seconds``, more from a slow server."""
+        """Return the greeting time-out in ns: at least ``seconds``, longer for a slow server."""
         return min(self.timeout, max(int(seconds * 1e9), SLACK * self._slowest_greeting))

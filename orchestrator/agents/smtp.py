@@ -44,7 +44,7 @@ class State(IntEnum):
     DATA = auto()
     CONTENT = auto()
     DISCARD = auto()
-    """The one to an empty message, which a server got that took DATA after it had refused the recipient."""
+    """Reply to an empty message, sent because the server accepted DATA after refusing the recipient."""
     RSET = auto()
     QUIT = auto()
     CLOSED = auto()
@@ -337,7 +337,7 @@ class Connection(asyncio.Protocol):
 
 
 def cause_of(line: bytes) -> str:
-    """Return what a reply is counted under: its code, with the enhanced one (RFC 3463) where it has one."""
+    """Return the key for counting a reply: its code, and its enhanced code (RFC 3463) if present."""
     code = line[:3].decode("ascii", "replace")
     enhanced = _ENHANCED.match(line)
     return code if enhanced is None else f"{code} {enhanced[1].decode('ascii')}"

@@ -132,7 +132,8 @@ def up(
 ) -> None:
     """Bring a bed up and leave it up, once a message to its domains is delivered.
 
-    First the walls of beds that are up are looked at, and mended; a bed that was mended is not brought up once more.
+    It first checks the firewall rules of running beds and restores missing ones; a bed repaired this way is not started
+    again.
     """
     from orchestrator import beds, images, walls
     from orchestrator.bringup import bring_up, verify

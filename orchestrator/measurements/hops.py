@@ -19,7 +19,7 @@ from orchestrator.services import Trouble
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hops:
-    """What the relay's own log says of its messages."""
+    """Delivery times, outcomes, queue length and troubles from the relay's log."""
 
     node: str
     """The relay's."""

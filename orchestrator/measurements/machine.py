@@ -1,10 +1,10 @@
-"""The machine's CPUs while a load went on: what a bed has of them is seldom all that is in use."""
+"""CPU use of the machine during a load: by the bed's nodes and by everything else."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 FULL = 0.1
-"""With less than this share of all CPUs idle nothing was left: they are read a moment before the load and after it."""
+"""Less than this idle share counts as saturated; the readings include a moment before and after the load."""
 
 SHARE = 0.75
 """On a machine whose CPUs are full, a bed with less than this share of them was held up by others."""
@@ -29,12 +29,12 @@ class Machine:
 
     @property
     def full(self) -> bool:
-        """There was nothing left: whoever had more CPU would have done more."""
+        """The CPUs were saturated."""
         return self.idle < FULL
 
     @property
     def starved(self) -> bool:
-        """There was nothing left, and others had a good part."""
+        """The CPUs were saturated, and processes outside the bed used over a quarter of them."""
         return self.full and self.bed < SHARE * self.cpus
 
     @property

@@ -31,7 +31,7 @@ TOLERANCE = 0.03
 TIMES = 10
 """How much more the same sink has to take from another generator, if it is not the sink that holds postal up."""
 HALF = 0.5
-"""Of the CPU: what a bed uses less of is not held up by it."""
+"""Below this share of CPU use, CPU is not the limit."""
 
 
 class Params(Strict):
@@ -44,7 +44,7 @@ class Params(Strict):
     seconds: Annotated[float, Field(ge=5, le=600)] = 8.0
     """How long each generator sends straight to the sink, at least."""
     portions: Annotated[int, Field(ge=4, le=100)] = 8
-    """Of a generator that sends in portions, as postal does every 5 s, so many go straight to the sink, at least."""
+    """Minimum number of bursts sent straight to the sink, for a generator that sends in bursts (postal: every 5 s)."""
     relay_seconds: Annotated[float, Field(ge=0, le=3600)] = 12.0
     """How long each sends through the relay, at least, in whole portions; 0: not at all."""
     size: Annotated[int, Field(ge=64, le=50 * 1024 * 1024)] = 2048

@@ -64,7 +64,7 @@ class Site(Generic[S]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """A setting of a user's own file that the bed needs otherwise."""
+    """A setting in a user's own file that the bed overrides."""
 
     setting: str
     """Its name, with the file or entry that it stands in."""

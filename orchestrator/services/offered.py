@@ -1,4 +1,4 @@
-"""What came of a load that a generator other than ours offered: how it ended, what it printed, what it cost.
+"""Result of a load from a third-party generator: exit status, output, CPU time.
 
 The script runs beside the generator in its node, so that times are its own and not those of the way to the engine.
 """
@@ -32,7 +32,7 @@ _TIMES = re.compile(r"(\d+)m([\d.]+)s (\d+)m([\d.]+)s")
 
 
 def script(command: tuple[str, ...], seconds: float, period: float) -> tuple[str, ...]:
-    """Return what runs a generator for so long at most, ends it then, and tells how it went.
+    """Return the command that runs a generator for at most ``seconds`` and reports its exit status and CPU time.
 
     It begins when the clock shows a multiple of ``period``: see ``services.OffersLoad.period_s``.
     """

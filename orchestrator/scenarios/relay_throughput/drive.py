@@ -21,7 +21,7 @@ from orchestrator.scenarios.relay_throughput.params import (
 from orchestrator.services import Counts, Offer, OffersLoad, Role
 
 LEAST_PERIODS = 4
-"""Of a generator that sends in portions, so many at least are its calibration (``Measurements.steady_per_s``)."""
+"""Minimum length of a calibration, in periods of a generator that sends in bursts (``Measurements.steady_per_s``)."""
 PROBING_S = 40.0
 """No further number of connections is tried after this: at about 5 s each, that of all of them."""
 

@@ -19,9 +19,9 @@ FOUND = "connections"
 FEWEST, MOST = 20, 640
 """The first number that is tried, and the last."""
 TIMES = 4
-"""A given number is held against so many times as many connections."""
+"""A given number is compared with this multiple of it."""
 MORE, MUCH = 1.1, 1.25
-"""So many times the messages are more, where the CPU was not used up; where it was, noise alone makes that."""
+"""Ratio of throughputs that counts as more: MORE with CPU left, MUCH with the CPU used up (noise is larger)."""
 UNCLEAR = 1.0, 1.4
 """A ratio between these is measured a second time."""
 ENOUGH = 0.95
@@ -33,11 +33,11 @@ AT_ITS_LIMIT = 0.9
 
 
 class Cpu(StrEnum):
-    """What was left of the CPU while a load went on."""
+    """CPU state during a load."""
 
     LEFT = "left"
     SPENT = "spent"
-    """The bed used it up, or the relay what it may use."""
+    """The bed used all of it, or the relay reached its CPU limit."""
     TAKEN = "taken"
     """Others used it up."""
 
@@ -58,7 +58,7 @@ class Probe:
 
 
 def name(connections: int, number: int = 1) -> str:
-    """Return the name of a probe's load; ``number``: how often this many connections were tried by then."""
+    """Return the name of a probe's load; ``number`` counts the probes with this many connections, from 1."""
     return f"probe-{connections}" if number == 1 else f"probe-{connections}-{number}"
 
 
