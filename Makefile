@@ -1,6 +1,6 @@
 # make demo    set up everything, then measure a relay with 2,560 domains
 # make test    set up everything, then all checks and tests on the default release (and bullseye's services)
-# make test-all  the same, on every Debian release
+# make test-all  the same, on every Debian release, with the long tests
 # All work on a bare Debian 12 or 13, as root or with sudo, and leave the command at .venv/bin/testbed.
 
 .PHONY: demo test test-all setup tools lint unit unit-folders unit-files integration integration-all requirements clean

@@ -30,7 +30,10 @@ def evidence(said: dict[str, Any]) -> dict[str, bool | None]:
     return {e["fact"]: e["holds"] for e in said["verdict"]["evidence"]}
 
 
-@pytest.mark.parametrize(("fix", "reported", "fixed"), [("maxsockets", 1100, 1100), ("listen-on-v6", 1600, 800)])
+@pytest.mark.parametrize(
+    ("fix", "reported", "fixed"),
+    [("maxsockets", 1100, 1100), pytest.param("listen-on-v6", 1600, 800, marks=pytest.mark.long)],
+)
 def test_the_symptom_is_shown_and_a_fix_removes_it(tmp_path: Path, fix: str, reported: int, fixed: int) -> None:
     said = ask(tmp_path, "--fix", fix, *(["--addresses", "1100"] if fix == "maxsockets" else []), code=0)
     verdict = said["verdict"]

@@ -47,6 +47,7 @@ def test_each_set_of_cpus_is_measured_where_it_is(real_engine: Engine, tmp_path:
     assert traces(real_engine, run.ids) == []
 
 
+@pytest.mark.long
 def test_a_load_that_any_set_carries_is_not_confirmed(real_engine: Engine, tmp_path: Path) -> None:
     slow = ("--seconds", "2", "--repeat", "1", "--rate", "20")
     run = Watched(real_engine, tmp_path, *SMALL, *slow, "--format", "json", scenario="cpu-topology")

@@ -72,6 +72,7 @@ def test_the_ceiling_of_postal_is_its_own(tmp_path: Path) -> None:
     assert all(row[2] for row in verdict["tables"][0]["rows"])
 
 
+@pytest.mark.long
 def test_a_slow_sink_is_not_taken_for_the_ceiling_of_postal(real_engine: Engine, tmp_path: Path) -> None:
     words = ("--engines", "postal", "--domains", "16", "--portions", "4", "--relay-seconds", "0", "--format", "json")
     run = Watched(real_engine, tmp_path, *words, "--data-delay-ms", "500", scenario="generator-ceiling")

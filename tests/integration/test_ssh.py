@@ -237,6 +237,7 @@ def test_as_many_connections_as_a_large_bed_needs_go_through_one_session(here: H
     del engine
 
 
+@pytest.mark.long
 def test_ctrl_c_takes_the_bed_of_a_run_down_through_the_forward(
     host: Host, real_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
