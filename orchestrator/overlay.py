@@ -66,12 +66,12 @@ def within_bounds(files: dict[str, str]) -> dict[str, str]:
 def read_tree(folder: Path, at: str = "/") -> dict[str, str]:
     """Read a folder's tree as it will lie at a path of a node: path in the node -> text.
 
-    A compiled table is left out where its source lies beside it. A symbolic link is followed within the folder.
+    A compiled table is left out where its source lies beside it. A link to a file is followed within the folder.
 
     Raises:
         InvalidInput: the folder or a file cannot be read, is no text, or lies outside.
     """
-    if not folder.is_dir():
+    if not _is_folder(folder):
         raise InvalidInput("a folder of files for a node", f"{folder}: there is none", "name a folder")
     return _read(folder, at, folder.resolve())
 
@@ -91,7 +91,7 @@ def read_beside(bed: Path, files: Mapping[str, object]) -> dict[str, str]:
             found[path] = value["text"]
         elif isinstance(value, str) and value and not Path(value).is_absolute() and "\0" not in value:
             source = bed.parent / value
-            found |= _read(source, path, beside) if source.is_dir() else {path: _text(source, beside)}
+            found |= _read(source, path, beside) if _is_folder(source) else {path: _text(source, beside)}
         else:
             raise InvalidInput(
                 f"files: {path}: the name of a file or folder beside {bed}, or {{text: ...}}",
@@ -111,6 +111,14 @@ def read_lines(file: Path) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
+def _is_folder(path: Path) -> bool:
+    """Say whether a folder is there; a name that the system takes for none (ENAMETOOLONG) is no folder."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 def _read(folder: Path, at: str, within: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     files = list(_files(folder))
@@ -125,8 +133,21 @@ def _read(folder: Path, at: str, within: Path) -> dict[str, str]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    for parent, folders, files in os.walk(folder):
+    """Yield the files of a tree.
+
+    Raises:
+        InvalidInput: a folder cannot be read, or is a symbolic link.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise InvalidInput("folders that can be read", f"{error.filename}: {error.strerror}", "leave it out") from error
+
+    for parent, folders, files in os.walk(folder, onerror=refuse):
         folders.sort()
+        if link := next((path for name in folders if (path := Path(parent) / name).is_symlink()), None):
+            raise InvalidInput(
+                "folders that are no symbolic links", str(link), "copy the folder there, or leave it out"
+            )
         yield from (Path(parent) / name for name in sorted(files))
 
 
@@ -152,7 +173,7 @@ def _text(file: Path, within: Path) -> str:
     if len(content) > MAX_FILES_B:
         raise InvalidInput(f"files of at most {MAX_FILES_B:,} bytes", f"{file}: it is larger", "shorten it")
     try:
-        return content.decode()
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InvalidInput(
             needed, f"{file}: it is no UTF-8", "of a lookup table give the source: the node compiles it"

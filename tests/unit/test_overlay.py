@@ -77,3 +77,24 @@ def test_a_bed_file_names_files_and_folders_beside_it_or_holds_their_text(tmp_pa
 def test_a_list_has_comments(tmp_path: Path) -> None:
     (tmp_path / "list").write_text("# who\n a@d0.test \n\nb@d0.test\n")
     assert overlay.read_lines(tmp_path / "list") == ["a@d0.test", "b@d0.test"]
+
+
+@pytest.mark.parametrize("target", ["etc", "/etc"])
+def test_a_linked_folder_is_refused_by_name_and_not_passed_over(tmp_path: Path, target: str) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "linked").symlink_to(target, target_is_directory=True)
+    with pytest.raises(InvalidInput, match=r"no symbolic links.*linked"):
+        overlay.read_tree(tmp_path)
+
+
+def test_a_name_that_no_file_system_has_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="name too long"):
+        overlay.read_beside(tmp_path / "bed.yaml", {"/etc/x": "x" * 300})
+    with pytest.raises(InvalidInput, match="there is none"):
+        overlay.read_tree(tmp_path / ("x" * 300))
+
+
+def test_a_byte_order_mark_is_no_part_of_a_list(tmp_path: Path) -> None:
+    file = tmp_path / "recipients"
+    file.write_text("anna@d1.test\n", encoding="utf-8-sig")
+    assert overlay.read_lines(file) == ["anna@d1.test"]
