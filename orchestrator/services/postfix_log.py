@@ -19,17 +19,21 @@ OTHER = "(other reasons)"
 _LONGEST = 300
 """Characters of a reason or an example."""
 
-_LINE = r"[A-Z][a-z]{2} [ \d]\d [\d:]{8} \S+ postfix/(?:[\w.-]+/)?"
+_LINE = r"[A-Z][a-z]{2} [ \d]\d [\d:]{8} \S+ postfix/(?:[\w.-]+/)*"
 """The part in brackets: ``-o syslog_name=postfix/$service_name``, as Debian's master.cf has it for ``relay``."""
 _ID = r"([0-9A-Za-z]+)"
 _CLIENT = re.compile(rf"{_LINE}smtpd\[(\d+)\]: {_ID}: client=")
 _QUEUED = re.compile(rf"{_LINE}cleanup\[\d+\]: {_ID}: message-id=")
 _REMOVED = re.compile(rf"{_LINE}(?:qmgr|postsuper)\[\d+\]: {_ID}: (?:removed|requeued)\Z")
-_LOST = re.compile(rf"{_LINE}smtpd\[(\d+)\]: [^<:\[]+ after (?:DATA|BDAT) (?:\(|from )")
+_ACTIVE = re.compile(rf"{_LINE}qmgr\[\d+\]: {_ID}: from=")
+_IDLE = re.compile(rf"{_LINE}smtpd\[(\d+)\]: (?:(?:dis)?connect from |NOQUEUE: )")
+"""This smtpd has no message at the moment."""
+_GIVEN_UP = r"(?:lost connection|timeout|too many errors|bare \S+ received)"
+_LOST = re.compile(rf"{_LINE}smtpd\[(\d+)\]: {_GIVEN_UP} after (?:DATA|BDAT) (?:\(|from )")
 """The client of this smtpd went away, or was sent away, within the data: what cleanup(8) has of it is thrown away."""
 _DISCARDED = re.compile(
     rf"{_LINE}(?:cleanup\[\d+\]: {_ID}: (?:milter-)?(?:reject|discard): "
-    rf"|smtpd\[\d+\]: {_ID}: (?:(?:milter-)?reject: (?:DATA|BDAT|END-OF-MESSAGE) |discard: )"
+    rf"|smtpd\[\d+\]: {_ID}: (?:(?:(?:milter|proxy)-)?reject: (?:DATA|BDAT|END-OF-MESSAGE)[ :]|discard: )"
     rf"|(?:cleanup|smtpd)\[\d+\]: warning: {_ID}: (?:write )?queue file )"
 )
 """A message that was begun and is not queued: refused by its content, or too long."""
@@ -43,9 +47,10 @@ _ATTEMPT = re.compile(
 _SENT = "sent"
 _TROUBLE = re.compile(
     rf"(?:{_LINE}(?:[\w-]+\[\d+\]: (?:(?:warning|error|fatal|panic): "
-    r"|(?:[0-9A-Za-z]+: )?(?:connect to |lost connection with |conversation with |host \S+ (?:said|refused to talk)))"
-    r"|smtpd\[\d+\]: (?:lost connection|timeout|too many errors|bare \S+ received) after [A-Z-]+ (?:\(|from )"
-    r"|(?:smtpd|cleanup|postscreen)\[\d+\]: [0-9A-Za-z]+: (?:milter-)?reject: "
+    r"|(?:[0-9A-Za-z]+: )?(?:connect to |lost connection with |conversation with |host \S+ (?:said|refused to talk)"
+    r"|SSL_(?:accept|connect) error |Cannot start TLS))"
+    rf"|smtpd\[\d+\]: (?:{_GIVEN_UP}|improper command pipelining) after [A-Z-]+ (?:\(|from )"
+    r"|(?:smtpd|cleanup|postscreen)\[\d+\]: [0-9A-Za-z]+: (?:(?:milter|proxy)-)?reject: "
     rf"|qmgr\[\d+\]: [0-9A-Za-z]+: from={_ADDRESS}, status=)"
     r"|\S*post(?:conf|map|alias): (?:warning|error|fatal): )",
     re.DOTALL,
@@ -53,14 +58,17 @@ _TROUBLE = re.compile(
 _ORDINARY = ("connect from ", "disconnect from ")
 
 _PREFIX = re.compile(rf"{_LINE}([\w-]+)\[\d+\]: (?:(?:NOQUEUE|[0-9A-F]{{6,}}|[0-9B-Zb-z]{{12,}}): )?")
+_V6 = r"(?:(?:[0-9A-Fa-f]{1,4}:){7}|(?=[0-9A-Fa-f:]{0,39}::)(?:[0-9A-Fa-f]{0,4}:){2,7})(?:[0-9A-Fa-f]{1,4}|(?<=::))"
+"""Eight groups, or fewer with ``::``: neither a time of day nor a port."""
 _VARYING = (
     (re.compile(r"; from=<.*", re.DOTALL), ""),
+    (re.compile(r"\A(smtpd: improper command pipelining after \S+ from [^ ]+\]):.*", re.DOTALL), r"\1"),
     (re.compile(_ADDRESS), "<ADDRESS>"),
-    (re.compile(r"[\w.-]+\[[0-9A-Fa-f.:]+\](?::\d+)?|\bunknown\[[^\]]*\]"), "HOST"),
-    (re.compile(r"(?<![\w.:])(?:\d+(?:\.\d+){3}|[0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,7})(?![\w.:])"), "HOST"),
+    (re.compile(r"(?:[\w.-]+\[|\[(?=[0-9A-Fa-f]*[.:]))[0-9A-Fa-f.:]+\](?::\d+)?|\bunknown\[[^\]]*\]"), "HOST"),
+    (re.compile(rf"(?<![\w.:])(?:\d+(?:\.\d+){{3}}(?::\d+)?|{_V6})(?![\w.]|:[\w:])"), "HOST"),
     (re.compile(r"\b(?:[0-9A-F]{9,}|(?=[0-9A-Za-z]*\d)[0-9B-DF-HJ-NP-TV-Zb-df-hj-np-tv-z]{12,})\b"), "ID"),
     (re.compile(r"(?<![/\w.-])(?:[\w-]+\.)+[A-Za-z]{2,}(?![\w/])"), "NAME"),
-    (re.compile(r"(?<![\w.])(?!\d{3}(?:[ -]|\Z)|\d\.\d+\.\d+)\d+(?:\.\d+)?(?![\w.])"), "N"),
+    (re.compile(r"(?<![\w.])(?!(?<=: )[2-5]\d\d(?:[ -]|\Z)|\d\.\d+\.\d+)\d+(?:\.\d+)?(?![\w.])"), "N"),
 )  # fmt: skip
 """What differs between two lines of the same reason; a reply code and an enhanced status stay."""
 
@@ -81,7 +89,7 @@ def read(lines: Iterable[tuple[float, str]]) -> RelayLog:
             if status != _SENT:
                 reasons.add(f"{status}: {(reply or '')[1:].removesuffix(')')}", text)
             continue
-        if text.startswith(_ORDINARY, text.find("]: ") + 3) or text.endswith(" (queue active)") or queue.read(t, text):
+        if queue.read(t, text):
             continue
         if _TROUBLE.match(text):
             reasons.add(_PREFIX.sub(r"\1: ", text, count=1), text)
@@ -103,13 +111,16 @@ class _Queue:
         self._gone: set[str] = set()
         """Begun and thrown away: cleanup's line may come after that of smtpd."""
         self._begun: dict[str, str] = {}
-        """Process of smtpd -> the message that it took last."""
+        """Process of smtpd -> the message that it is taking, or took last."""
+        self._accepted: set[str] = set()
+        """Active once: not thrown away any more."""
 
     def read(self, t: float, text: str) -> bool:
         """Read one line; True when it is about the ordinary way of a message."""
         if ": client=" in text and (found := _CLIENT.match(text)):
             self._begun[found[1]] = found[2]
             self._gone.discard(found[2])
+            self._accepted.discard(found[2])
             return True
         if ": message-id=" in text and (found := _QUEUED.match(text)):
             if found[1] not in self._gone:
@@ -119,18 +130,32 @@ class _Queue:
         if text.endswith((": removed", ": requeued")) and (found := _REMOVED.match(text)):
             self._leave(t, found[1])
             return True
+        if self._keep(text):
+            return True
         if " after " in text and (found := _LOST.match(text)):
             self._throw_away(t, self._begun.get(found[1]))
         elif ("reject: " in text or "discard: " in text or "queue file " in text) and (found := _DISCARDED.match(text)):
             self._throw_away(t, next(filter(None, found.groups())))
         return False
 
+    def _keep(self, text: str) -> bool:
+        """Read a line after which a lost connection takes no message with it; True when the line is ordinary."""
+        if text.endswith(" (queue active)"):
+            if (found := _ACTIVE.match(text)) and found[1] in self._queued:
+                self._accepted.add(found[1])
+            return True
+        ordinary = text.startswith(_ORDINARY, text.find("]: ") + 3)
+        if (ordinary or ": NOQUEUE: " in text) and (found := _IDLE.match(text)):
+            self._begun.pop(found[1], None)
+        return ordinary
+
     def _throw_away(self, t: float, message: str | None) -> None:
-        if message and message != "NOQUEUE":
+        if message and message != "NOQUEUE" and message not in self._accepted:
             self._gone.add(message)
             self._leave(t, message)
 
     def _leave(self, t: float, message: str) -> None:
+        self._accepted.discard(message)
         if message in self._queued:
             self._queued.discard(message)
             self.lengths[int(t)] = len(self._queued)

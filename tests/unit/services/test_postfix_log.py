@@ -122,6 +122,30 @@ def test_a_lost_connection_takes_no_message_with_it_that_was_accepted_before() -
     assert _read(*CAPTURED[:4], lost).queue[-1][1] == 1
 
 
+_SMTPD = "Nov 23 02:08:57 relay postfix/smtpd[102]: "
+_LOST_IN_DATA = f"{_SMTPD}lost connection after DATA from other.nodes.test[198.18.0.6]"
+
+
+def test_a_client_that_does_not_wait_for_replies_takes_no_message_with_it() -> None:
+    line = f"{_SMTPD}improper command pipelining after DATA from load.nodes.test[198.18.0.5]: Subject: x\\r\\n"
+    assert _read(*CAPTURED[1:3], line).queue[-1][1] == 1
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        CAPTURED[3],
+        f"{_SMTPD}disconnect from load.nodes.test[198.18.0.5] ehlo=1 mail=1 rcpt=1 data=1 quit=1 commands=5",
+        f"{_SMTPD}NOQUEUE: reject: RCPT from other.nodes.test[198.18.0.6]: 554 5.7.1 <u@d.test>: Access denied",
+        f"{_SMTPD}2BBCE1CA1CB: client=load.nodes.test[198.18.0.5]",
+    ],
+    ids=["active", "its client is done", "a message that was never begun", "another message"],
+)
+def test_a_client_lost_in_data_takes_only_the_message_that_it_was_sending(between: str) -> None:
+    assert _read(*CAPTURED[1:3], between, _LOST_IN_DATA).queue[-1][1] == 1
+    assert _read(*CAPTURED[1:3], _LOST_IN_DATA).queue[-1][1] == 0
+
+
 def test_the_reasons_of_trouble_are_counted_without_what_differs() -> None:
     assert _reasons(*TROUBLE) == {
         "smtp: connect to HOST: Connection refused": 11,
@@ -169,3 +193,57 @@ def test_reasons_are_bounded() -> None:
     assert len(log.troubles) == postfix_log.MOST_REASONS + 1
     assert log.troubles[0].count == postfix_log.MOST_REASONS
     assert log.troubles[0].reason == postfix_log.OTHER
+
+
+def test_only_a_number_where_a_reply_code_stands_tells_reasons_apart() -> None:
+    lost = f"{_SMTPD}lost connection after DATA ({{}} bytes) from load.nodes.test[198.18.0.5]"
+    assert _reasons(*map(lost.format, range(100, 900))) == {
+        "smtpd: lost connection after DATA (N bytes) from HOST": 800
+    }
+    said = "Nov 23 02:08:56 relay postfix/smtp[1]: AB12CD: host mx.d0.test[198.18.0.8] said: {} no"
+    assert len(_reasons(*map(said.format, (450, 451, 554)))) == 3
+    assert len(_reasons(*map(said.format, (100, 999)))) == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("at 12:30:45 on port:25: no", "at N:N:N on port:N: no"),
+        ("from 2001:2::c612:4: no", "from HOST: no"),
+        ("from 2001:2:0:0:0:0:c612:4 no", "from HOST no"),
+        ("from ::1 no", "from HOST no"),
+        ("from [198.18.0.8]:25: no", "from HOST: no"),
+        ("from [2001:2::c612:4]:2525: no", "from HOST: no"),
+    ],
+)
+def test_an_address_is_told_from_a_time_and_a_port(said: str, reason: str) -> None:
+    assert _reasons(f"{_SMTPD}warning: {said}") == {f"smtpd: warning: {reason}": 1}
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("smtpd[1]: SSL_accept error from mx.d0.test[198.18.0.8]: -1", "smtpd: SSL_accept error from HOST: -N"),
+        ("smtp[1]: SSL_connect error to mx.d0.test[198.18.0.8]:25: -1", "smtp: SSL_connect error to HOST: -N"),
+        ("smtp[1]: AB12CD: Cannot start TLS: handshake failure", "smtp: Cannot start TLS: handshake failure"),
+        (
+            "smtpd[1]: NOQUEUE: proxy-reject: END-OF-MESSAGE: 554 5.7.1 no; from=<a@d.test> to=<b@d.test> proto=ESMTP",
+            "smtpd: proxy-reject: END-OF-MESSAGE: 554 5.7.1 no",
+        ),
+        (
+            "smtpd[1]: improper command pipelining after DATA from mx.d0.test[198.18.0.8]: as the client likes",
+            "smtpd: improper command pipelining after DATA from HOST",
+        ),
+    ],
+)
+def test_trouble_with_tls_a_proxy_or_a_hasty_client_is_told(said: str, reason: str) -> None:
+    assert _reasons(f"Nov 23 02:08:56 relay postfix/{said}") == {reason: 1}
+
+
+def test_a_message_that_the_proxy_refuses_leaves_the_picture() -> None:
+    refused = f"{_SMTPD}1BBCE1CA1CB: proxy-reject: END-OF-MESSAGE: 554 5.7.1 no; from=<a@d.test> to=<b@d.test>"
+    assert _read(*CAPTURED[1:3], refused).queue[-1][1] == 0
+
+
+def test_a_name_in_several_parts_does_not_hide_the_line() -> None:
+    assert _read(CAPTURED[4].replace("postfix/smtp[", "postfix/mx/out/smtp[")).statuses == {"sent": 1}
