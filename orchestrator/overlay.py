@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NoReturn
 
 from orchestrator.errors import InvalidInput
 
@@ -66,12 +67,13 @@ def within_bounds(files: dict[str, str]) -> dict[str, str]:
 def read_tree(folder: Path, at: str = "/") -> dict[str, str]:
     """Read a folder's tree as it will lie at a path of a node: path in the node -> text.
 
-    A compiled table is left out where its source lies beside it. A symbolic link is followed within the folder.
+    A compiled table is left out where its source lies beside it. A symbolic link to a file within the folder is
+    followed; one to a folder is refused.
 
     Raises:
-        InvalidInput: the folder or a file cannot be read, is no text, or lies outside.
+        InvalidInput: a folder or file cannot be read, a file is no text or lies outside, or a folder is a link.
     """
-    if not folder.is_dir():
+    if not _is_folder(folder):
         raise InvalidInput("a folder of files for a node", f"{folder}: there is none", "name a folder")
     return _read(folder, at, folder.resolve())
 
@@ -79,7 +81,8 @@ def read_tree(folder: Path, at: str = "/") -> dict[str, str]:
 def read_beside(bed: Path, files: Mapping[str, object]) -> dict[str, str]:
     """Read what a bed file says of a node's files: path in the node -> text.
 
-    A value is the name of a file or folder beside the bed file, or ``{text: ...}``.
+    A value is the name of a file or folder beside the bed file, or ``{text: ...}``. ``read_tree`` says how a folder is
+    read.
 
     Raises:
         InvalidInput: a value is neither, or what it names cannot be read or does not lie beside the bed file.
@@ -91,7 +94,7 @@ def read_beside(bed: Path, files: Mapping[str, object]) -> dict[str, str]:
             found[path] = value["text"]
         elif isinstance(value, str) and value and not Path(value).is_absolute() and "\0" not in value:
             source = bed.parent / value
-            found |= _read(source, path, beside) if source.is_dir() else {path: _text(source, beside)}
+            found |= _read(source, path, beside) if _is_folder(source) else {path: _text(source, beside)}
         else:
             raise InvalidInput(
                 f"files: {path}: the name of a file or folder beside {bed}, or {{text: ...}}",
@@ -102,7 +105,7 @@ def read_beside(bed: Path, files: Mapping[str, object]) -> dict[str, str]:
 
 
 def read_lines(file: Path) -> list[str]:
-    """Read a list, one entry a line; ``#`` begins a comment line.
+    """Read a list, one entry a line; ``#`` begins a comment line. A byte order mark at its start is left out.
 
     Raises:
         InvalidInput: the file cannot be read.
@@ -125,9 +128,37 @@ def _read(folder: Path, at: str, within: Path) -> dict[str, str]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    for parent, folders, files in os.walk(folder):
+    """Yield the files of a tree in order.
+
+    Raises:
+        InvalidInput: a folder in it cannot be read, or is a symbolic link.
+    """
+    for parent, folders, files in os.walk(folder, onerror=_unreadable):
         folders.sort()
+        for link in (Path(parent) / name for name in folders if _is_link(Path(parent) / name)):
+            raise InvalidInput(
+                "folders that are no symbolic links", f"{link}: it is one", "copy the folder there, or leave it out"
+            )
         yield from (Path(parent) / name for name in sorted(files))
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:
+        _unreadable(error)
+
+
+def _is_link(path: Path) -> bool:
+    try:
+        return path.is_symlink()
+    except OSError as error:
+        _unreadable(error)
+
+
+def _unreadable(error: OSError) -> NoReturn:
+    found = f"{error.filename}: {error.strerror}"
+    raise InvalidInput("files and folders that can be read", found, "correct its name or its mode") from error
 
 
 def _text(file: Path, within: Path) -> str:

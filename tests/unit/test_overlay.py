@@ -1,6 +1,7 @@
 """A user's own files: where they may lie, what is read, and what is refused."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,48 @@ def test_what_is_no_text_or_lies_elsewhere_is_refused_by_name(tmp_path: Path, ki
         odd.symlink_to({"outside": "/etc/passwd", "dangling": "nowhere", "loop": "odd"}[kind])
     with pytest.raises(InvalidInput, match="odd"):
         overlay.read_tree(folder)
+
+
+@pytest.mark.parametrize("where", ["inside", "outside"])
+def test_a_link_to_a_folder_is_refused_by_name(tmp_path: Path, where: str) -> None:
+    folders = {"inside": tmp_path / "tree" / "postfix", "outside": tmp_path / "postfix"}
+    folders[where].mkdir(parents=True)
+    (folders[where] / "main.cf").write_text("a = b\n")
+    (tmp_path / "tree" / "etc").mkdir(parents=True)
+    (tmp_path / "tree" / "etc" / "linked").symlink_to(folders[where])
+    with pytest.raises(InvalidInput, match="etc/linked: it is one") as refused:
+        overlay.read_tree(tmp_path / "tree")
+    assert "symbolic links" in refused.value.needed
+    with pytest.raises(InvalidInput, match="etc/linked"):
+        overlay.read_beside(tmp_path / "bed.yaml", {"/x": "tree"})
+
+
+def test_a_folder_that_cannot_be_read_is_refused_by_name() -> None:
+    with tempfile.TemporaryDirectory() as made:
+        tree = Path(made)
+        tree.chmod(0o755)
+        (tree / "closed").mkdir()
+        (tree / "closed" / "main.cf").write_text("a = b\n")
+        (tree / "closed").chmod(0)
+        user = os.geteuid()
+        try:
+            if user == 0:  # root reads any folder
+                os.seteuid(65534)
+            with pytest.raises(InvalidInput, match="closed: Permission denied"):
+                overlay.read_tree(tree)
+            with pytest.raises(InvalidInput, match="closed/x: Permission denied"):
+                overlay.read_tree(tree / "closed" / "x")
+        finally:
+            if user == 0:
+                os.seteuid(0)
+            (tree / "closed").chmod(0o700)
+
+
+def test_a_name_that_no_file_can_have_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="File name too long"):
+        overlay.read_beside(tmp_path / "bed.yaml", {"/x": "n" * 300})
+    with pytest.raises(InvalidInput, match="File name too long"):
+        overlay.read_tree(tmp_path / ("n" * 300))
 
 
 def test_a_bed_file_names_files_and_folders_beside_it_or_holds_their_text(tmp_path: Path) -> None:
