@@ -110,7 +110,8 @@ def read_lines(file: Path) -> list[str]:
     Raises:
         InvalidInput: the file cannot be read.
     """
-    lines = (line.strip() for line in _text(file, file.resolve().parent).splitlines())
+    text = _text(file, file.resolve().parent).removeprefix("\ufeff")
+    lines = (line.strip() for line in text.splitlines())
     return [line for line in lines if line and not line.startswith("#")]
 
 

@@ -120,3 +120,8 @@ def test_a_bed_file_names_files_and_folders_beside_it_or_holds_their_text(tmp_pa
 def test_a_list_has_comments(tmp_path: Path) -> None:
     (tmp_path / "list").write_text("# who\n a@d0.test \n\nb@d0.test\n")
     assert overlay.read_lines(tmp_path / "list") == ["a@d0.test", "b@d0.test"]
+
+
+def test_a_list_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "list").write_bytes(b"\xef\xbb\xbfa@d0.test\r\nb@d0.test\r\n")
+    assert overlay.read_lines(tmp_path / "list") == ["a@d0.test", "b@d0.test"]
