@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from orchestrator import cleaning, host, images, services
+from orchestrator import cleaning, host, images, services, strict_json
 from orchestrator.bringup import Steps, bring_up, verify
 from orchestrator.engine import Engine
 from orchestrator.errors import EngineFailed, ExitCode, NodeDied, Problem, host_cannot
@@ -63,7 +63,8 @@ class Record:
     def broken(self) -> bool:
         """The run did not come to its end. An error of the judge is none of the run: it can judge again."""
         error = self._facts.get("error")
-        return (error is not None and error.get("step") != JUDGE) or self._facts.get("status") == "interrupted"
+        judged = isinstance(error, dict) and error.get("step") == JUDGE
+        return (error is not None and not judged) or self._facts.get("status") == "interrupted"
 
     def save(self, **facts: Any) -> None:
         """Add facts and write the file."""
@@ -250,7 +251,7 @@ def _verdict(asked: Scenario[Any], rundir: RunDir) -> tuple[Verdict, Problem | N
     failed: Problem | None = None
     try:
         verdict = asked.judge(Measurements.read(rundir))
-        verdict.to_dict()
+        strict_json.dumps(verdict.to_dict(), default=str)  # as run.json will hold it: a figure may not be finite
     except Exception as error:  # noqa: BLE001 - what was measured is there, and a better judge can judge it again
         rundir.save_traceback(JUDGE, error)
         found = f"{type(error).__name__}: {error}"
