@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NoReturn
 
 from orchestrator.errors import InvalidInput
 
@@ -66,10 +67,11 @@ def within_bounds(files: dict[str, str]) -> dict[str, str]:
 def read_tree(folder: Path, at: str = "/") -> dict[str, str]:
     """Read a folder's tree as it will lie at a path of a node: path in the node -> text.
 
-    A compiled table is left out where its source lies beside it. A link to a file is followed within the folder.
+    A compiled table is left out where its source lies beside it. A symbolic link to a file within the folder is
+    followed; one to a folder is refused.
 
     Raises:
-        InvalidInput: the folder or a file cannot be read, is no text, or lies outside.
+        InvalidInput: a folder or file cannot be read, a file is no text or lies outside, or a folder is a link.
     """
     if not _is_folder(folder):
         raise InvalidInput("a folder of files for a node", f"{folder}: there is none", "name a folder")
@@ -79,7 +81,8 @@ def read_tree(folder: Path, at: str = "/") -> dict[str, str]:
 def read_beside(bed: Path, files: Mapping[str, object]) -> dict[str, str]:
     """Read what a bed file says of a node's files: path in the node -> text.
 
-    A value is the name of a file or folder beside the bed file, or ``{text: ...}``.
+    A value is the name of a file or folder beside the bed file, or ``{text: ...}``. ``read_tree`` says how a folder is
+    read.
 
     Raises:
         InvalidInput: a value is neither, or what it names cannot be read or does not lie beside the bed file.
@@ -102,21 +105,14 @@ def read_beside(bed: Path, files: Mapping[str, object]) -> dict[str, str]:
 
 
 def read_lines(file: Path) -> list[str]:
-    """Read a list, one entry a line; ``#`` begins a comment line.
+    """Read a list, one entry a line; ``#`` begins a comment line. A byte order mark at its start is left out.
 
     Raises:
         InvalidInput: the file cannot be read.
     """
-    lines = (line.strip() for line in _text(file, file.resolve().parent).splitlines())
+    text = _text(file, file.resolve().parent).removeprefix("\ufeff")
+    lines = (line.strip() for line in text.splitlines())
     return [line for line in lines if line and not line.startswith("#")]
-
-
-def _is_folder(path: Path) -> bool:
-    """Say whether a folder is there; a name that the system takes for none (ENAMETOOLONG) is no folder."""
-    try:
-        return path.is_dir()
-    except OSError:
-        return False
 
 
 def _read(folder: Path, at: str, within: Path) -> dict[str, str]:
@@ -133,22 +129,37 @@ def _read(folder: Path, at: str, within: Path) -> dict[str, str]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Yield the files of a tree.
+    """Yield the files of a tree in order.
 
     Raises:
-        InvalidInput: a folder cannot be read, or is a symbolic link.
+        InvalidInput: a folder in it cannot be read, or is a symbolic link.
     """
-
-    def refuse(error: OSError) -> None:
-        raise InvalidInput("folders that can be read", f"{error.filename}: {error.strerror}", "leave it out") from error
-
-    for parent, folders, files in os.walk(folder, onerror=refuse):
+    for parent, folders, files in os.walk(folder, onerror=_unreadable):
         folders.sort()
-        if link := next((path for name in folders if (path := Path(parent) / name).is_symlink()), None):
+        for link in (Path(parent) / name for name in folders if _is_link(Path(parent) / name)):
             raise InvalidInput(
-                "folders that are no symbolic links", str(link), "copy the folder there, or leave it out"
+                "folders that are no symbolic links", f"{link}: it is one", "copy the folder there, or leave it out"
             )
         yield from (Path(parent) / name for name in sorted(files))
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:
+        _unreadable(error)
+
+
+def _is_link(path: Path) -> bool:
+    try:
+        return path.is_symlink()
+    except OSError as error:
+        _unreadable(error)
+
+
+def _unreadable(error: OSError) -> NoReturn:
+    found = f"{error.filename}: {error.strerror}"
+    raise InvalidInput("files and folders that can be read", found, "correct its name or its mode") from error
 
 
 def _text(file: Path, within: Path) -> str:
@@ -173,7 +184,7 @@ def _text(file: Path, within: Path) -> str:
     if len(content) > MAX_FILES_B:
         raise InvalidInput(f"files of at most {MAX_FILES_B:,} bytes", f"{file}: it is larger", "shorten it")
     try:
-        return content.decode("utf-8-sig")
+        return content.decode()
     except UnicodeDecodeError as error:
         raise InvalidInput(
             needed, f"{file}: it is no UTF-8", "of a lookup table give the source: the node compiles it"

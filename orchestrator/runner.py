@@ -251,7 +251,7 @@ def _verdict(asked: Scenario[Any], rundir: RunDir) -> tuple[Verdict, Problem | N
     failed: Problem | None = None
     try:
         verdict = asked.judge(Measurements.read(rundir))
-        strict_json.dumps(verdict.to_dict(), default=str)  # what cannot be kept is no verdict
+        strict_json.dumps(verdict.to_dict(), default=str)  # as run.json will hold it: a figure may not be finite
     except Exception as error:  # noqa: BLE001 - what was measured is there, and a better judge can judge it again
         rundir.save_traceback(JUDGE, error)
         found = f"{type(error).__name__}: {error}"

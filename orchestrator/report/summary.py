@@ -45,7 +45,7 @@ def summarize(measured: Measurements) -> Summary:
         "report": str(report) if report.is_file() else None,
         **{key: facts.get(key) for key in ("scenario", "question", "status", "version", "command")},
         "verdict": facts.get("verdict"),
-        "error": facts.get("error"),
+        "error": _error(facts, faults),
         "subject": subject,
         "throughput": tried(faults, "throughput", lambda: {load: _throughput(measured, load) for load in loads}) or {},
         "latency_ms": latencies,
@@ -75,6 +75,15 @@ def tried(faults: list[str], what: str, make: Callable[[], T]) -> T | None:
     except Exception as error:  # noqa: BLE001 - one figure less must not cost the others, and never the verdict
         faults.append(f"{what}: {type(error).__name__}: {error}")
         return None
+
+
+def _error(facts: Mapping[str, Any], faults: list[str]) -> dict[str, Any] | None:
+    """Return how the run broke; ``None``: it did not, or ``faults`` says that this cannot be read."""
+    error = facts.get("error")
+    if error is None or (isinstance(error, dict) and error.keys() >= {"needed", "found", "do"}):
+        return error
+    faults.append("error of run.json: it cannot be read")
+    return None
 
 
 def _latency(measured: Measurements, load: str) -> dict[str, dict[str, float]]:

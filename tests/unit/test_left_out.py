@@ -210,3 +210,25 @@ def test_a_damaged_histogram_fails_the_judge_or_a_figure_and_neither_verdict_nor
     summary = terminal.summary(rundir)
     assert {fault.partition(":")[0] for fault in summary["faults"]} >= {"latency of relay", "account of relay"}
     terminal.show(rundir, Console(file=io.StringIO()))
+
+
+@pytest.mark.usefixtures("_no_report")
+def test_a_figure_that_is_not_finite_is_inconclusive_with_its_reason(rundir: RunDir) -> None:
+    rundir.save_result("relay-sink", {**(rundir.result("relay-sink") or {}), "cpu_s": 1e308})
+    finished = runner.judge_again(rundir)
+    assert finished.exit_code is ExitCode.INCONCLUSIVE
+    assert finished.verdict.reason == "The judge failed: ValueError: Out of range float values are not JSON compliant"
+    assert rundir.load()["verdict"]["reason"] == finished.verdict.reason
+    assert "Traceback" in (rundir.path / "judge.traceback").read_text()
+
+
+@pytest.mark.usefixtures("_no_report")
+@pytest.mark.parametrize("error", [-1, "x", [], {}, {"needed": 1}])
+def test_an_error_in_run_json_that_cannot_be_read_is_an_error_all_the_same(rundir: RunDir, error: object) -> None:
+    rundir.save(rundir.load() | {"error": error})
+    finished = runner.judge_again(rundir)
+    assert finished.exit_code is ExitCode.INCONCLUSIVE
+    assert finished.verdict.reason.startswith("The run broke off before its end.")
+    summary = terminal.summary(rundir)
+    assert (summary["error"], summary["faults"]) == (None, ["error of run.json: it cannot be read"])
+    terminal.show(rundir, Console(file=io.StringIO()))
