@@ -90,8 +90,9 @@ def remove(engine: Engine, bed: Standing) -> None:
     locks = [container for container in bed.containers if SETTINGS in container.labels]
     others = [container for container in bed.containers if container not in locks]
     with ThreadPoolExecutor(max(1, len(others))) as pool:
-        for container in others:
-            pool.submit(attempt, partial(engine.remove_container, container.id))
+        removals = [pool.submit(attempt, partial(engine.remove_container, container.id)) for container in others]
+    for removal in removals:
+        removal.result()
     for lock in locks if not first else ():
         attempt(partial(release, engine, bed.identity, lock))
     control = [n for n in bed.networks if n.name.endswith("-control")]

@@ -237,7 +237,7 @@ def admit(
     checks = [*check(readings, needs), room_for_runs(runs)]
     require([found for found in checks if found.name not in provoked], smaller)
     for low in (found for found in checks if found.state == "warn" and found.name.startswith(_DISK)):
-        say(f"{low.name}: needed {low.needed}, found {low.found}; {low.do}")
+        say(f"warning: {low.name}: needed {low.needed}, found {low.found}; {low.do}")
 
 
 def room_for_runs(folder: Path) -> Check:

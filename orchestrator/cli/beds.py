@@ -165,6 +165,9 @@ def up(
                 )
                 stack.pop_all()
                 live.recorder.close(timeout=0)
+        except Interrupted:
+            _discard(rundir.path, made)
+            raise
         except Problem as problem:
             if rundir.logs():
                 rundir.save_end({"scenario": "up", "status": "failed", "error": problem.to_dict()}, problem)

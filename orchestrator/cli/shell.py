@@ -106,7 +106,7 @@ def run_guarded(command: Callable[[], Any]) -> None:
     except Problem as problem:
         _end_with(problem)
     except (Interrupted, KeyboardInterrupt) as signal:
-        say(f"interrupted ({signal}); {'; '.join(_notes(signal)) or 'nothing was left behind'}")
+        say(f"interrupted ({signal}); {'; '.join(_left(signal)) or 'nothing was left behind'}")
         sys.exit(ExitCode.INTERRUPTED)
     except SystemExit as end:
         if isinstance(end.__context__, BrokenPipeError):  # Typer has caught it, and says 1
@@ -139,3 +139,13 @@ def _shown(text: str) -> str:
 def _notes(error: BaseException) -> list[str]:
     """Return what a clean-up has added to an error."""
     return list(getattr(error, "__notes__", ()))
+
+
+def _left(signal: BaseException) -> list[str]:
+    """Return what could not be cleaned up: a second signal, or a failure, may have replaced the first error."""
+    notes = _notes(signal)
+    error = signal.__cause__ or signal.__context__
+    while error:
+        notes += [*([str(error)] if isinstance(error, Problem) else []), *_notes(error)]
+        error = error.__cause__ or error.__context__
+    return notes

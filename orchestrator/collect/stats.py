@@ -111,6 +111,8 @@ def rates(engine: Engine, nodes: Mapping[str, str]) -> dict[str, dict[str, float
             return None
         first, last = readings
         seconds = _figure(last["t"]) - _figure(first["t"])
+        if seconds <= 0:
+            return None
         grown = {key: (_figure(last[key]) - _figure(first[key])) / seconds for key in ("cpu_s", "rx_b", "tx_b")}
         return {
             "cores": grown["cpu_s"],

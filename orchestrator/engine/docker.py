@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import struct
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 import docker
 import docker.errors
 import requests
+import urllib3.exceptions
 from docker.context import ContextAPI
 from docker.utils import kwargs_from_env
 
@@ -58,6 +60,16 @@ def connect() -> "DockerEngine":
         elif address.hostname and address.hostname not in {"localhost", "127.0.0.1", "::1"}:
             host = ssh.Target(host=address.hostname)
         client = docker.APIClient(**options, version="auto", timeout=_TIMEOUT_S)
+    except (ValueError, TypeError, AttributeError) as error:  # of an address or a configuration that cannot be read
+        if forward:
+            forward.close()
+        if isinstance(error, requests.RequestException):
+            raise _no_engine(error) from error
+        raise EngineFailed(
+            "an address of a container engine (DOCKER_HOST, or the current Docker context)",
+            f"{os.environ.get('DOCKER_HOST') or 'a configuration of Docker that cannot be read'}: {error}",
+            "correct it, or leave it out",
+        ) from error
     except (docker.errors.DockerException, requests.RequestException, OSError) as error:
         refused = forward.refused() if forward else None
         if forward:
@@ -407,15 +419,15 @@ def _translated(needed: str) -> Iterator[None]:
             f"the engine refused: {_short(error)}",
             "change what it refuses; `testbed doctor` looks at this host",
         ) from error
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        if isinstance(error, requests.RequestException):
+    except (KeyError, TypeError, AttributeError, ValueError, struct.error, urllib3.exceptions.HTTPError) as error:
+        if isinstance(error, requests.RequestException | urllib3.exceptions.HTTPError):
             raise EngineFailed(needed, f"the engine did not answer: {_short(error)}", "see whether it runs") from error
         raise EngineFailed(
             needed,
             f"an answer of the engine that cannot be read: {error!r}"[:600],
             "report it with the engine's version (`docker version`)",
         ) from error
-    except (docker.errors.DockerException, requests.RequestException, OSError) as error:
+    except (docker.errors.DockerException, docker.errors.StreamParseError, requests.RequestException, OSError) as error:
         raise EngineFailed(needed, f"the engine did not answer: {_short(error)}", "see whether it runs") from error
 
 

@@ -17,6 +17,7 @@ from orchestrator.cli import shell
 from orchestrator.engine import ContainerSpec, docker
 from orchestrator.engine.fake import FakeEngine
 from orchestrator.errors import ExitCode
+from orchestrator.interrupts import Interrupted
 from orchestrator.ownership import Identity, Kind
 from tests.unit.test_ownership import build
 
@@ -324,3 +325,20 @@ def test_the_only_bed_is_found_beside_the_helper_of_another_command(
     monkeypatch.setattr(docker, "connect", lambda: engine)
     assert testbed("down").code == 0
     assert [found.name for found in engine.find({})] == ["helper"]
+
+
+@pytest.mark.usefixtures("testbed")  # it puts the handlers of signals back
+def test_a_second_signal_does_not_hide_what_could_not_be_removed(capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted_twice() -> None:
+        first = Interrupted(signal.SIGINT)
+        first.add_note("bed 0000000a is not wholly removed")
+        try:
+            raise first
+        except Interrupted:
+            raise Interrupted(signal.SIGINT)  # noqa: B904 - as the kernel does it
+
+    with pytest.raises(SystemExit):
+        shell.run_guarded(interrupted_twice)
+    said = capsys.readouterr().err
+    assert "bed 0000000a is not wholly removed" in said
+    assert "nothing was left behind" not in said

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from orchestrator.collect import recorder as recorder_module
 from orchestrator.collect.recorder import Recorder
-from orchestrator.collect.stats import point
+from orchestrator.collect.stats import point, rates
 from orchestrator.engine import ContainerGone, ContainerSpec, LogLine
 from orchestrator.engine.fake import FakeEngine
 from orchestrator.errors import EngineFailed, NodeDied
@@ -449,3 +449,12 @@ def test_any_text_survives(tmp_path_factory: pytest.TempPathFactory, texts: list
         recorder.expect_end()
         script.end(0)
     assert written(rundir) == texts
+
+
+def test_two_readings_of_one_moment_are_no_rate() -> None:
+    class Still(FakeEngine):
+        def stats(self, container: str) -> Iterator[dict[str, Any]]:
+            assert container
+            return iter([V2, V2])
+
+    assert rates(Still(), {"relay": "x"}) == {"relay": None}

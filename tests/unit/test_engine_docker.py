@@ -8,8 +8,10 @@ from ipaddress import IPv4Network
 from typing import Any
 
 import pytest
+from docker.errors import StreamParseError
+from urllib3.exceptions import ProtocolError
 
-from orchestrator.engine import ContainerSpec, LogLine
+from orchestrator.engine import ContainerSpec, LogLine, docker
 from orchestrator.engine.api import (
     STDERR,
     STDOUT,
@@ -21,6 +23,7 @@ from orchestrator.engine.api import (
     lines,
     once,
 )
+from orchestrator.errors import EngineFailed
 
 
 def test_a_container_is_asked_for_with_what_its_spec_names_and_no_more() -> None:
@@ -99,3 +102,19 @@ def test_an_object_of_the_engine_with_nothing_but_an_id_is_read() -> None:
     assert (found_network({"Id": "1"}).name, found_network({"Id": "1"}).labels) == ("", {})
     container = found_container({"Id": "1", "Names": [], "Ports": None})
     assert (container.name, container.labels, container.state, container.ports) == ("", {}, "", {})
+
+
+@pytest.mark.parametrize("address", ["ssh://[", "ssh://[::1", "tcp://x:99999", "tcp://127.0.0.1:abc"])
+def test_an_address_that_is_none_is_named_and_not_our_bug(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("DOCKER_HOST", address)
+    with pytest.raises(EngineFailed) as refused:
+        docker.connect()
+    assert refused.value.found.startswith(f"{address}: ")
+
+
+@pytest.mark.parametrize(
+    "error", [struct.error("unpack requires a buffer of 8 bytes"), ProtocolError("broken"), StreamParseError("cut")]
+)
+def test_a_stream_that_the_engine_cuts_is_its_failure(error: Exception) -> None:
+    with pytest.raises(EngineFailed), docker._translated("a log"):
+        raise error

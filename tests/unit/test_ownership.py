@@ -197,3 +197,15 @@ def test_a_bed_that_breaks_at_any_call_is_removed_by_its_id(call: int, *, late: 
         build(broken(engine, call, EngineFailed("first", "none", "try again"), late=late), identity)
     remove_id(engine, identity.id)
     assert engine.find({}) == []
+
+
+def test_a_bug_in_a_removal_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, identity = FakeEngine(), Identity(id="0000000a", bed="bed", kind=Kind.UP, nodes=2, private=False)
+    build(engine, identity)
+
+    def fail(_container: str) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(engine, "remove_container", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        remove_id(engine, identity.id)
