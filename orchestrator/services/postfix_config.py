@@ -44,10 +44,16 @@ _ELSEWHERE = {
 _DETOUR = re.compile(
     r"(?:.*relayhost(?:_maps)?|.*transport(?:_maps)?|content_filter|smtpd_proxy_filter|.*_bcc(?:_maps)?|.*fallback_relay"
     r"|.*_milters|(?:.*_)?(?:header|body)_checks|virtual_.*_(?:maps|domains)|.*canonical_maps|relocated_maps"
-    r"|mydestination|luser_relay)\Z"
+    r"|mydestination|luser_relay|disable_dns_lookups|smtp_host_lookup|smtp_dns_support_level)\Z"
 )
 _STRAIGHT = re.compile(r"(?:smtp|relay|error(?::.*)?|)\Z", re.DOTALL)
 """Values that lead no mail away."""
+_STRAIGHT_OF = {
+    "disable_dns_lookups": {"no"},
+    "smtp_host_lookup": {"dns", ""},
+    "smtp_dns_support_level": {"enabled", "dnssec", ""},
+}
+"""The same, of parameters that have other such values; without DNS there is no look-up of MX records."""
 
 _FIELDS = re.compile(r"(\S+\s+\S+\s+\S+\s+\S+\s+)([yn-])(?=\s)")
 _OPTION = re.compile(r"(?<!\S)-o\s*(?:\{\s*([\w.-]+)\s*=\s*([^}]*?)\s*\}|([\w.-]+)=(\S*))")
@@ -114,7 +120,12 @@ def needed(given: Mapping[str, str], place: Mapping[str, str]) -> tuple[dict[str
 
 def detours(given: Mapping[str, str]) -> list[str]:
     """Name the parameters that can lead mail another way than to the MX of its domain."""
-    return [f"{n} = {v}" for n, v in given.items() if _DETOUR.match(n) and not _STRAIGHT.match(v)]
+    return [
+        f"{name} = {value}"
+        for name, value in given.items()
+        if _DETOUR.match(name)
+        and not (value.lower() in _STRAIGHT_OF[name] if name in _STRAIGHT_OF else _STRAIGHT.match(value))
+    ]
 
 
 def master(text: str, own: frozenset[str]) -> tuple[str, list[Change], list[str]]:

@@ -188,6 +188,13 @@ def test_an_address_format_that_hides_attempts_is_changed_and_named() -> None:
     assert [change.setting for change in node.changes] == ["info_log_address_format"]
 
 
+def test_a_way_past_the_mx_records_is_named() -> None:
+    past = {"disable_dns_lookups": "yes", "smtp_host_lookup": "native", "smtp_dns_support_level": "disabled"}
+    assert _relay({"main_cf": past}).detours == tuple(f"{name} = {value}" for name, value in past.items())
+    straight = {"disable_dns_lookups": "no", "smtp_host_lookup": "dns", "smtp_dns_support_level": "dnssec"}
+    assert _relay({"main_cf": straight}).detours == ()
+
+
 def test_what_belongs_to_the_package_is_left_out_of_a_copied_folder() -> None:
     node = _relay(files={"/etc/postfix/postfix-script": "#!/bin/sh\n", "/etc/postfix/dynamicmaps.cf": "x\n"})
     assert not {"/etc/postfix/postfix-script", "/etc/postfix/dynamicmaps.cf"} & node.files.keys()
