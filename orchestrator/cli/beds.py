@@ -139,6 +139,7 @@ def up(
     from orchestrator.bringup import bring_up, verify
     from orchestrator.cli.progress import Steps
     from orchestrator.engine import docker
+    from orchestrator.interrupts import Interrupted
     from orchestrator.ownership import Kind, definition
     from orchestrator.plan import make_plan
     from orchestrator.rundir import RunDir

@@ -150,7 +150,8 @@ class Postfix:
         main_cf, changes, detours = _main_cf(site)
         master_cf = _master_cf(site)
         if MASTER in site.files:
-            master_cf, further, away = postfix_config.master(site.files[MASTER])
+            own = frozenset(str(address) for v4 in site.addresses for address in (v4, twin(v4)))
+            master_cf, further, away = postfix_config.master(site.files[MASTER], own)
             changes, detours = [*changes, *further], [*detours, *away]
         packaged = [path for path in site.files if postfix_config.packaged(path)]
         changes += [Change(setting=p, old="given", new=None, reason="it belongs to the package") for p in packaged]

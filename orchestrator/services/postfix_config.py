@@ -24,6 +24,7 @@ _IMAGE = "the image's own"
 _ELSEWHERE = {
     "maillog_file_prefixes": ("/var, /dev/stdout", "the log goes to /dev/stdout"),
     "syslog_name": ("postfix", "the bed reads the log by this name"),
+    "info_log_address_format": ("external", "the bed reads quoted addresses in the log"),
     "queue_directory": ("/var/spool/postfix", "the bed counts the queue there"),
     "command_directory": ("/usr/sbin", _IMAGE),
     "daemon_directory": ("/usr/lib/postfix/sbin", _IMAGE),
@@ -43,14 +44,26 @@ _ELSEWHERE = {
 _DETOUR = re.compile(
     r"(?:.*relayhost(?:_maps)?|.*transport(?:_maps)?|content_filter|smtpd_proxy_filter|.*_bcc(?:_maps)?|.*fallback_relay"
     r"|.*_milters|(?:.*_)?(?:header|body)_checks|virtual_.*_(?:maps|domains)|.*canonical_maps|relocated_maps"
-    r"|mydestination|luser_relay)\Z"
+    r"|mydestination|luser_relay|disable_dns_lookups|smtp_host_lookup|smtp_dns_support_level)\Z"
 )
 _STRAIGHT = re.compile(r"(?:smtp|relay|error(?::.*)?|)\Z", re.DOTALL)
 """Values that lead no mail away."""
+_STRAIGHT_OF = {
+    "disable_dns_lookups": {"no"},
+    "smtp_host_lookup": {"dns", ""},
+    "smtp_dns_support_level": {"enabled", "dnssec", ""},
+}
+"""The same, of parameters that have other such values; without DNS there is no look-up of MX records."""
 
 _FIELDS = re.compile(r"(\S+\s+\S+\s+\S+\s+\S+\s+)([yn-])(?=\s)")
-_OPTION = re.compile(r"-o\s*(?:\{\s*([\w.-]+)\s*=\s*([^}]*?)\s*\}|([\w.-]+)=(\S*))")
-_SYSLOG_NAME = re.compile(r"(-o\s*(?:\{\s*)?syslog_name\s*=\s*)(?!postfix\b)(\S+)")
+_OPTION = re.compile(r"(?<!\S)-o\s*(?:\{\s*([\w.-]+)\s*=\s*([^}]*?)\s*\}|([\w.-]+)=(\S*))")
+_SYSLOG_NAME = re.compile(r"(-o\s*(?:\{\s*)?syslog_name\s*=\s*)(?!postfix(?:[/\s}]|\Z))([^\s}]+)")
+_OPTIONS = {**_MEASURED, **_ELSEWHERE, "inet_interfaces": ("all", "the node's addresses in the bed")}
+"""Parameters that a service of master.cf may not have otherwise than main.cf has them, but ``syslog_name``."""
+_ADDRESSES = frozenset({"inet_interfaces", "smtp_bind_address", "smtp_bind_address6"})
+_HOSTED = re.compile(r"(\[[^\]\s]*\]|[^\s:]*):([^\s:]+)(?=\s+inet\s)")
+_ANYWHERE = re.compile(r"127\.[\d.]+\Z|localhost\Z|::1\Z|0\.0\.0\.0\Z|::\Z|\Z")
+"""Addresses that every node has."""
 POSTLOG = "postlog   unix-dgram n  -       n       -       1       postlogd"
 
 
@@ -107,13 +120,20 @@ def needed(given: Mapping[str, str], place: Mapping[str, str]) -> tuple[dict[str
 
 def detours(given: Mapping[str, str]) -> list[str]:
     """Name the parameters that can lead mail another way than to the MX of its domain."""
-    return [f"{n} = {v}" for n, v in given.items() if _DETOUR.match(n) and not _STRAIGHT.match(v)]
+    return [
+        f"{name} = {value}"
+        for name, value in given.items()
+        if _DETOUR.match(name)
+        and not (value.lower() in _STRAIGHT_OF[name] if name in _STRAIGHT_OF else _STRAIGHT.match(value))
+    ]
 
 
-def master(text: str) -> tuple[str, list[Change], list[str]]:
+def master(text: str, own: frozenset[str]) -> tuple[str, list[Change], list[str]]:
     """Make a master.cf fit for a bed; return it with what was changed, and the detours of its ``-o`` options.
 
-    A service that would run in a chroot does not: its node holds no further copy of /etc and of the libraries.
+    A service that would run in a chroot does not: its node holds no further copy of /etc and of the libraries. ``-`` in
+    that column becomes ``n`` without a word: it means ``n`` since Postfix 3.0 (master(5)), but for a main.cf with a
+    compatibility_level of 0. ``own``: the node's addresses.
     """
     lines = text.splitlines()
     changes: list[Change] = []
@@ -123,7 +143,9 @@ def master(text: str) -> tuple[str, list[Change], list[str]]:
     for group in _logical(lines):
         entry = "/".join(group[0][1].split()[:2])
         names.add(entry)
-        number, head = group[0]
+        changes += _local(lines, group, entry, own)
+        number = group[0][0]
+        head = lines[number]
         if (found := _FIELDS.match(head)) and found[2] != "n":
             lines[number] = f"{found[1]}n{head[found.end() :]}"
             chrooted += [entry] if found[2] == "y" else []
@@ -143,6 +165,30 @@ def master(text: str) -> tuple[str, list[Change], list[str]]:
         reason = "it writes the log to /dev/stdout"
         changes.append(Change(setting=f"{MASTER} postlog", old=None, new="postlogd", reason=reason))
     return "".join(f"{line}\n" for line in lines), changes, away
+
+
+def _local(lines: list[str], group: list[tuple[int, str]], entry: str, own: frozenset[str]) -> list[Change]:
+    """Take out of one service, in ``lines``, the options and the address that the bed must have otherwise."""
+    changes = []
+
+    def judged(option: re.Match[str]) -> str:
+        name, value = option[1] or option[3], (option[2] if option[1] else option[4])
+        needed, reason = _OPTIONS.get(name, (value, ""))
+        local = name in _ADDRESSES and set(value.replace(",", " ").split()) <= own
+        if name == "syslog_name" or value == needed or local:
+            return option[0]
+        changes.append(Change(setting=f"{MASTER} {entry} {name}", old=value, new=None, reason=f"main.cf's: {reason}"))
+        return "\n" * option[0].count("\n")
+
+    numbers = [number for number, _ in group]
+    text = _OPTION.sub(judged, "\n".join(line for _, line in group))
+    if (found := _HOSTED.match(text)) and not _ANYWHERE.match(host := found[1].strip("[]")) and host not in own:
+        text = text[found.start(2) :]
+        reason = "the node's addresses in the bed"
+        changes.append(Change(setting=f"{MASTER} {entry}", old=f"{found[1]}:{found[2]}", new=found[2], reason=reason))
+    for number, line in zip(numbers, text.split("\n"), strict=True):
+        lines[number] = line
+    return changes
 
 
 def _logical(lines: list[str]) -> Iterator[list[tuple[int, str]]]:

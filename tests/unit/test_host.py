@@ -177,7 +177,7 @@ def test_a_run_begins_where_it_fits_and_says_what_may_run_out(tmp_path: Path, mo
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1 << 20) if path == tmp_path else usage)
     host.admit(host.read(engine()), needs(), tmp_path / "not" / "there", **rest)
     assert [line.partition(";")[0] for line in said] == [
-        f"disk for runs in {tmp_path}/not/there, MiB: needed 256 at most, found 1"
+        f"warning: disk for runs in {tmp_path}/not/there, MiB: needed 256 at most, found 1"
     ]
     with pytest.raises(HostCannot, match="disk for the engine's data, MiB: 4,096 at most; found 9; free some space"):
         host.admit(replace(host.read(engine()), disk_free_b=9 << 20), needs(), tmp_path, **rest)

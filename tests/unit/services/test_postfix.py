@@ -99,13 +99,100 @@ def test_parameters_are_read_as_postfix_reads_them() -> None:
 def test_an_option_of_master_cf_that_leads_mail_away_or_hides_the_log_is_named() -> None:
     text = "smtp inet n - n - - smtpd\n  -o content_filter=scan:[::1]:10024\n  -o syslog_name=mx-in\n"
     text += "  -o { smtpd_milters = inet:localhost:8891 }\npostlog unix-dgram n - n - 1 postlogd\n"
-    running, changes, detours = postfix_config.master(text)
+    running, changes, detours = postfix_config.master(text, frozenset())
     assert detours == [
         f"{MASTER} smtp/inet: content_filter = scan:[::1]:10024",
         f"{MASTER} smtp/inet: smtpd_milters = inet:localhost:8891",
     ]
     assert [(change.old, change.new) for change in changes] == [("mx-in", "postfix/mx-in")]
     assert "-o syslog_name=postfix/mx-in\n" in running
+
+
+@pytest.mark.parametrize(
+    ("name", "running"),
+    [
+        ("postfix-slow", "postfix/postfix-slow"),
+        ("mx", "postfix/mx"),
+        ("postfix", "postfix"),
+        ("postfix/mx", "postfix/mx"),
+        ("postfix/$service_name", "postfix/$service_name"),
+    ],
+)
+@pytest.mark.parametrize("option", ["-o syslog_name={}", "-o {{syslog_name={}}}", "-o {{ syslog_name = {} }}"])
+def test_every_service_logs_under_the_name_that_is_read(option: str, name: str, running: str) -> None:
+    text = "smtp inet n - n - - smtpd\n  {}\n"
+    rendered, changes, _ = postfix_config.master(text.format(option.format(name)), frozenset())
+    assert rendered.startswith(text.format(option.format(running)))
+    assert [c.old for c in changes if "syslog_name" in c.setting] == [name] * (name != running)
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "old"),
+    [
+        ("-o smtp_bind_address=10.1.2.3", "smtp_bind_address", "10.1.2.3"),
+        ("-o { smtp_bind_address6 = 2001:db8::1 }", "smtp_bind_address6", "2001:db8::1"),
+        ("-o inet_interfaces=10.1.2.3", "inet_interfaces", "10.1.2.3"),
+        ("-o maillog_file=/var/log/mail.log", "maillog_file", "/var/log/mail.log"),
+        ("-o maillog_file=", "maillog_file", ""),
+        ("-o queue_directory=/q", "queue_directory", "/q"),
+        ("-o delay_logging_resolution_limit=2", "delay_logging_resolution_limit", "2"),
+        ("-o info_log_address_format=internal", "info_log_address_format", "internal"),
+        ("-o\n  smtp_bind_address=10.1.2.3", "smtp_bind_address", "10.1.2.3"),
+    ],
+)
+def test_an_option_of_master_cf_that_the_bed_must_have_otherwise_is_left_out_and_named(
+    option: str, name: str, old: str
+) -> None:
+    text = f"smtp unix - - n - - smtp\n  -o a=b {option} -o c=d\n  -o e=f\n{postfix_config.POSTLOG}\n"
+    running, changes, _ = postfix_config.master(text, frozenset())
+    assert running.split() == text.replace(option, "").split()
+    assert [(c.setting, c.old, c.new) for c in changes] == [(f"{MASTER} smtp/unix {name}", old, None)]
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["inet_interfaces=all", "smtp_bind_address=", "maillog_file=/dev/stdout", "smtp_bind_address=198.18.0.2"],
+)
+def test_an_option_of_master_cf_that_suits_the_bed_stands(option: str) -> None:
+    text = f"smtp unix - - n - - smtp -o {option}\n{postfix_config.POSTLOG}\n"
+    assert postfix_config.master(text, frozenset({"198.18.0.2"})) == (text, [], [])
+
+
+@pytest.mark.parametrize(
+    ("service", "running"),
+    [
+        ("10.1.2.3:smtp", "smtp"),
+        ("[2001:db8::1]:25", "25"),
+        ("mx.example.com:submission", "submission"),
+        ("198.18.0.2:smtp", "198.18.0.2:smtp"),
+        ("[2001:2::c612:2]:smtp", "[2001:2::c612:2]:smtp"),
+        ("127.0.0.1:10025", "127.0.0.1:10025"),
+        ("localhost:10025", "localhost:10025"),
+        ("[::1]:10025", "[::1]:10025"),
+        ("0.0.0.0:smtp", "0.0.0.0:smtp"),
+        ("smtp", "smtp"),
+    ],
+)
+def test_a_service_at_an_address_that_the_node_does_not_have_listens_at_those_of_the_node(
+    service: str, running: str
+) -> None:
+    node = _relay(files={MASTER: f"{service} inet n - n - - smtpd\n{postfix_config.POSTLOG}\n"})
+    assert node.files[MASTER].decode().splitlines()[0] == f"{running} inet n - n - - smtpd"
+    named = [(service, running)] if service != running else []
+    assert [(change.old, change.new) for change in node.changes] == named
+
+
+def test_an_address_format_that_hides_attempts_is_changed_and_named() -> None:
+    node = _relay({"main_cf": {"info_log_address_format": "internal"}})
+    assert _running(node)["info_log_address_format"] == "external"
+    assert [change.setting for change in node.changes] == ["info_log_address_format"]
+
+
+def test_a_way_past_the_mx_records_is_named() -> None:
+    past = {"disable_dns_lookups": "yes", "smtp_host_lookup": "native", "smtp_dns_support_level": "disabled"}
+    assert _relay({"main_cf": past}).detours == tuple(f"{name} = {value}" for name, value in past.items())
+    straight = {"disable_dns_lookups": "no", "smtp_host_lookup": "dns", "smtp_dns_support_level": "dnssec"}
+    assert _relay({"main_cf": straight}).detours == ()
 
 
 def test_what_belongs_to_the_package_is_left_out_of_a_copied_folder() -> None:
