@@ -26,7 +26,7 @@ _TRIES = 16
 
 
 class Steps(Protocol):
-    """Whoever wants to know how far the work is."""
+    """Receiver of progress messages."""
 
     taken: list[dict[str, Any]]
     """Name and seconds of every step that ended."""
@@ -151,9 +151,9 @@ def _spec(node: NodePlan, identity: Identity, networks: Sequence[str]) -> Contai
 def _take_down(
     engine: Engine, identity: Identity, recorder: Recorder, steps: Steps, first: BaseException | None
 ) -> None:
-    """Remove whatever there is of the bed by now; signals wait until it is gone.
+    """Remove the bed, complete or not; signals are held back until it is removed.
 
-    When that fails, it is the error only if there was none before; else ``first`` gets a note.
+    Raises the clean-up's error if ``first`` is None; otherwise adds it to ``first`` as a note.
     """
     with shielded():
         try:

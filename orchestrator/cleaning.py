@@ -1,4 +1,4 @@
-"""The removal of beds: of one that is done with, and of everything that killed commands left behind."""
+"""Removal of beds: a finished bed, and all objects that killed commands left behind."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -65,7 +65,7 @@ def _remove_each(engine: Engine, beds: Sequence[Standing], say: Callable[[str], 
 
 
 def remove_id(engine: Engine, id_: str) -> None:
-    """Remove a bed by its id, as far as there is anything of it."""
+    """Remove a bed by its id; idempotent."""
     for bed in standing(engine):
         if bed.id == id_:
             remove(engine, bed)
@@ -74,7 +74,7 @@ def remove_id(engine: Engine, id_: str) -> None:
 def remove(engine: Engine, bed: Standing) -> None:
     """Remove a bed: containers, lab, veth pair, and the control network last, because the rest is found by it.
 
-    Of a command that changed settings of the host, those are put back before its lock is removed.
+    Restore the host settings that its command changed before removing the lock.
 
     Raises:
         EngineFailed: something could not be removed; what does not depend on it was.

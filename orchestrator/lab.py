@@ -39,7 +39,7 @@ ip link delete dev "$1" || ! ip link show dev "$1"
 nft "add table netdev tb$3
 delete table netdev tb$3"
 """
-"""Both are right when there is nothing to remove, or when another clean-up is faster."""
+"""Idempotent, and safe to race with another clean-up."""
 
 
 def make_control(engine: Engine, identity: Identity) -> str:

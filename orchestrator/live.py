@@ -27,11 +27,11 @@ from orchestrator.wiring import without_setup_rights
 HEARTBEAT_S = 0.5
 """How soon a dead container is noticed while nothing else happens."""
 NEWS_S = 5.0
-"""How long it may take to hear that a container has died, once something that was asked of it failed."""
+"""Grace period for an exit event after a failed call, in seconds."""
 UNBOUNDED_S = 86_400.0
-"""How long a load may take that is bounded by its number of messages."""
+"""Time limit of a load that has a message count but no duration."""
 OVERTIME_S = 120.0
-"""How much longer than ordered a load may take before it is given up."""
+"""Extra time beyond a load's duration before it counts as hung."""
 PROBE_S = 30.0
 """How long the first messages may be on their way."""
 POLL_S = 0.5
@@ -64,7 +64,7 @@ class Live:
             self.phases.append({"name": name, "start": start, "end": time.time()})
 
     def keep(self, reading: str, label: str, value: float, *, at: float | None = None) -> None:
-        """Keep something that was read off the bed just now, or ``at`` a time (Unix), in series/readings.jsonl.
+        """Append one reading, taken now or at Unix time ``at``, to series/readings.jsonl.
 
         ``reading`` names the quantity with its unit (``open files``, ``neighbour entries``) and makes a picture,
         ``label`` a line in it, mostly a node.
@@ -86,7 +86,7 @@ class Live:
             return self.engine.exec(self.containers[node.name], whole, timeout=timeout)
 
     def ask(self, node: NodePlan, *command: str, timeout: float = 60) -> str:
-        """Return what a command in a node prints: of one that evidence rests on, a failure is no answer.
+        """Return a command's standard output; a non-zero exit status raises. Evidence must come through here.
 
         Raises:
             NodeDied: it ended, and so does this.
@@ -127,13 +127,13 @@ class Live:
             self.engine.pin(self.containers[node.name], cpus)
 
     def record_cpus(self, load: str, cpus: Iterable[int] | None = None) -> AbstractContextManager[None]:
-        """Keep what these CPUs of the machine (``None``: all) did meanwhile, as results/<load>-cpus.json."""
+        """Record the use of these CPUs (``None``: all) during the block in results/<load>-cpus.json."""
         relay = self.plan.node(Role.RELAY)
         return recorded(self.rundir, load, lambda: self.ask(relay, *COMMAND), cpus)
 
     @contextmanager
     def _of_a_living(self, node: NodePlan) -> Iterator[None]:
-        """Tell the engine's refusal to do something with a container from the end of that container."""
+        """Raise NodeDied instead if the failed call's container has exited."""
         try:
             yield
         except EngineFailed:
@@ -143,7 +143,7 @@ class Live:
             raise
 
     def seen(self, node: NodePlan, pattern: str, seconds: float) -> LogLine | None:
-        """Return a line of a node's log, printed already or within so many seconds; ``None`` when there is none.
+        """Wait up to ``seconds`` for a matching log line; earlier lines count. ``None``: no match.
 
         Raises:
             NodeDied: it ended without such a line, or another node died.
@@ -217,7 +217,7 @@ class Live:
         return report
 
     def offer(self, phase: str, node: NodePlan, load: Offer) -> Offered:
-        """Have a generator that is not ours offer a load; how it went is kept as results/<phase>-offer.json.
+        """Run a third-party load generator and save its result as results/<phase>-offer.json.
 
         Raises:
             InvalidInput: the service of the node cannot offer it.
@@ -245,7 +245,7 @@ class Live:
         return SinkReport.from_dict(said)
 
     def drain(self, phase: str, seconds: float, *, name: str = "drain") -> None:
-        """Wait until the relay's queue is empty, at most so long; keep the outcome as results/<phase>-queue.json.
+        """Wait up to ``seconds`` for an empty relay queue; save the result as results/<phase>-queue.json.
 
         ``name``: what the wait is called among the phases.
 
@@ -293,7 +293,7 @@ class Live:
         return int(count["delivered"]) + int(count["foreign"])
 
     def _held(self, otherwise: int) -> int:
-        """Return how many messages the relay holds; of one that cannot say, what is known otherwise.
+        """Return the relay's queue length, or ``otherwise`` if the relay cannot report one.
 
         Raises:
             EngineFailed: the queue could not be listed, which is no empty queue.
@@ -324,7 +324,7 @@ class Live:
         return said
 
     def told(self, node: NodePlan, command: Sequence[str], seconds: float) -> Iterator[dict[str, Any]]:
-        """Yield what an agent in a node tells, a JSON object in each line, for as long as every node lives.
+        """Yield each JSON line that an agent prints; raise if any node dies.
 
         Raises:
             NodeDied: a container ended.

@@ -15,7 +15,7 @@ from orchestrator.errors import InvalidInput
 
 MOST_FILES = 1_000
 MAX_FILES_B = 2 * 2**20
-"""Of all files of one node together: run.json and capsules carry them."""
+"""Maximum total size of one node's files; run.json and capsules contain them."""
 COMPILED = (".db", ".cdb", ".lmdb", ".dir", ".pag")
 """Ends of what postmap(1) makes beside a source."""
 _PATH = re.compile(r"(?:/[A-Za-z0-9_@+,=:~.-]{1,200}){1,20}")

@@ -1,4 +1,4 @@
-"""Whose is what: the labels of every object, whether its maker still lives, and the removal of what is left over.
+"""Labels of a bed's objects, and liveness of the process that made them.
 
 An object is known by its labels alone, so that any later command finds what a killed one left behind. A veth pair has
 no labels: its name and its alias carry the id of its bed.
@@ -54,7 +54,7 @@ class Identity:
     bed: str
     kind: Kind
     nodes: int
-    """How many it will have: one with fewer is half made, or half removed."""
+    """Planned number of nodes; a bed with fewer is partly created or partly removed."""
     private: bool
     """Its lab stands on a veth pair of its own, not on a real interface."""
     definition: str = ""
@@ -144,7 +144,7 @@ def owner_state(label: str) -> Owner:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """A bed as its objects show it now."""
+    """State of a deployed bed, read from its objects' labels."""
 
     id: str
     bed: str
@@ -206,7 +206,7 @@ class Standing:
 
 
 def standing(engine: Engine) -> list[Standing]:
-    """Return every bed that there is something of, oldest first."""
+    """Return every bed with at least one remaining object, oldest first."""
     groups: dict[str, list[Found]] = {}
     for found in engine.find({ID: None}):
         groups.setdefault(found.labels[ID], []).append(found)

@@ -34,7 +34,7 @@ _CLOSED = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gap:
-    """A wall that is not there as the start of its bed has made it."""
+    """A wall that is missing or differs from the rules loaded at the start of its bed."""
 
     bed: Standing
     container: Found | None

@@ -26,7 +26,7 @@ SYSCTLS_V6 = {
     "net.ipv6.conf.all.disable_ipv6": "0",  # Docker turns IPv6 off where a network of its own has none
     "net.ipv6.conf.default.disable_ipv6": "0",
 }
-"""And those of a bed with IPv6: no container starts with one that its kernel lacks."""
+"""Further settings for beds with IPv6; a container fails to start if its kernel lacks one."""
 
 DIRECTORY = "/testbed"
 CONTROL = f"{DIRECTORY}/control"

@@ -1,4 +1,4 @@
-"""A load order, read and checked: what comes from outside becomes numbers within bounds here."""
+"""Reads a load order from JSON and checks every value against its bounds."""
 
 import json
 import re

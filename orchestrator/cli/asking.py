@@ -1,4 +1,4 @@
-"""What the commands share that take a scenario: each scenario is a command of its own, made from its parameters."""
+"""Shared by the commands that take a scenario: one subcommand for each, its parameters as options."""
 
 import ast
 import inspect

@@ -99,7 +99,7 @@ def _sweep(scenario: "Scenario[Any]", params: Any, vary: list[str], ask: "Ask", 
 
 
 def many(scenario: "Scenario[Any]", steps: "Steps", runs: Path, parent: str | None) -> "Ask":
-    """Return what makes one of many runs: one line each, with what came out."""
+    """Return a callable that executes one run and prints one line with its outcome."""
     from orchestrator import runner, sweep
     from orchestrator.cli.progress import Within
     from orchestrator.engine import docker

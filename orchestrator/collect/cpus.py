@@ -53,7 +53,7 @@ class CpuTimes:
 
 @contextmanager
 def recorded(rundir: RunDir, load: str, read: Callable[[], str], cpus: Iterable[int] | None = None) -> Iterator[None]:
-    """Keep what these CPUs (``None``: all) did meanwhile as results/<load>-cpus.json.
+    """Record the use of these CPUs (``None``: all) during the block in results/<load>-cpus.json.
 
     ``start``, ``end``: Unix time; ``cpus``: how many; ``allowed``: as in ``CpuTimes``; ``used``: ``CpuTimes.since``.
     ``read`` runs ``COMMAND`` in a node and returns what it printed.

@@ -1,4 +1,4 @@
-"""The log of one node on its way into the run directory, and those who wait for a line of it.
+"""One node's log: writes it to the run directory and notifies watches of matching lines.
 
 A watch is opened before the act that will cause the line, so no line can slip through between the two and nobody has
 to poll: the thread that reads the log tells the watch.
@@ -23,7 +23,7 @@ TAIL = 20
 
 
 class Listener(Protocol):
-    """Whoever is told the lines of a log as they come."""
+    """Receiver of a log's lines."""
 
     def line(self, line: LogLine) -> None:
         """Take one line; called in the thread that reads the log."""

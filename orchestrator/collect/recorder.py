@@ -23,7 +23,7 @@ from orchestrator.errors import EngineFailed, NodeDied, Problem
 from orchestrator.rundir import RunDir
 
 FLUSH_S = 1.0
-"""How old what is on the disk may be when the orchestrator is killed."""
+"""Interval between flushes: at most this much log is lost if the orchestrator is killed."""
 GRACE_S = 10.0
 """How long the streams of removed containers may take to end."""
 PAUSES_S = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -251,7 +251,7 @@ class Recorder:
                     raise
 
     def _break(self, node: str, error: EngineFailed) -> None:
-        """Let everybody know who waits for a node that should be running; only the first call counts."""
+        """Wake all waiters with ``error``, unless this node's end is expected; only the first call counts."""
         with self._lock:
             if not self._all_expected and node not in self._expected and not self._broken.done():
                 self._broken.set_exception(error)

@@ -1,7 +1,7 @@
 """The one seam to a container engine: what the rest of the program may ask of it.
 
-``docker`` talks to a real Engine (20.10 and later, local or remote), in words that ``api`` puts together and takes
-apart; ``fake`` keeps everything in memory for tests.
+``docker`` talks to a real Engine (20.10 and later, local or remote); ``api`` converts to and from Docker API JSON;
+``fake`` keeps everything in memory for tests.
 Nothing above this package knows which one it holds.
 """
 
@@ -94,7 +94,7 @@ class Output:
 
     @property
     def failure(self) -> str:
-        """What it says of having failed: its standard error, else its status."""
+        """Text for an error message: standard error, or the exit status if that is empty."""
         return self.stderr.strip() or f"status {self.status}"
 
 

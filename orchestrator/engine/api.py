@@ -1,4 +1,4 @@
-"""Our words and the Docker Engine API's (1.41 and later), one put into the other: nothing here calls an engine."""
+"""Conversion to and from Docker Engine API JSON (1.41 and later); calls no engine."""
 
 import io
 import re

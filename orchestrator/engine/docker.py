@@ -348,7 +348,7 @@ class DockerEngine:
     def logs(self, container: str, *, follow: bool) -> Iterator[LogLine]:
         """Yield what a container printed since its start; with ``follow`` until it ends.
 
-        (Of a last line that has no end, Engine 20.10 often tells only who does not follow.)
+        (With ``follow``, Engine 20.10 often omits a last line without a newline.)
         """
         with _translated(f"the log of container {container[:12]}"):
             frames = self._frames(container, follow=follow, timestamps=True)

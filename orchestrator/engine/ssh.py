@@ -21,11 +21,11 @@ from orchestrator.errors import EngineFailed
 from orchestrator.interrupts import shielded
 
 SOCKET = "/var/run/docker.sock"
-"""Where an engine listens that was not told otherwise."""
+"""Default path of the engine's socket."""
 _OPTIONS = (
     # Nobody answers a question: the client has no terminal, because Ctrl-C must not end it before the bed is down.
     "BatchMode=yes", "ConnectTimeout=30", "ServerAliveInterval=15", "ServerAliveCountMax=4",
-    # A connection of our own: forwards asked of a shared one outlive whoever asked.
+    # No shared connection: its forwards outlive the process that requested them.
     "ControlMaster=no", "ControlPath=none", "ForwardAgent=no", "ForwardX11=no", "RemoteCommand=none", "LogLevel=INFO",
 )  # fmt: skip
 _FORWARD = (
@@ -90,7 +90,7 @@ def way_to(target: Target, ports: Iterable[int]) -> str:
 
 
 class Forward:
-    """A socket of this machine, ``socket``, that leads to the target's engine until ``close`` or the end of us.
+    """A local socket, ``socket``, forwarded to the target's engine until ``close`` or the end of this process.
 
     Raises:
         EngineFailed: there is no ssh here, or it does not get in.

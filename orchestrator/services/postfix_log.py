@@ -1,4 +1,4 @@
-"""What Postfix's log says of the mail that went through: how long each hop took, what became of it, how long the queue.
+"""Reads Postfix's log: duration of each hop, delivery outcomes, queue length, troubles by reason.
 
 The lines are untrusted: they hold addresses that a client chose and replies that a server chose. Only the fields that
 Postfix itself wrote are read (postconf(5), delay_logging_resolution_limit; smtp(8)).
@@ -30,13 +30,13 @@ _IDLE = re.compile(rf"{_LINE}smtpd\[(\d+)\]: (?:(?:dis)?connect from |NOQUEUE: )
 """This smtpd has no message at the moment."""
 _GIVEN_UP = r"(?:lost connection|timeout|too many errors|bare \S+ received)"
 _LOST = re.compile(rf"{_LINE}smtpd\[(\d+)\]: {_GIVEN_UP} after (?:DATA|BDAT) (?:\(|from )")
-"""The client of this smtpd went away, or was sent away, within the data: what cleanup(8) has of it is thrown away."""
+"""The connection ended within the data: cleanup(8) discards the unfinished message."""
 _DISCARDED = re.compile(
     rf"{_LINE}(?:cleanup\[\d+\]: {_ID}: (?:milter-)?(?:reject|discard): "
     rf"|smtpd\[\d+\]: {_ID}: (?:(?:(?:milter|proxy)-)?reject: (?:DATA|BDAT|END-OF-MESSAGE)[ :]|discard: )"
     rf"|(?:cleanup|smtpd)\[\d+\]: warning: {_ID}: (?:write )?queue file )"
 )
-"""A message that was begun and is not queued: refused by its content, or too long."""
+"""A message rejected or discarded after its queue id was logged: refused content, or too long."""
 _ADDRESS = r'<(?:"(?:[^"\\]|\\.)*"|[^">])*>'
 _ATTEMPT = re.compile(
     rf"{_LINE}[\w-]+\[\d+\]: [0-9A-Za-z]+: to={_ADDRESS}, (?:orig_to={_ADDRESS}, )?relay=[^,]*, (?:conn_use=\d+, )?"
@@ -70,7 +70,7 @@ _VARYING = (
     (re.compile(r"(?<![/\w.-])(?:[\w-]+\.)+[A-Za-z]{2,}(?![\w/])"), "NAME"),
     (re.compile(r"(?<![\w.])(?!(?<=: )[2-5]\d\d(?:[ -]|\Z)|\d\.\d+\.\d+)\d+(?:\.\d+)?(?![\w.])"), "N"),
 )  # fmt: skip
-"""What differs between two lines of the same reason; a reply code and an enhanced status stay."""
+"""Patterns of the variable parts of a log line, and their placeholders; reply codes and enhanced status codes stay."""
 
 
 def read(lines: Iterable[tuple[float, str]]) -> RelayLog:

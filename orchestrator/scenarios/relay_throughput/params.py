@@ -61,7 +61,7 @@ class RelayLoad(Strict):
         return given if names is None else {**given, "domain_names": names, "domains": len(names)}
 
     def order(self, seconds: float, connections: int) -> dict[str, Any]:
-        """Return the load, whoever it goes to."""
+        """Return the load order, without its target."""
         return {
             "seconds": seconds,
             "rate": self.rate,
