@@ -6,8 +6,34 @@ HdrHistogram V2 compressed encoding, in microseconds, from 1 us to 1 h at three 
 A set of sequence numbers travels as base64 of a zlib-compressed bitmap: bit ``n % 8`` of byte ``n // 8`` is number n.
 """
 
-from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self, get_args, get_origin
+
+
+def check_types(message: type[Any], data: Mapping[str, Any]) -> None:
+    """Check those fields of a dataclass that ``data`` holds; a whole number may stand for a float.
+
+    Raises:
+        TypeError: a value has another type than its field.
+    """
+    for known in fields(message):
+        if known.name in data and not _fits(data[known.name], known.type):
+            raise TypeError(f"{known.name}: {known.type} was needed, {data[known.name]!r:.60} was found")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Say whether a value read from JSON has a type: of numbers, text, lists, objects and unions of these."""
+    inner, outer = get_args(kind), get_origin(kind) or kind
+    if outer is list:
+        return isinstance(value, list) and all(_fits(item, inner[0]) for item in value)
+    if outer is dict:
+        return isinstance(value, dict) and all(_fits(k, inner[0]) and _fits(v, inner[1]) for k, v in value.items())
+    if inner:
+        return any(_fits(value, one) for one in inner)
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, int | float if kind is float else kind)
 
 
 class Message:
@@ -22,9 +48,10 @@ class Message:
         """Rebuild from ``to_dict``; keys that are not known here are left out: another version's report says more.
 
         Raises:
-            TypeError: a key is missing.
+            TypeError: a key is missing, or a value has another type than its field.
         """
         known = cls.__dataclass_fields__  # type: ignore[attr-defined]
+        check_types(cls, data)
         return cls(**{key: value for key, value in data.items() if key in known})
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self, TypeVar
 
-from orchestrator.agents.contract import LoadReport, SinkReport
+from orchestrator.agents.contract import LoadReport, SinkReport, check_types
 from orchestrator.measurements import hops
 from orchestrator.measurements.accounting import Accounting
 from orchestrator.measurements.hops import Hops
@@ -86,7 +86,7 @@ class Measurements:
         return cls(
             rundir=rundir,
             facts=facts,
-            phases=tuple(Phase(name=p["name"], start=p["start"], end=p.get("end")) for p in facts.get("phases") or ()),
+            phases=tuple(_phases(rundir, facts.get("phases") or [])),
             loads=loads,
             sinks=sinks,
             offers=dict(_reports(rundir, "offer", Offered.from_dict)),
@@ -327,8 +327,23 @@ def probes(load: str) -> bool:
     return load.startswith("probe-")
 
 
+def _phases(rundir: RunDir, said: Any) -> list[Phase]:
+    """Return the phases of run.json; one that cannot be read is left out."""
+    found: list[Phase] = []
+    for phase in said if isinstance(said, list) else ():
+        try:
+            check_types(Phase, phase)
+            found.append(Phase(name=phase["name"], start=phase["start"], end=phase.get("end")))
+        except (TypeError, KeyError):
+            continue
+    all_read = isinstance(said, list) and len(found) == len(said)
+    broken = f"{len(said) - len(found)} of {len(said)} phases" if isinstance(said, list) else "the phases"
+    rundir.leave_out(rundir.path / "run.json", None if all_read else broken)
+    return found
+
+
 def _reports(rundir: RunDir, kind: str, read: Callable[[dict[str, Any]], R]) -> Iterator[tuple[str, R]]:
-    """Yield every report of a kind: the name of its load, and the report. One with a key too few is left out."""
+    """Yield every report of a kind: name of its load, report. One with a key too few or a wrong type is left out."""
     for path in sorted((rundir.path / "results").glob(f"*-{kind}.json")):
         if said := rundir.result(path.stem):
             try:

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
+from orchestrator.agents.contract import check_types
+
 MOST_LINES = 50
 """Different lines that are kept."""
 _SCRIPT = """\
@@ -83,8 +85,11 @@ class Offered:
         """Rebuild from ``to_dict``; keys that are not known here are left out.
 
         Raises:
-            TypeError, KeyError: a key is missing.
+            TypeError, KeyError: a key is missing, or a value has another type than its field.
         """
+        for line in data["lines"]:
+            check_types(Line, line)
+        check_types(cls, {name: value for name, value in data.items() if name not in {"command", "lines"}})
         lines = tuple(Line(t=line["t"], text=line["text"], count=line["count"]) for line in data["lines"])
         known = {field.name: data[field.name] for field in fields(cls) if field.name in data}
         return cls(**{**known, "command": tuple(data["command"]), "lines": lines})

@@ -224,3 +224,51 @@ def test_an_error_in_run_json_that_cannot_be_read_is_an_error_all_the_same(rundi
     summary = terminal.summary(rundir)
     assert (summary["error"], summary["faults"]) == (None, ["error of run.json: it cannot be read"])
     terminal.show(rundir, Console(file=io.StringIO()))
+
+
+@pytest.mark.usefixtures("_no_report")
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("relay-sink", {"delivered": []}),
+        ("relay-sink", {"last": "x"}),
+        ("relay-sink", {"memory_b": True}),
+        ("relay-load", {"accepted": "x"}),
+        ("relay-load", {"started": None}),
+        ("relay-load", {"goodbye_failed": "x"}),
+        ("relay-load", {"failed": {"451": []}}),
+        ("relay-load", {"response": 7}),
+    ],
+)
+def test_a_report_with_a_value_of_another_type_is_named_and_shown_without_it(
+    rundir: RunDir, name: str, values: dict[str, object]
+) -> None:
+    rundir.save_result(name, {**(rundir.result(name) or {}), **values})
+    finished = runner.judge_again(rundir)
+    assert finished.exit_code is ExitCode.INCONCLUSIVE
+    assert finished.broken is None, "the judge did not fail"
+    assert finished.verdict.marks[-1] == f"left out, because it cannot be read: all of it of results/{name}.json"
+    terminal.show(RunDir(rundir.path), Console(file=io.StringIO()))
+
+
+def test_a_whole_number_stands_for_a_float(rundir: RunDir) -> None:
+    rundir.save_result("relay-load", {**(rundir.result("relay-load") or {}), "cpu_s": 3})
+    assert Measurements.read(rundir).loads["relay"].cpu_s == 3
+    assert rundir.left_out == {}
+
+
+@pytest.mark.usefixtures("_no_report")
+@pytest.mark.parametrize(
+    "phase",
+    [{"name": "x"}, {"name": "x", "start": "y"}, {"name": 1, "start": 1.0}, {"name": "x", "start": 1, "end": []}, 7],
+)
+def test_a_phase_that_cannot_be_read_is_named_and_the_others_count(rundir: RunDir, phase: object) -> None:
+    facts = rundir.load()
+    rundir.save(facts | {"phases": [phase, *facts["phases"]]})
+    finished = runner.judge_again(rundir)
+    assert finished.verdict.outcome is Outcome.CONFIRMED
+    assert finished.verdict.marks == ("left out, because it cannot be read: 1 of 5 phases of run.json",)
+    assert [p.name for p in Measurements.read(rundir).phases] == [p["name"] for p in facts["phases"]]
+    rundir.save(facts | {"phases": 3})
+    assert Measurements.read(rundir).phases == ()
+    assert rundir.left_out == {"run.json": "the phases"}

@@ -51,3 +51,11 @@ def test_what_it_prints_without_end_is_kept_once() -> None:
 def test_a_script_without_an_end_says_nothing() -> None:
     with pytest.raises(ValueError, match="nothing is known"):
         offered.read(["testbed-began 10.5"], run="", node="", command=("postal",))
+
+
+@pytest.mark.parametrize("values", [{"started": "x"}, {"arrived": []}, {"lines": [{"t": 1.0, "text": 7, "count": 1}]}])
+def test_a_value_of_another_type_is_refused(values: dict[str, object]) -> None:
+    whole = {**went("true").to_dict(), "lines": []}
+    assert Offered.from_dict(whole).status == 0
+    with pytest.raises(TypeError, match="was needed"):
+        Offered.from_dict(whole | values)
