@@ -241,4 +241,4 @@ class SinkSettings(Order):
     fault: str = "none"
     """How sessions are broken off: ``none``, ``reset-after-mail`` or ``close-after-rcpt`` (``faults``)."""
     fault_every: int = 1
-    """Of so many connections one is."""
+    """One connection in this many is broken off."""

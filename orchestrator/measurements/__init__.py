@@ -202,7 +202,7 @@ class Measurements:
         return steady(points, sent.started, sent.ended, period)
 
     def latency(self, load: str) -> dict[str, Latency]:
-        """Return the latencies of a load, as far as there are any: ``response``, ``service``, ``transit``, ``age``.
+        """Return the recorded latencies of a load by name: ``response``, ``service``, ``transit``, ``age``.
 
         Also ``connect``; the agents' contract says what each of them spans.
         """
