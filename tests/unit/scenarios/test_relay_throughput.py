@@ -434,10 +434,14 @@ def test_local_parts_are_of_every_domain_and_names_stand_above_a_number() -> Non
     assert RECIPIENTS not in make_plan(SCENARIO.bed(Params(domains=2)), cpus=2).named("load").files
 
 
-@pytest.mark.parametrize("recipient", ["a@example.com", "a b@d0.test", "a>@d0.test", "@d0.test", "a@b@d0.test", "a\n"])
+@pytest.mark.parametrize(
+    "recipient",
+    ["a@example.com", "a b@d0.test", "a>@d0.test", "@d0.test", "a@b@d0.test", "a\n", "a" * 65, "a" * 65 + "@d0.test"],
+)
 def test_a_recipient_that_cannot_be_sent_to_is_refused(recipient: str) -> None:
     with pytest.raises(ValidationError):
         Params(recipients=[recipient])
+    assert Params(recipients=["a" * 64, "a" * 64 + "@d0.test"]).domains == 1
 
 
 def test_a_recipient_of_no_domain_and_a_domain_without_recipient_are_named() -> None:
