@@ -28,7 +28,6 @@ CARRIES = 150.0
 def template(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     """Make a run of 2 s that is as it should be."""
     rundir = make_run(tmp_path_factory.mktemp("runs"), domains=100, carries=CARRIES, seconds=2.0)
-    rundir.save_result("relay-queue", {"left": 0, "seconds": 1.0})
     calibration = {end: rundir.result(f"calibration-{end}") for end in ("load", "sink")}
     for end, report in calibration.items():
         assert report
@@ -93,7 +92,6 @@ def test_lost_mail_refutes(tmp_path: Path, template: RunDir) -> None:
         report = template.result(f"calibration-single-{end}")
         assert report
         lossy.save_result(f"calibration-single-{end}", report)
-    lossy.save_result("relay-queue", {"left": 0, "seconds": 1.0})
     verdict = SCENARIO.judge(Measurements.read(lossy))
     assert verdict.outcome is Outcome.REFUTED
     assert "Lost: 2, needed 0" in verdict.reason
@@ -110,7 +108,6 @@ def test_a_domain_whose_only_message_was_refused_is_owed_no_mail(tmp_path: Path,
     refusing = make_run(tmp_path / "refusing", domains=250, carries=CARRIES, messages=275, refuse=[30])
     for end in ("load", "sink"):
         refusing.save_result(f"calibration-single-{end}", template.result(f"calibration-single-{end}") or {})
-    refusing.save_result("relay-queue", {"left": 0, "seconds": 1.0})
     add_probes(refusing, {20: CARRIES, 40: CARRIES}, used=20)
     measured = Measurements.read(refusing)
     assert (measured.loads["relay"].accepted, measured.sinks["relay"].domains) == (274, 249)
