@@ -423,8 +423,25 @@ def test_the_recipients_name_the_domains_of_the_bed_and_reach_the_generator() ->
     assert plan.named("load").files[RECIPIENTS] == b"anna@b.test\nbert@a.test\ncarl@b.test\n"
 
 
-def test_local_parts_are_of_every_domain_and_names_stand_above_a_number() -> None:
-    params = Params(domains=7, domain_names=["x.test"], recipients=["anna"])
+@pytest.mark.parametrize("named", [{"domain_names": ["a.test"]}, {"recipients": ["anna@a.test"]}])
+def test_a_number_of_domains_that_contradicts_their_names_is_refused(named: dict[str, list[str]]) -> None:
+    for domains in (7, 2560, "2"):
+        with pytest.raises(ValidationError, match=r"domains: \d+, but 1 named by domain_names or recipients"):
+            Params.model_validate({"domains": domains, **named})
+    params = Params.model_validate({"domains": 1, **named})
+    assert params == Params.model_validate(named)
+    assert Params.model_validate(params.model_dump()) == params
+
+
+@pytest.mark.parametrize("names", [[], 7, "x"])
+def test_a_list_of_domains_that_is_none_is_blamed_itself(names: object) -> None:
+    with pytest.raises(ValidationError) as refused:
+        Params.model_validate({"domain_names": names})
+    assert [error["loc"] for error in refused.value.errors()] == [("domain_names",)]
+
+
+def test_local_parts_are_of_every_domain() -> None:
+    params = Params(domain_names=["x.test"], recipients=["anna"])
     assert params.domains == 1
     assert SCENARIO.bed(params).domain_names == ["x.test"]
     assert Params(domains=7, recipients=["anna"]).domains == 7
