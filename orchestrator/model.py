@@ -24,6 +24,7 @@ from pydantic import (
 from yaml.constructor import ConstructorError
 
 from orchestrator import overlay
+from orchestrator.agents.order import DOMAIN, LOCAL_PART
 from orchestrator.errors import InvalidInput
 
 M = TypeVar("M", bound=BaseModel)
@@ -37,10 +38,7 @@ _MAX_DEPTH = 32
 _REWORDED = {"extra_forbidden": "unknown key"}
 _SCHEMA = "see `testbed schema` for what is possible"
 
-_LABEL = r"(?!-)[a-z0-9_-]{1,63}(?<!-)"
-_DOMAIN = re.compile(rf"{_LABEL}(\.{_LABEL})*\.test")
-
-
+_DOMAIN = re.compile(rf"{DOMAIN}\.test")
 _MAX_PATH = 256
 """Octets of a path, its angle brackets included (RFC 5321, 4.5.3.1.3)."""
 MAX_DOMAIN = _MAX_PATH - len("<probe@>")
@@ -95,17 +93,16 @@ Files = Annotated[
 ]
 """Absolute path in a node -> text. (A bed file names files beside it instead: ``overlay.read_beside``.)"""
 
-_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
-_RECIPIENT = re.compile(rf"({_ATOM}(?:\.{_ATOM})*)(?:@([^@]+))?")
+_RECIPIENT = re.compile(rf"{LOCAL_PART}(?:@([^@]+))?")
 
 
 def _recipient(address: str) -> str:
     """Check for a Dot-string (RFC 5321, 4.1.2) of at most 64 octets, alone or at a domain of a bed."""
     found = _RECIPIENT.fullmatch(address)
-    if not found or len(found[1]) > 64:
+    if not found:
         raise ValueError(f"{address[:80]!r} is not a local part like 'anna.b', or such a one at a domain")
-    if found[2] is not None:
-        _domain(found[2])
+    if found[1] is not None:
+        _domain(found[1])
     return address
 
 

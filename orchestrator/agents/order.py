@@ -13,7 +13,10 @@ MOST_BODIES = 256 * 1024 * 1024
 
 _LABEL = r"(?!-)[a-z0-9_-]{1,63}(?<!-)"
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
-_DOMAIN = rf"{_LABEL}(\.{_LABEL})*"
+DOMAIN = rf"{_LABEL}(?:\.{_LABEL})*"
+"""A name in lower case, as a pattern: labels of at most 63 octets (RFC 1035, 2.3.4)."""
+LOCAL_PART = rf"(?=[^@]{{1,64}}(?:@|\Z)){_ATOM}(?:\.{_ATOM})*"
+"""A Dot-string of at most 64 octets, as a pattern (RFC 5321, 4.1.2 and 4.5.3.1.1)."""
 
 
 class BadOrder(ValueError):
@@ -42,7 +45,7 @@ def check(order: LoadOrder) -> None:
     """
     check_names(order.run, order.domains)
     check_recipients(order.domains, order.recipients)
-    _text("sender", order.sender, rf"[a-z0-9._-]{{1,64}}@{_DOMAIN}", "an address of plain characters")
+    _text("sender", order.sender, rf"[a-z0-9._-]{{1,64}}@{DOMAIN}", "an address of plain characters")
     _target(order)
     _each("sizes", order.sizes, 10_000)
     for size in order.sizes:
@@ -77,7 +80,7 @@ def check_names(run: str, domains: list[str]) -> None:
     _text("run", run, "[0-9a-f]{8}", "eight hex digits")
     _each("domains", domains, 1 << 17)
     for domain in domains:
-        _text("domains", domain, _DOMAIN, "names of lower-case letters, digits, '-', '_' and dots")
+        _text("domains", domain, DOMAIN, "names of lower-case letters, digits, '-', '_' and dots")
         if len(domain) > 253:
             raise BadOrder(f"domains: needed names of at most 253 characters (RFC 1035); found {domain[:60]!r}...")
 
@@ -90,7 +93,7 @@ def check_recipients(domains: list[str], recipients: list[str]) -> None:
     """
     _each("recipients", recipients, 1 << 17)
     for recipient in recipients:
-        _text("recipients", recipient, rf"(?=[^@]{{1,64}}(?:@|\Z)){_ATOM}(\.{_ATOM})*(@{_DOMAIN})?", "plain addresses")
+        _text("recipients", recipient, rf"{LOCAL_PART}(?:@{DOMAIN})?", "plain addresses")
     try:
         recipients_of(domains, recipients)
     except ValueError as error:

@@ -57,7 +57,7 @@ class Scenarios(TyperGroup):
 def command(name: str, body: Callable[..., None]) -> Any:
     """Make the command of a scenario: its parameters become options, beside the keyword parameters of ``body``.
 
-    ``body`` is called with the scenario, the values of its parameters, and its own options. Its own option stands
+    ``body`` is called with the scenario, the parameters that are given, and its own options. Its own option stands
     where a parameter has the same name, which then keeps its default.
     """
     from orchestrator import scenarios
@@ -71,9 +71,10 @@ def command(name: str, body: Callable[..., None]) -> Any:
         if isinstance(mark, FromDisk)
     }
 
-    def call(**given: Any) -> None:
-        given |= {field: mark.read(given[field]) for field, mark in disk.items() if given.get(field) is not None}
+    def call(context: typer.Context, **given: Any) -> None:
         own = {p.name: given.pop(p.name) for p in fixed}
+        given = {field: value for field, value in given.items() if _is_given(context, field)}
+        given |= {field: mark.read(given[field]) for field, mark in disk.items() if field in given}
         body(scenario, given, **own)
 
     fixed = [p for p in inspect.signature(body).parameters.values() if p.kind is p.KEYWORD_ONLY]
@@ -90,15 +91,21 @@ def command(name: str, body: Callable[..., None]) -> Any:
         for field, info in scenario.params.model_fields.items()
         if field not in {p.name for p in fixed}
     ]
-    call.__signature__ = inspect.Signature([*varied, *fixed])  # type: ignore[attr-defined]
-    call.__annotations__ = {p.name: p.annotation for p in [*varied, *fixed]}
+    context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    call.__signature__ = inspect.Signature([context, *varied, *fixed])  # type: ignore[attr-defined]
+    call.__annotations__ = {p.name: p.annotation for p in [context, *varied, *fixed]}
     single = typer.Typer(pretty_exceptions_enable=False)
     single.command(name, help=scenario.question)(call)
     return typer.main.get_command(single)
 
 
+def _is_given(context: typer.Context, option: str) -> bool:
+    source = context.get_parameter_source(option)
+    return source is not None and source.name != "DEFAULT"
+
+
 def params_of(scenario: "Scenario[Any]", values: dict[str, Any]) -> "Strict":
-    """Check the values that the options have.
+    """Check the values that are given.
 
     Raises:
         InvalidInput: one is not possible.

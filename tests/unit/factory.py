@@ -56,7 +56,7 @@ def make_run(
     outcome: Outcome = Outcome.CONFIRMED,
     hostile: str = "",
 ) -> RunDir:
-    """Make the directory of a relay run.
+    """Make the directory of a relay run whose queue is empty at the end.
 
     ``messages``: their number, instead of ``seconds``. ``lose``: sequence numbers that are accepted but never arrive.
     ``refuse``: sequence numbers that the relay answers with 451. ``hostile``: text put wherever a run can hold
@@ -80,6 +80,7 @@ def make_run(
         {"name": "relay", "start": started, "end": sent[-1]},
         {"name": "drain", "start": sent[-1], "end": drained + 0.4},
     ]
+    rundir.save_result("relay-queue", {"left": 0, "seconds": 1.0})
     _ticks(rundir, "relay", sent, [arrived[n] for n in kept], 20)
     _stats(rundir, rng, phases, hostile)
     _readings(rundir, seconds, hostile)

@@ -9,6 +9,7 @@ import pytest
 from orchestrator import scenarios
 from orchestrator.cli import asking
 from orchestrator.cli.run import Runs
+from orchestrator.errors import InvalidInput
 
 
 def test_every_scenario_is_found() -> None:
@@ -34,6 +35,17 @@ def test_a_parameter_from_disk_is_what_the_file_or_folder_holds(tmp_path: Path) 
     seen: dict[str, Any] = {}
     made = asking.command("relay-throughput", lambda _scenario, values: seen.update(values))
     made.main(["--relay-files", str(tmp_path), "--recipients", str(tmp_path / "list")], standalone_mode=False)
-    assert (seen["relay_files"], seen["recipients"], seen["domain_names"]) == (
-        {"/etc/x": "y", "/list": "# who\nanna\n"}, ["anna"], None
-    )  # fmt: skip
+    assert seen == {"relay_files": {"/etc/x": "y", "/list": "# who\nanna\n"}, "recipients": ["anna"]}
+
+
+def test_only_an_option_that_is_given_can_contradict_another(tmp_path: Path) -> None:
+    (tmp_path / "list").write_text("a.test\n")
+    made = asking.command(
+        "relay-throughput",
+        lambda scenario, values: seen.append(asking.params_of(scenario, values).model_dump()["domains"]),
+    )
+    seen: list[int] = []
+    made.main(["--domain-names", str(tmp_path / "list")], standalone_mode=False)
+    assert seen == [1]
+    with pytest.raises(InvalidInput, match="domains: 2560, but 1 named"):
+        made.main(["--domain-names", str(tmp_path / "list"), "--domains=2560"], standalone_mode=False)

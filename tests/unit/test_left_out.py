@@ -24,7 +24,6 @@ from tests.unit import factory
 def kept(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     """Make a run that is confirmed."""
     rundir = factory.make_run(tmp_path_factory.mktemp("kept"), domains=16, carries=60, seconds=5)
-    rundir.save_result("relay-queue", {"left": 0, "seconds": 1.0})
     for end in ("load", "sink"):
         rundir.save_result(f"calibration-single-{end}", rundir.result(f"calibration-{end}") or {})
     factory.add_probes(rundir, {20: 60, 40: 60}, used=20)

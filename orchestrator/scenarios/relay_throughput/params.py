@@ -1,6 +1,6 @@
 """What can be varied, and the names that do not."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
@@ -20,7 +20,9 @@ class RelayLoad(Strict):
 
     domains: Annotated[int, Field(ge=1, le=MAX_DOMAINS)] = 2560
     """Domains that receive mail, each with an address of its own; given by name, their number."""
-    domain_names: Annotated[list[Domain] | None, FromDisk(overlay.read_lines, "FILE")] = None
+    domain_names: Annotated[
+        Annotated[list[Domain], Field(min_length=1)] | None, FromDisk(overlay.read_lines, "FILE")
+    ] = None
     """Their names under .test, one a line; unset: those of the recipients, else d0.test, d1.test, ..."""
     recipients: Annotated[Recipients | None, FromDisk(overlay.read_lines, "FILE")] = None
     """Who gets the mail, one a line: local parts, which every domain has, or full addresses; unset: user."""
@@ -51,14 +53,23 @@ class RelayLoad(Strict):
     @model_validator(mode="before")
     @classmethod
     def _named_domains(cls, given: Any) -> Any:
-        """Take the domains from their names, or from the recipients' addresses."""
+        """Take the domains from their names, or from the recipients' addresses; their number, too, if none is given."""
         if not isinstance(given, dict):
             return given
         names, recipients = given.get("domain_names"), given.get("recipients")
         if names is None and isinstance(recipients, list):
             found = dict.fromkeys(address.partition("@")[2] for address in recipients if isinstance(address, str))
             names = [name for name in found if name] or None
-        return given if names is None else {**given, "domain_names": names, "domains": len(names)}
+        return {"domains": len(names), **given, "domain_names": names} if names and isinstance(names, list) else given
+
+    @model_validator(mode="after")
+    def _as_many_as_named(self) -> Self:
+        if self.domain_names is not None and len(self.domain_names) != self.domains:
+            raise ValueError(
+                f"domains: {self.domains}, but {len(self.domain_names)} named by domain_names or recipients: "
+                "leave domains out"
+            )
+        return self
 
     def order(self, seconds: float, connections: int) -> dict[str, Any]:
         """Return the load order, without its target."""

@@ -28,7 +28,6 @@ CARRIES = 150.0
 def template(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     """Make a run of 2 s that is as it should be."""
     rundir = make_run(tmp_path_factory.mktemp("runs"), domains=100, carries=CARRIES, seconds=2.0)
-    rundir.save_result("relay-queue", {"left": 0, "seconds": 1.0})
     calibration = {end: rundir.result(f"calibration-{end}") for end in ("load", "sink")}
     for end, report in calibration.items():
         assert report
@@ -93,7 +92,6 @@ def test_lost_mail_refutes(tmp_path: Path, template: RunDir) -> None:
         report = template.result(f"calibration-single-{end}")
         assert report
         lossy.save_result(f"calibration-single-{end}", report)
-    lossy.save_result("relay-queue", {"left": 0, "seconds": 1.0})
     verdict = SCENARIO.judge(Measurements.read(lossy))
     assert verdict.outcome is Outcome.REFUTED
     assert "Lost: 2, needed 0" in verdict.reason
@@ -110,7 +108,6 @@ def test_a_domain_whose_only_message_was_refused_is_owed_no_mail(tmp_path: Path,
     refusing = make_run(tmp_path / "refusing", domains=250, carries=CARRIES, messages=275, refuse=[30])
     for end in ("load", "sink"):
         refusing.save_result(f"calibration-single-{end}", template.result(f"calibration-single-{end}") or {})
-    refusing.save_result("relay-queue", {"left": 0, "seconds": 1.0})
     add_probes(refusing, {20: CARRIES, 40: CARRIES}, used=20)
     measured = Measurements.read(refusing)
     assert (measured.loads["relay"].accepted, measured.sinks["relay"].domains) == (274, 249)
@@ -455,18 +452,39 @@ def test_the_recipients_name_the_domains_of_the_bed_and_reach_the_generator() ->
     assert plan.named("load").files[RECIPIENTS] == b"anna@b.test\nbert@a.test\ncarl@b.test\n"
 
 
-def test_local_parts_are_of_every_domain_and_names_stand_above_a_number() -> None:
-    params = Params(domains=7, domain_names=["x.test"], recipients=["anna"])
+@pytest.mark.parametrize("named", [{"domain_names": ["a.test"]}, {"recipients": ["anna@a.test"]}])
+def test_a_number_of_domains_that_contradicts_their_names_is_refused(named: dict[str, list[str]]) -> None:
+    for domains in (7, 2560, "2"):
+        with pytest.raises(ValidationError, match=r"domains: \d+, but 1 named by domain_names or recipients"):
+            Params.model_validate({"domains": domains, **named})
+    params = Params.model_validate({"domains": 1, **named})
+    assert params == Params.model_validate(named)
+    assert Params.model_validate(params.model_dump()) == params
+
+
+@pytest.mark.parametrize("names", [[], 7, "x"])
+def test_a_list_of_domains_that_is_none_is_blamed_itself(names: object) -> None:
+    with pytest.raises(ValidationError) as refused:
+        Params.model_validate({"domain_names": names})
+    assert [error["loc"] for error in refused.value.errors()] == [("domain_names",)]
+
+
+def test_local_parts_are_of_every_domain() -> None:
+    params = Params(domain_names=["x.test"], recipients=["anna"])
     assert params.domains == 1
     assert SCENARIO.bed(params).domain_names == ["x.test"]
     assert Params(domains=7, recipients=["anna"]).domains == 7
     assert RECIPIENTS not in make_plan(SCENARIO.bed(Params(domains=2)), cpus=2).named("load").files
 
 
-@pytest.mark.parametrize("recipient", ["a@example.com", "a b@d0.test", "a>@d0.test", "@d0.test", "a@b@d0.test", "a\n"])
+@pytest.mark.parametrize(
+    "recipient",
+    ["a@example.com", "a b@d0.test", "a>@d0.test", "@d0.test", "a@b@d0.test", "a\n", "a" * 65, "a" * 65 + "@d0.test"],
+)
 def test_a_recipient_that_cannot_be_sent_to_is_refused(recipient: str) -> None:
     with pytest.raises(ValidationError):
         Params(recipients=[recipient])
+    assert Params(recipients=["a" * 64, "a" * 64 + "@d0.test"]).domains == 1
 
 
 def test_a_recipient_of_no_domain_and_a_domain_without_recipient_are_named() -> None:
