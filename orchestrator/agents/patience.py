@@ -14,7 +14,7 @@ SLACK = 3
 """A greeting is given up after this many times the slowest greeting so far."""
 NO_GREETING = "no greeting"
 _UNANSWERED = {State.CONNECT: "no connection", State.GREETING: NO_GREETING, State.QUIT: "no reply to QUIT"}
-"""Causes of time-outs by what was waited for; any other is a ``timeout``."""
+"""Cause of a time-out, by the awaited reply; any other is a ``timeout``."""
 
 
 class Patience:

@@ -161,7 +161,7 @@ class Watch:
             self.close()
 
     def late(self, seconds: float) -> EngineFailed:
-        """Return the error that says that no line came in so many seconds."""
+        """Return the error for a line that did not come within N seconds."""
         return self._missing(f"none in {seconds:g} s")
 
     def _missing(self, found: str) -> EngineFailed:
