@@ -28,7 +28,7 @@ tools: .venv/.installed
 		|| $(call install,docker-compose,Compose for the tests of compose/)
 	command -v ssh > /dev/null || $(call install,openssh-client,an SSH client for the tests of DOCKER_HOST=ssh://)
 
-install = $(BIN)/python -c "from orchestrator.debian import install; install(['$(1)'], needed='$(2)', say=print)"
+install = $(BIN)/python -c "from orchestrator.hosts.debian import install; install(['$(1)'], needed='$(2)', say=print)"
 
 lint: .venv/.installed
 	$(BIN)/ruff check

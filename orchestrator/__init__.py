@@ -2,22 +2,18 @@
 
 The layout is the architecture; imports point down this list and never up::
 
-    cli          commands: parse, call, print, exit code
-    setup        a bare machine made ready: engine, base images, images
-    sweep        many runs: for each value, in search of a threshold (bisect), of a run made elsewhere (capsule)
-    runner       one run, start to end
-    scenarios    one file or package = one question: bed(params), drive(live), judge(measurements)
-    report       a run directory -> terminal, HTML
-    live         the handle to a bed that is up
-    collect      stats, logs: streams into the run directory
-    lab          what a bed is made of on the host: parent, networks, owner, walls, clean-up
-    engine       the one seam to Docker
-    compose      a plan as files for Compose
-    services     one file = one kind of server
-    plan         the bed worked out; addressing, zones below it
-    model        the bed as its author wrote it
-    rundir       where a run is kept
-    plaintext, strict_json    text and numbers of others made safe to print and to keep
-    errors       what can go wrong, and its exit code
-    agents       run inside containers; import nothing from above
+    cli           commands: parse, call, print, exit code
+    runs          one run from start to end; many: sweeps, bisection, capsules; the forecast of one
+    scenarios     one file or package = one question: bed(params), drive(bed), judge(measurements)
+    report        a run directory -> terminal, HTML
+    up            a bed that is up: bring-up, its handle, its recording
+    hosts         where nodes run: the engine, networks, images, capacity, ownership, clean-up
+    measurements  the run directory, and the one reading of it
+    plan          a bed worked out, and its rendering for Compose
+    services      one file = one kind of server
+    bed           a bed as its author writes it: model, addresses, zones, wiring, built-in beds
+    agents        programs that run inside nodes; they import nothing from above
+
+Beside them: ``errors`` (what can go wrong, and its exit code), ``interrupts`` (signals), ``plaintext`` and
+``strict_json`` (text and numbers of others made safe to print and to keep).
 """

@@ -10,8 +10,8 @@ from threading import Thread
 
 import pytest
 
-from orchestrator.engine import ContainerSpec, Endpoint, Engine, NetworkSpec, SubnetTaken
 from orchestrator.errors import EngineFailed
+from orchestrator.hosts import ContainerSpec, Endpoint, Engine, NetworkSpec, SubnetTaken
 
 SERVE = "trap 'exit 3' TERM; echo one; echo two; while :; do sleep 600 & wait $!; done"
 """Prints two lines and goes on until it is told to end, with status 3."""

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli import beds, inspection, machine, run, searching, shell
+from orchestrator.cli import beds, bisect, inspection, machine, run, shell
 
 app = typer.Typer(
     name="testbed",
@@ -35,7 +35,7 @@ def _options(
 
 
 app.add_typer(run.app, name="run", rich_help_panel="Ask")
-app.add_typer(searching.app, name="bisect", rich_help_panel="Ask")
+app.add_typer(bisect.app, name="bisect", rich_help_panel="Ask")
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Ask": (inspection.analyze, inspection.capsule, inspection.runs, inspection.list_),
     "Beds": (beds.up, beds.down, beds.ps, beds.logs, beds.exec_, beds.stats, beds.plan, beds.schema),

@@ -30,10 +30,10 @@ from orchestrator.plaintext import pass_on
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from orchestrator.engine import Engine, Found
-    from orchestrator.engine.docker import DockerEngine
-    from orchestrator.engine.ssh import Target
-    from orchestrator.ownership import Standing
+    from orchestrator.hosts import Engine, Found
+    from orchestrator.hosts.docker import DockerEngine
+    from orchestrator.hosts.docker.ssh import Target
+    from orchestrator.hosts.ownership import Standing
     from orchestrator.plan import NodePlan
 
 
@@ -71,11 +71,11 @@ def plan(
     ] = PlanFormat.TEXT,
 ) -> None:
     """Work a bed out, and start nothing: addresses, files, limits, and what it asks of the host."""
-    from orchestrator import beds, compose
-    from orchestrator.plan import make_plan
-    from orchestrator.rundir import write_files
+    from orchestrator.bed import builtin
+    from orchestrator.measurements.rundir import write_files
+    from orchestrator.plan import compose, make_plan
 
-    wanted = beds.bed(bed, domains=domains, parent=parent, families=families)
+    wanted = builtin.bed(bed, domains=domains, parent=parent, families=families)
     if output is PlanFormat.COMPOSE:
         composed = compose.compose_plan(wanted, cpus=cpus)
         if files:
@@ -135,16 +135,16 @@ def up(
     It first checks the firewall rules of running beds and restores missing ones; a bed repaired this way is not started
     again.
     """
-    from orchestrator import beds, images, walls
-    from orchestrator.bringup import bring_up, verify
+    from orchestrator.bed import builtin
     from orchestrator.cli.progress import Steps
-    from orchestrator.engine import docker
+    from orchestrator.hosts import docker, images, walls
+    from orchestrator.hosts.ownership import Kind, definition
     from orchestrator.interrupts import Interrupted
-    from orchestrator.ownership import Kind, definition
+    from orchestrator.measurements.rundir import RunDir
     from orchestrator.plan import make_plan
-    from orchestrator.rundir import RunDir
+    from orchestrator.up.bringup import bring_up, verify
 
-    wanted = beds.bed(bed, domains=domains, parent=parent, families=families)
+    wanted = builtin.bed(bed, domains=domains, parent=parent, families=families)
     engine = docker.connect()
     cpus = engine.info().cpus
     verify(make_plan(wanted, cpus=cpus))  # what cannot be built is refused before anything is made
@@ -182,8 +182,7 @@ def up(
 
 def ps(output: FormatOption = Format.TEXT) -> None:
     """List the beds there are, with their nodes and published ports, and name each wall that is open."""
-    from orchestrator import ownership, walls
-    from orchestrator.engine import docker
+    from orchestrator.hosts import docker, ownership, walls
 
     engine = docker.connect()
     found = ownership.standing(engine)
@@ -212,8 +211,7 @@ def down(
     ] = None,
 ) -> None:
     """Take a bed down: containers, networks, veth pair."""
-    from orchestrator import cleaning
-    from orchestrator.engine import docker
+    from orchestrator.hosts import cleaning, docker
     from orchestrator.interrupts import shielded
 
     engine = docker.connect()
@@ -230,7 +228,7 @@ def logs(
     output: FormatOption = Format.TEXT,
 ) -> None:
     """Print what a node has printed; on a terminal, control characters in it become visible."""
-    from orchestrator.engine import docker
+    from orchestrator.hosts import docker
 
     engine = docker.connect()
     for line in engine.logs(_node(engine, bed, node).id, follow=follow):
@@ -248,9 +246,10 @@ def exec_(
     output: FormatOption = Format.TEXT,
 ) -> None:
     """Run a command in a node, with no right that its service has not; a terminal shows no raw control characters."""
-    from orchestrator import services, wiring
-    from orchestrator.engine import docker
-    from orchestrator.ownership import SERVICE
+    from orchestrator import services
+    from orchestrator.bed import wiring
+    from orchestrator.hosts import docker
+    from orchestrator.hosts.ownership import SERVICE
 
     engine = docker.connect()
     found = _node(engine, bed, node)
@@ -268,9 +267,9 @@ def exec_(
 
 def stats(bed: BedOption = None, output: FormatOption = Format.TEXT) -> None:
     """Show the state of each node of a bed, and what it uses at this moment, over one second."""
-    from orchestrator.collect.stats import FIGURES, rates
-    from orchestrator.engine import docker
-    from orchestrator.ownership import ID, NODE
+    from orchestrator.hosts import docker
+    from orchestrator.hosts.ownership import ID, NODE
+    from orchestrator.up.collect.stats import FIGURES, rates
 
     engine = docker.connect()
     standing = _standing(engine, bed)
@@ -302,7 +301,7 @@ def _discard(rundir: Path, made: "Sequence[Path]") -> None:
 
 def _standing(engine: "Engine", wanted: str | None) -> "Standing":
     """Find the bed that a command is about: by id or name, or the only one there is."""
-    from orchestrator import ownership
+    from orchestrator.hosts import ownership
 
     # Without a network it is another command's helper, not a bed to be the only one.
     found = [s for s in ownership.standing(engine) if (wanted is None and s.networks) or wanted in {s.id, s.bed}]
@@ -330,7 +329,7 @@ def _tell_up(engine: "DockerEngine", standing: "Standing", output: Format) -> No
 
 def _show(standing: "Standing", host: "Target | None") -> None:
     """Print a bed; ``host`` is the machine whose 127.0.0.1 its ports are on, ``None``: this one."""
-    from orchestrator.engine import ssh
+    from orchestrator.hosts.docker import ssh
 
     facts = standing.to_dict()
     tell(f"{standing.bed} {standing.id} {facts['state']}, {facts['kind']}, on {facts['subnet']}")

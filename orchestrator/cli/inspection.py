@@ -9,12 +9,13 @@ from orchestrator.cli.shell import RUNS, Format, FormatOption, RunsOption, end_w
 from orchestrator.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from orchestrator.model import Bed
+    from orchestrator.bed.model import Bed
 
 
 def list_(output: FormatOption = Format.TEXT) -> None:
     """List the scenarios, built-in beds and services."""
-    from orchestrator import beds, scenarios, services
+    from orchestrator import scenarios, services
+    from orchestrator.bed import builtin
 
     if output is Format.JSON:
         print_json(
@@ -29,14 +30,14 @@ def list_(output: FormatOption = Format.TEXT) -> None:
                     }
                     for name, scenario in scenarios.known().items()
                 },
-                "beds": {name: beds.bed(name).model_dump(exclude_defaults=True) for name in beds.names()},
+                "beds": {name: builtin.bed(name).model_dump(exclude_defaults=True) for name in builtin.names()},
                 "services": {name: {"role": kind.role, "image": kind.image} for name, kind in services.known().items()},
             }
         )
         return
     known = {
         "scenarios": {name: scenario.question for name, scenario in scenarios.known().items()},
-        "beds": {name: _outline(beds.bed(name)) for name in beds.names()},
+        "beds": {name: _outline(builtin.bed(name)) for name in builtin.names()},
         "services": {name: f"fills the role {kind.role}" for name, kind in services.known().items()},
     }
     for title, entries in known.items():
@@ -51,8 +52,8 @@ def _outline(bed: "Bed") -> str:
 
 def runs(where: RunsOption = RUNS, output: FormatOption = Format.TEXT) -> None:
     """List the runs that were made, oldest first."""
+    from orchestrator.measurements.rundir import RunDir
     from orchestrator.report import terminal
-    from orchestrator.rundir import RunDir
 
     found = []
     for path in sorted(where.glob("*/run.json")):
@@ -81,9 +82,9 @@ def analyze(
     output: FormatOption = Format.TEXT,
 ) -> None:
     """Judge a run again from its directory, without Docker, and write its report anew."""
-    from orchestrator import runner
+    from orchestrator.measurements.rundir import RunDir
     from orchestrator.report import terminal
-    from orchestrator.rundir import RunDir
+    from orchestrator.runs import runner
 
     rundir = RunDir.open(run if run.exists() else where / run)
     finished = runner.judge_again(rundir)
@@ -102,8 +103,8 @@ def capsule(
     where: RunsOption = RUNS,
 ) -> None:
     """Write a run into one file that `testbed run FILE` runs again on another machine, and compares."""
-    from orchestrator import capsule as travelling
-    from orchestrator.rundir import RunDir
+    from orchestrator.measurements.rundir import RunDir
+    from orchestrator.runs import capsule as travelling
 
     rundir = RunDir.open(run if run.exists() else where / run)
     path = file or Path(f"{rundir.path.resolve().name}.capsule.json")

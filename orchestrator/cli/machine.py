@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from orchestrator.cli import asking
+from orchestrator.cli import scenario_commands
 from orchestrator.cli.shell import RUNS, Format, FormatOption, RunsOption, built_in_beds, print_json, say, tell
 from orchestrator.errors import EngineFailed, ExitCode
 
 if TYPE_CHECKING:
-    from orchestrator.host import Check
-    from orchestrator.model import Bed
+    from orchestrator.bed.model import Bed
+    from orchestrator.hosts.capacity import Check
     from orchestrator.plan import Plan
     from orchestrator.scenarios import Scenario
 
 
 def setup() -> None:
     """Make this machine ready: the container engine, the base images, our images. A second call takes seconds."""
-    from orchestrator import setup as setting_up
     from orchestrator.cli.progress import Steps
+    from orchestrator.hosts import setup as setting_up
 
     with Steps() as steps, steps.step("set up this machine"):
         setting_up.setup(steps.say)
@@ -33,16 +33,16 @@ class Doctor(TyperCommand):
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         """Read the command line."""
-        named = next((word for word in args if word in asking.names()), None)
+        named = next((word for word in args if word in scenario_commands.names()), None)
         if named is None:
             return super().make_context(info_name, args, parent, **extra)
         args.remove(named)
-        return asking.command(named, _doctor).make_context(f"{info_name} {named}", args, parent, **extra)
+        return scenario_commands.command(named, _doctor).make_context(f"{info_name} {named}", args, parent, **extra)
 
 
 def _subjects() -> list[str]:
     """Name what a doctor can be asked about, for a shell that completes a word."""
-    return [*built_in_beds(), *asking.names()]
+    return [*built_in_beds(), *scenario_commands.names()]
 
 
 def doctor(
@@ -60,11 +60,11 @@ def doctor(
     output: FormatOption = Format.TEXT,
 ) -> None:
     """Say what this host can and cannot run: what is needed, what was found, what to do, and what binds first."""
-    from orchestrator import beds
-    from orchestrator.forecast import first_to_bind
+    from orchestrator.bed import builtin
     from orchestrator.plan import make_plan
+    from orchestrator.runs.forecast import first_to_bind
 
-    wanted = beds.bed(bed, domains=domains, families=families)
+    wanted = builtin.bed(bed, domains=domains, families=families)
     make_plan(wanted, cpus=1)  # a bed that cannot be built is no matter of this machine
     checks, _, code = _examine(wanted, runs)
     if output is Format.JSON:
@@ -78,11 +78,11 @@ def _doctor(
     scenario: "Scenario[Any]", values: dict[str, Any], *, runs: RunsOption = RUNS, output: FormatOption = Format.TEXT
 ) -> None:
     """Say what a scenario will need of this host, and what will bind first."""
-    from orchestrator import runner
-    from orchestrator.forecast import first_to_bind
+    from orchestrator.runs import runner
+    from orchestrator.runs.forecast import first_to_bind
     from orchestrator.scenarios import Connects, Provokes
 
-    params = asking.params_of(scenario, values)
+    params = scenario_commands.params_of(scenario, values)
     wanted = runner.prepare(scenario, params)
     checks, plan, code = _examine(
         wanted,
@@ -120,12 +120,11 @@ def _examine(
     provoked: "AbstractSet[str]" = frozenset(),
 ) -> "tuple[list[Check], Plan | None, ExitCode]":
     """Check this machine for a bed; the plan is there when the engine answers."""
-    from orchestrator import host, ownership, walls
-    from orchestrator import images as catalogue
-    from orchestrator.engine import docker
-    from orchestrator.forecast import forecast
-    from orchestrator.lab import HELPER
+    from orchestrator.hosts import capacity, docker, ownership, walls
+    from orchestrator.hosts import images as catalogue
+    from orchestrator.hosts.networks import HELPER
     from orchestrator.plan import make_plan
+    from orchestrator.runs.forecast import forecast
 
     plan = None
     code = ExitCode.HOST
@@ -134,10 +133,10 @@ def _examine(
         info = engine.info()
         plan = make_plan(wanted, cpus=info.cpus)
         found = f"{info.version} on {info.operating_system}, {info.cpus} CPUs"
-        checks = [host.Check(name="engine", needed="Docker 20.10 or later", found=found, do="", state="ok")]
+        checks = [capacity.Check(name="engine", needed="Docker 20.10 or later", found=found, do="", state="ok")]
         lacking = [tag for tag in (catalogue.tag(*image) for image in catalogue.of(wanted)) if not engine.image(tag)]
         checks.append(
-            host.Check(
+            capacity.Check(
                 name="images of the bed",
                 needed=f"{len(catalogue.of(wanted))}",
                 found=f"missing: {', '.join(lacking)}" if lacking else "all of them",
@@ -147,13 +146,13 @@ def _examine(
         )
         if HELPER not in lacking:  # it is what looks at the host
             checks += [
-                *forecast(host.read(engine), plan, connections=connections, provoked=provoked),
-                host.room_for_runs(runs),
+                *forecast(capacity.read(engine), plan, connections=connections, provoked=provoked),
+                capacity.room_for_runs(runs),
             ]
             standing = [bed for bed in ownership.standing(engine) if bed.networks]
             gaps = walls.gaps(engine, standing)
             checks.append(
-                host.Check(
+                capacity.Check(
                     name="walls of the beds that are up",
                     needed=f"{len(standing)} beds closed",
                     found="; ".join(f"{gap.bed.bed} {gap.bed.id} lacks {gap.needed}: {gap.found}" for gap in gaps)
@@ -163,7 +162,7 @@ def _examine(
                 )
             )
     except EngineFailed as none:
-        checks = [host.Check(name="engine", needed=none.needed, found=none.found, do=none.do, state="fail")]
+        checks = [capacity.Check(name="engine", needed=none.needed, found=none.found, do=none.do, state="fail")]
         code = none.exit_code
     return checks, plan, code if any(check.state == "fail" for check in checks) else ExitCode.OK
 
@@ -199,9 +198,9 @@ def images(
     output: FormatOption = Format.TEXT,
 ) -> None:
     """List the images, and whether they are built from the files as they are now."""
-    from orchestrator import images as catalogue
     from orchestrator.cli.progress import Steps
-    from orchestrator.engine import docker
+    from orchestrator.hosts import docker
+    from orchestrator.hosts import images as catalogue
 
     engine = docker.connect()
     if build:
@@ -220,8 +219,7 @@ def clean(
     output: FormatOption = Format.TEXT,
 ) -> None:
     """Remove every trace of runs that were killed; beds that are up stay, unless --all."""
-    from orchestrator import cleaning
-    from orchestrator.engine import docker
+    from orchestrator.hosts import cleaning, docker
 
     done = cleaning.clean(docker.connect(), everything=everything, say=say)
     if output is Format.JSON:

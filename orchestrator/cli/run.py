@@ -6,20 +6,20 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from orchestrator.cli import asking
+from orchestrator.cli import scenario_commands
 from orchestrator.cli.shell import RUNS, Format, FormatOption, RunsOption, end_with, print_json
 from orchestrator.errors import Problem, host_cannot
 
 if TYPE_CHECKING:
     from orchestrator.cli.progress import Steps
     from orchestrator.report.many import Page
+    from orchestrator.runs.sweep import Ask, Summary
     from orchestrator.scenarios import Scenario
-    from orchestrator.sweep import Ask, Summary
 
 ParentOption = Annotated[str | None, typer.Option(help="Put the lab on this real interface instead of a private one.")]
 
 
-class Runs(asking.Scenarios):
+class Runs(scenario_commands.Scenarios):
     """The scenarios, and any capsule file."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -32,7 +32,7 @@ class Runs(asking.Scenarios):
 
     def make(self, name: str) -> Any:
         """Make the command of one scenario."""
-        return asking.command(name, _run)
+        return scenario_commands.command(name, _run)
 
 
 app = typer.Typer(cls=Runs, no_args_is_help=True, subcommand_metavar="SCENARIO|CAPSULE.json [OPTIONS]")
@@ -63,12 +63,12 @@ def _run(
     output: FormatOption = Format.TEXT,
 ) -> None:
     """Make one run, or one for each value."""
-    from orchestrator import runner
     from orchestrator.cli.progress import Steps
-    from orchestrator.engine import docker
+    from orchestrator.hosts import docker
     from orchestrator.report import terminal
+    from orchestrator.runs import runner
 
-    params = asking.params_of(scenario, values)
+    params = scenario_commands.params_of(scenario, values)
     with Steps() as steps:
         if vary:
             _sweep(scenario, params, vary, many(scenario, steps, runs, parent), runs, output)
@@ -89,8 +89,8 @@ def _run(
 
 
 def _sweep(scenario: "Scenario[Any]", params: Any, vary: list[str], ask: "Ask", runs: Path, output: Format) -> NoReturn:
-    from orchestrator import sweep
     from orchestrator.report import many as report
+    from orchestrator.runs import sweep
 
     planned = sweep.combinations(scenario, params, vary)
     summary = sweep.Summary.create(runs, "sweep", scenario, command=called(), varied=list(planned[0][0]))
@@ -100,9 +100,9 @@ def _sweep(scenario: "Scenario[Any]", params: Any, vary: list[str], ask: "Ask", 
 
 def many(scenario: "Scenario[Any]", steps: "Steps", runs: Path, parent: str | None) -> "Ask":
     """Return a callable that executes one run and prints one line with its outcome."""
-    from orchestrator import runner, sweep
     from orchestrator.cli.progress import Within
-    from orchestrator.engine import docker
+    from orchestrator.hosts import docker
+    from orchestrator.runs import runner, sweep
 
     def ask(params: Any) -> Any:
         command = sweep.words(scenario, params)
@@ -158,10 +158,10 @@ def _again(
     output: FormatOption = Format.TEXT,
 ) -> None:
     """Run a capsule's scenario again here, with its parameters, and say what differs."""
-    from orchestrator import capsule
     from orchestrator.cli.progress import Steps
     from orchestrator.report import many as report
-    from orchestrator.sweep import Summary, told
+    from orchestrator.runs import capsule
+    from orchestrator.runs.sweep import Summary, told
 
     taken = capsule.read(file)
     scenario, params = capsule.question(taken, consent=allow_host_changes)

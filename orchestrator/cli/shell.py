@@ -32,7 +32,7 @@ _LINES, _WIDTH = 20, 1000
 
 def built_in_beds() -> list[str]:
     """Name the built-in beds for a shell that completes a word; without a look into them."""
-    return sorted(path.stem for path in (Path(__file__).parents[1] / "beds").glob("*.yaml"))
+    return sorted(path.stem for path in (Path(__file__).parents[1] / "bed" / "builtin").glob("*.yaml"))
 
 
 def made_runs(ctx: typer.Context) -> list[str]:
@@ -51,8 +51,7 @@ def nodes_there() -> list[str]:
 
 
 def _standing() -> list[dict[str, Any]]:
-    from orchestrator import ownership
-    from orchestrator.engine import docker
+    from orchestrator.hosts import docker, ownership
 
     try:
         return [standing.to_dict() for standing in ownership.standing(docker.connect())]

@@ -15,8 +15,8 @@ from orchestrator.measurements.accounting import Accounting
 from orchestrator.measurements.hops import Hops
 from orchestrator.measurements.latency import Latency
 from orchestrator.measurements.machine import Machine
+from orchestrator.measurements.rundir import RunDir
 from orchestrator.measurements.series import TICK_S, Series, grown, growth, join, steady
-from orchestrator.rundir import RunDir
 from orchestrator.services.offered import Offered
 
 __all__ = ["Accounting", "Hops", "Latency", "Machine", "Measurements", "Phase", "Series", "Use", "calibrates", "probes"]

@@ -12,8 +12,8 @@ from typing import Any
 from orchestrator import services
 from orchestrator.errors import InvalidInput
 from orchestrator.measurements.latency import Latency
+from orchestrator.measurements.rundir import RunDir
 from orchestrator.measurements.series import Series
-from orchestrator.rundir import RunDir
 from orchestrator.services import Trouble
 
 

@@ -19,6 +19,7 @@ import jinja2
 import plotly
 
 from orchestrator.measurements import Measurements
+from orchestrator.measurements.rundir import RunDir, replace
 from orchestrator.report.charts import charts
 from orchestrator.report.summary import (
     FATES,
@@ -32,7 +33,6 @@ from orchestrator.report.summary import (
     tried,
     written,
 )
-from orchestrator.rundir import RunDir, replace
 
 _LONGEST = 400
 """Characters of a parameter that are shown: one may hold a whole file."""

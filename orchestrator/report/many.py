@@ -16,11 +16,11 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.measurements.rundir import replace
 from orchestrator.plaintext import plain
 from orchestrator.report import html
 from orchestrator.report.summary import figure, written
 from orchestrator.report.terminal import COLOURS, labelled, section
-from orchestrator.rundir import replace
 
 FIGURES = 2
 """So many figures of a run stand in a row; the rest is in its own report."""

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.measurements import Measurements
+from orchestrator.measurements.rundir import RunDir
 from orchestrator.plaintext import plain
 from orchestrator.report.summary import (
     PERCENTILES,
@@ -23,7 +24,6 @@ from orchestrator.report.summary import (
     summarize,
     written,
 )
-from orchestrator.rundir import RunDir
 
 COLOURS = {"CONFIRMED": "bold green", "REFUTED": "bold red", "INCONCLUSIVE": "bold yellow"}
 HOLDS = {True: ("holds", "green"), False: ("FAILS", "bold red"), None: ("unknown", "yellow")}

@@ -12,12 +12,12 @@ from enum import StrEnum
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, runtime_checkable
 
+from orchestrator.bed.model import Bed, Strict
 from orchestrator.errors import InvalidInput
-from orchestrator.model import Bed, Strict
 
 if TYPE_CHECKING:
-    from orchestrator.live import Live
     from orchestrator.measurements import Measurements
+    from orchestrator.up.live import Live
 
 P_contra = TypeVar("P_contra", bound=Strict, contravariant=True)
 

@@ -12,9 +12,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from orchestrator.live import Live
+from orchestrator.bed.cpu_topology import ALL, CORE, ONE_EACH, THREAD, CpuSet, Topology, cpu_sets, parse, write
+from orchestrator.bed.model import Bed
 from orchestrator.measurements import Measurements, Phase
-from orchestrator.model import Bed
 from orchestrator.plan import NodePlan
 from orchestrator.scenarios import Evidence, Outcome, Table, Verdict
 from orchestrator.scenarios.relay_throughput.bed import relay_bed
@@ -24,7 +24,7 @@ from orchestrator.scenarios.relay_throughput.params import RelayLoad
 from orchestrator.scenarios.relay_throughput.probes import pace, tables
 from orchestrator.scenarios.relay_throughput.verdict import CONCURRENCY, INSTRUMENT
 from orchestrator.services import Role
-from orchestrator.topology import ALL, CORE, ONE_EACH, THREAD, CpuSet, Topology, cpu_sets, parse, write
+from orchestrator.up.live import Live
 
 PLAN = "cpu-sets"
 """results/cpu-sets.json: the sets in the order of their size, and those that were left out."""

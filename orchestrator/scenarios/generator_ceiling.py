@@ -10,18 +10,19 @@ from typing import Annotated
 
 from pydantic import Field
 
-from orchestrator import beds, services
+from orchestrator import services
+from orchestrator.bed import builtin
+from orchestrator.bed.model import MAX_DOMAINS, Bed, Node, Strict
 from orchestrator.errors import InvalidInput
-from orchestrator.live import Live
 from orchestrator.measurements import Machine, Measurements
 from orchestrator.measurements.series import TICK_S
-from orchestrator.model import MAX_DOMAINS, Bed, Node, Strict
 from orchestrator.scenarios import Evidence, Outcome, Table, Verdict
 from orchestrator.scenarios.relay_throughput.evidence import NEAR_CEILING
 from orchestrator.scenarios.relay_throughput.params import OURS
 from orchestrator.scenarios.relay_throughput.probes import Cpu, cpu_of
 from orchestrator.services import Offer, OffersLoad, Role
 from orchestrator.services.postal import PER_MINUTE
+from orchestrator.up.live import Live
 
 POSTAL = "postal"
 STRAIGHT = "calibration-"
@@ -74,7 +75,7 @@ class GeneratorCeiling:
         possible = [name for name, kind in services.known().items() if kind.role is Role.LOAD]
         if unknown := [name for name in params.names if name not in possible]:
             raise InvalidInput("load generators", ", ".join(map(repr, unknown)), f"choose of {', '.join(possible)}")
-        base = beds.bed("relay", domains=params.domains)
+        base = builtin.bed("relay", domains=params.domains)
         sink = Node(service="blackhole", settings={"data_delay_ms": params.data_delay_ms})
         others = {name: Node(service=name) for name in params.names if name != OURS}
         return base.model_copy(update={"nodes": {**base.nodes, "sink": sink, **others}})

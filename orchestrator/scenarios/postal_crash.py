@@ -9,11 +9,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from orchestrator.live import Live
+from orchestrator.bed.model import Bed, Node, Release, Strict
 from orchestrator.measurements import Measurements
-from orchestrator.model import Bed, Node, Release, Strict
 from orchestrator.scenarios import Evidence, Outcome, Quote, Table, Verdict
 from orchestrator.services import Offer, Role
+from orchestrator.up.live import Live
 
 POSTAL, OURS = "postal", "ours"
 SIZE, PER_CONNECTION = 2048, 10

@@ -16,9 +16,9 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from hdrh.histogram import HdrHistogram
 
-from orchestrator.addressing import Delivery
+from orchestrator.bed.addressing import Delivery
+from orchestrator.bed.model import Bed, Families, Strict
 from orchestrator.errors import InvalidInput
-from orchestrator.model import Bed, Families, Strict
 
 S = TypeVar("S", bound=Strict)
 

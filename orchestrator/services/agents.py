@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from functools import cache
 from importlib import resources
 
-from orchestrator.addressing import Delivery
+from orchestrator.bed.addressing import Delivery
 
 PYTHON = ("env", "PYTHONPATH=/testbed/lib", "/opt/agents/bin/python")
 """How a module of the agents is run: ``(*PYTHON, "-m", "orchestrator.agents.sink", ...)``."""

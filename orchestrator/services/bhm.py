@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from orchestrator.model import Strict
+from orchestrator.bed.model import Strict
 from orchestrator.services import Rendered, Role, Site, require_v4
 
 POSTFIX = {"smtp_address_preference": "ipv4", "smtp_helo_timeout": "5s"}

@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from orchestrator import zones
+from orchestrator.bed import zones
+from orchestrator.bed.model import Strict
 from orchestrator.errors import InvalidInput
-from orchestrator.model import Strict
 from orchestrator.services import Rendered, Role, Site
 
 DIRECTORY = "/etc/bind/testbed"

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from orchestrator.agents.contract import SinkSettings
-from orchestrator.model import Strict
+from orchestrator.bed.model import Strict
 from orchestrator.services import Rendered, Role, Site
 from orchestrator.services.agents import DOMAINS, PYTHON, files
 

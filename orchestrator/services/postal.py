@@ -3,7 +3,7 @@
 It numbers no messages and keeps no latencies; what it sent is counted where it arrives.
 """
 
-from orchestrator.model import Strict
+from orchestrator.bed.model import Strict
 from orchestrator.services import Offer, Rendered, Role, Site, require_v4, waiting
 
 USERS = "/testbed/users"

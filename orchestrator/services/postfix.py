@@ -6,12 +6,12 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from orchestrator.addressing import twin
+from orchestrator.bed.addressing import twin
+from orchestrator.bed.model import Families, Strict
+from orchestrator.bed.wiring import CONTROL
 from orchestrator.errors import InvalidInput
-from orchestrator.model import Families, Strict
 from orchestrator.services import Change, Queue, RelayLog, Rendered, Role, Site, postfix_config, postfix_log
 from orchestrator.services.postfix_config import MAIN, MASTER
-from orchestrator.wiring import CONTROL
 
 _OWN = {
     "compatibility_level": ("3.6", "the newest defaults; 3.5 takes it for its own newest"),

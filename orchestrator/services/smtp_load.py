@@ -1,8 +1,8 @@
 """The load generator: a container that waits until it is told what to send (``agents.load``, by exec)."""
 
 from orchestrator.agents.wire import recipients_of
+from orchestrator.bed.model import Recipients, Strict
 from orchestrator.errors import InvalidInput
-from orchestrator.model import Recipients, Strict
 from orchestrator.services import Rendered, Role, Site, waiting
 from orchestrator.services.agents import RECIPIENTS, files
 

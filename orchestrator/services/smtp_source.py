@@ -3,8 +3,8 @@
 It sends to one recipient for each process, without PIPELINING and TLS, and measures no latency.
 """
 
+from orchestrator.bed.model import Strict
 from orchestrator.errors import InvalidInput
-from orchestrator.model import Strict
 from orchestrator.services import Offer, Rendered, Role, Site, waiting
 
 _ENDLESS = str(2**31 - 1)

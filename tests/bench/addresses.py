@@ -20,10 +20,10 @@ import time
 from ipaddress import IPv4Network
 from pathlib import Path
 
-from orchestrator.addressing import twin
-from orchestrator.engine import Engine
-from orchestrator.engine.docker import connect
-from orchestrator.model import read_bed
+from orchestrator.bed.addressing import twin
+from orchestrator.bed.model import read_bed
+from orchestrator.hosts import Engine
+from orchestrator.hosts.docker import connect
 from orchestrator.plan import make_plan
 from orchestrator.services.agents import PYTHON
 from tests.integration.test_addresses import GREETED, added_in

@@ -13,15 +13,15 @@ import argparse
 from contextlib import ExitStack
 from pathlib import Path
 
-from orchestrator.bringup import bring_up
 from orchestrator.cli.progress import Steps
-from orchestrator.engine import docker
+from orchestrator.hosts import docker
+from orchestrator.hosts.ownership import Kind
 from orchestrator.measurements import Measurements
-from orchestrator.ownership import Kind
-from orchestrator.rundir import RunDir
+from orchestrator.measurements.rundir import RunDir
 from orchestrator.scenarios.relay_throughput.bed import bed
 from orchestrator.scenarios.relay_throughput.params import Params
 from orchestrator.services import Role
+from orchestrator.up.bringup import bring_up
 from tests.integration import slow_relay
 
 NUMBERS = (20, 40, 80, 160, 320, 640)

@@ -22,16 +22,19 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from orchestrator import beds, bringup, images, services
+from orchestrator import services
+from orchestrator.bed import builtin
+from orchestrator.bed.model import Bed, Node
 from orchestrator.cli.progress import Steps
-from orchestrator.collect.recorder import Recorder
-from orchestrator.collect.stats import point
-from orchestrator.engine.docker import DockerEngine, connect
-from orchestrator.live import Live
-from orchestrator.model import Bed, Node
-from orchestrator.ownership import Identity, Kind
-from orchestrator.rundir import RunDir
+from orchestrator.hosts import images
+from orchestrator.hosts.docker import DockerEngine, connect
+from orchestrator.hosts.ownership import Identity, Kind
+from orchestrator.measurements.rundir import RunDir
 from orchestrator.services import Offer, Role, bhm
+from orchestrator.up import bringup
+from orchestrator.up.collect.recorder import Recorder
+from orchestrator.up.collect.stats import point
+from orchestrator.up.live import Live
 
 SIZE_KB = 2
 DRAIN_S = 600.0
@@ -42,7 +45,7 @@ def bed(*, others: bool) -> Bed:
 
     Mail leaves over IPv4 in both, because bhm listens on nothing else.
     """
-    base = beds.bed("relay")
+    base = builtin.bed("relay")
     nodes = {**base.nodes, "relay": Node(service="postfix", settings={"main_cf": bhm.POSTFIX})}
     if others:
         nodes |= {"sink": Node(service="bhm"), "load": Node(service="postal")}

@@ -22,10 +22,10 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-from orchestrator import beds, wiring
-from orchestrator.engine.api import archive
-from orchestrator.engine.docker import connect
-from orchestrator.lab import HELPER, choose_subnet
+from orchestrator.bed import builtin, wiring
+from orchestrator.hosts.docker import connect
+from orchestrator.hosts.docker.api import archive
+from orchestrator.hosts.networks import HELPER, choose_subnet
 from orchestrator.plan import NodePlan, Plan, make_plan, subnet_prefix
 
 TESTBED = str(Path(sys.executable).with_name("testbed"))
@@ -111,7 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="testbed up, against the same four containers by hand")
     parser.add_argument("--repeat", type=int, default=5)
     options = parser.parse_args()
-    engine, bed = connect(), beds.bed("relay")
+    engine, bed = connect(), builtin.bed("relay")
     ways: dict[str, Callable[[Plan], float]] = {"up": up, "by hand": by_hand, "bare": bare}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(options.repeat):

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
-from orchestrator.engine import Engine, Output
+from orchestrator.hosts import Engine, Output
 from tests.integration.command import answer, call
 from tests.integration.traces import traces
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, TypeVar
 
-from orchestrator.engine import Engine, Found
-from orchestrator.ownership import ID, NODE, OWNER
-from orchestrator.rundir import RunDir
+from orchestrator.hosts import Engine, Found
+from orchestrator.hosts.ownership import ID, NODE, OWNER
+from orchestrator.measurements.rundir import RunDir
 
 T = TypeVar("T")
 

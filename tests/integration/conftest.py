@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from orchestrator.engine import Engine, docker
+from orchestrator.hosts import Engine, docker
 from tests.integration.beds import Up, bring_down, bring_up
 from tests.integration.own_engine import OwnEngine, own_engine
 

@@ -20,8 +20,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.engine import docker
-from orchestrator.engine.docker import DockerEngine
+from orchestrator.hosts import docker
+from orchestrator.hosts.docker import DockerEngine
 
 POOL = "172.80.0.0/16"
 """Where it puts its bridges: no private range (RFC 1918), and no neighbour of one."""

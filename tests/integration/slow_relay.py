@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from orchestrator import runner, services
+from orchestrator import services
 from orchestrator.cli.progress import Steps
-from orchestrator.engine import docker
-from orchestrator.runner import Finished
+from orchestrator.hosts import docker
+from orchestrator.runs import runner
+from orchestrator.runs.runner import Finished
 from orchestrator.scenarios import scenario
 from orchestrator.services import Rendered, Site
 from orchestrator.services.postfix import Postfix, Settings

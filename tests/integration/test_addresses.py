@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.addressing import twin
-from orchestrator.engine import ContainerSpec, Engine
-from orchestrator.model import read_bed
-from orchestrator.ownership import Identity
+from orchestrator.bed.addressing import twin
+from orchestrator.bed.model import read_bed
+from orchestrator.bed.wiring import DIRECTORY, SETUP_CAPABILITIES
+from orchestrator.hosts import ContainerSpec, Engine
+from orchestrator.hosts.ownership import Identity
 from orchestrator.plan import NodePlan, Plan, make_plan
 from orchestrator.services.agents import PYTHON
-from orchestrator.wiring import DIRECTORY, SETUP_CAPABILITIES
 from tests.integration.beds import Up, bring_down, bring_up
 
 pytestmark = pytest.mark.docker

@@ -6,8 +6,8 @@ from typing import Any, cast
 
 import pytest
 
-from orchestrator.engine import Engine
-from orchestrator.engine.docker import DockerEngine
+from orchestrator.hosts import Engine
+from orchestrator.hosts.docker import DockerEngine
 from tests.integration.command import Watched, call
 from tests.integration.traces import traces
 

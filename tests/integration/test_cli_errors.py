@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.engine import Engine
 from orchestrator.errors import ExitCode
-from orchestrator.ownership import ID
+from orchestrator.hosts import Engine
+from orchestrator.hosts.ownership import ID
 from tests.integration.beds import Up
 from tests.integration.command import POLL_S, TESTBED, call
 

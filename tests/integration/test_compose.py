@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestrator import images, services
-from orchestrator.engine import Engine
+from orchestrator import services
+from orchestrator.hosts import Engine, images
 from tests.integration.traces import on_the_host
 
 pytestmark = pytest.mark.docker

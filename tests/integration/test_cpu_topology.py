@@ -6,9 +6,9 @@ from typing import cast
 
 import pytest
 
-from orchestrator.engine import Engine
-from orchestrator.engine.docker import DockerEngine
-from orchestrator.topology import Topology, cpu_sets, parse, write
+from orchestrator.bed.cpu_topology import Topology, cpu_sets, parse, write
+from orchestrator.hosts import Engine
+from orchestrator.hosts.docker import DockerEngine
 from tests.integration.command import Watched, phase
 from tests.integration.traces import traces
 

@@ -12,18 +12,9 @@ from pathlib import Path
 import docker as sdk
 import pytest
 
-from orchestrator.engine import (
-    LOG_FILES,
-    ContainerSpec,
-    Endpoint,
-    Engine,
-    Limits,
-    NetworkSpec,
-    SubnetTaken,
-    api,
-    docker,
-)
 from orchestrator.errors import EngineFailed
+from orchestrator.hosts import LOG_FILES, ContainerSpec, Endpoint, Engine, Limits, NetworkSpec, SubnetTaken, docker
+from orchestrator.hosts.docker import api
 from tests.engine_contract import SUBNET, EngineContract
 
 pytestmark = pytest.mark.docker

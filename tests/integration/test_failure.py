@@ -9,8 +9,8 @@ from typing import cast
 
 import pytest
 
-from orchestrator.engine import Engine
-from orchestrator.engine.docker import DockerEngine
+from orchestrator.hosts import Engine
+from orchestrator.hosts.docker import DockerEngine
 from tests.integration.command import Watched, call, phase, step
 from tests.integration.traces import DEVICES, traces
 

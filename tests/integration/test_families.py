@@ -9,16 +9,17 @@ from typing import Any
 
 import pytest
 
-from orchestrator import host, wiring
-from orchestrator.bringup import bring_up
-from orchestrator.engine import ContainerSpec, Engine, api
+from orchestrator.bed import wiring
+from orchestrator.bed.model import Bed, parse_bed
 from orchestrator.errors import HostCannot
-from orchestrator.live import Live
-from orchestrator.model import Bed, parse_bed
-from orchestrator.ownership import ID, NODE, Kind
+from orchestrator.hosts import ContainerSpec, Engine, capacity
+from orchestrator.hosts.docker import api
+from orchestrator.hosts.ownership import ID, NODE, Kind
+from orchestrator.measurements.rundir import RunDir
 from orchestrator.plan import make_plan
-from orchestrator.rundir import RunDir
 from orchestrator.services import Role
+from orchestrator.up.bringup import bring_up
+from orchestrator.up.live import Live
 
 pytestmark = pytest.mark.docker
 
@@ -119,11 +120,11 @@ def test_a_host_without_ipv6_carries_a_bed_with_ipv4_only(
 
 @pytest.mark.usefixtures("without_ipv6")
 def test_a_host_without_ipv6_is_told_what_to_do(real_engine: Engine) -> None:
-    readings = host.read(real_engine)
+    readings = capacity.read(real_engine)
     both, v4 = (make_plan(relay_bed(families), cpus=2).needs for families in ("both", "v4"))
-    host.require(host.check(readings, v4))
+    capacity.require(capacity.check(readings, v4))
     with pytest.raises(HostCannot, match="families: v4"):
-        host.require(host.check(readings, both))
+        capacity.require(capacity.check(readings, both))
 
 
 def test_an_engine_that_knows_no_ipv6_setting_is_a_host_that_cannot(

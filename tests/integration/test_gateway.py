@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from orchestrator import overlay
 from orchestrator.agents.contract import LoadReport
+from orchestrator.bed import user_files
 from orchestrator.measurements import Measurements, calibrates
-from orchestrator.rundir import RunDir
+from orchestrator.measurements.rundir import RunDir
 from tests.integration.command import call
 
 pytestmark = pytest.mark.docker
 
 HERE = Path(__file__).parent
 FILES = HERE / "gateway"
-KNOWN = overlay.read_lines(HERE / "gateway.recipients")
+KNOWN = user_files.read_lines(HERE / "gateway.recipients")
 STRANGER = "nobody@d3.test"
 """He is in no map."""
 

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import host
-from orchestrator.engine import docker
-from orchestrator.topology import parse
+from orchestrator.bed.cpu_topology import parse
+from orchestrator.hosts import capacity, docker
 
 pytestmark = pytest.mark.docker
 
@@ -20,7 +19,7 @@ def test_a_reading_agrees_with_the_kernel() -> None:
     if engine.info().kernel != Path("/proc/sys/kernel/osrelease").read_text().strip():
         pytest.skip("the engine runs on another machine")
     before = devices()
-    readings = host.read(engine)
+    readings = capacity.read(engine)
     limit = Path("/proc/sys/net/ipv4/neigh/default/gc_thresh3")
     assert readings.neighbour_limit == (int(limit.read_text()) if limit.exists() else None)
     assert readings.lacks == ()
@@ -34,6 +33,6 @@ def test_a_reading_agrees_with_the_kernel() -> None:
 
 
 def test_what_a_kernel_lacks_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    tries = host._TRY.replace("type macvlan", "type nosuchdevice").replace("hook ingress", "hook nosuchhook")
-    monkeypatch.setattr(host, "_TRY", tries)
-    assert host.read(docker.connect()).lacks == ("macvlan", "nf_tables (ingress)")
+    tries = capacity._TRY.replace("type macvlan", "type nosuchdevice").replace("hook ingress", "hook nosuchhook")
+    monkeypatch.setattr(capacity, "_TRY", tries)
+    assert capacity.read(docker.connect()).lacks == ("macvlan", "nf_tables (ingress)")

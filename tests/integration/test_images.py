@@ -9,9 +9,8 @@ from pathlib import Path
 import docker as sdk
 import pytest
 
-from orchestrator import debian, images, setup
-from orchestrator.engine import ContainerSpec, Engine, docker
 from orchestrator.errors import EngineFailed
+from orchestrator.hosts import ContainerSpec, Engine, debian, docker, images, setup
 
 pytestmark = pytest.mark.docker
 

@@ -14,10 +14,10 @@ from typing import Any, cast
 
 import pytest
 
-from orchestrator.addressing import twin
-from orchestrator.engine import ContainerSpec, Endpoint, Engine
-from orchestrator.engine.docker import DockerEngine
-from orchestrator.ownership import Identity
+from orchestrator.bed.addressing import twin
+from orchestrator.hosts import ContainerSpec, Endpoint, Engine
+from orchestrator.hosts.docker import DockerEngine
+from orchestrator.hosts.ownership import Identity
 from tests.integration.beds import Up, bring_down, bring_up
 from tests.integration.reach import ANSWERED, fates, knocking
 from tests.integration.traces import DEVICES, on_the_host

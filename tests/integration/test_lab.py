@@ -16,11 +16,10 @@ from typing import Any, cast
 
 import pytest
 
-from orchestrator import lab
-from orchestrator.cleaning import clean, remove_id
-from orchestrator.engine import ContainerSpec, Endpoint, Engine, Found, SubnetTaken, docker
 from orchestrator.errors import EngineFailed, InvalidInput
-from orchestrator.ownership import Identity, Kind, standing
+from orchestrator.hosts import ContainerSpec, Endpoint, Engine, Found, SubnetTaken, docker, networks
+from orchestrator.hosts.cleaning import clean, remove_id
+from orchestrator.hosts.ownership import Identity, Kind, standing
 
 pytestmark = pytest.mark.docker
 
@@ -50,9 +49,9 @@ def make(engine: Engine, identity: Identity, steps: int = 5) -> str:
     """Take the first steps of bringing a bed up; return the container that the last one starts."""
     container = ""
     if steps >= 1:
-        lab.make_control(engine, identity)
+        networks.make_control(engine, identity)
     if steps >= 2:
-        lab.make_parent(engine, identity)
+        networks.make_parent(engine, identity)
     if steps >= 3:
         make_lab(engine, identity)
     if steps >= 4:
@@ -65,9 +64,9 @@ def make(engine: Engine, identity: Identity, steps: int = 5) -> str:
 def make_lab(engine: Engine, identity: Identity) -> IPv4Network:
     """Take a subnet as a bed does: another may be faster."""
     while True:
-        subnet = lab.choose_subnet(engine, PREFIX, None)
+        subnet = networks.choose_subnet(engine, PREFIX, None)
         try:
-            lab.make_lab(engine, identity, identity.veth[0], subnet)
+            networks.make_lab(engine, identity, identity.veth[0], subnet)
         except SubnetTaken:
             continue
         return subnet
@@ -89,7 +88,7 @@ def on_the_host(engine: Engine, identity: Identity, *command: str) -> str:
     done = engine.run(
         ContainerSpec(
             name=f"tb-{identity.id}-test-{secrets.token_hex(3)}",
-            image=lab.HELPER,
+            image=networks.HELPER,
             command=command,
             labels={"testbed.test": "lab"},
             host_network=True,
@@ -122,7 +121,7 @@ def test_the_pair_has_a_carrier_no_address_and_says_whose_it_is(engine: Engine, 
         assert (DEVICES / end / "ifalias").read_text().strip() == f"testbed {identity.id}"
         assert on_the_host(engine, identity, "ip", "-br", "address", "show", "dev", end).split()[2:] == []
     for _ in range(2):
-        lab.remove_parent(engine, identity)
+        networks.remove_parent(engine, identity)
         assert left(engine, identity) == [identity.name("control")]
 
 
@@ -132,7 +131,7 @@ def test_a_parent_that_another_network_has_is_named(engine: Engine, identity: Id
     make(engine, identity, steps=3)
     other = an_identity()
     with pytest.raises(EngineFailed, match="another network stands on it") as refused:
-        lab.make_lab(engine, other, identity.veth[0], lab.choose_subnet(engine, PREFIX, None))
+        networks.make_lab(engine, other, identity.veth[0], networks.choose_subnet(engine, PREFIX, None))
     assert identity.veth[0] in refused.value.needed
 
 
@@ -143,7 +142,7 @@ def test_a_wish_that_overlaps_names_the_network_in_the_way(engine: Engine, ident
     make(engine, identity, steps=2)
     subnet = make_lab(engine, identity)
     with pytest.raises(InvalidInput, match=identity.name("lab")):
-        lab.choose_subnet(engine, subnet.prefixlen, str(subnet))  # its neighbours may be other beds'
+        networks.choose_subnet(engine, subnet.prefixlen, str(subnet))  # its neighbours may be other beds'
 
 
 def test_beds_made_in_the_same_moment_share_nothing(engine: Engine) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.engine import Engine
-from orchestrator.forecast import OWN_LIMIT
-from orchestrator.ownership import OWNER
+from orchestrator.hosts import Engine
+from orchestrator.hosts.ownership import OWNER
+from orchestrator.runs.forecast import OWN_LIMIT
 from tests.integration.command import POLL_S, TESTBED, answer, call
 
 pytestmark = pytest.mark.docker

@@ -10,9 +10,9 @@ from typing import Any, cast
 
 import pytest
 
-from orchestrator.engine import Engine
-from orchestrator.engine.docker import DockerEngine
-from orchestrator.host_settings import LOCK, SETTINGS, HostSettings
+from orchestrator.hosts import Engine
+from orchestrator.hosts.docker import DockerEngine
+from orchestrator.hosts.kernel_settings import LOCK, SETTINGS, HostSettings
 from tests.integration.command import Watched, call
 from tests.integration.traces import on_the_host, traces
 
@@ -24,8 +24,8 @@ FILES = [f"/proc/sys/net/ipv4/neigh/default/gc_thresh{n}" for n in (1, 2, 3)]
 OTHER = {"net.ipv4.neigh.default.gc_thresh3": "8192"}
 HOLDER = """
 import sys
-from orchestrator.engine import docker
-from orchestrator.host_settings import HostSettings
+from orchestrator.hosts import docker
+from orchestrator.hosts.kernel_settings import HostSettings
 from orchestrator.interrupts import raise_on_signals
 
 raise_on_signals()

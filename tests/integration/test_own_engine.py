@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from docker.types import IPAMConfig, IPAMPool
 
-from orchestrator import lab
 from orchestrator.errors import ExitCode, InvalidInput
-from orchestrator.lab import HELPER
-from orchestrator.ownership import Identity
+from orchestrator.hosts import networks
+from orchestrator.hosts.networks import HELPER
+from orchestrator.hosts.ownership import Identity
 from tests.integration.beds import Up, bring_down, bring_up
 from tests.integration.command import Watched, call, step
 from tests.integration.own_engine import POOL, OwnEngine
@@ -51,7 +51,7 @@ def test_a_subnet_with_host_bits_is_one_that_is_taken(own: OwnEngine, bed: Up) -
     assert kept["beside-the-lab"] == "10.100.48.0/22"
     assert not bed.subnet.overlaps(IPv4Network("198.19.255.64/26"))
     with pytest.raises(InvalidInput, match="network within-the-lab"):
-        lab.choose_subnet(own.engine, 26, "198.19.255.64/26")
+        networks.choose_subnet(own.engine, 26, "198.19.255.64/26")
 
 
 def test_a_relay_takes_the_hosts_mail_through_its_published_port(own: OwnEngine, bed: Up) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.addressing import candidates
-from orchestrator.engine import Engine
+from orchestrator.bed.addressing import candidates
+from orchestrator.hosts import Engine
 from orchestrator.measurements import Measurements
 from tests.integration.command import Watched, call, phase
 from tests.integration.traces import traces

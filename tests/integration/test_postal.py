@@ -6,8 +6,8 @@ from typing import Any, cast
 
 import pytest
 
-from orchestrator.engine import Engine
-from orchestrator.engine.docker import DockerEngine
+from orchestrator.hosts import Engine
+from orchestrator.hosts.docker import DockerEngine
 from orchestrator.measurements import Measurements
 from tests.integration.command import Watched, call, phase
 from tests.integration.traces import traces

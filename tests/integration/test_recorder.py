@@ -11,11 +11,11 @@ from typing import cast
 
 import pytest
 
-from orchestrator.collect.recorder import Recorder
-from orchestrator.engine import ContainerSpec, Engine, docker
-from orchestrator.engine.docker import DockerEngine
 from orchestrator.errors import EngineFailed, NodeDied
-from orchestrator.rundir import RunDir
+from orchestrator.hosts import ContainerSpec, Engine, docker
+from orchestrator.hosts.docker import DockerEngine
+from orchestrator.measurements.rundir import RunDir
+from orchestrator.up.collect.recorder import Recorder
 
 pytestmark = pytest.mark.docker
 IMAGE = "testbed/helper:bookworm"

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from orchestrator.measurements.rundir import RunDir
 from orchestrator.report import html
-from orchestrator.rundir import RunDir
 from orchestrator.scenarios import Outcome
 from tests.integration.browser import Browser
 from tests.unit import factory

@@ -24,16 +24,16 @@ import dns.rcode
 import dns.reversename
 import pytest
 
-from orchestrator.addressing import twin
 from orchestrator.agents.wire import Composer
-from orchestrator.bringup import bring_up as bring_up_here
+from orchestrator.bed.addressing import twin
+from orchestrator.bed.model import parse_bed
 from orchestrator.cli.progress import Steps
-from orchestrator.engine import Engine
+from orchestrator.hosts import Engine
+from orchestrator.hosts.ownership import Kind
 from orchestrator.measurements import Latency, Measurements, probes
-from orchestrator.model import parse_bed
-from orchestrator.ownership import Kind
-from orchestrator.rundir import RunDir
+from orchestrator.measurements.rundir import RunDir
 from orchestrator.services.agents import PYTHON
+from orchestrator.up.bringup import bring_up as bring_up_here
 from tests.integration.beds import Up, bring_down, bring_up
 from tests.integration.command import TESTBED, Watched, answer, call
 from tests.integration.traces import DEVICES, traces

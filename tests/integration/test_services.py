@@ -19,18 +19,19 @@ import dns.resolver
 import dns.reversename
 import pytest
 
-from orchestrator import images, services, zones
-from orchestrator.addressing import Delivery
-from orchestrator.bringup import bring_up
-from orchestrator.engine import Engine, docker
+from orchestrator import services
+from orchestrator.bed import zones
+from orchestrator.bed.addressing import Delivery
+from orchestrator.bed.model import parse_bed
 from orchestrator.errors import NodeDied
-from orchestrator.live import Live
-from orchestrator.model import parse_bed
-from orchestrator.ownership import ID, NODE, Kind
-from orchestrator.rundir import RunDir
+from orchestrator.hosts import Engine, docker, images
+from orchestrator.hosts.ownership import ID, NODE, Kind
+from orchestrator.measurements.rundir import RunDir
 from orchestrator.services import RelayLog, Role
 from orchestrator.services.bind import DIRECTORY
 from orchestrator.services.postfix import SERVICE as POSTFIX
+from orchestrator.up.bringup import bring_up
+from orchestrator.up.live import Live
 
 pytestmark = pytest.mark.docker
 

@@ -18,10 +18,9 @@ from pathlib import Path
 import docker as sdk
 import pytest
 
-from orchestrator import images
-from orchestrator.engine import Engine, docker
-from orchestrator.engine.api import archive
 from orchestrator.errors import EngineFailed
+from orchestrator.hosts import Engine, docker, images
+from orchestrator.hosts.docker.api import archive
 from tests.integration.beds import Up
 from tests.integration.command import POLL_S, TESTBED, Watched, call, phase
 from tests.integration.traces import traces

@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.engine import Engine
+from orchestrator.hosts import Engine
 from tests.integration.beds import Up
 from tests.integration.command import answer, call
 from tests.integration.traces import on_the_host

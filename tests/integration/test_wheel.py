@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hatchling.build import build_wheel
 
-from orchestrator import images
+from orchestrator.hosts import images
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,11 +7,11 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from orchestrator import wiring
-from orchestrator.engine import ContainerSpec, Endpoint, Engine
-from orchestrator.model import Families
-from orchestrator.ownership import Identity
-from orchestrator.wiring import DIRECTORY, SETUP_CAPABILITIES, Wire
+from orchestrator.bed import wiring
+from orchestrator.bed.model import Families
+from orchestrator.bed.wiring import DIRECTORY, SETUP_CAPABILITIES, Wire
+from orchestrator.hosts import ContainerSpec, Endpoint, Engine
+from orchestrator.hosts.ownership import Identity
 from tests.integration.beds import Up
 
 pytestmark = pytest.mark.docker

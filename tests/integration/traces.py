@@ -4,9 +4,9 @@ import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
-from orchestrator.engine import ContainerSpec, Engine
-from orchestrator.lab import HELPER
-from orchestrator.ownership import ID, Identity
+from orchestrator.hosts import ContainerSpec, Engine
+from orchestrator.hosts.networks import HELPER
+from orchestrator.hosts.ownership import ID, Identity
 
 DEVICES = Path("/sys/class/net")
 

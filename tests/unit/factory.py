@@ -12,7 +12,7 @@ from typing import Any
 from hdrh.histogram import HdrHistogram
 
 from orchestrator.agents.contract import LoadReport, LoadTick, SinkReport, SinkTick
-from orchestrator.rundir import RunDir
+from orchestrator.measurements.rundir import RunDir
 from orchestrator.scenarios import Evidence, Outcome, Quote, Table, Verdict
 
 BEGAN = 1_763_860_000.0

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from orchestrator.bed.model import Bed, Release, Strict, parse_bed
 from orchestrator.measurements import Measurements
-from orchestrator.model import Bed, Release, Strict, parse_bed
-from orchestrator.rundir import RunDir
-from orchestrator.runner import Finished
+from orchestrator.measurements.rundir import RunDir
+from orchestrator.runs.runner import Finished
 from orchestrator.scenarios import Outcome, Quote, Verdict
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import docker as sdk
 
-from orchestrator.engine.docker import DockerEngine
+from orchestrator.hosts.docker import DockerEngine
 
 Answers = Mapping[str, Any]
 """``METHOD /path`` (without version and query) -> what is answered with 200: JSON, bytes as they are, or a list of

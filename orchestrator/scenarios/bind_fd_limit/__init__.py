@@ -14,14 +14,14 @@ reported (node ``dns``) and, with a fix, of a second one beside it (``fixed``). 
     params        what can be varied
 """
 
-from orchestrator.live import Live
+from orchestrator.bed.model import Bed
 from orchestrator.measurements import Measurements
-from orchestrator.model import Bed
 from orchestrator.scenarios import Verdict
 from orchestrator.scenarios.bind_fd_limit.drive import count_open, ended_at_start, stop
 from orchestrator.scenarios.bind_fd_limit.named import servers
 from orchestrator.scenarios.bind_fd_limit.params import Params
 from orchestrator.scenarios.bind_fd_limit.verdict import judge
+from orchestrator.up.live import Live
 
 
 class BindFdLimit:

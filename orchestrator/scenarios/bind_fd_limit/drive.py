@@ -3,11 +3,11 @@
 import time
 from typing import Any
 
-from orchestrator.engine import Output
 from orchestrator.errors import EngineFailed, NodeDied
-from orchestrator.live import HEARTBEAT_S, Live
+from orchestrator.hosts import Output
 from orchestrator.plan import NodePlan
 from orchestrator.scenarios.bind_fd_limit.signatures import FETCHED, OVER, SIGNATURES
+from orchestrator.up.live import HEARTBEAT_S, Live
 
 FETCH_S, SETTLE_S, STOP_S = 30.0, 5.0, 8.0
 """How long the fetch of the root's keys may take, its sockets until they are closed, and each way to stop it."""

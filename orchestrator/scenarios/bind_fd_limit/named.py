@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from orchestrator.model import Limits, Node
+from orchestrator.bed.model import Limits, Node
 from orchestrator.scenarios.bind_fd_limit.params import Params
 from orchestrator.services import bind
 

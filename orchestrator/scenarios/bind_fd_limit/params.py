@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from orchestrator.model import MAX_DOMAINS, Release, Strict
+from orchestrator.bed.model import MAX_DOMAINS, Release, Strict
 
 
 class Params(Strict):

@@ -6,7 +6,7 @@ from orchestrator.measurements import Measurements
 from orchestrator.scenarios import Evidence, Outcome, Quote, Table, Verdict
 from orchestrator.scenarios.bind_fd_limit.named import ADDRESSES, FIXED, FULL_WORKERS, REPORTED, Named, servers
 from orchestrator.scenarios.bind_fd_limit.params import Params
-from orchestrator.scenarios.bind_fd_limit.seen import Seen
+from orchestrator.scenarios.bind_fd_limit.readings import Seen
 from orchestrator.scenarios.bind_fd_limit.signatures import ABORT, OVER, RNDC_REFUSED, SIGNATURES
 from orchestrator.services import bind
 

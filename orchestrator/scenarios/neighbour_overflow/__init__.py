@@ -16,17 +16,17 @@ with a fix, of the same bed again with it. docs/neighbour-overflow.md tells the 
 
 from contextlib import ExitStack
 
-from orchestrator import host
+from orchestrator.bed.model import Bed, Node
 from orchestrator.errors import HostCannot
-from orchestrator.host_settings import HostSettings
-from orchestrator.live import Live
+from orchestrator.hosts import capacity
+from orchestrator.hosts.kernel_settings import HostSettings
 from orchestrator.measurements import Measurements
-from orchestrator.model import Bed, Node
 from orchestrator.scenarios import Verdict
 from orchestrator.scenarios.neighbour_overflow.drive import ask
 from orchestrator.scenarios.neighbour_overflow.fixes import SETTING, apply_fix, thresholds
 from orchestrator.scenarios.neighbour_overflow.params import CONNECT_TIMEOUT_S, FIXED, REPORTED, Params
 from orchestrator.scenarios.neighbour_overflow.verdict import judge
+from orchestrator.up.live import Live
 
 _IPV4_ALONE = {"smtp_address_preference": "ipv4", "smtp_mx_address_limit": 1, "smtp_balance_inet_protocols": False}
 """A destination whose IPv4 address fails is not tried by IPv6, which has a table of its own (ndisc_cache)."""
@@ -38,7 +38,7 @@ class NeighbourOverflow:
     name = "neighbour-overflow"
     question = "Do look-ups and mail fail when there are more addresses on the link than the neighbour table holds?"
     params = Params
-    provokes = frozenset({host.NEIGHBOURS})
+    provokes = frozenset({capacity.NEIGHBOURS})
 
     def bed(self, params: Params) -> Bed:
         """Return a relay bed whose sink is on the link with every domain, and whose DNS server has as many addresses.

@@ -8,14 +8,14 @@ from dataclasses import asdict
 from threading import Event
 from typing import Any
 
-from orchestrator.collect import kernel
 from orchestrator.errors import EngineFailed
-from orchestrator.live import Live
 from orchestrator.plan import NodePlan
 from orchestrator.scenarios.neighbour_overflow.link import blocks
 from orchestrator.scenarios.neighbour_overflow.params import Params
 from orchestrator.services import Role
 from orchestrator.services.agents import PYTHON
+from orchestrator.up.collect import kernel
+from orchestrator.up.live import Live
 
 TRIED_S = 20.0
 """How long the table is kept full at most, until every message was tried once."""

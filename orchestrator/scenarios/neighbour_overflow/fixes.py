@@ -1,9 +1,9 @@
 """What keeps the table from overflowing: a larger one, or fewer entries that count."""
 
-from orchestrator.host_settings import HostSettings
-from orchestrator.live import Live
+from orchestrator.hosts.kernel_settings import HostSettings
 from orchestrator.scenarios.neighbour_overflow.link import blocks
 from orchestrator.services import Role
+from orchestrator.up.live import Live
 
 SETTING = "net.ipv4.neigh.default.gc_thresh"
 

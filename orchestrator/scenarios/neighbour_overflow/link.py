@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
-from orchestrator.addressing import prefix_for
-from orchestrator.live import Live
+from orchestrator.bed.addressing import prefix_for
 from orchestrator.plan import NodePlan
 from orchestrator.services import Role
+from orchestrator.up.live import Live
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

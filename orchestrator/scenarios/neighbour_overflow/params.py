@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from orchestrator.model import Strict
+from orchestrator.bed.model import Strict
 
 REPORTED, FIXED = "as-reported", "fixed"
 """The two passes over one bed."""

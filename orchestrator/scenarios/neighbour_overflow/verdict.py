@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from orchestrator.measurements import Measurements
 from orchestrator.scenarios import Evidence, Outcome, Quote, Table, Verdict
 from orchestrator.scenarios.neighbour_overflow.params import CONNECT_TIMEOUT_S, FIXED, REPORTED, Params
-from orchestrator.scenarios.neighbour_overflow.seen import Seen
+from orchestrator.scenarios.neighbour_overflow.readings import Seen
 
 AMONG_THEMSELVES = ("load-relay", "relay-load", "relay-dns", "dns-relay", "dns-load", "sink-relay")
 """Entries that the nodes have for each other while mail is sent: who has it, and of whom."""

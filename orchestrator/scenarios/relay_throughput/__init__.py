@@ -12,14 +12,14 @@ is drained before the verdict. A result near the ceiling is the instrument's, an
     params        what can be varied, and the names that do not
 """
 
-from orchestrator.live import Live
+from orchestrator.bed.model import Bed
 from orchestrator.measurements import Measurements
-from orchestrator.model import Bed
 from orchestrator.scenarios import Verdict
 from orchestrator.scenarios.relay_throughput.bed import bed
 from orchestrator.scenarios.relay_throughput.drive import drive
 from orchestrator.scenarios.relay_throughput.params import Params
 from orchestrator.scenarios.relay_throughput.verdict import judge
+from orchestrator.up.live import Live
 
 
 class RelayThroughput:

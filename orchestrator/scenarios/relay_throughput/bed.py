@@ -1,8 +1,9 @@
 """The bed that is asked for."""
 
-from orchestrator import beds, services
+from orchestrator import services
+from orchestrator.bed import builtin
+from orchestrator.bed.model import Bed, Node
 from orchestrator.errors import InvalidInput
-from orchestrator.model import Bed, Node
 from orchestrator.scenarios.relay_throughput.params import OURS, Params, RelayLoad
 from orchestrator.services import Role, bhm
 
@@ -35,7 +36,7 @@ def relay_bed(params: RelayLoad, *, cpus: float | None = None) -> Bed:
     if services.service(params.relay).role is not Role.RELAY:
         relays = ", ".join(name for name, kind in services.known().items() if kind.role is Role.RELAY)
         raise InvalidInput("a service that fills the role relay", repr(params.relay), f"choose one of {relays}")
-    base = beds.bed("relay")
+    base = builtin.bed("relay")
     relay = base.nodes["relay"]
     under_test = Node(
         service=params.relay,

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address
 
 from orchestrator import services
-from orchestrator.live import Live
 from orchestrator.measurements import Measurements
 from orchestrator.scenarios.relay_throughput import probes
 from orchestrator.scenarios.relay_throughput.params import (
@@ -19,6 +18,7 @@ from orchestrator.scenarios.relay_throughput.params import (
     RelayLoad,
 )
 from orchestrator.services import Counts, Offer, OffersLoad, Role
+from orchestrator.up.live import Live
 
 LEAST_PERIODS = 4
 """Minimum length of a calibration, in periods of a generator that sends in bursts (``Measurements.steady_per_s``)."""

@@ -4,9 +4,9 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from orchestrator import overlay
-from orchestrator.model import MAX_DOMAINS, Domain, Families, Files, Recipients, Release, Strict
-from orchestrator.overlay import FromDisk
+from orchestrator.bed import user_files
+from orchestrator.bed.model import MAX_DOMAINS, Domain, Families, Files, Recipients, Release, Strict
+from orchestrator.bed.user_files import FromDisk
 
 CALIBRATION, SINGLE, RUN = "calibration", "calibration-single", "relay"
 """The loads of a run: straight to the sink; the same with one message for each connection; through the relay."""
@@ -21,10 +21,10 @@ class RelayLoad(Strict):
     domains: Annotated[int, Field(ge=1, le=MAX_DOMAINS)] = 2560
     """Domains that receive mail, each with an address of its own; given by name, their number."""
     domain_names: Annotated[
-        Annotated[list[Domain], Field(min_length=1)] | None, FromDisk(overlay.read_lines, "FILE")
+        Annotated[list[Domain], Field(min_length=1)] | None, FromDisk(user_files.read_lines, "FILE")
     ] = None
     """Their names under .test, one a line; unset: those of the recipients, else d0.test, d1.test, ..."""
-    recipients: Annotated[Recipients | None, FromDisk(overlay.read_lines, "FILE")] = None
+    recipients: Annotated[Recipients | None, FromDisk(user_files.read_lines, "FILE")] = None
     """Who gets the mail, one a line: local parts, which every domain has, or full addresses; unset: user."""
     families: Families = Families.BOTH
     """What mail and DNS go over: v4, v6 or both; v4 asks for no IPv6 of the host."""
@@ -47,7 +47,7 @@ class RelayLoad(Strict):
     """The service under test."""
     relay_release: Release = "bookworm"
     """The Debian release it comes from."""
-    relay_files: Annotated[Files | None, FromDisk(overlay.read_tree, "FOLDER")] = None
+    relay_files: Annotated[Files | None, FromDisk(user_files.read_tree, "FOLDER")] = None
     """Files of your own for the relay, as a tree that is laid over its /: etc/postfix/main.cf, ..."""
 
     @model_validator(mode="before")

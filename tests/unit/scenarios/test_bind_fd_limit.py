@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from orchestrator.measurements import Measurements
+from orchestrator.measurements.rundir import RunDir
 from orchestrator.plan import make_plan
-from orchestrator.rundir import RunDir
 from orchestrator.scenarios import Outcome, Verdict
 from orchestrator.scenarios.bind_fd_limit import SCENARIO
 from orchestrator.scenarios.bind_fd_limit.named import servers

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from orchestrator.agents.contract import LoadReport, SinkReport
-from orchestrator.collect.cpus import CpuTimes
+from orchestrator.bed.cpu_topology import ALL, CORE, ONE_EACH, THREAD, Topology, cpu_sets, write
 from orchestrator.measurements import Measurements
-from orchestrator.rundir import RunDir
+from orchestrator.measurements.rundir import RunDir
 from orchestrator.scenarios import Outcome, Verdict
 from orchestrator.scenarios.cpu_topology import SCENARIO, Params
-from orchestrator.topology import ALL, CORE, ONE_EACH, THREAD, Topology, cpu_sets, write
+from orchestrator.up.collect.cpus import CpuTimes
 from tests.unit.factory import BEGAN, add_probes, bitmap, histogram
 
 MESSAGES = 200

@@ -8,7 +8,7 @@ import pytest
 from orchestrator.agents.contract import LoadReport, SinkReport, SinkTick
 from orchestrator.errors import InvalidInput
 from orchestrator.measurements import Measurements
-from orchestrator.rundir import RunDir
+from orchestrator.measurements.rundir import RunDir
 from orchestrator.scenarios import Outcome, Verdict
 from orchestrator.scenarios.generator_ceiling import SCENARIO, Params
 from orchestrator.services.offered import Offered

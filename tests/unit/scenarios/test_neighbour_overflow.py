@@ -8,8 +8,8 @@ import pytest
 from orchestrator.agents.contract import LoadReport, SinkReport
 from orchestrator.errors import HostCannot
 from orchestrator.measurements import Measurements
+from orchestrator.measurements.rundir import RunDir
 from orchestrator.plan import make_plan
-from orchestrator.rundir import RunDir
 from orchestrator.scenarios import Outcome, Verdict
 from orchestrator.scenarios.neighbour_overflow import SCENARIO
 from orchestrator.scenarios.neighbour_overflow.fixes import thresholds

@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.agents.contract import LoadReport, SinkReport
 from orchestrator.measurements import Measurements
-from orchestrator.rundir import RunDir
+from orchestrator.measurements.rundir import RunDir
 from orchestrator.scenarios import Outcome, Verdict
 from orchestrator.scenarios.postal_crash import MESSAGE, OURS, POSTAL, SCENARIO, SIGSEGV, Params
 from orchestrator.services.offered import Line, Offered

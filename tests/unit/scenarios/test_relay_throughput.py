@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from orchestrator.errors import InvalidInput
 from orchestrator.measurements import Measurements
+from orchestrator.measurements.rundir import RunDir
 from orchestrator.plan import make_plan
-from orchestrator.rundir import RunDir
 from orchestrator.scenarios import Outcome, Verdict
 from orchestrator.scenarios.relay_throughput import SCENARIO
 from orchestrator.scenarios.relay_throughput.params import Params

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.model import parse_bed
+from orchestrator.bed.model import parse_bed
 from orchestrator.plan import NodePlan, make_plan
 
 CONF = "/etc/bind/testbed/named.conf"

@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator import images, services, wiring
-from orchestrator.model import Bed, Strict, parse_bed
+from orchestrator import services
+from orchestrator.bed import wiring
+from orchestrator.bed.model import Bed, Strict, parse_bed
+from orchestrator.hosts import images
 from orchestrator.plan import NodePlan, make_plan
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {

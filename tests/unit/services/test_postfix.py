@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from orchestrator import overlay
-from orchestrator.model import parse_bed
+from orchestrator.bed import user_files
+from orchestrator.bed.model import parse_bed
 from orchestrator.plan import NodePlan, make_plan
 from orchestrator.services import postfix_config
 from orchestrator.services.postfix import SERVICE, Settings
@@ -68,7 +68,7 @@ def test_what_the_bed_measures_with_cannot_be_set_otherwise() -> None:
 
 
 def test_a_main_cf_of_the_users_own_stands_as_it_is_but_for_what_is_named() -> None:
-    files = overlay.read_tree(GATEWAY)
+    files = user_files.read_tree(GATEWAY)
     node = _relay({"main_cf": {"smtpd_error_sleep_time": "0"}}, files)
     theirs, running = postfix_config.parameters(files[MAIN]), _running(node)
     named = {change.setting for change in node.changes if not change.setting.startswith(MASTER)}
@@ -82,7 +82,7 @@ def test_a_main_cf_of_the_users_own_stands_as_it_is_but_for_what_is_named() -> N
 
 
 def test_a_master_cf_of_the_users_own_runs_without_chroot_and_writes_the_log() -> None:
-    node = _relay(files=overlay.read_tree(GATEWAY))
+    node = _relay(files=user_files.read_tree(GATEWAY))
     running = node.files[MASTER].decode()
     assert [line.split()[4] for line in running.splitlines() if line[:1].isalpha()] == ["n"] * 23
     assert running.count("postlogd\n") == 1

@@ -1,0 +1,31 @@
+"""The built-in beds, as the YAML that a user would write."""
+
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from orchestrator.bed.model import Bed, checked, read_bed
+from orchestrator.errors import InvalidInput
+
+
+def names() -> list[str]:
+    """Name the built-in beds."""
+    return sorted(Path(f.name).stem for f in files(__name__).iterdir() if f.name.endswith(".yaml"))
+
+
+def bed(name: str, *, domains: int | None = None, parent: str | None = None, families: str | None = None) -> Bed:
+    """Return a built-in bed, or the one in the YAML file of this name; what is given here stands above it.
+
+    Raises:
+        InvalidInput: there is neither, or the file is no bed.
+    """
+    if name in names():
+        with as_file(files(__name__) / f"{name}.yaml") as path:
+            found = read_bed(path)
+    elif "/" in name or name.endswith((".yaml", ".yml")):
+        found = read_bed(Path(name))
+    else:
+        choice = f"choose one of {', '.join(names())}"
+        raise InvalidInput("the name of a built-in bed, or a YAML file", repr(name), choice)
+    options = {"domains": domains, "parent": parent, "families": families}
+    given = {key: value for key, value in options.items() if value is not None}
+    return checked(Bed, {**found.model_dump(), **given}, f"a valid bed ({name})")

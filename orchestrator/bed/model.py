@@ -1,0 +1,272 @@
+"""The bed as its author writes it: YAML or Python in, checked data out.
+
+This is the only module where outside text becomes data, so every name that later reaches a zone file, a shell or a
+configuration file is checked here. Service settings are checked by the service they belong to (``services``).
+"""
+
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
+from yaml.constructor import ConstructorError
+
+from orchestrator.agents.order import DOMAIN, LOCAL_PART
+from orchestrator.bed import user_files
+from orchestrator.errors import InvalidInput
+
+M = TypeVar("M", bound=BaseModel)
+
+MAX_DOMAINS = 65_536
+"""Half of 198.18.0.0/15: one sink address for each domain, and room for the nodes."""
+
+_MAX_FILE_B = 32 * 2**20
+"""What the most domains with the longest names take, and more."""
+_MAX_DEPTH = 32
+_REWORDED = {"extra_forbidden": "unknown key"}
+_SCHEMA = "see `testbed schema` for what is possible"
+
+_DOMAIN = re.compile(rf"{DOMAIN}\.test")
+_MAX_PATH = 256
+"""Octets of a path, its angle brackets included (RFC 5321, 4.5.3.1.3)."""
+MAX_DOMAIN = _MAX_PATH - len("<probe@>")
+"""Octets of a domain: the longest path at it fits, and so does the name of its mail host, mx.<domain> (RFC 1035, 2.3.4:
+253 octets as text)."""
+
+
+def _domain(name: str) -> str:
+    """Check for a lower-case name under .test (RFC 6761) that leaves room for a mailbox and a mail host's name."""
+    if len(name) > MAX_DOMAIN:
+        raise ValueError(
+            f"a domain of {len(name)} octets; at most {MAX_DOMAIN} are possible, because the path <probe@domain> has "
+            f"at most {_MAX_PATH} (RFC 5321, 4.5.3.1.3)"
+        )
+    if not _DOMAIN.fullmatch(name):
+        raise ValueError(
+            f"{name!r} is not a domain under .test made of labels of at most 63 letters, digits, '-' and '_'"
+        )
+    return name
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # libyaml where it is there
+    """Plain data only, and no key twice: one of two nodes of the same name would silently be lost."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise ConstructorError(None, None, f"{key.value!r} stands there twice", key.start_mark)
+            seen.add(key.value)
+        made: dict[Any, Any] = super().construct_mapping(node, deep=deep)
+        return made
+
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
+Domain = Annotated[str, AfterValidator(_domain), Field(json_schema_extra={"maxLength": MAX_DOMAIN})]
+Release = Literal["bullseye", "bookworm", "trixie"]
+Files = Annotated[
+    dict[Annotated[str, AfterValidator(user_files.node_path)], str],
+    AfterValidator(user_files.within_bounds),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "additionalProperties": {
+                "anyOf": [
+                    {"type": "string", "description": "A file or folder beside the bed file."},
+                    {"type": "object", "required": ["text"], "properties": {"text": {"type": "string"}}},
+                ]
+            },
+        }
+    ),
+]
+"""Absolute path in a node -> text. (A bed file names files beside it instead: ``overlay.read_beside``.)"""
+
+_RECIPIENT = re.compile(rf"{LOCAL_PART}(?:@([^@]+))?")
+
+
+def _recipient(address: str) -> str:
+    """Check for a Dot-string (RFC 5321, 4.1.2) of at most 64 octets, alone or at a domain of a bed."""
+    found = _RECIPIENT.fullmatch(address)
+    if not found:
+        raise ValueError(f"{address[:80]!r} is not a local part like 'anna.b', or such a one at a domain")
+    if found[1] is not None:
+        _domain(found[1])
+    return address
+
+
+Recipients = Annotated[
+    list[Annotated[str, AfterValidator(_recipient)]], Field(min_length=1, max_length=2 * MAX_DOMAINS)
+]
+"""Local parts, which every domain has, or full addresses."""
+
+
+class Families(StrEnum):
+    """The address families of a bed's lab network."""
+
+    V4 = "v4"
+    V6 = "v6"
+    BOTH = "both"
+
+    @property
+    def has_v4(self) -> bool:
+        """Whether mail and DNS may go over IPv4."""
+        return self is not Families.V6
+
+    @property
+    def has_v6(self) -> bool:
+        """Whether they may go over IPv6."""
+        return self is not Families.V4
+
+
+class Strict(BaseModel):
+    """A part of a bed file: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class Limits(Strict):
+    """What one node may use at most; unset is the engine's default."""
+
+    cpus: Annotated[float, Field(gt=0, le=1024)] | None = None
+    """CPU time per second, in cores."""
+    cpuset: Annotated[str, Field(pattern=r"^\d+(-\d+)?(,\d+(-\d+)?)*$")] | None = None
+    """CPU numbers, as in cpuset(7): ``0-3,6``."""
+    memory_mb: Annotated[int, Field(ge=16, le=1 << 20)] | None = None
+    """Memory in MiB."""
+    nofile: Annotated[int, Field(ge=64, le=1 << 20)] | None = None
+    """RLIMIT_NOFILE, soft and hard (getrlimit(2))."""
+    pids: Annotated[int, Field(ge=8, le=1 << 22)] | None = None
+    """Processes and threads."""
+
+
+class Node(Strict):
+    """One container of a bed."""
+
+    service: Name
+    release: Release = "bookworm"
+    """The Debian release of its image: a version axis for its daemon."""
+    addresses: Annotated[int, Field(ge=1, le=MAX_DOMAINS)] = 1
+    """How many real IPv4 (and as many IPv6) lab addresses it has. Beyond 2,561 the IPv6 ones answer, but stand on no
+    interface, unless its service is to listen on each: a kernel takes too long over them."""
+    limits: Limits = Limits()
+    settings: dict[str, Any] = {}
+    """What its service understands; ``testbed schema`` lists it."""
+    files: Files = {}
+    """The user's own files, laid over those of its image and service: absolute path in the node -> the name of a file
+    or folder beside the bed file, or ``{text: ...}``. One that begins with ``#!`` can be executed."""
+    may_end: bool = False
+    """It may end, even before it serves, and the bed stands all the same: its end is what is looked at."""
+
+
+class Bed(Strict):
+    """A network and its nodes."""
+
+    name: Name
+    domains: Annotated[
+        Annotated[int, Field(ge=1, le=MAX_DOMAINS), Tag("number")] | Annotated[list[Domain], Tag("names")],
+        Discriminator(lambda given: "names" if isinstance(given, list) else "number"),
+    ] = 16
+    """How many domains receive mail (d0.test, d1.test, ...), or their names."""
+    families: Families = Families.BOTH
+    """What mail and DNS go over: addresses, records, listeners, routes and rules are of these families. ``v4`` asks for
+    no IPv6 of the host; with ``v6`` the control network, and so the published ports, stay IPv4."""
+    subnet: str | None = None
+    """The IPv4 slice, within 198.18.0.0/15; unset takes the first free one that fits."""
+    parent: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,15}$")] | None = None
+    """A real interface to put the lab network on, instead of the bed's private veth pair."""
+    on_link: bool = False
+    """The delivery addresses (IPv4) are on the link, as those of so many servers: each costs a node that sends to it an
+    entry of the kernel's neighbour table, of which there are 1,024. Unset, one route leads to all of them."""
+    nodes: Annotated[dict[Name, Node], Field(min_length=1, max_length=64)]
+
+    @model_validator(mode="after")
+    def _distinct_domains(self) -> "Bed":
+        if isinstance(self.domains, list):
+            if not 1 <= len(self.domains) <= MAX_DOMAINS:
+                raise ValueError(f"domains: {len(self.domains)} names; from 1 to {MAX_DOMAINS} are possible")
+            if len(set(self.domains)) != len(self.domains):
+                raise ValueError("domains: a name stands there twice")
+        return self
+
+    @property
+    def domain_names(self) -> list[str]:
+        """The name of every domain, in the order of its sink address."""
+        return self.domains if isinstance(self.domains, list) else [f"d{i}.test" for i in range(self.domains)]
+
+
+def parse_bed(data: object, source: str) -> Bed:
+    """Check ``data`` (plain lists and dicts) as a bed; ``source`` names it in the error.
+
+    Raises:
+        InvalidInput: with a line for each thing that is wrong.
+    """
+    return checked(Bed, data, f"a valid bed ({source})")
+
+
+def read_bed(path: Path) -> Bed:
+    """Read a bed from a YAML file.
+
+    Raises:
+        InvalidInput: the file is missing, is no YAML or is no bed.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MAX_FILE_B + 1)
+    except (OSError, ValueError) as error:
+        found = f"{path}: {getattr(error, 'strerror', None) or error}"
+        raise InvalidInput("a bed file", found, "name a YAML file that can be read") from error
+    if len(content) > _MAX_FILE_B:
+        raise InvalidInput(f"a bed file of at most {_MAX_FILE_B >> 20} MiB", f"{path}: it is larger", "shorten it")
+    try:
+        text = content.decode()
+        _refuse_bombs(text)
+        data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe one: see its base
+    except (yaml.YAMLError, ValueError) as error:
+        raise InvalidInput("a bed in YAML", f"{path}: {error}", "correct the file") from error
+    nodes = data.get("nodes") if isinstance(data, dict) else None
+    for node in nodes.values() if isinstance(nodes, dict) else ():
+        if isinstance(node, dict) and isinstance(node.get("files"), dict):
+            node["files"] = user_files.read_beside(path, node["files"])
+    return parse_bed(data, str(path))
+
+
+def _refuse_bombs(text: str) -> None:
+    """Refuse what grows without bound when it is built: a bed needs neither aliases nor deep nesting."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.AliasEvent):
+            raise yaml.YAMLError(f"an alias, *{event.anchor}: write it out instead\n{event.start_mark}")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise yaml.YAMLError(f"more than {_MAX_DEPTH} levels of nesting\n{event.start_mark}")
+
+
+def checked(model: type[M], data: object, needed: str, do: str = _SCHEMA) -> M:
+    """Validate ``data`` as ``model``, with an error that a user can act on: ``needed`` names it, ``do`` is the cure.
+
+    Raises:
+        InvalidInput: with a line for each thing that is wrong.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(str(part) for part in e['loc'])[:200] or 'the whole'}: "
+            f"{_REWORDED.get(e['type']) or e['msg'].removeprefix('Value error, ')} (got {str(e['input'])[:60]!r})"
+            for e in error.errors()[:10]
+        ]
+        more = error.error_count() - len(lines)
+        found = "; ".join(lines) + (f"; and {more} more" if more > 0 else "")
+        raise InvalidInput(needed, found, do) from error

@@ -1,0 +1,226 @@
+"""How a node joins its bed: the script that a container starts with, and the rules it loads.
+
+The script runs with NET_ADMIN before the service does, so there is no moment in which a service has a default route,
+Docker's resolver or half of its addresses; then it gives that capability up for good (capabilities(7), bounding set)
+and becomes the service. Everything is rendered here, so that ``testbed plan`` shows it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, summarize_address_range
+from shlex import quote
+
+from orchestrator.bed.addressing import twin, twin_network
+from orchestrator.bed.model import Families
+
+SETUP_CAPABILITIES = ("NET_ADMIN", "SETPCAP")
+"""What the script needs and the service never has."""
+
+SYSCTLS = {
+    "net.ipv4.ip_local_port_range": "1024 65535",  # a relay and a load generator open many connections
+    "net.ipv4.tcp_tw_reuse": "1",  # ... and as many wait in TIME-WAIT (RFC 6191)
+    "net.core.somaxconn": "4096",
+}
+"""Settings of every node's own network namespace (Documentation/networking/ip-sysctl.rst)."""
+SYSCTLS_V6 = {
+    "net.ipv6.conf.all.disable_ipv6": "0",  # Docker turns IPv6 off where a network of its own has none
+    "net.ipv6.conf.default.disable_ipv6": "0",
+}
+"""Further settings for beds with IPv6; a container fails to start if its kernel lacks one."""
+
+DIRECTORY = "/testbed"
+CONTROL = f"{DIRECTORY}/control"
+"""Written at the start: the IPv4 network that the host comes from, as the engine has made it (172.18.0.0/16)."""
+WALL = f"{DIRECTORY}/wall"
+"""Written at the start: the rules with the names of the devices, for nft(8)."""
+WALL_LOADED = f"{DIRECTORY}/wall.loaded"
+"""Written at the start: the rules as nft(8) lists them once they are loaded."""
+
+ON_LAB = 2560
+"""Further addresses that the lab device carries alone: inet_insert_ifa (net/ipv4/devinet.c) walks the whole list of an
+interface at every insert, which is quicker than more devices up to about here."""
+SHARE = 1024
+"""Addresses of each device where there are more: 65,536 take 3 s, and with 2,048 on each 4.5 s (measured)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wire:
+    """One node's place on the lab network."""
+
+    v4: IPv4Address
+    """Its service address; the engine gives it."""
+    lab: IPv4Network
+    families: Families = Families.BOTH
+    further: Sequence[IPv4Address] = ()
+    """Real addresses beside the service address; each has an IPv6 twin."""
+    enumerated6: bool = False
+    """The service looks for each of its IPv6 addresses on the node's interfaces: they are real, however many."""
+    anyip: IPv4Network | None = None
+    """A prefix that is local as a whole, with no address added."""
+    routes: Sequence[tuple[IPv4Network | IPv6Network, IPv4Address]] = ()
+    """Prefixes that are reached through another node: one neighbour entry, however many addresses."""
+    resolver: IPv4Address | None = None
+    publish: Sequence[str] = ()
+    """``25/tcp``: ports of the service address that the control interface hands on."""
+
+
+def files(wire: Wire, command: Sequence[str], capabilities: Sequence[str]) -> dict[str, bytes]:
+    """Render the files that make a node join, by absolute path; start the container with ``/testbed/enter``."""
+    rendered = {
+        "enter": _enter(wire, command, capabilities),
+        "addresses": _addresses(wire),
+        "ruleset": _ruleset(wire),
+        "resolv.conf": _resolv_conf(wire),
+    }
+    return {f"{DIRECTORY}/{name}": text.encode() for name, text in rendered.items()}
+
+
+def sysctls(families: Families) -> dict[str, str]:
+    """Return the settings of a node's network namespace."""
+    return {**(SYSCTLS_V6 if families.has_v6 else {}), **SYSCTLS}
+
+
+def _resolv_conf(wire: Wire) -> str:
+    if wire.resolver is None:
+        return ""
+    server = wire.resolver if wire.families.has_v4 else twin(wire.resolver)
+    return f"nameserver {server}\noptions timeout:2 attempts:3\n"
+
+
+def without_setup_rights(command: Sequence[str], capabilities: Sequence[str]) -> tuple[str, ...]:
+    """Wrap a command so that it runs with these capabilities and no others."""
+    keep = ",".join(["-all", *(f"+{c.lower()}" for c in capabilities)])
+    return ("setpriv", f"--bounding-set={keep}", "--inh-caps=-all", "--no-new-privs", "--", *command)
+
+
+def _enter(wire: Wire, command: Sequence[str], capabilities: Sequence[str]) -> str:
+    """Render the start script.
+
+    The control device is the one with the default route, or else the one with an address: a kernel that has ipip or sit
+    loaded adds ``tunl0`` or ``sit0`` to every network namespace (Documentation/admin-guide/sysctl/net.rst,
+    fb_tunnels_only_for_init_net).
+    """
+    become = " ".join(quote(part) for part in without_setup_rights(command, capabilities))
+    return f"""#!/bin/sh
+set -eu
+set -- $(ip -oneline -4 address show to {wire.v4}); lab=$2
+control=lo
+for device in $(ip -oneline -4 address show scope global | cut -d ' ' -f 2) \\
+    $(ip -4 route show default | grep -o 'dev [^ ]*' | cut -d ' ' -f 2); do
+    [ "$device" = "$lab" ] || control=$device
+done
+{{ echo "define lab = $lab"; echo "define control = $control"; cat {DIRECTORY}/ruleset; }} > {WALL}
+nft --file {WALL}
+nft --stateless list table inet bed > {WALL_LOADED}
+ip -4 route show dev "$control" proto kernel | {{ read -r network rest || :; echo "$network"; }} > {CONTROL}
+ip route flush default
+[ ! -e /proc/sys/net/ipv6/conf ] || ip -6 route flush default
+sed "s/@lab$/$lab/" {DIRECTORY}/addresses | ip -batch -
+cat {DIRECTORY}/resolv.conf > /etc/resolv.conf
+exec {become}
+"""
+
+
+def _addresses(wire: Wire) -> str:
+    """Render commands for ``ip -batch``. ``nodad``: the plan has seen to it that no address is given twice.
+
+    The last address of a slice may be a domain's, so nothing on the lab is a broadcast.
+    """
+    lines = [f"route del table local broadcast {wire.lab.broadcast_address} dev @lab"]
+    if wire.families.has_v6:
+        lines += [f"address add {twin(wire.v4)}/{twin_network(wire.lab).prefixlen} nodad dev @lab"]
+    lines += _further(wire)
+    if wire.anyip:
+        prefixes = (wire.anyip, twin_network(wire.anyip))
+        lines += [f"route add local {prefix} dev lo" for prefix in prefixes if _is_of(prefix, wire.families)]
+    for prefix, via in wire.routes:
+        if not _is_of(prefix, wire.families):
+            continue
+        lines += [f"route add {prefix} via {via if isinstance(prefix, IPv4Network) else twin(via)} dev @lab"]
+    return "\n".join(lines) + "\n"
+
+
+def _is_of(prefix: IPv4Network | IPv6Network, families: Families) -> bool:
+    return families.has_v4 if isinstance(prefix, IPv4Network) else families.has_v6
+
+
+def _further(wire: Wire) -> list[str]:
+    """Render the addresses beside the service address; many are shared out, which makes their time linear.
+
+    The further devices are ends of veth pairs inside the namespace. No frame passes them: the lab device answers ARP
+    for every address of its node (arp_ignore 0, ip-sysctl.rst), and replies leave by the lab's route. Without ARP they
+    join no multicast group for an IPv6 address, as ``lo`` does not. On the lab device each address joins one (RFC 4291,
+    2.7.1): 2,560 take 2.3 s instead of 0.2 s. So peers need a route; see ``plan``.
+
+    addrconf_verify_rtnl (net/ipv6/addrconf.c) walks every IPv6 address of a namespace at every insert, on whatever
+    device: 20,000 take 7 s and more. So many are local as prefixes, unless the service looks for each.
+    """
+    if len(wire.further) <= ON_LAB:
+        shares = [("@lab", "lo", wire.further)]
+    else:
+        parts = [wire.further[i : i + SHARE] for i in range(0, len(wire.further), SHARE)]
+        names = [f"further{i}" for i in range(len(parts) - 1)]
+        shares = [("@lab", "lo", parts[0]), *((n, n, p) for n, p in zip(names, parts[1:], strict=True))]
+    four, six = wire.families.has_v4, wire.families.has_v6
+    real6 = six and (wire.enumerated6 or len(shares) == 1)
+    quiet = "arp off addrgenmode none" if six else "arp off"
+    lines = []
+    for number in range(0, len(shares) - 1, 2):
+        ends = (f"further{number}", f"further{number + 1}")
+        lines += ["link add name {} type veth peer name {}".format(*ends)]
+        lines += [f"link set dev {end} {change}" for end in ends for change in (quiet, "up")]
+    for device, device6, addresses in shares:
+        lines += [f"address add {address}/32 dev {device}" for address in addresses if four]
+        lines += [f"address add {twin(address)}/128 nodad dev {device6}" for address in addresses if real6]
+    if six and not real6:
+        prefixes = summarize_address_range(twin(wire.further[0]), twin(wire.further[-1]))
+        lines += [f"route add local {prefix} dev lo" for prefix in prefixes]
+    return lines
+
+
+def _ruleset(wire: Wire) -> str:
+    """Rules for nft(8): what may leave this node.
+
+    Lab traffic is not tracked: a relay run opens more connections than a connection table holds. Loading it again
+    replaces the table in one step.
+    """
+    hand_on = "\n        ".join(
+        f"iifname $control {protocol} dport {port} dnat ip to {wire.v4}"
+        for port, protocol in (entry.split("/") for entry in wire.publish)
+    )
+    lab = []
+    if wire.families.has_v4:
+        lab += [f"oifname $lab ip daddr {wire.lab} accept"]
+    if wire.families.has_v6:
+        lab += [f"oifname $lab ip6 daddr {twin_network(wire.lab)} accept"]
+        lab += ["oifname $lab icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept"]
+    allowed = "\n        ".join(lab)
+    return f"""table inet bed
+delete table inet bed
+table inet bed {{
+    chain untracked_in {{
+        type filter hook prerouting priority raw; policy accept;
+        iifname $lab notrack
+    }}
+    chain untracked_out {{
+        type filter hook output priority raw; policy accept;
+        oifname $lab notrack
+    }}
+    chain published {{
+        type nat hook prerouting priority dstnat; policy accept;
+        {hand_on}
+    }}
+    chain input {{
+        type filter hook input priority filter; policy accept;
+        icmpv6 type nd-router-advert drop
+    }}
+    chain output {{
+        type filter hook output priority filter; policy drop;
+        ip daddr 127.0.0.11 reject
+        oifname lo accept
+        {allowed}
+        oifname $control ct state established,related accept
+        reject
+    }}
+}}
+"""

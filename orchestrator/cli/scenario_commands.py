@@ -1,0 +1,116 @@
+"""Shared by the commands that take a scenario: one subcommand for each, its parameters as options."""
+
+import ast
+import inspect
+import pkgutil
+from abc import abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+if TYPE_CHECKING:
+    from orchestrator.bed.model import Strict
+    from orchestrator.scenarios import Scenario
+
+_SCENARIOS = Path(__file__).parents[1] / "scenarios"
+
+
+def _files() -> dict[str, Path]:
+    """Return each scenario's file, by name: its module, or the one that opens its package; none is imported."""
+    modules = pkgutil.iter_modules([str(_SCENARIOS)])
+    files = {module.name: f"{module.name}/__init__.py" if module.ispkg else f"{module.name}.py" for module in modules}
+    return {name.replace("_", "-"): _SCENARIOS / file for name, file in files.items()}
+
+
+def names() -> list[str]:
+    """Name every scenario, without a look into them."""
+    return sorted(_files())
+
+
+class Scenarios(TyperGroup):
+    """Finds the scenarios by their files; only the one that is called is imported, so that help is quick."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - click's signature
+        """Name every scenario."""
+        return names()
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - click's signature
+        """Return what a list says of one scenario: the first line of its file."""
+        file = _files().get(cmd_name)
+        if file is None:
+            return None
+        return TyperCommand(cmd_name, help=(ast.get_docstring(ast.parse(file.read_text())) or cmd_name).splitlines()[0])
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Make the command of the scenario that is called: its options are the scenario's parameters."""
+        name, found, rest = super().resolve_command(ctx, args)
+        return name, self.make(str(name)) if found else None, rest
+
+    @abstractmethod
+    def make(self, name: str) -> Any:
+        """Make the command of one scenario."""
+
+
+def command(name: str, body: Callable[..., None]) -> Any:
+    """Make the command of a scenario: its parameters become options, beside the keyword parameters of ``body``.
+
+    ``body`` is called with the scenario, the parameters that are given, and its own options. Its own option stands
+    where a parameter has the same name, which then keeps its default.
+    """
+    from orchestrator import scenarios
+    from orchestrator.bed.user_files import FromDisk
+
+    scenario = scenarios.scenario(name)
+    disk = {
+        field: mark
+        for field, info in scenario.params.model_fields.items()
+        for mark in info.metadata
+        if isinstance(mark, FromDisk)
+    }
+
+    def call(context: typer.Context, **given: Any) -> None:
+        own = {p.name: given.pop(p.name) for p in fixed}
+        given = {field: value for field, value in given.items() if _is_given(context, field)}
+        given |= {field: mark.read(given[field]) for field, mark in disk.items() if field in given}
+        body(scenario, given, **own)
+
+    fixed = [p for p in inspect.signature(body).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    types = get_type_hints(scenario.params)  # without what pydantic checks: it would be shown
+    varied = [
+        inspect.Parameter(
+            field,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=info.default,
+            annotation=Annotated[Path | None, typer.Option(help=info.description, metavar=disk[field].metavar)]
+            if field in disk
+            else Annotated[types[field], typer.Option(help=info.description)],
+        )
+        for field, info in scenario.params.model_fields.items()
+        if field not in {p.name for p in fixed}
+    ]
+    context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    call.__signature__ = inspect.Signature([context, *varied, *fixed])  # type: ignore[attr-defined]
+    call.__annotations__ = {p.name: p.annotation for p in [context, *varied, *fixed]}
+    single = typer.Typer(pretty_exceptions_enable=False)
+    single.command(name, help=scenario.question)(call)
+    return typer.main.get_command(single)
+
+
+def _is_given(context: typer.Context, option: str) -> bool:
+    source = context.get_parameter_source(option)
+    return source is not None and source.name != "DEFAULT"
+
+
+def params_of(scenario: "Scenario[Any]", values: dict[str, Any]) -> "Strict":
+    """Check the values that are given.
+
+    Raises:
+        InvalidInput: one is not possible.
+    """
+    from orchestrator.bed.model import checked
+
+    needed, do = f"valid parameters of {scenario.name}", f"see `testbed run {scenario.name} --help`"
+    return checked(scenario.params, values, needed, do)

@@ -1,0 +1,107 @@
+"""Removal of beds: a finished bed, and all objects that killed commands left behind."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from orchestrator.errors import Problem
+from orchestrator.hosts import Engine
+from orchestrator.hosts.kernel_settings import SETTINGS, release
+from orchestrator.hosts.networks import remove_parent
+from orchestrator.hosts.ownership import Standing, standing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cleaned:
+    """What a clean-up did."""
+
+    removed: tuple[Standing, ...]
+    kept: tuple[Standing, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for a script."""
+        return {"removed": [s.to_dict() for s in self.removed], "kept": [s.to_dict() for s in self.kept]}
+
+
+def clean(engine: Engine, *, everything: bool, say: Callable[[str], None]) -> Cleaned:
+    """Remove every trace of beds whose maker is dead; ``everything``: of all beds. Says what it does.
+
+    Kept are beds that are up, beds of commands that still run, and beds made from another machine.
+
+    Raises:
+        EngineFailed: something could not be removed; the rest was.
+    """
+    found = standing(engine)
+    removed = [s for s in found if everything or s.abandoned]
+    if problems := _remove_each(engine, removed, say):
+        raise problems[0]
+    return Cleaned(removed=tuple(removed), kept=tuple(s for s in found if s not in removed))
+
+
+def make_way(engine: Engine, say: Callable[[str], None]) -> None:
+    """Remove every trace of beds whose maker is dead, before another bed is made.
+
+    A bed that cannot be removed is named and stays: it has its own names and its own slice, and is in nobody's way.
+
+    Raises:
+        EngineFailed: the engine cannot be reached.
+    """
+    _remove_each(engine, [s for s in standing(engine) if s.abandoned], say)
+
+
+def _remove_each(engine: Engine, beds: Sequence[Standing], say: Callable[[str], None]) -> list[Problem]:
+    """Remove beds, and return what went wrong; each bed that is not wholly removed is named."""
+    problems = []
+    for bed in beds:
+        say(f"removing {bed.bed} {bed.id}, left by a command that is gone" if bed.abandoned else f"removing {bed.id}")
+        try:
+            remove(engine, bed)
+        except Problem as problem:
+            problems.append(problem)
+            say(f"warning: bed {bed.bed} {bed.id} is not wholly removed: {problem}; `testbed clean` tries again")
+    return problems
+
+
+def remove_id(engine: Engine, id_: str) -> None:
+    """Remove a bed by its id; idempotent."""
+    for bed in standing(engine):
+        if bed.id == id_:
+            remove(engine, bed)
+
+
+def remove(engine: Engine, bed: Standing) -> None:
+    """Remove a bed: containers, lab, veth pair, and the control network last, because the rest is found by it.
+
+    Restore the host settings that its command changed before removing the lock.
+
+    Raises:
+        EngineFailed: something could not be removed; what does not depend on it was.
+    """
+    first: list[Problem] = []
+
+    def attempt(act: Callable[[], None]) -> None:
+        try:
+            act()
+        except Problem as problem:
+            first.append(problem)
+
+    locks = [container for container in bed.containers if SETTINGS in container.labels]
+    others = [container for container in bed.containers if container not in locks]
+    with ThreadPoolExecutor(max(1, len(others))) as pool:
+        removals = [pool.submit(attempt, partial(engine.remove_container, container.id)) for container in others]
+    for removal in removals:
+        removal.result()
+    for lock in locks if not first else ():
+        attempt(partial(release, engine, bed.identity, lock))
+    control = [n for n in bed.networks if n.name.endswith("-control")]
+    for network in bed.networks:
+        if network not in control:
+            attempt(partial(engine.remove_network, network.id))
+    if bed.private and bed.networks:
+        attempt(lambda: remove_parent(engine, bed.identity))
+    for network in control if not first else ():
+        attempt(partial(engine.remove_network, network.id))
+    if first:
+        raise first[0]

@@ -1,0 +1,219 @@
+"""Conversion to and from Docker Engine API JSON (1.41 and later); calls no engine."""
+
+import io
+import re
+import secrets
+import struct
+import tarfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from ipaddress import IPv4Network
+from typing import Any
+
+from orchestrator.hosts import LOG_FILE_MB, LOG_FILES, ContainerSpec, Endpoint, EngineInfo, Found, LogLine
+
+STDOUT, STDERR = 1, 2
+"""Numbers of the streams."""
+_HEADER = struct.Struct(">BxxxL")
+"""Before each piece of output: which stream it is of, how many bytes it has."""
+_REMEMBERED = 20_000
+"""Stamps of a followed log. A reader that keeps up is told a few lines of the new file before they are repeated."""
+_READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sysrq-trigger")
+"""What an engine makes read-only in a container, without ``/proc/sys``."""
+_STAMP = re.compile(r"(\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)?")
+_NO_PROFILE = ("apparmor=unconfined", "label=disable")
+"""The engines' profiles for AppArmor and SELinux deny writes to ``/proc/sys/net`` to any container."""
+
+
+def host_config(spec: ContainerSpec) -> dict[str, Any]:
+    """Return the ``HostConfig`` of a container to make (``POST /containers/create``)."""
+    limits = spec.limits
+    asked = {
+        "NetworkMode": "host" if spec.host_network else spec.networks[0].network if spec.networks else "none",
+        "CapDrop": ["ALL"],
+        "CapAdd": list(spec.capabilities),
+        "SecurityOpt": ["no-new-privileges", *(_NO_PROFILE if spec.writes_sysctls else ())],
+        "ReadonlyPaths": list(_READ_ONLY) if spec.writes_sysctls else None,
+        "Sysctls": dict(spec.sysctls),
+        "PortBindings": {port: [{"HostIp": "127.0.0.1", "HostPort": ""}] for port in spec.publish},
+        "LogConfig": {
+            "Type": "json-file",
+            "Config": {"max-size": f"{LOG_FILE_MB}m", "max-file": str(LOG_FILES), "compress": "false"},
+        },
+        "Ulimits": [{"Name": "nofile", "Soft": limits.nofile, "Hard": limits.nofile}] if limits.nofile else None,
+        "Memory": limits.memory_b,
+        "MemorySwap": limits.memory_b,
+        "NanoCpus": int(limits.cpus * 1e9) if limits.cpus else None,
+        "CpusetCpus": limits.cpuset,
+        "PidsLimit": limits.pids,
+    }
+    return {word: value for word, value in asked.items() if value}
+
+
+def limited(command: Sequence[str], seconds: float, *, kill_after: float) -> tuple[list[str], str]:
+    """Return a command with a time limit, and the text that its standard error holds if and only if time ran out.
+
+    The exit status of timeout(1) does not tell: 124 may be the command's own, and 137 anybody's SIGKILL. Its --verbose
+    line does; it names the program as it was called, here by one of 2**64 spellings of ``/bin/sh`` that lead to it.
+    """
+    shell = "/bin" + "".join(secrets.choice(("/", "/.")) for _ in range(64)) + "/sh"
+    limit = ["timeout", "--verbose", f"--kill-after={kill_after:g}", f"{seconds:g}"]
+    return [*limit, shell, "-c", 'exec "$@"', "sh", *command], shell
+
+
+def endpoint(wanted: Endpoint) -> dict[str, Any]:
+    """Return the ``EndpointSettings`` of a network that a container is on."""
+    return {"IPAMConfig": {"IPv4Address": wanted.v4}} if wanted.v4 else {}
+
+
+def archive(files: Mapping[str, bytes]) -> bytes:
+    """Pack files as a tar, the same bytes for the same files; the engine makes the folders that they need.
+
+    All are from 1970: of a main.cf that was changed just now, Postfix waits up to a second for the next change
+    (dict_load_file_xt in its util/dict.c).
+    """
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name, content in sorted(files.items()):
+            entry = tarfile.TarInfo(name.lstrip("/"))
+            entry.size = len(content)
+            entry.mode = 0o755 if content.startswith(b"#!") else 0o644
+            tar.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def frames(read: Callable[[int], bytes]) -> Iterator[tuple[int, bytes]]:
+    """Yield what a container printed as the engine sends it: number of the stream, piece of a line.
+
+    ``read`` reads so many bytes of the answer (framing: ``POST /containers/{id}/attach``).
+    """
+    while header := read(_HEADER.size):
+        stream, length = _HEADER.unpack(header)
+        yield stream, read(length)
+
+
+def once(stamped: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
+    """Leave out the pieces that a followed log repeats.
+
+    Engines from 19.03 to 20.10 take the shorter file after a rotation for one that was truncated, and tell it from its
+    start again (followLogs, daemon/logger/loggerutils/follow.go). A repeated piece has a stamp that was told before.
+    """
+    order: deque[tuple[int, bytes]] = deque()
+    told: set[tuple[int, bytes]] = set()
+    last: dict[int, tuple[tuple[int, bytes], bytes, bool]] = {}
+    repeating = False
+    for stream, piece in stamped:
+        key = (stream, piece.partition(b" ")[0])
+        if key in told:
+            before, first, ended = last[stream]
+            repeating = repeating or key != before or (ended and piece == first)
+            if repeating:
+                continue
+            first = first if not ended else piece  # the pieces of one long line have one stamp
+        else:
+            repeating, first = False, piece
+            order.append(key)
+            told.add(key)
+            if len(order) > _REMEMBERED:
+                told.remove(order.popleft())
+        last[stream] = (key, first, piece.endswith(b"\n"))
+        yield stream, piece
+
+
+def lines(stamped: Iterable[tuple[int, bytes]]) -> Iterator[LogLine]:
+    """Put pieces with a time before them together: the engine cuts lines at 16 KiB, both streams at once."""
+    begun: dict[int, tuple[bytes, list[bytes]]] = {}
+    for stream, frame in stamped:
+        stamp, _, text = frame.partition(b" ")
+        stamp, pieces = begun.setdefault(stream, (stamp, []))
+        pieces.append(text)
+        if text.endswith(b"\n"):
+            del begun[stream]
+            yield _line(stamp, pieces)
+    yield from (_line(stamp, pieces) for stamp, pieces in begun.values())
+
+
+def _line(stamp: bytes, pieces: Sequence[bytes]) -> LogLine:
+    return LogLine(t=unix(stamp.decode()), text=b"".join(pieces).rstrip(b"\r\n").decode(errors="replace"))
+
+
+def unix(stamp: str) -> float:
+    """Read a time of RFC 3339, in any zone (none: UTC), with any number of fractional digits.
+
+    Raises:
+        ValueError: it is none.
+    """
+    found = _STAMP.fullmatch(stamp)
+    if not found:
+        raise ValueError(f"no time as in RFC 3339: {stamp!r}")
+    whole, fraction, zone = found.groups()
+    zone = "+00:00" if zone in {None, "Z", "z"} else zone
+    return datetime.fromisoformat(f"{whole}{zone}").timestamp() + float(f"0.{fraction or 0}")
+
+
+def refusal(part: Mapping[str, Any]) -> str | None:
+    """Return the reason of a failure that is told within the progress of a pull, an import or a build."""
+    reason = part.get("error") or (part.get("errorDetail") or {}).get("message")
+    return str(reason).strip() if reason else None
+
+
+def engine_info(facts: Mapping[str, Any], version: str) -> EngineInfo:
+    """Read ``GET /info``; ``version`` is the API's."""
+    return EngineInfo(
+        version=facts.get("ServerVersion") or "",
+        api=version,
+        kernel=facts.get("KernelVersion") or "",
+        operating_system=facts.get("OperatingSystem") or "",
+        cpus=int(facts["NCPU"]),
+        memory_b=int(facts["MemTotal"]),
+        cgroup=facts.get("CgroupVersion") or "1",
+        storage=facts.get("Driver") or "",
+        architecture=facts.get("Architecture") or "",
+    )
+
+
+def found_image(facts: Mapping[str, Any]) -> list[tuple[str, dict[str, str]]]:
+    """Read one entry of ``GET /images/json``: each of its tags, and its labels plus ``id``, ``size``, ``created``."""
+    further = {
+        "id": facts["Id"],
+        "size": str(facts.get("Size") or 0),
+        "created": str(facts.get("Created") or ""),
+    }
+    return [(tag, {**(facts.get("Labels") or {}), **further}) for tag in facts.get("RepoTags") or ()]
+
+
+def found_container(facts: Mapping[str, Any]) -> Found:
+    """Read one entry of ``GET /containers/json``; a missing field is an empty one."""
+    return Found(
+        kind="container",
+        id=facts["Id"],
+        name=next(iter(facts.get("Names") or ("",))).lstrip("/"),
+        labels=facts.get("Labels") or {},
+        state=facts.get("State") or "",
+        ports={
+            f"{port['PrivatePort']}/{port.get('Type') or 'tcp'}": port["PublicPort"]
+            for port in facts.get("Ports") or ()
+            if port.get("PublicPort") and port.get("PrivatePort")
+        },
+    )
+
+
+def found_network(facts: Mapping[str, Any]) -> Found:
+    """Read one entry of ``GET /networks``; a missing field is an empty one."""
+    pools = (facts.get("IPAM") or {}).get("Config") or ()
+    return Found(
+        kind="network",
+        id=facts["Id"],
+        name=facts.get("Name") or "",
+        labels=facts.get("Labels") or {},
+        subnets=tuple(subnet for pool in pools if (subnet := _v4_subnet(pool.get("Subnet") or ""))),
+    )
+
+
+def _v4_subnet(text: str) -> IPv4Network | None:
+    """Read a subnet as an engine keeps it, host bits included (10.100.50.0/22); ``None`` if it is no IPv4 subnet."""
+    try:
+        return IPv4Network(text, strict=False)
+    except ValueError:
+        return None

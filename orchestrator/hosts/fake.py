@@ -1,0 +1,202 @@
+"""Engines for tests: one in memory, whose answers the test scripts, and any engine broken at a chosen call."""
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from ipaddress import IPv4Network
+from typing import Any, cast
+
+from orchestrator.bed.cpu_topology import parse
+from orchestrator.errors import EngineFailed
+from orchestrator.hosts import (
+    ContainerGone,
+    ContainerSpec,
+    Engine,
+    EngineInfo,
+    Found,
+    LogLine,
+    NetworkSpec,
+    Output,
+    SubnetTaken,
+)
+from orchestrator.hosts.docker.ssh import Target
+
+INFO = dict.fromkeys(("version", "api", "kernel", "operating_system", "cgroup", "storage", "architecture"), "fake")
+
+
+class FakeEngine:
+    """``answer(container, command)`` gives a command's output, ``prints(container)`` the lines of a container's log.
+
+    An ``answer`` that raises TimeoutError is a command that does not end in its time.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[ContainerSpec, tuple[str, ...]], Output] = lambda *_: Output(status=0, stdout="", stderr=""),
+        prints: Callable[[ContainerSpec], Sequence[str]] = lambda _: (),
+    ) -> None:
+        self.answer, self.prints = answer, prints
+        self.host: Target | None = None
+        self.tags: dict[str, Mapping[str, str]] = {}
+        self.specs: dict[str, ContainerSpec] = {}
+        self._made: dict[str, Found] = {}
+        self._ended: dict[str, tuple[threading.Event, list[int]]] = {}
+        self._lock, self._ids = threading.RLock(), itertools.count(1)
+
+    def end(self, container: str, status: int) -> None:
+        """Let a container die."""
+        made = self._found(container)
+        self._made[made.id] = replace(made, state="exited", ports={})
+        self._ended[made.id][1].append(status)
+        self._ended[made.id][0].set()
+
+    def info(self) -> EngineInfo:
+        return EngineInfo(**INFO, cpus=2, memory_b=8 << 30)
+
+    def image(self, tag: str) -> Mapping[str, str] | None:
+        return self.tags.get(tag)
+
+    def images(self, label: str) -> list[tuple[str, Mapping[str, str]]]:
+        return [(tag, labels) for tag, labels in self.tags.items() if label in labels]
+
+    def pull(self, tag: str) -> None:
+        if tag not in self.tags:
+            raise EngineFailed(f"image {tag} from its registry", "it has none", "see whether it is there")
+
+    def load_root(self, tarball: str, tag: str) -> None:
+        self.tags[tag] = {"id": tarball}
+
+    def build(self, context: bytes, tag: str, args: Mapping[str, str], labels: Mapping[str, str]) -> Iterator[str]:
+        self.tags[tag] = {**labels, "id": str(hash((context, *args.items())))}
+        yield f"built {tag}"
+
+    def discard_image(self, image: str) -> None:
+        self.tags.pop(image, None)
+
+    def create_network(self, spec: NetworkSpec) -> str:
+        with self._lock:
+            wanted = (IPv4Network(spec.subnet),) if spec.subnet else ()
+            if any(
+                subnet.overlaps(other) for made in self._made.values() for other in made.subnets for subnet in wanted
+            ):
+                raise SubnetTaken(spec.subnet)
+            return self._add(Found(kind="network", id="", name=spec.name, labels=spec.labels, subnets=wanted))
+
+    def create(self, spec: ContainerSpec) -> str:
+        with self._lock:
+            for endpoint in spec.networks:
+                self._found(endpoint.network)
+            made = self._add(Found(kind="container", id="", name=spec.name, labels=spec.labels, state="created"))
+            self.specs[made], self._ended[made] = spec, (threading.Event(), [])
+            return made
+
+    def start(self, container: str) -> None:
+        with self._lock:
+            made = self._found(container)
+            ports = {port: 32768 + next(self._ids) for port in self.specs[made.id].publish}
+            self._made[made.id] = replace(made, state="running", ports=ports)
+
+    def pin(self, container: str, cpus: str) -> None:
+        made = self._found(container)
+        if not set(parse(cpus)) <= set(range(self.info().cpus)):
+            raise EngineFailed(f"container {made.name} on CPUs {cpus}", "there are no such CPUs", "name others")
+        spec = self.specs[made.id]
+        self.specs[made.id] = replace(spec, limits=replace(spec.limits, cpuset=cpus))
+
+    def run(self, spec: ContainerSpec, timeout: float = 60) -> Output:  # noqa: ARG002
+        made = self.create(spec)
+        self.remove_container(made)
+        return self.answer(spec, spec.command)
+
+    def exec(self, container: str, command: tuple[str, ...], *, timeout: float = 60) -> Output:
+        made = self._found(container)
+        if made.state != "running":
+            raise EngineFailed(f"container {made.name} running", made.state, "start it")
+        try:
+            return self.answer(self.specs[made.id], command)
+        except TimeoutError as late:
+            needed = f"{' '.join(command)[:200]} to end within {timeout:g} s"
+            raise EngineFailed(needed, "it did not", "look at its log") from late
+
+    def exec_lines(self, container: str, command: tuple[str, ...]) -> Iterator[str]:
+        said = self.exec(container, command)
+        yield from said.stdout.splitlines()
+        if said.status:
+            raise EngineFailed(f"{command[0]} to succeed", f"status {said.status}: {said.stderr}", "read its log")
+
+    def logs(self, container: str, *, follow: bool) -> Iterator[LogLine]:
+        made = self._found(container)
+        yield from (LogLine(t=1e9 + n, text=line) for n, line in enumerate(self.prints(self.specs[made.id])))
+        if follow:
+            self.wait(made.id)
+
+    def stats(self, container: str) -> Iterator[dict[str, Any]]:
+        self.wait(container)
+        yield from ()
+
+    def wait(self, container: str) -> int:
+        made = next((f.id for f in self._made.copy().values() if container in {f.id, f.name}), None)
+        if made is None:
+            raise ContainerGone(container)
+        ended, statuses = self._ended[made]
+        ended.wait()
+        return statuses[0]
+
+    def remove_container(self, container: str) -> None:
+        with self._lock:
+            if any(container in {f.id, f.name} for f in self._made.values()):
+                made = self._found(container)
+                self.end(made.id, 137)
+                del self._made[made.id]
+
+    def remove_network(self, network: str) -> None:
+        with self._lock:
+            for made in [f for f in self._made.values() if network in {f.id, f.name}]:
+                users = (self.specs[f.id] for f in self._made.values() if f.state == "running")
+                if any(e.network in {made.id, made.name} for spec in users for e in spec.networks):
+                    raise EngineFailed(f"network {made.name} removed", "a container is on it", "remove that first")
+                del self._made[made.id]
+
+    def find(self, labels: Mapping[str, str | None]) -> list[Found]:
+        known = sorted(self._made.copy().values(), key=lambda f: f.kind)
+        return [f for f in known if all(k in f.labels and v in {None, f.labels[k]} for k, v in labels.items())]
+
+    def _add(self, made: Found) -> str:
+        if any(made.name == other.name for other in self._made.values()):
+            raise EngineFailed(f"{made.kind} {made.name}", "its name is taken", "remove the other one")
+        made = replace(made, id=f"{next(self._ids):012x}")
+        self._made[made.id] = made
+        return made.id
+
+    def _found(self, name: str) -> Found:
+        for made in list(self._made.values()):
+            if name in {made.id, made.name}:
+                return made
+        raise EngineFailed(f"{name} in the engine", "there is no such thing", "make it")
+
+
+class _Broken:
+    def __init__(self, engine: Engine, at: int, error: BaseException, *, late: bool) -> None:
+        self._engine, self._at, self._error, self._late = engine, at, error, late
+        self._calls, self._lock = itertools.count(1), threading.Lock()
+
+    def __getattr__(self, verb: str) -> Any:
+        act = getattr(self._engine, verb)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with self._lock:
+                breaks = next(self._calls) == self._at
+            if breaks and not self._late:
+                raise self._error
+            done = act(*args, **kwargs)
+            if breaks:
+                raise self._error
+            return done
+
+        return call
+
+
+def broken(engine: Engine, at: int, error: BaseException, *, late: bool = False) -> Engine:
+    """Let the call number ``at`` (from 1) of an engine raise ``error``; ``late``: once it has done its work."""
+    return cast("Engine", _Broken(engine, at, error, late=late))

@@ -1,0 +1,162 @@
+"""The networks of a bed: the control bridge, a private veth pair, and the lab (macvlan) on it.
+
+The control network is made first and removed last: while it stands, a later command finds whatever else there is.
+Frames of the lab reach the far end of the pair, in the host's namespace, and end there. It has no address of either
+family, answers no ARP and joins no multicast group; but Linux accepts a packet for any of its addresses on any
+interface (RFC 1122, 3.3.4.2, weak end system), and an engine makes it forward others. So a rule drops every frame
+before the host's IP stack sees it.
+"""
+
+import secrets
+from collections.abc import Mapping
+from ipaddress import IPv4Network
+
+from orchestrator.bed.addressing import V4, candidates, parse_slice
+from orchestrator.errors import EngineFailed, HostCannot, InvalidInput
+from orchestrator.hosts import ContainerSpec, Engine, NetworkSpec
+from orchestrator.hosts.ownership import Identity
+
+HELPER = "testbed/helper:bookworm"
+ENABLE_IPV6 = "give the bed `families: v4` (or the command --families v4), or boot the host without ipv6.disable=1"
+
+_CLOSE = """
+nft "add table netdev tb$3
+delete table netdev tb$3
+add table netdev tb$3
+add chain netdev tb$3 ends { type filter hook ingress device $2 priority 0; policy drop; }"
+"""
+"""One transaction: a rule that is there is replaced."""
+_MAKE = f"""
+ip link add name "$1" type veth peer name "$2"
+for end in "$1" "$2"; do ip link set dev "$end" arp off multicast off alias "testbed $3"; done
+if [ -e /proc/sys/net/ipv6/conf ]; then for end in "$1" "$2"; do ip link set dev "$end" addrgenmode none; done; fi
+{_CLOSE}
+ip link set dev "$2" up
+ip link set dev "$1" up
+"""
+_REMOVE = """
+ip link delete dev "$1" || ! ip link show dev "$1"
+nft "add table netdev tb$3
+delete table netdev tb$3"
+"""
+"""Idempotent, and safe to race with another clean-up."""
+
+
+def make_control(engine: Engine, identity: Identity) -> str:
+    """Make the bridge over which the host reaches published ports; return its name."""
+    name = identity.name("control")
+    engine.create_network(NetworkSpec(name=name, driver="bridge", labels=identity.labels()))
+    return name
+
+
+def make_parent(engine: Engine, identity: Identity) -> str:
+    """Make the veth pair that the lab stands on, closed to the host; return the name of the end to use.
+
+    Raises:
+        EngineFailed: the kernel or the engine refused.
+    """
+    _on_the_host(engine, identity, _MAKE, identity.labels())
+    return identity.veth[0]
+
+
+def close_parent(engine: Engine, identity: Identity) -> None:
+    """Close the veth pair to the host again, after a flush of the host's rules; idempotent.
+
+    Raises:
+        EngineFailed: the kernel or the engine refused.
+    """
+    _on_the_host(engine, identity, _CLOSE, Identity.reading().labels())
+
+
+def require_parent(engine: Engine, parent: str) -> None:
+    """Look for a real interface of the host before anything is put on it: an engine would make a VLAN of ``eth0.10``.
+
+    Raises:
+        HostCannot: there is none of this name, or it is down.
+    """
+    identity = Identity.reading()
+    looked = engine.run(
+        ContainerSpec(
+            name=identity.name(f"parent-{secrets.token_hex(3)}"),
+            image=HELPER,
+            command=(
+                "sh",
+                "-c",
+                'cd /sys/class/net && if [ -e "$1" ]; then cat "$1/carrier" || echo 0; else echo; ls; fi',
+                "sh",
+                parent,
+            ),
+            labels=identity.labels(),
+            host_network=True,
+        )
+    )
+    if looked.status != 0:
+        raise EngineFailed("the interfaces of the engine's host", looked.failure, "see the engine's log")
+    carrier, *others = looked.stdout.split("\n")
+    if carrier != "1":
+        there = f"the host has {', '.join(sorted(filter(None, others)))}" if others and others[0] else "it is down"
+        raise HostCannot(f"interface {parent} on the engine's host, up", there, "name another one, or none")
+
+
+def remove_parent(engine: Engine, identity: Identity) -> None:
+    """Remove the veth pair and its rule, if they are there.
+
+    The helper is labelled as its own, not as the bed's: another clean-up of the same bed would end it.
+
+    Raises:
+        EngineFailed: the kernel or the engine refused.
+    """
+    _on_the_host(engine, identity, _REMOVE, Identity.reading().labels())
+
+
+def make_lab(engine: Engine, identity: Identity, parent: str, subnet: IPv4Network) -> str:
+    """Make the macvlan network that the nodes meet on; return its name.
+
+    Raises:
+        SubnetTaken: another network overlaps.
+    """
+    name = identity.name("lab")
+    spec = NetworkSpec(name=name, driver="macvlan", labels=identity.labels(), subnet=str(subnet), parent=parent)
+    engine.create_network(spec)
+    return name
+
+
+def choose_subnet(engine: Engine, prefix: int, wish: str | None) -> IPv4Network:
+    """Choose the first slice that no network of the engine overlaps with, or check the one that is wished for.
+
+    Raises:
+        InvalidInput: the wish overlaps with a network, which is named, or every slice is taken.
+    """
+    taken = [(f.name, subnet) for f in engine.find({}) for subnet in f.subnets]
+    if wish:
+        network = parse_slice(wish)
+        if other := next((f"{name} ({net})" for name, net in taken if net.overlaps(network)), None):
+            raise InvalidInput(
+                f"a subnet that nobody uses, instead of {wish}",
+                f"network {other} overlaps with it",
+                "name another subnet or none, or take that network's bed down",
+            )
+        return network
+    for network in candidates(prefix, [net for _, net in taken]):
+        return network
+    raise InvalidInput(
+        f"a free /{prefix} in {V4}",
+        f"none: {', '.join(name for name, net in taken if net.overlaps(V4))} are there",
+        "take a bed down (`testbed ps`, `testbed down`), or ask for fewer domains",
+    )
+
+
+def _on_the_host(engine: Engine, identity: Identity, script: str, labels: Mapping[str, str]) -> None:
+    """Run a script in the host's network namespace, with NET_ADMIN and nothing else."""
+    done = engine.run(
+        ContainerSpec(
+            name=identity.name(f"helper-{secrets.token_hex(3)}"),
+            image=HELPER,
+            command=("sh", "-euc", script, "sh", *identity.veth, identity.id),
+            labels=labels,
+            host_network=True,
+            capabilities=("NET_ADMIN",),
+        )
+    )
+    if done.status != 0:
+        raise EngineFailed(f"the veth pair of bed {identity.id}", done.failure, "see `testbed doctor`")

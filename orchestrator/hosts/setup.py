@@ -1,0 +1,129 @@
+"""A bare machine made ready: a container engine that answers, and the images of the default release.
+
+Everything here can be said again and again: what is there is used as it is.
+"""
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from orchestrator.errors import EngineFailed
+from orchestrator.hosts import Engine, docker, images
+from orchestrator.hosts.debian import Say, as_root, environment, install, tool
+
+NEEDED = "a container engine (Docker 20.10 or later)"
+LOG = Path("/var/log/dockerd.log")
+"""What an engine prints that was started here, where no systemd keeps it."""
+SOCKET = Path("/var/run/docker.sock")
+
+_SYSTEMD = Path("/run/systemd/system")
+"""Is there where systemd runs (sd_booted(3))."""
+_APPARMOR = Path("/sys/module/apparmor")
+_START_S = 60.0
+"""How long an engine may take to answer after its start."""
+_LOOK_S = 0.1
+
+
+def setup(say: Say) -> Engine:
+    """Make this machine ready for a run, and return its engine.
+
+    Raises:
+        EngineFailed: no engine can be had, a base image cannot be had, or an image does not build.
+    """
+    engine = ensure_engine(say)
+    images.ensure(engine, [(image, images.DEFAULT_RELEASE) for image in images.names()], say)
+    return engine
+
+
+def ensure_engine(say: Say) -> Engine:
+    """Return the engine that answers; where there is none, install the distribution's and start it.
+
+    Raises:
+        EngineFailed: it does not answer, we may not use it, or it cannot be installed or started.
+    """
+    try:
+        return docker.connect()
+    except EngineFailed:
+        if chosen() is not None or closed(SOCKET):
+            raise
+    if tool("dockerd") is None:
+        # An engine does not start without iptables, and a kernel with AppArmor refuses containers without its parser.
+        packages = ["docker.io", "iptables", *(["apparmor"] if _APPARMOR.is_dir() else [])]
+        install(packages, needed=NEEDED, say=say)
+    say("starting the container engine")
+    if _SYSTEMD.is_dir():
+        return answering(start(["systemctl", "start", "docker"], None), None, docker.connect)
+    return answering(start(["dockerd"], LOG), LOG, docker.connect)
+
+
+def chosen() -> str | None:
+    """Return the engine that the user chose, by DOCKER_HOST or by a context; ``None`` when it is this machine's own."""
+    named = os.environ.get("DOCKER_HOST") or os.environ.get("DOCKER_CONTEXT")
+    if named is None:
+        config = Path(os.environ.get("DOCKER_CONFIG", Path.home() / ".docker")) / "config.json"
+        try:
+            named = json.loads(config.read_text(encoding="utf-8")).get("currentContext")
+        except (OSError, ValueError, AttributeError):
+            return None
+    return None if named in {None, "", "default", f"unix://{SOCKET}"} else named
+
+
+def closed(socket: Path) -> bool:
+    """Say whether an engine's socket is there, and this user may not use it."""
+    return socket.exists() and not os.access(socket, os.R_OK | os.W_OK, effective_ids=True)
+
+
+def start(command: list[str], log: Path | None) -> "subprocess.Popen[bytes]":
+    """Start a daemon, as root, in a session of its own; it holds no pipe or file of ours open.
+
+    Raises:
+        EngineFailed: we may not.
+    """
+    wrapped = command if log is None else ["sh", "-c", 'exec "$@" </dev/null >>"$0" 2>&1', str(log), *command]
+    allowed = as_root(wrapped)
+    if allowed is None:
+        raise EngineFailed(
+            NEEDED, "one that is not running, and no right to start it", f"as root, run: {' '.join(command)}"
+        )
+    return subprocess.Popen(
+        allowed,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        cwd="/",
+        env=environment(),
+    )
+
+
+def answering(started: "subprocess.Popen[bytes]", log: Path | None, connect: Callable[[], Engine]) -> Engine:
+    """Wait until an engine answers, and return it.
+
+    Raises:
+        EngineFailed: it ended, with the end of its log, or does not answer in time, or we may not use it.
+    """
+    deadline = time.monotonic() + _START_S
+    while True:
+        status = started.poll()  # before the question: what ended after an answer is not our matter
+        try:
+            return connect()
+        except EngineFailed as error:
+            if closed(SOCKET):
+                raise
+            late = time.monotonic() > deadline
+            if not late and status in {None, 0}:
+                time.sleep(_LOOK_S)
+                continue
+            end = f"no answer within {_START_S:.0f} s" if late else f"it ended with {status}"
+            raise EngineFailed(NEEDED, f"one that does not start: {end}{_tail(log)}", "correct what it says") from error
+
+
+def _tail(log: Path | None) -> str:
+    """Return the end of an engine's log for a message; systemd keeps its own."""
+    if log is None:
+        return "; `journalctl -u docker` says more"
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+    return "; the end of " + "\n".join([f"{log}:", *lines[-10:]])

@@ -1,0 +1,322 @@
+"""The bed worked out: every address, file, limit and container, the start order, and what it asks of the host.
+
+Pure: the same bed, subnet and CPU count give the same plan. Nothing is started to make one.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Any
+
+from orchestrator import services
+from orchestrator.bed import cpu_topology, wiring
+from orchestrator.bed.addressing import V4, Delivery, lay_out, parse_slice, slice_prefix, twin, twin_network
+from orchestrator.bed.model import Bed, Families, Limits, Node, Strict, checked
+from orchestrator.errors import InvalidInput
+from orchestrator.services import Change, Rendered, Role, Service, Site
+
+START_ORDER = (Role.RELAY, Role.DNS, Role.SINK, Role.LOAD)
+"""The slowest to serve first: none needs another one to start, and an engine starts containers one by one."""
+_MAIL = "mail"
+"""The block that holds one delivery address for each domain."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodePlan:
+    """One container, ready to be made."""
+
+    name: str
+    service: str
+    role: Role
+    image: str
+    release: str
+    v4: IPv4Address
+    families: Families
+    addresses: tuple[IPv4Address, ...]
+    """All its real IPv4 addresses, the service address first; each has an IPv6 twin."""
+    command: tuple[str, ...]
+    files: Mapping[str, bytes]
+    capabilities: tuple[str, ...]
+    """Of the service; the entry script's own are added when the container is made."""
+    sysctls: Mapping[str, str]
+    limits: Limits
+    publish: tuple[str, ...]
+    fds: int
+    fd_limit: int | None
+    """File descriptors that its daemon refuses to go beyond, whatever the host allows."""
+    memory_mb: int
+    peers: int
+    changes: tuple[Change, ...]
+    """What the bed changed in the user's own files and settings."""
+    detours: tuple[str, ...]
+    """Settings of the user that can lead mail another way than to the MX of its domain."""
+
+    @property
+    def address(self) -> IPv4Address | IPv6Address:
+        """The service address that other nodes dial: IPv4 where the bed has it."""
+        return self.v4 if self.families.has_v4 else twin(self.v4)
+
+    @property
+    def tag(self) -> str:
+        """The tag of its image."""
+        return f"testbed/{self.image}:{self.release}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostNeeds:
+    """What a bed asks of its host, all nodes together unless another unit is named."""
+
+    containers: int
+    addresses: int
+    """Real addresses, of each family that the bed has."""
+    ipv6: bool
+    """IPv6 in the kernel."""
+    neighbour_entries: int
+    """Entries in the kernel's IPv4 neighbour table, which all network namespaces share."""
+    fds: int
+    """Open files of the busiest process, or the highest limit that a node is given."""
+    memory_mb: int
+    cpus: float
+    """CPUs that one node may use, the highest limit of all; 0 where none has one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A bed, worked out for one subnet."""
+
+    bed: Bed
+    subnet: IPv4Network
+    mail: IPv4Network
+    """The prefix whose first addresses are the delivery addresses of the domains."""
+    deliveries: tuple[Delivery, ...]
+    nodes: tuple[NodePlan, ...]
+    """In start order."""
+    needs: HostNeeds
+
+    @property
+    def destinations(self) -> IPv4Network | IPv6Network:
+        """The prefix whose first addresses are those that mail is sent to: IPv4 where the bed has it."""
+        return self.mail if self.bed.families.has_v4 else twin_network(self.mail)
+
+    def node(self, role: Role) -> NodePlan:
+        """Return the first node that fills a role.
+
+        Raises:
+            InvalidInput: none does.
+        """
+        for node in self.nodes:
+            if node.role is role:
+                return node
+        raise InvalidInput(f"a node that fills the role {role}", f"none in bed {self.bed.name}", "add one to the bed")
+
+    def named(self, name: str) -> NodePlan:
+        """Return the node of this name.
+
+        Raises:
+            KeyError: there is none.
+        """
+        return {node.name: node for node in self.nodes}[name]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as plain data; files by size and SHA-256."""
+        return {
+            "bed": self.bed.name,
+            "families": str(self.bed.families),
+            "subnet": str(self.subnet),
+            "subnet6": str(twin_network(self.subnet)),
+            "mail": str(self.mail),
+            "mail6": str(twin_network(self.mail)),
+            "domains": len(self.deliveries),
+            "parent": self.bed.parent,
+            "needs": {name: getattr(self.needs, name) for name in HostNeeds.__slots__},
+            "nodes": [
+                {
+                    "name": node.name,
+                    "service": node.service,
+                    "role": str(node.role),
+                    "image": node.tag,
+                    "v4": str(node.v4),
+                    "v6": str(twin(node.v4)),
+                    "addresses": len(node.addresses),
+                    "command": list(node.command),
+                    "capabilities": list(node.capabilities),
+                    "sysctls": dict(node.sysctls),
+                    "limits": node.limits.model_dump(exclude_none=True),
+                    "publish": list(node.publish),
+                    "fds": node.fds,
+                    "fd_limit": node.fd_limit,
+                    "memory_mb": node.memory_mb,
+                    "neighbours": node.peers,
+                    "changes": [asdict(change) for change in node.changes],
+                    "detours": list(node.detours),
+                    "files": {
+                        path: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+                        for path, content in sorted(node.files.items())
+                    },
+                }
+                for node in self.nodes
+            ],
+        }
+
+
+def subnet_prefix(bed: Bed) -> int:
+    """Return how long the prefix of the bed's slice is.
+
+    Raises:
+        InvalidInput: the bed does not fit in the range.
+    """
+    return slice_prefix(len(bed.nodes), _blocks(bed).values())
+
+
+def make_plan(bed: Bed, *, subnet: IPv4Network | None = None, cpus: int) -> Plan:
+    """Work a bed out.
+
+    Args:
+        bed: what its author wrote.
+        subnet: the slice; by default the bed's own wish, or else the first slice that fits.
+        cpus: CPUs of the host, which daemons take for their number of threads.
+
+    Raises:
+        InvalidInput: the bed cannot be built as it is written.
+    """
+    kinds = {name: services.service(node.service) for name, node in bed.nodes.items()}
+    _refuse(bed, kinds)
+    if subnet is None:
+        subnet = parse_slice(bed.subnet) if bed.subnet else next(V4.subnets(new_prefix=subnet_prefix(bed)))
+    layout = lay_out(subnet, bed.nodes, _blocks(bed))
+    mail = layout.blocks[_MAIL]
+    deliveries = tuple(
+        Delivery(domain=name, v4=mail.network_address + i, v6=twin(mail.network_address + i))
+        for i, name in enumerate(bed.domain_names)
+    )
+    by_role = {role: name for name in reversed(bed.nodes) for role in [kinds[name].role]}
+    dns = layout.nodes.get(by_role.get(Role.DNS, ""))
+    sink = next((name for name, kind in kinds.items() if kind.takes_mail), None)
+    routes: list[tuple[str, IPv4Network | IPv6Network, IPv4Address]] = [
+        (name, twin_network(block), layout.nodes[name]) for name, block in layout.blocks.items() if name != _MAIL
+    ]
+    if sink:
+        prefixes = (twin_network(mail),) if bed.on_link else (mail, twin_network(mail))
+        routes += [(sink, prefix, layout.nodes[sink]) for prefix in prefixes]
+
+    planned = []
+    for name, node in sorted(bed.nodes.items(), key=lambda item: START_ORDER.index(kinds[item[0]].role)):
+        kind = kinds[name]
+        v4 = layout.nodes[name]
+        further = tuple(layout.blocks[name])[: node.addresses - 1] if name in layout.blocks else ()
+        site = Site(
+            node=name,
+            release=node.release,
+            settings=checked(kind.settings, node.settings, f"valid settings of node {name} ({kind.name})"),
+            v4=v4,
+            v6=twin(v4),
+            addresses=(v4, *further),
+            lab=subnet,
+            lab6=twin_network(subnet),
+            block=mail if name == sink else None,
+            nodes=layout.nodes,
+            dns=dns,
+            families=bed.families,
+            deliveries=deliveries,
+            workers=_workers(node, cpus),
+            files=node.files,
+        )
+        rendered = kind.render(site)
+        wire = wiring.Wire(
+            v4=v4,
+            lab=subnet,
+            families=bed.families,
+            further=further,
+            enumerated6=rendered.enumerates6,
+            anyip=mail if name == sink else None,
+            routes=[(prefix, via) for owner, prefix, via in routes if owner != name],
+            resolver=dns,
+            publish=rendered.publish,
+        )
+        if bed.on_link and kind.role in {Role.RELAY, Role.LOAD}:
+            rendered = replace(rendered, peers=rendered.peers + len(deliveries))
+        planned.append(_node_plan(name, node, kind, site, rendered, wire))
+
+    needs = HostNeeds(
+        containers=len(planned),
+        addresses=(bed.families.has_v4 + bed.families.has_v6) * sum(len(node.addresses) for node in planned),
+        ipv6=bed.families.has_v6,
+        neighbour_entries=sum(node.peers for node in planned),
+        fds=max(max(node.fds, node.limits.nofile or 0) for node in planned),
+        memory_mb=sum(node.memory_mb for node in planned),
+        cpus=max(node.limits.cpus or 0 for node in planned),
+    )
+    return Plan(bed=bed, subnet=subnet, mail=mail, deliveries=deliveries, nodes=tuple(planned), needs=needs)
+
+
+def _node_plan(
+    name: str, node: Node, kind: Service[Strict], site: Site[Strict], rendered: Rendered, wire: wiring.Wire
+) -> NodePlan:
+    return NodePlan(
+        name=name,
+        service=kind.name,
+        role=kind.role,
+        image=kind.image,
+        release=node.release,
+        v4=site.v4,
+        families=site.families,
+        addresses=site.addresses,
+        command=(f"{wiring.DIRECTORY}/enter",),
+        files={
+            **_laid_over(name, node, rendered),
+            **rendered.files,
+            **wiring.files(wire, rendered.command, kind.capabilities),
+        },
+        capabilities=kind.capabilities,
+        sysctls={**wiring.sysctls(site.families), **rendered.sysctls},
+        limits=node.limits,
+        publish=rendered.publish,
+        fds=rendered.fds,
+        fd_limit=rendered.fd_limit,
+        memory_mb=rendered.memory_mb,
+        peers=rendered.peers,
+        changes=rendered.changes,
+        detours=rendered.detours,
+    )
+
+
+def _laid_over(name: str, node: Node, rendered: Rendered) -> dict[str, bytes]:
+    """Return the user's own files that lie beside those of the service.
+
+    Raises:
+        InvalidInput: the service writes one of them itself.
+    """
+    own = {path: text.encode() for path, text in node.files.items() if path not in rendered.taken}
+    if written := sorted(own.keys() & rendered.files.keys()):
+        raise InvalidInput(
+            f"files of node {name} that its service does not write itself", ", ".join(written), "leave them out"
+        )
+    return own
+
+
+def _blocks(bed: Bed) -> dict[str, int]:
+    further = {name: node.addresses - 1 for name, node in bed.nodes.items() if node.addresses > 1}
+    return {_MAIL: len(bed.domain_names), **further}
+
+
+def _workers(node: Node, cpus: int) -> int:
+    """CPUs that a node may use: what its cpuset names, at most what its share allows."""
+    if node.limits.cpuset:
+        cpus = min(cpus, len(cpu_topology.parse(node.limits.cpuset)))
+    if node.limits.cpus:
+        cpus = min(cpus, max(1, round(node.limits.cpus)))
+    return max(1, cpus)
+
+
+def _refuse(bed: Bed, kinds: Mapping[str, Service[Strict]]) -> None:
+    """Refuse what is well written but cannot be built."""
+    if _MAIL in bed.nodes:
+        raise InvalidInput(f"a node name other than {_MAIL!r}", "it is the name of the delivery addresses", "rename it")
+    if bed.on_link and not bed.families.has_v4:
+        raise InvalidInput("IPv4 for `on_link`", "families: v6", "take `families: both` or `v4`, or leave on_link out")
+    takers = [name for name, kind in kinds.items() if kind.takes_mail]
+    if len(takers) > 1:
+        raise InvalidInput(
+            "one node that takes the mail of every domain", f"{len(takers)}: {', '.join(takers)}", "keep one of them"
+        )

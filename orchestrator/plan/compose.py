@@ -1,0 +1,103 @@
+"""A plan as files for Compose: the same nodes, networks and scripts, started by ``docker compose`` instead of us.
+
+What Compose cannot do is left to its user: the private veth pair under the lab, and the removal of what a killed
+command left behind.
+"""
+
+from typing import Any
+
+import yaml
+
+from orchestrator.bed import wiring
+from orchestrator.bed.addressing import V4
+from orchestrator.bed.model import Bed
+from orchestrator.plan import NodePlan, Plan, make_plan, subnet_prefix
+
+_HEADER = """\
+# Made by `testbed plan {bed} --domains {domains} --format compose --files FOLDER`: change the bed, not this.
+# How to use it: README.md in the folder compose/ of testbed.
+"""
+_PARENT = (
+    "${TESTBED_PARENT:?make the veth pair that the lab stands on, then set TESTBED_PARENT=tbcp: "
+    "ip link add tbcp type veth peer name tbcq; ip link set tbcq up; ip link set tbcp up}"
+)
+_CODE = "${TESTBED_CODE:-../../orchestrator}"
+"""The agents' code: in a checkout it lies two folders up."""
+_IMAGES = "${TESTBED_IMAGES:-../../images}"
+_LIB = f"{wiring.DIRECTORY}/lib/"
+
+
+def compose_plan(bed: Bed, *, cpus: int) -> Plan:
+    """Work a bed out for Compose: on the last slice of the range, because `testbed up` takes the first free one."""
+    if bed.subnet:
+        return make_plan(bed, cpus=cpus)
+    *_, last = V4.subnets(new_prefix=subnet_prefix(bed))
+    return make_plan(bed, subnet=last, cpus=cpus)
+
+
+def files(plan: Plan) -> dict[str, bytes]:
+    """Return a folder for Compose: relative path -> content; what begins with ``#!`` is to be executable."""
+    rendered = {
+        f"{node.name}{path}": content
+        for node in plan.nodes
+        for path, content in sorted(node.files.items())
+        if not path.startswith(_LIB)
+    }
+    return {"compose.yaml": render(plan).encode(), **rendered}
+
+
+def render(plan: Plan) -> str:
+    """Return compose.yaml."""
+    whole = {
+        "services": {node.name: _service(node) for node in plan.nodes},
+        "networks": {
+            "control": {
+                "driver": "bridge",
+                "driver_opts": {
+                    "com.docker.network.bridge.enable_icc": "false",
+                    "com.docker.network.bridge.host_binding_ipv4": "127.0.0.1",
+                },
+            },
+            "lab": {
+                "driver": "macvlan",
+                "driver_opts": {"parent": plan.bed.parent or _PARENT},
+                "ipam": {"config": [{"subnet": str(plan.subnet)}]},
+            },
+        },
+    }
+    header = _HEADER.format(bed=plan.bed.name, domains=len(plan.deliveries))
+    return header + yaml.safe_dump(whole, sort_keys=False, width=1000)
+
+
+def _service(node: NodePlan) -> dict[str, Any]:
+    """Say of one node what ``bringup`` says to the engine."""
+    limits = node.limits
+    ours = {
+        "cpus": limits.cpus,
+        "cpuset": limits.cpuset,
+        "mem_limit": f"{limits.memory_mb}m" if limits.memory_mb else None,
+        "memswap_limit": f"{limits.memory_mb}m" if limits.memory_mb else None,
+        "pids_limit": limits.pids,
+        "ulimits": {"nofile": limits.nofile} if limits.nofile else None,
+        "ports": [f"127.0.0.1::{port}" for port in node.publish] or None,
+    }
+    return {
+        "image": node.tag,
+        "build": {"context": f"{_IMAGES}/{node.image}", "args": {"DEBIAN_RELEASE": node.release}},
+        "entrypoint": list(node.command),
+        "hostname": node.name,
+        "cap_drop": ["ALL"],
+        "cap_add": [*node.capabilities, *wiring.SETUP_CAPABILITIES],
+        "security_opt": ["no-new-privileges:true"],
+        "sysctls": dict(node.sysctls),
+        **{key: value for key, value in ours.items() if value is not None},
+        "volumes": _volumes(node),
+        "networks": {"control": {}, "lab": {"ipv4_address": str(node.v4)}},
+    }
+
+
+def _volumes(node: NodePlan) -> list[dict[str, Any]]:
+    mounts = [(f"./{node.name}{path}", path) for path in sorted(node.files) if not path.startswith(_LIB)]
+    if any(path.startswith(_LIB) for path in node.files):
+        mounts.append((_CODE, f"{_LIB}orchestrator"))
+    return [{"type": "bind", "source": source, "target": target, "read_only": True} for source, target in mounts]

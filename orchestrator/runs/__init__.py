@@ -1,0 +1,1 @@
+"""One run from start to end, and many: sweeps, bisection, capsules, forecasts."""

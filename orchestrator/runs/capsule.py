@@ -1,0 +1,320 @@
+"""A run in one file that another machine can run again and hold its own result against.
+
+A capsule comes from strangers. So it is bounded, checked to the last key, and nothing of it is ever carried out but the
+name of a scenario that is known here and parameters that this scenario accepts. What it says of files and machines is
+only compared, and shown escaped. Consent to change the host is never in it.
+"""
+
+import difflib
+import hashlib
+from collections.abc import Iterator, Mapping
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, JsonValue
+
+from orchestrator import strict_json
+from orchestrator.bed.addressing import parse_slice
+from orchestrator.bed.model import Strict, checked
+from orchestrator.errors import ExitCode, InvalidInput
+from orchestrator.measurements.rundir import RunDir, replace
+from orchestrator.plan import Plan, make_plan
+from orchestrator.runs.runner import Finished, prepare
+from orchestrator.scenarios import Outcome, Scenario, scenario
+from orchestrator.services import agents
+
+FORMAT = 1
+MAX_FILE_B = 8 * 2**20
+"""Of a capsule that is read."""
+MAX_CONFIG_B = 3 * 2**20
+"""Of rendered files that a capsule holds as text; the smallest first, of the others it holds the digest."""
+MAX_DEPTH = 32
+"""Of lists and objects in one another."""
+MAX_DIFF_LINES = 4_000
+"""Of a file that is compared line by line."""
+CONSENT = "allow_host_changes"
+"""The parameter by which a person lets a scenario change the host: it is not handed on."""
+_MOVING = {"disk_free_b", "memory_available_b", "neighbours", "neighbours_planned"}
+"""What is read of a host but changes by itself."""
+
+Word = Annotated[str, Field(max_length=4096)]
+
+
+class File(Strict):
+    """One rendered file of a node."""
+
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    text: str | None = None
+    """Unset: too long to be carried, or no text."""
+
+
+class Signature(Strict):
+    """What the run has shown."""
+
+    outcome: Outcome
+    claim: Word
+    """The headline of its verdict."""
+    quotes: Annotated[list[Word], Field(max_length=100)]
+    figures: Annotated[dict[Word, float | None], Field(max_length=200)]
+
+
+class Capsule(Strict):
+    """One run, as it travels."""
+
+    capsule: Literal[1]
+    """The format."""
+    scenario: Word
+    version: Word
+    """Of testbed."""
+    command: Annotated[list[Word], Field(max_length=200)]
+    params: Annotated[dict[Word, JsonValue], Field(max_length=200)]
+    bed: dict[Word, JsonValue]
+    subnet: Word
+    environment: dict[Word, JsonValue]
+    """Engine, kernel, CPUs, limits, sysctls, ids of the images, versions of the daemons: as in run.json."""
+    config: Annotated[dict[Word, dict[Word, File]], Field(max_length=64)]
+    """Node -> absolute path -> file."""
+    signature: Signature
+
+
+def make(rundir: RunDir) -> Capsule:
+    """Make a capsule of a run.
+
+    Raises:
+        InvalidInput: the run has no verdict, or did not get as far as a bed.
+    """
+    facts = rundir.load()
+    verdict, environment, plan = (facts.get(key) for key in ("verdict", "environment", "plan"))
+    if not (verdict and environment and plan):
+        raise InvalidInput("a run with a verdict", f"{rundir.path}: it is {facts.get('status')}", "see `testbed runs`")
+    return Capsule(
+        capsule=1,
+        scenario=facts["scenario"],
+        version=facts["version"],
+        command=facts["command"],
+        params={name: value for name, value in facts["params"].items() if name != CONSENT},
+        bed=_without_texts(facts["bed"]),
+        subnet=plan["subnet"],
+        environment=environment,
+        config=_config(rundir.path / "config"),
+        signature=Signature(
+            outcome=verdict["outcome"],
+            claim=verdict.get("headline", verdict["claim"])[:4096],
+            quotes=[quote["text"][:4096] for quote in verdict.get("quotes") or ()][:100],
+            figures=verdict["figures"],
+        ),
+    )
+
+
+def write(capsule: Capsule, path: Path) -> None:
+    """Write a capsule.
+
+    Raises:
+        InvalidInput: it cannot be written there, or would be too long to be read.
+    """
+    text = strict_json.dumps(capsule.model_dump(mode="json"), indent=1) + "\n"
+    if len(text) > MAX_FILE_B:
+        raise InvalidInput(
+            f"a capsule of at most {MAX_FILE_B:,} bytes", f"{len(text):,}", "give the run fewer names and files"
+        )
+    try:
+        replace(path, text)
+    except OSError as error:
+        raise InvalidInput(f"room for {path}", error.strerror or str(error), "name another file with -o") from error
+
+
+def read(path: Path) -> Capsule:
+    """Read a capsule.
+
+    Raises:
+        InvalidInput: the file is missing, too long, or no capsule of a format that is known here.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_B + 1)
+        if len(content) > MAX_FILE_B:
+            raise InvalidInput(f"a capsule of at most {MAX_FILE_B >> 20} MiB", f"{path}: it is larger", "ask its maker")
+        data = strict_json.loads(content)
+        _refuse_depth(data)
+    except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, InvalidInput):
+            raise
+        found = f"{path}: {getattr(error, 'strerror', None) or error}"
+        raise InvalidInput("a capsule, made by `testbed capsule`", found, "name a file that can be read") from error
+    if not isinstance(data, dict) or data.get("capsule") != FORMAT:
+        found = data.get("capsule", "no capsule at all") if isinstance(data, dict) else "no capsule at all"
+        raise InvalidInput(
+            f"a capsule of format {FORMAT}", f"{path}: {str(found)[:60]}", "use the testbed that made it"
+        )
+    return checked(Capsule, data, f"a valid capsule ({path})", "ask its maker for another one")
+
+
+def question(capsule: Capsule, *, consent: bool = False) -> tuple[Scenario[Any], Strict]:
+    """Return what a capsule asks: a scenario that is known here, and parameters that it accepts.
+
+    Raises:
+        InvalidInput: there is no such scenario here, or it takes other parameters.
+    """
+    asked = scenario(capsule.scenario)
+    if CONSENT in capsule.params:
+        raise InvalidInput(
+            "a capsule that leaves consent to you", CONSENT, f"take it out; --{CONSENT.replace('_', '-')}"
+        )
+    given = {CONSENT: True} if consent and CONSENT in asked.params.model_fields else {}
+    params = checked(
+        asked.params,
+        {**capsule.params, **given},
+        f"parameters that {asked.name} of this version takes",
+        f"the capsule was made by testbed {capsule.version}",
+    )
+    prepare(asked, params)
+    return asked, params
+
+
+def compare(capsule: Capsule, finished: Finished) -> dict[str, Any]:
+    """Hold a run against the capsule that it comes from.
+
+    ::
+
+        outcome, claim         of the capsule and of the run here, as [there, here]
+        figures                [name, there, here, here / there]
+        environment            [what, there, here], of everything that differs
+        config                 nodes, path and diff of every rendered file that differs; in the subnet of the capsule
+    """
+    facts = finished.rundir.load()
+    verdict = finished.verdict
+    there = capsule.signature
+    names = dict.fromkeys([*there.figures, *verdict.figures])
+    return {
+        "outcome": [str(there.outcome), str(verdict.outcome)],
+        "claim": [there.claim, verdict.headline],
+        "quotes": [there.quotes, [quote.text for quote in verdict.quotes]],
+        "figures": [_figure(name, there.figures.get(name), verdict.figures.get(name)) for name in names],
+        "environment": list(
+            _differences(
+                {"testbed": capsule.version, **_steady(capsule.environment), "bed": capsule.bed},
+                {"testbed": facts["version"], **_steady(facts["environment"]), "bed": _without_texts(facts["bed"])},
+            )
+        ),
+        "config": _changed(capsule, _plan_here(capsule, facts)),
+    }
+
+
+def exit_code(compared: Mapping[str, Any]) -> ExitCode:
+    """Say how the command ends: OK when the outcome is the capsule's; INCONCLUSIVE when there is none here."""
+    there, here = compared["outcome"]
+    if here == Outcome.INCONCLUSIVE:
+        return ExitCode.INCONCLUSIVE
+    return ExitCode.OK if here == there else ExitCode.UNEXPECTED
+
+
+def _without_texts(bed: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a bed with the digests of its nodes' own files: ``params`` and ``config`` hold their text."""
+
+    def digests(node: Mapping[str, Any]) -> dict[str, Any]:
+        files = {path: hashlib.sha256(text.encode()).hexdigest() for path, text in node.get("files", {}).items()}
+        return {**node, **({"files": files} if files else {})}
+
+    return {**bed, "nodes": {name: digests(node) for name, node in bed["nodes"].items()}}
+
+
+def _config(folder: Path) -> dict[str, dict[str, File]]:
+    """Return the rendered files of every node."""
+    contents = {}
+    for path in (p for p in sorted(folder.rglob("*")) if p.is_file()):
+        node, *parts = path.relative_to(folder).parts
+        contents[node, "/" + "/".join(parts)] = path.read_bytes()
+    found: dict[str, dict[str, File]] = {}
+    room = MAX_CONFIG_B
+    for (node, name), content in sorted(contents.items(), key=lambda item: len(item[1])):
+        if name not in agents.code():  # the environment's digest of the source stands for it
+            room -= len(content)
+            found.setdefault(node, {})[name] = _file(content, carried=room >= 0)
+    return found
+
+
+def _file(content: bytes, *, carried: bool) -> File:
+    try:
+        text = content.decode() if carried else None
+    except UnicodeDecodeError:
+        text = None
+    return File(sha256=hashlib.sha256(content).hexdigest(), text=text)
+
+
+def _plan_here(capsule: Capsule, facts: Mapping[str, Any]) -> Plan:
+    """Work the bed of the run out in the subnet of the capsule, so that an address makes no difference."""
+    asked = scenario(capsule.scenario)
+    bed = prepare(asked, asked.params.model_validate(facts["params"]))
+    cpus = int(facts["environment"]["engine"]["cpus"])
+    try:
+        return make_plan(bed, subnet=parse_slice(capsule.subnet), cpus=cpus)
+    except InvalidInput:
+        return make_plan(bed, subnet=IPv4Network(facts["plan"]["subnet"]), cpus=cpus)
+
+
+def _changed(capsule: Capsule, here: Plan) -> list[dict[str, Any]]:
+    """Return every rendered file that differs, once for all nodes in which it differs alike."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for node, path, diff in _file_by_file(capsule, here):
+        found.setdefault((path, diff), []).append(node)
+    return [{"nodes": nodes, "path": path, "diff": diff} for (path, diff), nodes in found.items()]
+
+
+def _file_by_file(capsule: Capsule, here: Plan) -> Iterator[tuple[str, str, str]]:
+    files = {
+        node.name: {path: _file(content, carried=True) for path, content in node.files.items()} for node in here.nodes
+    }
+    for node in sorted({*capsule.config, *files}):
+        there, mine = capsule.config.get(node, {}), files.get(node, {})
+        for path in sorted({*there, *mine} - agents.code().keys()):
+            one, other = there.get(path), mine.get(path)
+            if not _same(one, other):
+                yield node, path, _diff(one, other)
+
+
+def _same(there: File | None, here: File | None) -> bool:
+    if not there or not here:
+        return False
+    return there.sha256 == here.sha256 if there.text is None else there.text == here.text
+
+
+def _diff(there: File | None, here: File | None) -> str:
+    """Put the difference of two files in words: a unified diff where both are at hand and not too long."""
+    if not there or not here:
+        return "only here" if here else "only in the capsule"
+    if there.text is None or here.text is None:
+        return "differs; the capsule holds its digest only"
+    one, other = there.text.splitlines(), here.text.splitlines()
+    if len(one) + len(other) > MAX_DIFF_LINES:
+        return "differs; too long to compare line by line"
+    return "\n".join(difflib.unified_diff(one, other, "capsule", "here", lineterm="", n=1))
+
+
+def _figure(name: str, there: float | None, here: float | None) -> list[Any]:
+    return [name, there, here, here / there if there and here is not None else None]
+
+
+def _steady(environment: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in environment.items() if name not in _MOVING}
+
+
+def _differences(there: Any, here: Any, name: str = "") -> Iterator[list[str]]:
+    """Yield every leaf that differs: its name, and both values as text."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in dict.fromkeys([*there, *here]):
+            yield from _differences(there.get(key), here.get(key), f"{name} {key}".strip())
+    elif there != here:
+        yield [name, *(("none" if value is None else str(value)) for value in (there, here))]
+
+
+def _refuse_depth(data: Any) -> None:
+    """Refuse what is nested so deep that to print it breaks."""
+    level = [data]
+    for _ in range(MAX_DEPTH):
+        inner = [
+            list(part.values() if isinstance(part, dict) else part) for part in level if isinstance(part, dict | list)
+        ]
+        level = [value for values in inner for value in values]
+    if level:
+        raise ValueError(f"more than {MAX_DEPTH} levels of nesting")

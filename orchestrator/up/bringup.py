@@ -1,0 +1,170 @@
+"""From a bed to a live one: networks, nodes, readiness, and one message delivered."""
+
+import random
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any, Protocol
+
+from orchestrator import services
+from orchestrator.bed import wiring
+from orchestrator.bed.model import Bed
+from orchestrator.errors import EngineFailed, HostCannot, Problem
+from orchestrator.hosts import ContainerSpec, Endpoint, Engine, Limits, SubnetTaken, networks
+from orchestrator.hosts.cleaning import remove_id
+from orchestrator.hosts.ownership import Identity, Kind
+from orchestrator.interrupts import shielded
+from orchestrator.measurements.rundir import RunDir
+from orchestrator.plan import NodePlan, Plan, make_plan, subnet_prefix
+from orchestrator.services import Role
+from orchestrator.up.collect.recorder import Recorder
+from orchestrator.up.live import Live
+
+READY_S = 60.0
+"""How long a daemon may take to say that it serves."""
+_TRIES = 16
+"""How often a subnet is chosen anew because another bed took it in the same moment."""
+
+
+class Steps(Protocol):
+    """Receiver of progress messages."""
+
+    taken: list[dict[str, Any]]
+    """Name and seconds of every step that ended."""
+
+    def step(self, name: str) -> AbstractContextManager[None]:
+        """Enclose one step."""
+        ...
+
+    def say(self, text: str) -> None:
+        """Tell what the step is at."""
+        ...
+
+
+def verify(plan: Plan) -> None:
+    """Verify every rendered file of a bed: 0.2 s for 2,560 domains.
+
+    Raises:
+        InvalidInput: a rendered file is invalid.
+    """
+    for node in plan.nodes:
+        services.verify(node.service, node.files)
+
+
+def bring_up(
+    engine: Engine, bed: Bed, *, kind: Kind, rundir: RunDir, steps: Steps, stack: ExitStack, cpus: int
+) -> tuple[Identity, Live]:
+    """Bring a bed up; it is recorded into ``rundir``, and ``stack`` takes it down.
+
+    Raises:
+        InvalidInput: there is no room for its addresses.
+        EngineFailed: the engine refused something, or a service did not come up.
+        NodeDied: a container ended.
+    """
+    if bed.parent:
+        networks.require_parent(engine, bed.parent)
+        steps.say(f"warning: the lab stands on {bed.parent}: whoever shares that link sees the bed, and can reach it")
+    identity = Identity.new(bed, kind)
+    recorder = stack.enter_context(Recorder(engine, rundir))
+    stack.push(lambda _kind, error, _at: _take_down(engine, identity, recorder, steps, error))
+    with steps.step("make its networks"):
+        plan, names = _networks(engine, bed, identity, cpus)
+    for node in plan.nodes:
+        rundir.save_config(node.name, node.files)
+    with steps.step(f"start {len(plan.nodes)} nodes"):
+        containers = _start(engine, plan, identity, names, recorder)
+    live = Live(engine=engine, plan=plan, containers=containers, recorder=recorder, rundir=rundir)
+    if {node.role for node in plan.nodes} >= {Role.RELAY, Role.SINK, Role.LOAD}:
+        with steps.step("deliver a message"):
+            domains = bed.domain_names
+            live.probe(list(dict.fromkeys([domains[0], random.choice(domains), domains[-1]])))
+    return identity, live
+
+
+def _networks(engine: Engine, bed: Bed, identity: Identity, cpus: int) -> tuple[Plan, tuple[str, str]]:
+    """Make the control network and the lab, and work the bed out for the subnet that was free."""
+    control = networks.make_control(engine, identity)
+    with ThreadPoolExecutor(1) as pool:
+        with shielded():  # a thread whose start is broken off is one that nobody waits for
+            making = pool.submit(networks.make_parent, engine, identity) if identity.private else None
+        for _ in range(_TRIES):
+            subnet = networks.choose_subnet(engine, subnet_prefix(bed), bed.subnet)
+            plan = make_plan(bed, subnet=subnet, cpus=cpus)
+            parent = making.result() if making else str(bed.parent)
+            try:
+                return plan, (control, networks.make_lab(engine, identity, parent, subnet))
+            except SubnetTaken:
+                continue
+    raise EngineFailed("a subnet of our own", f"{_TRIES} were taken by others while we chose", "try again")
+
+
+def _start(
+    engine: Engine, plan: Plan, identity: Identity, names: tuple[str, str], recorder: Recorder
+) -> dict[str, str]:
+    """Start every node at once, and wait until each says that it serves; return container ids by node."""
+    watches = {node.name: recorder.watch(node.name, services.service(node.service).ready) for node in plan.nodes}
+    if mortal := [name for name, node in plan.bed.nodes.items() if node.may_end]:
+        recorder.expect_end(*mortal)
+
+    def start(node: NodePlan) -> str:
+        container = engine.create(_spec(node, identity, names))
+        try:
+            engine.start(container)
+        except EngineFailed as refused:
+            if "net/ipv6" not in refused.found:
+                raise
+            raise HostCannot(
+                "IPv6 in the kernel, for a bed with IPv6", refused.found, networks.ENABLE_IPV6
+            ) from refused
+        recorder.record(node.name, container)
+        return container
+
+    with ThreadPoolExecutor(len(plan.nodes)) as pool:
+        with shielded():
+            starting = {node.name: pool.submit(start, node) for node in plan.nodes}
+        containers = {name: started.result() for name, started in starting.items()}
+    recorder.await_lines(list(watches.values()), READY_S)
+    return containers
+
+
+def _spec(node: NodePlan, identity: Identity, names: Sequence[str]) -> ContainerSpec:
+    control, lab_network = names
+    limits = node.limits
+    return ContainerSpec(
+        name=identity.name(node.name),
+        image=node.tag,
+        command=node.command,
+        labels=identity.labels(node=node.name, service=node.service, neighbours=str(node.peers)),
+        networks=(Endpoint(network=control), Endpoint(network=lab_network, v4=str(node.v4))),
+        hostname=node.name,
+        capabilities=(*node.capabilities, *wiring.SETUP_CAPABILITIES),
+        sysctls=node.sysctls,
+        limits=Limits(
+            cpus=limits.cpus,
+            cpuset=limits.cpuset,
+            memory_b=limits.memory_mb * 2**20 if limits.memory_mb else None,
+            nofile=limits.nofile,
+            pids=limits.pids,
+        ),
+        publish=node.publish,
+        files=node.files,
+    )
+
+
+def _take_down(
+    engine: Engine, identity: Identity, recorder: Recorder, steps: Steps, first: BaseException | None
+) -> None:
+    """Remove the bed, complete or not; signals are held back until it is removed.
+
+    Raises the clean-up's error if ``first`` is None; otherwise adds it to ``first`` as a note.
+    """
+    with shielded():
+        try:
+            with steps.step("take the bed down"):
+                recorder.expect_end()
+                remove_id(engine, identity.id)
+        except Exception as error:
+            if first is None:
+                raise
+            found = error.found if isinstance(error, Problem) else f"{type(error).__name__}: {error}"
+            first.add_note(f"bed {identity.id} is not wholly removed: {found}; `testbed clean` tries again")

@@ -1,0 +1,59 @@
+"""The kernel's own log of the machine under the engine, read by a helper (syslog(2))."""
+
+import re
+import secrets
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from orchestrator.errors import EngineFailed
+from orchestrator.hosts import ContainerSpec, Engine
+from orchestrator.hosts.networks import HELPER
+from orchestrator.hosts.ownership import Identity
+
+_READ = """
+cut -d ' ' -f 1 /proc/uptime
+date +%s.%N
+dmesg --raw | grep -E "$1" || [ $? = 1 ]
+"""
+_LINE = re.compile(r"(?:<\d+>)?\[\s*(\d+\.\d+)\](?:\[[^]]*\])? ?(.*)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelLine:
+    """One line of the kernel's log."""
+
+    t: float
+    """Unix time: about right, because the clock of the log is neither CLOCK_BOOTTIME nor the wall's."""
+    stamp: str
+    """Seconds since the boot, as it stands there; with the text, it is this line and no other."""
+    text: str
+
+
+def lines(engine: Engine, pattern: str) -> list[KernelLine]:
+    """Return the lines in which ``pattern`` (grep -E) is found, as far back as the kernel keeps them.
+
+    Raises:
+        EngineFailed: they could not be read.
+    """
+    identity = Identity.reading()
+    done = engine.run(
+        ContainerSpec(
+            name=identity.name(f"kernel-{secrets.token_hex(3)}"),
+            image=HELPER,
+            command=("bash", "-euo", "pipefail", "-c", _READ, "bash", pattern),
+            labels=identity.labels(),
+            capabilities=("SYSLOG",),
+        )
+    )
+    if done.status != 0:
+        raise EngineFailed("the kernel's log", done.failure, "read it with dmesg")
+    uptime, now, *printed = done.stdout.splitlines()
+    boot = float(now) - float(uptime)
+    found = (_LINE.fullmatch(line) for line in printed)
+    return [KernelLine(t=boot + float(line[1]), stamp=line[1], text=line[2]) for line in found if line]
+
+
+def newer(now: Collection[KernelLine], before: Collection[KernelLine]) -> list[KernelLine]:
+    """Return the lines that an earlier reading did not hold."""
+    seen = {(line.stamp, line.text) for line in before}
+    return [line for line in now if (line.stamp, line.text) not in seen]

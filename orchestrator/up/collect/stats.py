@@ -1,0 +1,130 @@
+"""The engine's statistics of a container, brought to one shape for cgroup v1 and v2.
+
+Source: Docker Engine API 1.41, ``GET /containers/{id}/stats``; the kernel's cgroup-v1/memory.rst and cgroup-v2.rst.
+"""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice, takewhile
+from typing import Any
+
+from orchestrator.errors import EngineFailed
+from orchestrator.hosts import Engine
+from orchestrator.hosts.docker.api import unix
+from orchestrator.hosts.ownership import NODE
+
+FIGURES = ("cores", "memory_b", "rx_b_per_s", "tx_b_per_s", "pids")
+"""Names of the figures of ``rates``."""
+Point = dict[str, float | int | str | None]
+
+_NEVER = "0001-01-01T00:00:00Z"
+"""Go's zero time: what the engine reports as the reading time of a container that does not run."""
+_UNLIMITED = 1 << 60
+"""cgroup v1 writes "no limit" as the largest multiple of the page size."""
+
+
+def point(node: str, raw: Mapping[str, Any]) -> Point | None:
+    """Return one reading of a container; ``None`` when it was not running at that moment.
+
+    ``t``: Unix time of the reading. ``cpu_s``, ``cpu_user_s``, ``cpu_system_s``, ``throttled_s``: CPU seconds since
+    the container's start. ``memory_b``: what it holds without the file cache that the kernel can drop at once;
+    ``memory_max_b``: its limit. ``rx_*``, ``tx_*``: sums over its interfaces. ``read_b``, ``write_b``: block devices.
+    ``pids``: processes and threads. What the engine does not say is ``None``.
+    """
+    read = raw.get("read", _NEVER)
+    if read == _NEVER:
+        return None
+    cpu = _map(raw, "cpu_stats")
+    usage = _map(cpu, "cpu_usage")
+    memory = _map(raw, "memory_stats")
+    networks = [n for n in _map(raw, "networks").values() if isinstance(n, Mapping)]
+    blocks = _map(raw, "blkio_stats").get("io_service_bytes_recursive") or ()
+    return {
+        "t": unix(read),
+        "node": node,
+        "cpu_s": _seconds(usage.get("total_usage")),
+        "cpu_user_s": _seconds(usage.get("usage_in_usermode")),
+        "cpu_system_s": _seconds(usage.get("usage_in_kernelmode")),
+        "throttled_s": _seconds(_map(cpu, "throttling_data").get("throttled_time")),
+        "memory_b": _resident(memory),
+        "memory_max_b": _limit(memory.get("limit")),
+        **{
+            f"{way}_{unit}": _sum(networks, f"{way}_{field}")
+            for way in ("rx", "tx")
+            for unit, field in (("b", "bytes"), ("packets", "packets"), ("errors", "errors"), ("drops", "dropped"))
+        },
+        "read_b": _blocks(blocks, "read"),
+        "write_b": _blocks(blocks, "write"),
+        "pids": _map(raw, "pids_stats").get("current"),
+    }
+
+
+def _map(raw: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = raw.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _seconds(nanoseconds: int | None) -> float | None:
+    return None if nanoseconds is None else nanoseconds / 1e9
+
+
+def _resident(memory: Mapping[str, Any]) -> int | None:
+    """Subtract the inactive file cache, which ``docker stats`` leaves out as well (v1: of the whole hierarchy)."""
+    usage = memory.get("usage")
+    if not isinstance(usage, int):
+        return None
+    details = _map(memory, "stats")
+    cache = details.get("total_inactive_file", details.get("inactive_file", 0))
+    return usage - cache if cache < usage else usage
+
+
+def _limit(limit: int | None) -> int | None:
+    return None if limit is None or limit >= _UNLIMITED else limit
+
+
+def _sum(parts: Sequence[Mapping[str, Any]], key: str) -> int | None:
+    return sum(part.get(key, 0) for part in parts) if parts else None
+
+
+def _blocks(entries: Sequence[Mapping[str, Any]], operation: str) -> int | None:
+    """Sum over devices; cgroup v1 says ``Read``, v2 says ``read``."""
+    return sum(e["value"] for e in entries if str(e.get("op", "")).lower() == operation) if entries else None
+
+
+def rates(engine: Engine, nodes: Mapping[str, str]) -> dict[str, dict[str, float] | None]:
+    """Return what containers use now, measured over one second: node -> name of the figure -> value.
+
+    ``cores`` of CPU, ``memory_b``, ``rx_b_per_s``, ``tx_b_per_s``, ``pids``. A node is ``None`` if it does not run, or
+    if it ended or was removed meanwhile.
+    """
+
+    def use(name: str) -> dict[str, float] | None:
+        try:
+            # Of a container that does not run, the engine sends empty readings without an end.
+            running = takewhile(lambda r: r is not None, (point(name, raw) for raw in engine.stats(nodes[name])))
+            readings = list(islice((r for r in running if r and r["cpu_s"] is not None), 2))
+        except EngineFailed:
+            if any(found.id == nodes[name] and found.state == "running" for found in engine.find({NODE: None})):
+                raise
+            return None
+        if len(readings) < 2:
+            return None
+        first, last = readings
+        seconds = _figure(last["t"]) - _figure(first["t"])
+        if seconds <= 0:
+            return None
+        grown = {key: (_figure(last[key]) - _figure(first[key])) / seconds for key in ("cpu_s", "rx_b", "tx_b")}
+        return {
+            "cores": grown["cpu_s"],
+            "memory_b": _figure(last["memory_b"]),
+            "rx_b_per_s": grown["rx_b"],
+            "tx_b_per_s": grown["tx_b"],
+            "pids": _figure(last["pids"]),
+        }
+
+    with ThreadPoolExecutor(max(1, len(nodes))) as pool:
+        return dict(zip(nodes, pool.map(use, nodes), strict=True))
+
+
+def _figure(value: float | str | None) -> float:
+    return float(value or 0)

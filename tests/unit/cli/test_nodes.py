@@ -1,0 +1,153 @@
+"""Commands about the nodes of a bed, whatever state these are in."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.bed.model import parse_bed
+from orchestrator.cli import shell
+from orchestrator.cli.progress import Steps, Within
+from orchestrator.errors import EngineFailed, ExitCode
+from orchestrator.hosts import ContainerSpec, NetworkSpec, Output, docker, images
+from orchestrator.hosts.fake import FakeEngine
+from orchestrator.hosts.ownership import Identity, Kind
+from orchestrator.up import bringup
+from tests.unit.cli import test_errors as test_cli_errors
+from tests.unit.cli.test_errors import Command
+from tests.unit.up.test_collect import V2
+
+testbed = test_cli_errors.testbed
+HOSTILE = "\x1b]0;owned\x07"
+
+
+class Engine(FakeEngine):
+    """The relay of its bed runs, the sink has ended, the DNS was never started."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            answer=lambda *_: Output(status=3, stdout=HOSTILE, stderr=HOSTILE), prints=lambda _: [HOSTILE, "two"]
+        )
+        nodes = {name: {"service": service} for name, service in SERVICES.items()}
+        identity = Identity.new(parse_bed({"name": "x", "nodes": nodes}, "bed"), Kind.UP)
+        self.ids = {
+            name: self.create(
+                ContainerSpec(
+                    name=identity.name(name), image="x", command=(), labels=identity.labels(node=name, service=service)
+                )
+            )
+            for name, service in SERVICES.items()
+        }
+        self.create_network(NetworkSpec(name=identity.name("control"), driver="bridge", labels=identity.labels()))
+        self.start(self.ids["relay"])
+        self.start(self.ids["sink"])
+        self.end(self.ids["sink"], 3)
+        self.goes = ""
+        """Node that is removed while its statistics are asked for."""
+
+    def stats(self, container: str) -> Iterator[dict[str, Any]]:
+        """As a real engine: of a container that does not run, empty readings without an end."""
+        if container == self.ids.get(self.goes):
+            self.remove_container(container)
+            raise EngineFailed("statistics", "no such container", "see whether it runs")
+        running = self._found(container).state == "running"
+        for second in range(1000):
+            yield {**V2, "read": f"2026-11-23T01:31:{second % 60:02}Z" if running else "0001-01-01T00:00:00Z"}
+
+
+SERVICES = {"dns": "bind", "relay": "postfix", "sink": "blackhole"}
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
+    made = Engine()
+    monkeypatch.setattr(docker, "connect", lambda: made)
+    return made
+
+
+def test_stats_shows_a_node_that_does_not_run_by_its_state(testbed: Command, engine: Engine) -> None:
+    told = json.loads(testbed("stats", "--format", "json").out)
+    assert {name: use["state"] for name, use in told.items()} == {
+        "dns": "created",
+        "relay": "running",
+        "sink": "exited",
+    }
+    assert {name: use["memory_b"] is None for name, use in told.items()} == {"dns": True, "relay": False, "sink": True}
+    rows = {row.split()[0]: row.split()[1:] for row in testbed("stats").out.splitlines()}
+    assert rows["sink"] == ["exited", *"-----"]
+    assert rows["relay"][0] == "running"
+    engine.goes = "relay"
+    assert "relay     removed" in testbed("stats").out
+
+
+def test_statistics_that_an_engine_refuses_of_a_running_node_are_an_error(
+    testbed: Command, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_container: str) -> Iterator[dict[str, Any]]:
+        raise EngineFailed("statistics", "refused", "see its log")
+
+    monkeypatch.setattr(engine, "stats", refuse)
+    assert testbed("stats").code == ExitCode.ENGINE
+
+
+@pytest.mark.parametrize(("node", "state"), [("sink", "exited"), ("dns", "created")])
+def test_a_command_in_a_node_that_does_not_run_is_refused_with_its_state(
+    testbed: Command, engine: Engine, node: str, state: str
+) -> None:
+    assert engine.ids[node]
+    ended = testbed("exec", node, "--", "true")
+    assert ended.names(f"node {node} running")
+    assert (f"it is {state}" in ended.err, ended.code) == (True, ExitCode.ENGINE)
+
+
+@pytest.mark.parametrize("words", [("ps",), ("logs", "sink"), ("logs", "dns")], ids=" ".join)
+@pytest.mark.usefixtures("engine")
+def test_a_node_that_does_not_run_is_listed_and_its_log_is_there(testbed: Command, words: tuple[str, ...]) -> None:
+    ended = testbed(*words)
+    assert ended.code == 0
+    assert all(word in ended.out for word in (("created", "exited", "running") if words == ("ps",) else ("two",)))
+
+
+@pytest.mark.usefixtures("engine")
+def test_a_node_says_nothing_to_a_terminal_but_text(testbed: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert testbed("logs", "relay").out == f"{HOSTILE}\ntwo\n"
+    raw = testbed("exec", "relay", "--", "true")
+    assert (raw.out, raw.err, raw.code) == (HOSTILE, HOSTILE, 3)
+    for stream in (sys.stdout, sys.stderr):
+        monkeypatch.setattr(stream, "isatty", lambda: True)
+    shown = "\\x1b]0;owned\\x07"
+    assert testbed("logs", "relay").out == f"{shown}\ntwo\n"
+    ended = testbed("exec", "relay", "--", "true")
+    assert (ended.out, ended.err, ended.code) == (shown, shown, 3)
+
+
+@pytest.mark.parametrize("folder", ["there", "new/one"])
+@pytest.mark.usefixtures("engine")
+def test_up_removes_only_the_folders_that_it_made(
+    testbed: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        assert list((tmp_path / folder).glob("*-up/run.json"))
+        raise EngineFailed("a network", "none", "make room")
+
+    monkeypatch.setattr(images, "ensure", lambda *_: [])
+    monkeypatch.setattr(bringup, "bring_up", refuse)
+    (tmp_path / "there").mkdir()
+    assert testbed("up", "--domains", 2, "--runs", tmp_path / folder).names("make room")
+    assert (tmp_path / "there").is_dir()
+    assert not (tmp_path / "new").exists()
+
+
+def test_progress_and_messages_are_plain_text(capsys: pytest.CaptureFixture[str]) -> None:
+    with Steps() as steps, steps.step(HOSTILE):
+        steps.say(HOSTILE)
+        steps.show(HOSTILE)
+        Within(steps).say(HOSTILE)
+    shell.say(HOSTILE)
+    shell.tell(HOSTILE)
+    said = capsys.readouterr()
+    assert "\x1b" not in said.out + said.err
+    assert (said.err.count("\\x1b]0;owned\\x07"), said.out) == (4, "\\x1b]0;owned\\x07\n")

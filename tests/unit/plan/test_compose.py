@@ -1,0 +1,51 @@
+"""The Compose files of the built-in beds: what is committed is what the generator makes."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from orchestrator.bed import builtin
+from orchestrator.bed.addressing import V4
+from orchestrator.bed.model import parse_bed
+from orchestrator.plan import compose
+
+FOLDER = Path(__file__).parents[3] / "compose"
+DOMAINS = 16
+
+
+@pytest.mark.parametrize("name", builtin.names())
+def test_the_committed_files_are_what_the_plan_says(name: str) -> None:
+    made = compose.files(compose.compose_plan(builtin.bed(name, domains=DOMAINS), cpus=2))
+    there = {str(p.relative_to(FOLDER / name)): p for p in (FOLDER / name).rglob("*") if p.is_file()}
+    again = f"testbed plan {name} --domains {DOMAINS} --format compose --files compose/{name}"
+    assert sorted(there) == sorted(made), again
+    assert [path for path, content in made.items() if there[path].read_bytes() != content] == [], again
+    scripts = {path for path, content in made.items() if content.startswith(b"#!")}
+    assert {path for path, file in there.items() if file.stat().st_mode & 0o111} == scripts
+
+
+def test_a_node_is_said_as_the_engine_is_told() -> None:
+    limits = {"cpus": 1.5, "cpuset": "0", "memory_mb": 256, "nofile": 4096, "pids": 100}
+    bed = parse_bed({"name": "x", "nodes": {"dns": {"service": "bind", "limits": limits}}}, "bed")
+    plan = compose.compose_plan(bed, cpus=2)
+    whole = yaml.safe_load(compose.render(plan))
+    dns = whole["services"]["dns"]
+    assert {"cpus": 1.5, "cpuset": "0", "mem_limit": "256m", "pids_limit": 100}.items() <= dns.items()
+    assert dns["ulimits"] == {"nofile": 4096}
+    assert dns["cap_drop"] == ["ALL"]
+    assert dns["ports"] == ["127.0.0.1::53/udp", "127.0.0.1::53/tcp"]
+    assert dns["networks"]["lab"] == {"ipv4_address": str(plan.nodes[0].v4)}
+    assert whole["networks"]["lab"]["driver"] == "macvlan"
+    assert "${TESTBED_PARENT:?" in whole["networks"]["lab"]["driver_opts"]["parent"]
+    assert {mount["target"] for mount in dns["volumes"]} == set(plan.nodes[0].files)
+
+
+def test_a_bed_takes_the_far_end_of_the_range_or_what_its_author_chose() -> None:
+    nodes = {"dns": {"service": "bind"}}
+    free = compose.compose_plan(parse_bed({"name": "x", "nodes": nodes}, "bed"), cpus=1)
+    assert free.subnet.broadcast_address == V4.broadcast_address
+    chosen = {"name": "x", "nodes": nodes, "subnet": "198.18.4.0/24", "parent": "eth0"}
+    plan = compose.compose_plan(parse_bed(chosen, "bed"), cpus=1)
+    assert str(plan.subnet) == "198.18.4.0/24"
+    assert "parent: eth0\n" in compose.render(plan)

@@ -1,0 +1,67 @@
+"""What a plan will need, and what binds first."""
+
+import pytest
+
+from orchestrator import scenarios
+from orchestrator.bed.model import parse_bed
+from orchestrator.hosts.capacity import Check, read
+from orchestrator.plan import Plan, make_plan
+from orchestrator.runs.forecast import OWN_LIMIT, first_to_bind, forecast
+from orchestrator.scenarios import Connects, Provokes
+from tests.unit.hosts.test_capacity import engine
+
+
+def plan(**dns: object) -> Plan:
+    """Work out a bed of one name server."""
+    return make_plan(parse_bed({"name": "x", "nodes": {"dns": {"service": "bind", **dns}}}, "bed"), cpus=2)
+
+
+READINGS = read(engine())
+OVER = plan(release="bullseye", addresses=2560, settings={"listen": "lab", "workers": 2, "max_sockets": 4096})
+
+
+def named(checks: list[Check], name: str) -> Check:
+    """Return one check."""
+    return next(check for check in checks if check.name == name)
+
+
+def test_the_limit_of_a_daemon_binds_before_the_host() -> None:
+    checks = forecast(READINGS, OVER)
+    first = first_to_bind(checks)
+    assert first
+    assert (first.name, first.state) == (OWN_LIMIT, "warn")
+    assert first.needed.endswith("(dns)")
+    assert first.found == "4,096"
+
+
+def test_what_a_scenario_provokes_is_wanted() -> None:
+    found = named(forecast(READINGS, OVER, provoked={OWN_LIMIT}), OWN_LIMIT)
+    assert (found.state, found.do) == ("wanted", "")
+
+
+def test_the_own_rlimit_of_a_node_counts_too() -> None:
+    limited = plan(limits={"nofile": 80})
+    assert named(forecast(READINGS, limited), OWN_LIMIT).found == "80"
+    assert OWN_LIMIT not in {check.name for check in forecast(READINGS, plan())}
+
+
+@pytest.mark.parametrize(("rate", "state"), [(100.0, "ok"), (100_000.0, "warn")])
+def test_ports_are_held_against_the_range_of_the_node(rate: float, state: str) -> None:
+    found = named(forecast(READINGS, plan(), connections={"dns": rate}), "local ports to one address")
+    assert (found.state, found.found) == (state, "64,512")
+    assert found.share == pytest.approx(rate / 64_512)
+
+
+@pytest.mark.parametrize("name", scenarios.known())
+def test_what_a_scenario_names_is_there(name: str) -> None:
+    scenario = scenarios.scenario(name)
+    params = scenario.params()
+    made = make_plan(scenario.bed(params), cpus=2)
+    provoked = scenario.provokes if isinstance(scenario, Provokes) else frozenset()
+    connections = scenario.connections(params) if isinstance(scenario, Connects) else {}
+    checks = forecast(READINGS, made, connections=connections)
+    assert provoked <= {check.name for check in checks}
+
+
+def test_nothing_binds_where_nothing_is_a_figure() -> None:
+    assert first_to_bind([Check(name="x", needed="", found="", do="", state="ok")]) is None

@@ -1,0 +1,146 @@
+"""The handle to a bed, on the fake engine: what a load leaves behind, and what it hears."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from orchestrator.bed import builtin
+from orchestrator.errors import EngineFailed, NodeDied
+from orchestrator.hosts import ContainerSpec, Output
+from orchestrator.hosts.fake import FakeEngine
+from orchestrator.measurements.rundir import RunDir
+from orchestrator.plan import make_plan
+from orchestrator.services import Role
+from orchestrator.up import live
+from orchestrator.up.collect.recorder import Recorder
+from orchestrator.up.live import Live
+from tests.unit import factory
+
+REPORT = {
+    "run": "00000000", "started": 1.0, "ended": 2.0, "offered": 1, "accepted": 1, "failed": {}, "unresolved": 0,
+    "connections": 1, "late": 0, "cpu_s": 0.0, "stalled_s": 0.0, "response": factory.histogram([0.1]),
+    "service": factory.histogram([0.1]), "connect": factory.histogram([0.1]), "accepted_set": factory.bitmap([0]),
+    "unresolved_set": factory.bitmap([]),
+}  # fmt: skip
+ARRIVED = {
+    "run": "00000000", "delivered": 1, "duplicated": 0, "corrupted": 0, "misrouted": 0, "foreign": 0, "bytes": 1,
+    "connections": 1, "domains": 1, "first": 1.5, "last": 1.5, "cpu_s": 0.0, "memory_b": 1,
+    "transit": factory.histogram([0.1]), "age": factory.histogram([0.1]), "delivered_set": factory.bitmap([0]),
+}  # fmt: skip
+
+
+FAILED = Output(status=1, stdout="", stderr="find: '/var/spool/postfix/active': Permission denied")
+
+
+def answer(_: ContainerSpec, command: tuple[str, ...]) -> Output:
+    """Answer as the agents do; a relay's queue is empty."""
+    told: dict[str, object] = {}
+    if "orchestrator.agents.load" in command:
+        told = {"report": REPORT}
+    elif "orchestrator.agents.control" in command:
+        told = ARRIVED
+    return Output(status=0, stdout=json.dumps(told) + "\n" if told else "", stderr="")
+
+
+@contextmanager
+def up(tmp_path: Path, output: Output | None = None) -> Iterator[tuple[Live, FakeEngine]]:
+    """Bring the built-in bed up with two domains; ``output``: the answer of every command, instead of the agents'."""
+    engine = FakeEngine(answer if output is None else lambda _spec, _command: output)
+    plan = make_plan(builtin.bed("relay").model_copy(update={"domains": 2}), cpus=2)
+    rundir = RunDir.create(tmp_path, "live")
+    with Recorder(engine, rundir) as recorder:
+        containers = {}
+        for node in plan.nodes:
+            made = engine.create(ContainerSpec(name=node.name, image="", command=(), labels={}))
+            engine.start(made)
+            recorder.record(node.name, made)
+            containers[node.name] = made
+        yield Live(engine=engine, plan=plan, containers=containers, recorder=recorder, rundir=rundir), engine
+        recorder.expect_end()
+        for made in containers.values():
+            engine.remove_container(made)
+
+
+@pytest.fixture
+def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not wait for the news of a death after a failure."""
+    monkeypatch.setattr("orchestrator.up.live.NEWS_S", 0.0)
+
+
+def listeners(bed: Live) -> int:
+    """Count the listeners of all logs."""
+    return sum(len(log._listeners) for log in bed.recorder._logs.values())
+
+
+def test_fifty_loads_leave_no_thread_and_one_listener_for_all(tmp_path: Path) -> None:
+    with up(tmp_path) as (bed, _):
+        threads = set(threading.enumerate())
+        for number in range(50):
+            bed.send(f"load-{number}", {"target": "198.18.0.2", "messages": 1})
+            bed.drain(f"load-{number}", 5)
+        assert {t.name for t in set(threading.enumerate()) - threads} == set()
+        assert listeners(bed) == 1
+    assert len(bed.phases) == 100
+
+
+def test_a_line_that_was_printed_already_leaves_no_listener(tmp_path: Path) -> None:
+    with up(tmp_path) as (bed, engine):
+        engine.prints = lambda _: ["resolver priming query complete"]
+        node = bed.plan.nodes[0]
+        for _ in range(3):
+            assert bed.seen(node, "priming", 5)
+        assert bed.seen(node, "never", 0.01) is None
+        assert listeners(bed) == 0
+
+
+def test_a_wait_for_a_line_ends_when_another_node_dies(tmp_path: Path) -> None:
+    with up(tmp_path) as (bed, engine):
+        dns, *_, other = bed.plan.nodes
+        engine.end(bed.containers[other.name], 3)
+        with pytest.raises(NodeDied, match=f"node {other.name}"):
+            bed.seen(dns, "never", 5)
+
+
+def test_a_probe_names_the_node_that_died(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with up(tmp_path) as (bed, engine):
+
+        def die(spec: ContainerSpec, command: tuple[str, ...]) -> Output:
+            if "orchestrator.agents.probe" in command:
+                engine.end(bed.containers["relay"], 75)
+            return answer(spec, command)
+
+        engine.answer = die
+        monkeypatch.setattr(live, "PROBE_S", 4.0)
+        began = time.monotonic()
+        with pytest.raises(NodeDied, match=r"node relay running.*status 75"):
+            bed.probe(["d0.test"])
+        assert time.monotonic() - began < 3
+
+
+@pytest.mark.usefixtures("no_grace")
+def test_a_queue_command_that_fails_is_no_empty_queue(tmp_path: Path) -> None:
+    with up(tmp_path, FAILED) as (bed, _), pytest.raises(EngineFailed, match="Permission denied"):
+        bed._held(1)
+
+
+def test_a_queue_that_is_listed_is_counted(tmp_path: Path) -> None:
+    with up(tmp_path, Output(status=0, stdout="A1\nB2\nA1\n", stderr="")) as (bed, _):
+        assert bed._held(9) == 2
+
+
+@pytest.mark.usefixtures("no_grace")
+def test_cpu_times_that_could_not_be_read_are_not_kept(tmp_path: Path) -> None:
+    with up(tmp_path, FAILED) as (bed, _):
+        with pytest.raises(EngineFailed, match="Permission denied"), bed.record_cpus("relay"):
+            pass
+        assert bed.rundir.result("relay-cpus") is None
+
+
+def test_an_answer_is_what_a_command_that_succeeds_prints(tmp_path: Path) -> None:
+    with up(tmp_path, Output(status=0, stdout="3.7.11\n", stderr="a warning")) as (bed, _):
+        assert bed.ask(bed.plan.node(Role.RELAY), "postconf", "-h", "mail_version") == "3.7.11\n"
