@@ -3,7 +3,7 @@
 # make test-all  the same, on every Debian release, with the long tests
 # All work on a bare Debian 12 or 13, as root or with sudo, and leave the command at .venv/bin/testbed.
 
-.PHONY: demo test test-all setup tools lint unit unit-folders unit-files integration integration-all requirements clean
+.PHONY: demo test test-all setup tools lint unit unit-inner unit-outer integration integration-all requirements clean
 
 # Python compiles once, not in each process again.
 unexport PYTHONDONTWRITEBYTECODE
@@ -36,18 +36,20 @@ lint: .venv/.installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The unit tests in two halves, side by side: what lies in folders, and what does not. Two processes of pytest have
+# The unit tests in two halves, side by side: those of programs in nodes, and the others. Two processes of pytest have
 # two cores busy sooner than one that hands each test to another. They write thousands of small files: into memory.
+INNER := tests/unit/agents tests/unit/services tests/unit/scenarios
+
 unit: .venv/.installed
-	$(MAKE) --jobs 2 --output-sync=target unit-folders unit-files
+	$(MAKE) --jobs 2 --output-sync=target unit-inner unit-outer
 
-unit-folders unit-files: export TMPDIR = $(firstword $(wildcard /dev/shm) /tmp)
+unit-inner unit-outer: export TMPDIR = $(firstword $(wildcard /dev/shm) /tmp)
 
-unit-folders: .venv/.installed
-	$(BIN)/pytest tests/unit/[a-z]*/
+unit-inner: .venv/.installed
+	$(BIN)/pytest $(INNER)
 
-unit-files: .venv/.installed
-	$(BIN)/pytest tests/unit/*.py
+unit-outer: .venv/.installed
+	$(BIN)/pytest tests/unit $(INNER:%=--ignore %)
 
 integration: setup
 	$(BIN)/pytest tests/integration

@@ -30,8 +30,8 @@ from orchestrator.plaintext import pass_on
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from orchestrator.hosts import Engine, Found
-    from orchestrator.hosts.docker import DockerEngine
+    from orchestrator.hosts import Found, Host
+    from orchestrator.hosts.docker import DockerHost
     from orchestrator.hosts.docker.ssh import Target
     from orchestrator.hosts.ownership import Standing
     from orchestrator.plan import NodePlan
@@ -196,7 +196,7 @@ def ps(output: FormatOption = Format.TEXT) -> None:
         )
         return
     for standing in found:
-        _show(standing, engine.host)
+        _show(standing, engine.address)
         for gap in gaps:
             if gap.bed is standing:
                 tell(f"  open: needed {gap.needed}; found {gap.found}; do: {gap.do}")
@@ -231,7 +231,7 @@ def logs(
     from orchestrator.hosts import docker
 
     engine = docker.connect()
-    for line in engine.logs(_node(engine, bed, node).id, follow=follow):
+    for line in engine.node(_node(engine, bed, node).id).logs(follow=follow):
         if output is Format.JSON:
             typer.echo(f'{{"t": {line.t:.6f}, "text": {_quoted(line.text)}}}')
         else:
@@ -256,7 +256,7 @@ def exec_(
     if found.state != "running":
         raise EngineFailed(f"node {node} running", f"it is {found.state}", f"see `testbed logs {node}`")
     rights = services.service(found.labels[SERVICE]).capabilities
-    done = engine.exec(found.id, wiring.without_setup_rights(command, rights), timeout=timeout)
+    done = engine.node(found.id).exec(wiring.without_setup_rights(command, rights), timeout=timeout)
     if output is Format.JSON:
         print_json({"status": done.status, "stdout": done.stdout, "stderr": done.stderr})
     else:
@@ -299,7 +299,7 @@ def _discard(rundir: Path, made: "Sequence[Path]") -> None:
             folder.rmdir()
 
 
-def _standing(engine: "Engine", wanted: str | None) -> "Standing":
+def _standing(engine: "Host", wanted: str | None) -> "Standing":
     """Find the bed that a command is about: by id or name, or the only one there is."""
     from orchestrator.hosts import ownership
 
@@ -311,7 +311,7 @@ def _standing(engine: "Engine", wanted: str | None) -> "Standing":
     raise InvalidInput("one bed" if wanted is None else f"one bed {wanted!r}", there, "name its id; see `testbed ps`")
 
 
-def _node(engine: "Engine", bed: str | None, name: str) -> "Found":
+def _node(engine: "Host", bed: str | None, name: str) -> "Found":
     standing = _standing(engine, bed)
     if found := standing.node(name):
         return found
@@ -319,11 +319,11 @@ def _node(engine: "Engine", bed: str | None, name: str) -> "Found":
     raise InvalidInput(f"a node of bed {standing.bed}", repr(name), f"choose one of {names}")
 
 
-def _tell_up(engine: "DockerEngine", standing: "Standing", output: Format) -> None:
+def _tell_up(engine: "DockerHost", standing: "Standing", output: Format) -> None:
     if output is Format.JSON:
         print_json(standing.to_dict())
         return
-    _show(standing, engine.host)
+    _show(standing, engine.address)
     tell(f"next: testbed stats, testbed exec relay -- postqueue -p, testbed down {standing.id}")
 
 

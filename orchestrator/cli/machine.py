@@ -134,7 +134,9 @@ def _examine(
         plan = make_plan(wanted, cpus=info.cpus)
         found = f"{info.version} on {info.operating_system}, {info.cpus} CPUs"
         checks = [capacity.Check(name="engine", needed="Docker 20.10 or later", found=found, do="", state="ok")]
-        lacking = [tag for tag in (catalogue.tag(*image) for image in catalogue.of(wanted)) if not engine.image(tag)]
+        lacking = [
+            tag for tag in (catalogue.tag(*image) for image in catalogue.of(wanted)) if not engine.images.find(tag)
+        ]
         checks.append(
             capacity.Check(
                 name="images of the bed",

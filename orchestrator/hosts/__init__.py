@@ -1,11 +1,10 @@
-"""The one seam to a container engine: what the rest of the program may ask of it.
+"""Where nodes run: hosts, their nodes and images, as protocols, and everything that is done on a host.
 
-``docker`` talks to a real Engine (20.10 and later, local or remote); ``api`` converts to and from Docker API JSON;
-``fake`` keeps everything in memory for tests.
-Nothing above this package knows which one it holds.
+``docker`` is a host with a Docker Engine (20.10 and later, local or remote); ``fake`` keeps everything in memory for
+tests. No other module knows which one it holds.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from typing import Any, Protocol
@@ -14,8 +13,8 @@ from orchestrator.errors import EngineFailed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EngineInfo:
-    """What the engine says of itself and of the machine it runs on."""
+class HostInfo:
+    """A host's machine and its engine."""
 
     version: str
     api: str
@@ -147,21 +146,14 @@ class ContainerGone(EngineFailed):
         super().__init__(f"the end of container {container[:12]}", "it was removed", "see who removes containers")
 
 
-class Engine(Protocol):
-    """The verbs. Every one raises ``EngineFailed`` when the engine cannot be reached or refuses.
+class Images(Protocol):
+    """The images of a host. Every verb raises ``EngineFailed`` if the engine cannot be reached or refuses."""
 
-    Removing what is not there is no error, so that clean-up can run twice.
-    """
-
-    def info(self) -> EngineInfo:
-        """Ask the engine about itself."""
-        ...
-
-    def image(self, tag: str) -> Mapping[str, str] | None:
+    def find(self, tag: str) -> Mapping[str, str] | None:
         """Return the labels of a local image and its id under ``id``; ``None`` when there is none."""
         ...
 
-    def images(self, label: str) -> list[tuple[str, Mapping[str, str]]]:
+    def list(self, label: str) -> Sequence[tuple[str, Mapping[str, str]]]:
         """List local images that carry ``label``: tag, and labels plus ``id``, ``size`` (bytes), ``created``."""
         ...
 
@@ -177,8 +169,74 @@ class Engine(Protocol):
         """Build an image from a tar with a Dockerfile at its top; yields what the build prints."""
         ...
 
-    def discard_image(self, image: str) -> None:
-        """Remove an image that no tag names and nothing uses: what a build left behind. Any other stays."""
+    def discard(self, image: str) -> None:
+        """Remove an untagged, unused image that a build left behind; any other image stays."""
+        ...
+
+
+class Node(Protocol):
+    """One container on a host. Every verb raises ``EngineFailed`` if the engine cannot be reached or refuses."""
+
+    @property
+    def id(self) -> str:
+        """Its id, or the name that it was asked for by."""
+        ...
+
+    def start(self) -> None:
+        """Start it."""
+        ...
+
+    def pin(self, cpus: str) -> None:
+        """Restrict it to these CPUs from now on; a list as in cpuset(7)."""
+        ...
+
+    def exec(self, command: Sequence[str], *, timeout: float = 60) -> Output:
+        """Run a command in it to the command's end, at most ``timeout`` seconds."""
+        ...
+
+    def exec_lines(self, command: Sequence[str]) -> Iterator[str]:
+        """Run a command in it and yield the command's standard output line by line.
+
+        Raises:
+            EngineFailed: at the end, if its status was not 0, with the end of its standard error.
+        """
+        ...
+
+    def logs(self, *, follow: bool) -> Iterator[LogLine]:
+        """Yield what it printed since its start; with ``follow`` until it ends."""
+        ...
+
+    def stats(self) -> Iterator[dict[str, Any]]:
+        """Yield the engine's raw statistics about once a second until it ends."""
+        ...
+
+    def read_file(self, path: str) -> bytes:
+        """Return the content of a file in it; it need not run."""
+        ...
+
+    def wait(self) -> int:
+        """Wait until it ends and return its exit status.
+
+        Raises:
+            ContainerGone: it was removed, and its status with it.
+        """
+        ...
+
+    def remove(self) -> None:
+        """End and remove it; idempotent."""
+        ...
+
+
+class Host(Protocol):
+    """A machine that runs nodes. Every verb raises ``EngineFailed`` if the engine cannot be reached or refuses."""
+
+    @property
+    def images(self) -> Images:
+        """The images that it has."""
+        ...
+
+    def info(self) -> HostInfo:
+        """Ask the engine about itself."""
         ...
 
     def create_network(self, spec: NetworkSpec) -> str:
@@ -189,58 +247,22 @@ class Engine(Protocol):
         """
         ...
 
-    def create(self, spec: ContainerSpec) -> str:
-        """Make a container with its networks and files, not yet started, and return its id."""
+    def remove_network(self, network: str) -> None:
+        """Remove a network; idempotent."""
         ...
 
-    def start(self, container: str) -> None:
-        """Start a container."""
+    def create(self, spec: ContainerSpec) -> Node:
+        """Make a container with its networks and files, not yet started."""
         ...
 
-    def pin(self, container: str, cpus: str) -> None:
-        """Let a container run on these CPUs only, from now on; a list as in cpuset(7)."""
+    def node(self, container: str) -> Node:
+        """Return the container of this id or name, without a look whether it exists."""
         ...
 
     def run(self, spec: ContainerSpec, timeout: float = 60) -> Output:
         """Run a one-shot container to its end and remove it."""
         ...
 
-    def exec(self, container: str, command: tuple[str, ...], *, timeout: float = 60) -> Output:
-        """Run a command in a running container to its end."""
-        ...
-
-    def exec_lines(self, container: str, command: tuple[str, ...]) -> Iterator[str]:
-        """Run a command in a running container and yield its standard output line by line.
-
-        Raises:
-            EngineFailed: at the end, when its status was not 0, with the end of its standard error.
-        """
-        ...
-
-    def logs(self, container: str, *, follow: bool) -> Iterator[LogLine]:
-        """Yield what a container printed since its start; with ``follow`` until it ends."""
-        ...
-
-    def stats(self, container: str) -> Iterator[dict[str, Any]]:
-        """Yield the engine's raw statistics about once a second until the container ends."""
-        ...
-
-    def wait(self, container: str) -> int:
-        """Wait until a container ends and return its exit status.
-
-        Raises:
-            ContainerGone: it was removed, and its status with it.
-        """
-        ...
-
-    def remove_container(self, container: str) -> None:
-        """End and remove a container."""
-        ...
-
-    def remove_network(self, network: str) -> None:
-        """Remove a network."""
-        ...
-
-    def find(self, labels: Mapping[str, str | None]) -> list[Found]:
+    def find(self, labels: Mapping[str, str | None]) -> Sequence[Found]:
         """List containers, then networks, that carry all these labels (``None``: any value)."""
         ...

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from orchestrator.bed.cpu_topology import Topology
 from orchestrator.errors import EngineFailed, HostCannot
-from orchestrator.hosts import LOG_FILE_MB, LOG_FILES, ContainerSpec, Engine, EngineInfo, ownership
+from orchestrator.hosts import LOG_FILE_MB, LOG_FILES, ContainerSpec, Host, HostInfo, ownership
 from orchestrator.hosts.networks import ENABLE_IPV6, HELPER
 from orchestrator.hosts.ownership import Identity
 from orchestrator.plan import HostNeeds
@@ -71,7 +71,7 @@ NEIGHBOURS = "entries in the kernel's neighbour table"
 class Readings:
     """What was found on the host."""
 
-    engine: EngineInfo
+    engine: HostInfo
     cpu: str
     topology: Topology
     memory_available_b: int
@@ -112,7 +112,7 @@ class Check:
         return asdict(self)
 
 
-def read(engine: Engine) -> Readings:
+def read(engine: Host) -> Readings:
     """Read the host through one-shot helpers: one in its network namespace, with no capability at all, one in none.
 
     Raises:
@@ -147,7 +147,7 @@ def read(engine: Engine) -> Readings:
     )
 
 
-def _helper(engine: Engine, name: str, script: str, *, host_network: bool, capabilities: tuple[str, ...]) -> str:
+def _helper(engine: Host, name: str, script: str, *, host_network: bool, capabilities: tuple[str, ...]) -> str:
     identity = Identity.reading()
     done = engine.run(
         ContainerSpec(

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from orchestrator.errors import Problem
-from orchestrator.hosts import Engine
+from orchestrator.hosts import Host
 from orchestrator.hosts.kernel_settings import SETTINGS, release
 from orchestrator.hosts.networks import remove_parent
 from orchestrator.hosts.ownership import Standing, standing
@@ -25,7 +25,7 @@ class Cleaned:
         return {"removed": [s.to_dict() for s in self.removed], "kept": [s.to_dict() for s in self.kept]}
 
 
-def clean(engine: Engine, *, everything: bool, say: Callable[[str], None]) -> Cleaned:
+def clean(engine: Host, *, everything: bool, say: Callable[[str], None]) -> Cleaned:
     """Remove every trace of beds whose maker is dead; ``everything``: of all beds. Says what it does.
 
     Kept are beds that are up, beds of commands that still run, and beds made from another machine.
@@ -40,7 +40,7 @@ def clean(engine: Engine, *, everything: bool, say: Callable[[str], None]) -> Cl
     return Cleaned(removed=tuple(removed), kept=tuple(s for s in found if s not in removed))
 
 
-def make_way(engine: Engine, say: Callable[[str], None]) -> None:
+def make_way(engine: Host, say: Callable[[str], None]) -> None:
     """Remove every trace of beds whose maker is dead, before another bed is made.
 
     A bed that cannot be removed is named and stays: it has its own names and its own slice, and is in nobody's way.
@@ -51,7 +51,7 @@ def make_way(engine: Engine, say: Callable[[str], None]) -> None:
     _remove_each(engine, [s for s in standing(engine) if s.abandoned], say)
 
 
-def _remove_each(engine: Engine, beds: Sequence[Standing], say: Callable[[str], None]) -> list[Problem]:
+def _remove_each(engine: Host, beds: Sequence[Standing], say: Callable[[str], None]) -> list[Problem]:
     """Remove beds, and return what went wrong; each bed that is not wholly removed is named."""
     problems = []
     for bed in beds:
@@ -64,14 +64,14 @@ def _remove_each(engine: Engine, beds: Sequence[Standing], say: Callable[[str], 
     return problems
 
 
-def remove_id(engine: Engine, id_: str) -> None:
+def remove_id(engine: Host, id_: str) -> None:
     """Remove a bed by its id; idempotent."""
     for bed in standing(engine):
         if bed.id == id_:
             remove(engine, bed)
 
 
-def remove(engine: Engine, bed: Standing) -> None:
+def remove(engine: Host, bed: Standing) -> None:
     """Remove a bed: containers, lab, veth pair, and the control network last, because the rest is found by it.
 
     Restore the host settings that its command changed before removing the lock.
@@ -90,7 +90,7 @@ def remove(engine: Engine, bed: Standing) -> None:
     locks = [container for container in bed.containers if SETTINGS in container.labels]
     others = [container for container in bed.containers if container not in locks]
     with ThreadPoolExecutor(max(1, len(others))) as pool:
-        removals = [pool.submit(attempt, partial(engine.remove_container, container.id)) for container in others]
+        removals = [pool.submit(attempt, engine.node(container.id).remove) for container in others]
     for removal in removals:
         removal.result()
     for lock in locks if not first else ():

@@ -1,4 +1,4 @@
-"""Engines for tests: one in memory, whose answers the test scripts, and any engine broken at a chosen call."""
+"""Hosts for tests: one in memory, whose answers the test scripts, and any host broken at a chosen call."""
 
 import itertools
 import threading
@@ -12,9 +12,9 @@ from orchestrator.errors import EngineFailed
 from orchestrator.hosts import (
     ContainerGone,
     ContainerSpec,
-    Engine,
-    EngineInfo,
     Found,
+    Host,
+    HostInfo,
     LogLine,
     NetworkSpec,
     Output,
@@ -25,7 +25,7 @@ from orchestrator.hosts.docker.ssh import Target
 INFO = dict.fromkeys(("version", "api", "kernel", "operating_system", "cgroup", "storage", "architecture"), "fake")
 
 
-class FakeEngine:
+class FakeHost:
     """``answer(container, command)`` gives a command's output, ``prints(container)`` the lines of a container's log.
 
     An ``answer`` that raises TimeoutError is a command that does not end in its time.
@@ -37,8 +37,8 @@ class FakeEngine:
         prints: Callable[[ContainerSpec], Sequence[str]] = lambda _: (),
     ) -> None:
         self.answer, self.prints = answer, prints
-        self.host: Target | None = None
-        self.tags: dict[str, Mapping[str, str]] = {}
+        self.address: Target | None = None
+        self.images = FakeImages()
         self.specs: dict[str, ContainerSpec] = {}
         self._made: dict[str, Found] = {}
         self._ended: dict[str, tuple[threading.Event, list[int]]] = {}
@@ -46,33 +46,13 @@ class FakeEngine:
 
     def end(self, container: str, status: int) -> None:
         """Let a container die."""
-        made = self._found(container)
+        made = self.found(container)
         self._made[made.id] = replace(made, state="exited", ports={})
         self._ended[made.id][1].append(status)
         self._ended[made.id][0].set()
 
-    def info(self) -> EngineInfo:
-        return EngineInfo(**INFO, cpus=2, memory_b=8 << 30)
-
-    def image(self, tag: str) -> Mapping[str, str] | None:
-        return self.tags.get(tag)
-
-    def images(self, label: str) -> list[tuple[str, Mapping[str, str]]]:
-        return [(tag, labels) for tag, labels in self.tags.items() if label in labels]
-
-    def pull(self, tag: str) -> None:
-        if tag not in self.tags:
-            raise EngineFailed(f"image {tag} from its registry", "it has none", "see whether it is there")
-
-    def load_root(self, tarball: str, tag: str) -> None:
-        self.tags[tag] = {"id": tarball}
-
-    def build(self, context: bytes, tag: str, args: Mapping[str, str], labels: Mapping[str, str]) -> Iterator[str]:
-        self.tags[tag] = {**labels, "id": str(hash((context, *args.items())))}
-        yield f"built {tag}"
-
-    def discard_image(self, image: str) -> None:
-        self.tags.pop(image, None)
+    def info(self) -> HostInfo:
+        return HostInfo(**INFO, cpus=2, memory_b=8 << 30)
 
     def create_network(self, spec: NetworkSpec) -> str:
         with self._lock:
@@ -83,50 +63,48 @@ class FakeEngine:
                 raise SubnetTaken(spec.subnet)
             return self._add(Found(kind="network", id="", name=spec.name, labels=spec.labels, subnets=wanted))
 
-    def create(self, spec: ContainerSpec) -> str:
+    def create(self, spec: ContainerSpec) -> "FakeNode":
         with self._lock:
             for endpoint in spec.networks:
-                self._found(endpoint.network)
+                self.found(endpoint.network)
             made = self._add(Found(kind="container", id="", name=spec.name, labels=spec.labels, state="created"))
             self.specs[made], self._ended[made] = spec, (threading.Event(), [])
-            return made
+            return FakeNode(self, made)
+
+    def node(self, container: str) -> "FakeNode":
+        return FakeNode(self, container)
 
     def start(self, container: str) -> None:
         with self._lock:
-            made = self._found(container)
+            made = self.found(container)
             ports = {port: 32768 + next(self._ids) for port in self.specs[made.id].publish}
             self._made[made.id] = replace(made, state="running", ports=ports)
 
     def pin(self, container: str, cpus: str) -> None:
-        made = self._found(container)
+        made = self.found(container)
         if not set(parse(cpus)) <= set(range(self.info().cpus)):
             raise EngineFailed(f"container {made.name} on CPUs {cpus}", "there are no such CPUs", "name others")
         spec = self.specs[made.id]
         self.specs[made.id] = replace(spec, limits=replace(spec.limits, cpuset=cpus))
 
-    def run(self, spec: ContainerSpec, timeout: float = 60) -> Output:  # noqa: ARG002
-        made = self.create(spec)
-        self.remove_container(made)
-        return self.answer(spec, spec.command)
-
-    def exec(self, container: str, command: tuple[str, ...], *, timeout: float = 60) -> Output:
-        made = self._found(container)
+    def exec(self, container: str, command: Sequence[str], *, timeout: float = 60) -> Output:
+        made = self.found(container)
         if made.state != "running":
             raise EngineFailed(f"container {made.name} running", made.state, "start it")
         try:
-            return self.answer(self.specs[made.id], command)
+            return self.answer(self.specs[made.id], tuple(command))
         except TimeoutError as late:
             needed = f"{' '.join(command)[:200]} to end within {timeout:g} s"
             raise EngineFailed(needed, "it did not", "look at its log") from late
 
-    def exec_lines(self, container: str, command: tuple[str, ...]) -> Iterator[str]:
-        said = self.exec(container, command)
-        yield from said.stdout.splitlines()
-        if said.status:
-            raise EngineFailed(f"{command[0]} to succeed", f"status {said.status}: {said.stderr}", "read its log")
+    def exec_lines(self, container: str, command: Sequence[str]) -> Iterator[str]:
+        output = self.exec(container, command)
+        yield from output.stdout.splitlines()
+        if output.status:
+            raise EngineFailed(f"{command[0]} to succeed", f"status {output.status}: {output.stderr}", "read its log")
 
     def logs(self, container: str, *, follow: bool) -> Iterator[LogLine]:
-        made = self._found(container)
+        made = self.found(container)
         yield from (LogLine(t=1e9 + n, text=line) for n, line in enumerate(self.prints(self.specs[made.id])))
         if follow:
             self.wait(made.id)
@@ -134,6 +112,13 @@ class FakeEngine:
     def stats(self, container: str) -> Iterator[dict[str, Any]]:
         self.wait(container)
         yield from ()
+
+    def read_file(self, container: str, path: str) -> bytes:
+        return self.specs[self.found(container).id].files[path]
+
+    def run(self, spec: ContainerSpec, timeout: float = 60) -> Output:  # noqa: ARG002
+        self.create(spec).remove()
+        return self.answer(spec, spec.command)
 
     def wait(self, container: str) -> int:
         made = next((f.id for f in self._made.copy().values() if container in {f.id, f.name}), None)
@@ -143,10 +128,10 @@ class FakeEngine:
         ended.wait()
         return statuses[0]
 
-    def remove_container(self, container: str) -> None:
+    def remove(self, container: str) -> None:
         with self._lock:
             if any(container in {f.id, f.name} for f in self._made.values()):
-                made = self._found(container)
+                made = self.found(container)
                 self.end(made.id, 137)
                 del self._made[made.id]
 
@@ -162,6 +147,12 @@ class FakeEngine:
         known = sorted(self._made.copy().values(), key=lambda f: f.kind)
         return [f for f in known if all(k in f.labels and v in {None, f.labels[k]} for k, v in labels.items())]
 
+    def found(self, name: str) -> Found:
+        for made in list(self._made.values()):
+            if name in {made.id, made.name}:
+                return made
+        raise EngineFailed(f"{name} in the engine", "there is no such thing", "make it")
+
     def _add(self, made: Found) -> str:
         if any(made.name == other.name for other in self._made.values()):
             raise EngineFailed(f"{made.kind} {made.name}", "its name is taken", "remove the other one")
@@ -169,34 +160,104 @@ class FakeEngine:
         self._made[made.id] = made
         return made.id
 
-    def _found(self, name: str) -> Found:
-        for made in list(self._made.values()):
-            if name in {made.id, made.name}:
-                return made
-        raise EngineFailed(f"{name} in the engine", "there is no such thing", "make it")
+
+class FakeNode:
+    """A container of a fake host, which does the work: a test overrides the host's verbs."""
+
+    def __init__(self, host: FakeHost, container: str) -> None:
+        self.id, self._host = container, host
+
+    def start(self) -> None:
+        self._host.start(self.id)
+
+    def pin(self, cpus: str) -> None:
+        self._host.pin(self.id, cpus)
+
+    def exec(self, command: Sequence[str], *, timeout: float = 60) -> Output:
+        return self._host.exec(self.id, command, timeout=timeout)
+
+    def exec_lines(self, command: Sequence[str]) -> Iterator[str]:
+        return self._host.exec_lines(self.id, command)
+
+    def logs(self, *, follow: bool) -> Iterator[LogLine]:
+        return self._host.logs(self.id, follow=follow)
+
+    def stats(self) -> Iterator[dict[str, Any]]:
+        return self._host.stats(self.id)
+
+    def read_file(self, path: str) -> bytes:
+        return self._host.read_file(self.id, path)
+
+    def wait(self) -> int:
+        return self._host.wait(self.id)
+
+    def remove(self) -> None:
+        self._host.remove(self.id)
+
+
+class FakeImages:
+    """The images of a fake host."""
+
+    def __init__(self) -> None:
+        self.tags: dict[str, Mapping[str, str]] = {}
+
+    def find(self, tag: str) -> Mapping[str, str] | None:
+        return self.tags.get(tag)
+
+    def list(self, label: str) -> Sequence[tuple[str, Mapping[str, str]]]:
+        return [(tag, labels) for tag, labels in self.tags.items() if label in labels]
+
+    def pull(self, tag: str) -> None:
+        if tag not in self.tags:
+            raise EngineFailed(f"image {tag} from its registry", "it has none", "see whether it is there")
+
+    def load_root(self, tarball: str, tag: str) -> None:
+        self.tags[tag] = {"id": tarball}
+
+    def build(self, context: bytes, tag: str, args: Mapping[str, str], labels: Mapping[str, str]) -> Iterator[str]:
+        self.tags[tag] = {**labels, "id": str(hash((context, *args.items())))}
+        yield f"built {tag}"
+
+    def discard(self, image: str) -> None:
+        self.tags.pop(image, None)
 
 
 class _Broken:
-    def __init__(self, engine: Engine, at: int, error: BaseException, *, late: bool) -> None:
-        self._engine, self._at, self._error, self._late = engine, at, error, late
-        self._calls, self._lock = itertools.count(1), threading.Lock()
+    """A host, node or images whose calls are counted together; one of them breaks."""
 
-    def __getattr__(self, verb: str) -> Any:
-        act = getattr(self._engine, verb)
+    def __init__(self, part: Any, breaks: Callable[[], bool], error: BaseException, *, late: bool) -> None:
+        self._part, self._breaks, self._error, self._late = part, breaks, error, late
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._part, name)
+        if name == "images":
+            return self._wrapped(found)
+        if not callable(found):
+            return found
+        if name == "node":
+            return lambda container: self._wrapped(found(container))
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            with self._lock:
-                breaks = next(self._calls) == self._at
+            breaks = self._breaks()
             if breaks and not self._late:
                 raise self._error
-            done = act(*args, **kwargs)
+            done = found(*args, **kwargs)
             if breaks:
                 raise self._error
-            return done
+            return self._wrapped(done) if name == "create" else done
 
         return call
 
+    def _wrapped(self, part: Any) -> "_Broken":
+        return _Broken(part, self._breaks, self._error, late=self._late)
 
-def broken(engine: Engine, at: int, error: BaseException, *, late: bool = False) -> Engine:
-    """Let the call number ``at`` (from 1) of an engine raise ``error``; ``late``: once it has done its work."""
-    return cast("Engine", _Broken(engine, at, error, late=late))
+
+def broken(host: Host, at: int, error: BaseException, *, late: bool = False) -> Host:
+    """Let the call number ``at`` (from 1) of a host raise ``error``; ``late``: once it has done its work."""
+    calls, lock = itertools.count(1), threading.Lock()
+
+    def breaks() -> bool:
+        with lock:
+            return next(calls) == at
+
+    return cast("Host", _Broken(host, breaks, error, late=late))

@@ -28,7 +28,7 @@ from typing import get_args
 from orchestrator import services
 from orchestrator.bed.model import Bed, Release
 from orchestrator.errors import EngineFailed, InvalidInput, Problem
-from orchestrator.hosts import Engine
+from orchestrator.hosts import Host
 from orchestrator.hosts.debian import ARCHIVE, Say, bootstrap, not_served
 from orchestrator.hosts.docker.api import archive
 
@@ -115,13 +115,13 @@ class State:
         return {"tag": self.tag, "state": self.state, "size_b": self.size_b}
 
 
-def states(engine: Engine, release: str) -> list[State]:
+def states(engine: Host, release: str) -> list[State]:
     """Say of every image on a Debian release how it stands in the engine.
 
     Raises:
         InvalidInput: we build on no such release.
     """
-    built = dict(engine.images(LABEL))
+    built = dict(engine.images.list(LABEL))
     found = []
     for image in names(release):
         name = tag(image, release)
@@ -137,7 +137,7 @@ def of(bed: Bed) -> list[tuple[str, str]]:
     return [("helper", DEFAULT_RELEASE), *dict.fromkeys(nodes)]
 
 
-def ensure(engine: Engine, needed: Iterable[tuple[str, str]], say: Say) -> list[str]:
+def ensure(engine: Host, needed: Iterable[tuple[str, str]], say: Say) -> list[str]:
     """Make sure that the engine has these images (name, Debian release), each built from its folder as it is now.
 
     Returns:
@@ -152,7 +152,7 @@ def ensure(engine: Engine, needed: Iterable[tuple[str, str]], say: Say) -> list[
     missing = [
         (image, release)
         for image, release in wanted
-        if (engine.image(tag(image, release)) or {}).get(LABEL) != digest(image)
+        if (engine.images.find(tag(image, release)) or {}).get(LABEL) != digest(image)
     ]
     builds, old = [], []
     for release in dict.fromkeys(release for _, release in missing):
@@ -160,7 +160,7 @@ def ensure(engine: Engine, needed: Iterable[tuple[str, str]], say: Say) -> list[
         try:
             base = _base(engine, release, say)
         except EngineFailed as error:
-            if not not_served(error.found) or any(engine.image(tag(*image)) is None for image in those):
+            if not not_served(error.found) or any(engine.images.find(tag(*image)) is None for image in those):
                 raise
             old += [tag(*image) for image in those]
         else:
@@ -202,15 +202,15 @@ def _check(image: str, release: str) -> None:
         )
 
 
-def _base(engine: Engine, release: str, say: Say) -> str:
+def _base(engine: Host, release: str, say: Say) -> str:
     """Return the tag of a base image that the engine has, after making one if need be."""
     own, official = f"testbed/debian:{release}", f"debian:{release}-slim"
     for there in (own, official):
-        if engine.image(there) is not None:
+        if engine.images.find(there) is not None:
             return there
     say(f"pulling {official}")
     try:
-        engine.pull(official)
+        engine.images.pull(official)
     except EngineFailed as refused:
         say(f"{official} cannot be pulled: bootstrapping Debian {release}")
         try:
@@ -222,15 +222,15 @@ def _base(engine: Engine, release: str, say: Say) -> str:
     return official
 
 
-def _bootstrap(engine: Engine, release: str, own: str, say: Say) -> None:
+def _bootstrap(engine: Host, release: str, own: str, say: Say) -> None:
     with tempfile.TemporaryDirectory(prefix="testbed-") as scratch:
         tarball = Path(scratch) / "root.tar"
         bootstrap(release, tarball, mirror=os.environ.get("DEBIAN_MIRROR"), say=say)
         say(f"loading {own}")
-        engine.load_root(str(tarball), own)
+        engine.images.load_root(str(tarball), own)
 
 
-def _build_all(engine: Engine, builds: list[tuple[str, str, str]], say: Say) -> list[str]:
+def _build_all(engine: Host, builds: list[tuple[str, str, str]], say: Say) -> list[str]:
     """Build image, release, base; the first failure, or an interrupt, ends the others.
 
     Returns the tags that are as they were: see ``ensure``.
@@ -252,16 +252,16 @@ def _build_all(engine: Engine, builds: list[tuple[str, str, str]], say: Say) -> 
             pool.shutdown(cancel_futures=True)
 
 
-def _build(engine: Engine, image: str, release: str, base: str, say: Say, ended: threading.Event) -> str | None:
+def _build(engine: Host, image: str, release: str, base: str, say: Say, ended: threading.Event) -> str | None:
     """Build one image; return its tag if the one from before has to do."""
     folder, name = catalogue()[image], tag(image, release)
     arguments = {"DEBIAN_RELEASE": release, "BASE": base, **_host_arguments()}
     extra = _authorities() if (folder / "ca").is_dir() else {}
-    replaced = engine.image(name)
+    replaced = engine.images.find(name)
     leftovers = [replaced["id"]] if replaced else []
     tail: deque[str] = deque(maxlen=25)
     try:
-        for line in engine.build(context(folder, extra), name, arguments, {LABEL: digest(image)}):
+        for line in engine.images.build(context(folder, extra), name, arguments, {LABEL: digest(image)}):
             if ended.is_set():
                 break
             tail.append(line)
@@ -283,7 +283,7 @@ def _build(engine: Engine, image: str, release: str, base: str, say: Say, ended:
     finally:
         for left in reversed(leftovers):  # children first: the engine keeps what something else is built on
             with suppress(EngineFailed):  # one image too many must not hide why a build failed
-                engine.discard_image(left)
+                engine.images.discard(left)
     return None
 
 

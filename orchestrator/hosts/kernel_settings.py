@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from orchestrator.errors import EngineFailed, HostCannot, Problem
-from orchestrator.hosts import ContainerSpec, Engine, Found
+from orchestrator.hosts import ContainerSpec, Found, Host
 from orchestrator.hosts.networks import HELPER
 from orchestrator.hosts.ownership import ID, Identity, Kind
 from orchestrator.interrupts import shielded
@@ -65,7 +65,7 @@ class HostSettings:
         EngineFailed: the kernel refuses.
     """
 
-    def __init__(self, engine: Engine, wanted: Mapping[str, str]) -> None:
+    def __init__(self, engine: Host, wanted: Mapping[str, str]) -> None:
         self._engine, self._wanted = engine, wanted
         self._lock: str | None = None
         self._identity = Identity(id=secrets.token_hex(4), bed="host-settings", kind=Kind.RUN, nodes=0, private=False)
@@ -85,7 +85,7 @@ class HostSettings:
             try:
                 if self._lock:
                     _put_back(self._engine, self._identity, self._changes)
-                    self._engine.remove_container(self._lock)
+                    self._engine.node(self._lock).remove()
                     self._lock = None
             except Problem as problem:
                 if error is None:
@@ -107,7 +107,7 @@ class HostSettings:
             self._changes, self._lock = changes, self._make(changes)
             if self._read() == values:
                 return
-            self._engine.remove_container(self._lock)
+            self._engine.node(self._lock).remove()
             self._lock = None
         raise HostCannot("settings of the host that stand still", "somebody else changes them", "try again")
 
@@ -115,7 +115,7 @@ class HostSettings:
         said = {change.name: [change.before, change.wanted] for change in changes}
         labels = {**self._identity.labels(), SETTINGS: json.dumps(said)}
         try:
-            return self._engine.create(ContainerSpec(name=LOCK, image=HELPER, command=("true",), labels=labels))
+            return self._engine.create(ContainerSpec(name=LOCK, image=HELPER, command=("true",), labels=labels)).id
         except EngineFailed:
             for other in self._engine.find({SETTINGS: None}):
                 if other.labels.get(ID) == self._identity.id:
@@ -132,7 +132,7 @@ class HostSettings:
         return dict(zip(names, _on_the_host(self._engine, self._identity, _READ, *names).split(), strict=True))
 
 
-def release(engine: Engine, identity: Identity, lock: Found) -> None:
+def release(engine: Host, identity: Identity, lock: Found) -> None:
     """Put back what the owner of a lock has not, and remove the lock.
 
     Raises:
@@ -144,15 +144,15 @@ def release(engine: Engine, identity: Identity, lock: Found) -> None:
     except (ValueError, AttributeError, TypeError) as error:
         raise EngineFailed(f"settings of the host in the label of {lock.name}", str(error), "remove it") from error
     _put_back(engine, identity, changes)
-    engine.remove_container(lock.id)
+    engine.node(lock.id).remove()
 
 
-def _put_back(engine: Engine, identity: Identity, changes: Iterable[Change]) -> None:
+def _put_back(engine: Host, identity: Identity, changes: Iterable[Change]) -> None:
     """Give every setting that has its wanted value its old one."""
     _write(engine, identity, [(change.name, change.wanted, change.before) for change in changes])
 
 
-def _write(engine: Engine, identity: Identity, changes: Iterable[tuple[str, str, str]]) -> None:
+def _write(engine: Host, identity: Identity, changes: Iterable[tuple[str, str, str]]) -> None:
     words = [word for change in changes for word in change]
     for name, *values in zip(words[::3], words[1::3], words[2::3], strict=True):
         if not _NAME.fullmatch(name) or not all(_VALUE.fullmatch(value) for value in values):
@@ -160,7 +160,7 @@ def _write(engine: Engine, identity: Identity, changes: Iterable[tuple[str, str,
     _on_the_host(engine, identity, _WRITE, *words)
 
 
-def _on_the_host(engine: Engine, identity: Identity, script: str, *words: str) -> str:
+def _on_the_host(engine: Host, identity: Identity, script: str, *words: str) -> str:
     """Run a script that may write settings: root owns them, so it needs no capability (net_ctl_permissions)."""
     done = engine.run(
         ContainerSpec(

@@ -13,7 +13,7 @@ from ipaddress import IPv4Network
 
 from orchestrator.bed.addressing import V4, candidates, parse_slice
 from orchestrator.errors import EngineFailed, HostCannot, InvalidInput
-from orchestrator.hosts import ContainerSpec, Engine, NetworkSpec
+from orchestrator.hosts import ContainerSpec, Host, NetworkSpec
 from orchestrator.hosts.ownership import Identity
 
 HELPER = "testbed/helper:bookworm"
@@ -42,14 +42,14 @@ delete table netdev tb$3"
 """Idempotent, and safe to race with another clean-up."""
 
 
-def make_control(engine: Engine, identity: Identity) -> str:
+def make_control(engine: Host, identity: Identity) -> str:
     """Make the bridge over which the host reaches published ports; return its name."""
     name = identity.name("control")
     engine.create_network(NetworkSpec(name=name, driver="bridge", labels=identity.labels()))
     return name
 
 
-def make_parent(engine: Engine, identity: Identity) -> str:
+def make_parent(engine: Host, identity: Identity) -> str:
     """Make the veth pair that the lab stands on, closed to the host; return the name of the end to use.
 
     Raises:
@@ -59,7 +59,7 @@ def make_parent(engine: Engine, identity: Identity) -> str:
     return identity.veth[0]
 
 
-def close_parent(engine: Engine, identity: Identity) -> None:
+def close_parent(engine: Host, identity: Identity) -> None:
     """Close the veth pair to the host again, after a flush of the host's rules; idempotent.
 
     Raises:
@@ -68,7 +68,7 @@ def close_parent(engine: Engine, identity: Identity) -> None:
     _on_the_host(engine, identity, _CLOSE, Identity.reading().labels())
 
 
-def require_parent(engine: Engine, parent: str) -> None:
+def require_parent(engine: Host, parent: str) -> None:
     """Look for a real interface of the host before anything is put on it: an engine would make a VLAN of ``eth0.10``.
 
     Raises:
@@ -98,7 +98,7 @@ def require_parent(engine: Engine, parent: str) -> None:
         raise HostCannot(f"interface {parent} on the engine's host, up", there, "name another one, or none")
 
 
-def remove_parent(engine: Engine, identity: Identity) -> None:
+def remove_parent(engine: Host, identity: Identity) -> None:
     """Remove the veth pair and its rule, if they are there.
 
     The helper is labelled as its own, not as the bed's: another clean-up of the same bed would end it.
@@ -109,7 +109,7 @@ def remove_parent(engine: Engine, identity: Identity) -> None:
     _on_the_host(engine, identity, _REMOVE, Identity.reading().labels())
 
 
-def make_lab(engine: Engine, identity: Identity, parent: str, subnet: IPv4Network) -> str:
+def make_lab(engine: Host, identity: Identity, parent: str, subnet: IPv4Network) -> str:
     """Make the macvlan network that the nodes meet on; return its name.
 
     Raises:
@@ -121,7 +121,7 @@ def make_lab(engine: Engine, identity: Identity, parent: str, subnet: IPv4Networ
     return name
 
 
-def choose_subnet(engine: Engine, prefix: int, wish: str | None) -> IPv4Network:
+def choose_subnet(engine: Host, prefix: int, wish: str | None) -> IPv4Network:
     """Choose the first slice that no network of the engine overlaps with, or check the one that is wished for.
 
     Raises:
@@ -146,7 +146,7 @@ def choose_subnet(engine: Engine, prefix: int, wish: str | None) -> IPv4Network:
     )
 
 
-def _on_the_host(engine: Engine, identity: Identity, script: str, labels: Mapping[str, str]) -> None:
+def _on_the_host(engine: Host, identity: Identity, script: str, labels: Mapping[str, str]) -> None:
     """Run a script in the host's network namespace, with NET_ADMIN and nothing else."""
     done = engine.run(
         ContainerSpec(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.bed.model import Bed
-from orchestrator.hosts import Engine, Found
+from orchestrator.hosts import Found, Host
 
 ID, BED, NODE, SERVICE, KIND, OWNER, CREATED, NODES, PRIVATE, NEIGHBOURS, DEFINITION = (
     f"testbed.{name}"
@@ -205,7 +205,7 @@ class Standing:
         }
 
 
-def standing(engine: Engine) -> list[Standing]:
+def standing(engine: Host) -> list[Standing]:
     """Return every bed with at least one remaining object, oldest first."""
     groups: dict[str, list[Found]] = {}
     for found in engine.find({ID: None}):

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from orchestrator.errors import EngineFailed
-from orchestrator.hosts import Engine, docker, images
+from orchestrator.hosts import Host, docker, images
 from orchestrator.hosts.debian import Say, as_root, environment, install, tool
 
 NEEDED = "a container engine (Docker 20.10 or later)"
@@ -27,7 +27,7 @@ _START_S = 60.0
 _LOOK_S = 0.1
 
 
-def setup(say: Say) -> Engine:
+def setup(say: Say) -> Host:
     """Make this machine ready for a run, and return its engine.
 
     Raises:
@@ -38,7 +38,7 @@ def setup(say: Say) -> Engine:
     return engine
 
 
-def ensure_engine(say: Say) -> Engine:
+def ensure_engine(say: Say) -> Host:
     """Return the engine that answers; where there is none, install the distribution's and start it.
 
     Raises:
@@ -99,7 +99,7 @@ def start(command: list[str], log: Path | None) -> "subprocess.Popen[bytes]":
     )
 
 
-def answering(started: "subprocess.Popen[bytes]", log: Path | None, connect: Callable[[], Engine]) -> Engine:
+def answering(started: "subprocess.Popen[bytes]", log: Path | None, connect: Callable[[], Host]) -> Host:
     """Wait until an engine answers, and return it.
 
     Raises:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from orchestrator.bed import wiring
 from orchestrator.errors import EngineFailed, Problem
-from orchestrator.hosts import ContainerSpec, Engine, Found, networks
+from orchestrator.hosts import ContainerSpec, Found, Host, networks
 from orchestrator.hosts.ownership import NODE, Identity, Standing, standing
 
 _MEND = "`testbed up` of the same bed mends it"
@@ -54,7 +54,7 @@ class Gap:
         return {"needed": self.needed, "found": self.found, "do": self.do}
 
 
-def gaps(engine: Engine, beds: Sequence[Standing]) -> list[Gap]:
+def gaps(engine: Host, beds: Sequence[Standing]) -> list[Gap]:
     """Look at the walls of these beds: one helper on the host for all, one command in each running node.
 
     Beds that are not complete are left out: one that is being made or removed has only a part of its walls.
@@ -72,7 +72,7 @@ def gaps(engine: Engine, beds: Sequence[Standing]) -> list[Gap]:
     return _still_there(engine, found) if found else []
 
 
-def mend(engine: Engine, say: Callable[[str], None]) -> list[Standing]:
+def mend(engine: Host, say: Callable[[str], None]) -> list[Standing]:
     """Put back every wall of every bed that is up, and return the beds whose walls are whole again.
 
     A wall that cannot be put back is named, and the rest goes on.
@@ -101,7 +101,7 @@ def _named(wanting: Iterable[Gap]) -> str:
     return "; ".join(f"{gap.needed}: {gap.found}" for gap in wanting)
 
 
-def _host_gaps(engine: Engine, beds: Sequence[Standing]) -> list[Gap]:
+def _host_gaps(engine: Host, beds: Sequence[Standing]) -> list[Gap]:
     if not beds:
         return []
     try:
@@ -111,7 +111,7 @@ def _host_gaps(engine: Engine, beds: Sequence[Standing]) -> list[Gap]:
     return [Gap(bed=bed, container=None, found="none that drops everything") for bed in beds if bed.id not in closed]
 
 
-def _host_rules(engine: Engine) -> str:
+def _host_rules(engine: Host) -> str:
     identity = Identity.reading()
     listed = engine.run(
         ContainerSpec(
@@ -128,9 +128,9 @@ def _host_rules(engine: Engine) -> str:
     return listed.stdout
 
 
-def _node_gap(engine: Engine, bed: Standing, container: Found) -> Gap | None:
+def _node_gap(engine: Host, bed: Standing, container: Found) -> Gap | None:
     try:
-        looked = engine.exec(container.id, ("sh", "-c", _LOOK))
+        looked = engine.node(container.id).exec(("sh", "-c", _LOOK))
     except EngineFailed as problem:
         return Gap(bed=bed, container=container, found=f"unknown: {problem.found}", do=problem.do)
     if looked.status == 0:
@@ -139,14 +139,14 @@ def _node_gap(engine: Engine, bed: Standing, container: Found) -> Gap | None:
     return Gap(bed=bed, container=container, found=found)
 
 
-def _still_there(engine: Engine, found: Iterable[Gap]) -> list[Gap]:
+def _still_there(engine: Host, found: Iterable[Gap]) -> list[Gap]:
     """Leave out what has been taken down since."""
     now = {bed.id: bed for bed in standing(engine) if bed.complete}
     running = {c.id for bed in now.values() for c in bed.containers if c.state == "running"}
     return [gap for gap in found if gap.bed.id in now and (gap.container is None or gap.container.id in running)]
 
 
-def _mend(engine: Engine, gap: Gap) -> None:
+def _mend(engine: Host, gap: Gap) -> None:
     """Put one wall back.
 
     Raises:
@@ -156,6 +156,6 @@ def _mend(engine: Engine, gap: Gap) -> None:
         networks.close_parent(engine, gap.bed.identity)
         return
     for script in (_LOAD, _LOOK):
-        done = engine.exec(gap.container.id, ("sh", "-euc", script))
+        done = engine.node(gap.container.id).exec(("sh", "-euc", script))
         if done.status != 0:
             raise EngineFailed(gap.needed, done.failure, "take the bed down, and up again")

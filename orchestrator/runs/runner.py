@@ -11,7 +11,7 @@ from typing import Any
 from orchestrator import services, strict_json
 from orchestrator.bed.model import Bed, Strict, checked
 from orchestrator.errors import EngineFailed, ExitCode, NodeDied, Problem, host_cannot
-from orchestrator.hosts import Engine, capacity, cleaning, images
+from orchestrator.hosts import Host, capacity, cleaning, images
 from orchestrator.hosts.ownership import Kind
 from orchestrator.interrupts import Interrupted
 from orchestrator.measurements import Measurements
@@ -81,7 +81,7 @@ def run(
     asked: Scenario[Any],
     params: Strict,
     *,
-    connect: Callable[[], Engine],
+    connect: Callable[[], Host],
     runs: Path,
     parent: str | None,
     command: Sequence[str],
@@ -182,10 +182,10 @@ def prepare(asked: Scenario[Any], params: Strict, *, parent: str | None = None) 
     return bed
 
 
-def _image_ids(engine: Engine, bed: Bed) -> dict[str, str]:
+def _image_ids(engine: Host, bed: Bed) -> dict[str, str]:
     """Return tag -> id of every image of a bed."""
     tags = [images.tag(*image) for image in images.of(bed)]
-    return {tag: (engine.image(tag) or {}).get("id", "") for tag in tags}
+    return {tag: (engine.images.find(tag) or {}).get("id", "") for tag in tags}
 
 
 def _daemons(live: Live) -> dict[str, str]:

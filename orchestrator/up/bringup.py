@@ -10,7 +10,7 @@ from orchestrator import services
 from orchestrator.bed import wiring
 from orchestrator.bed.model import Bed
 from orchestrator.errors import EngineFailed, HostCannot, Problem
-from orchestrator.hosts import ContainerSpec, Endpoint, Engine, Limits, SubnetTaken, networks
+from orchestrator.hosts import ContainerSpec, Endpoint, Host, Limits, SubnetTaken, networks
 from orchestrator.hosts.cleaning import remove_id
 from orchestrator.hosts.ownership import Identity, Kind
 from orchestrator.interrupts import shielded
@@ -52,7 +52,7 @@ def verify(plan: Plan) -> None:
 
 
 def bring_up(
-    engine: Engine, bed: Bed, *, kind: Kind, rundir: RunDir, steps: Steps, stack: ExitStack, cpus: int
+    engine: Host, bed: Bed, *, kind: Kind, rundir: RunDir, steps: Steps, stack: ExitStack, cpus: int
 ) -> tuple[Identity, Live]:
     """Bring a bed up; it is recorded into ``rundir``, and ``stack`` takes it down.
 
@@ -81,7 +81,7 @@ def bring_up(
     return identity, live
 
 
-def _networks(engine: Engine, bed: Bed, identity: Identity, cpus: int) -> tuple[Plan, tuple[str, str]]:
+def _networks(engine: Host, bed: Bed, identity: Identity, cpus: int) -> tuple[Plan, tuple[str, str]]:
     """Make the control network and the lab, and work the bed out for the subnet that was free."""
     control = networks.make_control(engine, identity)
     with ThreadPoolExecutor(1) as pool:
@@ -98,18 +98,16 @@ def _networks(engine: Engine, bed: Bed, identity: Identity, cpus: int) -> tuple[
     raise EngineFailed("a subnet of our own", f"{_TRIES} were taken by others while we chose", "try again")
 
 
-def _start(
-    engine: Engine, plan: Plan, identity: Identity, names: tuple[str, str], recorder: Recorder
-) -> dict[str, str]:
+def _start(engine: Host, plan: Plan, identity: Identity, names: tuple[str, str], recorder: Recorder) -> dict[str, str]:
     """Start every node at once, and wait until each says that it serves; return container ids by node."""
     watches = {node.name: recorder.watch(node.name, services.service(node.service).ready) for node in plan.nodes}
     if mortal := [name for name, node in plan.bed.nodes.items() if node.may_end]:
         recorder.expect_end(*mortal)
 
     def start(node: NodePlan) -> str:
-        container = engine.create(_spec(node, identity, names))
+        container = engine.create(_spec(node, identity, names)).id
         try:
-            engine.start(container)
+            engine.node(container).start()
         except EngineFailed as refused:
             if "net/ipv6" not in refused.found:
                 raise
@@ -151,9 +149,7 @@ def _spec(node: NodePlan, identity: Identity, names: Sequence[str]) -> Container
     )
 
 
-def _take_down(
-    engine: Engine, identity: Identity, recorder: Recorder, steps: Steps, first: BaseException | None
-) -> None:
+def _take_down(engine: Host, identity: Identity, recorder: Recorder, steps: Steps, first: BaseException | None) -> None:
     """Remove the bed, complete or not; signals are held back until it is removed.
 
     Raises the clean-up's error if ``first`` is None; otherwise adds it to ``first`` as a note.

@@ -15,7 +15,7 @@ from orchestrator import services, strict_json
 from orchestrator.agents.contract import LoadOrder, LoadReport, SinkReport
 from orchestrator.bed.wiring import without_setup_rights
 from orchestrator.errors import EngineFailed, InvalidInput, NodeDied
-from orchestrator.hosts import Engine, LogLine, Output
+from orchestrator.hosts import Host, LogLine, Output
 from orchestrator.measurements.rundir import RunDir, check_name
 from orchestrator.plan import NodePlan, Plan
 from orchestrator.services import Counts, Offer, OffersLoad, Role, offered
@@ -42,7 +42,7 @@ POLL_S = 0.5
 class Live:
     """A bed that is up, and is being recorded."""
 
-    engine: Engine
+    engine: Host
     plan: Plan
     containers: Mapping[str, str]
     """Name of the node -> id of its container."""
@@ -83,7 +83,7 @@ class Live:
         """
         whole = without_setup_rights(command, node.capabilities)
         with self._of_a_living(node):
-            return self.engine.exec(self.containers[node.name], whole, timeout=timeout)
+            return self.engine.node(self.containers[node.name]).exec(whole, timeout=timeout)
 
     def ask(self, node: NodePlan, *command: str, timeout: float = 60) -> str:
         """Return a command's standard output; a non-zero exit status raises. Evidence must come through here.
@@ -111,7 +111,7 @@ class Live:
             EngineFailed: the script failed.
         """
         with self._of_a_living(node):
-            done = self.engine.exec(self.containers[node.name], ("sh", "-euc", script, "sh", *words))
+            done = self.engine.node(self.containers[node.name]).exec(("sh", "-euc", script, "sh", *words))
             if done.status != 0:
                 raise EngineFailed(f"the network of node {node.name} changed", done.failure, "report it")
         return done.stdout
@@ -124,7 +124,7 @@ class Live:
             EngineFailed: the engine refused: there are no such CPUs.
         """
         with self._of_a_living(node):
-            self.engine.pin(self.containers[node.name], cpus)
+            self.engine.node(self.containers[node.name]).pin(cpus)
 
     def record_cpus(self, load: str, cpus: Iterable[int] | None = None) -> AbstractContextManager[None]:
         """Record the use of these CPUs (``None``: all) during the block in results/<load>-cpus.json."""
@@ -150,7 +150,7 @@ class Live:
         """
         wanted = re.compile(pattern)
         with self.recorder.watch(node.name, wanted) as watch:
-            for line in self.engine.logs(self.containers[node.name], follow=False):
+            for line in self.engine.node(self.containers[node.name]).logs(follow=False):
                 if wanted.search(line.text):
                     return line
             try:
@@ -350,7 +350,7 @@ class Live:
 
         def read() -> None:
             try:
-                for line in self.engine.exec_lines(self.containers[node.name], whole):
+                for line in self.engine.node(self.containers[node.name]).exec_lines(whole):
                     queue.put(line)
                 queue.put(None)
             except BaseException as error:  # noqa: BLE001  handed over to the thread that waits

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from orchestrator.bed.addressing import twin
 from orchestrator.bed.model import read_bed
-from orchestrator.hosts import Engine
+from orchestrator.hosts import Host
 from orchestrator.hosts.docker import connect
 from orchestrator.plan import make_plan
 from orchestrator.services.agents import PYTHON
@@ -41,7 +41,7 @@ nodes:
 """
 
 
-def measure(engine: Engine, number: int) -> bool:
+def measure(engine: Host, number: int) -> bool:
     """Bring one bed up, connect to some of its addresses, print the line; return whether the bar is met."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "addresses.yaml"

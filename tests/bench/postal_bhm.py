@@ -27,7 +27,7 @@ from orchestrator.bed import builtin
 from orchestrator.bed.model import Bed, Node
 from orchestrator.cli.progress import Steps
 from orchestrator.hosts import images
-from orchestrator.hosts.docker import DockerEngine, connect
+from orchestrator.hosts.docker import DockerHost, connect
 from orchestrator.hosts.ownership import Identity, Kind
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.services import Offer, Role, bhm
@@ -77,7 +77,7 @@ def theirs(live: Live, seconds: int, per_minute: int) -> None:
         raise SystemExit(f"postal ended with {done.status}: {done.lines}")
 
 
-def measure(engine: DockerEngine, drive: Callable[[Live, int, int], None], seconds: int, per_minute: int) -> float:
+def measure(engine: DockerHost, drive: Callable[[Live, int, int], None], seconds: int, per_minute: int) -> float:
     """Return the CPU time of the harness for one message, in milliseconds."""
     wanted = bed(others=drive is theirs)
     with Steps() as steps, TemporaryDirectory() as scratch, ExitStack() as stack:
@@ -100,14 +100,14 @@ def measure(engine: DockerEngine, drive: Callable[[Live, int, int], None], secon
 
 def cpu_s(live: Live) -> float:
     """Return the CPU seconds that sink and load have used so far."""
-    stats = (next(iter(live.engine.stats(live.containers[name]))) for name in ("sink", "load"))
+    stats = (next(iter(live.engine.node(live.containers[name]).stats())) for name in ("sink", "load"))
     return sum(float(found["cpu_s"] or 0) for found in (point("", raw) for raw in stats) if found)
 
 
 def sent(live: Live) -> int:
     """Count what the relay's log calls sent."""
     relay = live.plan.node(Role.RELAY)
-    lines = ((line.t, line.text) for line in live.engine.logs(live.containers[relay.name], follow=False))
+    lines = ((line.t, line.text) for line in live.engine.node(live.containers[relay.name]).logs(follow=False))
     log = services.read_log(relay.service, lines)
     return log.statuses.get("sent", 0) if log else 0
 

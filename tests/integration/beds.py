@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
-from orchestrator.hosts import Engine, Output
+from orchestrator.hosts import Host, Output
 from tests.integration.command import answer, call
 from tests.integration.traces import traces
 
@@ -65,7 +65,7 @@ def bring_up(*words: str | Path) -> Up:
     return Up(facts=answer("up", *words))
 
 
-def bring_down(engine: Engine, bed: Up) -> None:
+def bring_down(engine: Host, bed: Up) -> None:
     """Take a bed down by the command, and see that it is gone."""
     done = call("down", bed.id)
     assert done.returncode == 0, done.stderr

@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, TypeVar
 
-from orchestrator.hosts import Engine, Found
+from orchestrator.hosts import Found, Host
 from orchestrator.hosts.ownership import ID, NODE, OWNER
 from orchestrator.measurements.rundir import RunDir
 
@@ -45,7 +45,7 @@ class Watched:
     """A run that goes on: a fact of it can be waited for, so that it is stopped at a known moment."""
 
     def __init__(
-        self, engine: Engine, runs: Path, *words: str | Path, scenario: str = "relay-throughput", group: bool = False
+        self, engine: Host, runs: Path, *words: str | Path, scenario: str = "relay-throughput", group: bool = False
     ) -> None:
         self._engine = engine
         self._runs = runs

@@ -4,19 +4,19 @@ from collections.abc import Iterator
 
 import pytest
 
-from orchestrator.hosts import Engine, docker
+from orchestrator.hosts import Host, docker
 from tests.integration.beds import Up, bring_down, bring_up
 from tests.integration.own_engine import OwnEngine, own_engine
 
 
 @pytest.fixture(scope="session")
-def real_engine() -> Engine:
+def real_engine() -> Host:
     """Return the engine of this machine."""
     return docker.connect()
 
 
 @pytest.fixture(scope="session")
-def relay_bed(real_engine: Engine) -> Iterator[Up]:
+def relay_bed(real_engine: Host) -> Iterator[Up]:
     """Keep the built-in bed with 40 domains up while tests look at it."""
     bed = bring_up("relay", "--domains", "40")
     yield bed

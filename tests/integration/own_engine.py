@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from orchestrator.hosts import docker
-from orchestrator.hosts.docker import DockerEngine
+from orchestrator.hosts.docker import DockerHost
 
 POOL = "172.80.0.0/16"
 """Where it puts its bridges: no private range (RFC 1918), and no neighbour of one."""
@@ -52,7 +52,7 @@ os.execvp("dockerd", ["dockerd", "--data-root", home + "/data", "--exec-root", h
 class OwnEngine:
     """The engine, up."""
 
-    engine: DockerEngine
+    engine: DockerHost
     host: str
     """For DOCKER_HOST."""
     pid: int
@@ -60,7 +60,7 @@ class OwnEngine:
     @property
     def client(self) -> Any:
         """The SDK's client, for objects that `testbed` does not make."""
-        return self.engine._client
+        return self.engine._clients.here
 
     def call(self, *command: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         """Run a program in its network namespace, to the end."""
@@ -105,7 +105,7 @@ def own_engine(images: tuple[str, ...]) -> Iterator[OwnEngine]:
         shutil.rmtree(home)
 
 
-def _connect(unshare: subprocess.Popen[bytes], host: str, log: Path) -> DockerEngine:
+def _connect(unshare: subprocess.Popen[bytes], host: str, log: Path) -> DockerHost:
     deadline = time.monotonic() + READY_S
     while not Path(host.removeprefix("unix://")).exists():
         assert unshare.poll() is None, log.read_text(encoding="utf-8")[-3000:]
@@ -121,13 +121,13 @@ def _child(pid: int) -> int:
 
 
 def _copy(images: tuple[str, ...], own: OwnEngine) -> None:
-    here = docker.connect()._client
+    here = docker.connect()._clients.here
     url = f"{here.base_url}/v{here.api_version}/images/get"
     with here.get(url, params={"names": list(images)}, stream=True, timeout=END_S) as saved:
         saved.raise_for_status()
         for answer in own.client.load_image(saved.iter_content(CHUNK_B)):
             assert "error" not in answer, answer
-    assert all(own.engine.image(image) for image in images)
+    assert all(own.engine.images.find(image) for image in images)
 
 
 def _end(unshare: subprocess.Popen[bytes]) -> None:

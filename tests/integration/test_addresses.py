@@ -13,7 +13,7 @@ import pytest
 from orchestrator.bed.addressing import twin
 from orchestrator.bed.model import read_bed
 from orchestrator.bed.wiring import DIRECTORY, SETUP_CAPABILITIES
-from orchestrator.hosts import ContainerSpec, Engine
+from orchestrator.hosts import ContainerSpec, Host
 from orchestrator.hosts.ownership import Identity
 from orchestrator.plan import NodePlan, Plan, make_plan
 from orchestrator.services.agents import PYTHON
@@ -89,7 +89,7 @@ with socket.socket() as client:
 
 
 @pytest.fixture(scope="module")
-def bed(real_engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+def bed(real_engine: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     path = tmp_path_factory.mktemp("beds") / "addresses.yaml"
     path.write_text(BED)
     made = bring_up(path)
@@ -98,7 +98,7 @@ def bed(real_engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @pytest.fixture  # gone before the other bed is made: each takes a half of the range
-def many(real_engine: Engine, tmp_path: Path) -> Iterator[tuple[Up, NodePlan]]:
+def many(real_engine: Host, tmp_path: Path) -> Iterator[tuple[Up, NodePlan]]:
     path = tmp_path / "many.yaml"
     path.write_text(MANY_BED)
     made = bring_up(path)
@@ -119,15 +119,15 @@ def sink(plan: Plan) -> NodePlan:
     return next(node for node in plan.nodes if node.name == "sink")
 
 
-def seconds(engine: Engine, bed: Up, sink: NodePlan, pattern: str) -> float:
+def seconds(engine: Host, bed: Up, sink: NodePlan, pattern: str) -> float:
     """Time what the start of the node does with these of its addresses: median of a few times."""
     container = bed.container("sink")  # with NET_ADMIN, which `testbed exec` gives nobody
-    taken = [engine.exec(container, ("sh", "-euc", _TIMED, "sh", str(sink.v4), pattern)) for _ in range(REPEATS)]
+    taken = [engine.node(container).exec(("sh", "-euc", _TIMED, "sh", str(sink.v4), pattern)) for _ in range(REPEATS)]
     assert [t.stderr for t in taken if t.status] == []
     return statistics.median(int(t.stdout) for t in taken) / 1e6
 
 
-def added_in(engine: Engine, node: NodePlan) -> tuple[float, float]:
+def added_in(engine: Host, node: NodePlan) -> tuple[float, float]:
     """Add the addresses of a node in a network namespace of their own; return seconds: elapsed, and of CPU time."""
     identity = Identity.reading()
     done = engine.run(
@@ -161,7 +161,7 @@ def first_last_and_some(addresses: Sequence[IPv4Address]) -> list[IPv4Address]:
 
 
 def test_many_real_addresses_take_a_time_that_grows_linearly_and_answer(
-    real_engine: Engine, many: tuple[Up, NodePlan]
+    real_engine: Host, many: tuple[Up, NodePlan]
 ) -> None:
     bed, sink = many
     _, cpu = added_in(real_engine, sink)
@@ -173,7 +173,7 @@ def test_many_real_addresses_take_a_time_that_grows_linearly_and_answer(
     assert "ConnectionRefusedError" in tried.stderr, "the rules refuse what leaves by a device other than the lab's"
 
 
-def test_real_addresses_are_quick_and_answer(real_engine: Engine, bed: Up, sink: NodePlan) -> None:
+def test_real_addresses_are_quick_and_answer(real_engine: Host, bed: Up, sink: NodePlan) -> None:
     further = sink.addresses[1:]
     assert len(further) == REAL
     assert sink.files[f"{DIRECTORY}/addresses"].decode().count("/32 dev") == REAL
@@ -184,7 +184,7 @@ def test_real_addresses_are_quick_and_answer(real_engine: Engine, bed: Up, sink:
     assert set(greeted(bed, [further[-1] + 1]).values()) == {False}
 
 
-def test_anyip_is_quick_and_answers(real_engine: Engine, bed: Up, sink: NodePlan, plan: Plan) -> None:
+def test_anyip_is_quick_and_answers(real_engine: Host, bed: Up, sink: NodePlan, plan: Plan) -> None:
     delivery = [d.v4 for d in plan.deliveries]
     assert (len(delivery), plan.mail.prefixlen) == (ANYIP, 17)
     took = seconds(real_engine, bed, sink, "^route add local ")

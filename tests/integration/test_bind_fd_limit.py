@@ -6,8 +6,8 @@ from typing import Any, cast
 
 import pytest
 
-from orchestrator.hosts import Engine
-from orchestrator.hosts.docker import DockerEngine
+from orchestrator.hosts import Host
+from orchestrator.hosts.docker import DockerHost
 from tests.integration.command import Watched, call
 from tests.integration.traces import traces
 
@@ -74,10 +74,10 @@ def asked(run: Watched) -> bool:
     return bool(run.rundir and run.rundir.series("readings"))
 
 
-def test_a_named_that_is_killed_leaves_no_verdict(real_engine: Engine, tmp_path: Path) -> None:
+def test_a_named_that_is_killed_leaves_no_verdict(real_engine: Host, tmp_path: Path) -> None:
     run = Watched(real_engine, tmp_path, "--addresses", "1100", scenario=NAME)
     run.until(asked)
-    cast("DockerEngine", real_engine)._client.kill(run.nodes["dns"].id)
+    cast("DockerHost", real_engine)._clients.here.kill(run.nodes["dns"].id)
     assert run.end() == 3, run.said
     assert "status 137" in run.output()
     assert run.rundir

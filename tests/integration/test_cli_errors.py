@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import ExitCode
-from orchestrator.hosts import Engine
+from orchestrator.hosts import Host
 from orchestrator.hosts.ownership import ID
 from tests.integration.beds import Up
 from tests.integration.command import POLL_S, TESTBED, call
@@ -33,11 +33,11 @@ def _message(done: subprocess.CompletedProcess[str]) -> str:
     return message
 
 
-def _objects(engine: Engine) -> set[str]:
+def _objects(engine: Host) -> set[str]:
     return {found.name for found in engine.find({ID: None})}
 
 
-def test_an_interface_that_is_not_there_is_named_before_anything_is_made(real_engine: Engine, tmp_path: Path) -> None:
+def test_an_interface_that_is_not_there_is_named_before_anything_is_made(real_engine: Host, tmp_path: Path) -> None:
     before = _objects(real_engine)
     for words in (("up", "--domains", "2"), SMALL):
         done = call(*words, "--parent", "nosuch0", "--runs", tmp_path / "runs")
@@ -98,7 +98,7 @@ def test_a_user_who_may_not_use_the_engine_is_told() -> None:
 
 @ROOT
 @pytest.mark.parametrize("size", ["16k", "600k"], ids=["before the start", "on its way"])
-def test_a_run_directory_that_is_full_ends_the_run_and_is_named(real_engine: Engine, tmp_path: Path, size: str) -> None:
+def test_a_run_directory_that_is_full_ends_the_run_and_is_named(real_engine: Host, tmp_path: Path, size: str) -> None:
     before = _objects(real_engine)
     script = 'mount -t tmpfs -o size="$1" tmpfs "$2"; shift 2; exec "$@"'
     words: list[str | Path] = [TESTBED, *SMALL, "--runs", tmp_path]
@@ -117,7 +117,7 @@ def test_a_run_directory_that_is_full_ends_the_run_and_is_named(real_engine: Eng
 
 
 @ROOT
-def test_a_full_disk_hides_no_interrupt_of_a_sweep(real_engine: Engine, tmp_path: Path) -> None:
+def test_a_full_disk_hides_no_interrupt_of_a_sweep(real_engine: Host, tmp_path: Path) -> None:
     before = _objects(real_engine)
     script = 'mount -t tmpfs -o size=8m tmpfs "$1"; shift; exec "$@"'
     words: list[str | Path] = [TESTBED, *SMALL, "--seconds", "60", "--vary", "connections=2,3", "--runs", tmp_path]

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from orchestrator import services
-from orchestrator.hosts import Engine, images
+from orchestrator.hosts import Host, images
 from tests.integration.traces import on_the_host
 
 pytestmark = pytest.mark.docker
@@ -56,7 +56,7 @@ def test_compose_reads_the_file_and_asks_for_the_parent(compose: list[str], file
 
 
 @pytest.fixture
-def parent(real_engine: Engine) -> Iterator[str]:
+def parent(real_engine: Host) -> Iterator[str]:
     """Make the veth pair and the rule that compose/README.md asks for."""
     name = f"tbc{secrets.token_hex(4)}"
     script = (
@@ -93,7 +93,7 @@ class Project:
 
 
 @pytest.fixture
-def relay(compose: list[str], real_engine: Engine, parent: str) -> Iterator[Project]:
+def relay(compose: list[str], real_engine: Host, parent: str) -> Iterator[Project]:
     """Start compose/relay."""
     nodes = yaml.safe_load(FILE.read_text())["services"].values()
     tags = {str(node["image"]).removeprefix("testbed/").partition(":") for node in nodes}
@@ -106,22 +106,24 @@ def relay(compose: list[str], real_engine: Engine, parent: str) -> Iterator[Proj
         project("down", "--volumes", "--timeout", "1")
 
 
-def test_a_message_goes_through_the_bed_that_compose_starts(relay: Project, real_engine: Engine) -> None:
+def test_a_message_goes_through_the_bed_that_compose_starts(relay: Project, real_engine: Host) -> None:
     """One of them by `compose exec`, as compose/README.md says; the rest past Compose, which takes a second a call."""
     server = next(a for a in relay("exec", "-T", "relay", "hostname", "-I").split() if a.startswith("198."))
     found = real_engine.find({"com.docker.compose.project": relay.project})
     nodes = {f.labels["com.docker.compose.service"]: f.id for f in found if f.kind == "container"}
     for node, service in SERVICES.items():
         ready = services.service(service).ready
-        assert next(line for line in real_engine.logs(nodes[node], follow=True) if ready.search(line.text))
+        assert next(line for line in real_engine.node(nodes[node]).logs(follow=True) if ready.search(line.text))
 
     def agent(node: str, name: str, *words: str) -> str:
-        done = real_engine.exec(nodes[node], (*AGENTS, f"orchestrator.agents.{name}", *words))
+        done = real_engine.node(nodes[node]).exec((*AGENTS, f"orchestrator.agents.{name}", *words))
         assert done.status == 0, done.failure
         return done.stdout
 
     agent("sink", "control", "expect", "0badcafe", "2")
     agent("load", "probe", "--server", server, "--run", "0badcafe", "--domains", "d0.test,d15.test")
-    assert next(line for line in real_engine.logs(nodes["sink"], follow=True) if '"complete": "0badcafe"' in line.text)
+    assert next(
+        line for line in real_engine.node(nodes["sink"]).logs(follow=True) if '"complete": "0badcafe"' in line.text
+    )
     count = json.loads(agent("sink", "control", "count", "0badcafe"))
     assert (count["delivered"], count["foreign"]) == (2, 0)

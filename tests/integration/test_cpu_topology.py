@@ -7,8 +7,8 @@ from typing import cast
 import pytest
 
 from orchestrator.bed.cpu_topology import Topology, cpu_sets, parse, write
-from orchestrator.hosts import Engine
-from orchestrator.hosts.docker import DockerEngine
+from orchestrator.hosts import Host
+from orchestrator.hosts.docker import DockerHost
 from tests.integration.command import Watched, phase
 from tests.integration.traces import traces
 
@@ -18,7 +18,7 @@ SMALL = ("--domains", "20", "--calibration", "1", "--probe", "1")
 CODES = {"CONFIRMED": 0, "REFUTED": 1, "INCONCLUSIVE": 3}
 
 
-def test_each_set_of_cpus_is_measured_where_it_is(real_engine: Engine, tmp_path: Path) -> None:
+def test_each_set_of_cpus_is_measured_where_it_is(real_engine: Host, tmp_path: Path) -> None:
     run = Watched(
         real_engine, tmp_path, *SMALL, "--seconds", "2", "--repeat", "1", "--format", "json", scenario="cpu-topology"
     )
@@ -48,7 +48,7 @@ def test_each_set_of_cpus_is_measured_where_it_is(real_engine: Engine, tmp_path:
 
 
 @pytest.mark.long
-def test_a_load_that_any_set_carries_is_not_confirmed(real_engine: Engine, tmp_path: Path) -> None:
+def test_a_load_that_any_set_carries_is_not_confirmed(real_engine: Host, tmp_path: Path) -> None:
     slow = ("--seconds", "2", "--repeat", "1", "--rate", "20")
     run = Watched(real_engine, tmp_path, *SMALL, *slow, "--format", "json", scenario="cpu-topology")
     code = run.end()
@@ -57,10 +57,10 @@ def test_a_load_that_any_set_carries_is_not_confirmed(real_engine: Engine, tmp_p
     assert (code, verdict["outcome"]) == (1, "REFUTED") or (busy and code == 3), verdict["reason"]
 
 
-def test_a_relay_that_dies_in_its_first_set_leaves_no_answer(real_engine: Engine, tmp_path: Path) -> None:
+def test_a_relay_that_dies_in_its_first_set_leaves_no_answer(real_engine: Host, tmp_path: Path) -> None:
     run = Watched(real_engine, tmp_path, *SMALL, "--seconds", "60", "--format", "json", scenario="cpu-topology")
     run.until(phase("all-threads-1"))
-    cast("DockerEngine", real_engine)._client.kill(run.nodes["relay"].id)
+    cast("DockerHost", real_engine)._clients.here.kill(run.nodes["relay"].id)
     assert run.end() == 3, run.said
     verdict = json.loads(run.output())["verdict"]
     assert verdict["outcome"] == "INCONCLUSIVE"

@@ -9,8 +9,8 @@ from typing import cast
 
 import pytest
 
-from orchestrator.hosts import Engine
-from orchestrator.hosts.docker import DockerEngine
+from orchestrator.hosts import Host
+from orchestrator.hosts.docker import DockerHost
 from tests.integration.command import Watched, call, phase, step
 from tests.integration.traces import DEVICES, traces
 
@@ -21,7 +21,7 @@ SMALL = ("--domains", "16", "--calibration", "1", "--rate", "300")
 
 
 @pytest.fixture
-def start(real_engine: Engine, tmp_path: Path) -> Iterator[Start]:
+def start(real_engine: Host, tmp_path: Path) -> Iterator[Start]:
     """Start runs; those that a failed test leaves behind are ended."""
     started: list[Watched] = []
 
@@ -39,11 +39,11 @@ def start(real_engine: Engine, tmp_path: Path) -> Iterator[Start]:
 # -------------------------------------------------------------------------------------------------------- it says so
 
 
-def test_a_node_that_dies_ends_the_run_at_once(real_engine: Engine, start: Start) -> None:
+def test_a_node_that_dies_ends_the_run_at_once(real_engine: Host, start: Start) -> None:
     run = start("--seconds", "120")
     run.until(phase("relay"))
     killed = time.monotonic()
-    cast("DockerEngine", real_engine)._client.kill(run.nodes["relay"].id)
+    cast("DockerHost", real_engine)._clients.here.kill(run.nodes["relay"].id)
     assert run.end() == 3, run.said
     assert time.monotonic() - killed < 20
     shown = run.output()
@@ -68,7 +68,7 @@ def test_a_node_that_dies_ends_the_run_at_once(real_engine: Engine, start: Start
     ],
 )
 def test_a_signal_ends_the_run_and_takes_the_bed_down(
-    real_engine: Engine, start: Start, number: signal.Signals, moment: Callable[[Watched], bool]
+    real_engine: Host, start: Start, number: signal.Signals, moment: Callable[[Watched], bool]
 ) -> None:
     run = start("--seconds", "120")
     run.until(moment)
@@ -138,7 +138,7 @@ def kill(run: Watched) -> None:
 
 @pytest.mark.parametrize("moment", MOMENTS.values(), ids=MOMENTS)
 def test_nothing_is_left_of_a_killed_run_after_a_clean(
-    real_engine: Engine, start: Start, moment: Callable[[Watched], bool]
+    real_engine: Host, start: Start, moment: Callable[[Watched], bool]
 ) -> None:
     run = start("--seconds", "2")
     run.until(moment)
@@ -149,7 +149,7 @@ def test_nothing_is_left_of_a_killed_run_after_a_clean(
     assert traces(real_engine, run.ids) == []
 
 
-def test_the_next_run_names_and_removes_what_a_killed_one_left(real_engine: Engine, start: Start) -> None:
+def test_the_next_run_names_and_removes_what_a_killed_one_left(real_engine: Host, start: Start) -> None:
     killed = start("--seconds", "2")
     killed.until(step("start 4 nodes"))
     left = {node.labels["testbed.id"] for node in killed.nodes.values()}.pop()

@@ -12,7 +12,7 @@ import pytest
 from orchestrator.bed import wiring
 from orchestrator.bed.model import Bed, parse_bed
 from orchestrator.errors import HostCannot
-from orchestrator.hosts import ContainerSpec, Engine, capacity
+from orchestrator.hosts import ContainerSpec, Host, capacity
 from orchestrator.hosts.docker import api
 from orchestrator.hosts.ownership import ID, NODE, Kind
 from orchestrator.measurements.rundir import RunDir
@@ -85,14 +85,14 @@ def relay_bed(families: str, **main_cf: str) -> Bed:
     return parse_bed({"name": "families", "families": families, "domains": 4, "nodes": nodes}, "bed")
 
 
-def up(engine: Engine, bed: Bed, stack: ExitStack, runs: Path) -> tuple[str, Live]:
+def up(engine: Host, bed: Bed, stack: ExitStack, runs: Path) -> tuple[str, Live]:
     """Bring a bed up: with that, a message to its domains has been delivered."""
     rundir = RunDir.create(runs, "families")
     identity, live = bring_up(engine, bed, kind=Kind.RUN, rundir=rundir, steps=Silent(), stack=stack, cpus=2)
     return identity.id, live
 
 
-def greeting(engine: Engine, bed: str, node: str) -> bytes:
+def greeting(engine: Host, bed: str, node: str) -> bytes:
     """Return what the published port 25 of a node says first."""
     (found,) = (f for f in engine.find({ID: bed, NODE: node}) if f.ports)
     with socket.create_connection(("127.0.0.1", found.ports["25/tcp"]), timeout=10) as client:
@@ -101,15 +101,13 @@ def greeting(engine: Engine, bed: str, node: str) -> bytes:
 
 def delivered_to(live: Live) -> set[str]:
     """Return the families of the addresses that the relay delivered to."""
-    lines = [line.text for line in live.engine.logs(live.containers["relay"], follow=False)]
+    lines = [line.text for line in live.engine.node(live.containers["relay"]).logs(follow=False)]
     hosts = [line.partition("relay=mx.")[2].partition("[")[2] for line in lines if "status=sent" in line]
     return {"v6" if host.startswith("2001:2:") else "v4" for host in hosts}
 
 
 @pytest.mark.usefixtures("without_ipv6")
-def test_a_host_without_ipv6_carries_a_bed_with_ipv4_only(
-    real_engine: Engine, stack: ExitStack, tmp_path: Path
-) -> None:
+def test_a_host_without_ipv6_carries_a_bed_with_ipv4_only(real_engine: Host, stack: ExitStack, tmp_path: Path) -> None:
     bed, live = up(real_engine, relay_bed("v4"), stack, tmp_path)
     assert delivered_to(live) == {"v4"}
     assert [greeting(real_engine, bed, node) for node in ("relay", "sink")] == [b"220", b"220"]
@@ -119,7 +117,7 @@ def test_a_host_without_ipv6_carries_a_bed_with_ipv4_only(
 
 
 @pytest.mark.usefixtures("without_ipv6")
-def test_a_host_without_ipv6_is_told_what_to_do(real_engine: Engine) -> None:
+def test_a_host_without_ipv6_is_told_what_to_do(real_engine: Host) -> None:
     readings = capacity.read(real_engine)
     both, v4 = (make_plan(relay_bed(families), cpus=2).needs for families in ("both", "v4"))
     capacity.require(capacity.check(readings, v4))
@@ -128,7 +126,7 @@ def test_a_host_without_ipv6_is_told_what_to_do(real_engine: Engine) -> None:
 
 
 def test_an_engine_that_knows_no_ipv6_setting_is_a_host_that_cannot(
-    real_engine: Engine, monkeypatch: pytest.MonkeyPatch, stack: ExitStack, tmp_path: Path
+    real_engine: Host, monkeypatch: pytest.MonkeyPatch, stack: ExitStack, tmp_path: Path
 ) -> None:
     """The setting that does not exist stands in for those that do not exist without IPv6."""
     monkeypatch.setattr(wiring, "SYSCTLS_V6", {"net.ipv6.conf.all.no_such_setting": "0"})
@@ -140,7 +138,7 @@ def test_an_engine_that_knows_no_ipv6_setting_is_a_host_that_cannot(
     ("families", "main_cf", "went"), [("v6", {}, {"v6"}), ("both", {"inet_protocols": "ipv4"}, {"v4"})]
 )
 def test_mail_goes_over_the_family_that_was_chosen(
-    real_engine: Engine, stack: ExitStack, tmp_path: Path, families: str, main_cf: dict[str, str], went: set[str]
+    real_engine: Host, stack: ExitStack, tmp_path: Path, families: str, main_cf: dict[str, str], went: set[str]
 ) -> None:
     bed, live = up(real_engine, relay_bed(families, **main_cf), stack, tmp_path)
     live.probe(live.plan.bed.domain_names)

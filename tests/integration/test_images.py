@@ -10,7 +10,7 @@ import docker as sdk
 import pytest
 
 from orchestrator.errors import EngineFailed
-from orchestrator.hosts import ContainerSpec, Engine, debian, docker, images, setup
+from orchestrator.hosts import ContainerSpec, Host, debian, docker, images, setup
 
 pytestmark = pytest.mark.docker
 
@@ -22,12 +22,12 @@ def silent(_text: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def engine() -> Engine:
+def engine() -> Host:
     """Set this machine up."""
     return setup.setup(silent)
 
 
-def shell(engine: Engine, image: str, command: str, release: str = RELEASE) -> str:
+def shell(engine: Host, image: str, command: str, release: str = RELEASE) -> str:
     """Run a line of shell in an image and return what it prints."""
     spec = ContainerSpec(
         name=f"testbed-probe-{uuid.uuid4().hex[:8]}",
@@ -76,7 +76,7 @@ def left_of(probe: Path) -> list[list[str]]:
     return sorted(image.tags for image in found)
 
 
-def test_an_image_is_built_again_only_when_its_folder_changed(engine: Engine, probe: Path) -> None:
+def test_an_image_is_built_again_only_when_its_folder_changed(engine: Host, probe: Path) -> None:
     said: list[str] = []
     images.ensure(engine, [(probe.name, RELEASE)], said.append)
     assert len(said) == 1
@@ -89,7 +89,7 @@ def test_an_image_is_built_again_only_when_its_folder_changed(engine: Engine, pr
     assert left_of(probe) == [[images.tag(probe.name, RELEASE)]]
 
 
-def test_a_build_that_fails_shows_why_and_leaves_nothing(engine: Engine, probe: Path) -> None:
+def test_a_build_that_fails_shows_why_and_leaves_nothing(engine: Host, probe: Path) -> None:
     (probe / "content" / "broken").touch()
     with pytest.raises(EngineFailed) as caught:
         images.ensure(engine, [(probe.name, RELEASE)], silent)
@@ -99,7 +99,7 @@ def test_a_build_that_fails_shows_why_and_leaves_nothing(engine: Engine, probe: 
     assert not [c for c in client.containers.list(all=True) if c.labels.get("testbed.probe") == probe.name]
 
 
-def test_a_build_that_no_mirror_serves_keeps_the_image_from_before(engine: Engine, probe: Path) -> None:
+def test_a_build_that_no_mirror_serves_keeps_the_image_from_before(engine: Host, probe: Path) -> None:
     before = (probe / "Dockerfile").read_text()
     images.ensure(engine, [(probe.name, RELEASE)], silent)
     unserved = (
@@ -135,18 +135,18 @@ def test_set_up_again_takes_under_two_seconds() -> None:
         for image in images.names(release)
     ],
 )
-def test_every_image_has_what_the_start_of_a_node_needs(engine: Engine, image: str, release: str) -> None:
+def test_every_image_has_what_the_start_of_a_node_needs(engine: Host, image: str, release: str) -> None:
     images.ensure(engine, [(image, release)], silent)
     has = 'command -v ip && command -v nft && command -v setpriv && test -z "$(ls /var/lib/apt/lists)"'
     shell(engine, image, has, release)
 
 
-def test_bind_and_postfix_have_their_programs(engine: Engine) -> None:
+def test_bind_and_postfix_have_their_programs(engine: Host) -> None:
     shell(engine, "bind", "named -v; named-checkconf; command -v named-checkzone; command -v rndc; test -d /run/named")
     shell(engine, "postfix", "postconf mail_version; command -v postqueue; command -v postlog")
 
 
-def test_the_agents_have_their_libraries_and_no_certificate_authority_of_ours(engine: Engine) -> None:
+def test_the_agents_have_their_libraries_and_no_certificate_authority_of_ours(engine: Host) -> None:
     shell(engine, "agents", "/opt/agents/bin/python -c 'import uvloop, hdrh.histogram, aiosmtplib'")
     shell(engine, "agents", "test ! -e /usr/local/share/ca-certificates/host.crt && ! command -v pip")
 

@@ -15,8 +15,8 @@ from typing import Any, cast
 import pytest
 
 from orchestrator.bed.addressing import twin
-from orchestrator.hosts import ContainerSpec, Endpoint, Engine
-from orchestrator.hosts.docker import DockerEngine
+from orchestrator.hosts import ContainerSpec, Endpoint, Host
+from orchestrator.hosts.docker import DockerHost
 from orchestrator.hosts.ownership import Identity
 from tests.integration.beds import Up, bring_down, bring_up
 from tests.integration.reach import ANSWERED, fates, knocking
@@ -68,14 +68,14 @@ class Link:
 
 
 @pytest.fixture(scope="module")
-def bridge(real_engine: Engine, relay_bed: Up) -> str:
+def bridge(real_engine: Host, relay_bed: Up) -> str:
     """Name the host's interface that is the bed's control bridge."""
     found = real_engine.find({"testbed.id": relay_bed.id})
     return next(f"br-{f.id[:12]}" for f in found if f.kind == "network" and f.name.endswith("-control"))
 
 
 @pytest.fixture(scope="module")
-def links(real_engine: Engine, bridge: str) -> list[Link]:
+def links(real_engine: Host, bridge: str) -> list[Link]:
     """List every address of the host that stays: not the loopback's, nor those of other beds and containers."""
     said = json.loads(on_the_host(real_engine, "ip", "-json", "address"))
     every = [
@@ -112,7 +112,7 @@ def listener(links: list[Link]) -> Iterator[HostListener]:
 
 
 @pytest.fixture(scope="module")
-def other_bed(real_engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+def other_bed(real_engine: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     """Keep another bed up: one sink."""
     path = tmp_path_factory.mktemp("beds") / "other.yaml"
     path.write_text("name: other\ndomains: 4\nnodes: {sink: {service: blackhole}}\n")
@@ -149,9 +149,9 @@ def knock(bed: Up, node: str, targets: Sequence[str], name: str) -> dict[str, st
     return dict(said)
 
 
-def container_ip(engine: Engine, bed: Up, node: str) -> str:
+def container_ip(engine: Host, bed: Up, node: str) -> str:
     """Return the address of a node on its control network."""
-    facts = cast("DockerEngine", engine)._client.inspect_container(bed.container(node))
+    facts = cast("DockerHost", engine)._clients.here.inspect_container(bed.container(node))
     return str(facts["NetworkSettings"]["Networks"][f"tb-{bed.id}-control"]["IPAddress"])
 
 
@@ -161,7 +161,7 @@ def devices_of(bed: Up, node: str) -> list[str]:
     return sorted(set(bed.shell(node, "ls /sys/class/net").split()) - {"lo"})
 
 
-def plain(engine: Engine, relay_bed: Up, targets: Sequence[str], name: str) -> dict[str, str]:
+def plain(engine: Host, relay_bed: Up, targets: Sequence[str], name: str) -> dict[str, str]:
     """Knock from a container on the bed's control network that has no wall around it."""
     identity = Identity.reading()
     wait = 'until ip -6 address show dev eth0 scope link -tentative | grep -q fe80; do sleep 0.1; done; exec "$@"'
@@ -183,7 +183,7 @@ def plain(engine: Engine, relay_bed: Up, targets: Sequence[str], name: str) -> d
 
 
 @pytest.fixture(scope="module")
-def outside(real_engine: Engine, relay_bed: Up, links: list[Link], listener: HostListener, other_bed: Up) -> list[str]:
+def outside(real_engine: Host, relay_bed: Up, links: list[Link], listener: HostListener, other_bed: Up) -> list[str]:
     """Name every way to knock at what is not the bed, but for the scope of link-local addresses."""
     lab = other_bed.address("sink")
     first = other_bed.subnet.network_address + 4
@@ -198,7 +198,7 @@ def outside(real_engine: Engine, relay_bed: Up, links: list[Link], listener: Hos
 
 
 def test_what_is_outside_would_answer(
-    real_engine: Engine, relay_bed: Up, other_bed: Up, links: list[Link], listener: HostListener, bridge: str
+    real_engine: Host, relay_bed: Up, other_bed: Up, links: list[Link], listener: HostListener, bridge: str
 ) -> None:
     """Without the wall all of it answers: the listener, an echo, Docker's resolver, the other bed."""
     with socket.create_connection(("127.0.0.1", other_bed.port("sink", "25/tcp")), timeout=10) as other:
@@ -282,11 +282,11 @@ def test_no_process_of_a_node_could_take_the_wall_down(relay_bed: Up, node: str)
     assert "not permitted" in tried.stderr
 
 
-def test_ports_are_published_on_127_0_0_1_only(real_engine: Engine, relay_bed: Up) -> None:
+def test_ports_are_published_on_127_0_0_1_only(real_engine: Host, relay_bed: Up) -> None:
     wanted: dict[str, set[str]] = {"dns": {"53/udp", "53/tcp"}, "sink": {"25/tcp"}, "relay": {"25/tcp"}, "load": set()}
     ports = set()
     for node in NODES:
-        facts: Any = cast("DockerEngine", real_engine)._client.inspect_container(relay_bed.container(node))
+        facts: Any = cast("DockerHost", real_engine)._clients.here.inspect_container(relay_bed.container(node))
         bound = {p: b for p, b in facts["NetworkSettings"]["Ports"].items() if b}
         assert set(bound) == wanted[node]
         assert {b["HostIp"] for bindings in bound.values() for b in bindings} <= {"127.0.0.1"}

@@ -17,7 +17,7 @@ from typing import Any, cast
 import pytest
 
 from orchestrator.errors import EngineFailed, InvalidInput
-from orchestrator.hosts import ContainerSpec, Endpoint, Engine, Found, SubnetTaken, docker, networks
+from orchestrator.hosts import ContainerSpec, Endpoint, Found, Host, SubnetTaken, docker, networks
 from orchestrator.hosts.cleaning import clean, remove_id
 from orchestrator.hosts.ownership import Identity, Kind, standing
 
@@ -30,12 +30,12 @@ PREFIX = 26
 
 
 @pytest.fixture(scope="module")
-def engine() -> Engine:
+def engine() -> Host:
     return docker.connect()
 
 
 @pytest.fixture
-def identity(engine: Engine) -> Iterator[Identity]:
+def identity(engine: Host) -> Iterator[Identity]:
     made = an_identity()
     yield made
     remove_id(engine, made.id)
@@ -45,7 +45,7 @@ def an_identity(kind: Kind = Kind.RUN) -> Identity:
     return Identity(id=secrets.token_hex(4), bed="test-lab", kind=kind, nodes=1, private=True)
 
 
-def make(engine: Engine, identity: Identity, steps: int = 5) -> str:
+def make(engine: Host, identity: Identity, steps: int = 5) -> str:
     """Take the first steps of bringing a bed up; return the container that the last one starts."""
     container = ""
     if steps >= 1:
@@ -55,13 +55,13 @@ def make(engine: Engine, identity: Identity, steps: int = 5) -> str:
     if steps >= 3:
         make_lab(engine, identity)
     if steps >= 4:
-        container = engine.create(node(identity))
+        container = engine.create(node(identity)).id
     if steps >= 5:
-        engine.start(container)
+        engine.node(container).start()
     return container
 
 
-def make_lab(engine: Engine, identity: Identity) -> IPv4Network:
+def make_lab(engine: Host, identity: Identity) -> IPv4Network:
     """Take a subnet as a bed does: another may be faster."""
     while True:
         subnet = networks.choose_subnet(engine, PREFIX, None)
@@ -84,7 +84,7 @@ def node(identity: Identity) -> ContainerSpec:
     )
 
 
-def on_the_host(engine: Engine, identity: Identity, *command: str) -> str:
+def on_the_host(engine: Host, identity: Identity, *command: str) -> str:
     done = engine.run(
         ContainerSpec(
             name=f"tb-{identity.id}-test-{secrets.token_hex(3)}",
@@ -99,7 +99,7 @@ def on_the_host(engine: Engine, identity: Identity, *command: str) -> str:
     return done.stdout
 
 
-def left(engine: Engine, identity: Identity) -> list[str]:
+def left(engine: Host, identity: Identity) -> list[str]:
     """Name what there still is of a bed."""
     found = [found.name for found in engine.find({"testbed.id": identity.id})]
     found += [end for end in identity.veth if (DEVICES / end).exists()]
@@ -114,7 +114,7 @@ def silent(_text: str) -> None:
 # ------------------------------------------------------------------------------------------------- made and removed
 
 
-def test_the_pair_has_a_carrier_no_address_and_says_whose_it_is(engine: Engine, identity: Identity) -> None:
+def test_the_pair_has_a_carrier_no_address_and_says_whose_it_is(engine: Host, identity: Identity) -> None:
     make(engine, identity, steps=2)
     for end in identity.veth:
         assert (DEVICES / end / "carrier").read_text().strip() == "1"
@@ -125,7 +125,7 @@ def test_the_pair_has_a_carrier_no_address_and_says_whose_it_is(engine: Engine, 
         assert left(engine, identity) == [identity.name("control")]
 
 
-def test_a_parent_that_another_network_has_is_named(engine: Engine, identity: Identity) -> None:
+def test_a_parent_that_another_network_has_is_named(engine: Host, identity: Identity) -> None:
     if int(engine.info().version.split(".")[0]) >= 27:
         pytest.skip("since Engine 27 a parent carries several networks")
     make(engine, identity, steps=3)
@@ -138,14 +138,14 @@ def test_a_parent_that_another_network_has_is_named(engine: Engine, identity: Id
 # ------------------------------------------------------------------------------------------------------- the subnet
 
 
-def test_a_wish_that_overlaps_names_the_network_in_the_way(engine: Engine, identity: Identity) -> None:
+def test_a_wish_that_overlaps_names_the_network_in_the_way(engine: Host, identity: Identity) -> None:
     make(engine, identity, steps=2)
     subnet = make_lab(engine, identity)
     with pytest.raises(InvalidInput, match=identity.name("lab")):
         networks.choose_subnet(engine, subnet.prefixlen, str(subnet))  # its neighbours may be other beds'
 
 
-def test_beds_made_in_the_same_moment_share_nothing(engine: Engine) -> None:
+def test_beds_made_in_the_same_moment_share_nothing(engine: Host) -> None:
     identities = [an_identity() for _ in range(4)]
     with ExitStack() as stack:
         for made in identities:
@@ -174,7 +174,7 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
 """
 
 
-def test_the_host_hears_nothing_of_what_arrives_at_the_far_end(engine: Engine, identity: Identity) -> None:
+def test_the_host_hears_nothing_of_what_arrives_at_the_far_end(engine: Host, identity: Identity) -> None:
     """A node with rights that no service has sends to the host through the link address of the far end.
 
     The same is sent again once the rule is gone: that shows that the listener would have heard it, and that nothing
@@ -192,10 +192,10 @@ def test_the_host_hears_nothing_of_what_arrives_at_the_far_end(engine: Engine, i
         listener.settimeout(10)
 
         def send(said: str) -> None:
-            done = engine.exec(container, ("python3", "-c", _SEND, said, host, str(port)))
+            done = engine.node(container).exec(("python3", "-c", _SEND, said, host, str(port)))
             assert done.status == 0, done.stderr
 
-        done = engine.exec(container, ("sh", "-euc", _AIM, "sh", host, link))
+        done = engine.node(container).exec(("sh", "-euc", _AIM, "sh", host, link))
         assert done.status == 0, done.stderr
         send("closed")
         on_the_host(engine, identity, "nft", "delete", "table", "netdev", f"tb{identity.id}")
@@ -231,7 +231,7 @@ def left_by_a_killed_process(identity: Identity, steps: int) -> None:
 class Confined:
     """An engine that shows one bed and the helpers: other people's beds are not for a test to clean."""
 
-    def __init__(self, engine: Engine, identity: Identity) -> None:
+    def __init__(self, engine: Host, identity: Identity) -> None:
         self._engine, self._id = engine, identity.id
 
     def __getattr__(self, verb: str) -> Any:
@@ -243,19 +243,19 @@ class Confined:
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 5])
-def test_two_cleans_at_once_leave_nothing_of_a_killed_run(engine: Engine, identity: Identity, steps: int) -> None:
+def test_two_cleans_at_once_leave_nothing_of_a_killed_run(engine: Host, identity: Identity, steps: int) -> None:
     left_by_a_killed_process(identity, steps)
     assert left(engine, identity)
-    ours = cast("Engine", Confined(engine, identity))
+    ours = cast("Host", Confined(engine, identity))
     with ThreadPoolExecutor(2) as pool:
         for done in [pool.submit(clean, ours, everything=False, say=silent) for _ in range(2)]:
             done.result()
     assert left(engine, identity) == []
 
 
-def test_a_bed_that_is_up_outlives_its_command_and_every_clean(engine: Engine) -> None:
+def test_a_bed_that_is_up_outlives_its_command_and_every_clean(engine: Host) -> None:
     identity = an_identity(Kind.UP)
-    ours = cast("Engine", Confined(engine, identity))
+    ours = cast("Host", Confined(engine, identity))
     try:
         left_by_a_killed_process(identity, 5)
         cleaned = clean(ours, everything=False, say=silent)

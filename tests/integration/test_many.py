@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.hosts import Engine
+from orchestrator.hosts import Host
 from orchestrator.hosts.ownership import OWNER
 from orchestrator.runs.forecast import OWN_LIMIT
 from tests.integration.command import POLL_S, TESTBED, answer, call
@@ -63,7 +63,7 @@ def test_one_table_says_which_releases_show_it(found: dict[str, Any], runs: Path
     assert "socket: file descriptor exceeds limit (" in report.read_text()
 
 
-def test_a_search_that_is_interrupted_keeps_its_runs_and_leaves_no_bed(real_engine: Engine, tmp_path: Path) -> None:
+def test_a_search_that_is_interrupted_keeps_its_runs_and_leaves_no_bed(real_engine: Host, tmp_path: Path) -> None:
     search = subprocess.Popen(
         [TESTBED, "bisect", *SMALL, "--over", "addresses=10..20", "--runs", tmp_path],
         stdin=subprocess.DEVNULL,

@@ -10,8 +10,8 @@ from typing import Any, cast
 
 import pytest
 
-from orchestrator.hosts import Engine
-from orchestrator.hosts.docker import DockerEngine
+from orchestrator.hosts import Host
+from orchestrator.hosts.docker import DockerHost
 from orchestrator.hosts.kernel_settings import LOCK, SETTINGS, HostSettings
 from tests.integration.command import Watched, call
 from tests.integration.traces import on_the_host, traces
@@ -39,17 +39,17 @@ with HostSettings(docker.connect(), {"net.ipv4.neigh.default.gc_thresh3": "8192"
 Hold = Callable[[], "subprocess.Popen[str]"]
 
 
-def settings(engine: Engine) -> str:
+def settings(engine: Host) -> str:
     """Return the bytes of the host's settings."""
     return on_the_host(engine, "cat", *FILES)
 
 
-def locks(engine: Engine) -> list[str]:
+def locks(engine: Host) -> list[str]:
     return [found.name for found in engine.find({SETTINGS: None})]
 
 
 @pytest.fixture
-def unchanged(real_engine: Engine) -> Iterator[str]:
+def unchanged(real_engine: Host) -> Iterator[str]:
     """Give the host's settings as they are, and see that they are so again in the end, byte for byte."""
     before = settings(real_engine)
     yield before
@@ -58,7 +58,7 @@ def unchanged(real_engine: Engine) -> Iterator[str]:
 
 
 @pytest.fixture
-def hold(real_engine: Engine, unchanged: str) -> Iterator[Hold]:
+def hold(real_engine: Host, unchanged: str) -> Iterator[Hold]:
     """Start commands that have changed a setting; those that a failed test leaves behind are ended."""
     started: list[subprocess.Popen[str]] = []
 
@@ -125,10 +125,10 @@ def asked(run: Watched) -> bool:
     return bool(run.rundir and run.rundir.series("readings"))
 
 
-def test_a_relay_that_is_killed_leaves_no_verdict(real_engine: Engine, tmp_path: Path) -> None:
+def test_a_relay_that_is_killed_leaves_no_verdict(real_engine: Host, tmp_path: Path) -> None:
     run = Watched(real_engine, tmp_path, "--addresses", "10", scenario=NAME)
     run.until(asked)
-    cast("DockerEngine", real_engine)._client.kill(run.nodes["relay"].id)
+    cast("DockerHost", real_engine)._clients.here.kill(run.nodes["relay"].id)
     assert run.end() == 3, run.said
     assert "status 137" in run.output()
     assert traces(real_engine, run.ids) == []
@@ -148,7 +148,7 @@ def test_a_signal_puts_settings_back(hold: Hold, number: signal.Signals) -> None
     assert f"Interrupted: {number.name}" in held.communicate(timeout=60)[1]
 
 
-def test_only_one_at_a_time_changes_them(real_engine: Engine, hold: Hold) -> None:
+def test_only_one_at_a_time_changes_them(real_engine: Host, hold: Hold) -> None:
     held = hold()
     mine = HostSettings(real_engine, OTHER)
     with pytest.raises(Exception, match="another command changes settings of this host"), mine:
@@ -157,7 +157,7 @@ def test_only_one_at_a_time_changes_them(real_engine: Engine, hold: Hold) -> Non
 
 
 def test_clean_puts_back_what_a_killed_command_has_left_and_spares_a_living_one(
-    real_engine: Engine, hold: Hold, unchanged: str
+    real_engine: Host, hold: Hold, unchanged: str
 ) -> None:
     held = hold()
     call("clean")

@@ -90,7 +90,7 @@ def test_a_network_that_cannot_go_is_named_and_blocks_nothing(
         left_by_a_killed_process(identity, 3)
     with ExitStack() as stack:
         foreign = own.client.create_container(HELPER, ["sleep", "600"])["Id"]
-        stack.callback(own.engine.remove_container, foreign)
+        stack.callback(own.engine.node(foreign).remove)
         for part in ("control", "lab"):
             own.client.connect_container_to_network(foreign, first.name(part))
         own.client.start(foreign)

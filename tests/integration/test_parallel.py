@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.bed.addressing import candidates
-from orchestrator.hosts import Engine
+from orchestrator.hosts import Host
 from orchestrator.measurements import Measurements
 from tests.integration.command import Watched, call, phase
 from tests.integration.traces import traces
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.docker
 SIZES = (20, 300)
 
 
-def test_two_runs_at_once_do_not_disturb_each_others_accounting(real_engine: Engine, tmp_path: Path) -> None:
+def test_two_runs_at_once_do_not_disturb_each_others_accounting(real_engine: Host, tmp_path: Path) -> None:
     options = ("--seconds", "5", "--calibration", "1", "--probe", "1", "--format", "json")
     runs = {n: Watched(real_engine, tmp_path / str(n), "--domains", str(n), *options) for n in SIZES}
     for run in runs.values():
@@ -43,7 +43,7 @@ def test_two_runs_at_once_do_not_disturb_each_others_accounting(real_engine: Eng
     assert traces(real_engine, {id_ for run in runs.values() for id_ in run.ids}) == []
 
 
-def test_of_two_beds_that_wish_for_one_subnet_one_is_refused(real_engine: Engine, tmp_path: Path) -> None:
+def test_of_two_beds_that_wish_for_one_subnet_one_is_refused(real_engine: Host, tmp_path: Path) -> None:
     taken = [IPv4Network(f.subnet) for f in real_engine.find({}) if f.kind == "network" and f.subnet]
     wish = list(candidates(27, taken))[-1]
     path = tmp_path / "wish.yaml"

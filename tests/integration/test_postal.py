@@ -6,8 +6,8 @@ from typing import Any, cast
 
 import pytest
 
-from orchestrator.hosts import Engine
-from orchestrator.hosts.docker import DockerEngine
+from orchestrator.hosts import Host
+from orchestrator.hosts.docker import DockerHost
 from orchestrator.measurements import Measurements
 from tests.integration.command import Watched, call, phase
 from tests.integration.traces import traces
@@ -49,10 +49,10 @@ def test_postal_lives_where_no_session_is_broken(tmp_path: Path) -> None:
     assert said["verdict"]["tables"][0]["rows"][0][4] > 100
 
 
-def test_a_sink_that_is_killed_leaves_no_verdict(real_engine: Engine, tmp_path: Path) -> None:
+def test_a_sink_that_is_killed_leaves_no_verdict(real_engine: Host, tmp_path: Path) -> None:
     run = Watched(real_engine, tmp_path, "--seconds", "120", scenario="postal-crash")
     run.until(phase("ours"))
-    cast("DockerEngine", real_engine)._client.kill(run.nodes["sink"].id)
+    cast("DockerHost", real_engine)._clients.here.kill(run.nodes["sink"].id)
     assert run.end() == 3, run.said
     assert run.rundir
     assert run.rundir.load()["verdict"]["outcome"] == "INCONCLUSIVE"
@@ -73,7 +73,7 @@ def test_the_ceiling_of_postal_is_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_a_slow_sink_is_not_taken_for_the_ceiling_of_postal(real_engine: Engine, tmp_path: Path) -> None:
+def test_a_slow_sink_is_not_taken_for_the_ceiling_of_postal(real_engine: Host, tmp_path: Path) -> None:
     words = ("--engines", "postal", "--domains", "16", "--portions", "4", "--relay-seconds", "0", "--format", "json")
     run = Watched(real_engine, tmp_path, *words, "--data-delay-ms", "500", scenario="generator-ceiling")
     code = run.end()

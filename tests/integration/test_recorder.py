@@ -12,8 +12,8 @@ from typing import cast
 import pytest
 
 from orchestrator.errors import EngineFailed, NodeDied
-from orchestrator.hosts import ContainerSpec, Engine, docker
-from orchestrator.hosts.docker import DockerEngine
+from orchestrator.hosts import ContainerSpec, Host, docker
+from orchestrator.hosts.docker import DockerHost
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.up.collect.recorder import Recorder
 
@@ -22,23 +22,23 @@ IMAGE = "testbed/helper:bookworm"
 
 
 @pytest.fixture
-def engine() -> Engine:
+def engine() -> Host:
     return docker.connect()
 
 
 @contextmanager
-def container(engine: Engine, script: str) -> Iterator[str]:
+def container(engine: Host, script: str) -> Iterator[str]:
     name = f"testbed-recorder-{secrets.token_hex(3)}"
     made = engine.create(
         ContainerSpec(name=name, image=IMAGE, command=("/bin/sh", "-c", script), labels={"testbed.test": "recorder"})
-    )
+    ).id
     try:
         yield made
     finally:
-        engine.remove_container(made)
+        engine.node(made).remove()
 
 
-def test_a_flood_of_lines_is_whole_when_the_container_is_removed(engine: Engine, tmp_path: Path) -> None:
+def test_a_flood_of_lines_is_whole_when_the_container_is_removed(engine: Host, tmp_path: Path) -> None:
     rundir = RunDir.create(tmp_path, "recorder")
     before = set(threading.enumerate())
     with (
@@ -46,7 +46,7 @@ def test_a_flood_of_lines_is_whole_when_the_container_is_removed(engine: Engine,
         container(engine, "seq 1 50000; echo done; exec sleep 600") as made,
     ):
         watch = recorder.watch("flood", "^done$")
-        engine.start(made)
+        engine.node(made).start()
         recorder.record("flood", made)
         watch.wait(60)
         recorder.expect_end()
@@ -60,11 +60,11 @@ def test_a_flood_of_lines_is_whole_when_the_container_is_removed(engine: Engine,
     assert readings[0]["memory_b"] > 0
 
 
-def test_lines_printed_just_before_the_end_are_whole(engine: Engine, tmp_path: Path) -> None:
+def test_lines_printed_just_before_the_end_are_whole(engine: Host, tmp_path: Path) -> None:
     rundir = RunDir.create(tmp_path, "recorder")
     with Recorder(engine, rundir) as recorder, container(engine, "echo up; seq 1 20000; exit 3") as made:
         never = recorder.watch("brief", "never")
-        engine.start(made)
+        engine.node(made).start()
         recorder.record("brief", made)
         with pytest.raises(NodeDied, match="status 3") as caught:
             never.wait(60)
@@ -116,7 +116,7 @@ class Between:
 
 
 def test_a_death_is_heard_though_the_engine_broke_off_every_answer(
-    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
     if not host.startswith("unix://"):
@@ -126,7 +126,7 @@ def test_a_death_is_heard_though_the_engine_broke_off_every_answer(
     rundir = RunDir.create(tmp_path, "recorder")
     with Recorder(docker.connect(), rundir) as recorder, container(engine, "echo up; exec sleep 600") as made:
         up, never = recorder.watch("cut", "^up$"), recorder.watch("cut", "never")
-        engine.start(made)
+        engine.node(made).start()
         recorder.record("cut", made)
         up.wait(60)
         between.cut()
@@ -134,7 +134,7 @@ def test_a_death_is_heard_though_the_engine_broke_off_every_answer(
             never.wait(60)
         assert recorder.await_end("cut", 0) is None
         recorder.check()
-        cast("DockerEngine", engine)._client.kill(made)
+        cast("DockerHost", engine)._clients.here.kill(made)
         assert recorder.died.wait(30)
         with pytest.raises(NodeDied, match="status 137"):
             recorder.check()
@@ -142,11 +142,11 @@ def test_a_death_is_heard_though_the_engine_broke_off_every_answer(
     assert "end of cut" not in {fault.partition(":")[0] for fault in recorder.faults}
 
 
-def test_a_container_that_somebody_removed_has_ended(engine: Engine, tmp_path: Path) -> None:
+def test_a_container_that_somebody_removed_has_ended(engine: Host, tmp_path: Path) -> None:
     rundir = RunDir.create(tmp_path, "recorder")
     with Recorder(engine, rundir) as recorder, container(engine, "exec sleep 600") as made:
-        engine.start(made)
-        engine.remove_container(made)
+        engine.node(made).start()
+        engine.node(made).remove()
         recorder.record("gone", made)
         assert recorder.died.wait(30)
         with pytest.raises(NodeDied, match="its container was removed"):

@@ -28,7 +28,7 @@ from orchestrator.agents.wire import Composer
 from orchestrator.bed.addressing import twin
 from orchestrator.bed.model import parse_bed
 from orchestrator.cli.progress import Steps
-from orchestrator.hosts import Engine
+from orchestrator.hosts import Host
 from orchestrator.hosts.ownership import Kind
 from orchestrator.measurements import Latency, Measurements, probes
 from orchestrator.measurements.rundir import RunDir
@@ -65,7 +65,7 @@ class Done:
         return printed
 
 
-def run(engine: Engine, runs: Path, *words: str) -> Done:
+def run(engine: Host, runs: Path, *words: str) -> Done:
     """Run the scenario at a small size to its end."""
     going = Watched(
         engine, runs, "--domains", str(DOMAINS), "--calibration", "1", "--probe", "1", "--format", "json", *words
@@ -77,7 +77,7 @@ def run(engine: Engine, runs: Path, *words: str) -> Done:
 
 
 @pytest.fixture(scope="module")
-def done(real_engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Done:
+def done(real_engine: Host, tmp_path_factory: pytest.TempPathFactory) -> Done:
     return run(real_engine, tmp_path_factory.mktemp("runs"), "--seconds", "3")
 
 
@@ -136,7 +136,7 @@ def test_the_relay_delivers_over_both_families(done: Done) -> None:
     assert any(a.startswith(subnet) for a in reached)
 
 
-def test_a_run_leaves_nothing_over(real_engine: Engine, done: Done) -> None:
+def test_a_run_leaves_nothing_over(real_engine: Host, done: Done) -> None:
     assert len(done.ids) >= 1
     assert traces(real_engine, done.ids) == []
 
@@ -150,7 +150,7 @@ def test_a_run_is_judged_the_same_again_without_an_engine(done: Done) -> None:
     assert report.is_file()
 
 
-def test_a_rate_is_kept_and_judged(real_engine: Engine, tmp_path: Path) -> None:
+def test_a_rate_is_kept_and_judged(real_engine: Host, tmp_path: Path) -> None:
     slow = run(real_engine, tmp_path, "--seconds", "3", "--rate", "50")
     account = slow.summary["accounting"]["relay"]
     assert account["offered"] == account["accepted"] == account["delivered"] == pytest.approx(150, abs=1)
@@ -165,7 +165,7 @@ def test_a_rate_is_kept_and_judged(real_engine: Engine, tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------ what is known before
 
 
-def test_a_known_delay_is_measured_as_such(real_engine: Engine, tmp_path: Path) -> None:
+def test_a_known_delay_is_measured_as_such(real_engine: Host, tmp_path: Path) -> None:
     delay_ms = 100
     bed = parse_bed(
         {
@@ -202,7 +202,7 @@ def on_a_terminal(*words: str) -> str:
         return shown.read1().decode()
 
 
-def test_a_bed_goes_up_is_used_and_goes_down(real_engine: Engine) -> None:
+def test_a_bed_goes_up_is_used_and_goes_down(real_engine: Host) -> None:
     bed = bring_up("relay", "--domains", "8")
     try:
         assert (bed.facts["bed"], bed.facts["kind"], bed.facts["state"]) == ("relay", "up", "running")
@@ -232,7 +232,7 @@ def test_a_bed_goes_up_is_used_and_goes_down(real_engine: Engine) -> None:
         assert on_a_terminal(*words) == r"\x1b]0;title\x07"
 
         call("exec", "--bed", bed.id, "load", "--", "sh", "-c", "kill 1")
-        assert real_engine.wait(bed.container("load")) == 0
+        assert real_engine.node(bed.container("load")).wait() == 0
         left = answer("stats", "--bed", bed.id)
         assert {name for name, use in left.items() if use["state"] == "running"} == set(NODES) - {"load"}
         assert left["load"] == dict.fromkeys(used["load"]) | {"state": "exited"}

@@ -24,7 +24,7 @@ from orchestrator.bed import zones
 from orchestrator.bed.addressing import Delivery
 from orchestrator.bed.model import parse_bed
 from orchestrator.errors import NodeDied
-from orchestrator.hosts import Engine, docker, images
+from orchestrator.hosts import Host, docker, images
 from orchestrator.hosts.ownership import ID, NODE, Kind
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.services import RelayLog, Role
@@ -101,7 +101,7 @@ class Up:
     def relay_log(self, since: float) -> RelayLog:
         """Read what the relay has printed since then (Unix time)."""
         container = self.live.containers[self.live.plan.node(Role.RELAY).name]
-        lines = self.live.engine.logs(container, follow=False)
+        lines = self.live.engine.node(container).logs(follow=False)
         read = services.read_log("postfix", ((line.t, line.text) for line in lines if line.t >= since))
         assert read
         return read
@@ -114,11 +114,11 @@ RELEASES = [
 
 
 @pytest.fixture(scope="module")
-def engine() -> Engine:
+def engine() -> Host:
     return docker.connect()
 
 
-def up(engine: Engine, stack: ExitStack, runs: Path, nodes: dict[str, Any]) -> Up:
+def up(engine: Host, stack: ExitStack, runs: Path, nodes: dict[str, Any]) -> Up:
     bed = parse_bed({"name": "services", "domains": DOMAINS, "nodes": nodes}, "bed")
     rundir = RunDir.create(runs, "services")
     identity, live = bring_up(engine, bed, kind=Kind.RUN, rundir=rundir, steps=Silent(), stack=stack, cpus=2)
@@ -126,7 +126,7 @@ def up(engine: Engine, stack: ExitStack, runs: Path, nodes: dict[str, Any]) -> U
 
 
 @pytest.fixture(scope="module", params=RELEASES)
-def bed(request: pytest.FixtureRequest, engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+def bed(request: pytest.FixtureRequest, engine: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     release = request.param
     images.ensure(engine, [("bind", release), ("postfix", release)], print)
     nodes = {
@@ -211,7 +211,7 @@ def test_postfix_has_no_complaint_about_its_configuration(bed: Up) -> None:
     assert bed.shell(Role.RELAY, "{ postconf -n; postconf -M; postconf -P; } >/dev/null") == ""
     words = r"warning|fatal|panic|error|denied|not permitted|compatib"
     assert not re.search(words, bed.shell(Role.RELAY, "postfix check"))  # trixie's tells which files it copies
-    log = bed.live.engine.logs(bed.live.containers["relay"], follow=False)
+    log = bed.live.engine.node(bed.live.containers["relay"]).logs(follow=False)
     assert [line.text for line in log if re.search(words, line.text) and "connect to" not in line.text] == []
 
 
@@ -257,7 +257,7 @@ def test_loads_leave_no_thread_behind(bed: Up) -> None:
     assert {thread.name for thread in set(threading.enumerate()) - before} == set()
 
 
-def test_a_parameter_that_postfix_does_not_know_ends_it_at_once(engine: Engine, tmp_path: Path) -> None:
+def test_a_parameter_that_postfix_does_not_know_ends_it_at_once(engine: Host, tmp_path: Path) -> None:
     relay = {"service": "postfix", "settings": {"main_cf": {"in_flow_dealy": "0"}}}
     with ExitStack() as stack, pytest.raises(NodeDied, match="unused parameter: in_flow_dealy=0") as ended:
         up(engine, stack, tmp_path, {"relay": relay})
@@ -274,7 +274,7 @@ def test_a_parameter_that_postfix_does_not_know_ends_it_at_once(engine: Engine, 
     ids=["slip of the bed file", "table without source", "no main.cf"],
 )
 def test_a_main_cf_of_the_users_own_that_cannot_work_ends_the_relay_at_once(
-    engine: Engine, tmp_path: Path, settings: dict[str, str], main_cf: str, said: str
+    engine: Host, tmp_path: Path, settings: dict[str, str], main_cf: str, said: str
 ) -> None:
     relay = {"service": "postfix", "settings": {"main_cf": settings}, "files": {"/etc/postfix/main.cf": main_cf}}
     with ExitStack() as stack, pytest.raises(NodeDied, match=re.escape(said)) as ended:
@@ -297,7 +297,7 @@ exit 1
 
 @pytest.mark.parametrize(("name", "service", "status"), [("load", "smtp-load", 0), ("relay", "postfix", 0)])
 def test_the_first_process_reaps_orphans_and_ends_when_told_to(
-    engine: Engine, tmp_path: Path, name: str, service: str, status: int
+    engine: Host, tmp_path: Path, name: str, service: str, status: int
 ) -> None:
     with ExitStack() as stack:
         live = up(engine, stack, tmp_path, {name: {"service": service}}).live
@@ -306,4 +306,4 @@ def test_the_first_process_reaps_orphans_and_ends_when_told_to(
         assert reaped.status == 0, reaped
         live.recorder.expect_end(node.name)
         live.exec(node, "sh", "-c", "kill 1")
-        assert engine.wait(live.containers[node.name]) == status
+        assert engine.node(live.containers[node.name]).wait() == status

@@ -19,7 +19,7 @@ import docker as sdk
 import pytest
 
 from orchestrator.errors import EngineFailed
-from orchestrator.hosts import Engine, docker, images
+from orchestrator.hosts import Host, docker, images
 from orchestrator.hosts.docker.api import archive
 from tests.integration.beds import Up
 from tests.integration.command import POLL_S, TESTBED, Watched, call, phase
@@ -49,7 +49,7 @@ Match User forbidden
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Host:
+class Login:
     """A machine to log in at, and the environment of somebody who may."""
 
     port: int
@@ -99,7 +99,7 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def host(real_engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+def host(real_engine: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Login]:
     """Run sshd in a container in this machine's network namespace, with the engine's socket, and three users."""
     folder, port = tmp_path_factory.mktemp("ssh"), free_port()
     with pytest.MonkeyPatch.context() as patch:
@@ -124,13 +124,13 @@ def host(real_engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Itera
         }
         container.put_archive("/", archive(files))
         container.start()
-        for line in real_engine.logs(name, follow=True):
+        for line in real_engine.node(name).logs(follow=True):
             if "Server listening" in line.text:
                 break
-        key = real_engine.exec(name, ("cat", "/etc/ssh/ssh_host_ed25519_key.pub")).stdout
+        key = real_engine.node(name).exec(("cat", "/etc/ssh/ssh_host_ed25519_key.pub")).stdout
         (folder / "known").write_text(f"[127.0.0.1]:{port} {key}")
         (folder / "config").write_text(
-            f"Host *\n IdentityFile {folder}/key\n IdentitiesOnly yes\n UserKnownHostsFile {folder}/known\n"
+            f"Login *\n IdentityFile {folder}/key\n IdentitiesOnly yes\n UserKnownHostsFile {folder}/known\n"
             f" GlobalKnownHostsFile none\n LocalForward 127.0.0.1:{port} 127.0.0.1:9\n ControlMaster auto\n"
             f" ControlPath {folder}/shared\n RemoteCommand false\n"
         )
@@ -142,13 +142,13 @@ def host(real_engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Itera
             "PATH": f"{folder}/bin:{os.environ['PATH']}",
             "TMPDIR": str(folder / "scratch"),
         }
-        yield Host(port=port, folder=folder, environment=environment)
+        yield Login(port=port, folder=folder, environment=environment)
     finally:
         container.remove(force=True)
 
 
 @pytest.fixture
-def here(host: Host, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+def here(host: Login, monkeypatch: pytest.MonkeyPatch) -> Iterator[Login]:
     """Stand in the environment of somebody who may log in; nothing of a forward is left after the test."""
     for name, value in host.environment.items():
         monkeypatch.setenv(name, value)
@@ -158,7 +158,7 @@ def here(host: Host, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
 
 
 @pytest.fixture(scope="module")
-def bed(host: Host, real_engine: Engine) -> Iterator[tuple[Up, str]]:
+def bed(host: Login, real_engine: Host) -> Iterator[tuple[Up, str]]:
     """Bring a bed up over ssh; give it, and what `up` printed. `down` leaves nothing of it."""
     shown = host.call("up", "relay", "--domains", "8")
     assert shown.returncode == 0, shown.stderr
@@ -173,7 +173,7 @@ def bed(host: Host, real_engine: Engine) -> Iterator[tuple[Up, str]]:
 # ---------------------------------------------------------------------------------------------------- beds and runs
 
 
-def test_a_bed_is_used_over_ssh(host: Host, bed: tuple[Up, str]) -> None:
+def test_a_bed_is_used_over_ssh(host: Login, bed: tuple[Up, str]) -> None:
     up, _ = bed
     assert "daemon started" in host.call("logs", "--bed", up.id, "relay").stdout
     assert host.call("exec", "--bed", up.id, "relay", "--", "hostname").stdout == "relay\n"
@@ -183,7 +183,7 @@ def test_a_bed_is_used_over_ssh(host: Host, bed: tuple[Up, str]) -> None:
     until(lambda: host.left == [])
 
 
-def test_the_printed_command_leads_to_the_published_ports(host: Host, bed: tuple[Up, str]) -> None:
+def test_the_printed_command_leads_to_the_published_ports(host: Login, bed: tuple[Up, str]) -> None:
     up, shown = bed
     (line,) = re.findall(r"127\.0\.0\.1 is 127\.0\.0\.1's; .*: (ssh -nNT .*)", shown)
     port, ours = up.port("relay", "25/tcp"), free_port()
@@ -207,7 +207,7 @@ def test_the_printed_command_leads_to_the_published_ports(host: Host, bed: tuple
             way.kill()
 
 
-def test_a_command_that_is_killed_leaves_no_forward(host: Host, bed: tuple[Up, str]) -> None:
+def test_a_command_that_is_killed_leaves_no_forward(host: Login, bed: tuple[Up, str]) -> None:
     up, _ = bed
     follow = [str(TESTBED), "logs", "--bed", up.id, "relay", "--follow"]
     with subprocess.Popen(follow, env=os.environ | host.environment, stdout=subprocess.PIPE) as command:
@@ -218,13 +218,13 @@ def test_a_command_that_is_killed_leaves_no_forward(host: Host, bed: tuple[Up, s
     until(lambda: host.left == [])
 
 
-def test_as_many_connections_as_a_large_bed_needs_go_through_one_session(here: Host, bed: tuple[Up, str]) -> None:
+def test_as_many_connections_as_a_large_bed_needs_go_through_one_session(here: Login, bed: tuple[Up, str]) -> None:
     """Its sshd is told MaxSessions 1 and MaxStartups 2."""
     up, _ = bed
     together = threading.Barrier(40)
 
-    def watch(engine: Engine) -> str:
-        stats = engine.stats(up.container("relay"))
+    def watch(engine: Host) -> str:
+        stats = engine.node(up.container("relay")).stats()
         reading = next(stats)
         together.wait(30)
         return str(reading["id"])
@@ -238,7 +238,7 @@ def test_as_many_connections_as_a_large_bed_needs_go_through_one_session(here: H
 
 @pytest.mark.long
 def test_ctrl_c_takes_the_bed_of_a_run_down_through_the_forward(
-    host: Host, real_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    host: Login, real_engine: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in host.environment.items():
         monkeypatch.setenv(name, value)
@@ -254,17 +254,17 @@ def test_ctrl_c_takes_the_bed_of_a_run_down_through_the_forward(
 # ------------------------------------------------------------------------------------------------------- connecting
 
 
-def test_a_docker_context_names_it(here: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_docker_context_names_it(here: Login, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     meta = tmp_path / "contexts" / "meta" / hashlib.sha256(b"far").hexdigest() / "meta.json"
     meta.parent.mkdir(parents=True)
-    meta.write_text(json.dumps({"Name": "far", "Metadata": {}, "Endpoints": {"docker": {"Host": here.url("member")}}}))
+    meta.write_text(json.dumps({"Name": "far", "Metadata": {}, "Endpoints": {"docker": {"Login": here.url("member")}}}))
     (tmp_path / "config.json").write_text(json.dumps({"currentContext": "far"}))
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
     monkeypatch.delenv("DOCKER_HOST")
     engine = docker.connect()
     assert engine.info().cpus >= 1
-    assert engine.host
-    assert engine.host.port == here.port
+    assert engine.address
+    assert engine.address.port == here.port
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_a_docker_context_names_it(here: Host, tmp_path: Path, monkeypatch: pyte
     ],
 )  # fmt: skip
 def test_what_refuses_is_named(
-    here: Host, monkeypatch: pytest.MonkeyPatch, user: str, path: str, needed: str, found: str, do: str
+    here: Login, monkeypatch: pytest.MonkeyPatch, user: str, path: str, needed: str, found: str, do: str
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", here.url(user, path))
     with pytest.raises(EngineFailed) as refused:
@@ -289,7 +289,7 @@ def test_what_refuses_is_named(
     assert do in refused.value.do
 
 
-def test_an_unknown_host_key_is_named(here: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_host_key_is_named(here: Login, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"ssh://member@localhost:{here.port}")
     with pytest.raises(EngineFailed) as refused:
         docker.connect()
@@ -297,7 +297,7 @@ def test_an_unknown_host_key_is_named(here: Host, monkeypatch: pytest.MonkeyPatc
     assert f"`ssh -p {here.port} member@localhost true`" in refused.value.do
 
 
-def test_a_machine_that_takes_no_login_is_named(here: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_that_takes_no_login_is_named(here: Login, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "ssh://127.0.0.1:1")
     with pytest.raises(EngineFailed, match="Connection refused") as refused:
         docker.connect()
@@ -305,7 +305,7 @@ def test_a_machine_that_takes_no_login_is_named(here: Host, monkeypatch: pytest.
     assert here.left == []
 
 
-def test_no_ssh_client_is_named(here: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_ssh_client_is_named(here: Login, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(here.scratch))
     with pytest.raises(EngineFailed) as refused:
         docker.connect()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.hosts import Engine
+from orchestrator.hosts import Host
 from tests.integration.beds import Up
 from tests.integration.command import answer, call
 from tests.integration.traces import on_the_host
@@ -18,16 +18,16 @@ def _open(bed: Up) -> list[dict[str, str]]:
     return list(found)
 
 
-def test_a_flush_of_the_rules_is_named_and_up_mends_it(real_engine: Engine, relay_bed: Up) -> None:
+def test_a_flush_of_the_rules_is_named_and_up_mends_it(real_engine: Host, relay_bed: Up) -> None:
     table, relay, sink = f"tb{relay_bed.id}", relay_bed.container("relay"), relay_bed.container("sink")
     host = on_the_host(real_engine, "nft", "list", "table", "netdev", table)
-    node = real_engine.exec(relay, LIST)
+    node = real_engine.node(relay).exec(LIST)
     assert node.status == 0
     assert _open(relay_bed) == []
 
     on_the_host(real_engine, "nft", "delete", "table", "netdev", table)
-    assert real_engine.exec(relay, ("nft", "flush", "ruleset")).status == 0
-    assert real_engine.exec(sink, ("nft", "flush", "chain", "inet", "bed", "output")).status == 0
+    assert real_engine.node(relay).exec(("nft", "flush", "ruleset")).status == 0
+    assert real_engine.node(sink).exec(("nft", "flush", "chain", "inet", "bed", "output")).status == 0
     said = {gap["needed"].partition(", which")[0]: gap["found"] for gap in _open(relay_bed)}
     assert said == {
         f"table netdev {table} in the host's nftables": "none that drops everything",
@@ -44,4 +44,4 @@ def test_a_flush_of_the_rules_is_named_and_up_mends_it(real_engine: Engine, rela
     assert again["id"] == relay_bed.id
     assert _open(relay_bed) == []
     assert on_the_host(real_engine, "nft", "list", "table", "netdev", table) == host
-    assert real_engine.exec(relay, LIST) == node
+    assert real_engine.node(relay).exec(LIST) == node

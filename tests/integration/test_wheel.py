@@ -22,7 +22,7 @@ def test_the_wheel_carries_images_and_compose_files_and_finds_them(
     site = tmp_path / "site"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
-    program = "from orchestrator import images; print(images.resources('images')); print(images.digest('agents'))"
+    program = "from orchestrator.hosts import images; print(images.resources('images')); print(images.digest('agents'))"
     ran = subprocess.run(
         [sys.executable, "-c", program],
         env={**os.environ, "PYTHONPATH": str(site)},

@@ -10,7 +10,7 @@ import pytest
 from orchestrator.bed import wiring
 from orchestrator.bed.model import Families
 from orchestrator.bed.wiring import DIRECTORY, SETUP_CAPABILITIES, Wire
-from orchestrator.hosts import ContainerSpec, Endpoint, Engine
+from orchestrator.hosts import ContainerSpec, Endpoint, Host
 from orchestrator.hosts.ownership import Identity
 from tests.integration.beds import Up
 
@@ -45,7 +45,7 @@ def spare(relay_bed: Up) -> IPv4Address:
 
 
 @pytest.fixture
-def beside_strays(real_engine: Engine, relay_bed: Up, spare: IPv4Address) -> Iterator[tuple[str, dict[str, str]]]:
+def beside_strays(real_engine: Host, relay_bed: Up, spare: IPv4Address) -> Iterator[tuple[str, dict[str, str]]]:
     """Start one node more in a bed: its namespace has other devices than those of the engine."""
     identity = Identity.reading()
     wire = Wire(v4=spare, lab=relay_bed.subnet, publish=("25/tcp",))
@@ -64,19 +64,19 @@ def beside_strays(real_engine: Engine, relay_bed: Up, spare: IPv4Address) -> Ite
         publish=("25/tcp",),
         files=wiring.files(wire, serve, ("NET_BIND_SERVICE",)),
     )
-    container = real_engine.create(spec)
+    container = real_engine.create(spec).id
     try:
-        real_engine.start(container)
+        real_engine.node(container).start()
         yield container, dict(spec.labels)
     finally:
-        real_engine.remove_container(container)
+        real_engine.node(container).remove()
 
 
 def test_a_published_port_answers_where_the_kernel_adds_devices_of_its_own(
-    real_engine: Engine, beside_strays: tuple[str, dict[str, str]]
+    real_engine: Host, beside_strays: tuple[str, dict[str, str]]
 ) -> None:
     container, labels = beside_strays
-    assert next(line.text for line in real_engine.logs(container, follow=True)) == "listening"
+    assert next(line.text for line in real_engine.node(container).logs(follow=True)) == "listening"
     (port,) = (found.ports["25/tcp"] for found in real_engine.find({**labels}))
     with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
         assert client.recv(99) == b"220 here"

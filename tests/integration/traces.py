@@ -4,14 +4,14 @@ import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
-from orchestrator.hosts import ContainerSpec, Engine
+from orchestrator.hosts import ContainerSpec, Host
 from orchestrator.hosts.networks import HELPER
 from orchestrator.hosts.ownership import ID, Identity
 
 DEVICES = Path("/sys/class/net")
 
 
-def traces(engine: Engine, ids: Iterable[str]) -> list[str]:
+def traces(engine: Host, ids: Iterable[str]) -> list[str]:
     """Name every container, network, veth end and host rule of these beds."""
     wanted = set(ids)
     objects = [f.name for f in engine.find({ID: None}) if f.labels[ID] in wanted]
@@ -20,7 +20,7 @@ def traces(engine: Engine, ids: Iterable[str]) -> list[str]:
     return objects + devices + [table for table in tables if table.removeprefix("tb") in wanted]
 
 
-def on_the_host(engine: Engine, *command: str) -> str:
+def on_the_host(engine: Host, *command: str) -> str:
     """Run a command in the host's network namespace that succeeds, and return what it prints."""
     identity = Identity.reading()
     done = engine.run(

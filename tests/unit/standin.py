@@ -13,7 +13,8 @@ from typing import Any
 
 import docker as sdk
 
-from orchestrator.hosts.docker import DockerEngine
+from orchestrator.hosts.docker import DockerHost
+from orchestrator.hosts.docker.client import Clients
 
 Answers = Mapping[str, Any]
 """``METHOD /path`` (without version and query) -> what is answered with 200: JSON, bytes as they are, or a list of
@@ -31,7 +32,7 @@ def frame(stream: int, text: str) -> bytes:
 
 
 @contextmanager
-def engine(answers: Answers) -> Iterator[tuple[DockerEngine, list[str]]]:
+def engine(answers: Answers) -> Iterator[tuple[DockerHost, list[str]]]:
     """Give an engine that answers so, and the list of what it was asked."""
     asked: list[str] = []
 
@@ -78,7 +79,7 @@ def engine(answers: Answers) -> Iterator[tuple[DockerEngine, list[str]]]:
             options: dict[str, Any] = {"base_url": f"unix://{path}"}
             try:
                 with sdk.APIClient(**options, version="1.41") as client:
-                    yield DockerEngine(client, options), asked
+                    yield DockerHost(Clients(client, options)), asked
             finally:
                 server.shutdown()
                 thread.join()

@@ -11,7 +11,7 @@ from datetime import datetime
 from ipaddress import IPv4Network
 from typing import Any
 
-from orchestrator.hosts import LOG_FILE_MB, LOG_FILES, ContainerSpec, Endpoint, EngineInfo, Found, LogLine
+from orchestrator.hosts import LOG_FILE_MB, LOG_FILES, ContainerSpec, Endpoint, Found, HostInfo, LogLine
 
 STDOUT, STDERR = 1, 2
 """Numbers of the streams."""
@@ -158,9 +158,9 @@ def refusal(part: Mapping[str, Any]) -> str | None:
     return str(reason).strip() if reason else None
 
 
-def engine_info(facts: Mapping[str, Any], version: str) -> EngineInfo:
+def engine_info(facts: Mapping[str, Any], version: str) -> HostInfo:
     """Read ``GET /info``; ``version`` is the API's."""
-    return EngineInfo(
+    return HostInfo(
         version=facts.get("ServerVersion") or "",
         api=version,
         kernel=facts.get("KernelVersion") or "",

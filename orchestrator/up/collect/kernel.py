@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from orchestrator.errors import EngineFailed
-from orchestrator.hosts import ContainerSpec, Engine
+from orchestrator.hosts import ContainerSpec, Host
 from orchestrator.hosts.networks import HELPER
 from orchestrator.hosts.ownership import Identity
 
@@ -29,7 +29,7 @@ class KernelLine:
     text: str
 
 
-def lines(engine: Engine, pattern: str) -> list[KernelLine]:
+def lines(engine: Host, pattern: str) -> list[KernelLine]:
     """Return the lines in which ``pattern`` (grep -E) is found, as far back as the kernel keeps them.
 
     Raises:

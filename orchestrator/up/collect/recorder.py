@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from orchestrator.errors import EngineFailed, NodeDied, Problem
-from orchestrator.hosts import ContainerGone, Engine, LogLine
+from orchestrator.hosts import ContainerGone, Host, LogLine
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.up.collect.logs import NodeLog, Ticks, Watch, died
 from orchestrator.up.collect.stats import point
@@ -49,7 +49,7 @@ class Recorder:
     All lines that a container printed to its end are then in the run directory.
     """
 
-    def __init__(self, engine: Engine, rundir: RunDir) -> None:
+    def __init__(self, engine: Host, rundir: RunDir) -> None:
         self.faults: list[str] = []
         """What could not be recorded, and why."""
         self.died = Event()
@@ -83,7 +83,7 @@ class Recorder:
         (The engine follows the log of a running container only, and tells that one from its beginning.)
         """
         log = self._log(node)
-        reader = self._thread("logs", node, lambda: self._read_log(log, self._engine.logs(container, follow=True)))
+        reader = self._thread("logs", node, lambda: self._read_log(log, self._engine.node(container).logs(follow=True)))
         self._thread("stats", node, lambda: self._read_stats(node, container))
         self._thread("end", node, lambda: self._await_end(log, container, reader))
 
@@ -214,7 +214,7 @@ class Recorder:
                 self._fault(f"logs of {log.node}", str(error))
 
     def _read_stats(self, node: str, container: str) -> None:
-        for raw in self._engine.stats(container):
+        for raw in self._engine.node(container).stats():
             reading = point(node, raw)
             if reading is None or self._closed.is_set():
                 return
@@ -242,7 +242,7 @@ class Recorder:
         pauses = iter(PAUSES_S)
         while True:
             try:
-                return self._engine.wait(container)
+                return self._engine.node(container).wait()
             except ContainerGone:
                 return None
             except Exception:

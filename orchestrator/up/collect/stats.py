@@ -9,7 +9,7 @@ from itertools import islice, takewhile
 from typing import Any
 
 from orchestrator.errors import EngineFailed
-from orchestrator.hosts import Engine
+from orchestrator.hosts import Host
 from orchestrator.hosts.docker.api import unix
 from orchestrator.hosts.ownership import NODE
 
@@ -91,7 +91,7 @@ def _blocks(entries: Sequence[Mapping[str, Any]], operation: str) -> int | None:
     return sum(e["value"] for e in entries if str(e.get("op", "")).lower() == operation) if entries else None
 
 
-def rates(engine: Engine, nodes: Mapping[str, str]) -> dict[str, dict[str, float] | None]:
+def rates(engine: Host, nodes: Mapping[str, str]) -> dict[str, dict[str, float] | None]:
     """Return what containers use now, measured over one second: node -> name of the figure -> value.
 
     ``cores`` of CPU, ``memory_b``, ``rx_b_per_s``, ``tx_b_per_s``, ``pids``. A node is ``None`` if it does not run, or
@@ -101,7 +101,7 @@ def rates(engine: Engine, nodes: Mapping[str, str]) -> dict[str, dict[str, float
     def use(name: str) -> dict[str, float] | None:
         try:
             # Of a container that does not run, the engine sends empty readings without an end.
-            running = takewhile(lambda r: r is not None, (point(name, raw) for raw in engine.stats(nodes[name])))
+            running = takewhile(lambda r: r is not None, (point(name, raw) for raw in engine.node(nodes[name]).stats()))
             readings = list(islice((r for r in running if r and r["cpu_s"] is not None), 2))
         except EngineFailed:
             if any(found.id == nodes[name] and found.state == "running" for found in engine.find({NODE: None})):

@@ -17,7 +17,7 @@ from orchestrator.bed import zones
 from orchestrator.cli import shell
 from orchestrator.errors import ExitCode
 from orchestrator.hosts import ContainerSpec, docker
-from orchestrator.hosts.fake import FakeEngine
+from orchestrator.hosts.fake import FakeHost
 from orchestrator.hosts.ownership import Identity, Kind
 from orchestrator.interrupts import Interrupted
 from tests.unit.hosts.test_ownership import build
@@ -300,7 +300,7 @@ def test_a_full_disk_says_what_was_learnt_until_then(capsys: pytest.CaptureFixtu
 
 
 def test_up_verifies_what_it_rendered(testbed: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    engine, build = FakeEngine(), zones.build
+    engine, build = FakeHost(), zones.build
 
     def without_an_address(*words: Any) -> dict[str, str]:
         built = build(*words)
@@ -319,7 +319,7 @@ def test_up_verifies_what_it_rendered(testbed: Command, monkeypatch: pytest.Monk
 def test_the_only_bed_is_found_beside_the_helper_of_another_command(
     testbed: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = FakeEngine()
+    engine = FakeHost()
     build(engine, Identity(id="0000000a", bed="bed", kind=Kind.UP, nodes=2, private=False))
     helper = Identity.reading()
     engine.create(ContainerSpec(name="helper", image="x", command=("true",), labels=helper.labels()))

@@ -13,7 +13,7 @@ from orchestrator.cli import shell
 from orchestrator.cli.progress import Steps, Within
 from orchestrator.errors import EngineFailed, ExitCode
 from orchestrator.hosts import ContainerSpec, NetworkSpec, Output, docker, images
-from orchestrator.hosts.fake import FakeEngine
+from orchestrator.hosts.fake import FakeHost
 from orchestrator.hosts.ownership import Identity, Kind
 from orchestrator.up import bringup
 from tests.unit.cli import test_errors as test_cli_errors
@@ -24,7 +24,7 @@ testbed = test_cli_errors.testbed
 HOSTILE = "\x1b]0;owned\x07"
 
 
-class Engine(FakeEngine):
+class Engine(FakeHost):
     """The relay of its bed runs, the sink has ended, the DNS was never started."""
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Engine(FakeEngine):
                 ContainerSpec(
                     name=identity.name(name), image="x", command=(), labels=identity.labels(node=name, service=service)
                 )
-            )
+            ).id
             for name, service in SERVICES.items()
         }
         self.create_network(NetworkSpec(name=identity.name("control"), driver="bridge", labels=identity.labels()))
@@ -51,9 +51,9 @@ class Engine(FakeEngine):
     def stats(self, container: str) -> Iterator[dict[str, Any]]:
         """As a real engine: of a container that does not run, empty readings without an end."""
         if container == self.ids.get(self.goes):
-            self.remove_container(container)
+            self.remove(container)
             raise EngineFailed("statistics", "no such container", "see whether it runs")
-        running = self._found(container).state == "running"
+        running = self.found(container).state == "running"
         for second in range(1000):
             yield {**V2, "read": f"2026-11-23T01:31:{second % 60:02}Z" if running else "0001-01-01T00:00:00Z"}
 

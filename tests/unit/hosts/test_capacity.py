@@ -13,7 +13,7 @@ from orchestrator.bed.cpu_topology import Topology
 from orchestrator.errors import EngineFailed, HostCannot
 from orchestrator.hosts import ContainerSpec, Output, capacity
 from orchestrator.hosts.capacity import Readings
-from orchestrator.hosts.fake import FakeEngine
+from orchestrator.hosts.fake import FakeHost
 from orchestrator.plan import HostNeeds
 
 NEIGHBOURS = (
@@ -34,11 +34,11 @@ nofile\t20000\ndisk\t5242880 4096\ncpu\t AMD EPYC\nallowed\t0-1\ntopology\t0 0 0
 """
 
 
-def engine(reading: str = READING, tried: str = "", status: int = 0) -> FakeEngine:
+def engine(reading: str = READING, tried: str = "", status: int = 0) -> FakeHost:
     def answer(spec: ContainerSpec, _command: tuple[str, ...]) -> Output:
         return Output(status=status, stdout=reading if spec.host_network else tried, stderr="no shell")
 
-    return FakeEngine(answer)
+    return FakeHost(answer)
 
 
 def needs(*, fds: int = 0, neighbours: int = 0, memory: int = 0, cpus: float = 0, ipv6: bool = False) -> HostNeeds:
@@ -92,7 +92,7 @@ def test_helpers_ask_for_no_more_than_they_need() -> None:
         asked.append(spec)
         return Output(status=0, stdout=READING if spec.host_network else "", stderr="")
 
-    capacity.read(FakeEngine(answer))
+    capacity.read(FakeHost(answer))
     assert sorted((spec.host_network, spec.capabilities) for spec in asked) == [(False, ("NET_ADMIN",)), (True, ())]
     assert all("testbed.owner" in spec.labels for spec in asked), "so that a clean-up finds them"
 

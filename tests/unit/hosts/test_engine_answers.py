@@ -6,16 +6,16 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import EngineFailed
-from orchestrator.hosts import EngineInfo
-from orchestrator.hosts.docker import DockerEngine, api
+from orchestrator.hosts import HostInfo
+from orchestrator.hosts.docker import DockerHost, api
 from tests.unit.standin import Answers, engine, frame, parts
 
 
 @pytest.mark.parametrize("left_out", [{}, {"Config": None}, {"Config": {}}, {"Config": {"Labels": None}}])
 def test_an_image_without_a_configuration_has_no_labels(left_out: dict[str, Any]) -> None:
     with engine({"GET /images/base/json": {"Id": "sha256:1", **left_out}}) as (it, _):
-        assert it.image("base") == {"id": "sha256:1"}
-        assert it.image("other") is None
+        assert it.images.find("base") == {"id": "sha256:1"}
+        assert it.images.find("other") is None
 
 
 def test_images_without_tags_labels_size_or_date_are_listed_as_they_are() -> None:
@@ -26,7 +26,7 @@ def test_images_without_tags_labels_size_or_date_are_listed_as_they_are() -> Non
         {"Id": "sha256:4", "RepoTags": ["b:1"], "Labels": {"x": "y"}, "Size": 5, "Created": 6},
     ]
     with engine({"GET /images/json": listed}) as (it, _):
-        assert it.images("x") == [
+        assert it.images.list("x") == [
             ("a:1", {"id": "sha256:3", "size": "0", "created": ""}),
             ("b:1", {"x": "y", "id": "sha256:4", "size": "5", "created": "6"}),
         ]
@@ -38,7 +38,7 @@ def test_images_without_tags_labels_size_or_date_are_listed_as_they_are() -> Non
 )
 def test_an_image_that_no_tag_names_is_discarded(facts: dict[str, Any], *, removed: bool) -> None:
     with engine({"GET /images/left/json": {"Id": "sha256:1", **facts}, "DELETE /images/left": []}) as (it, asked):
-        it.discard_image("left")
+        it.images.discard("left")
         assert ("DELETE /images/left" in asked) is removed
 
 
@@ -55,21 +55,21 @@ def test_what_fails_inside_the_stream_of_a_200_fails_with_its_reason(last: dict[
     there = {"GET /images/debian:x/json": {"Id": "sha256:1"}}
     with engine({**there, "POST /images/create": stream, "POST /build": stream}) as (it, _):
         with pytest.raises(EngineFailed, match="manifest unknown"):
-            it.pull("debian:x")
+            it.images.pull("debian:x")
         with pytest.raises(EngineFailed, match="manifest unknown"):
-            it.load_root("/dev/null", "debian:x")
+            it.images.load_root("/dev/null", "debian:x")
         with pytest.raises(EngineFailed, match="manifest unknown"):
-            list(it.build(b"", "debian:x", {}, {}))
+            list(it.images.build(b"", "debian:x", {}, {}))
 
 
 def test_a_pull_is_done_when_the_image_is_there() -> None:
     stream = parts({"status": "Download complete"})
     with engine({"POST /images/create": stream, "GET /images/debian:x/json": {"Id": "sha256:1"}}) as (it, _):
-        it.pull("debian:x")
+        it.images.pull("debian:x")
     with engine({"POST /images/create": stream}) as (it, _), pytest.raises(EngineFailed, match="has none"):
-        it.pull("debian:x")
+        it.images.pull("debian:x")
     with engine({}) as (it, _), pytest.raises(EngineFailed, match="no such thing"):
-        it.pull("debian:x")
+        it.images.pull("debian:x")
 
 
 @pytest.mark.parametrize(
@@ -95,12 +95,12 @@ def test_a_time_may_have_few_digits_or_none(stamp: str, t: float) -> None:
 def test_a_log_with_local_times_is_read() -> None:
     log = frame(1, "1970-01-01T02:00:01.5+02:00 one\n") + frame(2, "1970-01-01T00:00:02Z two\n")
     with engine({"GET /containers/relay/logs": log}) as (it, _):
-        assert [(line.t, line.text) for line in it.logs("relay", follow=False)] == [(1.5, "one"), (2, "two")]
+        assert [(line.t, line.text) for line in it.node("relay").logs(follow=False)] == [(1.5, "one"), (2, "two")]
     with (
         engine({"GET /containers/relay/logs": frame(1, "yesterday one\n")}) as (it, _),
         pytest.raises(EngineFailed, match="yesterday"),
     ):
-        list(it.logs("relay", follow=False))
+        list(it.node("relay").logs(follow=False))
 
 
 def test_containers_and_networks_are_found_with_as_little_as_their_ids() -> None:
@@ -129,7 +129,7 @@ def test_containers_and_networks_are_found_with_as_little_as_their_ids() -> None
 
 def test_an_engine_tells_of_itself_what_it_knows() -> None:
     with engine({"GET /info": {"NCPU": 2, "MemTotal": 1 << 30}}) as (it, _):
-        assert it.info() == EngineInfo(
+        assert it.info() == HostInfo(
             version="", api="1.41", kernel="", operating_system="", cpus=2, memory_b=1 << 30, cgroup="1", storage="",
             architecture="",
         )  # fmt: skip
@@ -144,19 +144,19 @@ def test_a_command_has_no_status_before_it_has_ended() -> None:
         "GET /exec/e1/json": inspected,
     }
     with engine(answers) as (it, _):
-        assert it.exec("relay", ("true",)).status == 3
+        assert it.node("relay").exec(("true",)).status == 3
     with engine(answers) as (it, _), pytest.raises(EngineFailed, match="status 3"):
-        list(it.exec_lines("relay", ("true",)))
+        list(it.node("relay").exec_lines(("true",)))
 
 
-VERBS: dict[str, tuple[Answers, Callable[[DockerEngine], object]]] = {
+VERBS: dict[str, tuple[Answers, Callable[[DockerHost], object]]] = {
     "info": ({"GET /info": {}}, lambda it: it.info()),
     "info without a machine": ({"GET /info": {"NCPU": None}}, lambda it: it.info()),
-    "image": ({"GET /images/base/json": {"Config": {}}}, lambda it: it.image("base")),
-    "images": ({"GET /images/json": [None]}, lambda it: it.images("x")),
-    "exec": ({"POST /containers/relay/exec": {}}, lambda it: it.exec("relay", ("true",))),
-    "exec_lines": ({"POST /containers/relay/exec": {}}, lambda it: list(it.exec_lines("relay", ("true",)))),
-    "wait": ({"POST /containers/relay/wait": {"Error": None}}, lambda it: it.wait("relay")),
+    "image": ({"GET /images/base/json": {"Config": {}}}, lambda it: it.images.find("base")),
+    "images": ({"GET /images/json": [None]}, lambda it: it.images.list("x")),
+    "exec": ({"POST /containers/relay/exec": {}}, lambda it: it.node("relay").exec(("true",))),
+    "exec_lines": ({"POST /containers/relay/exec": {}}, lambda it: list(it.node("relay").exec_lines(("true",)))),
+    "wait": ({"POST /containers/relay/wait": {"Error": None}}, lambda it: it.node("relay").wait()),
     "find": ({"GET /containers/json": [{}], "GET /networks": []}, lambda it: it.find({})),
     "find in a list that is none": ({"GET /containers/json": "x", "GET /networks": []}, lambda it: it.find({})),
 }

@@ -24,6 +24,7 @@ from orchestrator.hosts.docker.api import (
     lines,
     once,
 )
+from orchestrator.hosts.docker.client import translated
 
 
 def test_a_container_is_asked_for_with_what_its_spec_names_and_no_more() -> None:
@@ -116,5 +117,5 @@ def test_an_address_that_is_none_is_named_and_not_our_bug(monkeypatch: pytest.Mo
     "error", [struct.error("unpack requires a buffer of 8 bytes"), ProtocolError("broken"), StreamParseError("cut")]
 )
 def test_a_stream_that_the_engine_cuts_is_its_failure(error: Exception) -> None:
-    with pytest.raises(EngineFailed), docker._translated("a log"):
+    with pytest.raises(EngineFailed), translated("a log"):
         raise error

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import pytest
 
 from orchestrator.errors import EngineFailed
-from orchestrator.hosts import ContainerSpec, Engine, Output
-from orchestrator.hosts.fake import FakeEngine, broken
+from orchestrator.hosts import ContainerSpec, Host, Output
+from orchestrator.hosts.fake import FakeHost, broken
 from tests.engine_contract import SERVE, EngineContract
 
 
@@ -27,33 +27,33 @@ class TestFakeEngine(EngineContract):
     """The contract, in memory."""
 
     @pytest.fixture
-    def engine(self) -> Engine:
+    def engine(self) -> Host:
         """Give one of its own to each test."""
-        return FakeEngine(answer, prints)
+        return FakeHost(answer, prints)
 
-    def end(self, engine: Engine, container: str) -> None:
+    def end(self, engine: Host, container: str) -> None:
         """Let it end."""
-        assert isinstance(engine, FakeEngine)
+        assert isinstance(engine, FakeHost)
         engine.end(container, 3)
 
 
 def test_images_are_built_loaded_and_found_by_label() -> None:
-    engine = FakeEngine()
-    assert list(engine.build(b"", "testbed/x:1", {}, {"testbed.context": "abc"})) == ["built testbed/x:1"]
-    engine.load_root("root.tar", "testbed/debian:1")
-    assert [tag for tag, _ in engine.images("testbed.context")] == ["testbed/x:1"]
-    assert engine.image("testbed/debian:1") == {"id": "root.tar"}
-    engine.pull("testbed/debian:1")
+    engine = FakeHost()
+    assert list(engine.images.build(b"", "testbed/x:1", {}, {"testbed.context": "abc"})) == ["built testbed/x:1"]
+    engine.images.load_root("root.tar", "testbed/debian:1")
+    assert [tag for tag, _ in engine.images.list("testbed.context")] == ["testbed/x:1"]
+    assert engine.images.find("testbed/debian:1") == {"id": "root.tar"}
+    engine.images.pull("testbed/debian:1")
     with pytest.raises(EngineFailed, match="testbed/debian:2 from its registry"):
-        engine.pull("testbed/debian:2")
+        engine.images.pull("testbed/debian:2")
 
 
 @pytest.mark.parametrize("late", [False, True])
 def test_an_engine_breaks_once_at_the_chosen_call(*, late: bool) -> None:
-    whole = FakeEngine()
+    whole = FakeHost()
     engine = broken(whole, 2, EngineFailed("an answer", "none", "try again"), late=late)
     engine.info()
     with pytest.raises(EngineFailed):
-        engine.load_root("root.tar", "testbed/debian:1")
-    assert ("testbed/debian:1" in whole.tags) is late
-    engine.load_root("root.tar", "testbed/debian:1")
+        engine.images.load_root("root.tar", "testbed/debian:1")
+    assert ("testbed/debian:1" in whole.images.tags) is late
+    engine.images.load_root("root.tar", "testbed/debian:1")

@@ -7,8 +7,9 @@ import tarfile
 import tempfile
 import threading
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -16,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.errors import EngineFailed, InvalidInput
-from orchestrator.hosts import Engine, images
-from orchestrator.hosts.fake import FakeEngine
+from orchestrator.hosts import Host, images
+from orchestrator.hosts.fake import FakeHost
 
 ROOT = Path(__file__).parents[3]
 PIN = re.compile(r"^([a-z0-9-]+)==([^ ]+)", re.MULTILINE)
@@ -37,11 +38,11 @@ class Builder:
         self.most_at_once = 0
         self._lock = threading.Lock()
 
-    def image(self, tag: str) -> Mapping[str, str] | None:
+    def find(self, tag: str) -> Mapping[str, str] | None:
         """Look one up."""
         return self.here.get(tag)
 
-    def images(self, label: str) -> list[tuple[str, Mapping[str, str]]]:
+    def list(self, label: str) -> Sequence[tuple[str, Mapping[str, str]]]:
         """List those with a label."""
         return [(tag, {**facts, "size": "1000"}) for tag, facts in self.here.items() if label in facts]
 
@@ -64,13 +65,13 @@ class Builder:
             with self._lock:
                 self.running -= 1
 
-    def discard_image(self, image: str) -> None:
+    def discard(self, image: str) -> None:
         """Note what was discarded."""
         self.discarded.append(image)
 
 
-def engine(builder: Builder) -> Engine:
-    return cast("Engine", builder)
+def engine(builder: Builder) -> Host:
+    return cast("Host", SimpleNamespace(images=builder))
 
 
 def silent(_text: str) -> None:
@@ -230,7 +231,7 @@ def test_no_base_image_names_what_the_registry_and_the_bootstrap_said(monkeypatc
 
     monkeypatch.setattr(images, "bootstrap", refuse)
     with pytest.raises(EngineFailed) as caught:
-        images.ensure(FakeEngine(), [("helper", "bookworm")], silent)
+        images.ensure(FakeHost(), [("helper", "bookworm")], silent)
     assert "debian:bookworm-slim cannot be pulled (it has none)" in caught.value.found
     assert "mmdebstrap ended with 25" in caught.value.found
 
@@ -267,7 +268,7 @@ def test_a_leftover_that_the_engine_keeps_does_not_hide_why_a_build_failed(monke
     def refuse(_: Builder, image: str) -> None:
         raise EngineFailed(f"image {image} removed", "it is in use", "wait")
 
-    monkeypatch.setattr(Builder, "discard_image", refuse)
+    monkeypatch.setattr(Builder, "discard", refuse)
     builder = Builder(*BASES, broken=("testbed/postfix:bookworm",))
     with pytest.raises(EngineFailed, match="E: no such package"):
         images.ensure(engine(builder), [("postfix", "bookworm")], silent)
@@ -319,8 +320,8 @@ def test_an_image_from_before_needs_no_base_image_that_cannot_be_had(monkeypatch
         raise EngineFailed(f"a base image of Debian {release}", NOT_SERVED[0], "read its message")
 
     monkeypatch.setattr(images, "bootstrap", refuse)
-    there = FakeEngine()
-    there.tags["testbed/bind:bullseye"] = {"id": "old", images.LABEL: "of another folder"}
+    there = FakeHost()
+    there.images.tags["testbed/bind:bullseye"] = {"id": "old", images.LABEL: "of another folder"}
     assert images.ensure(there, [("bind", "bullseye")], silent) == ["testbed/bind:bullseye"]
     with pytest.raises(EngineFailed, match="a base image of Debian bullseye"):
         images.ensure(there, [("bind", "bullseye"), ("postfix", "bullseye")], silent)
@@ -362,6 +363,6 @@ def test_a_listener_that_gives_up_ends_every_build() -> None:
 )
 def test_what_cannot_be_built_is_refused_before_the_engine_is_asked(image: str, release: str, named: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        images.ensure(cast("Engine", None), [("bind", "bookworm"), (image, release)], silent)
+        images.ensure(cast("Host", None), [("bind", "bookworm"), (image, release)], silent)
     assert named in caught.value.found
     assert "bookworm" in caught.value.do or "postfix" in caught.value.do

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import EngineFailed, HostCannot
-from orchestrator.hosts import ContainerSpec, Engine, Output, cleaning, kernel_settings, ownership
-from orchestrator.hosts.fake import FakeEngine, broken
+from orchestrator.hosts import ContainerSpec, Host, Output, cleaning, kernel_settings, ownership
+from orchestrator.hosts.fake import FakeHost, broken
 from orchestrator.hosts.kernel_settings import LOCK, SETTINGS, HostSettings
 from orchestrator.interrupts import Interrupted, raise_on_signals
 
@@ -16,13 +16,13 @@ NAME = "net.ipv4.neigh.default.gc_thresh3"
 WANTED = {NAME: "16384"}
 
 
-class Host:
+class Kernel:
     """A kernel with one setting, under an engine in memory."""
 
     def __init__(self) -> None:
         self.values = {NAME: "1024"}
         self.reads = 0
-        self.engine = FakeEngine(self.answer)
+        self.engine = FakeHost(self.answer)
 
     def answer(self, spec: ContainerSpec, command: tuple[str, ...]) -> Output:
         """Read or write it, as the helper's script would."""
@@ -43,8 +43,8 @@ class Host:
 
 
 @pytest.fixture
-def host() -> Host:
-    return Host()
+def host() -> Kernel:
+    return Kernel()
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def signals() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-def test_it_is_changed_when_that_is_said_and_comes_back(host: Host) -> None:
+def test_it_is_changed_when_that_is_said_and_comes_back(host: Kernel) -> None:
     with HostSettings(host.engine, WANTED) as settings:
         assert host.values[NAME] == "1024"
         settings.apply()
@@ -65,7 +65,7 @@ def test_it_is_changed_when_that_is_said_and_comes_back(host: Host) -> None:
     assert host.as_it_was
 
 
-def test_a_setting_that_is_higher_already_is_never_lowered(host: Host) -> None:
+def test_a_setting_that_is_higher_already_is_never_lowered(host: Kernel) -> None:
     host.values[NAME] = "65536"
     with HostSettings(host.engine, WANTED) as settings:
         settings.apply()
@@ -74,7 +74,7 @@ def test_a_setting_that_is_higher_already_is_never_lowered(host: Host) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), KeyboardInterrupt()])
-def test_it_comes_back_after_a_failure(host: Host, error: BaseException) -> None:
+def test_it_comes_back_after_a_failure(host: Kernel, error: BaseException) -> None:
     with pytest.raises(type(error)), HostSettings(host.engine, WANTED) as settings:  # noqa: PT012
         settings.apply()
         raise error
@@ -82,7 +82,7 @@ def test_it_comes_back_after_a_failure(host: Host, error: BaseException) -> None
 
 
 @pytest.mark.usefixtures("signals")
-def test_a_signal_while_the_lock_is_taken_leaves_nothing(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_while_the_lock_is_taken_leaves_nothing(host: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     take = HostSettings._take
 
     def interrupted(settings: HostSettings) -> None:
@@ -95,7 +95,7 @@ def test_a_signal_while_the_lock_is_taken_leaves_nothing(host: Host, monkeypatch
     assert host.as_it_was
 
 
-def test_the_second_who_wants_to_is_refused_and_changes_nothing(host: Host) -> None:
+def test_the_second_who_wants_to_is_refused_and_changes_nothing(host: Kernel) -> None:
     with HostSettings(host.engine, WANTED) as settings:
         settings.apply()
         with (
@@ -107,7 +107,7 @@ def test_the_second_who_wants_to_is_refused_and_changes_nothing(host: Host) -> N
     assert host.as_it_was
 
 
-def test_a_value_that_moves_while_the_lock_is_taken_is_read_again(host: Host) -> None:
+def test_a_value_that_moves_while_the_lock_is_taken_is_read_again(host: Kernel) -> None:
     real = host.answer
 
     def moving(spec: ContainerSpec, command: tuple[str, ...]) -> Output:
@@ -123,7 +123,7 @@ def test_a_value_that_moves_while_the_lock_is_taken_is_read_again(host: Host) ->
     assert host.engine.find({}) == []
 
 
-def test_what_somebody_else_has_set_meanwhile_stays(host: Host) -> None:
+def test_what_somebody_else_has_set_meanwhile_stays(host: Kernel) -> None:
     with HostSettings(host.engine, WANTED) as settings:
         settings.apply()
         host.values[NAME] = "4096"
@@ -133,9 +133,9 @@ def test_what_somebody_else_has_set_meanwhile_stays(host: Host) -> None:
 @pytest.mark.parametrize("call", range(1, 11))
 @pytest.mark.parametrize("late", [False, True])
 def test_an_engine_that_breaks_at_any_call_leaves_what_clean_puts_back(
-    host: Host, monkeypatch: pytest.MonkeyPatch, call: int, *, late: bool
+    host: Kernel, monkeypatch: pytest.MonkeyPatch, call: int, *, late: bool
 ) -> None:
-    engine: Engine = broken(host.engine, call, EngineFailed("an answer", "none", "try again"), late=late)
+    engine: Host = broken(host.engine, call, EngineFailed("an answer", "none", "try again"), late=late)
     try:
         with HostSettings(engine, WANTED) as settings:
             settings.apply()
@@ -145,7 +145,7 @@ def test_an_engine_that_breaks_at_any_call_leaves_what_clean_puts_back(
     assert host.as_it_was
 
 
-def cleaned(host: Host, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def cleaned(host: Kernel, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Clean up as the command that follows does, when the one before is dead."""
     said: list[str] = []
     monkeypatch.setattr(ownership, "owner_state", lambda _label: ownership.Owner.DEAD)
@@ -154,7 +154,7 @@ def cleaned(host: Host, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_clean_puts_back_what_a_killed_command_left_and_leaves_a_living_one_alone(
-    host: Host, monkeypatch: pytest.MonkeyPatch
+    host: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed = HostSettings(host.engine, WANTED)
     killed.__enter__()
@@ -178,7 +178,7 @@ def test_clean_puts_back_what_a_killed_command_left_and_leaves_a_living_one_alon
         f'{{"{NAME}": ["1;x", "16384"]}}',
     ],
 )
-def test_a_label_that_is_none_of_ours_is_refused(host: Host, monkeypatch: pytest.MonkeyPatch, label: str) -> None:
+def test_a_label_that_is_none_of_ours_is_refused(host: Kernel, monkeypatch: pytest.MonkeyPatch, label: str) -> None:
     identity = ownership.Identity.reading()
     labels: dict[str, Any] = {**identity.labels(), SETTINGS: label}
     host.engine.create(ContainerSpec(name=LOCK, image="x", command=("true",), labels=labels))

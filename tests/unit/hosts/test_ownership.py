@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.errors import EngineFailed
-from orchestrator.hosts import ContainerSpec, Endpoint, Engine, NetworkSpec, Output, ownership
+from orchestrator.hosts import ContainerSpec, Endpoint, Host, NetworkSpec, Output, ownership
 from orchestrator.hosts.cleaning import clean, make_way, remove_id
-from orchestrator.hosts.fake import FakeEngine, broken
+from orchestrator.hosts.fake import FakeHost, broken
 from orchestrator.hosts.ownership import CREATED, ID, KIND, NODES, OWNER, Identity, Kind, Owner, owner_state, standing
 
 
@@ -23,7 +23,7 @@ def an_identity(kind: Kind = Kind.RUN, nodes: int = 2) -> Identity:
     return Identity(id=os.urandom(4).hex(), bed="bed", kind=kind, nodes=nodes, private=True)
 
 
-def build(engine: Engine, identity: Identity, *, nodes: int = 2, started: int = 2, owner: str | None = None) -> None:
+def build(engine: Host, identity: Identity, *, nodes: int = 2, started: int = 2, owner: str | None = None) -> None:
     """Make a bed, or a part of one; ``owner`` is another's than this process."""
     labels = identity.labels(**({"owner": owner} if owner else {}))
     for part in ("control", "lab"):
@@ -36,9 +36,9 @@ def build(engine: Engine, identity: Identity, *, nodes: int = 2, started: int = 
             labels={**labels, "testbed.node": f"n{n}"},
             networks=(Endpoint(network=identity.name("control")), Endpoint(network=identity.name("lab"))),
         )
-        made = engine.create(spec)
+        made = engine.create(spec).id
         if n < started:
-            engine.start(made)
+            engine.node(made).start()
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_names_fit_where_they_go() -> None:
     ],
 )
 def test_what_becomes_of_a_bed(kind: Kind, started: int, *, owner_lives: bool, state: str, dead: str) -> None:
-    engine = FakeEngine()
+    engine = FakeHost()
     identity = an_identity(kind)
     build(engine, identity, started=started, owner=None if owner_lives else dead)
     assert [(s.id, s.state) for s in standing(engine)] == [(identity.id, state)]
@@ -115,7 +115,7 @@ def test_what_becomes_of_a_bed(kind: Kind, started: int, *, owner_lives: bool, s
 
 
 def test_a_bed_that_is_up_stays_when_one_of_its_nodes_has_died(dead: str) -> None:
-    engine = FakeEngine()
+    engine = FakeHost()
     identity = an_identity(Kind.UP)
     build(engine, identity, owner=dead)
     engine.end(identity.name("n1"), 1)
@@ -124,7 +124,7 @@ def test_a_bed_that_is_up_stays_when_one_of_its_nodes_has_died(dead: str) -> Non
 
 
 def test_beds_come_oldest_first_and_what_carries_half_our_labels_is_no_stumbling_block() -> None:
-    engine = FakeEngine()
+    engine = FakeHost()
     for id_, created in (("bbbbbbbb", "2026-02"), ("aaaaaaaa", "2026-03"), ("cccccccc", "2026-01")):
         engine.create_network(NetworkSpec(name=id_, driver="bridge", labels={ID: id_, CREATED: created}))
     assert [(s.id, s.owner) for s in standing(engine)] == [
@@ -135,7 +135,7 @@ def test_beds_come_oldest_first_and_what_carries_half_our_labels_is_no_stumbling
 
 
 def test_every_object_says_the_same_of_its_bed() -> None:
-    engine = FakeEngine()
+    engine = FakeHost()
     identity = an_identity(Kind.UP)
     build(engine, identity)
     for found in engine.find({ID: identity.id}):
@@ -146,7 +146,7 @@ def test_every_object_says_the_same_of_its_bed() -> None:
 
 
 def test_all_means_beds_that_are_up_and_runs_that_go_on(dead: str) -> None:
-    engine = FakeEngine()
+    engine = FakeHost()
     for kind, owner in ((Kind.RUN, None), (Kind.UP, dead), (Kind.RUN, dead)):
         build(engine, an_identity(kind), owner=owner)
     assert len(clean(engine, everything=True, say=silent).removed) == 3
@@ -154,7 +154,7 @@ def test_all_means_beds_that_are_up_and_runs_that_go_on(dead: str) -> None:
 
 
 def test_one_bed_goes_and_its_neighbour_stays() -> None:
-    engine = FakeEngine()
+    engine = FakeHost()
     ours, theirs = an_identity(), an_identity()
     build(engine, ours)
     build(engine, theirs)
@@ -170,7 +170,7 @@ def test_what_cannot_be_removed_is_told_and_found_again(dead: str) -> None:
     def answer(_spec: ContainerSpec, _command: tuple[str, ...]) -> Output:
         return Output(status=2 if broken else 0, stdout="", stderr="Device or resource busy")
 
-    engine = FakeEngine(answer)
+    engine = FakeHost(answer)
     first, second = an_identity(), an_identity()
     build(engine, first, owner=dead)
     build(engine, second, owner=dead)
@@ -190,7 +190,7 @@ def test_what_cannot_be_removed_is_told_and_found_again(dead: str) -> None:
 @pytest.mark.parametrize("call", range(1, 7))
 def test_a_bed_that_breaks_at_any_call_is_removed_by_its_id(call: int, *, late: bool) -> None:
     """``late``: the engine does what it is asked, and its answer is lost."""
-    engine = FakeEngine()
+    engine = FakeHost()
     identity = an_identity()
     with pytest.raises(EngineFailed, match="first"):
         build(broken(engine, call, EngineFailed("first", "none", "try again"), late=late), identity)
@@ -199,12 +199,12 @@ def test_a_bed_that_breaks_at_any_call_is_removed_by_its_id(call: int, *, late: 
 
 
 def test_a_bug_in_a_removal_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine, identity = FakeEngine(), Identity(id="0000000a", bed="bed", kind=Kind.UP, nodes=2, private=False)
+    engine, identity = FakeHost(), Identity(id="0000000a", bed="bed", kind=Kind.UP, nodes=2, private=False)
     build(engine, identity)
 
     def fail(_container: str) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(engine, "remove_container", fail)
+    monkeypatch.setattr(engine, "remove", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         remove_id(engine, identity.id)

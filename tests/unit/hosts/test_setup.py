@@ -15,7 +15,7 @@ from typing import cast
 import pytest
 
 from orchestrator.errors import EngineFailed
-from orchestrator.hosts import Engine, debian, setup
+from orchestrator.hosts import Host, debian, setup
 
 as_root = pytest.mark.skipif(debian.as_root(["true"]) is None, reason="needs root's rights")
 
@@ -105,7 +105,7 @@ def test_a_daemon_outlives_us_holds_no_pipe_and_logs(tmp_path: Path) -> None:
     """Whoever reads our output sees its end while the daemon goes on: facts.md names the trap."""
     log = tmp_path / "daemon.log"
     program = (
-        "import sys; from pathlib import Path; from orchestrator import setup\n"
+        "import sys; from pathlib import Path; from orchestrator.hosts import setup\n"
         "command = ['sh', '-c', 'echo ready; exec sleep 60']\n"
         f"print(setup.start(command, Path({str(log)!r})).pid)\n"
     )
@@ -124,11 +124,11 @@ def test_an_engine_is_waited_for_until_it_answers(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(setup, "_LOOK_S", 0.01)
     answers = iter([EngineFailed("an engine", "none", "wait"), EngineFailed("an engine", "none", "wait"), "engine"])
 
-    def connect() -> Engine:
+    def connect() -> Host:
         answer = next(answers)
         if isinstance(answer, EngineFailed):
             raise answer
-        return cast("Engine", answer)
+        return cast("Host", answer)
 
     with setup.start(["sleep", "60"], tmp_path / "log") as daemon:
         assert cast("str", setup.answering(daemon, tmp_path / "log", connect)) == "engine"
@@ -139,7 +139,7 @@ def test_an_engine_is_waited_for_until_it_answers(tmp_path: Path, monkeypatch: p
 def test_an_engine_that_ends_is_told_at_once_with_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(setup, "_LOOK_S", 0.01)
 
-    def connect() -> Engine:
+    def connect() -> Host:
         raise EngineFailed("an engine", "none", "wait")
 
     log = tmp_path / "log"

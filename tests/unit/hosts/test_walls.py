@@ -5,7 +5,7 @@ import pytest
 from orchestrator.errors import EngineFailed
 from orchestrator.hosts import ContainerSpec, Output, walls
 from orchestrator.hosts.cleaning import remove_id
-from orchestrator.hosts.fake import FakeEngine
+from orchestrator.hosts.fake import FakeHost
 from orchestrator.hosts.ownership import Identity, Kind, standing
 from tests.unit.hosts.test_ownership import build
 
@@ -50,18 +50,18 @@ def kernel() -> Kernel:
 
 
 @pytest.fixture
-def engine(kernel: Kernel) -> FakeEngine:
-    made = FakeEngine(kernel)
+def engine(kernel: Kernel) -> FakeHost:
+    made = FakeHost(kernel)
     for id_ in ("0000000a", "0000000b"):
         build(made, an_identity(id_))
     return made
 
 
-def found(engine: FakeEngine) -> list[tuple[str, str]]:
+def found(engine: FakeHost) -> list[tuple[str, str]]:
     return [(gap.bed.id, gap.found) for gap in walls.gaps(engine, standing(engine))]
 
 
-def test_walls_that_stand_are_no_gap_and_no_bed_takes_no_helper(engine: FakeEngine) -> None:
+def test_walls_that_stand_are_no_gap_and_no_bed_takes_no_helper(engine: FakeHost) -> None:
     assert found(engine) == []
     for id_ in ("0000000a", "0000000b"):
         remove_id(engine, id_)
@@ -78,7 +78,7 @@ def test_walls_that_stand_are_no_gap_and_no_bed_takes_no_helper(engine: FakeEngi
         CLOSED.format("0000000a").replace("tb0000000aq", "eth0"),
     ],
 )
-def test_a_host_table_that_does_not_drop_everything_is_a_gap(engine: FakeEngine, kernel: Kernel, rules: str) -> None:
+def test_a_host_table_that_does_not_drop_everything_is_a_gap(engine: FakeHost, kernel: Kernel, rules: str) -> None:
     kernel.host = rules + CLOSED.format("0000000b")
     assert found(engine) == [("0000000a", "none that drops everything")]
     said: list[str] = []
@@ -89,7 +89,7 @@ def test_a_host_table_that_does_not_drop_everything_is_a_gap(engine: FakeEngine,
 
 @pytest.mark.parametrize(("status", "says"), [(3, "none"), (4, "other rules in it"), (127, "unknown: status 127")])
 def test_a_node_whose_rules_are_not_those_of_its_start_is_a_gap(
-    engine: FakeEngine, kernel: Kernel, status: int, says: str
+    engine: FakeHost, kernel: Kernel, status: int, says: str
 ) -> None:
     kernel.broken["tb-0000000b-n1"] = status
     assert found(engine) == [("0000000b", says)]
@@ -97,16 +97,14 @@ def test_a_node_whose_rules_are_not_those_of_its_start_is_a_gap(
     assert (found(engine), kernel.loads) == ([], 1)
 
 
-def test_a_bed_that_is_half_made_and_a_node_that_has_ended_are_not_looked_at(
-    engine: FakeEngine, kernel: Kernel
-) -> None:
+def test_a_bed_that_is_half_made_and_a_node_that_has_ended_are_not_looked_at(engine: FakeHost, kernel: Kernel) -> None:
     build(engine, an_identity("0000000c"), started=1)
     kernel.broken["tb-0000000c-n0"] = kernel.broken["tb-0000000a-n0"] = 3
     engine.end("tb-0000000a-n0", 1)
     assert found(engine) == []
 
 
-def test_a_bed_that_is_taken_down_meanwhile_is_no_gap(engine: FakeEngine, kernel: Kernel) -> None:
+def test_a_bed_that_is_taken_down_meanwhile_is_no_gap(engine: FakeHost, kernel: Kernel) -> None:
     kernel.host = CLOSED.format("0000000b")
     before = standing(engine)
     remove_id(engine, "0000000a")
@@ -114,7 +112,7 @@ def test_a_bed_that_is_taken_down_meanwhile_is_no_gap(engine: FakeEngine, kernel
 
 
 def test_a_wall_that_cannot_be_looked_at_or_mended_is_named_and_the_rest_goes_on(
-    engine: FakeEngine, kernel: Kernel
+    engine: FakeHost, kernel: Kernel
 ) -> None:
     kernel.broken["tb-0000000b-n0"] = 3
 

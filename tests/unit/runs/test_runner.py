@@ -20,7 +20,7 @@ from orchestrator.bed.model import Bed, Strict, parse_bed
 from orchestrator.cli.shell import end_with
 from orchestrator.errors import EngineFailed, ExitCode, HostCannot, NodeDied, Problem
 from orchestrator.hosts import ContainerSpec, Output, cleaning, images
-from orchestrator.hosts.fake import FakeEngine
+from orchestrator.hosts.fake import FakeHost
 from orchestrator.interrupts import Interrupted
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import RunDir
@@ -74,14 +74,14 @@ class Steps:
         self.said.append(text)
 
 
-class Breaking(FakeEngine):
+class Breaking(FakeHost):
     """Fails at the n-th call of a verb that makes something."""
 
     def __init__(self, at: int | None = None) -> None:
         super().__init__(answer=_answer, prints=lambda _: ["all zones loaded", "23-Nov running"])
-        self.tags["testbed/debian:bookworm"] = {"id": "base"}
+        self.images.tags["testbed/debian:bookworm"] = {"id": "base"}
         for image, release in images.of(Asked().bed(Params())):
-            self.tags[images.tag(image, release)] = {images.LABEL: images.digest(image), "id": image}
+            self.images.tags[images.tag(image, release)] = {images.LABEL: images.digest(image), "id": image}
         self.calls = itertools.count(1)
         self.at = at
 
@@ -104,7 +104,7 @@ def _answer(spec: ContainerSpec, command: tuple[str, ...]) -> Output:  # noqa: A
     return Output(status=0, stdout=READING, stderr="")
 
 
-def _run(engine: FakeEngine, runs: Path, asked: Asked | None = None, steps: Steps | None = None) -> runner.Finished:
+def _run(engine: FakeHost, runs: Path, asked: Asked | None = None, steps: Steps | None = None) -> runner.Finished:
     return runner.run(
         asked or Asked(),
         Params(),
@@ -353,7 +353,7 @@ class Stillborn(Breaking):
         super().__init__()
         self.prints = lambda _: ["fatal: no such file"]
         for image, release in images.of(Pair().bed(Params())):
-            self.tags[images.tag(image, release)] = {images.LABEL: images.digest(image), "id": image}
+            self.images.tags[images.tag(image, release)] = {images.LABEL: images.digest(image), "id": image}
 
     def start(self, container: str) -> None:
         """Start it, and end it when it is the sink's."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from orchestrator.errors import EngineFailed, NodeDied
 from orchestrator.hosts import ContainerGone, ContainerSpec, LogLine
-from orchestrator.hosts.fake import FakeEngine
+from orchestrator.hosts.fake import FakeHost, FakeNode
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.up.collect import recorder as recorder_module
 from orchestrator.up.collect.recorder import Recorder
@@ -113,18 +113,22 @@ class Script:
         self.lines.put(None)
         self.readings.put(None)
 
+    def node(self, container: str) -> FakeNode:
+        """As ``Host.node``."""
+        return FakeNode(cast("FakeHost", self), container)
+
     def logs(self, container: str, *, follow: bool) -> Iterator[LogLine]:
-        """As ``Engine.logs``."""
+        """As ``Node.logs``."""
         assert (container, follow) == ("c1", True)
         yield from self._until_none(self.lines)
 
     def stats(self, container: str) -> Iterator[dict[str, Any]]:
-        """As ``Engine.stats``."""
+        """As ``Node.stats``."""
         assert container == "c1"
         yield from self._until_none(self.readings)
 
     def wait(self, container: str) -> int:
-        """As ``Engine.wait``."""
+        """As ``Node.wait``."""
         assert container == "c1"
         status = self.ended.get()
         if isinstance(status, Exception):
@@ -285,19 +289,19 @@ def test_whoever_waits_hears_of_it_when_an_end_cannot_be_learnt(
 
 
 @contextmanager
-def bed(rundir: RunDir, *nodes: str) -> Iterator[tuple[Recorder, FakeEngine, dict[str, str]]]:
+def bed(rundir: RunDir, *nodes: str) -> Iterator[tuple[Recorder, FakeHost, dict[str, str]]]:
     """Record some nodes, all of which print "up"; containers by node."""
-    engine = FakeEngine(prints=lambda _: ["up"])
+    engine = FakeHost(prints=lambda _: ["up"])
     with Recorder(engine, rundir) as recorder:
         containers = {}
         for node in nodes:
-            containers[node] = engine.create(ContainerSpec(name=node, image="", command=(), labels={}))
-            engine.start(containers[node])
+            containers[node] = engine.create(ContainerSpec(name=node, image="", command=(), labels={})).id
+            engine.node(containers[node]).start()
             recorder.record(node, containers[node])
         yield recorder, engine, containers
         recorder.expect_end()
         for container in containers.values():
-            engine.remove_container(container)
+            engine.node(container).remove()
 
 
 def test_of_several_nodes_that_are_waited_for_the_one_that_died_is_named_at_once(rundir: RunDir) -> None:
@@ -452,7 +456,7 @@ def test_any_text_survives(tmp_path_factory: pytest.TempPathFactory, texts: list
 
 
 def test_two_readings_of_one_moment_are_no_rate() -> None:
-    class Still(FakeEngine):
+    class Still(FakeHost):
         def stats(self, container: str) -> Iterator[dict[str, Any]]:
             assert container
             return iter([V2, V2])

@@ -4,7 +4,7 @@ import pytest
 
 from orchestrator.errors import EngineFailed
 from orchestrator.hosts import ContainerSpec, Output
-from orchestrator.hosts.fake import FakeEngine
+from orchestrator.hosts.fake import FakeHost
 from orchestrator.up.collect import kernel
 
 OVERFLOW = "neighbour: arp_cache: neighbor table overflow!"
@@ -18,14 +18,14 @@ no line of the kernel's
 """
 
 
-def engine(status: int = 0, stdout: str = PRINTED) -> tuple[FakeEngine, list[ContainerSpec]]:
+def engine(status: int = 0, stdout: str = PRINTED) -> tuple[FakeHost, list[ContainerSpec]]:
     asked: list[ContainerSpec] = []
 
     def answer(spec: ContainerSpec, _command: tuple[str, ...]) -> Output:
         asked.append(spec)
         return Output(status=status, stdout=stdout, stderr="dmesg: read kernel buffer failed: Operation not permitted")
 
-    return FakeEngine(answer), asked
+    return FakeHost(answer), asked
 
 
 def test_lines_have_a_time_and_the_words_of_the_kernel() -> None:

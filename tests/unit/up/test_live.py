@@ -12,7 +12,7 @@ import pytest
 from orchestrator.bed import builtin
 from orchestrator.errors import EngineFailed, NodeDied
 from orchestrator.hosts import ContainerSpec, Output
-from orchestrator.hosts.fake import FakeEngine
+from orchestrator.hosts.fake import FakeHost
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.plan import make_plan
 from orchestrator.services import Role
@@ -48,22 +48,22 @@ def answer(_: ContainerSpec, command: tuple[str, ...]) -> Output:
 
 
 @contextmanager
-def up(tmp_path: Path, output: Output | None = None) -> Iterator[tuple[Live, FakeEngine]]:
+def up(tmp_path: Path, output: Output | None = None) -> Iterator[tuple[Live, FakeHost]]:
     """Bring the built-in bed up with two domains; ``output``: the answer of every command, instead of the agents'."""
-    engine = FakeEngine(answer if output is None else lambda _spec, _command: output)
+    engine = FakeHost(answer if output is None else lambda _spec, _command: output)
     plan = make_plan(builtin.bed("relay").model_copy(update={"domains": 2}), cpus=2)
     rundir = RunDir.create(tmp_path, "live")
     with Recorder(engine, rundir) as recorder:
         containers = {}
         for node in plan.nodes:
-            made = engine.create(ContainerSpec(name=node.name, image="", command=(), labels={}))
-            engine.start(made)
+            made = engine.create(ContainerSpec(name=node.name, image="", command=(), labels={})).id
+            engine.node(made).start()
             recorder.record(node.name, made)
             containers[node.name] = made
         yield Live(engine=engine, plan=plan, containers=containers, recorder=recorder, rundir=rundir), engine
         recorder.expect_end()
         for made in containers.values():
-            engine.remove_container(made)
+            engine.node(made).remove()
 
 
 @pytest.fixture

@@ -1,0 +1,69 @@
+"""The SDK's client, one for each thread, and its errors as ours."""
+
+import struct
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import docker
+import docker.errors
+import requests
+import urllib3.exceptions
+
+from orchestrator.errors import EngineFailed
+from orchestrator.hosts.docker import ssh
+
+TIMEOUT_S = 120
+"""Time limit of an answer of the engine, in seconds."""
+_POOL = 64
+"""Connections kept for one thread's streams and calls."""
+
+
+class Clients:
+    """A client for each thread: a connection pool is not shared between threads."""
+
+    def __init__(
+        self, client: docker.APIClient, options: Mapping[str, Any], *, forward: ssh.Forward | None = None
+    ) -> None:
+        self._forward = forward  # ends with us
+        self._options = {**options, "version": client.api_version, "timeout": TIMEOUT_S, "max_pool_size": _POOL}
+        self._local = threading.local()
+        self._local.client = client
+
+    @property
+    def here(self) -> docker.APIClient:
+        """The client of this thread."""
+        if not hasattr(self._local, "client"):
+            self._local.client = docker.APIClient(**self._options)
+        client: docker.APIClient = self._local.client
+        return client
+
+
+@contextmanager
+def translated(needed: str) -> Iterator[None]:
+    """Turn what the SDK raises into ``EngineFailed``."""
+    try:
+        yield
+    except docker.errors.APIError as error:
+        raise EngineFailed(
+            needed,
+            f"the engine refused: {short(error)}",
+            "change what it refuses; `testbed doctor` looks at this host",
+        ) from error
+    except (KeyError, TypeError, AttributeError, ValueError, struct.error, urllib3.exceptions.HTTPError) as error:
+        if isinstance(error, requests.RequestException | urllib3.exceptions.HTTPError):
+            raise EngineFailed(needed, f"the engine did not answer: {short(error)}", "see whether it runs") from error
+        raise EngineFailed(
+            needed,
+            f"an answer of the engine that cannot be read: {error!r}"[:600],
+            "report it with the engine's version (`docker version`)",
+        ) from error
+    except (docker.errors.DockerException, docker.errors.StreamParseError, requests.RequestException, OSError) as error:
+        raise EngineFailed(needed, f"the engine did not answer: {short(error)}", "see whether it runs") from error
+
+
+def short(error: Exception) -> str:
+    """Return what the engine said, at most 600 characters."""
+    explained = getattr(error, "explanation", None)
+    return str(explained or error)[:600]

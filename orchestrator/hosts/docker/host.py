@@ -1,0 +1,127 @@
+"""A machine with a Docker Engine; safe to use from several threads."""
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+import docker
+import docker.errors
+
+from orchestrator.errors import EngineFailed
+from orchestrator.hosts import ContainerSpec, Found, HostInfo, NetworkSpec, Output, SubnetTaken
+from orchestrator.hosts.docker import api, ssh
+from orchestrator.hosts.docker.client import Clients, short, translated
+from orchestrator.hosts.docker.images import DockerImages
+from orchestrator.hosts.docker.node import DockerNode
+from orchestrator.interrupts import shielded
+
+
+class DockerHost:
+    """The verbs of ``hosts.Host``."""
+
+    def __init__(self, clients: Clients, *, address: ssh.Target | None = None) -> None:
+        self.address = address
+        """The machine whose 127.0.0.1 published ports are on; ``None``: this one's."""
+        self.images = DockerImages(clients)
+        self._clients = clients
+
+    def node(self, container: str) -> DockerNode:
+        """Return the container of this id or name, without a look whether it exists."""
+        return DockerNode(self._clients, container)
+
+    def info(self) -> HostInfo:
+        """Ask the engine about itself."""
+        with translated("what the engine is"):
+            return api.engine_info(self._clients.here.info(), self._clients.here.api_version)
+
+    def create_network(self, spec: NetworkSpec) -> str:
+        """Make a network and return its id.
+
+        Raises:
+            SubnetTaken: its subnet overlaps with another network's.
+        """
+        options = {
+            "macvlan": {"parent": spec.parent} if spec.parent else {},
+            "bridge": {
+                "com.docker.network.bridge.enable_icc": "false",
+                "com.docker.network.bridge.host_binding_ipv4": "127.0.0.1",
+            },
+        }[spec.driver]
+        pools = [docker.types.IPAMPool(subnet=spec.subnet)] if spec.subnet else []
+        with translated(f"network {spec.name}"):
+            try:
+                made = self._clients.here.create_network(
+                    spec.name,
+                    driver=spec.driver,
+                    options=options,
+                    ipam=docker.types.IPAMConfig(pool_configs=pools),
+                    labels=dict(spec.labels),
+                    check_duplicate=True,
+                )
+            except docker.errors.APIError as error:
+                if re.search("overlaps|invalid pool request", str(error)):
+                    raise SubnetTaken(spec.subnet) from error
+                if "already using parent interface" in str(error):
+                    raise EngineFailed(
+                        f"interface {spec.parent} for network {spec.name} alone",
+                        f"another network stands on it: {short(error)}",
+                        "remove that one, or name another interface (an engine before 27 gives each to one network)",
+                    ) from error
+                raise
+            return str(made["Id"])
+
+    def create(self, spec: ContainerSpec) -> DockerNode:
+        """Make a container with its networks and files, not yet started."""
+        client = self._clients.here
+        first, *others = spec.networks or (None,)
+        with translated(f"container {spec.name}"):
+            made = client.create_container(
+                spec.image,
+                name=spec.name,
+                entrypoint=list(spec.command),
+                command=[],
+                hostname=spec.hostname,
+                labels=dict(spec.labels),
+                ports=[tuple(port.split("/")) for port in spec.publish],
+                host_config=api.host_config(spec),
+                networking_config={"EndpointsConfig": {first.network: api.endpoint(first)}} if first else None,
+            )["Id"]
+            try:
+                for endpoint in others:
+                    client.connect_container_to_network(made, endpoint.network, ipv4_address=endpoint.v4)
+                if spec.files:
+                    client.put_archive(made, "/", api.archive(spec.files))
+            except BaseException:
+                self.node(made).remove()
+                raise
+            return self.node(str(made))
+
+    def run(self, spec: ContainerSpec, timeout: float = 60) -> Output:
+        """Run a one-shot container to its end and remove it."""
+        made = None
+        try:
+            with shielded():  # a signal must not come between the container and its name
+                made = self.create(spec)
+            made.start()
+            try:
+                return made.output(timeout)
+            except TimeoutError as error:
+                needed = f"{' '.join(spec.command)[:200]} to end within {timeout:g} s"
+                raise EngineFailed(needed, "it did not", "try again") from error
+        finally:
+            if made:
+                with shielded():
+                    made.remove()
+
+    def remove_network(self, network: str) -> None:
+        """Remove a network; idempotent."""
+        with translated(f"network {network[:12]} removed"), suppress(docker.errors.NotFound):
+            self._clients.here.remove_network(network)
+
+    def find(self, labels: Mapping[str, str | None]) -> Sequence[Found]:
+        """List containers, then networks, that carry all these labels (``None``: any value)."""
+        filters = {"label": [name if value is None else f"{name}={value}" for name, value in labels.items()]}
+        with translated("the list of containers and networks"):
+            containers = self._clients.here.containers(all=True, filters=filters)
+            networks = self._clients.here.networks(filters=filters)
+            return [*map(api.found_container, containers), *map(api.found_network, networks)]

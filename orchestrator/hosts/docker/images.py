@@ -1,0 +1,86 @@
+"""The images of a Docker Engine."""
+
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+
+import docker.errors
+import requests
+
+from orchestrator.errors import EngineFailed
+from orchestrator.hosts.docker import api
+from orchestrator.hosts.docker.client import Clients, translated
+
+
+class DockerImages:
+    """The verbs of ``hosts.Images``."""
+
+    def __init__(self, clients: Clients) -> None:
+        self._clients = clients
+
+    def find(self, tag: str) -> Mapping[str, str] | None:
+        """Return the labels of a local image and its id under ``id``; ``None`` when there is none."""
+        with translated(f"image {tag}"):
+            try:
+                facts = self._clients.here.inspect_image(tag)
+            except docker.errors.NotFound:
+                return None
+            return {**((facts.get("Config") or {}).get("Labels") or {}), "id": facts["Id"]}
+
+    def list(self, label: str) -> Sequence[tuple[str, Mapping[str, str]]]:
+        """List local images that carry ``label``: tag, and labels plus ``id``, ``size`` (bytes), ``created``."""
+        with translated("the list of images"):
+            return [
+                found
+                for facts in self._clients.here.images(filters={"label": label})
+                for found in api.found_image(facts)
+            ]
+
+    def pull(self, tag: str) -> None:
+        """Fetch an image from its registry."""
+        with translated(f"image {tag} from its registry"):
+            for part in self._clients.here.pull(tag, stream=True, decode=True):
+                if reason := api.refusal(part):
+                    raise EngineFailed(f"image {tag} from its registry", reason, "see whether it is there")
+            if self.find(tag) is None:
+                raise EngineFailed(f"image {tag} from its registry", "the engine has none after the pull", "try again")
+
+    def load_root(self, tarball: str, tag: str) -> None:
+        """Make an image of a tar of a root file system."""
+        repository, _, release = tag.partition(":")
+        with translated(f"image {tag} from a root file system"):
+            printed = self._clients.here.import_image_from_file(tarball, repository=repository, tag=release)
+            reason = next((r for line in printed.splitlines() if (r := api.refusal(json.loads(line)))), None)
+            if reason or self.find(tag) is None:
+                found = f"the engine did not take the root file system: {reason or printed[-300:]}"
+                raise EngineFailed(f"image {tag}", found, "read its log")
+
+    def build(self, context: bytes, tag: str, args: Mapping[str, str], labels: Mapping[str, str]) -> Iterator[str]:
+        """Build an image from a tar with a Dockerfile at its top; yields what the build prints."""
+        with translated(f"image {tag}"):
+            said = self._clients.here.build(
+                fileobj=io.BytesIO(context),
+                custom_context=True,
+                tag=tag,
+                buildargs=dict(args),
+                labels=dict(labels),
+                rm=True,
+                forcerm=True,
+                decode=True,
+            )
+            for part in said:
+                if reason := api.refusal(part):
+                    raise EngineFailed(f"image {tag} built", reason, "read what the build printed")
+                yield from (part.get("stream") or "").splitlines()
+
+    def discard(self, image: str) -> None:
+        """Remove an image that no tag names and nothing uses: what a build left behind. Any other stays."""
+        with translated(f"image {image} removed"), suppress(docker.errors.NotFound):
+            if self._clients.here.inspect_image(image).get("RepoTags"):
+                return
+            try:
+                self._clients.here.remove_image(image)
+            except docker.errors.APIError as error:
+                if error.status_code != requests.codes.conflict:
+                    raise

@@ -1,0 +1,166 @@
+"""A container of a Docker Engine."""
+
+import io
+import math
+import tarfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Any
+
+import docker.errors
+import requests
+
+from orchestrator.errors import EngineFailed
+from orchestrator.hosts import ContainerGone, LogLine, Output
+from orchestrator.hosts.docker import api
+from orchestrator.hosts.docker.client import TIMEOUT_S, Clients, translated
+
+_LOOK_S = 0.02
+"""Between two looks for the status of a command: the engine announces it in no stream of ours."""
+_KILL_AFTER_S = 5.0
+"""After the end of its time: until a command that ignores SIGTERM gets SIGKILL."""
+
+
+class DockerNode:
+    """The verbs of ``hosts.Node``."""
+
+    def __init__(self, clients: Clients, container: str) -> None:
+        self.id = container
+        self._clients = clients
+
+    def start(self) -> None:
+        """Start it."""
+        with translated(f"container {self.id[:12]} started"):
+            self._clients.here.start(self.id)
+
+    def pin(self, cpus: str) -> None:
+        """Restrict it to these CPUs from now on; a list as in cpuset(7)."""
+        with translated(f"container {self.id[:12]} on CPUs {cpus}"):
+            self._clients.here.update_container(self.id, cpuset_cpus=cpus)
+
+    def exec(self, command: Sequence[str], *, timeout: float = 60) -> Output:
+        """Run a command in it to the command's end, at most ``timeout`` seconds."""
+        pieces: tuple[list[bytes], list[bytes]] = ([], [])
+        limited, at_its_end = api.limited(command, timeout, kill_after=_KILL_AFTER_S)
+        with translated(f"an answer of {command[0]} in container {self.id[:12]}"):
+            run = self._clients.here.exec_create(self.id, limited)["Id"]
+            for outputs in self._clients.here.exec_start(run, stream=True, demux=True):
+                for kept, piece in zip(pieces, outputs, strict=True):
+                    kept.append(piece or b"")
+            status = self._exec_status(run)
+        out, err = (b"".join(kept).decode(errors="replace") for kept in pieces)
+        if at_its_end in err:
+            raise EngineFailed(
+                f"{' '.join(command)[:200]} to end within {timeout:g} s", "it did not", "look at its log"
+            )
+        return Output(status=status, stdout=out, stderr=err)
+
+    def exec_lines(self, command: Sequence[str]) -> Iterator[str]:
+        """Run a command in it and yield the command's standard output line by line.
+
+        Raises:
+            EngineFailed: at the end, when its status was not 0, with the end of its standard error.
+        """
+        rest, errors = b"", b""
+        with translated(f"{command[0]} in container {self.id[:12]}"):
+            run = self._clients.here.exec_create(self.id, list(command))["Id"]
+            for out, err in self._clients.here.exec_start(run, stream=True, demux=True):
+                errors = (errors + (err or b""))[-4096:]
+                *lines, rest = (rest + (out or b"")).split(b"\n")
+                yield from (line.decode(errors="replace") for line in lines)
+            status = self._exec_status(run)
+        if rest:
+            yield rest.decode(errors="replace")
+        if status:
+            raise EngineFailed(
+                f"{' '.join(command)[:200]} to succeed",
+                f"status {status}: {errors.decode(errors='replace').strip()[-1500:]}",
+                "read the node's log",
+            )
+
+    def _exec_status(self, run: str) -> int:
+        """Return the exit status of a command, once it has one: it may go on after its outputs are closed."""
+        while (status := self._clients.here.exec_inspect(run).get("ExitCode")) is None:
+            time.sleep(_LOOK_S)
+        return int(status)
+
+    def logs(self, *, follow: bool) -> Iterator[LogLine]:
+        """Yield what it printed since its start; with ``follow`` until it ends.
+
+        (With ``follow``, Engine 20.10 often omits a last line without a newline.)
+        """
+        with translated(f"the log of container {self.id[:12]}"):
+            frames = self._frames(follow=follow, timestamps=True)
+            yield from api.lines(api.once(frames) if follow else frames)
+
+    def output(self, timeout: float) -> Output:
+        """Wait for its end and return what it printed.
+
+        Raises:
+            TimeoutError: it did not end within ``timeout`` seconds.
+        """
+        with translated(f"container {self.id[:12]} to end"):
+            try:
+                status = int(self._clients.here.wait(self.id, timeout=math.ceil(timeout))["StatusCode"])
+            except (requests.ReadTimeout, requests.ConnectionError) as error:
+                if "timed out" not in str(error):  # the engine went away
+                    raise
+                status = None
+            printed: dict[int, bytes] = {api.STDOUT: b"", api.STDERR: b""}
+            for stream, frame in () if status is None else self._frames(follow=False, timestamps=False):
+                printed[stream] += frame
+        if status is None:
+            raise TimeoutError
+        out, err = (printed[stream].decode(errors="replace") for stream in (api.STDOUT, api.STDERR))
+        return Output(status=status, stdout=out, stderr=err)
+
+    def _frames(self, *, follow: bool, timestamps: bool) -> Iterator[tuple[int, bytes]]:
+        """Yield the frames of what a container printed: ``APIClient.logs`` does not tell the streams apart."""
+        client = self._clients.here
+        url = f"{client.base_url}/v{client.api_version}/containers/{self.id}/logs"
+        asked = {"stdout": 1, "stderr": 1, "follow": int(follow), "timestamps": int(timestamps)}
+        with client.get(url, params=asked, stream=True, timeout=(TIMEOUT_S, None)) as response:
+            try:
+                response.raise_for_status()
+            except requests.HTTPError as error:
+                raise docker.errors.create_api_error_from_http_exception(error) from error
+            yield from api.frames(response.raw.read)
+
+    def stats(self) -> Iterator[dict[str, Any]]:
+        """Yield the engine's raw statistics about once a second until it ends."""
+        with translated(f"statistics of container {self.id[:12]}"):
+            yield from self._clients.here.stats(self.id, decode=True, stream=True)
+
+    def wait(self) -> int:
+        """Wait until it ends and return its exit status.
+
+        Raises:
+            ContainerGone: it was removed, and its status with it.
+        """
+        with translated(f"the end of container {self.id[:12]}"):
+            try:
+                return int(self._clients.here.wait(self.id, timeout=None)["StatusCode"])
+            except docker.errors.NotFound as error:
+                raise ContainerGone(self.id) from error
+
+    def remove(self) -> None:
+        """End and remove it; idempotent."""
+        with translated(f"container {self.id[:12]} removed"), suppress(docker.errors.NotFound):
+            try:
+                self._clients.here.remove_container(self.id, force=True, v=True)
+            except docker.errors.APIError as error:
+                if "already in progress" not in str(error):
+                    raise
+                with suppress(requests.RequestException):
+                    self._clients.here.wait(self.id, timeout=10, condition="removed")
+
+    def read_file(self, path: str) -> bytes:
+        """Return the content of a file in it; it need not run."""
+        with translated(f"{path} of container {self.id[:12]}"):
+            pieces, _ = self._clients.here.get_archive(self.id, path)
+            with tarfile.open(fileobj=io.BytesIO(b"".join(pieces))) as archive:
+                file = archive.extractfile(archive.getmembers()[0])
+                if file is None:
+                    raise EngineFailed(f"{path} of container {self.id[:12]}", "it is no file", "report it")
+                return file.read()
