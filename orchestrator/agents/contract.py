@@ -7,8 +7,11 @@ A set of sequence numbers travels as base64 of a zlib-compressed bitmap: bit ``n
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Self, get_args, get_origin
+
+TICK_S = 1.0
+"""Interval of the readings of load generator and sink."""
 
 
 def check_types(message: type[Any], data: Mapping[str, Any]) -> None:
@@ -72,13 +75,13 @@ class Order(Message):
 class LoadOrder(Order):
     """One load: which messages, where to, how fast."""
 
-    run: str
+    run: str = ""
     """Eight hex digits that every message of this load carries."""
-    target: str
+    target: str = ""
     """Where to connect: the address of a relay, or a prefix (``198.18.16.0/20``) whose i-th address takes the mail of
     ``domains[i]``, as a sink does."""
     port: int = 25
-    domains: list[str]
+    domains: list[str] = field(default_factory=list)
     """Message ``seq`` goes to domain ``order.domain_of(seq)``: to each domain once, and then in turn. Towards a
     prefix, where a connection carries mail of one domain only, the turn goes on after ``per_connection`` messages."""
     recipients: list[str] = field(default_factory=lambda: ["user"])
@@ -132,24 +135,34 @@ class LoadTick(Message):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PrintedLine(Message):
+    """A line that a load generator printed, however often."""
+
+    t: float
+    """Unix time of the first."""
+    text: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoadReport(Message):
-    """What a load came to."""
+    """Result of a load; ``None``: this generator does not report it."""
 
     run: str
     started: float
     """Unix time of the first due message."""
     ended: float
     """Unix time of the last reply."""
-    offered: int
-    accepted: int
+    offered: int | None = None
+    accepted: int | None = None
     """Replied 250 after the data."""
     domains: int | None = None
-    """Distinct domains that the accepted messages went to; ``None`` in the report of an older version."""
-    failed: dict[str, int]
+    """Distinct domains that the accepted messages went to."""
+    failed: dict[str, int] = field(default_factory=dict)
     """Messages not accepted, by cause: ``451 4.3.0``, ``timeout``, ``ConnectionResetError``, ..."""
-    unresolved: int
+    unresolved: int = 0
     """Of those failed: the data was written, the reply never came. Such a message may still be delivered."""
-    connections: int
+    connections: int | None = None
     """Opened in all: greeted, and EHLO answered."""
     connect_failed: dict[str, int] = field(default_factory=dict)
     """Connections that did not get so far, by cause: ``no connection``, ``no greeting``, ``421 4.3.2``, ... Their
@@ -157,21 +170,62 @@ class LoadReport(Message):
     goodbye_failed: dict[str, int] = field(default_factory=dict)
     """Connections that carried mail but had no orderly end, by cause: ``no reply to QUIT`` within 2 s, and, of a server
     that never gives one, ``QUIT not waited for``."""
-    late: int
+    late: int | None = None
     """Messages started over 10 ms after they were due (open-loop only)."""
     cpu_s: float
     """CPU time of the generator's process during the load, user and system."""
-    stalled_s: float
+    stalled_s: float | None = None
     """The longest time its event loop stood still."""
-    response: str
+    response: str | None = None
     """Histogram: from due to the reply after the data (accepted messages)."""
-    service: str
+    service: str | None = None
     """Histogram: from writing MAIL to the reply after the data (accepted messages)."""
-    connect: str
+    connect: str | None = None
     """Histogram: from connect() to the greeting's reply to EHLO."""
-    accepted_set: str
+    accepted_set: str | None = None
     """Set of the accepted sequence numbers."""
-    unresolved_set: str
+    unresolved_set: str | None = None
+    exit_status: int = 0
+    """Of the generator: 128 and the number of the signal that ended it (139: SIGSEGV)."""
+    cut_off: bool = False
+    """It went on until its time was over and was ended."""
+    printed: list[PrintedLine] = field(default_factory=list)
+    """Lines of a generator that is not ours, the first 50 different ones."""
+    arrived: int | None = None
+    """Unnumbered messages at the sink when the generator ended."""
+    purpose: str = "measure"
+    """Why it was sent: ``services.Purpose``."""
+    generator: str = ""
+    """The service that sent it."""
+    node: str = ""
+    """The node that sent it."""
+    connections_limit: int | None = None
+    """Most connections open at a time, as ordered."""
+    to: str = ""
+    """The role of the node that received it."""
+
+    @property
+    def numbered(self) -> bool:
+        """Each message is accounted for."""
+        return self.accepted_set is not None
+
+    @property
+    def seconds(self) -> float:
+        """From the first due message to the last reply."""
+        return self.ended - self.started
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """Rebuild from ``to_dict``; keys that are not known here are left out.
+
+        Raises:
+            TypeError: a key is missing, or a value has another type than its field.
+        """
+        printed = data.get("printed", [])
+        if not isinstance(printed, list) or not all(isinstance(line, dict) for line in printed):
+            raise TypeError(f"printed: a list of lines was needed, {printed!r:.60} was found")
+        whole = super(LoadReport, cls).from_dict({**data, "printed": []})
+        return replace(whole, printed=[PrintedLine.from_dict(line) for line in printed])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,7 +28,7 @@ from pathlib import Path
 
 import uvloop
 
-from orchestrator.agents.contract import LoadOrder, LoadReport, LoadTick
+from orchestrator.agents.contract import TICK_S, LoadOrder, LoadReport, LoadTick
 from orchestrator.agents.histogram import Histogram
 from orchestrator.agents.ledger import SequenceSet
 from orchestrator.agents.order import BadOrder, read_order
@@ -39,7 +39,6 @@ from orchestrator.agents.wire import MAX_SEQ, Composer
 
 BEAT_S = 0.02
 """The heartbeat: how finely a stall of the event loop is seen, and time-outs are kept."""
-TICK_S = 1.0
 LATE_NS = 10_000_000
 BACKOFF_S = (0.02, 1.0)
 """Delay after a connection without an accepted message: initial and maximum, in seconds."""

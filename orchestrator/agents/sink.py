@@ -22,14 +22,13 @@ from typing import Any
 
 import uvloop
 
-from orchestrator.agents.contract import SinkSettings
+from orchestrator.agents.contract import TICK_S, SinkSettings
 from orchestrator.agents.control import SOCKET
 from orchestrator.agents.faults import FAULTS, answer
 from orchestrator.agents.ledger import Books
 from orchestrator.agents.output import say
 from orchestrator.agents.session import Reception
 
-TICK_S = 1.0
 BACKLOG = 4096
 """listen(2); the kernel lowers it to net.core.somaxconn. Thousands of relay processes may connect at once."""
 MOST_DELAY_MS = 3_600_000

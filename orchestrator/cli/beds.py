@@ -30,15 +30,12 @@ from orchestrator.plaintext import pass_on
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from orchestrator.hosts import Found, Host
+    from orchestrator.hosts import Host
     from orchestrator.hosts.docker import DockerHost
     from orchestrator.hosts.docker.ssh import Target
     from orchestrator.hosts.ownership import Standing
     from orchestrator.plan import NodePlan
-
-
-_GONE = "removed"
-"""State of a node whose container was removed while a command asked about it."""
+    from orchestrator.up.node import RunningNode
 
 
 class PlanFormat(StrEnum):
@@ -161,11 +158,11 @@ def up(
         rundir = RunDir.create(runs, "up")
         try:
             with ExitStack() as stack:
-                identity, live = bring_up(
+                identity, running = bring_up(
                     engine, wanted, kind=Kind.UP, rundir=rundir, steps=steps, stack=stack, cpus=cpus
                 )
                 stack.pop_all()
-                live.recorder.close(timeout=0)
+                running.recorder.close(timeout=0)
         except Interrupted:
             _discard(rundir.path, made)
             raise
@@ -228,12 +225,11 @@ def logs(
     output: FormatOption = Format.TEXT,
 ) -> None:
     """Print what a node has printed; on a terminal, control characters in it become visible."""
-    from orchestrator.hosts import docker
+    from orchestrator import strict_json
 
-    engine = docker.connect()
-    for line in engine.node(_node(engine, bed, node).id).logs(follow=follow):
+    for line in _node(bed, node).log(follow=follow):
         if output is Format.JSON:
-            typer.echo(f'{{"t": {line.t:.6f}, "text": {_quoted(line.text)}}}')
+            typer.echo(strict_json.dumps({"t": round(line.t, 6), "text": line.text}))
         else:
             pass_on(f"{line.text}\n", sys.stdout)
 
@@ -245,18 +241,8 @@ def exec_(
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that it may take.")] = 60.0,
     output: FormatOption = Format.TEXT,
 ) -> None:
-    """Run a command in a node, with no right that its service has not; a terminal shows no raw control characters."""
-    from orchestrator import services
-    from orchestrator.bed import wiring
-    from orchestrator.hosts import docker
-    from orchestrator.hosts.ownership import SERVICE
-
-    engine = docker.connect()
-    found = _node(engine, bed, node)
-    if found.state != "running":
-        raise EngineFailed(f"node {node} running", f"it is {found.state}", f"see `testbed logs {node}`")
-    rights = services.service(found.labels[SERVICE]).capabilities
-    done = engine.node(found.id).exec(wiring.without_setup_rights(command, rights), timeout=timeout)
+    """Run a command in a node with the rights of its service; a terminal shows no raw control characters."""
+    done = _node(bed, node, running=True).exec(*command, timeout=timeout)
     if output is Format.JSON:
         print_json({"status": done.status, "stdout": done.stdout, "stderr": done.stderr})
     else:
@@ -268,27 +254,14 @@ def exec_(
 def stats(bed: BedOption = None, output: FormatOption = Format.TEXT) -> None:
     """Show the state of each node of a bed, and what it uses at this moment, over one second."""
     from orchestrator.hosts import docker
-    from orchestrator.hosts.ownership import ID, NODE
-    from orchestrator.up.collect.stats import FIGURES, rates
+    from orchestrator.up.collect.stats import rates, table
 
     engine = docker.connect()
-    standing = _standing(engine, bed)
-    used = rates(engine, {c.labels[NODE]: c.id for c in standing.containers if NODE in c.labels})
-    states = {c.labels[NODE]: c.state for c in engine.find({ID: standing.id, NODE: None})}
+    used = rates(engine, _standing(engine, bed))
     if output is Format.JSON:
-        none = dict.fromkeys(FIGURES)
-        print_json({name: {"state": states.get(name, _GONE), **(use or none)} for name, use in used.items()})
-        return
-    tell(f"{'node':10}{'state':10}{'cores':>8}{'MiB':>8}{'in kB/s':>10}{'out kB/s':>10}{'pids':>7}")
-    for name, use in used.items():
-        state = states.get(name, _GONE)
-        if use is None:
-            tell(f"{name:10}{state:10}{'-':>8}{'-':>8}{'-':>10}{'-':>10}{'-':>7}")
-            continue
-        tell(
-            f"{name:10}{state:10}{use['cores']:8.2f}{use['memory_b'] / 2**20:8.0f}"
-            f"{use['rx_b_per_s'] / 1e3:10.1f}{use['tx_b_per_s'] / 1e3:10.1f}{use['pids']:7.0f}"
-        )
+        print_json(used)
+    else:
+        tell(table(used))
 
 
 def _discard(rundir: Path, made: "Sequence[Path]") -> None:
@@ -311,12 +284,20 @@ def _standing(engine: "Host", wanted: str | None) -> "Standing":
     raise InvalidInput("one bed" if wanted is None else f"one bed {wanted!r}", there, "name its id; see `testbed ps`")
 
 
-def _node(engine: "Host", bed: str | None, name: str) -> "Found":
-    standing = _standing(engine, bed)
-    if found := standing.node(name):
-        return found
-    names = ", ".join(node["name"] for node in standing.to_dict()["nodes"]) or "none"
-    raise InvalidInput(f"a node of bed {standing.bed}", repr(name), f"choose one of {names}")
+def _node(bed: str | None, name: str, *, running: bool = False) -> "RunningNode":
+    """Attach to a bed and return one of its nodes; ``running``: it must not have ended."""
+    from orchestrator.hosts import docker
+    from orchestrator.up.attach import attach
+
+    engine = docker.connect()
+    deployed = _standing(engine, bed)
+    found = deployed.node(name)
+    if found is None:
+        names = ", ".join(node["name"] for node in deployed.to_dict()["nodes"]) or "none"
+        raise InvalidInput(f"a node of bed {deployed.bed}", repr(name), f"choose one of {names}")
+    if running and found.state != "running":
+        raise EngineFailed(f"node {name} running", f"it is {found.state}", f"see `testbed logs {name}`")
+    return attach(engine, deployed).node(name)
 
 
 def _tell_up(engine: "DockerHost", standing: "Standing", output: Format) -> None:
@@ -339,9 +320,3 @@ def _show(standing: "Standing", host: "Target | None") -> None:
     tcp = [number for node in facts["nodes"] for port, number in node["ports"].items() if port.endswith("/tcp")]
     if host and tcp:
         tell(f"  127.0.0.1 is {host.host}'s; its TCP ports are here while this runs: {ssh.way_to(host, tcp)}")
-
-
-def _quoted(text: str) -> str:
-    import json
-
-    return json.dumps(text)

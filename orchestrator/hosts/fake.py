@@ -114,7 +114,10 @@ class FakeHost:
         yield from ()
 
     def read_file(self, container: str, path: str) -> bytes:
-        return self.specs[self.found(container).id].files[path]
+        files = self.specs[self.found(container).id].files
+        if path not in files:
+            raise EngineFailed(f"{path} of container {container}", "there is no such file", "name another one")
+        return files[path]
 
     def run(self, spec: ContainerSpec, timeout: float = 60) -> Output:  # noqa: ARG002
         self.create(spec).remove()

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self, TypeVar
 
-from orchestrator.agents.contract import LoadReport, SinkReport, check_types
+from orchestrator.agents.contract import TICK_S, LoadReport, SinkReport, check_types
 from orchestrator.measurements import hops
 from orchestrator.measurements.accounting import Accounting
 from orchestrator.measurements.hops import Hops
 from orchestrator.measurements.latency import Latency
 from orchestrator.measurements.machine import Machine
 from orchestrator.measurements.rundir import RunDir
-from orchestrator.measurements.series import TICK_S, Series, grown, growth, join, steady
-from orchestrator.services.offered import Offered
+from orchestrator.measurements.series import Series, grown, growth, join, steady
+from orchestrator.services import Purpose
 
-__all__ = ["Accounting", "Hops", "Latency", "Machine", "Measurements", "Phase", "Series", "Use", "calibrates", "probes"]
+__all__ = ["Accounting", "Hops", "Latency", "Machine", "Measurements", "Phase", "Series", "Use"]
 
 R = TypeVar("R")
 
@@ -31,6 +31,8 @@ class Phase:
     name: str
     start: float
     end: float | None
+    purpose: str = Purpose.MEASURE
+    """That of the load which was sent or drained in it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,11 +60,9 @@ class Measurements:
     """run.json."""
     phases: tuple[Phase, ...]
     loads: Mapping[str, LoadReport]
-    """Name of the load (``calibration``, ``relay``, ...) -> what the generator reported."""
+    """Name of the load (``calibration``, ``relay``, ...) -> report of its generator, in the order in which they ran."""
     sinks: Mapping[str, SinkReport]
     """The same names -> what the sink reported."""
-    offers: Mapping[str, Offered]
-    """Name of a load that another generator than ours offered -> how it went."""
     hops: Hops | None
     series: Mapping[str, list[dict[str, Any]]]
     """Name of a time series -> its points."""
@@ -80,7 +80,7 @@ class Measurements:
             InvalidInput: run.json cannot be read.
         """
         facts = rundir.load()
-        loads = dict(_reports(rundir, "load", LoadReport.from_dict))
+        loads = dict(sorted(_reports(rundir, "load", LoadReport.from_dict), key=lambda named: named[1].started))
         sinks = dict(_reports(rundir, "sink", SinkReport.from_dict))
         series = {path.stem: rundir.series(path.stem) for path in sorted((rundir.path / "series").glob("*.jsonl"))}
         return cls(
@@ -89,7 +89,6 @@ class Measurements:
             phases=tuple(_phases(rundir, facts.get("phases") or [])),
             loads=loads,
             sinks=sinks,
-            offers=dict(_reports(rundir, "offer", Offered.from_dict)),
             hops=hops.read(rundir, (facts.get("bed") or {}).get("nodes") or {}, recompute=recompute) if logs else None,
             series=series,
             faults=tuple(f"{fault.get('stream')}: {fault.get('error')}" for fault in series.get("recorder", ())),
@@ -107,29 +106,13 @@ class Measurements:
 
     @property
     def subject(self) -> str | None:
-        """The load that the run is about: no calibration and no probe. ``None``: there are several, or none."""
-        return self.subjects[0] if len(self.subjects) == 1 else None
+        """The one load that the run is about; ``None``: there are several, or none."""
+        found = self.sent(Purpose.MEASURE)
+        return found[0] if len(found) == 1 else None
 
-    @property
-    def subjects(self) -> list[str]:
-        """The loads that are no calibrations and no probes, in the order in which they ran."""
-        names = {*self.loads, *self.sinks, *self.offers}
-        return sorted((n for n in names if not calibrates(n) and not probes(n)), key=self._started)
-
-    @property
-    def probes(self) -> list[str]:
-        """The short loads that looked for a number of connections, in the order in which they ran."""
-        return sorted(filter(probes, self.loads), key=self._started)
-
-    @property
-    def calibrations(self) -> list[str]:
-        """The loads that went straight to the sink, in the order in which they ran."""
-        names = {*self.loads, *self.offers}
-        return sorted((n for n in names if calibrates(n)), key=self._started)
-
-    def _started(self, load: str) -> float:
-        sent = self.loads.get(load) or self.offers.get(load)
-        return sent.started if sent else 0.0
+    def sent(self, purpose: Purpose) -> list[str]:
+        """Return the names of the loads with this purpose, in the order in which they ran."""
+        return [name for name, load in self.loads.items() if load.purpose == purpose]
 
     def phase(self, name: str) -> Phase | None:
         """Return the phase of this name; of a load, the time from its first due message to its last reply."""
@@ -141,37 +124,38 @@ class Measurements:
 
     def span(self, load: str) -> Phase | None:
         """Return the time from the first due message of a load to its last reply or delivery, the drain included."""
-        sent, got = self.loads.get(load) or self.offers.get(load), self.sinks.get(load)
+        sent, got = self.loads.get(load), self.sinks.get(load)
         if sent is None:
             return None
         return Phase(name=load, start=sent.started, end=max(sent.ended, (got and got.last) or sent.ended))
 
     def accounting(self, load: str) -> Accounting | None:
-        """Check off one load; ``None`` unless both its ends reported."""
+        """Check off one load; ``None`` unless its messages are numbered and both its ends reported."""
         sent, got = self.loads.get(load), self.sinks.get(load)
         return Accounting.check_off(sent, got) if sent and got else None
 
     def accepted_per_s(self, load: str) -> float | None:
         """Return messages accepted a second, from the first due message to the last reply."""
         report = self.loads.get(load)
-        return _rate(report.accepted, report.started, report.ended) if report else None
+        accepted = report.accepted if report else None
+        return None if report is None or accepted is None else _rate(accepted, report.started, report.ended)
 
     def delivered_per_s(self, load: str, *, after: float = 0.0) -> float | None:
         """Return messages delivered a second, from the first due message to the last one delivered.
 
-        ``after``: without so many seconds at the start, of a load of ours.
+        ``after``: seconds at the start that are left out, of a load whose messages are numbered.
         """
         sent, got = self.loads.get(load), self.sinks.get(load)
-        if other := self.offers.get(load):  # of its last message the sink's readings tell, to the second
+        if sent and not sent.numbered:  # of its last message the sink's readings tell, to the second
             ticks = self._sink_ticks.get(load)
-            return _rate(ticks[-1]["delivered"], other.started, max(ticks[-1]["t"], other.ended)) if ticks else None
+            return _rate(ticks[-1]["delivered"], sent.started, max(ticks[-1]["t"], sent.ended)) if ticks else None
         if sent is None or got is None:
             return None
         start = sent.started + after
         return _rate(got.delivered - (self.delivered_by(load, start) or 0.0), start, got.last)
 
     def delivered_by(self, load: str, t: float) -> float | None:
-        """Return how many messages of a load of ours had arrived at a time, with the readings joined by lines."""
+        """Return the number of messages that had arrived at Unix time ``t``, interpolated between readings."""
         sent, got = self.loads.get(load), self.sinks.get(load)
         if sent is None or got is None or got.last is None:
             return None
@@ -187,15 +171,15 @@ class Measurements:
         return _rate(last["delivered"], report.started, last["t"]) if report and last else None
 
     def connections_at_most(self, load: str) -> int:
-        """Return the most connections that a load of ours had open at any of its readings."""
+        """Return the largest number of open connections at any reading of a load."""
         return max((int(tick["connections"]) for tick in self._load_ticks.get(load, [])), default=0)
 
     def steady_per_s(self, load: str, period: float) -> float | None:
-        """Return messages a second at the sink while a load went on, whichever generator offered it.
+        """Return messages a second at the sink while a load was sent.
 
-        ``period``: that in which the generator hands its work out, in seconds (``services.OffersLoad``).
+        ``period``: that of the generator's bursts, in seconds (``services.GeneratesLoad``).
         """
-        sent = self.loads.get(load) or self.offers.get(load)
+        sent = self.loads.get(load)
         if sent is None:
             return None
         points = [(tick["t"], float(tick["delivered"])) for tick in self._sink_ticks.get(load, [])]
@@ -207,12 +191,12 @@ class Measurements:
         Also ``connect``; the agents' contract says what each of them spans.
         """
         sent, got = self.loads.get(load), self.sinks.get(load)
-        texts: dict[str, str] = {}
+        texts: dict[str, str | None] = {}
         if sent:
             texts |= {"response": sent.response, "service": sent.service, "connect": sent.connect}
         if got:
             texts |= {"transit": got.transit, "age": got.age}
-        decoded = {name: Latency.decode(text) for name, text in texts.items()}
+        decoded = {name: Latency.decode(text) for name, text in texts.items() if text}
         return {name: latency for name, latency in decoded.items() if latency}
 
     def ticks_per_s(self, counter: str) -> Series:
@@ -238,11 +222,11 @@ class Measurements:
 
     @cached_property
     def _sink_ticks(self) -> dict[str, list[dict[str, Any]]]:
-        names = {report.run: name for name, report in self.loads.items()}
+        names = {report.run: name for name, report in self.loads.items() if report.numbered}
         points = self.series.get("sink", ())
         ticks = _by(({"phase": names[p["run"]], **p} for p in points if p.get("run") in names), "phase")
-        for name, other in self.offers.items():
-            # Mail of another generator belongs to no run: what arrives is of this load until the relay is empty.
+        for name, other in ((name, load) for name, load in self.loads.items() if not load.numbered):
+            # Unnumbered mail belongs to no run: arrivals count to this load until the relay is empty.
             drain = self.rundir.result(f"{name}-queue") or {"seconds": 0.0}
             until = other.ended + drain["seconds"] + TICK_S
             found = [{**p, "delivered": p["foreign"]} for p in points if p.get("run") == other.run and p["t"] <= until]
@@ -317,23 +301,13 @@ class Measurements:
         return Machine(seconds=seconds, cpus=read["cpus"], busy=busy, nodes=nodes) if nodes else None
 
 
-def calibrates(load: str) -> bool:
-    """Say of the name of a load whether it went straight to the sink: it shows what the instrument can do."""
-    return load.startswith("calibration")
-
-
-def probes(load: str) -> bool:
-    """Say of the name of a load whether it was a short one, to find a number of connections."""
-    return load.startswith("probe-")
-
-
 def _phases(rundir: RunDir, said: Any) -> list[Phase]:
     """Return the phases of run.json; one that cannot be read is left out."""
     found: list[Phase] = []
     for phase in said if isinstance(said, list) else ():
         try:
             check_types(Phase, phase)
-            found.append(Phase(name=phase["name"], start=phase["start"], end=phase.get("end")))
+            found.append(Phase(**{"end": None, **{key: phase[key] for key in Phase.__slots__ if key in phase}}))
         except (TypeError, KeyError):
             continue
     all_read = isinstance(said, list) and len(found) == len(said)

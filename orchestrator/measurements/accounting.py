@@ -36,8 +36,10 @@ class Accounting:
     """Delivered, though the reply to the sender was a refusal."""
 
     @classmethod
-    def check_off(cls, sent: LoadReport, got: SinkReport) -> Self:
-        """Hold what the generator reported against what the sink did, message by message."""
+    def check_off(cls, sent: LoadReport, got: SinkReport) -> Self | None:
+        """Compare the generator's report with the sink's, message by message; ``None``: they are not numbered."""
+        if sent.accepted_set is None or sent.unresolved_set is None or sent.offered is None or sent.accepted is None:
+            return None
         accepted, unresolved = bitmap(sent.accepted_set), bitmap(sent.unresolved_set)
         delivered = bitmap(got.delivered_set)
         lost = accepted & ~delivered

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from orchestrator.agents.contract import TICK_S
+
 STEP_S = 0.5
 """Readings nearer together than this are taken as one: a quotient over a few milliseconds says nothing."""
-TICK_S = 1.0
-"""How far apart the agents' readings are while anything is new."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from orchestrator.measurements import Latency, Measurements, Phase, Series, calibrates
+from orchestrator.measurements import Latency, Measurements, Phase, Series
 from orchestrator.report import drawing
 from orchestrator.report.drawing import Axis, Figure
 from orchestrator.report.summary import PERCENTILES, number, percentiles
+from orchestrator.services import Purpose
 
 MARKED = 60
 """Up to so many readings of a scenario, each is marked: they come when it looks, not once a second."""
@@ -44,7 +45,7 @@ def throughput(measured: Measurements, axis: Axis) -> Chart | None:
     series = {name: measured.ticks_per_s(name) for name in ("offered", "accepted", "delivered")}
     if not any(series.values()):
         return None
-    calibrations = [p for p in measured.phases if calibrates(p.name)]
+    calibrations = [p for p in measured.phases if p.purpose == Purpose.CALIBRATE]
     ordinary = [
         v for s in series.values() for t, v in zip(s.t, s.values, strict=True)
         if v is not None and not any(p.start <= t <= (p.end or axis.end) + 1.5 for p in calibrations)
@@ -64,7 +65,7 @@ def throughput(measured: Measurements, axis: Axis) -> Chart | None:
     ]
     figure["layout"]["annotations"] = drawing.labels(axis)
     head, rows = _by_phase(measured, series, fmean, "mean, messages per second")
-    rates = [rate for load in measured.subjects if (rate := measured.delivered_per_s(load))]
+    rates = [rate for load in measured.sent(Purpose.MEASURE) if (rate := measured.delivered_per_s(load))]
     says = ""
     if rates:
         span = number(rates[0]) if len(rates) == 1 else f"From {number(min(rates))} to {number(max(rates))}"
@@ -193,7 +194,7 @@ def _axis(measured: Measurements) -> Axis | None:
 
 
 def _ceiling(measured: Measurements) -> float:
-    rates = (measured.accepted_per_s(c) or measured.delivered_per_s(c) or 0.0 for c in measured.calibrations)
+    rates = (measured.accepted_per_s(c) or measured.delivered_per_s(c) or 0.0 for c in measured.sent(Purpose.CALIBRATE))
     return max(rates, default=0.0)
 
 

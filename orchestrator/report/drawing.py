@@ -12,7 +12,8 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
-from orchestrator.measurements import Latency, Phase, Series, calibrates, probes
+from orchestrator.measurements import Latency, Phase, Series
+from orchestrator.services import Purpose
 
 Figure = dict[str, Any]
 
@@ -81,7 +82,7 @@ def labels(axis: Axis) -> list[Figure]:
 
 def _before(phase: Phase) -> str | None:
     """Name the group of phases that came before the run; ``None``: it is one of the run."""
-    return "calibration" if calibrates(phase.name) else "connections" if probes(phase.name) else None
+    return {Purpose.CALIBRATE: "calibration", Purpose.PROBE: "connections"}.get(Purpose(phase.purpose))
 
 
 def level(figure: Figure, at: float, text: str) -> None:

@@ -33,6 +33,7 @@ from orchestrator.report.summary import (
     tried,
     written,
 )
+from orchestrator.services import Purpose
 
 _LONGEST = 400
 """Characters of a parameter that are shown: one may hold a whole file."""
@@ -60,7 +61,7 @@ def render(measured: Measurements) -> str:
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     library, library_hash = _library()
     told = fates(run["accounting"].values())
-    compared = [measured.subject, *measured.calibrations] if measured.subject else []
+    compared = [measured.subject, *measured.sent(Purpose.CALIBRATE)] if measured.subject else []
     rates = {load: rate for load in compared if (rate := measured.accepted_per_s(load))}
     return _environment().get_template("report.html.j2").render(
         run=run,

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from orchestrator.measurements import Latency, Measurements
+from orchestrator.services import Purpose
 
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99_9": 99.9}
 
@@ -36,8 +37,7 @@ def summarize(measured: Measurements) -> Summary:
     facts = measured.facts
     subject = measured.subject
     report = measured.rundir.path / "report.html"
-    sent = measured.loads.keys() | measured.offers.keys()
-    loads = [*(load for load in measured.subjects if load in sent), *measured.calibrations]
+    loads = [*measured.sent(Purpose.MEASURE), *measured.sent(Purpose.CALIBRATE)]
     faults: list[str] = []
     latencies = {load: tried(faults, f"latency of {load}", partial(_latency, measured, load)) or {} for load in loads}
     summary: Summary = {

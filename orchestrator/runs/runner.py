@@ -16,11 +16,12 @@ from orchestrator.hosts.ownership import Kind
 from orchestrator.interrupts import Interrupted
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import RunDir
-from orchestrator.plan import NodePlan, make_plan
+from orchestrator.plan import make_plan
 from orchestrator.report import html
 from orchestrator.scenarios import Outcome, Provokes, Scales, Scenario, Verdict, scenario
+from orchestrator.up.bed import RecordedBed
 from orchestrator.up.bringup import Steps, bring_up, verify
-from orchestrator.up.live import Live
+from orchestrator.up.node import RunningNode
 
 EXIT_CODES = {
     Outcome.CONFIRMED: ExitCode.OK,
@@ -140,12 +141,12 @@ def run(
             record.save(environment=environment, plan=plan.to_dict())
         images.note_old(old, steps.step)
         with ExitStack() as stack:
-            _, live = bring_up(engine, bed, kind=Kind.RUN, rundir=rundir, steps=steps, stack=stack, cpus=cpus)
+            _, running = bring_up(engine, bed, kind=Kind.RUN, rundir=rundir, steps=steps, stack=stack, cpus=cpus)
             # The list of phases grows: it is saved as it then is, however the run ends.
-            record.save(plan=live.plan.to_dict(), phases=live.phases)
+            record.save(plan=running.plan.to_dict(), phases=running.phases)
             try:
-                record.save(environment=environment | {"daemons": _daemons(live)})
-                asked.drive(live, params)
+                record.save(environment=environment | {"daemons": _daemons(running)})
+                asked.drive(running, params)
             except NodeDied as death:
                 broken = death
         with steps.step(JUDGE):
@@ -188,24 +189,24 @@ def _image_ids(engine: Host, bed: Bed) -> dict[str, str]:
     return {tag: (engine.images.find(tag) or {}).get("id", "") for tag in tags}
 
 
-def _daemons(live: Live) -> dict[str, str]:
+def _daemons(running: RecordedBed) -> dict[str, str]:
     """Return node -> the version of its daemon, in the daemon's own words; not of one that has ended and may.
 
     Raises:
         NodeDied: a container ended.
     """
 
-    def ask(node: NodePlan) -> str:
+    def ask(node: RunningNode) -> str:
         try:
-            said = live.ask(node, *(services.version_command(node.service) or ()))
+            said = node.ask(*(services.version_command(node.plan.service) or ()))
         except EngineFailed as ended:
-            if isinstance(ended, NodeDied) or not live.plan.bed.nodes[node.name].may_end:
+            if isinstance(ended, NodeDied) or not running.plan.bed.nodes[node.name].may_end:
                 raise
             return ""
         return next(iter(said.splitlines()), "")
 
-    nodes = [node for node in live.plan.nodes if services.version_command(node.service)]
-    with ThreadPoolExecutor(len(live.plan.nodes)) as pool:
+    nodes = [node for node in running.nodes.values() if services.version_command(node.plan.service)]
+    with ThreadPoolExecutor(len(running.nodes)) as pool:
         said = dict(zip((node.name for node in nodes), pool.map(ask, nodes), strict=True))
     return {name: version for name, version in said.items() if version}
 
@@ -253,7 +254,8 @@ def _verdict(asked: Scenario[Any], rundir: RunDir) -> tuple[Verdict, Problem | N
     """Let the scenario judge; a judge that fails is INCONCLUSIVE, and the problem says how it failed."""
     failed: Problem | None = None
     try:
-        verdict = asked.judge(Measurements.read(rundir))
+        measured = Measurements.read(rundir)
+        verdict = asked.judge(measured, asked.params(**measured.params))
         strict_json.dumps(verdict.to_dict(), default=str)  # as run.json will hold it: a figure may not be finite
     except Exception as error:  # noqa: BLE001 - what was measured is there, and a better judge can judge it again
         rundir.save_traceback(JUDGE, error)

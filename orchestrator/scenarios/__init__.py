@@ -1,4 +1,4 @@
-"""Questions asked of a bed, one file or package each, discovered: bed(params), drive(live), judge(measurements).
+"""Questions asked of a bed, one file or package each, discovered: bed(params), drive(bed), judge(measurements, params).
 
 ``bed`` and ``judge`` are pure; only ``drive`` touches a bed that is up, and it leaves everything that ``judge``
 needs in the run directory, so that an old run can be judged again without Docker.
@@ -17,7 +17,7 @@ from orchestrator.errors import InvalidInput
 
 if TYPE_CHECKING:
     from orchestrator.measurements import Measurements
-    from orchestrator.up.live import Live
+    from orchestrator.up.bed import RecordedBed
 
 P_contra = TypeVar("P_contra", bound=Strict, contravariant=True)
 
@@ -132,11 +132,11 @@ class Scenario(Protocol[P_contra]):
         """Return the bed that the question is asked of."""
         ...
 
-    def drive(self, live: "Live", params: P_contra) -> None:
+    def drive(self, bed: "RecordedBed", params: P_contra) -> None:
         """Ask: drive load through the bed and leave the answers in the run directory."""
         ...
 
-    def judge(self, measured: "Measurements") -> Verdict:
+    def judge(self, measured: "Measurements", params: P_contra) -> Verdict:
         """Answer from what was measured."""
         ...
 

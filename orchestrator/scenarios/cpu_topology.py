@@ -15,7 +15,6 @@ from pydantic import Field
 from orchestrator.bed.cpu_topology import ALL, CORE, ONE_EACH, THREAD, CpuSet, Topology, cpu_sets, parse, write
 from orchestrator.bed.model import Bed
 from orchestrator.measurements import Measurements, Phase
-from orchestrator.plan import NodePlan
 from orchestrator.scenarios import Evidence, Outcome, Table, Verdict
 from orchestrator.scenarios.relay_throughput.bed import relay_bed
 from orchestrator.scenarios.relay_throughput.drive import calibrate, find_connections
@@ -23,8 +22,7 @@ from orchestrator.scenarios.relay_throughput.evidence import accounting, instrum
 from orchestrator.scenarios.relay_throughput.params import RelayLoad
 from orchestrator.scenarios.relay_throughput.probes import pace, tables
 from orchestrator.scenarios.relay_throughput.verdict import CONCURRENCY, INSTRUMENT
-from orchestrator.services import Role
-from orchestrator.up.live import Live
+from orchestrator.up.bed import RecordedBed
 
 PLAN = "cpu-sets"
 """results/cpu-sets.json: the sets in the order of their size, and those that were left out."""
@@ -62,40 +60,40 @@ class CpuTopology:
         """Return the built-in relay bed with the relay that is asked for."""
         return relay_bed(params)
 
-    def drive(self, live: Live, params: Params) -> None:
+    def drive(self, bed: RecordedBed, params: Params) -> None:
         """Send and drain on each set, in rounds.
 
         Before, find the connections on the largest set, and calibrate on the fewest CPUs that the harness will have.
         """
-        sets, same = cpu_sets(Topology.from_dict(live.rundir.load()["environment"]["topology"]))
+        sets, same = cpu_sets(bed.topology())
         described = [{"name": s.name, "cpus": write(s.cpus), "harness": write(s.harness)} for s in sets]
-        live.rundir.save_result(PLAN, {"sets": described, "left_out": same})
-        relay = live.plan.node(Role.RELAY)
-        _pin(live, relay, sets[0])
-        connections = find_connections(live, params, sets[0].cpus)
+        bed.rundir.save_result(PLAN, {"sets": described, "left_out": same})
+        _pin(bed, sets[0])
+        connections = find_connections(bed, params, sets[0].cpus)
         load = params.order(params.seconds, connections)
-        _pin(live, relay, min(sets, key=lambda s: len(s.harness)))
-        calibrate(live, params, connections)
+        _pin(bed, min(sets, key=lambda s: len(s.harness)))
+        calibrate(bed, params, connections)
         for number in range(1, params.repeat + 1):
             for cpus in sets if number % 2 else reversed(sets):
                 name = _load(cpus.name, number)
-                _pin(live, relay, cpus)
-                with live.record_cpus(name, cpus.cpus):
-                    live.send(name, load | {"target": str(relay.address)})
-                    live.drain(name, params.drain)
+                _pin(bed, cpus)
+                with bed.record_cpus(name, cpus.cpus):
+                    bed.send(name, load).drain(params.drain)
 
-    def judge(self, measured: Measurements) -> Verdict:
+    def judge(self, measured: Measurements, params: Params) -> Verdict:
         """Say what each set carried, and whether it follows the CPUs."""
-        return judge(measured)
+        return judge(measured, params)
 
 
 def _load(name: str, number: int) -> str:
     return f"{name.replace(' ', '-')}-{number}"
 
 
-def _pin(live: Live, relay: NodePlan, cpus: CpuSet) -> None:
-    for node in live.plan.nodes:
-        live.pin(node, write(cpus.cpus if node is relay else cpus.harness))
+def _pin(bed: RecordedBed, cpus: CpuSet) -> None:
+    """Pin the relay to a set, and every other node to the harness's CPUs."""
+    relay = bed.relay.node
+    for node in bed.nodes.values():
+        node.pin(write(cpus.cpus if node is relay else cpus.harness))
 
 
 # --------------------------------------------------------------------------------------------------------- the verdict
@@ -150,19 +148,19 @@ class Line:
         return self.busy and (self.middle("idle") or 0) <= FULL
 
 
-def judge(measured: Measurements) -> Verdict:
+def judge(measured: Measurements, params: Params) -> Verdict:
     """Judge one run: what does each set carry, and does the smallest carry less than the largest?"""
     planned = measured.rundir.result(PLAN) or {"sets": [], "left_out": {}}
-    lines = [_line(measured, described) for described in planned["sets"]]
+    lines = [_line(measured, described, params) for described in planned["sets"]]
     loads = [point.load for line in lines for point in line.points]
     mail = worst(e for name in loads for e in accounting(measured, name))
     harness = worst(e for name in loads for e in instrument(measured, name))
     follows = [_share(lines[0], lines[-1], field) for field in ("carried", "undisturbed")] if len(lines) > 1 else []
     evidence = [*mail, *harness, *worst(e for line in lines for e in _placed(line))]
-    paced = measured.params.get("rate") is not None
+    paced = params.rate is not None
     full = not paced and any(line.full for line in lines)
     # A load whose connections set its pace is the same on any CPUs.
-    few = [] if paced or not loads else [pace(measured, loads[0])]
+    few = [] if paced or not loads else [pace(measured, loads[0], params)]
     evidence += few
     outcome, reason = _outcome(evidence, follows, full=full) if follows else _no_comparison(lines)
     figures: dict[str, float | None] = {}
@@ -182,17 +180,22 @@ def judge(measured: Measurements) -> Verdict:
             *_marks(lines, planned["left_out"]),
         ),
         figures=figures,
-        tables=(*((_carried(lines), _rounds(lines)) if lines else ()), *tables(measured)),
+        tables=(*((_carried(lines), _rounds(lines)) if lines else ()), *tables(measured, params)),
     )
 
 
-def _line(measured: Measurements, described: Mapping[str, str]) -> Line:
+def _line(measured: Measurements, described: Mapping[str, str], params: Params) -> Line:
     cpus = CpuSet(name=described["name"], cpus=parse(described["cpus"]), harness=parse(described["harness"]))
-    rounds = range(1, int(measured.params["repeat"]) + 1)
-    return Line(cpus=cpus, points=tuple(_point(measured, cpus, _load(cpus.name, number)) for number in rounds))
+    rounds = range(1, params.repeat + 1)
+    return Line(
+        cpus=cpus,
+        points=tuple(
+            _point(measured, cpus, _load(cpus.name, number), paced=params.rate is not None) for number in rounds
+        ),
+    )
 
 
-def _point(measured: Measurements, cpus: CpuSet, load: str) -> Point:
+def _point(measured: Measurements, cpus: CpuSet, load: str, *, paced: bool) -> Point:
     read, machine = measured.rundir.result(f"{load}-cpus"), measured.machine(load)
     span, sink = measured.span(load), measured.sinks.get(load)
     # The relay is idle when a round begins and when it ends, so that its CPU time is known better than once a second.
@@ -206,7 +209,7 @@ def _point(measured: Measurements, cpus: CpuSet, load: str) -> Point:
         idle = max(0.0, 1 - ours * machine.seconds / seconds / machine.cpus - others)
     carried = undisturbed = measured.delivered_per_s(load)
     # At a given rate it is the load that sets the pace.
-    if carried and others and idle is not None and idle <= FULL and measured.params.get("rate") is None:
+    if carried and others and idle is not None and idle <= FULL and not paced:
         undisturbed = carried / (1 - min(others, MOST_OTHERS))
     return Point(
         load=load,

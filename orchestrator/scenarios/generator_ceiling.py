@@ -11,18 +11,19 @@ from typing import Annotated
 from pydantic import Field
 
 from orchestrator import services
+from orchestrator.agents.contract import TICK_S, LoadOrder
 from orchestrator.bed import builtin
 from orchestrator.bed.model import MAX_DOMAINS, Bed, Node, Strict
 from orchestrator.errors import InvalidInput
 from orchestrator.measurements import Machine, Measurements
-from orchestrator.measurements.series import TICK_S
 from orchestrator.scenarios import Evidence, Outcome, Table, Verdict
 from orchestrator.scenarios.relay_throughput.evidence import NEAR_CEILING
 from orchestrator.scenarios.relay_throughput.params import OURS
 from orchestrator.scenarios.relay_throughput.probes import Cpu, cpu_of
-from orchestrator.services import Offer, OffersLoad, Role
+from orchestrator.services import Purpose, Role
 from orchestrator.services.postal import PER_MINUTE
-from orchestrator.up.live import Live
+from orchestrator.up.bed import RecordedBed
+from orchestrator.up.load import SentLoad
 
 POSTAL = "postal"
 STRAIGHT = "calibration-"
@@ -80,43 +81,37 @@ class GeneratorCeiling:
         others = {name: Node(service=name) for name in params.names if name != OURS}
         return base.model_copy(update={"nodes": {**base.nodes, "sink": sink, **others}})
 
-    def drive(self, live: Live, params: Params) -> None:
+    def drive(self, bed: RecordedBed, params: Params) -> None:
         """Have each generator send straight to the sink; then each through the relay, which is drained in between."""
         for name in params.names:
-            _send(live, params, name, straight=True)
+            _send(bed, params, name, straight=True)
         for name in params.names if params.relay_seconds else ():
-            _send(live, params, name, straight=False)
-            live.drain(name, params.drain)
+            _send(bed, params, name, straight=False).drain(params.drain)
 
-    def judge(self, measured: Measurements) -> Verdict:
+    def judge(self, measured: Measurements, params: Params) -> Verdict:
         """Say what each generator can send, and who set the pace."""
-        return judge(measured)
+        return judge(measured, params)
 
 
-def _send(live: Live, params: Params, name: str, *, straight: bool) -> None:
-    phase = f"{STRAIGHT}{name}" if straight else name
-    seconds = params.seconds if straight else params.relay_seconds
-    kind = services.service(name)
-    with live.record_cpus(phase):
-        if isinstance(kind, OffersLoad):
-            load = Offer(
-                target=live.plan.node(Role.SINK if straight else Role.RELAY).address,
-                seconds=kind.period_s * max(math.ceil(seconds / kind.period_s), params.portions if straight else 1),
-                connections=params.connections,
-                per_connection=10,
-                size=params.size,
-                domain=live.plan.deliveries[0].domain,
-            )
-            live.offer(phase, live.plan.named(name), load)
-        else:
-            target = live.plan.destinations if straight else live.plan.node(Role.RELAY).address
-            shape = {"connections": params.connections, "per_connection": 10, "sizes": [params.size]}
-            live.send(phase, {"target": str(target), "seconds": seconds, **shape})
+def _send(bed: RecordedBed, params: Params, name: str, *, straight: bool) -> SentLoad:
+    load = f"{STRAIGHT}{name}" if straight else name
+    burst_s = services.burst_s(name)
+    least = params.seconds if straight else params.relay_seconds
+    bursts = max(math.ceil(least / burst_s), params.portions if straight and burst_s > TICK_S else 1)
+    order = LoadOrder(seconds=burst_s * bursts, connections=params.connections, per_connection=10, sizes=[params.size])
+    with bed.record_cpus(load):
+        return bed.send(
+            load,
+            order,
+            to=Role.SINK if straight else Role.RELAY,
+            by=None if name == OURS else name,
+            purpose=Purpose.CALIBRATE if straight else Purpose.MEASURE,
+        )
 
 
-def judge(measured: Measurements) -> Verdict:
+def judge(measured: Measurements, params: Params) -> Verdict:
     """Judge one run: is every ceiling known, and is postal's its own?"""
-    names = Params(**measured.params).names
+    names = params.names
     rates = {name: (_ceiling(measured, name), _through(measured, name)) for name in names}
     known = tuple(
         Evidence(
@@ -163,8 +158,7 @@ def judge(measured: Measurements) -> Verdict:
 
 def _ceiling(measured: Measurements, name: str) -> float | None:
     """Return messages a minute straight to the sink, while the generator was in its stride."""
-    kind = services.service(name)
-    rate = measured.steady_per_s(f"{STRAIGHT}{name}", kind.period_s if isinstance(kind, OffersLoad) else TICK_S)
+    rate = measured.steady_per_s(f"{STRAIGHT}{name}", services.burst_s(name))
     return None if rate is None else 60 * rate
 
 
@@ -199,11 +193,9 @@ def _pace(measured: Measurements, name: str, share: float | None) -> str:
 
 def _cpu_ms(measured: Measurements, name: str) -> float | None:
     """Return what one message straight to the sink costs its generator, in milliseconds of CPU."""
-    load = f"{STRAIGHT}{name}"
-    ours, other = measured.loads.get(load), measured.offers.get(load)
-    if ours:
-        return 1000 * ours.cpu_s / ours.accepted if ours.accepted else None
-    return 1000 * other.cpu_s / other.arrived if other and other.arrived else None
+    load = measured.loads.get(f"{STRAIGHT}{name}")
+    messages = load and (load.accepted if load.numbered else load.arrived)
+    return 1000 * load.cpu_s / messages if load and messages else None
 
 
 def _starved(machine: Machine | None) -> bool:

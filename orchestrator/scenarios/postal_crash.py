@@ -9,11 +9,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from orchestrator.agents.contract import LoadOrder, LoadReport
 from orchestrator.bed.model import Bed, Node, Release, Strict
 from orchestrator.measurements import Measurements
 from orchestrator.scenarios import Evidence, Outcome, Quote, Table, Verdict
-from orchestrator.services import Offer, Role
-from orchestrator.up.live import Live
+from orchestrator.services import Role
+from orchestrator.up.bed import RecordedBed
 
 POSTAL, OURS = "postal", "ours"
 SIZE, PER_CONNECTION = 2048, 10
@@ -60,44 +61,26 @@ class PostalCrash:
             },
         )
 
-    def drive(self, live: Live, params: Params) -> None:
+    def drive(self, bed: RecordedBed, params: Params) -> None:
         """Let postal send, and then ours, both straight to the sink."""
-        sink = live.plan.node(Role.SINK)
-        live.offer(
-            POSTAL,
-            live.plan.named(POSTAL),
-            Offer(
-                target=sink.address,
-                seconds=params.seconds,
-                connections=params.connections,
-                per_connection=PER_CONNECTION,
-                size=SIZE,
-                domain=live.plan.deliveries[0].domain,
-            ),
+        order = LoadOrder(
+            seconds=params.seconds, connections=params.connections, per_connection=PER_CONNECTION, sizes=[SIZE]
         )
-        live.send(
-            OURS,
-            {
-                "target": str(live.plan.destinations),
-                "seconds": params.seconds,
-                "connections": params.connections,
-                "per_connection": PER_CONNECTION,
-                "sizes": [SIZE],
-            },
-        )
+        bed.send(POSTAL, order, to=Role.SINK, by=POSTAL)
+        bed.send(OURS, order, to=Role.SINK)
 
-    def judge(self, measured: Measurements) -> Verdict:
+    def judge(self, measured: Measurements, params: Params) -> Verdict:
         """Say how each of them ended."""
-        return judge(measured)
+        return judge(measured, params)
 
 
-def judge(measured: Measurements) -> Verdict:
+def judge(measured: Measurements, params: Params) -> Verdict:
     """Judge one run: did postal die of it, and did ours account for every message?"""
-    evidence = (*_postal(measured), *_ours(measured))
-    crash, ours = measured.offers.get(POSTAL), measured.loads.get(OURS)
+    evidence = (*_postal(measured), *_ours(measured, params))
+    crash, ours = measured.loads.get(POSTAL), measured.loads.get(OURS)
     wrong = [e for e in evidence if e.holds is False]
     missing = [e.fact for e in evidence if e.holds is None]
-    cause = _CAUSES[measured.params.get("fault", "none")]
+    cause = _CAUSES[params.fault]
     if wrong:
         outcome, reason = Outcome.REFUTED, "; ".join(f"{e.fact}: {e.found}, needed {e.needed}" for e in wrong)
     elif missing or crash is None or ours is None:
@@ -115,7 +98,7 @@ def judge(measured: Measurements) -> Verdict:
         reason=reason[0].upper() + reason[1:] + ".",
         evidence=evidence,
         figures={
-            "postal_until_death_ms": 1000 * crash.seconds if crash and not crash.cut else None,
+            "postal_until_death_ms": 1000 * crash.seconds if crash and not crash.cut_off else None,
             "postal_cpu_ms": 1000 * crash.cpu_s if crash else None,
             "postal_cannot_write_lines": _said(measured) if crash else None,
             "ours_errors": sum(ours.failed.values()) if ours else None,
@@ -123,7 +106,7 @@ def judge(measured: Measurements) -> Verdict:
         tables=(_table(measured),),
         quotes=tuple(
             Quote(source=POSTAL if line.count == 1 else f"{POSTAL}, {line.count:,} times", t=line.t, text=line.text)
-            for line in (crash.lines if crash else ())
+            for line in (crash.printed if crash else ())
         ),
     )
 
@@ -137,35 +120,39 @@ _CAUSES = {
 
 def _said(measured: Measurements) -> int:
     """Return how often postal printed its message."""
-    crash = measured.offers.get(POSTAL)
-    return sum(line.count for line in crash.lines if line.text == MESSAGE) if crash else 0
+    crash = measured.loads.get(POSTAL)
+    return sum(line.count for line in crash.printed if line.text == MESSAGE) if crash else 0
 
 
 def _ended(status: int) -> str:
     return f"status {status}" + (f" ({_NAMES[status]})" if status in _NAMES else "")
 
 
+def _end(crash: LoadReport) -> str:
+    return "it went on to its time" if crash.cut_off else _ended(crash.exit_status)
+
+
 def _postal(measured: Measurements) -> tuple[Evidence, ...]:
-    source = f"results/{POSTAL}-offer.json"
-    crash = measured.offers.get(POSTAL)
+    source = f"results/{POSTAL}-load.json"
+    crash = measured.loads.get(POSTAL)
     said = _said(measured)
     return (
         Evidence(
             fact="how postal ended",
-            found="not measured" if crash is None else "it went on to its time" if crash.cut else _ended(crash.status),
+            found=_end(crash) if crash else "not measured",
             needed=f"{_ended(SIGSEGV)}, before its time",
-            holds=crash.status == SIGSEGV if crash else None,
+            holds=crash.exit_status == SIGSEGV if crash else None,
             source=source,
         ),
         Evidence.some(f"lines {MESSAGE!r}", said if crash else None, source),
     )
 
 
-def _ours(measured: Measurements) -> tuple[Evidence, ...]:
+def _ours(measured: Measurements, params: Params) -> tuple[Evidence, ...]:
     source = f"results/{OURS}-load.json, results/{OURS}-sink.json"
-    ours, sink, account = measured.loads.get(OURS), measured.sinks.get(OURS), measured.accounting(OURS)
+    ours, sink, count = measured.loads.get(OURS), measured.sinks.get(OURS), measured.accounting(OURS)
     failed = sum(ours.failed.values()) if ours else 0
-    allowed = float(measured.params.get("seconds") or 0) + OVERTIME
+    allowed = params.seconds + OVERTIME
     return (
         Evidence.some(
             "sessions that the sink broke off",
@@ -183,16 +170,16 @@ def _ours(measured: Measurements) -> tuple[Evidence, ...]:
         ),
         Evidence(
             fact="messages of ours without an outcome",
-            found=f"{ours.offered - ours.accepted - failed:,} of {ours.offered:,}" if ours else "not measured",
+            found=f"{count.offered - count.accepted - failed:,} of {count.offered:,}" if count else "not measured",
             needed="0",
-            holds=ours.offered == ours.accepted + failed if ours else None,
+            holds=count.offered == count.accepted + failed if count else None,
             source=source,
         ),
         Evidence(
             fact="messages of ours accepted, yet lost",
-            found=f"{account.lost:,}" if account else "not measured",
+            found=f"{count.lost:,}" if count else "not measured",
             needed="0",
-            holds=account.lost == 0 if account else None,
+            holds=count.lost == 0 if count else None,
             source=source,
         ),
     )
@@ -200,11 +187,11 @@ def _ours(measured: Measurements) -> tuple[Evidence, ...]:
 
 def _table(measured: Measurements) -> Table:
     """Set both side by side."""
-    crash, ours = measured.offers.get(POSTAL), measured.loads.get(OURS)
+    crash, ours = measured.loads.get(POSTAL), measured.loads.get(OURS)
     causes = ", ".join(f"{count:,} x {cause}" for cause, count in ours.failed.items()) if ours else ""
     rows: list[tuple[str | float | None, ...]] = []
     if crash:
-        ended = "ended at its time" if crash.cut else _ended(crash.status)
+        ended = "ended at its time" if crash.cut_off else _ended(crash.exit_status)
         rows.append((POSTAL, ended, crash.seconds, crash.cpu_s, crash.arrived, f"{_said(measured):,} x {MESSAGE}"))
     if ours:
         rows.append((OURS, "ended at its time", ours.ended - ours.started, ours.cpu_s, ours.accepted, causes or "none"))

@@ -16,6 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from hdrh.histogram import HdrHistogram
 
+from orchestrator.agents.contract import TICK_S, LoadOrder, LoadReport
 from orchestrator.bed.addressing import Delivery
 from orchestrator.bed.model import Bed, Families, Strict
 from orchestrator.errors import InvalidInput
@@ -30,6 +31,17 @@ class Role(StrEnum):
     RELAY = "relay"
     SINK = "sink"
     LOAD = "load"
+
+
+class Purpose(StrEnum):
+    """Why a load is sent."""
+
+    MEASURE = "measure"
+    """The question of the run is asked with it."""
+    CALIBRATE = "calibrate"
+    """It shows what the instrument carries without a relay."""
+    PROBE = "probe"
+    """It shows whether a number of connections is enough."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +147,8 @@ class Queue:
     command: tuple[str, ...]
     length: Callable[[str], int]
     """From what the command prints."""
+    flush: tuple[str, ...] | None = None
+    """The command that has it try every queued message now; ``None``: it has none."""
 
 
 @runtime_checkable
@@ -144,39 +158,27 @@ class HoldsMail(Protocol):
     queue: Queue
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Offer:
-    """A load for a generator that is not ours: it numbers no messages and keeps no account of them."""
-
-    target: IPv4Address | IPv6Address
-    """Where it connects."""
-    seconds: float
-    """It is ended after so long, and may end before."""
-    connections: int
-    """At a time."""
-    per_connection: int
-    """Messages sent over one connection."""
-    size: int
-    """Bytes in the body of a message."""
-    domain: str
-    """The first domain of the bed, for a generator that sends to one only."""
-    rate: float | None = None
-    """Messages a second at most; ``None``: as fast as the server takes them."""
-
-
 @runtime_checkable
-class OffersLoad(Protocol):
-    """What a load generator adds that is not ours: a node that waits, and is told what to run."""
+class GeneratesLoad(Protocol):
+    """Added by a load generator: a node that waits, and sends what it is ordered."""
 
-    period_s: float
-    """It hands its work out in portions, one in so many seconds of the clock: its rate is one over whole periods."""
+    burst_s: float
+    """Period of its bursts, in seconds: it hands out its work at multiples of it. A rate is one over whole periods."""
+    numbers: bool
+    """It numbers its messages, so that each is accounted for; it also sends straight to the address of each domain."""
 
-    def command(self, offer: Offer) -> tuple[str, ...]:
-        """Return the command that offers a load, and goes on until it is ended.
+    def command(self, order: LoadOrder) -> tuple[str, ...]:
+        """Return the command that sends a load.
 
         Raises:
-            InvalidInput: it cannot offer this one.
+            InvalidInput: it cannot send this one.
         """
+        ...
+
+    def read(
+        self, printed: Iterable[str], order: LoadOrder, tick: Callable[[dict[str, Any]], None]
+    ) -> LoadReport | None:
+        """Read what the command prints, as it comes; ``tick`` takes each reading, ``None``: it printed no report."""
         ...
 
 
@@ -275,6 +277,12 @@ def service(name: str) -> Service[Any]:
         return known()[name]
     except KeyError:
         raise InvalidInput("the name of a service", repr(name), f"choose one of {', '.join(known())}") from None
+
+
+def burst_s(name: str) -> float:
+    """Return the period of a load generator's bursts in seconds; that of the readings for a steady or unknown one."""
+    found = known().get(name)
+    return found.burst_s if isinstance(found, GeneratesLoad) else TICK_S
 
 
 def queue_of(name: str) -> Queue | None:

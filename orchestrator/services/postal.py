@@ -3,16 +3,18 @@
 It numbers no messages and keeps no latencies; what it sent is counted where it arrives.
 """
 
+from orchestrator.agents.contract import LoadOrder
 from orchestrator.bed.model import Strict
-from orchestrator.services import Offer, Rendered, Role, Site, require_v4, waiting
+from orchestrator.services import Rendered, Site, require_v4, waiting
+from orchestrator.services.third_party import ThirdParty
 
 USERS = "/testbed/users"
 """One recipient in each domain of the bed, one a line: postal takes them at random."""
-TICK_S = 5.0
+BURST_S = 5.0
 """From its start on, and from each full minute of the clock on: begun at a multiple of this, it keeps one beat."""
 TOKENS = 2048
 """Messages that postal hands out to its threads at most in each tick; whoever asks for more gets no more."""
-PER_MINUTE = 60 / TICK_S * TOKENS
+PER_MINUTE = 60 / BURST_S * TOKENS
 """So this is the most it sends, 24,576 a minute, however fast the server is (Debian 0.76+nmu1, measured)."""
 MOST_PER_MINUTE = 1_000_000
 """``-r``, when as much as possible is wanted: unset, it is 24,000."""
@@ -22,17 +24,13 @@ class Settings(Strict):
     """Nothing can be set: a load is ordered, not configured."""
 
 
-class Postal:
+class Postal(ThirdParty):
     """The service."""
 
     name = "postal"
-    role = Role.LOAD
     image = "postal"
     settings = Settings
-    capabilities: tuple[str, ...] = ()
-    takes_mail = False
-    ready = waiting.READY
-    period_s = TICK_S
+    burst_s = BURST_S
 
     def render(self, site: Site[Settings]) -> Rendered:
         """Render a node that stays until it is ended."""
@@ -46,12 +44,12 @@ class Postal:
             peers=len(site.nodes) - 1,
         )
 
-    def command(self, offer: Offer) -> tuple[str, ...]:
-        """Return the command; sizes are whole KB of 1 at least, because with ``-M 0`` some sessions hang for 60 s."""
-        size = str(max(1, round(offer.size / 1024)))
-        per_minute = MOST_PER_MINUTE if offer.rate is None else max(1, round(offer.rate * 60))
-        shape = ("-t", str(offer.connections), "-c", str(offer.per_connection), "-r", str(per_minute))
-        return ("postal", "-m", size, "-M", size, *shape, str(offer.target), USERS)
+    def program(self, order: LoadOrder) -> tuple[str, ...]:
+        """Return its command; sizes are whole KB of 1 at least, because with ``-M 0`` some sessions hang for 60 s."""
+        size = str(max(1, round(order.sizes[0] / 1024)))
+        per_minute = MOST_PER_MINUTE if order.rate is None else max(1, round(order.rate * 60))
+        shape = ("-t", str(order.connections), "-c", str(order.per_connection), "-r", str(per_minute))
+        return ("postal", "-m", size, "-M", size, *shape, str(order.target), USERS)
 
 
 SERVICE = Postal()

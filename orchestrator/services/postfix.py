@@ -143,6 +143,7 @@ class Postfix:
     queue = Queue(
         command=("find", *(f"/var/spool/postfix/{name}" for name in _QUEUE), *_FILES, "-printf", "%f\\n"),
         length=lambda printed: len(set(printed.split())),  # a message keeps its file's name
+        flush=("postqueue", "-f"),
     )
 
     def render(self, site: Site[Settings]) -> Rendered:

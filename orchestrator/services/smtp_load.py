@@ -1,10 +1,15 @@
 """The load generator: a container that waits until it is told what to send (``agents.load``, by exec)."""
 
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from orchestrator.agents.contract import TICK_S, LoadOrder, LoadReport
 from orchestrator.agents.wire import recipients_of
 from orchestrator.bed.model import Recipients, Strict
-from orchestrator.errors import InvalidInput
+from orchestrator.errors import EngineFailed, InvalidInput
 from orchestrator.services import Rendered, Role, Site, waiting
-from orchestrator.services.agents import RECIPIENTS, files
+from orchestrator.services.agents import DOMAINS, PYTHON, RECIPIENTS, files
 
 
 class Settings(Strict):
@@ -24,6 +29,8 @@ class SmtpLoad:
     capabilities: tuple[str, ...] = ()
     takes_mail = False
     ready = waiting.READY
+    burst_s = TICK_S
+    numbers = True
 
     def render(self, site: Site[Settings]) -> Rendered:
         """Render a node that stays until it is ended.
@@ -37,14 +44,40 @@ class SmtpLoad:
                 recipients_of([delivery.domain for delivery in site.deliveries], named)
             except ValueError as error:
                 raise InvalidInput(f"recipients of node {site.node}", str(error), "change the list") from error
-        own = {RECIPIENTS: "".join(f"{recipient}\n" for recipient in named).encode()} if named else {}
+        recipients = "".join(f"{recipient}\n" for recipient in named or LoadOrder().recipients)
         return Rendered(
             command=waiting.COMMAND,
-            files={**files(site.deliveries), **own},
+            files={**files(site.deliveries), RECIPIENTS: recipients.encode()},
             fds=4096,
             memory_mb=96,
             peers=len(site.nodes) - 1,
         )
+
+    def command(self, order: LoadOrder) -> tuple[str, ...]:
+        """Return the command of a load; its names are in files, because one argument holds 128 KiB (execve(2))."""
+        words = {key: value for key, value in order.to_dict().items() if key not in {"domains", "recipients"}}
+        names = ("--domains", DOMAINS, "--recipients", RECIPIENTS)
+        return (*PYTHON, "-m", "orchestrator.agents.load", *names, json.dumps(words))
+
+    def read(
+        self, printed: Iterable[str], order: LoadOrder, tick: Callable[[dict[str, Any]], None]
+    ) -> LoadReport | None:
+        """Read ticks and the report.
+
+        Raises:
+            EngineFailed: the generator printed other text.
+        """
+        report = None
+        for line in printed:
+            try:
+                said = json.loads(line)
+            except ValueError as error:
+                raise EngineFailed(f"JSON from load {order.run}", line[:500], "read the generator's log") from error
+            if "tick" in said:
+                tick(said["tick"])
+            if "report" in said:
+                report = LoadReport.from_dict(said["report"])
+        return report
 
 
 SERVICE = SmtpLoad()

@@ -1,7 +1,7 @@
-"""From a bed to a live one: networks, nodes, readiness, and one message delivered."""
+"""A bed is brought up: networks, nodes, readiness, and the first messages delivered."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Protocol
@@ -17,8 +17,10 @@ from orchestrator.interrupts import shielded
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.plan import NodePlan, Plan, make_plan, subnet_prefix
 from orchestrator.services import Role
+from orchestrator.up.attach import BED_FILE, saved_bed
+from orchestrator.up.bed import RecordedBed
 from orchestrator.up.collect.recorder import Recorder
-from orchestrator.up.live import Live
+from orchestrator.up.node import RunningNode
 
 READY_S = 60.0
 """How long a daemon may take to say that it serves."""
@@ -53,7 +55,7 @@ def verify(plan: Plan) -> None:
 
 def bring_up(
     engine: Host, bed: Bed, *, kind: Kind, rundir: RunDir, steps: Steps, stack: ExitStack, cpus: int
-) -> tuple[Identity, Live]:
+) -> tuple[Identity, RecordedBed]:
     """Bring a bed up; it is recorded into ``rundir``, and ``stack`` takes it down.
 
     Raises:
@@ -65,20 +67,20 @@ def bring_up(
         networks.require_parent(engine, bed.parent)
         steps.say(f"warning: the lab stands on {bed.parent}: whoever shares that link sees the bed, and can reach it")
     identity = Identity.new(bed, kind)
-    recorder = stack.enter_context(Recorder(engine, rundir))
+    recorder = stack.enter_context(Recorder(rundir))
     stack.push(lambda _kind, error, _at: _take_down(engine, identity, recorder, steps, error))
     with steps.step("make its networks"):
         plan, names = _networks(engine, bed, identity, cpus)
     for node in plan.nodes:
         rundir.save_config(node.name, node.files)
     with steps.step(f"start {len(plan.nodes)} nodes"):
-        containers = _start(engine, plan, identity, names, recorder)
-    live = Live(engine=engine, plan=plan, containers=containers, recorder=recorder, rundir=rundir)
+        nodes = _start(engine, plan, identity, names, recorder, cpus)
+    running = RecordedBed(host=engine, plan=plan, nodes=nodes, recorder=recorder, rundir=rundir)
     if {node.role for node in plan.nodes} >= {Role.RELAY, Role.SINK, Role.LOAD}:
         with steps.step("deliver a message"):
             domains = bed.domain_names
-            live.probe(list(dict.fromkeys([domains[0], random.choice(domains), domains[-1]])))
-    return identity, live
+            running.deliver_first(list(dict.fromkeys([domains[0], random.choice(domains), domains[-1]])))
+    return identity, running
 
 
 def _networks(engine: Host, bed: Bed, identity: Identity, cpus: int) -> tuple[Plan, tuple[str, str]]:
@@ -98,16 +100,19 @@ def _networks(engine: Host, bed: Bed, identity: Identity, cpus: int) -> tuple[Pl
     raise EngineFailed("a subnet of our own", f"{_TRIES} were taken by others while we chose", "try again")
 
 
-def _start(engine: Host, plan: Plan, identity: Identity, names: tuple[str, str], recorder: Recorder) -> dict[str, str]:
-    """Start every node at once, and wait until each says that it serves; return container ids by node."""
+def _start(
+    engine: Host, plan: Plan, identity: Identity, names: tuple[str, str], recorder: Recorder, cpus: int
+) -> dict[str, RunningNode]:
+    """Start every node at once, and wait until each says that it serves."""
+    saved = {BED_FILE: saved_bed(plan, cpus)}
     watches = {node.name: recorder.watch(node.name, services.service(node.service).ready) for node in plan.nodes}
     if mortal := [name for name, node in plan.bed.nodes.items() if node.may_end]:
         recorder.expect_end(*mortal)
 
-    def start(node: NodePlan) -> str:
-        container = engine.create(_spec(node, identity, names)).id
+    def start(node: NodePlan) -> RunningNode:
+        container = engine.create(_spec(node, identity, names, saved))
         try:
-            engine.node(container).start()
+            container.start()
         except EngineFailed as refused:
             if "net/ipv6" not in refused.found:
                 raise
@@ -115,17 +120,17 @@ def _start(engine: Host, plan: Plan, identity: Identity, names: tuple[str, str],
                 "IPv6 in the kernel, for a bed with IPv6", refused.found, networks.ENABLE_IPV6
             ) from refused
         recorder.record(node.name, container)
-        return container
+        return RunningNode(plan=node, container=container, recorder=recorder)
 
     with ThreadPoolExecutor(len(plan.nodes)) as pool:
         with shielded():
             starting = {node.name: pool.submit(start, node) for node in plan.nodes}
-        containers = {name: started.result() for name, started in starting.items()}
+        nodes = {name: started.result() for name, started in starting.items()}
     recorder.await_lines(list(watches.values()), READY_S)
-    return containers
+    return nodes
 
 
-def _spec(node: NodePlan, identity: Identity, names: Sequence[str]) -> ContainerSpec:
+def _spec(node: NodePlan, identity: Identity, names: Sequence[str], saved: Mapping[str, bytes]) -> ContainerSpec:
     control, lab_network = names
     limits = node.limits
     return ContainerSpec(
@@ -145,7 +150,7 @@ def _spec(node: NodePlan, identity: Identity, names: Sequence[str]) -> Container
             pids=limits.pids,
         ),
         publish=node.publish,
-        files=node.files,
+        files={**node.files, **saved},
     )
 
 

@@ -94,7 +94,7 @@ def our_pair(**order: Any) -> Generator[Reading, None, None]:
             )
 
 
-def load(order: LoadOrder) -> LoadReport:
+def load(order: LoadOrder) -> Any:
     """Carry a load out in a process of its own."""
     words = [sys.executable, "-m", "orchestrator.agents.load", "-"]
     done = subprocess.run(words, input=json.dumps(order.to_dict()), capture_output=True, text=True, check=True)

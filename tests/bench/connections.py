@@ -20,7 +20,6 @@ from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.scenarios.relay_throughput.bed import bed
 from orchestrator.scenarios.relay_throughput.params import Params
-from orchestrator.services import Role
 from orchestrator.up.bringup import bring_up
 from tests.integration import slow_relay
 
@@ -33,14 +32,12 @@ def sweep(runs: Path, wait_s: float, seconds: float) -> dict[int, float]:
     engine, params = docker.connect(), Params(domains=DOMAINS, relay=slow_relay.NAME)
     rundir = RunDir.create(runs, "sweep-of-connections")
     with slow_relay.known(wait_s), Steps() as steps, ExitStack() as stack:
-        _, live = bring_up(
+        _, running = bring_up(
             engine, bed(params), kind=Kind.RUN, rundir=rundir, steps=steps, stack=stack, cpus=engine.info().cpus
         )
         for number in NUMBERS:
             for part, lasts in (("warm-up", 1.0 + number / 160), ("load", seconds)):
-                load = params.order(lasts, number) | {"target": str(live.plan.node(Role.RELAY).v4)}
-                live.send(f"{part}-{number}", load)
-                live.drain(f"{part}-{number}", 60)
+                running.send(f"{part}-{number}", params.order(lasts, number)).drain(60)
     rundir.save({"scenario": "relay-throughput"})
     measured = Measurements.read(rundir, logs=False)
     return {number: measured.delivered_per_s(f"load-{number}") or 0.0 for number in NUMBERS}

@@ -23,6 +23,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 from orchestrator import services
+from orchestrator.agents.contract import LoadOrder
 from orchestrator.bed import builtin
 from orchestrator.bed.model import Bed, Node
 from orchestrator.cli.progress import Steps
@@ -30,11 +31,11 @@ from orchestrator.hosts import images
 from orchestrator.hosts.docker import DockerHost, connect
 from orchestrator.hosts.ownership import Identity, Kind
 from orchestrator.measurements.rundir import RunDir
-from orchestrator.services import Offer, Role, bhm
+from orchestrator.services import bhm
 from orchestrator.up import bringup
+from orchestrator.up.bed import RecordedBed
 from orchestrator.up.collect.recorder import Recorder
 from orchestrator.up.collect.stats import point
-from orchestrator.up.live import Live
 
 SIZE_KB = 2
 DRAIN_S = 600.0
@@ -52,63 +53,54 @@ def bed(*, others: bool) -> Bed:
     return base.model_copy(update={"nodes": nodes})
 
 
-def ours(live: Live, seconds: int, per_minute: int) -> None:
+def order(seconds: int, per_minute: int) -> LoadOrder:
+    """Return the load, the same for both."""
+    return LoadOrder(seconds=float(seconds), rate=per_minute / 60, sizes=[SIZE_KB * 1024], connections=20)
+
+
+def ours(running: RecordedBed, seconds: int, per_minute: int) -> None:
     """Send with our generator to our sink."""
-    order = {"seconds": float(seconds), "rate": per_minute / 60, "sizes": [SIZE_KB * 1024], "connections": 20}
-    live.send("relay", {"target": str(live.plan.node(Role.RELAY).v4), **order})
+    running.send("relay", order(seconds, per_minute))
 
 
-def theirs(live: Live, seconds: int, per_minute: int) -> None:
+def theirs(running: RecordedBed, seconds: int, per_minute: int) -> None:
     """Send with postal; bhm is there already."""
-    done = live.offer(
-        "relay",
-        live.plan.node(Role.LOAD),
-        Offer(
-            target=live.plan.node(Role.RELAY).v4,
-            seconds=seconds,
-            connections=20,
-            per_connection=10,
-            size=SIZE_KB * 1024,
-            domain=live.plan.deliveries[0].domain,
-            rate=per_minute / 60,
-        ),
-    )
-    if not done.cut:
-        raise SystemExit(f"postal ended with {done.status}: {done.lines}")
+    report = running.send("relay", order(seconds, per_minute)).report
+    if not report.cut_off:
+        raise SystemExit(f"postal ended with {report.exit_status}: {report.printed}")
 
 
-def measure(engine: DockerHost, drive: Callable[[Live, int, int], None], seconds: int, per_minute: int) -> float:
+def measure(engine: DockerHost, drive: Callable[[RecordedBed, int, int], None], seconds: int, per_minute: int) -> float:
     """Return the CPU time of the harness for one message, in milliseconds."""
     wanted = bed(others=drive is theirs)
     with Steps() as steps, TemporaryDirectory() as scratch, ExitStack() as stack:
         rundir = RunDir.create(Path(scratch), "bench")
         identity = Identity.new(wanted, Kind.RUN)
-        recorder = stack.enter_context(Recorder(engine, rundir))
+        recorder = stack.enter_context(Recorder(rundir))
         stack.push(lambda _kind, error, _at: bringup._take_down(engine, identity, recorder, steps, error))
         plan, networks = bringup._networks(engine, wanted, identity, engine.info().cpus)
-        containers = bringup._start(engine, plan, identity, networks, recorder)
-        live = Live(engine=engine, plan=plan, containers=containers, recorder=recorder, rundir=rundir)
-        before = cpu_s(live)
-        drive(live, seconds, per_minute)
-        if not live._emptied(DRAIN_S):  # drain() asks our sink again and again, which would count as its CPU time
+        nodes = bringup._start(engine, plan, identity, networks, recorder, engine.info().cpus)
+        running = RecordedBed(host=engine, plan=plan, nodes=nodes, recorder=recorder, rundir=rundir)
+        before = cpu_s(running)
+        drive(running, seconds, per_minute)
+        if not running._emptied(DRAIN_S):  # drain() asks our sink again and again, which would count as its CPU time
             raise SystemExit("the relay does not drain: ask for fewer messages")
-        used = cpu_s(live) - before
-        messages = sent(live)
+        used = cpu_s(running) - before
+        messages = sent(running)
     print(f"{drive.__name__:7} {messages:6} messages, {1000 * used / messages:.3f} ms of CPU each", flush=True)
     return 1000 * used / messages
 
 
-def cpu_s(live: Live) -> float:
+def cpu_s(running: RecordedBed) -> float:
     """Return the CPU seconds that sink and load have used so far."""
-    stats = (next(iter(live.engine.node(live.containers[name]).stats())) for name in ("sink", "load"))
+    stats = (next(iter(running.node(name).container.stats())) for name in ("sink", "load"))
     return sum(float(found["cpu_s"] or 0) for found in (point("", raw) for raw in stats) if found)
 
 
-def sent(live: Live) -> int:
+def sent(running: RecordedBed) -> int:
     """Count what the relay's log calls sent."""
-    relay = live.plan.node(Role.RELAY)
-    lines = ((line.t, line.text) for line in live.engine.node(live.containers[relay.name]).logs(follow=False))
-    log = services.read_log(relay.service, lines)
+    relay = running.relay.node
+    log = services.read_log(relay.plan.service, ((line.t, line.text) for line in relay.log()))
     return log.statuses.get("sent", 0) if log else 0
 
 

@@ -18,8 +18,8 @@ from orchestrator.hosts.ownership import ID, NODE, Kind
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.plan import make_plan
 from orchestrator.services import Role
+from orchestrator.up.bed import RecordedBed
 from orchestrator.up.bringup import bring_up
-from orchestrator.up.live import Live
 
 pytestmark = pytest.mark.docker
 
@@ -85,11 +85,11 @@ def relay_bed(families: str, **main_cf: str) -> Bed:
     return parse_bed({"name": "families", "families": families, "domains": 4, "nodes": nodes}, "bed")
 
 
-def up(engine: Host, bed: Bed, stack: ExitStack, runs: Path) -> tuple[str, Live]:
+def up(engine: Host, bed: Bed, stack: ExitStack, runs: Path) -> tuple[str, RecordedBed]:
     """Bring a bed up: with that, a message to its domains has been delivered."""
     rundir = RunDir.create(runs, "families")
-    identity, live = bring_up(engine, bed, kind=Kind.RUN, rundir=rundir, steps=Silent(), stack=stack, cpus=2)
-    return identity.id, live
+    identity, running = bring_up(engine, bed, kind=Kind.RUN, rundir=rundir, steps=Silent(), stack=stack, cpus=2)
+    return identity.id, running
 
 
 def greeting(engine: Host, bed: str, node: str) -> bytes:
@@ -99,20 +99,20 @@ def greeting(engine: Host, bed: str, node: str) -> bytes:
         return client.recv(3)
 
 
-def delivered_to(live: Live) -> set[str]:
+def delivered_to(running: RecordedBed) -> set[str]:
     """Return the families of the addresses that the relay delivered to."""
-    lines = [line.text for line in live.engine.node(live.containers["relay"]).logs(follow=False)]
+    lines = [line.text for line in running.node("relay").log()]
     hosts = [line.partition("relay=mx.")[2].partition("[")[2] for line in lines if "status=sent" in line]
     return {"v6" if host.startswith("2001:2:") else "v4" for host in hosts}
 
 
 @pytest.mark.usefixtures("without_ipv6")
 def test_a_host_without_ipv6_carries_a_bed_with_ipv4_only(real_engine: Host, stack: ExitStack, tmp_path: Path) -> None:
-    bed, live = up(real_engine, relay_bed("v4"), stack, tmp_path)
-    assert delivered_to(live) == {"v4"}
+    bed, running = up(real_engine, relay_bed("v4"), stack, tmp_path)
+    assert delivered_to(running) == {"v4"}
     assert [greeting(real_engine, bed, node) for node in ("relay", "sink")] == [b"220", b"220"]
-    load = live.plan.node(Role.LOAD)
-    refused = live.exec(load, "perl", "-MSocket", "-e", "socket(my $s, AF_INET6, SOCK_STREAM, 0) or die $!")
+    load = running.role(Role.LOAD)
+    refused = load.exec("perl", "-MSocket", "-e", "socket(my $s, AF_INET6, SOCK_STREAM, 0) or die $!")
     assert "not supported" in refused.stderr, "the stand-in has IPv6"
 
 
@@ -140,10 +140,10 @@ def test_an_engine_that_knows_no_ipv6_setting_is_a_host_that_cannot(
 def test_mail_goes_over_the_family_that_was_chosen(
     real_engine: Host, stack: ExitStack, tmp_path: Path, families: str, main_cf: dict[str, str], went: set[str]
 ) -> None:
-    bed, live = up(real_engine, relay_bed(families, **main_cf), stack, tmp_path)
-    live.probe(live.plan.bed.domain_names)
-    assert delivered_to(live) == went
+    bed, running = up(real_engine, relay_bed(families, **main_cf), stack, tmp_path)
+    running.deliver_first(running.plan.bed.domain_names)
+    assert delivered_to(running) == went
     assert greeting(real_engine, bed, "relay") == b"220"
-    relay, sink = live.plan.node(Role.RELAY), live.plan.node(Role.SINK)
-    tried = live.exec(relay, "perl", "-MIO::Socket::INET", "-e", f"IO::Socket::INET->new('{sink.v4}:25') or die $!")
+    relay, sink = running.relay.node, running.sink.node
+    tried = relay.exec("perl", "-MIO::Socket::INET", "-e", f"IO::Socket::INET->new('{sink.plan.v4}:25') or die $!")
     assert (tried.status == 0) == (families != "v6"), tried

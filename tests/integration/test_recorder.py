@@ -42,12 +42,12 @@ def test_a_flood_of_lines_is_whole_when_the_container_is_removed(engine: Host, t
     rundir = RunDir.create(tmp_path, "recorder")
     before = set(threading.enumerate())
     with (
-        Recorder(engine, rundir) as recorder,
+        Recorder(rundir) as recorder,
         container(engine, "seq 1 50000; echo done; exec sleep 600") as made,
     ):
         watch = recorder.watch("flood", "^done$")
         engine.node(made).start()
-        recorder.record("flood", made)
+        recorder.record("flood", engine.node(made))
         watch.wait(60)
         recorder.expect_end()
     assert [text for _, text in rundir.log("flood")] == [*(str(n) for n in range(1, 50001)), "done"]
@@ -62,10 +62,10 @@ def test_a_flood_of_lines_is_whole_when_the_container_is_removed(engine: Host, t
 
 def test_lines_printed_just_before_the_end_are_whole(engine: Host, tmp_path: Path) -> None:
     rundir = RunDir.create(tmp_path, "recorder")
-    with Recorder(engine, rundir) as recorder, container(engine, "echo up; seq 1 20000; exit 3") as made:
+    with Recorder(rundir) as recorder, container(engine, "echo up; seq 1 20000; exit 3") as made:
         never = recorder.watch("brief", "never")
         engine.node(made).start()
-        recorder.record("brief", made)
+        recorder.record("brief", engine.node(made))
         with pytest.raises(NodeDied, match="status 3") as caught:
             never.wait(60)
         assert caught.value.tail[-1] == "20000"
@@ -124,10 +124,10 @@ def test_a_death_is_heard_though_the_engine_broke_off_every_answer(
     between = Between(tmp_path / "engine.sock", host.removeprefix("unix://"))
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/engine.sock")
     rundir = RunDir.create(tmp_path, "recorder")
-    with Recorder(docker.connect(), rundir) as recorder, container(engine, "echo up; exec sleep 600") as made:
+    with Recorder(rundir) as recorder, container(engine, "echo up; exec sleep 600") as made:
         up, never = recorder.watch("cut", "^up$"), recorder.watch("cut", "never")
         engine.node(made).start()
-        recorder.record("cut", made)
+        recorder.record("cut", engine.node(made))
         up.wait(60)
         between.cut()
         with pytest.raises(EngineFailed):  # its log is lost
@@ -144,10 +144,10 @@ def test_a_death_is_heard_though_the_engine_broke_off_every_answer(
 
 def test_a_container_that_somebody_removed_has_ended(engine: Host, tmp_path: Path) -> None:
     rundir = RunDir.create(tmp_path, "recorder")
-    with Recorder(engine, rundir) as recorder, container(engine, "exec sleep 600") as made:
+    with Recorder(rundir) as recorder, container(engine, "exec sleep 600") as made:
         engine.node(made).start()
         engine.node(made).remove()
-        recorder.record("gone", made)
+        recorder.record("gone", engine.node(made))
         assert recorder.died.wait(30)
         with pytest.raises(NodeDied, match="its container was removed"):
             recorder.check()

@@ -24,14 +24,16 @@ import dns.rcode
 import dns.reversename
 import pytest
 
+from orchestrator.agents.contract import LoadOrder
 from orchestrator.agents.wire import Composer
 from orchestrator.bed.addressing import twin
 from orchestrator.bed.model import parse_bed
 from orchestrator.cli.progress import Steps
 from orchestrator.hosts import Host
 from orchestrator.hosts.ownership import Kind
-from orchestrator.measurements import Latency, Measurements, probes
+from orchestrator.measurements import Latency, Measurements
 from orchestrator.measurements.rundir import RunDir
+from orchestrator.services import Role
 from orchestrator.services.agents import PYTHON
 from orchestrator.up.bringup import bring_up as bring_up_here
 from tests.integration.beds import Up, bring_down, bring_up
@@ -100,7 +102,7 @@ def test_its_run_directory_is_complete(done: Done) -> None:
     assert facts["environment"]["engine"]["kernel"]
     names = [phase["name"] for phase in facts["phases"]]
     assert names[:4] == ["probe-20", "probe-20 drain", "probe-40", "probe-40 drain"]
-    assert [name for name in names if not probes(name)] == [*LOADS, "drain"]
+    assert [name for name in names if not name.startswith("probe-")] == [*LOADS, "drain"]
     assert facts["steps"][-1]["name"] == "take the bed down"
     for node in facts["plan"]["nodes"]:
         for path, file in node["files"].items():
@@ -109,7 +111,9 @@ def test_its_run_directory_is_complete(done: Done) -> None:
     assert done.rundir.logs() == sorted(NODES)
     assert all(list(done.rundir.log(node)) for node in NODES)
     for series in ("load", "sink"):
-        assert {tick["phase"] for tick in done.rundir.series(series) if not probes(tick["phase"])} == set(LOADS)
+        assert {tick["phase"] for tick in done.rundir.series(series) if not tick["phase"].startswith("probe-")} == set(
+            LOADS
+        )
     assert done.rundir.series("recorder") == []
     for load in LOADS:
         assert set(done.summary["latency_ms"][load]) == {"response", "service", "connect", "transit", "age"}
@@ -180,9 +184,11 @@ def test_a_known_delay_is_measured_as_such(real_engine: Host, tmp_path: Path) ->
     )
     rundir = RunDir.create(tmp_path, "delay")
     with Steps() as steps, ExitStack() as stack:
-        identity, live = bring_up_here(real_engine, bed, kind=Kind.RUN, rundir=rundir, steps=steps, stack=stack, cpus=2)
-        report = live.send("calibration", {"target": str(live.plan.mail), "rate": 60.0, "seconds": 3.0})
-    service = Latency.decode(report.service)
+        identity, running = bring_up_here(
+            real_engine, bed, kind=Kind.RUN, rundir=rundir, steps=steps, stack=stack, cpus=2
+        )
+        report = running.send("delayed", LoadOrder(rate=60.0, seconds=3.0), to=Role.SINK).report
+    service = Latency.decode(report.service or "")
     assert service
     assert service.count == report.offered == pytest.approx(180, abs=1)
     assert delay_ms <= 1000 * service.at(50) <= delay_ms + 10

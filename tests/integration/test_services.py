@@ -20,6 +20,7 @@ import dns.reversename
 import pytest
 
 from orchestrator import services
+from orchestrator.agents.contract import LoadOrder
 from orchestrator.bed import zones
 from orchestrator.bed.addressing import Delivery
 from orchestrator.bed.model import parse_bed
@@ -29,9 +30,8 @@ from orchestrator.hosts.ownership import ID, NODE, Kind
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.services import RelayLog, Role
 from orchestrator.services.bind import DIRECTORY
-from orchestrator.services.postfix import SERVICE as POSTFIX
+from orchestrator.up.bed import RecordedBed
 from orchestrator.up.bringup import bring_up
-from orchestrator.up.live import Live
 
 pytestmark = pytest.mark.docker
 
@@ -67,19 +67,19 @@ class Silent:
 class Up:
     """A bed that is up."""
 
-    live: Live
+    running: RecordedBed
     id: str
 
     def shell(self, role: Role, script: str) -> str:
         """Run a shell script in a node, with the rights of its service; return what it prints, on either stream."""
-        done = self.live.exec(self.live.plan.node(role), "sh", "-euc", f"exec 2>&1; {script}")
+        done = self.running.role(role).exec("sh", "-euc", f"exec 2>&1; {script}")
         assert done.status == 0, done.stdout
         return done.stdout
 
     def ask(self, name: str | dns.name.Name, kind: str, *, tcp: bool = False) -> dns.message.Message:
         """Ask the DNS node through its published port."""
-        node = self.live.plan.node(Role.DNS).name
-        (found,) = (f for f in self.live.engine.find({ID: self.id, NODE: node}) if f.ports)
+        node = self.running.role(Role.DNS).name
+        (found,) = (f for f in self.running.host.find({ID: self.id, NODE: node}) if f.ports)
         query = dns.message.make_query(name, kind)
         if tcp:
             return dns.query.tcp(query, "127.0.0.1", port=found.ports["53/tcp"], timeout=5)
@@ -95,13 +95,12 @@ class Up:
     @property
     def some(self) -> list[Delivery]:
         """The first domain, the last one and one between."""
-        every = self.live.plan.deliveries
+        every = self.running.plan.deliveries
         return [every[0], every[-1], random.choice(every[1:-1])]
 
     def relay_log(self, since: float) -> RelayLog:
         """Read what the relay has printed since then (Unix time)."""
-        container = self.live.containers[self.live.plan.node(Role.RELAY).name]
-        lines = self.live.engine.node(container).logs(follow=False)
+        lines = self.running.relay.node.log()
         read = services.read_log("postfix", ((line.t, line.text) for line in lines if line.t >= since))
         assert read
         return read
@@ -121,8 +120,8 @@ def engine() -> Host:
 def up(engine: Host, stack: ExitStack, runs: Path, nodes: dict[str, Any]) -> Up:
     bed = parse_bed({"name": "services", "domains": DOMAINS, "nodes": nodes}, "bed")
     rundir = RunDir.create(runs, "services")
-    identity, live = bring_up(engine, bed, kind=Kind.RUN, rundir=rundir, steps=Silent(), stack=stack, cpus=2)
-    return Up(live=live, id=identity.id)
+    identity, running = bring_up(engine, bed, kind=Kind.RUN, rundir=rundir, steps=Silent(), stack=stack, cpus=2)
+    return Up(running=running, id=identity.id)
 
 
 @pytest.fixture(scope="module", params=RELEASES)
@@ -147,7 +146,7 @@ def test_a_daemon_holds_the_rights_that_its_service_names_and_no_others(bed: Up,
     status = dict(line.split(":\t", 1) for line in bed.shell(role, "cat /proc/1/status").splitlines() if ":\t" in line)
     bounds = int(status["CapBnd"], 16)
     named = {name for bit, name in CAPABILITIES.items() if bounds >> bit & 1}
-    assert named == set(bed.live.plan.node(role).capabilities)
+    assert named == set(bed.running.role(role).plan.capabilities)
     assert bounds.bit_count() == len(named)
     assert int(status["CapEff"], 16) & ~bounds == 0
     assert status["NoNewPrivs"] == "1"
@@ -164,7 +163,7 @@ def test_every_delivery_address_is_answered_in_both_families(bed: Up) -> None:
 
 def test_the_tools_of_bind_find_nothing_to_say(bed: Up) -> None:
     checked = bed.shell(Role.DNS, f"named-checkconf -z {DIRECTORY}/named.conf").splitlines()
-    files = [Path(path).name for path in bed.live.plan.node(Role.DNS).files if path.endswith(".zone")]
+    files = [Path(path).name for path in bed.running.role(Role.DNS).plan.files if path.endswith(".zone")]
     assert len(checked) == len(files) == 4
     assert all(re.fullmatch(r"zone \S+/IN: loaded serial \d+", line) for line in checked)
     for file in files:
@@ -185,11 +184,11 @@ def test_named_answers_for_every_domain_and_its_addresses_point_back(bed: Up) ->
 
 
 def test_named_answers_on_its_service_addresses_and_no_others(bed: Up) -> None:
-    node = bed.live.plan.node(Role.DNS)
+    node = bed.running.role(Role.DNS)
     six = bed.answer(f"{node.name}.nodes.test", "AAAA")[0]
-    for server in (str(node.v4), six):
+    for server in (str(node.plan.v4), six):
         assert bed.shell(Role.DNS, f"dig +short @{server} d0.test MX") == "10 mx.d0.test.\n"
-    refused = bed.live.exec(node, "dig", "+tcp", "+time=1", "+tries=1", "@127.0.0.1", "d0.test")
+    refused = node.exec("dig", "+tcp", "+time=1", "+tries=1", "@127.0.0.1", "d0.test")
     assert "connection refused" in refused.stdout + refused.stderr
 
 
@@ -211,7 +210,7 @@ def test_postfix_has_no_complaint_about_its_configuration(bed: Up) -> None:
     assert bed.shell(Role.RELAY, "{ postconf -n; postconf -M; postconf -P; } >/dev/null") == ""
     words = r"warning|fatal|panic|error|denied|not permitted|compatib"
     assert not re.search(words, bed.shell(Role.RELAY, "postfix check"))  # trixie's tells which files it copies
-    log = bed.live.engine.node(bed.live.containers["relay"]).logs(follow=False)
+    log = bed.running.relay.node.log()
     assert [line.text for line in log if re.search(words, line.text) and "connect to" not in line.text] == []
 
 
@@ -221,8 +220,8 @@ def test_an_override_of_the_bed_file_is_what_postfix_runs_with(bed: Up) -> None:
 
 def test_the_log_of_a_relay_tells_of_every_delivery(bed: Up) -> None:
     since = time.time()
-    removed = bed.live.recorder.watch("relay", r": removed$")
-    bed.live.probe([bed.some[0].domain])
+    removed = bed.running.recorder.watch("relay", r": removed$")
+    bed.running.deliver_first([bed.some[0].domain])
     removed.wait(10)
     log = bed.relay_log(since)
     assert log.statuses == {"sent": 1}
@@ -233,27 +232,26 @@ def test_the_log_of_a_relay_tells_of_every_delivery(bed: Up) -> None:
 
 def test_mail_that_waits_is_counted_and_its_trouble_told(bed: Up) -> None:
     since = time.time()
-    deaf = bed.live.plan.node(Role.DNS).v4
-    relay = bed.live.plan.node(Role.RELAY)
-    deferred = bed.live.recorder.watch("relay", r"status=deferred")
+    deaf = bed.running.role(Role.DNS).plan.v4
+    deferred = bed.running.recorder.watch("relay", r"status=deferred")
     bed.shell(Role.RELAY, f"echo body | sendmail 'user@[{deaf}]'")
     deferred.wait(10)
-    assert POSTFIX.queue.length(bed.live.ask(relay, *POSTFIX.queue.command)) == 1
+    assert bed.running.relay.queue_length() == 1
     log = bed.relay_log(since)
     assert log.statuses == {"deferred": 1}
     assert {(trouble.reason, trouble.count) for trouble in log.troubles} == {
         ("smtp: connect to HOST: Connection refused", 1), ("deferred: connect to HOST: Connection refused", 1)
     }  # fmt: skip
     bed.shell(Role.RELAY, "postsuper -d ALL")
-    assert POSTFIX.queue.length(bed.live.ask(relay, *POSTFIX.queue.command)) == 0
+    assert bed.running.relay.queue_length() == 0
 
 
 def test_loads_leave_no_thread_behind(bed: Up) -> None:
     before = set(threading.enumerate())
     for number in range(3):
-        order = {"target": str(bed.live.plan.node(Role.RELAY).v4), "messages": 5, "connections": 2}
-        assert bed.live.send(f"load-{number}", order).accepted == 5
-        bed.live.drain(f"load-{number}", 30)
+        sent = bed.running.send(f"load-{number}", LoadOrder(messages=5, connections=2))
+        assert sent.report.accepted == 5
+        sent.drain(30)
     assert {thread.name for thread in set(threading.enumerate()) - before} == set()
 
 
@@ -300,10 +298,10 @@ def test_the_first_process_reaps_orphans_and_ends_when_told_to(
     engine: Host, tmp_path: Path, name: str, service: str, status: int
 ) -> None:
     with ExitStack() as stack:
-        live = up(engine, stack, tmp_path, {name: {"service": service}}).live
-        node = live.plan.named(name)
-        reaped = live.exec(node, "sh", "-euc", _ORPHAN)
+        running = up(engine, stack, tmp_path, {name: {"service": service}}).running
+        node = running.node(name)
+        reaped = node.exec("sh", "-euc", _ORPHAN)
         assert reaped.status == 0, reaped
-        live.recorder.expect_end(node.name)
-        live.exec(node, "sh", "-c", "kill 1")
-        assert engine.node(live.containers[node.name]).wait() == status
+        node.expect_end()
+        node.exec("sh", "-c", "kill 1")
+        assert node.container.wait() == status

@@ -14,6 +14,7 @@ from hdrh.histogram import HdrHistogram
 from orchestrator.agents.contract import LoadReport, LoadTick, SinkReport, SinkTick
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.scenarios import Evidence, Outcome, Quote, Table, Verdict
+from orchestrator.services import Purpose
 
 BEGAN = 1_763_860_000.0
 CALIBRATION_S = 4.0
@@ -99,7 +100,7 @@ def _calibrations(rundir: RunDir, rng: random.Random, domains: int) -> list[dict
         arrived = [s + 0.0012 for s in sent]
         _reports(rundir, rng, name, sent, arrived, range(count), domains, sample=2_000)
         _ticks(rundir, name, sent, arrived, 20)
-        phases.append({"name": name, "start": t, "end": sent[-1]})
+        phases.append({"name": name, "start": t, "end": sent[-1], "purpose": Purpose.CALIBRATE})
         t = sent[-1] + GAP_S
     return phases
 
@@ -143,6 +144,8 @@ def _reports(
     refused: Iterable[int] = (),
 ) -> None:
     calibrating = name.startswith("calibration")
+    probing = name.startswith("probe-")
+    purpose = Purpose.CALIBRATE if calibrating else Purpose.PROBE if probing else Purpose.MEASURE
     service = [rng.lognormvariate(-6.6 if calibrating else -3.3, 0.45) for _ in range(sample or len(sent))]
     transit = (
         [0.001 + s for s in service] if calibrating else [a - sent[n] for n, a in zip(numbers, arrived, strict=True)]
@@ -158,7 +161,8 @@ def _reports(
             unresolved=0, connections=len(sent) // 10, late=0, cpu_s=0.2e-3 * len(sent), stalled_s=0.004,
             response=histogram(s * 1.05 for s in service), service=histogram(service),
             connect=histogram(s / 3 for s in service[::10]), accepted_set=bitmap(accepted),
-            unresolved_set=bitmap(()),
+            unresolved_set=bitmap(()), purpose=purpose, generator="smtp-load", node="load",
+            connections_limit=int(name.split("-")[1]) if probing else 20,
         ).to_dict(),
     )  # fmt: skip
     rundir.save_result(

@@ -42,7 +42,7 @@ class Question:
     def drive(self, live: object, params: Params) -> None:
         """Nothing: the tests know the answer."""
 
-    def judge(self, measured: Measurements) -> Verdict:  # noqa: D102
+    def judge(self, measured: Measurements, params: Params) -> Verdict:  # noqa: D102
         raise NotImplementedError
 
 

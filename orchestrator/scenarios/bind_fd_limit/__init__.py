@@ -21,7 +21,7 @@ from orchestrator.scenarios.bind_fd_limit.drive import count_open, ended_at_star
 from orchestrator.scenarios.bind_fd_limit.named import servers
 from orchestrator.scenarios.bind_fd_limit.params import Params
 from orchestrator.scenarios.bind_fd_limit.verdict import judge
-from orchestrator.up.live import Live
+from orchestrator.up.bed import RecordedBed
 
 
 class BindFdLimit:
@@ -42,18 +42,18 @@ class BindFdLimit:
         small = f"testbed run {self.name} --workers 2 --max-sockets 4096"
         return f"ask the same at a smaller scale: {small}" if params.full or params.workers > Params().workers else None
 
-    def drive(self, live: Live, params: Params) -> None:  # noqa: ARG002 - the bed says it all
+    def drive(self, bed: RecordedBed, params: Params) -> None:  # noqa: ARG002 - the bed says it all
         """Wait for the first outgoing sockets, count what is open, and then ask each server to stop."""
-        running = [node for node in live.plan.nodes if not ended_at_start(live, node)]
-        with live.phase("fetch keys"):
+        running = [node for node in bed.nodes.values() if not ended_at_start(bed, node)]
+        with bed.phase("fetch keys"):
             for node in running:
-                count_open(live, node)
+                count_open(bed, node)
         for node in running:
-            stop(live, node)
+            stop(bed, node)
 
-    def judge(self, measured: Measurements) -> Verdict:
+    def judge(self, measured: Measurements, params: Params) -> Verdict:
         """Say whether the limit was met, and whether the fix keeps clear of it."""
-        return judge(measured)
+        return judge(measured, params)
 
 
 SCENARIO = BindFdLimit()

@@ -5,14 +5,16 @@ from typing import Any
 
 from orchestrator.errors import EngineFailed, NodeDied
 from orchestrator.hosts import Output
-from orchestrator.plan import NodePlan
 from orchestrator.scenarios.bind_fd_limit.signatures import FETCHED, OVER, SIGNATURES
-from orchestrator.up.live import HEARTBEAT_S, Live
+from orchestrator.up.bed import RecordedBed
+from orchestrator.up.node import RunningNode
 
 FETCH_S, SETTLE_S, STOP_S = 30.0, 5.0, 8.0
 """How long the fetch of the root's keys may take, its sockets until they are closed, and each way to stop it."""
 SETTLING_S = 0.25
 """How long the number of open files has to stay the same."""
+NEWS_S = 0.5
+"""Grace period for an exit event after a command that failed."""
 SIGKILL_STATUS = 137
 
 _COUNT = r"""
@@ -29,103 +31,102 @@ _WAYS = {
 }
 
 
-def ended_at_start(live: Live, node: NodePlan) -> bool:
+def ended_at_start(bed: RecordedBed, node: RunningNode) -> bool:
     """Keep how a node ended that could not get all its sockets.
 
     Raises:
         NodeDied: one ended that had no reason to.
     """
-    live.recorder.check()
-    if death := _end(live, node, 0):
-        live.rundir.save_result(f"{node.name}-end", {"status": death.exit_status})
+    bed.check()
+    if death := _end(node, 0):
+        bed.rundir.save_result(f"{node.name}-end", {"status": death.exit_status})
     return death is not None
 
 
-def count_open(live: Live, node: NodePlan) -> None:
+def count_open(bed: RecordedBed, node: RunningNode) -> None:
     """Wait for its first outgoing sockets, and keep what it has open when that has settled."""
-    fetched = live.seen(node, rf"{FETCHED}|{SIGNATURES[OVER]}", FETCH_S)
-    if counted := _settled(live, node):
-        live.rundir.save_result(f"{node.name}-open", {**counted, "fetched": fetched is not None})
+    fetched = node.wait_for_log(rf"{FETCHED}|{SIGNATURES[OVER]}", FETCH_S)
+    if counted := _settled(bed, node):
+        bed.rundir.save_result(f"{node.name}-open", {**counted, "fetched": fetched is not None})
 
 
-def stop(live: Live, node: NodePlan) -> None:
+def stop(bed: RecordedBed, node: RunningNode) -> None:
     """Ask a node to stop, in one way after the other, until it has.
 
     Raises:
         NodeDied: somebody else ended it.
     """
-    live.recorder.check()
-    live.recorder.expect_end(node.name)
+    bed.check()
+    node.expect_end()
     tried: list[dict[str, Any]] = []
     death = None
     for way, command in _WAYS.items():
-        with live.phase(f"{way} of {node.name}"):
+        with bed.phase(f"{way} of {node.name}"):
             began = time.monotonic()
-            said = _ask(live, node, *command)
-            death = _await_end(live, node, began + STOP_S)
+            said = _ask(bed, node, *command)
+            death = _await_end(bed, node, began + STOP_S)
             seconds = round(time.monotonic() - began, 3)
         answer = said.stderr.strip().partition("\n")[0] if said else ""
         tried.append({"way": way, "status": said and said.status, "said": answer, "ended": bool(death), "s": seconds})
         if death:
             break
-    live.rundir.save_result(f"{node.name}-stop", {"tried": tried, "status": death and death.exit_status})
+    bed.rundir.save_result(f"{node.name}-stop", {"tried": tried, "status": death and death.exit_status})
 
 
-def _ask(live: Live, node: NodePlan, *command: str) -> Output | None:
+def _ask(bed: RecordedBed, node: RunningNode, *command: str) -> Output | None:
     """Run a command in a node; ``None``: it ends just now, and may.
 
     Raises:
         NodeDied: it ended that had no reason to, or another one.
     """
     try:
-        said = live.exec(node, *command, timeout=STOP_S)
+        said = node.exec(*command, timeout=STOP_S)
     except NodeDied:
         raise
     except EngineFailed:
         return None
     if said.status != 0:  # of the command, or because it was ended with its container
-        live.recorder.died.wait(HEARTBEAT_S)
-        live.recorder.check()
+        bed.pause(NEWS_S)
     return said
 
 
-def _await_end(live: Live, node: NodePlan, deadline: float) -> NodeDied | None:
+def _await_end(bed: RecordedBed, node: RunningNode, deadline: float) -> NodeDied | None:
     """Wait for the end of a node until a moment of the monotonic clock, and read its open files once a second."""
     while (left := deadline - time.monotonic()) > 0:
-        if death := _end(live, node, min(left, 1.0)):
+        if death := _end(node, min(left, 1.0)):
             return death
-        _count(live, node)
-    return _end(live, node, 0)
+        _count(bed, node)
+    return _end(node, 0)
 
 
-def _end(live: Live, node: NodePlan, seconds: float) -> NodeDied | None:
+def _end(node: RunningNode, seconds: float) -> NodeDied | None:
     """Wait so long for the end of a node; ``None``: it still runs.
 
     Raises:
         NodeDied: by SIGKILL, or its container was removed, so it was not BIND that ended it.
     """
-    death = live.recorder.await_end(node.name, seconds)
+    death = node.end(seconds)
     if death and death.exit_status in {SIGKILL_STATUS, None}:
         raise death
     return death
 
 
-def _settled(live: Live, node: NodePlan) -> dict[str, int] | None:
+def _settled(bed: RecordedBed, node: RunningNode) -> dict[str, int] | None:
     """Count until nothing changes any more: outgoing sockets are closed with some delay."""
     deadline = time.monotonic() + SETTLE_S
-    before, counted = None, _count(live, node)
+    before, counted = None, _count(bed, node)
     while counted and counted["open_files"] != before and time.monotonic() < deadline:
-        live.recorder.died.wait(SETTLING_S)
-        before, counted = counted["open_files"], _count(live, node)
+        bed.pause(SETTLING_S)
+        before, counted = counted["open_files"], _count(bed, node)
     return counted
 
 
-def _count(live: Live, node: NodePlan) -> dict[str, int] | None:
+def _count(bed: RecordedBed, node: RunningNode) -> dict[str, int] | None:
     """Read what a named has open, and keep it; ``None``: it ends just now, and may."""
-    said = _ask(live, node, "sh", "-euc", _COUNT)
+    said = _ask(bed, node, "sh", "-euc", _COUNT)
     figures = said.stdout.split() if said and said.status == 0 else []
     if len(figures) < len(_COUNTED):  # a process that is on its way out has no memory left
         return None
     counted = dict(zip(_COUNTED, map(int, figures), strict=True))
-    live.keep("open files", node.name, counted["open_files"])
+    bed.keep("open files", node.name, counted["open_files"])
     return counted

@@ -14,9 +14,8 @@ TOLERANCE, TOLERANCE_FILES = 0.02, 2
 """How far a prediction may be off: a share, and so many files where that is less than they come and go by."""
 
 
-def judge(measured: Measurements) -> Verdict:
+def judge(measured: Measurements, params: Params) -> Verdict:
     """Judge one run: was the limit met as reported, and is it kept clear of with the fix?"""
-    params = Params.model_validate(measured.params)
     seen = {name: Seen.read(measured, name, named) for name, named in servers(params).items()}
     reported, fixed = seen[REPORTED], seen.get(FIXED)
     outcome, reason = _outcome(reported, fixed, params.fix)

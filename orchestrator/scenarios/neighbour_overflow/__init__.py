@@ -19,14 +19,13 @@ from contextlib import ExitStack
 from orchestrator.bed.model import Bed, Node
 from orchestrator.errors import HostCannot
 from orchestrator.hosts import capacity
-from orchestrator.hosts.kernel_settings import HostSettings
 from orchestrator.measurements import Measurements
 from orchestrator.scenarios import Verdict
 from orchestrator.scenarios.neighbour_overflow.drive import ask
 from orchestrator.scenarios.neighbour_overflow.fixes import SETTING, apply_fix, thresholds
 from orchestrator.scenarios.neighbour_overflow.params import CONNECT_TIMEOUT_S, FIXED, REPORTED, Params
 from orchestrator.scenarios.neighbour_overflow.verdict import judge
-from orchestrator.up.live import Live
+from orchestrator.up.bed import RecordedBed
 
 _IPV4_ALONE = {"smtp_address_preference": "ipv4", "smtp_mx_address_limit": 1, "smtp_balance_inet_protocols": False}
 """A destination whose IPv4 address fails is not tried by IPv6, which has a table of its own (ndisc_cache)."""
@@ -62,21 +61,21 @@ class NeighbourOverflow:
         }
         return Bed(name=self.name, domains=params.addresses, on_link=True, nodes=nodes)
 
-    def drive(self, live: Live, params: Params) -> None:
+    def drive(self, bed: RecordedBed, params: Params) -> None:
         """Ask, connect and send, as reported; then once more with the fix."""
         with ExitStack() as stack:
             settings = None
             if params.fix == "gc-thresh":
-                settings = stack.enter_context(HostSettings(live.engine, thresholds(params.addresses)))
-            ask(live, params, REPORTED)
+                settings = stack.enter_context(bed.kernel_settings(thresholds(params.addresses)))
+            ask(bed, params, REPORTED)
             if params.fix:
-                with live.phase(f"fix {params.fix}"):
-                    apply_fix(live, params.fix, settings)
-                ask(live, params, FIXED)
+                with bed.phase(f"fix {params.fix}"):
+                    apply_fix(bed, params.fix, settings)
+                ask(bed, params, FIXED)
 
-    def judge(self, measured: Measurements) -> Verdict:
+    def judge(self, measured: Measurements, params: Params) -> Verdict:
         """Say whether they failed for want of entries, and whether the fix helps."""
-        return judge(measured)
+        return judge(measured, params)
 
 
 SCENARIO = NeighbourOverflow()

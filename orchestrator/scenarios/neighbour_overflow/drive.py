@@ -8,14 +8,14 @@ from dataclasses import asdict
 from threading import Event
 from typing import Any
 
-from orchestrator.errors import EngineFailed
-from orchestrator.plan import NodePlan
+from orchestrator.agents.contract import LoadOrder
 from orchestrator.scenarios.neighbour_overflow.link import blocks
 from orchestrator.scenarios.neighbour_overflow.params import Params
 from orchestrator.services import Role
 from orchestrator.services.agents import PYTHON
-from orchestrator.up.collect import kernel
-from orchestrator.up.live import Live
+from orchestrator.up.bed import RecordedBed
+from orchestrator.up.collect.kernel import newer
+from orchestrator.up.node import RunningNode
 
 TRIED_S = 20.0
 """How long the table is kept full at most, until every message was tried once."""
@@ -33,44 +33,43 @@ _UNTRIED = ("find", *_QUEUES, "-ignore_readdir_race", "-type", "f")
 _FLUSH = "ip -4 neighbour flush all"
 
 
-def ask(live: Live, params: Params, name: str) -> None:
+def ask(bed: RecordedBed, params: Params, name: str) -> None:
     """Make one pass over the bed, and keep what was seen as results/<pass>-*.json."""
-    load, relay = live.plan.node(Role.LOAD), live.plan.node(Role.RELAY)
-    servers, sinks = (block.first for block in blocks(live))
-    domain, count = live.plan.deliveries[0].domain, params.addresses
-    before = _kernel_lines(live)
+    load, relay = bed.role(Role.LOAD), bed.role(Role.RELAY)
+    servers, sinks = (block.first for block in blocks(bed))
+    domain, count = bed.plan.deliveries[0].domain, params.addresses
+    before = bed.kernel_log(OVERFLOW)
     for act, first, what in (("look-up", servers, domain), ("connect", sinks, SMTP)):
-        _flush(live)
-        with live.phase(f"{name}: {act}"):
-            said = [_keep(live, one) for one in live.told(load, _agent(act, first, count, what), PROBE_S)]
-            live.rundir.save_result(f"{name}-{act}", _joined(said))
-    _flush(live)
+        _flush(bed)
+        with bed.phase(f"{name}: {act}"):
+            said = [_keep(bed, one) for one in load.json_lines(_agent(act, first, count, what), PROBE_S)]
+            bed.rundir.save_result(f"{name}-{act}", _joined(said))
+    _flush(bed)
     messages = min(params.messages, count)
     filling = _agent("fill", servers, count - messages, domain)
-    with live.phase(f"{name}: mail"):
+    with bed.phase(f"{name}: mail"):
         # The three that carry the mail know each other when the table fills; their entries are safe for 5 s.
-        live.ask(load, *_agent("connect", relay.v4, 1, SMTP))
-        live.ask(relay, "getent", "hosts", f"{load.name}.nodes.test")
-        with _kept_full(live, filling) as said:
-            order = {"target": str(relay.v4), "messages": messages, "sizes": [MESSAGE_B], "timeout": TRIED_S}
-            live.send(name, order)
-            _await_first_try(live, relay)
-        live.rundir.save_result(f"{name}-mail", _joined(said))
-    _flush(live)
-    live.ask(relay, "postqueue", "-f")
-    live.drain(name, SETTLE_S)
-    after = _kernel_lines(live)
-    told = None if before is None or after is None else [asdict(line) for line in kernel.newer(after, before)]
-    live.rundir.save_result(f"{name}-kernel", {"lines": told})
+        load.ask(*_agent("connect", relay.plan.v4, 1, SMTP))
+        relay.ask("getent", "hosts", f"{load.name}.nodes.test")
+        with _kept_full(bed, filling) as said:
+            sent = bed.send(name, LoadOrder(messages=messages, sizes=[MESSAGE_B], timeout=TRIED_S))
+            _await_first_try(bed, relay)
+        bed.rundir.save_result(f"{name}-mail", _joined(said))
+    _flush(bed)
+    bed.relay.flush()
+    sent.drain(SETTLE_S)
+    after = bed.kernel_log(OVERFLOW)
+    told = None if before is None or after is None else [asdict(line) for line in newer(after, before)]
+    bed.rundir.save_result(f"{name}-kernel", {"lines": told})
 
 
 @contextmanager
-def _kept_full(live: Live, filling: tuple[str, ...]) -> Iterator[list[dict[str, Any]]]:
+def _kept_full(bed: RecordedBed, filling: tuple[str, ...]) -> Iterator[list[dict[str, Any]]]:
     """Fill the table before the block runs and while it does; the list holds what was said of it, at the end."""
-    load, done = live.plan.node(Role.LOAD), Event()
+    load, done = bed.role(Role.LOAD), Event()
 
     def fill() -> list[dict[str, Any]]:
-        return [_keep(live, one) for one in live.told(load, filling, PROBE_S)]
+        return [_keep(bed, one) for one in load.json_lines(filling, PROBE_S)]
 
     def go_on() -> None:
         while not done.wait(FILL_S):
@@ -86,22 +85,22 @@ def _kept_full(live: Live, filling: tuple[str, ...]) -> Iterator[list[dict[str, 
         going.result()
 
 
-def _await_first_try(live: Live, relay: NodePlan) -> None:
+def _await_first_try(bed: RecordedBed, relay: RunningNode) -> None:
     """Wait until every message that the relay has was delivered or deferred, but not for ever."""
     deadline = time.monotonic() + TRIED_S
-    while live.ask(relay, *_UNTRIED) and time.monotonic() < deadline:
-        live.recorder.died.wait(POLL_S)
+    while relay.ask(*_UNTRIED) and time.monotonic() < deadline:
+        bed.pause(POLL_S)
 
 
 def _agent(*words: object) -> tuple[str, ...]:
     return (*PYTHON, "-m", "orchestrator.agents.neighbours", *map(str, words))
 
 
-def _keep(live: Live, said: dict[str, Any]) -> dict[str, Any]:
+def _keep(bed: RecordedBed, said: dict[str, Any]) -> dict[str, Any]:
     """Put what the agent says of the table into the series, too."""
     if table := said.get("table"):
-        live.keep("entries of the neighbour table", "all namespaces", table["entries"], at=table["t"])
-        live.keep("entries that found no room (table_fulls)", "all namespaces", table["fulls"], at=table["t"])
+        bed.keep("entries of the neighbour table", "all namespaces", table["entries"], at=table["t"])
+        bed.keep("entries that found no room (table_fulls)", "all namespaces", table["fulls"], at=table["t"])
     return said
 
 
@@ -110,16 +109,8 @@ def _joined(said: list[dict[str, Any]]) -> dict[str, Any]:
     return {"tables": [line["table"] for line in said if "table" in line], "report": reports[0] if reports else None}
 
 
-def _flush(live: Live) -> None:
+def _flush(bed: RecordedBed) -> None:
     """Drop the neighbour entries of every node, but for permanent ones."""
-    with ThreadPoolExecutor(len(live.plan.nodes)) as pool:
-        for done in [pool.submit(live.rewire, node, _FLUSH) for node in live.plan.nodes]:
+    with ThreadPoolExecutor(len(bed.nodes)) as pool:
+        for done in [pool.submit(node.change_network, _FLUSH) for node in bed.nodes.values()]:
             done.result()
-
-
-def _kernel_lines(live: Live) -> list[kernel.KernelLine] | None:
-    """Read the kernel's log; ``None`` where that is not allowed."""
-    try:
-        return kernel.lines(live.engine, OVERFLOW)
-    except EngineFailed:
-        return None

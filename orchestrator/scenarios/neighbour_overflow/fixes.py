@@ -3,7 +3,7 @@
 from orchestrator.hosts.kernel_settings import HostSettings
 from orchestrator.scenarios.neighbour_overflow.link import blocks
 from orchestrator.services import Role
-from orchestrator.up.live import Live
+from orchestrator.up.bed import RecordedBed
 
 SETTING = "net.ipv4.neigh.default.gc_thresh"
 
@@ -27,15 +27,15 @@ def thresholds(addresses: int) -> dict[str, str]:
     return {f"{SETTING}1": f"{limit // 4}", f"{SETTING}2": f"{limit // 2}", f"{SETTING}3": f"{limit}"}
 
 
-def apply_fix(live: Live, fix: str | None, settings: HostSettings | None) -> None:
+def apply_fix(bed: RecordedBed, fix: str | None, settings: HostSettings | None) -> None:
     """Apply a fix to the host, or to the nodes that talk to many."""
     if settings:
         settings.apply()
         return
-    for block in blocks(live):
-        mac = live.rewire(block.owner, _MAC, str(block.owner.v4)).strip()
-        for node in (live.plan.node(Role.LOAD), live.plan.node(Role.RELAY)):
+    for block in blocks(bed):
+        mac = block.owner.change_network(_MAC, str(block.owner.plan.v4)).strip()
+        for node in (bed.role(Role.LOAD), bed.role(Role.RELAY)):
             if fix == "route":
-                live.rewire(node, _ROUTE, str(node.v4), str(block.prefix), str(block.owner.v4))
+                node.change_network(_ROUTE, str(node.plan.v4), str(block.prefix), str(block.owner.plan.v4))
             else:
-                live.rewire(node, _PERMANENT, str(node.v4), str(int(block.first)), str(block.count), mac)
+                node.change_network(_PERMANENT, str(node.plan.v4), str(int(block.first)), str(block.count), mac)

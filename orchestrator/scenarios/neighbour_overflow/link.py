@@ -4,16 +4,16 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 
 from orchestrator.bed.addressing import prefix_for
-from orchestrator.plan import NodePlan
 from orchestrator.services import Role
-from orchestrator.up.live import Live
+from orchestrator.up.bed import RecordedBed
+from orchestrator.up.node import RunningNode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
     """Addresses of one server that are on the link."""
 
-    owner: NodePlan
+    owner: RunningNode
     first: IPv4Address
     count: int
 
@@ -23,10 +23,10 @@ class Block:
         return IPv4Network((int(self.first), prefix_for(self.count)))
 
 
-def blocks(live: Live) -> tuple[Block, Block]:
+def blocks(bed: RecordedBed) -> tuple[Block, Block]:
     """Return the addresses of the DNS server and of the sink."""
-    dns, sink, count = live.plan.node(Role.DNS), live.plan.node(Role.SINK), len(live.plan.deliveries)
+    dns, sink, count = bed.role(Role.DNS), bed.role(Role.SINK), len(bed.plan.deliveries)
     return (
-        Block(owner=dns, first=dns.addresses[1], count=count),
-        Block(owner=sink, first=live.plan.mail.network_address, count=count),
+        Block(owner=dns, first=dns.plan.addresses[1], count=count),
+        Block(owner=sink, first=bed.plan.mail.network_address, count=count),
     )

@@ -35,7 +35,7 @@ class Seen:
         parts = {act: measured.rundir.result(f"{name}-{act}") for act in ("look-up", "connect", "mail", "kernel")}
         sent, got, began = measured.loads.get(name), measured.sinks.get(name), measured.phase(f"{name}: mail")
         look_up, connect, mail, told = parts.values()
-        if not (look_up and connect and mail and told and sent and got and began):
+        if not (look_up and connect and mail and told and sent and sent.accepted is not None and got and began):
             return None
         deferred: dict[str, tuple[float, str]] = {}
         for t, text in measured.log_lines("relay", r"/smtp\[\d+\]: [0-9A-Za-z]+: to=.*, status=deferred "):

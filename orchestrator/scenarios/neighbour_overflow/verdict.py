@@ -11,9 +11,8 @@ AMONG_THEMSELVES = ("load-relay", "relay-load", "relay-dns", "dns-relay", "dns-l
 """Entries that the nodes have for each other while mail is sent: who has it, and of whom."""
 
 
-def judge(measured: Measurements) -> Verdict:
+def judge(measured: Measurements, params: Params) -> Verdict:
     """Judge one run: did they fail for want of entries, and not with the fix?"""
-    params = Params.model_validate(measured.params)
     again = measured.phase(f"fix {params.fix}")
     messages = min(params.messages, params.addresses)
     reported = Seen.read(measured, REPORTED, messages, again.start if again else float("inf"))

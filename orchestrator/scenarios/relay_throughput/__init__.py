@@ -19,7 +19,7 @@ from orchestrator.scenarios.relay_throughput.bed import bed
 from orchestrator.scenarios.relay_throughput.drive import drive
 from orchestrator.scenarios.relay_throughput.params import Params
 from orchestrator.scenarios.relay_throughput.verdict import judge
-from orchestrator.up.live import Live
+from orchestrator.up.bed import RecordedBed
 
 
 class RelayThroughput:
@@ -39,13 +39,13 @@ class RelayThroughput:
             return {}
         return {"load": params.rate / params.per_connection, "relay": params.rate / params.domains}
 
-    def drive(self, live: Live, params: Params) -> None:
+    def drive(self, bed: RecordedBed, params: Params) -> None:
         """Calibrate, send through the relay, drain it."""
-        drive(live, params)
+        drive(bed, params)
 
-    def judge(self, measured: Measurements) -> Verdict:
+    def judge(self, measured: Measurements, params: Params) -> Verdict:
         """Say what was carried, and whether the relay or the instrument set the pace."""
-        return judge(measured)
+        return judge(measured, params)
 
 
 SCENARIO = RelayThroughput()

@@ -3,10 +3,9 @@
 import math
 import time
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv6Address
+from dataclasses import replace
 
 from orchestrator import services
-from orchestrator.measurements import Measurements
 from orchestrator.scenarios.relay_throughput import probes
 from orchestrator.scenarios.relay_throughput.params import (
     CALIBRATION,
@@ -17,121 +16,92 @@ from orchestrator.scenarios.relay_throughput.params import (
     Params,
     RelayLoad,
 )
-from orchestrator.services import Counts, Offer, OffersLoad, Role
-from orchestrator.up.live import Live
+from orchestrator.services import Purpose, Role
+from orchestrator.up.bed import RecordedBed
 
-LEAST_PERIODS = 4
-"""Minimum length of a calibration, in periods of a generator that sends in bursts (``Measurements.steady_per_s``)."""
+LEAST_BURSTS = 4
+"""Minimum length of a calibration, in bursts of its generator (``Measurements.steady_per_s``)."""
 PROBING_S = 40.0
 """No further number of connections is tried after this: at about 5 s each, that of all of them."""
 
 
-def drive(live: Live, params: Params) -> None:
-    """Find how many connections the relay needs, calibrate in two shapes, send through the relay, drain it."""
-    relay, counts = live.plan.node(Role.RELAY), _counts(live)
-    other = services.service(params.load)
-    connections = find_connections(live, params, at_a_rate=probes.MOST if params.load == OURS else probes.FEWEST)
-    if isinstance(other, OffersLoad):
-        if counts:
-            seconds = other.period_s * max(LEAST_PERIODS, math.ceil(params.calibration / other.period_s))
-            _offer(live, params, CALIBRATION, connections, target=live.plan.node(Role.SINK).address, seconds=seconds)
-        with live.record_cpus(RUN):
-            _offer(live, params, RUN, connections, target=relay.address, seconds=params.seconds)
-    else:
-        if counts:
-            calibrate(live, params, connections)
-        with live.record_cpus(RUN):
-            live.send(RUN, params.order(params.seconds, connections) | {"target": str(relay.address)})
-    live.drain(RUN, params.drain)
+def drive(bed: RecordedBed, params: Params) -> None:
+    """Find how many connections the relay needs, calibrate, send through the relay, drain it."""
+    ours = params.load == OURS
+    connections = find_connections(bed, params, at_a_rate=probes.MOST if ours else probes.FEWEST)
+    by = None if ours else params.load
+    if bed.sink.counts:
+        calibrate(bed, params, connections, by=by)
+    with bed.record_cpus(RUN):
+        load = bed.send(RUN, params.order(params.seconds, connections), by=by)
+    load.drain(params.drain)
 
 
 def find_connections(
-    live: Live, params: RelayLoad, cpus: Iterable[int] | None = None, *, at_a_rate: int = probes.MOST
+    bed: RecordedBed, params: RelayLoad, cpus: Iterable[int] | None = None, *, at_a_rate: int = probes.MOST
 ) -> int:
-    """Return the connections of the load, and keep them with the evidence that they are enough (``probes``).
+    """Return the connections of the load, and save them; ``probes`` shows that they are enough.
 
-    At a rate they are as many as it takes, ``at_a_rate`` at most, so nothing is tried; neither where the sink cannot
-    count. ``cpus``: those of the machine that the relay may use.
+    At a rate there are up to ``at_a_rate``, opened as they are needed, and nothing is tried; nor where the sink cannot
+    count. ``cpus``: CPUs of the machine that the relay may use.
     """
     given = params.connections
     if params.rate is not None:
         found = given or at_a_rate
-    elif not _counts(live):
+    elif not bed.sink.counts:
         found = given or probes.FEWEST
     elif given is None:
-        found = _search(live, params, cpus)
+        found = _search(bed, params, cpus)
     else:
         found = given
-        _hold_against_more(live, params, given, cpus)
-    live.rundir.save_result(probes.FOUND, {"connections": found, "given": given is not None})
+        _compare_with_more(bed, params, given, cpus)
+    bed.rundir.save_result(probes.FOUND, {"connections": found, "given": given is not None})
     return found
 
 
-def _search(live: Live, params: RelayLoad, cpus: Iterable[int] | None) -> int:
+def _search(bed: RecordedBed, params: RelayLoad, cpus: Iterable[int] | None) -> int:
     """Double the connections until more carry no more."""
     end = time.monotonic() + PROBING_S
     tried: tuple[probes.Probe, ...] = ()
     while (connections := probes.following(tried)) and (len(tried) < 2 or time.monotonic() < end):
-        tried = _probe(live, params, connections, cpus)
+        tried = _probe(bed, params, connections, cpus)
     return probes.enough(tried)
 
 
-def _hold_against_more(live: Live, params: RelayLoad, given: int, cpus: Iterable[int] | None) -> None:
-    """Try a number of connections and a larger one, in turn; a second time where that does not tell."""
+def _compare_with_more(bed: RecordedBed, params: RelayLoad, given: int, cpus: Iterable[int] | None) -> None:
+    """Try the given number of connections and a larger one; a second time if the first comparison is unclear."""
     larger = min(probes.TIMES * given, MOST_CONNECTIONS)
     if larger <= given:
         return
     for number in (1, 2):
-        _probe(live, params, given, cpus, number)
-        if not probes.unclear(*_probe(live, params, larger, cpus, number)):
+        _probe(bed, params, given, cpus, number)
+        if not probes.unclear(*_probe(bed, params, larger, cpus, number)):
             break
 
 
 def _probe(
-    live: Live, params: RelayLoad, connections: int, cpus: Iterable[int] | None, number: int = 1
+    bed: RecordedBed, params: RelayLoad, connections: int, cpus: Iterable[int] | None, number: int = 1
 ) -> tuple[probes.Probe, ...]:
-    """Send a short load over so many connections, drain it, and return all probes until now."""
+    """Send a short load over this many connections, drain it, and return all probes until now."""
     name = probes.name(connections, number)
-    with live.record_cpus(name, cpus):
-        live.send(name, params.order(params.probe, connections) | {"target": str(live.plan.node(Role.RELAY).address)})
-    live.drain(name, params.drain, name=f"{name} drain")
-    return probes.read(Measurements.read(live.rundir, logs=False))
+    with bed.record_cpus(name, cpus):
+        load = bed.send(name, params.order(params.probe, connections), purpose=Purpose.PROBE)
+    load.drain(params.drain, phase=f"{name} drain")
+    return probes.read(bed.measurements(), params)
 
 
-def calibrate(live: Live, params: RelayLoad, connections: int) -> None:
-    """Offer a load straight to the sink, as fast as it goes, in two shapes.
+def calibrate(bed: RecordedBed, params: RelayLoad, connections: int, *, by: str | None = None) -> None:
+    """Send a load straight to the sink, as fast as it goes, in two shapes where messages are numbered.
 
     A load at a rate may have many connections and seldom needs them: the sink is filled by a few.
     """
     used = connections if params.rate is None else min(connections, probes.FEWEST)
-    load = params.order(params.calibration, used) | {"target": str(live.plan.destinations), "rate": None}
-    live.send(CALIBRATION, load)
-    # As the relay delivers: with thousands of destinations it rarely finds an open connection to use again.
-    live.send(SINGLE, load | {"per_connection": 1})
-
-
-def _counts(live: Live) -> bool:
-    """Say whether the sink counts what arrives."""
-    return isinstance(services.service(live.plan.node(Role.SINK).service), Counts)
-
-
-def _offer(
-    live: Live,
-    params: Params,
-    phase: str,
-    connections: int,
-    *,
-    target: IPv4Address | IPv6Address,
-    seconds: float,
-) -> None:
-    """Have the other generator send."""
-    load = Offer(
-        target=target,
-        seconds=seconds,
-        connections=connections,
-        per_connection=params.per_connection,
-        size=params.size,
-        domain=live.plan.deliveries[0].domain,
-        rate=params.rate if phase == RUN else None,
-    )
-    live.offer(phase, live.plan.named(params.load), load)
+    node = bed.node(by) if by else bed.role(Role.LOAD)
+    burst_s = services.burst_s(node.plan.service)
+    numbered = by is None
+    seconds = params.calibration if numbered else burst_s * max(LEAST_BURSTS, math.ceil(params.calibration / burst_s))
+    order = replace(params.order(seconds, used), rate=None)
+    bed.send(CALIBRATION, order, to=Role.SINK, by=by, purpose=Purpose.CALIBRATE)
+    if numbered:
+        # As the relay delivers: with thousands of destinations it rarely finds an open connection to use again.
+        bed.send(SINGLE, replace(order, per_connection=1), to=Role.SINK, purpose=Purpose.CALIBRATE)

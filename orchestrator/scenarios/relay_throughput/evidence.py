@@ -4,10 +4,8 @@ from collections.abc import Iterable
 
 from orchestrator import services
 from orchestrator.measurements import Accounting, Measurements
-from orchestrator.measurements.series import TICK_S
 from orchestrator.scenarios import Evidence
 from orchestrator.scenarios.relay_throughput.params import CALIBRATION, SINGLE
-from orchestrator.services import OffersLoad
 
 NEAR_CEILING = 0.7
 """A result above this share of the instrument's ceiling is called instrument-bound."""
@@ -122,9 +120,9 @@ def at_most(fact: str, found: float | None, limit: float, source: str) -> Eviden
 
 
 def instrument_ceiling(measured: Measurements) -> float | None:
-    """Return what the instrument carries without a relay: of ours, the slower of the two shapes of load."""
-    kind = services.known().get(str(measured.params.get("load")))
-    if CALIBRATION in measured.offers:
-        return measured.steady_per_s(CALIBRATION, kind.period_s if isinstance(kind, OffersLoad) else TICK_S)
+    """Return messages a second that the instrument carries without a relay: of two shapes of load, the slower."""
+    calibration = measured.loads.get(CALIBRATION)
+    if calibration and not calibration.numbered:
+        return measured.steady_per_s(CALIBRATION, services.burst_s(calibration.generator))
     rates = [measured.delivered_per_s(name) for name in (CALIBRATION, SINGLE)]
     return min(rate for rate in rates if rate) if all(rates) else None

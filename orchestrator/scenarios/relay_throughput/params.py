@@ -4,6 +4,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
+from orchestrator.agents.contract import LoadOrder
 from orchestrator.bed import user_files
 from orchestrator.bed.model import MAX_DOMAINS, Domain, Families, Files, Recipients, Release, Strict
 from orchestrator.bed.user_files import FromDisk
@@ -71,15 +72,15 @@ class RelayLoad(Strict):
             )
         return self
 
-    def order(self, seconds: float, connections: int) -> dict[str, Any]:
-        """Return the load order, without its target."""
-        return {
-            "seconds": seconds,
-            "rate": self.rate,
-            "connections": connections,
-            "per_connection": self.per_connection,
-            "sizes": [self.size],
-        }
+    def order(self, seconds: float, connections: int) -> LoadOrder:
+        """Return the load."""
+        return LoadOrder(
+            seconds=seconds,
+            rate=self.rate,
+            connections=connections,
+            per_connection=self.per_connection,
+            sizes=[self.size],
+        )
 
 
 class Params(RelayLoad):

@@ -13,6 +13,8 @@ from statistics import fmean
 
 from orchestrator.measurements import Measurements
 from orchestrator.scenarios import Evidence, Table
+from orchestrator.scenarios.relay_throughput.params import RelayLoad
+from orchestrator.services import Purpose
 
 FOUND = "connections"
 """results/connections.json: ``connections`` of the run, and whether they were ``given``."""
@@ -62,18 +64,19 @@ def name(connections: int, number: int = 1) -> str:
     return f"probe-{connections}" if number == 1 else f"probe-{connections}-{number}"
 
 
-def read(measured: Measurements) -> tuple[Probe, ...]:
+def read(measured: Measurements, params: RelayLoad) -> tuple[Probe, ...]:
     """Return the probes of a run by their number of connections; of a number tried twice, the means."""
     loads: dict[int, list[str]] = {}
-    for load in measured.probes:
-        loads.setdefault(int(load.split("-")[1]), []).append(load)
-    return tuple(_probe(measured, connections, loads[connections]) for connections in sorted(loads))
+    for load in measured.sent(Purpose.PROBE):
+        if limit := measured.loads[load].connections_limit:
+            loads.setdefault(limit, []).append(load)
+    return tuple(_probe(measured, params, connections, loads[connections]) for connections in sorted(loads))
 
 
-def _probe(measured: Measurements, connections: int, loads: Sequence[str]) -> Probe:
+def _probe(measured: Measurements, params: RelayLoad, connections: int, loads: Sequence[str]) -> Probe:
     machines = [machine for load in loads if (machine := measured.machine(load))]
     cpus = [cpu for load in loads if (cpu := cpu_of(measured, load))]
-    warm_up = min(WARM_UP_S, float(measured.params.get("probe") or WARM_UP_S) / 3)
+    warm_up = min(WARM_UP_S, params.probe / 3)
     return Probe(
         connections=connections,
         accepted=_mean(measured.accepted_per_s(load) for load in loads),
@@ -152,12 +155,12 @@ def _ratio(fewer: Probe, more: Probe) -> float:
 # ------------------------------------------------------------------------------------------------------ the verdict
 
 
-def pace(measured: Measurements, load: str) -> Evidence:
+def pace(measured: Measurements, load: str, params: RelayLoad) -> Evidence:
     """Say whether more connections than those of this load carry more: then their number has set the pace.
 
     Without a larger number that was tried, the CPU can tell: a load that used it up was not held up by its connections.
     """
-    tried = read(measured)
+    tried = read(measured, params)
     pair = _compared(tried, (measured.rundir.result(FOUND) or {}).get("connections"))
     if pair is None:
         spent = cpu_of(measured, load) is Cpu.SPENT
@@ -200,18 +203,18 @@ def _evidence(found: str, limit: float, *, holds: bool | None) -> Evidence:
     )
 
 
-def advice(measured: Measurements) -> str:
+def advice(measured: Measurements, params: RelayLoad) -> str:
     """Say what to do where the number of connections has set the pace."""
     found: Mapping[str, object] = measured.rundir.result(FOUND) or {}
     if found.get("given"):
         return "Leave --connections out, and the run finds their number"
-    most = max((probe.connections for probe in read(measured)), default=MOST)
+    most = max((probe.connections for probe in read(measured, params)), default=MOST)
     return f"No number up to {most:,} was enough: give a larger one with --connections"
 
 
-def tables(measured: Measurements) -> tuple[Table, ...]:
+def tables(measured: Measurements, params: RelayLoad) -> tuple[Table, ...]:
     """Set the numbers that were tried side by side."""
-    tried = read(measured)
+    tried = read(measured, params)
     used = (measured.rundir.result(FOUND) or {}).get("connections")
     if not tried:
         return ()

@@ -20,15 +20,14 @@ LATE = 0.01
 """Share of the messages that may start over 10 ms after they were due."""
 
 
-def kept(measured: Measurements) -> tuple[Evidence, ...]:
+def kept(measured: Measurements, rated: float) -> tuple[Evidence, ...]:
     """Say whether the relay kept up with the rate."""
     load = measured.loads.get(RUN)
     out = measured.delivered_by(RUN, load.ended + TAIL_S) if load else None
-    rated = float(measured.params.get("rate") or 0)
     return (
         _at_least(
             "messages accepted, of those offered",
-            load.accepted / load.offered if load and load.offered else None,
+            load.accepted / load.offered if load and load.accepted is not None and load.offered else None,
             TAKEN,
             f"results/{RUN}-load.json",
         ),
@@ -44,7 +43,7 @@ def kept(measured: Measurements) -> tuple[Evidence, ...]:
 def on_time(measured: Measurements) -> Evidence:
     """Say whether the messages were sent when they were due."""
     load = measured.loads.get(RUN)
-    late = load.late / load.offered if load and load.offered else None
+    late = load.late / load.offered if load and load.late is not None and load.offered else None
     return at_most("messages started over 10 ms late", late, LATE, f"results/{RUN}-load.json")
 
 

@@ -10,9 +10,9 @@ from orchestrator.report.summary import number
 from orchestrator.scenarios import Evidence, Outcome, Verdict
 from orchestrator.scenarios.relay_throughput import probes, rate
 from orchestrator.scenarios.relay_throughput.evidence import accounting, instrument, instrument_ceiling, worst
-from orchestrator.scenarios.relay_throughput.params import OURS, RUN
+from orchestrator.scenarios.relay_throughput.params import OURS, RUN, Params
 from orchestrator.scenarios.relay_throughput.probes import Cpu
-from orchestrator.services import Change
+from orchestrator.services import Change, Purpose
 
 INSTRUMENT, CONCURRENCY = "instrument-bound", "concurrency-bound"
 """Marks: the harness, or the number of its connections, may have set the pace."""
@@ -20,20 +20,20 @@ BACKLOG = 0.25
 """A relay that delivers less than it accepts by more than this share of it, while load is offered, builds a backlog."""
 
 
-def judge(measured: Measurements) -> Verdict:
+def judge(measured: Measurements, params: Params) -> Verdict:
     """Judge one run."""
-    rated = measured.params.get("rate")
-    carried = measured.delivered_per_s(RUN) or _sent_per_s(measured)
+    rated = params.rate
+    carried = measured.delivered_per_s(RUN) or _sent_per_s(measured, params)
     ceiling = instrument_ceiling(measured)
     machine = measured.machine(RUN)
-    tried = [name for name in measured.probes if measured.loads[name].accepted]
+    tried = [name for name in measured.sent(Purpose.PROBE) if measured.loads[name].accepted]
     facts = _Facts(
         mail=worst(e for name in (RUN, *tried) for e in accounting(measured, name)),
         harness=instrument(measured, RUN),
-        pace=(rate.on_time(measured),) if rated else (probes.pace(measured, RUN),),
-        kept=rate.kept(measured) if rated else (),
+        pace=(rate.on_time(measured),) if rated else (probes.pace(measured, RUN, params),),
+        kept=rate.kept(measured, rated) if rated else (),
     )
-    outcome, reason, marks = _outcome(measured, facts)
+    outcome, reason, marks = _outcome(measured, params, facts)
     if outcome is Outcome.CONFIRMED:
         reason = "every accepted message arrived once and whole; " + _room(carried, ceiling, rated)
     response = rate.response(measured) if rated else None
@@ -54,7 +54,7 @@ def judge(measured: Measurements) -> Verdict:
             "harness_cpu_ms_per_message": _harness_cpu_ms(measured),
             "share_of_machine_cpu": 1 - machine.idle if machine else None,
         },
-        tables=probes.tables(measured),
+        tables=probes.tables(measured, params),
     )
 
 
@@ -76,22 +76,22 @@ _Judged = tuple[Outcome, str, tuple[str, ...]]
 """The outcome, the reason of all but CONFIRMED, and the marks."""
 
 
-def _outcome(measured: Measurements, facts: _Facts) -> _Judged:
+def _outcome(measured: Measurements, params: Params, facts: _Facts) -> _Judged:
     """Judge the facts, the most serious first."""
     if broken := _unmet(facts.mail):
         return Outcome.REFUTED, broken, ()
     everything = (*facts.mail, *facts.kept, *facts.pace, *facts.harness)
     if missing := [e.fact for e in everything if e.holds is None]:
-        return Outcome.INCONCLUSIVE, f"not measured{_why(measured)}: {', '.join(missing)}", ()
+        return Outcome.INCONCLUSIVE, f"not measured{_why(params)}: {', '.join(missing)}", ()
     if bound := _unmet(facts.harness):
         return Outcome.INCONCLUSIVE, f"the instrument may have set the pace: {bound}", (INSTRUMENT,)
-    return _rated(measured, facts) if facts.kept else _closed(measured, facts)
+    return _rated(measured, facts) if facts.kept else _closed(measured, params, facts)
 
 
-def _closed(measured: Measurements, facts: _Facts) -> _Judged:
+def _closed(measured: Measurements, params: Params, facts: _Facts) -> _Judged:
     """Judge a load as fast as it goes."""
     if few := [e.found for e in facts.pace if e.holds is False]:
-        reason = f"the number of connections set the pace: {'; '.join(few)}. {probes.advice(measured)}"
+        reason = f"the number of connections set the pace: {'; '.join(few)}. {probes.advice(measured, params)}"
         return Outcome.INCONCLUSIVE, reason, (CONCURRENCY,)
     return Outcome.CONFIRMED, "", ()
 
@@ -145,17 +145,16 @@ def _ms(latency: Latency | None, percentile: float) -> float | None:
     return 1000 * latency.at(percentile) if latency else None
 
 
-def _why(measured: Measurements) -> str:
-    """Say which service of those that were asked for cannot account for messages."""
-    params = measured.params
-    silent = [params[role] for role, ours in (("load", OURS), ("sink", "blackhole")) if params.get(role, ours) != ours]
+def _why(params: Params) -> str:
+    """Name the chosen services that cannot account for messages."""
+    silent = [name for name, ours in ((params.load, OURS), (params.sink, "blackhole")) if name != ours]
     return f" (no message is accounted for by {' and '.join(silent)})" if silent else ""
 
 
-def _sent_per_s(measured: Measurements) -> float | None:
+def _sent_per_s(measured: Measurements, params: Params) -> float | None:
     """Return messages a second that the relay's own log calls sent, from the start of the load to the last, to 1 s."""
-    load = measured.loads.get(RUN) or measured.offers.get(RUN)
-    service = str(measured.params.get("relay"))
+    load = measured.loads.get(RUN)
+    service = params.relay
     if load is None or service not in services.known():
         return None
     log = services.read_log(service, (line for line in measured.rundir.log("relay") if line[0] >= load.started))

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from orchestrator.errors import EngineFailed, NodeDied, Problem
-from orchestrator.hosts import ContainerGone, Host, LogLine
+from orchestrator.hosts import ContainerGone, LogLine, Node
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.up.collect.logs import NodeLog, Ticks, Watch, died
 from orchestrator.up.collect.stats import point
@@ -35,28 +35,27 @@ class Recorder:
 
     Enter it before the first container starts and leave it after the last one is removed::
 
-        with Recorder(engine, rundir) as recorder:
+        with Recorder(rundir) as recorder:
             watch = recorder.watch("relay", r"daemon started")
-            engine.start(container)
-            recorder.record("relay", container)
+            node.start()
+            recorder.record("relay", node)
             watch.wait(30)
             ...
             recorder.check()
             ...
             recorder.expect_end()
-            engine.remove_container(container)
+            node.remove()
 
     All lines that a container printed to its end are then in the run directory.
     """
 
-    def __init__(self, engine: Host, rundir: RunDir) -> None:
+    def __init__(self, rundir: RunDir) -> None:
         self.faults: list[str] = []
         """What could not be recorded, and why."""
         self.died = Event()
         """Set when a container has ended that should be running, or its end cannot be learnt any more."""
         self._broken: Future[None] = Future()
         """Why it was set, as its exception."""
-        self._engine = engine
         self._rundir = rundir
         self._lock = Lock()
         self._logs: dict[str, NodeLog] = {}
@@ -77,13 +76,13 @@ class Recorder:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def record(self, node: str, container: str) -> None:
+    def record(self, node: str, container: Node) -> None:
         """Record a node, from its first line on. Its container must have been started.
 
         (The engine follows the log of a running container only, and tells that one from its beginning.)
         """
         log = self._log(node)
-        reader = self._thread("logs", node, lambda: self._read_log(log, self._engine.node(container).logs(follow=True)))
+        reader = self._thread("logs", node, lambda: self._read_log(log, container.logs(follow=True)))
         self._thread("stats", node, lambda: self._read_stats(node, container))
         self._thread("end", node, lambda: self._await_end(log, container, reader))
 
@@ -213,15 +212,15 @@ class Recorder:
             except OSError as error:  # a full disk: readiness and ticks still depend on this thread
                 self._fault(f"logs of {log.node}", str(error))
 
-    def _read_stats(self, node: str, container: str) -> None:
-        for raw in self._engine.node(container).stats():
+    def _read_stats(self, node: str, container: Node) -> None:
+        for raw in container.stats():
             reading = point(node, raw)
             if reading is None or self._closed.is_set():
                 return
             with self._lock:
                 self._stats.write(json.dumps(reading, separators=(",", ":")) + "\n")
 
-    def _await_end(self, log: NodeLog, container: str, reader: Thread) -> None:
+    def _await_end(self, log: NodeLog, container: Node, reader: Thread) -> None:
         try:
             status = self._exit_status(container)
         except Exception as error:  # noqa: BLE001 - whatever it is: somebody may be waiting for this end
@@ -237,12 +236,12 @@ class Recorder:
         log.end(death)
         self._end(log.node).set_result(death)
 
-    def _exit_status(self, container: str) -> int | None:
+    def _exit_status(self, container: Node) -> int | None:
         """Wait for the end of a container, through hiccups of the engine; ``None``: it was removed."""
         pauses = iter(PAUSES_S)
         while True:
             try:
-                return self._engine.node(container).wait()
+                return container.wait()
             except ContainerGone:
                 return None
             except Exception:

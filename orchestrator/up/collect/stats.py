@@ -5,16 +5,26 @@ Source: Docker Engine API 1.41, ``GET /containers/{id}/stats``; the kernel's cgr
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice, takewhile
 from typing import Any
 
 from orchestrator.errors import EngineFailed
 from orchestrator.hosts import Host
 from orchestrator.hosts.docker.api import unix
-from orchestrator.hosts.ownership import NODE
+from orchestrator.hosts.ownership import ID, NODE, Standing
 
 FIGURES = ("cores", "memory_b", "rx_b_per_s", "tx_b_per_s", "pids")
 """Names of the figures of ``rates``."""
+_COLUMNS = (
+    ("cores", 8, 2, 1),
+    ("memory_b", 8, 0, 2**20),
+    ("rx_b_per_s", 10, 1, 1e3),
+    ("tx_b_per_s", 10, 1, 1e3),
+    ("pids", 7, 0, 1),
+)
+_REMOVED = "removed"
+"""State of a node whose container was removed meanwhile."""
 Point = dict[str, float | int | str | None]
 
 _NEVER = "0001-01-01T00:00:00Z"
@@ -91,39 +101,52 @@ def _blocks(entries: Sequence[Mapping[str, Any]], operation: str) -> int | None:
     return sum(e["value"] for e in entries if str(e.get("op", "")).lower() == operation) if entries else None
 
 
-def rates(engine: Host, nodes: Mapping[str, str]) -> dict[str, dict[str, float] | None]:
-    """Return what containers use now, measured over one second: node -> name of the figure -> value.
+def rates(host: Host, bed: Standing) -> dict[str, dict[str, float | str | None]]:
+    """Return the state of each node, and what it uses now, measured over one second: node -> figure -> value.
 
-    ``cores`` of CPU, ``memory_b``, ``rx_b_per_s``, ``tx_b_per_s``, ``pids``. A node is ``None`` if it does not run, or
-    if it ended or was removed meanwhile.
+    ``state``; ``cores`` of CPU, ``memory_b``, ``rx_b_per_s``, ``tx_b_per_s``, ``pids``: ``None`` if the node does not
+    run, or ended or was removed meanwhile.
     """
-
-    def use(name: str) -> dict[str, float] | None:
-        try:
-            # Of a container that does not run, the engine sends empty readings without an end.
-            running = takewhile(lambda r: r is not None, (point(name, raw) for raw in engine.node(nodes[name]).stats()))
-            readings = list(islice((r for r in running if r and r["cpu_s"] is not None), 2))
-        except EngineFailed:
-            if any(found.id == nodes[name] and found.state == "running" for found in engine.find({NODE: None})):
-                raise
-            return None
-        if len(readings) < 2:
-            return None
-        first, last = readings
-        seconds = _figure(last["t"]) - _figure(first["t"])
-        if seconds <= 0:
-            return None
-        grown = {key: (_figure(last[key]) - _figure(first[key])) / seconds for key in ("cpu_s", "rx_b", "tx_b")}
-        return {
-            "cores": grown["cpu_s"],
-            "memory_b": _figure(last["memory_b"]),
-            "rx_b_per_s": grown["rx_b"],
-            "tx_b_per_s": grown["tx_b"],
-            "pids": _figure(last["pids"]),
-        }
-
+    nodes = {c.labels[NODE]: c.id for c in bed.containers if NODE in c.labels}
     with ThreadPoolExecutor(max(1, len(nodes))) as pool:
-        return dict(zip(nodes, pool.map(use, nodes), strict=True))
+        used = dict(zip(nodes, pool.map(partial(_use, host), nodes.values()), strict=True))
+    states = {c.labels[NODE]: c.state for c in host.find({ID: bed.id, NODE: None})}
+    return {name: {"state": states.get(name, _REMOVED), **used[name]} for name in nodes}
+
+
+def _use(host: Host, container: str) -> dict[str, float | None]:
+    try:
+        # For a container that does not run, the engine sends empty readings without an end.
+        running = takewhile(lambda r: r is not None, (point("", raw) for raw in host.node(container).stats()))
+        readings = list(islice((r for r in running if r and r["cpu_s"] is not None), 2))
+    except EngineFailed:
+        if any(found.id == container and found.state == "running" for found in host.find({NODE: None})):
+            raise
+        readings = []
+    seconds = _figure(readings[1]["t"]) - _figure(readings[0]["t"]) if len(readings) == 2 else 0
+    if seconds <= 0:
+        return dict.fromkeys(FIGURES)
+    first, last = readings
+    grown = {key: (_figure(last[key]) - _figure(first[key])) / seconds for key in ("cpu_s", "rx_b", "tx_b")}
+    return {
+        "cores": grown["cpu_s"],
+        "memory_b": _figure(last["memory_b"]),
+        "rx_b_per_s": grown["rx_b"],
+        "tx_b_per_s": grown["tx_b"],
+        "pids": _figure(last["pids"]),
+    }
+
+
+def table(used: Mapping[str, Mapping[str, float | str | None]]) -> str:
+    """Render ``rates`` as text, one line for each node."""
+    lines = [f"{'node':10}{'state':10}{'cores':>8}{'MiB':>8}{'in kB/s':>10}{'out kB/s':>10}{'pids':>7}"]
+    for name, use in used.items():
+        figures = [
+            f"{'-':>{width}}" if (value := use[key]) is None else f"{_figure(value) / unit:{width}.{digits}f}"
+            for key, width, digits, unit in _COLUMNS
+        ]
+        lines.append(f"{name:10}{use['state']:10}{''.join(figures)}")
+    return "\n".join(lines)
 
 
 def _figure(value: float | str | None) -> float:

@@ -17,7 +17,7 @@ import uvloop
 
 from orchestrator.agents import load as load_module
 from orchestrator.agents import patience
-from orchestrator.agents.contract import LoadOrder, LoadReport
+from orchestrator.agents.contract import LoadOrder
 from orchestrator.agents.histogram import decode
 from orchestrator.agents.ledger import SequenceSet
 from orchestrator.agents.load import Load
@@ -41,10 +41,10 @@ def stalled_load(sink: Sink) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     process.wait()
 
 
-def against(fault: faults.Fault, **order: Any) -> LoadReport:
+def against(fault: faults.Fault, **order: Any) -> Any:
     """Carry a load out against a server that does it wrong."""
 
-    async def both() -> LoadReport:
+    async def both() -> Any:
         async with faults.serving(fault) as port:
             return await Load(LoadOrder.from_dict({**ORDER, "port": port, **order})).run()
 
@@ -320,7 +320,7 @@ def test_refused_connects_are_tried_again_but_not_in_a_busy_loop(deaf: socket.so
 
 
 def test_a_server_that_comes_back_gets_all_its_mail(deaf: socket.socket) -> None:
-    async def late_server() -> LoadReport:
+    async def late_server() -> Any:
         port = deaf.getsockname()[1]
         load = Load(LoadOrder.from_dict({**ORDER, "port": port, "rate": 400, "messages": 40, "timeout": 5}))
         ended = asyncio.create_task(load.run())

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator import services
+from orchestrator.agents.contract import LoadOrder
 from orchestrator.bed import builtin
 from orchestrator.bed.addressing import V6
 from orchestrator.bed.model import Families, parse_bed
@@ -15,7 +16,7 @@ from orchestrator.bed.wiring import DIRECTORY
 from orchestrator.errors import InvalidInput
 from orchestrator.plan import NodePlan, Plan, compose, make_plan
 from orchestrator.scenarios import scenario
-from orchestrator.services import Offer, Role
+from orchestrator.services import Role
 from orchestrator.services.smtp_source import SERVICE as SMTP_SOURCE
 
 _SIX = re.compile(r"(?i)ipv6|ip6|icmpv6|2001:2:|AAAA|::")
@@ -166,5 +167,5 @@ def test_a_scenario_hands_the_choice_on() -> None:
 
 def test_smtp_source_dials_either_family() -> None:
     for target in (IPv4Address("198.18.0.3"), planned("v6").node(Role.RELAY).address):
-        offer = Offer(target=target, seconds=1, connections=1, per_connection=1, size=100, domain="d0.test")
-        assert SMTP_SOURCE.command(offer)[-1] == f"inet:[{target}]:25"
+        order = LoadOrder(target=str(target), domains=["d0.test"], seconds=1, per_connection=1)
+        assert SMTP_SOURCE.program(order)[-1] == f"inet:[{target}]:25"

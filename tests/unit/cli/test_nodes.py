@@ -15,7 +15,9 @@ from orchestrator.errors import EngineFailed, ExitCode
 from orchestrator.hosts import ContainerSpec, NetworkSpec, Output, docker, images
 from orchestrator.hosts.fake import FakeHost
 from orchestrator.hosts.ownership import Identity, Kind
+from orchestrator.plan import make_plan
 from orchestrator.up import bringup
+from orchestrator.up.attach import BED_FILE, saved_bed
 from tests.unit.cli import test_errors as test_cli_errors
 from tests.unit.cli.test_errors import Command
 from tests.unit.up.test_collect import V2
@@ -32,11 +34,17 @@ class Engine(FakeHost):
             answer=lambda *_: Output(status=3, stdout=HOSTILE, stderr=HOSTILE), prints=lambda _: [HOSTILE, "two"]
         )
         nodes = {name: {"service": service} for name, service in SERVICES.items()}
-        identity = Identity.new(parse_bed({"name": "x", "nodes": nodes}, "bed"), Kind.UP)
+        bed = parse_bed({"name": "x", "nodes": nodes}, "bed")
+        identity = Identity.new(bed, Kind.UP)
+        files = {BED_FILE: saved_bed(make_plan(bed, cpus=2), 2)}
         self.ids = {
             name: self.create(
                 ContainerSpec(
-                    name=identity.name(name), image="x", command=(), labels=identity.labels(node=name, service=service)
+                    name=identity.name(name),
+                    image="x",
+                    command=(),
+                    labels=identity.labels(node=name, service=service),
+                    files=files,
                 )
             ).id
             for name, service in SERVICES.items()

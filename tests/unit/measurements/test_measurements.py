@@ -14,6 +14,7 @@ from orchestrator.measurements import Latency, Measurements, Phase
 from orchestrator.measurements.accounting import bitmap, lowest
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.measurements.series import steady
+from orchestrator.services import Purpose
 from tests.unit import factory
 
 
@@ -85,7 +86,7 @@ def test_unresolved_messages_are_neither_lost_nor_unaccepted(rundir: RunDir) -> 
 def test_the_subject_is_the_load_that_is_no_calibration(kept: RunDir) -> None:
     measured = Measurements.read(kept)
     assert measured.subject == "relay"
-    assert measured.calibrations == ["calibration", "calibration-single"]
+    assert measured.sent(Purpose.CALIBRATE) == ["calibration", "calibration-single"]
     assert [p.name for p in measured.phases] == ["calibration", "calibration-single", "relay", "drain"]
 
 
@@ -159,7 +160,7 @@ def test_readings_close_together_are_taken_as_one(rundir: RunDir) -> None:
 def test_an_empty_run_measured_nothing_and_says_so(tmp_path: Path) -> None:
     measured = Measurements.read(RunDir.create(tmp_path, "relay-throughput"))
     assert measured.subject is None
-    assert measured.calibrations == measured.nodes == []
+    assert measured.sent(Purpose.CALIBRATE) == measured.nodes == []
     assert measured.accounting("relay") is None
     assert measured.span("relay") is None
     assert measured.phase("relay") is None
@@ -176,7 +177,7 @@ def test_half_an_account_is_none(rundir: RunDir, missing: str) -> None:
     measured = Measurements.read(rundir)
     assert measured.accounting("relay") is None
     assert measured.delivered_per_s("relay") is None
-    assert measured.subject == "relay"
+    assert measured.subject == ("relay" if missing == "relay-sink" else None)
 
 
 def test_streams_that_broke_are_named(rundir: RunDir) -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from markupsafe import escape
 from rich.console import Console
 
+from orchestrator.agents.contract import LoadReport
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.report import html, terminal
@@ -23,7 +24,6 @@ from orchestrator.report.charts import charts
 from orchestrator.report.drawing import POINTS
 from orchestrator.report.summary import best_figure, figure, number
 from orchestrator.scenarios import Outcome
-from orchestrator.services.offered import Offered
 from tests.unit import factory
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\x1b]0;pwned\x07[bold]"
@@ -357,11 +357,8 @@ def test_tables_and_quotes_of_a_verdict_are_shown(text: str, page: str) -> None:
 def test_a_load_of_another_generator_is_one_of_several_and_its_fate_unknown(rundir: RunDir, tmp_path: Path) -> None:
     copy = RunDir(Path(shutil.copytree(rundir.path, tmp_path / "run")))
     started = (rundir.result("relay-load") or {})["started"] + 60
-    offer = Offered(
-        run="5eed0009", node="postal", command=("postal",), started=started, ended=started + 4, cpu_s=0.1, status=0,
-        cut=True, lines=(),
-    )  # fmt: skip
-    copy.save_result("postal-offer", offer.to_dict())
+    load = LoadReport(run="5eed0009", generator="postal", started=started, ended=started + 4, cpu_s=0.1, cut_off=True)
+    copy.save_result("postal-load", load.to_dict())
     run = terminal.summary(copy)
     assert (run["subject"], list(run["throughput"])[:2]) == (None, ["relay", "postal"])
     text = shown(copy, 120)
@@ -393,7 +390,7 @@ def test_the_search_for_connections_has_one_label(rundir: RunDir, tmp_path: Path
     probed = RunDir(Path(shutil.copytree(rundir.path, tmp_path / "run")))
     facts = probed.load()
     start = facts["phases"][0]["start"] - 5
-    tried = [{"name": name, "start": start + i, "end": start + i + 1}
+    tried = [{"name": name, "start": start + i, "end": start + i + 1, "purpose": "probe"}
              for i, name in enumerate(("probe-20", "probe-20 drain", "probe-40", "probe-40 drain"))]  # fmt: skip
     probed.save(facts | {"phases": tried + facts["phases"]})
     factory.add_probes(probed, {20: 100.0, 40: 100.0}, used=20)

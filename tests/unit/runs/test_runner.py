@@ -27,8 +27,8 @@ from orchestrator.measurements.rundir import RunDir
 from orchestrator.report import html, terminal
 from orchestrator.runs import runner, sweep
 from orchestrator.scenarios import Outcome, Verdict
-from orchestrator.up import bringup, live
-from orchestrator.up.live import Live
+from orchestrator.up import bringup, node
+from orchestrator.up.bed import RecordedBed
 from tests.unit import disk
 
 READING = "nofile\t20000\ngc_thresh3\t1024\nneighbours\tentries 00000002\nmeminfo\tMemAvailable: 8000000 kB\n"
@@ -44,16 +44,16 @@ class Asked:
     name, question = "asked", "Does it answer?"
     params: type[Strict] = Params
 
-    def __init__(self, drive: Callable[[Live], None] = lambda _: None) -> None:
+    def __init__(self, drive: Callable[[RecordedBed], None] = lambda _: None) -> None:
         self._drive = drive
 
     def bed(self, params: Params) -> Bed:  # noqa: ARG002, D102
         return parse_bed({"name": "one", "domains": 2, "nodes": {"dns": {"service": "bind"}}}, "bed")
 
-    def drive(self, live: Live, params: Params) -> None:  # noqa: ARG002, D102
-        self._drive(live)
+    def drive(self, running: RecordedBed, params: Params) -> None:  # noqa: ARG002, D102
+        self._drive(running)
 
-    def judge(self, measured: Measurements) -> Verdict:  # noqa: D102
+    def judge(self, measured: Measurements, params: Params) -> Verdict:  # noqa: ARG002, D102
         there = measured.rundir.logs() == ["dns"]
         return Verdict(outcome=Outcome.CONFIRMED if there else Outcome.INCONCLUSIVE, claim="It answers.", reason="")
 
@@ -87,7 +87,7 @@ class Breaking(FakeHost):
 
     def __getattribute__(self, name: str) -> Any:
         found = super().__getattribute__(name)
-        if name in {"info", "image", "create_network", "create", "start", "run", "logs", "exec"}:
+        if name in {"info", "create_network", "create", "start", "run", "logs", "exec"}:
             return self._counted(name, found)
         return found
 
@@ -137,7 +137,7 @@ def test_a_run_keeps_everything_and_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_version_that_a_daemon_does_not_tell_is_not_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "NEWS_S", 0.1)
+    monkeypatch.setattr(node, "NEWS_S", 0.1)
     engine = Breaking()
     answer = engine.answer
     failed = Output(status=127, stdout="", stderr="named: not found")
@@ -160,7 +160,7 @@ def _calls() -> int:
 def test_whichever_call_breaks_nothing_is_left_and_the_first_error_is_the_one_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
-    monkeypatch.setattr(live, "NEWS_S", 0.1)  # no node has ended: there is no news to wait for
+    monkeypatch.setattr(node, "NEWS_S", 0.1)  # no node has ended: there is no news to wait for
     engine = Breaking(at)
     with pytest.raises(EngineFailed, match="the call that the test breaks") as caught:
         _run(engine, tmp_path)
@@ -176,7 +176,7 @@ def test_whichever_call_breaks_nothing_is_left_and_the_first_error_is_the_one_sh
 def test_an_interrupt_takes_the_bed_down_and_is_recorded(tmp_path: Path) -> None:
     engine = Breaking()
 
-    def interrupt(_: Live) -> None:
+    def interrupt(_: RecordedBed) -> None:
         raise Interrupted(15)
 
     with pytest.raises(Interrupted):
@@ -191,7 +191,7 @@ def test_a_removal_that_fails_does_not_hide_why_the_run_ended(tmp_path: Path, mo
     def refuse(_: str) -> None:
         raise EngineFailed("the network removed", "it is in use", "wait")
 
-    def interrupt(_: Live) -> None:
+    def interrupt(_: RecordedBed) -> None:
         monkeypatch.setattr(engine, "remove_network", refuse)
         raise Interrupted(15)
 
@@ -204,10 +204,9 @@ def test_a_removal_that_fails_does_not_hide_why_the_run_ended(tmp_path: Path, mo
 def test_a_node_that_dies_ends_the_run_with_the_end_of_its_log(tmp_path: Path) -> None:
     engine = Breaking()
 
-    def kill(live: Live) -> None:
-        engine.end(live.containers["dns"], 139)
-        live.recorder.died.wait(5)
-        live.recorder.check()
+    def kill(running: RecordedBed) -> None:
+        engine.end(running.node("dns").container.id, 139)
+        running.pause(5)
 
     finished = _run(engine, tmp_path, Asked(kill))
     assert isinstance(finished.broken, NodeDied)
@@ -234,10 +233,10 @@ def test_a_node_that_dies_ends_the_run_with_the_end_of_its_log(tmp_path: Path) -
 def test_the_phases_until_then_are_kept_however_a_run_ends(
     tmp_path: Path, error: BaseException, raised: type[BaseException] | None
 ) -> None:
-    def drive(live: Live) -> None:
-        with live.phase("first"):
+    def drive(running: RecordedBed) -> None:
+        with running.phase("first"):
             pass
-        with live.phase("second"):
+        with running.phase("second"):
             raise error
 
     with pytest.raises(raised) if raised else nullcontext():
@@ -253,7 +252,7 @@ class Judged(Asked):
         super().__init__()
         self._judge = judge
 
-    def judge(self, measured: Measurements) -> Verdict:
+    def judge(self, measured: Measurements, params: Params) -> Verdict:  # noqa: ARG002
         """Judge."""
         return self._judge(measured)
 
@@ -290,10 +289,9 @@ def test_a_judge_that_fails_is_inconclusive_with_its_reason_and_can_judge_again(
 
 
 def test_a_judge_that_fails_after_a_death_does_not_hide_the_death(tmp_path: Path) -> None:
-    def kill(live: Live) -> None:
-        engine.end(live.containers["dns"], 139)
-        live.recorder.died.wait(5)
-        live.recorder.check()
+    def kill(running: RecordedBed) -> None:
+        engine.end(running.node("dns").container.id, 139)
+        running.pause(5)
 
     engine, asked = Breaking(), Judged(_broken_judge)
     asked._drive = kill

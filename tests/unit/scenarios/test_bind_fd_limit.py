@@ -51,7 +51,8 @@ def judged(tmp_path: Path, nodes: dict[str, dict[str, Any]], **params: Any) -> V
             )
         for result in seen.keys() - {"log"}:
             rundir.save_result(f"{node}-{result}", seen[result])
-    return SCENARIO.judge(Measurements.read(rundir))
+    measured = Measurements.read(rundir)
+    return SCENARIO.judge(measured, Params(**measured.params))
 
 
 def counted(open_files: int, addresses: int) -> dict[str, Any]:

@@ -84,7 +84,8 @@ def load(rundir: RunDir, name: str, started: float, rate: float) -> float:
 
 
 def judged(rundir: RunDir) -> Verdict:
-    return SCENARIO.judge(Measurements.read(rundir))
+    measured = Measurements.read(rundir)
+    return SCENARIO.judge(measured, Params(**measured.params))
 
 
 def change(rundir: RunDir, name: str, **values: Any) -> None:

@@ -11,7 +11,6 @@ from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.scenarios import Outcome, Verdict
 from orchestrator.scenarios.generator_ceiling import SCENARIO, Params
-from orchestrator.services.offered import Offered
 from tests.unit.factory import bitmap, histogram
 
 RUNS = {"calibration-smtp-load": "00000001", "calibration-postal": "00000002", "smtp-load": "3", "postal": "4"}
@@ -57,7 +56,8 @@ def judged(
     with rundir.write_series("stats") as stats:
         for t in (*range(990, 1050), *range(2999, 3010)):
             stats.write(json.dumps({"t": float(t), "node": "sink", "cpu_s": cores * t, "memory_b": 1}) + "\n")
-    return SCENARIO.judge(Measurements.read(rundir))
+    measured = Measurements.read(rundir)
+    return SCENARIO.judge(measured, Params(**measured.params))
 
 
 def _tick(rundir: RunDir, run: str, t: float, delivered: int, foreign: int) -> None:
@@ -88,11 +88,11 @@ def _ours(rundir: RunDir, name: str, *, start: float, rate: float) -> None:
 
 def _postal(rundir: RunDir, name: str, *, start: float, tokens: int) -> None:
     """Send each portion within 2 s, as postal does; the sink is silent while nothing arrives."""
-    done = Offered(
-        run=RUNS[name], node="postal", command=("postal",), started=start, ended=start + 40, status=124, cut=True,
-        cpu_s=3.0, lines=(), arrived=8 * tokens,
+    done = LoadReport(
+        run=RUNS[name], generator="postal", started=start, ended=start + 40, exit_status=124, cut_off=True,
+        cpu_s=3.0, arrived=8 * tokens,
     )  # fmt: skip
-    rundir.save_result(f"{name}-offer", done.to_dict())
+    rundir.save_result(f"{name}-load", done.to_dict())
     for portion in range(8):
         for at, share in ((0.4, 0.3), (1.4, 1.0)):
             _tick(rundir, RUNS[name], start + 5 * portion + at, 0, int((portion + share) * tokens))

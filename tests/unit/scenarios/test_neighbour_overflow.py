@@ -83,7 +83,8 @@ def judged(tmp_path: Path, *passes: dict[str, Any], kernel: bool = True, **param
                 for attempt in range(2):  # a message that is deferred twice counts once
                     t = starts[number] + 6 + attempt
                     log.write(f"{t} Nov 23 05:06:18 {line}, dsn=4.4.1, status=deferred ({why})\n")
-    return SCENARIO.judge(Measurements.read(rundir))
+    measured = Measurements.read(rundir)
+    return SCENARIO.judge(measured, Params(**measured.params))
 
 
 def test_the_symptom_is_confirmed_counted_and_quoted(tmp_path: Path) -> None:

@@ -4,12 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.agents.contract import LoadReport, SinkReport
+from orchestrator.agents.contract import LoadReport, PrintedLine, SinkReport
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.scenarios import Outcome, Verdict
 from orchestrator.scenarios.postal_crash import MESSAGE, OURS, POSTAL, SCENARIO, SIGSEGV, Params
-from orchestrator.services.offered import Line, Offered
 from tests.unit.factory import bitmap, histogram
 
 
@@ -17,9 +16,9 @@ def judged(folder: Path, *, status: int = SIGSEGV, said: int = 236, failed: int 
     """Judge a run in which postal ended so, and ours counted so many errors of 100 messages."""
     rundir = RunDir.create(folder, "postal-crash")
     rundir.save({"scenario": "postal-crash", "params": Params().model_dump()})
-    postal = Offered(
-        run="0badcafe", node="postal", command=("postal",), started=10.0, ended=10.05, status=status,
-        cut=status == 124, cpu_s=0.01, lines=(Line(t=10.0, text=MESSAGE, count=said),) if said else (), arrived=0,
+    postal = LoadReport(
+        run="0badcafe", generator="postal", started=10.0, ended=10.05, exit_status=status, cut_off=status == 124,
+        cpu_s=0.01, printed=[PrintedLine(t=10.0, text=MESSAGE, count=said)] if said else [], arrived=0,
     )  # fmt: skip
     load = LoadReport(
         run="00c0ffee", started=20.0, ended=28.0, offered=100, accepted=60, failed={"ConnectionResetError": failed},
@@ -31,11 +30,12 @@ def judged(folder: Path, *, status: int = SIGSEGV, said: int = 236, failed: int 
         broken=40, domains=16, first=20.0, last=28.0, cpu_s=0.1, memory_b=1, transit=histogram([]), age=histogram([]),
         delivered_set=bitmap(range(60)),
     )  # fmt: skip
-    results = {f"{POSTAL}-offer": postal.to_dict(), f"{OURS}-load": load.to_dict(), f"{OURS}-sink": sink.to_dict()}
+    results = {f"{POSTAL}-load": postal.to_dict(), f"{OURS}-load": load.to_dict(), f"{OURS}-sink": sink.to_dict()}
     for name, result in results.items():
         if name != without:
             rundir.save_result(name, result)
-    return SCENARIO.judge(Measurements.read(rundir))
+    measured = Measurements.read(rundir)
+    return SCENARIO.judge(measured, Params(**measured.params))
 
 
 def test_a_postal_that_dies_and_an_account_of_ours_is_confirmed(tmp_path: Path) -> None:
@@ -57,6 +57,6 @@ def test_a_message_of_ours_without_an_outcome_refutes(tmp_path: Path) -> None:
     assert "1 of 100" in verdict.reason
 
 
-@pytest.mark.parametrize("missing", [f"{POSTAL}-offer", f"{OURS}-load", f"{OURS}-sink"])
+@pytest.mark.parametrize("missing", [f"{POSTAL}-load", f"{OURS}-load", f"{OURS}-sink"])
 def test_what_was_not_measured_is_inconclusive(tmp_path: Path, missing: str) -> None:
     assert judged(tmp_path, without=missing).outcome is Outcome.INCONCLUSIVE

@@ -37,12 +37,17 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     return rundir
 
 
+def judge(measured: Measurements) -> Verdict:
+    """Judge with the parameters of the run."""
+    return SCENARIO.judge(measured, Params(**measured.params))
+
+
 def _judged(rundir: RunDir, scratch: Path, change: Callable[[Path], None] = lambda _: None) -> Verdict:
 
     copy = scratch / "run"
     shutil.copytree(rundir.path, copy)
     change(copy)
-    return SCENARIO.judge(Measurements.read(RunDir.open(copy)))
+    return judge(Measurements.read(RunDir.open(copy)))
 
 
 def _set(name: str, **values: Any) -> Callable[[Path], None]:
@@ -92,7 +97,7 @@ def test_lost_mail_refutes(tmp_path: Path, template: RunDir) -> None:
         report = template.result(f"calibration-single-{end}")
         assert report
         lossy.save_result(f"calibration-single-{end}", report)
-    verdict = SCENARIO.judge(Measurements.read(lossy))
+    verdict = judge(Measurements.read(lossy))
     assert verdict.outcome is Outcome.REFUTED
     assert "Lost: 2, needed 0" in verdict.reason
 
@@ -111,7 +116,7 @@ def test_a_domain_whose_only_message_was_refused_is_owed_no_mail(tmp_path: Path,
     add_probes(refusing, {20: CARRIES, 40: CARRIES}, used=20)
     measured = Measurements.read(refusing)
     assert (measured.loads["relay"].accepted, measured.sinks["relay"].domains) == (274, 249)
-    verdict = SCENARIO.judge(measured)
+    verdict = judge(measured)
     assert verdict.outcome is Outcome.CONFIRMED, verdict.reason
     fact = next(e for e in verdict.evidence if e.fact == "domains that mail arrived for")
     assert (fact.found, fact.needed) == ("249", "249")
@@ -474,7 +479,7 @@ def test_local_parts_are_of_every_domain() -> None:
     assert params.domains == 1
     assert SCENARIO.bed(params).domain_names == ["x.test"]
     assert Params(domains=7, recipients=["anna"]).domains == 7
-    assert RECIPIENTS not in make_plan(SCENARIO.bed(Params(domains=2)), cpus=2).named("load").files
+    assert make_plan(SCENARIO.bed(Params(domains=2)), cpus=2).named("load").files[RECIPIENTS] == b"user\n"
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from orchestrator.errors import EngineFailed, NodeDied
 from orchestrator.hosts import ContainerGone, ContainerSpec, LogLine
 from orchestrator.hosts.fake import FakeHost, FakeNode
+from orchestrator.hosts.ownership import Identity, Kind, standing
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.up.collect import recorder as recorder_module
 from orchestrator.up.collect.recorder import Recorder
-from orchestrator.up.collect.stats import point, rates
+from orchestrator.up.collect.stats import FIGURES, point, rates
 
 V1: dict[str, Any] = json.loads("""
 {"read":"2026-11-23T01:31:43.04446716Z","preread":"2026-11-23T01:31:42.039425212Z","pids_stats":{"current":1},
@@ -152,8 +153,8 @@ def rundir(tmp_path: Path) -> RunDir:
 def recording(rundir: RunDir) -> Iterator[tuple[Recorder, Script]]:
     before = set(threading.enumerate())
     script = Script()
-    with Recorder(script, rundir) as recorder:  # type: ignore[arg-type]  # three verbs are all it uses
-        recorder.record("relay", "c1")
+    with Recorder(rundir) as recorder:
+        recorder.record("relay", script.node("c1"))
         yield recorder, script
     assert set(threading.enumerate()) <= before, "a thread is left"
 
@@ -195,9 +196,9 @@ def test_a_watch_returns_the_line_it_was_opened_for(rundir: RunDir) -> None:
 def test_a_watch_may_be_opened_before_the_container_starts(rundir: RunDir) -> None:
     script = Script()
     script.say("ready")
-    with Recorder(script, rundir) as recorder:  # type: ignore[arg-type]
+    with Recorder(rundir) as recorder:
         watch = recorder.watch("relay", "ready")
-        recorder.record("relay", "c1")
+        recorder.record("relay", script.node("c1"))
         assert watch.wait(5).t == 1.0
         recorder.expect_end()
         script.end(0)
@@ -292,12 +293,12 @@ def test_whoever_waits_hears_of_it_when_an_end_cannot_be_learnt(
 def bed(rundir: RunDir, *nodes: str) -> Iterator[tuple[Recorder, FakeHost, dict[str, str]]]:
     """Record some nodes, all of which print "up"; containers by node."""
     engine = FakeHost(prints=lambda _: ["up"])
-    with Recorder(engine, rundir) as recorder:
+    with Recorder(rundir) as recorder:
         containers = {}
         for node in nodes:
             containers[node] = engine.create(ContainerSpec(name=node, image="", command=(), labels={})).id
             engine.node(containers[node]).start()
-            recorder.record(node, containers[node])
+            recorder.record(node, engine.node(containers[node]))
         yield recorder, engine, containers
         recorder.expect_end()
         for container in containers.values():
@@ -403,8 +404,8 @@ def test_whoever_waits_learns_that_the_log_is_broken(rundir: RunDir) -> None:
 
 def test_stopping_is_bounded_while_a_container_runs_on(rundir: RunDir) -> None:
     script = Script()
-    recorder = Recorder(script, rundir)  # type: ignore[arg-type]
-    recorder.record("relay", "c1")
+    recorder = Recorder(rundir)
+    recorder.record("relay", script.node("c1"))
     seen = recorder.watch("relay", "still here")
     waiting = recorder.watch("relay", "never")
     script.say("still here")
@@ -461,4 +462,6 @@ def test_two_readings_of_one_moment_are_no_rate() -> None:
             assert container
             return iter([V2, V2])
 
-    assert rates(Still(), {"relay": "x"}) == {"relay": None}
+    host, identity = Still(), Identity(id="0000000a", bed="bed", kind=Kind.UP, nodes=1, private=False)
+    host.create(ContainerSpec(name="x", image="", command=(), labels=identity.labels(node="relay"))).start()
+    assert rates(host, standing(host)[0]) == {"relay": {"state": "running", **dict.fromkeys(FIGURES)}}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.agents.contract import LoadOrder
 from orchestrator.bed import builtin
 from orchestrator.errors import EngineFailed, NodeDied
 from orchestrator.hosts import ContainerSpec, Output
@@ -16,9 +17,10 @@ from orchestrator.hosts.fake import FakeHost
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.plan import make_plan
 from orchestrator.services import Role
-from orchestrator.up import live
+from orchestrator.up import bed as handle
+from orchestrator.up.bed import RecordedBed
 from orchestrator.up.collect.recorder import Recorder
-from orchestrator.up.live import Live
+from orchestrator.up.node import RunningNode
 from tests.unit import factory
 
 REPORT = {
@@ -48,31 +50,31 @@ def answer(_: ContainerSpec, command: tuple[str, ...]) -> Output:
 
 
 @contextmanager
-def up(tmp_path: Path, output: Output | None = None) -> Iterator[tuple[Live, FakeHost]]:
+def up(tmp_path: Path, output: Output | None = None) -> Iterator[tuple[RecordedBed, FakeHost]]:
     """Bring the built-in bed up with two domains; ``output``: the answer of every command, instead of the agents'."""
     engine = FakeHost(answer if output is None else lambda _spec, _command: output)
     plan = make_plan(builtin.bed("relay").model_copy(update={"domains": 2}), cpus=2)
     rundir = RunDir.create(tmp_path, "live")
-    with Recorder(engine, rundir) as recorder:
-        containers = {}
+    with Recorder(rundir) as recorder:
+        nodes = {}
         for node in plan.nodes:
-            made = engine.create(ContainerSpec(name=node.name, image="", command=(), labels={})).id
-            engine.node(made).start()
-            recorder.record(node.name, made)
-            containers[node.name] = made
-        yield Live(engine=engine, plan=plan, containers=containers, recorder=recorder, rundir=rundir), engine
+            container = engine.create(ContainerSpec(name=node.name, image="", command=(), labels={}))
+            container.start()
+            recorder.record(node.name, container)
+            nodes[node.name] = RunningNode(plan=node, container=container, recorder=recorder)
+        yield RecordedBed(host=engine, plan=plan, nodes=nodes, recorder=recorder, rundir=rundir), engine
         recorder.expect_end()
-        for made in containers.values():
-            engine.node(made).remove()
+        for running in nodes.values():
+            running.container.remove()
 
 
 @pytest.fixture
 def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do not wait for the news of a death after a failure."""
-    monkeypatch.setattr("orchestrator.up.live.NEWS_S", 0.0)
+    monkeypatch.setattr("orchestrator.up.node.NEWS_S", 0.0)
 
 
-def listeners(bed: Live) -> int:
+def listeners(bed: RecordedBed) -> int:
     """Count the listeners of all logs."""
     return sum(len(log._listeners) for log in bed.recorder._logs.values())
 
@@ -81,8 +83,7 @@ def test_fifty_loads_leave_no_thread_and_one_listener_for_all(tmp_path: Path) ->
     with up(tmp_path) as (bed, _):
         threads = set(threading.enumerate())
         for number in range(50):
-            bed.send(f"load-{number}", {"target": "198.18.0.2", "messages": 1})
-            bed.drain(f"load-{number}", 5)
+            bed.send(f"load-{number}", LoadOrder(messages=1)).drain(5)
         assert {t.name for t in set(threading.enumerate()) - threads} == set()
         assert listeners(bed) == 1
     assert len(bed.phases) == 100
@@ -91,19 +92,19 @@ def test_fifty_loads_leave_no_thread_and_one_listener_for_all(tmp_path: Path) ->
 def test_a_line_that_was_printed_already_leaves_no_listener(tmp_path: Path) -> None:
     with up(tmp_path) as (bed, engine):
         engine.prints = lambda _: ["resolver priming query complete"]
-        node = bed.plan.nodes[0]
+        node = bed.role(Role.DNS)
         for _ in range(3):
-            assert bed.seen(node, "priming", 5)
-        assert bed.seen(node, "never", 0.01) is None
+            assert node.wait_for_log("priming", 5)
+        assert node.wait_for_log("never", 0.01) is None
         assert listeners(bed) == 0
 
 
 def test_a_wait_for_a_line_ends_when_another_node_dies(tmp_path: Path) -> None:
     with up(tmp_path) as (bed, engine):
-        dns, *_, other = bed.plan.nodes
-        engine.end(bed.containers[other.name], 3)
+        dns, *_, other = bed.nodes.values()
+        engine.end(other.container.id, 3)
         with pytest.raises(NodeDied, match=f"node {other.name}"):
-            bed.seen(dns, "never", 5)
+            dns.wait_for_log("never", 5)
 
 
 def test_a_probe_names_the_node_that_died(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,26 +112,26 @@ def test_a_probe_names_the_node_that_died(tmp_path: Path, monkeypatch: pytest.Mo
 
         def die(spec: ContainerSpec, command: tuple[str, ...]) -> Output:
             if "orchestrator.agents.probe" in command:
-                engine.end(bed.containers["relay"], 75)
+                engine.end(bed.node("relay").container.id, 75)
             return answer(spec, command)
 
         engine.answer = die
-        monkeypatch.setattr(live, "PROBE_S", 4.0)
+        monkeypatch.setattr(handle, "FIRST_MAIL_S", 4.0)
         began = time.monotonic()
         with pytest.raises(NodeDied, match=r"node relay running.*status 75"):
-            bed.probe(["d0.test"])
+            bed.deliver_first(["d0.test"])
         assert time.monotonic() - began < 3
 
 
 @pytest.mark.usefixtures("no_grace")
 def test_a_queue_command_that_fails_is_no_empty_queue(tmp_path: Path) -> None:
     with up(tmp_path, FAILED) as (bed, _), pytest.raises(EngineFailed, match="Permission denied"):
-        bed._held(1)
+        bed.relay.queue_length()
 
 
 def test_a_queue_that_is_listed_is_counted(tmp_path: Path) -> None:
     with up(tmp_path, Output(status=0, stdout="A1\nB2\nA1\n", stderr="")) as (bed, _):
-        assert bed._held(9) == 2
+        assert bed.relay.queue_length() == 2
 
 
 @pytest.mark.usefixtures("no_grace")
@@ -143,4 +144,4 @@ def test_cpu_times_that_could_not_be_read_are_not_kept(tmp_path: Path) -> None:
 
 def test_an_answer_is_what_a_command_that_succeeds_prints(tmp_path: Path) -> None:
     with up(tmp_path, Output(status=0, stdout="3.7.11\n", stderr="a warning")) as (bed, _):
-        assert bed.ask(bed.plan.node(Role.RELAY), "postconf", "-h", "mail_version") == "3.7.11\n"
+        assert bed.relay.node.ask("postconf", "-h", "mail_version") == "3.7.11\n"

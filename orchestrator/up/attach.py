@@ -1,0 +1,69 @@
+"""The handle to a bed that another command brought up: its description is saved in each of its nodes."""
+
+from ipaddress import IPv4Network
+
+from orchestrator import strict_json
+from orchestrator.bed.model import parse_bed
+from orchestrator.errors import EngineFailed, InvalidInput
+from orchestrator.hosts import Host
+from orchestrator.hosts.ownership import NODE, Standing
+from orchestrator.measurements.rundir import RunDir
+from orchestrator.plan import Plan, make_plan
+from orchestrator.up.bed import RecordedBed, RunningBed
+from orchestrator.up.collect.recorder import Recorder
+from orchestrator.up.node import RunningNode
+
+BED_FILE = "/testbed/bed.json"
+"""The bed as its author wrote it, its subnet and the CPUs that it was planned for."""
+FORMAT = 1
+"""Of that file; a plan made from a file of another format may differ from what runs."""
+
+
+def saved_bed(plan: Plan, cpus: int) -> bytes:
+    """Return the content of BED_FILE."""
+    bed = plan.bed.model_dump(mode="json", exclude_defaults=True)
+    return strict_json.dumps({"format": FORMAT, "bed": bed, "subnet": str(plan.subnet), "cpus": cpus}).encode()
+
+
+def attach(host: Host, deployed: Standing) -> RunningBed:
+    """Return the handle to a bed; nodes that were removed are left out.
+
+    Raises:
+        InvalidInput: another version of testbed brought it up, or it has no node left.
+    """
+    plan, nodes = _find(host, deployed, None)
+    return RunningBed(host=host, plan=plan, nodes=nodes)
+
+
+def attach_recorded(host: Host, deployed: Standing, recorder: Recorder, rundir: RunDir) -> RecordedBed:
+    """Return the handle to a bed and record its nodes from their first line on; ``recorder`` ends the recording.
+
+    Raises:
+        InvalidInput: another version of testbed brought it up, or it has no node left.
+    """
+    plan, nodes = _find(host, deployed, recorder)
+    for node in nodes.values():
+        recorder.record(node.name, node.container)
+    return RecordedBed(host=host, plan=plan, nodes=nodes, recorder=recorder, rundir=rundir)
+
+
+def _find(host: Host, deployed: Standing, recorder: Recorder | None) -> tuple[Plan, dict[str, RunningNode]]:
+    containers = {c.labels[NODE]: host.node(c.id) for c in deployed.containers if NODE in c.labels}
+    if not containers:
+        raise InvalidInput(f"a node of bed {deployed.bed} {deployed.id}", "it has none left", "see `testbed ps`")
+    try:
+        saved = strict_json.loads(next(iter(containers.values())).read_file(BED_FILE).decode())
+    except (EngineFailed, ValueError) as error:
+        saved = {"format": f"none: {error}"}
+    saved = saved if isinstance(saved, dict) else {}
+    if saved.get("format") != FORMAT:
+        needed = f"a bed that this version of testbed brought up (format {FORMAT})"
+        found = f"bed {deployed.bed} {deployed.id}, format {saved.get('format')}"
+        raise InvalidInput(needed, found, "use the version that brought it up, or bring it up again")
+    plan = make_plan(parse_bed(saved["bed"], "bed"), subnet=IPv4Network(saved["subnet"]), cpus=saved["cpus"])
+    known = {node.name: node for node in plan.nodes}
+    return plan, {
+        name: RunningNode(plan=known[name], container=containers[name], recorder=recorder)
+        for name in known
+        if name in containers
+    }

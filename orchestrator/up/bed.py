@@ -1,0 +1,179 @@
+"""The handle to a bed that is up: what scenarios and tests hold."""
+
+import secrets
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator import strict_json
+from orchestrator.agents.contract import LoadOrder
+from orchestrator.bed.cpu_topology import Topology
+from orchestrator.errors import EngineFailed
+from orchestrator.hosts import Host, capacity
+from orchestrator.hosts.kernel_settings import HostSettings
+from orchestrator.measurements import Measurements
+from orchestrator.measurements.rundir import RunDir
+from orchestrator.plan import Plan
+from orchestrator.services import Purpose, Role
+from orchestrator.services.agents import PYTHON, RECIPIENTS
+from orchestrator.up import load
+from orchestrator.up.collect import kernel
+from orchestrator.up.collect.cpus import COMMAND, recorded
+from orchestrator.up.collect.recorder import Recorder
+from orchestrator.up.node import RunningNode
+from orchestrator.up.relay import Relay
+from orchestrator.up.sink import Sink
+
+FIRST_MAIL_S = 30.0
+"""Time limit of the delivery of a bed's first messages."""
+PAUSE_S = 0.5
+"""Interval at which a relay that announces nothing is asked again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningBed:
+    """A bed that is up, whichever command brought it up."""
+
+    host: Host
+    plan: Plan
+    nodes: Mapping[str, RunningNode]
+    """By name, in start order."""
+
+    def node(self, name: str) -> RunningNode:
+        """Return the node of this name.
+
+        Raises:
+            KeyError: the bed has none.
+        """
+        return self.nodes[name]
+
+    def role(self, role: Role) -> RunningNode:
+        """Return the first node that fills a role.
+
+        Raises:
+            InvalidInput: none does.
+        """
+        return self.nodes[self.plan.node(role).name]
+
+    @property
+    def relay(self) -> Relay:
+        """The relay."""
+        return Relay(node=self.role(Role.RELAY))
+
+    @property
+    def sink(self) -> Sink:
+        """The sink."""
+        return Sink(node=self.role(Role.SINK))
+
+    def topology(self) -> Topology:
+        """Return the CPUs of the host: threads, cores, sockets."""
+        return capacity.read(self.host).topology
+
+    def kernel_log(self, pattern: str) -> list[kernel.KernelLine] | None:
+        """Return the lines of the host's kernel that match (grep -E); ``None`` if its log may not be read."""
+        try:
+            return kernel.lines(self.host, pattern)
+        except EngineFailed:
+            return None
+
+    def kernel_settings(self, wanted: Mapping[str, str]) -> HostSettings:
+        """Return settings of the host's kernel to raise for a while; see ``HostSettings``."""
+        return HostSettings(self.host, wanted)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedBed(RunningBed):
+    """A bed that is up and is recorded into a run directory."""
+
+    recorder: Recorder
+    rundir: RunDir
+    phases: list[dict[str, Any]] = field(default_factory=list)
+    """Named stretches of time: ``name``, ``start`` and ``end`` (Unix time)."""
+
+    def send(
+        self,
+        name: str,
+        order: LoadOrder,
+        *,
+        to: Role = Role.RELAY,
+        by: str | None = None,
+        purpose: Purpose = Purpose.MEASURE,
+    ) -> load.SentLoad:
+        """Send a load; see ``load.send``."""
+        return load.send(self, name, order, to=to, by=by, purpose=purpose)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Record the block's start and end under a name: run.json and the pictures show it."""
+        start = time.time()
+        try:
+            yield
+        finally:
+            self.phases.append({"name": name, "start": start, "end": time.time()})
+
+    def keep(self, reading: str, label: str, value: float, *, at: float | None = None) -> None:
+        """Append one reading, taken now or at Unix time ``at``, to series/readings.jsonl.
+
+        ``reading`` names the quantity with its unit (``open files``, ``neighbour entries``) and makes a picture,
+        ``label`` a line in it, mostly a node.
+        """
+        with self.rundir.write_series("readings") as series:
+            point = {"t": at or time.time(), "name": reading, "label": label, "value": value}
+            series.write(strict_json.dumps(point) + "\n")
+
+    def record_cpus(self, name: str, cpus: Iterable[int] | None = None) -> AbstractContextManager[None]:
+        """Record the use of these CPUs (``None``: all) during the block in results/<name>-cpus.json."""
+        return recorded(self.rundir, name, lambda: self.relay.node.ask(*COMMAND), cpus)
+
+    def pause(self, seconds: float) -> None:
+        """Wait, for less than ``seconds`` if a node dies.
+
+        Raises:
+            NodeDied: a node ended.
+        """
+        self.recorder.died.wait(seconds)
+        self.recorder.check()
+
+    def check(self) -> None:
+        """Make sure that every node runs.
+
+        Raises:
+            NodeDied: a node ended.
+        """
+        self.recorder.check()
+
+    def measurements(self) -> Measurements:
+        """Return what was measured until now, without the nodes' logs."""
+        return Measurements.read(self.rundir, logs=False)
+
+    def deliver_first(self, domains: Sequence[str]) -> None:
+        """Send one message to each of these domains through the relay, and wait until all arrived.
+
+        Raises:
+            EngineFailed: a message was refused, or did not arrive.
+            NodeDied: a node ended.
+        """
+        run = secrets.token_hex(4)
+        sender, relay = self.role(Role.LOAD), self.relay
+        arrival = self.sink.expect(run, len(domains)) if self.sink.counts else None
+        words = ("--server", str(relay.node.address), "--run", run, "--domains", ",".join(domains))
+        recipients = ("--recipients", RECIPIENTS) if RECIPIENTS in sender.plan.files else ()
+        output = sender.exec(*PYTHON, "-m", "orchestrator.agents.probe", *words, *recipients)
+        if output.status != 0:
+            needed = f"a message to each of {', '.join(domains)} accepted by node {relay.node.name}"
+            raise EngineFailed(needed, output.failure, "read the relay's log")
+        if arrival:
+            self.recorder.await_lines([arrival], FIRST_MAIL_S)
+        elif not self._emptied(FIRST_MAIL_S):
+            raise EngineFailed("the first messages delivered", "they are still queued", "read the relay's log")
+
+    def _emptied(self, seconds: float) -> bool:
+        """Wait up to ``seconds`` until the relay's queue is empty, and say whether it is."""
+        deadline = time.monotonic() + seconds
+        while self.relay.queue_length() != 0:
+            if time.monotonic() > deadline:
+                return False
+            self.pause(PAUSE_S)
+        return True

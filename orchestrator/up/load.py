@@ -1,0 +1,135 @@
+"""A load that was sent into a bed that is up: drained, and accounted for."""
+
+import json
+import secrets
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from orchestrator import services
+from orchestrator.agents.contract import LoadOrder, LoadReport, SinkReport
+from orchestrator.errors import EngineFailed, InvalidInput
+from orchestrator.measurements.rundir import check_name
+from orchestrator.services import GeneratesLoad, Purpose, Role
+
+if TYPE_CHECKING:
+    from orchestrator.up.bed import RecordedBed
+
+UNBOUNDED_S = 86_400.0
+"""Time limit of a load that has a message count but no duration."""
+OVERTIME_S = 120.0
+"""Extra time beyond a load's duration before it counts as hung."""
+POLL_S = 0.5
+"""Interval at which a drain asks the sink for its count: a relay announces no empty queue."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SentLoad:
+    """A load whose generator has ended."""
+
+    bed: "RecordedBed"
+    name: str
+    report: LoadReport
+
+    def account(self) -> SinkReport:
+        """Return what arrived of the load, and save it as results/<name>-sink.json."""
+        report = self.bed.sink.report(self.report.run)
+        self.bed.rundir.save_result(f"{self.name}-sink", report.to_dict())
+        return report
+
+    def drain(self, seconds: float, *, phase: str = "drain") -> None:
+        """Wait up to ``seconds`` for an empty relay queue; save the result as results/<name>-queue.json.
+
+        Raises:
+            NodeDied: a node ended.
+            EngineFailed: the queue could not be listed.
+        """
+        deadline = time.monotonic() + seconds
+        arrived = -1
+        while True:
+            before, arrived = arrived, self.bed.sink.count(self.report.run) if self.bed.sink.counts else 0
+            left = 1 if self.report.accepted is None else self.report.accepted - arrived
+            late = time.monotonic() > deadline
+            # A long queue is slow to list: the relay is asked when nothing more arrives.
+            if left <= 0 or arrived == before or late:
+                queued = self.bed.relay.queue_length()
+                left = left if queued is None else queued
+            if left <= 0 or late:
+                break
+            self.bed.pause(POLL_S)
+        ended = time.time()
+        self.bed.phases.append(
+            {"name": phase, "start": self.report.ended, "end": ended, "purpose": self.report.purpose}
+        )
+        self.bed.rundir.save_result(f"{self.name}-queue", {"left": max(left, 0), "seconds": ended - self.report.ended})
+        if self.report.numbered and self.bed.sink.counts:
+            self.account()
+
+
+def send(
+    bed: "RecordedBed",
+    name: str,
+    order: LoadOrder,
+    *,
+    to: Role = Role.RELAY,
+    by: str | None = None,
+    purpose: Purpose = Purpose.MEASURE,
+) -> SentLoad:
+    """Have a load generator send a load; save its report as results/<name>-load.json.
+
+    Args:
+        bed: where.
+        name: of the load; part of file names.
+        order: the load; its run, target, domains and sender are filled in here.
+        to: the role of the node that receives it: the relay, or the sink without a relay.
+        by: the node that sends it; by default the first load generator.
+        purpose: why it is sent.
+
+    Raises:
+        InvalidInput: the node is no load generator, or cannot send this load.
+        EngineFailed: the generator broke, or did not end in its time.
+        NodeDied: a node ended.
+    """
+    check_name(name)
+    node = bed.node(by) if by else bed.role(Role.LOAD)
+    kind = services.service(node.plan.service)
+    if not isinstance(kind, GeneratesLoad):
+        raise InvalidInput("a load generator", f"node {node.name}, service {kind.name}", "name another node")
+    domains = [delivery.domain for delivery in bed.plan.deliveries]
+    straight = to is Role.SINK and kind.numbers
+    full = replace(
+        order,
+        run=secrets.token_hex(4),
+        target=str(bed.plan.destinations if straight else bed.role(to).address),
+        domains=domains,
+        sender=f"load@{domains[0]}",
+    )
+    if bed.sink.counts:
+        bed.sink.begin(full.run, name)
+    with bed.rundir.write_series("load") as series:
+
+        def tick(reading: dict[str, object]) -> None:
+            series.write(json.dumps({"phase": name, **reading}) + "\n")
+
+        allowed = (full.seconds or UNBOUNDED_S) + full.timeout + OVERTIME_S
+        report = kind.read(node.lines(kind.command(full), allowed), full, tick)
+    if report is None:
+        raise EngineFailed(f"a report of load {name}", "none", "read logs/ in the run directory")
+    arrived = None
+    if bed.sink.counts and not report.numbered:
+        arrived = bed.sink.count(full.run)
+    report = replace(
+        report,
+        purpose=purpose,
+        generator=kind.name,
+        node=node.name,
+        to=to,
+        connections_limit=order.connections,
+        arrived=arrived,
+    )
+    bed.phases.append({"name": name, "start": report.started, "end": report.ended, "purpose": purpose})
+    bed.rundir.save_result(f"{name}-load", report.to_dict())
+    sent = SentLoad(bed=bed, name=name, report=report)
+    if bed.sink.counts and report.numbered:
+        sent.account()
+    return sent

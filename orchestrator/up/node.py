@@ -1,0 +1,200 @@
+"""The handle to one node of a bed that is up."""
+
+import json
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any
+
+from orchestrator.bed.wiring import without_setup_rights
+from orchestrator.errors import EngineFailed, InvalidInput, NodeDied
+from orchestrator.hosts import LogLine, Node, Output
+from orchestrator.plan import NodePlan
+from orchestrator.up.collect.recorder import Recorder
+
+HEARTBEAT_S = 0.5
+"""Interval at which a wait looks for dead nodes."""
+NEWS_S = 5.0
+"""Grace period for an exit event after a failed call, in seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunningNode:
+    """One node."""
+
+    plan: NodePlan
+    container: Node
+    recorder: Recorder | None = None
+    """Records the bed; ``None``: the bed was brought up by another command."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the bed."""
+        return self.plan.name
+
+    @property
+    def address(self) -> IPv4Address | IPv6Address:
+        """Its service address."""
+        return self.plan.address
+
+    @property
+    def recording(self) -> Recorder:
+        """The recorder of the bed.
+
+        Raises:
+            InvalidInput: the bed is not recorded.
+        """
+        if self.recorder is None:
+            raise InvalidInput("a bed that is recorded", f"node {self.name} of another command", "use a bed of a run")
+        return self.recorder
+
+    def exec(self, *command: str, timeout: float = 60) -> Output:
+        """Run a command with the rights of the node's service.
+
+        Raises:
+            NodeDied: a node ended.
+            EngineFailed: the engine refused, or the command did not end within ``timeout`` seconds.
+        """
+        with self._death_first():
+            return self.container.exec(without_setup_rights(command, self.plan.capabilities), timeout=timeout)
+
+    def ask(self, *command: str, timeout: float = 60) -> str:
+        """Return a command's standard output; a non-zero exit status raises. Evidence must come through here.
+
+        Raises:
+            NodeDied: a node ended.
+            EngineFailed: the command failed, or the engine refused.
+        """
+        output = self.exec(*command, timeout=timeout)
+        with self._death_first():
+            if output.status != 0:
+                needed = f"{' '.join(command)[:200]} in node {self.name} to succeed"
+                found = f"status {output.status}: {output.failure[-500:]}"
+                raise EngineFailed(needed, found, f"read the log of {self.name}")
+        return output.stdout
+
+    def change_network(self, script: str, *words: str) -> str:
+        """Change the node's routes or neighbours by a shell script with NET_ADMIN; return the script's output.
+
+        Raises:
+            NodeDied: a node ended.
+            EngineFailed: the script failed.
+        """
+        with self._death_first():
+            output = self.container.exec(("sh", "-euc", script, "sh", *words))
+            if output.status != 0:
+                raise EngineFailed(f"the network of node {self.name} changed", output.failure, "report it")
+        return output.stdout
+
+    def pin(self, cpus: str) -> None:
+        """Restrict the node to these CPUs from now on; a list as in cpuset(7).
+
+        Raises:
+            NodeDied: a node ended.
+            EngineFailed: there are no such CPUs.
+        """
+        with self._death_first():
+            self.container.pin(cpus)
+
+    def log(self, *, follow: bool = False) -> Iterator[LogLine]:
+        """Yield the node's log from its start; with ``follow`` until the node ends."""
+        return self.container.logs(follow=follow)
+
+    def wait_for_log(self, pattern: str, seconds: float) -> LogLine | None:
+        """Wait up to ``seconds`` for a matching log line; earlier lines count. ``None``: no match.
+
+        Raises:
+            NodeDied: a node ended.
+        """
+        wanted = re.compile(pattern)
+        with self.recording.watch(self.name, wanted) as watch:
+            for line in self.log():
+                if wanted.search(line.text):
+                    return line
+            try:
+                self.recording.await_lines([watch], seconds)
+                return watch.wait(0)
+            except NodeDied:
+                raise
+            except EngineFailed:
+                return None
+
+    def lines(self, command: Sequence[str], seconds: float) -> Iterator[str]:
+        """Run a command and yield its standard output line by line.
+
+        Raises:
+            NodeDied: a node ended.
+            EngineFailed: the command failed, or did not end within ``seconds``.
+        """
+        queue: SimpleQueue[str | BaseException | None] = SimpleQueue()
+        whole = without_setup_rights(command, self.plan.capabilities)
+
+        def read() -> None:
+            try:
+                for line in self.container.exec_lines(whole):
+                    queue.put(line)
+                queue.put(None)
+            except BaseException as error:  # noqa: BLE001  handed over to the thread that waits
+                queue.put(error)
+
+        reader = Thread(target=read, name=f"exec in {self.name}", daemon=True)
+        reader.start()
+        deadline = time.monotonic() + seconds
+        # A slow caller may read what a command printed in its time later.
+        while time.monotonic() < deadline or not reader.is_alive():
+            try:
+                item = queue.get(timeout=HEARTBEAT_S)
+            except Empty:
+                self.recording.check()
+                continue
+            self.recording.check()
+            if item is None or isinstance(item, BaseException):
+                reader.join()
+            if item is None:
+                return
+            if isinstance(item, BaseException):
+                with self._death_first():
+                    raise item
+            yield item
+        needed = f"{command[0]} in node {self.name} to end within {seconds:.0f} s"
+        raise EngineFailed(needed, "it goes on", "read its log")
+
+    def json_lines(self, command: Sequence[str], seconds: float) -> Iterator[dict[str, Any]]:
+        """Run a command and yield each line that it prints, a JSON object.
+
+        Raises:
+            NodeDied: a node ended.
+            EngineFailed: the command failed, did not end within ``seconds``, or printed other text.
+        """
+        for line in self.lines(command, seconds):
+            try:
+                item: dict[str, Any] = json.loads(line)
+            except ValueError as error:
+                with self._death_first():
+                    raise EngineFailed(f"{command[0]} in node {self.name}", line[:500], "read its log") from error
+            yield item
+
+    def end(self, seconds: float) -> NodeDied | None:
+        """Wait up to ``seconds`` for the node's end and return how it ended; ``None``: it runs."""
+        return self.recording.await_end(self.name, seconds)
+
+    def expect_end(self) -> None:
+        """Let the node end from now on without that being a death."""
+        self.recording.expect_end(self.name)
+
+    @contextmanager
+    def _death_first(self) -> Iterator[None]:
+        """Raise NodeDied instead if a node has ended."""
+        try:
+            yield
+        except EngineFailed:
+            if self.recorder:
+                with suppress(EngineFailed):
+                    self.recorder.await_end(self.name, NEWS_S)
+                self.recorder.check()
+            raise

@@ -1,0 +1,60 @@
+"""The sink of a bed that is up: its account of each load."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator import services
+from orchestrator.agents.contract import SinkReport
+from orchestrator.errors import InvalidInput
+from orchestrator.services import Counts
+from orchestrator.up.collect.logs import Watch
+from orchestrator.up.node import RunningNode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sink:
+    """The sink. ``run`` identifies a load: eight hex digits."""
+
+    node: RunningNode
+
+    @property
+    def counts(self) -> bool:
+        """It accounts for the messages of each load."""
+        return isinstance(services.service(self.node.plan.service), Counts)
+
+    def begin(self, run: str, load: str) -> None:
+        """Open the account of a load and record its ticks under the load's name."""
+        self._request("begin", run)
+        self.node.recording.keep_ticks(self.node.name, run, load)
+
+    def expect(self, run: str, messages: int) -> Watch:
+        """Return a watch for the line that the sink prints once it has this many messages of a load."""
+        arrival = self.node.recording.watch(self.node.name, rf'"complete": "{run}"')
+        self._request("expect", run, str(messages))
+        return arrival
+
+    def count(self, run: str) -> int:
+        """Return the number of messages of a load that arrived, unnumbered ones included."""
+        answer = self._request("count", run)
+        return int(answer["delivered"]) + int(answer["foreign"])
+
+    def report(self, run: str) -> SinkReport:
+        """Return the account of a load."""
+        return SinkReport.from_dict(self._request("report", run))
+
+    def _request(self, *words: str) -> dict[str, Any]:
+        """Send a request to the sink's control program and return its answer.
+
+        Raises:
+            InvalidInput: this sink keeps no account.
+            NodeDied: a node ended.
+            EngineFailed: the sink refused.
+        """
+        kind = services.service(self.node.plan.service)
+        if not isinstance(kind, Counts):
+            needed, found = "a sink that accounts for messages", f"service {kind.name}"
+            raise InvalidInput(needed, found, "take the service blackhole")
+        answer: dict[str, Any] = json.loads(self.node.ask(*kind.control, *words))
+        self.node.recording.check()
+        return answer

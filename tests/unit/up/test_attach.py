@@ -1,0 +1,74 @@
+"""A bed that one command brought up, attached to by another."""
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from orchestrator.bed.model import parse_bed
+from orchestrator.errors import InvalidInput
+from orchestrator.hosts import ContainerSpec
+from orchestrator.hosts.fake import FakeHost
+from orchestrator.hosts.ownership import Identity, Kind, standing
+from orchestrator.measurements.rundir import RunDir
+from orchestrator.up import bringup
+from orchestrator.up.attach import BED_FILE, attach, attach_recorded
+from orchestrator.up.collect.recorder import Recorder
+from tests.unit.runs.test_runner import Steps
+
+BED = parse_bed(
+    {
+        "name": "two",
+        "domains": 3,
+        "families": "v4",
+        "nodes": {"dns": {"service": "bind", "release": "trixie"}, "sink": {"service": "blackhole"}},
+    },
+    "bed",
+)
+
+
+@pytest.fixture
+def host() -> FakeHost:
+    """Return a host whose daemons are ready at once."""
+    return FakeHost(prints=lambda spec: [" running" if spec.name.endswith("dns") else '{"event": "listening"}'])
+
+
+def test_the_handle_is_that_of_the_command_that_brought_it_up(host: FakeHost, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        rundir = RunDir.create(tmp_path, "up")
+        _, made = bringup.bring_up(host, BED, kind=Kind.UP, rundir=rundir, steps=Steps(), stack=stack, cpus=4)
+        found = attach(host, standing(host)[0])
+        assert found.plan == made.plan
+        assert list(found.nodes) == list(made.nodes)
+        assert {n: node.container.id for n, node in found.nodes.items()} == {
+            n: node.container.id for n, node in made.nodes.items()
+        }
+        assert found.node("dns").exec("true").status == 0
+        with pytest.raises(InvalidInput, match="recorded"):
+            list(found.node("dns").lines(("true",), 1))
+        with Recorder(RunDir.create(tmp_path, "attached")) as recorder:
+            recorded = attach_recorded(host, standing(host)[0], recorder, rundir)
+            assert list(recorded.node("dns").lines(("true",), 5)) == []
+            recorder.expect_end()
+            made.recorder.expect_end()
+            stack.close()
+
+
+def test_a_node_that_was_removed_is_left_out(host: FakeHost, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        _, made = bringup.bring_up(
+            host, BED, kind=Kind.UP, rundir=RunDir.create(tmp_path, "up"), steps=Steps(), stack=stack, cpus=2
+        )
+        made.recorder.expect_end()
+        made.node("dns").container.remove()
+        assert list(attach(host, standing(host)[0]).nodes) == ["sink"]
+
+
+@pytest.mark.parametrize("content", [b'{"format": 2}', b"{}", b"no JSON", None])
+def test_a_bed_of_another_version_is_refused(host: FakeHost, content: bytes | None) -> None:
+    identity = Identity.new(BED, Kind.UP)
+    files = {} if content is None else {BED_FILE: content}
+    host.create(ContainerSpec(name="x", image="", command=(), labels=identity.labels(node="dns"), files=files)).start()
+    with pytest.raises(InvalidInput, match="this version of testbed") as refused:
+        attach(host, standing(host)[0])
+    assert "bring it up again" in refused.value.do
