@@ -15,9 +15,13 @@ HOSTILE = (
     '</script><script>document.title="pwned"</script><img src="http://198.18.0.1/x" onerror="document.title=\'pwned\'">'
     '<a href="javascript:document.title=1">x</a> javascript:alert(1) --ink {{ 7 * 7 }}'
 )
-PIXELS = "new Uint32Array(c.getContext('2d').getImageData(0, 0, c.width, c.height).data.buffer)"
+PIXELS = """(canvas => {
+    const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext('2d', {willReadFrequently: true});
+    copy.drawImage(canvas, 0, 0);
+    return new Uint32Array(copy.getImageData(0, 0, canvas.width, canvas.height).data.buffer);
+})"""
 PAINTED = f"""[...document.querySelectorAll('.chart canvas')].filter(
-    c => c.clientWidth > 250 && new Set({PIXELS}).size > 50).length"""
+    canvas => canvas.clientWidth > 250 && new Set({PIXELS}(canvas)).size > 50).length"""
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +81,7 @@ def test_evidence_tables_and_quotes_are_laid_out(run: RunDir) -> None:
 def test_light_dark_and_print_differ_in_the_pictures_too(run: RunDir) -> None:
     paper = "getComputedStyle(document.body).backgroundColor"
     light_line, dark_line = (
-        f"(c => {PIXELS}.includes({abgr}))(document.querySelector('.chart canvas'))"
+        f"{PIXELS}(document.querySelector('.chart canvas')).includes({abgr})"
         for abgr in ("0xffd75b2a", "0xffffa886")  # --series-1
     )
     with Browser() as browser:
@@ -97,18 +101,17 @@ def test_values_are_read_lines_hidden_and_a_time_is_zoomed_in_all_charts(run: Ru
     legend = "[...document.querySelectorAll('#chart-throughput .u-legend td')].map(td => td.innerText)"
     times = "[...document.querySelectorAll('.u-legend tr:first-child td')].map(td => td.innerText).filter(Boolean)"
     labels = "[...document.querySelectorAll('#chart-cpu .label')].filter(l => l.style.visibility === 'visible').length"
-    place = "(r => [r.x, r.y, r.width])(document.querySelector('.u-over').getBoundingClientRect())"
+    plot = "(r => [r.x, r.y, r.width])(document.querySelector('.u-over').getBoundingClientRect())"
     pixels = "document.querySelector('#chart-cpu canvas').toDataURL()"
     with Browser(height=4000) as browser:
         browser.open(page(run))
         assert browser.value(legend) == [""] * 4
         whole, named = browser.value(pixels), browser.value(labels)
-        left, top, width = browser.value(place)
+        left, top, width = browser.value(plot)
 
         def mouse(kind: str, at: float) -> None:
-            browser.call(
-                "Input.dispatchMouseEvent", type=kind, x=left + at * width, y=top + 50, button="left", clickCount=1
-            )
+            there = {"x": left + at * width, "y": top + 50}
+            browser.call("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **there)
 
         mouse("mouseMoved", 0.9)
         browser.wait(f"{times}.length === 5")
