@@ -2,7 +2,7 @@
 
 uPlot (folder uplot/, from the npm package of the same name, unchanged) draws the charts in the browser: a reader takes
 values off a line, hides lines, and zooms by dragging. The page's own policy (CSP level 3) forbids it to load anything,
-and runs the one script that is named there by its hash: text from a run stays text even if an escape were missed.
+and to run any script but the one with the given hash: text from a run stays text even if an escape were missed.
 """
 
 import base64
@@ -33,12 +33,12 @@ from orchestrator.report.summary import (
 from orchestrator.rundir import RunDir, replace
 
 _LONGEST = 400
-"""Characters of a parameter that are shown: one may hold a whole file."""
+"""Most characters of a parameter on the page: a parameter may hold a whole file."""
 FOLDER = Path(__file__).parent
 
 
 def write(rundir: RunDir, measured: Measurements | None = None) -> Path:
-    """Write report.html of a run and return its path; ``measured`` saves reading the run once more.
+    """Write report.html of a run and return its path; ``measured``: the run, if it is already read.
 
     Raises:
         OSError: it cannot be written.
@@ -104,7 +104,7 @@ def _environment() -> jinja2.Environment:
 
 
 def _dumps(data: Any, **options: Any) -> str:
-    """Write figures tightly, in the order given: it is the order of the lines and their colours."""
+    """Write JSON without spaces, keys unsorted: their order is that of the charts."""
     return json.dumps(data, **{**options, "sort_keys": False, "separators": (",", ":"), "allow_nan": False})
 
 
@@ -114,7 +114,7 @@ def _text(name: str) -> str:
 
 
 def _table(asked: dict[str, Any]) -> dict[str, Any]:
-    """Put a table of the verdict in cells, with what its picture needs."""
+    """Return a table of the verdict as cells, with the column and the maximum of its bars."""
     column = asked["columns"].index(asked["bars"]) if asked["bars"] else None
     return asked | {
         "cells": [[written(cell) for cell in row] for row in asked["rows"]],

@@ -157,3 +157,12 @@ def test_without_scripts_the_answer_and_the_tables_are_there(run: RunDir) -> Non
         browser.open(page(run))
         assert "need scripts" in browser.value("document.querySelector('noscript').textContent")
         assert browser.value("document.querySelectorAll('figure details table').length") >= 4
+
+
+def test_if_drawing_fails_the_tables_are_open(run: RunDir, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.html"
+    broken.write_text(page(run).read_text().replace('"lines":', '"other":'))
+    with Browser() as browser:
+        browser.open(broken)
+        browser.wait("document.documentElement.dataset.drawn === 'no'")
+        assert browser.value("[...document.querySelectorAll('figure details')].every(details => details.open)")

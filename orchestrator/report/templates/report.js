@@ -35,7 +35,7 @@
         x: { time: false, range: (u, min, max) => [min, max] },
         y: { range: (u, min, max) => [0, HEADROOM * Math.max(max, chart.level?.at ?? 0) || 1] },
       },
-      hooks: background(chart),
+      hooks: phasesAndLevel(chart),
       padding: [ROWS, 8, 0, 0],
       cursor: { sync: { key: "time", setSeries: false } },
     };
@@ -53,27 +53,29 @@
     };
   }
 
-  // Phases and level are elements, put in place at each drawing: the scales may have changed.
-  function background({ phases, level }) {
+  // Phases and level are elements over the canvas, put in place at each drawing: the scales may have changed.
+  function phasesAndLevel({ phases, level }) {
     const placed = [];
 
-    function element(parent, kind, text = "") {
+    function element(u, kind, text = "") {
       const made = document.createElement("div");
       made.className = kind;
       made.textContent = text;
-      parent.append(made);
+      u.over.append(made);
       return made;
     }
 
     function phase(u, { from, to, kind, name }) {
-      const band = element(u.under, `phase ${kind}`);
-      const label = element(u.over, `label ${kind}`, name);
+      const band = element(u, `phase ${kind}`);
+      const label = element(u, `label ${kind}`, name);
+      const row = kind === "before";
       return (taken) => {
-        const [left, right, end] = [u.valToPos(from, "x"), u.valToPos(to, "x"), u.under.clientWidth];
+        const end = u.over.clientWidth;
+        const [left, right] = [from, to].map((x) => Math.min(Math.max(u.valToPos(x, "x"), 0), end));
+        const start = Math.min(left, end - label.offsetWidth);
+        const shown = name && right > left && start >= (taken[row] ?? 0);
+        if (shown) taken[row] = start + label.offsetWidth;
         Object.assign(band.style, { left: `${left}px`, width: `${right - left}px` });
-        const start = Math.min(Math.max(left, 0), end - label.offsetWidth);
-        const shown = name && right > 0 && left < end && start >= (taken[label.offsetTop] ?? 0);
-        if (shown) taken[label.offsetTop] = start + label.offsetWidth;
         Object.assign(label.style, { left: `${start}px`, visibility: shown ? "visible" : "hidden" });
       };
     }
@@ -81,12 +83,12 @@
     function init(u) {
       placed.push(...phases.map((p) => phase(u, p)));
       if (!level) return;
-      const line = element(u.under, "level", level.text);
-      placed.push(() => (line.style.bottom = `${u.under.clientHeight - u.valToPos(level.at, "y")}px`));
+      const line = element(u, "level", level.text);
+      placed.push(() => (line.style.bottom = `${u.over.clientHeight - u.valToPos(level.at, "y")}px`));
     }
 
     function draw() {
-      const taken = {}; // by row of labels: where the next one may start
+      const taken = {}; // row of labels -> end of its last one
       for (const place of placed) place(taken);
     }
 
