@@ -3,7 +3,7 @@
 # make test-all  the same, on every Debian release, with the long tests
 # All work on a bare Debian 12 or 13, as root or with sudo, and leave the command at .venv/bin/testbed.
 
-.PHONY: demo test test-all setup tools lint unit unit-inner unit-outer integration integration-all requirements clean
+.PHONY: demo test test-all setup tools lint unit unit-inner unit-outer integration integration-all requirements uplot clean
 
 # Python compiles once, not in each process again.
 unexport PYTHONDONTWRITEBYTECODE
@@ -76,6 +76,15 @@ requirements: .venv/.installed
 	$(COMPILE) --group agents -c requirements.txt -o images/agents/requirements.txt
 	for file in requirements.txt requirements-dev.txt images/agents/requirements.txt; do $(HEADER) $$file; done
 	! grep --line-number / requirements.txt requirements-dev.txt images/agents/requirements.txt # no host, no path
+
+# uPlot draws the charts of report.html. Its files are those of the npm package; tests/unit/test_report.py has their hashes.
+UPLOT := uplot-1.6.32
+
+uplot:
+	npm pack --silent $(subst -,@,$(UPLOT))
+	tar --extract --file $(UPLOT).tgz --directory orchestrator/report/uplot --transform 's|.*/||' \
+		$(addprefix package/,LICENSE dist/uPlot.iife.min.js dist/uPlot.min.css)
+	rm $(UPLOT).tgz
 
 clean:
 	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

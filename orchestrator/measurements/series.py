@@ -54,7 +54,7 @@ def join(parts: Iterable[Series]) -> Series:
     values: list[float | None] = []
     for part in sorted((p for p in parts if p), key=lambda p: p.t[0]):
         if t:
-            t.append(part.t[0])
+            t.append((t[-1] + part.t[0]) / 2)
             values.append(None)
         t += part.t
         values += part.values

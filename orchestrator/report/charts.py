@@ -1,4 +1,4 @@
-"""The pictures of a report: which there are, what each shows and says, and its figures in a table."""
+"""The charts of a report: the ones that a run has data for, each with a sentence and a table of its figures."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -7,25 +7,27 @@ from statistics import fmean
 
 from orchestrator.measurements import Latency, Measurements, Phase, Series
 from orchestrator.report import drawing
-from orchestrator.report.drawing import Axis, Figure
+from orchestrator.report.drawing import Axis, Picture
 from orchestrator.report.summary import PERCENTILES, number, percentiles
 from orchestrator.services import Purpose
 
 MARKED = 60
-"""Up to so many readings of a scenario, each is marked: they come when it looks, not once a second."""
+"""A line of at most this many readings has a circle at each: a scenario reads at irregular times."""
 MINUTES_FROM_S = 1_800
-"""Longer runs are shown in minutes."""
+"""The time axis of a longer run is in minutes."""
+ABOVE = 1.2
+"""Calibrations above this multiple of the highest other rate are left out of the throughput."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
-    """One picture, and the same in words and figures for whoever cannot see it."""
+    """One picture, with the same in words and figures for a reader who cannot see it."""
 
     id: str
     title: str
     says: str
-    """What it shows, in a sentence."""
-    figure: Figure
+    """The finding, in one sentence."""
+    picture: Picture
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     over_time: bool = True
@@ -33,7 +35,7 @@ class Chart:
 
 
 def charts(measured: Measurements) -> list[Chart]:
-    """Draw what was measured; a picture without data is left out."""
+    """Draw what was measured; a chart without data is left out."""
     axis = _axis(measured)
     drawn = [draw(measured, axis) for draw in (throughput, queue, cpu, memory)] if axis else []
     drawn += [reading(measured, axis, name) for name in measured.readings] if axis else []
@@ -50,20 +52,12 @@ def throughput(measured: Measurements, axis: Axis) -> Chart | None:
         v for s in series.values() for t, v in zip(s.t, s.values, strict=True)
         if v is not None and not any(p.start <= t <= (p.end or axis.end) + 1.5 for p in calibrations)
     ]  # fmt: skip
-    figure = drawing.over_time(axis, "messages per second", top=max(ordinary, default=None))
-    dashes = {"offered": "dot", "accepted": "solid", "delivered": "solid"}
-    figure["data"] = [
-        drawing.line(
-            axis,
-            name,
-            _below(points, drawing.HEADROOM * max(ordinary, default=math.inf)),
-            colour,
-            dash=dashes[name],
-            hover="%{y:,.0f}/s",
-        )
+    top = ABOVE * max(ordinary, default=math.inf)
+    lines = [
+        drawing.line(axis, name, _below(points, top), colour, dashed=name == "offered")
         for (name, points), colour in zip(series.items(), ("--muted", "--series-2", "--series-1"), strict=True)
     ]
-    figure["layout"]["annotations"] = drawing.labels(axis)
+    picture = drawing.over_time(axis, "messages per second", lines)
     head, rows = _by_phase(measured, series, fmean, "mean, messages per second")
     rates = [rate for load in measured.sent(Purpose.MEASURE) if (rate := measured.delivered_per_s(load))]
     says = ""
@@ -72,7 +66,7 @@ def throughput(measured: Measurements, axis: Axis) -> Chart | None:
         says = f"{span} messages a second were delivered on average, the drain included."
     if ceiling := _ceiling(measured):
         says += f" Straight into the sink the instrument reached {number(ceiling)} a second."
-    return Chart(id="throughput", title="Throughput", says=says.strip(), figure=figure, head=head, rows=rows)
+    return Chart(id="throughput", title="Throughput", says=says.strip(), picture=picture, head=head, rows=rows)
 
 
 def queue(measured: Measurements, axis: Axis) -> Chart | None:
@@ -80,11 +74,8 @@ def queue(measured: Measurements, axis: Axis) -> Chart | None:
     if not measured.hops or not measured.hops.queue:
         return None
     series = {"queue": measured.hops.queue}
-    figure = drawing.over_time(axis, "messages", top=_top(series))
-    line = drawing.line(axis, "in the queue", measured.hops.queue, "--series-1", hover="%{y:,.0f} messages", pick=max)
-    line["line"]["shape"] = "hv"
-    figure["data"] = [line | {"fill": "tozeroy", "fillcolor": "--series-1-wash"}]
-    figure["layout"]["showlegend"] = False
+    look = {"stepped": True, "filled": True}
+    line = drawing.line(axis, "in the queue", measured.hops.queue, drawing.PALETTE[0], pick=max, **look)
     head, rows = _by_phase(measured, series, max, "longest, messages")
     longest = max(measured.hops.queue.known, default=0)
     left = measured.hops.queue.values[-1]
@@ -92,27 +83,21 @@ def queue(measured: Measurements, axis: Axis) -> Chart | None:
         id="queue",
         title="Messages in the relay",
         says=f"At most {number(longest)} messages waited in the relay; {number(left)} at the end.",
-        figure=figure,
+        picture=drawing.over_time(axis, "messages", [line]),
         head=head,
         rows=rows,
     )
 
 
 def cpu(measured: Measurements, axis: Axis) -> Chart | None:
-    """Draw the CPU cores in use, node upon node, and how many cores there are."""
-    series = _aligned({node: measured.cores(node) for node in measured.nodes})
+    """Draw the CPU cores in use, by node and in all, below the number of cores of the machine."""
+    series = {node: measured.cores(node) for node in measured.nodes}
     if not any(series.values()):
         return None
+    total = drawing.line(axis, "all nodes", _total(series), "--muted", filled=True)
     available = (measured.environment.get("engine") or {}).get("cpus")
-    top = max(sum(v or 0 for v in values) for values in zip(*(s.values for s in series.values()), strict=True))
-    figure = drawing.over_time(axis, "CPU cores", top=max(top, float(available or 0)))
-    figure["data"] = [
-        drawing.line(axis, node, points, colour, hover="%{y:.2f} cores")
-        | {"mode": "lines", "stackgroup": "cores", "fillcolor": f"{colour}-wash", "line": {"color": colour, "width": 1}}
-        for (node, points), colour in drawing.coloured(series)
-    ]
-    if isinstance(available, int | float):
-        drawing.level(figure, available, f"the machine has {available:g}")
+    level = {"at": available, "text": f"the machine has {available:g}"} if isinstance(available, int | float) else None
+    picture = drawing.over_time(axis, "CPU cores", [total, *_lines(axis, series, fmean)], level=level)
     head, rows = _by_phase(measured, series, fmean, "mean, cores")
     span = measured.span(measured.subject) if measured.subject else None
     when = "under load" if span else "over the whole run"
@@ -120,7 +105,7 @@ def cpu(measured: Measurements, axis: Axis) -> Chart | None:
     uses = [use for node in measured.nodes if (use := measured.use(node, span))]
     busiest = max(uses, key=lambda use: use.cores, default=None)
     says = f"{busiest.node} used most: {number(busiest.cores)} cores on average {when}." if busiest else ""
-    return Chart(id="cpu", title="CPU by node", says=says, figure=figure, head=head, rows=rows)
+    return Chart(id="cpu", title="CPU by node", says=says, picture=picture, head=head, rows=rows)
 
 
 def memory(measured: Measurements, axis: Axis) -> Chart | None:
@@ -129,33 +114,26 @@ def memory(measured: Measurements, axis: Axis) -> Chart | None:
     series = {n: Series(s.t, [None if v is None else v / 1e6 for v in s.values]) for n, s in gauges.items()}
     if not any(series.values()):
         return None
-    figure = drawing.over_time(axis, "MB", top=_top(series))
-    figure["data"] = [
-        drawing.line(axis, node, points, colour, hover="%{y:,.0f} MB", pick=max)
-        for (node, points), colour in drawing.coloured(series)
-    ]
+    picture = drawing.over_time(axis, "MB", _lines(axis, series, max))
     head, rows = _by_phase(measured, series, max, "peak, MB")
     peaks = {n: max(s.known, default=0.0) for n, s in series.items()}
     largest = max(peaks, key=lambda n: peaks[n])
     says = f"{largest} used most: {number(peaks[largest])} MB at its peak."
-    return Chart(id="memory", title="Memory by node", says=says, figure=figure, head=head, rows=rows)
+    return Chart(id="memory", title="Memory by node", says=says, picture=picture, head=head, rows=rows)
 
 
 def reading(measured: Measurements, axis: Axis, name: str) -> Chart:
-    """Draw what the scenario itself read off the bed as it went."""
+    """Draw the values that the scenario itself read off the bed."""
     series = measured.readings[name]
-    figure = drawing.over_time(axis, name, top=_top(series))
-    figure["data"] = [
-        drawing.line(axis, label, points, colour, hover="%{y:,.0f}", pick=max)
-        | ({"mode": "lines+markers"} if len(points.t) <= MARKED else {})
-        for (label, points), colour in drawing.coloured(series)
-    ]
-    figure["layout"]["annotations"] = drawing.labels(axis)
+    lines = _lines(axis, series, max)
+    for line in lines:
+        line["marked"] |= len(line["x"]) <= MARKED
     head, rows = _by_phase(measured, series, max, "most")
     peaks = {label: max(points.known, default=0.0) for label, points in series.items()}
     says = "; ".join(f"{label}: {number(peak)} at most" for label, peak in peaks.items())
     chart_id = "reading-" + "".join(c if c.isalnum() else "-" for c in name)
-    return Chart(id=chart_id, title=name.capitalize(), says=f"{says}.", figure=figure, head=head, rows=rows)
+    picture = drawing.over_time(axis, name, lines)
+    return Chart(id=chart_id, title=name.capitalize(), says=f"{says}.", picture=picture, head=head, rows=rows)
 
 
 def latency(measured: Measurements) -> Chart | None:
@@ -175,7 +153,7 @@ def latency(measured: Measurements) -> Chart | None:
 
 
 def hops(measured: Measurements) -> Chart | None:
-    """Draw where in the relay the time goes."""
+    """Draw the time that messages spent in each part of the relay."""
     curves = measured.hops.latency if measured.hops else {}
     longest = max(curves, key=lambda n: curves[n].mean, default=None)
     says = f"On average the longest part is: {longest}." if longest else ""
@@ -183,7 +161,7 @@ def hops(measured: Measurements) -> Chart | None:
 
 
 def _axis(measured: Measurements) -> Axis | None:
-    times = [t for node in measured.nodes for t in measured.cores(node).t]
+    times = [t for node in measured.nodes for t in measured.gauge(node, "memory_b").t]
     times += [t for counter in ("offered", "delivered") for t in measured.ticks_per_s(counter).t]
     times += [t for lines in measured.readings.values() for points in lines.values() for t in points.t]
     times += [p.start for p in measured.phases] + [p.end for p in measured.phases if p.end]
@@ -199,7 +177,7 @@ def _ceiling(measured: Measurements) -> float:
 
 
 def _below(points: Series, top: float) -> Series:
-    """Leave out what is off the scale: calibrations run at many times the rate of a relay."""
+    """Leave out values above ``top``: calibrations run at many times the rate of a relay."""
     return Series(points.t, [v if v is None or v <= top else None for v in points.values])
 
 
@@ -211,8 +189,8 @@ def _percentile_chart(name: str, title: str, says: str, curves: Mapping[str, Lat
         p = percentiles(curve)
         rows.append([label, f"{p['count']:,}", *(number(p[k]) for k in (*PERCENTILES, "max"))])
     head = ["milliseconds", "messages", "50 %", "90 %", "99 %", "99.9 %", "longest"]
-    figure = drawing.over_percentiles(curves)
-    return Chart(id=name, title=title, says=says, figure=figure, head=head, rows=rows, over_time=False)
+    picture = drawing.over_percentiles(curves)
+    return Chart(id=name, title=title, says=says, picture=picture, head=head, rows=rows, over_time=False)
 
 
 def _by_phase(
@@ -232,11 +210,11 @@ def _by_phase(
     return [what, *series], rows
 
 
-def _top(series: Mapping[str, Series]) -> float | None:
-    return max((v for points in series.values() for v in points.known), default=None)
+def _lines(axis: Axis, series: Mapping[str, Series], pick: Callable[..., float]) -> list[Picture]:
+    return [drawing.line(axis, name, points, colour, pick=pick) for (name, points), colour in drawing.coloured(series)]
 
 
-def _aligned(series: Mapping[str, Series]) -> dict[str, Series]:
-    """Put series on the times of the longest one: lines are only stacked where all have a point."""
-    grid = max(series.values(), key=lambda s: len(s.t), default=Series([], [])).t
-    return {name: Series(grid, [points.at(t) for t in grid]) for name, points in series.items()}
+def _total(series: Mapping[str, Series]) -> Series:
+    """Add up series, at the times of the longest of them."""
+    times = max(series.values(), key=lambda s: len(s.t)).t
+    return Series(times, [sum(points.at(t) or 0.0 for points in series.values()) for t in times])

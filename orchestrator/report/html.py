@@ -1,12 +1,11 @@
 """A run as one self-contained page: report.html.
 
-plotly draws in the browser, because a reader of measurements wants to read values off a line. Its 4.8 MB travel
-compressed (2 MB), and nothing is fetched: the page's own policy (CSP level 3) forbids it to load anything, and runs
-no script but the two that are named there by their hash, so text from a run stays text even if an escape were missed.
+uPlot (folder uplot/, from the npm package of the same name, unchanged) draws the charts in the browser: a reader takes
+values off a line, hides lines, and zooms by dragging. The page's own policy (CSP level 3) forbids it to load anything,
+and to run any script but the one with the given hash: text from a run stays text even if an escape were missed.
 """
 
 import base64
-import gzip
 import hashlib
 import json
 import shlex
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import plotly
 
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import RunDir, replace
@@ -36,12 +34,12 @@ from orchestrator.report.summary import (
 from orchestrator.services import Purpose
 
 _LONGEST = 400
-"""Characters of a parameter that are shown: one may hold a whole file."""
-TEMPLATES = Path(__file__).parent / "templates"
+"""Most characters of a parameter on the page: a parameter may hold a whole file."""
+FOLDER = Path(__file__).parent
 
 
 def write(rundir: RunDir, measured: Measurements | None = None) -> Path:
-    """Write report.html of a run and return its path; ``measured`` saves reading the run once more.
+    """Write report.html of a run and return its path; ``measured``: the run, if it is already read.
 
     Raises:
         OSError: it cannot be written.
@@ -58,8 +56,7 @@ def render(measured: Measurements) -> str:
     run = summarize(measured)
     run["faults"] += faults
     verdict = run["verdict"] or {}
-    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
-    library, library_hash = _library()
+    script = f"/*\n{_text('uplot/LICENSE')}*/\n{_text('uplot/uPlot.iife.min.js')}{_text('templates/report.js')}"
     told = fates(run["accounting"].values())
     compared = [measured.subject, *measured.sent(Purpose.CALIBRATE)] if measured.subject else []
     rates = {load: rate for load in compared if (rate := measured.accepted_per_s(load))}
@@ -78,27 +75,25 @@ def render(measured: Measurements) -> str:
         troubles=[[trouble["reason"], f"{trouble['count']:,}"] for trouble in run["troubles"][:TOP_TROUBLES]],
         over_time=[chart for chart in drawn if chart.over_time],
         by_percentile=[chart for chart in drawn if not chart.over_time],
-        pictures={chart.id: chart.figure for chart in drawn},
+        charts={chart.id: chart.picture for chart in drawn},
         environment=list(_flat(run["environment"])),
         params=list(_flat(run["params"])),
         again=shlex.join(str(word) for word in run["command"] or []),
-        style=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
+        style=_text("uplot/uPlot.min.css") + _text("templates/report.css"),
         script=script,
-        library=library,
-        script_hashes=[_csp_hash(script), library_hash],
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )  # fmt: skip
 
 
 def fill(template: str, **facts: Any) -> str:
     """Return a page without scripts, made from a template; every text of it is escaped."""
-    style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
-    return _environment().get_template(template).render(style=style, **facts)
+    return _environment().get_template(template).render(style=_text("templates/report.css"), **facts)
 
 
 @cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
+        loader=jinja2.FileSystemLoader(FOLDER / "templates"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -110,29 +105,23 @@ def _environment() -> jinja2.Environment:
 
 
 def _dumps(data: Any, **options: Any) -> str:
-    """Write figures tightly, in the order given: it is the order of the lines and their colours."""
+    """Write JSON without spaces, keys unsorted: their order is that of the charts."""
     return json.dumps(data, **{**options, "sort_keys": False, "separators": (",", ":"), "allow_nan": False})
 
 
 @cache
-def _library() -> tuple[str, str]:
-    """Return plotly.js, compressed, in base64, and the hash by which the page lets it run."""
-    code = (Path(plotly.__file__).parent / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
-    return base64.b64encode(gzip.compress(code.encode(), 6, mtime=0)).decode(), _csp_hash(code)
+def _text(name: str) -> str:
+    return (FOLDER / name).read_text(encoding="utf-8")
 
 
 def _table(asked: dict[str, Any]) -> dict[str, Any]:
-    """Put a table of the verdict in cells, with what its picture needs."""
+    """Return a table of the verdict as cells, with the column and the maximum of its bars."""
     column = asked["columns"].index(asked["bars"]) if asked["bars"] else None
     return asked | {
         "cells": [[written(cell) for cell in row] for row in asked["rows"]],
         "column": column,
         "most": (column and max((row[column] or 0 for row in asked["rows"]), default=0)) or 1,
     }
-
-
-def _csp_hash(script: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
 def _date(measured: Measurements) -> str:

@@ -1,6 +1,6 @@
 """Many runs side by side, on a terminal and as a page: a sweep, a search for a threshold, a capsule run again here.
 
-A ``Page`` is what both show. Its text may come from a run, or from a stranger's capsule: both renderers escape it.
+Both show a ``Page``. Its text may come from a run or from a stranger's capsule: both renderers escape it.
 """
 
 import os
@@ -23,10 +23,10 @@ from orchestrator.report.summary import figure, written
 from orchestrator.report.terminal import COLOURS, labelled, section
 
 FIGURES = 2
-"""So many figures of a run stand in a row; the rest is in its own report."""
+"""Figures of a run in a row; its own report has all."""
 
 WHOLE = 20
-"""A column of text with at most so many characters is never folded."""
+"""Characters: a column that is no wider is never folded."""
 
 Cell = str | float | None
 
@@ -39,17 +39,17 @@ class Grid:
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     figures: frozenset[int] = frozenset()
-    """Columns of figures, which stand to the right."""
+    """Columns of figures: aligned to the right."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """What is shown of many runs."""
+    """Content of the page and of the terminal output on many runs."""
 
     word: str
     """The answer in one word: ``FOUND``, ``CONFIRMED``, ..."""
     outcome: str
-    """The outcome that the word stands for, and whose colour it has."""
+    """Outcome behind the word; gives the colour."""
     says: str
     question: str
     grids: tuple[Grid, ...]
@@ -105,7 +105,7 @@ def sweep(facts: Mapping[str, Any]) -> Page:
 
 
 SEARCH_WORDS = {"found": ("FOUND", "CONFIRMED"), "always": ("NOT FOUND", "REFUTED"), "never": ("NOT FOUND", "REFUTED")}
-"""Status of a search -> its word, and the outcome that it is like; every other is inconclusive."""
+"""Status of a search -> its word, and the outcome with the same colour; any other status is inconclusive."""
 
 
 def search(facts: Mapping[str, Any]) -> Page:
@@ -144,7 +144,7 @@ def search(facts: Mapping[str, Any]) -> Page:
 
 
 DIFFERENCES, DIFF_LINES = 20, 40
-"""So many files, and lines of each, are shown of what differs; all of it is kept."""
+"""Most files with differences on the page, and most lines of each; the run directory has all."""
 
 
 def comparison(facts: Mapping[str, Any]) -> Page:
@@ -206,7 +206,7 @@ def _shortened(text: str) -> str:
 
 
 def show(page: Page, where: Sequence[tuple[str, Path]], console: Console | None = None) -> None:
-    """Print a page; ``where`` names what was kept: ``("report", path)``."""
+    """Print a page; ``where`` names the files that were written: ``("report", path)``."""
     parts: list[RenderableType] = [
         Text(),
         Text.assemble((page.word, COLOURS[page.outcome]), "  ", (plain(page.says), "bold")),
@@ -264,13 +264,13 @@ def _figure_names(runs: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _figures(run: Mapping[str, Any], names: Iterable[str]) -> Iterator[str]:
-    """Return the first figures of a run; in brackets, where it could not be judged."""
+    """Return the first figures of a run; in brackets if the run could not be judged."""
     form = "({})" if run["outcome"] == "INCONCLUSIVE" else "{}"
     return (form.format(figure(name, run["figures"].get(name))[1]) for name in names)
 
 
 def _unjudged(runs: Iterable[Mapping[str, Any]], facts: Mapping[str, Any]) -> tuple[Grid, ...]:
-    """Say of each run that could not be judged why."""
+    """Give the reason for each run that could not be judged."""
     rows = tuple((_run_name(run, facts), run["reason"]) for run in runs if run.get("reason"))
     title = "Not judged: the figures of these runs stand in brackets"
     return (Grid(title=title, columns=("run", "why"), rows=rows),) if rows else ()

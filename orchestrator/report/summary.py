@@ -10,11 +10,11 @@ from orchestrator.services import Purpose
 
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99_9": 99.9}
 
-Summary = dict[str, Any]
+RunFigures = dict[str, Any]
 
 
-def summarize(measured: Measurements) -> Summary:
-    """Return the figures of a run as plain data; what was not measured is ``None`` or not there.
+def summarize(measured: Measurements) -> RunFigures:
+    """Return the figures of a run as plain data; a figure that was not measured is ``None`` or absent.
 
     ::
 
@@ -40,7 +40,7 @@ def summarize(measured: Measurements) -> Summary:
     loads = [*measured.sent(Purpose.MEASURE), *measured.sent(Purpose.CALIBRATE)]
     faults: list[str] = []
     latencies = {load: tried(faults, f"latency of {load}", partial(_latency, measured, load)) or {} for load in loads}
-    summary: Summary = {
+    summary: RunFigures = {
         "run": str(measured.rundir.path),
         "report": str(report) if report.is_file() else None,
         **{key: facts.get(key) for key in ("scenario", "question", "status", "version", "command")},
@@ -78,7 +78,7 @@ def tried(faults: list[str], what: str, make: Callable[[], T]) -> T | None:
 
 
 def _error(facts: Mapping[str, Any], faults: list[str]) -> dict[str, Any] | None:
-    """Return how the run broke; ``None``: it did not, or ``faults`` says that this cannot be read."""
+    """Return the error that ended the run; ``None`` without one, or if it cannot be read: ``faults`` then says so."""
     error = facts.get("error")
     if error is None or (isinstance(error, dict) and error.keys() >= {"needed", "found", "do"}):
         return error
@@ -107,10 +107,10 @@ def _throughput(measured: Measurements, load: str) -> dict[str, float | None]:
 
 
 TOP_TROUBLES = 10
-"""Reasons of trouble that are shown; run directory and JSON have more."""
+"""Most reasons of trouble in a table; run directory and JSON have all."""
 
 
-def attempts(run: Summary) -> str:
+def attempts(run: RunFigures) -> str:
     """Put the outcomes of the relay's delivery attempts in words: ``669 sent, 3 deferred``."""
     ordered = sorted(run["statuses"].items(), key=lambda entry: -entry[1])
     return ", ".join(f"{count:,} {status}" for status, count in ordered) or "none"
@@ -124,7 +124,7 @@ _ALWAYS = {"offered", "accepted", "delivered", "lost", "duplicated", "corrupted"
 
 
 def fates(accounts: Iterable[Mapping[str, Any] | None]) -> list[str]:
-    """Return what to say of these accounts: what every account says, and what became of any message at all."""
+    """Return the columns of these accounts: the usual ones, and each fate that any message met."""
     known = [account for account in accounts if account]
     return [fate for fate in FATES if fate in _ALWAYS or any(account[fate] for account in known)]
 

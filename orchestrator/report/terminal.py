@@ -15,7 +15,7 @@ from orchestrator.plaintext import plain
 from orchestrator.report.summary import (
     PERCENTILES,
     TOP_TROUBLES,
-    Summary,
+    RunFigures,
     attempts,
     best_figure,
     fates,
@@ -29,7 +29,7 @@ COLOURS = {"CONFIRMED": "bold green", "REFUTED": "bold red", "INCONCLUSIVE": "bo
 HOLDS = {True: ("holds", "green"), False: ("FAILS", "bold red"), None: ("unknown", "yellow")}
 
 
-def summary(rundir: RunDir) -> Summary:
+def summary(rundir: RunDir) -> RunFigures:
     """Return the figures of a run as plain data; ``report.summary.summarize`` documents the shape."""
     return summarize(Measurements.read(rundir))
 
@@ -40,7 +40,7 @@ def show(rundir: RunDir, console: Console | None = None) -> None:
 
 
 def line(rundir: RunDir) -> dict[str, Any]:
-    """Return what a list of runs says of one: run, scenario, status, outcome and figures (None without a verdict)."""
+    """Return the entry of a run in a list: run, scenario, status, outcome and figures (None without a verdict)."""
     facts = rundir.load()
     verdict = facts.get("verdict") or {}
     return {
@@ -51,7 +51,7 @@ def line(rundir: RunDir) -> dict[str, Any]:
 
 
 def show_runs(rundirs: Iterable[RunDir], console: Console | None = None) -> None:
-    """Print a list of runs: name, how it ended, and its first figure."""
+    """Print a list of runs: name, outcome or status, first figure."""
     table = _table("run", "ended", "", "", left=2)
     for rundir in rundirs:
         run = line(rundir)
@@ -62,7 +62,7 @@ def show_runs(rundirs: Iterable[RunDir], console: Console | None = None) -> None
     (console or Console(highlight=False)).print(table)
 
 
-def render(run: Summary) -> RenderableType:
+def render(run: RunFigures) -> RenderableType:
     """Lay out a summary; it reads well from 80 columns on."""
     verdict: Mapping[str, Any] = run["verdict"] or {}
     parts: list[RenderableType] = [Text(), *_answer(run)]
@@ -93,16 +93,16 @@ def render(run: Summary) -> RenderableType:
 
 
 def section(title: str, *body: RenderableType) -> list[RenderableType]:
-    """Lay out something below its title."""
+    """Return a title with its body below."""
     return [Text(), Text(plain(title), style="bold"), *body]
 
 
 def labelled(name: str, text: object) -> Text:
-    """Say what something is, or where, at the end of an answer."""
+    """Return a line at the end of an answer: a name and its value or path."""
     return Text.assemble((f"{name:8}", "dim"), plain(text), overflow="fold")
 
 
-def _answer(run: Summary) -> Iterable[RenderableType]:
+def _answer(run: RunFigures) -> Iterable[RenderableType]:
     verdict, error = run["verdict"], run["error"]
     if verdict:
         outcome = str(verdict["outcome"])
@@ -154,7 +154,7 @@ def _figures(verdict: Mapping[str, Any]) -> Table:
     return grid
 
 
-def _throughput(run: Summary) -> Table:
+def _throughput(run: RunFigures) -> Table:
     table = _table("", "accepted/s", "delivered/s", "accepted/min", "delivered/min")
     for load, rates in run["throughput"].items():
         table.add_row(
@@ -165,7 +165,7 @@ def _throughput(run: Summary) -> Table:
     return table
 
 
-def _latency(run: Summary) -> Table:
+def _latency(run: RunFigures) -> Table:
     table = _table("", "p50", "p90", "p99", "p99.9", "max")
     hops = {f"in the relay, {hop}": values for hop, values in run["hops_ms"].items()}
     rows = dict(run["latency_ms"].get(run["subject"]) or {}) | hops
@@ -174,7 +174,7 @@ def _latency(run: Summary) -> Table:
     return table
 
 
-def _accounting(run: Summary) -> Table:
+def _accounting(run: RunFigures) -> Table:
     accounts = run["accounting"]
     columns = fates(accounts.values())
     table = _table("", *columns)
@@ -184,7 +184,7 @@ def _accounting(run: Summary) -> Table:
     return table
 
 
-def _connections(run: Summary) -> Table:
+def _connections(run: RunFigures) -> Table:
     table = _table("", "cause", "connections", left=2)
     for load, causes in run["connections"].items():
         for cause, count in causes.items():
@@ -192,7 +192,7 @@ def _connections(run: Summary) -> Table:
     return table
 
 
-def _nodes(run: Summary) -> Table:
+def _nodes(run: RunFigures) -> Table:
     table = _table("", "CPU cores", "CPU s", "CPU ms/message", "peak MB")
     for node, use in run["nodes"].items():
         cpu = (number(use[name]) for name in ("cpu_cores", "cpu_s", "cpu_ms_per_message"))
@@ -200,7 +200,7 @@ def _nodes(run: Summary) -> Table:
     return table
 
 
-def _troubles(run: Summary) -> Table:
+def _troubles(run: RunFigures) -> Table:
     table = _table("reason", "lines")
     for trouble in run["troubles"][:TOP_TROUBLES]:
         table.add_row(_cell(trouble["reason"]), f"{trouble['count']:,}")
@@ -218,5 +218,5 @@ def _evidence(verdict: Mapping[str, Any]) -> Table:
 
 
 def _cell(text: object) -> Text:
-    """Make a cell of text that must not be read as markup."""
+    """Make a cell of plain text: markup in it has no effect."""
     return Text(plain(text), overflow="fold")

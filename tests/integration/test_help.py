@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 TESTBED = str(Path(sys.executable).with_name("testbed"))
-HEAVY = {"docker", "dns", "hdrh", "plotly", "requests", "yaml"}
+HEAVY = {"docker", "dns", "hdrh", "requests", "yaml"}
 OURS = {f"orchestrator{module}" for module in ("", ".cli", ".errors", ".interrupts", ".plaintext")}
 """What may be imported of ours, beside the modules of the command line."""
 

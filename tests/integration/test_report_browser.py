@@ -15,7 +15,13 @@ HOSTILE = (
     '</script><script>document.title="pwned"</script><img src="http://198.18.0.1/x" onerror="document.title=\'pwned\'">'
     '<a href="javascript:document.title=1">x</a> javascript:alert(1) --ink {{ 7 * 7 }}'
 )
-DRAWN = "document.querySelectorAll('.chart .main-svg').length > 0"
+PIXELS = """(canvas => {
+    const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext('2d', {willReadFrequently: true});
+    copy.drawImage(canvas, 0, 0);
+    return new Uint32Array(copy.getImageData(0, 0, canvas.width, canvas.height).data.buffer);
+})"""
+PAINTED = f"""[...document.querySelectorAll('.chart canvas')].filter(
+    canvas => canvas.clientWidth > 250 && new Set({PIXELS}(canvas)).size > 50).length"""
 
 
 @pytest.fixture(scope="module")
@@ -43,18 +49,15 @@ def test_the_page_draws_everything_and_asks_for_nothing(run: RunDir, look: dict[
     with Browser(**look) as browser:
         browser.open(page(run))
         assert browser.value("document.documentElement.dataset.drawn") == "yes"
+        browser.open(page(run))
+        assert browser.value("performance.now()") < 1_000, "ms, once the browser itself has started"
         assert browser.console == []
-        assert browser.requests == [page(run).as_uri()]
+        assert browser.requests == [page(run).as_uri()] * 2
         assert browser.value("document.querySelector('h1').innerText").startswith("The relay carries")
         assert browser.value("document.querySelector('.outcome').innerText") == "CONFIRMED"
         charts = browser.value("document.querySelectorAll('.chart').length")
         assert charts == 7
-        visible = (
-            "[...document.querySelectorAll('.chart')].filter(c => c.querySelector('.main-svg')?.clientWidth > 250)"
-        )
-        assert browser.value(f"{visible}.length") == charts
-        lines = "[...document.querySelectorAll('.chart')].every(c => c.querySelector('.scatterlayer path.js-line'))"
-        assert browser.value(lines)
+        assert browser.value(PAINTED) == charts
         assert browser.value("document.documentElement.scrollWidth") <= look["width"], "nothing sticks out sideways"
 
 
@@ -76,15 +79,54 @@ def test_evidence_tables_and_quotes_are_laid_out(run: RunDir) -> None:
         assert quote == "socket: file descriptor exceeds limit"
 
 
-def test_light_and_dark_differ_in_the_pictures_too(run: RunDir) -> None:
-    ink = "getComputedStyle(document.querySelector('.xtick text')).fill"
+def test_light_dark_and_print_differ_in_the_pictures_too(run: RunDir) -> None:
     paper = "getComputedStyle(document.body).backgroundColor"
+    light_line, dark_line = (
+        f"{PIXELS}(document.querySelector('.chart canvas')).includes({abgr})"
+        for abgr in ("0xffd75b2a", "0xffffa886")  # --series-1
+    )
     with Browser() as browser:
         browser.open(page(run))
-        light = browser.value(ink), browser.value(paper)
-        browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
-        browser.wait(f"{ink} !== '{light[0]}'")
-        assert browser.value(paper) != light[1]
+        light = browser.value(paper)
+        assert (browser.value(light_line), browser.value(dark_line)) == (True, False)
+        dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+        browser.call("Emulation.setEmulatedMedia", features=dark)
+        browser.wait(f"{dark_line} && !{light_line}")
+        assert browser.value(paper) != light
+        browser.call("Emulation.setEmulatedMedia", media="print", features=dark)
+        browser.wait(f"{light_line} && !{dark_line}")
+        assert browser.console == []
+
+
+def test_values_are_read_lines_hidden_and_a_time_is_zoomed_in_all_charts(run: RunDir) -> None:
+    legend = "[...document.querySelectorAll('#chart-throughput .u-legend td')].map(td => td.innerText)"
+    times = "[...document.querySelectorAll('.u-legend tr:first-child td')].map(td => td.innerText).filter(Boolean)"
+    labels = "[...document.querySelectorAll('#chart-cpu .label')].filter(l => l.style.visibility === 'visible').length"
+    plot = "(r => [r.x, r.y, r.width])(document.querySelector('.u-over').getBoundingClientRect())"
+    pixels = "document.querySelector('#chart-cpu canvas').toDataURL()"
+    with Browser(height=4000) as browser:
+        browser.open(page(run))
+        assert browser.value(legend) == [""] * 4
+        whole, named = browser.value(pixels), browser.value(labels)
+        left, top, width = browser.value(plot)
+
+        def mouse(kind: str, at: float) -> None:
+            there = {"x": left + at * width, "y": top + 50}
+            browser.call("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **there)
+
+        mouse("mouseMoved", 0.9)
+        browser.wait(f"{times}.length === 5")
+        time, *rates = browser.value(legend)
+        assert time.endswith(" seconds")
+        assert all(float(rate) > 0 for rate in rates)
+        mouse("mousePressed", 0.85)
+        mouse("mouseMoved", 0.95)
+        mouse("mouseReleased", 0.95)
+        browser.wait(f"{pixels} !== '{whole}'")
+        assert browser.value(labels) < named, "calibrations are out of sight"
+        zoomed = browser.value(pixels)
+        browser.value("document.querySelectorAll('#chart-cpu .u-legend th')[1].click()")
+        browser.wait(f"{pixels} !== '{zoomed}'")
         assert browser.console == []
 
 
@@ -95,10 +137,10 @@ def test_text_of_others_is_inert(hostile: RunDir) -> None:
         assert browser.console == []
         assert browser.requests == [page(hostile).as_uri()]
         assert browser.value("document.title").startswith("The relay carries")
-        assert browser.value("document.querySelectorAll('img, a[href], svg a').length") == 0
+        assert browser.value("document.querySelectorAll('img, a[href]').length") == 0
         assert "onerror" in browser.value("document.querySelector('h1').innerText"), "it is shown as the text it is"
         assert "{{ 7 * 7 }}" in browser.value("document.querySelector('h1').innerText")
-        legend = "[...document.querySelectorAll('.legendtext')].map(t => t.textContent).join()"
+        legend = "[...document.querySelectorAll('.u-legend th')].map(th => th.textContent).join()"
         assert "<script>" in browser.value(legend)
 
 
@@ -116,3 +158,12 @@ def test_without_scripts_the_answer_and_the_tables_are_there(run: RunDir) -> Non
         browser.open(page(run))
         assert "need scripts" in browser.value("document.querySelector('noscript').textContent")
         assert browser.value("document.querySelectorAll('figure details table').length") >= 4
+
+
+def test_if_drawing_fails_the_tables_are_open(run: RunDir, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.html"
+    broken.write_text(page(run).read_text().replace('"lines":', '"other":'))
+    with Browser() as browser:
+        browser.open(broken)
+        browser.wait("document.documentElement.dataset.drawn === 'no'")
+        assert browser.value("[...document.querySelectorAll('figure details')].every(details => details.open)")
