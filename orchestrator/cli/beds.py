@@ -1,10 +1,8 @@
 """Commands about beds that stay up, and about what a bed file says."""
 
 import hashlib
-import shutil
 import sys
 from collections.abc import Iterable
-from contextlib import ExitStack, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,12 +22,10 @@ from orchestrator.cli.shell import (
     say,
     tell,
 )
-from orchestrator.errors import EngineFailed, InvalidInput, Problem
+from orchestrator.errors import EngineFailed, InvalidInput
 from orchestrator.plaintext import pass_on
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from orchestrator.hosts import Host
     from orchestrator.hosts.docker import DockerHost
     from orchestrator.hosts.docker.ssh import Target
@@ -124,79 +120,61 @@ def up(
     domains: DomainsOption = None,
     parent: ParentOption = None,
     families: FamiliesOption = None,
+    name: Annotated[str | None, typer.Option(help="Name of the bed, instead of its own.")] = None,
+    lasts: Annotated[
+        str | None,
+        typer.Option(
+            "--for", metavar="DURATION", help="Life time: 90s, 30m, 2h, 1d. The next up, run or clean then removes it."
+        ),
+    ] = None,
     runs: RunsOption = RUNS,
     output: FormatOption = Format.TEXT,
 ) -> None:
-    """Bring a bed up and leave it up, once a message to its domains is delivered.
+    """Bring a bed up and leave it up, once a message to its domains is delivered; a second call shows it.
 
-    It first checks the firewall rules of running beds and restores missing ones; a bed repaired this way is not started
-    again.
+    It first removes abandoned and expired beds, and restores missing firewall rules of running ones. If a bed of this
+    name is up, it is shown; a different or damaged one is an error.
     """
     from orchestrator.bed import builtin
     from orchestrator.cli.progress import Steps
-    from orchestrator.hosts import docker, images, walls
-    from orchestrator.hosts.ownership import Kind, definition
-    from orchestrator.interrupts import Interrupted
-    from orchestrator.measurements.rundir import RunDir
-    from orchestrator.plan import make_plan
-    from orchestrator.up.bringup import bring_up, verify
+    from orchestrator.hosts import docker
+    from orchestrator.up import keep
 
-    wanted = builtin.bed(bed, domains=domains, parent=parent, families=families)
+    life = None if lasts is None else keep.lifetime(lasts)
+    wanted = builtin.bed(bed, called=name, domains=domains, parent=parent, families=families)
     engine = docker.connect()
-    cpus = engine.info().cpus
-    verify(make_plan(wanted, cpus=cpus))  # what cannot be built is refused before anything is made
     with Steps() as steps:
-        with steps.step("look at the beds that are up"):
-            mended = walls.mend(engine, steps.say)
-        if same := [s for s in mended if s.kind is Kind.UP and s.definition == definition(wanted)]:
-            _tell_up(engine, same[0], output)
-            return
-        with steps.step("find or build the images"):
-            old = images.ensure(engine, images.of(wanted), steps.say)
-        images.note_old(old, steps.step)
-        made = [folder for folder in (runs, *runs.parents) if not folder.exists()]
-        rundir = RunDir.create(runs, "up")
-        try:
-            with ExitStack() as stack:
-                identity, running = bring_up(
-                    engine, wanted, kind=Kind.UP, rundir=rundir, steps=steps, stack=stack, cpus=cpus
-                )
-                stack.pop_all()
-                running.recorder.close(timeout=0)
-        except Interrupted:
-            _discard(rundir.path, made)
-            raise
-        except Problem as problem:
-            if rundir.logs():
-                rundir.save_end({"scenario": "up", "status": "failed", "error": problem.to_dict()}, problem)
-                problem.add_note(f"kept:   {rundir.path}, with the logs of the nodes until then")
-            else:
-                _discard(rundir.path, made)
-            raise
-    _discard(rundir.path, made)
-    _tell_up(engine, _standing(engine, identity.id), output)
+        standing = keep.up(engine, wanted, runs=runs, steps=steps, life=life)
+    _tell_up(engine, standing, output)
 
 
 def ps(output: FormatOption = Format.TEXT) -> None:
-    """List the beds there are, with their nodes and published ports, and name each wall that is open."""
+    """List the beds, their nodes and published ports, and name each wall that is open or was not looked at."""
     from orchestrator.hosts import docker, ownership, walls
 
     engine = docker.connect()
     found = ownership.standing(engine)
-    gaps = walls.gaps(engine, found)
+    looked = walls.look(engine, found)
     if output is Format.JSON:
         print_json(
             [
-                {**standing.to_dict(), "open": [gap.to_dict() for gap in gaps if gap.bed is standing]}
+                standing.to_dict()
+                | {
+                    name: [wall.to_dict() for wall in looked if wall.bed is standing and wall.state is state]
+                    for name, state in (("open", walls.State.OPEN), ("not_looked_at", walls.State.UNSEEN))
+                }
                 for standing in found
             ]
         )
         return
     for standing in found:
         _show(standing, engine.address)
-        for gap in gaps:
-            if gap.bed is standing:
-                tell(f"  open: needed {gap.needed}; found {gap.found}; do: {gap.do}")
+        own = [wall for wall in looked if wall.bed is standing]
+        for wall in own:
+            if wall.state is walls.State.OPEN:
+                tell(f"  open: needed {wall.needed}; found {wall.found}; do: {wall.do}")
+        for places, why, do in walls.unseen(own):
+            tell(f"  not looked at: {places}: {why}; do: {do}")
     if not found:
         tell("no bed is up")
 
@@ -264,14 +242,6 @@ def stats(bed: BedOption = None, output: FormatOption = Format.TEXT) -> None:
         tell(table(used))
 
 
-def _discard(rundir: Path, made: "Sequence[Path]") -> None:
-    """Remove the directory of an `up` that nobody needs, and the folders made for it, if nothing else is in them."""
-    shutil.rmtree(rundir, ignore_errors=True)
-    with suppress(OSError):
-        for folder in made:
-            folder.rmdir()
-
-
 def _standing(engine: "Host", wanted: str | None) -> "Standing":
     """Find the bed that a command is about: by id or name, or the only one there is."""
     from orchestrator.hosts import ownership
@@ -292,6 +262,9 @@ def _node(bed: str | None, name: str, *, running: bool = False) -> "RunningNode"
     engine = docker.connect()
     deployed = _standing(engine, bed)
     found = deployed.node(name)
+    if found is None and name in deployed.lost:
+        do = f"`testbed down {deployed.id}`, then `testbed up` again"
+        raise EngineFailed(f"node {name} of bed {deployed.bed}", "its container: it was removed", do)
     if found is None:
         names = ", ".join(node["name"] for node in deployed.to_dict()["nodes"]) or "none"
         raise InvalidInput(f"a node of bed {deployed.bed}", repr(name), f"choose one of {names}")
@@ -313,7 +286,8 @@ def _show(standing: "Standing", host: "Target | None") -> None:
     from orchestrator.hosts.docker import ssh
 
     facts = standing.to_dict()
-    tell(f"{standing.bed} {standing.id} {facts['state']}, {facts['kind']}, on {facts['subnet']}")
+    until = f", until {standing.expires}" if standing.expires else ""
+    tell(f"{standing.bed} {standing.id} {facts['state']}, {facts['kind']}, on {facts['subnet']}{until}")
     for node in facts["nodes"]:
         ports = ", ".join(f"{port} at 127.0.0.1:{host}" for port, host in node["ports"].items())
         tell(f"  {node['name']:8} {node['service']:10} {node['state']:9} {ports}")

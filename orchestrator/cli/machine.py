@@ -14,6 +14,7 @@ from orchestrator.errors import EngineFailed, ExitCode
 
 if TYPE_CHECKING:
     from orchestrator.bed.model import Bed
+    from orchestrator.hosts import Host
     from orchestrator.hosts.capacity import Check
     from orchestrator.plan import Plan
     from orchestrator.scenarios import Scenario
@@ -120,7 +121,7 @@ def _examine(
     provoked: "AbstractSet[str]" = frozenset(),
 ) -> "tuple[list[Check], Plan | None, ExitCode]":
     """Check this machine for a bed; the plan is there when the engine answers."""
-    from orchestrator.hosts import capacity, docker, ownership, walls
+    from orchestrator.hosts import capacity, docker
     from orchestrator.hosts import images as catalogue
     from orchestrator.hosts.networks import HELPER
     from orchestrator.plan import make_plan
@@ -151,22 +152,27 @@ def _examine(
                 *forecast(capacity.read(engine), plan, connections=connections, provoked=provoked),
                 capacity.room_for_runs(runs),
             ]
-            standing = [bed for bed in ownership.standing(engine) if bed.networks]
-            gaps = walls.gaps(engine, standing)
-            checks.append(
-                capacity.Check(
-                    name="walls of the beds that are up",
-                    needed=f"{len(standing)} beds closed",
-                    found="; ".join(f"{gap.bed.bed} {gap.bed.id} lacks {gap.needed}: {gap.found}" for gap in gaps)
-                    or "all of them",
-                    do=", ".join(dict.fromkeys(gap.do for gap in gaps)),
-                    state="warn" if gaps else "ok",
-                )
-            )
+            checks.append(_walls(engine))
     except EngineFailed as none:
         checks = [capacity.Check(name="engine", needed=none.needed, found=none.found, do=none.do, state="fail")]
         code = none.exit_code
     return checks, plan, code if any(check.state == "fail" for check in checks) else ExitCode.OK
+
+
+def _walls(engine: "Host") -> "Check":
+    """Check the walls of the beds that are up."""
+    from orchestrator.hosts import capacity, ownership, walls
+
+    beds = [bed for bed in ownership.standing(engine) if bed.networks]
+    looked = walls.look(engine, beds)
+    faults = [wall for wall in looked if wall.state is not walls.State.CLOSED]
+    return capacity.Check(
+        name="walls of the beds that are up",
+        needed=f"{len(beds)} beds closed",
+        found=walls.summary(looked) if faults else "all of them",
+        do=", ".join(dict.fromkeys(wall.do for wall in faults)),
+        state="warn" if faults else "ok",
+    )
 
 
 def _show(checks: "Sequence[Check]", first: "Check | None") -> None:
@@ -199,7 +205,7 @@ def images(
     release: Annotated[str, typer.Option(help="The Debian release of their daemons.")] = "bookworm",
     output: FormatOption = Format.TEXT,
 ) -> None:
-    """List the images, and whether they are built from the files as they are now."""
+    """List the images, and whether they are built from the files as they are now; after --build, what it did."""
     from orchestrator.cli.progress import Steps
     from orchestrator.hosts import docker
     from orchestrator.hosts import images as catalogue
@@ -207,20 +213,22 @@ def images(
     engine = docker.connect()
     if build:
         with Steps() as steps, steps.step(f"build the images for {release}"):
-            catalogue.ensure(engine, [(name, release) for name in catalogue.names(release)], steps.say)
-    states = catalogue.states(engine, release)
+            states = catalogue.build_all(engine, release, steps.say)
+    else:
+        states = catalogue.states(engine, release)
     if output is Format.JSON:
         print_json([state.to_dict() for state in states])
     else:
         for state in states:
-            tell(f"{state.tag:32} {state.state:8} {state.size_b / 1e6:7.0f} MB" if state.size_b else state.tag)
+            size = f"{state.size_b / 1e6:7.0f} MB" if state.size_b else ""
+            tell(f"{state.tag:32} {state.state:8} {size:10}  {state.build}".rstrip())
 
 
 def clean(
     everything: Annotated[bool, typer.Option("--all", help="Also beds that are up and runs that go on.")] = False,
     output: FormatOption = Format.TEXT,
 ) -> None:
-    """Remove every trace of runs that were killed; beds that are up stay, unless --all."""
+    """Remove every trace of runs that were killed, and expired beds; other beds that are up stay, unless --all."""
     from orchestrator.hosts import cleaning, docker
 
     done = cleaning.clean(docker.connect(), everything=everything, say=say)

@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.errors import Problem
 from orchestrator.hosts import Host
-from orchestrator.hosts.kernel_settings import SETTINGS, release
+from orchestrator.hosts.kernel_settings import SETTINGS, put_back
 from orchestrator.hosts.networks import remove_parent
 from orchestrator.hosts.ownership import Standing, standing
 
@@ -26,7 +26,7 @@ class Cleaned:
 
 
 def clean(engine: Host, *, everything: bool, say: Callable[[str], None]) -> Cleaned:
-    """Remove every trace of beds whose maker is dead; ``everything``: of all beds. Says what it does.
+    """Remove every trace of beds whose maker is dead or whose time is over; ``everything``: of all beds.
 
     Kept are beds that are up, beds of commands that still run, and beds made from another machine.
 
@@ -41,7 +41,7 @@ def clean(engine: Host, *, everything: bool, say: Callable[[str], None]) -> Clea
 
 
 def make_way(engine: Host, say: Callable[[str], None]) -> None:
-    """Remove every trace of beds whose maker is dead, before another bed is made.
+    """Remove every trace of beds whose maker is dead or whose time is over, before another bed is made.
 
     A bed that cannot be removed is named and stays: it has its own names and its own slice, and is in nobody's way.
 
@@ -55,7 +55,8 @@ def _remove_each(engine: Host, beds: Sequence[Standing], say: Callable[[str], No
     """Remove beds, and return what went wrong; each bed that is not wholly removed is named."""
     problems = []
     for bed in beds:
-        say(f"removing {bed.bed} {bed.id}, left by a command that is gone" if bed.abandoned else f"removing {bed.id}")
+        why = f", expired at {bed.expires}" if bed.expired else ", left by a command that is gone"
+        say(f"removing {bed.bed} {bed.id}{why}" if bed.abandoned else f"removing {bed.id}")
         try:
             remove(engine, bed)
         except Problem as problem:
@@ -74,18 +75,18 @@ def remove_id(engine: Host, id_: str) -> None:
 def remove(engine: Host, bed: Standing) -> None:
     """Remove a bed: containers, lab, veth pair, and the control network last, because the rest is found by it.
 
-    Restore the host settings that its command changed before removing the lock.
+    Host settings that its command changed are put back whatever else fails; their lock goes only if nothing failed.
 
     Raises:
         EngineFailed: something could not be removed; what does not depend on it was.
     """
-    first: list[Problem] = []
+    failed: list[Exception] = []
 
     def attempt(act: Callable[[], None]) -> None:
         try:
             act()
-        except Problem as problem:
-            first.append(problem)
+        except Exception as error:  # noqa: BLE001 - a bug in one step does not stop the others
+            failed.append(error)
 
     locks = [container for container in bed.containers if SETTINGS in container.labels]
     others = [container for container in bed.containers if container not in locks]
@@ -93,15 +94,16 @@ def remove(engine: Host, bed: Standing) -> None:
         removals = [pool.submit(attempt, engine.node(container.id).remove) for container in others]
     for removal in removals:
         removal.result()
-    for lock in locks if not first else ():
-        attempt(partial(release, engine, bed.identity, lock))
+    for lock in locks:
+        attempt(partial(put_back, engine, bed.identity, lock))
+    for lock in locks if not failed else ():
+        attempt(engine.node(lock.id).remove)
     control = [n for n in bed.networks if n.name.endswith("-control")]
-    for network in bed.networks:
-        if network not in control:
-            attempt(partial(engine.remove_network, network.id))
+    for network in [n for n in bed.networks if n not in control]:
+        attempt(partial(engine.remove_network, network.id))
     if bed.private and bed.networks:
         attempt(lambda: remove_parent(engine, bed.identity))
-    for network in control if not first else ():
+    for network in control if not failed else ():
         attempt(partial(engine.remove_network, network.id))
-    if first:
-        raise first[0]
+    if failed:
+        raise failed[0]

@@ -15,10 +15,10 @@ import ssl
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -109,10 +109,12 @@ class State:
     """``current``, ``stale`` (its folder has changed since it was built) or ``missing``."""
     size_b: int | None
     """With the layers that it shares with others; ``None`` when it is missing."""
+    build: str = ""
+    """What ``build_all`` did with it, and why; empty: nobody asked."""
 
     def to_dict(self) -> dict[str, str | int | None]:
         """Return plain data for a script."""
-        return {"tag": self.tag, "state": self.state, "size_b": self.size_b}
+        return {"tag": self.tag, "state": self.state, "size_b": self.size_b, "build": self.build}
 
 
 def states(engine: Host, release: str) -> list[State]:
@@ -129,6 +131,27 @@ def states(engine: Host, release: str) -> list[State]:
         state = "missing" if facts is None else "current" if facts[LABEL] == digest(image) else "stale"
         found.append(State(tag=name, state=state, size_b=int(facts["size"]) if facts else None))
     return found
+
+
+def build_all(engine: Host, release: str, say: Say) -> list[State]:
+    """Build every image on a Debian release that is missing or older than its folder, and say of each what was done.
+
+    Raises:
+        InvalidInput: we build on no such release.
+        EngineFailed: as ``ensure``.
+    """
+    before = {state.tag: state.state for state in states(engine, release)}
+    old = ensure(engine, [(image, release) for image in names(release)], say)
+
+    def done(image: str) -> str:
+        name = tag(image, release)
+        if before[name] == "current":
+            return f"kept: built from the same files, sha256 {digest(image)[:12]}"
+        return "kept as it was built: no mirror serves its rebuild" if name in old else "built"
+
+    return [
+        replace(state, build=done(image)) for image, state in zip(names(release), states(engine, release), strict=True)
+    ]
 
 
 def of(bed: Bed) -> list[tuple[str, str]]:
@@ -168,16 +191,10 @@ def ensure(engine: Host, needed: Iterable[tuple[str, str]], say: Say) -> list[st
     old += _build_all(engine, builds, say)
     for name in old:
         say(
-            f"{name} is used as it was built: its folder has changed since, and no mirror serves its rebuild; {ARCHIVE}"
+            f"warning: {name} is used as it was built: its folder has changed since, and no mirror serves its rebuild; "
+            f"{ARCHIVE}"
         )
     return old
-
-
-def note_old(tags: Iterable[str], step: Callable[[str], AbstractContextManager[None]]) -> None:
-    """Leave a line for each image that is used as it was built before: a line of a step stays, what it says passes."""
-    for name in tags:
-        with step(f"go on with {name} as it was built: no mirror serves its rebuild"):
-            pass
 
 
 def check(needed: Iterable[tuple[str, str]]) -> None:

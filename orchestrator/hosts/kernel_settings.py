@@ -28,13 +28,16 @@ _NAME = re.compile(r"net\.ipv4\.neigh\.default\.gc_thresh[123]")
 _VALUE = re.compile(r"\d{1,10}")
 _READ = 'for name do cat "/proc/sys/$(echo "$name" | tr . /)"; done'
 _WRITE = """
+failed=
 while [ $# -gt 0 ]; do
     file=/proc/sys/$(echo "$1" | tr . /)
-    if [ "$(cat "$file")" = "$2" ]; then echo "$3" > "$file"; fi
+    now=$(cat "$file") && { [ "$now" != "$2" ] || echo "$3" > "$file"; } || failed=yes
     shift 3
 done
+[ -z "$failed" ]
 """
-"""Name, old value, new value: a value that somebody else has set meanwhile is theirs, and stays."""
+"""Name, old value, new value: a value that somebody else has set meanwhile is theirs, and stays.
+A refused one does not stop the others."""
 _TRIES = 5
 
 
@@ -68,7 +71,7 @@ class HostSettings:
     def __init__(self, engine: Host, wanted: Mapping[str, str]) -> None:
         self._engine, self._wanted = engine, wanted
         self._lock: str | None = None
-        self._identity = Identity(id=secrets.token_hex(4), bed="host-settings", kind=Kind.RUN, nodes=0, private=False)
+        self._identity = Identity(id=secrets.token_hex(4), bed="host-settings", kind=Kind.RUN, nodes=(), private=False)
         self._changes: tuple[Change, ...] = ()
 
     def __enter__(self) -> Self:
@@ -132,11 +135,11 @@ class HostSettings:
         return dict(zip(names, _on_the_host(self._engine, self._identity, _READ, *names).split(), strict=True))
 
 
-def release(engine: Host, identity: Identity, lock: Found) -> None:
-    """Put back what the owner of a lock has not, and remove the lock.
+def put_back(engine: Host, identity: Identity, lock: Found) -> None:
+    """Put back the settings that the owner of a lock has changed; idempotent.
 
     Raises:
-        EngineFailed: the kernel or the engine refused; the lock stays.
+        EngineFailed: the kernel or the engine refused one; the others are back.
     """
     try:
         said = json.loads(lock.labels[SETTINGS])
@@ -144,7 +147,6 @@ def release(engine: Host, identity: Identity, lock: Found) -> None:
     except (ValueError, AttributeError, TypeError) as error:
         raise EngineFailed(f"settings of the host in the label of {lock.name}", str(error), "remove it") from error
     _put_back(engine, identity, changes)
-    engine.node(lock.id).remove()
 
 
 def _put_back(engine: Host, identity: Identity, changes: Iterable[Change]) -> None:

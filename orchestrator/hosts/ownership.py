@@ -10,7 +10,7 @@ import secrets
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -19,12 +19,15 @@ from typing import Any
 from orchestrator.bed.model import Bed
 from orchestrator.hosts import Found, Host
 
-ID, BED, NODE, SERVICE, KIND, OWNER, CREATED, NODES, PRIVATE, NEIGHBOURS, DEFINITION = (
+ID, BED, NODE, SERVICE, KIND, OWNER, CREATED, EXPIRES, NODES, PRIVATE, NEIGHBOURS, DEFINITION = (
     f"testbed.{name}"
     for name in (
-        "id", "bed", "node", "service", "kind", "owner", "created", "nodes", "private", "neighbours", "definition",
+        "id", "bed", "node", "service", "kind", "owner", "created", "expires", "nodes", "private", "neighbours",
+        "definition",
     )
 )  # fmt: skip
+REMOVED = "removed"
+"""State of a node whose container is gone."""
 
 
 class Kind(StrEnum):
@@ -53,29 +56,32 @@ class Identity:
     """Eight hex digits."""
     bed: str
     kind: Kind
-    nodes: int
-    """Planned number of nodes; a bed with fewer is partly created or partly removed."""
+    nodes: tuple[str, ...]
+    """Planned names of the nodes."""
     private: bool
     """Its lab stands on a veth pair of its own, not on a real interface."""
     definition: str = ""
     """Digest of what its author wrote."""
+    expires: str = ""
+    """End of its time (ISO 8601); empty: none."""
 
     @classmethod
-    def new(cls, bed: Bed, kind: Kind) -> "Identity":
+    def new(cls, bed: Bed, kind: Kind, life: timedelta | None = None) -> "Identity":
         """Give a bed an id of its own."""
         return cls(
             id=secrets.token_hex(4),
             bed=bed.name,
             kind=kind,
-            nodes=len(bed.nodes),
+            nodes=tuple(bed.nodes),
             private=bed.parent is None,
             definition=definition(bed),
+            expires=(datetime.now(UTC) + life).isoformat(timespec="seconds") if life else "",
         )
 
     @classmethod
     def reading(cls) -> "Identity":
         """Give a one-shot container that belongs to no bed an id of its own."""
-        return cls(id=secrets.token_hex(4), bed="helper", kind=Kind.RUN, nodes=0, private=False)
+        return cls(id=secrets.token_hex(4), bed="helper", kind=Kind.RUN, nodes=(), private=False)
 
     def labels(self, **further: str) -> dict[str, str]:
         """Return the labels of one of its objects; ``further`` are named without ``testbed.``."""
@@ -83,10 +89,11 @@ class Identity:
             ID: self.id,
             BED: self.bed,
             KIND: self.kind,
-            NODES: str(self.nodes),
+            NODES: ",".join(self.nodes),
             OWNER: _owner(),
             **({PRIVATE: "yes"} if self.private else {}),
             **({DEFINITION: self.definition} if self.definition else {}),
+            **({EXPIRES: self.expires} if self.expires else {}),
             CREATED: datetime.now(UTC).isoformat(timespec="seconds"),
             **{f"testbed.{name}": value for name, value in further.items()},
         }
@@ -151,32 +158,56 @@ class Standing:
     kind: Kind
     owner: Owner
     created: str
+    expires: str
     private: bool
-    complete: bool
-    """Every node that it should have was started; one may have ended since."""
+    nodes: tuple[str, ...]
+    """Planned names of its nodes; empty for a one-shot container or a lock."""
     definition: str
     """Digest of what its author wrote."""
     containers: tuple[Found, ...]
     networks: tuple[Found, ...]
 
     @property
+    def made(self) -> bool:
+        """Every node was started once; nodes may have ended or lost their containers since.
+
+        All containers of a bed are created before the first one starts (``bringup``).
+        """
+        states = [c.state for c in self.containers if NODE in c.labels]
+        return bool(states) and "created" not in states
+
+    @property
+    def lost(self) -> tuple[str, ...]:
+        """Nodes whose containers were removed."""
+        return tuple(name for name in self.nodes if self.made and not self.node(name))
+
+    @property
     def abandoned(self) -> bool:
-        """Nobody will take it down: its run was killed, or it was never finished."""
-        return self.owner is Owner.DEAD and (self.kind == Kind.RUN or not self.complete)
+        """Nobody will take it down: its run was killed, it was never finished, or its time is over."""
+        if self.expired:
+            return self.owner is not Owner.ALIVE
+        return self.owner is Owner.DEAD and (self.kind == Kind.RUN or not self.made)
+
+    @property
+    def expired(self) -> bool:
+        """Its time is over, by the clock of this machine."""
+        try:
+            return datetime.fromisoformat(self.expires) <= datetime.now(UTC)
+        except (ValueError, TypeError):  # none, or a label of somebody else
+            return False
 
     @property
     def state(self) -> str:
         """In a word."""
         if self.abandoned:
             return "abandoned"
-        running = all(c.state == "running" for c in self.containers if NODE in c.labels)
-        return "running" if self.complete and running else "incomplete"
+        running = {c.labels[NODE] for c in self.containers if NODE in c.labels and c.state == "running"}
+        return "running" if running >= {*self.nodes} else "incomplete"
 
     @property
     def identity(self) -> Identity:
         """Return what its objects are called."""
-        nodes = len(self.containers)
-        return Identity(id=self.id, bed=self.bed, kind=self.kind, nodes=nodes, private=self.private)
+        return Identity(id=self.id, bed=self.bed, kind=self.kind, nodes=self.nodes, private=self.private)
 
     def node(self, name: str) -> Found | None:
         """Return the container of a node."""
@@ -190,6 +221,7 @@ class Standing:
             "kind": self.kind,
             "state": self.state,
             "created": self.created,
+            "expires": self.expires or None,
             "subnet": next((n.subnet for n in self.networks if n.subnet and n.name.endswith("-lab")), None),
             "nodes": [
                 {
@@ -201,7 +233,8 @@ class Standing:
                 }
                 for c in self.containers
                 if NODE in c.labels
-            ],
+            ]
+            + [{"name": n, "service": "", "state": REMOVED, "container": None, "ports": {}} for n in self.lost],
         }
 
 
@@ -216,7 +249,6 @@ def standing(engine: Host) -> list[Standing]:
 def _standing(id_: str, group: Sequence[Found]) -> Standing:
     labels: Mapping[str, str] = group[0].labels
     containers = sorted((f for f in group if f.kind == "container"), key=lambda f: f.name)
-    started = [c for c in containers if NODE in c.labels and c.state != "created"]
     return Standing(
         id=id_,
         bed=labels.get(BED, ""),
@@ -224,7 +256,8 @@ def _standing(id_: str, group: Sequence[Found]) -> Standing:
         private=PRIVATE in labels,
         owner=owner_state(labels.get(OWNER, "")),
         created=labels.get(CREATED, ""),
-        complete=str(len(started)) == labels.get(NODES),
+        expires=labels.get(EXPIRES, ""),
+        nodes=tuple(filter(None, labels.get(NODES, "").split(","))),
         definition=labels.get(DEFINITION, ""),
         containers=tuple(containers),
         networks=tuple(f for f in group if f.kind == "network"),

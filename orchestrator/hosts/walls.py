@@ -8,23 +8,24 @@ import re
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import StrEnum
 
 from orchestrator.bed import wiring
 from orchestrator.errors import EngineFailed, Problem
 from orchestrator.hosts import ContainerSpec, Found, Host, networks
-from orchestrator.hosts.ownership import NODE, Identity, Standing, standing
+from orchestrator.hosts.ownership import NODE, REMOVED, Identity, Standing, standing
 
 _MEND = "`testbed up` of the same bed mends it"
+_PARTLY = ("its bed is being made or removed", "look again when that has ended")
 _AT_ONCE = 8
 """Nodes that are asked at the same time."""
-_NONE, _OTHER = 3, 4
+_NONE, _OTHER, _STARTS = 3, 4, 5
 _LOOK = f"""
-test -s {wiring.WALL_LOADED} || exit 0
+test -s {wiring.WALL_LOADED} || exit {_STARTS}
 now=$(nft --stateless list table inet bed 2>/dev/null) || exit {_NONE}
 test "$now" = "$(cat {wiring.WALL_LOADED})" || exit {_OTHER}
 """
-"""A node that has no rules yet is at its start."""
 _LOAD = f"nft --file {wiring.WALL}"
 _CLOSED = re.compile(
     r"table netdev tb(\w+) \{\s+chain ends \{\s+"
@@ -32,83 +33,143 @@ _CLOSED = re.compile(
 )
 
 
+class State(StrEnum):
+    """Result of a look at one wall."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    """Missing, or different from the rules loaded at the start of its bed."""
+    UNSEEN = "not looked at"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gap:
-    """A wall that is missing or differs from the rules loaded at the start of its bed."""
+class Wall:
+    """One wall of a bed."""
 
     bed: Standing
-    container: Found | None
-    """The node; ``None``: the wall on the host."""
-    found: str
-    do: str = _MEND
+    node: str | None
+    """``None``: the wall on the host."""
+    state: State
+    found: str = ""
+    """Found instead of the rules, or the reason why nobody could look."""
+    do: str = ""
+
+    @property
+    def place(self) -> str:
+        """Name the machine that holds the rules."""
+        return "host" if self.node is None else f"node {self.node}"
 
     @property
     def needed(self) -> str:
         """Name the rules and their purpose."""
-        if self.container is None:
+        if self.node is None:
             return f"table netdev tb{self.bed.id} in the host's nftables, which keeps the lab out of the host"
-        return f"table inet bed in the nftables of node {self.container.labels[NODE]}, which keeps it in its bed"
+        return f"table inet bed in the nftables of node {self.node}, which keeps it in its bed"
 
     def to_dict(self) -> dict[str, str]:
         """Return plain data for a script."""
         return {"needed": self.needed, "found": self.found, "do": self.do}
 
 
-def gaps(engine: Host, beds: Sequence[Standing]) -> list[Gap]:
+def look(engine: Host, beds: Iterable[Standing]) -> list[Wall]:
     """Look at the walls of these beds: one helper on the host for all, one command in each running node.
 
-    Beds that are not complete are left out: one that is being made or removed has only a part of its walls.
+    The walls of a bed whose nodes were not all started, and of a node that does not run, are UNSEEN, with the reason.
 
     Raises:
         EngineFailed: the engine cannot be reached.
     """
-    whole = [bed for bed in beds if bed.complete and not bed.abandoned]
-    nodes = [(bed, c) for bed in whole for c in bed.containers if NODE in c.labels and c.state == "running"]
-    private = [bed for bed in whole if bed.private]
+    places = [(bed, node) for bed in beds if bed.nodes for node in ((None, *bed.nodes) if bed.private else bed.nodes)]
+    found = [hidden for place in places if (hidden := _hidden(*place))]
+    open_to_see = [place for place in places if not _hidden(*place)]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        host = pool.submit(_host_gaps, engine, private)
-        found = [gap for gap in pool.map(lambda node: _node_gap(engine, *node), nodes) if gap]
-        found = [*host.result(), *found]
-    return _still_there(engine, found) if found else []
+        host = pool.submit(_host_walls, engine, [bed for bed, node in open_to_see if node is None])
+        nodes = [(bed, container) for bed, node in open_to_see if node and (container := bed.node(node))]
+        found += [*pool.map(lambda at: _node_wall(engine, *at), nodes)]
+        found += host.result()
+    return found if all(wall.state is State.CLOSED for wall in found) else _still_there(engine, found)
 
 
-def mend(engine: Host, say: Callable[[str], None]) -> list[Standing]:
-    """Put back every wall of every bed that is up, and return the beds whose walls are whole again.
+def unseen(walls: Iterable[Wall]) -> list[tuple[str, str, str]]:
+    """Return places, reason and cure of walls that were not looked at: one entry for each bed and reason."""
+    return [(places, found, do) for _, places, found, do in _grouped(walls, State.UNSEEN)]
+
+
+def summary(walls: Sequence[Wall]) -> str:
+    """Say which walls of which beds are open, closed, not looked at and why."""
+    lacks = [f"{w.bed.bed} {w.bed.id} lacks {w.needed}: {w.found}" for w in walls if w.state is State.OPEN]
+    closed = [f"{bed} ({places})" for bed, places, *_ in _grouped(walls, State.CLOSED)]
+    hidden = [f"{bed} ({places}: {found})" for bed, places, found, _ in _grouped(walls, State.UNSEEN)]
+    parts = ("closed", closed), ("not looked at", hidden)
+    return "; ".join([*lacks, *(f"{state}: {', '.join(those)}" for state, those in parts if those)])
+
+
+def _grouped(walls: Iterable[Wall], state: State) -> list[tuple[str, str, str, str]]:
+    """Return bed, places, what was found and its cure for the walls in this state."""
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for wall in walls:
+        if wall.state is state:
+            groups.setdefault((f"{wall.bed.bed} {wall.bed.id}", wall.found, wall.do), []).append(wall.place)
+    return [(bed, ", ".join(places), found, do) for (bed, found, do), places in groups.items()]
+
+
+def mend(engine: Host, say: Callable[[str], None]) -> list[Wall]:
+    """Put back every open wall of every bed that is up; return the walls that stay open or were not looked at.
 
     A wall that cannot be put back is named, and the rest goes on.
 
     Raises:
         EngineFailed: the engine cannot be reached.
     """
-    open_beds: dict[str, list[Gap]] = {}
-    for gap in gaps(engine, standing(engine)):
-        open_beds.setdefault(gap.bed.id, []).append(gap)
-    mended = []
+    found = look(engine, standing(engine))
+    stay = [wall for wall in found if wall.state is State.UNSEEN]
+    open_beds: dict[str, list[Wall]] = {}
+    for wall in found:
+        if wall.state is State.OPEN:
+            open_beds.setdefault(wall.bed.id, []).append(wall)
     for wanting in open_beds.values():
         bed = wanting[0].bed
         try:
-            for gap in wanting:
-                _mend(engine, gap)
+            for wall in wanting:
+                _mend(engine, wall)
         except Problem as problem:
             say(f"warning: bed {bed.bed} {bed.id} stays open: {problem}")
+            stay += wanting
         else:
             say(f"warning: bed {bed.bed} {bed.id} was open, and is closed again: {_named(wanting)}")
-            mended.append(bed)
-    return mended
+    return stay
 
 
-def _named(wanting: Iterable[Gap]) -> str:
-    return "; ".join(f"{gap.needed}: {gap.found}" for gap in wanting)
+def _named(wanting: Iterable[Wall]) -> str:
+    return "; ".join(f"{wall.needed}: {wall.found}" for wall in wanting)
 
 
-def _host_gaps(engine: Host, beds: Sequence[Standing]) -> list[Gap]:
+def _hidden(bed: Standing, node: str | None) -> Wall | None:
+    """Return a wall with the reason why nobody can look at it; ``None``: somebody can."""
+    container = bed.node(node) if node else None
+    if not bed.made:
+        found, do = ("its bed is abandoned", "`testbed clean` removes it") if bed.abandoned else _PARTLY
+    elif node and (container is None or container.state != "running"):
+        found = f"it is {container.state if container else REMOVED}"
+        do = f"`testbed down {bed.id}`, then `testbed up` again"
+    else:
+        return None
+    return Wall(bed=bed, node=node, state=State.UNSEEN, found=found, do=do)
+
+
+def _host_walls(engine: Host, beds: Sequence[Standing]) -> list[Wall]:
     if not beds:
         return []
     try:
         closed = set(_CLOSED.findall(_host_rules(engine)))
     except EngineFailed as problem:
-        return [Gap(bed=bed, container=None, found=f"unknown: {problem.found}", do=problem.do) for bed in beds]
-    return [Gap(bed=bed, container=None, found="none that drops everything") for bed in beds if bed.id not in closed]
+        return [Wall(bed=bed, node=None, state=State.UNSEEN, found=problem.found, do=problem.do) for bed in beds]
+    return [
+        Wall(bed=bed, node=None, state=State.CLOSED)
+        if bed.id in closed
+        else Wall(bed=bed, node=None, state=State.OPEN, found="none that drops everything", do=_MEND)
+        for bed in beds
+    ]
 
 
 def _host_rules(engine: Host) -> str:
@@ -128,34 +189,43 @@ def _host_rules(engine: Host) -> str:
     return listed.stdout
 
 
-def _node_gap(engine: Host, bed: Standing, container: Found) -> Gap | None:
+def _node_wall(engine: Host, bed: Standing, container: Found) -> Wall:
+    node = container.labels[NODE]
     try:
         looked = engine.node(container.id).exec(("sh", "-c", _LOOK))
     except EngineFailed as problem:
-        return Gap(bed=bed, container=container, found=f"unknown: {problem.found}", do=problem.do)
+        return Wall(bed=bed, node=node, state=State.UNSEEN, found=problem.found, do=problem.do)
     if looked.status == 0:
-        return None
-    found = {_NONE: "none", _OTHER: "other rules in it"}.get(looked.status, f"unknown: {looked.failure}")
-    return Gap(bed=bed, container=container, found=found)
+        return Wall(bed=bed, node=node, state=State.CLOSED)
+    if found := {_NONE: "none", _OTHER: "other rules in it"}.get(looked.status):
+        return Wall(bed=bed, node=node, state=State.OPEN, found=found, do=_MEND)
+    found = "it is at its start" if looked.status == _STARTS else looked.failure
+    return Wall(bed=bed, node=node, state=State.UNSEEN, found=found, do="look again")
 
 
-def _still_there(engine: Host, found: Iterable[Gap]) -> list[Gap]:
-    """Leave out what has been taken down since."""
-    now = {bed.id: bed for bed in standing(engine) if bed.complete}
-    running = {c.id for bed in now.values() for c in bed.containers if c.state == "running"}
-    return [gap for gap in found if gap.bed.id in now and (gap.container is None or gap.container.id in running)]
+def _still_there(engine: Host, walls: Iterable[Wall]) -> list[Wall]:
+    """Leave out beds that have been taken down since; of beds that have changed, only a closed wall is known."""
+    now = {bed.id: bed.containers for bed in standing(engine)}
+    return [
+        wall
+        if wall.state is State.CLOSED or now[wall.bed.id] == wall.bed.containers or _hidden(wall.bed, wall.node)
+        else replace(wall, state=State.UNSEEN, found="its bed changed during the look", do="look again")
+        for wall in walls
+        if wall.bed.id in now
+    ]
 
 
-def _mend(engine: Host, gap: Gap) -> None:
+def _mend(engine: Host, wall: Wall) -> None:
     """Put one wall back.
 
     Raises:
         EngineFailed: the kernel or the engine refused.
     """
-    if gap.container is None:
-        networks.close_parent(engine, gap.bed.identity)
+    container = wall.bed.node(wall.node) if wall.node else None
+    if container is None:
+        networks.close_parent(engine, wall.bed.identity)
         return
     for script in (_LOAD, _LOOK):
-        done = engine.node(gap.container.id).exec(("sh", "-euc", script))
+        done = engine.node(container.id).exec(("sh", "-euc", script))
         if done.status != 0:
-            raise EngineFailed(gap.needed, done.failure, "take the bed down, and up again")
+            raise EngineFailed(wall.needed, done.failure, "take the bed down, and up again")

@@ -139,7 +139,6 @@ def run(
                 "old_images": ", ".join(old),
             }
             record.save(environment=environment, plan=plan.to_dict())
-        images.note_old(old, steps.step)
         with ExitStack() as stack:
             _, running = bring_up(engine, bed, kind=Kind.RUN, rundir=rundir, steps=steps, stack=stack, cpus=cpus)
             # The list of phases grows: it is saved as it then is, however the run ends.

@@ -4,13 +4,14 @@ import random
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
+from datetime import timedelta
 from typing import Any, Protocol
 
 from orchestrator import services
 from orchestrator.bed import wiring
 from orchestrator.bed.model import Bed
 from orchestrator.errors import EngineFailed, HostCannot, Problem
-from orchestrator.hosts import ContainerSpec, Endpoint, Host, Limits, SubnetTaken, networks
+from orchestrator.hosts import ContainerSpec, Endpoint, Host, Limits, Node, SubnetTaken, networks
 from orchestrator.hosts.cleaning import remove_id
 from orchestrator.hosts.ownership import Identity, Kind
 from orchestrator.interrupts import shielded
@@ -54,7 +55,15 @@ def verify(plan: Plan) -> None:
 
 
 def bring_up(
-    engine: Host, bed: Bed, *, kind: Kind, rundir: RunDir, steps: Steps, stack: ExitStack, cpus: int
+    engine: Host,
+    bed: Bed,
+    *,
+    kind: Kind,
+    rundir: RunDir,
+    steps: Steps,
+    stack: ExitStack,
+    cpus: int,
+    life: timedelta | None = None,
 ) -> tuple[Identity, RecordedBed]:
     """Bring a bed up; it is recorded into ``rundir``, and ``stack`` takes it down.
 
@@ -66,7 +75,7 @@ def bring_up(
     if bed.parent:
         networks.require_parent(engine, bed.parent)
         steps.say(f"warning: the lab stands on {bed.parent}: whoever shares that link sees the bed, and can reach it")
-    identity = Identity.new(bed, kind)
+    identity = Identity.new(bed, kind, life)
     recorder = stack.enter_context(Recorder(rundir))
     stack.push(lambda _kind, error, _at: _take_down(engine, identity, recorder, steps, error))
     with steps.step("make its networks"):
@@ -103,14 +112,16 @@ def _networks(engine: Host, bed: Bed, identity: Identity, cpus: int) -> tuple[Pl
 def _start(
     engine: Host, plan: Plan, identity: Identity, names: tuple[str, str], recorder: Recorder, cpus: int
 ) -> dict[str, RunningNode]:
-    """Start every node at once, and wait until each says that it serves."""
+    """Start every node at once, and wait until each says that it serves.
+
+    All are created before the first one starts: a started node tells that its bed had every node (``Standing.made``).
+    """
     saved = {BED_FILE: saved_bed(plan, cpus)}
     watches = {node.name: recorder.watch(node.name, services.service(node.service).ready) for node in plan.nodes}
     if mortal := [name for name, node in plan.bed.nodes.items() if node.may_end]:
         recorder.expect_end(*mortal)
 
-    def start(node: NodePlan) -> RunningNode:
-        container = engine.create(_spec(node, identity, names, saved))
+    def start(name: str, container: Node) -> None:
         try:
             container.start()
         except EngineFailed as refused:
@@ -119,15 +130,18 @@ def _start(
             raise HostCannot(
                 "IPv6 in the kernel, for a bed with IPv6", refused.found, networks.ENABLE_IPV6
             ) from refused
-        recorder.record(node.name, container)
-        return RunningNode(plan=node, container=container, recorder=recorder)
+        recorder.record(name, container)
 
     with ThreadPoolExecutor(len(plan.nodes)) as pool:
         with shielded():
-            starting = {node.name: pool.submit(start, node) for node in plan.nodes}
-        nodes = {name: started.result() for name, started in starting.items()}
+            creating = {n.name: pool.submit(engine.create, _spec(n, identity, names, saved)) for n in plan.nodes}
+        containers = {name: created.result() for name, created in creating.items()}
+        with shielded():
+            starting = [pool.submit(start, *node) for node in containers.items()]
+        for started in starting:
+            started.result()
     recorder.await_lines(list(watches.values()), READY_S)
-    return nodes
+    return {n.name: RunningNode(plan=n, container=containers[n.name], recorder=recorder) for n in plan.nodes}
 
 
 def _spec(node: NodePlan, identity: Identity, names: Sequence[str], saved: Mapping[str, bytes]) -> ContainerSpec:

@@ -109,7 +109,7 @@ def test_a_build_that_no_mirror_serves_keeps_the_image_from_before(engine: Host,
     (probe / "Dockerfile").write_text(before + unserved)
     tag, told = images.tag(probe.name, RELEASE), list[str]()
     assert images.ensure(engine, [(probe.name, RELEASE)], told.append) == [tag]
-    assert [line for line in told if line.startswith(f"{tag} is used as it was built")]
+    assert [line for line in told if line.startswith(f"warning: {tag} is used as it was built")]
     assert left_of(probe) == [[tag]]
     assert shell(engine, probe.name, "cat /content/word") == "one"
 

@@ -42,7 +42,7 @@ def identity(engine: Host) -> Iterator[Identity]:
 
 
 def an_identity(kind: Kind = Kind.RUN) -> Identity:
-    return Identity(id=secrets.token_hex(4), bed="test-lab", kind=kind, nodes=1, private=True)
+    return Identity(id=secrets.token_hex(4), bed="test-lab", kind=kind, nodes=("node",), private=True)
 
 
 def make(engine: Host, identity: Identity, steps: int = 5) -> str:

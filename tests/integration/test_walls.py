@@ -36,6 +36,7 @@ def test_a_flush_of_the_rules_is_named_and_up_mends_it(real_engine: Host, relay_
     }
     shown = call("ps").stdout
     assert shown.count("  open: needed table ") == 3
+    assert "not looked at" not in shown
     (check,) = (c for c in answer("doctor", "relay", "--domains", "40") if c["name"] == "walls of the beds that are up")
     assert (check["state"], relay_bed.id in check["found"]) == ("warn", True)
     assert "`testbed up`" in check["do"]

@@ -12,7 +12,14 @@ def names() -> list[str]:
     return sorted(Path(f.name).stem for f in files(__name__).iterdir() if f.name.endswith(".yaml"))
 
 
-def bed(name: str, *, domains: int | None = None, parent: str | None = None, families: str | None = None) -> Bed:
+def bed(
+    name: str,
+    *,
+    called: str | None = None,
+    domains: int | None = None,
+    parent: str | None = None,
+    families: str | None = None,
+) -> Bed:
     """Return a built-in bed, or the one in the YAML file of this name; what is given here stands above it.
 
     Raises:
@@ -26,6 +33,6 @@ def bed(name: str, *, domains: int | None = None, parent: str | None = None, fam
     else:
         choice = f"choose one of {', '.join(names())}"
         raise InvalidInput("the name of a built-in bed, or a YAML file", repr(name), choice)
-    options = {"domains": domains, "parent": parent, "families": families}
+    options = {"name": called, "domains": domains, "parent": parent, "families": families}
     given = {key: value for key, value in options.items() if value is not None}
     return checked(Bed, {**found.model_dump(), **given}, f"a valid bed ({name})")

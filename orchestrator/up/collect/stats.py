@@ -12,7 +12,7 @@ from typing import Any
 from orchestrator.errors import EngineFailed
 from orchestrator.hosts import Host
 from orchestrator.hosts.docker.api import unix
-from orchestrator.hosts.ownership import ID, NODE, Standing
+from orchestrator.hosts.ownership import ID, NODE, REMOVED, Standing
 
 FIGURES = ("cores", "memory_b", "rx_b_per_s", "tx_b_per_s", "pids")
 """Names of the figures of ``rates``."""
@@ -23,8 +23,6 @@ _COLUMNS = (
     ("tx_b_per_s", 10, 1, 1e3),
     ("pids", 7, 0, 1),
 )
-_REMOVED = "removed"
-"""State of a node whose container was removed meanwhile."""
 Point = dict[str, float | int | str | None]
 
 _NEVER = "0001-01-01T00:00:00Z"
@@ -111,7 +109,8 @@ def rates(host: Host, bed: Standing) -> dict[str, dict[str, float | str | None]]
     with ThreadPoolExecutor(max(1, len(nodes))) as pool:
         used = dict(zip(nodes, pool.map(partial(_use, host), nodes.values()), strict=True))
     states = {c.labels[NODE]: c.state for c in host.find({ID: bed.id, NODE: None})}
-    return {name: {"state": states.get(name, _REMOVED), **used[name]} for name in nodes}
+    lost = {name: {"state": REMOVED, **dict.fromkeys(FIGURES)} for name in bed.lost}
+    return {name: {"state": states.get(name, REMOVED), **used[name]} for name in nodes} | lost
 
 
 def _use(host: Host, container: str) -> dict[str, float | None]:

@@ -320,7 +320,7 @@ def test_the_only_bed_is_found_beside_the_helper_of_another_command(
     testbed: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = FakeHost()
-    build(engine, Identity(id="0000000a", bed="bed", kind=Kind.UP, nodes=2, private=False))
+    build(engine, Identity(id="0000000a", bed="bed", kind=Kind.UP, nodes=("n0", "n1"), private=False))
     helper = Identity.reading()
     engine.create(ContainerSpec(name="helper", image="x", command=("true",), labels=helper.labels()))
     monkeypatch.setattr(docker, "connect", lambda: engine)

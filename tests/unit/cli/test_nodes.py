@@ -12,14 +12,16 @@ from orchestrator.bed.model import parse_bed
 from orchestrator.cli import shell
 from orchestrator.cli.progress import Steps, Within
 from orchestrator.errors import EngineFailed, ExitCode
-from orchestrator.hosts import ContainerSpec, NetworkSpec, Output, docker, images
+from orchestrator.hosts import ContainerSpec, NetworkSpec, Output, capacity, docker, images
 from orchestrator.hosts.fake import FakeHost
 from orchestrator.hosts.ownership import Identity, Kind
 from orchestrator.plan import make_plan
-from orchestrator.up import bringup
+from orchestrator.up import keep
 from orchestrator.up.attach import BED_FILE, saved_bed
 from tests.unit.cli import test_errors as test_cli_errors
 from tests.unit.cli.test_errors import Command
+from tests.unit.hosts.test_ownership import build
+from tests.unit.runs import test_runner
 from tests.unit.up.test_collect import V2
 
 testbed = test_cli_errors.testbed
@@ -119,6 +121,47 @@ def test_a_node_that_does_not_run_is_listed_and_its_log_is_there(testbed: Comman
     assert all(word in ended.out for word in (("created", "exited", "running") if words == ("ps",) else ("two",)))
 
 
+def test_ps_and_doctor_name_the_walls_that_nobody_could_look_at(
+    testbed: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = test_runner.Breaking()
+    monkeypatch.setattr(docker, "connect", lambda: engine)
+    for id_ in ("0000000a", "0000000b"):
+        build(engine, Identity(id=id_, bed="bed", kind=Kind.UP, nodes=("n0", "n1"), private=False))
+    engine.end("tb-0000000a-n0", 1)
+    engine.node("tb-0000000b-n1").remove()
+
+    shown = testbed("ps").out
+    assert "  not looked at: node n0: it is exited; do: `testbed down 0000000a`, then `testbed up` again\n" in shown
+    assert "  n1                  removed" in shown
+    told = {bed["id"]: bed["not_looked_at"] for bed in json.loads(testbed("ps", "--format", "json").out)}
+    assert [wall["found"] for wall in told["0000000b"]] == ["it is removed"]
+
+    checks = json.loads(testbed("doctor", "--domains", 2, "--format", "json").out)
+    (walls,) = (check for check in checks if check["name"] == "walls of the beds that are up")
+    assert (walls["state"], walls["needed"]) == ("warn", "2 beds closed")
+    assert walls["found"] == (
+        "closed: bed 0000000a (node n1), bed 0000000b (node n0); "
+        "not looked at: bed 0000000a (node n0: it is exited), bed 0000000b (node n1: it is removed)"
+    )
+    assert "`testbed down 0000000a`, then `testbed up` again" in walls["do"]
+
+
+@pytest.mark.parametrize("words", [("exec", "n1", "--", "true"), ("logs", "n1")], ids=" ".join)
+def test_a_node_whose_container_is_gone_is_named_so(
+    testbed: Command, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    engine = FakeHost()
+    monkeypatch.setattr(docker, "connect", lambda: engine)
+    build(engine, Identity(id="0000000a", bed="bed", kind=Kind.UP, nodes=("n0", "n1"), private=False))
+    engine.end("tb-0000000a-n0", 1)
+    engine.node("tb-0000000a-n1").remove()
+    ended = testbed(*words)
+    assert ended.names("node n1 of bed bed")
+    assert ("it was removed" in ended.err, ended.code) == (True, ExitCode.ENGINE)
+    assert "n1        removed" in testbed("stats").out
+
+
 @pytest.mark.usefixtures("engine")
 def test_a_node_says_nothing_to_a_terminal_but_text(testbed: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     assert testbed("logs", "relay").out == f"{HOSTILE}\ntwo\n"
@@ -142,7 +185,9 @@ def test_up_removes_only_the_folders_that_it_made(
         raise EngineFailed("a network", "none", "make room")
 
     monkeypatch.setattr(images, "ensure", lambda *_: [])
-    monkeypatch.setattr(bringup, "bring_up", refuse)
+    monkeypatch.setattr(capacity, "read", lambda _: None)
+    monkeypatch.setattr(capacity, "admit", lambda *_, **__: None)
+    monkeypatch.setattr(keep, "bring_up", refuse)
     (tmp_path / "there").mkdir()
     assert testbed("up", "--domains", 2, "--runs", tmp_path / folder).names("make room")
     assert (tmp_path / "there").is_dir()

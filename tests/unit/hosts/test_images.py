@@ -1,6 +1,7 @@
 """The images: their folders, their contexts, and when they are built."""
 
 import io
+import json
 import os
 import re
 import tarfile
@@ -17,10 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.errors import EngineFailed, InvalidInput
-from orchestrator.hosts import Host, images
+from orchestrator.hosts import Host, docker, images
 from orchestrator.hosts.fake import FakeHost
+from tests.unit.cli import test_errors as test_cli_errors
+from tests.unit.cli.test_errors import Command
 
 ROOT = Path(__file__).parents[3]
+testbed = test_cli_errors.testbed
 PIN = re.compile(r"^([a-z0-9-]+)==([^ ]+)", re.MULTILINE)
 
 
@@ -217,6 +221,34 @@ def test_what_changed_is_built_again_and_the_old_one_discarded() -> None:
     assert [tag for tag, _ in builder.built] == ["testbed/bind:bookworm"]
     assert "old" in builder.discarded
     assert {s.state for s in images.states(engine(builder), "bookworm")} == {"missing", "current"}
+
+
+def test_a_build_of_all_says_of_each_image_what_it_did() -> None:
+    builder = Builder(*BASES, broken=("testbed/bind:bookworm",), why=NOT_SERVED[0])
+    builder.here["testbed/bind:bookworm"] = {"id": "old", images.LABEL: "of another folder"}
+    builder.here["testbed/postfix:bookworm"] = {"id": "same", images.LABEL: images.digest("postfix")}
+    told: list[str] = []
+    assert {state.tag: state.build for state in images.build_all(engine(builder), "bookworm", told.append)} == {
+        "testbed/agents:bookworm": "built",
+        "testbed/bind:bookworm": "kept as it was built: no mirror serves its rebuild",
+        "testbed/helper:bookworm": "built",
+        "testbed/postal:bookworm": "built",
+        "testbed/postfix:bookworm": f"kept: built from the same files, sha256 {images.digest('postfix')[:12]}",
+    }
+    assert told[-1].startswith("warning: testbed/bind:bookworm is used as it was built")  # it stays on a terminal
+
+
+def test_images_says_of_each_what_was_done(testbed: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = FakeHost()
+    there.images.tags["testbed/debian:bookworm"] = {"id": "base"}
+    there.images.tags["testbed/bind:bookworm"] = {"id": "same", "size": "1000000", images.LABEL: images.digest("bind")}
+    monkeypatch.setattr(
+        there, "images", lambda _: [(t, {"size": "1000000", **f}) for t, f in there.images.tags.items()]
+    )
+    monkeypatch.setattr(docker, "connect", lambda: there)
+    shown = testbed("images", "--build").out.splitlines()
+    assert [line.split("MB")[1].split()[0] for line in shown] == ["built", "kept:", "built", "built", "built"]
+    assert {state["build"] for state in json.loads(testbed("images", "--format", "json").out)} == {""}
 
 
 def test_the_registrys_base_image_is_used_where_it_is() -> None:

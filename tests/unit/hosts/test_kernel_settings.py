@@ -1,7 +1,9 @@
 """Settings of the host: one changer at a time, and back however it ends."""
 
 import signal
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -163,6 +165,42 @@ def test_clean_puts_back_what_a_killed_command_left_and_leaves_a_living_one_alon
     assert host.values[NAME] == "16384"
     assert cleaned(host, monkeypatch)[0].startswith("removing host-settings ")
     assert host.as_it_was
+
+
+@pytest.mark.parametrize("error", [EngineFailed("a container removed", "busy", "wait"), RuntimeError("a bug")])
+def test_settings_come_back_while_another_container_cannot_be_removed(
+    host: Kernel, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    killed = HostSettings(host.engine, WANTED)
+    killed.__enter__()
+    killed.apply()
+    labels = killed._identity.labels()
+    stays = host.engine.create(ContainerSpec(name="stays", image="x", command=("true",), labels=labels)).id
+    remove = host.engine.remove
+
+    def refuse(container: str) -> None:
+        if container == stays:
+            raise error
+        remove(container)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(host.engine, "remove", refuse)
+        with pytest.raises(type(error), match=str(error)):
+            cleaned(host, patch)
+    assert host.values[NAME] == "1024"
+    assert {found.name for found in host.engine.find({})} == {LOCK, "stays"}
+    cleaned(host, monkeypatch)
+    assert host.as_it_was
+
+
+def test_a_setting_that_the_kernel_refuses_does_not_stop_the_others(tmp_path: Path) -> None:
+    for name, value in (("a", "9"), ("c", "9"), ("d", "5")):
+        (tmp_path / name).write_text(f"{value}\n")
+    script = kernel_settings._WRITE.replace("/proc/sys", str(tmp_path))
+    words = ("b", "9", "1", "a", "9", "1", "c", "9", "1", "d", "9", "1")
+    done = subprocess.run(["sh", "-euc", script, "sh", *words], check=False, capture_output=True, text=True)
+    assert (done.returncode, "b: No such file" in done.stderr) == (1, True)
+    assert [(tmp_path / name).read_text() for name in "acd"] == ["1\n", "1\n", "5\n"]
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ def silent(_text: str) -> None:
     """Nobody listens."""
 
 
-def an_identity(kind: Kind = Kind.RUN, nodes: int = 2) -> Identity:
-    return Identity(id=os.urandom(4).hex(), bed="bed", kind=kind, nodes=nodes, private=True)
+def an_identity(kind: Kind = Kind.RUN) -> Identity:
+    return Identity(id=os.urandom(4).hex(), bed="bed", kind=kind, nodes=("n0", "n1"), private=True)
 
 
 def build(engine: Host, identity: Identity, *, nodes: int = 2, started: int = 2, owner: str | None = None) -> None:
@@ -123,6 +123,29 @@ def test_a_bed_that_is_up_stays_when_one_of_its_nodes_has_died(dead: str) -> Non
     assert clean(engine, everything=False, say=silent).removed == ()
 
 
+@pytest.mark.parametrize("lost", ["n0", "n1"])
+def test_a_bed_that_is_up_stays_when_one_of_its_containers_is_gone(dead: str, lost: str) -> None:
+    engine = FakeHost()
+    identity = an_identity(Kind.UP)
+    build(engine, identity, owner=dead)
+    engine.node(identity.name(lost)).remove()
+    make_way(engine, silent)
+    assert clean(engine, everything=False, say=silent).removed == ()
+    (bed,) = standing(engine)
+    assert (bed.state, bed.lost) == ("incomplete", (lost,))
+    assert [(node["name"], node["state"]) for node in bed.to_dict()["nodes"] if node["name"] == lost] == [
+        (lost, "removed")
+    ]
+    assert len(clean(engine, everything=True, say=silent).removed) == 1
+
+
+@pytest.mark.parametrize("nodes", [0, 1])
+def test_a_bed_whose_command_was_killed_before_every_node_was_made_lost_none(dead: str, nodes: int) -> None:
+    engine = FakeHost()
+    build(engine, an_identity(Kind.UP), nodes=nodes, started=0, owner=dead)
+    assert [(bed.state, bed.lost) for bed in standing(engine)] == [("abandoned", ())]
+
+
 def test_beds_come_oldest_first_and_what_carries_half_our_labels_is_no_stumbling_block() -> None:
     engine = FakeHost()
     for id_, created in (("bbbbbbbb", "2026-02"), ("aaaaaaaa", "2026-03"), ("cccccccc", "2026-01")):
@@ -139,7 +162,7 @@ def test_every_object_says_the_same_of_its_bed() -> None:
     identity = an_identity(Kind.UP)
     build(engine, identity)
     for found in engine.find({ID: identity.id}):
-        assert (found.labels[KIND], found.labels[NODES]) == ("up", "2")
+        assert (found.labels[KIND], found.labels[NODES]) == ("up", "n0,n1")
 
 
 # ------------------------------------------------------------------------------------------------------ the clean-up
@@ -199,7 +222,7 @@ def test_a_bed_that_breaks_at_any_call_is_removed_by_its_id(call: int, *, late: 
 
 
 def test_a_bug_in_a_removal_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine, identity = FakeHost(), Identity(id="0000000a", bed="bed", kind=Kind.UP, nodes=2, private=False)
+    engine, identity = FakeHost(), Identity(id="0000000a", bed="bed", kind=Kind.UP, nodes=("n0", "n1"), private=False)
     build(engine, identity)
 
     def fail(_container: str) -> None:

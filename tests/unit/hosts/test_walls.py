@@ -7,6 +7,7 @@ from orchestrator.hosts import ContainerSpec, Output, walls
 from orchestrator.hosts.cleaning import remove_id
 from orchestrator.hosts.fake import FakeHost
 from orchestrator.hosts.ownership import Identity, Kind, standing
+from orchestrator.hosts.walls import State
 from tests.unit.hosts.test_ownership import build
 
 CLOSED = """table netdev other {{
@@ -20,7 +21,7 @@ table netdev tb{0} {{
 
 
 def an_identity(id_: str) -> Identity:
-    return Identity(id=id_, bed="bed", kind=Kind.UP, nodes=2, private=True)
+    return Identity(id=id_, bed="bed", kind=Kind.UP, nodes=("n0", "n1"), private=True)
 
 
 class Kernel:
@@ -58,7 +59,12 @@ def engine(kernel: Kernel) -> FakeHost:
 
 
 def found(engine: FakeHost) -> list[tuple[str, str]]:
-    return [(gap.bed.id, gap.found) for gap in walls.gaps(engine, standing(engine))]
+    looked = walls.look(engine, standing(engine))
+    return [(wall.bed.id, wall.found) for wall in looked if wall.state is State.OPEN]
+
+
+def unseen(engine: FakeHost) -> list[tuple[str, str]]:
+    return [(places, why) for places, why, _ in walls.unseen(walls.look(engine, standing(engine)))]
 
 
 def test_walls_that_stand_are_no_gap_and_no_bed_takes_no_helper(engine: FakeHost) -> None:
@@ -82,25 +88,53 @@ def test_a_host_table_that_does_not_drop_everything_is_a_gap(engine: FakeHost, k
     kernel.host = rules + CLOSED.format("0000000b")
     assert found(engine) == [("0000000a", "none that drops everything")]
     said: list[str] = []
-    assert [bed.id for bed in walls.mend(engine, said.append)] == ["0000000a"]
+    assert walls.mend(engine, said.append) == []
     assert "bed bed 0000000a was open, and is closed again" in said[0]
     assert found(engine) == []
 
 
-@pytest.mark.parametrize(("status", "says"), [(3, "none"), (4, "other rules in it"), (127, "unknown: status 127")])
+@pytest.mark.parametrize(("status", "says"), [(3, "none"), (4, "other rules in it")])
 def test_a_node_whose_rules_are_not_those_of_its_start_is_a_gap(
     engine: FakeHost, kernel: Kernel, status: int, says: str
 ) -> None:
     kernel.broken["tb-0000000b-n1"] = status
     assert found(engine) == [("0000000b", says)]
-    assert [bed.id for bed in walls.mend(engine, lambda _: None)] == ["0000000b"]
+    assert walls.mend(engine, lambda _: None) == []
     assert (found(engine), kernel.loads) == ([], 1)
 
 
-def test_a_bed_that_is_half_made_and_a_node_that_has_ended_are_not_looked_at(engine: FakeHost, kernel: Kernel) -> None:
+@pytest.mark.parametrize(("status", "why"), [(5, "it is at its start"), (127, "status 127")])
+def test_a_node_that_cannot_say_was_not_looked_at_and_is_left_alone(
+    engine: FakeHost, kernel: Kernel, status: int, why: str
+) -> None:
+    kernel.broken["tb-0000000b-n1"] = status
+    assert (found(engine), unseen(engine)) == ([], [("node n1", why)])
+    assert [(wall.place, wall.found) for wall in walls.mend(engine, lambda _: None)] == [("node n1", why)]
+    assert kernel.loads == 0
+
+
+def test_a_bed_that_is_half_made_and_a_node_that_has_ended_are_not_looked_at_and_named(
+    engine: FakeHost, kernel: Kernel
+) -> None:
     build(engine, an_identity("0000000c"), started=1)
     kernel.broken["tb-0000000c-n0"] = kernel.broken["tb-0000000a-n0"] = 3
     engine.end("tb-0000000a-n0", 1)
+    assert found(engine) == []
+    assert unseen(engine) == [
+        ("node n0", "it is exited"),
+        ("host, node n0, node n1", "its bed is being made or removed"),
+    ]
+
+
+def test_a_bed_that_lost_a_container_is_looked_at_as_far_as_it_is_there(engine: FakeHost, kernel: Kernel) -> None:
+    engine.node("tb-0000000a-n0").remove()
+    kernel.broken["tb-0000000a-n1"] = 3
+    kernel.host = ""
+    assert found(engine) == [
+        ("0000000a", "none"), ("0000000a", "none that drops everything"), ("0000000b", "none that drops everything"),
+    ]  # fmt: skip
+    assert unseen(engine) == [("node n0", "it is removed")]
+    assert [wall.place for wall in walls.mend(engine, lambda _: None)] == ["node n0"]
     assert found(engine) == []
 
 
@@ -108,24 +142,38 @@ def test_a_bed_that_is_taken_down_meanwhile_is_no_gap(engine: FakeHost, kernel: 
     kernel.host = CLOSED.format("0000000b")
     before = standing(engine)
     remove_id(engine, "0000000a")
-    assert walls.gaps(engine, before) == []
+    assert {wall.bed.id for wall in walls.look(engine, before)} == {"0000000b"}
+
+
+def test_a_wall_that_opens_while_its_bed_changes_is_not_known(engine: FakeHost, kernel: Kernel) -> None:
+    kernel.host = CLOSED.format("0000000b")
+    before = standing(engine)
+    engine.node("tb-0000000a-n0").remove()
+    looked = {wall.place: wall for wall in walls.look(engine, before) if wall.bed.id == "0000000a"}
+    assert (looked["host"].state, looked["host"].found) == (State.UNSEEN, "its bed changed during the look")
+    assert (looked["node n0"].state, looked["node n1"].state) == (State.UNSEEN, State.CLOSED)
 
 
 def test_a_wall_that_cannot_be_looked_at_or_mended_is_named_and_the_rest_goes_on(
     engine: FakeHost, kernel: Kernel
 ) -> None:
-    kernel.broken["tb-0000000b-n0"] = 3
+    kernel.broken["tb-0000000a-n0"] = kernel.broken["tb-0000000b-n0"] = 3
 
     def refuse(spec: ContainerSpec, command: tuple[str, ...]) -> Output:
         if spec.host_network:
             raise EngineFailed("a helper", "no such image", "`testbed setup`")
+        if spec.name == "tb-0000000a-n0" and command[-1] == walls._LOAD:
+            return Output(status=1, stdout="", stderr="not permitted")
         return kernel(spec, command)
 
     engine.answer = refuse
-    assert sorted(found(engine)) == [
-        ("0000000a", "unknown: no such image"), ("0000000b", "none"), ("0000000b", "unknown: no such image"),
-    ]  # fmt: skip
+    assert found(engine) == [("0000000a", "none"), ("0000000b", "none")]
+    assert unseen(engine) == [("host", "no such image")] * 2
     said: list[str] = []
-    assert walls.mend(engine, said.append) == []
+    assert [(wall.bed.id, wall.place) for wall in walls.mend(engine, said.append)] == [
+        ("0000000a", "host"), ("0000000b", "host"), ("0000000a", "node n0"),
+    ]  # fmt: skip
     assert [line.partition(": ")[0] for line in said] == ["warning"] * 2
-    assert all("stays open" in line and "no such image" in line for line in said)
+    assert "0000000a stays open" in said[0]
+    assert "not permitted" in said[0]
+    assert "0000000b was open, and is closed again" in said[1]

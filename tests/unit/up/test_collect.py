@@ -462,6 +462,6 @@ def test_two_readings_of_one_moment_are_no_rate() -> None:
             assert container
             return iter([V2, V2])
 
-    host, identity = Still(), Identity(id="0000000a", bed="bed", kind=Kind.UP, nodes=1, private=False)
+    host, identity = Still(), Identity(id="0000000a", bed="bed", kind=Kind.UP, nodes=("relay",), private=False)
     host.create(ContainerSpec(name="x", image="", command=(), labels=identity.labels(node="relay"))).start()
     assert rates(host, standing(host)[0]) == {"relay": {"state": "running", **dict.fromkeys(FIGURES)}}

@@ -1,0 +1,146 @@
+"""A bed that stays up, on the engine in memory: found again, refused by name, held against the host, expired."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from orchestrator.bed.model import Bed, parse_bed
+from orchestrator.errors import EngineFailed, ExitCode, HostCannot, InvalidInput
+from orchestrator.hosts import docker, ownership
+from orchestrator.hosts.cleaning import clean
+from orchestrator.hosts.fake import FakeHost
+from orchestrator.hosts.ownership import Standing
+from orchestrator.up.keep import lifetime, up
+from tests.unit.cli import test_errors as test_cli_errors
+from tests.unit.cli.test_errors import Command
+from tests.unit.hosts import test_ownership
+from tests.unit.hosts.test_ownership import silent
+from tests.unit.runs.test_runner import READING, Breaking, Steps
+
+testbed = test_cli_errors.testbed
+dead = test_ownership.dead
+
+
+def a_bed(domains: int = 2) -> Bed:
+    return parse_bed(
+        {"name": "one", "domains": domains, "nodes": {n: {"service": "bind"} for n in ("dns", "ns2")}}, "bed"
+    )
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch, dead: str) -> Breaking:
+    """Give an engine whose beds were made by commands that have ended, as those of `testbed up` are."""
+    made = Breaking()
+    monkeypatch.setattr(docker, "connect", lambda: made)
+    monkeypatch.setattr(ownership, "_owner", lambda: dead)
+    return made
+
+
+@pytest.fixture
+def call(engine: Breaking, tmp_path: Path) -> Callable[..., Standing]:
+    return lambda bed=None, **further: up(engine, bed or a_bed(), runs=tmp_path / "runs", steps=Steps(), **further)
+
+
+def test_a_second_call_finds_the_bed_and_makes_nothing(
+    engine: Breaking, call: Callable[..., Standing], tmp_path: Path
+) -> None:
+    first = call()
+    there = engine.find({})
+    assert (call(), engine.find({})) == (first, there)
+    assert first.state == "running"
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "found"),
+    [(lambda engine, node: engine.end(node, 1), "it is exited"), (FakeHost.remove, "it is removed")],
+)
+def test_a_bed_that_stands_damaged_is_named_with_its_cure(
+    engine: Breaking, call: Callable[..., Standing], damage: Callable[[FakeHost, str], None], found: str
+) -> None:
+    bed = call()
+    damage(engine, f"tb-{bed.id}-dns")
+    there = engine.find({})
+    with pytest.raises(EngineFailed, match=f"node dns: {found}") as caught:
+        call()
+    assert f"`testbed down {bed.id}`" in caught.value.do
+    assert engine.find({}) == there
+
+
+def test_another_bed_of_the_same_name_is_named_and_another_name_helps(call: Callable[..., Standing]) -> None:
+    bed = call()
+    with pytest.raises(InvalidInput, match="of another definition") as caught:
+        call(a_bed(3))
+    assert f"`testbed down {bed.id}`" in caught.value.do
+    assert call(a_bed(3).model_copy(update={"name": "two"})).state == "running"
+
+
+def test_a_bed_that_another_command_brings_up_is_waited_for(
+    call: Callable[..., Standing], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call()
+    monkeypatch.setattr(ownership, "owner_state", lambda _: ownership.Owner.ALIVE)
+    with pytest.raises(EngineFailed, match="another command is bringing it up"):
+        call()
+
+
+def test_up_refuses_a_disk_that_is_too_small(
+    engine: Breaking, call: Callable[..., Standing], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = engine.answer
+    small = f"{READING}disk\t100 4096\n"
+    monkeypatch.setattr(
+        engine, "answer", lambda spec, words: answer(spec, words).__class__(status=0, stdout=small, stderr="")
+    )
+    with pytest.raises(HostCannot, match="disk for the engine's data") as caught:
+        call()
+    assert (caught.value.found, "free some space" in caught.value.do) == ("0", True)
+    assert engine.find({}) == []
+
+
+# ------------------------------------------------------------------------------------------------------------ expiry
+
+
+def test_a_bed_with_an_end_says_so_and_goes_when_it_has_come(
+    testbed: Command, engine: Breaking, call: Callable[..., Standing]
+) -> None:
+    bed = call(life=timedelta(hours=2))
+    assert timedelta(hours=1.9) < datetime.fromisoformat(bed.expires) - datetime.now(UTC) <= timedelta(hours=2)
+    assert f"until {bed.expires}" in testbed("ps").out
+    assert [found["expires"] for found in json.loads(testbed("ps", "--format", "json").out)] == [bed.expires]
+    assert clean(engine, everything=False, say=silent).removed == ()
+
+    over = call(a_bed().model_copy(update={"name": "two"}), life=timedelta(seconds=-1))
+    assert (over.state, over.expired) == ("abandoned", True)
+    said: list[str] = []
+    assert [found.id for found in clean(engine, everything=False, say=said.append).removed] == [over.id]
+    assert said == [f"removing two {over.id}, expired at {over.expires}"]
+
+
+def test_an_expired_bed_makes_way_for_a_new_one_of_its_name(call: Callable[..., Standing]) -> None:
+    over = call(life=timedelta(seconds=-1))
+    assert call().id != over.id
+
+
+@pytest.mark.parametrize(
+    ("text", "expired"),
+    [("", False), ("soon", False), ("2001-01-01T00:00:00", False), ("2001-01-01T00:00:00+00:00", True)],
+)
+def test_an_end_that_no_clock_can_read_is_none(call: Callable[..., Standing], text: str, *, expired: bool) -> None:
+    assert replace(call(), expires=text).expired is expired
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("30m", 1800), ("2h", 7200), ("1d", 86400)])
+def test_a_life_time_is_a_number_and_a_unit(text: str, seconds: int) -> None:
+    assert lifetime(text) == timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize("text", ["", "2", "h", "0s", "-1h", "1.5h", "2 h", "1w", "2h30m", "9999999d", "٢h"])
+def test_what_is_no_life_time_is_a_usage_error(testbed: Command, text: str) -> None:
+    ended = testbed("up", f"--for={text}")
+    assert ended.names("the life time of a bed")
+    assert (ended.code, "2h" in ended.err) == (ExitCode.USAGE, True)
