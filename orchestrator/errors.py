@@ -13,7 +13,10 @@ Exit code 0 is a verdict as expected, 1 a verdict that is not, 3 an INCONCLUSIVE
 """
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
+from pathlib import Path
 
 
 class ExitCode(IntEnum):
@@ -70,6 +73,24 @@ def host_cannot(error: OSError, wanted: str) -> Problem | None:
         return None
     where = str(error.filename or wanted)
     return HostCannot(f"room for {where}", error.strerror or str(error), "free some, or name another place")
+
+
+@contextmanager
+def usable(path: Path, what: str = "a path") -> Iterator[None]:
+    """Translate what the file system refuses about a path that the user gave.
+
+    Raises:
+        HostCannot: the disk is full, or the process has too many open files.
+        InvalidInput: the path is too long, closed to this user, or leads nowhere.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise host_cannot(error, str(path)) or InvalidInput(
+            f"{what} that this user can use",
+            f"{error.filename or path}: {error.strerror or error}",
+            "correct its name or its mode, or name another one",
+        ) from error
 
 
 class EngineFailed(Problem):

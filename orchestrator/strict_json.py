@@ -2,7 +2,8 @@
 
 import json
 import math
-from typing import Any
+import sys
+from typing import Any, NoReturn
 
 
 def dumps(data: Any, **options: Any) -> str:
@@ -20,7 +21,7 @@ def loads(text: str | bytes) -> Any:
     Raises:
         json.JSONDecodeError: it is none, or a number in it is not finite.
     """
-    return json.loads(text, parse_constant=_refuse, parse_float=_finite)
+    return json.loads(text, parse_constant=_refuse, parse_float=_finite, parse_int=_whole)
 
 
 def _finite(word: str) -> float:
@@ -28,5 +29,9 @@ def _finite(word: str) -> float:
     return value if math.isfinite(value) else _refuse(word)
 
 
-def _refuse(word: str) -> float:
+def _whole(word: str) -> int:
+    return int(word) if len(word) <= sys.float_info.max_10_exp else _refuse(word)
+
+
+def _refuse(word: str) -> NoReturn:
     raise json.JSONDecodeError(f"{word[:40]} is not a finite number", word, 0)

@@ -11,6 +11,8 @@ from typing import Any, Self
 Cpus = tuple[int, ...]
 """Numbers of CPUs (threads of the hardware), ascending."""
 
+CPUS = r"^(\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*)?$"
+"""How a list of CPUs is written."""
 HARNESS_SHARE = 4
 """One core in so many is kept for the harness: it takes about a sixth of the CPU that a relay takes."""
 HARNESS_MOST = 4

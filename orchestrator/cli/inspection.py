@@ -56,13 +56,13 @@ def runs(where: RunsOption = RUNS, output: FormatOption = Format.TEXT) -> None:
     from orchestrator.report import terminal
 
     found = []
-    for path in sorted(where.glob("*/run.json")):
+    for path in RunDir.below(where):
         try:
-            terminal.line(RunDir.open(path.parent))
+            terminal.line(RunDir.open(path))
         except InvalidInput as broken:
             say(f"left out: {broken.found}")
             continue
-        found.append(RunDir(path.parent))
+        found.append(RunDir(path))
     if output is Format.JSON:
         print_json([terminal.line(run) for run in found])
     elif not found:
@@ -86,7 +86,7 @@ def analyze(
     from orchestrator.report import terminal
     from orchestrator.runs import runner
 
-    rundir = RunDir.open(run if run.exists() else where / run)
+    rundir = RunDir.named(run, where)
     finished = runner.judge_again(rundir)
     if output is Format.JSON:
         print_json(terminal.summary(rundir))
@@ -106,7 +106,7 @@ def capsule(
     from orchestrator.measurements.rundir import RunDir
     from orchestrator.runs import capsule as travelling
 
-    rundir = RunDir.open(run if run.exists() else where / run)
+    rundir = RunDir.named(run, where)
     path = file or Path(f"{rundir.path.resolve().name}.capsule.json")
     travelling.write(travelling.make(rundir), path)
     tell(f"{path}, {path.stat().st_size:,} bytes; `testbed run {path}` runs it again and compares")

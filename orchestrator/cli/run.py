@@ -1,14 +1,15 @@
 """``testbed run SCENARIO``, once or for each of several values, and ``testbed run CAPSULE``."""
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from orchestrator.cli import scenario_commands
-from orchestrator.cli.shell import RUNS, Format, FormatOption, RunsOption, end_with, print_json
-from orchestrator.errors import Problem, host_cannot
+from orchestrator.cli.shell import RUNS, Format, FormatOption, RunsOption, end_with, print_json, say
+from orchestrator.errors import HostCannot, Problem, host_cannot
 
 if TYPE_CHECKING:
     from orchestrator.cli.progress import Steps
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from orchestrator.scenarios import Scenario
 
 ParentOption = Annotated[str | None, typer.Option(help="Put the lab on this real interface instead of a private one.")]
+
+
+_NAMED = 20
+"""Files that are named of those that a capsule brings."""
 
 
 class Runs(scenario_commands.Scenarios):
@@ -148,10 +153,32 @@ def conclude(page: "Page", summary: "Summary", output: Format, code: int) -> NoR
     end_with(code, unreported)
 
 
+def _ask_trust(file: Path, files: list[str]) -> None:
+    """Ask on the terminal whether to run the files that a capsule brings.
+
+    Raises:
+        HostCannot: the answer is no, or there is no terminal.
+    """
+    named = ", ".join(files[:_NAMED]) + (f" and {len(files) - _NAMED} more" if len(files) > _NAMED else "")
+    if sys.stdin.isatty():
+        say(f"{file} brings files of its maker, which run in a container of its bed:\n  {named}")
+        with suppress(typer.Abort):  # the end of the input is no yes
+            if typer.confirm("Run them?", err=True):
+                return
+    raise HostCannot(
+        "your consent to run the files that the capsule brings",
+        f"{file}: {named}",
+        "read them there (`params`), and give --trust-files",
+    )
+
+
 def _again(
     file: Annotated[Path, typer.Argument(metavar="CAPSULE", help="A file that `testbed capsule` has made.")],
     allow_host_changes: Annotated[
         bool, typer.Option("--allow-host-changes", help="Consent to what its scenario changes on the host, if any.")
+    ] = False,
+    trust_files: Annotated[
+        bool, typer.Option("--trust-files", help="Run the files and programs that it brings, in its bed.")
     ] = False,
     runs: RunsOption = RUNS,
     parent: ParentOption = None,
@@ -165,6 +192,8 @@ def _again(
 
     taken = capsule.read(file)
     scenario, params = capsule.question(taken, consent=allow_host_changes)
+    if (files := capsule.brought(params)) and not trust_files:
+        _ask_trust(file, files)
     summary = Summary.create(runs, "capsule", scenario, command=called(), capsule=str(file))
     try:
         with Steps() as steps:

@@ -3,13 +3,14 @@
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
-from orchestrator.errors import ExitCode, HostCannot, Problem, host_cannot
+from orchestrator.errors import ExitCode, HostCannot, InvalidInput, Problem, host_cannot
 from orchestrator.interrupts import Interrupted, raise_on_signals
 from orchestrator.plaintext import LAYOUT, plain
 
@@ -37,7 +38,11 @@ def built_in_beds() -> list[str]:
 
 def made_runs(ctx: typer.Context) -> list[str]:
     """Name the runs for a shell that completes a word."""
-    return sorted(path.parent.name for path in (ctx.params.get("where") or RUNS).glob("*/run.json"))
+    from orchestrator.measurements.rundir import RunDir
+
+    with suppress(InvalidInput):
+        return [path.name for path in RunDir.below(ctx.params.get("where") or RUNS)]
+    return []
 
 
 def beds_there() -> list[str]:

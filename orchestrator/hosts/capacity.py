@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.bed.cpu_topology import Topology
-from orchestrator.errors import EngineFailed, HostCannot
+from orchestrator.errors import EngineFailed, HostCannot, usable
 from orchestrator.hosts import LOG_FILE_MB, LOG_FILES, ContainerSpec, Host, HostInfo, ownership
 from orchestrator.hosts.networks import ENABLE_IPV6, HELPER
 from orchestrator.hosts.ownership import Identity
@@ -241,8 +241,10 @@ def admit(
 
 def room_for_runs(folder: Path) -> Check:
     """Hold what a run writes against the free space where run directories are kept, on this machine."""
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    found = _room(f"runs in {folder}", RUN_MB, shutil.disk_usage(there).free)
+    with usable(folder):
+        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        free_b = shutil.disk_usage(there).free
+    found = _room(f"runs in {folder}", RUN_MB, free_b)
     # Not refused: the figure is a run's at most, and a run that finds its disk full ends with that reason.
     return replace(found, state="warn") if found.state == "fail" else found
 

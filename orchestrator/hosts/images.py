@@ -27,7 +27,7 @@ from typing import get_args
 
 from orchestrator import services
 from orchestrator.bed.model import Bed, Release
-from orchestrator.errors import EngineFailed, InvalidInput, Problem
+from orchestrator.errors import EngineFailed, InvalidInput, Problem, usable
 from orchestrator.hosts import Host
 from orchestrator.hosts.debian import ARCHIVE, Say, bootstrap, not_served
 from orchestrator.hosts.docker.api import archive
@@ -318,5 +318,8 @@ def _authorities() -> dict[str, bytes]:
         "/etc/pki/tls/certs/ca-bundle.crt",
         ssl.get_default_verify_paths().cafile,
     )
-    bundle = next((Path(path) for path in (*named, *usual) if path and Path(path).is_file()), None)
-    return {"ca/host.crt": bundle.read_bytes()} if bundle else {}
+    for path in (Path(path) for path in (*named, *usual) if path):
+        with usable(path, "a bundle of certificate authorities"):
+            if path.is_file():
+                return {"ca/host.crt": path.read_bytes()}
+    return {}

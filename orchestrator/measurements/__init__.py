@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self, TypeVar
 
-from orchestrator.agents.contract import TICK_S, LoadReport, SinkReport, check_types
-from orchestrator.measurements import hops
+from orchestrator.agents.contract import TICK_S, LoadReport, SinkReport
+from orchestrator.measurements import facts, hops
 from orchestrator.measurements.accounting import Accounting
 from orchestrator.measurements.hops import Hops
 from orchestrator.measurements.latency import Latency
-from orchestrator.measurements.machine import Machine
-from orchestrator.measurements.rundir import RunDir
+from orchestrator.measurements.machine import Machine, RecordedCpus
+from orchestrator.measurements.rundir import Kept, RunDir
 from orchestrator.measurements.series import Series, grown, growth, join, steady
 from orchestrator.services import Purpose
 
@@ -51,13 +51,63 @@ class Use:
     """Time that its CPU limit held it back."""
 
 
+class Drained(Kept):
+    """results/<load>-queue.json: the relay's queue after a load."""
+
+    left: int
+    """Messages in it when the wait ended."""
+    seconds: float
+    """From the last reply to the end of the wait."""
+
+
+class _LoadPoint(Kept):
+    t: float
+    phase: str
+    offered: int
+    sent: int
+    accepted: int
+    failed: int
+    connections: int
+
+
+class _SinkPoint(Kept):
+    t: float
+    run: str
+    delivered: int
+    foreign: int
+
+
+class _StatsPoint(Kept):
+    t: float
+    node: str
+    cpu_s: float | None = None
+    memory_b: int | None = None
+    throttled_s: float | None = None
+
+
+class _Reading(Kept):
+    t: float
+    name: str
+    label: str
+    value: float | None
+
+
+_SHAPES: Mapping[str, type[Kept]] = {
+    "load": _LoadPoint,
+    "sink": _SinkPoint,
+    "stats": _StatsPoint,
+    "readings": _Reading,
+}
+"""Name of a time series -> its points."""
+
+
 @dataclass(frozen=True)
 class Measurements:
     """Everything that was measured in one run. Make it with ``read``."""
 
     rundir: RunDir
     facts: Mapping[str, Any]
-    """run.json."""
+    """run.json, as ``facts.read`` checks it."""
     phases: tuple[Phase, ...]
     loads: Mapping[str, LoadReport]
     """Name of the load (``calibration``, ``relay``, ...) -> report of its generator, in the order in which they ran."""
@@ -79,17 +129,20 @@ class Measurements:
         Raises:
             InvalidInput: run.json cannot be read.
         """
-        facts = rundir.load()
+        known = facts.read(rundir)
         loads = dict(sorted(_reports(rundir, "load", LoadReport.from_dict), key=lambda named: named[1].started))
         sinks = dict(_reports(rundir, "sink", SinkReport.from_dict))
-        series = {path.stem: rundir.series(path.stem) for path in sorted((rundir.path / "series").glob("*.jsonl"))}
+        series = {name: rundir.series(name, _SHAPES.get(name)) for name in rundir.names("series", ".jsonl")}
         return cls(
             rundir=rundir,
-            facts=facts,
-            phases=tuple(_phases(rundir, facts.get("phases") or [])),
+            facts=known,
+            phases=tuple(
+                Phase(**{"end": None, **{key: phase[key] for key in Phase.__slots__ if key in phase}})
+                for phase in known["phases"]
+            ),
             loads=loads,
             sinks=sinks,
-            hops=hops.read(rundir, (facts.get("bed") or {}).get("nodes") or {}, recompute=recompute) if logs else None,
+            hops=hops.read(rundir, (known.get("bed") or {}).get("nodes") or {}, recompute=recompute) if logs else None,
             series=series,
             faults=tuple(f"{fault.get('stream')}: {fault.get('error')}" for fault in series.get("recorder", ())),
         )
@@ -227,8 +280,8 @@ class Measurements:
         ticks = _by(({"phase": names[p["run"]], **p} for p in points if p.get("run") in names), "phase")
         for name, other in ((name, load) for name, load in self.loads.items() if not load.numbered):
             # Unnumbered mail belongs to no run: arrivals count to this load until the relay is empty.
-            drain = self.rundir.result(f"{name}-queue") or {"seconds": 0.0}
-            until = other.ended + drain["seconds"] + TICK_S
+            drained = self.drained(name)
+            until = other.ended + (drained.seconds if drained else 0.0) + TICK_S
             found = [{**p, "delivered": p["foreign"]} for p in points if p.get("run") == other.run and p["t"] <= until]
             ticks |= {name: found} if found else {}
         return ticks
@@ -291,41 +344,29 @@ class Measurements:
 
     def machine(self, load: str) -> Machine | None:
         """Return what the machine's CPUs did while a load went on; ``None`` when that was not recorded."""
-        read = self.rundir.result(f"{load}-cpus")
-        if not read or not read["used"]:
+        read = self.cpus(load)
+        if not read or not read.used or read.end <= read.start or read.cpus < 1:
             return None
-        window = Phase(name=load, start=read["start"], end=read["end"])
+        window = Phase(name=load, start=read.start, end=read.end)
         nodes = {node: use.cores for node in self.nodes if (use := self.use(node, window))}
-        seconds = read["end"] - read["start"]
-        busy = read["used"]["busy_s"] / seconds
-        return Machine(seconds=seconds, cpus=read["cpus"], busy=busy, nodes=nodes) if nodes else None
+        seconds = read.end - read.start
+        busy = read.used.busy_s / seconds
+        return Machine(seconds=seconds, cpus=read.cpus, busy=busy, nodes=nodes) if nodes else None
 
+    def cpus(self, load: str) -> RecordedCpus | None:
+        """Return the readings of the machine's CPUs before and after a load."""
+        return self.rundir.checked_result(f"{load}-cpus", RecordedCpus.model_validate)
 
-def _phases(rundir: RunDir, said: Any) -> list[Phase]:
-    """Return the phases of run.json; one that cannot be read is left out."""
-    found: list[Phase] = []
-    for phase in said if isinstance(said, list) else ():
-        try:
-            check_types(Phase, phase)
-            found.append(Phase(**{"end": None, **{key: phase[key] for key in Phase.__slots__ if key in phase}}))
-        except (TypeError, KeyError):
-            continue
-    all_read = isinstance(said, list) and len(found) == len(said)
-    broken = f"{len(said) - len(found)} of {len(said)} phases" if isinstance(said, list) else "the phases"
-    rundir.leave_out(rundir.path / "run.json", None if all_read else broken)
-    return found
+    def drained(self, load: str) -> Drained | None:
+        """Return how the relay's queue was drained after a load."""
+        return self.rundir.checked_result(f"{load}-queue", Drained.model_validate)
 
 
 def _reports(rundir: RunDir, kind: str, read: Callable[[dict[str, Any]], R]) -> Iterator[tuple[str, R]]:
     """Yield every report of a kind: name of its load, report. One with a key too few or a wrong type is left out."""
-    for path in sorted((rundir.path / "results").glob(f"*-{kind}.json")):
-        if said := rundir.result(path.stem):
-            try:
-                report = read(said)
-            except (TypeError, ValueError, KeyError):
-                rundir.leave_out(path, "all of it")
-            else:
-                yield path.stem.removesuffix(f"-{kind}"), report
+    for load in rundir.names("results", f"-{kind}.json"):
+        if (report := rundir.checked_result(f"{load}-{kind}", read)) is not None:
+            yield load, report
 
 
 def _rate(count: float, start: float, end: float | None) -> float | None:

@@ -7,12 +7,15 @@ that it was read from; of a log that has changed since, it is read again.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from orchestrator import services
 from orchestrator.errors import InvalidInput
 from orchestrator.measurements.latency import Latency
-from orchestrator.measurements.rundir import RunDir
+from orchestrator.measurements.rundir import Kept, RunDir
 from orchestrator.measurements.series import Series
 from orchestrator.services import Trouble
 
@@ -33,6 +36,24 @@ class Hops:
     """What went wrong, by reason, the most frequent first."""
 
 
+class _Trouble(Kept):
+    reason: str
+    count: int
+    example: str
+
+
+class _Kept(Kept):
+    """results/hops.json."""
+
+    node: str
+    log_b: int
+    latency: dict[str, str]
+    queue: list[Annotated[list[int | float], Field(min_length=2, max_length=2)]]
+    statuses: dict[str, int]
+    troubles: list[_Trouble]
+    left_out: str | None
+
+
 def read(rundir: RunDir, nodes: Mapping[str, Any], *, recompute: bool) -> Hops | None:
     """Read the log of the first of these nodes (name -> its part of the bed) whose service can tell.
 
@@ -40,11 +61,11 @@ def read(rundir: RunDir, nodes: Mapping[str, Any], *, recompute: bool) -> Hops |
     """
     for node, described in nodes.items():
         log = rundir.path / "logs" / f"{node}.log.gz"
-        size = log.stat().st_size if log.is_file() else 0
-        kept = None if recompute else rundir.result("hops")
-        if kept and (kept.get("node"), kept.get("log_b")) == (node, size) and "troubles" in kept:
-            rundir.leave_out(log, kept.get("left_out"))
-            with suppress(KeyError, TypeError, ValueError):  # kept by another version
+        size = _size(log)
+        kept = None if recompute else rundir.checked_result("hops", _Kept.model_validate)
+        if kept and (kept.node, kept.log_b) == (node, size):
+            rundir.leave_out(log, kept.left_out)
+            with suppress(ValueError):  # no histogram
                 return _hops(kept)
         told = _told(str(described.get("service")), rundir.log(node)) if size else None
         if told:
@@ -57,10 +78,19 @@ def read(rundir: RunDir, nodes: Mapping[str, Any], *, recompute: bool) -> Hops |
                 "troubles": [asdict(trouble) for trouble in told.troubles],
                 "left_out": rundir.left_out.get(str(log.relative_to(rundir.path))),
             }
+            rundir.leave_out(rundir.path / "results" / "hops.json", None)
             with suppress(OSError):  # a run kept where it cannot be written can still be read
                 rundir.save_result("hops", found)
-            return _hops(found)
+            return _hops(_Kept.model_validate(found))
     return None
+
+
+def _size(log: Path) -> int:
+    """Return the size of a log; 0: there is none, or it is closed."""
+    try:
+        return log.stat().st_size
+    except OSError:
+        return 0
 
 
 def _told(service: str, lines: Iterator[tuple[float, str]]) -> services.RelayLog | None:
@@ -70,12 +100,12 @@ def _told(service: str, lines: Iterator[tuple[float, str]]) -> services.RelayLog
         return None
 
 
-def _hops(kept: Mapping[str, Any]) -> Hops:
-    latency = {name: Latency.decode(text) for name, text in kept["latency"].items()}
+def _hops(kept: _Kept) -> Hops:
+    latency = {name: Latency.decode(text) for name, text in kept.latency.items()}
     return Hops(
-        node=kept["node"],
+        node=kept.node,
         latency={name: durations for name, durations in latency.items() if durations},
-        queue=Series([t for t, _ in kept["queue"]], [length for _, length in kept["queue"]]),
-        statuses=kept["statuses"],
-        troubles=[Trouble(**trouble) for trouble in kept["troubles"]],
+        queue=Series([t for t, _ in kept.queue], [length for _, length in kept.queue]),
+        statuses=kept.statuses,
+        troubles=[Trouble(reason=one.reason, count=one.count, example=one.example) for one in kept.troubles],
     )

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from orchestrator.measurements.rundir import Kept
+
 FULL = 0.1
 """Less than this idle share counts as saturated; the readings include a moment before and after the load."""
 
@@ -46,3 +48,24 @@ class Machine:
     def others(self) -> float:
         """What the engine used, which keeps logs and statistics, and testbed, which reads them, and anybody else."""
         return max(0.0, self.busy - self.bed)
+
+
+class UsedCpus(Kept):
+    """CPU seconds by all processes, and those that a hypervisor gave to others."""
+
+    busy_s: float
+    steal_s: float
+
+
+class RecordedCpus(Kept):
+    """results/<load>-cpus.json: the CPUs of the machine from before a load until after it."""
+
+    start: float
+    """Unix time."""
+    end: float
+    cpus: int
+    """How many were looked at."""
+    allowed: str = ""
+    """The CPUs that the kernel lets the relay run on; empty when it does not tell."""
+    used: UsedCpus | None
+    """``None``: hidden."""

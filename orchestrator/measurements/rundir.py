@@ -16,22 +16,35 @@ A file that cannot be read in part, or at all (a process that was killed, a brok
 """
 
 import gzip
+import math
 import os
 import traceback
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from orchestrator import strict_json
-from orchestrator.errors import InvalidInput, host_cannot
+from orchestrator.errors import InvalidInput, host_cannot, usable
 from orchestrator.interrupts import shielded
 
+R = TypeVar("R")
+
+FORMAT = 1
+"""Of run.json and the files beside it."""
 MAX_NAME = 200
 """Octets of a name in a file's name, which has 255 at most (NAME_MAX)."""
+
+
+class Kept(BaseModel):
+    """The shape of a file of a run directory: its types are exact, and keys that are not known here may be there."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +73,34 @@ class RunDir:
         Raises:
             InvalidInput: it is none.
         """
-        if not (path / "run.json").is_file():
-            raise InvalidInput("a run directory (it holds a run.json)", str(path), "see `testbed runs`")
+        with usable(path, "a run directory"):
+            if not (path / "run.json").is_file():
+                raise InvalidInput("a run directory (it holds a run.json)", str(path), "see `testbed runs`")
         return cls(path)
+
+    @classmethod
+    def named(cls, run: Path, parent: Path) -> "RunDir":
+        """Open a run directory by its path, or by its name below ``parent``.
+
+        Raises:
+            InvalidInput: it is none.
+        """
+        with usable(run, "a run directory"):
+            return cls.open(run if run.exists() else parent / run)
+
+    @staticmethod
+    def below(parent: Path) -> list[Path]:
+        """Return the path of every run directory below ``parent``, closed ones included; none if it does not exist.
+
+        Raises:
+            InvalidInput: ``parent`` cannot be read.
+        """
+        with usable(parent, "a directory of runs"):
+            return [path for path in sorted(parent.iterdir()) if _may_be_run(path)] if parent.exists() else []
 
     def save(self, facts: Mapping[str, Any]) -> None:
         """Replace run.json, whole or not at all."""
+        facts = {"format": FORMAT, **facts}
         replace(self.path / "run.json", strict_json.dumps(facts, indent=1, sort_keys=False, default=str) + "\n")
 
     def save_end(self, facts: Mapping[str, Any], error: BaseException) -> None:
@@ -77,8 +112,17 @@ class RunDir:
                 error.add_note(f"run.json in {self.path} could not be brought up to date: {full.strerror}")
 
     def load(self) -> dict[str, Any]:
-        """Read run.json."""
-        facts: dict[str, Any] = self._json(self.path / "run.json")
+        """Read run.json.
+
+        Raises:
+            InvalidInput: it cannot be read, or has a newer format.
+        """
+        path = self.path / "run.json"
+        try:
+            facts = _object(path)
+        except (OSError, ValueError, RecursionError) as error:
+            raise InvalidInput("a readable run directory", f"{path}: {why(error)}", "see `testbed runs`") from error
+        check_format(facts, FORMAT, path)
         return facts
 
     def save_config(self, node: str, files: Mapping[str, bytes]) -> None:
@@ -91,16 +135,23 @@ class RunDir:
 
     def result(self, name: str) -> dict[str, Any] | None:
         """Read the report of an agent; ``None`` when the run did not get that far, or it cannot be read."""
+        return self.checked_result(name, dict)
+
+    def checked_result(self, name: str, read: Callable[[dict[str, Any]], R]) -> R | None:
+        """Read a report with ``read``, which raises TypeError, ValueError or KeyError if a value has another type.
+
+        ``None`` when the run did not get that far, or the report cannot be read.
+        """
         path = self.path / "results" / f"{check_name(name)}.json"
-        if not path.is_file():
-            return None
         try:
-            data = self._json(path)
-        except InvalidInput:
-            self.leave_out(path, "all of it")
+            found = read(_object(path))
+        except FileNotFoundError:
+            return None
+        except (OSError, TypeError, ValueError, KeyError, RecursionError) as error:
+            self.leave_out(path, f"all of it ({why(error)})")
             return None
         self.leave_out(path, None)
-        return data
+        return found
 
     def leave_out(self, path: Path, what: str | None) -> None:
         """Note what of a file could not be read; ``None``: nothing."""
@@ -131,60 +182,123 @@ class RunDir:
     def log(self, node: str) -> Iterator[tuple[float, str]]:
         """Yield the log of a node: Unix time and text. A log cut off by a crash ends where it was cut."""
         path = self.path / "logs" / f"{check_name(node)}.log.gz"
-        if not path.is_file():
-            return
-        broken, cut = 0, False
-        with gzip.open(path, "rt", encoding="utf-8", errors="replace", newline="\n") as lines:
-            try:
+        broken, cut = 0, ""
+        try:
+            with gzip.open(path, "rt", encoding="utf-8", errors="replace", newline="\n") as lines:
+                cut = "the end"
                 for line in lines:
                     stamp, _, text = line.rstrip("\n").partition(" ")
-                    try:
-                        t = float(stamp)
-                    except ValueError:
+                    if (t := _time(stamp)) is None:
                         broken += 1
-                        continue
-                    yield t, text
-            except (EOFError, zlib.error, gzip.BadGzipFile):
-                cut = True
-        parts = [*([f"{broken} lines"] if broken else []), *(["the end"] if cut else [])]
-        self.leave_out(path, " and ".join(parts))
+                    else:
+                        yield t, text
+            cut = ""
+        except FileNotFoundError:
+            return
+        except (OSError, EOFError, zlib.error):
+            cut = cut or "all of it"
+        self.leave_out(path, " and ".join(filter(None, [f"{broken} lines" if broken else "", cut])))
 
     def logs(self) -> list[str]:
         """Name the nodes that have a log."""
-        return sorted(p.name.removesuffix(".log.gz") for p in (self.path / "logs").glob("*.log.gz"))
+        return self.names("logs", ".log.gz")
+
+    def names(self, part: str, end: str) -> list[str]:
+        """Return the names of the files in a part of the directory that end so, in order, without that end."""
+        folder = self.path / part
+        try:
+            found = sorted(path.name for path in folder.iterdir())
+        except FileNotFoundError:
+            found = []
+        except OSError as error:
+            self.leave_out(folder, f"all of it ({error.strerror})")
+            return []
+        return [name.removesuffix(end) for name in found if name.endswith(end)]
 
     def write_series(self, name: str) -> IO[str]:
         """Open a time series to add to it, line-buffered."""
         return (self.path / "series" / f"{check_name(name)}.jsonl").open("a", encoding="utf-8", buffering=1)
 
-    def series(self, name: str) -> list[dict[str, Any]]:
-        """Read a time series; empty when there is none. A line that is broken or cut off is left out."""
+    def series(self, name: str, shape: type[Kept] | None = None) -> list[dict[str, Any]]:
+        """Read a time series; empty when there is none. A line that is broken, or not of this shape, is left out."""
         path = self.path / "series" / f"{check_name(name)}.jsonl"
-        if not path.is_file():
+        try:
+            lines = path.read_bytes().splitlines()
+        except FileNotFoundError:
             return []
-        lines = path.read_bytes().splitlines()
-        points = [point for line in lines if (point := _point(line))]
+        except OSError as error:
+            self.leave_out(path, f"all of it ({error.strerror})")
+            return []
+        points = [point for line in lines if (point := _point(line, shape or _Point))]
         broken = len(lines) - len(points)
         self.leave_out(path, f"{broken} of {len(lines)} lines" if broken else None)
         return points
 
-    def _json(self, path: Path) -> dict[str, Any]:
-        try:
-            data = strict_json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise InvalidInput("a readable run directory", f"{path}: {error}", "see `testbed runs`") from error
-        if not isinstance(data, dict):
-            raise InvalidInput("a readable run directory", f"{path}: it holds no JSON object", "see `testbed runs`")
-        return data
+
+def why(error: Exception) -> str:
+    """Put in words why data cannot be read; of a shape, the first key that does not fit."""
+    if isinstance(error, ValidationError):
+        return place(error.errors()[0])
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
-def _point(line: bytes) -> dict[str, Any] | None:
+def place(error: Mapping[str, Any]) -> str:
+    """Name the key that one of pydantic's errors is about, and what is wrong with it."""
+    return f"{'.'.join(map(str, error['loc']))}: {error['msg']}"
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        OSError, ValueError, RecursionError: it cannot be read, or is none.
+    """
+    data = strict_json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(data, dict):
+        raise ValueError("it holds no JSON object")  # noqa: TRY004 - of a file, not of an argument
+    return data
+
+
+def _may_be_run(path: Path) -> bool:
+    try:
+        return (path / "run.json").is_file()
+    except OSError:  # a closed folder: ``open`` says so
+        return True
+
+
+class _Point(Kept):
+    t: float
+
+
+def _point(line: bytes, shape: type[Kept]) -> dict[str, Any] | None:
     """Read one line of a series; ``None``: it is broken."""
     try:
         point: dict[str, Any] = strict_json.loads(line)
-        return point if isinstance(point["t"], int | float) else None
-    except (ValueError, TypeError, KeyError, RecursionError):
+        shape.model_validate(point)
+    except (ValueError, RecursionError):
         return None
+    return point
+
+
+def _time(stamp: str) -> float | None:
+    """Read a Unix time; ``None``: it is none."""
+    try:
+        t = float(stamp)
+    except ValueError:
+        return None
+    return t if math.isfinite(t) else None
+
+
+def check_format(data: Mapping[str, Any], newest: int, path: Path) -> None:
+    """Check the ``format`` of a file that testbed writes; one without it is older than the first number.
+
+    Raises:
+        InvalidInput: it is newer than ``newest``, or no number.
+    """
+    found = data.get("format", newest)
+    if type(found) is not int or not 1 <= found <= newest:
+        needed, do = f"a file of format {newest} or older", "use the testbed that made it, or a newer one"
+        raise InvalidInput(needed, f"{path}: format {found!r:.60}", do)
 
 
 def check_name(name: str) -> str:

@@ -45,7 +45,7 @@ def summarize(measured: Measurements) -> RunFigures:
         "report": str(report) if report.is_file() else None,
         **{key: facts.get(key) for key in ("scenario", "question", "status", "version", "command")},
         "verdict": facts.get("verdict"),
-        "error": _error(facts, faults),
+        "error": facts.get("error"),
         "subject": subject,
         "throughput": tried(faults, "throughput", lambda: {load: _throughput(measured, load) for load in loads}) or {},
         "latency_ms": latencies,
@@ -75,15 +75,6 @@ def tried(faults: list[str], what: str, make: Callable[[], T]) -> T | None:
     except Exception as error:  # noqa: BLE001 - one figure less must not cost the others, and never the verdict
         faults.append(f"{what}: {type(error).__name__}: {error}")
         return None
-
-
-def _error(facts: Mapping[str, Any], faults: list[str]) -> dict[str, Any] | None:
-    """Return the error that ended the run; ``None`` without one, or if it cannot be read: ``faults`` then says so."""
-    error = facts.get("error")
-    if error is None or (isinstance(error, dict) and error.keys() >= {"needed", "found", "do"}):
-        return error
-    faults.append("error of run.json: it cannot be read")
-    return None
 
 
 def _latency(measured: Measurements, load: str) -> dict[str, dict[str, float]]:

@@ -9,7 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.measurements import Measurements
+from orchestrator.measurements import Measurements, facts
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.plaintext import plain
 from orchestrator.report.summary import (
@@ -41,11 +41,11 @@ def show(rundir: RunDir, console: Console | None = None) -> None:
 
 def line(rundir: RunDir) -> dict[str, Any]:
     """Return the entry of a run in a list: run, scenario, status, outcome and figures (None without a verdict)."""
-    facts = rundir.load()
-    verdict = facts.get("verdict") or {}
+    known = facts.read(rundir)
+    verdict = known.get("verdict") or {}
     return {
         "run": str(rundir.path),
-        **{key: facts.get(key) for key in ("scenario", "status")},
+        **{key: known.get(key) for key in ("scenario", "status")},
         **{key: verdict.get(key) for key in ("outcome", "figures")},
     }
 

@@ -5,7 +5,7 @@ disagree, the symptom is there only sometimes, and the search moves outwards unt
 INCONCLUSIVE is made once more; a second one ends the search, which is then inconclusive, too. All of it is kept in
 ``runs/<time>-bisect-<scenario>/bisect.json``, saved after each run::
 
-    scenario, question, command, params
+    format, scenario, question, command, params
     over, low, high, tolerance, repeat    what was asked
     status       running, found, blurred, always, never, inconclusive, interrupted or failed
     threshold    the smallest value that is confirmed, each time it was asked; None until it is found

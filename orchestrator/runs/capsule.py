@@ -2,7 +2,8 @@
 
 A capsule comes from strangers. So it is bounded, checked to the last key, and nothing of it is ever carried out but the
 name of a scenario that is known here and parameters that this scenario accepts. What it says of files and machines is
-only compared, and shown escaped. Consent to change the host is never in it.
+only compared, and shown escaped. Consent to change the host is never in it, nor is consent to run the files that its
+parameters lay into a node.
 """
 
 import difflib
@@ -10,15 +11,17 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, JsonValue
 
 from orchestrator import strict_json
 from orchestrator.bed.addressing import parse_slice
 from orchestrator.bed.model import Strict, checked
-from orchestrator.errors import ExitCode, InvalidInput
-from orchestrator.measurements.rundir import RunDir, replace
+from orchestrator.bed.user_files import FromDisk, read_tree
+from orchestrator.errors import ExitCode, InvalidInput, usable
+from orchestrator.measurements.facts import read as read_facts
+from orchestrator.measurements.rundir import RunDir, check_format, replace
 from orchestrator.plan import Plan, make_plan
 from orchestrator.runs.runner import Finished, prepare
 from orchestrator.scenarios import Outcome, Scenario, scenario
@@ -62,8 +65,8 @@ class Signature(Strict):
 class Capsule(Strict):
     """One run, as it travels."""
 
-    capsule: Literal[1]
-    """The format."""
+    format: int
+    """``FORMAT`` of the testbed that made it."""
     scenario: Word
     version: Word
     """Of testbed."""
@@ -84,27 +87,29 @@ def make(rundir: RunDir) -> Capsule:
     Raises:
         InvalidInput: the run has no verdict, or did not get as far as a bed.
     """
-    facts = rundir.load()
+    facts = read_facts(rundir)
     verdict, environment, plan = (facts.get(key) for key in ("verdict", "environment", "plan"))
     if not (verdict and environment and plan):
-        raise InvalidInput("a run with a verdict", f"{rundir.path}: it is {facts.get('status')}", "see `testbed runs`")
-    return Capsule(
-        capsule=1,
-        scenario=facts["scenario"],
-        version=facts["version"],
-        command=facts["command"],
-        params={name: value for name, value in facts["params"].items() if name != CONSENT},
-        bed=_without_texts(facts["bed"]),
-        subnet=plan["subnet"],
-        environment=environment,
-        config=_config(rundir.path / "config"),
-        signature=Signature(
-            outcome=verdict["outcome"],
-            claim=verdict.get("headline", verdict["claim"])[:4096],
-            quotes=[quote["text"][:4096] for quote in verdict.get("quotes") or ()][:100],
-            figures=verdict["figures"],
-        ),
-    )
+        found = "; ".join([f"{rundir.path}: it is {facts.get('status')}", *rundir.left_out_marks])
+        raise InvalidInput("a run with a verdict", found, "see `testbed runs`")
+    with usable(rundir.path, "a run directory"):
+        config = _config(rundir.path / "config")
+    data = {
+        "format": FORMAT,
+        **{key: facts.get(key) for key in ("scenario", "version", "command")},
+        "params": {name: value for name, value in (facts.get("params") or {}).items() if name != CONSENT},
+        "bed": _without_texts(facts.get("bed") or {}),
+        "subnet": plan.get("subnet"),
+        "environment": environment,
+        "config": config,
+        "signature": {
+            "outcome": verdict["outcome"],
+            "claim": verdict["headline"][:4096],
+            "quotes": [quote["text"][:4096] for quote in verdict.get("quotes") or ()][:100],
+            "figures": verdict["figures"],
+        },
+    }
+    return checked(Capsule, data, f"a run that a capsule can hold ({rundir.path})", "see `testbed runs`")
 
 
 def write(capsule: Capsule, path: Path) -> None:
@@ -142,11 +147,11 @@ def read(path: Path) -> Capsule:
             raise
         found = f"{path}: {getattr(error, 'strerror', None) or error}"
         raise InvalidInput("a capsule, made by `testbed capsule`", found, "name a file that can be read") from error
-    if not isinstance(data, dict) or data.get("capsule") != FORMAT:
-        found = data.get("capsule", "no capsule at all") if isinstance(data, dict) else "no capsule at all"
-        raise InvalidInput(
-            f"a capsule of format {FORMAT}", f"{path}: {str(found)[:60]}", "use the testbed that made it"
-        )
+    if not isinstance(data, dict) or not {"format", "capsule"} & data.keys():
+        raise InvalidInput("a capsule, made by `testbed capsule`", f"{path}: no capsule at all", "name another file")
+    if "capsule" in data:  # its name in the first capsules
+        data["format"] = data.pop("capsule")
+    check_format(data, FORMAT, path)
     return checked(Capsule, data, f"a valid capsule ({path})", "ask its maker for another one")
 
 
@@ -170,6 +175,19 @@ def question(capsule: Capsule, *, consent: bool = False) -> tuple[Scenario[Any],
     )
     prepare(asked, params)
     return asked, params
+
+
+def brought(params: Strict) -> list[str]:
+    """Name the files that a capsule's parameters lay into a node, and say which are programs.
+
+    Any of them may start programs there: a master.cf names commands.
+    """
+    fields = type(params).model_fields.items()
+    trees = [
+        name for name, info in fields if any(isinstance(m, FromDisk) and m.read is read_tree for m in info.metadata)
+    ]
+    files = {path: text for name in trees for path, text in (getattr(params, name) or {}).items()}
+    return [f"{path} (a program)" if text.startswith("#!") else path for path, text in files.items()]
 
 
 def compare(capsule: Capsule, finished: Finished) -> dict[str, Any]:
@@ -213,10 +231,10 @@ def _without_texts(bed: Mapping[str, Any]) -> dict[str, Any]:
     """Return a bed with the digests of its nodes' own files: ``params`` and ``config`` hold their text."""
 
     def digests(node: Mapping[str, Any]) -> dict[str, Any]:
-        files = {path: hashlib.sha256(text.encode()).hexdigest() for path, text in node.get("files", {}).items()}
+        files = {path: hashlib.sha256(text.encode()).hexdigest() for path, text in (node.get("files") or {}).items()}
         return {**node, **({"files": files} if files else {})}
 
-    return {**bed, "nodes": {name: digests(node) for name, node in bed["nodes"].items()}}
+    return {**bed, "nodes": {name: digests(node) for name, node in (bed.get("nodes") or {}).items()}}
 
 
 def _config(folder: Path) -> dict[str, dict[str, File]]:

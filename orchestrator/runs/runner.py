@@ -10,11 +10,11 @@ from typing import Any
 
 from orchestrator import services, strict_json
 from orchestrator.bed.model import Bed, Strict, checked
-from orchestrator.errors import EngineFailed, ExitCode, NodeDied, Problem, host_cannot
+from orchestrator.errors import EngineFailed, ExitCode, InvalidInput, NodeDied, Problem, host_cannot, usable
 from orchestrator.hosts import Host, capacity, cleaning, images
 from orchestrator.hosts.ownership import Kind
 from orchestrator.interrupts import Interrupted
-from orchestrator.measurements import Measurements
+from orchestrator.measurements import Measurements, facts
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.plan import make_plan
 from orchestrator.report import html
@@ -55,7 +55,7 @@ class Finished:
 class Record:
     """run.json of a run that goes on: saved before the start, after each step and at the end."""
 
-    def __init__(self, rundir: RunDir, **facts: Any) -> None:
+    def __init__(self, rundir: RunDir, /, **facts: Any) -> None:
         self._rundir = rundir
         self._facts: dict[str, Any] = facts
         self.save()
@@ -214,11 +214,17 @@ def judge_again(rundir: RunDir) -> Finished:
     """Judge a run from its directory, and write its report anew.
 
     Raises:
-        InvalidInput: it is no run, or one of a scenario that is not known here.
+        InvalidInput: it is no run, one of a scenario that is not known here, or one that this user cannot write to.
     """
-    facts = rundir.load()
-    asked = scenario(str(facts.get("scenario")))
-    return _judge(asked, rundir, Record(rundir, **facts))
+    known = facts.read(rundir)
+    try:
+        asked = scenario(str(known.get("scenario")))
+    except InvalidInput as unknown:
+        found = f"{rundir.path / 'run.json'}: scenario: {unknown.found}"
+        raise InvalidInput(unknown.needed, found, unknown.do) from None
+    with usable(rundir.path, "a run directory"):
+        record = Record(rundir, **rundir.load())
+    return _judge(asked, rundir, record)
 
 
 def _judge(asked: Scenario[Any], rundir: RunDir, record: Record) -> Finished:
@@ -252,9 +258,10 @@ def _judge(asked: Scenario[Any], rundir: RunDir, record: Record) -> Finished:
 def _verdict(asked: Scenario[Any], rundir: RunDir) -> tuple[Verdict, Problem | None]:
     """Let the scenario judge; a judge that fails is INCONCLUSIVE, and the problem says how it failed."""
     failed: Problem | None = None
+    measured = Measurements.read(rundir)
+    params = checked(asked.params, measured.params, f"parameters of {asked.name} in {rundir.path / 'run.json'}")
     try:
-        measured = Measurements.read(rundir)
-        verdict = asked.judge(measured, asked.params(**measured.params))
+        verdict = asked.judge(measured, params)
         strict_json.dumps(verdict.to_dict(), default=str)  # as run.json will hold it: a figure may not be finite
     except Exception as error:  # noqa: BLE001 - what was measured is there, and a better judge can judge it again
         rundir.save_traceback(JUDGE, error)

@@ -2,7 +2,7 @@
 
 A summary is kept in a directory of its own, ``runs/<time>-sweep-<scenario>/sweep.json``, saved after each run::
 
-    scenario, question, command, status
+    format, scenario, question, command, status
     varied       names of the parameters, in the order given
     runs         values {parameter -> value}, and what ``ask`` returns of each run
 """
@@ -22,6 +22,8 @@ from orchestrator.runs import runner
 from orchestrator.runs.runner import Finished
 from orchestrator.scenarios import Outcome, Scenario
 
+FORMAT = 1
+"""Of sweep.json, bisect.json and capsule.json."""
 MAX_RUNS = 64
 """Of one sweep: a typing mistake must not take a day."""
 UNSET = "unset"
@@ -48,7 +50,14 @@ class Summary:
         folder = make_directory(runs, f"{kind}-{asked.name}")
         made = cls(
             path=folder / f"{kind}.json",
-            facts={"scenario": asked.name, "question": asked.question, "status": "running", **facts, "runs": []},
+            facts={
+                "format": FORMAT,
+                "scenario": asked.name,
+                "question": asked.question,
+                "status": "running",
+                **facts,
+                "runs": [],
+            },
         )
         made.save()
         return made

@@ -12,9 +12,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from orchestrator.bed.cpu_topology import ALL, CORE, ONE_EACH, THREAD, CpuSet, Topology, cpu_sets, parse, write
+from orchestrator.bed.cpu_topology import ALL, CORE, CPUS, ONE_EACH, THREAD, CpuSet, Topology, cpu_sets, parse, write
 from orchestrator.bed.model import Bed
 from orchestrator.measurements import Measurements, Phase
+from orchestrator.measurements.rundir import Kept
 from orchestrator.scenarios import Evidence, Outcome, Table, Verdict
 from orchestrator.scenarios.relay_throughput.bed import relay_bed
 from orchestrator.scenarios.relay_throughput.drive import calibrate, find_connections
@@ -25,7 +26,7 @@ from orchestrator.scenarios.relay_throughput.verdict import CONCURRENCY, INSTRUM
 from orchestrator.up.bed import RecordedBed
 
 PLAN = "cpu-sets"
-"""results/cpu-sets.json: the sets in the order of their size, and those that were left out."""
+"""results/cpu-sets.json: ``_Planned``."""
 SAME = 0.95
 """The smallest set carries the same as the largest when it carries at least this share of it."""
 FULL = 0.05
@@ -120,6 +121,19 @@ class Point:
     """Where the kernel let the relay run."""
 
 
+class _Set(Kept):
+    name: str
+    cpus: Annotated[str, Field(pattern=CPUS)]
+    harness: Annotated[str, Field(pattern=CPUS)]
+
+
+class _Planned(Kept):
+    """The sets in the order of their size, and those that were left out: name -> the set that is the same."""
+
+    sets: list[_Set]
+    left_out: dict[str, str]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
     """One set of CPUs, and its rounds."""
@@ -150,8 +164,8 @@ class Line:
 
 def judge(measured: Measurements, params: Params) -> Verdict:
     """Judge one run: what does each set carry, and does the smallest carry less than the largest?"""
-    planned = measured.rundir.result(PLAN) or {"sets": [], "left_out": {}}
-    lines = [_line(measured, described, params) for described in planned["sets"]]
+    planned = measured.rundir.checked_result(PLAN, _Planned.model_validate)
+    lines = [_line(measured, described, params) for described in planned.sets] if planned else []
     loads = [point.load for line in lines for point in line.points]
     mail = worst(e for name in loads for e in accounting(measured, name))
     harness = worst(e for name in loads for e in instrument(measured, name))
@@ -177,29 +191,25 @@ def judge(measured: Measurements, params: Params) -> Verdict:
         marks=(
             *([INSTRUMENT] if any(e.holds is False for e in harness) else []),
             *([CONCURRENCY] if any(e.holds is False for e in few) else []),
-            *_marks(lines, planned["left_out"]),
+            *_marks(lines, planned.left_out if planned else {}),
         ),
         figures=figures,
         tables=(*((_carried(lines), _rounds(lines)) if lines else ()), *tables(measured, params)),
     )
 
 
-def _line(measured: Measurements, described: Mapping[str, str], params: Params) -> Line:
-    cpus = CpuSet(name=described["name"], cpus=parse(described["cpus"]), harness=parse(described["harness"]))
-    rounds = range(1, params.repeat + 1)
-    return Line(
-        cpus=cpus,
-        points=tuple(
-            _point(measured, cpus, _load(cpus.name, number), paced=params.rate is not None) for number in rounds
-        ),
-    )
+def _line(measured: Measurements, described: _Set, params: Params) -> Line:
+    cpus = CpuSet(name=described.name, cpus=parse(described.cpus), harness=parse(described.harness))
+    paced = params.rate is not None
+    rounds = (_point(measured, cpus, _load(cpus.name, n), paced=paced) for n in range(1, params.repeat + 1))
+    return Line(cpus=cpus, points=tuple(rounds))
 
 
 def _point(measured: Measurements, cpus: CpuSet, load: str, *, paced: bool) -> Point:
-    read, machine = measured.rundir.result(f"{load}-cpus"), measured.machine(load)
+    read, machine = measured.cpus(load), measured.machine(load)
     span, sink = measured.span(load), measured.sinks.get(load)
     # The relay is idle when a round begins and when it ends, so that its CPU time is known better than once a second.
-    relay = measured.use("relay", Phase(name=load, start=read["start"], end=read["end"])) if read else None
+    relay = measured.use("relay", Phase(name=load, start=read.start, end=read.end)) if read else None
     seconds = span.end - span.start if span and span.end else 0.0
     idle = others = None
     if machine and relay and seconds:
@@ -219,7 +229,7 @@ def _point(measured: Measurements, cpus: CpuSet, load: str, *, paced: bool) -> P
         used=relay.cpu_s / seconds if relay and seconds else None,
         idle=idle,
         others=others,
-        allowed=read["allowed"] if read else "",
+        allowed=read.allowed if read else "",
     )
 
 

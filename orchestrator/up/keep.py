@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from orchestrator.bed.model import Bed
-from orchestrator.errors import EngineFailed, InvalidInput, Problem
+from orchestrator.errors import EngineFailed, InvalidInput, Problem, usable
 from orchestrator.hosts import Host, capacity, cleaning, images, walls
 from orchestrator.hosts.ownership import Kind, Owner, Standing, definition, standing
 from orchestrator.interrupts import Interrupted
@@ -77,7 +77,8 @@ def _there(bed: Bed, beds: Iterable[Standing], not_closed: Sequence[walls.Wall])
 
 def _bring_up(engine: Host, bed: Bed, runs: Path, steps: Steps, life: timedelta | None, cpus: int) -> str:
     """Bring a bed up and return its id; the recording is kept only if a node had printed something before a failure."""
-    made = [folder for folder in (runs, *runs.parents) if not folder.exists()]
+    with usable(runs):
+        made = [folder for folder in (runs, *runs.parents) if not folder.exists()]
     rundir = RunDir.create(runs, "up")
     try:
         with ExitStack() as stack:

@@ -274,7 +274,7 @@ class TestDockerEngine(EngineContract):
     def test_time_runs_out_for_a_command_that_ignores_the_signal_or_ends_as_it_likes(
         self, engine: Host, spec: ContainerSpec, monkeypatch: pytest.MonkeyPatch, end: str
     ) -> None:
-        monkeypatch.setattr(docker, "_KILL_AFTER_S", 0.2)
+        monkeypatch.setattr("orchestrator.hosts.docker.node._KILL_AFTER_S", 0.2)
         made = engine.create(spec).id
         engine.node(made).start()
         with pytest.raises(EngineFailed, match=r"within 0\.2 s"):

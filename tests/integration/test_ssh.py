@@ -132,7 +132,7 @@ def host(real_engine: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         (folder / "config").write_text(
             f"Login *\n IdentityFile {folder}/key\n IdentitiesOnly yes\n UserKnownHostsFile {folder}/known\n"
             f" GlobalKnownHostsFile none\n LocalForward 127.0.0.1:{port} 127.0.0.1:9\n ControlMaster auto\n"
-            f" ControlPath {folder}/shared\n RemoteCommand false\n"
+            f" ControlPath {folder}/shared\n RemoteCommand false\n ClearAllForwardings yes\n"
         )
         program = folder / "bin" / "ssh"
         program.write_text(f'#!/bin/sh\nexec /usr/bin/ssh -F {folder}/config "$@"\n')
@@ -252,6 +252,19 @@ def test_ctrl_c_takes_the_bed_of_a_run_down_through_the_forward(
 
 
 # ------------------------------------------------------------------------------------------------------- connecting
+
+
+@pytest.mark.parametrize("name", ["a:b", "100%", "$HOME"])
+def test_a_folder_for_temporary_files_may_have_any_name(
+    here: Login, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / name).mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / name))
+    engine = docker.connect()
+    assert engine.info().cpus >= 1
+    assert engine.address
+    assert engine.address.port == here.port
+    assert list((tmp_path / name).iterdir()) == []
 
 
 def test_a_docker_context_names_it(here: Login, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

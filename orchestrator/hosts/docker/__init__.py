@@ -2,6 +2,7 @@
 
 import os
 import re
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,6 +18,11 @@ from orchestrator.hosts.docker.client import TIMEOUT_S, Clients, short
 from orchestrator.hosts.docker.host import DockerHost
 
 __all__ = ["DockerHost", "connect"]
+
+_CORRECT_TLS = (
+    "correct DOCKER_TLS_VERIFY and DOCKER_CERT_PATH (a folder with ca.pem, cert.pem and key.pem), or unset both for an "
+    "engine without TLS"
+)
 
 
 def connect() -> DockerHost:
@@ -55,6 +61,7 @@ def connect() -> DockerHost:
 
 def _options() -> dict[str, Any]:
     """Where the engine is: DOCKER_HOST, else DOCKER_CONTEXT, else the current context, as docker(1) has it."""
+    _look_at_certificates()
     options: dict[str, Any] = {**kwargs_from_env()}
     if not os.environ.get("DOCKER_HOST"):
         context = ContextAPI.get_context(os.environ.get("DOCKER_CONTEXT") or None)
@@ -67,7 +74,21 @@ def _options() -> dict[str, Any]:
     return options
 
 
+def _look_at_certificates() -> None:
+    """Raise EngineFailed if a file that DOCKER_TLS_VERIFY or DOCKER_CERT_PATH asks for cannot be read."""
+    folder, verify = os.environ.get("DOCKER_CERT_PATH"), os.environ.get("DOCKER_TLS_VERIFY")
+    for name in (*(["cert.pem", "key.pem"] if folder or verify else []), *(["ca.pem"] if verify else [])):
+        path = Path(folder or Path.home() / ".docker") / name
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            raise EngineFailed(f"{name} for TLS with the engine", f"{path}: {error.strerror}", _CORRECT_TLS) from error
+
+
 def _no_engine(error: Exception) -> EngineFailed:
+    if isinstance(error, docker.errors.TLSParameterError) or "SSL" in repr(error) or "HTTPS server" in str(error):
+        where = os.environ.get("DOCKER_HOST") or "the current Docker context"
+        return EngineFailed(f"a TLS connection to the engine at {where}", _reason(error), _CORRECT_TLS)
     if "PermissionError" in repr(error) or "Permission denied" in str(error):
         return EngineFailed(
             "permission to use the container engine",

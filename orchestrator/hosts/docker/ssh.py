@@ -30,7 +30,7 @@ _OPTIONS = (
 )  # fmt: skip
 _FORWARD = (
     # A forward of the user's own configuration may fail: another ssh of his may hold its port.
-    "ForkAfterAuthentication=no", "ExitOnForwardFailure=no",
+    "ClearAllForwardings=no", "ForkAfterAuthentication=no", "ExitOnForwardFailure=no",
     # Runs once the login is done and the socket is there (ssh_config(5)).
     "PermitLocalCommand=yes", "LocalCommand=echo ready",
 )  # fmt: skip
@@ -49,6 +49,8 @@ _LOOK_S = 60.0
 _END_S = 10.0
 _LONGEST_PATH = 90
 """Of a socket: 107 bytes (unix(7)), less what ssh puts behind it while it binds."""
+_READ_BY_SSH = re.compile(r"[][:%$\\]")
+"""Characters of a path that mean something else in a forward: separators, tokens, variables (ssh_config(5))."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,16 +72,17 @@ def parse(url: str) -> Target:
     """Read an address.
 
     Raises:
-        EngineFailed: it is none, or it holds a password.
+        EngineFailed: it is none, it holds a password, or ssh would read its path as something else.
     """
     parts = urlsplit(url)
     user, _, place = parts.netloc.rpartition("@")
     found = re.fullmatch(r"(?:\[([^\]]+)\]|([^-:\[\]][^:\[\]]*))(?::([0-9]{1,5}))?", place)
-    if not found or ":" in user or user.startswith("-") or parts.query or parts.fragment:
+    port = int(found[3]) if found and found[3] else None
+    possible = found and port != 0 and (port or 1) < 1 << 16 and not _READ_BY_SSH.search(parts.path)
+    if not found or not possible or ":" in user or user.startswith("-") or parts.query or parts.fragment:
         shown = re.sub(r":[^:@/]*@", ":...@", url)
         raise EngineFailed("an engine's address ssh://[user@]host[:port][/socket]", shown, "correct DOCKER_HOST")
     socket = parts.path if parts.path not in {"", "/"} else SOCKET
-    port = int(found[3]) if found[3] else None
     return Target(host=found[1] or found[2], user=unquote(user) or None, port=port, socket=socket)
 
 
@@ -103,7 +106,7 @@ class Forward:
             raise EngineFailed(needed, "no ssh on PATH", "install what Debian calls openssh-client")
         with shielded():  # a signal must not come between the folder and the process that removes it
             self._folder = Path(tempfile.mkdtemp(prefix="testbed-ssh-"))
-            if len(os.fsencode(self._folder)) > _LONGEST_PATH:
+            if len(os.fsencode(self._folder)) > _LONGEST_PATH or _READ_BY_SSH.search(str(self._folder)):
                 self._folder.rmdir()
                 self._folder = Path(tempfile.mkdtemp(prefix="testbed-ssh-", dir="/tmp"))
             self.socket = f"{self._folder}/engine"

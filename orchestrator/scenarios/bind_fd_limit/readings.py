@@ -2,11 +2,39 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Annotated, Self
+
+from pydantic import Field
 
 from orchestrator.measurements import Measurements
+from orchestrator.measurements.rundir import Kept
 from orchestrator.scenarios.bind_fd_limit.named import Named
 from orchestrator.scenarios.bind_fd_limit.signatures import ABORT, OVER, RNDC_REFUSED, SIGNATURES
+
+
+class _Open(Kept):
+    open_files: int | None = None
+    sockets: int | None = None
+    addresses: int | None = None
+    memory_b: int | None = None
+    fetched: bool = False
+
+
+class _End(Kept):
+    status: int | None = None
+
+
+class _Way(Kept):
+    way: str
+    said: str
+    ended: bool
+    s: float
+
+
+class Stop(Kept):
+    """results/<node>-stop.json: the ways in which it was asked to stop, the last one last."""
+
+    tried: Annotated[list[_Way], Field(min_length=1)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +56,7 @@ class Seen:
     """It was seen to ask for outgoing sockets: it tried to fetch the root's keys, or was refused one."""
     lines: dict[str, list[tuple[float, str]]]
     """Signature -> Unix time and text of each line."""
-    stop: dict[str, Any] | None
+    stop: Stop | None
     ended: int | None
     """The status with which it ended before it served."""
 
@@ -44,20 +72,21 @@ class Seen:
                     lines[name].append((t, text))
         begun, serves = lines.pop("starting BIND"), lines.pop("running")
         found = patterns["starting BIND"].search(begun[0][1]) if begun else None
-        counted = measured.rundir.result(f"{node}-open") or {}
+        counted = measured.rundir.checked_result(f"{node}-open", _Open.model_validate) or _Open()
+        end = measured.rundir.checked_result(f"{node}-end", _End.model_validate) or _End()
         return cls(
             node=node,
             setup=setup,
             version=found[1] if found else None,
             ready_s=serves[0][0] - begun[0][0] if begun and serves else None,
-            open_files=counted.get("open_files"),
-            sockets=counted.get("sockets"),
-            addresses=counted.get("addresses"),
-            memory_b=counted.get("memory_b"),
-            fetched=bool(counted.get("fetched")),
+            open_files=counted.open_files,
+            sockets=counted.sockets,
+            addresses=counted.addresses,
+            memory_b=counted.memory_b,
+            fetched=counted.fetched,
             lines=lines,
-            stop=measured.rundir.result(f"{node}-stop"),
-            ended=(measured.rundir.result(f"{node}-end") or {}).get("status"),
+            stop=measured.rundir.checked_result(f"{node}-stop", Stop.model_validate),
+            ended=end.status,
         )
 
     @property
@@ -74,7 +103,7 @@ class Seen:
     @property
     def stopped_s(self) -> float | None:
         """How long it took to stop from the first word; ``None``: it did not, or was not asked."""
-        return sum(way["s"] for way in self.stop["tried"]) if self.stop and self.stop["tried"][-1]["ended"] else None
+        return sum(way.s for way in self.stop.tried) if self.stop and self.stop.tried[-1].ended else None
 
     @property
     def refused(self) -> bool | None:
@@ -88,6 +117,6 @@ class Seen:
             return "not measured" if self.ended is None else f"ended with status {self.ended} before it served"
         ends = {True: "ended after {s:.1f} s", False: "still there after {s:.0f} s"}
         return "; ".join(
-            f"{way['way']}: {ends[way['ended']].format(s=way['s'])}{way['said'] and ' (' + way['said'] + ')'}"
-            for way in self.stop["tried"]
+            f"{way.way}: {ends[way.ended].format(s=way.s)}{way.said and ' (' + way.said + ')'}"
+            for way in self.stop.tried
         )

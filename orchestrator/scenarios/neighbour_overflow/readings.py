@@ -1,10 +1,45 @@
 """What a run directory says of one pass."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Annotated, Self
+
+from pydantic import Field
 
 from orchestrator.measurements import Measurements
+from orchestrator.measurements.rundir import Kept
+
+
+class _Table(Kept):
+    t: float
+    entries: int
+    fulls: int
+    limit: int
+
+
+class _Report(Kept):
+    asked: int
+    reached: int
+    errors: dict[str, int]
+    told: dict[str, int]
+    dropped: int
+
+
+class _Part(Kept):
+    tables: Annotated[list[_Table], Field(min_length=1)]
+
+
+class _Asked(_Part):
+    report: _Report
+
+
+class _Line(Kept):
+    t: float
+    stamp: str
+    text: str
+
+
+class _Kernel(Kept):
+    lines: list[_Line] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,11 +47,11 @@ class Seen:
     """What was measured in one pass."""
 
     name: str
-    look_up: Mapping[str, Any]
+    look_up: _Report
     """``agents.neighbours.Report`` of the look-ups over UDP."""
-    connect: Mapping[str, Any]
+    connect: _Report
     """The same of the connections."""
-    tables: list[dict[str, Any]]
+    tables: list[_Table]
     """``agents.neighbours.Table``, in the order in which they were read."""
     messages: int
     """Those that the relay should take and deliver at once."""
@@ -26,15 +61,16 @@ class Seen:
     """Those that the sink had at the end of the drain."""
     deferred: dict[str, tuple[float, str]]
     """Queue id of each message that was deferred -> when first, and the line of the log that says so."""
-    kernel: list[dict[str, Any]] | None
+    kernel: list[_Line] | None
     """Lines of the kernel (``collect.kernel.KernelLine``); ``None``: its log could not be read."""
 
     @classmethod
     def read(cls, measured: Measurements, name: str, messages: int, until: float) -> Self | None:
         """Read what a run directory says of one pass that ended before a time; ``None``: it did not come to its end."""
-        parts = {act: measured.rundir.result(f"{name}-{act}") for act in ("look-up", "connect", "mail", "kernel")}
+        read = measured.rundir.checked_result
+        look_up, connect = (read(f"{name}-{act}", _Asked.model_validate) for act in ("look-up", "connect"))
+        mail, told = read(f"{name}-mail", _Part.model_validate), read(f"{name}-kernel", _Kernel.model_validate)
         sent, got, began = measured.loads.get(name), measured.sinks.get(name), measured.phase(f"{name}: mail")
-        look_up, connect, mail, told = parts.values()
         if not (look_up and connect and mail and told and sent and sent.accepted is not None and got and began):
             return None
         deferred: dict[str, tuple[float, str]] = {}
@@ -43,38 +79,38 @@ class Seen:
                 deferred.setdefault(text.partition("]: ")[2].partition(":")[0], (t, text))
         return cls(
             name=name,
-            look_up=look_up["report"],
-            connect=connect["report"],
-            tables=[table for part in (look_up, connect, mail) for table in part["tables"]],
+            look_up=look_up.report,
+            connect=connect.report,
+            tables=[table for part in (look_up, connect, mail) for table in part.tables],
             messages=messages,
             accepted=sent.accepted,
             delivered=got.delivered,
             deferred=deferred,
-            kernel=told["lines"],
+            kernel=told.lines,
         )
 
     @property
     def fulls(self) -> int:
         """Entries that found no room."""
-        return int(self.tables[-1]["fulls"] - self.tables[0]["fulls"])
+        return self.tables[-1].fulls - self.tables[0].fulls
 
     @property
     def most(self) -> int:
         """Entries at most, of all network namespaces."""
-        return max(int(table["entries"]) for table in self.tables)
+        return max(table.entries for table in self.tables)
 
     @property
     def limit(self) -> int:
         """Entries that the table holds (gc_thresh3)."""
-        return int(self.tables[0]["limit"])
+        return self.tables[0].limit
 
     @property
     def failures(self) -> dict[str, tuple[int, int]]:
         """What was tried -> how many failed, of how many."""
         asked, opened = self.look_up, self.connect
         return {
-            "look-ups failed": (asked["asked"] - asked["reached"], asked["asked"]),
-            "connections failed": (opened["asked"] - opened["reached"], opened["asked"]),
+            "look-ups failed": (asked.asked - asked.reached, asked.asked),
+            "connections failed": (opened.asked - opened.reached, opened.asked),
             "messages were deferred": (self.messages - self.accepted + len(self.deferred), self.messages),
         }
 

@@ -1,6 +1,6 @@
 """Did they fail for want of entries, and not with the fix?"""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from orchestrator.measurements import Measurements
 from orchestrator.scenarios import Evidence, Outcome, Quote, Table, Verdict
@@ -94,7 +94,7 @@ def _failures_table(passes: Mapping[str, Seen]) -> Table:
     rows |= {
         "messages delivered in the end": [seen.delivered for seen in passes.values()],
         "entries of the table at most": [seen.most for seen in passes.values()],
-        "entries that it holds (gc_thresh3)": [int(seen.tables[-1]["limit"]) for seen in passes.values()],
+        "entries that it holds (gc_thresh3)": [seen.tables[-1].limit for seen in passes.values()],
         "entries that found no room (table_fulls)": [seen.fulls for seen in passes.values()],
     }
     return Table(title="What failed", columns=("", *passes), rows=tuple((name, *cells) for name, cells in rows.items()))
@@ -102,15 +102,15 @@ def _failures_table(passes: Mapping[str, Seen]) -> Table:
 
 def _errors_table(passes: Mapping[str, Seen]) -> Table:
     """Say what programs are told: an errno by its name, or nothing."""
-    calls = {
-        "connect(2)": ("connect", "errors"),
-        "sendto(2)": ("look_up", "errors"),
-        "sendto(2) with IP_RECVERR": ("look_up", "told"),
+    calls: dict[str, Callable[[Seen], Mapping[str, int]]] = {
+        "connect(2)": lambda seen: seen.connect.errors,
+        "sendto(2)": lambda seen: seen.look_up.errors,
+        "sendto(2) with IP_RECVERR": lambda seen: seen.look_up.told,
     }
     rows: list[tuple[str | float | None, ...]] = [
-        (call, *(_names(getattr(seen, what)[kind]) for seen in passes.values())) for call, (what, kind) in calls.items()
+        (call, *(_names(errors(seen)) for seen in passes.values())) for call, errors in calls.items()
     ]
-    rows.append(("datagrams dropped in silence", *(seen.look_up["dropped"] for seen in passes.values())))
+    rows.append(("datagrams dropped in silence", *(seen.look_up.dropped for seen in passes.values())))
     return Table(title="What programs are told", columns=("call", *passes), rows=tuple(rows))
 
 
@@ -121,7 +121,7 @@ def _names(errors: Mapping[str, int]) -> str:
 def _quotes(seen: Seen) -> Iterator[Quote]:
     """Quote the kernel once, and the relay once for each kind of reason."""
     for line in (seen.kernel or ())[:1]:
-        yield Quote(source="the kernel's log", t=line["t"], text=f"[{line['stamp']}] {line['text']}")
+        yield Quote(source="the kernel's log", t=line.t, text=f"[{line.stamp}] {line.text}")
     kinds: dict[str, Quote] = {}
     for t, text in seen.deferred.values():
         kind = "connect" if "(connect to " in text else "name" if "Name service error" in text else "other"

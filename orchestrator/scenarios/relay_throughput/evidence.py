@@ -17,7 +17,8 @@ def accounting(measured: Measurements, name: str) -> tuple[Evidence, ...]:
     """Check off every message of a load that went through the relay."""
     count = measured.accounting(name)
     load, sink = measured.loads.get(name), measured.sinks.get(name)
-    drain = measured.rundir.result(f"{name}-queue")
+    drained = measured.drained(name)
+    empty = drained is not None and drained.left == 0
     source = f"results/{name}-load.json, results/{name}-sink.json"
 
     def exact(fact: str, found: int | None, needed: int | None, where: str = source) -> Evidence:
@@ -33,7 +34,7 @@ def accounting(measured: Measurements, name: str) -> tuple[Evidence, ...]:
     return (
         Evidence.some("messages accepted by the relay", count.accepted if count else None, source),
         # What still waits in the relay's queue is neither lost nor delivered.
-        exact("lost", count.lost if count and drain and not drain["left"] else None, 0),
+        exact("lost", count.lost if count and empty else None, 0),
         exact("duplicated", count.duplicated if count else None, 0),
         exact("corrupted", count.corrupted if count else None, 0),
         exact("outside the prefix", count.outside if count else None, 0),
@@ -43,13 +44,13 @@ def accounting(measured: Measurements, name: str) -> tuple[Evidence, ...]:
             sink.domains if sink else None,
             count,
             source,
-            drained=bool(drain and not drain["left"]),
+            drained=empty,
         ),
         Evidence(
             fact="the relay's queue after the drain",
-            found=f"{drain['left']:,} messages" if drain else "not measured",
+            found=f"{drained.left:,} messages" if drained else "not measured",
             needed="0 messages",
-            holds=True if drain and not drain["left"] else None,
+            holds=True if empty else None,
             source=f"results/{name}-queue.json",
         ),
     )

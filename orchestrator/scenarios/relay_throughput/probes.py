@@ -6,18 +6,19 @@ larger number shows it. Without ``--connections`` the numbers double until more 
 is held against four times as many.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from statistics import fmean
 
 from orchestrator.measurements import Measurements
+from orchestrator.measurements.rundir import Kept
 from orchestrator.scenarios import Evidence, Table
 from orchestrator.scenarios.relay_throughput.params import RelayLoad
 from orchestrator.services import Purpose
 
 FOUND = "connections"
-"""results/connections.json: ``connections`` of the run, and whether they were ``given``."""
+"""results/connections.json: ``Found``."""
 FEWEST, MOST = 20, 640
 """The first number that is tried, and the last."""
 TIMES = 4
@@ -57,6 +58,25 @@ class Probe:
     """Share of the machine's CPU."""
     cpu: Cpu | None
     """``None``: not recorded."""
+
+
+class Found(Kept):
+    """results/connections.json."""
+
+    connections: int
+    """Of the run."""
+    given: bool
+    """By the person who asked."""
+
+
+def _found(measured: Measurements) -> Found | None:
+    return measured.rundir.checked_result(FOUND, Found.model_validate)
+
+
+def used(measured: Measurements) -> int | None:
+    """Return the number of connections of the run."""
+    found = _found(measured)
+    return found.connections if found else None
 
 
 def name(connections: int, number: int = 1) -> str:
@@ -161,7 +181,7 @@ def pace(measured: Measurements, load: str, params: RelayLoad) -> Evidence:
     Without a larger number that was tried, the CPU can tell: a load that used it up was not held up by its connections.
     """
     tried = read(measured, params)
-    pair = _compared(tried, (measured.rundir.result(FOUND) or {}).get("connections"))
+    pair = _compared(tried, used(measured))
     if pair is None:
         spent = cpu_of(measured, load) is Cpu.SPENT
         return _evidence("the CPU was used up" if spent else "not measured", MORE, holds=True if spent else None)
@@ -175,12 +195,12 @@ def pace(measured: Measurements, load: str, params: RelayLoad) -> Evidence:
     return _evidence(found, limit, holds=ratio < limit)
 
 
-def _compared(tried: Sequence[Probe], used: int | None) -> tuple[Probe, Probe, Cpu | None] | None:
+def _compared(tried: Sequence[Probe], taken: int | None) -> tuple[Probe, Probe, Cpu | None] | None:
     """Return the number that was used and the best larger one; of the largest that was tried, the last gain before it.
 
     The CPU is that of the number that was used.
     """
-    own = next((probe for probe in tried if probe.connections == used), None)
+    own = next((probe for probe in tried if probe.connections == taken), None)
     if own is None or len(tried) < 2:
         return None
     larger = [probe for probe in tried if probe.connections > own.connections]
@@ -205,8 +225,8 @@ def _evidence(found: str, limit: float, *, holds: bool | None) -> Evidence:
 
 def advice(measured: Measurements, params: RelayLoad) -> str:
     """Say what to do where the number of connections has set the pace."""
-    found: Mapping[str, object] = measured.rundir.result(FOUND) or {}
-    if found.get("given"):
+    found = _found(measured)
+    if found and found.given:
         return "Leave --connections out, and the run finds their number"
     most = max((probe.connections for probe in read(measured, params)), default=MOST)
     return f"No number up to {most:,} was enough: give a larger one with --connections"
@@ -215,7 +235,7 @@ def advice(measured: Measurements, params: RelayLoad) -> str:
 def tables(measured: Measurements, params: RelayLoad) -> tuple[Table, ...]:
     """Set the numbers that were tried side by side."""
     tried = read(measured, params)
-    used = (measured.rundir.result(FOUND) or {}).get("connections")
+    taken = used(measured)
     if not tried:
         return ()
     return (
@@ -228,7 +248,7 @@ def tables(measured: Measurements, params: RelayLoad) -> tuple[Table, ...]:
                     probe.accepted,
                     probe.carried,
                     None if probe.idle is None else 100 * probe.idle,
-                    "taken for the run" if probe.connections == used else "",
+                    "taken for the run" if probe.connections == taken else "",
                 )
                 for probe in tried
             ),

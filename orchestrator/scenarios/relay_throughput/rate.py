@@ -8,7 +8,7 @@ from orchestrator.measurements import Latency, Measurements
 from orchestrator.scenarios import Evidence
 from orchestrator.scenarios.relay_throughput.evidence import at_most
 from orchestrator.scenarios.relay_throughput.params import RUN
-from orchestrator.scenarios.relay_throughput.probes import FOUND
+from orchestrator.scenarios.relay_throughput.probes import used
 
 TAKEN = 0.99
 """Share of the offered messages that the relay accepts."""
@@ -49,7 +49,7 @@ def on_time(measured: Measurements) -> Evidence:
 
 def exhausted(measured: Measurements) -> int | None:
     """Return the number of connections if all were once in use: a message that was due had to wait for one."""
-    connections = (measured.rundir.result(FOUND) or {}).get("connections")
+    connections = used(measured)
     return connections if connections and measured.connections_at_most(RUN) >= connections else None
 
 

@@ -53,9 +53,8 @@ class CpuTimes:
 
 @contextmanager
 def recorded(rundir: RunDir, load: str, read: Callable[[], str], cpus: Iterable[int] | None = None) -> Iterator[None]:
-    """Record the use of these CPUs (``None``: all) during the block in results/<load>-cpus.json.
+    """Record the use of these CPUs (``None``: all) during the block as ``measurements.machine.RecordedCpus``.
 
-    ``start``, ``end``: Unix time; ``cpus``: how many; ``allowed``: as in ``CpuTimes``; ``used``: ``CpuTimes.since``.
     ``read`` runs ``COMMAND`` in a node and returns what it printed.
     """
     start, before = time.time(), CpuTimes.parse(read())

@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -15,12 +16,14 @@ import typer
 from orchestrator import cli
 from orchestrator.bed import zones
 from orchestrator.cli import shell
-from orchestrator.errors import ExitCode
-from orchestrator.hosts import ContainerSpec, docker
+from orchestrator.errors import ExitCode, InvalidInput
+from orchestrator.hosts import ContainerSpec, Output, docker
+from orchestrator.hosts.capacity import room_for_runs
 from orchestrator.hosts.fake import FakeHost
 from orchestrator.hosts.ownership import Identity, Kind
 from orchestrator.interrupts import Interrupted
 from tests.unit.hosts.test_ownership import build
+from tests.unit.runs.test_runner import READING
 
 NODES = "nodes: {dns: {service: bind}}\n"
 FILES_OF = "name: x\nnodes: {{r: {{service: postfix, files: {{/etc/postfix/main.cf: '{}'}}}}}}\n"
@@ -343,3 +346,64 @@ def test_a_second_signal_does_not_hide_what_could_not_be_removed(capsys: pytest.
     said = capsys.readouterr().err
     assert "bed 0000000a is not wholly removed" in said
     assert "nothing was left behind" not in said
+
+
+USER_PATHS: list[tuple[str, ...]] = [
+    ("runs", "--runs", "{}"),
+    ("analyze", "{}"),
+    ("analyze", "x", "--runs", "{}"),
+    ("capsule", "x", "--runs", "{}"),
+    ("up", "--runs", "{}"),
+    ("run", "relay-throughput", "--runs", "{}"),
+    ("run", "relay-throughput", "--relay-files", "{}"),
+    ("run", "relay-throughput", "--recipients", "{}"),
+    ("run", "{}.json"),
+    ("plan", "{}.yaml"),
+    ("plan", "--files", "{}"),
+]
+
+
+@pytest.fixture
+def closed(tmp_path: Path) -> Iterator[str]:
+    """Return a path in a folder that is closed to this user, who is nobody if the tests run as root."""
+    folder = tmp_path / "closed"
+    folder.mkdir(mode=0o700 if os.geteuid() == 0 else 0)
+    tmp_path.chmod(0o755)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    yield "closed/inner"
+    os.seteuid(user)
+    folder.chmod(0o700)
+
+
+@pytest.mark.parametrize("words", USER_PATHS, ids=" ".join)
+def test_a_path_that_is_too_long_is_named(
+    testbed: Command, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(docker, "connect", lambda: FakeHost(lambda *_: Output(status=0, stdout=READING, stderr="")))
+    monkeypatch.setattr("orchestrator.hosts.images.ensure", lambda *_: [])
+    ended = testbed(*(word.format("x" * 300) for word in words))
+    assert ended.names("File name too long"), ended.err
+    assert ended.code == ExitCode.USAGE
+
+
+@pytest.mark.parametrize("words", USER_PATHS, ids=" ".join)
+def test_a_path_in_a_folder_of_another_user_is_named(
+    testbed: Command, monkeypatch: pytest.MonkeyPatch, closed: str, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(docker, "connect", lambda: FakeHost(lambda *_: Output(status=0, stdout=READING, stderr="")))
+    monkeypatch.setattr("orchestrator.hosts.images.ensure", lambda *_: [])
+    ended = testbed(*(word.format(closed) for word in words))
+    assert ended.names("Permission denied"), ended.err
+    assert ended.code == ExitCode.USAGE
+
+
+def test_the_folder_of_runs_that_the_doctor_looks_at_is_named(tmp_path: Path, closed: str) -> None:
+    with pytest.raises(InvalidInput, match="Permission denied"):
+        room_for_runs(tmp_path / closed)
+
+
+def test_the_folder_of_runs_that_the_doctor_looks_at_may_be_too_long(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="File name too long"):
+        room_for_runs(tmp_path / ("x" * 300))

@@ -2,9 +2,14 @@
 
 import io
 import struct
+import subprocess
 import tarfile
+import threading
 import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from ipaddress import IPv4Network
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +18,7 @@ from urllib3.exceptions import ProtocolError
 
 from orchestrator.errors import EngineFailed
 from orchestrator.hosts import ContainerSpec, LogLine, docker
+from orchestrator.hosts.docker import ssh
 from orchestrator.hosts.docker.api import (
     STDERR,
     STDOUT,
@@ -111,6 +117,70 @@ def test_an_address_that_is_none_is_named_and_not_our_bug(monkeypatch: pytest.Mo
     with pytest.raises(EngineFailed) as refused:
         docker.connect()
     assert refused.value.found.startswith(f"{address}: ")
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["ssh://h/a:b", "ssh://h/a%b", "ssh://h/a$b", "ssh://h/a\\b", "ssh://h:0", "ssh://h:65536", "ssh://h:99999/x"],
+)
+def test_an_address_that_ssh_would_read_otherwise_is_refused(address: str) -> None:
+    with pytest.raises(EngineFailed, match="correct DOCKER_HOST") as refused:
+        ssh.parse(address)
+    assert refused.value.found == address
+
+
+@pytest.fixture
+def certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Point DOCKER_HOST at a server that speaks no TLS, and DOCKER_CERT_PATH at a folder of certificates."""
+    words = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-batch"]
+    files = ["-keyout", "key.pem", "-out", "cert.pem"]
+    subprocess.run([*words, *files], cwd=tmp_path, check=True, capture_output=True)
+    (tmp_path / "ca.pem").write_bytes((tmp_path / "cert.pem").read_bytes())
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("DOCKER_CERT_PATH", str(tmp_path))
+        monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
+        yield tmp_path
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("name", ["ca.pem", "cert.pem", "key.pem"])
+def test_a_certificate_that_is_missing_is_named(certificates: Path, name: str) -> None:
+    (certificates / name).unlink()
+    with pytest.raises(EngineFailed, match="DOCKER_CERT_PATH") as refused:
+        docker.connect()
+    assert refused.value.found == f"{certificates / name}: No such file or directory"
+
+
+@pytest.mark.parametrize("name", ["ca.pem", "cert.pem", "key.pem"])
+def test_a_certificate_that_is_none_is_told_as_such(certificates: Path, name: str) -> None:
+    (certificates / name).write_text("none")
+    with pytest.raises(EngineFailed, match="DOCKER_CERT_PATH") as refused:
+        docker.connect()
+    assert refused.value.needed.startswith("a TLS connection to the engine")
+
+
+@pytest.mark.usefixtures("certificates")
+def test_an_engine_that_speaks_no_tls_is_told_as_such() -> None:
+    with pytest.raises(EngineFailed, match="WRONG_VERSION_NUMBER") as refused:
+        docker.connect()
+    assert refused.value.needed.startswith("a TLS connection to the engine")
+
+
+def test_an_engine_that_speaks_only_tls_is_told_as_such(certificates: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(handler: BaseHTTPRequestHandler) -> None:  # as net/http of the engine does
+        handler.wfile.write(b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n")
+
+    assert certificates.is_dir()
+    monkeypatch.setattr(BaseHTTPRequestHandler, "do_GET", refuse, raising=False)
+    for name in ("DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"):
+        monkeypatch.delenv(name)
+    with pytest.raises(EngineFailed, match="HTTPS server") as refused:
+        docker.connect()
+    assert refused.value.needed.startswith("a TLS connection to the engine")
 
 
 @pytest.mark.parametrize(

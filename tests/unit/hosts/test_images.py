@@ -242,9 +242,8 @@ def test_images_says_of_each_what_was_done(testbed: Command, monkeypatch: pytest
     there = FakeHost()
     there.images.tags["testbed/debian:bookworm"] = {"id": "base"}
     there.images.tags["testbed/bind:bookworm"] = {"id": "same", "size": "1000000", images.LABEL: images.digest("bind")}
-    monkeypatch.setattr(
-        there, "images", lambda _: [(t, {"size": "1000000", **f}) for t, f in there.images.tags.items()]
-    )
+    tags = there.images.tags
+    monkeypatch.setattr(there.images, "list", lambda _: [(t, {"size": "1000000", **f}) for t, f in tags.items()])
     monkeypatch.setattr(docker, "connect", lambda: there)
     shown = testbed("images", "--build").out.splitlines()
     assert [line.split("MB")[1].split()[0] for line in shown] == ["built", "kept:", "built", "built", "built"]

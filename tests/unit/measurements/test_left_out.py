@@ -3,19 +3,22 @@
 import gzip
 import io
 import json
+import os
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from orchestrator.agents.contract import LoadOrder, SinkSettings
-from orchestrator.errors import ExitCode
+from orchestrator.errors import ExitCode, InvalidInput
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.report import html, terminal
-from orchestrator.runs import runner
+from orchestrator.runs import capsule, runner
 from orchestrator.scenarios import Outcome
 from tests.unit import factory
 
@@ -158,16 +161,19 @@ def one_key_less(text: str) -> str:
 
 
 @pytest.mark.usefixtures("_no_report")
-@pytest.mark.parametrize("damage", [truncated, a_list, one_key_less])
+@pytest.mark.parametrize(
+    ("damage", "why"), [(truncated, "Unterminated"), (a_list, "no JSON object"), (one_key_less, "'started'")]
+)
 def test_a_report_that_cannot_be_read_is_named_and_there_is_a_verdict(
-    rundir: RunDir, damage: Callable[[str], str]
+    rundir: RunDir, damage: Callable[[str], str], why: str
 ) -> None:
     path = rundir.path / "results" / "relay-load.json"
     path.write_text(damage(path.read_text()))
     finished = runner.judge_again(rundir)
     assert finished.exit_code is ExitCode.INCONCLUSIVE
     assert finished.broken is None, "the judge did not fail"
-    assert finished.verdict.marks[-1] == "left out, because it cannot be read: all of it of results/relay-load.json"
+    (mark,) = (mark for mark in finished.verdict.marks if mark.startswith("left out"))
+    assert re.fullmatch(rf"left out, .*: all of it \(.*{why}.*\) of results/relay-load\.json", mark)
     assert finished.unreported is None
 
 
@@ -221,7 +227,8 @@ def test_an_error_in_run_json_that_cannot_be_read_is_an_error_all_the_same(rundi
     assert finished.exit_code is ExitCode.INCONCLUSIVE
     assert finished.verdict.reason.startswith("The run broke off before its end.")
     summary = terminal.summary(rundir)
-    assert (summary["error"], summary["faults"]) == (None, ["error of run.json: it cannot be read"])
+    assert summary["error"] is None
+    assert "left out, because it cannot be read: error of run.json" in finished.verdict.marks
     terminal.show(rundir, Console(file=io.StringIO()))
 
 
@@ -246,7 +253,8 @@ def test_a_report_with_a_value_of_another_type_is_named_and_shown_without_it(
     finished = runner.judge_again(rundir)
     assert finished.exit_code is ExitCode.INCONCLUSIVE
     assert finished.broken is None, "the judge did not fail"
-    assert finished.verdict.marks[-1] == f"left out, because it cannot be read: all of it of results/{name}.json"
+    (mark,) = (mark for mark in finished.verdict.marks if mark.startswith("left out"))
+    assert re.fullmatch(rf"left out, .*: all of it \({next(iter(values))}: .*\) of results/{name}\.json", mark)
     terminal.show(RunDir(rundir.path), Console(file=io.StringIO()))
 
 
@@ -266,8 +274,103 @@ def test_a_phase_that_cannot_be_read_is_named_and_the_others_count(rundir: RunDi
     rundir.save(facts | {"phases": [phase, *facts["phases"]]})
     finished = runner.judge_again(rundir)
     assert finished.verdict.outcome is Outcome.CONFIRMED
-    assert finished.verdict.marks == ("left out, because it cannot be read: 1 of 5 phases of run.json",)
+    assert finished.verdict.marks == ("left out, because it cannot be read: phases.0 of run.json",)
     assert [p.name for p in Measurements.read(rundir).phases] == [p["name"] for p in facts["phases"]]
     rundir.save(facts | {"phases": 3})
     assert Measurements.read(rundir).phases == ()
-    assert rundir.left_out == {"run.json": "the phases"}
+    assert rundir.left_out == {"run.json": "phases"}
+
+
+@pytest.mark.usefixtures("_no_report")
+@pytest.mark.parametrize(
+    ("name", "values", "key"),
+    [
+        ("relay-queue", {"left": "0"}, "left"),
+        ("relay-queue", {"left": None}, "left"),
+        ("relay-queue", {"left": True}, "left"),
+        ("relay-queue", {"seconds": []}, "seconds"),
+        ("probe-20-cpus", {"used": 3}, "used"),
+        ("probe-20-cpus", {"used": {"busy_s": "x", "steal_s": 0}}, r"used\.busy_s"),
+        ("probe-20-cpus", {"start": "x"}, "start"),
+        ("probe-20-cpus", {"cpus": 1.5}, "cpus"),
+        ("connections", {"connections": "20"}, "connections"),
+        ("connections", {"given": 1}, "given"),
+    ],
+)
+def test_a_result_with_a_value_of_another_type_is_named_with_its_key(
+    rundir: RunDir, name: str, values: dict[str, object], key: str
+) -> None:
+    rundir.save_result(name, {**(rundir.result(name) or {}), **values})
+    finished = runner.judge_again(rundir)
+    assert finished.broken is None, "the judge did not fail"
+    (mark,) = (mark for mark in finished.verdict.marks if mark.startswith("left out"))
+    assert re.fullmatch(rf"left out, because it cannot be read: all of it \({key}: .*\) of results/{name}\.json", mark)
+
+
+@pytest.mark.parametrize("key", ["verdict", "bed", "phases", "params", "plan", "environment", "status", "command"])
+@pytest.mark.parametrize("value", [-1, True, "x", [0], {"nodes": 3, "engine": 3, "outcome": []}], ids=json.dumps)
+def test_a_key_of_run_json_with_another_type_is_named(rundir: RunDir, key: str, value: object) -> None:
+    if (key, type(value)) in {("params", dict), ("status", str)}:
+        return
+    facts = rundir.load()
+    rundir.save(facts | {key: value})
+    for look in (Measurements.read, terminal.line, terminal.summary, capsule.make):
+        again = RunDir(rundir.path)
+        try:
+            look(again)
+        except InvalidInput as refused:
+            told = refused.found
+        else:
+            told = str(again.left_out)
+        assert "run.json" in told
+        assert key in told
+
+
+def test_a_line_of_a_series_with_a_value_of_another_type_is_left_out(rundir: RunDir) -> None:
+    points: dict[str, dict[str, object]] = {
+        "load": {"phase": "relay", "connections": "x"},
+        "sink": {"run": [], "delivered": 1},
+        "stats": {"node": "relay", "cpu_s": "x"},
+        "readings": {"name": "x", "label": "y", "value": {}},
+    }
+    for series, point in points.items():
+        lines = replace_line(rundir, series, 0, json.dumps({"t": factory.BEGAN, **point}).encode())
+        assert len(Measurements.read(rundir).series[series]) == lines - 1
+        assert rundir.left_out[f"series/{series}.jsonl"] == f"1 of {lines} lines"
+
+
+@contextmanager
+def nobody() -> Iterator[None]:
+    """Be a user without rights, if the tests run as root."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+def test_a_closed_file_or_folder_is_named(rundir: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(rundir.path.parent)
+    rundir.path.parent.chmod(0o755)
+    (rundir.path / "results" / "hops.json").unlink()
+    files = ("results/relay-load.json", "series/sink.jsonl", "logs/relay.log.gz")
+    for closed in (files, ("results", "series", "config")):
+        for name in closed:
+            (rundir.path / name).chmod(0)
+        again = RunDir(Path(rundir.path.name))
+        with nobody():
+            terminal.summary(again)
+            assert again.left_out.keys() >= set(closed) - {"config"}
+            with pytest.raises(InvalidInput, match=r"run\.json.*: Permission denied"):
+                runner.judge_again(again)
+    (rundir.path / "config").chmod(0o700)
+
+
+def test_a_time_in_a_log_that_is_not_finite_costs_its_line(rundir: RunDir) -> None:
+    with gzip.open(rundir.path / "logs" / "relay.log.gz", "at") as log:
+        log.write("nan postfix/master[1]: daemon started\ninf x\n1e999 y\n")
+    (rundir.path / "results" / "hops.json").unlink()
+    terminal.summary(rundir)
+    assert rundir.left_out == {"logs/relay.log.gz": "3 lines"}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import InvalidInput
-from orchestrator.measurements.rundir import MAX_NAME, RunDir, make_directory, write_files
+from orchestrator.measurements.rundir import FORMAT, MAX_NAME, RunDir, make_directory, write_files
 
 Use = Callable[[RunDir, str], object]
 USES: dict[str, Use] = {
@@ -57,4 +57,17 @@ def test_a_number_that_is_not_finite_is_neither_kept_nor_read(run: RunDir, value
     assert run.load()["status"] == "created"
     (run.path / "run.json").write_text(json.dumps({"figures": value}))
     with pytest.raises(InvalidInput, match="is not a finite number"):
+        run.load()
+
+
+def test_a_run_says_its_format_and_one_without_is_read(run: RunDir) -> None:
+    assert run.load()["format"] == FORMAT
+    (run.path / "run.json").write_text('{"scenario": "old"}')
+    assert run.load() == {"scenario": "old"}
+
+
+@pytest.mark.parametrize("number", [FORMAT + 1, 0, -1, "1", None, True, 1.0, []])
+def test_a_run_of_another_format_is_refused(run: RunDir, number: object) -> None:
+    (run.path / "run.json").write_text(json.dumps({"format": number, "scenario": "new"}))
+    with pytest.raises(InvalidInput, match=f"of format {FORMAT} or older.*run.json: format .*; use the testbed that"):
         run.load()

@@ -21,7 +21,7 @@ from orchestrator.interrupts import Interrupted
 from orchestrator.report import many
 from orchestrator.runs import capsule, runner
 from orchestrator.runs.runner import Finished
-from orchestrator.scenarios import Outcome
+from orchestrator.scenarios import Outcome, relay_throughput
 from tests.unit import disk
 from tests.unit.runs.test_runner import Asked, Breaking, Steps
 
@@ -175,8 +175,9 @@ def test_consent_is_given_here_or_not_at_all(made: Path) -> None:
 
 
 BROKEN: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
-    "another format": (lambda data: data.update(capsule=2), "a capsule of format 1"),
-    "no format": (lambda data: data.pop("capsule"), "no capsule at all"),
+    "a newer format": (lambda data: data.update(format=2), "of format 1 or older.*found .*: format 2"),
+    "a format that is none": (lambda data: data.update(format="1"), "of format 1 or older"),
+    "no format": (lambda data: data.pop("format"), "no capsule at all"),
     "an unknown key": (lambda data: data.update(run="rm -rf"), "run: unknown key"),
     "a digest that is none": (lambda data: data["config"]["dns"].update(x={"sha256": "../"}), "sha256"),
     "an outcome that is none": (lambda data: data["signature"].update(outcome="PASSED"), "signature.outcome"),
@@ -198,7 +199,7 @@ def test_what_is_no_capsule_is_refused(made: Path, change: Callable[[dict[str, A
         ("[" * 100_000, "recursion"),
         ("[]", "no capsule at all"),
         ("[" * 100 + "]" * 100, "levels of nesting"),
-        ('{"capsule": NaN}', "NaN"),
+        ('{"format": NaN}', "NaN"),
         (" " * (capsule.MAX_FILE_B + 1), "it is larger"),
     ],
 )
@@ -222,6 +223,56 @@ def test_what_is_not_known_here_is_not_run(made: Path, change: dict[str, Any], s
     held = capsule.read(changed(made, lambda data: data.update(change)))
     with pytest.raises(InvalidInput, match=said):
         capsule.question(held)
+
+
+def test_a_capsule_that_calls_its_format_capsule_is_read(made: Path) -> None:
+    held = capsule.read(made)
+    assert capsule.read(changed(made, lambda data: data.update(capsule=data.pop("format")))) == held
+    with pytest.raises(InvalidInput, match="of format 1 or older"):
+        capsule.read(changed(made, lambda data: data.update(capsule=2)))
+
+
+PROGRAM = "#!/usr/bin/perl\nprint 1"
+
+
+@pytest.fixture
+def bringing(made: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make a capsule that brings a configuration and a program."""
+    monkeypatch.setattr(scenarios, "known", lambda: {"relay-throughput": relay_throughput.SCENARIO})
+    files = {"/etc/postfix/main.cf": "myhostname = relay.test\n", "/usr/local/lib/policy.pl": PROGRAM}
+    return changed(made, lambda data: data.update(scenario="relay-throughput", params={"relay_files": files}))
+
+
+class Terminal(io.StringIO):
+    """A terminal at which somebody types."""
+
+    def isatty(self) -> bool:  # noqa: D102
+        return True
+
+
+def test_the_files_that_a_capsule_brings_run_only_with_consent(
+    bringing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def many(*_: object) -> Callable[[Any], Finished]:
+        raise Interrupted(signal.SIGINT)  # a run would begin here
+
+    monkeypatch.setattr(cli_run, "many", many)
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    with pytest.raises(HostCannot, match="consent") as refused:
+        cli_run._again(bringing, runs=tmp_path / "runs")
+    assert "/etc/postfix/main.cf, /usr/local/lib/policy.pl (a program)" in refused.value.found
+    assert "--trust-files" in refused.value.do
+    assert not (tmp_path / "runs").exists()
+    with pytest.raises(Interrupted):
+        cli_run._again(bringing, trust_files=True, runs=tmp_path / "runs")
+    answers: dict[str, type[BaseException]] = {
+        "y\n": Interrupted, "n\n": HostCannot, "\n": HostCannot, "": HostCannot,
+    }  # fmt: skip
+    for answer, ends in answers.items():
+        monkeypatch.setattr("sys.stdin", Terminal(answer))
+        with pytest.raises(ends):
+            cli_run._again(bringing, runs=tmp_path / "runs")
+        assert "policy.pl (a program)" in capsys.readouterr().err
 
 
 def test_a_run_without_a_verdict_makes_no_capsule(tmp_path: Path) -> None:

@@ -1,0 +1,126 @@
+"""run.json, checked: whoever reads one gets values of the types that are documented here."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, ValidationError
+
+from orchestrator.errors import InvalidInput
+from orchestrator.measurements.rundir import Kept, RunDir, check_name, place
+
+_LEFT_OUT = {"verdict", "error", "phases"}
+"""Keys that a run can be judged without: the first is made anew. Of the last, each entry by itself."""
+
+
+class _Node(Kept):
+    service: str | None = None
+    limits: dict[str, float | int | str | None] | None = None
+    files: dict[str, str] | None = None
+
+
+class _Bed(Kept):
+    nodes: dict[Annotated[str, AfterValidator(check_name)], _Node] | None = None
+
+
+class _Planned(Kept):
+    name: str
+    changes: list[dict[str, Any]] | None = None
+    detours: list[str] | None = None
+
+
+class _Plan(Kept):
+    subnet: str | None = None
+    nodes: list[_Planned] | None = None
+
+
+class _Engine(Kept):
+    cpus: int | None = None
+
+
+class _Environment(Kept):
+    engine: _Engine | None = None
+
+
+class _Phase(Kept):
+    name: str
+    start: float
+    end: float | None = None
+    purpose: Literal["measure", "calibrate", "probe"] = "measure"
+
+
+class _Step(Kept):
+    name: str
+    seconds: float | None = None
+
+
+class _Error(Kept):
+    needed: str
+    found: str
+    do: str
+
+
+class _Evidence(Kept):
+    fact: str
+    found: str
+    needed: str
+    holds: bool | None
+
+
+class _Table(Kept):
+    title: str
+    columns: list[str]
+    rows: list[list[str | int | float | None]]
+    bars: str | None = None
+
+
+class _Quote(Kept):
+    source: str
+    text: str
+
+
+class _Verdict(Kept):
+    outcome: Literal["CONFIRMED", "REFUTED", "INCONCLUSIVE"]
+    headline: str
+    claim: str
+    reason: str
+    marks: list[str]
+    figures: dict[str, int | float | None]
+    evidence: list[_Evidence]
+    tables: list[_Table] | None = None
+    quotes: list[_Quote] | None = None
+
+
+class _Facts(Kept):
+    scenario: str | None = None
+    status: str | None = None
+    question: str | None = None
+    version: str | None = None
+    command: list[str] | None = None
+    params: dict[str, Any] | None = None
+    bed: _Bed | None = None
+    plan: _Plan | None = None
+    environment: _Environment | None = None
+    phases: list[_Phase] | None = None
+    steps: list[_Step] | None = None
+    verdict: _Verdict | None = None
+    error: _Error | None = None
+
+
+def read(rundir: RunDir) -> dict[str, Any]:
+    """Read run.json. A verdict, an error or a phase of another type is left out, and ``rundir.left_out`` names it.
+
+    Raises:
+        InvalidInput: it cannot be read, or any other key has another type.
+    """
+    facts, path = rundir.load(), rundir.path / "run.json"
+    try:
+        _Facts.model_validate(facts)
+        wrong = []
+    except ValidationError as error:
+        wrong = error.errors()
+    if refused := [e for e in wrong if e["loc"][0] not in _LEFT_OUT]:
+        raise InvalidInput("a readable run directory", f"{path}: {place(refused[0])}", "correct it there")
+    broken = {e["loc"][: 2 if e["loc"][0] == "phases" else 1] for e in wrong}
+    rundir.leave_out(path, ", ".join(sorted(".".join(map(str, key)) for key in broken)))
+    whole = facts | {str(key): None for key, *entry in broken if not entry}
+    phases = [phase for n, phase in enumerate(whole.get("phases") or []) if ("phases", n) not in broken]
+    return whole | {"phases": phases}
