@@ -58,11 +58,13 @@ def runs(where: RunsOption = RUNS, output: FormatOption = Format.TEXT) -> None:
     found = []
     for path in RunDir.below(where):
         try:
-            terminal.line(RunDir.open(path))
+            terminal.line(run := RunDir.open(path))
         except InvalidInput as broken:
             say(f"left out: {broken.found}")
             continue
-        found.append(RunDir(path))
+        for mark in run.left_out_marks:
+            say(f"{path}: {mark}")
+        found.append(run)
     if output is Format.JSON:
         print_json([terminal.line(run) for run in found])
     elif not found:

@@ -259,7 +259,8 @@ def _verdict(asked: Scenario[Any], rundir: RunDir) -> tuple[Verdict, Problem | N
     """Let the scenario judge; a judge that fails is INCONCLUSIVE, and the problem says how it failed."""
     failed: Problem | None = None
     measured = Measurements.read(rundir)
-    params = checked(asked.params, measured.params, f"parameters of {asked.name} in {rundir.path / 'run.json'}")
+    values = {name: value for name, value in measured.params.items() if name in asked.params.model_fields}
+    params = checked(asked.params, values, f"params of {asked.name} in {rundir.path / 'run.json'}", "correct it there")
     try:
         verdict = asked.judge(measured, params)
         strict_json.dumps(verdict.to_dict(), default=str)  # as run.json will hold it: a figure may not be finite

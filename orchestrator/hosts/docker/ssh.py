@@ -89,7 +89,7 @@ def parse(url: str) -> Target:
 def way_to(target: Target, ports: Iterable[int]) -> str:
     """Return the command that leads from this machine's 127.0.0.1 to TCP ports of the target's."""
     forwards = [word for port in ports for word in ("-L", f"{port}:127.0.0.1:{port}")]
-    return shlex.join(["ssh", "-nNT", *forwards, *target.words])
+    return shlex.join(["ssh", "-nNT", "-o", "ClearAllForwardings=no", *forwards, *target.words])
 
 
 class Forward:

@@ -255,6 +255,14 @@ def test_a_list_of_runs_leaves_a_broken_one_out_and_says_so(testbed: Command, tm
     assert "broken/run.json" in ended.err
 
 
+def test_a_list_of_runs_names_a_verdict_that_cannot_be_read(testbed: Command, tmp_path: Path) -> None:
+    (tmp_path / "runs" / "old").mkdir(parents=True)
+    (tmp_path / "runs" / "old" / "run.json").write_text('{"scenario": "x", "verdict": -1}', encoding="utf-8")
+    ended = testbed("runs")
+    assert ended.code == 0
+    assert "runs/old: left out, because it cannot be read: verdict of run.json" in ended.err
+
+
 NEED_AN_ENGINE: list[tuple[object, ...]] = [
     ("up", "--domains", 2),
     ("ps",),

@@ -4,7 +4,6 @@ import copy
 import io
 import json
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ ANYTHING = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=5,
 )
-Path_ = tuple[str | int, ...]
+Place = tuple[str | int, ...]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +47,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     return rundir
 
 
-def places(value: Any, path: Path_ = ()) -> Iterator[Path_]:
+def places(value: Any, path: Place = ()) -> Iterator[Place]:
     """Yield the path of every value in a value, itself included."""
     yield path
     if isinstance(value, dict | list):
@@ -56,7 +55,7 @@ def places(value: Any, path: Path_ = ()) -> Iterator[Path_]:
             yield from places(inner, (*path, key))
 
 
-def replaced(value: Any, path: Path_, other: Any) -> Any:
+def replaced(value: Any, path: Place, other: Any) -> Any:
     """Return a copy of a value with another one at a path."""
     if not path:
         return other
@@ -68,34 +67,37 @@ def replaced(value: Any, path: Path_, other: Any) -> Any:
     return changed
 
 
-def look(rundir: RunDir, folder: Path) -> runner.Finished | None:
-    """Look at a run with every command that reads one; ``None``: `analyze` refuses it.
+def look(rundir: RunDir, folder: Path) -> None:
+    """Look at a run with every command that reads one.
 
     Raises:
-        AssertionError: a command ends with a bug of testbed.
+        AssertionError: a command ends with a bug of testbed, or an error that does not name the run.
     """
-    finished = None
-
-    def refused(problem: Problem) -> None:
-        assert problem.exit_code is not ExitCode.BUG
-        assert str(rundir.path) in f"{problem.needed} {problem.found}"
-
     console = Console(file=io.StringIO())
-    try:
+
+    def listed() -> None:
         strict_json.dumps(terminal.line(RunDir(rundir.path)), default=str)
         terminal.show_runs([RunDir(rundir.path)], console)
-    except Problem as problem:
-        refused(problem)
-    with suppress(Problem):
+
+    def travels() -> None:
         capsule.write(capsule.make(RunDir(rundir.path)), folder / "a.capsule.json")
-    try:
+
+    def judged() -> None:
         finished = runner.judge_again(RunDir(rundir.path))
-        terminal.show(RunDir(rundir.path), console)
-        strict_json.dumps(terminal.summary(RunDir(rundir.path)), default=str)
-        capsule.write(capsule.make(RunDir(rundir.path)), folder / "a.capsule.json")
-    except Problem as problem:
-        refused(problem)
-    return finished
+        assert finished.broken is None or finished.verdict.outcome is Outcome.INCONCLUSIVE
+
+    def shown() -> None:
+        summary = terminal.summary(RunDir(rundir.path))
+        strict_json.dumps(summary, default=str)
+        console.print(terminal.render(summary))
+
+    refused: list[Problem] = []
+    for command in (listed, travels, judged, listed, travels, shown):
+        try:
+            command()
+        except Problem as problem:
+            refused.append(problem)
+    assert all(problem.exit_code is not ExitCode.BUG and str(rundir.path) in str(problem) for problem in refused)
 
 
 @pytest.fixture
@@ -106,7 +108,7 @@ def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_no_report")
 @pytest.mark.parametrize("name", ["run.json", "results", "series"])
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_value_may_be_another_one(kept: RunDir, tmp_path: Path, name: str, data: st.DataObject) -> None:
     path = kept.path / name

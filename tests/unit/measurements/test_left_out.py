@@ -374,3 +374,14 @@ def test_a_time_in_a_log_that_is_not_finite_costs_its_line(rundir: RunDir) -> No
     (rundir.path / "results" / "hops.json").unlink()
     terminal.summary(rundir)
     assert rundir.left_out == {"logs/relay.log.gz": "3 lines"}
+
+
+@pytest.mark.parametrize("value", [[], "x", -1, {}])
+def test_a_parameter_with_another_type_is_named(rundir: RunDir, value: object) -> None:
+    facts = rundir.load()
+    rundir.save(facts | {"params": facts["params"] | {"rate": value}})
+    with pytest.raises(InvalidInput, match=r"run\.json; found rate: "):
+        runner.judge_again(rundir)
+    assert rundir.load()["verdict"] == facts["verdict"]
+    rundir.save(facts | {"params": facts["params"] | {"taken_away_since": value}})
+    assert runner.judge_again(rundir).verdict.outcome is Outcome.CONFIRMED
