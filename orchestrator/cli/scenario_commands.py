@@ -21,8 +21,8 @@ _SCENARIOS = Path(__file__).parents[1] / "scenarios"
 def _files() -> dict[str, Path]:
     """Return each scenario's file, by name: its module, or the one that opens its package; none is imported."""
     modules = pkgutil.iter_modules([str(_SCENARIOS)])
-    files = {module.name: f"{module.name}/__init__.py" if module.ispkg else f"{module.name}.py" for module in modules}
-    return {name.replace("_", "-"): _SCENARIOS / file for name, file in files.items()}
+    files = {m.name: _SCENARIOS / (f"{m.name}/__init__.py" if m.ispkg else f"{m.name}.py") for m in modules}
+    return {name.replace("_", "-"): file for name, file in files.items() if "\nSCENARIO = " in file.read_text()}
 
 
 def names() -> list[str]:

@@ -17,12 +17,11 @@ from orchestrator.bed.model import Bed
 from orchestrator.measurements import Measurements, Phase
 from orchestrator.measurements.rundir import Kept
 from orchestrator.scenarios import Evidence, Outcome, Table, Verdict
-from orchestrator.scenarios.relay_throughput.bed import relay_bed
-from orchestrator.scenarios.relay_throughput.drive import calibrate, find_connections
-from orchestrator.scenarios.relay_throughput.evidence import accounting, instrument, worst
-from orchestrator.scenarios.relay_throughput.params import RelayLoad
-from orchestrator.scenarios.relay_throughput.probes import pace, tables
-from orchestrator.scenarios.relay_throughput.verdict import CONCURRENCY, INSTRUMENT
+from orchestrator.scenarios.relay_load.bed import relay_bed
+from orchestrator.scenarios.relay_load.drive import calibrate, find_connections
+from orchestrator.scenarios.relay_load.evidence import CONCURRENCY, INSTRUMENT, accounting, instrument, worst
+from orchestrator.scenarios.relay_load.params import RelayLoad
+from orchestrator.scenarios.relay_load.probes import pace, tables
 from orchestrator.up.bed import RecordedBed
 
 PLAN = "cpu-sets"

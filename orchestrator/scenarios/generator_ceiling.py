@@ -17,9 +17,9 @@ from orchestrator.bed.model import MAX_DOMAINS, Bed, Node, Strict
 from orchestrator.errors import InvalidInput
 from orchestrator.measurements import Machine, Measurements
 from orchestrator.scenarios import Evidence, Outcome, Table, Verdict
-from orchestrator.scenarios.relay_throughput.evidence import NEAR_CEILING
-from orchestrator.scenarios.relay_throughput.params import OURS
-from orchestrator.scenarios.relay_throughput.probes import Cpu, cpu_of
+from orchestrator.scenarios.relay_load.evidence import NEAR_CEILING
+from orchestrator.scenarios.relay_load.params import OURS
+from orchestrator.scenarios.relay_load.probes import Cpu, cpu_of
 from orchestrator.services import Purpose, Role
 from orchestrator.services.postal import PER_MINUTE
 from orchestrator.up.bed import RecordedBed

@@ -1,10 +1,11 @@
 """The bed that is asked for."""
 
 from orchestrator import services
-from orchestrator.bed import builtin
 from orchestrator.bed.model import Bed, Node
 from orchestrator.errors import InvalidInput
-from orchestrator.scenarios.relay_throughput.params import OURS, Params, RelayLoad
+from orchestrator.scenarios.relay_load.bed import relay_bed
+from orchestrator.scenarios.relay_load.params import OURS
+from orchestrator.scenarios.relay_throughput.params import Params
 from orchestrator.services import Role, bhm
 
 
@@ -25,29 +26,6 @@ def bed(params: Params) -> Bed:
     if (params.relay, params.sink) == ("postfix", "bhm"):
         nodes["relay"] = nodes["relay"].model_copy(update={"settings": {"main_cf": bhm.POSTFIX}})
     return base.model_copy(update={"nodes": nodes})
-
-
-def relay_bed(params: RelayLoad, *, cpus: float | None = None) -> Bed:
-    """Return the built-in relay bed with the relay that is asked for; ``cpus``: the most cores that it may use.
-
-    Raises:
-        InvalidInput: it is no relay.
-    """
-    if services.service(params.relay).role is not Role.RELAY:
-        relays = ", ".join(name for name, kind in services.known().items() if kind.role is Role.RELAY)
-        raise InvalidInput("a service that fills the role relay", repr(params.relay), f"choose one of {relays}")
-    base = builtin.bed("relay")
-    relay = base.nodes["relay"]
-    under_test = Node(
-        service=params.relay,
-        release=params.relay_release,
-        limits=relay.limits.model_copy(update={"cpus": cpus}),
-        files=params.relay_files or {},
-    )
-    load = Node(service=OURS, settings={"recipients": params.recipients} if params.recipients else {})
-    nodes = {**base.nodes, "relay": under_test, "load": load}
-    domains = params.domain_names or params.domains
-    return base.model_copy(update={"domains": domains, "families": params.families, "nodes": nodes})
 
 
 def _require(role: str, name: str, *, fits: bool) -> None:

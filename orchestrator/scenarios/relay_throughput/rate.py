@@ -6,9 +6,9 @@ waits for a connection.
 
 from orchestrator.measurements import Latency, Measurements
 from orchestrator.scenarios import Evidence
-from orchestrator.scenarios.relay_throughput.evidence import at_most
+from orchestrator.scenarios.relay_load.evidence import at_most
+from orchestrator.scenarios.relay_load.probes import used
 from orchestrator.scenarios.relay_throughput.params import RUN
-from orchestrator.scenarios.relay_throughput.probes import used
 
 TAKEN = 0.99
 """Share of the offered messages that the relay accepts."""

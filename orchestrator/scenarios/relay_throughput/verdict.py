@@ -8,14 +8,21 @@ from orchestrator import services
 from orchestrator.measurements import Latency, Machine, Measurements
 from orchestrator.report.summary import number
 from orchestrator.scenarios import Evidence, Outcome, Verdict
-from orchestrator.scenarios.relay_throughput import probes, rate
-from orchestrator.scenarios.relay_throughput.evidence import accounting, instrument, instrument_ceiling, worst
-from orchestrator.scenarios.relay_throughput.params import OURS, RUN, Params
-from orchestrator.scenarios.relay_throughput.probes import Cpu
+from orchestrator.scenarios.relay_load import probes
+from orchestrator.scenarios.relay_load.evidence import (
+    CONCURRENCY,
+    INSTRUMENT,
+    accounting,
+    instrument,
+    instrument_ceiling,
+    worst,
+)
+from orchestrator.scenarios.relay_load.params import OURS
+from orchestrator.scenarios.relay_load.probes import Cpu
+from orchestrator.scenarios.relay_throughput import rate
+from orchestrator.scenarios.relay_throughput.params import RUN, Params
 from orchestrator.services import Change, Purpose
 
-INSTRUMENT, CONCURRENCY = "instrument-bound", "concurrency-bound"
-"""Marks: the harness, or the number of its connections, may have set the pace."""
 BACKLOG = 0.25
 """A relay that delivers less than it accepts by more than this share of it, while load is offered, builds a backlog."""
 

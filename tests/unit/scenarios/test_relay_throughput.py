@@ -14,9 +14,9 @@ from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.plan import make_plan
 from orchestrator.scenarios import Outcome, Verdict
+from orchestrator.scenarios.relay_load.probes import Cpu, Probe, cpu_of, enough, following
 from orchestrator.scenarios.relay_throughput import SCENARIO
 from orchestrator.scenarios.relay_throughput.params import Params
-from orchestrator.scenarios.relay_throughput.probes import Cpu, Probe, cpu_of, enough, following
 from orchestrator.services.agents import RECIPIENTS
 from tests.unit.factory import add_probes, bitmap, make_run
 

@@ -5,8 +5,10 @@ from collections.abc import Iterable
 from orchestrator import services
 from orchestrator.measurements import Accounting, Measurements
 from orchestrator.scenarios import Evidence
-from orchestrator.scenarios.relay_throughput.params import CALIBRATION, SINGLE
+from orchestrator.scenarios.relay_load.params import CALIBRATION, SINGLE
 
+INSTRUMENT, CONCURRENCY = "instrument-bound", "concurrency-bound"
+"""Marks: the harness, or the number of its connections, may have set the pace."""
 NEAR_CEILING = 0.7
 """A result above this share of the instrument's ceiling is called instrument-bound."""
 BUSY = 0.9

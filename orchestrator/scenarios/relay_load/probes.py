@@ -14,7 +14,7 @@ from statistics import fmean
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import Kept
 from orchestrator.scenarios import Evidence, Table
-from orchestrator.scenarios.relay_throughput.params import RelayLoad
+from orchestrator.scenarios.relay_load.params import RelayLoad
 from orchestrator.services import Purpose
 
 FOUND = "connections"
