@@ -85,8 +85,8 @@ def look(engine: Host, beds: Iterable[Standing]) -> list[Wall]:
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         host = pool.submit(_host_walls, engine, [bed for bed, node in open_to_see if node is None])
         nodes = [(bed, container) for bed, node in open_to_see if node and (container := bed.node(node))]
-        found += [*pool.map(lambda at: _node_wall(engine, *at), nodes)]
-        found += host.result()
+        looked = pool.map(lambda at: _node_wall(engine, *at), nodes)
+        found += [*host.result(), *looked]
     return found if all(wall.state is State.CLOSED for wall in found) else _still_there(engine, found)
 
 

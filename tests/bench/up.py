@@ -51,7 +51,9 @@ def on_the_host(script: str) -> None:
 def up(_: Plan) -> float:
     """Time the command, and take the bed down again."""
     began = time.monotonic()
-    done = subprocess.run([TESTBED, "up", "--format", "json"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [TESTBED, "up", "--name", NAME, "--format", "json"], capture_output=True, text=True, check=False
+    )
     taken = time.monotonic() - began
     if done.returncode:
         raise SystemExit(done.stderr)

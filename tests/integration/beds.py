@@ -1,6 +1,7 @@
 """A bed that `testbed up` has brought up, used through the command."""
 
 import json
+import secrets
 from dataclasses import dataclass
 from functools import cache
 from ipaddress import IPv4Address, IPv4Network
@@ -61,8 +62,8 @@ class Up:
 
 
 def bring_up(*words: str | Path) -> Up:
-    """Bring a bed up by the command."""
-    return Up(facts=answer("up", *words))
+    """Bring a bed up by the command, under a name of its own: a bed of somebody else is not to be found instead."""
+    return Up(facts=answer("up", *words, "--name", f"test-{secrets.token_hex(4)}"))
 
 
 def bring_down(engine: Host, bed: Up) -> None:

@@ -39,7 +39,7 @@ def _objects(engine: Host) -> set[str]:
 
 def test_an_interface_that_is_not_there_is_named_before_anything_is_made(real_engine: Host, tmp_path: Path) -> None:
     before = _objects(real_engine)
-    for words in (("up", "--domains", "2"), SMALL):
+    for words in (("up", "--domains", "2", "--name", "test-parent"), SMALL):
         done = call(*words, "--parent", "nosuch0", "--runs", tmp_path / "runs")
         assert "interface nosuch0" in _message(done)
         assert done.returncode == ExitCode.HOST

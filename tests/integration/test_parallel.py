@@ -1,6 +1,7 @@
 """Beds side by side on one engine: neither disturbs the other."""
 
 import json
+import secrets
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -48,8 +49,9 @@ def test_of_two_beds_that_wish_for_one_subnet_one_is_refused(real_engine: Host, 
     wish = list(candidates(27, taken))[-1]
     path = tmp_path / "wish.yaml"
     path.write_text(f"name: wish\ndomains: 4\nsubnet: {wish}\nnodes: {{sink: {{service: blackhole}}}}\n")
+    names = [f"wish-{secrets.token_hex(4)}" for _ in range(2)]
     with ThreadPoolExecutor(2) as pool:
-        both = list(pool.map(lambda _: call("up", path, "--format", "json"), range(2)))
+        both = list(pool.map(lambda name: call("up", path, "--name", name, "--format", "json"), names))
     up, refused = sorted(both, key=lambda done: done.returncode)
     assert (up.returncode, refused.returncode) == (0, 2), up.stderr + refused.stderr
     bed = json.loads(up.stdout)
@@ -58,9 +60,9 @@ def test_of_two_beds_that_wish_for_one_subnet_one_is_refused(real_engine: Host, 
         assert f"needed: a subnet that nobody uses, instead of {wish}" in refused.stderr
         assert f"tb-{bed['id']}-lab" in refused.stderr
         assert "Traceback" not in refused.stderr
-        again = call("up", path)
+        again = call("up", path, "--name", names[0] if bed["bed"] == names[1] else names[1])
         assert again.returncode == 2
-        left = [b for b in json.loads(call("ps", "--format", "json").stdout) if b["bed"] == "wish"]
+        left = [b for b in json.loads(call("ps", "--format", "json").stdout) if b["bed"] in names]
         assert [b["id"] for b in left] == [bed["id"]]
     finally:
         assert call("down", bed["id"]).returncode == 0

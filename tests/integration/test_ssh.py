@@ -160,7 +160,7 @@ def here(host: Login, monkeypatch: pytest.MonkeyPatch) -> Iterator[Login]:
 @pytest.fixture(scope="module")
 def bed(host: Login, real_engine: Host) -> Iterator[tuple[Up, str]]:
     """Bring a bed up over ssh; give it, and what `up` printed. `down` leaves nothing of it."""
-    shown = host.call("up", "relay", "--domains", "8")
+    shown = host.call("up", "relay", "--domains", "8", "--name", "test-ssh")
     assert shown.returncode == 0, shown.stderr
     facts = json.loads(host.call("ps", "--format", "json").stdout)
     up = next(Up(facts=bed) for bed in facts if bed["id"] in shown.stdout)
