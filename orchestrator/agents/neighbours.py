@@ -7,8 +7,8 @@
     python3 -m orchestrator.agents.neighbours fill FIRST COUNT NAME             ask each once, and wait for no answer
 
 FIRST is an IPv4 address, and the others follow it. Each address costs an entry of the kernel's neighbour table
-(arp(7)). Prints JSON lines: ``{"table": Table}`` first and after each round, and ``{"report": Report}`` at the end, but
-not from ``fill``.
+(arp(7)). Prints JSON lines: ``{"table": NeighbourTable}`` first and after each round, and, but for ``fill``,
+``{"report": Report}`` at the end.
 """
 
 import errno
@@ -42,7 +42,7 @@ MX, INTERNET, RECURSE = 15, 1, 0x0100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
+class NeighbourTable:
     """The kernel's IPv4 neighbour table, of all network namespaces together (NDTA_STATS, rtnetlink(7))."""
 
     t: float
@@ -54,13 +54,13 @@ class Table:
     """gc_thresh3."""
 
     @classmethod
-    def read(cls) -> "Table":
+    def read(cls) -> "NeighbourTable":
         """Read it; any network namespace tells."""
         command = ("ip", "-json", "-statistics", "ntable", "show", "name", "arp_cache")
         return cls.parse(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
     @classmethod
-    def parse(cls, told: str) -> "Table":
+    def parse(cls, told: str) -> "NeighbourTable":
         """Read what ip(8) prints: the table as a whole, and parameters of every device."""
         whole = next(table for table in json.loads(told) if "dev" not in table)
         return cls(t=time.time(), entries=whole["entries"], fulls=whole["table_fulls"], limit=whole["thresh3"])
@@ -183,7 +183,7 @@ def _dropped() -> int:
 
 
 def _show() -> None:
-    say({"table": asdict(Table.read())})
+    say({"table": asdict(NeighbourTable.read())})
 
 
 def main(words: list[str]) -> int:

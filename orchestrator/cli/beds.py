@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from orchestrator.hosts import Host
     from orchestrator.hosts.docker import DockerHost
     from orchestrator.hosts.docker.ssh import Target
-    from orchestrator.hosts.ownership import Standing
+    from orchestrator.hosts.ownership import DeployedBed
     from orchestrator.plan import NodePlan
     from orchestrator.up.node import RunningNode
 
@@ -153,7 +153,7 @@ def ps(output: FormatOption = Format.TEXT) -> None:
     from orchestrator.hosts import docker, ownership, walls
 
     engine = docker.connect()
-    found = ownership.standing(engine)
+    found = ownership.deployed_beds(engine)
     looked = walls.look(engine, found)
     if output is Format.JSON:
         print_json(
@@ -242,12 +242,12 @@ def stats(bed: BedOption = None, output: FormatOption = Format.TEXT) -> None:
         tell(table(used))
 
 
-def _standing(engine: "Host", wanted: str | None) -> "Standing":
+def _standing(engine: "Host", wanted: str | None) -> "DeployedBed":
     """Find the bed that a command is about: by id or name, or the only one there is."""
     from orchestrator.hosts import ownership
 
     # Without a network it is another command's helper, not a bed to be the only one.
-    found = [s for s in ownership.standing(engine) if (wanted is None and s.networks) or wanted in {s.id, s.bed}]
+    found = [s for s in ownership.deployed_beds(engine) if (wanted is None and s.networks) or wanted in {s.id, s.bed}]
     if len(found) == 1:
         return found[0]
     there = ", ".join(f"{s.bed} {s.id}" for s in found) or "none"
@@ -273,7 +273,7 @@ def _node(bed: str | None, name: str, *, running: bool = False) -> "RunningNode"
     return attach(engine, deployed).node(name)
 
 
-def _tell_up(engine: "DockerHost", standing: "Standing", output: Format) -> None:
+def _tell_up(engine: "DockerHost", standing: "DeployedBed", output: Format) -> None:
     if output is Format.JSON:
         print_json(standing.to_dict())
         return
@@ -281,7 +281,7 @@ def _tell_up(engine: "DockerHost", standing: "Standing", output: Format) -> None
     tell(f"next: testbed stats, testbed exec relay -- postqueue -p, testbed down {standing.id}")
 
 
-def _show(standing: "Standing", host: "Target | None") -> None:
+def _show(standing: "DeployedBed", host: "Target | None") -> None:
     """Print a bed; ``host`` is the machine whose 127.0.0.1 its ports are on, ``None``: this one."""
     from orchestrator.hosts.docker import ssh
 

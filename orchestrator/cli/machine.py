@@ -163,7 +163,7 @@ def _walls(engine: "Host") -> "Check":
     """Check the walls of the beds that are up."""
     from orchestrator.hosts import capacity, ownership, walls
 
-    beds = [bed for bed in ownership.standing(engine) if bed.networks]
+    beds = [bed for bed in ownership.deployed_beds(engine) if bed.networks]
     looked = walls.look(engine, beds)
     faults = [wall for wall in looked if wall.state is not walls.State.CLOSED]
     return capacity.Check(

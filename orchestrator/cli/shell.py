@@ -59,7 +59,7 @@ def _standing() -> list[dict[str, Any]]:
     from orchestrator.hosts import docker, ownership
 
     try:
-        return [standing.to_dict() for standing in ownership.standing(docker.connect())]
+        return [standing.to_dict() for standing in ownership.deployed_beds(docker.connect())]
     except Problem:
         return []
 

@@ -29,7 +29,7 @@ class HostInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class ContainerLimits:
     """What one container may use at most; ``None`` is the engine's default."""
 
     cpus: float | None = None
@@ -64,7 +64,7 @@ class ContainerSpec:
     sysctls: Mapping[str, str] = field(default_factory=dict)
     writes_sysctls: bool = False
     """Its ``/proc/sys`` can be written, where its capabilities allow it (only the one-shot helper's)."""
-    limits: Limits = Limits()
+    limits: ContainerLimits = ContainerLimits()
     publish: tuple[str, ...] = ()
     """Container ports as ``25/tcp``; each gets a free port of the host's 127.0.0.1."""
     files: Mapping[str, bytes] = field(default_factory=dict)

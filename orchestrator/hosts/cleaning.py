@@ -10,15 +10,15 @@ from orchestrator.errors import Problem
 from orchestrator.hosts import Host
 from orchestrator.hosts.kernel_settings import SETTINGS, put_back
 from orchestrator.hosts.networks import remove_parent
-from orchestrator.hosts.ownership import Standing, standing
+from orchestrator.hosts.ownership import DeployedBed, deployed_beds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cleaned:
     """What a clean-up did."""
 
-    removed: tuple[Standing, ...]
-    kept: tuple[Standing, ...]
+    removed: tuple[DeployedBed, ...]
+    kept: tuple[DeployedBed, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for a script."""
@@ -33,7 +33,7 @@ def clean(engine: Host, *, everything: bool, say: Callable[[str], None]) -> Clea
     Raises:
         EngineFailed: something could not be removed; the rest was.
     """
-    found = standing(engine)
+    found = deployed_beds(engine)
     removed = [s for s in found if everything or s.abandoned]
     if problems := _remove_each(engine, removed, say):
         raise problems[0]
@@ -48,10 +48,10 @@ def make_way(engine: Host, say: Callable[[str], None]) -> None:
     Raises:
         EngineFailed: the engine cannot be reached.
     """
-    _remove_each(engine, [s for s in standing(engine) if s.abandoned], say)
+    _remove_each(engine, [s for s in deployed_beds(engine) if s.abandoned], say)
 
 
-def _remove_each(engine: Host, beds: Sequence[Standing], say: Callable[[str], None]) -> list[Problem]:
+def _remove_each(engine: Host, beds: Sequence[DeployedBed], say: Callable[[str], None]) -> list[Problem]:
     """Remove beds, and return what went wrong; each bed that is not wholly removed is named."""
     problems = []
     for bed in beds:
@@ -67,12 +67,12 @@ def _remove_each(engine: Host, beds: Sequence[Standing], say: Callable[[str], No
 
 def remove_id(engine: Host, id_: str) -> None:
     """Remove a bed by its id; idempotent."""
-    for bed in standing(engine):
+    for bed in deployed_beds(engine):
         if bed.id == id_:
             remove(engine, bed)
 
 
-def remove(engine: Host, bed: Standing) -> None:
+def remove(engine: Host, bed: DeployedBed) -> None:
     """Remove a bed: containers, lab, veth pair, and the control network last, because the rest is found by it.
 
     Host settings that its command changed are put back whatever else fails; their lock goes only if nothing failed.

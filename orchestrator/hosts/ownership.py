@@ -150,7 +150,7 @@ def owner_state(label: str) -> Owner:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class DeployedBed:
     """State of a deployed bed, read from its objects' labels."""
 
     id: str
@@ -238,18 +238,18 @@ class Standing:
         }
 
 
-def standing(engine: Host) -> list[Standing]:
+def deployed_beds(engine: Host) -> list[DeployedBed]:
     """Return every bed with at least one remaining object, oldest first."""
     groups: dict[str, list[Found]] = {}
     for found in engine.find({ID: None}):
         groups.setdefault(found.labels[ID], []).append(found)
-    return sorted((_standing(id_, group) for id_, group in groups.items()), key=lambda s: s.created)
+    return sorted((_deployed(id_, group) for id_, group in groups.items()), key=lambda s: s.created)
 
 
-def _standing(id_: str, group: Sequence[Found]) -> Standing:
+def _deployed(id_: str, group: Sequence[Found]) -> DeployedBed:
     labels: Mapping[str, str] = group[0].labels
     containers = sorted((f for f in group if f.kind == "container"), key=lambda f: f.name)
-    return Standing(
+    return DeployedBed(
         id=id_,
         bed=labels.get(BED, ""),
         kind=Kind.UP if labels.get(KIND) == Kind.UP else Kind.RUN,

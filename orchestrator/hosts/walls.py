@@ -14,7 +14,7 @@ from enum import StrEnum
 from orchestrator.bed import wiring
 from orchestrator.errors import EngineFailed, Problem
 from orchestrator.hosts import ContainerSpec, Found, Host, networks
-from orchestrator.hosts.ownership import NODE, REMOVED, Identity, Standing, standing
+from orchestrator.hosts.ownership import NODE, REMOVED, DeployedBed, Identity, deployed_beds
 
 _MEND = "`testbed up` of the same bed mends it"
 _PARTLY = ("its bed is being made or removed", "look again when that has ended")
@@ -46,7 +46,7 @@ class State(StrEnum):
 class Wall:
     """One wall of a bed."""
 
-    bed: Standing
+    bed: DeployedBed
     node: str | None
     """``None``: the wall on the host."""
     state: State
@@ -71,7 +71,7 @@ class Wall:
         return {"needed": self.needed, "found": self.found, "do": self.do}
 
 
-def look(engine: Host, beds: Iterable[Standing]) -> list[Wall]:
+def look(engine: Host, beds: Iterable[DeployedBed]) -> list[Wall]:
     """Look at the walls of these beds: one helper on the host for all, one command in each running node.
 
     The walls of a bed whose nodes were not all started, and of a node that does not run, are UNSEEN, with the reason.
@@ -121,7 +121,7 @@ def mend(engine: Host, say: Callable[[str], None]) -> list[Wall]:
     Raises:
         EngineFailed: the engine cannot be reached.
     """
-    found = look(engine, standing(engine))
+    found = look(engine, deployed_beds(engine))
     stay = [wall for wall in found if wall.state is State.UNSEEN]
     open_beds: dict[str, list[Wall]] = {}
     for wall in found:
@@ -144,7 +144,7 @@ def _named(wanting: Iterable[Wall]) -> str:
     return "; ".join(f"{wall.needed}: {wall.found}" for wall in wanting)
 
 
-def _hidden(bed: Standing, node: str | None) -> Wall | None:
+def _hidden(bed: DeployedBed, node: str | None) -> Wall | None:
     """Return a wall with the reason why nobody can look at it; ``None``: somebody can."""
     container = bed.node(node) if node else None
     if not bed.made:
@@ -157,7 +157,7 @@ def _hidden(bed: Standing, node: str | None) -> Wall | None:
     return Wall(bed=bed, node=node, state=State.UNSEEN, found=found, do=do)
 
 
-def _host_walls(engine: Host, beds: Sequence[Standing]) -> list[Wall]:
+def _host_walls(engine: Host, beds: Sequence[DeployedBed]) -> list[Wall]:
     if not beds:
         return []
     try:
@@ -189,7 +189,7 @@ def _host_rules(engine: Host) -> str:
     return listed.stdout
 
 
-def _node_wall(engine: Host, bed: Standing, container: Found) -> Wall:
+def _node_wall(engine: Host, bed: DeployedBed, container: Found) -> Wall:
     node = container.labels[NODE]
     try:
         looked = engine.node(container.id).exec(("sh", "-c", _LOOK))
@@ -205,7 +205,7 @@ def _node_wall(engine: Host, bed: Standing, container: Found) -> Wall:
 
 def _still_there(engine: Host, walls: Iterable[Wall]) -> list[Wall]:
     """Leave out beds that have been taken down since; of beds that have changed, only a closed wall is known."""
-    now = {bed.id: bed.containers for bed in standing(engine)}
+    now = {bed.id: bed.containers for bed in deployed_beds(engine)}
     return [
         wall
         if wall.state is State.CLOSED or now[wall.bed.id] == wall.bed.containers or _hidden(wall.bed, wall.node)

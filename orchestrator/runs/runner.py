@@ -20,7 +20,7 @@ from orchestrator.plan import make_plan
 from orchestrator.report import html
 from orchestrator.scenarios import Outcome, Provokes, Scales, Scenario, Verdict, scenario
 from orchestrator.up.bed import RecordedBed
-from orchestrator.up.bringup import Steps, bring_up, verify
+from orchestrator.up.bringup import Progress, bring_up, verify
 from orchestrator.up.node import RunningNode
 
 EXIT_CODES = {
@@ -86,7 +86,7 @@ def run(
     runs: Path,
     parent: str | None,
     command: Sequence[str],
-    steps: Steps,
+    steps: Progress,
 ) -> Finished:
     """Ask a question of a bed, and keep whatever is learnt.
 

@@ -134,7 +134,7 @@ class _Planned(Kept):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class MeasuredSet:
     """One set of CPUs, and its rounds."""
 
     cpus: CpuSet
@@ -197,11 +197,11 @@ def judge(measured: Measurements, params: Params) -> Verdict:
     )
 
 
-def _line(measured: Measurements, described: _Set, params: Params) -> Line:
+def _line(measured: Measurements, described: _Set, params: Params) -> MeasuredSet:
     cpus = CpuSet(name=described.name, cpus=parse(described.cpus), harness=parse(described.harness))
     paced = params.rate is not None
     rounds = (_point(measured, cpus, _load(cpus.name, n), paced=paced) for n in range(1, params.repeat + 1))
-    return Line(cpus=cpus, points=tuple(rounds))
+    return MeasuredSet(cpus=cpus, points=tuple(rounds))
 
 
 def _point(measured: Measurements, cpus: CpuSet, load: str, *, paced: bool) -> Point:
@@ -232,7 +232,7 @@ def _point(measured: Measurements, cpus: CpuSet, load: str, *, paced: bool) -> P
     )
 
 
-def _share(largest: Line, smallest: Line, field: str) -> Evidence:
+def _share(largest: MeasuredSet, smallest: MeasuredSet, field: str) -> Evidence:
     """Hold the smallest set against the largest, round by round."""
     pairs = [
         (least, most)
@@ -253,7 +253,7 @@ def _share(largest: Line, smallest: Line, field: str) -> Evidence:
     )
 
 
-def _no_comparison(lines: list[Line]) -> tuple[Outcome, str]:
+def _no_comparison(lines: list[MeasuredSet]) -> tuple[Outcome, str]:
     only = "There is only one set of CPUs on this machine." if lines else "Not measured: no set of CPUs."
     return Outcome.INCONCLUSIVE, only
 
@@ -278,7 +278,7 @@ def _outcome(controls: list[Evidence], follows: list[Evidence], *, full: bool) -
     return Outcome.REFUTED, "The smallest set carries about as much as the largest: something else sets the pace."
 
 
-def _claim(lines: list[Line]) -> str:
+def _claim(lines: list[MeasuredSet]) -> str:
     says = "The throughput of this relay follows its CPUs"
     busy = any(line.busy for line in lines)
     rates = [line.middle("undisturbed" if busy else "carried") for line in (lines[:1] + lines[-1:])]
@@ -289,7 +289,7 @@ def _claim(lines: list[Line]) -> str:
     return f"{says}: {most} messages a second on {lines[0].name}, {least} on {lines[-1].name}{without}."
 
 
-def _answers(measured: Measurements, lines: list[Line]) -> Iterator[str]:
+def _answers(measured: Measurements, lines: list[MeasuredSet]) -> Iterator[str]:
     """Say how busy the smallest set was, and answer the question of hyper-threading."""
     idle = lines[-1].middle("idle") if lines else None
     if idle is not None:
@@ -309,7 +309,7 @@ def _answers(measured: Measurements, lines: list[Line]) -> Iterator[str]:
         yield f"Hyper-threading: {', '.join(gains) or 'not measured'}."
 
 
-def _placed(line: Line) -> Iterator[Evidence]:
+def _placed(line: MeasuredSet) -> Iterator[Evidence]:
     for point in line.points:
         yield Evidence(
             fact="CPUs that the relay ran on",
@@ -320,7 +320,7 @@ def _placed(line: Line) -> Iterator[Evidence]:
         )
 
 
-def _marks(lines: list[Line], left_out: Mapping[str, str]) -> Iterator[str]:
+def _marks(lines: list[MeasuredSet], left_out: Mapping[str, str]) -> Iterator[str]:
     if left_out:
         same = "; ".join(f"{name} is {other}" for name, other in left_out.items())
         yield f"sets left out because their CPUs are the same on this machine: {same}"
@@ -331,7 +331,7 @@ def _marks(lines: list[Line], left_out: Mapping[str, str]) -> Iterator[str]:
         yield f"others than this bed used these CPUs: {', '.join(busy)}"
 
 
-def _carried(lines: list[Line]) -> Table:
+def _carried(lines: list[MeasuredSet]) -> Table:
     def percent(share: float | None) -> float | None:
         return None if share is None else 100 * share
 
@@ -350,8 +350,8 @@ def _carried(lines: list[Line]) -> Table:
     )
 
 
-def _rounds(lines: list[Line]) -> Table:
-    def rates(line: Line, field: str) -> str:
+def _rounds(lines: list[MeasuredSet]) -> Table:
+    def rates(line: MeasuredSet, field: str) -> str:
         values = [getattr(point, field) for point in line.points]
         return ", ".join("-" if value is None else f"{value:,.0f}" for value in values)
 

@@ -6,7 +6,7 @@ from orchestrator import strict_json
 from orchestrator.bed.model import parse_bed
 from orchestrator.errors import EngineFailed, InvalidInput
 from orchestrator.hosts import Host
-from orchestrator.hosts.ownership import NODE, Standing
+from orchestrator.hosts.ownership import NODE, DeployedBed
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.plan import Plan, make_plan
 from orchestrator.up.bed import RecordedBed, RunningBed
@@ -25,7 +25,7 @@ def saved_bed(plan: Plan, cpus: int) -> bytes:
     return strict_json.dumps({"format": FORMAT, "bed": bed, "subnet": str(plan.subnet), "cpus": cpus}).encode()
 
 
-def attach(host: Host, deployed: Standing) -> RunningBed:
+def attach(host: Host, deployed: DeployedBed) -> RunningBed:
     """Return the handle to a bed; nodes that were removed are left out.
 
     Raises:
@@ -35,7 +35,7 @@ def attach(host: Host, deployed: Standing) -> RunningBed:
     return RunningBed(host=host, plan=plan, nodes=nodes)
 
 
-def attach_recorded(host: Host, deployed: Standing, recorder: Recorder, rundir: RunDir) -> RecordedBed:
+def attach_recorded(host: Host, deployed: DeployedBed, recorder: Recorder, rundir: RunDir) -> RecordedBed:
     """Return the handle to a bed and record its nodes from their first line on; ``recorder`` ends the recording.
 
     Raises:
@@ -47,7 +47,7 @@ def attach_recorded(host: Host, deployed: Standing, recorder: Recorder, rundir: 
     return RecordedBed(host=host, plan=plan, nodes=nodes, recorder=recorder, rundir=rundir)
 
 
-def _find(host: Host, deployed: Standing, recorder: Recorder | None) -> tuple[Plan, dict[str, RunningNode]]:
+def _find(host: Host, deployed: DeployedBed, recorder: Recorder | None) -> tuple[Plan, dict[str, RunningNode]]:
     containers = {c.labels[NODE]: host.node(c.id) for c in deployed.containers if NODE in c.labels}
     if not containers:
         raise InvalidInput(f"a node of bed {deployed.bed} {deployed.id}", "it has none left", "see `testbed ps`")

@@ -11,7 +11,7 @@ from orchestrator import services
 from orchestrator.bed import wiring
 from orchestrator.bed.model import Bed
 from orchestrator.errors import EngineFailed, HostCannot, Problem
-from orchestrator.hosts import ContainerSpec, Endpoint, Host, Limits, Node, SubnetTaken, networks
+from orchestrator.hosts import ContainerLimits, ContainerSpec, Endpoint, Host, Node, SubnetTaken, networks
 from orchestrator.hosts.cleaning import remove_id
 from orchestrator.hosts.ownership import Identity, Kind
 from orchestrator.interrupts import shielded
@@ -29,7 +29,7 @@ _TRIES = 16
 """How often a subnet is chosen anew because another bed took it in the same moment."""
 
 
-class Steps(Protocol):
+class Progress(Protocol):
     """Receiver of progress messages."""
 
     taken: list[dict[str, Any]]
@@ -60,7 +60,7 @@ def bring_up(
     *,
     kind: Kind,
     rundir: RunDir,
-    steps: Steps,
+    steps: Progress,
     stack: ExitStack,
     cpus: int,
     life: timedelta | None = None,
@@ -114,7 +114,7 @@ def _start(
 ) -> dict[str, RunningNode]:
     """Start every node at once, and wait until each says that it serves.
 
-    All are created before the first one starts: a started node tells that its bed had every node (``Standing.made``).
+    All are created before the first one starts: a started node shows that its bed had all (``DeployedBed.made``).
     """
     saved = {BED_FILE: saved_bed(plan, cpus)}
     watches = {node.name: recorder.watch(node.name, services.service(node.service).ready) for node in plan.nodes}
@@ -156,7 +156,7 @@ def _spec(node: NodePlan, identity: Identity, names: Sequence[str], saved: Mappi
         hostname=node.name,
         capabilities=(*node.capabilities, *wiring.SETUP_CAPABILITIES),
         sysctls=node.sysctls,
-        limits=Limits(
+        limits=ContainerLimits(
             cpus=limits.cpus,
             cpuset=limits.cpuset,
             memory_b=limits.memory_mb * 2**20 if limits.memory_mb else None,
@@ -168,7 +168,9 @@ def _spec(node: NodePlan, identity: Identity, names: Sequence[str], saved: Mappi
     )
 
 
-def _take_down(engine: Host, identity: Identity, recorder: Recorder, steps: Steps, first: BaseException | None) -> None:
+def _take_down(
+    engine: Host, identity: Identity, recorder: Recorder, steps: Progress, first: BaseException | None
+) -> None:
     """Remove the bed, complete or not; signals are held back until it is removed.
 
     Raises the clean-up's error if ``first`` is None; otherwise adds it to ``first`` as a note.

@@ -10,11 +10,11 @@ from pathlib import Path
 from orchestrator.bed.model import Bed
 from orchestrator.errors import EngineFailed, InvalidInput, Problem, usable
 from orchestrator.hosts import Host, capacity, cleaning, images, walls
-from orchestrator.hosts.ownership import Kind, Owner, Standing, definition, standing
+from orchestrator.hosts.ownership import DeployedBed, Kind, Owner, definition, deployed_beds
 from orchestrator.interrupts import Interrupted
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.plan import make_plan
-from orchestrator.up.bringup import Steps, bring_up, verify
+from orchestrator.up.bringup import Progress, bring_up, verify
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -30,7 +30,7 @@ def lifetime(text: str) -> timedelta:
     raise InvalidInput("the life time of a bed", repr(text), "write a number and a unit: 90s, 30m, 2h or 1d")
 
 
-def up(engine: Host, bed: Bed, *, runs: Path, steps: Steps, life: timedelta | None = None) -> Standing:
+def up(engine: Host, bed: Bed, *, runs: Path, steps: Progress, life: timedelta | None = None) -> DeployedBed:
     """Return the bed of this name if it stands, whole and of the same definition; else bring it up and leave it up.
 
     Open walls of all beds are put back and abandoned beds removed first. ``life`` begins with the first object made.
@@ -45,7 +45,7 @@ def up(engine: Host, bed: Bed, *, runs: Path, steps: Steps, life: timedelta | No
     verify(plan)  # what cannot be built is refused before anything is made
     with steps.step("look at the beds that are up"):
         cleaning.make_way(engine, steps.say)
-        there = _there(bed, standing(engine), walls.mend(engine, steps.say))
+        there = _there(bed, deployed_beds(engine), walls.mend(engine, steps.say))
     if there:
         if life:
             steps.say(f"warning: bed {there.bed} {there.id} is up already; its end stays: {there.expires or 'none'}")
@@ -54,10 +54,10 @@ def up(engine: Host, bed: Bed, *, runs: Path, steps: Steps, life: timedelta | No
         images.ensure(engine, images.of(bed), steps.say)
         capacity.admit(capacity.read(engine), plan.needs, runs, provoked=frozenset(), smaller=None, say=steps.say)
     id_ = _bring_up(engine, bed, runs, steps, life, cpus)
-    return next(found for found in standing(engine) if found.id == id_)
+    return next(found for found in deployed_beds(engine) if found.id == id_)
 
 
-def _there(bed: Bed, beds: Iterable[Standing], not_closed: Sequence[walls.Wall]) -> Standing | None:
+def _there(bed: Bed, beds: Iterable[DeployedBed], not_closed: Sequence[walls.Wall]) -> DeployedBed | None:
     """Return the bed that is wanted from those that stand; ``None``: no bed of its name is up."""
     for there in beds:
         if there.kind is not Kind.UP or there.bed != bed.name or there.abandoned:
@@ -75,7 +75,7 @@ def _there(bed: Bed, beds: Iterable[Standing], not_closed: Sequence[walls.Wall])
     return None
 
 
-def _bring_up(engine: Host, bed: Bed, runs: Path, steps: Steps, life: timedelta | None, cpus: int) -> str:
+def _bring_up(engine: Host, bed: Bed, runs: Path, steps: Progress, life: timedelta | None, cpus: int) -> str:
     """Bring a bed up and return its id; the recording is kept only if a node had printed something before a failure."""
     with usable(runs):
         made = [folder for folder in (runs, *runs.parents) if not folder.exists()]

@@ -19,7 +19,7 @@ import pytest
 from orchestrator.errors import EngineFailed, InvalidInput
 from orchestrator.hosts import ContainerSpec, Endpoint, Found, Host, SubnetTaken, docker, networks
 from orchestrator.hosts.cleaning import clean, remove_id
-from orchestrator.hosts.ownership import Identity, Kind, standing
+from orchestrator.hosts.ownership import Identity, Kind
 
 pytestmark = pytest.mark.docker
 
@@ -260,7 +260,7 @@ def test_a_bed_that_is_up_outlives_its_command_and_every_clean(engine: Host) -> 
         left_by_a_killed_process(identity, 5)
         cleaned = clean(ours, everything=False, say=silent)
         assert ([s.id for s in cleaned.kept], cleaned.removed) == ([identity.id], ())
-        assert [s.state for s in standing(ours)] == ["running"]
+        assert [s.state for s in deployed_beds(ours)] == ["running"]
         cleaned = clean(ours, everything=True, say=silent)
         assert [s.id for s in cleaned.removed] == [identity.id]
     finally:

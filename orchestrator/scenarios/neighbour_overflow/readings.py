@@ -52,7 +52,7 @@ class Seen:
     connect: _Report
     """The same of the connections."""
     tables: list[_Table]
-    """``agents.neighbours.Table``, in the order in which they were read."""
+    """``agents.neighbours.NeighbourTable``, in the order in which they were read."""
     messages: int
     """Those that the relay should take and deliver at once."""
     accepted: int

@@ -12,7 +12,7 @@ from typing import Any
 from orchestrator.errors import EngineFailed
 from orchestrator.hosts import Host
 from orchestrator.hosts.docker.api import unix
-from orchestrator.hosts.ownership import ID, NODE, REMOVED, Standing
+from orchestrator.hosts.ownership import ID, NODE, REMOVED, DeployedBed
 
 FIGURES = ("cores", "memory_b", "rx_b_per_s", "tx_b_per_s", "pids")
 """Names of the figures of ``rates``."""
@@ -99,7 +99,7 @@ def _blocks(entries: Sequence[Mapping[str, Any]], operation: str) -> int | None:
     return sum(e["value"] for e in entries if str(e.get("op", "")).lower() == operation) if entries else None
 
 
-def rates(host: Host, bed: Standing) -> dict[str, dict[str, float | str | None]]:
+def rates(host: Host, bed: DeployedBed) -> dict[str, dict[str, float | str | None]]:
     """Return the state of each node, and what it uses now, measured over one second: node -> figure -> value.
 
     ``state``; ``cores`` of CPU, ``memory_b``, ``rx_b_per_s``, ``tx_b_per_s``, ``pids``: ``None`` if the node does not

@@ -9,7 +9,7 @@ import dns.rdatatype
 import pytest
 
 from orchestrator.agents import neighbours
-from orchestrator.agents.neighbours import Table
+from orchestrator.agents.neighbours import NeighbourTable
 
 NTABLE = json.dumps(
     [
@@ -34,7 +34,7 @@ def port() -> Iterator[int]:
 
 
 def test_the_table_is_read_without_the_parameters_of_devices() -> None:
-    table = Table.parse(NTABLE)
+    table = NeighbourTable.parse(NTABLE)
     assert (table.entries, table.fulls, table.limit) == (1026, 25281, 1024)
 
 

@@ -12,7 +12,18 @@ from orchestrator.errors import EngineFailed
 from orchestrator.hosts import ContainerSpec, Endpoint, Host, NetworkSpec, Output, ownership
 from orchestrator.hosts.cleaning import clean, make_way, remove_id
 from orchestrator.hosts.fake import FakeHost, broken
-from orchestrator.hosts.ownership import CREATED, ID, KIND, NODES, OWNER, Identity, Kind, Owner, owner_state, standing
+from orchestrator.hosts.ownership import (
+    CREATED,
+    ID,
+    KIND,
+    NODES,
+    OWNER,
+    Identity,
+    Kind,
+    Owner,
+    deployed_beds,
+    owner_state,
+)
 
 
 def silent(_text: str) -> None:
@@ -108,7 +119,7 @@ def test_what_becomes_of_a_bed(kind: Kind, started: int, *, owner_lives: bool, s
     engine = FakeHost()
     identity = an_identity(kind)
     build(engine, identity, started=started, owner=None if owner_lives else dead)
-    assert [(s.id, s.state) for s in standing(engine)] == [(identity.id, state)]
+    assert [(s.id, s.state) for s in deployed_beds(engine)] == [(identity.id, state)]
     cleaned = clean(engine, everything=False, say=silent)
     assert [s.id for s in cleaned.removed] == ([identity.id] if state == "abandoned" else [])
     assert bool(engine.find({ID: identity.id})) is (state != "abandoned")
@@ -119,7 +130,7 @@ def test_a_bed_that_is_up_stays_when_one_of_its_nodes_has_died(dead: str) -> Non
     identity = an_identity(Kind.UP)
     build(engine, identity, owner=dead)
     engine.end(identity.name("n1"), 1)
-    assert [s.state for s in standing(engine)] == ["incomplete"]
+    assert [s.state for s in deployed_beds(engine)] == ["incomplete"]
     assert clean(engine, everything=False, say=silent).removed == ()
 
 
@@ -131,7 +142,7 @@ def test_a_bed_that_is_up_stays_when_one_of_its_containers_is_gone(dead: str, lo
     engine.node(identity.name(lost)).remove()
     make_way(engine, silent)
     assert clean(engine, everything=False, say=silent).removed == ()
-    (bed,) = standing(engine)
+    (bed,) = deployed_beds(engine)
     assert (bed.state, bed.lost) == ("incomplete", (lost,))
     assert [(node["name"], node["state"]) for node in bed.to_dict()["nodes"] if node["name"] == lost] == [
         (lost, "removed")
@@ -143,14 +154,14 @@ def test_a_bed_that_is_up_stays_when_one_of_its_containers_is_gone(dead: str, lo
 def test_a_bed_whose_command_was_killed_before_every_node_was_made_lost_none(dead: str, nodes: int) -> None:
     engine = FakeHost()
     build(engine, an_identity(Kind.UP), nodes=nodes, started=0, owner=dead)
-    assert [(bed.state, bed.lost) for bed in standing(engine)] == [("abandoned", ())]
+    assert [(bed.state, bed.lost) for bed in deployed_beds(engine)] == [("abandoned", ())]
 
 
 def test_beds_come_oldest_first_and_what_carries_half_our_labels_is_no_stumbling_block() -> None:
     engine = FakeHost()
     for id_, created in (("bbbbbbbb", "2026-02"), ("aaaaaaaa", "2026-03"), ("cccccccc", "2026-01")):
         engine.create_network(NetworkSpec(name=id_, driver="bridge", labels={ID: id_, CREATED: created}))
-    assert [(s.id, s.owner) for s in standing(engine)] == [
+    assert [(s.id, s.owner) for s in deployed_beds(engine)] == [
         ("cccccccc", Owner.UNKNOWN),
         ("bbbbbbbb", Owner.UNKNOWN),
         ("aaaaaaaa", Owner.UNKNOWN),
@@ -183,7 +194,7 @@ def test_one_bed_goes_and_its_neighbour_stays() -> None:
     build(engine, theirs)
     for _ in range(2):
         remove_id(engine, ours.id)
-    assert [s.id for s in standing(engine)] == [theirs.id]
+    assert [s.id for s in deployed_beds(engine)] == [theirs.id]
 
 
 def test_what_cannot_be_removed_is_told_and_found_again(dead: str) -> None:

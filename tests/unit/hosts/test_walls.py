@@ -6,7 +6,7 @@ from orchestrator.errors import EngineFailed
 from orchestrator.hosts import ContainerSpec, Output, walls
 from orchestrator.hosts.cleaning import remove_id
 from orchestrator.hosts.fake import FakeHost
-from orchestrator.hosts.ownership import Identity, Kind, standing
+from orchestrator.hosts.ownership import Identity, Kind, deployed_beds
 from orchestrator.hosts.walls import State
 from tests.unit.hosts.test_ownership import build
 
@@ -59,12 +59,12 @@ def engine(kernel: Kernel) -> FakeHost:
 
 
 def found(engine: FakeHost) -> list[tuple[str, str]]:
-    looked = walls.look(engine, standing(engine))
+    looked = walls.look(engine, deployed_beds(engine))
     return [(wall.bed.id, wall.found) for wall in looked if wall.state is State.OPEN]
 
 
 def unseen(engine: FakeHost) -> list[tuple[str, str]]:
-    return [(places, why) for places, why, _ in walls.unseen(walls.look(engine, standing(engine)))]
+    return [(places, why) for places, why, _ in walls.unseen(walls.look(engine, deployed_beds(engine)))]
 
 
 def test_walls_that_stand_are_no_gap_and_no_bed_takes_no_helper(engine: FakeHost) -> None:
@@ -140,14 +140,14 @@ def test_a_bed_that_lost_a_container_is_looked_at_as_far_as_it_is_there(engine: 
 
 def test_a_bed_that_is_taken_down_meanwhile_is_no_gap(engine: FakeHost, kernel: Kernel) -> None:
     kernel.host = CLOSED.format("0000000b")
-    before = standing(engine)
+    before = deployed_beds(engine)
     remove_id(engine, "0000000a")
     assert {wall.bed.id for wall in walls.look(engine, before)} == {"0000000b"}
 
 
 def test_a_wall_that_opens_while_its_bed_changes_is_not_known(engine: FakeHost, kernel: Kernel) -> None:
     kernel.host = CLOSED.format("0000000b")
-    before = standing(engine)
+    before = deployed_beds(engine)
     engine.node("tb-0000000a-n0").remove()
     looked = {wall.place: wall for wall in walls.look(engine, before) if wall.bed.id == "0000000a"}
     assert (looked["host"].state, looked["host"].found) == (State.UNSEEN, "its bed changed during the look")

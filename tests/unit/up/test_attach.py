@@ -9,7 +9,7 @@ from orchestrator.bed.model import parse_bed
 from orchestrator.errors import InvalidInput
 from orchestrator.hosts import ContainerSpec
 from orchestrator.hosts.fake import FakeHost
-from orchestrator.hosts.ownership import Identity, Kind, standing
+from orchestrator.hosts.ownership import Identity, Kind, deployed_beds
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.up import bringup
 from orchestrator.up.attach import BED_FILE, attach, attach_recorded
@@ -37,7 +37,7 @@ def test_the_handle_is_that_of_the_command_that_brought_it_up(host: FakeHost, tm
     with ExitStack() as stack:
         rundir = RunDir.create(tmp_path, "up")
         _, made = bringup.bring_up(host, BED, kind=Kind.UP, rundir=rundir, steps=Steps(), stack=stack, cpus=4)
-        found = attach(host, standing(host)[0])
+        found = attach(host, deployed_beds(host)[0])
         assert found.plan == made.plan
         assert list(found.nodes) == list(made.nodes)
         assert {n: node.container.id for n, node in found.nodes.items()} == {
@@ -47,7 +47,7 @@ def test_the_handle_is_that_of_the_command_that_brought_it_up(host: FakeHost, tm
         with pytest.raises(InvalidInput, match="recorded"):
             list(found.node("dns").lines(("true",), 1))
         with Recorder(RunDir.create(tmp_path, "attached")) as recorder:
-            recorded = attach_recorded(host, standing(host)[0], recorder, rundir)
+            recorded = attach_recorded(host, deployed_beds(host)[0], recorder, rundir)
             assert list(recorded.node("dns").lines(("true",), 5)) == []
             recorder.expect_end()
             made.recorder.expect_end()
@@ -61,7 +61,7 @@ def test_a_node_that_was_removed_is_left_out(host: FakeHost, tmp_path: Path) -> 
         )
         made.recorder.expect_end()
         made.node("dns").container.remove()
-        assert list(attach(host, standing(host)[0]).nodes) == ["sink"]
+        assert list(attach(host, deployed_beds(host)[0]).nodes) == ["sink"]
 
 
 @pytest.mark.parametrize("content", [b'{"format": 2}', b"{}", b"no JSON", None])
@@ -70,5 +70,5 @@ def test_a_bed_of_another_version_is_refused(host: FakeHost, content: bytes | No
     files = {} if content is None else {BED_FILE: content}
     host.create(ContainerSpec(name="x", image="", command=(), labels=identity.labels(node="dns"), files=files)).start()
     with pytest.raises(InvalidInput, match="this version of testbed") as refused:
-        attach(host, standing(host)[0])
+        attach(host, deployed_beds(host)[0])
     assert "bring it up again" in refused.value.do

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from orchestrator.errors import EngineFailed, NodeDied
 from orchestrator.hosts import ContainerGone, ContainerSpec, LogLine
 from orchestrator.hosts.fake import FakeHost, FakeNode
-from orchestrator.hosts.ownership import Identity, Kind, standing
+from orchestrator.hosts.ownership import Identity, Kind, deployed_beds
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.up.collect import recorder as recorder_module
 from orchestrator.up.collect.recorder import Recorder
@@ -464,4 +464,4 @@ def test_two_readings_of_one_moment_are_no_rate() -> None:
 
     host, identity = Still(), Identity(id="0000000a", bed="bed", kind=Kind.UP, nodes=("relay",), private=False)
     host.create(ContainerSpec(name="x", image="", command=(), labels=identity.labels(node="relay"))).start()
-    assert rates(host, standing(host)[0]) == {"relay": {"state": "running", **dict.fromkeys(FIGURES)}}
+    assert rates(host, deployed_beds(host)[0]) == {"relay": {"state": "running", **dict.fromkeys(FIGURES)}}

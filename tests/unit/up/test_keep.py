@@ -13,7 +13,7 @@ from orchestrator.errors import EngineFailed, ExitCode, HostCannot, InvalidInput
 from orchestrator.hosts import docker, ownership
 from orchestrator.hosts.cleaning import clean
 from orchestrator.hosts.fake import FakeHost
-from orchestrator.hosts.ownership import Standing
+from orchestrator.hosts.ownership import DeployedBed
 from orchestrator.up.keep import lifetime, up
 from tests.unit.cli import test_errors as test_cli_errors
 from tests.unit.cli.test_errors import Command
@@ -41,12 +41,12 @@ def engine(monkeypatch: pytest.MonkeyPatch, dead: str) -> Breaking:
 
 
 @pytest.fixture
-def call(engine: Breaking, tmp_path: Path) -> Callable[..., Standing]:
+def call(engine: Breaking, tmp_path: Path) -> Callable[..., DeployedBed]:
     return lambda bed=None, **further: up(engine, bed or a_bed(), runs=tmp_path / "runs", steps=Steps(), **further)
 
 
 def test_a_second_call_finds_the_bed_and_makes_nothing(
-    engine: Breaking, call: Callable[..., Standing], tmp_path: Path
+    engine: Breaking, call: Callable[..., DeployedBed], tmp_path: Path
 ) -> None:
     first = call()
     there = engine.find({})
@@ -60,7 +60,7 @@ def test_a_second_call_finds_the_bed_and_makes_nothing(
     [(lambda engine, node: engine.end(node, 1), "it is exited"), (FakeHost.remove, "it is removed")],
 )
 def test_a_bed_that_stands_damaged_is_named_with_its_cure(
-    engine: Breaking, call: Callable[..., Standing], damage: Callable[[FakeHost, str], None], found: str
+    engine: Breaking, call: Callable[..., DeployedBed], damage: Callable[[FakeHost, str], None], found: str
 ) -> None:
     bed = call()
     damage(engine, f"tb-{bed.id}-dns")
@@ -71,7 +71,7 @@ def test_a_bed_that_stands_damaged_is_named_with_its_cure(
     assert engine.find({}) == there
 
 
-def test_another_bed_of_the_same_name_is_named_and_another_name_helps(call: Callable[..., Standing]) -> None:
+def test_another_bed_of_the_same_name_is_named_and_another_name_helps(call: Callable[..., DeployedBed]) -> None:
     bed = call()
     with pytest.raises(InvalidInput, match="of another definition") as caught:
         call(a_bed(3))
@@ -80,7 +80,7 @@ def test_another_bed_of_the_same_name_is_named_and_another_name_helps(call: Call
 
 
 def test_a_bed_that_another_command_brings_up_is_waited_for(
-    call: Callable[..., Standing], monkeypatch: pytest.MonkeyPatch
+    call: Callable[..., DeployedBed], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     call()
     monkeypatch.setattr(ownership, "owner_state", lambda _: ownership.Owner.ALIVE)
@@ -89,7 +89,7 @@ def test_a_bed_that_another_command_brings_up_is_waited_for(
 
 
 def test_up_refuses_a_disk_that_is_too_small(
-    engine: Breaking, call: Callable[..., Standing], monkeypatch: pytest.MonkeyPatch
+    engine: Breaking, call: Callable[..., DeployedBed], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer = engine.answer
     small = f"{READING}disk\t100 4096\n"
@@ -106,7 +106,7 @@ def test_up_refuses_a_disk_that_is_too_small(
 
 
 def test_a_bed_with_an_end_says_so_and_goes_when_it_has_come(
-    testbed: Command, engine: Breaking, call: Callable[..., Standing]
+    testbed: Command, engine: Breaking, call: Callable[..., DeployedBed]
 ) -> None:
     bed = call(life=timedelta(hours=2))
     assert timedelta(hours=1.9) < datetime.fromisoformat(bed.expires) - datetime.now(UTC) <= timedelta(hours=2)
@@ -121,7 +121,7 @@ def test_a_bed_with_an_end_says_so_and_goes_when_it_has_come(
     assert said == [f"removing two {over.id}, expired at {over.expires}"]
 
 
-def test_an_expired_bed_makes_way_for_a_new_one_of_its_name(call: Callable[..., Standing]) -> None:
+def test_an_expired_bed_makes_way_for_a_new_one_of_its_name(call: Callable[..., DeployedBed]) -> None:
     over = call(life=timedelta(seconds=-1))
     assert call().id != over.id
 
@@ -130,7 +130,7 @@ def test_an_expired_bed_makes_way_for_a_new_one_of_its_name(call: Callable[..., 
     ("text", "expired"),
     [("", False), ("soon", False), ("2001-01-01T00:00:00", False), ("2001-01-01T00:00:00+00:00", True)],
 )
-def test_an_end_that_no_clock_can_read_is_none(call: Callable[..., Standing], text: str, *, expired: bool) -> None:
+def test_an_end_that_no_clock_can_read_is_none(call: Callable[..., DeployedBed], text: str, *, expired: bool) -> None:
     assert replace(call(), expires=text).expired is expired
 
 
