@@ -19,7 +19,7 @@ import pytest
 from orchestrator.errors import EngineFailed, InvalidInput
 from orchestrator.hosts import ContainerSpec, Endpoint, Found, Host, SubnetTaken, docker, networks
 from orchestrator.hosts.cleaning import clean, remove_id
-from orchestrator.hosts.ownership import Identity, Kind
+from orchestrator.hosts.ownership import Identity, Kind, deployed_beds
 
 pytestmark = pytest.mark.docker
 
