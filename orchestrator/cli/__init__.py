@@ -6,9 +6,12 @@ from typing import Annotated
 import typer
 
 from orchestrator.cli import beds, bisect, inspection, machine, run, shell
+from orchestrator.cli.verbosity import verbose
 
 app = typer.Typer(
     name="testbed",
+    cls=shell.Panels,
+    rich_markup_mode=shell.MARKUP,
     epilog="Exit codes: 0 as expected, 1 the verdict is not as expected, 2 usage, 3 inconclusive, 4 the host cannot, "
     "5 the engine failed, 70 a bug of ours, 130 interrupted, 141 nobody read the output.",
     no_args_is_help=True,
@@ -25,6 +28,7 @@ def _print_version(asked: bool) -> None:  # noqa: FBT001 - Typer's signature of 
 
 
 @app.callback(help="A disposable, measured mail-and-DNS network in one command.")
+@verbose
 def _options(
     *,
     version: Annotated[
@@ -38,13 +42,13 @@ app.add_typer(run.app, name="run", rich_help_panel="Ask")
 app.add_typer(bisect.app, name="bisect", rich_help_panel="Ask")
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Ask": (inspection.analyze, inspection.capsule, inspection.runs, inspection.list_),
-    "Beds": (beds.up, beds.down, beds.ps, beds.logs, beds.exec_, beds.stats, beds.plan, beds.schema),
+    "Beds": (beds.up, beds.down, beds.ps, beds.logs, beds.exec_, beds.stats, beds.plan, beds.graph, beds.schema),
     "This machine": (machine.setup, machine.doctor, machine.images, machine.clean),
 }
 for panel, commands in _PANELS.items():
     for command in commands:
         kind = machine.Doctor if command is machine.doctor else None
-        app.command(command.__name__.rstrip("_"), cls=kind, rich_help_panel=panel)(command)
+        app.command(command.__name__.rstrip("_"), cls=kind, rich_help_panel=panel)(verbose(command))
 
 
 def main() -> None:

@@ -1,6 +1,5 @@
 """Commands about beds that stay up, and about what a bed file says."""
 
-import hashlib
 import sys
 from collections.abc import Iterable
 from enum import StrEnum
@@ -42,6 +41,14 @@ class PlanFormat(StrEnum):
     COMPOSE = "compose"
 
 
+class GraphFormat(StrEnum):
+    """How a graph is printed."""
+
+    MERMAID = "mermaid"
+    DOT = "dot"
+    JSON = "json"
+
+
 BedArgument = Annotated[
     str,
     typer.Argument(metavar="BED", help="A built-in bed (see list), or a YAML file.", autocompletion=built_in_beds),
@@ -50,6 +57,11 @@ DomainsOption = Annotated[int | None, typer.Option(help="Domains, instead of the
 ParentOption = Annotated[str | None, typer.Option(help="Put the lab on this real interface, not a private one.")]
 FamiliesOption = Annotated[str | None, typer.Option(help="v4, v6 or both, instead of the bed's own.")]
 NodeArgument = Annotated[str, typer.Argument(metavar="NODE", help="The name of a node.", autocompletion=nodes_there)]
+
+
+def _drawable() -> list[str]:
+    """Name what can be drawn, for a shell that completes a word."""
+    return [*built_in_beds(), *beds_there()]
 
 
 def plan(
@@ -99,6 +111,8 @@ def plan(
 
 def _show_own(node: "NodePlan", own: Iterable[str]) -> None:
     """Print what became of the user's own files of a node."""
+    import hashlib
+
     for path in sorted(own):
         if (content := node.files.get(path)) is not None:
             typer.echo(f"           {path}  {len(content):,} bytes, sha256 {hashlib.sha256(content).hexdigest()}")
@@ -106,6 +120,44 @@ def _show_own(node: "NodePlan", own: Iterable[str]) -> None:
         typer.echo(f"           changed: {change}")
     for detour in node.detours:
         typer.echo(f"           can lead mail another way: {detour}")
+
+
+def graph(
+    bed: Annotated[
+        str,
+        typer.Argument(
+            metavar="BED",
+            help="A built-in bed, a YAML file, or the name or id of a bed that is up.",
+            autocompletion=_drawable,
+        ),
+    ] = "relay",
+    domains: DomainsOption = None,
+    parent: ParentOption = None,
+    families: FamiliesOption = None,
+    output: Annotated[
+        GraphFormat, typer.Option("--format", help="mermaid for Markdown, dot for Graphviz, json for scripts.")
+    ] = GraphFormat.MERMAID,
+) -> None:
+    """Draw a bed: its networks, and its nodes with roles, addresses and published ports."""
+    from orchestrator.bed import builtin
+    from orchestrator.hosts import docker
+    from orchestrator.plan import graph as drawing
+    from orchestrator.plan import make_plan
+    from orchestrator.up.attach import attach
+
+    if builtin.is_named(bed):
+        wanted = builtin.bed(bed, domains=domains, parent=parent, families=families)
+        drawn = drawing.of_plan(make_plan(wanted, cpus=1))
+    elif domains or parent or families:
+        raise InvalidInput("--domains, --parent and --families with a bed file", f"bed {bed!r}", "leave them out")
+    else:
+        engine = docker.connect()
+        deployed = _standing(engine, bed)
+        drawn = drawing.of_plan(attach(engine, deployed).plan, deployed.ports)
+    if output is GraphFormat.JSON:
+        print_json(drawn.to_dict())
+    else:
+        tell((drawing.dot if output is GraphFormat.DOT else drawing.mermaid)(drawn).rstrip())
 
 
 def schema() -> None:

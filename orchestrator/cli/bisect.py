@@ -6,7 +6,8 @@ import typer
 
 from orchestrator.cli import scenario_commands
 from orchestrator.cli.run import ParentOption, called, conclude, many
-from orchestrator.cli.shell import RUNS, Format, FormatOption, RunsOption
+from orchestrator.cli.shell import MARKUP, RUNS, Format, FormatOption, RunsOption
+from orchestrator.cli.verbosity import verbose
 
 if TYPE_CHECKING:
     from orchestrator.scenarios import Scenario
@@ -21,7 +22,10 @@ class Searches(scenario_commands.Scenarios):
 
 
 app = typer.Typer(
-    cls=Searches, no_args_is_help=True, subcommand_metavar="SCENARIO --over PARAMETER=LOW..HIGH [OPTIONS]"
+    cls=Searches,
+    rich_markup_mode=MARKUP,
+    no_args_is_help=True,
+    subcommand_metavar="SCENARIO --over PARAMETER=LOW..HIGH [OPTIONS]",
 )
 
 
@@ -29,6 +33,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 found, 1 not in the range, 3 inconclusive: a value that stays INCONCLUSIVE, or no sharp "
     "threshold."
 )
+@verbose
 def bisect() -> None:
     """Find the smallest value of a parameter at which a scenario is confirmed, by bisection over real runs."""
 

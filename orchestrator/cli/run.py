@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from orchestrator.cli import scenario_commands
-from orchestrator.cli.shell import RUNS, Format, FormatOption, RunsOption, end_with, print_json, say
+from orchestrator.cli.shell import MARKUP, RUNS, Format, FormatOption, RunsOption, end_with, print_json, say
+from orchestrator.cli.verbosity import verbose
 from orchestrator.errors import HostCannot, Problem, host_cannot
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ class Runs(scenario_commands.Scenarios):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Take a word that ends in .json for a capsule."""
         if args and args[0].endswith(".json"):
-            single = typer.Typer(pretty_exceptions_enable=False)
-            single.command("run")(_again)
+            single = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=MARKUP)
+            single.command("run")(verbose(_again))
             return "run", typer.main.get_command(single), args
         return super().resolve_command(ctx, args)
 
@@ -40,7 +41,9 @@ class Runs(scenario_commands.Scenarios):
         return scenario_commands.command(name, _run)
 
 
-app = typer.Typer(cls=Runs, no_args_is_help=True, subcommand_metavar="SCENARIO|CAPSULE.json [OPTIONS]")
+app = typer.Typer(
+    cls=Runs, rich_markup_mode=MARKUP, no_args_is_help=True, subcommand_metavar="SCENARIO|CAPSULE.json [OPTIONS]"
+)
 
 
 @app.callback(
@@ -48,6 +51,7 @@ app = typer.Typer(cls=Runs, no_args_is_help=True, subcommand_metavar="SCENARIO|C
     "two, which of them is the answer; else 3. A capsule: 0 when the outcome is the capsule's, else 1, or 3 when it is "
     "INCONCLUSIVE here."
 )
+@verbose
 def run() -> None:
     """Ask a bed a question and keep the evidence; or run a capsule again here, and compare."""
 

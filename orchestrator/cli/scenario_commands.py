@@ -2,14 +2,16 @@
 
 import ast
 import inspect
-import pkgutil
 from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand
+
+from orchestrator.cli.shell import MARKUP, Panels
+from orchestrator.cli.verbosity import verbose
 
 if TYPE_CHECKING:
     from orchestrator.bed.model import Strict
@@ -20,9 +22,13 @@ _SCENARIOS = Path(__file__).parents[1] / "scenarios"
 
 def _files() -> dict[str, Path]:
     """Return each scenario's file, by name: its module, or the one that opens its package; none is imported."""
-    modules = pkgutil.iter_modules([str(_SCENARIOS)])
-    files = {m.name: _SCENARIOS / (f"{m.name}/__init__.py" if m.ispkg else f"{m.name}.py") for m in modules}
-    return {name.replace("_", "-"): file for name, file in files.items() if "\nSCENARIO = " in file.read_text()}
+    modules = {path.stem: path for path in _SCENARIOS.glob("[!_]*.py")}
+    packages = {path.parent.name: path for path in _SCENARIOS.glob("*/__init__.py")}
+    return {
+        name.replace("_", "-"): path
+        for name, path in (modules | packages).items()
+        if "\nSCENARIO = " in path.read_text()
+    }
 
 
 def names() -> list[str]:
@@ -30,7 +36,7 @@ def names() -> list[str]:
     return sorted(_files())
 
 
-class Scenarios(TyperGroup):
+class Scenarios(Panels):
     """Finds the scenarios by their files; only the one that is called is imported, so that help is quick."""
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - click's signature
@@ -42,7 +48,8 @@ class Scenarios(TyperGroup):
         file = _files().get(cmd_name)
         if file is None:
             return None
-        return TyperCommand(cmd_name, help=(ast.get_docstring(ast.parse(file.read_text())) or cmd_name).splitlines()[0])
+        question = (ast.get_docstring(ast.parse(file.read_text())) or cmd_name).splitlines()[0]
+        return TyperCommand(cmd_name, help=question, rich_markup_mode=MARKUP)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Make the command of the scenario that is called: its options are the scenario's parameters."""
@@ -94,8 +101,8 @@ def command(name: str, body: Callable[..., None]) -> Any:
     context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
     call.__signature__ = inspect.Signature([context, *varied, *fixed])  # type: ignore[attr-defined]
     call.__annotations__ = {p.name: p.annotation for p in [context, *varied, *fixed]}
-    single = typer.Typer(pretty_exceptions_enable=False)
-    single.command(name, help=scenario.question)(call)
+    single = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=MARKUP)
+    single.command(name, help=scenario.question)(verbose(call))
     return typer.main.get_command(single)
 
 

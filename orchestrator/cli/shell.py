@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from orchestrator.errors import ExitCode, HostCannot, InvalidInput, Problem, host_cannot
 from orchestrator.interrupts import Interrupted, raise_on_signals
@@ -27,8 +28,26 @@ RunsOption = Annotated[
     Path, typer.Option("--runs", envvar="TESTBED_RUNS", help="Where run directories are kept.", show_default=True)
 ]
 RUNS = Path("runs")
+MARKUP = None
+"""Help as plain text: rich would double the time of `testbed --help`."""
 _LINES, _WIDTH = 20, 1000
 """Of a message: more is in the logs."""
+
+
+class Panels(TyperGroup):
+    """Commands that its help lists by panel, each with the first paragraph of its own help."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write a section for each panel."""
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for name in self.list_commands(ctx):
+            if (command := self.get_command(ctx, name)) and not command.hidden:
+                panel = getattr(command, "rich_help_panel", None)
+                row = (name, (command.help or "").partition("\n\n")[0])
+                panels.setdefault(panel if isinstance(panel, str) else "Commands", []).append(row)
+        for panel, rows in panels.items():
+            with formatter.section(panel):
+                formatter.write_dl(rows)
 
 
 def built_in_beds() -> list[str]:

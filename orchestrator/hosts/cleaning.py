@@ -1,5 +1,6 @@
 """Removal of beds: a finished bed, and all objects that killed commands left behind."""
 
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from orchestrator.hosts import Host
 from orchestrator.hosts.kernel_settings import SETTINGS, put_back
 from orchestrator.hosts.networks import remove_parent
 from orchestrator.hosts.ownership import DeployedBed, deployed_beds
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +83,7 @@ def remove(engine: Host, bed: DeployedBed) -> None:
     Raises:
         EngineFailed: something could not be removed; what does not depend on it was.
     """
+    _log.info("remove bed %s %s: %d containers, %d networks", bed.bed, bed.id, len(bed.containers), len(bed.networks))
     failed: list[Exception] = []
 
     def attempt(act: Callable[[], None]) -> None:

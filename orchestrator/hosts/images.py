@@ -9,6 +9,7 @@ one, else pulled, else bootstrapped), its proxies and its certificate authoritie
 """
 
 import hashlib
+import logging
 import os
 import re
 import ssl
@@ -31,6 +32,8 @@ from orchestrator.errors import EngineFailed, InvalidInput, Problem, usable
 from orchestrator.hosts import Host
 from orchestrator.hosts.debian import ARCHIVE, Say, bootstrap, not_served
 from orchestrator.hosts.docker.api import archive
+
+_log = logging.getLogger(__name__)
 
 LABEL = "testbed.context"
 """Of an image: the digest of the folder that it was built from."""
@@ -177,6 +180,7 @@ def ensure(engine: Host, needed: Iterable[tuple[str, str]], say: Say) -> list[st
         for image, release in wanted
         if (engine.images.find(tag(image, release)) or {}).get(LABEL) != digest(image)
     ]
+    _log.info("build %s", ", ".join(tag(*image) for image in missing) or "no image: all are current")
     builds, old = [], []
     for release in dict.fromkeys(release for _, release in missing):
         those = [(image, release) for image, of in missing if of == release]

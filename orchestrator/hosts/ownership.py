@@ -209,6 +209,11 @@ class DeployedBed:
         """Return what its objects are called."""
         return Identity(id=self.id, bed=self.bed, kind=self.kind, nodes=self.nodes, private=self.private)
 
+    @property
+    def ports(self) -> dict[str, Mapping[str, int]]:
+        """Node -> ``25/tcp`` -> the port of the host's 127.0.0.1."""
+        return {c.labels[NODE]: c.ports for c in self.containers if NODE in c.labels}
+
     def node(self, name: str) -> Found | None:
         """Return the container of a node."""
         return next((c for c in self.containers if c.labels.get(NODE) == name), None)

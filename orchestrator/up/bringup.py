@@ -1,5 +1,6 @@
 """A bed is brought up: networks, nodes, readiness, and the first messages delivered."""
 
+import logging
 import random
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,8 @@ from orchestrator.up.attach import BED_FILE, saved_bed
 from orchestrator.up.bed import RecordedBed
 from orchestrator.up.collect.recorder import Recorder
 from orchestrator.up.node import RunningNode
+
+_log = logging.getLogger(__name__)
 
 READY_S = 60.0
 """How long a daemon may take to say that it serves."""
@@ -76,6 +79,7 @@ def bring_up(
         networks.require_parent(engine, bed.parent)
         steps.say(f"warning: the lab stands on {bed.parent}: whoever shares that link sees the bed, and can reach it")
     identity = Identity.new(bed, kind, life)
+    _log.info("bring up bed %s %s: %d nodes, recorded in %s", bed.name, identity.id, len(bed.nodes), rundir.path)
     recorder = stack.enter_context(Recorder(rundir))
     stack.push(lambda _kind, error, _at: _take_down(engine, identity, recorder, steps, error))
     with steps.step("make its networks"):
@@ -102,6 +106,7 @@ def _networks(engine: Host, bed: Bed, identity: Identity, cpus: int) -> tuple[Pl
             subnet = networks.choose_subnet(engine, subnet_prefix(bed), bed.subnet)
             plan = make_plan(bed, subnet=subnet, cpus=cpus)
             parent = making.result() if making else str(bed.parent)
+            _log.info("take %s for the lab, on %s", subnet, parent)
             try:
                 return plan, (control, networks.make_lab(engine, identity, parent, subnet))
             except SubnetTaken:
@@ -122,6 +127,7 @@ def _start(
         recorder.expect_end(*mortal)
 
     def start(name: str, container: Node) -> None:
+        _log.info("start node %s", name)
         try:
             container.start()
         except EngineFailed as refused:

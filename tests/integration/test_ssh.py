@@ -130,7 +130,7 @@ def host(real_engine: Host, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         key = real_engine.node(name).exec(("cat", "/etc/ssh/ssh_host_ed25519_key.pub")).stdout
         (folder / "known").write_text(f"[127.0.0.1]:{port} {key}")
         (folder / "config").write_text(
-            f"Login *\n IdentityFile {folder}/key\n IdentitiesOnly yes\n UserKnownHostsFile {folder}/known\n"
+            f"Host *\n IdentityFile {folder}/key\n IdentitiesOnly yes\n UserKnownHostsFile {folder}/known\n"
             f" GlobalKnownHostsFile none\n LocalForward 127.0.0.1:{port} 127.0.0.1:9\n ControlMaster auto\n"
             f" ControlPath {folder}/shared\n RemoteCommand false\n ClearAllForwardings yes\n"
         )
@@ -270,7 +270,7 @@ def test_a_folder_for_temporary_files_may_have_any_name(
 def test_a_docker_context_names_it(here: Login, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     meta = tmp_path / "contexts" / "meta" / hashlib.sha256(b"far").hexdigest() / "meta.json"
     meta.parent.mkdir(parents=True)
-    meta.write_text(json.dumps({"Name": "far", "Metadata": {}, "Endpoints": {"docker": {"Login": here.url("member")}}}))
+    meta.write_text(json.dumps({"Name": "far", "Metadata": {}, "Endpoints": {"docker": {"Host": here.url("member")}}}))
     (tmp_path / "config.json").write_text(json.dumps({"currentContext": "far"}))
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
     monkeypatch.delenv("DOCKER_HOST")

@@ -12,6 +12,11 @@ def names() -> list[str]:
     return sorted(Path(f.name).stem for f in files(__name__).iterdir() if f.name.endswith(".yaml"))
 
 
+def is_named(name: str) -> bool:
+    """Say whether ``bed`` would look for a built-in bed or a file of this name."""
+    return name in names() or "/" in name or name.endswith((".yaml", ".yml"))
+
+
 def bed(
     name: str,
     *,
@@ -28,7 +33,7 @@ def bed(
     if name in names():
         with as_file(files(__name__) / f"{name}.yaml") as path:
             found = read_bed(path)
-    elif "/" in name or name.endswith((".yaml", ".yml")):
+    elif is_named(name):
         found = read_bed(Path(name))
     else:
         choice = f"choose one of {', '.join(names())}"

@@ -1,5 +1,6 @@
 """A host with a Docker Engine, 20.10 and later: the one package that imports docker."""
 
+import logging
 import os
 import re
 from pathlib import Path
@@ -24,6 +25,8 @@ _CORRECT_TLS = (
     "engine without TLS"
 )
 
+_log = logging.getLogger(__name__)
+
 
 def connect() -> DockerHost:
     """Return the engine that the environment or the current Docker context names.
@@ -35,6 +38,8 @@ def connect() -> DockerHost:
     try:
         options = _options()
         url = urlsplit(options.get("base_url") or "")
+        where = f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
+        _log.debug("connect to %s", where if url.scheme else "the usual socket")
         if url.scheme == "ssh":
             forward = ssh.Forward(address := ssh.parse(options["base_url"]))
             options = {"base_url": f"unix://{forward.socket}"}

@@ -1,5 +1,6 @@
 """The SDK's client, one for each thread, and its errors as ours."""
 
+import logging
 import struct
 import threading
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,8 @@ import urllib3.exceptions
 
 from orchestrator.errors import EngineFailed
 from orchestrator.hosts.docker import ssh
+
+_log = logging.getLogger(__name__)
 
 TIMEOUT_S = 120
 """Time limit of an answer of the engine, in seconds."""
@@ -42,7 +45,8 @@ class Clients:
 
 @contextmanager
 def translated(needed: str) -> Iterator[None]:
-    """Turn what the SDK raises into ``EngineFailed``."""
+    """Log what is asked of the engine, and turn what the SDK raises into ``EngineFailed``."""
+    _log.debug("ask for %s", needed)
     try:
         yield
     except docker.errors.APIError as error:

@@ -1,5 +1,6 @@
 """A machine with a Docker Engine; safe to use from several threads."""
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -14,6 +15,8 @@ from orchestrator.hosts.docker.client import Clients, short, translated
 from orchestrator.hosts.docker.images import DockerImages
 from orchestrator.hosts.docker.node import DockerNode
 from orchestrator.interrupts import shielded
+
+_log = logging.getLogger(__name__)
 
 
 class DockerHost:
@@ -99,6 +102,8 @@ class DockerHost:
     def run(self, spec: ContainerSpec, timeout: float = 60) -> Output:
         """Run a one-shot container to its end and remove it."""
         made = None
+        rights = ", ".join(spec.capabilities) or "no capability"
+        _log.info("one-shot container %s of %s, with %s", spec.name, spec.image, rights)
         try:
             with shielded():  # a signal must not come between the container and its name
                 made = self.create(spec)

@@ -132,6 +132,9 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def __str__(self) -> str:
+        return f"a line in the log of node {self._log.node} that matches {self._pattern.pattern!r}"
+
     def close(self) -> None:
         """Stop listening."""
         self._log.ignore(self)
@@ -167,7 +170,7 @@ class Watch:
     def _missing(self, found: str) -> EngineFailed:
         last = "\n".join(self._log.tail) or "(it is empty)"
         return EngineFailed(
-            f"a line in the log of node {self._log.node} that matches {self._pattern.pattern!r}",
+            str(self),
             f"{found}; the end of the log:\n{last}",
             "read logs/ in the run directory; a slow machine may need more time",
         )

@@ -5,6 +5,7 @@ Recording never ends a run: a stream that breaks is written down (``faults``, se
 """
 
 import json
+import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,8 @@ from orchestrator.hosts import ContainerGone, LogLine, Node
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.up.collect.logs import NodeLog, Ticks, Watch, died
 from orchestrator.up.collect.stats import point
+
+_log = logging.getLogger(__name__)
 
 FLUSH_S = 1.0
 """Interval between flushes: at most this much log is lost if the orchestrator is killed."""
@@ -97,8 +100,10 @@ class Recorder:
             NodeDied: a node died, watched or not; raised at once, and of several the first.
             EngineFailed: a line did not come in time, or a log cannot be read.
         """
-        deadline = time.monotonic() + timeout
+        began = time.monotonic()
+        deadline = began + timeout
         waiting = {watch.found: watch for watch in watches}
+        _log.info("wait up to %g s for %s", timeout, "; ".join(map(str, watches)))
         try:
             while waiting:
                 futures: list[Future[Any]] = [*waiting, self._broken]
@@ -109,7 +114,7 @@ class Recorder:
                 for found in done:
                     if not isinstance(found.exception(), NodeDied):  # else check() has let it pass: it may end
                         found.result()
-                    del waiting[found]
+                    _log.info("%.1f s until %s", time.monotonic() - began, waiting.pop(found))
         finally:
             for watch in watches:
                 watch.close()

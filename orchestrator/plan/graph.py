@@ -1,0 +1,165 @@
+"""The graph of a bed: its networks, nodes, addresses and published ports as Mermaid, DOT or JSON."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from orchestrator import services
+from orchestrator.bed.addressing import twin, twin_network
+from orchestrator.plan import NodePlan, Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrawnNetwork:
+    """One of the two networks of a bed."""
+
+    name: str
+    """``lab`` or ``control``."""
+    subnets: tuple[str, ...]
+    """Empty if the engine has yet to choose."""
+    parent: str = ""
+    """The real interface of the host that it is on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrawnPort:
+    """One published port of a node."""
+
+    port: str
+    """``25/tcp``."""
+    host_port: int | None
+    """On the host's 127.0.0.1; ``None``: the engine chooses a free one at the start."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrawnNode:
+    """One node, on both networks."""
+
+    name: str
+    service: str
+    role: str
+    """Empty for a service that is unknown here."""
+    addresses: tuple[str, ...]
+    """On the lab: addresses, ``FIRST to LAST`` ranges and prefixes."""
+    ports: tuple[DrawnPort, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Graph:
+    """What a picture of a bed shows."""
+
+    bed: str
+    networks: tuple[DrawnNetwork, ...]
+    nodes: tuple[DrawnNode, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for a script."""
+        return asdict(self)
+
+
+def of_plan(plan: Plan, published: Mapping[str, Mapping[str, int]] | None = None) -> Graph:
+    """Return the graph of a bed; ``published``: node -> ``25/tcp`` -> port of the host's 127.0.0.1, if it is up."""
+    there = published or {}
+    families = plan.bed.families
+    subnets = [plan.subnet] * families.has_v4 + [twin_network(plan.subnet)] * families.has_v6
+    lab = DrawnNetwork(name="lab", subnets=tuple(map(str, subnets)), parent=plan.bed.parent or "")
+    nodes = tuple(
+        DrawnNode(
+            name=node.name,
+            service=node.service,
+            role=node.role,
+            addresses=_addresses(plan, node),
+            ports=tuple(DrawnPort(port=p, host_port=there.get(node.name, {}).get(p)) for p in node.publish),
+        )
+        for node in plan.nodes
+    )
+    return Graph(bed=plan.bed.name, networks=(lab, DrawnNetwork(name="control", subnets=())), nodes=nodes)
+
+
+def _addresses(plan: Plan, node: NodePlan) -> tuple[str, ...]:
+    first, *further = node.addresses
+    kinds: list[Callable[[Any], Any]] = []
+    kinds += [lambda address: address] if plan.bed.families.has_v4 else []
+    kinds += [twin] if plan.bed.families.has_v6 else []
+    found = [str(kind(first)) for kind in kinds]
+    found += [f"{kind(further[0])} to {kind(further[-1])}" for kind in kinds if further]
+    if services.service(node.service).takes_mail:
+        last = len(plan.deliveries) - 1
+        ends = [(kind(plan.deliveries[0].v4), kind(plan.deliveries[last].v4)) for kind in kinds]
+        found += [f"{begin} to {end}, one for each domain" for begin, end in ends]
+    return tuple(found)
+
+
+def mermaid(graph: Graph) -> str:
+    """Render a flowchart; characters that mean something to Mermaid or HTML become entity codes (``#35;``)."""
+
+    def label(lines: tuple[str, ...]) -> str:
+        return '"' + "<br/>".join(re.sub(r"[^\w .,:/()-]", lambda c: f"#{ord(c[0])};", line) for line in lines) + '"'
+
+    rows = ["flowchart LR"]
+    rows += [f"    {id_}([{label(lines)}])" for id_, lines in _network_labels(graph).items()]
+    rows += [f"    {id_}[{label(lines)}]" for id_, lines in _node_labels(graph).items()]
+    for edge in _edges(graph):
+        arrow, text = "-->" if edge.directed else "---", f"|{label(edge.label)}|" if edge.label else ""
+        rows.append(f"    {edge.tail} {arrow}{text} {edge.head}")
+    return "\n".join(rows) + "\n"
+
+
+def dot(graph: Graph) -> str:
+    """Render a digraph for Graphviz; every label is a quoted string (DOT language, ID)."""
+
+    def label(lines: tuple[str, ...]) -> str:
+        return '"' + "\\n".join(line.translate(_DOT) for line in lines) + '"'
+
+    rows = ["digraph bed {", "    rankdir=LR;"]
+    rows += [f"    {id_} [shape=ellipse, label={label(lines)}];" for id_, lines in _network_labels(graph).items()]
+    rows += [f"    {id_} [shape=box, label={label(lines)}];" for id_, lines in _node_labels(graph).items()]
+    for edge in _edges(graph):
+        direction = "forward" if edge.directed else "none"
+        rows.append(f"    {edge.tail} -> {edge.head} [dir={direction}, label={label(edge.label)}];")
+    return "\n".join([*rows, "}"]) + "\n"
+
+
+_DOT = str.maketrans({"\\": r"\\", '"': r"\"", "\n": " ", "\r": " ", "\0": " "})
+
+
+@dataclass(frozen=True, slots=True)
+class _Edge:
+    tail: str
+    head: str
+    label: tuple[str, ...]
+    directed: bool
+
+
+def _network_labels(graph: Graph) -> Mapping[str, tuple[str, ...]]:
+    """Return the lines of each network's label, by the id that the drawing has for it."""
+    return {
+        network.name: (
+            f"{network.name} of bed {graph.bed}",
+            *network.subnets,
+            *([f"on {network.parent}"] if network.parent else []),
+        )
+        for network in graph.networks
+    }
+
+
+def _node_labels(graph: Graph) -> Mapping[str, tuple[str, ...]]:
+    """Return the lines of each node's label, and the host's; ids are numbers, so no name can be a keyword."""
+    host = {"host": ("127.0.0.1 of the host",)} if any(node.ports for node in graph.nodes) else {}
+    nodes = {
+        f"n{number}": (node.name, f"{node.service}, role {node.role}" if node.role else node.service)
+        for number, node in enumerate(graph.nodes)
+    }
+    return host | nodes
+
+
+def _edges(graph: Graph) -> list[_Edge]:
+    edges = []
+    for number, node in enumerate(graph.nodes):
+        labels = {network.name: node.addresses if network.name == "lab" else () for network in graph.networks}
+        edges += [_Edge(f"n{number}", network, label, directed=False) for network, label in labels.items()]
+        if node.ports:
+            lines = tuple(f"{port.host_port or 'a free port'} to {port.port}" for port in node.ports)
+            edges.append(_Edge("host", f"n{number}", lines, directed=True))
+    return edges
