@@ -51,12 +51,17 @@ unit-inner: .venv/.installed
 unit-outer: .venv/.installed
 	$(BIN)/pytest tests/unit $(INNER:%=--ignore %)
 
-integration: setup
-	$(BIN)/pytest tests/integration
+# Two at a time, file by file, where tests do not measure; then the others one after another.
+SIDE_BY_SIDE := $(BIN)/pytest --numprocesses 2 --dist loadfile tests/integration
+SHORT := not all_releases and not long
 
-# The empty expression takes in what pyproject.toml leaves out.
+integration: setup
+	$(SIDE_BY_SIDE) -m 'not alone and $(SHORT)'
+	$(BIN)/pytest tests/integration -m 'alone and $(SHORT)'
+
 integration-all: setup
-	$(BIN)/pytest -m '' tests/integration
+	$(SIDE_BY_SIDE) -m 'not alone'
+	$(BIN)/pytest tests/integration -m alone
 
 # Everything is pinned by its hash; the project itself is then linked in with no look at the network.
 .venv/.installed: $(REQUIREMENTS) pyproject.toml .ci/python-environment

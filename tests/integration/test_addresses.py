@@ -19,7 +19,7 @@ from orchestrator.plan import NodePlan, Plan, make_plan
 from orchestrator.services.agents import PYTHON
 from tests.integration.beds import Up, bring_down, bring_up
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.alone]
 
 REAL, REAL_S = 2560, 0.5
 ANYIP, ANYIP_S = 32_768, 0.3

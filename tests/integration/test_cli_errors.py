@@ -120,7 +120,18 @@ def test_a_run_directory_that_is_full_ends_the_run_and_is_named(real_engine: Hos
 def test_a_full_disk_hides_no_interrupt_of_a_sweep(real_engine: Host, tmp_path: Path) -> None:
     before = _objects(real_engine)
     script = 'mount -t tmpfs -o size=8m tmpfs "$1"; shift; exec "$@"'
-    words: list[str | Path] = [TESTBED, *SMALL, "--seconds", "60", "--vary", "connections=2,3", "--runs", tmp_path]
+    words: list[str | Path] = [
+        TESTBED,
+        *SMALL,
+        "--seconds",
+        "60",
+        "--probe",
+        "1",
+        "--vary",
+        "connections=2,3",
+        "--runs",
+        tmp_path,
+    ]
     sweep = subprocess.Popen(
         ["unshare", "--mount", "sh", "-euc", script, "sh", tmp_path, *words],
         text=True,

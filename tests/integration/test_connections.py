@@ -7,7 +7,7 @@ import pytest
 from orchestrator.scenarios import Outcome
 from tests.integration import slow_relay
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.alone]
 
 
 def test_one_connection_sets_the_pace_and_the_verdict_says_so(tmp_path: Path) -> None:
@@ -23,7 +23,7 @@ def test_one_connection_sets_the_pace_and_the_verdict_says_so(tmp_path: Path) ->
 def test_a_relay_that_waits_gets_the_connections_that_it_needs(tmp_path: Path) -> None:
     """At most 60 messages wait at the same time, 500 ms each: 120 a second, and over 20 connections 40."""
     finished = slow_relay.run(
-        tmp_path, wait_s=0.5, most=60, domains=64, seconds=3.0, probe=2.0, calibration=1.0, per_connection=2
+        tmp_path, wait_s=0.5, most=60, domains=64, seconds=2.0, probe=1.5, calibration=1.0, per_connection=2
     )
     assert finished.verdict.outcome is Outcome.CONFIRMED, finished.verdict.reason
     carried = {row[0]: row[2] for row in finished.verdict.tables[0].rows}

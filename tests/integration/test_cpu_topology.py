@@ -12,7 +12,7 @@ from orchestrator.hosts.docker import DockerHost
 from tests.integration.command import Watched, phase
 from tests.integration.traces import traces
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.alone]
 
 SMALL = ("--domains", "20", "--calibration", "1", "--probe", "1")
 CODES = {"CONFIRMED": 0, "REFUTED": 1, "INCONCLUSIVE": 3}
@@ -57,6 +57,7 @@ def test_a_load_that_any_set_carries_is_not_confirmed(real_engine: Host, tmp_pat
     assert (code, verdict["outcome"]) == (1, "REFUTED") or (busy and code == 3), verdict["reason"]
 
 
+@pytest.mark.long
 def test_a_relay_that_dies_in_its_first_set_leaves_no_answer(real_engine: Host, tmp_path: Path) -> None:
     run = Watched(real_engine, tmp_path, *SMALL, "--seconds", "60", "--format", "json", scenario="cpu-topology")
     run.until(phase("all-threads-1"))

@@ -14,7 +14,7 @@ from orchestrator.hosts.docker import DockerHost
 from tests.integration.command import Watched, call, phase, step
 from tests.integration.traces import DEVICES, traces
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.alone]
 
 Start = Callable[..., Watched]
 SMALL = ("--domains", "16", "--calibration", "1", "--rate", "300")
@@ -127,6 +127,8 @@ MOMENTS = {
     "the relay drains": drains,
     "its nodes have been taken down": lost_its_nodes,
 }
+SHORT = {"the helper that makes the veth pair is there", "a node runs, and others start", "load goes through the relay"}
+"""One moment of each kind; the others are for `make test-all`."""
 
 
 def kill(run: Watched) -> None:
@@ -136,7 +138,10 @@ def kill(run: Watched) -> None:
     assert run.found, "nothing was left: the moment has passed"
 
 
-@pytest.mark.parametrize("moment", MOMENTS.values(), ids=MOMENTS)
+@pytest.mark.parametrize(
+    "moment",
+    [pytest.param(m, id=name, marks=() if name in SHORT else pytest.mark.long) for name, m in MOMENTS.items()],
+)
 def test_nothing_is_left_of_a_killed_run_after_a_clean(
     real_engine: Host, start: Start, moment: Callable[[Watched], bool]
 ) -> None:

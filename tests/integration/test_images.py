@@ -154,6 +154,7 @@ def test_the_agents_have_their_libraries_and_no_certificate_authority_of_ours(en
 # ------------------------------------------------------------------------------------------------- the base image
 
 
+@pytest.mark.long
 def test_a_base_image_is_bootstrapped_with_its_own_release_in_its_sources(tmp_path: Path) -> None:
     said: list[str] = []
     debian.bootstrap("trixie", tmp_path / "root.tar", mirror=None, say=said.append)

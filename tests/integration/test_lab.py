@@ -21,7 +21,7 @@ from orchestrator.hosts import ContainerSpec, Endpoint, Found, Host, SubnetTaken
 from orchestrator.hosts.cleaning import clean, remove_id
 from orchestrator.hosts.ownership import Identity, Kind, deployed_beds
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.alone]
 
 DEVICES = Path("/sys/class/net")
 IMAGE = "testbed/agents:bookworm"

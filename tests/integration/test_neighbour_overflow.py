@@ -16,7 +16,7 @@ from orchestrator.hosts.kernel_settings import LOCK, SETTINGS, HostSettings
 from tests.integration.command import Watched, call
 from tests.integration.traces import on_the_host, traces
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.alone]
 
 NAME = "neighbour-overflow"
 LITERAL = "neighbour: arp_cache: neighbor table overflow!"

@@ -40,7 +40,7 @@ from tests.integration.beds import Up, bring_down, bring_up
 from tests.integration.command import TESTBED, Watched, answer, call
 from tests.integration.traces import DEVICES, traces
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.alone]
 
 NODES = ("dns", "sink", "relay", "load")
 LOADS = ("calibration", "calibration-single", "relay")

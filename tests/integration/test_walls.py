@@ -11,7 +11,7 @@ from tests.integration.beds import Up, bring_down, bring_up
 from tests.integration.command import answer, call
 from tests.integration.traces import on_the_host
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.alone]
 
 LIST = ("nft", "--stateless", "list", "table", "inet", "bed")
 
