@@ -18,6 +18,8 @@ from tests.integration.beds import Up
 from tests.integration.command import POLL_S, TESTBED, call
 
 SMALL = ("run", "relay-throughput", "--domains", "4", "--seconds", "1", "--calibration", "1")
+pytestmark = [pytest.mark.docker, pytest.mark.alone]
+
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="takes root: another user id, a small file system")
 
 

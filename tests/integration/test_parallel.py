@@ -20,7 +20,7 @@ SIZES = (20, 300)
 
 
 def test_two_runs_at_once_do_not_disturb_each_others_accounting(real_engine: Host, tmp_path: Path) -> None:
-    options = ("--seconds", "5", "--calibration", "1", "--probe", "1", "--connections", "20", "--format", "json")
+    options = ("--seconds", "5", "--calibration", "1", "--probe", "1", "--format", "json")
     runs = {n: Watched(real_engine, tmp_path / str(n), "--domains", str(n), *options) for n in SIZES}
     for run in runs.values():
         run.until(phase("probe-20"))
