@@ -6,6 +6,7 @@
     +-- InvalidInput       2   a bed, parameter or file the user gave cannot be used
     +-- HostCannot         4   this host lacks what the plan needs
     +-- EngineFailed       5   the container engine is missing, refused or broke
+        +-- TimedOut       5   something did not come or end in its time; the engine works
         +-- NodeDied       5   a container ended that should be running; while a question is asked: 3
 
 Exit code 0 is a verdict as expected, 1 a verdict that is not, 3 an INCONCLUSIVE one, 130 an interrupt,
@@ -97,6 +98,10 @@ class EngineFailed(Problem):
     """The container engine is missing, refused or broke."""
 
     exit_code = ExitCode.ENGINE
+
+
+class TimedOut(EngineFailed):
+    """Something did not come or end in its time; the engine works."""
 
 
 class NodeDied(EngineFailed):

@@ -10,7 +10,7 @@ from threading import Thread
 
 import pytest
 
-from orchestrator.errors import EngineFailed
+from orchestrator.errors import EngineFailed, TimedOut
 from orchestrator.hosts import ContainerSpec, Endpoint, Host, NetworkSpec, SubnetTaken
 
 SERVE = "trap 'exit 3' TERM; echo one; echo two; while :; do sleep 600 & wait $!; done"
@@ -159,8 +159,8 @@ class EngineContract:
     def test_a_command_that_outlives_its_time_fails(self, engine: Host, spec: ContainerSpec) -> None:
         made = engine.create(spec).id
         engine.node(made).start()
-        with pytest.raises(EngineFailed, match=r"sleep 0\.9 to end within 0\.1 s.*it did not"):
-            engine.node(made).exec(("sleep", "0.9"), timeout=0.1)
+        with pytest.raises(TimedOut, match=r"needed sleep 0\.9 to end within 0\.1 s.*it did not"):
+            engine.node(made).exec(("sleep", "0.9"), capabilities=("CHOWN",), timeout=0.1)
 
     def test_a_running_container_is_pinned_to_cpus_that_are_there(self, engine: Host, spec: ContainerSpec) -> None:
         made = engine.create(spec).id

@@ -121,6 +121,8 @@ class Load:
     def stop(self, cause: str) -> None:
         """End early; unanswered messages fail with this cause."""
         if self._ending is None:
+            if self._order.rate is not None:
+                self._offer(time.monotonic_ns())  # what came due while this process stood still
             self._ending = cause
             for connection in list(self._open):
                 connection.give_up(cause)
@@ -285,7 +287,7 @@ class Load:
             self._tick_due += int(TICK_S * 1e9)
         if self._stall_at is not None and now >= self._stall_at:
             self._stall_at = None
-            time.sleep(self._order.stall_for)
+            time.sleep(self._order.stall_for)  # the whole process stands still: that is the order
         self._open_more(now)
         self._beat_due = now + int(BEAT_S * 1e9)
         self._loop.call_later(BEAT_S, self._beat)

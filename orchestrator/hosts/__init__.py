@@ -190,12 +190,16 @@ class Node(Protocol):
         """Restrict it to these CPUs from now on; a list as in cpuset(7)."""
         ...
 
-    def exec(self, command: Sequence[str], *, timeout: float = 60) -> Output:
-        """Run a command in it to the command's end, at most ``timeout`` seconds."""
+    def exec(self, command: Sequence[str], *, capabilities: Sequence[str] | None = None, timeout: float = 60) -> Output:
+        """Run a command in it to the command's end; ``capabilities``: those it keeps, ``None``: the container's.
+
+        Raises:
+            TimedOut: it did not end within ``timeout`` seconds.
+        """
         ...
 
-    def exec_lines(self, command: Sequence[str]) -> Iterator[str]:
-        """Run a command in it and yield the command's standard output line by line.
+    def exec_lines(self, command: Sequence[str], *, capabilities: Sequence[str] | None = None) -> Iterator[str]:
+        """Run a command as ``exec`` does and yield its standard output line by line.
 
         Raises:
             EngineFailed: at the end, if its status was not 0, with the end of its standard error.

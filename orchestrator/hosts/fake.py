@@ -8,7 +8,7 @@ from ipaddress import IPv4Network
 from typing import Any, cast
 
 from orchestrator.bed.cpu_topology import parse
-from orchestrator.errors import EngineFailed
+from orchestrator.errors import EngineFailed, TimedOut
 from orchestrator.hosts import (
     ContainerGone,
     ContainerSpec,
@@ -87,7 +87,14 @@ class FakeHost:
         spec = self.specs[made.id]
         self.specs[made.id] = replace(spec, limits=replace(spec.limits, cpuset=cpus))
 
-    def exec(self, container: str, command: Sequence[str], *, timeout: float = 60) -> Output:
+    def exec(
+        self,
+        container: str,
+        command: Sequence[str],
+        *,
+        capabilities: Sequence[str] | None = None,  # noqa: ARG002
+        timeout: float = 60,
+    ) -> Output:
         made = self.found(container)
         if made.state != "running":
             raise EngineFailed(f"container {made.name} running", made.state, "start it")
@@ -95,13 +102,16 @@ class FakeHost:
             return self.answer(self.specs[made.id], tuple(command))
         except TimeoutError as late:
             needed = f"{' '.join(command)[:200]} to end within {timeout:g} s"
-            raise EngineFailed(needed, "it did not", "look at its log") from late
+            raise TimedOut(needed, "it did not", "look at its log") from late
 
-    def exec_lines(self, container: str, command: Sequence[str]) -> Iterator[str]:
-        output = self.exec(container, command)
+    def exec_lines(
+        self, container: str, command: Sequence[str], *, capabilities: Sequence[str] | None = None
+    ) -> Iterator[str]:
+        output = self.exec(container, command, capabilities=capabilities)
         yield from output.stdout.splitlines()
         if output.status:
-            raise EngineFailed(f"{command[0]} to succeed", f"status {output.status}: {output.stderr}", "read its log")
+            needed = f"{' '.join(command)[:200]} to succeed"
+            raise EngineFailed(needed, f"status {output.status}: {output.stderr}", "read the node's log")
 
     def logs(self, container: str, *, follow: bool) -> Iterator[LogLine]:
         made = self.found(container)
@@ -176,11 +186,11 @@ class FakeNode:
     def pin(self, cpus: str) -> None:
         self._host.pin(self.id, cpus)
 
-    def exec(self, command: Sequence[str], *, timeout: float = 60) -> Output:
-        return self._host.exec(self.id, command, timeout=timeout)
+    def exec(self, command: Sequence[str], *, capabilities: Sequence[str] | None = None, timeout: float = 60) -> Output:
+        return self._host.exec(self.id, command, capabilities=capabilities, timeout=timeout)
 
-    def exec_lines(self, command: Sequence[str]) -> Iterator[str]:
-        return self._host.exec_lines(self.id, command)
+    def exec_lines(self, command: Sequence[str], *, capabilities: Sequence[str] | None = None) -> Iterator[str]:
+        return self._host.exec_lines(self.id, command, capabilities=capabilities)
 
     def logs(self, *, follow: bool) -> Iterator[LogLine]:
         return self._host.logs(self.id, follow=follow)

@@ -115,7 +115,7 @@ def answering(started: "subprocess.Popen[bytes]", log: Path | None, connect: Cal
                 raise
             late = time.monotonic() > deadline
             if not late and status in {None, 0}:
-                time.sleep(_LOOK_S)
+                time.sleep(_LOOK_S)  # dockerd tells only systemd when it serves
                 continue
             end = f"no answer within {_START_S:.0f} s" if late else f"it ended with {status}"
             raise EngineFailed(NEEDED, f"one that does not start: {end}{_tail(log)}", "correct what it says") from error

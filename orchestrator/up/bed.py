@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,8 +28,8 @@ from orchestrator.up.sink import Sink
 
 FIRST_MAIL_S = 30.0
 """Time limit of the delivery of a bed's first messages."""
-PAUSE_S = 0.5
-"""Interval at which a relay that announces nothing is asked again."""
+POLL_S = 0.5
+"""Time between two looks at a fact that nothing announces, such as an empty relay queue."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,14 +127,21 @@ class RecordedBed(RunningBed):
         """Record the use of these CPUs (``None``: all) during the block in results/<name>-cpus.json."""
         return recorded(self.rundir, name, lambda: self.relay.node.ask(*COMMAND), cpus)
 
-    def pause(self, seconds: float) -> None:
-        """Wait, for less than ``seconds`` if a node dies.
+    def until(self, holds: Callable[[], bool], seconds: float, every: float = POLL_S) -> bool:
+        """Wait up to ``seconds`` for a fact that nothing announces: look now and each ``every`` seconds.
+
+        Returns whether it holds.
 
         Raises:
             NodeDied: a node ended.
         """
-        self.recorder.died.wait(seconds)
-        self.recorder.check()
+        deadline = time.monotonic() + seconds
+        while not holds():
+            if time.monotonic() > deadline:
+                return False
+            self.recorder.died.wait(every)
+            self.recorder.check()
+        return True
 
     def check(self) -> None:
         """Make sure that every node runs.
@@ -166,14 +173,5 @@ class RecordedBed(RunningBed):
             raise EngineFailed(needed, output.failure, "read the relay's log")
         if arrival:
             self.recorder.await_lines([arrival], FIRST_MAIL_S)
-        elif not self._emptied(FIRST_MAIL_S):
+        elif not self.until(lambda: relay.queue_length() == 0, FIRST_MAIL_S):
             raise EngineFailed("the first messages delivered", "they are still queued", "read the relay's log")
-
-    def _emptied(self, seconds: float) -> bool:
-        """Wait up to ``seconds`` until the relay's queue is empty, and say whether it is."""
-        deadline = time.monotonic() + seconds
-        while self.relay.queue_length() != 0:
-            if time.monotonic() > deadline:
-                return False
-            self.pause(PAUSE_S)
-        return True

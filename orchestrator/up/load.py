@@ -19,8 +19,6 @@ UNBOUNDED_S = 86_400.0
 """Time limit of a load that has a message count but no duration."""
 OVERTIME_S = 120.0
 """Extra time beyond a load's duration before it counts as hung."""
-POLL_S = 0.5
-"""Interval at which a drain asks the sink for its count: a relay announces no empty queue."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,19 +42,20 @@ class SentLoad:
             NodeDied: a node ended.
             EngineFailed: the queue could not be listed.
         """
+        left, arrived = 1, -1
         deadline = time.monotonic() + seconds
-        arrived = -1
-        while True:
+
+        def drained() -> bool:
+            nonlocal left, arrived
             before, arrived = arrived, self.bed.sink.count(self.report.run) if self.bed.sink.counts else 0
             left = 1 if self.report.accepted is None else self.report.accepted - arrived
-            late = time.monotonic() > deadline
             # A long queue is slow to list: the relay is asked when nothing more arrives.
-            if left <= 0 or arrived == before or late:
+            if left <= 0 or arrived == before or time.monotonic() > deadline:
                 queued = self.bed.relay.queue_length()
                 left = left if queued is None else queued
-            if left <= 0 or late:
-                break
-            self.bed.pause(POLL_S)
+            return left <= 0
+
+        self.bed.until(drained, seconds)
         ended = time.time()
         self.bed.phases.append(
             {"name": phase, "start": self.report.ended, "end": ended, "purpose": self.report.purpose}

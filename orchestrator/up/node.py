@@ -1,6 +1,7 @@
 """The handle to one node of a bed that is up."""
 
 import json
+import math
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -11,14 +12,11 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
 
-from orchestrator.bed.wiring import without_setup_rights
-from orchestrator.errors import EngineFailed, InvalidInput, NodeDied
+from orchestrator.errors import EngineFailed, InvalidInput, NodeDied, TimedOut
 from orchestrator.hosts import LogLine, Node, Output
 from orchestrator.plan import NodePlan
 from orchestrator.up.collect.recorder import Recorder
 
-HEARTBEAT_S = 0.5
-"""Interval at which a wait looks for dead nodes."""
 NEWS_S = 5.0
 """Grace period for an exit event after a failed call, in seconds."""
 
@@ -58,10 +56,11 @@ class RunningNode:
 
         Raises:
             NodeDied: a node ended.
-            EngineFailed: the engine refused, or the command did not end within ``timeout`` seconds.
+            TimedOut: the command did not end within ``timeout`` seconds.
+            EngineFailed: the engine refused.
         """
         with self._death_first():
-            return self.container.exec(without_setup_rights(command, self.plan.capabilities), timeout=timeout)
+            return self.container.exec(command, capabilities=self.plan.capabilities, timeout=timeout)
 
     def ask(self, *command: str, timeout: float = 60) -> str:
         """Return a command's standard output; a non-zero exit status raises. Evidence must come through here.
@@ -110,6 +109,7 @@ class RunningNode:
 
         Raises:
             NodeDied: a node ended.
+            EngineFailed: the log cannot be read, or is not recorded any more.
         """
         wanted = re.compile(pattern)
         with self.recording.watch(self.name, wanted) as watch:
@@ -118,51 +118,53 @@ class RunningNode:
                     return line
             try:
                 self.recording.await_lines([watch], seconds)
-                return watch.wait(0)
-            except NodeDied:
-                raise
-            except EngineFailed:
+            except TimedOut:
                 return None
+            return watch.wait(0)
 
     def lines(self, command: Sequence[str], seconds: float) -> Iterator[str]:
         """Run a command and yield its standard output line by line.
 
         Raises:
             NodeDied: a node ended.
-            EngineFailed: the command failed, or did not end within ``seconds``.
+            TimedOut: the command did not end within ``seconds``; the time that the caller takes does not count.
+            EngineFailed: the command failed.
         """
-        queue: SimpleQueue[str | BaseException | None] = SimpleQueue()
-        whole = without_setup_rights(command, self.plan.capabilities)
+        recorder = self.recording
+        queue: SimpleQueue[tuple[float, str | BaseException | None]] = SimpleQueue()
+
+        def put(line: str | BaseException | None) -> None:
+            queue.put((time.monotonic(), line))
 
         def read() -> None:
             try:
-                for line in self.container.exec_lines(whole):
-                    queue.put(line)
-                queue.put(None)
+                for line in self.container.exec_lines(command, capabilities=self.plan.capabilities):
+                    put(line)
+                put(None)
             except BaseException as error:  # noqa: BLE001  handed over to the thread that waits
-                queue.put(error)
+                put(error)
 
         reader = Thread(target=read, name=f"exec in {self.name}", daemon=True)
-        reader.start()
         deadline = time.monotonic() + seconds
-        # A slow caller may read what a command printed in its time later.
-        while time.monotonic() < deadline or not reader.is_alive():
-            try:
-                item = queue.get(timeout=HEARTBEAT_S)
-            except Empty:
-                self.recording.check()
-                continue
-            self.recording.check()
-            if item is None or isinstance(item, BaseException):
+        reader.start()
+        with recorder.telling(put):
+            while True:
+                try:
+                    at, line = queue.get(timeout=max(0.0, deadline - time.monotonic()))
+                except Empty:
+                    at, line = math.inf, ""
+                recorder.check()
+                if at > deadline:
+                    needed = f"{command[0]} in node {self.name} to end within {seconds:g} s"
+                    raise TimedOut(needed, "it goes on", "read its log")
+                if isinstance(line, str):
+                    yield line
+                    continue
                 reader.join()
-            if item is None:
-                return
-            if isinstance(item, BaseException):
+                if line is None:
+                    return
                 with self._death_first():
-                    raise item
-            yield item
-        needed = f"{command[0]} in node {self.name} to end within {seconds:.0f} s"
-        raise EngineFailed(needed, "it goes on", "read its log")
+                    raise line
 
     def json_lines(self, command: Sequence[str], seconds: float) -> Iterator[dict[str, Any]]:
         """Run a command and yield each line that it prints, a JSON object.

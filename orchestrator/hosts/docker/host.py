@@ -8,7 +8,7 @@ from contextlib import suppress
 import docker
 import docker.errors
 
-from orchestrator.errors import EngineFailed
+from orchestrator.errors import EngineFailed, TimedOut
 from orchestrator.hosts import ContainerSpec, Found, HostInfo, NetworkSpec, Output, SubnetTaken
 from orchestrator.hosts.docker import api, ssh
 from orchestrator.hosts.docker.client import Clients, short, translated
@@ -112,7 +112,7 @@ class DockerHost:
                 return made.output(timeout)
             except TimeoutError as error:
                 needed = f"{' '.join(spec.command)[:200]} to end within {timeout:g} s"
-                raise EngineFailed(needed, "it did not", "try again") from error
+                raise TimedOut(needed, "it did not", "try again") from error
         finally:
             if made:
                 with shielded():

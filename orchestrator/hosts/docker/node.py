@@ -11,13 +11,14 @@ from typing import Any
 import docker.errors
 import requests
 
-from orchestrator.errors import EngineFailed
+from orchestrator.bed.wiring import without_setup_rights
+from orchestrator.errors import EngineFailed, TimedOut
 from orchestrator.hosts import ContainerGone, LogLine, Output
 from orchestrator.hosts.docker import api
 from orchestrator.hosts.docker.client import TIMEOUT_S, Clients, translated
 
 _LOOK_S = 0.02
-"""Between two looks for the status of a command: the engine announces it in no stream of ours."""
+"""Interval between two looks for the status of a command."""
 _KILL_AFTER_S = 5.0
 """After the end of its time: until a command that ignores SIGTERM gets SIGKILL."""
 
@@ -39,10 +40,14 @@ class DockerNode:
         with translated(f"container {self.id[:12]} on CPUs {cpus}"):
             self._clients.here.update_container(self.id, cpuset_cpus=cpus)
 
-    def exec(self, command: Sequence[str], *, timeout: float = 60) -> Output:
-        """Run a command in it to the command's end, at most ``timeout`` seconds."""
+    def exec(self, command: Sequence[str], *, capabilities: Sequence[str] | None = None, timeout: float = 60) -> Output:
+        """Run a command in it to the command's end; ``capabilities``: those it keeps, ``None``: the container's.
+
+        Raises:
+            TimedOut: it did not end within ``timeout`` seconds.
+        """
         pieces: tuple[list[bytes], list[bytes]] = ([], [])
-        limited, at_its_end = api.limited(command, timeout, kill_after=_KILL_AFTER_S)
+        limited, at_its_end = api.limited(_with(capabilities, command), timeout, kill_after=_KILL_AFTER_S)
         with translated(f"an answer of {command[0]} in container {self.id[:12]}"):
             run = self._clients.here.exec_create(self.id, limited)["Id"]
             for outputs in self._clients.here.exec_start(run, stream=True, demux=True):
@@ -51,20 +56,18 @@ class DockerNode:
             status = self._exec_status(run)
         out, err = (b"".join(kept).decode(errors="replace") for kept in pieces)
         if at_its_end in err:
-            raise EngineFailed(
-                f"{' '.join(command)[:200]} to end within {timeout:g} s", "it did not", "look at its log"
-            )
+            raise TimedOut(f"{' '.join(command)[:200]} to end within {timeout:g} s", "it did not", "look at its log")
         return Output(status=status, stdout=out, stderr=err)
 
-    def exec_lines(self, command: Sequence[str]) -> Iterator[str]:
-        """Run a command in it and yield the command's standard output line by line.
+    def exec_lines(self, command: Sequence[str], *, capabilities: Sequence[str] | None = None) -> Iterator[str]:
+        """Run a command as ``exec`` does and yield its standard output line by line.
 
         Raises:
             EngineFailed: at the end, when its status was not 0, with the end of its standard error.
         """
         rest, errors = b"", b""
         with translated(f"{command[0]} in container {self.id[:12]}"):
-            run = self._clients.here.exec_create(self.id, list(command))["Id"]
+            run = self._clients.here.exec_create(self.id, list(_with(capabilities, command)))["Id"]
             for out, err in self._clients.here.exec_start(run, stream=True, demux=True):
                 errors = (errors + (err or b""))[-4096:]
                 *lines, rest = (rest + (out or b"")).split(b"\n")
@@ -82,7 +85,7 @@ class DockerNode:
     def _exec_status(self, run: str) -> int:
         """Return the exit status of a command, once it has one: it may go on after its outputs are closed."""
         while (status := self._clients.here.exec_inspect(run).get("ExitCode")) is None:
-            time.sleep(_LOOK_S)
+            time.sleep(_LOOK_S)  # the event exec_die would take one more stream for each command
         return int(status)
 
     def logs(self, *, follow: bool) -> Iterator[LogLine]:
@@ -164,3 +167,7 @@ class DockerNode:
                 if file is None:
                     raise EngineFailed(f"{path} of container {self.id[:12]}", "it is no file", "report it")
                 return file.read()
+
+
+def _with(capabilities: Sequence[str] | None, command: Sequence[str]) -> Sequence[str]:
+    return command if capabilities is None else without_setup_rights(command, capabilities)

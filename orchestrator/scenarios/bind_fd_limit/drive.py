@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from orchestrator.errors import EngineFailed, NodeDied
+from orchestrator.errors import EngineFailed, NodeDied, TimedOut
 from orchestrator.hosts import Output
 from orchestrator.scenarios.bind_fd_limit.signatures import FETCHED, OVER, SIGNATURES
 from orchestrator.up.bed import RecordedBed
@@ -13,8 +13,8 @@ FETCH_S, SETTLE_S, STOP_S = 30.0, 5.0, 8.0
 """How long the fetch of the root's keys may take, its sockets until they are closed, and each way to stop it."""
 SETTLING_S = 0.25
 """How long the number of open files has to stay the same."""
-NEWS_S = 0.5
-"""Grace period for an exit event after a command that failed."""
+ENDING_S = 0.5
+"""How soon the engine tells of the end that broke a command off."""
 SIGKILL_STATUS = 137
 
 _COUNT = r"""
@@ -74,19 +74,25 @@ def stop(bed: RecordedBed, node: RunningNode) -> None:
 
 
 def _ask(bed: RecordedBed, node: RunningNode, *command: str) -> Output | None:
-    """Run a command in a node; ``None``: it ends just now, and may.
+    """Run a command in a node; ``None``: it does not answer, or ends just now, and may.
 
     Raises:
         NodeDied: it ended that had no reason to, or another one.
+        EngineFailed: the engine refused, and the node runs.
     """
     try:
         said = node.exec(*command, timeout=STOP_S)
     except NodeDied:
         raise
+    except TimedOut:
+        return None
     except EngineFailed:
+        if node.end(0) is None:
+            raise
         return None
     if said.status != 0:  # of the command, or because it was ended with its container
-        bed.pause(NEWS_S)
+        node.end(ENDING_S)
+        bed.check()
     return said
 
 
@@ -113,11 +119,14 @@ def _end(node: RunningNode, seconds: float) -> NodeDied | None:
 
 def _settled(bed: RecordedBed, node: RunningNode) -> dict[str, int] | None:
     """Count until nothing changes any more: outgoing sockets are closed with some delay."""
-    deadline = time.monotonic() + SETTLE_S
-    before, counted = None, _count(bed, node)
-    while counted and counted["open_files"] != before and time.monotonic() < deadline:
-        bed.pause(SETTLING_S)
-        before, counted = counted["open_files"], _count(bed, node)
+    counted: dict[str, int] | None = None
+
+    def settled() -> bool:
+        nonlocal counted
+        before, counted = counted, _count(bed, node)
+        return counted is None or (before is not None and counted["open_files"] == before["open_files"])
+
+    bed.until(settled, SETTLE_S, SETTLING_S)
     return counted
 
 

@@ -1,6 +1,5 @@
 """One pass over the bed: look-ups and connections to every address, and mail while the table is full."""
 
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -87,9 +86,7 @@ def _kept_full(bed: RecordedBed, filling: tuple[str, ...]) -> Iterator[list[dict
 
 def _await_first_try(bed: RecordedBed, relay: RunningNode) -> None:
     """Wait until every message that the relay has was delivered or deferred, but not for ever."""
-    deadline = time.monotonic() + TRIED_S
-    while relay.ask(*_UNTRIED) and time.monotonic() < deadline:
-        bed.pause(POLL_S)
+    bed.until(lambda: not relay.ask(*_UNTRIED), TRIED_S, POLL_S)
 
 
 def _agent(*words: object) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from threading import RLock
 from typing import Protocol, Self
 
-from orchestrator.errors import EngineFailed, NodeDied, Problem
+from orchestrator.errors import EngineFailed, NodeDied, Problem, TimedOut
 from orchestrator.hosts import LogLine
 from orchestrator.measurements.rundir import RunDir
 
@@ -147,14 +147,15 @@ class Watch:
     def end(self, why: Problem | None) -> None:
         """Give up: no line will come."""
         if not self.found.done():
-            self.found.set_exception(why or self._missing("the recording was stopped"))
+            self.found.set_exception(why or EngineFailed(*self._missing("the recording was stopped")))
 
     def wait(self, timeout: float) -> LogLine:
         """Return the first line that matches, waiting at most ``timeout`` seconds for it.
 
         Raises:
             NodeDied: the container ended before; raised at once, with the tail of its log.
-            EngineFailed: no such line came in time, or the log cannot be read.
+            TimedOut: no such line came in time.
+            EngineFailed: the log cannot be read.
         """
         try:
             return self.found.result(timeout)
@@ -163,13 +164,13 @@ class Watch:
         finally:
             self.close()
 
-    def late(self, seconds: float) -> EngineFailed:
+    def late(self, seconds: float) -> TimedOut:
         """Return the error for a line that did not come within N seconds."""
-        return self._missing(f"none in {seconds:g} s")
+        return TimedOut(*self._missing(f"none in {seconds:g} s"))
 
-    def _missing(self, found: str) -> EngineFailed:
+    def _missing(self, found: str) -> tuple[str, str, str]:
         last = "\n".join(self._log.tail) or "(it is empty)"
-        return EngineFailed(
+        return (
             str(self),
             f"{found}; the end of the log:\n{last}",
             "read logs/ in the run directory; a slow machine may need more time",

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future
 from concurrent.futures import TimeoutError as WaitTimeout
 from concurrent.futures import wait as wait_for
+from contextlib import contextmanager
 from functools import partial
 from threading import Event, Lock, Thread
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, Self, cast
 
 from orchestrator.errors import EngineFailed, NodeDied, Problem
 from orchestrator.hosts import ContainerGone, LogLine, Node
@@ -59,6 +60,7 @@ class Recorder:
         """Set when a container has ended that should be running, or its end cannot be learnt any more."""
         self._broken: Future[None] = Future()
         """Why it was set, as its exception."""
+        self._told: list[Callable[[EngineFailed], None]] = []
         self._rundir = rundir
         self._lock = Lock()
         self._logs: dict[str, NodeLog] = {}
@@ -84,10 +86,10 @@ class Recorder:
 
         (The engine follows the log of a running container only, and tells that one from its beginning.)
         """
-        log = self._log(node)
-        reader = self._thread("logs", node, lambda: self._read_log(log, container.logs(follow=True)))
+        log, ended = self._log(node), Event()
+        reader = self._thread("logs", node, lambda: self._read_log(log, container.logs(follow=True), ended))
         self._thread("stats", node, lambda: self._read_stats(node, container))
-        self._thread("end", node, lambda: self._await_end(log, container, reader))
+        self._thread("end", node, lambda: self._await_end(log, container, reader, ended))
 
     def watch(self, node: str, pattern: re.Pattern[str] | str) -> Watch:
         """Open a watch for a line of a node's log; open it before the act, ``wait`` after it."""
@@ -98,7 +100,8 @@ class Recorder:
 
         Raises:
             NodeDied: a node died, watched or not; raised at once, and of several the first.
-            EngineFailed: a line did not come in time, or a log cannot be read.
+            TimedOut: a line did not come in time.
+            EngineFailed: a log cannot be read.
         """
         began = time.monotonic()
         deadline = began + timeout
@@ -154,6 +157,19 @@ class Recorder:
         if self._broken.done():
             self._broken.result()
 
+    @contextmanager
+    def telling(self, tell: Callable[[EngineFailed], None]) -> Iterator[None]:
+        """Call ``tell`` with the error that ``check`` raises if a node dies in the block, or has died before it."""
+        with self._lock:
+            self._told.append(tell)
+            if self._broken.done():
+                tell(cast("EngineFailed", self._broken.exception()))
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._told.remove(tell)
+
     def close(self, timeout: float = GRACE_S) -> None:
         """Stop: wait for the streams of ended containers, then complete the files. Never raises, safe to call twice.
 
@@ -208,7 +224,7 @@ class Recorder:
         thread.start()
         return thread
 
-    def _read_log(self, log: NodeLog, lines: Iterator[LogLine]) -> None:
+    def _read_log(self, log: NodeLog, lines: Iterator[LogLine], ended: Event) -> None:
         for line in lines:
             if self._closed.is_set():
                 return
@@ -216,6 +232,12 @@ class Recorder:
                 log.put(line)
             except OSError as error:  # a full disk: readiness and ticks still depend on this thread
                 self._fault(f"logs of {log.node}", str(error))
+        if not ended.wait(GRACE_S) and not self._closed.is_set():
+            raise EngineFailed(
+                f"the log of node {log.node} to its end",
+                "its stream ended while the container runs",
+                "look at the engine's own log",
+            )
 
     def _read_stats(self, node: str, container: Node) -> None:
         for raw in container.stats():
@@ -225,7 +247,7 @@ class Recorder:
             with self._lock:
                 self._stats.write(json.dumps(reading, separators=(",", ":")) + "\n")
 
-    def _await_end(self, log: NodeLog, container: Node, reader: Thread) -> None:
+    def _await_end(self, log: NodeLog, container: Node, reader: Thread, ended: Event) -> None:
         try:
             status = self._exit_status(container)
         except Exception as error:  # noqa: BLE001 - whatever it is: somebody may be waiting for this end
@@ -235,6 +257,8 @@ class Recorder:
             log.end(lost)
             self._end(log.node).set_exception(lost)
             return
+        finally:
+            ended.set()
         reader.join(GRACE_S)  # the last lines say why it ended
         death = died(log, status)
         self._break(log.node, death)
@@ -251,7 +275,7 @@ class Recorder:
                 return None
             except Exception:
                 pause = next(pauses, None)
-                if pause is None or self._closed.wait(pause):
+                if pause is None or self._closed.wait(pause):  # an engine that is away announces nothing
                     raise
 
     def _break(self, node: str, error: EngineFailed) -> None:
@@ -260,9 +284,11 @@ class Recorder:
             if not self._all_expected and node not in self._expected and not self._broken.done():
                 self._broken.set_exception(error)
                 self.died.set()
+                for tell in self._told:
+                    tell(error)
 
     def _flush(self) -> None:
-        while not self._closed.wait(FLUSH_S):
+        while not self._closed.wait(FLUSH_S):  # by the clock: nothing announces that we are killed
             for log in list(self._logs.values()):
                 try:
                     log.flush()

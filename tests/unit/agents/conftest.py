@@ -6,7 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,6 +125,46 @@ def report_of(process: "subprocess.Popen[str]") -> Any:
     process.stdout.close()
     assert process.wait(timeout=10) == 0
     return LoadReport.from_dict(lines[-1]["report"])
+
+
+class Clock:
+    """CLOCK_MONOTONIC as a load reads it: runs on, or stands, and leaps when the test says so."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self._patch, self._real = patch, time.monotonic_ns
+        self._ahead = 0
+        self._stands_at: int | None = None
+
+    def __call__(self) -> int:
+        """Return the time in ns."""
+        return self._ahead + (self._real() if self._stands_at is None else self._stands_at)
+
+    def stand(self) -> None:
+        """Let no time pass from now on, but in leaps."""
+        self._stands_at = self._real()
+
+    def leap(self, seconds: float) -> None:
+        """Let time pass at once."""
+        self._ahead += int(seconds * 1e9)
+
+    def leap_after(self, method: str, seconds: Callable[[Load], float]) -> None:
+        """Let time pass after each call of a load's method."""
+        original = getattr(Load, method)
+
+        def call(load: Load, *args: Any) -> Any:
+            result = original(load, *args)
+            self.leap(seconds(load))
+            return result
+
+        self._patch.setattr(Load, method, call)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Give the clock of the loads in this process to the test."""
+    clock = Clock(monkeypatch)
+    monkeypatch.setattr(time, "monotonic_ns", clock)
+    return clock
 
 
 def send(**order: Any) -> Any:

@@ -206,7 +206,8 @@ def test_a_node_that_dies_ends_the_run_with_the_end_of_its_log(tmp_path: Path) -
 
     def kill(running: RecordedBed) -> None:
         engine.end(running.node("dns").container.id, 139)
-        running.pause(5)
+        assert running.recorder.died.wait(5)
+        running.check()
 
     finished = _run(engine, tmp_path, Asked(kill))
     assert isinstance(finished.broken, NodeDied)
@@ -291,7 +292,8 @@ def test_a_judge_that_fails_is_inconclusive_with_its_reason_and_can_judge_again(
 def test_a_judge_that_fails_after_a_death_does_not_hide_the_death(tmp_path: Path) -> None:
     def kill(running: RecordedBed) -> None:
         engine.end(running.node("dns").container.id, 139)
-        running.pause(5)
+        assert running.recorder.died.wait(5)
+        running.check()
 
     engine, asked = Breaking(), Judged(_broken_judge)
     asked._drive = kill

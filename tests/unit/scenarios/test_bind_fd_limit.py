@@ -1,18 +1,23 @@
 """The limit of BIND's sockets: what is predicted of it, and how a run directory is judged."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from orchestrator.errors import EngineFailed
+from orchestrator.hosts import ContainerSpec, Output
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.plan import make_plan
 from orchestrator.scenarios import Outcome, Verdict
-from orchestrator.scenarios.bind_fd_limit import SCENARIO
+from orchestrator.scenarios.bind_fd_limit import SCENARIO, drive
 from orchestrator.scenarios.bind_fd_limit.named import servers
 from orchestrator.scenarios.bind_fd_limit.params import Params
+from tests.unit.up.test_bed import up
 
+LOST = EngineFailed("an answer", "the engine did not answer", "see whether it runs")
 HEALTHY = """\
 starting BIND 9.16.50-Debian (Extended Support Version) <id:>
 running
@@ -185,3 +190,27 @@ def test_the_bed_is_what_the_parameters_say() -> None:
 def test_a_host_that_cannot_is_told_the_small_recipe() -> None:
     assert "--workers 2 --max-sockets 4096" in (SCENARIO.smaller(Params(full=True)) or "")
     assert SCENARIO.smaller(Params()) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "ends", "lost"),
+    [(None, False, False), (LOST, True, False), (LOST, False, True)],
+    ids=["no answer in time", "the end of the node", "the loss of the engine"],
+)
+def test_only_an_engine_that_is_lost_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: EngineFailed | None, *, ends: bool, lost: bool
+) -> None:
+    monkeypatch.setattr("orchestrator.up.node.NEWS_S", 0.0)
+    with up(tmp_path) as (bed, engine):
+        node = next(iter(bed.nodes.values()))
+        node.expect_end()
+
+        def fail(spec: ContainerSpec, command: tuple[str, ...]) -> Output:
+            if ends:
+                engine.end(bed.node(spec.name).container.id, 0)
+                bed.node(spec.name).end(5)
+            raise error or TimeoutError(command)
+
+        engine.answer = fail
+        with pytest.raises(EngineFailed, match="did not answer") if lost else nullcontext():
+            assert drive._ask(bed, node, "rndc", "stop") is None

@@ -11,14 +11,15 @@ import pytest
 
 from orchestrator.agents.contract import LoadOrder
 from orchestrator.bed import builtin
-from orchestrator.errors import EngineFailed, NodeDied
-from orchestrator.hosts import ContainerSpec, Output
+from orchestrator.errors import EngineFailed, NodeDied, TimedOut
+from orchestrator.hosts import ContainerSpec, LogLine, Output
 from orchestrator.hosts.fake import FakeHost
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.plan import make_plan
 from orchestrator.services import Role
 from orchestrator.up import bed as handle
 from orchestrator.up.bed import RecordedBed
+from orchestrator.up.collect import recorder
 from orchestrator.up.collect.recorder import Recorder
 from orchestrator.up.node import RunningNode
 from tests.unit import factory
@@ -99,6 +100,26 @@ def test_a_line_that_was_printed_already_leaves_no_listener(tmp_path: Path) -> N
         assert listeners(bed) == 0
 
 
+@pytest.mark.parametrize("lost", ["breaks", "ends while the container runs", "is recorded no more"])
+def test_a_log_that_is_lost_is_not_read_as_a_missing_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    def logs(engine: FakeHost, container: str, *, follow: bool) -> Iterator[LogLine]:
+        yield from ()
+        if follow and lost == "breaks":
+            raise EngineFailed("the log", "the engine did not answer", "see whether it runs")
+        if follow and lost == "is recorded no more":
+            engine.node(container).wait()
+
+    monkeypatch.setattr(FakeHost, "logs", logs)
+    monkeypatch.setattr(recorder, "GRACE_S", 0.01)
+    with up(tmp_path) as (bed, _):
+        if lost == "is recorded no more":
+            bed.recorder.close(timeout=0)
+        with pytest.raises(EngineFailed, match=r"the engine did not answer|its stream ended|recording was stopped"):
+            bed.role(Role.DNS).wait_for_log("never", 5)
+
+
 def test_a_wait_for_a_line_ends_when_another_node_dies(tmp_path: Path) -> None:
     with up(tmp_path) as (bed, engine):
         dns, *_, other = bed.nodes.values()
@@ -121,6 +142,96 @@ def test_a_probe_names_the_node_that_died(tmp_path: Path, monkeypatch: pytest.Mo
         with pytest.raises(NodeDied, match=r"node relay running.*status 75"):
             bed.deliver_first(["d0.test"])
         assert time.monotonic() - began < 3
+
+
+@pytest.mark.usefixtures("no_grace")
+def test_messages_name_the_command_as_it_was_given(tmp_path: Path) -> None:
+    def late(spec: ContainerSpec, command: tuple[str, ...]) -> Output:
+        assert (spec.name, command) == ("relay", ("postqueue", "-p"))
+        raise TimeoutError
+
+    with up(tmp_path) as (bed, engine):
+        relay = bed.relay.node
+        engine.answer = late
+        with pytest.raises(TimedOut, match=r"needed postqueue -p to end within 3 s"):
+            relay.exec("postqueue", "-p", timeout=3)
+        engine.answer = lambda *_: FAILED
+        with pytest.raises(EngineFailed, match=r"needed postqueue -p to succeed"):
+            list(relay.lines(("postqueue", "-p"), 3))
+
+
+def test_every_line_of_a_command_that_ended_in_time_is_read_however_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with up(tmp_path, Output(status=0, stdout="first\n\nlast\n", stderr="")) as (bed, _):
+        lines = bed.relay.node.lines(("true",), 60)
+        read = [next(lines)]
+        for thread in threading.enumerate():
+            if thread.name == "exec in relay":
+                thread.join()
+        later = time.monotonic() + 61
+        monkeypatch.setattr(time, "monotonic", lambda: later)
+        assert [*read, *lines] == ["first", "", "last"]
+
+
+def test_a_command_that_goes_on_for_too_long_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = threading.Event()
+
+    def lines(*_: object, **__: object) -> Iterator[str]:
+        yield "first"
+        ended.wait()
+
+    monkeypatch.setattr(FakeHost, "exec_lines", lines)
+    with up(tmp_path) as (bed, _):
+        reading = bed.relay.node.lines(("yes",), 0.05)
+        assert next(reading) == "first"
+        with pytest.raises(TimedOut, match=r"yes in node relay to end within 0.05 s"):
+            next(reading)
+    ended.set()
+
+
+def test_a_silent_command_ends_at_once_when_a_node_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = threading.Event()
+
+    def lines(*_: object, **__: object) -> Iterator[str]:
+        yield "first"
+        ended.wait()
+
+    monkeypatch.setattr(FakeHost, "exec_lines", lines)
+    with up(tmp_path) as (bed, engine):
+        reading = bed.relay.node.lines(("cat",), 3600)
+        assert next(reading) == "first"
+        engine.end(bed.node("load").container.id, 3)
+        with pytest.raises(NodeDied, match="node load"):
+            next(reading)
+        assert bed.recorder._told == [], "nothing listens any more"
+    ended.set()
+
+
+def test_a_fact_that_nothing_announces_is_looked_for_until_it_holds_the_time_is_over_or_a_node_dies(
+    tmp_path: Path,
+) -> None:
+    with up(tmp_path) as (bed, engine):
+        looks = iter([False, False, True])
+        assert bed.until(lambda: next(looks), 60, 0.001)
+        assert next(looks, None) is None
+        assert not bed.until(lambda: False, 0.01, 0.001)
+
+        def die() -> bool:
+            engine.end(bed.node("relay").container.id, 9)
+            return False
+
+        with pytest.raises(NodeDied, match="node relay"):
+            bed.until(die, 60, 60)
+
+
+def test_a_queue_that_is_not_empty_in_time_is_kept_with_its_length(tmp_path: Path) -> None:
+    with up(tmp_path) as (bed, engine):
+        load = bed.send("load", LoadOrder(messages=1))
+        queue = Output(status=0, stdout="A1\nB2\n", stderr="")
+        engine.answer = lambda spec, command: queue if spec.name == "relay" else answer(spec, command)
+        load.drain(0)
+        assert (bed.rundir.result("load-queue") or {})["left"] == 2
 
 
 @pytest.mark.usefixtures("no_grace")
