@@ -154,11 +154,13 @@ class Postfix:
             own = frozenset(str(address) for v4 in site.addresses for address in (v4, twin(v4)))
             master_cf, further, away = postfix_config.master(site.files[MASTER], own)
             changes, detours = [*changes, *further], [*detours, *away]
+        tables = {path: text for path, text in site.files.items() if path not in {MAIN, MASTER}}
+        detours += postfix_config.table_detours(tables)
         packaged = [path for path in site.files if postfix_config.packaged(path)]
         changes += [Change(setting=p, old="given", new=None, reason="it belongs to the package") for p in packaged]
-        tables = bool(site.files) or any(":" in str(value) for value in site.settings.main_cf.values())
+        compiles = bool(site.files) or any(":" in str(value) for value in site.settings.main_cf.values())
         return Rendered(
-            command=("sh", "-euc", _CHECK + (_COMPILE if tables else "") + _START, "sh", _fatal(site)),
+            command=("sh", "-euc", _CHECK + (_COMPILE if compiles else "") + _START, "sh", _fatal(site)),
             files={MAIN: main_cf.encode(), MASTER: master_cf.encode(), _QUICK_START: b""},
             taken=frozenset({MAIN, MASTER, *packaged}),
             changes=tuple(changes),

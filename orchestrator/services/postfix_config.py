@@ -55,6 +55,10 @@ _STRAIGHT_OF = {
 }
 """The same, of parameters that have other such values; without DNS there is no look-up of MX records."""
 
+_ACTION = re.compile(r"(?<=\s)(?:FILTER|REDIRECT|BCC)\s+\S+", re.IGNORECASE)
+MOST_ACTIONS = 20
+"""Actions of lookup tables that are named."""
+
 _FIELDS = re.compile(r"(\S+\s+\S+\s+\S+\s+\S+\s+)([yn-])(?=\s)")
 _OPTION = re.compile(r"(?<!\S)-o\s*(?:\{\s*([\w.-]+)\s*=\s*([^}]*?)\s*\}|([\w.-]+)=(\S*))")
 _SYSLOG_NAME = re.compile(r"(-o\s*(?:\{\s*)?syslog_name\s*=\s*)(?!postfix(?:[/\s}]|\Z))([^\s}]+)")
@@ -128,6 +132,18 @@ def detours(given: Mapping[str, str]) -> list[str]:
     ]
 
 
+def table_detours(files: Mapping[str, str]) -> list[str]:
+    """Name the actions in lookup tables that can lead mail another way (access(5), header_checks(5))."""
+    found = {
+        f"{path}: {' '.join(action[0].split())}": None
+        for path, text in files.items()
+        for line in text.splitlines()
+        if not line.lstrip().startswith("#")
+        for action in _ACTION.finditer(line)
+    }
+    return list(found)[:MOST_ACTIONS]
+
+
 def master(text: str, own: frozenset[str]) -> tuple[str, list[Change], list[str]]:
     """Make a master.cf fit for a bed; return it with what was changed, and the detours of its ``-o`` options.
 
@@ -139,13 +155,20 @@ def master(text: str, own: frozenset[str]) -> tuple[str, list[Change], list[str]
     changes: list[Change] = []
     away: list[str] = []
     chrooted: list[str] = []
-    names = set()
+    names: set[str] = set()
     for group in _logical(lines):
         entry = "/".join(group[0][1].split()[:2])
-        names.add(entry)
-        changes += _local(lines, group, entry, own)
+        local = _local(lines, group, entry, own)
         number = group[0][0]
         head = lines[number]
+        if (now := "/".join(head.split()[:2])) != entry and now in names:
+            for number, _ in group:
+                lines[number] = f"#testbed# {lines[number]}"
+            reason = f"{now} listens on the node's addresses already"
+            changes.append(Change(setting=f"{MASTER} {entry}", old="a service", new=None, reason=reason))
+            continue
+        changes += local
+        names.add(now)
         if (found := _FIELDS.match(head)) and found[2] != "n":
             lines[number] = f"{found[1]}n{head[found.end() :]}"
             chrooted += [entry] if found[2] == "y" else []

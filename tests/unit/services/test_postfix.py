@@ -108,6 +108,27 @@ def test_an_option_of_master_cf_that_leads_mail_away_or_hides_the_log_is_named()
     assert "-o syslog_name=postfix/mx-in\n" in running
 
 
+def test_of_two_services_that_differ_in_their_address_one_runs_and_the_other_is_named() -> None:
+    text = "10.1.2.3:smtp inet n - n - - smtpd\n10.1.2.4:smtp inet n - n - - smtpd\n  -o smtpd_banner=two\n"
+    text += "postlog unix-dgram n - n - 1 postlogd\n"
+    running, changes, _ = postfix_config.master(text, frozenset())
+    assert [line for line in running.splitlines() if " inet " in line and not line.startswith("#")] == [
+        "smtp inet n - n - - smtpd"
+    ]
+    assert "#testbed#   -o smtpd_banner=two" in running
+    assert [(change.setting, change.new) for change in changes] == [
+        (f"{MASTER} 10.1.2.3:smtp/inet", "smtp"), (f"{MASTER} 10.1.2.4:smtp/inet", None)
+    ]  # fmt: skip
+
+
+def test_the_actions_of_lookup_tables_that_lead_mail_away_are_named() -> None:
+    table = "# REDIRECT none@d0.test\n192.0.2.7 FILTER smtp:[198.18.0.9]\nd3.test\tredirect  x@d1.test\nd4.test OK\n"
+    node = _relay(files={"/etc/postfix/access": table, MAIN: "smtpd_client_restrictions = check_client_access x\n"})
+    assert node.detours == (
+        "/etc/postfix/access: FILTER smtp:[198.18.0.9]", "/etc/postfix/access: redirect x@d1.test"
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("name", "running"),
     [
