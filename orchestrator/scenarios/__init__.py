@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeVar, runtime_checkable
 
 from orchestrator.bed.model import Bed, Strict
 from orchestrator.errors import InvalidInput
@@ -117,6 +117,13 @@ class Verdict:
             "tables": [asdict(table) for table in self.tables],
             "quotes": [asdict(quote) for quote in self.quotes],
         }
+
+
+class OverIPv4(Strict):
+    """Parameters of a scenario whose programs speak IPv4."""
+
+    families: Literal["both", "v4"] = "both"
+    """What mail and DNS of the bed go over; v4 asks for no IPv6 of the host."""
 
 
 class Scenario(Protocol[P_contra]):

@@ -13,10 +13,10 @@ from pydantic import Field
 from orchestrator import services
 from orchestrator.agents.contract import TICK_S, LoadOrder
 from orchestrator.bed import builtin
-from orchestrator.bed.model import MAX_DOMAINS, Bed, Node, Strict
+from orchestrator.bed.model import MAX_DOMAINS, Bed, Node
 from orchestrator.errors import InvalidInput
 from orchestrator.measurements import Machine, Measurements
-from orchestrator.scenarios import Evidence, Outcome, Table, Verdict
+from orchestrator.scenarios import Evidence, Outcome, OverIPv4, Table, Verdict
 from orchestrator.scenarios.relay_load.evidence import NEAR_CEILING
 from orchestrator.scenarios.relay_load.params import OURS
 from orchestrator.scenarios.relay_load.probes import Cpu, cpu_of
@@ -36,7 +36,7 @@ HALF = 0.5
 """Below this share of CPU use, CPU is not the limit."""
 
 
-class Params(Strict):
+class Params(OverIPv4):
     """What can be varied."""
 
     engines: str = f"{OURS},smtp-source,{POSTAL}"
@@ -76,7 +76,7 @@ class GeneratorCeiling:
         possible = [name for name, kind in services.known().items() if kind.role is Role.LOAD]
         if unknown := [name for name in params.names if name not in possible]:
             raise InvalidInput("load generators", ", ".join(map(repr, unknown)), f"choose of {', '.join(possible)}")
-        base = builtin.bed("relay", domains=params.domains)
+        base = builtin.bed("relay", domains=params.domains, families=params.families)
         sink = Node(service="blackhole", settings={"data_delay_ms": params.data_delay_ms})
         others = {name: Node(service=name) for name in params.names if name != OURS}
         return base.model_copy(update={"nodes": {**base.nodes, "sink": sink, **others}})

@@ -10,9 +10,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from orchestrator.agents.contract import LoadOrder, LoadReport
-from orchestrator.bed.model import Bed, Node, Release, Strict
+from orchestrator.bed.model import Bed, Families, Node, Release
 from orchestrator.measurements import Measurements
-from orchestrator.scenarios import Evidence, Outcome, Quote, Table, Verdict
+from orchestrator.scenarios import Evidence, Outcome, OverIPv4, Quote, Table, Verdict
 from orchestrator.services import Role
 from orchestrator.up.bed import RecordedBed
 
@@ -26,7 +26,7 @@ OVERTIME = 10.0
 _NAMES = {129: "SIGHUP", 134: "SIGABRT", 136: "SIGFPE", 137: "SIGKILL", SIGSEGV: "SIGSEGV", 141: "SIGPIPE"}
 
 
-class Params(Strict):
+class Params(OverIPv4):
     """What can be varied."""
 
     fault: Literal["reset-after-mail", "close-after-rcpt", "none"] = "reset-after-mail"
@@ -54,6 +54,7 @@ class PostalCrash:
         return Bed(
             name="postal-crash",
             domains=16,
+            families=Families(params.families),
             nodes={
                 "sink": Node(service="blackhole", settings=sink),
                 "load": Node(service="smtp-load"),

@@ -14,7 +14,7 @@ reported (node ``dns``) and, with a fix, of a second one beside it (``fixed``). 
     params        what can be varied
 """
 
-from orchestrator.bed.model import Bed
+from orchestrator.bed.model import Bed, Families
 from orchestrator.measurements import Measurements
 from orchestrator.scenarios import Verdict
 from orchestrator.scenarios.bind_fd_limit.drive import count_open, ended_at_start, stop
@@ -35,7 +35,7 @@ class BindFdLimit:
     def bed(self, params: Params) -> Bed:
         """Return a bed of name servers only: as reported, and with the fix beside it."""
         nodes = {name: named.node() for name, named in servers(params).items()}
-        return Bed(name=self.name, domains=4, nodes=nodes)
+        return Bed(name=self.name, domains=4, families=Families(params.families), nodes=nodes)
 
     def smaller(self, params: Params) -> str | None:
         """Say what to ask of a host that cannot give this bed what it needs."""

@@ -4,10 +4,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from orchestrator.bed.model import MAX_DOMAINS, Release, Strict
+from orchestrator.bed.model import MAX_DOMAINS, Release
+from orchestrator.scenarios import OverIPv4
 
 
-class Params(Strict):
+class Params(OverIPv4):
     """What can be varied."""
 
     addresses: Annotated[int, Field(ge=1, le=MAX_DOMAINS)] | None = None

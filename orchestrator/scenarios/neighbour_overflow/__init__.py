@@ -16,7 +16,7 @@ with a fix, of the same bed again with it. docs/neighbour-overflow.md tells the 
 
 from contextlib import ExitStack
 
-from orchestrator.bed.model import Bed, Node
+from orchestrator.bed.model import Bed, Families, Node
 from orchestrator.errors import HostCannot
 from orchestrator.hosts import capacity
 from orchestrator.measurements import Measurements
@@ -51,7 +51,8 @@ class NeighbourOverflow:
                 "none",
                 "add --allow-host-changes; --fix route and --fix permanent change nothing outside the bed",
             )
-        listening = {"listen": "lab", "listen_v6": "service", "workers": 1}
+        families = Families(params.families)
+        listening = {"listen": "lab", "workers": 1} | ({"listen_v6": "service"} if families.has_v6 else {})
         main_cf = {**_IPV4_ALONE, "smtp_connect_timeout": f"{CONNECT_TIMEOUT_S}s"}
         nodes = {
             "dns": Node(service="bind", addresses=params.addresses + 1, settings=listening),
@@ -59,7 +60,7 @@ class NeighbourOverflow:
             "relay": Node(service="postfix", settings={"main_cf": main_cf}),
             "load": Node(service="smtp-load"),
         }
-        return Bed(name=self.name, domains=params.addresses, on_link=True, nodes=nodes)
+        return Bed(name=self.name, domains=params.addresses, families=families, on_link=True, nodes=nodes)
 
     def drive(self, bed: RecordedBed, params: Params) -> None:
         """Ask, connect and send, as reported; then once more with the fix."""

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from orchestrator.bed.model import Strict
+from orchestrator.scenarios import OverIPv4
 
 REPORTED, FIXED = "as-reported", "fixed"
 """The two passes over one bed."""
@@ -12,7 +12,7 @@ CONNECT_TIMEOUT_S = 4
 """Postfix's smtp_connect_timeout in this bed: at the default of 30 s, mail that cannot go takes as long to say so."""
 
 
-class Params(Strict):
+class Params(OverIPv4):
     """What can be varied."""
 
     addresses: Annotated[int, Field(ge=1, le=16_384)] = 2560

@@ -6,8 +6,9 @@ from ipaddress import IPv4Address
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from orchestrator import services
+from orchestrator import scenarios, services
 from orchestrator.agents.contract import LoadOrder
 from orchestrator.bed import builtin
 from orchestrator.bed.addressing import V6
@@ -160,9 +161,19 @@ def test_inet_protocols_that_the_bed_would_talk_past_are_refused(families: str, 
         planned(families, relay={"service": "postfix", "settings": settings})
 
 
+@pytest.mark.parametrize("name", sorted(scenarios.known()))
+def test_every_scenario_runs_without_ipv6(name: str) -> None:
+    found = scenario(name)
+    bed = found.bed(found.params.model_validate({"families": "v4"}))
+    assert bed.families is Families.V4
+    assert not make_plan(bed, cpus=2).needs.ipv6
+
+
 def test_a_scenario_hands_the_choice_on() -> None:
     asked = scenario("relay-throughput")
     assert asked.bed(asked.params.model_validate({"families": "v6", "domains": 5})).families is Families.V6
+    with pytest.raises(ValidationError, match="'both' or 'v4'"):
+        scenario("postal-crash").params.model_validate({"families": "v6"})
 
 
 def test_smtp_source_dials_either_family() -> None:
