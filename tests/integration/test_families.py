@@ -101,7 +101,9 @@ def greeting(engine: Host, bed: str, node: str) -> bytes:
 
 def delivered_to(running: RecordedBed) -> set[str]:
     """Return the families of the addresses that the relay delivered to."""
-    lines = [line.text for line in running.node("relay").log()]
+    relay = running.relay.node
+    assert relay.wait_for_log("status=sent", 10), "the sink has the mail, and the relay has yet to log it"
+    lines = [line.text for line in relay.log()]
     hosts = [line.partition("relay=mx.")[2].partition("[")[2] for line in lines if "status=sent" in line]
     return {"v6" if host.startswith("2001:2:") else "v4" for host in hosts}
 
