@@ -1,4 +1,4 @@
-"""What can go wrong, and the exit code each kind has.
+"""Errors of this program, each with its exit code: needed, found, what to do.
 
 ::
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: one exception on the way in, none while cleaning up."""
+"""Ctrl-C and SIGTERM: raised as one exception, held back during clean-up."""
 
 import signal
 import threading

@@ -1,4 +1,4 @@
-"""Text of others made harmless for a terminal: the one place where control characters become visible."""
+"""Untrusted text made safe for a terminal: control characters become visible."""
 
 from typing import IO
 

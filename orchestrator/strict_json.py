@@ -1,4 +1,4 @@
-"""JSON as RFC 8259 has it: NaN and infinities are no numbers of it, whether spelled out or too large for a float."""
+"""JSON as in RFC 8259: NaN and infinities are refused, also as numbers too large for a float."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""The content of one message as it arrives after DATA: read through, never kept.
+"""Reader of one message's content after DATA: checks it piece by piece and keeps none of it.
 
 Only CRLF.CRLF ends it; a dot between bare line feeds or carriage returns is text (so nothing can be smuggled in, RFC
 5321, 2.3.8 and 4.1.1.4). Memory: a piece of up to 32 KiB of the header section, and four octets, whatever the size.

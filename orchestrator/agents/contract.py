@@ -1,4 +1,4 @@
-"""What the orchestrator and the agents in their containers say to each other: plain data, as JSON.
+"""Messages between the orchestrator and the agents in their containers: plain data, as JSON.
 
 Times called ``t`` are Unix time in seconds (CLOCK_REALTIME); every container of a bed shares the kernel's clocks, so
 all series stand on one axis. Durations are measured with CLOCK_MONOTONIC. A histogram travels as text: base64 of the

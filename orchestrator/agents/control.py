@@ -1,4 +1,4 @@
-"""Talk to the sink of this container over its Unix socket.
+"""Client for the sink of this container, over its Unix socket.
 
 ::
 

@@ -1,4 +1,4 @@
-"""A sink that breaks sessions off, as servers do that crash or shed load: what a load generator has to survive.
+"""A sink that breaks sessions off, as a server does that crashes or sheds load.
 
 A session that will be broken off is of another class from its first moment, so that the others pay nothing for it.
 """

@@ -1,4 +1,4 @@
-"""The accounting: which messages of a run arrived, in one bit each.
+"""Ledger of the sink: one bit for each message of a run that has arrived.
 
 Two bits for each message in all (delivered; and at the generator accepted, unresolved), two histograms and a handful
 of counters: memory does not grow with the size of mail, and by 125 kB with a million messages.

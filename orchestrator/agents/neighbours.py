@@ -1,4 +1,4 @@
-"""Talk to many addresses of the link at once: which of them can be reached, and what does the kernel say?
+"""Probe of many addresses on the link at once: which answer, and the kernel's error for the others.
 
 ::
 

@@ -1,4 +1,4 @@
-"""Reads a load order from JSON and checks every value against its bounds."""
+"""Reader of a load order in JSON; checks every value against its bounds."""
 
 import json
 import re

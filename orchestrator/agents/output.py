@@ -1,4 +1,4 @@
-"""What an agent prints: JSON lines for the orchestrator, plain sentences for whoever reads its errors."""
+"""Output of an agent: JSON lines for the orchestrator, plain sentences for errors."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""How long a load waits for a reply, learnt from the server that it talks to; times are CLOCK_MONOTONIC, ns."""
+"""Time limit of a reply, learnt from the server's earlier replies; times are CLOCK_MONOTONIC, ns."""
 
 from collections import Counter
 

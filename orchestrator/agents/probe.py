@@ -1,4 +1,4 @@
-"""Send one stamped message to each of a few domains through a server, with the full SMTP library: is it ready?
+"""Readiness probe: one stamped message to each of a few domains, sent with a full SMTP library.
 
 ::
 

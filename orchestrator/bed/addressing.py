@@ -1,4 +1,4 @@
-"""Which address belongs to what: the slice of a bed, its blocks, and the IPv6 twin of every IPv4 address.
+"""Addresses of a bed: its slice, the blocks in the slice, and the IPv6 twin of every IPv4 address.
 
 IPv4 comes from 198.18.0.0/15 (RFC 2544, appendix C.2.2), IPv6 from 2001:2::/48 (RFC 5180, section 8): both are set
 apart for benchmarking. An IPv6 address carries its IPv4 twin in its last 32 bits, so one slice gives both families.

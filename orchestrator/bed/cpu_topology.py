@@ -1,4 +1,4 @@
-"""Which CPUs are threads of one core, which cores are in one socket, and the sets of them worth comparing.
+"""CPU topology: threads of one core, cores of one socket, and the sets of CPUs to compare.
 
 Pure. Sources: /sys/devices/system/cpu/cpu*/topology (Documentation/admin-guide/cputopology.rst); lists of CPUs are
 written as in cpuset(7), ``0-3,8``.

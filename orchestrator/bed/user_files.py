@@ -1,4 +1,4 @@
-"""A user's own files for a node: their paths checked, their text read from a folder or from beside a bed file.
+"""A user's own files for a node: checked paths, text from a folder or from beside a bed file.
 
 Text only: a compiled lookup table (``recipients.db``) belongs to one version of one library, so its source travels and
 the node compiles it.

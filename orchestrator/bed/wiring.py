@@ -1,4 +1,4 @@
-"""How a node joins its bed: the script that a container starts with, and the rules it loads.
+"""Wiring of a node to its bed: the start script of its container, and its firewall rules.
 
 The script runs with NET_ADMIN before the service does, so there is no moment in which a service has a default route,
 Docker's resolver or half of its addresses; then it gives that capability up for good (capabilities(7), bounding set)

@@ -1,4 +1,4 @@
-"""The command line: parse, call, print, exit code. Heavy imports stand inside the commands, so that --help is quick."""
+"""The command line. Heavy imports stand inside the commands, so that --help is quick."""
 
 from collections.abc import Callable
 from typing import Annotated
@@ -35,7 +35,7 @@ def _options(
         bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and end.")
     ] = False,
 ) -> None:
-    """Take what stands before the name of a command."""
+    """Read the options before the name of a command."""
 
 
 app.add_typer(run.app, name="run", rich_help_panel="Ask")

@@ -1,4 +1,4 @@
-"""Commands about beds that stay up, and about what a bed file says."""
+"""Commands about beds: up, down, ps, logs, exec, stats, plan, graph, schema."""
 
 import sys
 from collections.abc import Iterable
@@ -60,7 +60,7 @@ NodeArgument = Annotated[str, typer.Argument(metavar="NODE", help="The name of a
 
 
 def _drawable() -> list[str]:
-    """Name what can be drawn, for a shell that completes a word."""
+    """Name the beds that can be drawn, for shell completion."""
     return [*built_in_beds(), *beds_there()]
 
 
@@ -75,7 +75,7 @@ def plan(
         PlanFormat, typer.Option("--format", help="text for people, json for scripts, compose for `docker compose`.")
     ] = PlanFormat.TEXT,
 ) -> None:
-    """Work a bed out, and start nothing: addresses, files, limits, and what it asks of the host."""
+    """Work out a bed without starting it: addresses, files, limits, needs of the host."""
     from orchestrator.bed import builtin
     from orchestrator.measurements.rundir import write_files
     from orchestrator.plan import compose, make_plan
@@ -110,7 +110,7 @@ def plan(
 
 
 def _show_own(node: "NodePlan", own: Iterable[str]) -> None:
-    """Print what became of the user's own files of a node."""
+    """Print the user's own files of a node, and the changes made to them."""
     import hashlib
 
     for path in sorted(own):
@@ -201,7 +201,7 @@ def up(
 
 
 def ps(output: FormatOption = Format.TEXT) -> None:
-    """List the beds, their nodes and published ports, and name each wall that is open or was not looked at."""
+    """List deployed beds with their nodes and published ports, and name each wall that is open or was not looked at."""
     from orchestrator.hosts import docker, ownership, walls
 
     engine = docker.connect()
@@ -254,7 +254,7 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the node ends.")] = False,
     output: FormatOption = Format.TEXT,
 ) -> None:
-    """Print what a node has printed; on a terminal, control characters in it become visible."""
+    """Print the log of a node; on a terminal, control characters become visible."""
     from orchestrator import strict_json
 
     for line in _node(bed, node).log(follow=follow):
@@ -271,7 +271,7 @@ def exec_(
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that it may take.")] = 60.0,
     output: FormatOption = Format.TEXT,
 ) -> None:
-    """Run a command in a node with the rights of its service; a terminal shows no raw control characters."""
+    """Run a command in a node with its service's capabilities; on a terminal, control characters become visible."""
     done = _node(bed, node, running=True).exec(*command, timeout=timeout)
     if output is Format.JSON:
         print_json({"status": done.status, "stdout": done.stdout, "stderr": done.stderr})
@@ -282,7 +282,7 @@ def exec_(
 
 
 def stats(bed: BedOption = None, output: FormatOption = Format.TEXT) -> None:
-    """Show the state of each node of a bed, and what it uses at this moment, over one second."""
+    """Show the state of each node of a bed, and its resource use over one second."""
     from orchestrator.hosts import docker
     from orchestrator.up.collect.stats import rates, table
 
@@ -295,7 +295,7 @@ def stats(bed: BedOption = None, output: FormatOption = Format.TEXT) -> None:
 
 
 def _standing(engine: "Host", wanted: str | None) -> "DeployedBed":
-    """Find the bed that a command is about: by id or name, or the only one there is."""
+    """Find a deployed bed by id or name; without either, the only one."""
     from orchestrator.hosts import ownership
 
     # Without a network it is another command's helper, not a bed to be the only one.

@@ -1,4 +1,4 @@
-"""``testbed bisect SCENARIO``: the value of a parameter from which on a scenario is confirmed."""
+"""``testbed bisect SCENARIO``: the smallest value of a parameter at which a scenario is confirmed."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 

@@ -1,4 +1,4 @@
-"""Commands that look at what can be asked and at what was measured. None of them needs an engine."""
+"""Commands about scenarios and finished runs: list, runs, analyze, capsule. None needs an engine."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

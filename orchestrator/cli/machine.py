@@ -1,4 +1,4 @@
-"""Commands that prepare, check and clean this machine."""
+"""Commands that prepare, check and clean this machine: setup, doctor, images, clean."""
 
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -30,7 +30,7 @@ def setup() -> None:
 
 
 class Doctor(TyperCommand):
-    """Takes a bed; where it is given a scenario, it is that scenario's own command, with its parameters as options."""
+    """Takes a bed, or a scenario with its parameters as options."""
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         """Read the command line."""
@@ -42,7 +42,7 @@ class Doctor(TyperCommand):
 
 
 def _subjects() -> list[str]:
-    """Name what a doctor can be asked about, for a shell that completes a word."""
+    """Name beds and scenarios, for shell completion."""
     return [*built_in_beds(), *scenario_commands.names()]
 
 
@@ -60,7 +60,7 @@ def doctor(
     families: Annotated[str | None, typer.Option(help="v4, v6 or both, instead of the bed's own.")] = None,
     output: FormatOption = Format.TEXT,
 ) -> None:
-    """Say what this host can and cannot run: what is needed, what was found, what to do, and what binds first."""
+    """Check this host for a bed or scenario: needed, found, what to do, and the limit that binds first."""
     from orchestrator.bed import builtin
     from orchestrator.plan import make_plan
     from orchestrator.runs.forecast import first_to_bind
@@ -78,7 +78,7 @@ def doctor(
 def _doctor(
     scenario: "Scenario[Any]", values: dict[str, Any], *, runs: RunsOption = RUNS, output: FormatOption = Format.TEXT
 ) -> None:
-    """Say what a scenario will need of this host, and what will bind first."""
+    """Check this host for a scenario."""
     from orchestrator.runs import runner
     from orchestrator.runs.forecast import first_to_bind
     from orchestrator.scenarios import Connects, Provokes
@@ -205,7 +205,7 @@ def images(
     release: Annotated[str, typer.Option(help="The Debian release of their daemons.")] = "bookworm",
     output: FormatOption = Format.TEXT,
 ) -> None:
-    """List the images, and whether they are built from the files as they are now; after --build, what it did."""
+    """List the images, each current, stale or missing; after --build, what it did."""
     from orchestrator.cli.progress import Steps
     from orchestrator.hosts import docker
     from orchestrator.hosts import images as catalogue
@@ -228,7 +228,7 @@ def clean(
     everything: Annotated[bool, typer.Option("--all", help="Also beds that are up and runs that go on.")] = False,
     output: FormatOption = Format.TEXT,
 ) -> None:
-    """Remove every trace of runs that were killed, and expired beds; other beds that are up stay, unless --all."""
+    """Remove all objects of killed commands, and expired beds; other beds that are up stay, unless --all."""
     from orchestrator.hosts import cleaning, docker
 
     done = cleaning.clean(docker.connect(), everything=everything, say=say)

@@ -1,4 +1,4 @@
-"""What a person sees while a command works: one line for each step, with its time, on standard error."""
+"""Progress of a command on standard error: one line for each step, with its duration."""
 
 import time
 from collections.abc import Iterator
@@ -46,12 +46,12 @@ class Steps:
             self._console.print(f"{mark} {escape(plain(name))} [dim]{seconds:.1f} s[/dim]")
 
     def show(self, text: str) -> None:
-        """Show what the running step is at, where that can be overwritten."""
+        """Show progress of the running step on a terminal, which can overwrite it."""
         if self._console.is_terminal and self._status:
             self._status.update(escape(plain(text)))
 
     def say(self, text: str) -> None:
-        """Show what the running step is at; a line that begins with "warning:" stays on a terminal, too."""
+        """Show progress of the running step; a line that begins with "warning:" stays on a terminal, too."""
         if self._console.is_terminal and self._status and not text.startswith("warning:"):
             self._status.update(escape(plain(text)))
         else:
@@ -59,7 +59,7 @@ class Steps:
 
 
 class Within:
-    """Shows the steps of one of many runs: within a step of ``Steps``, which has one line for each run."""
+    """Shows the steps of one of many runs within a step of ``Steps``, which has one line for each run."""
 
     def __init__(self, outer: Steps) -> None:
         self._outer = outer
@@ -76,5 +76,5 @@ class Within:
             self.taken.append({"name": name, "seconds": round(time.monotonic() - began, 3)})
 
     def say(self, text: str) -> None:
-        """Show what the run is at."""
+        """Show progress of the run."""
         self._outer.say(text)

@@ -53,7 +53,7 @@ app = typer.Typer(
 )
 @verbose
 def run() -> None:
-    """Ask a bed a question and keep the evidence; or run a capsule again here, and compare."""
+    """Run a scenario and keep the evidence; or run a capsule again here and compare."""
 
 
 def _run(

@@ -1,4 +1,4 @@
-"""Shared by the commands that take a scenario: one subcommand for each, its parameters as options."""
+"""Commands that take a scenario: one subcommand for each, with its parameters as options."""
 
 import ast
 import inspect
@@ -32,7 +32,7 @@ def _files() -> dict[str, Path]:
 
 
 def names() -> list[str]:
-    """Name every scenario, without a look into them."""
+    """Name every scenario; imports none."""
     return sorted(_files())
 
 
@@ -44,7 +44,7 @@ class Scenarios(Panels):
         return names()
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - click's signature
-        """Return what a list says of one scenario: the first line of its file."""
+        """Return a stub whose help is the first line of the scenario's file."""
         file = _files().get(cmd_name)
         if file is None:
             return None
@@ -52,7 +52,7 @@ class Scenarios(Panels):
         return TyperCommand(cmd_name, help=question, rich_markup_mode=MARKUP)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Make the command of the scenario that is called: its options are the scenario's parameters."""
+        """Make the command of one scenario: its options are the scenario's parameters."""
         name, found, rest = super().resolve_command(ctx, args)
         return name, self.make(str(name)) if found else None, rest
 
@@ -64,8 +64,8 @@ class Scenarios(Panels):
 def command(name: str, body: Callable[..., None]) -> Any:
     """Make the command of a scenario: its parameters become options, beside the keyword parameters of ``body``.
 
-    ``body`` is called with the scenario, the parameters that are given, and its own options. Its own option stands
-    where a parameter has the same name, which then keeps its default.
+    ``body`` is called with the scenario, the parameters that are given, and its own options. Its own options
+    override parameters of the same name, which keep their defaults.
     """
     from orchestrator import scenarios
     from orchestrator.bed.user_files import FromDisk
@@ -112,10 +112,10 @@ def _is_given(context: typer.Context, option: str) -> bool:
 
 
 def params_of(scenario: "Scenario[Any]", values: dict[str, Any]) -> "Strict":
-    """Check the values that are given.
+    """Check parameter values.
 
     Raises:
-        InvalidInput: one is not possible.
+        InvalidInput: a value is invalid.
     """
     from orchestrator.bed.model import checked
 

@@ -1,4 +1,4 @@
-"""What every command shares: formats, messages, exit codes, and the bed that a command is about."""
+"""Shared by all commands: output formats, messages, exit codes, completion."""
 
 import sys
 import traceback
@@ -31,7 +31,7 @@ RUNS = Path("runs")
 MARKUP = None
 """Help as plain text: rich would double the time of `testbed --help`."""
 _LINES, _WIDTH = 20, 1000
-"""Of a message: more is in the logs."""
+"""Limits of an error message, in lines and columns; the logs have the rest."""
 
 
 class Panels(TyperGroup):
@@ -51,12 +51,12 @@ class Panels(TyperGroup):
 
 
 def built_in_beds() -> list[str]:
-    """Name the built-in beds for a shell that completes a word; without a look into them."""
+    """Name the built-in beds, for shell completion; reads no file."""
     return sorted(path.stem for path in (Path(__file__).parents[1] / "bed" / "builtin").glob("*.yaml"))
 
 
 def made_runs(ctx: typer.Context) -> list[str]:
-    """Name the runs for a shell that completes a word."""
+    """Name the runs, for shell completion."""
     from orchestrator.measurements.rundir import RunDir
 
     with suppress(InvalidInput):
@@ -65,12 +65,12 @@ def made_runs(ctx: typer.Context) -> list[str]:
 
 
 def beds_there() -> list[str]:
-    """Name the beds there are, and their ids, for a shell that completes a word."""
+    """Name deployed beds and their ids, for shell completion."""
     return [word for bed in _standing() for word in (bed["bed"], bed["id"])]
 
 
 def nodes_there() -> list[str]:
-    """Name the nodes of the beds there are for a shell that completes a word."""
+    """Name the nodes of deployed beds, for shell completion."""
     return sorted({node["name"] for bed in _standing() for node in bed["nodes"]})
 
 
@@ -104,12 +104,12 @@ def tell(text: str) -> None:
 
 
 def say(text: str) -> None:
-    """Tell a person what is happening, on standard error; control characters in it become visible."""
+    """Print progress for a person on standard error; control characters become visible."""
     typer.echo(plain(text, LAYOUT), err=True)
 
 
 def end_with(code: int, unreported: Problem | None) -> NoReturn:
-    """End as an answer says that was shown, though its report may be missing.
+    """Exit with the code of a verdict that was shown; warn if its report is missing.
 
     Raises:
         HostCannot: there was no room for the report.
@@ -160,12 +160,12 @@ def _shown(text: str) -> str:
 
 
 def _notes(error: BaseException) -> list[str]:
-    """Return what a clean-up has added to an error."""
+    """Return the notes that a clean-up added to an error."""
     return list(getattr(error, "__notes__", ()))
 
 
 def _left(signal: BaseException) -> list[str]:
-    """Return what could not be cleaned up: a second signal, or a failure, may have replaced the first error."""
+    """Return messages about objects that remain: a second signal, or a failure, may have replaced the first error."""
     notes = _notes(signal)
     error = signal.__cause__ or signal.__context__
     while error:

@@ -1,4 +1,4 @@
-"""What the machine under the engine can give, read through the engine, so that a remote one is read as well."""
+"""Readings of the machine under the engine, taken through the engine, so that a remote one is read as well."""
 
 import hashlib
 import shutil

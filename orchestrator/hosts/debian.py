@@ -1,4 +1,4 @@
-"""What the distribution's own tools do for a bare machine: packages (apt-get), a root file system (mmdebstrap)."""
+"""The distribution's tools on a bare machine: packages (apt-get), a root file system (mmdebstrap)."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The images of the nodes: one folder below ``images/`` each, built when missing or when its folder changed.
+"""The images of the nodes: built if missing, or if their folder below ``images/`` has changed.
 
 An image whose folder has changed and whose mirror no longer serves its rebuild is used as it was built, and named: the
 alternative is no bed at all, for as long as the mirror is away, or for good with a release that has left the mirrors.

@@ -1,4 +1,4 @@
-"""Settings of the host's kernel that no container has of its own: changed by one command at a time, and put back.
+"""Settings of the host's kernel: changed by one command at a time, with consent, and restored.
 
 They belong to every network namespace of the machine, so a change is made with consent only, for a short time, and
 under a lock. The lock is a container that is never started. An engine gives its name once, whoever asks from

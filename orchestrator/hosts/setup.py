@@ -1,6 +1,6 @@
-"""A bare machine made ready: a container engine that answers, and the images of the default release.
+"""Set-up of a bare machine: a container engine that answers, and the images of the default release.
 
-Everything here can be said again and again: what is there is used as it is.
+Idempotent: an engine, base image or image that is there is used.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The walls of beds that are up: looked at again, and put back after a flush of the host's or of a node's rules.
+"""Firewall rules of beds that are up: checked, and restored after a flush.
 
 A bed has a wall on the host (``lab``: nothing from its lab enters the host) and one in each node (``wiring``: nothing
 leaves the bed). A firewall that is restarted, or `nft flush ruleset`, removes them without a word.

@@ -1,4 +1,4 @@
-"""What a run directory says: the one reading of it that the runner after a run and ``analyze`` years later share.
+"""The one reader of a run directory, for the runner and for ``analyze``.
 
 Missing data is ``None``, never a zero that looks measured. Times are Unix time in seconds, latencies seconds.
 """

@@ -1,4 +1,4 @@
-"""Every message of a load checked off: sets of sequence numbers, as integers whose bit n is number n."""
+"""Account of a load's messages: sets of sequence numbers, as integers whose bit n is number n."""
 
 import base64
 import zlib

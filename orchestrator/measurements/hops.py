@@ -1,4 +1,4 @@
-"""Where in a relay the time goes, and how long its queue is: from its own log.
+"""Delay at each hop of a relay, and the length of its queue, from its own log.
 
 Reading the log of a long run takes a while, so what it says is kept as results/hops.json, with the size of the log
 that it was read from; of a log that has changed since, it is read again.

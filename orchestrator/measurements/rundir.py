@@ -1,4 +1,4 @@
-"""Where a run is kept: one directory with everything needed to judge it again without Docker.
+"""The run directory: everything needed to judge a run again without Docker.
 
 ::
 

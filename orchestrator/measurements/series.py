@@ -1,4 +1,4 @@
-"""Values over time, and what follows from counters that were read now and then."""
+"""Time series, and rates from counters."""
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""The bed worked out: every address, file, limit and container, the start order, and what it asks of the host.
+"""The plan of a bed: every address, file, limit and container, the start order, and its needs of the host.
 
 Pure: the same bed, subnet and CPU count give the same plan. Nothing is started to make one.
 """

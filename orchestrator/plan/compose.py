@@ -1,4 +1,4 @@
-"""A plan as files for Compose: the same nodes, networks and scripts, started by ``docker compose`` instead of us.
+"""A plan as Compose files: the same nodes, networks and scripts, started by ``docker compose``.
 
 What Compose cannot do is left to its user: the private veth pair under the lab, and the removal of what a killed
 command left behind.

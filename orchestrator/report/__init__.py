@@ -1,1 +1,1 @@
-"""A run directory, shown: terminal and HTML."""
+"""Reports of a run directory: terminal and HTML."""

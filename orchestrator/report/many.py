@@ -1,4 +1,4 @@
-"""Many runs side by side, on a terminal and as a page: a sweep, a search for a threshold, a capsule run again here.
+"""Report of many runs side by side: a sweep, a bisection, a capsule that was run again.
 
 Both show a ``Page``. Its text may come from a run or from a stranger's capsule: both renderers escape it.
 """

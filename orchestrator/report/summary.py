@@ -1,4 +1,4 @@
-"""A run in figures: the one shape behind ``--format json``, the terminal and report.html."""
+"""Summary of a run: one form for ``--format json``, the terminal and report.html."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""A run on a terminal: the answer first, then the figures it rests on. Words carry the meaning, colours only help."""
+"""A run on a terminal: the verdict first, then its figures. No meaning is in colour alone."""
 
 import shlex
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""The smallest value of a parameter at which a scenario is confirmed, by bisection over real runs.
+"""Search for the smallest value of a parameter at which a scenario is confirmed: bisection over real runs.
 
 Both ends are looked at first. What is found is confirmed by repetition on both of its sides; where repetitions
 disagree, the symptom is there only sometimes, and the search moves outwards until they agree. A run that is

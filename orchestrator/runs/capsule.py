@@ -1,4 +1,4 @@
-"""A run in one file that another machine can run again and hold its own result against.
+"""A run in one file, which another machine can run again and compare with its own result.
 
 A capsule comes from strangers. So it is bounded, checked to the last key, and nothing of it is ever carried out but the
 name of a scenario that is known here and parameters that this scenario accepts. What it says of files and machines is

@@ -1,4 +1,4 @@
-"""What a bed will need, worked out from its plan alone, and what will bind first on this host."""
+"""Forecast of a bed's needs, from its plan alone, and of the limit on this host that binds first."""
 
 import math
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""One run, start to end."""
+"""One run, from start to end."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""One scenario, asked once for each value: ``--vary dns.release=bullseye,bookworm``.
+"""Sweep: one run of a scenario for each value: ``--vary dns.release=bullseye,bookworm``.
 
 A summary is kept in a directory of its own, ``runs/<time>-sweep-<scenario>/sweep.json``, saved after each run::
 

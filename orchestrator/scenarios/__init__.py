@@ -1,4 +1,4 @@
-"""Questions asked of a bed, one file or package each, discovered: bed(params), drive(bed), judge(measurements, params).
+"""Scenarios, one file or package each, discovered: bed(params), drive(bed), judge(measurements, params).
 
 ``bed`` and ``judge`` are pure; only ``drive`` touches a bed that is up, and it leaves everything that ``judge``
 needs in the run directory, so that an old run can be judged again without Docker.
@@ -133,7 +133,7 @@ class Scenario(Protocol[P_contra]):
     question: str
     """In one line, for ``testbed list``."""
     params: type[Strict]
-    """What can be varied: each field becomes ``--set name=value``."""
+    """What can be varied: each field becomes an option of ``testbed run``."""
 
     def bed(self, params: P_contra) -> Bed:
         """Return the bed that the question is asked of."""

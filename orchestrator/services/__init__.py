@@ -1,4 +1,4 @@
-"""Kinds of server, one file each, discovered: adding a relay is adding a file with a ``SERVICE`` in it.
+"""Services, one file each, discovered: a new kind of server is a new file with a ``SERVICE`` in it.
 
 A service says which role it fills and which image it needs, and renders a node: files, command, limits. It knows
 nothing of engines. ``known()`` finds them all; the contract tests run over whatever is there.

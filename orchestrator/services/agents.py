@@ -1,4 +1,4 @@
-"""How the agents are put into a container: their code travels as files, so an image never holds an old one."""
+"""Installation of the agents in a container: their code travels as files, so no image holds an old one."""
 
 from collections.abc import Iterable
 from functools import cache

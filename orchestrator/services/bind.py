@@ -1,4 +1,4 @@
-"""BIND: the authoritative server of everything that a bed knows, and of nothing else."""
+"""BIND: the authoritative server for all names of a bed, and for no others."""
 
 import re
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""postal, the load generator of the 2021 benchmark: a container that waits until it is told what to send.
+"""postal, the load generator of the 2021 benchmark: the container waits for an exec.
 
 It numbers no messages and keeps no latencies; what it sent is counted where it arrives.
 """

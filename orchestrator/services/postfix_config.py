@@ -1,4 +1,4 @@
-"""A user's own main.cf and master.cf made fit for a bed: read as Postfix reads them, changed where the bed must.
+"""Adapter of a user's own main.cf and master.cf to a bed; reads them as Postfix does.
 
 The format is the same for both (postconf(5), master(5)): a line that begins with white space continues the one before;
 empty lines and lines whose first other character is ``#`` count for nothing.

@@ -1,4 +1,4 @@
-"""The load generator: a container that waits until it is told what to send (``agents.load``, by exec)."""
+"""Our load generator (``agents.load``): the container waits for an exec."""
 
 import json
 from collections.abc import Callable, Iterable

@@ -1,4 +1,4 @@
-"""smtp-source, Postfix's own load generator: a container that waits until it is told what to send.
+"""smtp-source, Postfix's own load generator: the container waits for an exec.
 
 It sends to one recipient for each process, without PIPELINING and TLS, and measures no latency.
 """

@@ -1,4 +1,4 @@
-"""A node that waits until something is run in it, by exec: what every load generator is."""
+"""Start command of a load generator's container, which waits for an exec."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""A bed is brought up: networks, nodes, readiness, and the first messages delivered."""
+"""Bring-up of a bed: networks, nodes, readiness, and one delivered message."""
 
 import logging
 import random

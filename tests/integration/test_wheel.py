@@ -31,6 +31,7 @@ def test_the_wheel_carries_images_and_compose_files_and_finds_them(
         text=True,
         check=True,
     )
+    assert (site / "orchestrator" / "py.typed").is_file()  # PEP 561
     packed = site / "orchestrator/_data"
     assert ran.stdout.splitlines() == [str(packed / "images"), images.digest("agents")]
     for folder in ("images", "compose"):

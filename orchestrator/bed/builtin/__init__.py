@@ -1,4 +1,4 @@
-"""The built-in beds, as the YAML that a user would write."""
+"""The built-in beds, each a YAML file as a user would write it."""
 
 from importlib.resources import as_file, files
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is asked of each named: whether it got its sockets, what it has open, and to stop."""
+"""Drive of each named: did it get its sockets, how many files are open, does it stop?"""
 
 import time
 from typing import Any

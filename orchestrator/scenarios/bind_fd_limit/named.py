@@ -1,4 +1,4 @@
-"""The nameds of the bed as the parameters set them up, and what is predicted of each: open files, limit, threshold."""
+"""The nameds of the bed: settings, and the predicted open files, limit and threshold."""
 
 from dataclasses import dataclass, replace
 from typing import Literal

@@ -1,4 +1,4 @@
-"""What a run directory says of one named."""
+"""Observations of one named, read from a run directory."""
 
 import re
 from dataclasses import dataclass

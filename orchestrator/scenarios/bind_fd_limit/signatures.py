@@ -1,4 +1,4 @@
-"""What is looked for in the logs of a named."""
+"""Log lines of named that show the fault."""
 
 FETCHED = r"managed-keys-zone: Unable to fetch DNSKEY set"
 """Nothing of a bed reaches a root server, so it fails in any case; by then the first outgoing sockets were tried."""

@@ -1,4 +1,4 @@
-"""Was the limit met as reported, and is it kept clear of with the fix?"""
+"""Verdict: was the limit met as reported, and does the fix avoid it?"""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""What keeps the table from overflowing: a larger one, or fewer entries that count."""
+"""The fixes: a larger neighbour table, or fewer entries that count."""
 
 from orchestrator.hosts.kernel_settings import HostSettings
 from orchestrator.scenarios.neighbour_overflow.link import blocks

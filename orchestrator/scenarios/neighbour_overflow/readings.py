@@ -1,4 +1,4 @@
-"""What a run directory says of one pass."""
+"""Observations of one pass, read from a run directory."""
 
 from dataclasses import dataclass
 from typing import Annotated, Self

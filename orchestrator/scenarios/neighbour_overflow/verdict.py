@@ -1,4 +1,4 @@
-"""Did they fail for want of entries, and not with the fix?"""
+"""Verdict: did look-ups fail because the table was full, and not with the fix?"""
 
 from collections.abc import Callable, Iterator, Mapping
 

@@ -1,4 +1,4 @@
-"""What a verdict on a relay rests on: an account of every message, and what the instrument itself can do."""
+"""Evidence for a verdict on a relay: an account of every message, and the instrument's own ceiling."""
 
 from collections.abc import Iterable
 

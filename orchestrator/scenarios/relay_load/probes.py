@@ -1,4 +1,4 @@
-"""How many connections does a relay need? Short loads through it, each over another number of connections.
+"""Search for the number of connections that a relay needs: short loads, each over another number.
 
 The connections of a closed loop are busy whatever the relay could do, so the figure of one number alone may be the
 number's: a relay that waits 500 ms for a policy service carries 40 messages a second over 20 connections. Only a

@@ -1,4 +1,4 @@
-"""The bed that is asked for."""
+"""The bed of the scenario."""
 
 from orchestrator import services
 from orchestrator.bed.model import Bed, Node

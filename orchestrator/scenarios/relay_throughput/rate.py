@@ -1,4 +1,4 @@
-"""Does the relay carry a rate that was offered? The rate sets the pace, so the answer is whether it keeps up.
+"""Verdict at a given rate: does the relay keep up with it?
 
 Three facts: it takes nearly all that is offered, nearly all of that has come out when the load ends, and no message
 waits for a connection.

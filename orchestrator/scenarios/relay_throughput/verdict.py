@@ -1,4 +1,4 @@
-"""The judgement of a run: was it measured at all, was mail lost, and who set the pace?"""
+"""Verdict of a run: was it measured at all, was mail lost, and which part limited the rate?"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,1 +1,1 @@
-"""Streams from the nodes of a bed into its run directory."""
+"""Recording of a bed that is up: streams from its nodes into its run directory."""

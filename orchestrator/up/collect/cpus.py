@@ -1,4 +1,4 @@
-"""What the CPUs of a machine did: seconds since it started, by CPU."""
+"""CPU time of a machine since its start, by CPU."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Streams the logs and statistics of a bed into its run directory while it is up, and notices a container that ends.
+"""Recorder of a bed: writes logs and statistics into the run directory and notices a container that ends.
 
 Three threads for each node, because the engine's answers are blocking streams: its log, its statistics, its end.
 Recording never ends a run: a stream that breaks is written down (``faults``, series/recorder.jsonl) and missed.

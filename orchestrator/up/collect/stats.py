@@ -1,4 +1,4 @@
-"""The engine's statistics of a container, brought to one shape for cgroup v1 and v2.
+"""The engine's statistics of a container, in one form for cgroup v1 and v2.
 
 Source: Docker Engine API 1.41, ``GET /containers/{id}/stats``; the kernel's cgroup-v1/memory.rst and cgroup-v2.rst.
 """
