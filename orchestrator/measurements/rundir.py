@@ -35,7 +35,7 @@ from orchestrator.interrupts import shielded
 
 R = TypeVar("R")
 
-FORMAT = 1
+FORMAT = 2
 """Of run.json and the files beside it."""
 MAX_NAME = 200
 """Octets of a name in a file's name, which has 255 at most (NAME_MAX)."""
@@ -122,7 +122,7 @@ class RunDir:
             facts = _object(path)
         except (OSError, ValueError, RecursionError) as error:
             raise InvalidInput("a readable run directory", f"{path}: {why(error)}", "see `testbed runs`") from error
-        check_format(facts, FORMAT, path)
+        check_format(facts, FORMAT, path, oldest=FORMAT)
         return facts
 
     def save_config(self, node: str, files: Mapping[str, bytes]) -> None:
@@ -289,16 +289,17 @@ def _time(stamp: str) -> float | None:
     return t if math.isfinite(t) else None
 
 
-def check_format(data: Mapping[str, Any], newest: int, path: Path) -> None:
-    """Check the ``format`` of a file that testbed writes; one without it is older than the first number.
+def check_format(data: Mapping[str, Any], newest: int, path: Path, *, oldest: int = 1) -> None:
+    """Check the ``format`` of a file that testbed writes; a file without one is of format 1.
 
     Raises:
-        InvalidInput: it is newer than ``newest``, or no number.
+        InvalidInput: it is newer than ``newest``, older than ``oldest``, or no number.
     """
-    found = data.get("format", newest)
-    if type(found) is not int or not 1 <= found <= newest:
-        needed, do = f"a file of format {newest} or older", "use the testbed that made it, or a newer one"
-        raise InvalidInput(needed, f"{path}: format {found!r:.60}", do)
+    found = data.get("format", 1)
+    if type(found) is not int or not oldest <= found <= newest:
+        needed = f"a file of format {newest}" + (f", or {oldest} at least" if oldest < newest else "")
+        made_by = f", written by testbed {data['version']}" if isinstance(data.get("version"), str) else ""
+        raise InvalidInput(needed, f"{path}: format {found!r:.60}{made_by}", "use the testbed that made it")
 
 
 def check_name(name: str) -> str:

@@ -257,7 +257,9 @@ def test_a_list_of_runs_leaves_a_broken_one_out_and_says_so(testbed: Command, tm
 
 def test_a_list_of_runs_names_a_verdict_that_cannot_be_read(testbed: Command, tmp_path: Path) -> None:
     (tmp_path / "runs" / "old").mkdir(parents=True)
-    (tmp_path / "runs" / "old" / "run.json").write_text('{"scenario": "x", "verdict": -1}', encoding="utf-8")
+    (tmp_path / "runs" / "old" / "run.json").write_text(
+        '{"format": 2, "scenario": "x", "verdict": -1}', encoding="utf-8"
+    )
     ended = testbed("runs")
     assert ended.code == 0
     assert "runs/old: left out, because it cannot be read: verdict of run.json" in ended.err

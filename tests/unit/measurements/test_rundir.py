@@ -60,14 +60,16 @@ def test_a_number_that_is_not_finite_is_neither_kept_nor_read(run: RunDir, value
         run.load()
 
 
-def test_a_run_says_its_format_and_one_without_is_read(run: RunDir) -> None:
+def test_a_run_says_its_format_and_one_of_the_first_format_is_refused(run: RunDir) -> None:
+    """Before format 2 a load did not say its purpose."""
     assert run.load()["format"] == FORMAT
-    (run.path / "run.json").write_text('{"scenario": "old"}')
-    assert run.load() == {"scenario": "old"}
+    (run.path / "run.json").write_text('{"scenario": "old", "version": "0.0.9"}')
+    with pytest.raises(InvalidInput, match=r"run.json: format 1, written by testbed 0\.0\.9; use the testbed that"):
+        run.load()
 
 
-@pytest.mark.parametrize("number", [FORMAT + 1, 0, -1, "1", None, True, 1.0, []])
+@pytest.mark.parametrize("number", [FORMAT + 1, 1, 0, -1, "2", None, True, 2.0, []])
 def test_a_run_of_another_format_is_refused(run: RunDir, number: object) -> None:
     (run.path / "run.json").write_text(json.dumps({"format": number, "scenario": "new"}))
-    with pytest.raises(InvalidInput, match=f"of format {FORMAT} or older.*run.json: format .*; use the testbed that"):
+    with pytest.raises(InvalidInput, match=f"of format {FORMAT}.*run.json: format .*; use the testbed that"):
         run.load()
