@@ -51,17 +51,17 @@ unit-inner: .venv/.installed
 unit-outer: .venv/.installed
 	$(BIN)/pytest tests/unit $(INNER:%=--ignore %)
 
-# Two at a time, file by file, where tests do not measure; then the others one after another.
-SIDE_BY_SIDE := $(BIN)/pytest --numprocesses 2 --dist loadfile tests/integration
-SHORT := not all_releases and not long
+# Images of further releases are there before two tests build the same one at the same time.
+OF_TESTS = [('bind', 'bullseye'), ('postfix', 'bullseye')]
+integration-all: OF_TESTS = [(image, release) for release in images.RELEASES for image in images.names(release)]
+build = $(BIN)/python -c "from orchestrator.hosts import docker, images; images.ensure(docker.connect(), $(1), print)"
 
-integration: setup
-	$(SIDE_BY_SIDE) -m 'not alone and $(SHORT)'
-	$(BIN)/pytest tests/integration -m 'alone and $(SHORT)'
-
-integration-all: setup
-	$(SIDE_BY_SIDE) -m 'not alone'
-	$(BIN)/pytest tests/integration -m alone
+# Tests that are marked `alone` run one after another, the others three at a time, file by file: they mostly wait.
+integration: SHORT = and not all_releases and not long
+integration integration-all: setup
+	$(call build,$(OF_TESTS))
+	$(BIN)/pytest --numprocesses 3 --dist loadfile -m 'not alone $(SHORT)' tests/integration
+	$(BIN)/pytest -m 'alone $(SHORT)' tests/integration
 
 # Everything is pinned by its hash; the project itself is then linked in with no look at the network.
 .venv/.installed: $(REQUIREMENTS) pyproject.toml .ci/python-environment

@@ -99,7 +99,10 @@ def test_a_user_who_may_not_use_the_engine_is_told() -> None:
 
 
 @ROOT
-@pytest.mark.parametrize("size", ["16k", "600k"], ids=["before the start", "on its way"])
+@pytest.mark.parametrize(
+    "size",
+    [pytest.param("16k", id="before the start"), pytest.param("600k", id="on its way", marks=pytest.mark.long)],
+)
 def test_a_run_directory_that_is_full_ends_the_run_and_is_named(real_engine: Host, tmp_path: Path, size: str) -> None:
     before = _objects(real_engine)
     script = 'mount -t tmpfs -o size="$1" tmpfs "$2"; shift 2; exec "$@"'

@@ -63,6 +63,7 @@ def test_a_sink_that_is_killed_leaves_no_verdict(real_engine: Host, tmp_path: Pa
 
 
 @pytest.mark.alone
+@pytest.mark.long
 def test_the_ceiling_of_postal_is_its_own(tmp_path: Path) -> None:
     words = ("--engines", "smtp-load,postal", "--domains", "64", "--seconds", "5", "--portions", "4")
     verdict = ask("generator-ceiling", tmp_path, *words, "--relay-seconds", "1", code=0)["verdict"]
