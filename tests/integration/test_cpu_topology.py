@@ -14,7 +14,7 @@ from tests.integration.traces import traces
 
 pytestmark = [pytest.mark.docker, pytest.mark.alone]
 
-SMALL = ("--domains", "20", "--calibration", "1", "--probe", "1", "--connections", "20")
+SMALL = ("--domains", "20", "--calibration", "1", "--probe", "1")
 CODES = {"CONFIRMED": 0, "REFUTED": 1, "INCONCLUSIVE": 3}
 
 
