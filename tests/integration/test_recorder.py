@@ -11,13 +11,13 @@ from typing import cast
 
 import pytest
 
-from orchestrator.errors import EngineFailed, NodeDied
+from orchestrator.errors import EngineFailed, NodeDied, TimedOut
 from orchestrator.hosts import ContainerSpec, Host, docker
 from orchestrator.hosts.docker import DockerHost
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.up.collect.recorder import Recorder
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.alone]
 IMAGE = "testbed/helper:bookworm"
 
 
@@ -127,11 +127,12 @@ def test_a_death_is_heard_though_the_engine_broke_off_every_answer(
     with Recorder(rundir) as recorder, container(engine, "echo up; exec sleep 600") as made:
         up, never = recorder.watch("cut", "^up$"), recorder.watch("cut", "never")
         engine.node(made).start()
-        recorder.record("cut", engine.node(made))
+        recorder.record("cut", docker.connect().node(made))  # through the socket between
         up.wait(60)
         between.cut()
-        with pytest.raises(EngineFailed):  # its log is lost
+        with pytest.raises(EngineFailed) as lost:
             never.wait(60)
+        assert not isinstance(lost.value, TimedOut), "its log is lost"
         assert recorder.await_end("cut", 0) is None
         recorder.check()
         cast("DockerHost", engine)._clients.here.kill(made)
