@@ -126,7 +126,7 @@ def run(
             cleaning.make_way(engine, steps.say)
             cpus = engine.info().cpus
             plan = make_plan(bed, cpus=cpus)
-        with steps.step("check what was rendered"):
+        with steps.step("verify the rendered files"):
             verify(plan)
         with steps.step("find or build the images"):
             old = images.ensure(engine, images.of(bed), steps.say)

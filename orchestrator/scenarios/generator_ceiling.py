@@ -234,7 +234,7 @@ def _postal(
         times = (others[best] or 0.0) / pace
         own.append(
             Evidence(
-                fact="what the same sink took from another generator",
+                fact="rate of the same sink with another generator",
                 found=f"{others[best]:,.0f} a minute from {best}, {times:.0f} times as much",
                 needed=f"at least {TIMES} times as much",
                 holds=_unless_starved(measured.machine(f"{STRAIGHT}{best}"), times >= TIMES, slow=True),
