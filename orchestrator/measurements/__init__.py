@@ -1,6 +1,6 @@
-"""The one reader of a run directory, for the runner and for ``analyze``.
+"""Measurements of a run, read from its directory, for the runner and for ``analyze``.
 
-Missing data is ``None``, never a zero that looks measured. Times are Unix time in seconds, latencies seconds.
+Missing data is ``None``, never zero. Times are Unix time in seconds, latencies seconds.
 """
 
 import re
@@ -26,38 +26,38 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Phase:
-    """A named stretch of the run; ``end`` is ``None`` when the run broke off in it."""
+    """A named period of the run; ``end`` is ``None`` if the run broke off during it."""
 
     name: str
     start: float
     end: float | None
     purpose: str = Purpose.MEASURE
-    """That of the load which was sent or drained in it."""
+    """Purpose of the load sent or drained in it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Use:
-    """What one node used during a phase."""
+    """CPU and memory use of one node during a phase."""
 
     node: str
     seconds: float
-    """How much of the phase the readings cover."""
+    """Part of the phase covered by readings."""
     cpu_s: float
     cores: float
     """Mean CPU cores in use."""
     memory_b: int | None
-    """Peak of the readings, without the file cache."""
+    """Peak, without the file cache."""
     throttled_s: float | None
-    """Time that its CPU limit held it back."""
+    """Time throttled by its CPU limit."""
 
 
 class Drained(Kept):
     """results/<load>-queue.json: the relay's queue after a load."""
 
     left: int
-    """Messages in it when the wait ended."""
+    """Messages in the queue at the end of the wait."""
     seconds: float
-    """From the last reply to the end of the wait."""
+    """Time from the last reply to the end of the wait."""
 
 
 class _LoadPoint(Kept):
@@ -103,28 +103,28 @@ _SHAPES: Mapping[str, type[Kept]] = {
 
 @dataclass(frozen=True)
 class Measurements:
-    """Everything that was measured in one run. Make it with ``read``."""
+    """All measurements of one run; ``read`` makes them."""
 
     rundir: RunDir
     facts: Mapping[str, Any]
-    """run.json, as ``facts.read`` checks it."""
+    """run.json, checked by ``facts.read``."""
     phases: tuple[Phase, ...]
     loads: Mapping[str, LoadReport]
-    """Name of the load (``calibration``, ``relay``, ...) -> report of its generator, in the order in which they ran."""
+    """Name of a load (``calibration``, ``relay``, ...) -> report of its generator, in the order of sending."""
     sinks: Mapping[str, SinkReport]
-    """The same names -> what the sink reported."""
+    """Name of a load -> report of the sink."""
     hops: Hops | None
     series: Mapping[str, list[dict[str, Any]]]
     """Name of a time series -> its points."""
     faults: tuple[str, ...]
-    """Streams that broke while they were recorded: what they tell is incomplete."""
+    """Streams that broke during recording, and are therefore incomplete."""
 
     @classmethod
     def read(cls, rundir: RunDir, *, recompute: bool = False, logs: bool = True) -> Self:
         """Read a run directory; ``recompute`` reads the relay's log again instead of results/hops.json.
 
-        What else cannot be read is left out: ``rundir.left_out`` names it. ``logs=False`` leaves the relay's log alone:
-        of a bed that is still up it is only begun.
+        ``rundir.left_out`` names the files that cannot be read. ``logs=False`` skips the relay's log, which is
+        incomplete while the bed is up.
 
         Raises:
             InvalidInput: run.json cannot be read.
@@ -159,16 +159,16 @@ class Measurements:
 
     @property
     def subject(self) -> str | None:
-        """The one load that the run is about; ``None``: there are several, or none."""
-        found = self.sent(Purpose.MEASURE)
-        return found[0] if len(found) == 1 else None
+        """The load under measurement; ``None`` if there are several, or none."""
+        loads = self.sent(Purpose.MEASURE)
+        return loads[0] if len(loads) == 1 else None
 
     def sent(self, purpose: Purpose) -> list[str]:
-        """Return the names of the loads with this purpose, in the order in which they ran."""
+        """Return the names of the loads with this purpose, in the order of sending."""
         return [name for name, load in self.loads.items() if load.purpose == purpose]
 
     def phase(self, name: str) -> Phase | None:
-        """Return the phase of this name; of a load, the time from its first due message to its last reply."""
+        """Return the phase of this name; for a load, the time from its first due message to its last reply."""
         for phase in self.phases:
             if phase.name == name:
                 return phase
@@ -183,7 +183,7 @@ class Measurements:
         return Phase(name=load, start=sent.started, end=max(sent.ended, (got and got.last) or sent.ended))
 
     def accounting(self, load: str) -> Accounting | None:
-        """Check off one load; ``None`` unless its messages are numbered and both its ends reported."""
+        """Return the account of a load; ``None`` unless its messages are numbered and generator and sink reported."""
         sent, got = self.loads.get(load), self.sinks.get(load)
         return Accounting.check_off(sent, got) if sent and got else None
 
@@ -194,12 +194,12 @@ class Measurements:
         return None if report is None or accepted is None else _rate(accepted, report.started, report.ended)
 
     def delivered_per_s(self, load: str, *, after: float = 0.0) -> float | None:
-        """Return messages delivered a second, from the first due message to the last one delivered.
+        """Return messages delivered a second, from the first due message to the last delivery.
 
-        ``after``: seconds at the start that are left out, of a load whose messages are numbered.
+        ``after``: seconds left out at the start; applies to numbered messages only.
         """
         sent, got = self.loads.get(load), self.sinks.get(load)
-        if sent and not sent.numbered:  # of its last message the sink's readings tell, to the second
+        if sent and not sent.numbered:  # the sink's readings give the last delivery to 1 s
             ticks = self._sink_ticks.get(load)
             return _rate(ticks[-1]["delivered"], sent.started, max(ticks[-1]["t"], sent.ended)) if ticks else None
         if sent is None or got is None:
@@ -208,7 +208,7 @@ class Measurements:
         return _rate(got.delivered - (self.delivered_by(load, start) or 0.0), start, got.last)
 
     def delivered_by(self, load: str, t: float) -> float | None:
-        """Return the number of messages that had arrived at Unix time ``t``, interpolated between readings."""
+        """Return the number of messages delivered by Unix time ``t``, interpolated between readings."""
         sent, got = self.loads.get(load), self.sinks.get(load)
         if sent is None or got is None or got.last is None:
             return None
@@ -217,21 +217,18 @@ class Measurements:
         return grown(points, "delivered", sent.started, min(max(t, sent.started), got.last))
 
     def delivered_under_load_per_s(self, load: str) -> float | None:
-        """Return messages delivered a second while the load was offered: what the drain delivers is left out."""
+        """Return messages delivered a second while the load was offered, without the drain."""
         report = self.loads.get(load)
         ticks = [p for p in self._sink_ticks.get(load, []) if report and p["t"] <= report.ended + 0.5]
         last = ticks[-1] if ticks else None
         return _rate(last["delivered"], report.started, last["t"]) if report and last else None
 
     def connections_at_most(self, load: str) -> int:
-        """Return the largest number of open connections at any reading of a load."""
+        """Return the largest number of open connections of a load."""
         return max((int(tick["connections"]) for tick in self._load_ticks.get(load, [])), default=0)
 
     def steady_per_s(self, load: str, period: float) -> float | None:
-        """Return messages a second at the sink while a load was sent.
-
-        ``period``: that of the generator's bursts, in seconds (``services.GeneratesLoad``).
-        """
+        """Return messages a second at the sink while a load was sent; ``period``: of its bursts, in seconds."""
         sent = self.loads.get(load)
         if sent is None:
             return None
@@ -239,10 +236,7 @@ class Measurements:
         return steady(points, sent.started, sent.ended, period)
 
     def latency(self, load: str) -> dict[str, Latency]:
-        """Return the recorded latencies of a load by name: ``response``, ``service``, ``transit``, ``age``.
-
-        Also ``connect``; the agents' contract says what each of them spans.
-        """
+        """Return latencies by name: ``response``, ``service``, ``transit``, ``age``, ``connect`` (agents' contract)."""
         sent, got = self.loads.get(load), self.sinks.get(load)
         texts: dict[str, str | None] = {}
         if sent:
@@ -253,10 +247,9 @@ class Measurements:
         return {name: latency for name, latency in decoded.items() if latency}
 
     def ticks_per_s(self, counter: str) -> Series:
-        """Return a counter of the agents' ticks as messages a second.
+        """Return a counter of the agents' ticks as messages a second; gaps where no load was sent.
 
-        ``offered``, ``sent`` and ``accepted`` are the generator's, ``delivered`` and others the sink's. A load
-        without ticks, and the time between two loads, is a gap.
+        The generator counts ``offered``, ``sent``, ``accepted`` and ``failed``; the sink counts the others.
         """
         ticks = self._load_ticks if counter in {"offered", "sent", "accepted", "failed"} else self._sink_ticks
         return join(
@@ -265,7 +258,7 @@ class Measurements:
         )
 
     def _zero(self, load: str, ticks: list[dict[str, Any]]) -> list[tuple[float, float]]:
-        """Return the reading that no tick gives: nothing yet, when the first message was due."""
+        """Return a reading of zero when the first message was due, if that is before the first tick."""
         report = self.loads.get(load)
         return [(report.started, 0.0)] if report and report.started < ticks[0]["t"] else []
 
@@ -279,11 +272,11 @@ class Measurements:
         points = self.series.get("sink", ())
         ticks = _by(({"phase": names[p["run"]], **p} for p in points if p.get("run") in names), "phase")
         for name, other in ((name, load) for name, load in self.loads.items() if not load.numbered):
-            # Unnumbered mail belongs to no run: arrivals count to this load until the relay is empty.
+            # Unnumbered mail carries no run: deliveries count for this load until the relay's queue is empty.
             drained = self.drained(name)
             until = other.ended + (drained.seconds if drained else 0.0) + TICK_S
-            found = [{**p, "delivered": p["foreign"]} for p in points if p.get("run") == other.run and p["t"] <= until]
-            ticks |= {name: found} if found else {}
+            own = [{**p, "delivered": p["foreign"]} for p in points if p.get("run") == other.run and p["t"] <= until]
+            ticks |= {name: own} if own else {}
         return ticks
 
     @cached_property
@@ -292,22 +285,22 @@ class Measurements:
 
     @property
     def nodes(self) -> list[str]:
-        """The nodes that there are statistics of, in the order of the bed."""
+        """Nodes with statistics, in the order of the bed."""
         order = list((self.facts.get("bed") or {}).get("nodes") or {})
         return sorted(self._stats, key=lambda n: (order.index(n) if n in order else len(order), n))
 
     def cores(self, node: str) -> Series:
-        """Return the CPU cores that a node used, over time."""
+        """Return the CPU cores in use by a node, over time."""
         return growth([(p["t"], p.get("cpu_s")) for p in self._stats.get(node, [])])
 
     def gauge(self, node: str, field: str) -> Series:
-        """Return a reading of the statistics as it is, such as ``memory_b`` (see ``collect.stats.point``)."""
+        """Return a field of a node's statistics over time, such as ``memory_b`` (see ``collect.stats.point``)."""
         points = self._stats.get(node, [])
         return Series([p["t"] for p in points], [p.get(field) for p in points])
 
     @cached_property
     def readings(self) -> Mapping[str, Mapping[str, Series]]:
-        """What a scenario read off the bed as it went: name of the quantity -> label -> its values over time."""
+        """Readings of the scenario during the run: quantity -> label -> values over time."""
         return {
             name: {
                 label: Series([p["t"] for p in line], [p["value"] for p in line])
@@ -317,12 +310,12 @@ class Measurements:
         }
 
     def log_lines(self, node: str, pattern: str) -> Iterator[tuple[float, str]]:
-        """Yield the lines of a node's log in which ``pattern`` is found: Unix time and text."""
+        """Yield the lines of a node's log that match ``pattern``: Unix time and text."""
         wanted = re.compile(pattern)
         return ((t, text) for t, text in self.rundir.log(node) if wanted.search(text))
 
     def use(self, node: str, phase: Phase) -> Use | None:
-        """Return what a node used in a phase; ``None`` without two readings that cover some of it."""
+        """Return a node's use in a phase; ``None`` without two readings that cover part of it."""
         points = [p for p in self._stats.get(node, []) if p.get("cpu_s") is not None]
         if len(points) < 2:
             return None
@@ -343,7 +336,7 @@ class Measurements:
         )
 
     def machine(self, load: str) -> Machine | None:
-        """Return what the machine's CPUs did while a load went on; ``None`` when that was not recorded."""
+        """Return the use of the machine's CPUs during a load; ``None`` if it was not recorded."""
         read = self.cpus(load)
         if not read or not read.used or read.end <= read.start or read.cpus < 1:
             return None
@@ -358,12 +351,12 @@ class Measurements:
         return self.rundir.checked_result(f"{load}-cpus", RecordedCpus.model_validate)
 
     def drained(self, load: str) -> Drained | None:
-        """Return how the relay's queue was drained after a load."""
+        """Return the result of draining the relay's queue after a load."""
         return self.rundir.checked_result(f"{load}-queue", Drained.model_validate)
 
 
 def _reports(rundir: RunDir, kind: str, read: Callable[[dict[str, Any]], R]) -> Iterator[tuple[str, R]]:
-    """Yield every report of a kind: name of its load, report. One with a key too few or a wrong type is left out."""
+    """Yield the name of each load and its report of this kind; invalid reports are left out."""
     for load in rundir.names("results", f"-{kind}.json"):
         if (report := rundir.checked_result(f"{load}-{kind}", read)) is not None:
             yield load, report

@@ -8,36 +8,36 @@ from typing import Self
 from orchestrator.agents.contract import LoadReport, SinkReport
 
 EXAMPLES = 10
-"""Sequence numbers that stand for all the lost ones."""
+"""Most sequence numbers in ``lost_examples``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accounting:
-    """What became of the messages of one load."""
+    """Messages of one load by outcome."""
 
     offered: int
     accepted: int
     refused: int
-    """Not accepted, whatever the reason; ``unresolved`` included."""
+    """Not accepted for any reason; includes ``unresolved``."""
     unresolved: int
-    """Sent whole, but the reply never came: delivery is neither owed nor wrong."""
+    """Sent whole, but the reply never came: delivery is allowed, not required."""
     delivered: int
     duplicated: int
     corrupted: int
     misrouted: int
     outside: int
-    """Delivered to an address that is no domain's."""
+    """Delivered to an address that belongs to no domain."""
     foreign: int
     lost: int
-    """Accepted, yet not delivered."""
+    """Accepted, but not delivered."""
     lost_examples: tuple[int, ...]
-    """The first sequence numbers of those lost."""
+    """The lowest sequence numbers of lost messages."""
     unaccepted: int
     """Delivered, though the reply to the sender was a refusal."""
 
     @classmethod
     def check_off(cls, sent: LoadReport, got: SinkReport) -> Self | None:
-        """Compare the generator's report with the sink's, message by message; ``None``: they are not numbered."""
+        """Compare the reports of generator and sink by message; ``None`` if messages are not numbered."""
         if sent.accepted_set is None or sent.unresolved_set is None or sent.offered is None or sent.accepted is None:
             return None
         accepted, unresolved = bitmap(sent.accepted_set), bitmap(sent.unresolved_set)
@@ -64,19 +64,19 @@ def bitmap(text: str) -> int:
     """Read a set of sequence numbers: bit n of the integer is number n.
 
     Raises:
-        ValueError: it is not in the contract's encoding.
+        ValueError: the text is not in the contract's encoding.
     """
     try:
         return int.from_bytes(zlib.decompress(base64.b64decode(text)), "little")
     except zlib.error as error:
-        raise ValueError(f"a set of numbers that cannot be read: {error}") from error
+        raise ValueError(f"unreadable set of numbers: {error}") from error
 
 
 def lowest(numbers: int, count: int) -> list[int]:
-    """Return the first ``count`` numbers of a set."""
-    found: list[int] = []
-    while numbers and len(found) < count:
+    """Return the ``count`` lowest numbers of a set."""
+    first: list[int] = []
+    while numbers and len(first) < count:
         bit = numbers & -numbers
-        found.append(bit.bit_length() - 1)
+        first.append(bit.bit_length() - 1)
         numbers ^= bit
-    return found
+    return first

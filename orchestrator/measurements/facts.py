@@ -1,4 +1,4 @@
-"""run.json, checked: whoever reads one gets values of the types that are documented here."""
+"""Types of run.json, and the check of a run.json against them."""
 
 from typing import Annotated, Any, Literal
 
@@ -8,7 +8,7 @@ from orchestrator.errors import InvalidInput
 from orchestrator.measurements.rundir import Kept, RunDir, check_name, place
 
 _LEFT_OUT = {"verdict", "error", "phases"}
-"""Keys that a run can be judged without: the first is made anew. Of the last, each entry by itself."""
+"""Keys not needed to judge a run; an invalid one is left out, an invalid phase by itself."""
 
 
 class _Node(Kept):
@@ -106,10 +106,10 @@ class _Facts(Kept):
 
 
 def read(rundir: RunDir) -> dict[str, Any]:
-    """Read run.json. A verdict, an error or a phase of another type is left out, and ``rundir.left_out`` names it.
+    """Read run.json; an invalid verdict, error or phase is left out, and ``rundir.left_out`` names it.
 
     Raises:
-        InvalidInput: it cannot be read, or any other key has another type.
+        InvalidInput: run.json cannot be read, or another key is invalid.
     """
     facts, path = rundir.load(), rundir.path / "run.json"
     try:

@@ -1,7 +1,6 @@
 """Delay at each hop of a relay, and the length of its queue, from its own log.
 
-Reading the log of a long run takes a while, so what it says is kept as results/hops.json, with the size of the log
-that it was read from; of a log that has changed since, it is read again.
+results/hops.json caches the result, because a long log takes a while to read; a log of another size is read again.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,13 +26,13 @@ class Hops:
     node: str
     """The relay's."""
     latency: Mapping[str, Latency]
-    """Name of the hop -> its durations in each delivery attempt, in the order in which a message passes them."""
+    """Name of a hop -> its duration in each delivery attempt, in the order of passage."""
     queue: Series
-    """Messages in the relay's queue, at the end of every second in which that changed."""
+    """Messages in the relay's queue, at the end of each second in which the number changed."""
     statuses: Mapping[str, int]
     """Delivery attempts by outcome: ``sent``, ``deferred``, ``bounced``, ..."""
     troubles: Sequence[Trouble]
-    """What went wrong, by reason, the most frequent first."""
+    """Troubles by reason, the most frequent first."""
 
 
 class _Trouble(Kept):
@@ -55,10 +54,7 @@ class _Kept(Kept):
 
 
 def read(rundir: RunDir, nodes: Mapping[str, Any], *, recompute: bool) -> Hops | None:
-    """Read the log of the first of these nodes (name -> its part of the bed) whose service can tell.
-
-    ``None`` when there is none. ``recompute`` disregards what was kept.
-    """
+    """Read the log of the first node whose service logs deliveries, if any; ``recompute`` ignores the cache."""
     for node, described in nodes.items():
         log = rundir.path / "logs" / f"{node}.log.gz"
         size = _size(log)
@@ -67,36 +63,36 @@ def read(rundir: RunDir, nodes: Mapping[str, Any], *, recompute: bool) -> Hops |
             rundir.leave_out(log, kept.left_out)
             with suppress(ValueError):  # no histogram
                 return _hops(kept)
-        told = _told(str(described.get("service")), rundir.log(node)) if size else None
-        if told:
-            found = {
+        relay_log = _relay_log(str(described.get("service")), rundir.log(node)) if size else None
+        if relay_log:
+            data = {
                 "node": node,
                 "log_b": size,
-                "latency": {name: str(histogram.encode().decode()) for name, histogram in told.hops.items()},
-                "queue": [list(point) for point in told.queue],
-                "statuses": dict(told.statuses),
-                "troubles": [asdict(trouble) for trouble in told.troubles],
+                "latency": {name: str(histogram.encode().decode()) for name, histogram in relay_log.hops.items()},
+                "queue": [list(point) for point in relay_log.queue],
+                "statuses": dict(relay_log.statuses),
+                "troubles": [asdict(trouble) for trouble in relay_log.troubles],
                 "left_out": rundir.left_out.get(str(log.relative_to(rundir.path))),
             }
             rundir.leave_out(rundir.path / "results" / "hops.json", None)
-            with suppress(OSError):  # a run kept where it cannot be written can still be read
-                rundir.save_result("hops", found)
-            return _hops(_Kept.model_validate(found))
+            with suppress(OSError):  # the run directory may be read-only
+                rundir.save_result("hops", data)
+            return _hops(_Kept.model_validate(data))
     return None
 
 
 def _size(log: Path) -> int:
-    """Return the size of a log; 0: there is none, or it is closed."""
+    """Return the size of a log; 0 if it is missing or unreadable."""
     try:
         return log.stat().st_size
     except OSError:
         return 0
 
 
-def _told(service: str, lines: Iterator[tuple[float, str]]) -> services.RelayLog | None:
+def _relay_log(service: str, lines: Iterator[tuple[float, str]]) -> services.RelayLog | None:
     try:
         return services.read_log(service, lines)
-    except InvalidInput:  # a service that is not known here: an old run, or another version's
+    except InvalidInput:  # unknown service: the run of another version
         return None
 
 

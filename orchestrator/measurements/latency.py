@@ -19,19 +19,19 @@ class Latency:
 
     @classmethod
     def decode(cls, text: str) -> Self | None:
-        """Read the contract's encoding; ``None`` when nothing was recorded.
+        """Read the contract's encoding; ``None`` if the histogram is empty.
 
         Raises:
-            ValueError: it is no histogram.
+            ValueError: the text is no histogram.
         """
         histogram = decode(text)
         return cls(histogram) if histogram.get_total_count() else None
 
     @cached_property
     def _filled(self) -> tuple[list[int], list[int]]:
-        """Values and counts of the buckets that hold something.
+        """Values and counts of the non-empty buckets.
 
-        Of 23,552 there are some hundred, near each other: the library walks over all of them for each of its answers.
+        Of 23,552 buckets about a hundred are filled; the library visits all of them for each percentile.
         """
         octets, size = bytes(self.histogram.counts), self.histogram.word_size
         first, end = (len(octets) - len(octets.lstrip(b"\0"))) // size, -(-len(octets.rstrip(b"\0")) // size)
@@ -45,7 +45,7 @@ class Latency:
 
     @property
     def count(self) -> int:
-        """How many durations there are."""
+        """Number of durations."""
         return int(self.histogram.get_total_count())
 
     @property
@@ -56,11 +56,11 @@ class Latency:
 
     @property
     def max(self) -> float:
-        """The longest, in seconds, to three significant digits."""
+        """The maximum, in seconds, to three significant digits."""
         return float(self.histogram.get_max_value()) / 1e6
 
     def at(self, percentile: float) -> float:
-        """Return the duration that ``percentile`` per cent of all do not exceed, in seconds."""
+        """Return a percentile (0 to 100), in seconds."""
         values, _ = self._filled
         bucket = bisect_left(self._cumulated, self.histogram.get_target_count_at_percentile(percentile))
         return float(self.histogram.get_highest_equivalent_value(values[bucket])) / 1e6

@@ -6,27 +6,27 @@ from dataclasses import dataclass
 from orchestrator.measurements.rundir import Kept
 
 FULL = 0.1
-"""Less than this idle share counts as saturated; the readings include a moment before and after the load."""
+"""CPUs with a smaller idle share count as saturated; the readings include a moment before and after the load."""
 
 SHARE = 0.75
-"""On a machine whose CPUs are full, a bed with less than this share of them was held up by others."""
+"""A bed with a smaller share of saturated CPUs was held up by other processes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """How many CPUs were in use, on average, and by whom."""
+    """Mean number of CPUs in use, by user."""
 
     seconds: float
-    """How long they were looked at: from before the load until after it."""
+    """Length of the observation, which begins before the load and ends after it."""
     cpus: int
-    """How many were looked at: all that there are, or a set of them."""
+    """Number of CPUs observed: all of the machine, or a set."""
     busy: float
     nodes: Mapping[str, float]
-    """Node of the bed -> what it used, on any CPU."""
+    """Node of the bed -> its use, on any CPU."""
 
     @property
     def idle(self) -> float:
-        """Share of these CPUs that nobody used."""
+        """Idle share of the observed CPUs."""
         return max(0.0, 1 - self.busy / self.cpus)
 
     @property
@@ -41,17 +41,17 @@ class Machine:
 
     @property
     def bed(self) -> float:
-        """What all nodes used."""
+        """CPUs in use by all nodes."""
         return sum(self.nodes.values())
 
     @property
     def others(self) -> float:
-        """What the engine used, which keeps logs and statistics, and testbed, which reads them, and anybody else."""
+        """CPUs in use outside the bed: by the engine (logs, statistics), testbed and all other processes."""
         return max(0.0, self.busy - self.bed)
 
 
 class UsedCpus(Kept):
-    """CPU seconds by all processes, and those that a hypervisor gave to others."""
+    """CPU seconds of all processes, and seconds stolen by the hypervisor."""
 
     busy_s: float
     steal_s: float
@@ -64,8 +64,8 @@ class RecordedCpus(Kept):
     """Unix time."""
     end: float
     cpus: int
-    """How many were looked at."""
+    """Number of CPUs observed."""
     allowed: str = ""
-    """The CPUs that the kernel lets the relay run on; empty when it does not tell."""
+    """CPUs that the kernel allows the relay; empty if unknown."""
     used: UsedCpus | None
-    """``None``: hidden."""
+    """``None`` if the kernel hides it."""

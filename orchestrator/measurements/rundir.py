@@ -1,18 +1,17 @@
-"""The run directory: everything needed to judge a run again without Docker.
+"""The run directory: all data needed to judge a run again without Docker.
 
 ::
 
     runs/<time>-<scenario>/
       run.json         params, plan, environment, steps, verdict; written before, during and after the run
       config/<node>/   every rendered file
-      logs/<node>.log.gz    what the node printed: Unix time, a blank, the line
+      logs/<node>.log.gz    output of the node: Unix time, a space, the line
       series/<name>.jsonl   time series: one JSON object a line, ``t`` is Unix time
       results/<name>.json   reports of the agents
       report.html      one self-contained file
-      <part>.traceback      only if the judge or the report failed: where
+      <part>.traceback      only if the judge or the report failed
 
-A file that cannot be read in part, or at all (a process that was killed, a broken disk), is read as far as possible;
-``RunDir.left_out`` names the rest.
+A damaged file (process killed, disk broken) is read as far as possible; ``RunDir.left_out`` names the rest.
 """
 
 import gzip
@@ -36,13 +35,13 @@ from orchestrator.interrupts import shielded
 R = TypeVar("R")
 
 FORMAT = 2
-"""Of run.json and the files beside it."""
+"""Format of run.json and the files beside it."""
 MAX_NAME = 200
-"""Octets of a name in a file's name, which has 255 at most (NAME_MAX)."""
+"""Most octets of a name: a file's name has at most 255 (NAME_MAX)."""
 
 
 class Kept(BaseModel):
-    """The shape of a file of a run directory: its types are exact, and keys that are not known here may be there."""
+    """Base of the shapes of files in a run directory: strict types, unknown keys ignored."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
@@ -60,7 +59,7 @@ class RunDir:
         """Make a new run directory below ``parent``.
 
         Raises:
-            InvalidInput: it cannot be made or written.
+            InvalidInput: the directory cannot be made or written.
         """
         run = cls(make_directory(parent, scenario, parts=("config", "logs", "series", "results")))
         run.save({"scenario": scenario, "status": "created"})
@@ -68,10 +67,10 @@ class RunDir:
 
     @classmethod
     def open(cls, path: Path) -> "RunDir":
-        """Open a run directory that exists.
+        """Open an existing run directory.
 
         Raises:
-            InvalidInput: it is none.
+            InvalidInput: the path is no run directory.
         """
         with usable(path, "a run directory"):
             if not (path / "run.json").is_file():
@@ -83,14 +82,14 @@ class RunDir:
         """Open a run directory by its path, or by its name below ``parent``.
 
         Raises:
-            InvalidInput: it is none.
+            InvalidInput: neither is a run directory.
         """
         with usable(run, "a run directory"):
             return cls.open(run if run.exists() else parent / run)
 
     @staticmethod
     def below(parent: Path) -> list[Path]:
-        """Return the path of every run directory below ``parent``, closed ones included; none if it does not exist.
+        """Return the path of every run directory below ``parent``, unreadable ones included; empty if it is missing.
 
         Raises:
             InvalidInput: ``parent`` cannot be read.
@@ -99,12 +98,12 @@ class RunDir:
             return [path for path in sorted(parent.iterdir()) if _may_be_run(path)] if parent.exists() else []
 
     def save(self, facts: Mapping[str, Any]) -> None:
-        """Replace run.json, whole or not at all."""
+        """Replace run.json atomically."""
         facts = {"format": FORMAT, **facts}
         replace(self.path / "run.json", strict_json.dumps(facts, indent=1, sort_keys=False, default=str) + "\n")
 
     def save_end(self, facts: Mapping[str, Any], error: BaseException) -> None:
-        """Save how the work broke; neither a full disk nor a second signal hides ``error``: the first is a note."""
+        """Save the failure of a run; a second signal waits, and a full disk becomes a note on ``error``."""
         with shielded():
             try:
                 self.save(facts)
@@ -115,7 +114,7 @@ class RunDir:
         """Read run.json.
 
         Raises:
-            InvalidInput: it cannot be read, or has a newer format.
+            InvalidInput: run.json cannot be read, or has a newer format.
         """
         path = self.path / "run.json"
         try:
@@ -126,46 +125,43 @@ class RunDir:
         return facts
 
     def save_config(self, node: str, files: Mapping[str, bytes]) -> None:
-        """Keep the rendered files of a node."""
+        """Save the rendered files of a node."""
         write_files(self.path / "config" / check_name(node), files)
 
     def save_result(self, name: str, data: Mapping[str, Any]) -> None:
-        """Keep the report of an agent."""
+        """Save the report of an agent."""
         replace(self.path / "results" / f"{check_name(name)}.json", strict_json.dumps(data) + "\n")
 
     def result(self, name: str) -> dict[str, Any] | None:
-        """Read the report of an agent; ``None`` when the run did not get that far, or it cannot be read."""
+        """Read the report of an agent; ``None`` if it is missing or unreadable."""
         return self.checked_result(name, dict)
 
     def checked_result(self, name: str, read: Callable[[dict[str, Any]], R]) -> R | None:
-        """Read a report with ``read``, which raises TypeError, ValueError or KeyError if a value has another type.
-
-        ``None`` when the run did not get that far, or the report cannot be read.
-        """
+        """Parse a report; ``None`` if it is missing, or ``read`` raises TypeError, ValueError or KeyError."""
         path = self.path / "results" / f"{check_name(name)}.json"
         try:
-            found = read(_object(path))
+            report = read(_object(path))
         except FileNotFoundError:
             return None
         except (OSError, TypeError, ValueError, KeyError, RecursionError) as error:
             self.leave_out(path, f"all of it ({why(error)})")
             return None
         self.leave_out(path, None)
-        return found
+        return report
 
     def leave_out(self, path: Path, what: str | None) -> None:
-        """Note what of a file could not be read; ``None``: nothing."""
+        """Record the unreadable part of a file; ``None`` clears it."""
         self.left_out.pop(name := str(path.relative_to(self.path)), None)
         if what:
             self.left_out[name] = what
 
     @property
     def left_out_marks(self) -> tuple[str, ...]:
-        """What could not be read, in words."""
+        """A sentence for each unreadable part of a file."""
         return tuple(f"left out, because it cannot be read: {what} of {name}" for name, what in self.left_out.items())
 
     def save_traceback(self, part: str, error: BaseException | None) -> None:
-        """Keep where a part of the program failed as <part>.traceback, if there is room; ``None``: it has not."""
+        """Save an error's traceback as <part>.traceback if there is room; ``None`` removes the file."""
         path = self.path / f"{part}.traceback"
         with suppress(OSError):
             if error is None:
@@ -174,13 +170,13 @@ class RunDir:
                 path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
 
     def write_log(self, node: str) -> IO[str]:
-        """Open the log of a node for writing; compressed, because a relay prints 600 bytes for each message."""
+        """Open the log of a node for writing, compressed: a relay prints 600 bytes for each message."""
         return gzip.open(
             self.path / "logs" / f"{check_name(node)}.log.gz", "wt", compresslevel=5, encoding="utf-8", newline="\n"
         )
 
     def log(self, node: str) -> Iterator[tuple[float, str]]:
-        """Yield the log of a node: Unix time and text. A log cut off by a crash ends where it was cut."""
+        """Yield the log of a node: Unix time and text. A log truncated by a crash ends there."""
         path = self.path / "logs" / f"{check_name(node)}.log.gz"
         broken, cut = 0, ""
         try:
@@ -200,27 +196,27 @@ class RunDir:
         self.leave_out(path, " and ".join(filter(None, [f"{broken} lines" if broken else "", cut])))
 
     def logs(self) -> list[str]:
-        """Name the nodes that have a log."""
+        """Return the names of the nodes that have a log."""
         return self.names("logs", ".log.gz")
 
     def names(self, part: str, end: str) -> list[str]:
-        """Return the names of the files in a part of the directory that end so, in order, without that end."""
+        """Return the names of the files in a folder with the suffix ``end``, sorted, without that suffix."""
         folder = self.path / part
         try:
-            found = sorted(path.name for path in folder.iterdir())
+            files = sorted(path.name for path in folder.iterdir())
         except FileNotFoundError:
-            found = []
+            return []
         except OSError as error:
             self.leave_out(folder, f"all of it ({error.strerror})")
             return []
-        return [name.removesuffix(end) for name in found if name.endswith(end)]
+        return [name.removesuffix(end) for name in files if name.endswith(end)]
 
     def write_series(self, name: str) -> IO[str]:
-        """Open a time series to add to it, line-buffered."""
+        """Open a time series for appending, line-buffered."""
         return (self.path / "series" / f"{check_name(name)}.jsonl").open("a", encoding="utf-8", buffering=1)
 
     def series(self, name: str, shape: type[Kept] | None = None) -> list[dict[str, Any]]:
-        """Read a time series; empty when there is none. A line that is broken, or not of this shape, is left out."""
+        """Read a time series; empty if it is missing. Lines that do not fit ``shape`` are left out."""
         path = self.path / "series" / f"{check_name(name)}.jsonl"
         try:
             lines = path.read_bytes().splitlines()
@@ -236,14 +232,14 @@ class RunDir:
 
 
 def why(error: Exception) -> str:
-    """Put in words why data cannot be read; of a shape, the first key that does not fit."""
+    """Return the reason why data cannot be read; for a validation error, the first invalid key."""
     if isinstance(error, ValidationError):
         return place(error.errors()[0])
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def place(error: Mapping[str, Any]) -> str:
-    """Name the key that one of pydantic's errors is about, and what is wrong with it."""
+    """Return the key and the message of one of pydantic's errors."""
     return f"{'.'.join(map(str, error['loc']))}: {error['msg']}"
 
 
@@ -251,7 +247,7 @@ def _object(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        OSError, ValueError, RecursionError: it cannot be read, or is none.
+        OSError, ValueError, RecursionError: the file cannot be read, or holds no JSON object.
     """
     data = strict_json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(data, dict):
@@ -262,7 +258,7 @@ def _object(path: Path) -> dict[str, Any]:
 def _may_be_run(path: Path) -> bool:
     try:
         return (path / "run.json").is_file()
-    except OSError:  # a closed folder: ``open`` says so
+    except OSError:  # an unreadable folder: ``open`` reports it
         return True
 
 
@@ -271,7 +267,7 @@ class _Point(Kept):
 
 
 def _point(line: bytes, shape: type[Kept]) -> dict[str, Any] | None:
-    """Read one line of a series; ``None``: it is broken."""
+    """Read one line of a series; ``None`` if it is invalid."""
     try:
         point: dict[str, Any] = strict_json.loads(line)
         shape.model_validate(point)
@@ -281,7 +277,7 @@ def _point(line: bytes, shape: type[Kept]) -> dict[str, Any] | None:
 
 
 def _time(stamp: str) -> float | None:
-    """Read a Unix time; ``None``: it is none."""
+    """Read a Unix time; ``None`` if it is invalid."""
     try:
         t = float(stamp)
     except ValueError:
@@ -306,7 +302,7 @@ def check_name(name: str) -> str:
     """Return the name of a load, node or series if it can be part of a file's name.
 
     Raises:
-        InvalidInput: it is empty, begins with a dot, holds a slash or a control character, or has over 200 octets.
+        InvalidInput: the name is empty, begins with a dot, holds a slash or control character, or has over 200 octets.
     """
     if name and name[0] != "." and "/" not in name and name.isprintable() and len(name.encode()) <= MAX_NAME:
         return name
@@ -318,10 +314,10 @@ def check_name(name: str) -> str:
 
 
 def make_directory(parent: Path, name: str, parts: tuple[str, ...] = ()) -> Path:
-    """Make a new directory ``<time>-<name>`` below ``parent``, with these folders in it.
+    """Make a new directory ``<time>-<name>`` below ``parent``, with the folders ``parts`` in it.
 
     Raises:
-        InvalidInput: it cannot be made or written.
+        InvalidInput: the directory cannot be made or written.
     """
     stem = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{check_name(name)}"
     try:
@@ -341,14 +337,14 @@ def make_directory(parent: Path, name: str, parts: tuple[str, ...] = ()) -> Path
             error.strerror or str(error),
             "free some space, or name another place with --runs",
         ) from error
-    raise InvalidInput(f"a free name below {parent}", f"a thousand runs called {stem}", "clear some of them away")
+    raise InvalidInput(f"a free name below {parent}", f"a thousand runs called {stem}", "delete some of them")
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write the files of a node, which have absolute paths there, below a folder.
+    """Write the files of a node (absolute path -> content) below a folder.
 
     Raises:
-        InvalidInput: a path leads out of the folder, or they cannot be written.
+        InvalidInput: a path leads out of the folder, or a file cannot be written.
     """
     for name in files:
         if ".." in Path(name).parts or "\0" in name:
@@ -367,10 +363,10 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def replace(path: Path, text: str) -> None:
-    """Replace a file, whole or not at all.
+    """Replace a file atomically.
 
     Raises:
-        OSError: it cannot be written; the old one stands.
+        OSError: the file cannot be written; the old one stays.
     """
     scratch = path.with_name(path.name + ".new")
     try:

@@ -9,12 +9,12 @@ from typing import Any
 from orchestrator.agents.contract import TICK_S
 
 STEP_S = 0.5
-"""Readings nearer together than this are taken as one: a quotient over a few milliseconds says nothing."""
+"""Minimum distance of two readings: a rate over a few milliseconds means nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Values over time; ``None`` where there was nothing to compute one from."""
+    """Values over time; ``None`` marks a gap."""
 
     t: Sequence[float]
     values: Sequence[float | None]
@@ -28,13 +28,13 @@ class Series:
         return [v for v in self.values if v is not None]
 
     def at(self, t: float) -> float | None:
-        """Return the value of the interval that ends at or after ``t``; ``None`` before and after all of them."""
+        """Return the value of the interval that holds ``t``; ``None`` outside of all intervals."""
         i = bisect_left(self.t, t)
         return self.values[i] if i < len(self.t) and (i or t == self.t[0]) else None
 
 
 def growth(points: Sequence[tuple[float, float | None]]) -> Series:
-    """Return the growth a second between readings, each at the end of its interval; backwards is no growth."""
+    """Return the growth a second between readings, at the end of each interval; ``None`` if the counter fell."""
     t: list[float] = []
     values: list[float | None] = []
     last = points[0] if points else (0.0, None)
@@ -49,7 +49,7 @@ def growth(points: Sequence[tuple[float, float | None]]) -> Series:
 
 
 def join(parts: Iterable[Series]) -> Series:
-    """Set series one after the other, with a gap between."""
+    """Concatenate series by time, with a gap between them."""
     t: list[float] = []
     values: list[float | None] = []
     for part in sorted((p for p in parts if p), key=lambda p: p.t[0]):
@@ -62,7 +62,7 @@ def join(parts: Iterable[Series]) -> Series:
 
 
 def grown(points: Sequence[dict[str, Any]], field: str, start: float, end: float) -> float:
-    """Return how much a counter grew, with its readings joined by straight lines."""
+    """Return the growth of a counter between two times, interpolated linearly."""
 
     def at(t: float) -> float:
         i = min(max(bisect_left(points, t, key=lambda p: float(p["t"])), 1), len(points) - 1)
@@ -74,18 +74,17 @@ def grown(points: Sequence[dict[str, Any]], field: str, start: float, end: float
 
 
 def steady(points: Sequence[tuple[float, float]], start: float, end: float, period: float) -> float | None:
-    """Return the growth a second of a counter that grows in portions, one in each ``period`` seconds.
+    """Return the growth a second of a counter that grows in bursts, one every ``period`` seconds.
 
-    The mean of the counter over a whole period no longer shows its steps, wherever in a portion the period begins. So
-    this is how far that mean has moved from the second period to the last one; in the first one things start.
-    ``points`` are readings about ``TICK_S`` apart that leave out those at which nothing was new; ``None`` when they
-    cover less than four periods.
+    The mean over a whole period does not depend on the phase of the bursts. The result is the growth of that mean from
+    the second period to the last one, per second; the first period is warm-up. ``points`` are readings about ``TICK_S``
+    apart, without those that repeat the value before. ``None`` if they cover less than four periods.
     """
     if end - start < 4 * period or not points:
         return None
     knots = [(start, 0.0)]
     for t, value in points:
-        if t - knots[-1][0] > 2 * TICK_S:  # nothing was new until one reading before this one
+        if t - knots[-1][0] > 2 * TICK_S:  # readings were left out: no growth until one tick before this one
             knots.append((t - TICK_S, knots[-1][1]))
         knots.append((t, value))
     knots.append((max(end, knots[-1][0] + TICK_S), knots[-1][1]))

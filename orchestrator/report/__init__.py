@@ -1,1 +1,1 @@
-"""Reports of a run directory: terminal and HTML."""
+"""Reports of one run or many, on the terminal and as HTML."""

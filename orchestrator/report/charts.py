@@ -1,4 +1,4 @@
-"""The charts of a report: the ones that a run has data for, each with a sentence and a table of its figures."""
+"""Charts of a report, each with a sentence and a table of its figures; charts without data are left out."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -12,16 +12,16 @@ from orchestrator.report.summary import PERCENTILES, number, percentiles
 from orchestrator.services import Purpose
 
 MARKED = 60
-"""A line of at most this many readings has a circle at each: a scenario reads at irregular times."""
+"""Most readings of a line with a circle at each: a scenario reads at irregular times."""
 MINUTES_FROM_S = 1_800
-"""The time axis of a longer run is in minutes."""
+"""Longest run, in seconds, with a time axis in seconds; longer ones have minutes."""
 ABOVE = 1.2
-"""Calibrations above this multiple of the highest other rate are left out of the throughput."""
+"""Calibrations above this multiple of the highest other rate are left out of the throughput chart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
-    """One picture, with the same in words and figures for a reader who cannot see it."""
+    """One chart, with its content in words and figures for readers who cannot see it."""
 
     id: str
     title: str
@@ -31,11 +31,11 @@ class Chart:
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     over_time: bool = True
-    """Over the time of the run; otherwise over percentiles."""
+    """The x axis is time; otherwise percentiles."""
 
 
 def charts(measured: Measurements) -> list[Chart]:
-    """Draw what was measured; a chart without data is left out."""
+    """Return all charts that have data."""
     axis = _axis(measured)
     drawn = [draw(measured, axis) for draw in (throughput, queue, cpu, memory)] if axis else []
     drawn += [reading(measured, axis, name) for name in measured.readings] if axis else []
@@ -65,7 +65,7 @@ def throughput(measured: Measurements, axis: Axis) -> Chart | None:
         span = number(rates[0]) if len(rates) == 1 else f"From {number(min(rates))} to {number(max(rates))}"
         says = f"{span} messages a second were delivered on average, the drain included."
     if ceiling := _ceiling(measured):
-        says += f" Straight into the sink the instrument reached {number(ceiling)} a second."
+        says += f" Straight to the sink, the load generator reached {number(ceiling)} a second."
     return Chart(id="throughput", title="Throughput", says=says.strip(), picture=picture, head=head, rows=rows)
 
 
@@ -90,7 +90,7 @@ def queue(measured: Measurements, axis: Axis) -> Chart | None:
 
 
 def cpu(measured: Measurements, axis: Axis) -> Chart | None:
-    """Draw the CPU cores in use, by node and in all, below the number of cores of the machine."""
+    """Draw the CPU cores in use, by node and in total, with the number of cores of the machine."""
     series = {node: measured.cores(node) for node in measured.nodes}
     if not any(series.values()):
         return None
@@ -104,7 +104,7 @@ def cpu(measured: Measurements, axis: Axis) -> Chart | None:
     span = span or Phase(name="run", start=axis.t0, end=axis.end)
     uses = [use for node in measured.nodes if (use := measured.use(node, span))]
     busiest = max(uses, key=lambda use: use.cores, default=None)
-    says = f"{busiest.node} used most: {number(busiest.cores)} cores on average {when}." if busiest else ""
+    says = f"{busiest.node} used the most: {number(busiest.cores)} cores on average {when}." if busiest else ""
     return Chart(id="cpu", title="CPU by node", says=says, picture=picture, head=head, rows=rows)
 
 
@@ -118,12 +118,12 @@ def memory(measured: Measurements, axis: Axis) -> Chart | None:
     head, rows = _by_phase(measured, series, max, "peak, MB")
     peaks = {n: max(s.known, default=0.0) for n, s in series.items()}
     largest = max(peaks, key=lambda n: peaks[n])
-    says = f"{largest} used most: {number(peaks[largest])} MB at its peak."
+    says = f"{largest} used the most: {number(peaks[largest])} MB at its peak."
     return Chart(id="memory", title="Memory by node", says=says, picture=picture, head=head, rows=rows)
 
 
 def reading(measured: Measurements, axis: Axis, name: str) -> Chart:
-    """Draw the values that the scenario itself read off the bed."""
+    """Draw the scenario's own readings of one quantity."""
     series = measured.readings[name]
     lines = _lines(axis, series, max)
     for line in lines:
@@ -143,20 +143,20 @@ def latency(measured: Measurements) -> Chart | None:
         "service": "service: sent to accepted",
         "transit": "transit: sent to delivered",
     }
-    found = measured.latency(measured.subject) if measured.subject else {}
-    curves = {label: found[name] for name, label in names.items() if name in found}
+    latencies = measured.latency(measured.subject) if measured.subject else {}
+    curves = {label: latencies[name] for name, label in names.items() if name in latencies}
     says = ""
-    if "transit" in found:
-        says = f"Half of the messages were delivered within {number(found['transit'].at(50), 1e3)} ms of being sent, "
-        says += f"99 % within {number(found['transit'].at(99), 1e3)} ms."
+    if transit := latencies.get("transit"):
+        says = f"Half of the messages were delivered within {number(transit.at(50), 1e3)} ms of being sent, "
+        says += f"99 % within {number(transit.at(99), 1e3)} ms."
     return _percentile_chart("latency", "Latency by percentile", says, curves)
 
 
 def hops(measured: Measurements) -> Chart | None:
-    """Draw the time that messages spent in each part of the relay."""
+    """Draw the time that messages spent in each hop of the relay."""
     curves = measured.hops.latency if measured.hops else {}
     longest = max(curves, key=lambda n: curves[n].mean, default=None)
-    says = f"On average the longest part is: {longest}." if longest else ""
+    says = f"The longest hop on average: {longest}." if longest else ""
     return _percentile_chart("hops", "Inside the relay, by percentile", says, curves)
 
 
@@ -177,7 +177,7 @@ def _ceiling(measured: Measurements) -> float:
 
 
 def _below(points: Series, top: float) -> Series:
-    """Leave out values above ``top``: calibrations run at many times the rate of a relay."""
+    """Replace values above ``top`` with gaps: calibrations run at many times the rate of a relay."""
     return Series(points.t, [v if v is None or v <= top else None for v in points.values])
 
 
@@ -196,7 +196,7 @@ def _percentile_chart(name: str, title: str, says: str, curves: Mapping[str, Lat
 def _by_phase(
     measured: Measurements, series: Mapping[str, Series], pick: Callable[..., float], what: str
 ) -> tuple[list[str], list[list[str]]]:
-    """Make the table beside a chart: a row for each phase, a column for each line."""
+    """Return the table of a chart: a row for each phase, a column for each line."""
     rows = []
     for phase in measured.phases:
         end = phase.end or math.inf
@@ -215,6 +215,6 @@ def _lines(axis: Axis, series: Mapping[str, Series], pick: Callable[..., float])
 
 
 def _total(series: Mapping[str, Series]) -> Series:
-    """Add up series, at the times of the longest of them."""
+    """Return the sum of the series, at the times of the longest one."""
     times = max(series.values(), key=lambda s: len(s.t)).t
     return Series(times, [sum(points.at(t) or 0.0 for points in series.values()) for t in times])

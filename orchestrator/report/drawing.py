@@ -1,6 +1,6 @@
-"""The charts of a report as plain data; templates/report.js draws them with uPlot.
+"""Charts of a report as plain data; templates/report.js draws them with uPlot.
 
-A colour is the name of a CSS variable of the page (``--series-1``): the same chart serves light, dark and print.
+A colour is the name of a CSS variable (``--series-1``), so that one chart serves light, dark and print.
 """
 
 import math
@@ -16,7 +16,7 @@ from orchestrator.services import Purpose
 Picture = dict[str, Any]
 
 POINTS = 1_200
-"""Most points of a line: the page of a day-long run must not have a hundred megabytes."""
+"""Most points of a line: the page of a day-long run would have 100 MB without this."""
 PALETTE = ("--series-1", "--series-2", "--series-3", "--series-4", "--series-5", "--series-6")
 CURVE_STEPS = 24
 """Points of a percentile curve for each factor of ten."""
@@ -24,7 +24,7 @@ CURVE_STEPS = 24
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """The one time axis of a run, and its phases."""
+    """Time axis of a run, common to its charts, and the phases of the run."""
 
     t0: float
     end: float
@@ -33,7 +33,7 @@ class Axis:
     phases: Sequence[Phase]
 
     def x(self, t: float) -> float:
-        """Return the place of a Unix time on the axis."""
+        """Return the position of a Unix time on the axis."""
         return round((t - self.t0) / self.width_s, 3)
 
 
@@ -44,7 +44,7 @@ def over_time(axis: Axis, unit: str, lines: list[Picture], **more: Any) -> Pictu
 
 
 def _phases(axis: Axis) -> list[Picture]:
-    """Return the phases by start; calibrations share one label, at the first of them, and so do probes."""
+    """Return the phases by start; all calibrations share one label, at the first, and all probes another."""
     drawn, named = [], set()
     for phase in sorted(axis.phases, key=lambda p: p.start):
         group = {Purpose.CALIBRATE: "calibration", Purpose.PROBE: "connections"}.get(Purpose(phase.purpose))
@@ -106,5 +106,5 @@ def over_percentiles(curves: Mapping[str, Latency]) -> Picture:
 
 
 def coloured(series: Mapping[str, Any]) -> list[tuple[tuple[str, Any], str]]:
-    """Give each item a colour, in their order."""
+    """Return each item with a colour, in order."""
     return [(item, PALETTE[i % len(PALETTE)]) for i, item in enumerate(series.items())]

@@ -1,8 +1,8 @@
-"""A run as one self-contained page: report.html.
+"""report.html: a run as one self-contained page.
 
-uPlot (folder uplot/, from the npm package of the same name, unchanged) draws the charts in the browser: a reader takes
-values off a line, hides lines, and zooms by dragging. The page's own policy (CSP level 3) forbids it to load anything,
-and to run any script but the one with the given hash: text from a run stays text even if an escape were missed.
+uPlot (folder uplot/, unchanged from the npm package) draws the charts in the browser. The page's Content Security
+Policy (CSP level 3) forbids loading anything, and every script but the one with the given hash: text from a run stays
+text even if an escape is missing.
 """
 
 import base64
@@ -34,15 +34,15 @@ from orchestrator.report.summary import (
 from orchestrator.services import Purpose
 
 _LONGEST = 400
-"""Most characters of a parameter on the page: a parameter may hold a whole file."""
+"""Most characters of a value on the page: a parameter may hold a whole file."""
 FOLDER = Path(__file__).parent
 
 
 def write(rundir: RunDir, measured: Measurements | None = None) -> Path:
-    """Write report.html of a run and return its path; ``measured``: the run, if it is already read.
+    """Write report.html of a run and return its path; ``measured``: its measurements, if already read.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     path = rundir.path / "report.html"
     replace(path, render(measured or Measurements.read(rundir)))
@@ -52,12 +52,12 @@ def write(rundir: RunDir, measured: Measurements | None = None) -> Path:
 def render(measured: Measurements) -> str:
     """Return the page."""
     faults: list[str] = []
-    drawn = tried(faults, "pictures", partial(charts, measured)) or []
+    drawn = tried(faults, "charts", partial(charts, measured)) or []
     run = summarize(measured)
     run["faults"] += faults
     verdict = run["verdict"] or {}
     script = f"/*\n{_text('uplot/LICENSE')}*/\n{_text('uplot/uPlot.iife.min.js')}{_text('templates/report.js')}"
-    told = fates(run["accounting"].values())
+    columns = fates(run["accounting"].values())
     compared = [measured.subject, *measured.sent(Purpose.CALIBRATE)] if measured.subject else []
     rates = {load: rate for load in compared if (rate := measured.accepted_per_s(load))}
     return _environment().get_template("report.html.j2").render(
@@ -67,9 +67,9 @@ def render(measured: Measurements) -> str:
         best=best_figure(verdict),
         figures=[figure(n, v) for n, v in (verdict.get("figures") or {}).items()],
         rates=rates,
-        fates=told,
-        unmet=[fate for fate in FATES if fate not in told] if all(run["accounting"].values()) else [],
-        tables=[_table(asked) for asked in verdict.get("tables") or ()],
+        fates=columns,
+        unmet=[fate for fate in FATES if fate not in columns] if all(run["accounting"].values()) else [],
+        tables=[_table(verdict_table) for verdict_table in verdict.get("tables") or ()],
         quotes=[(quote["source"], quote["text"]) for quote in verdict.get("quotes") or ()],
         attempts=attempts(run),
         troubles=[[trouble["reason"], f"{trouble['count']:,}"] for trouble in run["troubles"][:TOP_TROUBLES]],
@@ -86,7 +86,7 @@ def render(measured: Measurements) -> str:
 
 
 def fill(template: str, **facts: Any) -> str:
-    """Return a page without scripts, made from a template; every text of it is escaped."""
+    """Return a page without scripts from a template; all text is escaped."""
     return _environment().get_template(template).render(style=_text("templates/report.css"), **facts)
 
 
@@ -105,7 +105,7 @@ def _environment() -> jinja2.Environment:
 
 
 def _dumps(data: Any, **options: Any) -> str:
-    """Write JSON without spaces, keys unsorted: their order is that of the charts."""
+    """Return compact JSON; keys keep the order of the charts."""
     return json.dumps(data, **{**options, "sort_keys": False, "separators": (",", ":"), "allow_nan": False})
 
 
@@ -114,13 +114,13 @@ def _text(name: str) -> str:
     return (FOLDER / name).read_text(encoding="utf-8")
 
 
-def _table(asked: dict[str, Any]) -> dict[str, Any]:
-    """Return a table of the verdict as cells, with the column and the maximum of its bars."""
-    column = asked["columns"].index(asked["bars"]) if asked["bars"] else None
-    return asked | {
-        "cells": [[written(cell) for cell in row] for row in asked["rows"]],
+def _table(verdict_table: dict[str, Any]) -> dict[str, Any]:
+    """Return a table of the verdict as text, with the column and the maximum of its bars."""
+    column = verdict_table["columns"].index(verdict_table["bars"]) if verdict_table["bars"] else None
+    return verdict_table | {
+        "cells": [[written(cell) for cell in row] for row in verdict_table["rows"]],
         "column": column,
-        "most": (column and max((row[column] or 0 for row in asked["rows"]), default=0)) or 1,
+        "most": (column and max((row[column] or 0 for row in verdict_table["rows"]), default=0)) or 1,
     }
 
 

@@ -1,6 +1,6 @@
-"""Report of many runs side by side: a sweep, a bisection, a capsule that was run again.
+"""Report of many runs side by side: a sweep, a bisection, a repeated capsule.
 
-Both show a ``Page``. Its text may come from a run or from a stranger's capsule: both renderers escape it.
+``show`` and ``write`` escape all text of a ``Page``: it may come from an untrusted capsule.
 """
 
 import os
@@ -23,10 +23,10 @@ from orchestrator.report.summary import figure, written
 from orchestrator.report.terminal import COLOURS, labelled, section
 
 FIGURES = 2
-"""Figures of a run in a row; its own report has all."""
+"""Most figures of a run in its row."""
 
 WHOLE = 20
-"""Characters: a column that is no wider is never folded."""
+"""Widest column, in characters, that is never folded."""
 
 Cell = str | float | None
 
@@ -44,19 +44,19 @@ class Grid:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """Content of the page and of the terminal output on many runs."""
+    """Content of a report on many runs."""
 
     word: str
     """The answer in one word: ``FOUND``, ``CONFIRMED``, ..."""
     outcome: str
-    """Outcome behind the word; gives the colour."""
+    """Outcome with the colour of the word."""
     says: str
     question: str
     grids: tuple[Grid, ...]
     quotes: tuple[tuple[str, str], ...] = ()
     """Source and line."""
     texts: tuple[tuple[str, str], ...] = ()
-    """Title and text of longer passages: differences of files."""
+    """Title and text of longer passages, such as differences of files."""
     links: tuple[tuple[str, str], ...] = ()
     """Name and path of the run directories."""
     again: str = ""
@@ -105,11 +105,11 @@ def sweep(facts: Mapping[str, Any]) -> Page:
 
 
 SEARCH_WORDS = {"found": ("FOUND", "CONFIRMED"), "always": ("NOT FOUND", "REFUTED"), "never": ("NOT FOUND", "REFUTED")}
-"""Status of a search -> its word, and the outcome with the same colour; any other status is inconclusive."""
+"""Status of a search -> its word, and the outcome with its colour; other statuses are inconclusive."""
 
 
 def search(facts: Mapping[str, Any]) -> Page:
-    """Lay out a search for a threshold: a row for each run, by value."""
+    """Lay out a bisection: a row for each run, by value."""
     runs = sorted(facts["runs"], key=lambda run: run["value"])
     names = _figure_names(runs)
     word, outcome = SEARCH_WORDS.get(facts["status"], ("INCONCLUSIVE", "INCONCLUSIVE"))
@@ -144,25 +144,23 @@ def search(facts: Mapping[str, Any]) -> Page:
 
 
 DIFFERENCES, DIFF_LINES = 20, 40
-"""Most files with differences on the page, and most lines of each; the run directory has all."""
+"""Most files with differences on the page, and most lines of each."""
 
 
 def comparison(facts: Mapping[str, Any]) -> Page:
-    """Lay out a capsule that was run again here: ``capsule.compare`` documents the shape."""
-    (there, here), changed = facts["outcome"], facts["config"]
-    same = there == here
+    """Lay out the comparison of a run with its capsule (shape: ``capsule.compare``)."""
+    (original, here), changed = facts["outcome"], facts["config"]
+    same = original == here
     differs = len(facts["environment"]) + len(changed)
     texts = [
         (f"{file['path']} of {', '.join(file['nodes'])}", _shortened(file["diff"])) for file in changed[:DIFFERENCES]
     ]
     if len(changed) > DIFFERENCES:
-        texts.append(("And more", f"{len(changed) - DIFFERENCES} further files differ"))
+        texts.append(("Further files", f"{len(changed) - DIFFERENCES} more files differ"))
     return Page(
         word=here if same else "DIFFERENT",
         outcome=here if same or here == "INCONCLUSIVE" else "REFUTED",
-        says=f"The capsule says {there}, and so does the run here."
-        if same
-        else f"The capsule says {there}, here: {here}.",
+        says=f"The capsule and the run here: {here}." if same else f"The capsule: {original}; the run here: {here}.",
         question=facts["question"],
         grids=(
             Grid(
@@ -183,10 +181,8 @@ def comparison(facts: Mapping[str, Any]) -> Page:
                 figures=frozenset({1, 2, 3}),
             ),
             Grid(
-                title=f"What differs in the environment, {differs} in all"
-                if differs
-                else "The environment is the same",
-                columns=("what", "capsule", "here"),
+                title=f"Differences in the environment: {differs}" if differs else "The environment is the same",
+                columns=("fact", "capsule", "here"),
                 rows=(
                     *(tuple(row) for row in facts["environment"]),
                     *((f["path"], "", f"differs on {', '.join(f['nodes'])}") for f in changed),
@@ -201,12 +197,12 @@ def comparison(facts: Mapping[str, Any]) -> Page:
 
 def _shortened(text: str) -> str:
     lines = text.splitlines()
-    more = [f"... {len(lines) - DIFF_LINES} lines more"] if len(lines) > DIFF_LINES else []
+    more = [f"... {len(lines) - DIFF_LINES} more lines"] if len(lines) > DIFF_LINES else []
     return "\n".join([*lines[:DIFF_LINES], *more])
 
 
 def show(page: Page, where: Sequence[tuple[str, Path]], console: Console | None = None) -> None:
-    """Print a page; ``where`` names the files that were written: ``("report", path)``."""
+    """Print a page; ``where`` lists the written files: ``("report", path)``."""
     parts: list[RenderableType] = [
         Text(),
         Text.assemble((page.word, COLOURS[page.outcome]), "  ", (plain(page.says), "bold")),
@@ -228,7 +224,7 @@ def write(page: Page, folder: Path) -> Path:
     """Write a page as report.html in a folder, and return its path.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     path = folder / "report.html"
     links = [(name, os.path.relpath(Path(run) / "report.html", folder)) for name, run in page.links]
@@ -259,21 +255,21 @@ def _value(value: object) -> str:
 
 
 def _figure_names(runs: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Name the first figures of the runs."""
+    """Return the names of the first figures of the runs."""
     return list(dict.fromkeys(name for run in runs for name in list(run["figures"])[:FIGURES]))[:FIGURES]
 
 
 def _figures(run: Mapping[str, Any], names: Iterable[str]) -> Iterator[str]:
-    """Return the first figures of a run; in brackets if the run could not be judged."""
+    """Return these figures of a run; in brackets if it is INCONCLUSIVE."""
     form = "({})" if run["outcome"] == "INCONCLUSIVE" else "{}"
     return (form.format(figure(name, run["figures"].get(name))[1]) for name in names)
 
 
 def _unjudged(runs: Iterable[Mapping[str, Any]], facts: Mapping[str, Any]) -> tuple[Grid, ...]:
-    """Give the reason for each run that could not be judged."""
+    """Return a table of the INCONCLUSIVE runs and their reasons."""
     rows = tuple((_run_name(run, facts), run["reason"]) for run in runs if run.get("reason"))
-    title = "Not judged: the figures of these runs stand in brackets"
-    return (Grid(title=title, columns=("run", "why"), rows=rows),) if rows else ()
+    title = "Inconclusive runs: their figures are in brackets"
+    return (Grid(title=title, columns=("run", "reason"), rows=rows),) if rows else ()
 
 
 def _heading(name: str) -> str:
@@ -282,7 +278,7 @@ def _heading(name: str) -> str:
 
 
 def _run_name(run: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
-    """Name a run by its time: all of them are called <time>-<scenario>."""
+    """Return the time of a run from its directory's name, <time>-<scenario>."""
     return Path(run["run"]).name.replace(f"-{facts['scenario']}", "") if run["run"] else "none"
 
 

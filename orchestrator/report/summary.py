@@ -1,4 +1,4 @@
-"""Summary of a run: one form for ``--format json``, the terminal and report.html."""
+"""Summary of a run as plain data, for ``--format json``, the terminal and report.html."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
@@ -14,23 +14,23 @@ RunFigures = dict[str, Any]
 
 
 def summarize(measured: Measurements) -> RunFigures:
-    """Return the figures of a run as plain data; a figure that was not measured is ``None`` or absent.
+    """Return the figures of a run as plain data; an unmeasured figure is ``None`` or absent.
 
     ::
 
-        run, report        paths; report is None when there is none
+        run, report        paths; report is None if it does not exist
         scenario, question, status, version, command, params, environment, phases, steps, error: as in run.json
-        verdict            outcome, headline, claim, reason, marks, figures, evidence; None when there is none
-        subject            name of the load that the run is about; None when there are several, or none
+        verdict            outcome, headline, claim, reason, marks, figures, evidence; or None
+        subject            name of the load under measurement; None if there are several, or none
         throughput         load -> {accepted_per_s, accepted_per_min, delivered_per_s, delivered_per_min}
         latency_ms         load -> {response, service, transit, age, connect} -> percentiles
         hops_ms            hop of the relay -> percentiles
         statuses           delivery attempts of the relay by outcome
-        troubles           what the relay's log reports of trouble: [{reason, count, example}], the most frequent first
+        troubles           errors in the relay's log: [{reason, count, example}], the most frequent first
         nodes              node -> {cpu_s, cpu_cores, cpu_ms_per_message, memory_b, throttled_s}, subject and drain
         accounting         load -> {offered, accepted, ..., delivered, lost, lost_examples, duplicated, ...}
-        connections        load -> cause -> connections of the load generator that failed by it
-        faults             streams whose recording is incomplete, files that cannot be read, figures that cannot be made
+        connections        load -> cause -> number of failed connections of the load generator
+        faults             incomplete recordings, unreadable files, figures that could not be computed
 
     Percentiles are {count, mean, p50, p90, p99, p99_9, max} in milliseconds.
     """
@@ -72,7 +72,7 @@ def tried(faults: list[str], what: str, make: Callable[[], T]) -> T | None:
     """Return the result of ``make``; ``None`` if it raises, and ``faults`` then holds the reason."""
     try:
         return make()
-    except Exception as error:  # noqa: BLE001 - one figure less must not cost the others, and never the verdict
+    except Exception as error:  # noqa: BLE001 - a failed figure must not hide the others, or the verdict
         faults.append(f"{what}: {type(error).__name__}: {error}")
         return None
 
@@ -98,11 +98,11 @@ def _throughput(measured: Measurements, load: str) -> dict[str, float | None]:
 
 
 TOP_TROUBLES = 10
-"""Most reasons of trouble in a table; run directory and JSON have all."""
+"""Most reasons of trouble in a table; the run directory and the JSON hold all."""
 
 
 def attempts(run: RunFigures) -> str:
-    """Put the outcomes of the relay's delivery attempts in words: ``669 sent, 3 deferred``."""
+    """Return the relay's delivery attempts by outcome, as text: ``669 sent, 3 deferred``."""
     ordered = sorted(run["statuses"].items(), key=lambda entry: -entry[1])
     return ", ".join(f"{count:,} {status}" for status, count in ordered) or "none"
 
@@ -115,7 +115,7 @@ _ALWAYS = {"offered", "accepted", "delivered", "lost", "duplicated", "corrupted"
 
 
 def fates(accounts: Iterable[Mapping[str, Any] | None]) -> list[str]:
-    """Return the columns of these accounts: the usual ones, and each fate that any message met."""
+    """Return the columns of a table of accounts: the usual fates, and every other with a count above 0."""
     known = [account for account in accounts if account]
     return [fate for fate in FATES if fate in _ALWAYS or any(account[fate] for account in known)]
 
@@ -158,11 +158,11 @@ FIGURE_UNITS = {
     "_mb": ("MB", 1.0),
     "_b": ("MB", 1e-6),
 }
-"""End of a figure's name -> unit in words, and the factor to it; the first that fits counts."""
+"""Suffix of a figure's name -> unit in words, and the factor to it; the first match counts."""
 
 
 def figure(name: str, value: float | None) -> tuple[str, str, str]:
-    """Put a figure of a verdict in words: its name without the unit, its value, its unit.
+    """Return a figure of a verdict as text: its name without the unit, its value, its unit.
 
     >>> figure("relay_messages_per_s", 451.3)
     ('relay messages', '451', 'per second')
@@ -174,7 +174,7 @@ def figure(name: str, value: float | None) -> tuple[str, str, str]:
 
 
 def number(value: float | None, factor: float = 1.0) -> str:
-    """Write a number with three significant digits, a whole one with all, thousands set apart; ``None`` in words."""
+    """Format a number: three significant digits, integers with all digits, commas for thousands; ``None`` in words."""
     if value is None:
         return "not measured"
     if value == 0 or (isinstance(value, int) and factor == 1):
@@ -185,12 +185,12 @@ def number(value: float | None, factor: float = 1.0) -> str:
 
 
 def written(cell: str | float | None) -> str:
-    """Write a cell of a table: text as it is, anything else as a number."""
+    """Return a cell of a table: text unchanged, other values as numbers."""
     return cell if isinstance(cell, str) else number(cell)
 
 
 def best_figure(verdict: Mapping[str, Any] | None) -> tuple[str, str, str] | None:
-    """Return the first measured figure of a verdict, in words: the answer in one number; INCONCLUSIVE has none."""
+    """Return the first measured figure of a verdict, as text; ``None`` if it is INCONCLUSIVE."""
     if verdict and verdict.get("outcome") == "INCONCLUSIVE":
         return None
     figures = (verdict or {}).get("figures") or {}

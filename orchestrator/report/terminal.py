@@ -1,4 +1,4 @@
-"""A run on a terminal: the verdict first, then its figures. No meaning is in colour alone."""
+"""Report of a run on the terminal: the verdict first, then its figures. No meaning is in colour alone."""
 
 import shlex
 from collections.abc import Iterable, Mapping
@@ -35,12 +35,12 @@ def summary(rundir: RunDir) -> RunFigures:
 
 
 def show(rundir: RunDir, console: Console | None = None) -> None:
-    """Print the summary of a run to standard output; without colour when that is no terminal."""
+    """Print the summary of a run to standard output, in colour on a terminal."""
     (console or Console(highlight=False)).print(render(summary(rundir)))
 
 
 def line(rundir: RunDir) -> dict[str, Any]:
-    """Return the entry of a run in a list: run, scenario, status, outcome and figures (None without a verdict)."""
+    """Return run, scenario, status, outcome and figures of a run; the last two are None without a verdict."""
     known = facts.read(rundir)
     verdict = known.get("verdict") or {}
     return {
@@ -63,11 +63,11 @@ def show_runs(rundirs: Iterable[RunDir], console: Console | None = None) -> None
 
 
 def render(run: RunFigures) -> RenderableType:
-    """Lay out a summary; it reads well from 80 columns on."""
+    """Lay out a summary, for 80 columns or more."""
     verdict: Mapping[str, Any] = run["verdict"] or {}
     parts: list[RenderableType] = [Text(), *_answer(run)]
     sections = (
-        *((table["title"], _asked(table)) for table in verdict.get("tables") or ()),
+        *((table["title"], _verdict_table(table)) for table in verdict.get("tables") or ()),
         ("Figures", _figures(verdict)),
         ("Throughput, messages", _throughput(run)),
         ("Latency, milliseconds", _latency(run)),
@@ -98,7 +98,7 @@ def section(title: str, *body: RenderableType) -> list[RenderableType]:
 
 
 def labelled(name: str, text: object) -> Text:
-    """Return a line at the end of an answer: a name and its value or path."""
+    """Return a line of a name and its value or path."""
     return Text.assemble((f"{name:8}", "dim"), plain(text), overflow="fold")
 
 
@@ -122,14 +122,14 @@ def _answer(run: RunFigures) -> Iterable[RenderableType]:
 
 
 def _table(*columns: str, left: int = 1) -> Table:
-    """Start a table whose first ``left`` columns are text and whose others are figures."""
+    """Return an empty table: ``left`` columns of text, then columns of figures."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim", show_edge=False)
     for i, column in enumerate(columns):
         table.add_column(_cell(column), justify="left" if i < left else "right", overflow="fold")
     return table
 
 
-def _asked(verdict_table: Mapping[str, Any]) -> Table:
+def _verdict_table(verdict_table: Mapping[str, Any]) -> Table:
     table = _table(*verdict_table["columns"])
     for row in verdict_table["rows"]:
         table.add_row(*(_cell(written(cell)) for cell in row))

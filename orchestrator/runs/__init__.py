@@ -1,1 +1,1 @@
-"""One run from start to end, and many: sweeps, bisection, capsules, forecasts."""
+"""Execution of scenarios: single runs, sweeps, bisections, capsules, and forecasts of resource needs."""

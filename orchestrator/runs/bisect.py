@@ -1,17 +1,17 @@
 """Search for the smallest value of a parameter at which a scenario is confirmed: bisection over real runs.
 
-Both ends are looked at first. What is found is confirmed by repetition on both of its sides; where repetitions
-disagree, the symptom is there only sometimes, and the search moves outwards until they agree. A run that is
-INCONCLUSIVE is made once more; a second one ends the search, which is then inconclusive, too. All of it is kept in
-``runs/<time>-bisect-<scenario>/bisect.json``, saved after each run::
+Both ends are tested first. The values on both sides of the threshold are confirmed by repetition; where repetitions
+disagree, the symptom is intermittent, and the search moves outwards until they agree. An INCONCLUSIVE run is repeated
+once; if the second is INCONCLUSIVE, too, so is the search. ``runs/<time>-bisect-<scenario>/bisect.json`` is saved
+after each run::
 
     format, scenario, question, command, params
-    over, low, high, tolerance, repeat    what was asked
+    over, low, high, tolerance, repeat    range and options of the search
     status       running, found, blurred, always, never, inconclusive, interrupted or failed
-    threshold    the smallest value that is confirmed, each time it was asked; None until it is found
-    absent       the greatest value below it that is refuted, each time it was asked
-    predicted    what the scenario itself expects (its figure predicted_threshold_<parameter>)
-    runs         value, seconds, and what ``sweep.told`` says of each run, in the order in which they were made
+    threshold    the smallest value confirmed in all of its runs; None until it is found
+    absent       the greatest smaller value refuted in all of its runs
+    predicted    the scenario's prediction (its figure predicted_threshold_<parameter>)
+    runs         value, seconds, and the facts from ``sweep.told``, of each run in the order of execution
     says         the answer in words
 """
 
@@ -33,14 +33,14 @@ EXIT_CODES = {
     "blurred": ExitCode.INCONCLUSIVE,
     "inconclusive": ExitCode.INCONCLUSIVE,
 }
-"""How the command ends, by the status of its search."""
+"""Status of a search -> exit code of the command."""
 _TRIES = 2
-"""How often a value is asked for that stays inconclusive."""
+"""Most runs of a value that stays inconclusive."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Over:
-    """What is searched: an integer parameter, and the two ends of its range."""
+    """The range of a search: an integer parameter and its two ends."""
 
     name: str
     low: int
@@ -51,11 +51,11 @@ class _Unanswered(Exception):
     """A value whose runs were all inconclusive."""
 
 
-def parse(asked: Scenario[Any], text: str) -> Over:
+def parse(scenario: Scenario[Any], text: str) -> Over:
     """Read ``addresses=10..4000``.
 
     Raises:
-        InvalidInput: it is written otherwise, or the parameter is no whole number.
+        InvalidInput: the text has another form, or the parameter is no whole number.
     """
     word, _, span = text.partition("=")
     low, _, high = span.partition("..")
@@ -65,48 +65,49 @@ def parse(asked: Scenario[Any], text: str) -> Over:
         ends = 0, 0
     if ends[0] >= ends[1]:
         raise InvalidInput("--over PARAMETER=LOW..HIGH, two whole numbers", repr(text), "try addresses=10..4000")
-    name = parameter(asked, word)
-    kind = get_type_hints(asked.params)[name]
+    name = parameter(scenario, word)
+    kind = get_type_hints(scenario.params)[name]
     if int not in (get_args(kind) or (kind,)):
-        raise InvalidInput(f"a parameter of {asked.name} that is a whole number", repr(name), "choose another one")
+        raise InvalidInput(f"a parameter of {scenario.name} that is a whole number", repr(name), "choose another one")
     return Over(name=name, low=ends[0], high=ends[1])
 
 
-def at(asked: Scenario[Any], base: Strict, over: Over, value: int) -> Strict:
+def at(scenario: Scenario[Any], base: Strict, over: Over, value: int) -> Strict:
     """Return the parameters of the run at one value.
 
     Raises:
-        InvalidInput: the value is not possible, or its bed cannot be built.
+        InvalidInput: the value is invalid, or its bed cannot be built.
     """
     made = checked(
-        asked.params,
+        scenario.params,
         {**base.model_dump(), over.name: value},
-        f"a possible value of {over.name}",
-        f"see `testbed run {asked.name} --help`",
+        f"a valid value of {over.name}",
+        f"see `testbed run {scenario.name} --help`",
     )
-    runner.prepare(asked, made)
+    runner.prepare(scenario, made)
     return made
 
 
 def bisect(
-    asked: Scenario[Any], base: Strict, over: Over, ask: Ask, summary: Summary, *, repeat: int = 2, tolerance: int = 1
+    scenario: Scenario[Any],
+    base: Strict,
+    over: Over,
+    ask: Ask,
+    summary: Summary,
+    *,
+    repeat: int = 2,
+    tolerance: int = 1,
 ) -> ExitCode:
-    """Search, and keep what was found in the summary.
+    """Search for the threshold, and save every run and the answer in the summary.
 
-    Args:
-        asked: the scenario.
-        base: its other parameters.
-        over: the range.
-        ask: makes one run.
-        summary: where every run, and the answer, is kept.
-        repeat: how often each of the two values beside the threshold has to be answered alike.
-        tolerance: how far apart they may be.
+    ``base`` holds the other parameters; ``ask`` executes one run; ``repeat`` is the number of equal outcomes required
+    on each side of the threshold, ``tolerance`` the largest distance between the sides.
 
     Raises:
-        Problem: a run could not be made at all; the summary holds those until then.
-        Interrupted: by a signal; as well.
+        Problem: a run failed; the summary holds the runs until then.
+        Interrupted: a signal came; the summary holds the runs until then.
     """
-    search = _Search(asked, base, over, ask, summary)
+    search = _Search(scenario, base, over, ask, summary)
     try:
         summary.save(
             over=over.name, low=over.low, high=over.high, tolerance=tolerance, repeat=repeat, params=base.model_dump(),
@@ -125,10 +126,10 @@ def bisect(
 
 
 class _Search:
-    """One search: every answer so far, by value."""
+    """One search: all outcomes so far, by value."""
 
-    def __init__(self, asked: Scenario[Any], base: Strict, over: Over, ask: Ask, summary: Summary) -> None:
-        self._asked, self._base, self._over = asked, base, over
+    def __init__(self, scenario: Scenario[Any], base: Strict, over: Over, ask: Ask, summary: Summary) -> None:
+        self._scenario, self._base, self._over = scenario, base, over
         self._ask, self._summary = ask, summary
         self._answers: dict[int, list[bool]] = {}
 
@@ -136,11 +137,9 @@ class _Search:
         """Search; return the status."""
         name, low, high = self._over.name, self._over.low, self._over.high
         if self._shown(low):
-            return self._end(
-                "always", f"It is there already at {name} {low:,}, the low end: the threshold is below it."
-            )
+            return self._end("always", f"It appears already at {name} {low:,}, the low end: the threshold is below it.")
         if not self._shown(high):
-            return self._end("never", f"It is not there even at {name} {high:,}, the high end.")
+            return self._end("never", f"It does not appear even at {name} {high:,}, the high end.")
         while high - low > tolerance:
             middle = (low + high) // 2
             if self._shown(middle):
@@ -153,18 +152,16 @@ class _Search:
         times = f"in {repeat} of {repeat} runs"
         sides = f"confirmed {times} at {high:,}, refuted {times} at {low:,}"
         if high - low > tolerance:
-            return self._end(
-                "blurred", f"There is no sharp threshold: {sides}, and between them it is there only sometimes."
-            )
+            return self._end("blurred", f"There is no sharp threshold: {sides}; between them it is intermittent.")
         return self._end("found", f"It appears from {name} {high:,} on: {sides}.{self._agreement(high)}")
 
     def _shown(self, value: int) -> bool:
-        """Make a run; say whether it was confirmed.
+        """Execute a run; return True if it was confirmed.
 
         Raises:
-            _Unanswered: it was inconclusive, and so was its repetition.
+            _Unanswered: the run and its repetition were inconclusive.
         """
-        params = at(self._asked, self._base, self._over, value)
+        params = at(self._scenario, self._base, self._over, value)
         for _ in range(_TRIES):
             began = time.monotonic()
             finished = self._ask(params)
@@ -177,10 +174,10 @@ class _Search:
         )
 
     def _sure(self, value: int, end: int, repeat: int, *, shown: bool) -> int:
-        """Ask for a value again until it is answered alike often enough; else go towards the end of the range.
+        """Repeat a value until ``repeat`` outcomes are equal; if they differ, move towards the end of the range.
 
         Raises:
-            _Unanswered: even the end of the range is not always answered alike.
+            _Unanswered: the outcomes differ even at the end of the range.
         """
         step = 1
         while True:
@@ -189,7 +186,7 @@ class _Search:
             if self._alike(value, shown=shown):
                 return value
             if value == end:
-                raise _Unanswered(f"At {self._over.name} {value:,}, an end of the range, it is there only sometimes.")
+                raise _Unanswered(f"At {self._over.name} {value:,}, an end of the range, it is intermittent.")
             value = min(value + step, end) if shown else max(value - step, end)
             step *= 2
 

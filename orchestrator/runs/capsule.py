@@ -1,9 +1,8 @@
-"""A run in one file, which another machine can run again and compare with its own result.
+"""Capsule: a run in one file, which another machine can repeat and compare with its own result.
 
-A capsule comes from strangers. So it is bounded, checked to the last key, and nothing of it is ever carried out but the
-name of a scenario that is known here and parameters that this scenario accepts. What it says of files and machines is
-only compared, and shown escaped. Consent to change the host is never in it, nor is consent to run the files that its
-parameters lay into a node.
+A capsule is untrusted input. Its size is bounded, every key is checked, and only the name of a known scenario and valid
+parameters are used. Its files and environment are only compared, and shown escaped. It never carries consent to change
+the host, or to run the files that its parameters install in a node.
 """
 
 import difflib
@@ -29,17 +28,17 @@ from orchestrator.services import agents
 
 FORMAT = 1
 MAX_FILE_B = 8 * 2**20
-"""Of a capsule that is read."""
+"""Largest capsule that is read."""
 MAX_CONFIG_B = 3 * 2**20
-"""Of rendered files that a capsule holds as text; the smallest first, of the others it holds the digest."""
+"""Most bytes of rendered files held as text, the smallest first; of the other files a capsule holds the digest."""
 MAX_DEPTH = 32
-"""Of lists and objects in one another."""
+"""Most levels of nested lists and objects."""
 MAX_DIFF_LINES = 4_000
-"""Of a file that is compared line by line."""
+"""Most lines of two files that are compared line by line."""
 CONSENT = "allow_host_changes"
-"""The parameter by which a person lets a scenario change the host: it is not handed on."""
+"""The parameter for consent to change the host; a capsule leaves it out."""
 _MOVING = {"disk_free_b", "memory_available_b", "neighbours", "neighbours_planned"}
-"""What is read of a host but changes by itself."""
+"""Facts of a host that change by themselves."""
 
 Word = Annotated[str, Field(max_length=4096)]
 
@@ -49,11 +48,11 @@ class File(Strict):
 
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     text: str | None = None
-    """Unset: too long to be carried, or no text."""
+    """Unset if the file is too long, or no text."""
 
 
 class Signature(Strict):
-    """What the run has shown."""
+    """Result of the run."""
 
     outcome: Outcome
     claim: Word
@@ -63,13 +62,13 @@ class Signature(Strict):
 
 
 class Capsule(Strict):
-    """One run, as it travels."""
+    """One run."""
 
     format: int
     """``FORMAT`` of the testbed that made it."""
     scenario: Word
     version: Word
-    """Of testbed."""
+    """Version of that testbed."""
     command: Annotated[list[Word], Field(max_length=200)]
     params: Annotated[dict[Word, JsonValue], Field(max_length=200)]
     bed: dict[Word, JsonValue]
@@ -85,7 +84,7 @@ def make(rundir: RunDir) -> Capsule:
     """Make a capsule of a run.
 
     Raises:
-        InvalidInput: the run has no verdict, or did not get as far as a bed.
+        InvalidInput: the run has no verdict or no bed.
     """
     facts = read_facts(rundir)
     verdict, environment, plan = (facts.get(key) for key in ("verdict", "environment", "plan"))
@@ -116,7 +115,7 @@ def write(capsule: Capsule, path: Path) -> None:
     """Write a capsule.
 
     Raises:
-        InvalidInput: it cannot be written there, or would be too long to be read.
+        InvalidInput: the file cannot be written, or the capsule is too long.
     """
     text = strict_json.dumps(capsule.model_dump(mode="json"), indent=1) + "\n"
     if len(text) > MAX_FILE_B:
@@ -133,7 +132,7 @@ def read(path: Path) -> Capsule:
     """Read a capsule.
 
     Raises:
-        InvalidInput: the file is missing, too long, or no capsule of a format that is known here.
+        InvalidInput: the file is missing, too long, or no capsule of a known format.
     """
     try:
         with path.open("rb") as file:
@@ -156,32 +155,29 @@ def read(path: Path) -> Capsule:
 
 
 def question(capsule: Capsule, *, consent: bool = False) -> tuple[Scenario[Any], Strict]:
-    """Return what a capsule asks: a scenario that is known here, and parameters that it accepts.
+    """Return the scenario of a capsule and its checked parameters.
 
     Raises:
-        InvalidInput: there is no such scenario here, or it takes other parameters.
+        InvalidInput: the scenario is unknown, or a parameter is invalid.
     """
-    asked = scenario(capsule.scenario)
+    chosen = scenario(capsule.scenario)
     if CONSENT in capsule.params:
         raise InvalidInput(
             "a capsule that leaves consent to you", CONSENT, f"take it out; --{CONSENT.replace('_', '-')}"
         )
-    given = {CONSENT: True} if consent and CONSENT in asked.params.model_fields else {}
+    given = {CONSENT: True} if consent and CONSENT in chosen.params.model_fields else {}
     params = checked(
-        asked.params,
+        chosen.params,
         {**capsule.params, **given},
-        f"parameters that {asked.name} of this version takes",
+        f"parameters that {chosen.name} of this version takes",
         f"the capsule was made by testbed {capsule.version}",
     )
-    prepare(asked, params)
-    return asked, params
+    prepare(chosen, params)
+    return chosen, params
 
 
 def brought(params: Strict) -> list[str]:
-    """Name the files that a capsule's parameters lay into a node, and say which are programs.
-
-    Any of them may start programs there: a master.cf names commands.
-    """
+    """Return the paths of files that the parameters install in a node; each may start programs, as master.cf does."""
     fields = type(params).model_fields.items()
     trees = [
         name for name, info in fields if any(isinstance(m, FromDisk) and m.read is read_tree for m in info.metadata)
@@ -191,24 +187,24 @@ def brought(params: Strict) -> list[str]:
 
 
 def compare(capsule: Capsule, finished: Finished) -> dict[str, Any]:
-    """Hold a run against the capsule that it comes from.
+    """Compare a run with its capsule.
 
     ::
 
-        outcome, claim         of the capsule and of the run here, as [there, here]
-        figures                [name, there, here, here / there]
-        environment            [what, there, here], of everything that differs
-        config                 nodes, path and diff of every rendered file that differs; in the subnet of the capsule
+        outcome, claim, quotes    [capsule, here]
+        figures                   [name, capsule, here, here / capsule]
+        environment               [name, capsule, here] of every fact that differs
+        config                    nodes, path and diff of every rendered file that differs, in the capsule's subnet
     """
     facts = finished.rundir.load()
     verdict = finished.verdict
-    there = capsule.signature
-    names = dict.fromkeys([*there.figures, *verdict.figures])
+    original = capsule.signature
+    names = dict.fromkeys([*original.figures, *verdict.figures])
     return {
-        "outcome": [str(there.outcome), str(verdict.outcome)],
-        "claim": [there.claim, verdict.headline],
-        "quotes": [there.quotes, [quote.text for quote in verdict.quotes]],
-        "figures": [_figure(name, there.figures.get(name), verdict.figures.get(name)) for name in names],
+        "outcome": [str(original.outcome), str(verdict.outcome)],
+        "claim": [original.claim, verdict.headline],
+        "quotes": [original.quotes, [quote.text for quote in verdict.quotes]],
+        "figures": [_figure(name, original.figures.get(name), verdict.figures.get(name)) for name in names],
         "environment": list(
             _differences(
                 {"testbed": capsule.version, **_steady(capsule.environment), "bed": capsule.bed},
@@ -220,15 +216,15 @@ def compare(capsule: Capsule, finished: Finished) -> dict[str, Any]:
 
 
 def exit_code(compared: Mapping[str, Any]) -> ExitCode:
-    """Say how the command ends: OK when the outcome is the capsule's; INCONCLUSIVE when there is none here."""
-    there, here = compared["outcome"]
+    """Return OK for the capsule's outcome, INCONCLUSIVE for an inconclusive run here, else UNEXPECTED."""
+    original, here = compared["outcome"]
     if here == Outcome.INCONCLUSIVE:
         return ExitCode.INCONCLUSIVE
-    return ExitCode.OK if here == there else ExitCode.UNEXPECTED
+    return ExitCode.OK if here == original else ExitCode.UNEXPECTED
 
 
 def _without_texts(bed: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a bed with the digests of its nodes' own files: ``params`` and ``config`` hold their text."""
+    """Return a bed with digests instead of its nodes' own files: ``params`` and ``config`` hold their text."""
 
     def digests(node: Mapping[str, Any]) -> dict[str, Any]:
         files = {path: hashlib.sha256(text.encode()).hexdigest() for path, text in (node.get("files") or {}).items()}
@@ -243,13 +239,13 @@ def _config(folder: Path) -> dict[str, dict[str, File]]:
     for path in (p for p in sorted(folder.rglob("*")) if p.is_file()):
         node, *parts = path.relative_to(folder).parts
         contents[node, "/" + "/".join(parts)] = path.read_bytes()
-    found: dict[str, dict[str, File]] = {}
+    config: dict[str, dict[str, File]] = {}
     room = MAX_CONFIG_B
     for (node, name), content in sorted(contents.items(), key=lambda item: len(item[1])):
-        if name not in agents.code():  # the environment's digest of the source stands for it
+        if name not in agents.code():  # the environment holds a digest of the source instead
             room -= len(content)
-            found.setdefault(node, {})[name] = _file(content, carried=room >= 0)
-    return found
+            config.setdefault(node, {})[name] = _file(content, carried=room >= 0)
+    return config
 
 
 def _file(content: bytes, *, carried: bool) -> File:
@@ -261,9 +257,9 @@ def _file(content: bytes, *, carried: bool) -> File:
 
 
 def _plan_here(capsule: Capsule, facts: Mapping[str, Any]) -> Plan:
-    """Work the bed of the run out in the subnet of the capsule, so that an address makes no difference."""
-    asked = scenario(capsule.scenario)
-    bed = prepare(asked, asked.params.model_validate(facts["params"]))
+    """Plan the bed of the run in the subnet of the capsule, so that no address differs."""
+    chosen = scenario(capsule.scenario)
+    bed = prepare(chosen, chosen.params.model_validate(facts["params"]))
     cpus = int(facts["environment"]["engine"]["cpus"])
     try:
         return make_plan(bed, subnet=parse_slice(capsule.subnet), cpus=cpus)
@@ -272,11 +268,11 @@ def _plan_here(capsule: Capsule, facts: Mapping[str, Any]) -> Plan:
 
 
 def _changed(capsule: Capsule, here: Plan) -> list[dict[str, Any]]:
-    """Return every rendered file that differs, once for all nodes in which it differs alike."""
-    found: dict[tuple[str, str], list[str]] = {}
+    """Return every rendered file that differs; nodes with the same difference share an entry."""
+    changed: dict[tuple[str, str], list[str]] = {}
     for node, path, diff in _file_by_file(capsule, here):
-        found.setdefault((path, diff), []).append(node)
-    return [{"nodes": nodes, "path": path, "diff": diff} for (path, diff), nodes in found.items()]
+        changed.setdefault((path, diff), []).append(node)
+    return [{"nodes": nodes, "path": path, "diff": diff} for (path, diff), nodes in changed.items()]
 
 
 def _file_by_file(capsule: Capsule, here: Plan) -> Iterator[tuple[str, str, str]]:
@@ -284,50 +280,50 @@ def _file_by_file(capsule: Capsule, here: Plan) -> Iterator[tuple[str, str, str]
         node.name: {path: _file(content, carried=True) for path, content in node.files.items()} for node in here.nodes
     }
     for node in sorted({*capsule.config, *files}):
-        there, mine = capsule.config.get(node, {}), files.get(node, {})
-        for path in sorted({*there, *mine} - agents.code().keys()):
-            one, other = there.get(path), mine.get(path)
+        original, mine = capsule.config.get(node, {}), files.get(node, {})
+        for path in sorted({*original, *mine} - agents.code().keys()):
+            one, other = original.get(path), mine.get(path)
             if not _same(one, other):
                 yield node, path, _diff(one, other)
 
 
-def _same(there: File | None, here: File | None) -> bool:
-    if not there or not here:
+def _same(original: File | None, here: File | None) -> bool:
+    if not original or not here:
         return False
-    return there.sha256 == here.sha256 if there.text is None else there.text == here.text
+    return original.sha256 == here.sha256 if original.text is None else original.text == here.text
 
 
-def _diff(there: File | None, here: File | None) -> str:
-    """Put the difference of two files in words: a unified diff where both are at hand and not too long."""
-    if not there or not here:
+def _diff(original: File | None, here: File | None) -> str:
+    """Return a unified diff of two files, or a sentence if a text is missing or too long."""
+    if not original or not here:
         return "only here" if here else "only in the capsule"
-    if there.text is None or here.text is None:
+    if original.text is None or here.text is None:
         return "differs; the capsule holds its digest only"
-    one, other = there.text.splitlines(), here.text.splitlines()
+    one, other = original.text.splitlines(), here.text.splitlines()
     if len(one) + len(other) > MAX_DIFF_LINES:
         return "differs; too long to compare line by line"
     return "\n".join(difflib.unified_diff(one, other, "capsule", "here", lineterm="", n=1))
 
 
-def _figure(name: str, there: float | None, here: float | None) -> list[Any]:
-    return [name, there, here, here / there if there and here is not None else None]
+def _figure(name: str, original: float | None, here: float | None) -> list[Any]:
+    return [name, original, here, here / original if original and here is not None else None]
 
 
 def _steady(environment: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in environment.items() if name not in _MOVING}
 
 
-def _differences(there: Any, here: Any, name: str = "") -> Iterator[list[str]]:
-    """Yield every leaf that differs: its name, and both values as text."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        for key in dict.fromkeys([*there, *here]):
-            yield from _differences(there.get(key), here.get(key), f"{name} {key}".strip())
-    elif there != here:
-        yield [name, *(("none" if value is None else str(value)) for value in (there, here))]
+def _differences(original: Any, here: Any, name: str = "") -> Iterator[list[str]]:
+    """Yield name, original value and value here, as text, of every leaf that differs."""
+    if isinstance(original, dict) and isinstance(here, dict):
+        for key in dict.fromkeys([*original, *here]):
+            yield from _differences(original.get(key), here.get(key), f"{name} {key}".strip())
+    elif original != here:
+        yield [name, *(("none" if value is None else str(value)) for value in (original, here))]
 
 
 def _refuse_depth(data: Any) -> None:
-    """Refuse what is nested so deep that to print it breaks."""
+    """Raise ValueError if the data is nested too deeply to be printed."""
     level = [data]
     for _ in range(MAX_DEPTH):
         inner = [

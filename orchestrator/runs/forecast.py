@@ -1,4 +1,4 @@
-"""Forecast of a bed's needs, from its plan alone, and of the limit on this host that binds first."""
+"""Forecast of a bed's needs from its plan, and of the first limit of this host to be reached."""
 
 import math
 from collections.abc import Mapping
@@ -9,9 +9,9 @@ from orchestrator.hosts.capacity import Check, Readings, check
 from orchestrator.plan import NodePlan, Plan
 
 TIME_WAIT_S = 60
-"""How long Linux keeps the port of a closed connection (TCP_TIMEWAIT_LEN, net/tcp.h)."""
+"""Time until Linux frees the port of a closed connection (TCP_TIMEWAIT_LEN, net/tcp.h)."""
 REUSE_S = 1
-"""The same with tcp_tw_reuse: until the clock of the timestamps has gone on (RFC 6191)."""
+"""The same time with tcp_tw_reuse: one tick of the timestamp clock (RFC 6191)."""
 OWN_LIMIT = "open files, by the daemon's own limit"
 
 
@@ -22,36 +22,33 @@ def forecast(
     connections: Mapping[str, float] | None = None,
     provoked: AbstractSet[str] = frozenset(),
 ) -> list[Check]:
-    """Hold what a plan will need against what the host, its daemons and its nodes allow.
+    """Compare the needs of a plan with the limits of the host, its daemons and its nodes.
 
-    ``connections`` are the new connections a second that nodes will make to one address, by name of the node.
-    What is not enough is *wanted* where the question is what happens then: ``provoked`` are the names of those checks.
+    ``connections``: node -> new connections a second to one address. ``provoked``: names of the checks that the
+    scenario makes fail on purpose; their state is ``wanted``.
     """
     checks = [*check(readings, plan.needs), *_own_limits(plan)]
     checks += [_ports(plan.named(node), rate) for node, rate in (connections or {}).items()]
-    return [
-        replace(found, state="wanted", do="") if found.state != "ok" and found.name in provoked else found
-        for found in checks
-    ]
+    return [replace(c, state="wanted", do="") if c.state != "ok" and c.name in provoked else c for c in checks]
 
 
 def first_to_bind(checks: list[Check]) -> Check | None:
-    """Return the check of which the plan needs the greatest share."""
-    return max((found for found in checks if found.share is not None), key=lambda c: c.share or 0.0, default=None)
+    """Return the check of the limit that the plan uses the largest share of."""
+    return max((c for c in checks if c.share is not None), key=lambda c: c.share or 0.0, default=None)
 
 
 def _own_limits(plan: Plan) -> list[Check]:
-    """Hold the open files of nodes against the limit of their daemon, or their RLIMIT_NOFILE; the tightest stands."""
-    found = []
+    """Compare each node's open files with its daemon's limit or RLIMIT_NOFILE; return the tightest check."""
+    checks = []
     for node in plan.nodes:
         limits = [limit for limit in (node.fd_limit, node.limits.nofile) if limit]
         if limits:
-            found.append(_share(OWN_LIMIT, node.fds, min(limits), node.name, "raise it, or ask for fewer addresses"))
-    return sorted(found, key=lambda c: c.share or 0.0)[-1:]
+            checks.append(_share(OWN_LIMIT, node.fds, min(limits), node.name, "raise it, or ask for fewer addresses"))
+    return sorted(checks, key=lambda c: c.share or 0.0)[-1:]
 
 
 def _ports(node: NodePlan, rate: float) -> Check:
-    """Hold the ports that connections to one address will keep against the range; each node has one of its own."""
+    """Compare the local ports kept by connections to one address with the node's own port range."""
     low, high = (int(port) for port in node.sysctls["net.ipv4.ip_local_port_range"].split())
     held = REUSE_S if node.sysctls.get("net.ipv4.tcp_tw_reuse") == "1" else TIME_WAIT_S
     return _share(

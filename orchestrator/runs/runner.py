@@ -1,4 +1,4 @@
-"""One run, from start to end."""
+"""Execution of one run, from the check of its bed to its report; judgement of a finished one."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,30 +30,30 @@ EXIT_CODES = {
 }
 
 JUDGE = "judge"
-"""The step that judges: an error of it is no error of the run."""
+"""Name of the judging step; its error does not count as an error of the run."""
 REPORT = "report"
-"""What is written last."""
+"""Stem of REPORT.traceback."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """A run that came to its end."""
+    """A completed run."""
 
     rundir: RunDir
     verdict: Verdict
     broken: Problem | None = None
-    """Why there is no answer: a node ended while the question was asked, or the judge failed."""
+    """Reason for a missing answer: a node ended during ``drive``, or the judge failed."""
     unreported: Problem | None = None
-    """Why report.html could not be written: ``HostCannot`` if there was no room."""
+    """Reason for a missing report.html: ``HostCannot`` if the disk is full."""
 
     @property
     def exit_code(self) -> ExitCode:
-        """How the command ends."""
+        """Exit code of the command."""
         return EXIT_CODES[self.verdict.outcome]
 
 
 class Record:
-    """run.json of a run that goes on: saved before the start, after each step and at the end."""
+    """run.json of an unfinished run: saved before the start, after each step and at the end."""
 
     def __init__(self, rundir: RunDir, /, **facts: Any) -> None:
         self._rundir = rundir
@@ -62,7 +62,7 @@ class Record:
 
     @property
     def broken(self) -> bool:
-        """The run did not come to its end. An error of the judge is none of the run: it can judge again."""
+        """The run did not complete. An error of the judge does not count: the run can be judged again."""
         error = self._facts.get("error")
         judged = isinstance(error, dict) and error.get("step") == JUDGE
         return (error is not None and not judged) or self._facts.get("status") == "interrupted"
@@ -73,13 +73,13 @@ class Record:
         self._rundir.save(self._facts)
 
     def save_end(self, error: BaseException, /, **facts: Any) -> None:
-        """Save how the run broke; ``RunDir.save_end``."""
+        """Add facts and save the failure of the run (``RunDir.save_end``)."""
         self._facts |= facts
         self._rundir.save_end(self._facts, error)
 
 
 def run(
-    asked: Scenario[Any],
+    scenario: Scenario[Any],
     params: Strict,
     *,
     connect: Callable[[], Host],
@@ -88,28 +88,28 @@ def run(
     command: Sequence[str],
     steps: Progress,
 ) -> Finished:
-    """Ask a question of a bed, and keep whatever is learnt.
+    """Run a scenario, and save its results in a new run directory.
 
-    1. The bed is checked; a run directory is made; run.json is saved again after each of the steps.
-    2. What runs that were killed have left behind is removed, and named; what cannot be removed is only named.
-    3. The bed is worked out and held against what the host can give.
-    4. Missing images are built.
-    5. The bed goes up, recorded from its first line to its last.
-    6. The question is asked: load is driven through the bed. A node that dies ends that at once.
-    7. The bed goes down, however the steps before ended.
-    8. What was measured is judged, from the run directory alone; a judge that fails makes it INCONCLUSIVE.
-    9. The report is written; the verdict stands without it.
+    1. Check the bed and make a run directory; run.json is saved again after each step.
+    2. Remove leftovers of killed runs, and name them.
+    3. Plan the bed, and render and verify its files.
+    4. Build missing images, and compare the plan's needs with the host's capacity.
+    5. Deploy the bed, recorded from its first log line to its last.
+    6. Drive load through the bed. The death of a node ends this step at once.
+    7. Remove the bed, after a failure, too.
+    8. Judge the run from its directory alone; a failure of the judge makes the run INCONCLUSIVE.
+    9. Write the report; a failure of the report does not change the verdict.
 
     Raises:
-        Problem: the first thing that went wrong; the run directory holds what was learnt until then.
-        Interrupted: by a signal; the bed is gone.
+        Problem: the first failure; the run directory holds the results until then.
+        Interrupted: a signal came; the bed is removed.
     """
-    bed = prepare(asked, params, parent=parent)
-    rundir = RunDir.create(runs, asked.name)
+    bed = prepare(scenario, params, parent=parent)
+    rundir = RunDir.create(runs, scenario.name)
     record = Record(
         rundir,
-        scenario=asked.name,
-        question=asked.question,
+        scenario=scenario.name,
+        question=scenario.question,
         status="running",
         version=version("testbed"),
         command=list(command),
@@ -126,13 +126,13 @@ def run(
             cleaning.make_way(engine, steps.say)
             cpus = engine.info().cpus
             plan = make_plan(bed, cpus=cpus)
-        with steps.step("check what was rendered"):
+        with steps.step("verify the rendered files"):
             verify(plan)
         with steps.step("find or build the images"):
             old = images.ensure(engine, images.of(bed), steps.say)
             readings = capacity.read(engine)
-            provoked = asked.provokes if isinstance(asked, Provokes) else frozenset()
-            smaller = asked.smaller(params) if isinstance(asked, Scales) else None
+            provoked = scenario.provokes if isinstance(scenario, Provokes) else frozenset()
+            smaller = scenario.smaller(params) if isinstance(scenario, Scales) else None
             capacity.admit(readings, plan.needs, runs, provoked=provoked, smaller=smaller, say=steps.say)
             environment = capacity.environment(readings) | {
                 "images": _image_ids(engine, bed),
@@ -141,21 +141,21 @@ def run(
             record.save(environment=environment, plan=plan.to_dict())
         with ExitStack() as stack:
             _, running = bring_up(engine, bed, kind=Kind.RUN, rundir=rundir, steps=steps, stack=stack, cpus=cpus)
-            # The list of phases grows: it is saved as it then is, however the run ends.
+            # The list of phases grows, and every later save writes it in full.
             record.save(plan=running.plan.to_dict(), phases=running.phases)
             try:
                 record.save(environment=environment | {"daemons": _daemons(running)})
-                asked.drive(running, params)
+                scenario.drive(running, params)
             except NodeDied as death:
                 broken = death
         with steps.step(JUDGE):
             record.save(**({"status": "failed", "error": broken.to_dict()} if broken else {}))
-            finished = _judge(asked, rundir, record)
+            finished = _judge(scenario, rundir, record)
     except Interrupted as signal:
         record.save_end(signal, status="interrupted")
         raise
     except Problem as problem:
-        problem.add_note(f"kept:   {rundir.path}, with what was learnt until then")
+        problem.add_note(f"kept:   {rundir.path}, with the results until then")
         record.save_end(problem, status="failed", error=problem.to_dict())
         raise
     except BaseException as error:
@@ -170,13 +170,13 @@ def run(
     return replace(finished, broken=broken or finished.broken)
 
 
-def prepare(asked: Scenario[Any], params: Strict, *, parent: str | None = None) -> Bed:
-    """Return the bed that a question is asked of, checked: what cannot be built is refused before anything is made.
+def prepare(scenario: Scenario[Any], params: Strict, *, parent: str | None = None) -> Bed:
+    """Return the checked bed of a scenario.
 
     Raises:
-        InvalidInput: it cannot be built.
+        InvalidInput: the bed cannot be built.
     """
-    bed = checked(Bed, {**asked.bed(params).model_dump(), "parent": parent}, f"a valid bed for {asked.name}")
+    bed = checked(Bed, {**scenario.bed(params).model_dump(), "parent": parent}, f"a valid bed for {scenario.name}")
     make_plan(bed, cpus=1)
     images.check(images.of(bed))
     return bed
@@ -189,51 +189,51 @@ def _image_ids(engine: Host, bed: Bed) -> dict[str, str]:
 
 
 def _daemons(running: RecordedBed) -> dict[str, str]:
-    """Return node -> the version of its daemon, in the daemon's own words; not of one that has ended and may.
+    """Return node -> version line of its daemon, without nodes that ended and may end.
 
     Raises:
-        NodeDied: a container ended.
+        NodeDied: another container ended.
     """
 
     def ask(node: RunningNode) -> str:
         try:
-            said = node.ask(*(services.version_command(node.plan.service) or ()))
+            output = node.ask(*(services.version_command(node.plan.service) or ()))
         except EngineFailed as ended:
             if isinstance(ended, NodeDied) or not running.plan.bed.nodes[node.name].may_end:
                 raise
             return ""
-        return next(iter(said.splitlines()), "")
+        return next(iter(output.splitlines()), "")
 
     nodes = [node for node in running.nodes.values() if services.version_command(node.plan.service)]
     with ThreadPoolExecutor(len(running.nodes)) as pool:
-        said = dict(zip((node.name for node in nodes), pool.map(ask, nodes), strict=True))
-    return {name: version for name, version in said.items() if version}
+        versions = dict(zip((node.name for node in nodes), pool.map(ask, nodes), strict=True))
+    return {name: version for name, version in versions.items() if version}
 
 
 def judge_again(rundir: RunDir) -> Finished:
-    """Judge a run from its directory, and write its report anew.
+    """Judge a run from its directory, and rewrite its report.
 
     Raises:
-        InvalidInput: it is no run, one of a scenario that is not known here, or one that this user cannot write to.
+        InvalidInput: the directory is no run, its scenario is unknown, or this user cannot write to it.
     """
     known = facts.read(rundir)
     try:
-        asked = scenario(str(known.get("scenario")))
+        chosen = scenario(str(known.get("scenario")))
     except InvalidInput as unknown:
         found = f"{rundir.path / 'run.json'}: scenario: {unknown.found}"
         raise InvalidInput(unknown.needed, found, unknown.do) from None
     with usable(rundir.path, "a run directory"):
         record = Record(rundir, **rundir.load())
-    return _judge(asked, rundir, record)
+    return _judge(chosen, rundir, record)
 
 
-def _judge(asked: Scenario[Any], rundir: RunDir, record: Record) -> Finished:
-    """Judge what the run directory holds, whoever filled it; a run that broke is never confirmed or refuted.
+def _judge(scenario: Scenario[Any], rundir: RunDir, record: Record) -> Finished:
+    """Judge a run from its directory; a run that broke off is INCONCLUSIVE.
 
     Raises:
-        OSError: the verdict could not be kept; a note says what it is.
+        OSError: the verdict could not be saved; a note holds it.
     """
-    verdict, failed = _verdict(asked, rundir)
+    verdict, failed = _verdict(scenario, rundir)
     if record.broken and verdict.outcome is not Outcome.INCONCLUSIVE:
         reason = f"The run broke off before its end. What was seen until then: {verdict.reason}"
         verdict = replace(verdict, outcome=Outcome.INCONCLUSIVE, reason=reason)
@@ -247,7 +247,7 @@ def _judge(asked: Scenario[Any], rundir: RunDir, record: Record) -> Finished:
     try:
         html.write(rundir)
         rundir.save_traceback(REPORT, None)
-    except Exception as bug:  # noqa: BLE001 - whatever breaks the report, the verdict stands
+    except Exception as bug:  # noqa: BLE001 - no failure of the report changes the verdict
         rundir.save_traceback(REPORT, bug)
         unreported = host_cannot(bug, "report.html") if isinstance(bug, OSError) else None
         found = f"the report failed: {type(bug).__name__}: {bug}"
@@ -255,20 +255,22 @@ def _judge(asked: Scenario[Any], rundir: RunDir, record: Record) -> Finished:
     return Finished(rundir=rundir, verdict=verdict, broken=failed, unreported=unreported)
 
 
-def _verdict(asked: Scenario[Any], rundir: RunDir) -> tuple[Verdict, Problem | None]:
-    """Let the scenario judge; a judge that fails is INCONCLUSIVE, and the problem says how it failed."""
+def _verdict(scenario: Scenario[Any], rundir: RunDir) -> tuple[Verdict, Problem | None]:
+    """Call the scenario's judge; if it fails, return INCONCLUSIVE and the problem."""
     failed: Problem | None = None
     measured = Measurements.read(rundir)
-    values = {name: value for name, value in measured.params.items() if name in asked.params.model_fields}
-    params = checked(asked.params, values, f"params of {asked.name} in {rundir.path / 'run.json'}", "correct it there")
+    values = {name: value for name, value in measured.params.items() if name in scenario.params.model_fields}
+    params = checked(
+        scenario.params, values, f"params of {scenario.name} in {rundir.path / 'run.json'}", "correct it there"
+    )
     try:
-        verdict = asked.judge(measured, params)
-        strict_json.dumps(verdict.to_dict(), default=str)  # as run.json will hold it: a figure may not be finite
-    except Exception as error:  # noqa: BLE001 - what was measured is there, and a better judge can judge it again
+        verdict = scenario.judge(measured, params)
+        strict_json.dumps(verdict.to_dict(), default=str)  # run.json takes finite figures only
+    except Exception as error:  # noqa: BLE001 - the measurements are saved, and can be judged again
         rundir.save_traceback(JUDGE, error)
         found = f"{type(error).__name__}: {error}"
         failed = Problem("a verdict", f"the judge failed: {found}", f"report it with {JUDGE}.traceback of the run")
-        verdict = Verdict(outcome=Outcome.INCONCLUSIVE, claim=asked.question, reason=f"The judge failed: {found}")
+        verdict = Verdict(outcome=Outcome.INCONCLUSIVE, claim=scenario.question, reason=f"The judge failed: {found}")
     else:
         rundir.save_traceback(JUDGE, None)
     return replace(verdict, marks=(*verdict.marks, *rundir.left_out_marks)), failed

@@ -1,10 +1,10 @@
 """Sweep: one run of a scenario for each value: ``--vary dns.release=bullseye,bookworm``.
 
-A summary is kept in a directory of its own, ``runs/<time>-sweep-<scenario>/sweep.json``, saved after each run::
+The summary ``runs/<time>-sweep-<scenario>/sweep.json`` is saved after each run::
 
     format, scenario, question, command, status
     varied       names of the parameters, in the order given
-    runs         values {parameter -> value}, and what ``ask`` returns of each run
+    runs         values {parameter -> value}, and the facts from ``told``, of each run
 """
 
 import itertools
@@ -23,37 +23,37 @@ from orchestrator.runs.runner import Finished
 from orchestrator.scenarios import Outcome, Scenario
 
 FORMAT = 1
-"""Of sweep.json, bisect.json and capsule.json."""
+"""Format of sweep.json, bisect.json and capsule.json."""
 MAX_RUNS = 64
-"""Of one sweep: a typing mistake must not take a day."""
+"""Most runs of one sweep: a typing mistake must not take a day."""
 UNSET = "unset"
-"""How the value is written that a parameter has when it is not set."""
+"""Spelling of the value None of a parameter."""
 
 Ask = Callable[[Strict], Finished]
-"""Asks the scenario with these parameters: one run."""
+"""Executes one run with these parameters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """What many runs have shown, saved as it grows."""
+    """Results of many runs, saved after each of them."""
 
     path: Path
     facts: dict[str, Any]
 
     @classmethod
-    def create(cls, runs: Path, kind: str, asked: Scenario[Any], **facts: Any) -> "Summary":
-        """Begin a summary in a directory of its own.
+    def create(cls, runs: Path, kind: str, scenario: Scenario[Any], **facts: Any) -> "Summary":
+        """Begin a summary in a new directory.
 
         Raises:
-            InvalidInput: it cannot be made.
+            InvalidInput: the directory cannot be made.
         """
-        folder = make_directory(runs, f"{kind}-{asked.name}")
+        folder = make_directory(runs, f"{kind}-{scenario.name}")
         made = cls(
             path=folder / f"{kind}.json",
             facts={
                 "format": FORMAT,
-                "scenario": asked.name,
-                "question": asked.question,
+                "scenario": scenario.name,
+                "question": scenario.question,
                 "status": "running",
                 **facts,
                 "runs": [],
@@ -64,9 +64,9 @@ class Summary:
 
     @property
     def runs(self) -> list[dict[str, Any]]:
-        """Every run so far."""
-        found: list[dict[str, Any]] = self.facts["runs"]
-        return found
+        """The runs so far."""
+        runs: list[dict[str, Any]] = self.facts["runs"]
+        return runs
 
     def save(self, **facts: Any) -> None:
         """Add facts and write the file."""
@@ -74,7 +74,7 @@ class Summary:
         replace(self.path, strict_json.dumps(self.facts, indent=1, default=str) + "\n")
 
     def broken(self, error: BaseException) -> None:
-        """Say in the file, and in the error, what ended the work and where the rest is; a full disk is a note."""
+        """Save the error in the summary, and add the summary's path to the error; a full disk becomes a note."""
         with shielded():
             try:
                 self.save(status="interrupted" if isinstance(error, Interrupted) else "failed", error=str(error))
@@ -87,10 +87,7 @@ class Summary:
 
 
 def told(finished: Finished) -> dict[str, Any]:
-    """Return what a summary says of one run: run, outcome, claim, figures, quotes, error (``None``: it ended well).
-
-    ``reason`` says why there is no answer; ``None`` where there is one.
-    """
+    """Return the entry of one run in a summary; ``error`` is ``None`` after success, ``reason`` unless INCONCLUSIVE."""
     return {
         "run": str(finished.rundir.path),
         "outcome": str(finished.verdict.outcome),
@@ -102,31 +99,31 @@ def told(finished: Finished) -> dict[str, Any]:
     }
 
 
-def parameter(asked: Scenario[Any], word: str) -> str:
-    """Return the parameter that a word names: ``dns.release`` and ``dns-release`` are ``dns_release``.
+def parameter(scenario: Scenario[Any], word: str) -> str:
+    """Return the name of a parameter: ``dns.release`` and ``dns-release`` are ``dns_release``.
 
     Raises:
-        InvalidInput: the scenario has none of this name.
+        InvalidInput: the scenario has no such parameter.
     """
     name = word.strip().replace(".", "_").replace("-", "_")
-    if name not in asked.params.model_fields:
-        choice = f"choose one of {', '.join(asked.params.model_fields)}"
-        raise InvalidInput(f"a parameter of {asked.name}", repr(word), choice)
+    if name not in scenario.params.model_fields:
+        choice = f"choose one of {', '.join(scenario.params.model_fields)}"
+        raise InvalidInput(f"a parameter of {scenario.name}", repr(word), choice)
     return name
 
 
-def combinations(asked: Scenario[Any], base: Strict, vary: Sequence[str]) -> list[tuple[dict[str, Any], Strict]]:
-    """Work out every run of a sweep before the first one: the values that are varied, and all parameters.
+def combinations(scenario: Scenario[Any], base: Strict, vary: Sequence[str]) -> list[tuple[dict[str, Any], Strict]]:
+    """Return all runs of a sweep: the varied values and all parameters of each.
 
-    Each of ``vary`` is ``parameter=value,value,...``; several make a matrix, in which the last one changes fastest.
+    Each of ``vary`` is ``parameter=value,value,...``; several form a matrix, in which the last one changes fastest.
 
     Raises:
-        InvalidInput: a value is not possible, its bed cannot be built, or there are too many.
+        InvalidInput: a value is invalid, its bed cannot be built, or there are too many runs.
     """
     axes: dict[str, list[str]] = {}
     for text in vary:
         word, given, values = text.partition("=")
-        name, listed = parameter(asked, word), [value.strip() for value in values.split(",")]
+        name, listed = parameter(scenario, word), [value.strip() for value in values.split(",")]
         if not given or not all(listed) or name in axes or len(set(listed)) < len(listed):
             raise InvalidInput(
                 "--vary PARAMETER=VALUE,VALUE, each once", repr(text), "see `testbed run --help` for examples"
@@ -137,29 +134,29 @@ def combinations(asked: Scenario[Any], base: Strict, vary: Sequence[str]) -> lis
         number *= len(listed)
     if number > MAX_RUNS:
         raise InvalidInput(f"at most {MAX_RUNS} runs", f"{number:,} combinations", "vary less at a time")
-    found = []
+    planned = []
     for words in itertools.product(*axes.values()):
         chosen = {name: None if word == UNSET else word for name, word in zip(axes, words, strict=True)}
         params = checked(
-            asked.params,
+            scenario.params,
             {**base.model_dump(), **chosen},
             f"valid values of {', '.join(axes)}",
-            f"see `testbed run {asked.name} --help`",
+            f"see `testbed run {scenario.name} --help`",
         )
-        runner.prepare(asked, params)
-        found.append(({name: getattr(params, name) for name in axes}, params))
-    return found
+        runner.prepare(scenario, params)
+        planned.append(({name: getattr(params, name) for name in axes}, params))
+    return planned
 
 
 def sweep(planned: Sequence[tuple[Mapping[str, Any], Strict]], ask: Ask, summary: Summary) -> ExitCode:
-    """Ask once for each combination; a run that the host or the engine refuses is a row, too, and the others go on.
+    """Execute one run for each combination; a failed run is a row of the summary, too, and the sweep goes on.
 
     Returns:
-        OK when every run was confirmed or refuted: which of them is the answer. Else INCONCLUSIVE.
+        OK if every run was confirmed or refuted, else INCONCLUSIVE.
 
     Raises:
-        Problem: not one run came to its end; that of the last one.
-        Interrupted: by a signal; the summary holds the runs until then.
+        Problem: no run completed; the problem of the last one.
+        Interrupted: a signal came; the summary holds the runs until then.
     """
     try:
         for number, (values, params) in enumerate(planned, 1):
@@ -188,17 +185,17 @@ def sweep(planned: Sequence[tuple[Mapping[str, Any], Strict]], ask: Ask, summary
     return ExitCode.OK if answered else ExitCode.INCONCLUSIVE
 
 
-def words(asked: Scenario[Any], params: Strict) -> list[str]:
-    """Return the command that asks this again: every parameter that is not at its default, as an option."""
+def words(scenario: Scenario[Any], params: Strict) -> list[str]:
+    """Return the command that repeats a run: every parameter that differs from its default, as an option."""
     options = []
     for name, value in params.model_dump().items():
-        if value == asked.params.model_fields[name].default:
+        if value == scenario.params.model_fields[name].default:
             continue
         option = name.replace("_", "-")
-        if isinstance(value, dict | list):  # it came from a file or folder, whose name is not kept
+        if isinstance(value, dict | list):  # read from a file or folder, whose name is unknown
             value = f"({len(value)} of {option})"  # noqa: PLW2901
         if isinstance(value, bool):
             options.append(f"--{option}" if value else f"--no-{option}")
-        else:  # no option takes a value away from a parameter: a sweep of one run does
+        else:  # no option sets None: a sweep of one run does
             options += [f"--{option}={value}"] if value is not None else ["--vary", f"{option}={UNSET}"]
-    return ["testbed", "run", asked.name, *options]
+    return ["testbed", "run", scenario.name, *options]

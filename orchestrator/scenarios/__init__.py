@@ -1,7 +1,7 @@
 """Scenarios, one file or package each, discovered: bed(params), drive(bed), judge(measurements, params).
 
-``bed`` and ``judge`` are pure; only ``drive`` touches a bed that is up, and it leaves everything that ``judge``
-needs in the run directory, so that an old run can be judged again without Docker.
+``bed`` and ``judge`` are pure. ``drive`` alone touches the deployed bed, and saves all that ``judge`` reads in the run
+directory: a run can be judged again without Docker.
 """
 
 import importlib
@@ -23,7 +23,7 @@ P_contra = TypeVar("P_contra", bound=Strict, contravariant=True)
 
 
 class Outcome(StrEnum):
-    """What a verdict says of its claim."""
+    """Outcome of a verdict on its claim."""
 
     CONFIRMED = "CONFIRMED"
     REFUTED = "REFUTED"
@@ -32,20 +32,20 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """One fact that a verdict rests on."""
+    """One checked fact of a verdict."""
 
     fact: str
-    """What was looked at: ``lost``, ``relay queue after the drain``, ..."""
+    """Name of the fact: ``lost``, ``the relay's queue after the drain``, ..."""
     found: str
     needed: str
     holds: bool | None
-    """``None``: it could not be measured."""
+    """``None`` if not measured."""
     source: str
-    """Where in the run directory it can be read again."""
+    """Files of the run directory that hold it."""
 
     @classmethod
     def some(cls, fact: str, count: int | None, source: str, of: str = "") -> Self:
-        """Hold a count against none at all; ``None``: not measured. ``of`` stands after it: what, or of how many."""
+        """Return the evidence that a count is at least 1; ``of`` follows the count in ``found``."""
         return cls(
             fact=fact,
             found="not measured" if count is None else f"{count:,}{of}",
@@ -57,10 +57,10 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quote:
-    """A line that says it in the words of the program, or the kernel, itself: what a search for the bug would find."""
+    """A log line of a program or the kernel, verbatim: the text that a search for the bug finds."""
 
     source: str
-    """Where it stands: the log of a node, or the kernel's."""
+    """The log of the line: a node's or the kernel's."""
     t: float
     """Unix time."""
     text: str
@@ -68,15 +68,15 @@ class Quote:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """Several things side by side."""
+    """A table of the verdict."""
 
     title: str
     columns: tuple[str, ...]
-    """What each column holds, its unit included; the first one names the row."""
+    """Headings with units; the first column names the row."""
     rows: tuple[tuple[str | float | None, ...], ...]
     """``None``: not measured."""
     bars: str | None = None
-    """The column that is worth a picture."""
+    """The column drawn as bars."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,20 +85,20 @@ class Verdict:
 
     outcome: Outcome
     claim: str
-    """The sentence that is confirmed or refuted."""
+    """The confirmed or refuted sentence."""
     reason: str
-    """Why this outcome, in one or two sentences."""
+    """Reason for the outcome, in one or two sentences."""
     evidence: tuple[Evidence, ...] = ()
     marks: tuple[str, ...] = ()
-    """Warnings that belong beside the figures: ``instrument-bound``, ..."""
+    """Warnings about the figures: ``instrument-bound``, ..."""
     figures: dict[str, float | None] = field(default_factory=dict)
-    """The measured answers, by name with their unit: ``relay_messages_per_s``; ``None`` where not measured."""
+    """Name with unit (``relay_messages_per_s``) -> measured value; ``None`` if not measured."""
     tables: tuple[Table, ...] = ()
     quotes: tuple[Quote, ...] = ()
 
     @property
     def headline(self) -> str:
-        """What stands above everything else: the claim, or why it could not be judged."""
+        """First line of a report: the claim, or the reason if it is INCONCLUSIVE."""
         return self.reason if self.outcome is Outcome.INCONCLUSIVE else self.claim
 
     def to_dict(self) -> dict[str, Any]:
@@ -123,7 +123,7 @@ class OverIPv4(Strict):
     """Parameters of a scenario whose programs speak IPv4."""
 
     families: Literal["both", "v4"] = "both"
-    """What mail and DNS of the bed go over; v4 asks for no IPv6 of the host."""
+    """IP versions of mail and DNS in the bed; v4 needs no IPv6 on the host."""
 
 
 class Scenario(Protocol[P_contra]):
@@ -131,46 +131,46 @@ class Scenario(Protocol[P_contra]):
 
     name: str
     question: str
-    """In one line, for ``testbed list``."""
+    """One line, for ``testbed list``."""
     params: type[Strict]
-    """What can be varied: each field becomes an option of ``testbed run``."""
+    """Parameters: each field becomes an option of ``testbed run``."""
 
     def bed(self, params: P_contra) -> Bed:
-        """Return the bed that the question is asked of."""
+        """Return the bed."""
         ...
 
     def drive(self, bed: "RecordedBed", params: P_contra) -> None:
-        """Ask: drive load through the bed and leave the answers in the run directory."""
+        """Drive load through the bed and save the results in the run directory."""
         ...
 
     def judge(self, measured: "Measurements", params: P_contra) -> Verdict:
-        """Answer from what was measured."""
+        """Return the verdict on the measurements."""
         ...
 
 
 @runtime_checkable
 class Provokes(Protocol):
-    """What a scenario adds that asks more of the host than it can give, because that is the question."""
+    """A scenario that exceeds limits of the host on purpose."""
 
     provokes: frozenset[str]
-    """Names of the host's checks (``host.Check.name``) that may fail."""
+    """Names of the host's checks (``hosts.capacity.Check.name``) that may fail."""
 
 
 @runtime_checkable
 class Scales(Protocol):
-    """What a scenario adds that can be asked at several sizes."""
+    """A scenario that can run at several sizes."""
 
     def smaller(self, params: Any) -> str | None:
-        """Say what to ask of a host that cannot give what these parameters need; ``None``: they are small as it is."""
+        """Return advice for a host that is too small for these parameters; ``None`` if there is no smaller size."""
         ...
 
 
 @runtime_checkable
 class Connects(Protocol[P_contra]):
-    """What a scenario adds whose nodes make new connections at a rate that is known before."""
+    """A scenario with a predictable rate of new connections."""
 
     def connections(self, params: P_contra) -> Mapping[str, float]:
-        """Return node -> new connections a second that it makes to one address."""
+        """Return node -> new connections a second to one address."""
         ...
 
 
@@ -178,15 +178,15 @@ class Connects(Protocol[P_contra]):
 def known() -> dict[str, Scenario[Any]]:
     """Return every scenario, by name."""
     modules = (importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__))
-    found: list[Scenario[Any]] = [m.SCENARIO for m in modules if hasattr(m, "SCENARIO")]
-    return {scenario.name: scenario for scenario in sorted(found, key=lambda s: s.name)}
+    scenarios: list[Scenario[Any]] = [m.SCENARIO for m in modules if hasattr(m, "SCENARIO")]
+    return {scenario.name: scenario for scenario in sorted(scenarios, key=lambda s: s.name)}
 
 
 def scenario(name: str) -> Scenario[Any]:
-    """Return one scenario.
+    """Return the scenario of this name.
 
     Raises:
-        InvalidInput: there is none of this name.
+        InvalidInput: the name is unknown.
     """
     try:
         return known()[name]

@@ -1,8 +1,8 @@
 """How much mail does the relay carry on which CPUs, and does hyper-threading help?
 
-The same load runs in one run over sets of CPUs worked out from the machine: the relay is pinned to each in turn, the
-harness to other cores where there are some. Rounds go through the sets forth and back, so that a drift of the machine
-falls on all of them alike.
+One run repeats the same load on sets of CPUs derived from the machine: the relay is pinned to each set, the harness to
+other cores if any are left. Rounds go through the sets forth and back, so that a drift of the machine affects all sets
+equally.
 """
 
 from collections.abc import Iterator, Mapping
@@ -27,24 +27,24 @@ from orchestrator.up.bed import RecordedBed
 PLAN = "cpu-sets"
 """results/cpu-sets.json: ``_Planned``."""
 SAME = 0.95
-"""The smallest set carries the same as the largest when it carries at least this share of it."""
+"""Least share of the largest set's throughput at which the smallest set counts as equal."""
 FULL = 0.05
-"""CPUs that are idle for less than this share of the time have no more to give."""
+"""CPUs with a smaller idle share count as saturated."""
 OTHERS = 0.1
-"""Work of others on the CPUs of a set, or time that the hypervisor took, above this share deserves a warning."""
+"""Share of a set's CPU time, used by other processes or stolen by the hypervisor, above which a warning is given."""
 MOST_OTHERS = 0.95
-"""No more than this is given back: a twentieth of a CPU says nothing of a whole one."""
+"""Cap of the correction for CPU time taken by others."""
 
 
 class Params(RelayLoad):
-    """What can be varied."""
+    """Parameters of the scenario."""
 
     seconds: Annotated[float, Field(ge=1, le=3600)] = 6.0
-    """How long load is offered to each set."""
+    """Time of the load on each set, in seconds."""
     repeat: Annotated[int, Field(ge=1, le=20)] = 3
     """Rounds through all the sets."""
     calibration: Annotated[float, Field(ge=1, le=600)] = 3.0
-    """Seconds of load straight into the sink, before the run, for each of two shapes."""
+    """Seconds of load straight to the sink, before the run, for each of two shapes."""
     drain: Annotated[float, Field(ge=1, le=86_400)] = 300.0
     """Seconds that the relay may take to empty its queue on each set."""
 
@@ -57,14 +57,11 @@ class CpuTopology:
     params = Params
 
     def bed(self, params: Params) -> Bed:
-        """Return the built-in relay bed with the relay that is asked for."""
+        """Return the built-in relay bed with the chosen relay."""
         return relay_bed(params)
 
     def drive(self, bed: RecordedBed, params: Params) -> None:
-        """Send and drain on each set, in rounds.
-
-        Before, find the connections on the largest set, and calibrate on the fewest CPUs that the harness will have.
-        """
+        """Find the connections on the largest set, calibrate on the harness's smallest set, then send in rounds."""
         sets, same = cpu_sets(bed.topology())
         described = [{"name": s.name, "cpus": write(s.cpus), "harness": write(s.harness)} for s in sets]
         bed.rundir.save_result(PLAN, {"sets": described, "left_out": same})
@@ -81,7 +78,7 @@ class CpuTopology:
                     bed.send(name, load).drain(params.drain)
 
     def judge(self, measured: Measurements, params: Params) -> Verdict:
-        """Say what each set carried, and whether it follows the CPUs."""
+        """Judge whether the throughput follows the CPUs."""
         return judge(measured, params)
 
 
@@ -101,23 +98,23 @@ def _pin(bed: RecordedBed, cpus: CpuSet) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """What one set carried in one round; ``None``: not measured."""
+    """Result of one set in one round; ``None``: not measured."""
 
     load: str
     carried: float | None
-    """Messages a second, delivered, the drain included."""
+    """Messages delivered a second, the drain included."""
     per_cpu_s: float | None
-    """Messages for each second of CPU that the relay used."""
+    """Messages for each CPU second of the relay."""
     used: float | None
-    """CPUs that the relay used, on average."""
+    """Mean CPUs in use by the relay."""
     idle: float | None
-    """Share of the set's CPU time that was idle."""
+    """Idle share of the set's CPU time."""
     others: float | None
-    """Share of it that went neither to the relay nor to a harness that was there, or that the hypervisor took."""
+    """Share of the set's CPU time used outside the bed, or stolen by the hypervisor."""
     undisturbed: float | None
-    """``carried``, with the CPU time given back that others took."""
+    """``carried``, corrected for the CPU time taken by others."""
     allowed: str
-    """Where the kernel let the relay run."""
+    """CPUs that the kernel allowed the relay."""
 
 
 class _Set(Kept):
@@ -127,7 +124,7 @@ class _Set(Kept):
 
 
 class _Planned(Kept):
-    """The sets in the order of their size, and those that were left out: name -> the set that is the same."""
+    """The sets, largest first, and the sets left out: name -> the equal set."""
 
     sets: list[_Set]
     left_out: dict[str, str]
@@ -142,7 +139,7 @@ class MeasuredSet:
 
     @property
     def name(self) -> str:
-        """The name of the set."""
+        """Name of the set."""
         return self.cpus.name
 
     def middle(self, field: str) -> float | None:
@@ -152,12 +149,12 @@ class MeasuredSet:
 
     @property
     def busy(self) -> bool:
-        """Others used its CPUs."""
+        """Processes outside the bed used its CPUs."""
         return (self.middle("others") or 0) > OTHERS
 
     @property
     def full(self) -> bool:
-        """They left nothing idle."""
+        """Processes outside the bed used its CPUs, and none was idle."""
         return self.busy and (self.middle("idle") or 0) <= FULL
 
 
@@ -172,7 +169,7 @@ def judge(measured: Measurements, params: Params) -> Verdict:
     evidence = [*mail, *harness, *worst(e for line in lines for e in _placed(line))]
     paced = params.rate is not None
     full = not paced and any(line.full for line in lines)
-    # A load whose connections set its pace is the same on any CPUs.
+    # If the number of connections sets the pace, it is the same on any CPUs.
     few = [] if paced or not loads else [pace(measured, loads[0], params)]
     evidence += few
     outcome, reason = _outcome(evidence, follows, full=full) if follows else _no_comparison(lines)
@@ -207,17 +204,17 @@ def _line(measured: Measurements, described: _Set, params: Params) -> MeasuredSe
 def _point(measured: Measurements, cpus: CpuSet, load: str, *, paced: bool) -> Point:
     read, machine = measured.cpus(load), measured.machine(load)
     span, sink = measured.span(load), measured.sinks.get(load)
-    # The relay is idle when a round begins and when it ends, so that its CPU time is known better than once a second.
+    # The relay is idle at both ends of a round, so its CPU time needs no reading exactly there.
     relay = measured.use("relay", Phase(name=load, start=read.start, end=read.end)) if read else None
     seconds = span.end - span.start if span and span.end else 0.0
     idle = others = None
     if machine and relay and seconds:
         ours = machine.bed if cpus.shared else relay.cores
-        # Others work all the time, before the load and after it, too; ours within it.
+        # Other processes work during the whole reading, the bed only during the load.
         others = max(0.0, machine.busy - ours) / machine.cpus
         idle = max(0.0, 1 - ours * machine.seconds / seconds / machine.cpus - others)
     carried = undisturbed = measured.delivered_per_s(load)
-    # At a given rate it is the load that sets the pace.
+    # At a given rate the load sets the pace.
     if carried and others and idle is not None and idle <= FULL and not paced:
         undisturbed = carried / (1 - min(others, MOST_OTHERS))
     return Point(
@@ -233,7 +230,7 @@ def _point(measured: Measurements, cpus: CpuSet, load: str, *, paced: bool) -> P
 
 
 def _share(largest: MeasuredSet, smallest: MeasuredSet, field: str) -> Evidence:
-    """Hold the smallest set against the largest, round by round."""
+    """Compare the smallest set with the largest, round by round."""
     pairs = [
         (least, most)
         for a, b in zip(smallest.points, largest.points, strict=True)
@@ -249,7 +246,7 @@ def _share(largest: MeasuredSet, smallest: MeasuredSet, field: str) -> Evidence:
         found=f"{median(shares):.0%} ({rounds})" if shares else "not measured",
         needed=f"less than {SAME:.0%}{needed}",
         holds=holds,
-        source=f"results/{smallest.points[0].load}-sink.json, -cpus.json and their like",
+        source=f"results/{smallest.points[0].load}-sink.json, -cpus.json, and those of the other rounds",
     )
 
 
@@ -259,9 +256,9 @@ def _no_comparison(lines: list[MeasuredSet]) -> tuple[Outcome, str]:
 
 
 def _outcome(controls: list[Evidence], follows: list[Evidence], *, full: bool) -> tuple[Outcome, str]:
-    """Say how it ended; ``full``: others left nothing idle.
+    """Return the outcome and its reason; ``full``: other processes left no CPU idle.
 
-    What is measured must fall; so must what would be without others on these CPUs, or it may be they who set the pace.
+    The throughput must fall as measured and as corrected for other processes; else those may have set the pace.
     """
     missing = [e.fact for e in (*controls, *follows) if e.holds is None]
     broken = [f"{e.fact}: {e.found}, needed {e.needed}" for e in controls if e.holds is False]
@@ -273,7 +270,7 @@ def _outcome(controls: list[Evidence], follows: list[Evidence], *, full: bool) -
     if falls or falls_undisturbed or full:
         return (
             Outcome.INCONCLUSIVE,
-            "Others used these CPUs, or the rounds contradict each other: ask a quieter machine.",
+            "Others used these CPUs, or the rounds contradict each other: repeat it on a quieter machine.",
         )
     return Outcome.REFUTED, "The smallest set carries about as much as the largest: something else sets the pace."
 
@@ -290,7 +287,7 @@ def _claim(lines: list[MeasuredSet]) -> str:
 
 
 def _answers(measured: Measurements, lines: list[MeasuredSet]) -> Iterator[str]:
-    """Say how busy the smallest set was, and answer the question of hyper-threading."""
+    """Yield the idle share of the smallest set, and the effect of hyper-threading."""
     idle = lines[-1].middle("idle") if lines else None
     if idle is not None:
         yield f"The CPUs of {lines[-1].name} were {idle:.0%} idle."

@@ -1,8 +1,8 @@
-"""How much can each load generator send at most, and was it the relay that was measured, or the generator?
+"""How much can each load generator send at most, and does the relay or the generator set the pace?
 
-Each one sends straight into the same sink, which is its ceiling, and then through the relay. A result near the ceiling
-is the generator's own, whatever the relay could do. postal's is 24,576 messages a minute: it hands out 2,048 tokens
-every 5 s, and waits for the next ones with most of the CPU idle.
+Each generator sends straight to the same sink, which gives its ceiling, and then through the relay. A result near the
+ceiling measures the generator, not the relay. postal's ceiling is 24,576 messages a minute: it sends 2,048 messages
+every 5 s, and waits in between with most of the CPU idle.
 """
 
 import math
@@ -27,40 +27,40 @@ from orchestrator.up.load import SentLoad
 
 POSTAL = "postal"
 STRAIGHT = "calibration-"
-"""What the name of a load begins with that goes straight to the sink."""
+"""Prefix of the name of a load straight to the sink."""
 TOLERANCE = 0.03
-"""How far postal's pace may be from what its tokens make of it."""
+"""Relative tolerance of postal's pace."""
 TIMES = 10
-"""How much more the same sink has to take from another generator, if it is not the sink that holds postal up."""
+"""Least ratio of another generator's ceiling to postal's, to show that the sink does not limit postal."""
 HALF = 0.5
 """Below this share of CPU use, CPU is not the limit."""
 
 
 class Params(OverIPv4):
-    """What can be varied."""
+    """Parameters of the scenario."""
 
     engines: str = f"{OURS},smtp-source,{POSTAL}"
-    """The load generators, with commas between them."""
+    """Load generators, separated by commas."""
     domains: Annotated[int, Field(ge=1, le=MAX_DOMAINS)] = 2560
     """Domains that receive mail; smtp-source sends to the first one only."""
     seconds: Annotated[float, Field(ge=5, le=600)] = 8.0
-    """How long each generator sends straight to the sink, at least."""
+    """Minimum time of each load straight to the sink, in seconds."""
     portions: Annotated[int, Field(ge=4, le=100)] = 8
     """Minimum number of bursts sent straight to the sink, for a generator that sends in bursts (postal: every 5 s)."""
     relay_seconds: Annotated[float, Field(ge=0, le=3600)] = 12.0
-    """How long each sends through the relay, at least, in whole portions; 0: not at all."""
+    """Minimum time of each load through the relay, in seconds, rounded up to whole bursts; 0: none."""
     size: Annotated[int, Field(ge=64, le=50 * 1024 * 1024)] = 2048
     """Bytes in the body of a message."""
     connections: Annotated[int, Field(ge=1, le=1000)] = 50
-    """Connections that each generator keeps open."""
+    """Open connections of each generator."""
     data_delay_ms: Annotated[float, Field(ge=0, le=10_000)] = 0.0
-    """The sink answers each message so much later: a bed in which the sink is the limit."""
+    """Delay of the sink's reply to each message, in milliseconds, to make the sink the limit."""
     drain: Annotated[float, Field(ge=1, le=86_400)] = 300.0
     """Seconds that the relay may take to empty its queue after each load."""
 
     @property
     def names(self) -> list[str]:
-        """The generators, in the order in which they send."""
+        """The generators, in the order of sending."""
         return list(dict.fromkeys(name.strip() for name in self.engines.split(",")))
 
 
@@ -82,14 +82,14 @@ class GeneratorCeiling:
         return base.model_copy(update={"nodes": {**base.nodes, "sink": sink, **others}})
 
     def drive(self, bed: RecordedBed, params: Params) -> None:
-        """Have each generator send straight to the sink; then each through the relay, which is drained in between."""
+        """Send with each generator straight to the sink, then through the relay, which is drained after each load."""
         for name in params.names:
             _send(bed, params, name, straight=True)
         for name in params.names if params.relay_seconds else ():
             _send(bed, params, name, straight=False).drain(params.drain)
 
     def judge(self, measured: Measurements, params: Params) -> Verdict:
-        """Say what each generator can send, and who set the pace."""
+        """Judge whether every ceiling is known, and postal's is its own."""
         return judge(measured, params)
 
 
@@ -157,13 +157,13 @@ def judge(measured: Measurements, params: Params) -> Verdict:
 
 
 def _ceiling(measured: Measurements, name: str) -> float | None:
-    """Return messages a minute straight to the sink, while the generator was in its stride."""
+    """Return messages a minute straight to the sink, without the warm-up."""
     rate = measured.steady_per_s(f"{STRAIGHT}{name}", services.burst_s(name))
     return None if rate is None else 60 * rate
 
 
 def _through(measured: Measurements, name: str) -> float | None:
-    """Return messages a minute that came out of the relay, from the first one sent to the last one delivered."""
+    """Return messages a minute through the relay, from the first message sent to the last delivery."""
     rate = measured.delivered_per_s(name)
     return None if rate is None else 60 * rate
 
@@ -171,7 +171,7 @@ def _through(measured: Measurements, name: str) -> float | None:
 def _row(
     measured: Measurements, name: str, ceiling: float | None, through: float | None
 ) -> tuple[str | float | None, ...]:
-    """Return the cells of one generator, after its name."""
+    """Return the cells of one generator after its name."""
     share = through / ceiling if through and ceiling else None
     return (
         ceiling,
@@ -183,7 +183,7 @@ def _row(
 
 
 def _pace(measured: Measurements, name: str, share: float | None) -> str:
-    """Say who set the pace through the relay: with CPU left it may have been the number of connections, too."""
+    """Return the limit of the rate through the relay; with CPU left, the number of connections is possible, too."""
     if share is None:
         return "not known"
     if share > NEAR_CEILING:
@@ -192,14 +192,14 @@ def _pace(measured: Measurements, name: str, share: float | None) -> str:
 
 
 def _cpu_ms(measured: Measurements, name: str) -> float | None:
-    """Return what one message straight to the sink costs its generator, in milliseconds of CPU."""
+    """Return the generator's CPU time for one message straight to the sink, in milliseconds."""
     load = measured.loads.get(f"{STRAIGHT}{name}")
     messages = load and (load.accepted if load.numbered else load.arrived)
     return 1000 * load.cpu_s / messages if load and messages else None
 
 
 def _starved(machine: Machine | None) -> bool:
-    """Say whether others had a good part of the CPUs, and nothing was left; what was not recorded may be so."""
+    """Return whether processes outside the bed may have starved it; True if that was not recorded."""
     return machine is None or machine.starved
 
 
@@ -213,7 +213,7 @@ def _mark(measured: Measurements, name: str) -> str | None:
 def _postal(
     measured: Measurements, ceilings: dict[str, float | None]
 ) -> tuple[tuple[Evidence, ...], tuple[Evidence, ...]]:
-    """Hold postal's ceiling against its tokens; return the facts that make it so, and those that say why."""
+    """Return the evidence for postal's ceiling, and the evidence that CPU is not its limit."""
     if POSTAL not in ceilings:
         return (), ()
     pace, load = ceilings[POSTAL], f"{STRAIGHT}{POSTAL}"
@@ -234,7 +234,7 @@ def _postal(
         times = (others[best] or 0.0) / pace
         own.append(
             Evidence(
-                fact="what the same sink took from another generator",
+                fact="rate of the same sink with another generator",
                 found=f"{others[best]:,.0f} a minute from {best}, {times:.0f} times as much",
                 needed=f"at least {TIMES} times as much",
                 holds=_unless_starved(measured.machine(f"{STRAIGHT}{best}"), times >= TIMES, slow=True),
@@ -255,7 +255,7 @@ def _postal(
 
 
 def _unless_starved(machine: Machine | None, holds: bool | None, *, slow: bool) -> bool | None:  # noqa: FBT001
-    """Say nothing of what was too slow while others had the CPU."""
+    """Return None instead of False for a slow result on a starved machine."""
     return None if holds is False and slow and _starved(machine) else holds
 
 

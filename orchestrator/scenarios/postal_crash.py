@@ -1,8 +1,8 @@
 """Does postal survive a server that breaks a session off, and does our generator?
 
-A sink resets the connection when MAIL has come, or closes it when RCPT has come. The real postal writes on, prints
-"Can't write to socket." in a loop and dies of SIGSEGV; ours counts the errors by their cause and goes on to its end.
-There is no fix in Debian's postal (0.76): the way out is another generator, and the same run proves it.
+A sink resets the connection after MAIL, or closes it after RCPT. postal keeps writing, prints "Can't write to socket."
+in a loop and dies of SIGSEGV; our generator counts the errors by cause and completes. Debian's postal (0.76) has no
+fix; the workaround, another generator, is proved by the same run.
 """
 
 from typing import Annotated, Literal
@@ -19,26 +19,26 @@ from orchestrator.up.bed import RecordedBed
 POSTAL, OURS = "postal", "ours"
 SIZE, PER_CONNECTION = 2048, 10
 SIGSEGV = 139
-"""Exit status of a program that signal 11 ended (128 + 11)."""
+"""Exit status after signal 11 (128 + 11)."""
 MESSAGE = "Can't write to socket."
 OVERTIME = 10.0
-"""Seconds that our generator may need to end after its time: connections that wait for a reply."""
+"""Seconds that our generator may take to end after its time, for connections that wait for a reply."""
 _NAMES = {129: "SIGHUP", 134: "SIGABRT", 136: "SIGFPE", 137: "SIGKILL", SIGSEGV: "SIGSEGV", 141: "SIGPIPE"}
 
 
 class Params(OverIPv4):
-    """What can be varied."""
+    """Parameters of the scenario."""
 
     fault: Literal["reset-after-mail", "close-after-rcpt", "none"] = "reset-after-mail"
-    """How the sink breaks sessions off."""
+    """Fault of the sink."""
     every: Annotated[int, Field(ge=1, le=1_000_000)] = 2
-    """Of so many connections it breaks one."""
+    """The sink breaks off one session in this many."""
     seconds: Annotated[float, Field(ge=1, le=3600)] = 8.0
-    """How long each generator may go on."""
+    """Time of each generator, in seconds."""
     connections: Annotated[int, Field(ge=1, le=1000)] = 20
-    """Connections that each generator keeps open at most."""
+    """Most open connections of each generator."""
     release: Release = "bookworm"
-    """The Debian release that postal comes from."""
+    """Debian release of postal."""
 
 
 class PostalCrash:
@@ -63,7 +63,7 @@ class PostalCrash:
         )
 
     def drive(self, bed: RecordedBed, params: Params) -> None:
-        """Let postal send, and then ours, both straight to the sink."""
+        """Send with postal, then with our generator, both straight to the sink."""
         order = LoadOrder(
             seconds=params.seconds, connections=params.connections, per_connection=PER_CONNECTION, sizes=[SIZE]
         )
@@ -71,12 +71,12 @@ class PostalCrash:
         bed.send(OURS, order, to=Role.SINK)
 
     def judge(self, measured: Measurements, params: Params) -> Verdict:
-        """Say how each of them ended."""
+        """Judge whether postal died and our generator completed."""
         return judge(measured, params)
 
 
 def judge(measured: Measurements, params: Params) -> Verdict:
-    """Judge one run: did postal die of it, and did ours account for every message?"""
+    """Judge one run: did postal die of the fault, and did our generator account for every message?"""
     evidence = (*_postal(measured), *_ours(measured, params))
     crash, ours = measured.loads.get(POSTAL), measured.loads.get(OURS)
     wrong = [e for e in evidence if e.holds is False]
@@ -89,7 +89,7 @@ def judge(measured: Measurements, params: Params) -> Verdict:
     else:
         outcome = Outcome.CONFIRMED
         reason = (
-            f"postal died of SIGSEGV after {1000 * crash.seconds:,.0f} ms and {_said(measured):,} times "
+            f"postal died of SIGSEGV after {1000 * crash.seconds:,.0f} ms and {_failures(measured):,} times "
             f"{MESSAGE!r}; ours counted {sum(ours.failed.values()):,} errors and went on for "
             f"{ours.ended - ours.started:.1f} s. Debian's postal has no fix: the fix is another generator"
         )
@@ -101,7 +101,7 @@ def judge(measured: Measurements, params: Params) -> Verdict:
         figures={
             "postal_until_death_ms": 1000 * crash.seconds if crash and not crash.cut_off else None,
             "postal_cpu_ms": 1000 * crash.cpu_s if crash else None,
-            "postal_cannot_write_lines": _said(measured) if crash else None,
+            "postal_cannot_write_lines": _failures(measured) if crash else None,
             "ours_errors": sum(ours.failed.values()) if ours else None,
         },
         tables=(_table(measured),),
@@ -119,8 +119,8 @@ _CAUSES = {
 }
 
 
-def _said(measured: Measurements) -> int:
-    """Return how often postal printed its message."""
+def _failures(measured: Measurements) -> int:
+    """Return the number of times postal printed its message."""
     crash = measured.loads.get(POSTAL)
     return sum(line.count for line in crash.printed if line.text == MESSAGE) if crash else 0
 
@@ -136,7 +136,7 @@ def _end(crash: LoadReport) -> str:
 def _postal(measured: Measurements) -> tuple[Evidence, ...]:
     source = f"results/{POSTAL}-load.json"
     crash = measured.loads.get(POSTAL)
-    said = _said(measured)
+    printed = _failures(measured)
     return (
         Evidence(
             fact="how postal ended",
@@ -145,7 +145,7 @@ def _postal(measured: Measurements) -> tuple[Evidence, ...]:
             holds=crash.exit_status == SIGSEGV if crash else None,
             source=source,
         ),
-        Evidence.some(f"lines {MESSAGE!r}", said if crash else None, source),
+        Evidence.some(f"lines {MESSAGE!r}", printed if crash else None, source),
     )
 
 
@@ -177,7 +177,7 @@ def _ours(measured: Measurements, params: Params) -> tuple[Evidence, ...]:
             source=source,
         ),
         Evidence(
-            fact="messages of ours accepted, yet lost",
+            fact="messages of ours accepted, but lost",
             found=f"{count.lost:,}" if count else "not measured",
             needed="0",
             holds=count.lost == 0 if count else None,
@@ -187,13 +187,13 @@ def _ours(measured: Measurements, params: Params) -> tuple[Evidence, ...]:
 
 
 def _table(measured: Measurements) -> Table:
-    """Set both side by side."""
+    """Return a table of both generators."""
     crash, ours = measured.loads.get(POSTAL), measured.loads.get(OURS)
     causes = ", ".join(f"{count:,} x {cause}" for cause, count in ours.failed.items()) if ours else ""
     rows: list[tuple[str | float | None, ...]] = []
     if crash:
         ended = "ended at its time" if crash.cut_off else _ended(crash.exit_status)
-        rows.append((POSTAL, ended, crash.seconds, crash.cpu_s, crash.arrived, f"{_said(measured):,} x {MESSAGE}"))
+        rows.append((POSTAL, ended, crash.seconds, crash.cpu_s, crash.arrived, f"{_failures(measured):,} x {MESSAGE}"))
     if ours:
         rows.append((OURS, "ended at its time", ours.ended - ours.started, ours.cpu_s, ours.accepted, causes or "none"))
     return Table(

@@ -1,10 +1,10 @@
-// Draws the charts of the page with uPlot, which stands before this in the same script.
+// Draws the charts of the page with uPlot, which precedes this code in the same script.
 (() => {
   "use strict";
   const FONT = "12px system-ui, sans-serif";
   const POWERS = Array.from({ length: 19 }, (_, i) => Number(`1e${i - 9}`));
   const HEADROOM = 1.15;
-  const ROWS = 28; // height of the two rows of labels
+  const ROWS = 28; // height of the two rows of labels, in pixels
 
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name);
   const share = (x) => `${Number((100 - 100 / x).toPrecision(6))} %`;
@@ -22,7 +22,7 @@
     return axis(label, { size, ...more });
   }
 
-  // Marks of an axis at these values only.
+  // Places the marks of an axis at these values only.
   function at(values) {
     return { splits: (u, i, min, max) => values.filter((v) => v >= min && v <= max), filter: (u, splits) => splits };
   }
@@ -53,7 +53,7 @@
     };
   }
 
-  // Phases and level are elements over the canvas, put in place at each drawing: the scales may have changed.
+  // Phases and level are elements over the canvas, placed again at each drawing because the scales may change.
   function phasesAndLevel({ phases, level }) {
     const placed = [];
 
@@ -88,7 +88,7 @@
     }
 
     function draw() {
-      const taken = {}; // row of labels -> end of its last one
+      const taken = {}; // row of labels -> end of its last label
       for (const place of placed) place(taken);
     }
 

@@ -1,17 +1,8 @@
 """Does BIND with thousands of addresses run over its limit of sockets, and then refuse to shut down?
 
-named listens with a UDP and a TCP socket for each address and worker. 9.16 refuses every outgoing socket whose number
-is at or over ``-S``: it fetches no key, resolves nothing and accepts no rndc. The question is asked of a named as
-reported (node ``dns``) and, with a fix, of a second one beside it (``fixed``). docs/bind-fd-limit.md tells the story.
-
-::
-
-    verdict       the judgement of a run
-    seen          what the run directory says of one named
-    drive         what is asked of each named
-    signatures    what is looked for in their logs
-    named         how each is set up, and what is predicted of it
-    params        what can be varied
+named listens with a UDP and a TCP socket for each address and worker. BIND 9.16 refuses every outgoing socket whose
+descriptor is at or over ``-S``: it fetches no key, resolves nothing and accepts no rndc. The bed has a named as
+reported (node ``dns``) and, with a fix, a second one (``fixed``). Background: docs/bind-fd-limit.md.
 """
 
 from orchestrator.bed.model import Bed, Families
@@ -33,17 +24,17 @@ class BindFdLimit:
     provokes = frozenset({"open files, by the daemon's own limit"})
 
     def bed(self, params: Params) -> Bed:
-        """Return a bed of name servers only: as reported, and with the fix beside it."""
+        """Return a bed of name servers only: as reported and, with a fix, a second one."""
         nodes = {name: named.node() for name, named in servers(params).items()}
         return Bed(name=self.name, domains=4, families=Families(params.families), nodes=nodes)
 
     def smaller(self, params: Params) -> str | None:
-        """Say what to ask of a host that cannot give this bed what it needs."""
+        """Return advice for a host that is too small for this bed."""
         small = f"testbed run {self.name} --workers 2 --max-sockets 4096"
-        return f"ask the same at a smaller scale: {small}" if params.full or params.workers > Params().workers else None
+        return f"run it at a smaller scale: {small}" if params.full or params.workers > Params().workers else None
 
-    def drive(self, bed: RecordedBed, params: Params) -> None:  # noqa: ARG002 - the bed says it all
-        """Wait for the first outgoing sockets, count what is open, and then ask each server to stop."""
+    def drive(self, bed: RecordedBed, params: Params) -> None:  # noqa: ARG002 - the bed holds all parameters
+        """Wait for the first outgoing sockets, count open files, and then stop each server."""
         running = [node for node in bed.nodes.values() if not ended_at_start(bed, node)]
         with bed.phase("fetch keys"):
             for node in running:
@@ -52,7 +43,7 @@ class BindFdLimit:
             stop(bed, node)
 
     def judge(self, measured: Measurements, params: Params) -> Verdict:
-        """Say whether the limit was met, and whether the fix keeps clear of it."""
+        """Judge whether the limit was exceeded, and whether the fix avoids that."""
         return judge(measured, params)
 
 

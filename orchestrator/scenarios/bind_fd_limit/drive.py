@@ -1,4 +1,4 @@
-"""Drive of each named: did it get its sockets, how many files are open, does it stop?"""
+"""Drive of each named: wait for its outgoing sockets, count its open files, stop it."""
 
 import time
 from typing import Any
@@ -10,11 +10,11 @@ from orchestrator.up.bed import RecordedBed
 from orchestrator.up.node import RunningNode
 
 FETCH_S, SETTLE_S, STOP_S = 30.0, 5.0, 8.0
-"""How long the fetch of the root's keys may take, its sockets until they are closed, and each way to stop it."""
+"""Time limits: to fetch the root's keys, to close the sockets of that, and of each way to stop named."""
 SETTLING_S = 0.25
-"""How long the number of open files has to stay the same."""
+"""Time for which the number of open files must stay the same."""
 ENDING_S = 0.5
-"""How soon the engine tells of the end that broke a command off."""
+"""Grace period for an exit event after a failed command."""
 SIGKILL_STATUS = 137
 
 _COUNT = r"""
@@ -23,7 +23,7 @@ cd /proc/net
 awk '$2 ~ /:0035$/ {sockets++; all[$2]} END {for (a in all) n++; print sockets + 0, n + 0}' udp udp6 tcp tcp6
 awk '/^VmRSS:/ {print $2 * 1024}' /proc/1/status
 """
-"""What a named has open, its sockets of port 53 and on how many addresses, and its resident memory in bytes."""
+"""Prints a named's open files, its sockets on port 53, their addresses, and its resident memory in bytes."""
 _COUNTED = ("open_files", "sockets", "addresses", "memory_b")
 _WAYS = {
     "rndc stop": ("rndc", "stop"),
@@ -32,10 +32,10 @@ _WAYS = {
 
 
 def ended_at_start(bed: RecordedBed, node: RunningNode) -> bool:
-    """Keep how a node ended that could not get all its sockets.
+    """Save the exit status of a node that ended before it served; return whether it did.
 
     Raises:
-        NodeDied: one ended that had no reason to.
+        NodeDied: another node ended.
     """
     bed.check()
     if death := _end(node, 0):
@@ -44,17 +44,17 @@ def ended_at_start(bed: RecordedBed, node: RunningNode) -> bool:
 
 
 def count_open(bed: RecordedBed, node: RunningNode) -> None:
-    """Wait for its first outgoing sockets, and keep what it has open when that has settled."""
+    """Wait for the first outgoing sockets, and save the settled counts of ``_COUNT``."""
     fetched = node.wait_for_log(rf"{FETCHED}|{SIGNATURES[OVER]}", FETCH_S)
     if counted := _settled(bed, node):
         bed.rundir.save_result(f"{node.name}-open", {**counted, "fetched": fetched is not None})
 
 
 def stop(bed: RecordedBed, node: RunningNode) -> None:
-    """Ask a node to stop, in one way after the other, until it has.
+    """Stop a node with rndc, then with SIGTERM, and save the results.
 
     Raises:
-        NodeDied: somebody else ended it.
+        NodeDied: the node ended for another reason.
     """
     bed.check()
     node.expect_end()
@@ -63,25 +63,25 @@ def stop(bed: RecordedBed, node: RunningNode) -> None:
     for way, command in _WAYS.items():
         with bed.phase(f"{way} of {node.name}"):
             began = time.monotonic()
-            said = _ask(bed, node, *command)
+            output = _ask(bed, node, *command)
             death = _await_end(bed, node, began + STOP_S)
             seconds = round(time.monotonic() - began, 3)
-        answer = said.stderr.strip().partition("\n")[0] if said else ""
-        tried.append({"way": way, "status": said and said.status, "said": answer, "ended": bool(death), "s": seconds})
+        error, status = (output.stderr.strip().partition("\n")[0], output.status) if output else ("", None)
+        tried.append({"way": way, "status": status, "said": error, "ended": bool(death), "s": seconds})
         if death:
             break
     bed.rundir.save_result(f"{node.name}-stop", {"tried": tried, "status": death and death.exit_status})
 
 
 def _ask(bed: RecordedBed, node: RunningNode, *command: str) -> Output | None:
-    """Run a command in a node; ``None``: it does not answer, or ends just now, and may.
+    """Run a command in a node; ``None`` after a timeout, or if the node ends and may end.
 
     Raises:
-        NodeDied: it ended that had no reason to, or another one.
-        EngineFailed: the engine refused, and the node runs.
+        NodeDied: this node ended and may not, or another one ended.
+        EngineFailed: the engine failed although the node runs.
     """
     try:
-        said = node.exec(*command, timeout=STOP_S)
+        output = node.exec(*command, timeout=STOP_S)
     except NodeDied:
         raise
     except TimedOut:
@@ -90,14 +90,14 @@ def _ask(bed: RecordedBed, node: RunningNode, *command: str) -> Output | None:
         if node.end(0) is None:
             raise
         return None
-    if said.status != 0:  # of the command, or because it was ended with its container
+    if output.status != 0:  # the command failed, or its container ended
         node.end(ENDING_S)
         bed.check()
-    return said
+    return output
 
 
 def _await_end(bed: RecordedBed, node: RunningNode, deadline: float) -> NodeDied | None:
-    """Wait for the end of a node until a moment of the monotonic clock, and read its open files once a second."""
+    """Wait for the end of a node until a monotonic deadline, and read its open files once a second."""
     while (left := deadline - time.monotonic()) > 0:
         if death := _end(node, min(left, 1.0)):
             return death
@@ -106,10 +106,10 @@ def _await_end(bed: RecordedBed, node: RunningNode, deadline: float) -> NodeDied
 
 
 def _end(node: RunningNode, seconds: float) -> NodeDied | None:
-    """Wait so long for the end of a node; ``None``: it still runs.
+    """Wait up to ``seconds`` for the end of a node; ``None`` if it still runs.
 
     Raises:
-        NodeDied: by SIGKILL, or its container was removed, so it was not BIND that ended it.
+        NodeDied: SIGKILL ended it, or its container was removed: BIND did not end by itself.
     """
     death = node.end(seconds)
     if death and death.exit_status in {SIGKILL_STATUS, None}:
@@ -118,7 +118,7 @@ def _end(node: RunningNode, seconds: float) -> NodeDied | None:
 
 
 def _settled(bed: RecordedBed, node: RunningNode) -> dict[str, int] | None:
-    """Count until nothing changes any more: outgoing sockets are closed with some delay."""
+    """Count until the number of open files is stable: outgoing sockets are closed with some delay."""
     counted: dict[str, int] | None = None
 
     def settled() -> bool:
@@ -131,10 +131,10 @@ def _settled(bed: RecordedBed, node: RunningNode) -> dict[str, int] | None:
 
 
 def _count(bed: RecordedBed, node: RunningNode) -> dict[str, int] | None:
-    """Read what a named has open, and keep it; ``None``: it ends just now, and may."""
-    said = _ask(bed, node, "sh", "-euc", _COUNT)
-    figures = said.stdout.split() if said and said.status == 0 else []
-    if len(figures) < len(_COUNTED):  # a process that is on its way out has no memory left
+    """Read the counts of ``_COUNT``, and record the open files; ``None`` if the node ends and may end."""
+    output = _ask(bed, node, "sh", "-euc", _COUNT)
+    figures = output.stdout.split() if output and output.status == 0 else []
+    if len(figures) < len(_COUNTED):  # an exiting process has no VmRSS
         return None
     counted = dict(zip(_COUNTED, map(int, figures), strict=True))
     bed.keep("open files", node.name, counted["open_files"])

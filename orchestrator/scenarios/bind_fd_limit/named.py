@@ -1,4 +1,4 @@
-"""The nameds of the bed: settings, and the predicted open files, limit and threshold."""
+"""Settings of each named of the bed, with predicted open files, limit and threshold."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -12,15 +12,15 @@ ADDRESSES, FULL_WORKERS = 2560, 24
 BOTH_FAMILIES = 800
 """Addresses of each family for the fix listen-on-v6: 6,432 open files are over -S 4096, and 3,232 of IPv4 are not."""
 RESERVED = 512
-"""File descriptors that 9.16 leaves to what is not a socket (``reserved-sockets``)."""
+"""File descriptors that 9.16 reserves for other uses than sockets (``reserved-sockets``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Named:
-    """How one named of the bed is set up."""
+    """Settings of one named of the bed."""
 
     addresses: int
-    """That it has, of each family."""
+    """Addresses of each family."""
     workers: int
     max_sockets: int | None
     nofile: int | None
@@ -35,30 +35,30 @@ class Named:
 
     @property
     def listening(self) -> int:
-        """On how many addresses it listens, both families together."""
+        """Number of addresses it listens on, both families together."""
         return (self.addresses if self.listen == "lab" else 1) + (self.addresses if self.listen_v6 == "lab" else 0)
 
     @property
     def open_files(self) -> int:
-        """The prediction."""
+        """Predicted open files."""
         return bind.open_files(self.listening, self.workers, self.release)
 
     @property
     def limit(self) -> int | None:
-        """At how many open files the next one fails; ``None``: the engine's limit, which the host's check knows."""
+        """Number of open files at which the next one fails; ``None``: the engine's default limit."""
         limits = [self.nofile, (self.max_sockets or bind.DEBIAN_MAX_SOCKETS) if self.release == "bullseye" else None]
         return min((limit for limit in limits if limit), default=None)
 
     @property
     def threshold(self) -> int | None:
-        """The smallest number of addresses with which the open files reach the limit before anything is fetched."""
+        """Smallest number of addresses whose open files reach the limit before the first fetch."""
         if self.limit is None:
             return None
         each = 2 * self.workers * (2 if self.listen_v6 == "lab" else 1)
         return -(-(self.limit - bind.open_files(0, self.workers, self.release)) // each)
 
     def node(self) -> Node:
-        """Return it as a node of a bed; it may end where the kernel's limit ends it while it starts."""
+        """Return the node; it may end if the kernel's limit is too low for its start."""
         settings = {
             "listen": self.listen,
             "listen_v6": self.listen_v6,
@@ -68,7 +68,7 @@ class Named:
         }
         return Node(
             service="bind",
-            release=self.release,  # type: ignore[arg-type]  # one of them, as the parameters say
+            release=self.release,  # type: ignore[arg-type]  # checked by Params
             addresses=self.addresses,
             limits=Limits(nofile=self.nofile),
             settings=settings,
@@ -77,12 +77,12 @@ class Named:
 
 
 def enough(named: Named) -> int:
-    """Return a limit that its open files stay well under, in thousands."""
+    """Return a limit well above the open files of a named, rounded up to thousands."""
     return -(-(named.open_files + RESERVED) // 1000) * 1000
 
 
 def servers(params: Params) -> dict[str, Named]:
-    """Return the nodes of the bed: as reported, and with the fix."""
+    """Return name -> named: as reported and, with a fix, the fixed one."""
     v6: Literal["lab", "none"] = "lab" if params.fix == "listen-on-v6" else "none"
     addresses = params.addresses or (BOTH_FAMILIES if v6 == "lab" else ADDRESSES)
     named = Named(

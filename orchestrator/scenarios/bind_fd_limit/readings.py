@@ -32,37 +32,37 @@ class _Way(Kept):
 
 
 class Stop(Kept):
-    """results/<node>-stop.json: the ways in which it was asked to stop, the last one last."""
+    """results/<node>-stop.json: the attempts to stop the node, in order."""
 
     tried: Annotated[list[_Way], Field(min_length=1)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """What was measured of one named."""
+    """Measurements of one named."""
 
     node: str
     setup: Named
     version: str | None
     ready_s: float | None
-    """From its first line to the one that says it serves."""
+    """Seconds from its first log line to the line "running"."""
     open_files: int | None
     sockets: int | None
     addresses: int | None
-    """Addresses that it listens on."""
+    """Number of addresses it listens on."""
     memory_b: int | None
     """Resident (VmRSS, proc(5))."""
     fetched: bool
-    """It was seen to ask for outgoing sockets: it tried to fetch the root's keys, or was refused one."""
+    """It requested outgoing sockets: it tried to fetch the root's keys, or was refused a socket."""
     lines: dict[str, list[tuple[float, str]]]
     """Signature -> Unix time and text of each line."""
     stop: Stop | None
     ended: int | None
-    """The status with which it ended before it served."""
+    """Exit status if it ended before it served."""
 
     @classmethod
     def read(cls, measured: Measurements, node: str, setup: Named) -> Self:
-        """Read what a run directory says of one named."""
+        """Read the measurements of one named from a run directory."""
         marks = {"starting BIND": r"starting BIND (\S+)", "running": r" running$"}
         lines: dict[str, list[tuple[float, str]]] = {name: [] for name in (*SIGNATURES, *marks)}
         patterns = {name: re.compile(pattern) for name, pattern in (SIGNATURES | marks).items()}
@@ -71,13 +71,13 @@ class Seen:
                 if pattern.search(text):
                     lines[name].append((t, text))
         begun, serves = lines.pop("starting BIND"), lines.pop("running")
-        found = patterns["starting BIND"].search(begun[0][1]) if begun else None
+        start = patterns["starting BIND"].search(begun[0][1]) if begun else None
         counted = measured.rundir.checked_result(f"{node}-open", _Open.model_validate) or _Open()
         end = measured.rundir.checked_result(f"{node}-end", _End.model_validate) or _End()
         return cls(
             node=node,
             setup=setup,
-            version=found[1] if found else None,
+            version=start[1] if start else None,
             ready_s=serves[0][0] - begun[0][0] if begun and serves else None,
             open_files=counted.open_files,
             sockets=counted.sockets,
@@ -91,7 +91,7 @@ class Seen:
 
     @property
     def over(self) -> bool | None:
-        """It is over its limit, even when idle; ``None``: that was not put to the test."""
+        """It is over its limit even when idle; ``None`` if not tested."""
         if self.ended is not None:
             return bool(self.lines[ABORT]) or None
         if self.stop is None:
@@ -102,17 +102,17 @@ class Seen:
 
     @property
     def stopped_s(self) -> float | None:
-        """How long it took to stop from the first word; ``None``: it did not, or was not asked."""
+        """Seconds from the first attempt to stop it to its end; ``None`` if it did not stop, or no attempt was made."""
         return sum(way.s for way in self.stop.tried) if self.stop and self.stop.tried[-1].ended else None
 
     @property
     def refused(self) -> bool | None:
-        """Neither way to stop it ended it; ``None``: it was not asked."""
+        """No attempt to stop it succeeded; ``None`` if none was made."""
         return self.stopped_s is None if self.stop else None
 
     @property
     def end(self) -> str:
-        """How its end went, in words."""
+        """Description of its end."""
         if self.stop is None:
             return "not measured" if self.ended is None else f"ended with status {self.ended} before it served"
         ends = {True: "ended after {s:.1f} s", False: "still there after {s:.0f} s"}

@@ -1,11 +1,11 @@
 """Log lines of named that show the fault."""
 
 FETCHED = r"managed-keys-zone: Unable to fetch DNSKEY set"
-"""Nothing of a bed reaches a root server, so it fails in any case; by then the first outgoing sockets were tried."""
+"""A bed never reaches a root server, so the fetch always fails; by then named has requested its first sockets."""
 OVER = "socket: file descriptor exceeds limit (N/M)"
 RNDC_REFUSED = "accept: file descriptor exceeds limit (N/M)"
-"""The socket of a connection gets the lowest free number, so of an idle named this line tells whether it is over. Some
-addresses short of that, the other one comes and goes with the number of outgoing sockets that are open at once."""
+"""A connection's socket gets the lowest free descriptor, so this line shows whether even an idle named is over its
+limit. A few addresses below that, the line ``OVER`` depends on the number of outgoing sockets open at once."""
 ABORT = "fatal error, and the end"
 SIGNATURES = {
     OVER: r"socket: file descriptor exceeds limit \(\d+/\d+\)",
@@ -15,4 +15,4 @@ SIGNATURES = {
     "Accepting TCP connection failed: too many open files": r"Accepting TCP connection failed: too many open files",
     ABORT: r"\.c:\d+:.*fatal error",
 }
-"""What is looked for in the logs: what a report calls it -> pattern."""
+"""Name of a signature in reports -> pattern of its log line."""

@@ -1,4 +1,4 @@
-"""Verdict: was the limit met as reported, and does the fix avoid it?"""
+"""Verdict: was the limit exceeded as reported, and does the fix avoid that?"""
 
 from dataclasses import replace
 
@@ -11,11 +11,11 @@ from orchestrator.scenarios.bind_fd_limit.signatures import ABORT, OVER, RNDC_RE
 from orchestrator.services import bind
 
 TOLERANCE, TOLERANCE_FILES = 0.02, 2
-"""How far a prediction may be off: a share, and so many files where that is less than they come and go by."""
+"""Relative and absolute tolerance of a prediction; the larger one counts."""
 
 
 def judge(measured: Measurements, params: Params) -> Verdict:
-    """Judge one run: was the limit met as reported, and is it kept clear of with the fix?"""
+    """Judge one run: was the limit exceeded as reported, and does the fix avoid that?"""
     seen = {name: Seen.read(measured, name, named) for name, named in servers(params).items()}
     reported, fixed = seen[REPORTED], seen.get(FIXED)
     outcome, reason = _outcome(reported, fixed, params.fix)
@@ -40,7 +40,7 @@ def judge(measured: Measurements, params: Params) -> Verdict:
 
 def _outcome(reported: Seen, fixed: Seen | None, fix: str | None) -> tuple[Outcome, str]:
     if reported.over is None:
-        return Outcome.INCONCLUSIVE, "It was not seen to open an outgoing socket, so its limit was not put to the test."
+        return Outcome.INCONCLUSIVE, "No outgoing socket of it was observed, so its limit was not tested."
     with_so_many = f"With {_number(reported.open_files)} open files it"
     if not reported.over:
         for_moments = "met its limit only while several outgoing sockets were open at once"
@@ -53,7 +53,7 @@ def _outcome(reported: Seen, fixed: Seen | None, fix: str | None) -> tuple[Outco
     if fixed is None:
         return Outcome.CONFIRMED, shown
     if fixed.over is None or fixed.refused is None:
-        return Outcome.INCONCLUSIVE, f"{shown} Of the fix {fix} too little was seen; {fixed.end}."
+        return Outcome.INCONCLUSIVE, f"{shown} The fix {fix} was not tested to the end; {fixed.end}."
     outcome = Outcome.REFUTED if fixed.over or fixed.lines[OVER] or fixed.refused else Outcome.CONFIRMED
     return outcome, f"{shown} With the fix {fix} it has {_number(fixed.open_files)}; {fixed.end}."
 
@@ -65,7 +65,7 @@ def _as_reported(seen: Seen) -> tuple[Evidence, ...]:
     each = seen.sockets / seen.addresses if seen.sockets is not None and seen.addresses else None
     return (
         Evidence.some(
-            f"lines that say so in the log of {seen.node}",
+            f"lines on the limit in the log of {seen.node}",
             None if seen.over is None else len(lines),
             log,
         ),
@@ -96,7 +96,7 @@ def _as_reported(seen: Seen) -> tuple[Evidence, ...]:
 def _with_fix(seen: Seen) -> tuple[Evidence, ...]:
     return (
         Evidence(
-            fact="lines that say so with the fix",
+            fact="lines on the limit with the fix",
             found="not measured" if seen.over is None else f"{len(seen.lines[OVER])}",
             needed="0",
             holds=None if seen.over is None else not seen.lines[OVER],
@@ -179,7 +179,7 @@ def _servers_table(seen: dict[str, Seen]) -> Table:
 def _signatures_table(seen: dict[str, Seen]) -> Table:
     return Table(
         title="Lines in the logs",
-        columns=("what they say", *seen),
+        columns=("line", *seen),
         rows=tuple((name, *(len(one.lines[name]) for one in seen.values())) for name in SIGNATURES),
     )
 

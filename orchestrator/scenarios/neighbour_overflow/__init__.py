@@ -1,17 +1,8 @@
 """What happens when a node talks to more addresses of its link than the kernel's neighbour table holds?
 
-Every address that is on the link costs an entry, of which the whole kernel has gc_thresh3, 1,024 by default. Over it
-look-ups and connections fail, and mail is deferred. The question is asked of a bed whose servers are on the link and,
-with a fix, of the same bed again with it. docs/neighbour-overflow.md tells the story.
-
-::
-
-    verdict    the judgement of a run
-    seen       what the run directory says of one pass
-    drive      one pass over the bed
-    fixes      what keeps the table from overflowing
-    link       the addresses that are on the link
-    params     what can be varied
+Every address on the link takes an entry; the whole kernel has gc_thresh3 of them, 1,024 by default. Above that limit
+look-ups and connections fail, and mail is deferred. The bed has its servers on the link; with a fix, a second pass runs
+over the same bed. Background: docs/neighbour-overflow.md.
 """
 
 from contextlib import ExitStack
@@ -28,7 +19,7 @@ from orchestrator.scenarios.neighbour_overflow.verdict import judge
 from orchestrator.up.bed import RecordedBed
 
 _IPV4_ALONE = {"smtp_address_preference": "ipv4", "smtp_mx_address_limit": 1, "smtp_balance_inet_protocols": False}
-"""A destination whose IPv4 address fails is not tried by IPv6, which has a table of its own (ndisc_cache)."""
+"""No retry over IPv6, which has a neighbour table of its own (ndisc_cache)."""
 
 
 class NeighbourOverflow:
@@ -40,10 +31,10 @@ class NeighbourOverflow:
     provokes = frozenset({capacity.NEIGHBOURS})
 
     def bed(self, params: Params) -> Bed:
-        """Return a relay bed whose sink is on the link with every domain, and whose DNS server has as many addresses.
+        """Return a relay bed with the addresses of all domains on the link, and as many of the DNS server.
 
         Raises:
-            HostCannot: the fix changes the host, and nobody has consented to that.
+            HostCannot: the fix changes the host without consent.
         """
         if params.fix == "gc-thresh" and not params.allow_host_changes:
             raise HostCannot(
@@ -63,7 +54,7 @@ class NeighbourOverflow:
         return Bed(name=self.name, domains=params.addresses, families=families, on_link=True, nodes=nodes)
 
     def drive(self, bed: RecordedBed, params: Params) -> None:
-        """Ask, connect and send, as reported; then once more with the fix."""
+        """Look up, connect and send, as reported; then once more with the fix."""
         with ExitStack() as stack:
             settings = None
             if params.fix == "gc-thresh":
@@ -75,7 +66,7 @@ class NeighbourOverflow:
                 ask(bed, params, FIXED)
 
     def judge(self, measured: Measurements, params: Params) -> Verdict:
-        """Say whether they failed for want of entries, and whether the fix helps."""
+        """Judge whether they failed because the table was full, and whether the fix helps."""
         return judge(measured, params)
 
 

@@ -17,11 +17,11 @@ from orchestrator.up.collect.kernel import newer
 from orchestrator.up.node import RunningNode
 
 TRIED_S = 20.0
-"""How long the table is kept full at most, until every message was tried once."""
+"""Longest time for which the table is kept full, until every message was tried once."""
 FILL_S = 0.5
-"""How soon the table is filled again: an entry is safe from the kernel's garbage collection for 5 s (arp(7))."""
+"""Pause between fillings of the table; the kernel's garbage collection spares an entry for 5 s (arp(7))."""
 SETTLE_S = 60.0
-"""How long the relay may take to deliver afterwards what it had to defer."""
+"""Time limit to deliver the deferred messages afterwards."""
 PROBE_S, POLL_S = 30.0, 0.25
 MESSAGE_B = 1024
 OVERFLOW = r"neighbour: arp_cache: neighbor table overflow!"
@@ -33,7 +33,7 @@ _FLUSH = "ip -4 neighbour flush all"
 
 
 def ask(bed: RecordedBed, params: Params, name: str) -> None:
-    """Make one pass over the bed, and keep what was seen as results/<pass>-*.json."""
+    """Make one pass over the bed, and save its results as results/<pass>-*.json."""
     load, relay = bed.role(Role.LOAD), bed.role(Role.RELAY)
     servers, sinks = (block.first for block in blocks(bed))
     domain, count = bed.plan.deliveries[0].domain, params.addresses
@@ -41,30 +41,30 @@ def ask(bed: RecordedBed, params: Params, name: str) -> None:
     for act, first, what in (("look-up", servers, domain), ("connect", sinks, SMTP)):
         _flush(bed)
         with bed.phase(f"{name}: {act}"):
-            said = [_keep(bed, one) for one in load.json_lines(_agent(act, first, count, what), PROBE_S)]
-            bed.rundir.save_result(f"{name}-{act}", _joined(said))
+            lines = [_keep(bed, one) for one in load.json_lines(_agent(act, first, count, what), PROBE_S)]
+            bed.rundir.save_result(f"{name}-{act}", _joined(lines))
     _flush(bed)
     messages = min(params.messages, count)
     filling = _agent("fill", servers, count - messages, domain)
     with bed.phase(f"{name}: mail"):
-        # The three that carry the mail know each other when the table fills; their entries are safe for 5 s.
+        # The nodes that carry the mail get entries of each other before the table fills, safe for 5 s.
         load.ask(*_agent("connect", relay.plan.v4, 1, SMTP))
         relay.ask("getent", "hosts", f"{load.name}.nodes.test")
-        with _kept_full(bed, filling) as said:
+        with _kept_full(bed, filling) as lines:
             sent = bed.send(name, LoadOrder(messages=messages, sizes=[MESSAGE_B], timeout=TRIED_S))
             _await_first_try(bed, relay)
-        bed.rundir.save_result(f"{name}-mail", _joined(said))
+        bed.rundir.save_result(f"{name}-mail", _joined(lines))
     _flush(bed)
     bed.relay.flush()
     sent.drain(SETTLE_S)
     after = bed.kernel_log(OVERFLOW)
-    told = None if before is None or after is None else [asdict(line) for line in newer(after, before)]
-    bed.rundir.save_result(f"{name}-kernel", {"lines": told})
+    kernel_lines = None if before is None or after is None else [asdict(line) for line in newer(after, before)]
+    bed.rundir.save_result(f"{name}-kernel", {"lines": kernel_lines})
 
 
 @contextmanager
 def _kept_full(bed: RecordedBed, filling: tuple[str, ...]) -> Iterator[list[dict[str, Any]]]:
-    """Fill the table before the block runs and while it does; the list holds what was said of it, at the end."""
+    """Keep the table full while the block runs; the list holds all lines of the agent at the end."""
     load, done = bed.role(Role.LOAD), Event()
 
     def fill() -> list[dict[str, Any]]:
@@ -72,20 +72,20 @@ def _kept_full(bed: RecordedBed, filling: tuple[str, ...]) -> Iterator[list[dict
 
     def go_on() -> None:
         while not done.wait(FILL_S):
-            said.extend(fill())
+            lines.extend(fill())
 
-    said = fill()
+    lines = fill()
     with ThreadPoolExecutor(1) as pool:
         going = pool.submit(go_on)
         try:
-            yield said
+            yield lines
         finally:
             done.set()
         going.result()
 
 
 def _await_first_try(bed: RecordedBed, relay: RunningNode) -> None:
-    """Wait until every message that the relay has was delivered or deferred, but not for ever."""
+    """Wait at most ``TRIED_S`` until the relay has delivered or deferred every message."""
     bed.until(lambda: not relay.ask(*_UNTRIED), TRIED_S, POLL_S)
 
 
@@ -93,21 +93,21 @@ def _agent(*words: object) -> tuple[str, ...]:
     return (*PYTHON, "-m", "orchestrator.agents.neighbours", *map(str, words))
 
 
-def _keep(bed: RecordedBed, said: dict[str, Any]) -> dict[str, Any]:
-    """Put what the agent says of the table into the series, too."""
-    if table := said.get("table"):
+def _keep(bed: RecordedBed, line: dict[str, Any]) -> dict[str, Any]:
+    """Record the agent's readings of the table in the series; return the line."""
+    if table := line.get("table"):
         bed.keep("entries of the neighbour table", "all namespaces", table["entries"], at=table["t"])
         bed.keep("entries that found no room (table_fulls)", "all namespaces", table["fulls"], at=table["t"])
-    return said
+    return line
 
 
-def _joined(said: list[dict[str, Any]]) -> dict[str, Any]:
-    reports = [line["report"] for line in said if "report" in line]
-    return {"tables": [line["table"] for line in said if "table" in line], "report": reports[0] if reports else None}
+def _joined(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    reports = [line["report"] for line in lines if "report" in line]
+    return {"tables": [line["table"] for line in lines if "table" in line], "report": reports[0] if reports else None}
 
 
 def _flush(bed: RecordedBed) -> None:
-    """Drop the neighbour entries of every node, but for permanent ones."""
+    """Drop the neighbour entries of every node, except permanent ones."""
     with ThreadPoolExecutor(len(bed.nodes)) as pool:
         for done in [pool.submit(node.change_network, _FLUSH) for node in bed.nodes.values()]:
             done.result()

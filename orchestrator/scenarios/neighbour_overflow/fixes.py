@@ -1,4 +1,4 @@
-"""The fixes: a larger neighbour table, or fewer entries that count."""
+"""Fixes: a larger neighbour table, or fewer entries that count."""
 
 from orchestrator.hosts.kernel_settings import HostSettings
 from orchestrator.scenarios.neighbour_overflow.link import blocks
@@ -8,7 +8,7 @@ from orchestrator.up.bed import RecordedBed
 SETTING = "net.ipv4.neigh.default.gc_thresh"
 
 _LAB = "lab=$(ip -oneline -4 address show to \"$1\" | awk '{print $2}')"
-"""Finds the device of the lab by the address of the node itself."""
+"""Finds the lab's network device by the node's own address."""
 _MAC = f'{_LAB}; cat "/sys/class/net/$lab/address"'
 _ROUTE = f'{_LAB}; ip route replace "$2" via "$3" dev "$lab"'
 _PERMANENT = f"""{_LAB}
@@ -22,13 +22,13 @@ done | ip -batch -
 
 
 def thresholds(addresses: int) -> dict[str, str]:
-    """Return settings for a table that holds the entries of this bed four times; the steps are the kernel's own."""
+    """Return settings for a table of at least four times the bed's entries."""
     limit = 1 << max(12, (4 * addresses - 1).bit_length())
     return {f"{SETTING}1": f"{limit // 4}", f"{SETTING}2": f"{limit // 2}", f"{SETTING}3": f"{limit}"}
 
 
 def apply_fix(bed: RecordedBed, fix: str | None, settings: HostSettings | None) -> None:
-    """Apply a fix to the host, or to the nodes that talk to many."""
+    """Apply a fix to the host, or to load generator and relay."""
     if settings:
         settings.apply()
         return

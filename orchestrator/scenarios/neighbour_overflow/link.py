@@ -1,4 +1,4 @@
-"""The addresses that are on the link."""
+"""Addresses on the link."""
 
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
@@ -11,7 +11,7 @@ from orchestrator.up.node import RunningNode
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """Addresses of one server that are on the link."""
+    """Addresses of one server on the link."""
 
     owner: RunningNode
     first: IPv4Address
@@ -19,12 +19,12 @@ class Block:
 
     @property
     def prefix(self) -> IPv4Network:
-        """The prefix that they fill, or begin."""
+        """Smallest prefix that holds them."""
         return IPv4Network((int(self.first), prefix_for(self.count)))
 
 
 def blocks(bed: RecordedBed) -> tuple[Block, Block]:
-    """Return the addresses of the DNS server and of the sink."""
+    """Return the blocks of the DNS server and of the sink."""
     dns, sink, count = bed.role(Role.DNS), bed.role(Role.SINK), len(bed.plan.deliveries)
     return (
         Block(owner=dns, first=dns.plan.addresses[1], count=count),

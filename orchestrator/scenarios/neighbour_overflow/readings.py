@@ -44,34 +44,34 @@ class _Kernel(Kept):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """What was measured in one pass."""
+    """Measurements of one pass."""
 
     name: str
     look_up: _Report
     """``agents.neighbours.Report`` of the look-ups over UDP."""
     connect: _Report
-    """The same of the connections."""
+    """``agents.neighbours.Report`` of the connections."""
     tables: list[_Table]
-    """``agents.neighbours.NeighbourTable``, in the order in which they were read."""
+    """``agents.neighbours.NeighbourTable``, in the order of reading."""
     messages: int
-    """Those that the relay should take and deliver at once."""
+    """Messages offered to the relay."""
     accepted: int
-    """Those that it took."""
+    """Messages that the relay accepted."""
     delivered: int
-    """Those that the sink had at the end of the drain."""
+    """Messages at the sink at the end of the drain."""
     deferred: dict[str, tuple[float, str]]
-    """Queue id of each message that was deferred -> when first, and the line of the log that says so."""
+    """Queue id of a deferred message -> Unix time and text of its first log line."""
     kernel: list[_Line] | None
     """Lines of the kernel (``collect.kernel.KernelLine``); ``None``: its log could not be read."""
 
     @classmethod
     def read(cls, measured: Measurements, name: str, messages: int, until: float) -> Self | None:
-        """Read what a run directory says of one pass that ended before a time; ``None``: it did not come to its end."""
+        """Read one pass, which ended before Unix time ``until``; ``None`` if it is incomplete."""
         read = measured.rundir.checked_result
         look_up, connect = (read(f"{name}-{act}", _Asked.model_validate) for act in ("look-up", "connect"))
-        mail, told = read(f"{name}-mail", _Part.model_validate), read(f"{name}-kernel", _Kernel.model_validate)
+        mail, kernel = read(f"{name}-mail", _Part.model_validate), read(f"{name}-kernel", _Kernel.model_validate)
         sent, got, began = measured.loads.get(name), measured.sinks.get(name), measured.phase(f"{name}: mail")
-        if not (look_up and connect and mail and told and sent and sent.accepted is not None and got and began):
+        if not (look_up and connect and mail and kernel and sent and sent.accepted is not None and got and began):
             return None
         deferred: dict[str, tuple[float, str]] = {}
         for t, text in measured.log_lines("relay", r"/smtp\[\d+\]: [0-9A-Za-z]+: to=.*, status=deferred "):
@@ -86,30 +86,30 @@ class Seen:
             accepted=sent.accepted,
             delivered=got.delivered,
             deferred=deferred,
-            kernel=told.lines,
+            kernel=kernel.lines,
         )
 
     @property
     def fulls(self) -> int:
-        """Entries that found no room."""
+        """Entries refused because the table was full."""
         return self.tables[-1].fulls - self.tables[0].fulls
 
     @property
     def most(self) -> int:
-        """Entries at most, of all network namespaces."""
+        """Largest number of entries, of all network namespaces."""
         return max(table.entries for table in self.tables)
 
     @property
     def limit(self) -> int:
-        """Entries that the table holds (gc_thresh3)."""
+        """Size of the table, in entries (gc_thresh3)."""
         return self.tables[0].limit
 
     @property
     def failures(self) -> dict[str, tuple[int, int]]:
-        """What was tried -> how many failed, of how many."""
-        asked, opened = self.look_up, self.connect
+        """Kind of attempt -> failed and total number."""
+        looked_up, opened = self.look_up, self.connect
         return {
-            "look-ups failed": (asked.asked - asked.reached, asked.asked),
+            "look-ups failed": (looked_up.asked - looked_up.reached, looked_up.asked),
             "connections failed": (opened.asked - opened.reached, opened.asked),
             "messages were deferred": (self.messages - self.accepted + len(self.deferred), self.messages),
         }

@@ -8,11 +8,11 @@ from orchestrator.scenarios.neighbour_overflow.params import CONNECT_TIMEOUT_S, 
 from orchestrator.scenarios.neighbour_overflow.readings import Seen
 
 AMONG_THEMSELVES = ("load-relay", "relay-load", "relay-dns", "dns-relay", "dns-load", "sink-relay")
-"""Entries that the nodes have for each other while mail is sent: who has it, and of whom."""
+"""Entries of the nodes for each other while mail is sent: owner and neighbour."""
 
 
 def judge(measured: Measurements, params: Params) -> Verdict:
-    """Judge one run: did they fail for want of entries, and not with the fix?"""
+    """Judge one run: did look-ups or connections fail because the table was full, and not with the fix?"""
     again = measured.phase(f"fix {params.fix}")
     messages = min(params.messages, params.addresses)
     reported = Seen.read(measured, REPORTED, messages, again.start if again else float("inf"))
@@ -35,7 +35,7 @@ def judge(measured: Measurements, params: Params) -> Verdict:
 
 def _outcome(reported: Seen | None, fixed: Seen | None, fix: str | None) -> tuple[Outcome, str]:
     if reported is None:
-        return Outcome.INCONCLUSIVE, "The bed was not asked to the end, so there is no answer."
+        return Outcome.INCONCLUSIVE, "The pass as reported is incomplete, so there is no answer."
     full = f"{reported.fulls:,} times there was no room in the table"
     if reported.clean:
         return Outcome.REFUTED, f"No look-up, connection or message failed; {full}, with {reported.most:,} entries."
@@ -45,7 +45,7 @@ def _outcome(reported: Seen | None, fixed: Seen | None, fix: str | None) -> tupl
     if not fix:
         return Outcome.CONFIRMED, shown
     if fixed is None:
-        return Outcome.INCONCLUSIVE, f"{shown} The bed with the fix {fix} was not asked to the end."
+        return Outcome.INCONCLUSIVE, f"{shown} The pass with the fix {fix} is incomplete."
     outcome = Outcome.CONFIRMED if fixed.clean else Outcome.REFUTED
     return outcome, f"{shown} With the fix {fix}: {_failed(fixed)}; {fixed.fulls:,} times there was no room."
 
@@ -55,7 +55,7 @@ def _failed(seen: Seen) -> str:
 
 
 def _evidence(name: str, seen: Seen, *, wanted: bool) -> Iterator[Evidence]:
-    """Hold one pass against what it should show: failures as reported, none with a fix."""
+    """Yield the evidence of one pass: failures are ``wanted`` as reported, and not with a fix."""
 
     def count(fact: str, found: int | None, source: str, of: str = "") -> Evidence:
         return Evidence(
@@ -71,7 +71,7 @@ def _evidence(name: str, seen: Seen, *, wanted: bool) -> Iterator[Evidence]:
         yield count(fact, failed, source, f" of {tried:,}")
     yield count("entries that found no room (table_fulls)", seen.fulls, "series/readings.jsonl")
     lines = None if seen.kernel is None else len(seen.kernel)
-    yield count("lines of the kernel that say so", lines, f"results/{seen.name}-kernel.json")
+    yield count("lines of the kernel on the overflow", lines, f"results/{seen.name}-kernel.json")
 
 
 def _figures(reported: Seen | None, fixed: Seen | None) -> dict[str, float | None]:
@@ -101,7 +101,7 @@ def _failures_table(passes: Mapping[str, Seen]) -> Table:
 
 
 def _errors_table(passes: Mapping[str, Seen]) -> Table:
-    """Say what programs are told: an errno by its name, or nothing."""
+    """Return a table of the errors that programs get, by system call and errno."""
     calls: dict[str, Callable[[Seen], Mapping[str, int]]] = {
         "connect(2)": lambda seen: seen.connect.errors,
         "sendto(2)": lambda seen: seen.look_up.errors,
@@ -119,7 +119,7 @@ def _names(errors: Mapping[str, int]) -> str:
 
 
 def _quotes(seen: Seen) -> Iterator[Quote]:
-    """Quote the kernel once, and the relay once for each kind of reason."""
+    """Yield one quote of the kernel, and one of the relay for each kind of reason."""
     for line in (seen.kernel or ())[:1]:
         yield Quote(source="the kernel's log", t=line.t, text=f"[{line.stamp}] {line.text}")
     kinds: dict[str, Quote] = {}

@@ -1,4 +1,4 @@
-"""The bed of a load through a relay."""
+"""Bed of a load through a relay."""
 
 from orchestrator import services
 from orchestrator.bed import builtin
@@ -9,10 +9,10 @@ from orchestrator.services import Role
 
 
 def relay_bed(params: RelayLoad, *, cpus: float | None = None) -> Bed:
-    """Return the built-in relay bed with the relay that is asked for; ``cpus``: the most cores that it may use.
+    """Return the built-in relay bed with the chosen relay; ``cpus``: its CPU limit, in cores.
 
     Raises:
-        InvalidInput: it is no relay.
+        InvalidInput: the chosen service is no relay.
     """
     if services.service(params.relay).role is not Role.RELAY:
         relays = ", ".join(name for name, kind in services.known().items() if kind.role is Role.RELAY)

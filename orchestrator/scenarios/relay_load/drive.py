@@ -1,4 +1,4 @@
-"""Loads before the one that is measured: over more and more connections, and straight to the sink."""
+"""Loads before the measured one: probes over more and more connections, and calibrations straight to the sink."""
 
 import math
 import time
@@ -14,33 +14,33 @@ from orchestrator.up.bed import RecordedBed
 LEAST_BURSTS = 4
 """Minimum length of a calibration, in bursts of its generator (``Measurements.steady_per_s``)."""
 PROBING_S = 40.0
-"""No further number of connections is tried after this: at about 5 s each, that of all of them."""
+"""Time after which no further number of connections is tried; a probe takes about 5 s."""
 
 
 def find_connections(
     bed: RecordedBed, params: RelayLoad, cpus: Iterable[int] | None = None, *, at_a_rate: int = probes.MOST
 ) -> int:
-    """Return the connections of the load, and save them; ``probes`` shows that they are enough.
+    """Return the number of connections of the load, and save it; probes find or check it.
 
-    At a rate there are up to ``at_a_rate``, opened as they are needed, and nothing is tried; nor where the sink cannot
-    count. ``cpus``: CPUs of the machine that the relay may use.
+    No probe runs at a given rate (up to ``at_a_rate`` connections, opened on demand), or if the sink cannot count.
+    ``cpus``: CPUs of the machine that the relay may use.
     """
     given = params.connections
     if params.rate is not None:
-        found = given or at_a_rate
+        connections = given or at_a_rate
     elif not bed.sink.counts:
-        found = given or probes.FEWEST
+        connections = given or probes.FEWEST
     elif given is None:
-        found = _search(bed, params, cpus)
+        connections = _search(bed, params, cpus)
     else:
-        found = given
+        connections = given
         _compare_with_more(bed, params, given, cpus)
-    bed.rundir.save_result(probes.FOUND, {"connections": found, "given": given is not None})
-    return found
+    bed.rundir.save_result(probes.FOUND, {"connections": connections, "given": given is not None})
+    return connections
 
 
 def _search(bed: RecordedBed, params: RelayLoad, cpus: Iterable[int] | None) -> int:
-    """Double the connections until more carry no more."""
+    """Double the connections until the throughput stops growing."""
     end = time.monotonic() + PROBING_S
     tried: tuple[probes.Probe, ...] = ()
     while (connections := probes.following(tried)) and (len(tried) < 2 or time.monotonic() < end):
@@ -49,7 +49,7 @@ def _search(bed: RecordedBed, params: RelayLoad, cpus: Iterable[int] | None) -> 
 
 
 def _compare_with_more(bed: RecordedBed, params: RelayLoad, given: int, cpus: Iterable[int] | None) -> None:
-    """Try the given number of connections and a larger one; a second time if the first comparison is unclear."""
+    """Probe the given number of connections and a larger one; once more if the first comparison is unclear."""
     larger = min(probes.TIMES * given, MOST_CONNECTIONS)
     if larger <= given:
         return
@@ -62,7 +62,7 @@ def _compare_with_more(bed: RecordedBed, params: RelayLoad, given: int, cpus: It
 def _probe(
     bed: RecordedBed, params: RelayLoad, connections: int, cpus: Iterable[int] | None, number: int = 1
 ) -> tuple[probes.Probe, ...]:
-    """Send a short load over this many connections, drain it, and return all probes until now."""
+    """Send a short load over this many connections, drain it, and return all probes so far."""
     name = probes.name(connections, number)
     with bed.record_cpus(name, cpus):
         load = bed.send(name, params.order(params.probe, connections), purpose=Purpose.PROBE)
@@ -71,9 +71,9 @@ def _probe(
 
 
 def calibrate(bed: RecordedBed, params: RelayLoad, connections: int, *, by: str | None = None) -> None:
-    """Send a load straight to the sink, as fast as it goes, in two shapes where messages are numbered.
+    """Send a load straight to the sink without a rate, in two shapes if messages are numbered.
 
-    A load at a rate may have many connections and seldom needs them: the sink is filled by a few.
+    A load at a rate has more connections than it needs; a few saturate the sink.
     """
     used = connections if params.rate is None else min(connections, probes.FEWEST)
     node = bed.node(by) if by else bed.role(Role.LOAD)
@@ -83,5 +83,5 @@ def calibrate(bed: RecordedBed, params: RelayLoad, connections: int, *, by: str 
     order = replace(params.order(seconds, used), rate=None)
     bed.send(CALIBRATION, order, to=Role.SINK, by=by, purpose=Purpose.CALIBRATE)
     if numbered:
-        # As the relay delivers: with thousands of destinations it rarely finds an open connection to use again.
+        # Like a relay's deliveries: with thousands of destinations it rarely reuses a connection.
         bed.send(SINGLE, replace(order, per_connection=1), to=Role.SINK, purpose=Purpose.CALIBRATE)

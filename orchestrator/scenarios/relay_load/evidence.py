@@ -10,13 +10,13 @@ from orchestrator.scenarios.relay_load.params import CALIBRATION, SINGLE
 INSTRUMENT, CONCURRENCY = "instrument-bound", "concurrency-bound"
 """Marks: the harness, or the number of its connections, may have set the pace."""
 NEAR_CEILING = 0.7
-"""A result above this share of the instrument's ceiling is called instrument-bound."""
+"""A result above this share of the instrument's ceiling is instrument-bound."""
 BUSY = 0.9
-"""A generator or sink (one thread each) that uses more of a core than this is taken to be the bottleneck."""
+"""A generator or sink (one thread each) above this share of a core counts as the bottleneck."""
 
 
 def accounting(measured: Measurements, name: str) -> tuple[Evidence, ...]:
-    """Check off every message of a load that went through the relay."""
+    """Return the evidence that every message of a load through the relay arrived once and whole."""
     count = measured.accounting(name)
     load, sink = measured.loads.get(name), measured.sinks.get(name)
     drained = measured.drained(name)
@@ -35,7 +35,7 @@ def accounting(measured: Measurements, name: str) -> tuple[Evidence, ...]:
 
     return (
         Evidence.some("messages accepted by the relay", count.accepted if count else None, source),
-        # What still waits in the relay's queue is neither lost nor delivered.
+        # Messages in the relay's queue are neither lost nor delivered.
         exact("lost", count.lost if count and empty else None, 0),
         exact("duplicated", count.duplicated if count else None, 0),
         exact("corrupted", count.corrupted if count else None, 0),
@@ -61,10 +61,10 @@ def accounting(measured: Measurements, name: str) -> tuple[Evidence, ...]:
 def _domains(
     accepted: int | None, arrived: int | None, count: Accounting | None, source: str, *, drained: bool
 ) -> Evidence:
-    """Hold the domains that mail arrived for against those that it was accepted for.
+    """Compare the number of domains of delivered messages with that of accepted ones.
 
-    A message that arrived without an acceptance (its reply was lost, or a refusal) may add a domain; a message that
-    still waits in the relay's queue may be owed to one.
+    A message delivered without an acceptance (reply lost, or refused) may add a domain; a message in the relay's queue
+    may be the only one of its domain.
     """
     if accepted is None or count is None:
         needed, holds = "a figure", None
@@ -82,15 +82,15 @@ def _domains(
 
 
 def worst(evidence: Iterable[Evidence]) -> tuple[Evidence, ...]:
-    """Return one of each fact: one that fails, else one that is unknown, else the first."""
-    found: dict[str, Evidence] = {}
+    """Return the worst evidence of each fact: failed before unknown, unknown before held."""
+    by_fact: dict[str, Evidence] = {}
     for e in sorted(evidence, key=lambda e: (False, None, True).index(e.holds)):
-        found.setdefault(e.fact, e)
-    return tuple(found.values())
+        by_fact.setdefault(e.fact, e)
+    return tuple(by_fact.values())
 
 
 def instrument(measured: Measurements, name: str) -> tuple[Evidence, ...]:
-    """Hold the result of a load against what the instrument itself can do."""
+    """Return the evidence that the instrument did not limit a load."""
     carried, ceiling = measured.delivered_per_s(name), instrument_ceiling(measured)
     share = carried / ceiling if carried and ceiling else None
     load, sink = measured.loads.get(name), measured.sinks.get(name)
@@ -112,7 +112,7 @@ def instrument(measured: Measurements, name: str) -> tuple[Evidence, ...]:
 
 
 def at_most(fact: str, found: float | None, limit: float, source: str) -> Evidence:
-    """Hold a share against the most that it may be."""
+    """Return the evidence that a share is within its limit."""
     return Evidence(
         fact=fact,
         found="not measured" if found is None else f"{found:.1%}",
@@ -123,7 +123,7 @@ def at_most(fact: str, found: float | None, limit: float, source: str) -> Eviden
 
 
 def instrument_ceiling(measured: Measurements) -> float | None:
-    """Return messages a second that the instrument carries without a relay: of two shapes of load, the slower."""
+    """Return messages a second without a relay, of the slower of two shapes of load."""
     calibration = measured.loads.get(CALIBRATION)
     if calibration and not calibration.numbered:
         return measured.steady_per_s(CALIBRATION, services.burst_s(calibration.generator))

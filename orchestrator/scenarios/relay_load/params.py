@@ -17,29 +17,29 @@ MOST_CONNECTIONS = 10_000
 
 
 class RelayLoad(Strict):
-    """A relay, and the load that it gets."""
+    """A relay and its load."""
 
     domains: Annotated[int, Field(ge=1, le=MAX_DOMAINS)] = 2560
-    """Domains that receive mail, each with an address of its own; given by name, their number."""
+    """Number of domains that receive mail, each with an address of its own."""
     domain_names: Annotated[
         Annotated[list[Domain], Field(min_length=1)] | None, FromDisk(user_files.read_lines, "FILE")
     ] = None
-    """Their names under .test, one a line; unset: those of the recipients, else d0.test, d1.test, ..."""
+    """Names of the domains under .test, one a line; unset: those of the recipients, else d0.test, d1.test, ..."""
     recipients: Annotated[Recipients | None, FromDisk(user_files.read_lines, "FILE")] = None
-    """Who gets the mail, one a line: local parts, which every domain has, or full addresses; unset: user."""
+    """Recipients, one a line: local parts (in every domain) or full addresses; unset: user."""
     families: Families = Families.BOTH
-    """What mail and DNS go over: v4, v6 or both; v4 asks for no IPv6 of the host."""
+    """IP versions of mail and DNS: v4, v6 or both; v4 needs no IPv6 on the host."""
     rate: Annotated[float, Field(gt=0, le=1e6)] | None = None
-    """Messages a second, open-loop; unset: as fast as the relay takes them."""
+    """Messages a second, open-loop; unset: as fast as the relay accepts them."""
     size: Annotated[int, Field(ge=64, le=50 * 1024 * 1024)] = 2048
     """Bytes in the body of a message."""
     connections: Annotated[int, Field(ge=1, le=MOST_CONNECTIONS)] | None = None
-    """Connections that the load generator keeps open at most; unset: as many as the relay needs, found by short loads
-    (at a rate: up to 640, opened as they are needed)."""
+    """Most open connections of the load generator; unset: the number that the relay needs, found by short loads (at a
+    rate: up to 640, opened on demand)."""
     probe: Annotated[float, Field(ge=1, le=60)] = 3.0
-    """Seconds of each of those short loads."""
+    """Seconds of each short load that searches for the number of connections."""
     calibration: Annotated[float, Field(ge=1, le=600)] = 4.0
-    """Seconds of load straight into the sink, before the run, for each of two shapes."""
+    """Seconds of load straight to the sink, before the run, for each of two shapes."""
     drain: Annotated[float, Field(ge=1, le=86_400)] = 1800.0
     """Seconds that the relay may take to empty its queue after each load."""
     per_connection: Annotated[int, Field(ge=1, le=100_000)] = 10
@@ -47,20 +47,20 @@ class RelayLoad(Strict):
     relay: str = "postfix"
     """The service under test."""
     relay_release: Release = "bookworm"
-    """The Debian release it comes from."""
+    """Debian release of the relay."""
     relay_files: Annotated[Files | None, FromDisk(user_files.read_tree, "FOLDER")] = None
-    """Files of your own for the relay, as a tree that is laid over its /: etc/postfix/main.cf, ..."""
+    """Your own files for the relay, as a tree copied over its /: etc/postfix/main.cf, ..."""
 
     @model_validator(mode="before")
     @classmethod
     def _named_domains(cls, given: Any) -> Any:
-        """Take the domains from their names, or from the recipients' addresses; their number, too, if none is given."""
+        """Derive the domains, and their number if unset, from ``domain_names`` or the recipients' addresses."""
         if not isinstance(given, dict):
             return given
         names, recipients = given.get("domain_names"), given.get("recipients")
         if names is None and isinstance(recipients, list):
-            found = dict.fromkeys(address.partition("@")[2] for address in recipients if isinstance(address, str))
-            names = [name for name in found if name] or None
+            domains = dict.fromkeys(address.partition("@")[2] for address in recipients if isinstance(address, str))
+            names = [name for name in domains if name] or None
         return {"domains": len(names), **given, "domain_names": names} if names and isinstance(names, list) else given
 
     @model_validator(mode="after")

@@ -1,9 +1,8 @@
 """Search for the number of connections that a relay needs: short loads, each over another number.
 
-The connections of a closed loop are busy whatever the relay could do, so the figure of one number alone may be the
-number's: a relay that waits 500 ms for a policy service carries 40 messages a second over 20 connections. Only a
-larger number shows it. Without ``--connections`` the numbers double until more of them carry no more; a given number
-is held against four times as many.
+In a closed loop the number of connections may limit the throughput: a relay that waits 500 ms for a policy service
+carries 40 messages a second over 20 connections. Only a larger number reveals that. Without ``--connections`` the
+number doubles until the throughput stops growing; a given number is compared with four times as many.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,11 +27,11 @@ MORE, MUCH = 1.1, 1.25
 UNCLEAR = 1.0, 1.4
 """A ratio between these is measured a second time."""
 ENOUGH = 0.95
-"""The number for the run is the smallest that carries this share of the best."""
+"""The run takes the smallest number with at least this share of the best throughput."""
 WARM_UP_S = 1.0
-"""Left out at the start of each probe: the relay starts its processes."""
+"""Time left out at the start of each probe, in which the relay starts its processes."""
 AT_ITS_LIMIT = 0.9
-"""A relay that uses this share of the CPU time that it may use is at its limit."""
+"""Share of its CPU limit at which a relay counts as limited by it."""
 
 
 class Cpu(StrEnum):
@@ -42,20 +41,20 @@ class Cpu(StrEnum):
     SPENT = "spent"
     """The bed used all of it, or the relay reached its CPU limit."""
     TAKEN = "taken"
-    """Others used it up."""
+    """Processes outside the bed used it up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """What one number of connections carried."""
+    """Throughput over one number of connections."""
 
     connections: int
     accepted: float | None
     """Messages a second."""
     carried: float | None
-    """Messages delivered a second, the drain included: a relay may take in faster than it delivers."""
+    """Messages delivered a second, the drain included: a relay may accept faster than it delivers."""
     idle: float | None
-    """Share of the machine's CPU."""
+    """Idle share of the machine's CPU."""
     cpu: Cpu | None
     """``None``: not recorded."""
 
@@ -64,9 +63,9 @@ class Found(Kept):
     """results/connections.json."""
 
     connections: int
-    """Of the run."""
+    """Number for the run."""
     given: bool
-    """By the person who asked."""
+    """Given with ``--connections``."""
 
 
 def _found(measured: Measurements) -> Found | None:
@@ -75,8 +74,8 @@ def _found(measured: Measurements) -> Found | None:
 
 def used(measured: Measurements) -> int | None:
     """Return the number of connections of the run."""
-    found = _found(measured)
-    return found.connections if found else None
+    saved = _found(measured)
+    return saved.connections if saved else None
 
 
 def name(connections: int, number: int = 1) -> str:
@@ -85,7 +84,7 @@ def name(connections: int, number: int = 1) -> str:
 
 
 def read(measured: Measurements, params: RelayLoad) -> tuple[Probe, ...]:
-    """Return the probes of a run by their number of connections; of a number tried twice, the means."""
+    """Return the probes of a run by number of connections; a number tried twice has mean values."""
     loads: dict[int, list[str]] = {}
     for load in measured.sent(Purpose.PROBE):
         if limit := measured.loads[load].connections_limit:
@@ -112,7 +111,7 @@ def _mean(values: Iterator[float | None]) -> float | None:
 
 
 def cpu_of(measured: Measurements, load: str) -> Cpu | None:
-    """Say what was left of the CPU while a load went on."""
+    """Return the CPU state during a load."""
     machine, span = measured.machine(load), measured.span(load)
     if machine is None or span is None:
         return None
@@ -129,9 +128,9 @@ def cpu_of(measured: Measurements, load: str) -> Cpu | None:
 
 
 def following(tried: Sequence[Probe]) -> int | None:
-    """Return the number of connections to try next; ``None``: more carry no more, or there are no more to try.
+    """Return the number of connections to try next; ``None`` ends the search.
 
-    One number that gains nothing is enough where the bed has used the CPU up; else two in a row.
+    It ends at ``MOST``, or after two numbers in a row without a gain; after one if the bed has used the CPU up.
     """
     if not tried:
         return FEWEST
@@ -143,9 +142,9 @@ def following(tried: Sequence[Probe]) -> int | None:
 
 
 def _last_gain(tried: Sequence[Probe]) -> tuple[Probe, int]:
-    """Return the last probe that gained on the one that gained before it, and how many came after it.
+    """Return the last probe with a gain over the previous gain, and the number of probes after it.
 
-    Small gains add up: of 400, 436 and 475 messages a second the third is a gain on the first.
+    Small gains add up: of 400, 436 and 475 messages a second the third is a gain over the first.
     """
     best, since = tried[0], 0
     for probe in tried[1:]:
@@ -154,13 +153,13 @@ def _last_gain(tried: Sequence[Probe]) -> tuple[Probe, int]:
 
 
 def enough(tried: Sequence[Probe]) -> int:
-    """Return the smallest number of connections that carries about as much as the best."""
+    """Return the smallest number of connections with about the best throughput."""
     best = max(map(_carried, tried))
     return min(probe.connections for probe in tried if _carried(probe) >= ENOUGH * best)
 
 
 def unclear(fewer: Probe, more: Probe) -> bool:
-    """Say whether one measurement of both does not tell if the larger number carries more."""
+    """Return whether one comparison is too close to tell if the larger number carries more."""
     return UNCLEAR[0] <= _ratio(fewer, more) < UNCLEAR[1]
 
 
@@ -176,9 +175,9 @@ def _ratio(fewer: Probe, more: Probe) -> float:
 
 
 def pace(measured: Measurements, load: str, params: RelayLoad) -> Evidence:
-    """Say whether more connections than those of this load carry more: then their number has set the pace.
+    """Return the evidence that the number of connections did not limit a load.
 
-    Without a larger number that was tried, the CPU can tell: a load that used it up was not held up by its connections.
+    Without a probe over a larger number, a load that used up the CPU was not limited by its connections.
     """
     tried = read(measured, params)
     pair = _compared(tried, used(measured))
@@ -196,9 +195,9 @@ def pace(measured: Measurements, load: str, params: RelayLoad) -> Evidence:
 
 
 def _compared(tried: Sequence[Probe], taken: int | None) -> tuple[Probe, Probe, Cpu | None] | None:
-    """Return the number that was used and the best larger one; of the largest that was tried, the last gain before it.
+    """Return the run's probe, the best probe with more connections, and the CPU state of the run's probe.
 
-    The CPU is that of the number that was used.
+    If the run has the largest number tried: the probe of the last gain before it, the run's probe, and its CPU state.
     """
     own = next((probe for probe in tried if probe.connections == taken), None)
     if own is None or len(tried) < 2:
@@ -224,16 +223,16 @@ def _evidence(found: str, limit: float, *, holds: bool | None) -> Evidence:
 
 
 def advice(measured: Measurements, params: RelayLoad) -> str:
-    """Say what to do where the number of connections has set the pace."""
-    found = _found(measured)
-    if found and found.given:
+    """Return advice for a run whose number of connections set the pace."""
+    saved = _found(measured)
+    if saved and saved.given:
         return "Leave --connections out, and the run finds their number"
     most = max((probe.connections for probe in read(measured, params)), default=MOST)
     return f"No number up to {most:,} was enough: give a larger one with --connections"
 
 
 def tables(measured: Measurements, params: RelayLoad) -> tuple[Table, ...]:
-    """Set the numbers that were tried side by side."""
+    """Return a table of the probes."""
     tried = read(measured, params)
     taken = used(measured)
     if not tried:

@@ -1,15 +1,7 @@
 """How much mail does this relay carry, and how do we know?
 
 The same load goes first straight to the sink (the instrument's own ceiling), then through the relay; the relay's queue
-is drained before the verdict. A result near the ceiling is the instrument's, and is not given out as the relay's.
-
-::
-
-    verdict       the judgement of a run
-    evidence      what it rests on
-    drive         the loads
-    bed           who fills which role
-    params        what can be varied, and the names that do not
+is drained before the verdict. A result near the ceiling measures the instrument, and is never reported as the relay's.
 """
 
 from orchestrator.bed.model import Bed
@@ -30,11 +22,11 @@ class RelayThroughput:
     params = Params
 
     def bed(self, params: Params) -> Bed:
-        """Return the built-in relay bed with the services that are asked for."""
+        """Return the built-in relay bed with the chosen services."""
         return bed(params)
 
     def connections(self, params: Params) -> dict[str, float]:
-        """Return what the rate makes of new connections: of the generator to the relay, of the relay to one domain."""
+        """Return new connections a second at the given rate: generator to relay, and relay to one domain."""
         if params.rate is None:
             return {}
         return {"load": params.rate / params.per_connection, "relay": params.rate / params.domains}
@@ -44,7 +36,7 @@ class RelayThroughput:
         drive(bed, params)
 
     def judge(self, measured: Measurements, params: Params) -> Verdict:
-        """Say what was carried, and whether the relay or the instrument set the pace."""
+        """Judge whether the relay carries the load, and whether it set the pace."""
         return judge(measured, params)
 
 

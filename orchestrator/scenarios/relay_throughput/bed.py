@@ -1,4 +1,4 @@
-"""The bed of the scenario."""
+"""Bed of the scenario: the built-in relay bed with the chosen services."""
 
 from orchestrator import services
 from orchestrator.bed.model import Bed, Node
@@ -10,10 +10,10 @@ from orchestrator.services import Role, bhm
 
 
 def bed(params: Params) -> Bed:
-    """Return the built-in relay bed with the services that are asked for; our generator waits in any case.
+    """Return the built-in relay bed with the chosen services; our generator is always part of it.
 
     Raises:
-        InvalidInput: one of them does not fill its role.
+        InvalidInput: a service does not fill its role.
     """
     _require("load", params.load, fits=services.service(params.load).role is Role.LOAD)
     _require("sink", params.sink, fits=services.service(params.sink).takes_mail)
@@ -29,10 +29,5 @@ def bed(params: Params) -> Bed:
 
 
 def _require(role: str, name: str, *, fits: bool) -> None:
-    """Refuse a service that does not fill a role.
-
-    Raises:
-        InvalidInput: this one does not.
-    """
     if not fits:
         raise InvalidInput(f"a service that fills the role {role}", repr(name), "see `testbed list`")

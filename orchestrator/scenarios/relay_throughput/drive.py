@@ -1,4 +1,4 @@
-"""The loads of a run."""
+"""Loads of a run: calibration, then the load through the relay."""
 
 from orchestrator.scenarios.relay_load import probes
 from orchestrator.scenarios.relay_load.drive import calibrate, find_connections
@@ -8,7 +8,7 @@ from orchestrator.up.bed import RecordedBed
 
 
 def drive(bed: RecordedBed, params: Params) -> None:
-    """Find how many connections the relay needs, calibrate, send through the relay, drain it."""
+    """Find the number of connections that the relay needs, calibrate, send through the relay, drain it."""
     ours = params.load == OURS
     connections = find_connections(bed, params, at_a_rate=probes.MOST if ours else probes.FEWEST)
     by = None if ours else params.load

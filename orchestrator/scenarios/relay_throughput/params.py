@@ -1,4 +1,4 @@
-"""Parameters of the scenario."""
+"""Parameters of the scenario relay-throughput."""
 
 from typing import Annotated
 
@@ -11,13 +11,13 @@ RUN = "relay"
 
 
 class Params(RelayLoad):
-    """What can be varied."""
+    """Parameters of the scenario."""
 
     seconds: Annotated[float, Field(gt=0, le=86_400)] = 30.0
-    """How long load is offered."""
+    """Time of the load, in seconds."""
     relay_cpus: Annotated[float, Field(gt=0, le=1024)] | None = None
-    """CPU time that the relay may use, in cores."""
+    """CPU limit of the relay, in cores."""
     load: str = OURS
-    """The load generator; only ours keeps an account of every message."""
+    """The load generator; only smtp-load keeps an account of every message."""
     sink: str = "blackhole"
-    """The service that takes the mail; only ours accounts for every message."""
+    """The service that receives the mail; only blackhole keeps an account of every message."""

@@ -1,7 +1,7 @@
 """Verdict at a given rate: does the relay keep up with it?
 
-Three facts: it takes nearly all that is offered, nearly all of that has come out when the load ends, and no message
-waits for a connection.
+Three facts: the relay accepts nearly all offered messages, has delivered nearly all of them when the load ends, and no
+message waits for a connection.
 """
 
 from orchestrator.measurements import Latency, Measurements
@@ -11,17 +11,17 @@ from orchestrator.scenarios.relay_load.probes import used
 from orchestrator.scenarios.relay_throughput.params import RUN
 
 TAKEN = 0.99
-"""Share of the offered messages that the relay accepts."""
+"""Least share of the offered messages that the relay accepts."""
 OUT = 0.95
-"""Share of the accepted messages that are delivered ``TAIL_S`` after the last reply. In a long run less may wait."""
+"""Least share of the accepted messages delivered ``TAIL_S`` after the last reply; larger for a long run."""
 TAIL_S = 1.0
-"""A queue that does not grow never holds as much as is offered in this time."""
+"""Largest queue of a relay that keeps up, as seconds of the offered rate."""
 LATE = 0.01
-"""Share of the messages that may start over 10 ms after they were due."""
+"""Most messages, as a share, that start over 10 ms late."""
 
 
 def kept(measured: Measurements, rated: float) -> tuple[Evidence, ...]:
-    """Say whether the relay kept up with the rate."""
+    """Return the evidence that the relay kept up with the rate."""
     load = measured.loads.get(RUN)
     out = measured.delivered_by(RUN, load.ended + TAIL_S) if load else None
     return (
@@ -41,20 +41,20 @@ def kept(measured: Measurements, rated: float) -> tuple[Evidence, ...]:
 
 
 def on_time(measured: Measurements) -> Evidence:
-    """Say whether the messages were sent when they were due."""
+    """Return the evidence that messages were sent on time."""
     load = measured.loads.get(RUN)
     late = load.late / load.offered if load and load.late is not None and load.offered else None
     return at_most("messages started over 10 ms late", late, LATE, f"results/{RUN}-load.json")
 
 
 def exhausted(measured: Measurements) -> int | None:
-    """Return the number of connections if all were once in use: a message that was due had to wait for one."""
+    """Return the number of connections if all were in use at once, so that messages waited; else None."""
     connections = used(measured)
     return connections if connections and measured.connections_at_most(RUN) >= connections else None
 
 
 def response(measured: Measurements) -> Latency | None:
-    """Return the times from when a message was due to its acceptance."""
+    """Return the times from due to accepted."""
     return measured.latency(RUN).get("response")
 
 

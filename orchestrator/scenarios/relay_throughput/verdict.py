@@ -24,7 +24,7 @@ from orchestrator.scenarios.relay_throughput.params import RUN, Params
 from orchestrator.services import Change, Purpose
 
 BACKLOG = 0.25
-"""A relay that delivers less than it accepts by more than this share of it, while load is offered, builds a backlog."""
+"""Largest share of the accepted rate that a relay may fail to deliver under load; above it, a backlog grows."""
 
 
 def judge(measured: Measurements, params: Params) -> Verdict:
@@ -67,20 +67,20 @@ def judge(measured: Measurements, params: Params) -> Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Facts:
-    """The evidence, by what it means when it fails."""
+    """The evidence, by the meaning of its failure."""
 
     mail: tuple[Evidence, ...]
     """The relay loses or spoils mail."""
     harness: tuple[Evidence, ...]
     """The instrument set the pace."""
     pace: tuple[Evidence, ...]
-    """The load did: the number of its connections, or a generator that did not keep the rate."""
+    """The load set the pace, by the number of its connections or a late generator."""
     kept: tuple[Evidence, ...]
     """The relay does not keep up with the rate."""
 
 
 _Judged = tuple[Outcome, str, tuple[str, ...]]
-"""The outcome, the reason of all but CONFIRMED, and the marks."""
+"""The outcome, the reason (empty if CONFIRMED), and the marks."""
 
 
 def _outcome(measured: Measurements, params: Params, facts: _Facts) -> _Judged:
@@ -96,7 +96,7 @@ def _outcome(measured: Measurements, params: Params, facts: _Facts) -> _Judged:
 
 
 def _closed(measured: Measurements, params: Params, facts: _Facts) -> _Judged:
-    """Judge a load as fast as it goes."""
+    """Judge a load without a given rate."""
     if few := [e.found for e in facts.pace if e.holds is False]:
         reason = f"the number of connections set the pace: {'; '.join(few)}. {probes.advice(measured, params)}"
         return Outcome.INCONCLUSIVE, reason, (CONCURRENCY,)
@@ -104,7 +104,7 @@ def _closed(measured: Measurements, params: Params, facts: _Facts) -> _Judged:
 
 
 def _rated(measured: Measurements, facts: _Facts) -> _Judged:
-    """Judge a load at a rate: a relay that does not keep up is refuted only if it had the CPU and the connections."""
+    """Judge a load at a given rate; a relay that falls behind is refuted only if it had CPU and connections."""
     late = _unmet(facts.pace)
     connections = rate.exhausted(measured) if late else None
     if late and connections is None:
@@ -126,7 +126,7 @@ def _unmet(evidence: Iterable[Evidence]) -> str:
 
 
 def _claim(outcome: Outcome, carried: float | None, rated: float | None, response: Latency | None) -> str:
-    """Return the sentence that is judged; with figures only where they rest on something."""
+    """Return the claim; without figures if the run is inconclusive."""
     known = outcome is not Outcome.INCONCLUSIVE
     if rated is None:
         figure = f", {carried:,.0f} messages a second ({carried * 60:,.0f} a minute)" if carried and known else ""
@@ -139,7 +139,7 @@ def _claim(outcome: Outcome, carried: float | None, rated: float | None, respons
 
 
 def _room(carried: float | None, ceiling: float | None, rated: float | None) -> str:
-    """Say how far the instrument is from its own limit."""
+    """Return a sentence on the instrument's own limit."""
     if not carried or not ceiling:
         return "the instrument's own limit is not known"
     if rated:
@@ -153,13 +153,13 @@ def _ms(latency: Latency | None, percentile: float) -> float | None:
 
 
 def _why(params: Params) -> str:
-    """Name the chosen services that cannot account for messages."""
+    """Return a remark on chosen services that do not account for messages, or an empty text."""
     silent = [name for name, ours in ((params.load, OURS), (params.sink, "blackhole")) if name != ours]
     return f" (no message is accounted for by {' and '.join(silent)})" if silent else ""
 
 
 def _sent_per_s(measured: Measurements, params: Params) -> float | None:
-    """Return messages a second that the relay's own log calls sent, from the start of the load to the last, to 1 s."""
+    """Return messages sent a second by the relay's own log, from the start of the load to the last one, to 1 s."""
     load = measured.loads.get(RUN)
     service = params.relay
     if load is None or service not in services.known():
@@ -171,16 +171,16 @@ def _sent_per_s(measured: Measurements, params: Params) -> float | None:
 
 
 def _backlog(measured: Measurements) -> tuple[str, ...]:
-    """Warn of a relay that takes in what it cannot deliver yet: its figure depends on how long that goes on."""
+    """Return a warning if a backlog grew: the figure then depends on the length of the load."""
     accepted, delivered = measured.accepted_per_s(RUN), measured.delivered_under_load_per_s(RUN)
     if not accepted or delivered is None or delivered >= (1 - BACKLOG) * accepted:
         return ()
-    said = f"the relay accepted {accepted:,.0f} messages a second and delivered {delivered:,.0f} while load was offered"
-    return (f"a backlog grew: {said}; the rest went out in the drain, which the figure includes",)
+    text = f"the relay accepted {accepted:,.0f} messages a second and delivered {delivered:,.0f} while load was offered"
+    return (f"a backlog grew: {text}; the rest went out in the drain, which the figure includes",)
 
 
 def _full(machine: Machine | None) -> tuple[str, ...]:
-    """Warn where the relay had to share all that there is: with CPUs of its own it would carry more."""
+    """Return a warning if the CPUs were saturated: with CPUs of its own the relay would carry more."""
     if machine is None or not machine.full:
         return ()
     relay = machine.nodes.get("relay", 0.0)
@@ -190,19 +190,19 @@ def _full(machine: Machine | None) -> tuple[str, ...]:
 
 
 def _own(measured: Measurements) -> tuple[str, ...]:
-    """Name what the bed changed in the relay's own files, and what in them can lead mail away."""
+    """Return the changes to the relay's own files, and the settings in them that can divert mail."""
     nodes = (measured.facts.get("plan") or {}).get("nodes") or []
     relay: dict[str, Any] = next((node for node in nodes if node["name"] == "relay"), {})
     changes = [str(Change(**change)) for change in relay.get("changes") or ()]
     detours = list(relay.get("detours") or ())
-    said = (
+    remarks = (
         ("the bed changed in the relay's own configuration", changes),
         ("in the relay's own configuration, this can lead mail another way", detours),
     )
-    return tuple(f"{what}: {'; '.join(which)}" for what, which in said if which)
+    return tuple(f"{remark}: {'; '.join(items)}" for remark, items in remarks if items)
 
 
 def _harness_cpu_ms(measured: Measurements) -> float | None:
-    """Return the CPU time of generator and sink together for one delivered message, in milliseconds."""
+    """Return the CPU time of generator and sink for one delivered message, in milliseconds."""
     load, sink = measured.loads.get(RUN), measured.sinks.get(RUN)
     return 1000 * (load.cpu_s + sink.cpu_s) / sink.delivered if load and sink and sink.delivered else None

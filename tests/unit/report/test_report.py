@@ -301,7 +301,7 @@ def test_a_run_with_several_loads_shows_no_figure_of_one_as_that_of_the_run(rund
     assert re.search(r"^one-core-1 .*\n(.*\n)*all-threads-1 ", text, re.MULTILINE)
     page = html.render(Measurements.read(several))
     assert "The relay and the instrument" not in page
-    assert "What the nodes used" not in page
+    assert "Resource use by node" not in page
     drawn = {chart.id: chart for chart in charts(Measurements.read(several))}
     assert "latency" not in drawn
     assert re.match(r"From \S+ to \S+ messages a second were delivered", drawn["throughput"].says)
@@ -314,7 +314,7 @@ def test_a_run_without_mail_shows_what_there_is(rundir: RunDir, tmp_path: Path) 
         path.unlink()
     (quiet.path / "logs" / "relay.log.gz").unlink()
     page = html.render(Measurements.read(quiet))
-    for heading in ("The relay and the instrument", "Every message accounted for", ">Latency<", "What the nodes used"):
+    for heading in ("The relay and the instrument", "Every message accounted for", ">Latency<", "Resource use by node"):
         assert heading not in page
     drawn = charts(Measurements.read(quiet))
     assert [chart.id for chart in drawn] == ["cpu", "memory", "reading-open-files"]

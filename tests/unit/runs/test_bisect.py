@@ -87,7 +87,7 @@ def test_a_blurred_threshold_is_not_called_sharp(tmp_path: Path) -> None:
     assert facts["status"] == "blurred"
     assert facts["absent"] <= 100
     assert facts["threshold"] >= 110
-    assert "there only sometimes" in facts["says"]
+    assert "it is intermittent" in facts["says"]
 
 
 def test_a_blurred_threshold_within_the_tolerance_is_found(tmp_path: Path) -> None:

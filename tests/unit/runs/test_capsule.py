@@ -120,7 +120,7 @@ def test_what_differs_is_named(made: Path, tmp_path: Path) -> None:
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "5.10\\x1b[31m" in shown
     assert "\x1b" not in shown
-    assert "What differs in the environment, 4 in all" in shown
+    assert "Differences in the environment: 4" in shown
 
 
 @pytest.mark.parametrize(
