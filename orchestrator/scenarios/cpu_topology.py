@@ -182,7 +182,7 @@ def judge(measured: Measurements, params: Params) -> Verdict:
     return Verdict(
         outcome=outcome,
         claim=_claim([] if outcome is Outcome.INCONCLUSIVE else lines),
-        reason=" ".join([reason, *_answers(measured, lines)]),
+        reason=" ".join([reason, *_answers(measured, [] if outcome is Outcome.INCONCLUSIVE else lines)]),
         evidence=(*follows, *evidence),
         marks=(
             *([INSTRUMENT] if any(e.holds is False for e in harness) else []),

@@ -23,7 +23,8 @@ def judge(measured: Measurements, params: Params) -> Verdict:
     return Verdict(
         outcome=outcome,
         claim=f"A node that talks to {params.addresses:,} addresses of its link overflows the kernel's neighbour table"
-        f"{limit}: look-ups or connections fail" + (f"; with the fix {params.fix} none does." if params.fix else "."),
+        f"{limit}: look-ups, connections or deliveries fail"
+        + (f"; with the fix {params.fix} none does." if params.fix else "."),
         reason=reason,
         evidence=tuple(e for name, seen in passes.items() for e in _evidence(name, seen, wanted=seen is reported)),
         marks=(f"scaled: smtp_connect_timeout is {CONNECT_TIMEOUT_S} s here, and 30 s by default",),

@@ -189,6 +189,15 @@ def test_hyper_threading_is_answered_where_there_is_any(tmp_path: Path) -> None:
     assert "Hyper-threading: +25% (all threads against one thread per core), +25% (one core" in verdict.reason
 
 
+def test_an_inconclusive_run_claims_no_gain_of_hyper_threading(tmp_path: Path) -> None:
+    rates = {ALL: [500, 500], ONE_EACH: [400, 400], CORE: [250, 250], THREAD: [200, 200]}
+    rundir = make(tmp_path, rates, said=SIBLINGS)
+    change(rundir, "one-core-2-sink", delivered=MESSAGES - 1, delivered_set=bitmap(range(MESSAGES - 1)))
+    verdict = judged(rundir)
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert verdict.headline.endswith("Hyper-threading: not measured.")
+
+
 def test_a_machine_that_does_not_tell_its_cores_is_said_so(tmp_path: Path) -> None:
     assert "does not tell which CPUs are threads" in judged(make(tmp_path, FALLS, said="0  ;1  ;")).reason
 

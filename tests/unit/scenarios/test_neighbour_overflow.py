@@ -103,6 +103,12 @@ def test_the_symptom_is_confirmed_counted_and_quoted(tmp_path: Path) -> None:
     assert ("sendto(2)", "no error") in verdict.tables[1].rows
 
 
+def test_deferred_mail_alone_is_part_of_the_claim_that_it_confirms(tmp_path: Path) -> None:
+    verdict = judged(tmp_path, seen(deferred=(NO_NAME,), fulls=12))
+    assert verdict.outcome is Outcome.CONFIRMED
+    assert "look-ups, connections or deliveries fail" in verdict.claim
+
+
 def test_a_table_with_room_refutes_it(tmp_path: Path) -> None:
     verdict = judged(tmp_path, GONE)
     assert verdict.outcome is Outcome.REFUTED
