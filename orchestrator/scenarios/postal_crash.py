@@ -82,7 +82,11 @@ def judge(measured: Measurements, params: Params) -> Verdict:
     wrong = [e for e in evidence if e.holds is False]
     missing = [e.fact for e in evidence if e.holds is None]
     cause = _CAUSES[params.fault]
-    if wrong:
+    sink = measured.sinks.get(OURS)
+    if sink and not sink.broken and params.fault != "none":
+        outcome = Outcome.INCONCLUSIVE
+        reason = "the sink broke no session off: choose a smaller --every, or more --seconds"
+    elif wrong:
         outcome, reason = Outcome.REFUTED, "; ".join(f"{e.fact}: {e.found}, needed {e.needed}" for e in wrong)
     elif missing or crash is None or ours is None:
         outcome, reason = Outcome.INCONCLUSIVE, f"not measured: {', '.join(missing)}"

@@ -55,7 +55,8 @@ _STRAIGHT_OF = {
 }
 """The same, of parameters that have other such values; without DNS there is no look-up of MX records."""
 
-_ACTION = re.compile(r"(?<=\s)(?:FILTER|REDIRECT|BCC)\s+\S+", re.IGNORECASE)
+_ACTION = re.compile(r"\s*(?:/.*/\w*|\S+)\s+((?:FILTER|REDIRECT|BCC)\s+\S+)", re.IGNORECASE)
+"""An entry of access(5) or header_checks(5): key or /pattern/, and the action."""
 MOST_ACTIONS = 20
 """Actions of lookup tables that are named."""
 
@@ -135,11 +136,10 @@ def detours(given: Mapping[str, str]) -> list[str]:
 def table_detours(files: Mapping[str, str]) -> list[str]:
     """Name the actions in lookup tables that can lead mail another way (access(5), header_checks(5))."""
     found = {
-        f"{path}: {' '.join(action[0].split())}": None
+        f"{path}: {' '.join(action[1].split())}": None
         for path, text in files.items()
         for line in text.splitlines()
-        if not line.lstrip().startswith("#")
-        for action in _ACTION.finditer(line)
+        if not line.lstrip().startswith("#") and (action := _ACTION.match(line))
     }
     return list(found)[:MOST_ACTIONS]
 

@@ -123,9 +123,11 @@ def test_of_two_services_that_differ_in_their_address_one_runs_and_the_other_is_
 
 def test_the_actions_of_lookup_tables_that_lead_mail_away_are_named() -> None:
     table = "# REDIRECT none@d0.test\n192.0.2.7 FILTER smtp:[198.18.0.9]\nd3.test\tredirect  x@d1.test\nd4.test OK\n"
+    table += "d5.test 550 we FILTER spam here\n/^To: .* x/i REDIRECT y@d2.test\n"
     node = _relay(files={"/etc/postfix/access": table, MAIN: "smtpd_client_restrictions = check_client_access x\n"})
     assert node.detours == (
-        "/etc/postfix/access: FILTER smtp:[198.18.0.9]", "/etc/postfix/access: redirect x@d1.test"
+        "/etc/postfix/access: FILTER smtp:[198.18.0.9]", "/etc/postfix/access: redirect x@d1.test",
+        "/etc/postfix/access: REDIRECT y@d2.test",
     )  # fmt: skip
 
 
