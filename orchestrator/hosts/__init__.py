@@ -1,7 +1,7 @@
-"""Where nodes run: hosts, their nodes and images, as protocols, and everything that is done on a host.
+"""Hosts, their nodes and images as protocols, and all operations on a host.
 
-``docker`` is a host with a Docker Engine (20.10 and later, local or remote); ``fake`` keeps everything in memory for
-tests. No other module knows which one it holds.
+``docker`` is a host with a Docker Engine (20.10 and later, local or remote); ``fake`` is an in-memory host for tests.
+Other modules use the protocols only.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ class HostInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerLimits:
-    """What one container may use at most; ``None`` is the engine's default."""
+    """Resource limits of one container; ``None``: the engine's default."""
 
     cpus: float | None = None
     cpuset: str | None = None
@@ -41,7 +41,7 @@ class ContainerLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """One network that a container is on; ``v4`` is left to the engine when ``None``."""
+    """A container's connection to one network; ``v4`` ``None``: the engine chooses the address."""
 
     network: str
     v4: str | None = None
@@ -49,7 +49,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerSpec:
-    """A container to make. It never gets more capabilities than are named here, and no new privileges."""
+    """A container to create, with exactly these capabilities and no new privileges."""
 
     name: str
     image: str
@@ -63,17 +63,17 @@ class ContainerSpec:
     capabilities: tuple[str, ...] = ()
     sysctls: Mapping[str, str] = field(default_factory=dict)
     writes_sysctls: bool = False
-    """Its ``/proc/sys`` can be written, where its capabilities allow it (only the one-shot helper's)."""
+    """``/proc/sys`` is writable if the capabilities allow it (one-shot helper only)."""
     limits: ContainerLimits = ContainerLimits()
     publish: tuple[str, ...] = ()
     """Container ports as ``25/tcp``; each gets a free port of the host's 127.0.0.1."""
     files: Mapping[str, bytes] = field(default_factory=dict)
-    """Absolute path -> content, in place before the start; mode 0644, 0755 when it begins with ``#!``."""
+    """Absolute path -> content, written before the start; mode 0644, or 0755 if the content begins with ``#!``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkSpec:
-    """A network to make."""
+    """A network to create."""
 
     name: str
     driver: str
@@ -85,7 +85,7 @@ class NetworkSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """How a command ended and what it printed."""
+    """Exit status and output of a command."""
 
     status: int
     stdout: str
@@ -99,7 +99,7 @@ class Output:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """An object of the engine that carries our labels."""
+    """A container or network with testbed's labels."""
 
     kind: str
     """``container`` or ``network``."""
@@ -128,29 +128,29 @@ class LogLine:
 
 
 LOG_FILE_MB, LOG_FILES = 512, 2
-"""The engine's own copy of a container's log: files of so many MiB, so many of them.
+"""Size in MiB and number of the engine's log files for one container.
 
-A reader that follows a log reads a file to its end and goes on in the newest one (Engine 20.10): a recorder loses lines
-only if it is a whole file behind, some three million lines.
+A follower reads a file to its end, then continues in the newest one (Engine 20.10): a recorder loses lines only if it
+is a whole file behind, about three million lines.
 """
 
 
 class SubnetTaken(Exception):
-    """The engine has another network on (part of) this subnet: take another one."""
+    """Another network of the engine overlaps with this subnet."""
 
 
 class ContainerGone(EngineFailed):
-    """There is no such container any more."""
+    """The container was removed."""
 
     def __init__(self, container: str) -> None:
-        super().__init__(f"the end of container {container[:12]}", "it was removed", "see who removes containers")
+        super().__init__(f"exit status of container {container[:12]}", "it was removed", "find out who removed it")
 
 
 class Images(Protocol):
     """The images of a host. Every verb raises ``EngineFailed`` if the engine cannot be reached or refuses."""
 
     def find(self, tag: str) -> Mapping[str, str] | None:
-        """Return the labels of a local image and its id under ``id``; ``None`` when there is none."""
+        """Return the labels of a local image and its id under ``id``; ``None`` if the image is missing."""
         ...
 
     def list(self, label: str) -> Sequence[tuple[str, Mapping[str, str]]]:
@@ -162,15 +162,15 @@ class Images(Protocol):
         ...
 
     def load_root(self, tarball: str, tag: str) -> None:
-        """Make an image of a tar of a root file system."""
+        """Import a root file system's tar as an image."""
         ...
 
     def build(self, context: bytes, tag: str, args: Mapping[str, str], labels: Mapping[str, str]) -> Iterator[str]:
-        """Build an image from a tar with a Dockerfile at its top; yields what the build prints."""
+        """Build an image from a tar with a Dockerfile at its top; yield the build's output, line by line."""
         ...
 
     def discard(self, image: str) -> None:
-        """Remove an untagged, unused image that a build left behind; any other image stays."""
+        """Remove an image if it is untagged and unused; otherwise keep it."""
         ...
 
 
@@ -179,55 +179,55 @@ class Node(Protocol):
 
     @property
     def id(self) -> str:
-        """Its id, or the name that it was asked for by."""
+        """Id of the container, or its name if ``Host.node`` got a name."""
         ...
 
     def start(self) -> None:
-        """Start it."""
+        """Start the container."""
         ...
 
     def pin(self, cpus: str) -> None:
-        """Restrict it to these CPUs from now on; a list as in cpuset(7)."""
+        """Restrict the container to these CPUs (a list as in cpuset(7)), effective at once."""
         ...
 
     def exec(self, command: Sequence[str], *, capabilities: Sequence[str] | None = None, timeout: float = 60) -> Output:
-        """Run a command in it to the command's end; ``capabilities``: those it keeps, ``None``: the container's.
+        """Run a command in the container to its end, with these capabilities; ``None``: the container's.
 
         Raises:
-            TimedOut: it did not end within ``timeout`` seconds.
+            TimedOut: the command runs longer than ``timeout`` seconds.
         """
         ...
 
     def exec_lines(self, command: Sequence[str], *, capabilities: Sequence[str] | None = None) -> Iterator[str]:
-        """Run a command as ``exec`` does and yield its standard output line by line.
+        """Run a command as ``exec`` does, without a time limit, and yield its standard output line by line.
 
         Raises:
-            EngineFailed: at the end, if its status was not 0, with the end of its standard error.
+            EngineFailed: after the last line, if the exit status is not 0; holds the end of standard error.
         """
         ...
 
     def logs(self, *, follow: bool) -> Iterator[LogLine]:
-        """Yield what it printed since its start; with ``follow`` until it ends."""
+        """Yield the container's log from its start; with ``follow`` until the container ends."""
         ...
 
     def stats(self) -> Iterator[dict[str, Any]]:
-        """Yield the engine's raw statistics about once a second until it ends."""
+        """Yield the engine's raw statistics, about once a second, until the container ends."""
         ...
 
     def read_file(self, path: str) -> bytes:
-        """Return the content of a file in it; it need not run."""
+        """Return the content of a file in the container, running or not."""
         ...
 
     def wait(self) -> int:
-        """Wait until it ends and return its exit status.
+        """Wait until the container ends and return its exit status.
 
         Raises:
-            ContainerGone: it was removed, and its status with it.
+            ContainerGone: the container was removed; its exit status is lost.
         """
         ...
 
     def remove(self) -> None:
-        """End and remove it; idempotent."""
+        """Kill and remove the container; idempotent."""
         ...
 
 
@@ -236,18 +236,18 @@ class Host(Protocol):
 
     @property
     def images(self) -> Images:
-        """The images that it has."""
+        """Images of this host."""
         ...
 
     def info(self) -> HostInfo:
-        """Ask the engine about itself."""
+        """Return the facts of the machine and its engine."""
         ...
 
     def create_network(self, spec: NetworkSpec) -> str:
-        """Make a network and return its id.
+        """Create a network and return its id.
 
         Raises:
-            SubnetTaken: its subnet overlaps with another network's.
+            SubnetTaken: the subnet overlaps with another network's.
         """
         ...
 
@@ -256,11 +256,11 @@ class Host(Protocol):
         ...
 
     def create(self, spec: ContainerSpec) -> Node:
-        """Make a container with its networks and files, not yet started."""
+        """Create a container with its networks and files; do not start it."""
         ...
 
     def node(self, container: str) -> Node:
-        """Return the container of this id or name, without a look whether it exists."""
+        """Return the container of this id or name, without a check that it exists."""
         ...
 
     def run(self, spec: ContainerSpec, timeout: float = 60) -> Output:
@@ -268,5 +268,5 @@ class Host(Protocol):
         ...
 
     def find(self, labels: Mapping[str, str | None]) -> Sequence[Found]:
-        """List containers, then networks, that carry all these labels (``None``: any value)."""
+        """List containers, then networks, with all these labels (``None``: any value)."""
         ...

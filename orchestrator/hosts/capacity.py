@@ -1,4 +1,4 @@
-"""Readings of the machine under the engine, taken through the engine, so that a remote one is read as well."""
+"""Capacity of the engine's machine, read through the engine, local or remote; checks of a bed's needs against it."""
 
 import hashlib
 import shutil
@@ -57,55 +57,55 @@ try 'nf_tables (ingress)' nft '
     add table netdev bed
     add chain netdev bed in { type filter hook ingress device tb1 priority 0; policy drop; }'
 """
-"""What beds ask of the kernel, tried out in a network namespace that ends with its container."""
+"""Tries out a bed's kernel features in a container's own network namespace."""
 _LACKS = "lacks\t"
 _DISK = "disk for "
 FLOOR_MB = 256
-"""With less room than this the engine starts no container of a bed: layers, configuration, first lines of logs."""
+"""Least disk space to start a bed: image layers, configuration, first log lines."""
 RUN_MB = 256
-"""Of one run: its page (5 MiB), series and packed logs; a long run at full speed writes some 100 MiB an hour."""
+"""Size of one run: report (5 MiB), series and packed logs; a run at full speed writes about 100 MiB an hour."""
 NEIGHBOURS = "entries in the kernel's neighbour table"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Readings:
-    """What was found on the host."""
+    """Facts and free resources of the host."""
 
     engine: HostInfo
     cpu: str
     topology: Topology
     memory_available_b: int
     nofile: int
-    """Open files that a process in a container may have at most (RLIMIT_NOFILE, hard)."""
+    """Open files of a process in a container, hard limit (RLIMIT_NOFILE)."""
     ipv6: bool
-    """Its kernel has IPv6: it was not booted with ``ipv6.disable=1``."""
+    """The kernel was booted without ``ipv6.disable=1``."""
     lacks: tuple[str, ...]
-    """What a bed needs of the kernel and it has not."""
+    """Missing kernel features that beds need."""
     neighbour_limit: int | None
-    """Most entries of the neighbour table, of all network namespaces (gc_thresh3, arp(7)); ``None`` when it is hidden
-    (an engine in a user namespace)."""
+    """Limit of the neighbour table, all network namespaces together (gc_thresh3, arp(7)); ``None``: hidden (engine in a
+    user namespace)."""
     neighbours: int
-    """Entries in it now."""
+    """Entries in the neighbour table now."""
     neighbours_planned: int
-    """Entries that the beds of this engine may need at the same time, whatever they have now."""
+    """Sum of the entries that this engine's beds may need."""
     sysctls: dict[str, str]
     disk_free_b: int | None = None
-    """Free bytes where the engine keeps its containers and their logs; ``None``: it does not say."""
+    """Free bytes on the engine's disk for containers and logs; ``None``: unknown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One thing that a bed needs, held against the host."""
+    """One need of a bed, compared with the host."""
 
     name: str
     needed: str
     found: str
     do: str
-    """What to do about it; empty when it is enough."""
+    """Cure; empty if the host has enough."""
     state: Literal["ok", "warn", "fail", "wanted"]
-    """``wanted``: it is not enough, and what happens then is the question."""
+    """``wanted``: too little, and the scenario examines the consequence."""
     share: float | None = None
-    """Needed for each unit that was found: 1 and the last of it is taken; ``None`` when it is no figure."""
+    """Needed divided by found; 1: nothing remains. ``None``: not a figure."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for a script."""
@@ -113,7 +113,7 @@ class Check:
 
 
 def read(engine: Host) -> Readings:
-    """Read the host through one-shot helpers: one in its network namespace, with no capability at all, one in none.
+    """Read the host with two one-shot helpers: in the host's network namespace without capabilities, and in its own.
 
     Raises:
         EngineFailed: a helper could not run.
@@ -122,8 +122,8 @@ def read(engine: Host) -> Readings:
         tried = pool.submit(_helper, engine, "try", _TRY, host_network=False, capabilities=("NET_ADMIN",))
         info = engine.info()
         beds = engine.find({ownership.NEIGHBOURS: None})
-        said = _helper(engine, "reading", _READ, host_network=True, capabilities=())
-    facts = dict(line.split("\t", 1) for line in said.splitlines() if "\t" in line)
+        output = _helper(engine, "reading", _READ, host_network=True, capabilities=())
+    facts = dict(line.split("\t", 1) for line in output.splitlines() if "\t" in line)
     sysctls = {
         name: " ".join(facts[name].split())
         for name in ("gc_thresh1", "gc_thresh2", "gc_thresh3", "ip_local_port_range", "nf_conntrack_max")
@@ -139,9 +139,7 @@ def read(engine: Host) -> Readings:
         lacks=tuple(line.removeprefix(_LACKS) for line in tried.result().splitlines() if line.startswith(_LACKS)),
         neighbour_limit=int(sysctls["gc_thresh3"]) if "gc_thresh3" in sysctls else None,
         neighbours=_entries(facts.get("neighbours", "")),
-        neighbours_planned=sum(
-            int(count) for found in beds if (count := found.labels[ownership.NEIGHBOURS]).isdecimal()
-        ),
+        neighbours_planned=sum(int(count) for bed in beds if (count := bed.labels[ownership.NEIGHBOURS]).isdecimal()),
         sysctls=sysctls,
         disk_free_b=_free_disk(facts.get("disk", "")),
     )
@@ -165,7 +163,7 @@ def _helper(engine: Host, name: str, script: str, *, host_network: bool, capabil
 
 
 def check(readings: Readings, needs: HostNeeds) -> list[Check]:
-    """Hold what a bed needs against what the host can give."""
+    """Compare a bed's needs with the host's readings."""
     limit = readings.neighbour_limit
     raise_limit = "raise net.ipv4.neigh.default.gc_thresh3 on the host, or take other beds down"
     memory = readings.memory_available_b // 2**20
@@ -208,7 +206,7 @@ def check(readings: Readings, needs: HostNeeds) -> list[Check]:
     if needs.cpus:
         enough = needs.cpus <= readings.engine.cpus
         checks.append(
-            Check(  # without a share: a limit that is all of the CPUs is no shortage of them
+            Check(  # no share: a limit of all CPUs is no shortage
                 name="CPUs of one node",
                 needed=f"{needs.cpus:g}",
                 found=f"{readings.engine.cpus}",
@@ -228,29 +226,29 @@ def admit(
     smaller: str | None,
     say: Callable[[str], None],
 ) -> None:
-    """Let a run begin that the host can carry; say where disk space may run out.
+    """Check that the host can carry a run; warn if disk space may run out.
 
     Raises:
-        HostCannot: with the first thing that is not enough and is not ``provoked``.
+        HostCannot: with the first failed check that is not ``provoked``.
     """
     checks = [*check(readings, needs), room_for_runs(runs)]
-    require([found for found in checks if found.name not in provoked], smaller)
-    for low in (found for found in checks if found.state == "warn" and found.name.startswith(_DISK)):
+    require([result for result in checks if result.name not in provoked], smaller)
+    for low in (result for result in checks if result.state == "warn" and result.name.startswith(_DISK)):
         say(f"warning: {low.name}: needed {low.needed}, found {low.found}; {low.do}")
 
 
 def room_for_runs(folder: Path) -> Check:
-    """Hold what a run writes against the free space where run directories are kept, on this machine."""
+    """Compare a run's size with the free space for run directories on this machine."""
     with usable(folder):
-        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-        free_b = shutil.disk_usage(there).free
-    found = _room(f"runs in {folder}", RUN_MB, free_b)
-    # Not refused: the figure is a run's at most, and a run that finds its disk full ends with that reason.
-    return replace(found, state="warn") if found.state == "fail" else found
+        present = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        free_b = shutil.disk_usage(present).free
+    result = _room(f"runs in {folder}", RUN_MB, free_b)
+    # A warning only: the figure is an upper bound, and a run on a full disk ends with that reason.
+    return replace(result, state="warn") if result.state == "fail" else result
 
 
 def _room(what: str, needed_mb: int, free_b: int | None) -> Check:
-    """Hold the disk space that may be needed at most against what is free; too little to begin with is a failure."""
+    """Compare the needed disk space (upper bound) with the free space; fail below ``FLOOR_MB``."""
     do = "free some space there (`testbed clean`, `docker system df`)"
     if free_b is None:
         return Check(name=f"{_DISK}{what}, MiB", needed=f"{needed_mb:,} at most", found="unknown", do="", state="ok")
@@ -265,25 +263,24 @@ def _room(what: str, needed_mb: int, free_b: int | None) -> Check:
 
 
 def _free(readings: Readings) -> int:
-    """Return how many neighbour entries are free: a bed that is up may have none now, and all that it needs soon."""
+    """Return the number of free neighbour entries; planned entries of deployed beds count as taken."""
     taken = max(readings.neighbours, readings.neighbours_planned)
     return max(0, (readings.neighbour_limit or 0) - taken)
 
 
 def require(checks: list[Check], smaller: str | None = None) -> None:
-    """Refuse to go on where the host cannot; ``smaller`` says what it can be asked instead.
+    """Refuse a bed beyond the host's capacity; ``smaller`` suggests a smaller one.
 
     Raises:
-        HostCannot: with the first thing that is not enough.
+        HostCannot: with the first failed check.
     """
-    for found in checks:
-        if found.state == "fail":
-            do = f"{found.do}; or {smaller}" if smaller else found.do
-            raise HostCannot(f"{found.name}: {found.needed}", found.found, do)
+    for failed in (result for result in checks if result.state == "fail"):
+        do = f"{failed.do}; or {smaller}" if smaller else failed.do
+        raise HostCannot(f"{failed.name}: {failed.needed}", failed.found, do)
 
 
 def environment(readings: Readings) -> dict[str, Any]:
-    """Return what belongs into run.json, so that runs of different machines are never mixed up."""
+    """Return the readings and versions for run.json; they tell runs of different machines apart."""
     facts = asdict(readings) | {"topology": readings.topology.to_dict()}
     facts["versions"] = {name: version(name) for name in ("testbed", "docker", "uvloop", "hdrhistogram")}
     facts["source"] = _source()
@@ -292,7 +289,7 @@ def environment(readings: Readings) -> dict[str, Any]:
 
 @cache
 def _source() -> str:
-    """Return a digest of this program's own files: two checkouts of one version are told apart."""
+    """Return a digest of this program's files, which differs between checkouts of one version."""
     package = Path(str(files("orchestrator")))
     digest = hashlib.sha256()
     for path in sorted(p for kind in ("*.py", "*.yaml", "*.j2") for p in package.rglob(kind)):
@@ -312,9 +309,9 @@ def _check(name: str, needed: int, found: int, do: str, *, warn: bool = False) -
     )
 
 
-def _free_disk(said: str) -> int | None:
-    """Read free blocks and their size, as stat(1) says them of a file system."""
-    words = said.split()
+def _free_disk(output: str) -> int | None:
+    """Return free bytes from stat(1)'s ``%a %S``: free blocks and block size."""
+    words = output.split()
     return int(words[0]) * int(words[1]) if len(words) == 2 and all(word.isdecimal() for word in words) else None
 
 
@@ -324,7 +321,7 @@ def _available(meminfo: str) -> int:
 
 
 def _entries(table: str) -> int:
-    """Read /proc/net/stat/arp_cache: a heading, then a hex row for each CPU, its first figure the entries of all."""
+    """Read /proc/net/stat/arp_cache: a heading, then a hex row per CPU; the first column is the total of entries."""
     words = table.split()
     columns = next((i for i, word in enumerate(words) if word.strip("0123456789abcdef") == ""), len(words))
     return int(words[columns], 16) if columns < len(words) else 0

@@ -1,4 +1,4 @@
-"""Removal of beds: a finished bed, and all objects that killed commands left behind."""
+"""Removal of finished beds and of objects left by killed commands."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cleaned:
-    """What a clean-up did."""
+    """Result of a clean-up."""
 
     removed: tuple[DeployedBed, ...]
     kept: tuple[DeployedBed, ...]
@@ -29,24 +29,24 @@ class Cleaned:
 
 
 def clean(engine: Host, *, everything: bool, say: Callable[[str], None]) -> Cleaned:
-    """Remove every trace of beds whose maker is dead or whose time is over; ``everything``: of all beds.
+    """Remove all objects of abandoned and expired beds; ``everything``: of all beds.
 
-    Kept are beds that are up, beds of commands that still run, and beds made from another machine.
+    Beds that are up, beds of running commands and beds made from another machine are kept.
 
     Raises:
-        EngineFailed: something could not be removed; the rest was.
+        EngineFailed: an object could not be removed; the others were.
     """
-    found = deployed_beds(engine)
-    removed = [s for s in found if everything or s.abandoned]
+    beds = deployed_beds(engine)
+    removed = [bed for bed in beds if everything or bed.abandoned]
     if problems := _remove_each(engine, removed, say):
         raise problems[0]
-    return Cleaned(removed=tuple(removed), kept=tuple(s for s in found if s not in removed))
+    return Cleaned(removed=tuple(removed), kept=tuple(bed for bed in beds if bed not in removed))
 
 
 def make_way(engine: Host, say: Callable[[str], None]) -> None:
-    """Remove every trace of beds whose maker is dead or whose time is over, before another bed is made.
+    """Remove abandoned and expired beds before a new bed is made.
 
-    A bed that cannot be removed is named and stays: it has its own names and its own slice, and is in nobody's way.
+    A bed that cannot be removed is reported and stays: its names and its slice conflict with no other bed.
 
     Raises:
         EngineFailed: the engine cannot be reached.
@@ -55,7 +55,7 @@ def make_way(engine: Host, say: Callable[[str], None]) -> None:
 
 
 def _remove_each(engine: Host, beds: Sequence[DeployedBed], say: Callable[[str], None]) -> list[Problem]:
-    """Remove beds, and return what went wrong; each bed that is not wholly removed is named."""
+    """Remove beds and return the problems; report each bed that is not wholly removed."""
     problems = []
     for bed in beds:
         why = f", expired at {bed.expires}" if bed.expired else ", left by a command that is gone"
@@ -76,12 +76,12 @@ def remove_id(engine: Host, id_: str) -> None:
 
 
 def remove(engine: Host, bed: DeployedBed) -> None:
-    """Remove a bed: containers, lab, veth pair, and the control network last, because the rest is found by it.
+    """Remove a bed: containers, lab, veth pair, then the control network, which identifies a partly removed bed.
 
-    Host settings that its command changed are put back whatever else fails; their lock goes only if nothing failed.
+    Host settings are restored even if another step fails; their lock is removed only if no step failed.
 
     Raises:
-        EngineFailed: something could not be removed; what does not depend on it was.
+        EngineFailed: an object could not be removed; all objects independent of it were.
     """
     _log.info("remove bed %s %s: %d containers, %d networks", bed.bed, bed.id, len(bed.containers), len(bed.networks))
     failed: list[Exception] = []
@@ -89,7 +89,7 @@ def remove(engine: Host, bed: DeployedBed) -> None:
     def attempt(act: Callable[[], None]) -> None:
         try:
             act()
-        except Exception as error:  # noqa: BLE001 - a bug in one step does not stop the others
+        except Exception as error:  # noqa: BLE001 - a bug in one step must not stop the others
             failed.append(error)
 
     locks = [container for container in bed.containers if SETTINGS in container.labels]

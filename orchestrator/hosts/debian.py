@@ -1,4 +1,4 @@
-"""The distribution's tools on a bare machine: packages (apt-get), a root file system (mmdebstrap)."""
+"""Debian's tools on a bare machine: package installation (apt-get), root file systems (mmdebstrap)."""
 
 import os
 import re
@@ -14,12 +14,12 @@ from typing import TypeAlias
 from orchestrator.errors import EngineFailed
 
 Say: TypeAlias = Callable[[str], None]
-"""Tells a person what is happening now, in a few words; may be called from several threads, one at a time."""
+"""Reports progress in a few words; callable from several threads, one at a time."""
 
 ARCHIVE = (
     "a release whose support has ended leaves the mirrors: set DEBIAN_MIRROR to the address of an archive of Debian"
 )
-"""What to do where a mirror does not serve a release. Its updates are not in an archive's ``main``."""
+"""Cure if a mirror does not serve a release. An archive's ``main`` has no updates."""
 _NOT_SERVED = re.compile(
     r"does(?:n't| not) have a Release file|no longer has a Release file|is expired|is not valid yet|is not signed"
     r"|Failed to fetch|Could not (?:resolve|connect|handshake)|Unable to (?:connect|locate package)"
@@ -36,39 +36,39 @@ _SLIM = (  # as in the registry's slim images: no manuals, no translations, no p
 
 
 def not_served(printed: str) -> bool:
-    """Say whether apt, by what it printed, could not reach or verify a release, or found no package in it."""
+    """Whether apt's output reports an unreachable or unverifiable release, or a missing package."""
     return _NOT_SERVED.search(printed) is not None
 
 
 def environment() -> dict[str, str]:
-    """Return this process's environment with the administrator's directories on PATH: ``su`` leaves them out."""
+    """Return this process's environment with the sbin directories on PATH, which ``su`` omits."""
     return {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"}
 
 
 def tool(name: str) -> str | None:
-    """Return the path of a program, the administrator's ones included; ``None`` when it is not there."""
+    """Return the path of a program, sbin included; ``None`` if it is not installed."""
     return shutil.which(name, path=environment()["PATH"])
 
 
 def as_root(command: Sequence[str]) -> list[str] | None:
-    """Return ``command`` as this user can run it with root's rights; ``None`` when root's rights are not to be had."""
+    """Return ``command``, with sudo if this user is not root; ``None`` if sudo is missing or needs a password."""
     if os.geteuid() == 0:
         return list(command)
-    asked = ["sudo", "--non-interactive"]
-    if tool("sudo") and subprocess.run([*asked, "true"], capture_output=True, check=False).returncode == 0:
-        return [*asked, *command]
+    sudo = ["sudo", "--non-interactive"]
+    if tool("sudo") and subprocess.run([*sudo, "true"], capture_output=True, check=False).returncode == 0:
+        return [*sudo, *command]
     return None
 
 
 def install(packages: Sequence[str], *, needed: str, say: Say) -> None:
-    """Install packages of the distribution, without what they only recommend.
+    """Install packages without their recommended ones; ``needed`` is their purpose, for the error message.
 
     Raises:
-        EngineFailed: this is no Debian or Ubuntu, we may not, or apt-get failed. ``needed`` says what they are for.
+        EngineFailed: apt-get is missing, the user has no root rights, or apt-get failed.
     """
     names = " ".join(packages)
     if tool("apt-get") is None:
-        raise EngineFailed(needed, "no apt-get here to install it with", f"install what Debian calls {names}")
+        raise EngineFailed(needed, "no apt-get to install it", f"install the equivalent of the Debian packages {names}")
     apt = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet", "--option=DPkg::Lock::Timeout=300"]
     update = as_root([*apt, "update"])
     get = as_root([*apt, "install", "--yes", "--no-install-recommends", *packages])
@@ -82,7 +82,7 @@ def install(packages: Sequence[str], *, needed: str, say: Say) -> None:
 
 
 def _run(command: Sequence[str], needed: str) -> None:
-    """Run to the end. Into a file: a daemon that a package starts would keep a pipe open for ever."""
+    """Run a command with its output in a file: a daemon started by a package would keep a pipe open."""
     with tempfile.TemporaryFile() as output:
         status = subprocess.run(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment(), check=False
@@ -96,16 +96,16 @@ def _run(command: Sequence[str], needed: str) -> None:
 def bootstrap(release: str, tarball: Path, *, mirror: str | None, say: Say) -> None:
     """Write a minimal root file system of a Debian release as a tar file.
 
-    With no ``mirror`` mmdebstrap takes the right one for the release, and writes it into the file system.
+    Without ``mirror`` mmdebstrap chooses the release's default mirror, and writes it into the file system.
 
     Raises:
-        EngineFailed: mmdebstrap cannot be had, or failed.
+        EngineFailed: mmdebstrap cannot be installed, or failed.
     """
     needed = f"a base image of Debian {release}"
     if tool("mmdebstrap") is None:
         install(["mmdebstrap", "debian-archive-keyring", "ca-certificates"], needed=needed, say=say)
     plain = ["mmdebstrap", "--variant=minbase", *_SLIM, release, str(tarball), *([mirror] if mirror else [])]
-    # Without root's rights mmdebstrap uses a user namespace, where the host lets it.
+    # Without root rights mmdebstrap uses a user namespace, if the host allows it.
     command = as_root(plain) or plain
     tail: deque[str] = deque(maxlen=15)
     with subprocess.Popen(

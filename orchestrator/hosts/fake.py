@@ -1,4 +1,4 @@
-"""Hosts for tests: one in memory, whose answers the test scripts, and any host broken at a chosen call."""
+"""Hosts for tests: an in-memory host with scripted answers, and a wrapper that breaks any host at a chosen call."""
 
 import itertools
 import threading
@@ -26,9 +26,9 @@ INFO = dict.fromkeys(("version", "api", "kernel", "operating_system", "cgroup", 
 
 
 class FakeHost:
-    """``answer(container, command)`` gives a command's output, ``prints(container)`` the lines of a container's log.
+    """In-memory host: ``answer(container, command)`` returns a command's output, ``prints(container)`` a log's lines.
 
-    An ``answer`` that raises TimeoutError is a command that does not end in its time.
+    If ``answer`` raises TimeoutError, the command exceeds its time limit.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class FakeHost:
         self._lock, self._ids = threading.RLock(), itertools.count(1)
 
     def end(self, container: str, status: int) -> None:
-        """Let a container die."""
+        """End a container with this exit status."""
         made = self.found(container)
         self._made[made.id] = replace(made, state="exited", ports={})
         self._ended[made.id][1].append(status)
@@ -175,7 +175,7 @@ class FakeHost:
 
 
 class FakeNode:
-    """A container of a fake host, which does the work: a test overrides the host's verbs."""
+    """A container of a fake host; it calls the host's verbs, which a test may override."""
 
     def __init__(self, host: FakeHost, container: str) -> None:
         self.id, self._host = container, host
@@ -236,25 +236,25 @@ class FakeImages:
 
 
 class _Broken:
-    """A host, node or images whose calls are counted together; one of them breaks."""
+    """Wrapper of a host, node or images with one call counter; one call raises ``error``."""
 
     def __init__(self, part: Any, breaks: Callable[[], bool], error: BaseException, *, late: bool) -> None:
         self._part, self._breaks, self._error, self._late = part, breaks, error, late
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._part, name)
+        value = getattr(self._part, name)
         if name == "images":
-            return self._wrapped(found)
-        if not callable(found):
-            return found
+            return self._wrapped(value)
+        if not callable(value):
+            return value
         if name == "node":
-            return lambda container: self._wrapped(found(container))
+            return lambda container: self._wrapped(value(container))
 
         def call(*args: Any, **kwargs: Any) -> Any:
             breaks = self._breaks()
             if breaks and not self._late:
                 raise self._error
-            done = found(*args, **kwargs)
+            done = value(*args, **kwargs)
             if breaks:
                 raise self._error
             return self._wrapped(done) if name == "create" else done
@@ -266,7 +266,7 @@ class _Broken:
 
 
 def broken(host: Host, at: int, error: BaseException, *, late: bool = False) -> Host:
-    """Let the call number ``at`` (from 1) of a host raise ``error``; ``late``: once it has done its work."""
+    """Return ``host`` with its call number ``at`` (from 1) raising ``error``; ``late``: after the call's work."""
     calls, lock = itertools.count(1), threading.Lock()
 
     def breaks() -> bool:

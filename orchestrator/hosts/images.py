@@ -1,11 +1,10 @@
-"""The images of the nodes: built if missing, or if their folder below ``images/`` has changed.
+"""Images of the nodes: built if missing, or if their folder below ``images/`` has changed.
 
-An image whose folder has changed and whose mirror no longer serves its rebuild is used as it was built, and named: the
-alternative is no bed at all, for as long as the mirror is away, or for good with a release that has left the mirrors.
-A build that fails for any other reason is an error.
+If no mirror serves a rebuild, the old image is used, with a warning: the alternative is no bed, for ever with a release
+that has left the mirrors. A build that fails for any other reason is an error.
 
-A folder builds with plain ``docker build``, too; this adds what needs a look at the machine: the base image (a local
-one, else pulled, else bootstrapped), its proxies and its certificate authorities.
+A folder also builds with plain ``docker build``; this module adds the base image (local, else pulled, else
+bootstrapped), and the machine's proxies and certificate authorities.
 """
 
 import hashlib
@@ -36,17 +35,17 @@ from orchestrator.hosts.docker.api import archive
 _log = logging.getLogger(__name__)
 
 LABEL = "testbed.context"
-"""Of an image: the digest of the folder that it was built from."""
+"""Label of an image: digest of its folder at the build."""
 RELEASES: tuple[str, ...] = get_args(Release)
 DEFAULT_RELEASE = "bookworm"
 
 _NOT_ON = {("agents", "bullseye"): "its Python is 3.9, the agents need 3.11"}
 _AT_ONCE = 2
-"""Builds in parallel: mostly they wait for the network and for dpkg's writes."""
+"""Parallel builds; most of their time they wait for the network and for dpkg's writes."""
 _LAYER = re.compile(r" ---> ([0-9a-f]{12})$")
-"""How a build names what a step made."""
+"""Output line of a build with the image id of a step."""
 _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
-"""The build arguments that an engine knows without a Dockerfile's ARG, and keeps out of the image."""
+"""Build arguments predefined by the engine: they need no ARG and stay out of the image."""
 
 
 def tag(image: str, release: str) -> str:
@@ -55,7 +54,7 @@ def tag(image: str, release: str) -> str:
 
 
 def resources(folder: str) -> Path:
-    """Return a folder that travels with the program: from the checkout, or from the installed package."""
+    """Return a data folder of the program, in the checkout or in the installed package."""
     package = Path(str(files("orchestrator")))
     for path in (package / "_data" / folder, package.parent / folder):
         if path.is_dir():
@@ -70,14 +69,14 @@ def catalogue() -> Mapping[str, Path]:
 
 
 def digest(image: str) -> str:
-    """Return the SHA-256 of an image's folder: what ``ensure`` compares with the label of a built image."""
+    """Return the SHA-256 of an image's folder; ``ensure`` compares it with the image's label."""
     return hashlib.sha256(context(catalogue()[image])).hexdigest()
 
 
 def context(folder: Path, extra: Mapping[str, bytes] | None = None) -> bytes:
-    """Return a folder as a tar for the engine: the same bytes for the same content, wherever it lies.
+    """Return a folder as a tar, without hidden files and editors' backups; the bytes depend on the content only.
 
-    Hidden files and editors' backups are left out. ``extra`` are further files, path -> content.
+    ``extra``: further files, path -> content.
     """
     content = {
         str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file() and _ours(p, folder)
@@ -86,34 +85,34 @@ def context(folder: Path, extra: Mapping[str, bytes] | None = None) -> bytes:
 
 
 def _ours(path: Path, folder: Path) -> bool:
-    """Say whether a file belongs to an image: not what an editor or a file manager leaves beside it."""
+    """Whether a file belongs to an image: no hidden file, cache or editor's backup."""
     return not any(
         part.startswith((".", "__pycache__")) or part.endswith("~") for part in path.relative_to(folder).parts
     )
 
 
 def names(release: str = DEFAULT_RELEASE) -> list[str]:
-    """Name the images that build on a Debian release.
+    """Return the names of the images that support a Debian release.
 
     Raises:
-        InvalidInput: we build on no such release.
+        InvalidInput: the release is not supported.
     """
     if release not in RELEASES:
-        raise InvalidInput("a Debian release that we build on", repr(release), f"choose one of {', '.join(RELEASES)}")
+        raise InvalidInput("a supported Debian release", repr(release), f"choose one of {', '.join(RELEASES)}")
     return [image for image in catalogue() if (image, release) not in _NOT_ON]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """How an image stands in the engine."""
+    """State of an image in the engine."""
 
     tag: str
     state: str
     """``current``, ``stale`` (its folder has changed since it was built) or ``missing``."""
     size_b: int | None
-    """With the layers that it shares with others; ``None`` when it is missing."""
+    """Size with shared layers; ``None`` if the image is missing."""
     build: str = ""
-    """What ``build_all`` did with it, and why; empty: nobody asked."""
+    """Result of ``build_all`` with its reason; empty if it was not called."""
 
     def to_dict(self) -> dict[str, str | int | None]:
         """Return plain data for a script."""
@@ -121,26 +120,26 @@ class State:
 
 
 def states(engine: Host, release: str) -> list[State]:
-    """Say of every image on a Debian release how it stands in the engine.
+    """Return the state of every image of a Debian release.
 
     Raises:
-        InvalidInput: we build on no such release.
+        InvalidInput: the release is not supported.
     """
     built = dict(engine.images.list(LABEL))
-    found = []
+    result = []
     for image in names(release):
         name = tag(image, release)
         facts = built.get(name)
         state = "missing" if facts is None else "current" if facts[LABEL] == digest(image) else "stale"
-        found.append(State(tag=name, state=state, size_b=int(facts["size"]) if facts else None))
-    return found
+        result.append(State(tag=name, state=state, size_b=int(facts["size"]) if facts else None))
+    return result
 
 
 def build_all(engine: Host, release: str, say: Say) -> list[State]:
-    """Build every image on a Debian release that is missing or older than its folder, and say of each what was done.
+    """Build every missing or stale image of a Debian release, and return all states with the result of the build.
 
     Raises:
-        InvalidInput: we build on no such release.
+        InvalidInput: the release is not supported.
         EngineFailed: as ``ensure``.
     """
     before = {state.tag: state.state for state in states(engine, release)}
@@ -158,20 +157,20 @@ def build_all(engine: Host, release: str, say: Say) -> list[State]:
 
 
 def of(bed: Bed) -> list[tuple[str, str]]:
-    """Return the images that a bed is made of, the helper included: name, Debian release."""
+    """Return the images of a bed and the helper: name, Debian release."""
     nodes = [(services.service(node.service).image, node.release) for node in bed.nodes.values()]
     return [("helper", DEFAULT_RELEASE), *dict.fromkeys(nodes)]
 
 
 def ensure(engine: Host, needed: Iterable[tuple[str, str]], say: Say) -> list[str]:
-    """Make sure that the engine has these images (name, Debian release), each built from its folder as it is now.
+    """Build each of these images (name, Debian release) that is missing or stale.
 
     Returns:
-        The tags that are used as they were built before, because no mirror served what their rebuild needs.
+        Tags of stale images that are used because no mirror served their rebuild.
 
     Raises:
-        InvalidInput: there is no such image or release.
-        EngineFailed: a base image cannot be had, or a build failed; with the end of what it printed.
+        InvalidInput: an image or release does not exist.
+        EngineFailed: a base image is not available, or a build failed; holds the end of the build's output.
     """
     wanted = dict.fromkeys(needed)
     check(wanted)
@@ -202,10 +201,10 @@ def ensure(engine: Host, needed: Iterable[tuple[str, str]], say: Say) -> list[st
 
 
 def check(needed: Iterable[tuple[str, str]]) -> None:
-    """Check that these images (name, Debian release) can be built.
+    """Check that these images (name, Debian release) exist.
 
     Raises:
-        InvalidInput: there is no such image or release.
+        InvalidInput: an image or release does not exist.
     """
     for image, release in needed:
         _check(image, release)
@@ -217,18 +216,18 @@ def _check(image: str, release: str) -> None:
     if image not in names(release):
         possible = [r for r in RELEASES if image in names(r)]
         raise InvalidInput(
-            f"a Debian release that the image {image} builds on",
+            f"a Debian release supported by the image {image}",
             f"{release}: {_NOT_ON[image, release]}",
             f"choose one of {', '.join(possible)}",
         )
 
 
 def _base(engine: Host, release: str, say: Say) -> str:
-    """Return the tag of a base image that the engine has, after making one if need be."""
+    """Return the tag of a local base image; pull or bootstrap one if there is none."""
     own, official = f"testbed/debian:{release}", f"debian:{release}-slim"
-    for there in (own, official):
-        if engine.images.find(there) is not None:
-            return there
+    for present in (own, official):
+        if engine.images.find(present) is not None:
+            return present
     say(f"pulling {official}")
     try:
         engine.images.pull(official)
@@ -252,10 +251,7 @@ def _bootstrap(engine: Host, release: str, own: str, say: Say) -> None:
 
 
 def _build_all(engine: Host, builds: list[tuple[str, str, str]], say: Say) -> list[str]:
-    """Build image, release, base; the first failure, or an interrupt, ends the others.
-
-    Returns the tags that are as they were: see ``ensure``.
-    """
+    """Build each (image, release, base), return as ``ensure``; the first failure or an interrupt ends the others."""
     ended = threading.Event()
     one_at_a_time = threading.Lock()
 
@@ -274,7 +270,7 @@ def _build_all(engine: Host, builds: list[tuple[str, str, str]], say: Say) -> li
 
 
 def _build(engine: Host, image: str, release: str, base: str, say: Say, ended: threading.Event) -> str | None:
-    """Build one image; return its tag if the one from before has to do."""
+    """Build one image; return its tag if the old image must be used."""
     folder, name = catalogue()[image], tag(image, release)
     arguments = {"DEBIAN_RELEASE": release, "BASE": base, **_host_arguments()}
     extra = _authorities() if (folder / "ca").is_dir() else {}
@@ -302,20 +298,20 @@ def _build(engine: Host, image: str, release: str, base: str, say: Say, ended: t
         )
         raise EngineFailed(f"the image {name}", f"its build failed: {error.found}\n{printed}", do) from error
     finally:
-        for left in reversed(leftovers):  # children first: the engine keeps what something else is built on
-            with suppress(EngineFailed):  # one image too many must not hide why a build failed
+        for left in reversed(leftovers):  # children first: the engine keeps the parents of other images
+            with suppress(EngineFailed):  # a leftover image must not hide the reason of a failed build
                 engine.images.discard(left)
     return None
 
 
 def _host_arguments() -> dict[str, str]:
-    """Return the build arguments that depend on this machine: its proxies, and the mirror if one is named."""
+    """Return this machine's build arguments: its proxies, and DEBIAN_MIRROR if set."""
     names = [*_PROXIES, *(p.upper() for p in _PROXIES), "DEBIAN_MIRROR"]
     return {name: os.environ[name] for name in names if os.environ.get(name)}
 
 
 def _authorities() -> dict[str, bytes]:
-    """Return the certificate authorities that this machine trusts: behind a proxy that opens TLS, its own is there."""
+    """Return this machine's trusted certificate authorities; they include that of a TLS-intercepting proxy."""
     named = (os.environ.get(name) for name in ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"))
     usual = (
         "/etc/ssl/certs/ca-certificates.crt",

@@ -1,8 +1,8 @@
 """Settings of the host's kernel: changed by one command at a time, with consent, and restored.
 
-They belong to every network namespace of the machine, so a change is made with consent only, for a short time, and
-under a lock. The lock is a container that is never started. An engine gives its name once, whoever asks from
-wherever; its labels hold every value as it was and as it is to be, so that whoever finds it can put them back.
+They apply to every network namespace of the machine, hence the consent, the short time and the lock. The lock is a
+container that is never started: its name is unique in the engine, and its labels hold the old and new values, so that
+any later command can restore them.
 """
 
 import json
@@ -20,9 +20,9 @@ from orchestrator.hosts.ownership import ID, Identity, Kind
 from orchestrator.interrupts import shielded
 
 LOCK = "testbed-host-settings"
-"""The name of the container that is the lock."""
+"""Name of the lock container."""
 SETTINGS = "testbed.settings"
-"""Its label: JSON, name of each setting -> its value before, its value while the lock is held."""
+"""Label of the lock, JSON: name of a setting -> its old value, its value while the lock is held."""
 
 _NAME = re.compile(r"net\.ipv4\.neigh\.default\.gc_thresh[123]")
 _VALUE = re.compile(r"\d{1,10}")
@@ -36,23 +36,23 @@ while [ $# -gt 0 ]; do
 done
 [ -z "$failed" ]
 """
-"""Name, old value, new value: a value that somebody else has set meanwhile is theirs, and stays.
-A refused one does not stop the others."""
+"""Arguments: name, old value, new value of each setting. A value changed by another program meanwhile stays.
+A refused value does not stop the others."""
 _TRIES = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One setting."""
+    """Change of one setting."""
 
     name: str
-    """As sysctl(8) has it."""
+    """Name as in sysctl(8)."""
     before: str
     wanted: str
 
 
 class HostSettings:
-    """Settings that will be raised, and are put back on the way out, however that comes about; a higher one stays.
+    """Context that holds the lock, raises settings on ``apply`` and restores them at its end; higher values stay.
 
     ::
 
@@ -61,11 +61,11 @@ class HostSettings:
             settings.apply()
             ...
 
-    Entered, it holds the lock: nobody else changes them. After SIGKILL ``cleaning`` puts them back.
+    After SIGKILL ``cleaning`` restores them.
 
     Raises:
         HostCannot: another command holds the lock.
-        EngineFailed: the kernel refuses.
+        EngineFailed: the kernel refused a value.
     """
 
     def __init__(self, engine: Host, wanted: Mapping[str, str]) -> None:
@@ -78,7 +78,7 @@ class HostSettings:
         try:
             with shielded():
                 self._take()
-        except BaseException as error:  # a signal that was held back: the lock is there
+        except BaseException as error:  # a signal arrived during ``shielded``: the lock exists
             self.__exit__(type(error), error, None)
             raise
         return self
@@ -93,14 +93,14 @@ class HostSettings:
             except Problem as problem:
                 if error is None:
                     raise
-                error.add_note(f"settings of the host are not back: {problem.found}; `testbed clean` tries again")
+                error.add_note(f"settings of the host are not restored: {problem.found}; `testbed clean` tries again")
 
     def apply(self) -> None:
-        """Give every setting its wanted value."""
+        """Write the wanted values."""
         _write(self._engine, self._identity, [(c.name, c.before, c.wanted) for c in self._changes])
 
     def _take(self) -> None:
-        """Take the lock with the values in it that stand when it is taken."""
+        """Create the lock with the current values in its label; try again if a value changed meanwhile."""
         for _ in range(_TRIES):
             values = self._read()
             changes = tuple(
@@ -112,21 +112,21 @@ class HostSettings:
                 return
             self._engine.node(self._lock).remove()
             self._lock = None
-        raise HostCannot("settings of the host that stand still", "somebody else changes them", "try again")
+        raise HostCannot("settings of the host that do not change", "another program changes them", "try again")
 
     def _make(self, changes: Iterable[Change]) -> str:
-        said = {change.name: [change.before, change.wanted] for change in changes}
-        labels = {**self._identity.labels(), SETTINGS: json.dumps(said)}
+        values = {change.name: [change.before, change.wanted] for change in changes}
+        labels = {**self._identity.labels(), SETTINGS: json.dumps(values)}
         try:
             return self._engine.create(ContainerSpec(name=LOCK, image=HELPER, command=("true",), labels=labels)).id
         except EngineFailed:
             for other in self._engine.find({SETTINGS: None}):
                 if other.labels.get(ID) == self._identity.id:
-                    return other.id  # it was made, and only the answer was lost
+                    return other.id  # only the engine's answer was lost
                 raise HostCannot(
-                    f"{', '.join(said)} to ourselves",
+                    f"exclusive use of {', '.join(values)}",
                     f"another command changes settings of this host ({other.labels.get(ID)})",
-                    "wait for its end; `testbed clean` puts back what a killed one has left",
+                    "wait for its end; after a killed command, `testbed clean` restores the settings",
                 ) from None
             raise
 
@@ -136,21 +136,21 @@ class HostSettings:
 
 
 def put_back(engine: Host, identity: Identity, lock: Found) -> None:
-    """Put back the settings that the owner of a lock has changed; idempotent.
+    """Restore the settings changed by the owner of a lock; idempotent.
 
     Raises:
-        EngineFailed: the kernel or the engine refused one; the others are back.
+        EngineFailed: the kernel or the engine refused one; the others are restored.
     """
     try:
-        said = json.loads(lock.labels[SETTINGS])
-        changes = [Change(name=name, before=str(before), wanted=str(wanted)) for name, (before, wanted) in said.items()]
+        values = json.loads(lock.labels[SETTINGS])
+        changes = [Change(name=name, before=str(old), wanted=str(new)) for name, (old, new) in values.items()]
     except (ValueError, AttributeError, TypeError) as error:
         raise EngineFailed(f"settings of the host in the label of {lock.name}", str(error), "remove it") from error
     _put_back(engine, identity, changes)
 
 
 def _put_back(engine: Host, identity: Identity, changes: Iterable[Change]) -> None:
-    """Give every setting that has its wanted value its old one."""
+    """Restore the old value of every setting that still has its wanted one."""
     _write(engine, identity, [(change.name, change.wanted, change.before) for change in changes])
 
 
@@ -163,7 +163,7 @@ def _write(engine: Host, identity: Identity, changes: Iterable[tuple[str, str, s
 
 
 def _on_the_host(engine: Host, identity: Identity, script: str, *words: str) -> str:
-    """Run a script that may write settings: root owns them, so it needs no capability (net_ctl_permissions)."""
+    """Run a script that may write settings; as root, their owner, it needs no capability (net_ctl_permissions)."""
     done = engine.run(
         ContainerSpec(
             name=identity.name(f"settings-{secrets.token_hex(3)}"),

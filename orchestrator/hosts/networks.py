@@ -1,10 +1,10 @@
-"""The networks of a bed: the control bridge, a private veth pair, and the lab (macvlan) on it.
+"""Networks of a bed: the control bridge, a private veth pair, and the lab (macvlan) on it.
 
-The control network is made first and removed last: while it stands, a later command finds whatever else there is.
-Frames of the lab reach the far end of the pair, in the host's namespace, and end there. It has no address of either
-family, answers no ARP and joins no multicast group; but Linux accepts a packet for any of its addresses on any
-interface (RFC 1122, 3.3.4.2, weak end system), and an engine makes it forward others. So a rule drops every frame
-before the host's IP stack sees it.
+The control network is made first and removed last: its labels lead a later command to the other objects.
+Frames of the lab end at the far end of the pair, in the host's namespace. That end has no address of either family,
+answers no ARP and joins no multicast group; but Linux accepts a packet for any of its addresses on any interface
+(RFC 1122, 3.3.4.2, weak end system), and an engine makes it forward others. So a rule drops every frame before the
+host's IP stack.
 """
 
 import secrets
@@ -25,7 +25,7 @@ delete table netdev tb$3
 add table netdev tb$3
 add chain netdev tb$3 ends { type filter hook ingress device $2 priority 0; policy drop; }"
 """
-"""One transaction: a rule that is there is replaced."""
+"""One transaction; replaces an existing rule."""
 _MAKE = f"""
 ip link add name "$1" type veth peer name "$2"
 for end in "$1" "$2"; do ip link set dev "$end" arp off multicast off alias "testbed $3"; done
@@ -43,14 +43,14 @@ delete table netdev tb$3"
 
 
 def make_control(engine: Host, identity: Identity) -> str:
-    """Make the bridge over which the host reaches published ports; return its name."""
+    """Make the bridge for published ports; return its name."""
     name = identity.name("control")
     engine.create_network(NetworkSpec(name=name, driver="bridge", labels=identity.labels()))
     return name
 
 
 def make_parent(engine: Host, identity: Identity) -> str:
-    """Make the veth pair that the lab stands on, closed to the host; return the name of the end to use.
+    """Make the lab's veth pair, closed to the host; return the name of the lab's end.
 
     Raises:
         EngineFailed: the kernel or the engine refused.
@@ -69,10 +69,10 @@ def close_parent(engine: Host, identity: Identity) -> None:
 
 
 def require_parent(engine: Host, parent: str) -> None:
-    """Look for a real interface of the host before anything is put on it: an engine would make a VLAN of ``eth0.10``.
+    """Check that an interface of the host exists and is up: an engine would make a missing ``eth0.10`` as a VLAN.
 
     Raises:
-        HostCannot: there is none of this name, or it is down.
+        HostCannot: the interface does not exist, or is down.
     """
     identity = Identity.reading()
     looked = engine.run(
@@ -94,14 +94,14 @@ def require_parent(engine: Host, parent: str) -> None:
         raise EngineFailed("the interfaces of the engine's host", looked.failure, "see the engine's log")
     carrier, *others = looked.stdout.split("\n")
     if carrier != "1":
-        there = f"the host has {', '.join(sorted(filter(None, others)))}" if others and others[0] else "it is down"
-        raise HostCannot(f"interface {parent} on the engine's host, up", there, "name another one, or none")
+        state = f"the host has {', '.join(sorted(filter(None, others)))}" if others and others[0] else "it is down"
+        raise HostCannot(f"interface {parent} on the engine's host, up", state, "name another one, or none")
 
 
 def remove_parent(engine: Host, identity: Identity) -> None:
-    """Remove the veth pair and its rule, if they are there.
+    """Remove the veth pair and its rule; idempotent.
 
-    The helper is labelled as its own, not as the bed's: another clean-up of the same bed would end it.
+    The helper does not have the bed's labels: another clean-up of the bed would kill it.
 
     Raises:
         EngineFailed: the kernel or the engine refused.
@@ -110,10 +110,10 @@ def remove_parent(engine: Host, identity: Identity) -> None:
 
 
 def make_lab(engine: Host, identity: Identity, parent: str, subnet: IPv4Network) -> str:
-    """Make the macvlan network that the nodes meet on; return its name.
+    """Make the macvlan network of the nodes; return its name.
 
     Raises:
-        SubnetTaken: another network overlaps.
+        SubnetTaken: the subnet overlaps with another network's.
     """
     name = identity.name("lab")
     spec = NetworkSpec(name=name, driver="macvlan", labels=identity.labels(), subnet=str(subnet), parent=parent)
@@ -122,17 +122,17 @@ def make_lab(engine: Host, identity: Identity, parent: str, subnet: IPv4Network)
 
 
 def choose_subnet(engine: Host, prefix: int, wish: str | None) -> IPv4Network:
-    """Choose the first slice that no network of the engine overlaps with, or check the one that is wished for.
+    """Return ``wish``, or the first slice that overlaps with no network of the engine.
 
     Raises:
-        InvalidInput: the wish overlaps with a network, which is named, or every slice is taken.
+        InvalidInput: the wish overlaps with a network, or every slice is taken.
     """
     taken = [(f.name, subnet) for f in engine.find({}) for subnet in f.subnets]
     if wish:
         network = parse_slice(wish)
         if other := next((f"{name} ({net})" for name, net in taken if net.overlaps(network)), None):
             raise InvalidInput(
-                f"a subnet that nobody uses, instead of {wish}",
+                f"an unused subnet instead of {wish}",
                 f"network {other} overlaps with it",
                 "name another subnet or none, or take that network's bed down",
             )
@@ -141,13 +141,13 @@ def choose_subnet(engine: Host, prefix: int, wish: str | None) -> IPv4Network:
         return network
     raise InvalidInput(
         f"a free /{prefix} in {V4}",
-        f"none: {', '.join(name for name, net in taken if net.overlaps(V4))} are there",
+        f"none: all overlap with {', '.join(name for name, net in taken if net.overlaps(V4))}",
         "take a bed down (`testbed ps`, `testbed down`), or ask for fewer domains",
     )
 
 
 def _on_the_host(engine: Host, identity: Identity, script: str, labels: Mapping[str, str]) -> None:
-    """Run a script in the host's network namespace, with NET_ADMIN and nothing else."""
+    """Run a script in the host's network namespace, with NET_ADMIN only."""
     done = engine.run(
         ContainerSpec(
             name=identity.name(f"helper-{secrets.token_hex(3)}"),

@@ -1,7 +1,7 @@
 """Labels of a bed's objects, and liveness of the process that made them.
 
-An object is known by its labels alone, so that any later command finds what a killed one left behind. A veth pair has
-no labels: its name and its alias carry the id of its bed.
+Labels alone identify an object, so that any later command finds the objects of a killed one. A veth pair has no
+labels: its name and its alias hold the id of its bed.
 """
 
 import hashlib
@@ -27,30 +27,30 @@ ID, BED, NODE, SERVICE, KIND, OWNER, CREATED, EXPIRES, NODES, PRIVATE, NEIGHBOUR
     )
 )  # fmt: skip
 REMOVED = "removed"
-"""State of a node whose container is gone."""
+"""State of a node without a container."""
 
 
 class Kind(StrEnum):
-    """How long a bed is meant to live."""
+    """Intended lifetime of a bed."""
 
     RUN = "run"
-    """As long as the command that made it."""
+    """Lifetime of the command that made it."""
     UP = "up"
-    """Until somebody takes it down."""
+    """Until ``testbed down``, or until it expires."""
 
 
 class Owner(StrEnum):
-    """Whether the process that made a bed still runs."""
+    """Liveness of the process that made a bed."""
 
     ALIVE = "alive"
     DEAD = "dead"
     UNKNOWN = "unknown"
-    """It ran on another machine, or in a container of its own."""
+    """The process ran on another machine or in another container."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """A bed about to be made: what its objects are called and labelled."""
+    """Id of a bed, and the names and labels of its objects."""
 
     id: str
     """Eight hex digits."""
@@ -59,15 +59,15 @@ class Identity:
     nodes: tuple[str, ...]
     """Planned names of the nodes."""
     private: bool
-    """Its lab stands on a veth pair of its own, not on a real interface."""
+    """The lab uses its own veth pair, not a real interface."""
     definition: str = ""
-    """Digest of what its author wrote."""
+    """Digest of the bed's definition."""
     expires: str = ""
-    """End of its time (ISO 8601); empty: none."""
+    """Expiry (ISO 8601); empty: none."""
 
     @classmethod
     def new(cls, bed: Bed, kind: Kind, life: timedelta | None = None) -> "Identity":
-        """Give a bed an id of its own."""
+        """Return an identity with a new id."""
         return cls(
             id=secrets.token_hex(4),
             bed=bed.name,
@@ -80,11 +80,11 @@ class Identity:
 
     @classmethod
     def reading(cls) -> "Identity":
-        """Give a one-shot container that belongs to no bed an id of its own."""
+        """Return an identity for a one-shot container without a bed."""
         return cls(id=secrets.token_hex(4), bed="helper", kind=Kind.RUN, nodes=(), private=False)
 
     def labels(self, **further: str) -> dict[str, str]:
-        """Return the labels of one of its objects; ``further`` are named without ``testbed.``."""
+        """Return the labels of an object; ``further``: more labels, names without ``testbed.``."""
         return {
             ID: self.id,
             BED: self.bed,
@@ -99,23 +99,23 @@ class Identity:
         }
 
     def name(self, part: str) -> str:
-        """Return what one of its containers or networks is called."""
+        """Return the name of a container or network."""
         return f"tb-{self.id}-{part}"
 
     @property
     def veth(self) -> tuple[str, str]:
-        """The two ends of its veth pair; the lab stands on the first (15 characters at most, if(4) IFNAMSIZ)."""
+        """Names of the veth pair's ends, the lab's first; at most 15 characters (IFNAMSIZ)."""
         return f"tb{self.id}p", f"tb{self.id}q"
 
 
 def definition(bed: Bed) -> str:
-    """Return a digest of what the author of a bed wrote: beds with the same one are the same."""
+    """Return a digest of a bed's definition; equal beds have equal digests."""
     return hashlib.sha256(bed.model_dump_json().encode()).hexdigest()[:16]
 
 
 @cache
 def _machine() -> tuple[str, str, str]:
-    """Name what a process id belongs to: this machine, this boot of it, this PID namespace (pid_namespaces(7))."""
+    """Return the scope of a process id: machine, boot, PID namespace (pid_namespaces(7))."""
     try:
         machine = Path("/etc/machine-id").read_text(encoding="ascii").strip()
     except OSError:
@@ -125,7 +125,7 @@ def _machine() -> tuple[str, str, str]:
 
 
 def _started(pid: int) -> str | None:
-    """Return when a process started, in clock ticks since the boot (proc(5), stat, field 22); ``None``: it is gone."""
+    """Return a process's start in clock ticks since the boot (proc(5), stat, field 22); ``None`` if it has ended."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -139,7 +139,7 @@ def _owner() -> str:
 
 
 def owner_state(label: str) -> Owner:
-    """Say whether the process that a label names still runs."""
+    """Return the liveness of an owner, from its label."""
     machine, boot, namespace = _machine()
     match label.split("/"):
         case [where, when, _, _, _] if where == machine and when != boot:
@@ -161,44 +161,44 @@ class DeployedBed:
     expires: str
     private: bool
     nodes: tuple[str, ...]
-    """Planned names of its nodes; empty for a one-shot container or a lock."""
+    """Planned names of the nodes; empty for a one-shot container or a lock."""
     definition: str
-    """Digest of what its author wrote."""
+    """Digest of the bed's definition."""
     containers: tuple[Found, ...]
     networks: tuple[Found, ...]
 
     @property
     def made(self) -> bool:
-        """Every node was started once; nodes may have ended or lost their containers since.
+        """Every node was started once; it may have ended or lost its container since.
 
-        All containers of a bed are created before the first one starts (``bringup``).
+        ``bringup`` creates all containers before it starts the first one.
         """
         states = [c.state for c in self.containers if NODE in c.labels]
         return bool(states) and "created" not in states
 
     @property
     def lost(self) -> tuple[str, ...]:
-        """Nodes whose containers were removed."""
+        """Nodes without a container."""
         return tuple(name for name in self.nodes if self.made and not self.node(name))
 
     @property
     def abandoned(self) -> bool:
-        """Nobody will take it down: its run was killed, it was never finished, or its time is over."""
+        """The bed expired, its run was killed, or its bring-up was never finished."""
         if self.expired:
             return self.owner is not Owner.ALIVE
         return self.owner is Owner.DEAD and (self.kind == Kind.RUN or not self.made)
 
     @property
     def expired(self) -> bool:
-        """Its time is over, by the clock of this machine."""
+        """The expiry is past, by this machine's clock."""
         try:
             return datetime.fromisoformat(self.expires) <= datetime.now(UTC)
-        except (ValueError, TypeError):  # none, or a label of somebody else
+        except (ValueError, TypeError):  # no expiry, or a foreign label
             return False
 
     @property
     def state(self) -> str:
-        """In a word."""
+        """``abandoned``, ``running`` or ``incomplete``."""
         if self.abandoned:
             return "abandoned"
         running = {c.labels[NODE] for c in self.containers if NODE in c.labels and c.state == "running"}
@@ -206,12 +206,12 @@ class DeployedBed:
 
     @property
     def identity(self) -> Identity:
-        """Return what its objects are called."""
+        """Identity of the bed, for the names of its objects."""
         return Identity(id=self.id, bed=self.bed, kind=self.kind, nodes=self.nodes, private=self.private)
 
     @property
     def ports(self) -> dict[str, Mapping[str, int]]:
-        """Node -> ``25/tcp`` -> the port of the host's 127.0.0.1."""
+        """Node -> ``25/tcp`` -> port on the host's 127.0.0.1."""
         return {c.labels[NODE]: c.ports for c in self.containers if NODE in c.labels}
 
     def node(self, name: str) -> Found | None:
@@ -246,8 +246,8 @@ class DeployedBed:
 def deployed_beds(engine: Host) -> list[DeployedBed]:
     """Return every bed with at least one remaining object, oldest first."""
     groups: dict[str, list[Found]] = {}
-    for found in engine.find({ID: None}):
-        groups.setdefault(found.labels[ID], []).append(found)
+    for item in engine.find({ID: None}):
+        groups.setdefault(item.labels[ID], []).append(item)
     return sorted((_deployed(id_, group) for id_, group in groups.items()), key=lambda s: s.created)
 
 

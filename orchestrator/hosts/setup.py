@@ -1,7 +1,4 @@
-"""Set-up of a bare machine: a container engine that answers, and the images of the default release.
-
-Idempotent: an engine, base image or image that is there is used.
-"""
+"""Set-up of a bare machine: a container engine and the images of the default release. Idempotent."""
 
 import json
 import os
@@ -16,22 +13,22 @@ from orchestrator.hosts.debian import Say, as_root, environment, install, tool
 
 NEEDED = "a container engine (Docker 20.10 or later)"
 LOG = Path("/var/log/dockerd.log")
-"""What an engine prints that was started here, where no systemd keeps it."""
+"""Log of an engine started without systemd."""
 SOCKET = Path("/var/run/docker.sock")
 
 _SYSTEMD = Path("/run/systemd/system")
-"""Is there where systemd runs (sd_booted(3))."""
+"""Exists if systemd runs (sd_booted(3))."""
 _APPARMOR = Path("/sys/module/apparmor")
 _START_S = 60.0
-"""How long an engine may take to answer after its start."""
+"""Time limit of an engine's first answer after its start."""
 _LOOK_S = 0.1
 
 
 def setup(say: Say) -> Host:
-    """Make this machine ready for a run, and return its engine.
+    """Prepare this machine for runs and return its engine.
 
     Raises:
-        EngineFailed: no engine can be had, a base image cannot be had, or an image does not build.
+        EngineFailed: an engine or a base image is not available, or an image does not build.
     """
     engine = ensure_engine(say)
     images.ensure(engine, [(image, images.DEFAULT_RELEASE) for image in images.names()], say)
@@ -39,10 +36,10 @@ def setup(say: Say) -> Host:
 
 
 def ensure_engine(say: Say) -> Host:
-    """Return the engine that answers; where there is none, install the distribution's and start it.
+    """Return the engine; if none answers, install the distribution's and start it.
 
     Raises:
-        EngineFailed: it does not answer, we may not use it, or it cannot be installed or started.
+        EngineFailed: the chosen engine does not answer or refuses this user, or one cannot be installed or started.
     """
     try:
         return docker.connect()
@@ -60,7 +57,7 @@ def ensure_engine(say: Say) -> Host:
 
 
 def chosen() -> str | None:
-    """Return the engine that the user chose, by DOCKER_HOST or by a context; ``None`` when it is this machine's own."""
+    """Return the user's choice of an engine, by DOCKER_HOST or by a context; ``None`` if it is this machine's own."""
     named = os.environ.get("DOCKER_HOST") or os.environ.get("DOCKER_CONTEXT")
     if named is None:
         config = Path(os.environ.get("DOCKER_CONFIG", Path.home() / ".docker")) / "config.json"
@@ -72,21 +69,21 @@ def chosen() -> str | None:
 
 
 def closed(socket: Path) -> bool:
-    """Say whether an engine's socket is there, and this user may not use it."""
+    """Whether an engine's socket exists and this user may not use it."""
     return socket.exists() and not os.access(socket, os.R_OK | os.W_OK, effective_ids=True)
 
 
 def start(command: list[str], log: Path | None) -> "subprocess.Popen[bytes]":
-    """Start a daemon, as root, in a session of its own; it holds no pipe or file of ours open.
+    """Start a daemon as root, in its own session, without our open files.
 
     Raises:
-        EngineFailed: we may not.
+        EngineFailed: the user has no root rights.
     """
     wrapped = command if log is None else ["sh", "-c", 'exec "$@" </dev/null >>"$0" 2>&1', str(log), *command]
     allowed = as_root(wrapped)
     if allowed is None:
         raise EngineFailed(
-            NEEDED, "one that is not running, and no right to start it", f"as root, run: {' '.join(command)}"
+            NEEDED, "it does not run, and this user may not start it", f"as root, run: {' '.join(command)}"
         )
     return subprocess.Popen(
         allowed,
@@ -100,14 +97,14 @@ def start(command: list[str], log: Path | None) -> "subprocess.Popen[bytes]":
 
 
 def answering(started: "subprocess.Popen[bytes]", log: Path | None, connect: Callable[[], Host]) -> Host:
-    """Wait until an engine answers, and return it.
+    """Wait at most 60 s until an engine answers, and return it.
 
     Raises:
-        EngineFailed: it ended, with the end of its log, or does not answer in time, or we may not use it.
+        EngineFailed: the engine ended (holds the end of its log), is late, or refuses this user.
     """
     deadline = time.monotonic() + _START_S
     while True:
-        status = started.poll()  # before the question: what ended after an answer is not our matter
+        status = started.poll()  # before connect(): an end after an answer does not matter
         try:
             return connect()
         except EngineFailed as error:
@@ -115,15 +112,15 @@ def answering(started: "subprocess.Popen[bytes]", log: Path | None, connect: Cal
                 raise
             late = time.monotonic() > deadline
             if not late and status in {None, 0}:
-                time.sleep(_LOOK_S)  # dockerd tells only systemd when it serves
+                time.sleep(_LOOK_S)  # dockerd reports its readiness to systemd only
                 continue
             end = f"no answer within {_START_S:.0f} s" if late else f"it ended with {status}"
-            raise EngineFailed(NEEDED, f"one that does not start: {end}{_tail(log)}", "correct what it says") from error
+            raise EngineFailed(NEEDED, f"it does not start: {end}{_tail(log)}", "correct its error") from error
 
 
 def _tail(log: Path | None) -> str:
-    """Return the end of an engine's log for a message; systemd keeps its own."""
+    """Return the end of an engine's log for an error message."""
     if log is None:
-        return "; `journalctl -u docker` says more"
+        return "; `journalctl -u docker` shows its log"
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
     return "; the end of " + "\n".join([f"{log}:", *lines[-10:]])

@@ -1,7 +1,7 @@
 """Firewall rules of beds that are up: checked, and restored after a flush.
 
-A bed has a wall on the host (``lab``: nothing from its lab enters the host) and one in each node (``wiring``: nothing
-leaves the bed). A firewall that is restarted, or `nft flush ruleset`, removes them without a word.
+A bed has a wall on the host (``networks``: no frame of its lab enters the host) and one in each node (``wiring``: no
+packet leaves the bed). A restarted firewall, or `nft flush ruleset`, removes them silently.
 """
 
 import re
@@ -19,7 +19,7 @@ from orchestrator.hosts.ownership import NODE, REMOVED, DeployedBed, Identity, d
 _MEND = "`testbed up` of the same bed mends it"
 _PARTLY = ("its bed is being made or removed", "look again when that has ended")
 _AT_ONCE = 8
-"""Nodes that are asked at the same time."""
+"""Nodes checked in parallel."""
 _NONE, _OTHER, _STARTS = 3, 4, 5
 _LOOK = f"""
 test -s {wiring.WALL_LOADED} || exit {_STARTS}
@@ -34,7 +34,7 @@ _CLOSED = re.compile(
 
 
 class State(StrEnum):
-    """Result of a look at one wall."""
+    """Result of the check of one wall."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -51,17 +51,17 @@ class Wall:
     """``None``: the wall on the host."""
     state: State
     found: str = ""
-    """Found instead of the rules, or the reason why nobody could look."""
+    """Found instead of the rules, or the reason why the wall was not checked."""
     do: str = ""
 
     @property
     def place(self) -> str:
-        """Name the machine that holds the rules."""
+        """Name of the machine with the rules."""
         return "host" if self.node is None else f"node {self.node}"
 
     @property
     def needed(self) -> str:
-        """Name the rules and their purpose."""
+        """Rules and their purpose."""
         if self.node is None:
             return f"table netdev tb{self.bed.id} in the host's nftables, which keeps the lab out of the host"
         return f"table inet bed in the nftables of node {self.node}, which keeps it in its bed"
@@ -72,31 +72,31 @@ class Wall:
 
 
 def look(engine: Host, beds: Iterable[DeployedBed]) -> list[Wall]:
-    """Look at the walls of these beds: one helper on the host for all, one command in each running node.
+    """Check the walls of these beds: one helper on the host for all, one command in each running node.
 
-    The walls of a bed whose nodes were not all started, and of a node that does not run, are UNSEEN, with the reason.
+    Walls of unfinished beds and of nodes that do not run are UNSEEN, with the reason.
 
     Raises:
         EngineFailed: the engine cannot be reached.
     """
     places = [(bed, node) for bed in beds if bed.nodes for node in ((None, *bed.nodes) if bed.private else bed.nodes)]
-    found = [hidden for place in places if (hidden := _hidden(*place))]
-    open_to_see = [place for place in places if not _hidden(*place)]
+    result = [hidden for place in places if (hidden := _hidden(*place))]
+    visible = [place for place in places if not _hidden(*place)]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        host = pool.submit(_host_walls, engine, [bed for bed, node in open_to_see if node is None])
-        nodes = [(bed, container) for bed, node in open_to_see if node and (container := bed.node(node))]
+        host = pool.submit(_host_walls, engine, [bed for bed, node in visible if node is None])
+        nodes = [(bed, container) for bed, node in visible if node and (container := bed.node(node))]
         looked = pool.map(lambda at: _node_wall(engine, *at), nodes)
-        found += [*host.result(), *looked]
-    return found if all(wall.state is State.CLOSED for wall in found) else _still_there(engine, found)
+        result += [*host.result(), *looked]
+    return result if all(wall.state is State.CLOSED for wall in result) else _still_there(engine, result)
 
 
 def unseen(walls: Iterable[Wall]) -> list[tuple[str, str, str]]:
-    """Return places, reason and cure of walls that were not looked at: one entry for each bed and reason."""
+    """Return places, reason and cure of the UNSEEN walls: one entry for each bed and reason."""
     return [(places, found, do) for _, places, found, do in _grouped(walls, State.UNSEEN)]
 
 
 def summary(walls: Sequence[Wall]) -> str:
-    """Say which walls of which beds are open, closed, not looked at and why."""
+    """Return one line with the open, closed and UNSEEN walls of all beds, with reasons."""
     lacks = [f"{w.bed.bed} {w.bed.id} lacks {w.needed}: {w.found}" for w in walls if w.state is State.OPEN]
     closed = [f"{bed} ({places})" for bed, places, *_ in _grouped(walls, State.CLOSED)]
     hidden = [f"{bed} ({places}: {found})" for bed, places, found, _ in _grouped(walls, State.UNSEEN)]
@@ -105,7 +105,7 @@ def summary(walls: Sequence[Wall]) -> str:
 
 
 def _grouped(walls: Iterable[Wall], state: State) -> list[tuple[str, str, str, str]]:
-    """Return bed, places, what was found and its cure for the walls in this state."""
+    """Return bed, places, ``found`` and cure of the walls in this state."""
     groups: dict[tuple[str, str, str], list[str]] = {}
     for wall in walls:
         if wall.state is state:
@@ -114,17 +114,17 @@ def _grouped(walls: Iterable[Wall], state: State) -> list[tuple[str, str, str, s
 
 
 def mend(engine: Host, say: Callable[[str], None]) -> list[Wall]:
-    """Put back every open wall of every bed that is up; return the walls that stay open or were not looked at.
+    """Restore every open wall of every bed that is up; return the walls that stay open or UNSEEN.
 
-    A wall that cannot be put back is named, and the rest goes on.
+    A wall that cannot be restored is reported; the others are restored.
 
     Raises:
         EngineFailed: the engine cannot be reached.
     """
-    found = look(engine, deployed_beds(engine))
-    stay = [wall for wall in found if wall.state is State.UNSEEN]
+    walls = look(engine, deployed_beds(engine))
+    stay = [wall for wall in walls if wall.state is State.UNSEEN]
     open_beds: dict[str, list[Wall]] = {}
-    for wall in found:
+    for wall in walls:
         if wall.state is State.OPEN:
             open_beds.setdefault(wall.bed.id, []).append(wall)
     for wanting in open_beds.values():
@@ -145,7 +145,7 @@ def _named(wanting: Iterable[Wall]) -> str:
 
 
 def _hidden(bed: DeployedBed, node: str | None) -> Wall | None:
-    """Return a wall with the reason why nobody can look at it; ``None``: somebody can."""
+    """Return an UNSEEN wall with its reason; ``None`` if the wall can be checked."""
     container = bed.node(node) if node else None
     if not bed.made:
         found, do = ("its bed is abandoned", "`testbed clean` removes it") if bed.abandoned else _PARTLY
@@ -204,7 +204,7 @@ def _node_wall(engine: Host, bed: DeployedBed, container: Found) -> Wall:
 
 
 def _still_there(engine: Host, walls: Iterable[Wall]) -> list[Wall]:
-    """Leave out beds that have been taken down since; of beds that have changed, only a closed wall is known."""
+    """Leave out beds that are gone now; an open wall of a bed that changed meanwhile is UNSEEN."""
     now = {bed.id: bed.containers for bed in deployed_beds(engine)}
     return [
         wall
@@ -216,7 +216,7 @@ def _still_there(engine: Host, walls: Iterable[Wall]) -> list[Wall]:
 
 
 def _mend(engine: Host, wall: Wall) -> None:
-    """Put one wall back.
+    """Restore one wall.
 
     Raises:
         EngineFailed: the kernel or the engine refused.

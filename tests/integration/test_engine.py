@@ -317,5 +317,5 @@ def test_an_engine_that_does_not_answer(host: str, found: str, monkeypatch: pyte
 def test_a_context_that_does_not_exist_is_not_silently_another(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DOCKER_HOST", raising=False)
     monkeypatch.setenv("DOCKER_CONTEXT", f"nowhere-{secrets.token_hex(4)}")
-    with pytest.raises(EngineFailed, match="none of that name"):
+    with pytest.raises(EngineFailed, match="no context has this name"):
         docker.connect()

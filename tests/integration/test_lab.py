@@ -130,7 +130,7 @@ def test_a_parent_that_another_network_has_is_named(engine: Host, identity: Iden
         pytest.skip("since Engine 27 a parent carries several networks")
     make(engine, identity, steps=3)
     other = an_identity()
-    with pytest.raises(EngineFailed, match="another network stands on it") as refused:
+    with pytest.raises(EngineFailed, match="another network uses it") as refused:
         networks.make_lab(engine, other, identity.veth[0], networks.choose_subnet(engine, PREFIX, None))
     assert identity.veth[0] in refused.value.needed
 

@@ -285,9 +285,9 @@ def test_a_docker_context_names_it(here: Login, tmp_path: Path, monkeypatch: pyt
     [
         ("stranger", "", "permission to use", f"{SOCKET} is closed", "group docker"),
         ("member", "/nowhere.sock", "that answers", "no /nowhere.sock there", "name its socket"),
-        ("member", "/dev/null", "that answers", "nobody answers at /dev/null there", "start it there"),
+        ("member", "/dev/null", "that answers", "no answer at /dev/null there", "start it there"),
         ("forbidden", "", "that answers", "its sshd forwards no socket", "AllowStreamLocalForwarding yes"),
-        ("intruder", "", "that asks nothing", "Permission denied (publickey)", "ssh-agent"),
+        ("intruder", "", "without a question", "Permission denied (publickey)", "ssh-agent"),
         ("member:secret", "", "ssh://[user@]host", "member:...@127.0.0.1", "correct DOCKER_HOST"),
     ],
 )  # fmt: skip

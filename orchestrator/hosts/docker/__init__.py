@@ -29,10 +29,10 @@ _log = logging.getLogger(__name__)
 
 
 def connect() -> DockerHost:
-    """Return the engine that the environment or the current Docker context names.
+    """Return the engine named by the environment or the current Docker context.
 
     Raises:
-        EngineFailed: none answers, or we may not use it.
+        EngineFailed: it does not answer, or this user may not use it.
     """
     forward, address = None, None
     try:
@@ -46,7 +46,7 @@ def connect() -> DockerHost:
         elif url.hostname and url.hostname not in {"localhost", "127.0.0.1", "::1"}:
             address = ssh.Target(host=url.hostname)
         client = docker.APIClient(**options, version="auto", timeout=TIMEOUT_S)
-    except (ValueError, TypeError, AttributeError) as error:  # of an address or a configuration that cannot be read
+    except (ValueError, TypeError, AttributeError) as error:  # an unreadable address or configuration
         if forward:
             forward.close()
         if isinstance(error, requests.RequestException):
@@ -65,22 +65,20 @@ def connect() -> DockerHost:
 
 
 def _options() -> dict[str, Any]:
-    """Where the engine is: DOCKER_HOST, else DOCKER_CONTEXT, else the current context, as docker(1) has it."""
+    """Return the client's options from DOCKER_HOST, else DOCKER_CONTEXT, else the current context, as docker(1)."""
     _look_at_certificates()
     options: dict[str, Any] = {**kwargs_from_env()}
     if not os.environ.get("DOCKER_HOST"):
         context = ContextAPI.get_context(os.environ.get("DOCKER_CONTEXT") or None)
         if context is None:
-            raise EngineFailed(
-                "the Docker context that is chosen", "there is none of that name", "see `docker context ls`"
-            )
+            raise EngineFailed("the chosen Docker context", "no context has this name", "see `docker context ls`")
         if context.Host:
             options |= {"base_url": context.Host, **({"tls": context.TLSConfig} if context.TLSConfig else {})}
     return options
 
 
 def _look_at_certificates() -> None:
-    """Raise EngineFailed if a file that DOCKER_TLS_VERIFY or DOCKER_CERT_PATH asks for cannot be read."""
+    """Raise EngineFailed if a file required by DOCKER_TLS_VERIFY or DOCKER_CERT_PATH cannot be read."""
     folder, verify = os.environ.get("DOCKER_CERT_PATH"), os.environ.get("DOCKER_TLS_VERIFY")
     for name in (*(["cert.pem", "key.pem"] if folder or verify else []), *(["ca.pem"] if verify else [])):
         path = Path(folder or Path.home() / ".docker") / name
@@ -108,6 +106,6 @@ def _no_engine(error: Exception) -> EngineFailed:
 
 
 def _reason(error: Exception) -> str:
-    """Return what the system said in the end of a failure that is wrapped several times."""
-    said = re.findall(r"\(\d+, '([^']+)'\)|\[Errno -?\d+\] ([^'\")]+)", str(error))
-    return "".join(said[-1]) if said else short(error)
+    """Return the innermost system error's text of a wrapped exception."""
+    texts = re.findall(r"\(\d+, '([^']+)'\)|\[Errno -?\d+\] ([^'\")]+)", str(error))
+    return "".join(texts[-1]) if texts else short(error)

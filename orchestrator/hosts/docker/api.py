@@ -16,20 +16,20 @@ from orchestrator.hosts import LOG_FILE_MB, LOG_FILES, ContainerSpec, Endpoint, 
 STDOUT, STDERR = 1, 2
 """Numbers of the streams."""
 _HEADER = struct.Struct(">BxxxL")
-"""Before each piece of output: which stream it is of, how many bytes it has."""
+"""Header of each piece of output: number of the stream, length in bytes."""
 _REMEMBERED = 20_000
-"""Stamps of a followed log. A reader that keeps up is told a few lines of the new file before they are repeated."""
+"""Remembered time stamps of a followed log; a reader that keeps up gets only a few new lines before the repetition."""
 _READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sysrq-trigger")
-"""What an engine makes read-only in a container, without ``/proc/sys``."""
+"""Paths read-only in a container by default, without ``/proc/sys``."""
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)?")
 _NO_PROFILE = ("apparmor=unconfined", "label=disable")
-"""The engines' profiles for AppArmor and SELinux deny writes to ``/proc/sys/net`` to any container."""
+"""Default AppArmor and SELinux profiles deny every container writes to ``/proc/sys/net``."""
 
 
 def host_config(spec: ContainerSpec) -> dict[str, Any]:
-    """Return the ``HostConfig`` of a container to make (``POST /containers/create``)."""
+    """Return the ``HostConfig`` of ``POST /containers/create``."""
     limits = spec.limits
-    asked = {
+    config = {
         "NetworkMode": "host" if spec.host_network else spec.networks[0].network if spec.networks else "none",
         "CapDrop": ["ALL"],
         "CapAdd": list(spec.capabilities),
@@ -48,14 +48,14 @@ def host_config(spec: ContainerSpec) -> dict[str, Any]:
         "CpusetCpus": limits.cpuset,
         "PidsLimit": limits.pids,
     }
-    return {word: value for word, value in asked.items() if value}
+    return {key: value for key, value in config.items() if value}
 
 
 def limited(command: Sequence[str], seconds: float, *, kill_after: float) -> tuple[list[str], str]:
-    """Return a command with a time limit, and the text that its standard error holds if and only if time ran out.
+    """Return a command with a time limit, and a text that is in its standard error if and only if time ran out.
 
-    The exit status of timeout(1) does not tell: 124 may be the command's own, and 137 anybody's SIGKILL. Its --verbose
-    line does; it names the program as it was called, here by one of 2**64 spellings of ``/bin/sh`` that lead to it.
+    timeout(1)'s exit status is ambiguous: 124 may be the command's own, 137 any SIGKILL. Its --verbose line names the
+    program as it was called, here by one of 2**64 spellings of ``/bin/sh``.
     """
     shell = "/bin" + "".join(secrets.choice(("/", "/.")) for _ in range(64)) + "/sh"
     limit = ["timeout", "--verbose", f"--kill-after={kill_after:g}", f"{seconds:g}"]
@@ -63,15 +63,14 @@ def limited(command: Sequence[str], seconds: float, *, kill_after: float) -> tup
 
 
 def endpoint(wanted: Endpoint) -> dict[str, Any]:
-    """Return the ``EndpointSettings`` of a network that a container is on."""
+    """Return the ``EndpointSettings`` of a container's network."""
     return {"IPAMConfig": {"IPv4Address": wanted.v4}} if wanted.v4 else {}
 
 
 def archive(files: Mapping[str, bytes]) -> bytes:
-    """Pack files as a tar, the same bytes for the same files; the engine makes the folders that they need.
+    """Pack files as a tar, the same bytes for the same files; the engine makes their folders.
 
-    All are from 1970: of a main.cf that was changed just now, Postfix waits up to a second for the next change
-    (dict_load_file_xt in its util/dict.c).
+    The files' date is 1970: Postfix waits up to 1 s after a change of main.cf (dict_load_file_xt in util/dict.c).
     """
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
@@ -84,9 +83,9 @@ def archive(files: Mapping[str, bytes]) -> bytes:
 
 
 def frames(read: Callable[[int], bytes]) -> Iterator[tuple[int, bytes]]:
-    """Yield what a container printed as the engine sends it: number of the stream, piece of a line.
+    """Yield a container's output as the engine sends it: number of the stream, piece of a line.
 
-    ``read`` reads so many bytes of the answer (framing: ``POST /containers/{id}/attach``).
+    ``read(n)`` reads n bytes of the answer (framing: ``POST /containers/{id}/attach``).
     """
     while header := read(_HEADER.size):
         stream, length = _HEADER.unpack(header)
@@ -94,18 +93,18 @@ def frames(read: Callable[[int], bytes]) -> Iterator[tuple[int, bytes]]:
 
 
 def once(stamped: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
-    """Leave out the pieces that a followed log repeats.
+    """Leave out repeated pieces of a followed log.
 
-    Engines from 19.03 to 20.10 take the shorter file after a rotation for one that was truncated, and tell it from its
-    start again (followLogs, daemon/logger/loggerutils/follow.go). A repeated piece has a stamp that was told before.
+    Engines from 19.03 to 20.10 take the shorter file after a rotation for a truncated one, and send it from its start
+    again (followLogs, daemon/logger/loggerutils/follow.go). A repeated piece has a time stamp sent before.
     """
     order: deque[tuple[int, bytes]] = deque()
-    told: set[tuple[int, bytes]] = set()
+    seen: set[tuple[int, bytes]] = set()
     last: dict[int, tuple[tuple[int, bytes], bytes, bool]] = {}
     repeating = False
     for stream, piece in stamped:
         key = (stream, piece.partition(b" ")[0])
-        if key in told:
+        if key in seen:
             before, first, ended = last[stream]
             repeating = repeating or key != before or (ended and piece == first)
             if repeating:
@@ -114,15 +113,15 @@ def once(stamped: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
         else:
             repeating, first = False, piece
             order.append(key)
-            told.add(key)
+            seen.add(key)
             if len(order) > _REMEMBERED:
-                told.remove(order.popleft())
+                seen.remove(order.popleft())
         last[stream] = (key, first, piece.endswith(b"\n"))
         yield stream, piece
 
 
 def lines(stamped: Iterable[tuple[int, bytes]]) -> Iterator[LogLine]:
-    """Put pieces with a time before them together: the engine cuts lines at 16 KiB, both streams at once."""
+    """Join stamped pieces to lines, each stream on its own: the engine cuts lines at 16 KiB."""
     begun: dict[int, tuple[bytes, list[bytes]]] = {}
     for stream, frame in stamped:
         stamp, _, text = frame.partition(b" ")
@@ -139,21 +138,21 @@ def _line(stamp: bytes, pieces: Sequence[bytes]) -> LogLine:
 
 
 def unix(stamp: str) -> float:
-    """Read a time of RFC 3339, in any zone (none: UTC), with any number of fractional digits.
+    """Convert an RFC 3339 time to Unix time; any zone (none: UTC), any number of fractional digits.
 
     Raises:
-        ValueError: it is none.
+        ValueError: not an RFC 3339 time.
     """
-    found = _STAMP.fullmatch(stamp)
-    if not found:
+    match = _STAMP.fullmatch(stamp)
+    if not match:
         raise ValueError(f"no time as in RFC 3339: {stamp!r}")
-    whole, fraction, zone = found.groups()
+    whole, fraction, zone = match.groups()
     zone = "+00:00" if zone in {None, "Z", "z"} else zone
     return datetime.fromisoformat(f"{whole}{zone}").timestamp() + float(f"0.{fraction or 0}")
 
 
 def refusal(part: Mapping[str, Any]) -> str | None:
-    """Return the reason of a failure that is told within the progress of a pull, an import or a build."""
+    """Return the reason of a failure reported in the progress of a pull, an import or a build."""
     reason = part.get("error") or (part.get("errorDetail") or {}).get("message")
     return str(reason).strip() if reason else None
 
@@ -212,7 +211,7 @@ def found_network(facts: Mapping[str, Any]) -> Found:
 
 
 def _v4_subnet(text: str) -> IPv4Network | None:
-    """Read a subnet as an engine keeps it, host bits included (10.100.50.0/22); ``None`` if it is no IPv4 subnet."""
+    """Parse an engine's subnet, which may have host bits (10.100.50.0/22); ``None`` if it is not IPv4."""
     try:
         return IPv4Network(text, strict=False)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The SDK's client, one for each thread, and its errors as ours."""
+"""SDK clients, one for each thread, and translation of the SDK's errors."""
 
 import logging
 import struct
@@ -18,7 +18,7 @@ from orchestrator.hosts.docker import ssh
 _log = logging.getLogger(__name__)
 
 TIMEOUT_S = 120
-"""Time limit of an answer of the engine, in seconds."""
+"""Time limit of an engine's answer."""
 _POOL = 64
 """Connections kept for one thread's streams and calls."""
 
@@ -45,7 +45,7 @@ class Clients:
 
 @contextmanager
 def translated(needed: str) -> Iterator[None]:
-    """Log what is asked of the engine, and turn what the SDK raises into ``EngineFailed``."""
+    """Log a request to the engine, and convert the SDK's exceptions to ``EngineFailed``."""
     _log.debug("ask for %s", needed)
     try:
         yield
@@ -60,7 +60,7 @@ def translated(needed: str) -> Iterator[None]:
             raise EngineFailed(needed, f"the engine did not answer: {short(error)}", "see whether it runs") from error
         raise EngineFailed(
             needed,
-            f"an answer of the engine that cannot be read: {error!r}"[:600],
+            f"the engine's answer cannot be read: {error!r}"[:600],
             "report it with the engine's version (`docker version`)",
         ) from error
     except (docker.errors.DockerException, docker.errors.StreamParseError, requests.RequestException, OSError) as error:
@@ -68,6 +68,6 @@ def translated(needed: str) -> Iterator[None]:
 
 
 def short(error: Exception) -> str:
-    """Return what the engine said, at most 600 characters."""
+    """Return the engine's error text, at most 600 characters."""
     explained = getattr(error, "explanation", None)
     return str(explained or error)[:600]

@@ -20,28 +20,28 @@ _log = logging.getLogger(__name__)
 
 
 class DockerHost:
-    """The verbs of ``hosts.Host``."""
+    """``hosts.Host`` for a Docker Engine."""
 
     def __init__(self, clients: Clients, *, address: ssh.Target | None = None) -> None:
         self.address = address
-        """The machine whose 127.0.0.1 published ports are on; ``None``: this one's."""
+        """Machine with the published ports on its 127.0.0.1; ``None``: this machine."""
         self.images = DockerImages(clients)
         self._clients = clients
 
     def node(self, container: str) -> DockerNode:
-        """Return the container of this id or name, without a look whether it exists."""
+        """Return the container of this id or name, without a check that it exists."""
         return DockerNode(self._clients, container)
 
     def info(self) -> HostInfo:
-        """Ask the engine about itself."""
-        with translated("what the engine is"):
+        """Return the facts of the machine and its engine."""
+        with translated("the engine's description"):
             return api.engine_info(self._clients.here.info(), self._clients.here.api_version)
 
     def create_network(self, spec: NetworkSpec) -> str:
-        """Make a network and return its id.
+        """Create a network and return its id.
 
         Raises:
-            SubnetTaken: its subnet overlaps with another network's.
+            SubnetTaken: the subnet overlaps with another network's.
         """
         options = {
             "macvlan": {"parent": spec.parent} if spec.parent else {},
@@ -67,14 +67,14 @@ class DockerHost:
                 if "already using parent interface" in str(error):
                     raise EngineFailed(
                         f"interface {spec.parent} for network {spec.name} alone",
-                        f"another network stands on it: {short(error)}",
+                        f"another network uses it: {short(error)}",
                         "remove that one, or name another interface (an engine before 27 gives each to one network)",
                     ) from error
                 raise
             return str(made["Id"])
 
     def create(self, spec: ContainerSpec) -> DockerNode:
-        """Make a container with its networks and files, not yet started."""
+        """Create a container with its networks and files; do not start it."""
         client = self._clients.here
         first, *others = spec.networks or (None,)
         with translated(f"container {spec.name}"):
@@ -105,7 +105,7 @@ class DockerHost:
         rights = ", ".join(spec.capabilities) or "no capability"
         _log.info("one-shot container %s of %s, with %s", spec.name, spec.image, rights)
         try:
-            with shielded():  # a signal must not come between the container and its name
+            with shielded():  # a signal between the creation and the assignment would leave the container
                 made = self.create(spec)
             made.start()
             try:
@@ -124,7 +124,7 @@ class DockerHost:
             self._clients.here.remove_network(network)
 
     def find(self, labels: Mapping[str, str | None]) -> Sequence[Found]:
-        """List containers, then networks, that carry all these labels (``None``: any value)."""
+        """List containers, then networks, with all these labels (``None``: any value)."""
         filters = {"label": [name if value is None else f"{name}={value}" for name, value in labels.items()]}
         with translated("the list of containers and networks"):
             containers = self._clients.here.containers(all=True, filters=filters)

@@ -1,4 +1,4 @@
-"""The images of a Docker Engine."""
+"""Images of a Docker Engine."""
 
 import io
 import json
@@ -14,13 +14,13 @@ from orchestrator.hosts.docker.client import Clients, translated
 
 
 class DockerImages:
-    """The verbs of ``hosts.Images``."""
+    """``hosts.Images`` for a Docker Engine."""
 
     def __init__(self, clients: Clients) -> None:
         self._clients = clients
 
     def find(self, tag: str) -> Mapping[str, str] | None:
-        """Return the labels of a local image and its id under ``id``; ``None`` when there is none."""
+        """Return the labels of a local image and its id under ``id``; ``None`` if the image is missing."""
         with translated(f"image {tag}"):
             try:
                 facts = self._clients.here.inspect_image(tag)
@@ -31,11 +31,8 @@ class DockerImages:
     def list(self, label: str) -> Sequence[tuple[str, Mapping[str, str]]]:
         """List local images that carry ``label``: tag, and labels plus ``id``, ``size`` (bytes), ``created``."""
         with translated("the list of images"):
-            return [
-                found
-                for facts in self._clients.here.images(filters={"label": label})
-                for found in api.found_image(facts)
-            ]
+            images = self._clients.here.images(filters={"label": label})
+            return [image for facts in images for image in api.found_image(facts)]
 
     def pull(self, tag: str) -> None:
         """Fetch an image from its registry."""
@@ -47,19 +44,19 @@ class DockerImages:
                 raise EngineFailed(f"image {tag} from its registry", "the engine has none after the pull", "try again")
 
     def load_root(self, tarball: str, tag: str) -> None:
-        """Make an image of a tar of a root file system."""
+        """Import a root file system's tar as an image."""
         repository, _, release = tag.partition(":")
         with translated(f"image {tag} from a root file system"):
             printed = self._clients.here.import_image_from_file(tarball, repository=repository, tag=release)
             reason = next((r for line in printed.splitlines() if (r := api.refusal(json.loads(line)))), None)
             if reason or self.find(tag) is None:
-                found = f"the engine did not take the root file system: {reason or printed[-300:]}"
-                raise EngineFailed(f"image {tag}", found, "read its log")
+                refused = f"the engine refused the root file system: {reason or printed[-300:]}"
+                raise EngineFailed(f"image {tag}", refused, "read the engine's log")
 
     def build(self, context: bytes, tag: str, args: Mapping[str, str], labels: Mapping[str, str]) -> Iterator[str]:
-        """Build an image from a tar with a Dockerfile at its top; yields what the build prints."""
+        """Build an image from a tar with a Dockerfile at its top; yield the build's output, line by line."""
         with translated(f"image {tag}"):
-            said = self._clients.here.build(
+            progress = self._clients.here.build(
                 fileobj=io.BytesIO(context),
                 custom_context=True,
                 tag=tag,
@@ -69,13 +66,13 @@ class DockerImages:
                 forcerm=True,
                 decode=True,
             )
-            for part in said:
+            for part in progress:
                 if reason := api.refusal(part):
-                    raise EngineFailed(f"image {tag} built", reason, "read what the build printed")
+                    raise EngineFailed(f"image {tag} built", reason, "read the build's output")
                 yield from (part.get("stream") or "").splitlines()
 
     def discard(self, image: str) -> None:
-        """Remove an image that no tag names and nothing uses: what a build left behind. Any other stays."""
+        """Remove an image if it is untagged and unused; otherwise keep it."""
         with translated(f"image {image} removed"), suppress(docker.errors.NotFound):
             if self._clients.here.inspect_image(image).get("RepoTags"):
                 return

@@ -18,33 +18,33 @@ from orchestrator.hosts.docker import api
 from orchestrator.hosts.docker.client import TIMEOUT_S, Clients, translated
 
 _LOOK_S = 0.02
-"""Interval between two looks for the status of a command."""
+"""Polling interval of a command's status."""
 _KILL_AFTER_S = 5.0
-"""After the end of its time: until a command that ignores SIGTERM gets SIGKILL."""
+"""Time from SIGTERM, at the time limit, to SIGKILL."""
 
 
 class DockerNode:
-    """The verbs of ``hosts.Node``."""
+    """``hosts.Node`` for a Docker Engine."""
 
     def __init__(self, clients: Clients, container: str) -> None:
         self.id = container
         self._clients = clients
 
     def start(self) -> None:
-        """Start it."""
+        """Start the container."""
         with translated(f"container {self.id[:12]} started"):
             self._clients.here.start(self.id)
 
     def pin(self, cpus: str) -> None:
-        """Restrict it to these CPUs from now on; a list as in cpuset(7)."""
+        """Restrict the container to these CPUs (a list as in cpuset(7)), effective at once."""
         with translated(f"container {self.id[:12]} on CPUs {cpus}"):
             self._clients.here.update_container(self.id, cpuset_cpus=cpus)
 
     def exec(self, command: Sequence[str], *, capabilities: Sequence[str] | None = None, timeout: float = 60) -> Output:
-        """Run a command in it to the command's end; ``capabilities``: those it keeps, ``None``: the container's.
+        """Run a command in the container to its end, with these capabilities; ``None``: the container's.
 
         Raises:
-            TimedOut: it did not end within ``timeout`` seconds.
+            TimedOut: the command runs longer than ``timeout`` seconds.
         """
         pieces: tuple[list[bytes], list[bytes]] = ([], [])
         limited, at_its_end = api.limited(_with(capabilities, command), timeout, kill_after=_KILL_AFTER_S)
@@ -60,10 +60,10 @@ class DockerNode:
         return Output(status=status, stdout=out, stderr=err)
 
     def exec_lines(self, command: Sequence[str], *, capabilities: Sequence[str] | None = None) -> Iterator[str]:
-        """Run a command as ``exec`` does and yield its standard output line by line.
+        """Run a command as ``exec`` does, without a time limit, and yield its standard output line by line.
 
         Raises:
-            EngineFailed: at the end, when its status was not 0, with the end of its standard error.
+            EngineFailed: after the last line, if the exit status is not 0; holds the end of standard error.
         """
         rest, errors = b"", b""
         with translated(f"{command[0]} in container {self.id[:12]}"):
@@ -83,25 +83,25 @@ class DockerNode:
             )
 
     def _exec_status(self, run: str) -> int:
-        """Return the exit status of a command, once it has one: it may go on after its outputs are closed."""
+        """Wait for a command's exit status: a command may run on after it closed its outputs."""
         while (status := self._clients.here.exec_inspect(run).get("ExitCode")) is None:
-            time.sleep(_LOOK_S)  # the event exec_die would take one more stream for each command
+            time.sleep(_LOOK_S)  # the event exec_die would need another stream for each command
         return int(status)
 
     def logs(self, *, follow: bool) -> Iterator[LogLine]:
-        """Yield what it printed since its start; with ``follow`` until it ends.
+        """Yield the container's log from its start; with ``follow`` until the container ends.
 
-        (With ``follow``, Engine 20.10 often omits a last line without a newline.)
+        With ``follow``, Engine 20.10 often omits a last line without a newline.
         """
         with translated(f"the log of container {self.id[:12]}"):
             frames = self._frames(follow=follow, timestamps=True)
             yield from api.lines(api.once(frames) if follow else frames)
 
     def output(self, timeout: float) -> Output:
-        """Wait for its end and return what it printed.
+        """Wait for the container's end and return its output.
 
         Raises:
-            TimeoutError: it did not end within ``timeout`` seconds.
+            TimeoutError: the container runs longer than ``timeout`` seconds.
         """
         with translated(f"container {self.id[:12]} to end"):
             try:
@@ -119,11 +119,11 @@ class DockerNode:
         return Output(status=status, stdout=out, stderr=err)
 
     def _frames(self, *, follow: bool, timestamps: bool) -> Iterator[tuple[int, bytes]]:
-        """Yield the frames of what a container printed: ``APIClient.logs`` does not tell the streams apart."""
+        """Yield the frames of the container's log; ``APIClient.logs`` does not separate the streams."""
         client = self._clients.here
         url = f"{client.base_url}/v{client.api_version}/containers/{self.id}/logs"
-        asked = {"stdout": 1, "stderr": 1, "follow": int(follow), "timestamps": int(timestamps)}
-        with client.get(url, params=asked, stream=True, timeout=(TIMEOUT_S, None)) as response:
+        query = {"stdout": 1, "stderr": 1, "follow": int(follow), "timestamps": int(timestamps)}
+        with client.get(url, params=query, stream=True, timeout=(TIMEOUT_S, None)) as response:
             try:
                 response.raise_for_status()
             except requests.HTTPError as error:
@@ -131,15 +131,15 @@ class DockerNode:
             yield from api.frames(response.raw.read)
 
     def stats(self) -> Iterator[dict[str, Any]]:
-        """Yield the engine's raw statistics about once a second until it ends."""
+        """Yield the engine's raw statistics, about once a second, until the container ends."""
         with translated(f"statistics of container {self.id[:12]}"):
             yield from self._clients.here.stats(self.id, decode=True, stream=True)
 
     def wait(self) -> int:
-        """Wait until it ends and return its exit status.
+        """Wait until the container ends and return its exit status.
 
         Raises:
-            ContainerGone: it was removed, and its status with it.
+            ContainerGone: the container was removed; its exit status is lost.
         """
         with translated(f"the end of container {self.id[:12]}"):
             try:
@@ -148,7 +148,7 @@ class DockerNode:
                 raise ContainerGone(self.id) from error
 
     def remove(self) -> None:
-        """End and remove it; idempotent."""
+        """Kill and remove the container; idempotent."""
         with translated(f"container {self.id[:12]} removed"), suppress(docker.errors.NotFound):
             try:
                 self._clients.here.remove_container(self.id, force=True, v=True)
@@ -159,7 +159,7 @@ class DockerNode:
                     self._clients.here.wait(self.id, timeout=10, condition="removed")
 
     def read_file(self, path: str) -> bytes:
-        """Return the content of a file in it; it need not run."""
+        """Return the content of a file in the container, running or not."""
         with translated(f"{path} of container {self.id[:12]}"):
             pieces, _ = self._clients.here.get_archive(self.id, path)
             with tarfile.open(fileobj=io.BytesIO(b"".join(pieces))) as archive:

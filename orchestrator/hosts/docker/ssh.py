@@ -1,7 +1,7 @@
-"""An engine on another machine, reached by ssh(1): a Unix socket here that leads to the engine's socket there.
+"""An engine on another machine, reached by ssh(1): a local Unix socket, forwarded to the engine's socket.
 
-One ssh serves a whole command. sshd bounds logins and sessions (MaxStartups, MaxSessions), not forwarded connections,
-and a bed of four nodes holds a dozen of them. It is the system's ssh: ~/.ssh/config, ssh-agent and known_hosts hold.
+One ssh serves a whole command: sshd limits logins and sessions (MaxStartups, MaxSessions), not forwarded connections,
+and a bed of four nodes has a dozen of them. The system's ssh is used, with ~/.ssh/config, ssh-agent and known_hosts.
 """
 
 import os
@@ -23,15 +23,15 @@ from orchestrator.interrupts import shielded
 SOCKET = "/var/run/docker.sock"
 """Default path of the engine's socket."""
 _OPTIONS = (
-    # Nobody answers a question: the client has no terminal, because Ctrl-C must not end it before the bed is down.
+    # No questions: ssh has no terminal, because Ctrl-C must not end it before the bed is down.
     "BatchMode=yes", "ConnectTimeout=30", "ServerAliveInterval=15", "ServerAliveCountMax=4",
     # No shared connection: its forwards outlive the process that requested them.
     "ControlMaster=no", "ControlPath=none", "ForwardAgent=no", "ForwardX11=no", "RemoteCommand=none", "LogLevel=INFO",
 )  # fmt: skip
 _FORWARD = (
-    # A forward of the user's own configuration may fail: another ssh of his may hold its port.
+    # A forward in the user's configuration may fail: the user's other ssh may hold its port.
     "ClearAllForwardings=no", "ForkAfterAuthentication=no", "ExitOnForwardFailure=no",
-    # Runs once the login is done and the socket is there (ssh_config(5)).
+    # Runs after the login, when the socket exists (ssh_config(5)).
     "PermitLocalCommand=yes", "LocalCommand=echo ready",
 )  # fmt: skip
 _KEEPER = """\
@@ -43,19 +43,19 @@ kill -KILL $!
 wait
 rm -rf -- "$0"
 """
-"""Ends ssh and removes its folder when its standard input is closed: by us, or by the kernel after our SIGKILL."""
+"""Ends ssh and removes its folder once standard input is closed: by ``close``, or by the kernel after our SIGKILL."""
 _LOOK = 'if [ ! -e "$0" ]; then echo missing; elif [ ! -w "$0" ]; then echo closed; fi'
 _LOOK_S = 60.0
 _END_S = 10.0
 _LONGEST_PATH = 90
-"""Of a socket: 107 bytes (unix(7)), less what ssh puts behind it while it binds."""
+"""Longest folder of a socket: 107 bytes (unix(7)), less the name and ssh's temporary suffix."""
 _READ_BY_SSH = re.compile(r"[][:%$\\]")
-"""Characters of a path that mean something else in a forward: separators, tokens, variables (ssh_config(5))."""
+"""Characters with a special meaning in a forward: separators, tokens, variables (ssh_config(5))."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """The machine that an ``ssh://[user@]host[:port][/socket]`` names."""
+    """Machine of an address ``ssh://[user@]host[:port][/socket]``."""
 
     host: str
     user: str | None = None
@@ -64,30 +64,30 @@ class Target:
 
     @property
     def words(self) -> list[str]:
-        """Where to, as ssh(1) takes it."""
+        """Destination as arguments of ssh(1)."""
         return [*(["-p", str(self.port)] if self.port else []), f"{self.user}@{self.host}" if self.user else self.host]
 
 
 def parse(url: str) -> Target:
-    """Read an address.
+    """Parse an address.
 
     Raises:
-        EngineFailed: it is none, it holds a password, or ssh would read its path as something else.
+        EngineFailed: it is malformed, holds a password, or has a path with characters special to ssh.
     """
     parts = urlsplit(url)
     user, _, place = parts.netloc.rpartition("@")
-    found = re.fullmatch(r"(?:\[([^\]]+)\]|([^-:\[\]][^:\[\]]*))(?::([0-9]{1,5}))?", place)
-    port = int(found[3]) if found and found[3] else None
-    possible = found and port != 0 and (port or 1) < 1 << 16 and not _READ_BY_SSH.search(parts.path)
-    if not found or not possible or ":" in user or user.startswith("-") or parts.query or parts.fragment:
+    match = re.fullmatch(r"(?:\[([^\]]+)\]|([^-:\[\]][^:\[\]]*))(?::([0-9]{1,5}))?", place)
+    port = int(match[3]) if match and match[3] else None
+    possible = match and port != 0 and (port or 1) < 1 << 16 and not _READ_BY_SSH.search(parts.path)
+    if not match or not possible or ":" in user or user.startswith("-") or parts.query or parts.fragment:
         shown = re.sub(r":[^:@/]*@", ":...@", url)
         raise EngineFailed("an engine's address ssh://[user@]host[:port][/socket]", shown, "correct DOCKER_HOST")
     socket = parts.path if parts.path not in {"", "/"} else SOCKET
-    return Target(host=found[1] or found[2], user=unquote(user) or None, port=port, socket=socket)
+    return Target(host=match[1] or match[2], user=unquote(user) or None, port=port, socket=socket)
 
 
 def way_to(target: Target, ports: Iterable[int]) -> str:
-    """Return the command that leads from this machine's 127.0.0.1 to TCP ports of the target's."""
+    """Return the ssh command that forwards ports of this machine's 127.0.0.1 to the target's."""
     forwards = [word for port in ports for word in ("-L", f"{port}:127.0.0.1:{port}")]
     return shlex.join(["ssh", "-nNT", "-o", "ClearAllForwardings=no", *forwards, *target.words])
 
@@ -96,15 +96,15 @@ class Forward:
     """A local socket, ``socket``, forwarded to the target's engine until ``close`` or the end of this process.
 
     Raises:
-        EngineFailed: there is no ssh here, or it does not get in.
+        EngineFailed: ssh is not installed, or its login failed.
     """
 
     def __init__(self, target: Target) -> None:
         self.target = target
         if shutil.which("ssh") is None:
             needed = f"an SSH client, to reach the engine on {target.host}"
-            raise EngineFailed(needed, "no ssh on PATH", "install what Debian calls openssh-client")
-        with shielded():  # a signal must not come between the folder and the process that removes it
+            raise EngineFailed(needed, "no ssh on PATH", "install openssh-client (its name in Debian)")
+        with shielded():  # a signal between the two would leave the folder without the process that removes it
             self._folder = Path(tempfile.mkdtemp(prefix="testbed-ssh-"))
             if len(os.fsencode(self._folder)) > _LONGEST_PATH or _READ_BY_SSH.search(str(self._folder)):
                 self._folder.rmdir()
@@ -128,15 +128,15 @@ class Forward:
         self._end()
 
     def refused(self) -> EngineFailed | None:
-        """Explain why the engine's socket there takes no connection; ``None`` if ssh has not refused any."""
+        """Return the reason why the engine's socket takes no connection; ``None`` if ssh has refused none."""
         where = self.target
         if "open failed" not in self._said():
             return None
         look = shlex.join(["sh", "-c", _LOOK, where.socket])
-        asked = [*self._ssh("ClearAllForwardings=yes"), "-nT", *where.words, look]
+        command = [*self._ssh("ClearAllForwardings=yes"), "-nT", *where.words, look]
         seen = ""
         with suppress(subprocess.TimeoutExpired):
-            done = subprocess.run(asked, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=_LOOK_S)
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=_LOOK_S)
             seen = done.stdout.decode(errors="replace")
         if "closed" in seen:
             return EngineFailed(
@@ -147,8 +147,8 @@ class Forward:
         needed = f"a container engine on {where.host} that answers (Docker 20.10 or later)"
         if "missing" in seen:
             found, do = f"no {where.socket} there", "start it there, or name its socket: ssh://host/path/to/docker.sock"
-        else:  # sshd gives both the same answer
-            found = f"nobody answers at {where.socket} there, or its sshd forwards no socket"
+        else:  # sshd's answer is the same for both
+            found = f"no answer at {where.socket} there, or its sshd forwards no socket"
             do = "start it there; its sshd_config must allow it: AllowStreamLocalForwarding yes"
         return EngineFailed(needed, found, do)
 
@@ -162,15 +162,15 @@ class Forward:
             return ""
 
     def _not_in(self) -> EngineFailed:
-        said, by_hand = self._said(), f"`{shlex.join(['ssh', *self.target.words, 'true'])}`"
+        output, by_hand = self._said(), f"`{shlex.join(['ssh', *self.target.words, 'true'])}`"
         needed, do = f"a connection to {self.target.host} by ssh", f"let {by_hand} succeed first"
-        if "Host key verification failed" in said or "host key is known" in said:
+        if "Host key verification failed" in output or "host key is known" in output:
             needed = f"the host key of {self.target.host} known to ssh"
             do = f"run {by_hand} once, and compare the fingerprint that it shows with the host's"
-        elif "Permission denied" in said or "Too many authentication failures" in said:
-            needed = f"a login at {self.target.host} by ssh that asks nothing"
+        elif "Permission denied" in output or "Too many authentication failures" in output:
+            needed = f"a login at {self.target.host} by ssh without a question"
             do = f"add your key to ssh-agent, or name it in ~/.ssh/config: {by_hand} must ask for no password"
-        return EngineFailed(needed, _end_of(said) or "ssh ended without a word", do)
+        return EngineFailed(needed, _end_of(output) or "ssh ended without a message", do)
 
 
 def _end(keeper: "subprocess.Popen[bytes]") -> None:
@@ -181,5 +181,5 @@ def _end(keeper: "subprocess.Popen[bytes]") -> None:
         keeper.stdout.close()
 
 
-def _end_of(said: str) -> str:
-    return "\n".join(line.strip() for line in said.splitlines()[-10:] if line.strip())
+def _end_of(output: str) -> str:
+    return "\n".join(line.strip() for line in output.splitlines()[-10:] if line.strip())
