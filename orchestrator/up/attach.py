@@ -1,4 +1,4 @@
-"""The handle to a bed that another command brought up: its description is saved in each of its nodes."""
+"""Handle to a bed of another command, from the description saved in each node."""
 
 from ipaddress import IPv4Network
 
@@ -14,9 +14,9 @@ from orchestrator.up.collect.recorder import Recorder
 from orchestrator.up.node import RunningNode
 
 BED_FILE = "/testbed/bed.json"
-"""The bed as its author wrote it, its subnet and the CPUs that it was planned for."""
+"""File in every node with the bed's definition, its subnet and the number of CPUs of its plan."""
 FORMAT = 1
-"""Of that file; a plan made from a file of another format may differ from what runs."""
+"""Format of BED_FILE; the plan from a file of another format may differ from the running bed."""
 
 
 def saved_bed(plan: Plan, cpus: int) -> bytes:
@@ -26,20 +26,20 @@ def saved_bed(plan: Plan, cpus: int) -> bytes:
 
 
 def attach(host: Host, deployed: DeployedBed) -> RunningBed:
-    """Return the handle to a bed; nodes that were removed are left out.
+    """Return the handle to a bed, without removed nodes.
 
     Raises:
-        InvalidInput: another version of testbed brought it up, or it has no node left.
+        InvalidInput: another version of testbed brought the bed up, or no node is left.
     """
     plan, nodes = _find(host, deployed, None)
     return RunningBed(host=host, plan=plan, nodes=nodes)
 
 
 def attach_recorded(host: Host, deployed: DeployedBed, recorder: Recorder, rundir: RunDir) -> RecordedBed:
-    """Return the handle to a bed and record its nodes from their first line on; ``recorder`` ends the recording.
+    """Return the handle to a bed and record its nodes from their first log line until ``recorder`` is closed.
 
     Raises:
-        InvalidInput: another version of testbed brought it up, or it has no node left.
+        InvalidInput: another version of testbed brought the bed up, or no node is left.
     """
     plan, nodes = _find(host, deployed, recorder)
     for node in nodes.values():
@@ -50,14 +50,14 @@ def attach_recorded(host: Host, deployed: DeployedBed, recorder: Recorder, rundi
 def _find(host: Host, deployed: DeployedBed, recorder: Recorder | None) -> tuple[Plan, dict[str, RunningNode]]:
     containers = {c.labels[NODE]: host.node(c.id) for c in deployed.containers if NODE in c.labels}
     if not containers:
-        raise InvalidInput(f"a node of bed {deployed.bed} {deployed.id}", "it has none left", "see `testbed ps`")
+        raise InvalidInput(f"a node of bed {deployed.bed} {deployed.id}", "all were removed", "see `testbed ps`")
     try:
         saved = strict_json.loads(next(iter(containers.values())).read_file(BED_FILE).decode())
     except (EngineFailed, ValueError) as error:
         saved = {"format": f"none: {error}"}
     saved = saved if isinstance(saved, dict) else {}
     if saved.get("format") != FORMAT:
-        needed = f"a bed that this version of testbed brought up (format {FORMAT})"
+        needed = f"a bed of this version of testbed (format {FORMAT})"
         found = f"bed {deployed.bed} {deployed.id}, format {saved.get('format')}"
         raise InvalidInput(needed, found, "use the version that brought it up, or bring it up again")
     plan = make_plan(parse_bed(saved["bed"], "bed"), subnet=IPv4Network(saved["subnet"]), cpus=saved["cpus"])

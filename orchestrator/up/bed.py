@@ -1,4 +1,4 @@
-"""The handle to a bed that is up: what scenarios and tests hold."""
+"""Handle to a bed that is up, for scenarios and tests."""
 
 import secrets
 import time
@@ -29,12 +29,12 @@ from orchestrator.up.sink import Sink
 FIRST_MAIL_S = 30.0
 """Time limit of the delivery of a bed's first messages."""
 POLL_S = 0.5
-"""Time between two looks at a fact that nothing announces, such as an empty relay queue."""
+"""Polling interval of a fact without an event, such as an empty relay queue."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningBed:
-    """A bed that is up, whichever command brought it up."""
+    """A bed that is up, brought up by any command."""
 
     host: Host
     plan: Plan
@@ -45,15 +45,15 @@ class RunningBed:
         """Return the node of this name.
 
         Raises:
-            KeyError: the bed has none.
+            KeyError: the bed has no such node.
         """
         return self.nodes[name]
 
     def role(self, role: Role) -> RunningNode:
-        """Return the first node that fills a role.
+        """Return the first node with a role.
 
         Raises:
-            InvalidInput: none does.
+            InvalidInput: no node has it.
         """
         return self.nodes[self.plan.node(role).name]
 
@@ -72,14 +72,14 @@ class RunningBed:
         return capacity.read(self.host).topology
 
     def kernel_log(self, pattern: str) -> list[kernel.KernelLine] | None:
-        """Return the lines of the host's kernel that match (grep -E); ``None`` if its log may not be read."""
+        """Return the matching lines (grep -E) of the host's kernel log; ``None`` if the log is not readable."""
         try:
             return kernel.lines(self.host, pattern)
         except EngineFailed:
             return None
 
     def kernel_settings(self, wanted: Mapping[str, str]) -> HostSettings:
-        """Return settings of the host's kernel to raise for a while; see ``HostSettings``."""
+        """Return the context that raises settings of the host's kernel; see ``HostSettings``."""
         return HostSettings(self.host, wanted)
 
 
@@ -106,7 +106,7 @@ class RecordedBed(RunningBed):
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Record the block's start and end under a name: run.json and the pictures show it."""
+        """Record the block's start and end under a name, for run.json and the charts."""
         start = time.time()
         try:
             yield
@@ -116,8 +116,8 @@ class RecordedBed(RunningBed):
     def keep(self, reading: str, label: str, value: float, *, at: float | None = None) -> None:
         """Append one reading, taken now or at Unix time ``at``, to series/readings.jsonl.
 
-        ``reading`` names the quantity with its unit (``open files``, ``neighbour entries``) and makes a picture,
-        ``label`` a line in it, mostly a node.
+        ``reading``, the quantity with its unit (``open files``, ``neighbour entries``), makes a chart; ``label``, mostly
+        a node, makes a line in it.
         """
         with self.rundir.write_series("readings") as series:
             point = {"t": at or time.time(), "name": reading, "label": label, "value": value}
@@ -128,9 +128,7 @@ class RecordedBed(RunningBed):
         return recorded(self.rundir, name, lambda: self.relay.node.ask(*COMMAND), cpus)
 
     def until(self, holds: Callable[[], bool], seconds: float, every: float = POLL_S) -> bool:
-        """Wait up to ``seconds`` for a fact that nothing announces: look now and each ``every`` seconds.
-
-        Returns whether it holds.
+        """Poll a fact now and every ``every`` seconds, for at most ``seconds``; return whether it holds.
 
         Raises:
             NodeDied: a node ended.
@@ -144,7 +142,7 @@ class RecordedBed(RunningBed):
         return True
 
     def check(self) -> None:
-        """Make sure that every node runs.
+        """Check that every node runs.
 
         Raises:
             NodeDied: a node ended.
@@ -152,7 +150,7 @@ class RecordedBed(RunningBed):
         self.recorder.check()
 
     def measurements(self) -> Measurements:
-        """Return what was measured until now, without the nodes' logs."""
+        """Return the measurements until now, without the nodes' logs."""
         return Measurements.read(self.rundir, logs=False)
 
     def deliver_first(self, domains: Sequence[str]) -> None:

@@ -27,9 +27,9 @@ from orchestrator.up.node import RunningNode
 _log = logging.getLogger(__name__)
 
 READY_S = 60.0
-"""How long a daemon may take to say that it serves."""
+"""Time limit of a daemon's readiness line."""
 _TRIES = 16
-"""How often a subnet is chosen anew because another bed took it in the same moment."""
+"""Attempts to choose a subnet; another bed may take it meanwhile."""
 
 
 class Progress(Protocol):
@@ -43,7 +43,7 @@ class Progress(Protocol):
         ...
 
     def say(self, text: str) -> None:
-        """Tell what the step is at."""
+        """Report the progress of the step."""
         ...
 
 
@@ -68,16 +68,16 @@ def bring_up(
     cpus: int,
     life: timedelta | None = None,
 ) -> tuple[Identity, RecordedBed]:
-    """Bring a bed up; it is recorded into ``rundir``, and ``stack`` takes it down.
+    """Bring a bed up and record it into ``rundir``; ``stack`` takes it down.
 
     Raises:
-        InvalidInput: there is no room for its addresses.
-        EngineFailed: the engine refused something, or a service did not come up.
+        InvalidInput: no slice is free for its addresses.
+        EngineFailed: the engine refused a request, or a service did not become ready.
         NodeDied: a container ended.
     """
     if bed.parent:
         networks.require_parent(engine, bed.parent)
-        steps.say(f"warning: the lab stands on {bed.parent}: whoever shares that link sees the bed, and can reach it")
+        steps.say(f"warning: the lab uses {bed.parent}: every machine on that link sees the bed, and can reach it")
     identity = Identity.new(bed, kind, life)
     _log.info("bring up bed %s %s: %d nodes, recorded in %s", bed.name, identity.id, len(bed.nodes), rundir.path)
     recorder = stack.enter_context(Recorder(rundir))
@@ -97,10 +97,10 @@ def bring_up(
 
 
 def _networks(engine: Host, bed: Bed, identity: Identity, cpus: int) -> tuple[Plan, tuple[str, str]]:
-    """Make the control network and the lab, and work the bed out for the subnet that was free."""
+    """Make the control network and the lab, and plan the bed for the lab's subnet."""
     control = networks.make_control(engine, identity)
     with ThreadPoolExecutor(1) as pool:
-        with shielded():  # a thread whose start is broken off is one that nobody waits for
+        with shielded():  # the pool does not wait for a thread whose start was interrupted
             making = pool.submit(networks.make_parent, engine, identity) if identity.private else None
         for _ in range(_TRIES):
             subnet = networks.choose_subnet(engine, subnet_prefix(bed), bed.subnet)
@@ -111,15 +111,15 @@ def _networks(engine: Host, bed: Bed, identity: Identity, cpus: int) -> tuple[Pl
                 return plan, (control, networks.make_lab(engine, identity, parent, subnet))
             except SubnetTaken:
                 continue
-    raise EngineFailed("a subnet of our own", f"{_TRIES} were taken by others while we chose", "try again")
+    raise EngineFailed("a free subnet for the lab", f"other beds took {_TRIES} subnets meanwhile", "try again")
 
 
 def _start(
     engine: Host, plan: Plan, identity: Identity, names: tuple[str, str], recorder: Recorder, cpus: int
 ) -> dict[str, RunningNode]:
-    """Start every node at once, and wait until each says that it serves.
+    """Start all nodes in parallel, and wait for the readiness line of each.
 
-    All are created before the first one starts: a started node shows that its bed had all (``DeployedBed.made``).
+    All containers are created before the first one starts: ``DeployedBed.made`` depends on it.
     """
     saved = {BED_FILE: saved_bed(plan, cpus)}
     watches = {node.name: recorder.watch(node.name, services.service(node.service).ready) for node in plan.nodes}

@@ -1,4 +1,4 @@
-"""A load that was sent into a bed that is up: drained, and accounted for."""
+"""Loads: sent into a bed that is up, drained, and accounted for."""
 
 import json
 import secrets
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from orchestrator.up.bed import RecordedBed
 
 UNBOUNDED_S = 86_400.0
-"""Time limit of a load that has a message count but no duration."""
+"""Time limit of a load without a duration."""
 OVERTIME_S = 120.0
-"""Extra time beyond a load's duration before it counts as hung."""
+"""Time after a load's duration until it counts as hung."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,7 @@ class SentLoad:
     report: LoadReport
 
     def account(self) -> SinkReport:
-        """Return what arrived of the load, and save it as results/<name>-sink.json."""
+        """Return the sink's report of the load, and save it as results/<name>-sink.json."""
         report = self.bed.sink.report(self.report.run)
         self.bed.rundir.save_result(f"{self.name}-sink", report.to_dict())
         return report
@@ -49,7 +49,7 @@ class SentLoad:
             nonlocal left, arrived
             before, arrived = arrived, self.bed.sink.count(self.report.run) if self.bed.sink.counts else 0
             left = 1 if self.report.accepted is None else self.report.accepted - arrived
-            # A long queue is slow to list: the relay is asked when nothing more arrives.
+            # A long queue is slow to list: the relay reports it only once arrivals stop.
             if left <= 0 or arrived == before or time.monotonic() > deadline:
                 queued = self.bed.relay.queue_length()
                 left = left if queued is None else queued
@@ -77,16 +77,16 @@ def send(
     """Have a load generator send a load; save its report as results/<name>-load.json.
 
     Args:
-        bed: where.
-        name: of the load; part of file names.
+        bed: the bed.
+        name: name of the load; part of file names.
         order: the load; its run, target, domains and sender are filled in here.
-        to: the role of the node that receives it: the relay, or the sink without a relay.
-        by: the node that sends it; by default the first load generator.
-        purpose: why it is sent.
+        to: role of the receiving node: the relay, or the sink without a relay.
+        by: the sending node; by default the first load generator.
+        purpose: purpose of the load.
 
     Raises:
         InvalidInput: the node is no load generator, or cannot send this load.
-        EngineFailed: the generator broke, or did not end in its time.
+        EngineFailed: the generator failed, or exceeded its time limit.
         NodeDied: a node ended.
     """
     check_name(name)

@@ -1,4 +1,4 @@
-"""The handle to one node of a bed that is up."""
+"""Handle to one node of a bed that is up."""
 
 import json
 import math
@@ -28,16 +28,16 @@ class RunningNode:
     plan: NodePlan
     container: Node
     recorder: Recorder | None = None
-    """Records the bed; ``None``: the bed was brought up by another command."""
+    """Recorder of the bed; ``None``: another command brought the bed up."""
 
     @property
     def name(self) -> str:
-        """Its name in the bed."""
+        """Name in the bed."""
         return self.plan.name
 
     @property
     def address(self) -> IPv4Address | IPv6Address:
-        """Its service address."""
+        """Service address."""
         return self.plan.address
 
     @property
@@ -63,7 +63,7 @@ class RunningNode:
             return self.container.exec(command, capabilities=self.plan.capabilities, timeout=timeout)
 
     def ask(self, *command: str, timeout: float = 60) -> str:
-        """Return a command's standard output; a non-zero exit status raises. Evidence must come through here.
+        """Return a command's standard output; raises on a non-zero exit status. Evidence must come through here.
 
         Raises:
             NodeDied: a node ended.
@@ -78,7 +78,7 @@ class RunningNode:
         return output.stdout
 
     def change_network(self, script: str, *words: str) -> str:
-        """Change the node's routes or neighbours by a shell script with NET_ADMIN; return the script's output.
+        """Run a shell script with NET_ADMIN that changes the node's routes or neighbours; return its output.
 
         Raises:
             NodeDied: a node ended.
@@ -91,11 +91,11 @@ class RunningNode:
         return output.stdout
 
     def pin(self, cpus: str) -> None:
-        """Restrict the node to these CPUs from now on; a list as in cpuset(7).
+        """Restrict the node to these CPUs (a list as in cpuset(7)), effective at once.
 
         Raises:
             NodeDied: a node ended.
-            EngineFailed: there are no such CPUs.
+            EngineFailed: the host has no such CPUs.
         """
         with self._death_first():
             self.container.pin(cpus)
@@ -109,7 +109,7 @@ class RunningNode:
 
         Raises:
             NodeDied: a node ended.
-            EngineFailed: the log cannot be read, or is not recorded any more.
+            EngineFailed: the log cannot be read, or its recording has ended.
         """
         wanted = re.compile(pattern)
         with self.recording.watch(self.name, wanted) as watch:
@@ -127,7 +127,7 @@ class RunningNode:
 
         Raises:
             NodeDied: a node ended.
-            TimedOut: the command did not end within ``seconds``; the time that the caller takes does not count.
+            TimedOut: the command did not end within ``seconds``, without the caller's own time.
             EngineFailed: the command failed.
         """
         recorder = self.recording
@@ -141,7 +141,7 @@ class RunningNode:
                 for line in self.container.exec_lines(command, capabilities=self.plan.capabilities):
                     put(line)
                 put(None)
-            except BaseException as error:  # noqa: BLE001  handed over to the thread that waits
+            except BaseException as error:  # noqa: BLE001  passed to the waiting thread
                 put(error)
 
         reader = Thread(target=read, name=f"exec in {self.name}", daemon=True)
@@ -156,7 +156,7 @@ class RunningNode:
                 recorder.check()
                 if at > deadline:
                     needed = f"{command[0]} in node {self.name} to end within {seconds:g} s"
-                    raise TimedOut(needed, "it goes on", "read its log")
+                    raise TimedOut(needed, "it still runs", "read its log")
                 if isinstance(line, str):
                     yield line
                     continue
@@ -167,11 +167,11 @@ class RunningNode:
                     raise line
 
     def json_lines(self, command: Sequence[str], seconds: float) -> Iterator[dict[str, Any]]:
-        """Run a command and yield each line that it prints, a JSON object.
+        """Run a command and yield its output, one JSON object per line.
 
         Raises:
             NodeDied: a node ended.
-            EngineFailed: the command failed, did not end within ``seconds``, or printed other text.
+            EngineFailed: the command failed, did not end within ``seconds``, or printed no JSON.
         """
         for line in self.lines(command, seconds):
             try:
@@ -182,16 +182,16 @@ class RunningNode:
             yield item
 
     def end(self, seconds: float) -> NodeDied | None:
-        """Wait up to ``seconds`` for the node's end and return how it ended; ``None``: it runs."""
+        """Wait up to ``seconds`` for the node's end and return its NodeDied; ``None`` if it still runs."""
         return self.recording.await_end(self.name, seconds)
 
     def expect_end(self) -> None:
-        """Let the node end from now on without that being a death."""
+        """Do not count a later end of the node as a death."""
         self.recording.expect_end(self.name)
 
     @contextmanager
     def _death_first(self) -> Iterator[None]:
-        """Raise NodeDied instead if a node has ended."""
+        """Replace EngineFailed by NodeDied if a node has ended."""
         try:
             yield
         except EngineFailed:

@@ -23,7 +23,7 @@ class Relay:
         return queue.length(self.node.ask(*queue.command)) if queue else None
 
     def flush(self) -> None:
-        """Have the relay try every queued message now, if it can be told to.
+        """Have the relay try every queued message now, if its service has a flush command.
 
         Raises:
             NodeDied: a node ended.

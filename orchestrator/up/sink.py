@@ -20,7 +20,7 @@ class Sink:
 
     @property
     def counts(self) -> bool:
-        """It accounts for the messages of each load."""
+        """Whether the sink accounts for the messages of each load."""
         return isinstance(services.service(self.node.plan.service), Counts)
 
     def begin(self, run: str, load: str) -> None:
@@ -29,7 +29,7 @@ class Sink:
         self.node.recording.keep_ticks(self.node.name, run, load)
 
     def expect(self, run: str, messages: int) -> Watch:
-        """Return a watch for the line that the sink prints once it has this many messages of a load."""
+        """Return a watch for the sink's line at the arrival of this many messages of a load."""
         arrival = self.node.recording.watch(self.node.name, rf'"complete": "{run}"')
         self._request("expect", run, str(messages))
         return arrival
@@ -54,7 +54,7 @@ class Sink:
         kind = services.service(self.node.plan.service)
         if not isinstance(kind, Counts):
             needed, found = "a sink that accounts for messages", f"service {kind.name}"
-            raise InvalidInput(needed, found, "take the service blackhole")
+            raise InvalidInput(needed, found, "use the service blackhole")
         answer: dict[str, Any] = json.loads(self.node.ask(*kind.control, *words))
         self.node.recording.check()
         return answer

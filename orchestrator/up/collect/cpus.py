@@ -9,7 +9,7 @@ from typing import Self
 from orchestrator.measurements.rundir import RunDir
 
 COMMAND = ("cat", "/proc/stat", "/proc/1/status")
-"""What to run in a node: the first is of the whole machine in a container, too, the second of the node."""
+"""Command to run in a node: the first file is of the whole machine, even in a container, the second of the node."""
 _TICK_S = 0.01
 """Unit of /proc/stat (USER_HZ, proc(5))."""
 _IDLE, _IOWAIT, _STEAL = 3, 4, 7
@@ -20,15 +20,15 @@ class CpuTimes:
     """One reading."""
 
     busy: Mapping[int, float]
-    """Seconds that were not idle: user, nice, system, irq, softirq, and steal, which a hypervisor gave to others."""
+    """Seconds not idle: user, nice, system, irq, softirq, and steal (given to other guests by the hypervisor)."""
     steal: Mapping[int, float]
     allowed: str
-    """The CPUs that the kernel lets the node's first process run on; empty when it does not tell."""
+    """Allowed CPUs of the node's first process; empty if unknown."""
 
     @classmethod
-    def parse(cls, said: str) -> Self:
-        """Read what ``COMMAND`` printed: ``cpuN user nice system idle iowait irq softirq steal ...`` (proc(5))."""
-        lines = [words for line in said.splitlines() if (words := line.split())]
+    def parse(cls, output: str) -> Self:
+        """Parse the output of ``COMMAND``: ``cpuN user nice system idle iowait irq softirq steal ...`` (proc(5))."""
+        lines = [words for line in output.splitlines() if (words := line.split())]
         times = {
             int(words[0][3:]): [int(word) * _TICK_S for word in words[1:9]]
             for words in lines
@@ -41,7 +41,7 @@ class CpuTimes:
         )
 
     def since(self, before: Self, cpus: Iterable[int]) -> dict[str, float] | None:
-        """Return what these CPUs did since, together: ``busy_s``, ``steal_s``; ``None`` where one is hidden, or all."""
+        """Return the sums over these CPUs since ``before``: ``busy_s``, ``steal_s``; ``None`` if any is hidden."""
         chosen = list(cpus)
         if not chosen or not all(n in self.busy and n in before.busy for n in chosen):
             return None
@@ -55,7 +55,7 @@ class CpuTimes:
 def recorded(rundir: RunDir, load: str, read: Callable[[], str], cpus: Iterable[int] | None = None) -> Iterator[None]:
     """Record the use of these CPUs (``None``: all) during the block as ``measurements.machine.RecordedCpus``.
 
-    ``read`` runs ``COMMAND`` in a node and returns what it printed.
+    ``read`` runs ``COMMAND`` in a node and returns its output.
     """
     start, before = time.time(), CpuTimes.parse(read())
     yield

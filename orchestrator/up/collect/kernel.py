@@ -1,4 +1,4 @@
-"""The kernel's own log of the machine under the engine, read by a helper (syslog(2))."""
+"""Kernel log of the engine's machine, read by a helper (syslog(2))."""
 
 import re
 import secrets
@@ -23,17 +23,17 @@ class KernelLine:
     """One line of the kernel's log."""
 
     t: float
-    """Unix time: about right, because the clock of the log is neither CLOCK_BOOTTIME nor the wall's."""
+    """Unix time, approximate: the log's clock is neither CLOCK_BOOTTIME nor CLOCK_REALTIME."""
     stamp: str
-    """Seconds since the boot, as it stands there; with the text, it is this line and no other."""
+    """Seconds since the boot, as printed; unique together with the text."""
     text: str
 
 
 def lines(engine: Host, pattern: str) -> list[KernelLine]:
-    """Return the lines in which ``pattern`` (grep -E) is found, as far back as the kernel keeps them.
+    """Return the lines in the kernel's buffer that match ``pattern`` (grep -E).
 
     Raises:
-        EngineFailed: they could not be read.
+        EngineFailed: the log could not be read.
     """
     identity = Identity.reading()
     done = engine.run(
@@ -49,11 +49,11 @@ def lines(engine: Host, pattern: str) -> list[KernelLine]:
         raise EngineFailed("the kernel's log", done.failure, "read it with dmesg")
     uptime, now, *printed = done.stdout.splitlines()
     boot = float(now) - float(uptime)
-    found = (_LINE.fullmatch(line) for line in printed)
-    return [KernelLine(t=boot + float(line[1]), stamp=line[1], text=line[2]) for line in found if line]
+    matches = (_LINE.fullmatch(line) for line in printed)
+    return [KernelLine(t=boot + float(line[1]), stamp=line[1], text=line[2]) for line in matches if line]
 
 
 def newer(now: Collection[KernelLine], before: Collection[KernelLine]) -> list[KernelLine]:
-    """Return the lines that an earlier reading did not hold."""
+    """Return the lines of ``now`` that are not in ``before``."""
     seen = {(line.stamp, line.text) for line in before}
     return [line for line in now if (line.stamp, line.text) not in seen]

@@ -1,7 +1,7 @@
 """One node's log: writes it to the run directory and notifies watches of matching lines.
 
-A watch is opened before the act that will cause the line, so no line can slip through between the two and nobody has
-to poll: the thread that reads the log tells the watch.
+A watch is opened before the action that causes the line, so that it misses no line; the reading thread notifies it,
+without polling.
 """
 
 import json
@@ -19,7 +19,7 @@ from orchestrator.hosts import LogLine
 from orchestrator.measurements.rundir import RunDir
 
 TAIL = 20
-"""Lines of a log that an error shows."""
+"""Number of log lines in an error."""
 
 
 class Listener(Protocol):
@@ -30,12 +30,12 @@ class Listener(Protocol):
         ...
 
     def end(self, why: Problem | None) -> None:
-        """Learn that no further line will come; ``None`` when recording simply stopped."""
+        """Take the end of the log, with its reason; ``None`` if the recording stopped."""
         ...
 
 
 class NodeLog:
-    """One node's log: written to the run directory, its end kept for errors, its listeners told."""
+    """One node's log: writes it to the run directory, keeps its tail for errors, notifies listeners."""
 
     def __init__(self, node: str, rundir: RunDir) -> None:
         self.node = node
@@ -51,7 +51,7 @@ class NodeLog:
         """Keep one line.
 
         Raises:
-            OSError: the run directory takes no more; listeners were told all the same, later lines are not written.
+            OSError: the run directory is not writable; listeners still got the line, later lines are not written.
         """
         with self._lock:
             self._tail.append(line.text)
@@ -66,7 +66,7 @@ class NodeLog:
                 self._unwritten = True
 
     def flush(self) -> None:
-        """Bring what was written so far to the disk, so that a killed orchestrator leaves it behind."""
+        """Flush the file, so that the lines survive a killed orchestrator."""
         with self._lock:
             if self._unwritten and self._writable:
                 try:
@@ -77,7 +77,7 @@ class NodeLog:
                 self._unwritten = False
 
     def end(self, why: Problem | None) -> None:
-        """Tell the listeners that no further line will come; only the first call counts."""
+        """Notify the listeners of the log's end; only the first call counts."""
         with self._lock:
             if self._ended is None:
                 self._ended = (why,)
@@ -86,10 +86,10 @@ class NodeLog:
                 self._listeners.clear()
 
     def close(self) -> None:
-        """End the log and its file; lines that come later are dropped.
+        """End the log and its file; later lines are dropped.
 
         Raises:
-            OSError: the run directory did not take the last lines.
+            OSError: the last lines could not be written.
         """
         self.end(None)
         with self._lock:
@@ -97,7 +97,7 @@ class NodeLog:
             self._file.close()
 
     def listen(self, listener: Listener) -> None:
-        """Tell ``listener`` every line from now on."""
+        """Notify ``listener`` of every later line."""
         with self._lock:
             if self._ended is None:
                 self._listeners.append(listener)
@@ -105,7 +105,7 @@ class NodeLog:
                 listener.end(self._ended[0])
 
     def ignore(self, listener: Listener) -> None:
-        """Stop telling ``listener``."""
+        """Stop notifying ``listener``."""
         with self._lock, suppress(ValueError):
             self._listeners.remove(listener)
 
@@ -117,13 +117,13 @@ class NodeLog:
 
 
 class Watch:
-    """Waits for one line of a log, from the moment it was opened; listens until ``wait`` or the end of its block."""
+    """Watch for one log line after its opening; listens until ``wait`` or the end of its block."""
 
     def __init__(self, log: NodeLog, pattern: re.Pattern[str] | str) -> None:
         self._log = log
         self._pattern = re.compile(pattern)
         self.found: Future[LogLine] = Future()
-        """The first line that matches, or why none will come."""
+        """First matching line, or the reason why none will come."""
         log.listen(self)
 
     def __enter__(self) -> Self:
@@ -140,21 +140,21 @@ class Watch:
         self._log.ignore(self)
 
     def line(self, line: LogLine) -> None:
-        """Take the line when it is the one."""
+        """Take the line if it is the first match."""
         if not self.found.done() and self._pattern.search(line.text):
             self.found.set_result(line)
 
     def end(self, why: Problem | None) -> None:
-        """Give up: no line will come."""
+        """Fail the watch: no line will come."""
         if not self.found.done():
             self.found.set_exception(why or EngineFailed(*self._missing("the recording was stopped")))
 
     def wait(self, timeout: float) -> LogLine:
-        """Return the first line that matches, waiting at most ``timeout`` seconds for it.
+        """Wait up to ``timeout`` seconds for the first matching line and return it.
 
         Raises:
-            NodeDied: the container ended before; raised at once, with the tail of its log.
-            TimedOut: no such line came in time.
+            NodeDied: the container ended first; raised at once, with the tail of its log.
+            TimedOut: no line matched in time.
             EngineFailed: the log cannot be read.
         """
         try:
@@ -178,9 +178,9 @@ class Watch:
 
 
 class Ticks:
-    """Keeps what a sink prints of the loads that it was told of as series/sink.jsonl: one for a bed, without a thread.
+    """Writes a sink's ticks (``agents.contract.SinkTick``) of its known loads to series/sink.jsonl, without a thread.
 
-    A tick is ``agents.contract.SinkTick``; the series adds the name of its load as ``phase``.
+    The series adds the name of the load as ``phase``.
     """
 
     def __init__(self, rundir: RunDir, fault: Callable[[str], None]) -> None:
@@ -190,7 +190,7 @@ class Ticks:
         """Run of a load -> its name."""
 
     def line(self, line: LogLine) -> None:
-        """Keep the line when it is a tick of one of the loads; a full disk ends that and is a fault."""
+        """Write the line if it is a tick of a known load; a full disk is a fault and ends the series."""
         if self._broken or not line.text.startswith('{"tick"'):
             return
         try:
@@ -203,9 +203,9 @@ class Ticks:
             self._fault(f"{type(error).__name__}: {error}")
 
     def end(self, why: Problem | None) -> None:
-        """Nothing is left to do."""
+        """Do nothing."""
 
 
 def died(log: NodeLog, exit_status: int | None) -> NodeDied:
-    """Return the error that says how this node ended."""
+    """Return the error for the end of this node."""
     return NodeDied(log.node, exit_status, log.tail)

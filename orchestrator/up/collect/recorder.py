@@ -1,7 +1,7 @@
-"""Recorder of a bed: writes logs and statistics into the run directory and notices a container that ends.
+"""Recorder of a bed: writes logs and statistics into the run directory and detects a container's end.
 
-Three threads for each node, because the engine's answers are blocking streams: its log, its statistics, its end.
-Recording never ends a run: a stream that breaks is written down (``faults``, series/recorder.jsonl) and missed.
+Three threads for each node, because the engine's answers are blocking streams: log, statistics, end.
+A broken stream does not end the run: it is reported in ``faults`` and series/recorder.jsonl.
 """
 
 import json
@@ -29,9 +29,9 @@ _log = logging.getLogger(__name__)
 FLUSH_S = 1.0
 """Interval between flushes: at most this much log is lost if the orchestrator is killed."""
 GRACE_S = 10.0
-"""How long the streams of removed containers may take to end."""
+"""Time limit for the streams of removed containers to end."""
 PAUSES_S = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-"""Pauses before an engine is asked again for the end of a container: one that restarts is away for some seconds."""
+"""Pauses between attempts to wait for a container's end; a restarting engine is away for some seconds."""
 
 
 class Recorder:
@@ -50,16 +50,16 @@ class Recorder:
             recorder.expect_end()
             node.remove()
 
-    All lines that a container printed to its end are then in the run directory.
+    The run directory then holds the complete logs.
     """
 
     def __init__(self, rundir: RunDir) -> None:
         self.faults: list[str] = []
-        """What could not be recorded, and why."""
+        """Streams that could not be recorded, with reasons."""
         self.died = Event()
-        """Set when a container has ended that should be running, or its end cannot be learnt any more."""
+        """Set if a container ended unexpectedly, or the engine cannot report ends any more."""
         self._broken: Future[None] = Future()
-        """Why it was set, as its exception."""
+        """Its exception is the reason why ``died`` is set."""
         self._told: list[Callable[[EngineFailed], None]] = []
         self._rundir = rundir
         self._lock = Lock()
@@ -82,24 +82,21 @@ class Recorder:
         self.close()
 
     def record(self, node: str, container: Node) -> None:
-        """Record a node, from its first line on. Its container must have been started.
-
-        (The engine follows the log of a running container only, and tells that one from its beginning.)
-        """
+        """Record a node from its first log line. Its container must have been started: the engine follows no other."""
         log, ended = self._log(node), Event()
         reader = self._thread("logs", node, lambda: self._read_log(log, container.logs(follow=True), ended))
         self._thread("stats", node, lambda: self._read_stats(node, container))
         self._thread("end", node, lambda: self._await_end(log, container, reader, ended))
 
     def watch(self, node: str, pattern: re.Pattern[str] | str) -> Watch:
-        """Open a watch for a line of a node's log; open it before the act, ``wait`` after it."""
+        """Open a watch for a line of a node's log, before the action that causes it."""
         return Watch(self._log(node), pattern)
 
     def await_lines(self, watches: Sequence[Watch], timeout: float) -> None:
-        """Wait until every watch has its line, at most ``timeout`` seconds in all; a node that may end needs none.
+        """Wait at most ``timeout`` seconds in all for every watch's line; a node expected to end needs none.
 
         Raises:
-            NodeDied: a node died, watched or not; raised at once, and of several the first.
+            NodeDied: a node died, watched or not; raised at once, for the first one.
             TimedOut: a line did not come in time.
             EngineFailed: a log cannot be read.
         """
@@ -115,7 +112,7 @@ class Recorder:
                 if not done:
                     raise next(iter(waiting.values())).late(timeout)
                 for found in done:
-                    if not isinstance(found.exception(), NodeDied):  # else check() has let it pass: it may end
+                    if not isinstance(found.exception(), NodeDied):  # check() accepted this node's end
                         found.result()
                     _log.info("%.1f s until %s", time.monotonic() - began, waiting.pop(found))
         finally:
@@ -123,7 +120,7 @@ class Recorder:
                 watch.close()
 
     def keep_ticks(self, node: str, run: str, load: str) -> None:
-        """Keep what a sink prints of this load from now on as series/sink.jsonl, until the bed goes down."""
+        """Write a sink's later ticks of this load to series/sink.jsonl, until the bed goes down."""
         log = self._log(node)
         if node not in self._ticks:
             self._ticks[node] = Ticks(self._rundir, partial(self._fault, f"ticks of {node}"))
@@ -131,16 +128,16 @@ class Recorder:
         self._ticks[node].loads[run] = load
 
     def expect_end(self, *nodes: str) -> None:
-        """From now on these nodes (none named: all) may end without that being a death."""
+        """Do not count later ends of these nodes (none named: of all) as deaths."""
         with self._lock:
             self._expected.update(nodes)
             self._all_expected = self._all_expected or not nodes
 
     def await_end(self, node: str, timeout: float) -> NodeDied | None:
-        """Wait until a node has ended, at most so many seconds, and return how; ``None``: it still runs.
+        """Wait at most ``timeout`` seconds for a node's end and return its NodeDied; ``None`` if it still runs.
 
         Raises:
-            EngineFailed: the engine does not tell any more.
+            EngineFailed: the engine cannot report the end any more.
         """
         try:
             return self._end(node).result(timeout)
@@ -148,18 +145,18 @@ class Recorder:
             return None
 
     def check(self) -> None:
-        """Make sure that every node still runs.
+        """Check that every node still runs.
 
         Raises:
-            NodeDied: one does not; the first one that ended.
-            EngineFailed: the engine does not tell any more.
+            NodeDied: a node ended unexpectedly; the first one.
+            EngineFailed: the engine cannot report ends any more.
         """
         if self._broken.done():
             self._broken.result()
 
     @contextmanager
     def telling(self, tell: Callable[[EngineFailed], None]) -> Iterator[None]:
-        """Call ``tell`` with the error that ``check`` raises if a node dies in the block, or has died before it."""
+        """Call ``tell`` with ``check``'s error if a node dies during the block, or has died before it."""
         with self._lock:
             self._told.append(tell)
             if self._broken.done():
@@ -171,10 +168,10 @@ class Recorder:
                 self._told.remove(tell)
 
     def close(self, timeout: float = GRACE_S) -> None:
-        """Stop: wait for the streams of ended containers, then complete the files. Never raises, safe to call twice.
+        """Stop: wait for the streams of ended containers, then complete the files. Never raises; idempotent.
 
-        A container that still runs after ``timeout`` seconds is recorded no further; its threads end with its next
-        line, and never hold up the end of the program.
+        The recording of a container that still runs after ``timeout`` seconds stops; its threads end with its next
+        line, and do not delay the end of the program.
         """
         if self._closed.is_set():
             return
@@ -214,7 +211,7 @@ class Recorder:
         def run() -> None:
             try:
                 work()
-            except Exception as error:  # noqa: BLE001 - whatever breaks a stream is reported and must not end the run
+            except Exception as error:  # noqa: BLE001 - any error of a stream is reported and must not end the run
                 self._fault(f"{stream} of {node}", f"{type(error).__name__}: {error}")
                 if stream != "stats":
                     self._log(node).end(_unreadable(node, error))
@@ -250,7 +247,7 @@ class Recorder:
     def _await_end(self, log: NodeLog, container: Node, reader: Thread, ended: Event) -> None:
         try:
             status = self._exit_status(container)
-        except Exception as error:  # noqa: BLE001 - whatever it is: somebody may be waiting for this end
+        except Exception as error:  # noqa: BLE001 - any error must wake the waiters for this end
             self._fault(f"end of {log.node}", f"{type(error).__name__}: {error}")
             lost = EngineFailed(f"news of node {log.node}", f"none: {error}", "see whether the engine runs")
             self._break(log.node, lost)
@@ -259,14 +256,14 @@ class Recorder:
             return
         finally:
             ended.set()
-        reader.join(GRACE_S)  # the last lines say why it ended
+        reader.join(GRACE_S)  # the last lines hold the reason
         death = died(log, status)
         self._break(log.node, death)
         log.end(death)
         self._end(log.node).set_result(death)
 
     def _exit_status(self, container: Node) -> int | None:
-        """Wait for the end of a container, through hiccups of the engine; ``None``: it was removed."""
+        """Wait for a container's end, with retries, and return its exit status; ``None`` if it was removed."""
         pauses = iter(PAUSES_S)
         while True:
             try:
@@ -275,7 +272,7 @@ class Recorder:
                 return None
             except Exception:
                 pause = next(pauses, None)
-                if pause is None or self._closed.wait(pause):  # an engine that is away announces nothing
+                if pause is None or self._closed.wait(pause):  # an absent engine sends no event
                     raise
 
     def _break(self, node: str, error: EngineFailed) -> None:
@@ -288,7 +285,7 @@ class Recorder:
                     tell(error)
 
     def _flush(self) -> None:
-        while not self._closed.wait(FLUSH_S):  # by the clock: nothing announces that we are killed
+        while not self._closed.wait(FLUSH_S):  # periodic: SIGKILL comes without notice
             for log in list(self._logs.values()):
                 try:
                     log.flush()

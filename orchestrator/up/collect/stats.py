@@ -26,18 +26,18 @@ _COLUMNS = (
 Point = dict[str, float | int | str | None]
 
 _NEVER = "0001-01-01T00:00:00Z"
-"""Go's zero time: what the engine reports as the reading time of a container that does not run."""
+"""Go's zero time: the reading time of a stopped container."""
 _UNLIMITED = 1 << 60
 """cgroup v1 writes "no limit" as the largest multiple of the page size."""
 
 
 def point(node: str, raw: Mapping[str, Any]) -> Point | None:
-    """Return one reading of a container; ``None`` when it was not running at that moment.
+    """Return one reading of a container; ``None`` if the container was not running.
 
     ``t``: Unix time of the reading. ``cpu_s``, ``cpu_user_s``, ``cpu_system_s``, ``throttled_s``: CPU seconds since
-    the container's start. ``memory_b``: what it holds without the file cache that the kernel can drop at once;
-    ``memory_max_b``: its limit. ``rx_*``, ``tx_*``: sums over its interfaces. ``read_b``, ``write_b``: block devices.
-    ``pids``: processes and threads. What the engine does not say is ``None``.
+    the container's start. ``memory_b``: memory without inactive file cache; ``memory_max_b``: its limit. ``rx_*``,
+    ``tx_*``: sums over the interfaces. ``read_b``, ``write_b``: block devices. ``pids``: processes and threads.
+    Figures missing from the engine's reading are ``None``.
     """
     read = raw.get("read", _NEVER)
     if read == _NEVER:
@@ -77,7 +77,7 @@ def _seconds(nanoseconds: int | None) -> float | None:
 
 
 def _resident(memory: Mapping[str, Any]) -> int | None:
-    """Subtract the inactive file cache, which ``docker stats`` leaves out as well (v1: of the whole hierarchy)."""
+    """Return memory without inactive file cache, as ``docker stats`` does (v1: of the whole hierarchy)."""
     usage = memory.get("usage")
     if not isinstance(usage, int):
         return None
@@ -100,10 +100,10 @@ def _blocks(entries: Sequence[Mapping[str, Any]], operation: str) -> int | None:
 
 
 def rates(host: Host, bed: DeployedBed) -> dict[str, dict[str, float | str | None]]:
-    """Return the state of each node, and what it uses now, measured over one second: node -> figure -> value.
+    """Return state and use of each node, measured over one second: node -> figure -> value.
 
-    ``state``; ``cores`` of CPU, ``memory_b``, ``rx_b_per_s``, ``tx_b_per_s``, ``pids``: ``None`` if the node does not
-    run, or ended or was removed meanwhile.
+    Besides ``state``: ``cores`` of CPU, ``memory_b``, ``rx_b_per_s``, ``tx_b_per_s``, ``pids``; each ``None`` if the
+    node does not run, or ended meanwhile.
     """
     nodes = {c.labels[NODE]: c.id for c in bed.containers if NODE in c.labels}
     with ThreadPoolExecutor(max(1, len(nodes))) as pool:
@@ -115,11 +115,11 @@ def rates(host: Host, bed: DeployedBed) -> dict[str, dict[str, float | str | Non
 
 def _use(host: Host, container: str) -> dict[str, float | None]:
     try:
-        # For a container that does not run, the engine sends empty readings without an end.
+        # For a stopped container the engine sends empty readings for ever.
         running = takewhile(lambda r: r is not None, (point("", raw) for raw in host.node(container).stats()))
         readings = list(islice((r for r in running if r and r["cpu_s"] is not None), 2))
     except EngineFailed:
-        if any(found.id == container and found.state == "running" for found in host.find({NODE: None})):
+        if any(node.id == container and node.state == "running" for node in host.find({NODE: None})):
             raise
         readings = []
     seconds = _figure(readings[1]["t"]) - _figure(readings[0]["t"]) if len(readings) == 2 else 0

@@ -142,5 +142,5 @@ def test_a_life_time_is_a_number_and_a_unit(text: str, seconds: int) -> None:
 @pytest.mark.parametrize("text", ["", "2", "h", "0s", "-1h", "1.5h", "2 h", "1w", "2h30m", "9999999d", "٢h"])
 def test_what_is_no_life_time_is_a_usage_error(testbed: Command, text: str) -> None:
     ended = testbed("up", f"--for={text}")
-    assert ended.names("the life time of a bed")
+    assert ended.names("the lifetime of a bed")
     assert (ended.code, "2h" in ended.err) == (ExitCode.USAGE, True)
