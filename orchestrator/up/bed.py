@@ -116,8 +116,8 @@ class RecordedBed(RunningBed):
     def keep(self, reading: str, label: str, value: float, *, at: float | None = None) -> None:
         """Append one reading, taken now or at Unix time ``at``, to series/readings.jsonl.
 
-        ``reading``, the quantity with its unit (``open files``, ``neighbour entries``), makes a chart; ``label``, often a
-        node, makes a line in it.
+        ``reading``, the quantity with its unit (``open files``, ``neighbour entries``), makes a chart; ``label``
+        makes a line in it, often named after a node.
         """
         with self.rundir.write_series("readings") as series:
             point = {"t": at or time.time(), "name": reading, "label": label, "value": value}
