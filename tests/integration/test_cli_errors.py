@@ -18,7 +18,7 @@ from tests.integration.beds import Up
 from tests.integration.command import POLL_S, TESTBED, call
 
 SMALL = ("run", "relay-throughput", "--domains", "4", "--seconds", "1", "--calibration", "1")
-pytestmark = [pytest.mark.docker, pytest.mark.alone]
+pytestmark = pytest.mark.docker
 
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="takes root: another user id, a small file system")
 
@@ -39,6 +39,7 @@ def _objects(engine: Host) -> set[str]:
     return {found.name for found in engine.find({ID: None})}
 
 
+@pytest.mark.alone
 def test_an_interface_that_is_not_there_is_named_before_anything_is_made(real_engine: Host, tmp_path: Path) -> None:
     before = _objects(real_engine)
     for words in (("up", "--domains", "2", "--name", "test-parent"), SMALL):
@@ -98,6 +99,7 @@ def test_a_user_who_may_not_use_the_engine_is_told() -> None:
             assert done.returncode == ExitCode.ENGINE
 
 
+@pytest.mark.alone
 @ROOT
 @pytest.mark.parametrize(
     "size",
@@ -121,6 +123,7 @@ def test_a_run_directory_that_is_full_ends_the_run_and_is_named(real_engine: Hos
     assert _objects(real_engine) <= before
 
 
+@pytest.mark.alone
 @ROOT
 def test_a_full_disk_hides_no_interrupt_of_a_sweep(real_engine: Host, tmp_path: Path) -> None:
     before = _objects(real_engine)

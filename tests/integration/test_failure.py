@@ -14,7 +14,7 @@ from orchestrator.hosts.docker import DockerHost
 from tests.integration.command import Watched, call, phase, step
 from tests.integration.traces import DEVICES, traces
 
-pytestmark = [pytest.mark.docker, pytest.mark.alone]
+pytestmark = pytest.mark.docker
 
 Start = Callable[..., Watched]
 SMALL = ("--domains", "16", "--calibration", "1", "--rate", "300")
@@ -138,6 +138,7 @@ def kill(run: Watched) -> None:
     assert run.found, "nothing was left: the moment has passed"
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "moment",
     [pytest.param(m, id=name, marks=() if name in SHORT else pytest.mark.long) for name, m in MOMENTS.items()],
@@ -154,6 +155,7 @@ def test_nothing_is_left_of_a_killed_run_after_a_clean(
     assert traces(real_engine, run.ids) == []
 
 
+@pytest.mark.alone
 def test_the_next_run_names_and_removes_what_a_killed_one_left(real_engine: Host, start: Start) -> None:
     killed = start("--seconds", "2")
     killed.until(step("start 4 nodes"))

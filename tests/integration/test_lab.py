@@ -21,7 +21,7 @@ from orchestrator.hosts import ContainerSpec, Endpoint, Found, Host, SubnetTaken
 from orchestrator.hosts.cleaning import clean, remove_id
 from orchestrator.hosts.ownership import Identity, Kind, deployed_beds
 
-pytestmark = [pytest.mark.docker, pytest.mark.alone]
+pytestmark = pytest.mark.docker
 
 DEVICES = Path("/sys/class/net")
 IMAGE = "testbed/agents:bookworm"
@@ -242,6 +242,7 @@ class Confined:
         return [found for found in self._engine.find(labels) if found.labels.get("testbed.id") == self._id]
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 5])
 def test_two_cleans_at_once_leave_nothing_of_a_killed_run(engine: Host, identity: Identity, steps: int) -> None:
     left_by_a_killed_process(identity, steps)
