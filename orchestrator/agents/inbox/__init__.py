@@ -1,0 +1,1 @@
+"""Mailbox with an HTTP API: keeps every message untouched, and finds it again."""

@@ -1,0 +1,97 @@
+"""Content of one message after DATA, on its way to the spool: nothing but the dot-stuffing is taken away.
+
+Only CRLF.CRLF ends it; a dot between bare line feeds or carriage returns is text (RFC 5321, 2.3.8 and 4.1.1.4).
+"""
+
+import errno
+import os
+import tempfile
+from pathlib import Path
+
+from orchestrator.agents.wire import END
+
+IN_MEMORY = 64 * 1024
+"""Octets of a message that are kept in memory until its end; a larger one goes to a file of its own as it comes."""
+_PREFIXES = (b"\r\n.\r", b"\r\n.", b"\r\n", b"\r")
+_CRLF = b"\r\n"
+
+
+class Content:
+    """Octets of one message: ``feed`` it until it returns the rest, then hand it to the spool or ``discard`` it.
+
+    Beyond ``most`` octets, or on a full disk, the rest is read and thrown away: ``refused`` says why.
+    """
+
+    __slots__ = ("_file", "_folder", "_head", "_most", "_tail", "path", "refused", "size")
+
+    def __init__(self, folder: Path, most: int) -> None:
+        self._folder = folder
+        self._most = most
+        self._tail = _CRLF  # the start of the data is the start of a line
+        self._head = bytearray()
+        self._file = -1
+        self.path: Path | None = None
+        """File of a message that is larger than ``IN_MEMORY``."""
+        self.size = -len(_CRLF)
+        self.refused: OSError | None = None
+        """Why it cannot be kept: EMSGSIZE, too many octets; another error: the disk did not take them."""
+
+    def feed(self, data: bytes) -> bytes | None:
+        """Take octets; return what follows the end of the data, or ``None`` if the end has not come.
+
+        Raises nothing: an error of the disk is kept in ``refused``.
+        """
+        text = self._tail + data
+        end = text.find(END)
+        if end < 0:
+            # The start of an END waits for the next piece, so that no CRLF-dot is ever cut in two.
+            self._tail = next((prefix for prefix in _PREFIXES if text.endswith(prefix)), b"")
+            self._take(text[: len(text) - len(self._tail)])
+            return None
+        self._take(text[: end + 2])
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+        return text[end + len(END) :]
+
+    @property
+    def octets(self) -> bytes:
+        """The message; of a large one, its file holds it."""
+        return bytes(self._head[len(_CRLF) :])
+
+    def discard(self) -> None:
+        """Remove what was written; idempotent."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+            self.path = None
+        self._head.clear()
+
+    def _take(self, text: bytes) -> None:
+        text = text.replace(b"\r\n.", _CRLF)  # RFC 5321, 4.5.2
+        self.size += len(text)
+        if self.refused is not None:
+            return
+        if self.size > self._most:
+            self.discard()
+            self.refused = OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
+            return
+        if self._file < 0 and len(self._head) + len(text) <= IN_MEMORY + len(_CRLF):
+            self._head += text
+            return
+        try:
+            self._write(text)
+        except OSError as error:
+            self.discard()
+            self.refused = error
+
+    def _write(self, text: bytes) -> None:
+        if self._file < 0:
+            self._file, name = tempfile.mkstemp(dir=self._folder, prefix="incoming-")
+            self.path = Path(name)
+            text, self._head = bytes(self._head[len(_CRLF) :]) + text if self._head else text[len(_CRLF) :], bytearray()
+        rest = memoryview(text)
+        while rest:
+            rest = rest[os.write(self._file, rest) :]

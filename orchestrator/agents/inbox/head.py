@@ -1,0 +1,103 @@
+"""Header section of a message, read leniently: a broken field is shown as it stands and never an error (RFC 5322)."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from email.errors import HeaderParseError
+from email.header import decode_header
+from email.utils import getaddresses
+from typing import Any
+
+LIMIT = 256 * 1024
+"""Octets of a header section that are read."""
+_FOLD = re.compile(r"\r?\n[ \t]*|\r")
+_FIELD = re.compile(rb"^([!-9;-~]{1,200})[ \t]*:(.*(?:\r?\n[ \t].*)*)", re.MULTILINE)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mailbox:
+    """A display name and an address; either may be empty."""
+
+    name: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """The fields that an inbox searches and lists, decoded (RFC 2047)."""
+
+    subject: str
+    message_id: str
+    """Without angle brackets."""
+    date: str
+    author: list[Mailbox]
+    to: list[Mailbox]
+    cc: list[Mailbox]
+    bcc: list[Mailbox]
+    reply_to: list[Mailbox]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain dicts, lists and strings."""
+        return asdict(self)
+
+
+def fields(message: bytes) -> Iterator[tuple[str, str]]:
+    """Yield name and value of each header field in its order: unfolded, the octets as UTF-8 or else Latin-1."""
+    head = message[:LIMIT]
+    ends = [end for end in (head.find(b"\r\n\r\n"), head.find(b"\n\n")) if end >= 0]
+    if head[:2] == b"\r\n" or head[:1] == b"\n":
+        return
+    for found in _FIELD.finditer(head[: min(ends) + 1] if ends else head):
+        yield found[1].decode("ascii"), _FOLD.sub(" ", _text(found[2])).strip()
+
+
+def decoded(value: str) -> str:
+    """Decode the encoded words of a field; a broken one stays as it is, control characters become spaces."""
+    try:
+        parts = [
+            part if isinstance(part, str) else part.decode(charset or "ascii", "replace")
+            for part, charset in decode_header(value)
+        ]
+    except (HeaderParseError, LookupError, ValueError):
+        parts = [value]
+    return _CONTROL.sub(" ", "".join(parts)).strip()
+
+
+def mailboxes(value: str) -> list[Mailbox]:
+    """Read a list of addresses; names are decoded after they are split."""
+    try:
+        pairs = getaddresses([value])
+    except (ValueError, IndexError, RecursionError):
+        pairs = [("", value)]
+    return [Mailbox(name=decoded(name), address=decoded(address)) for name, address in pairs if name or address]
+
+
+def read(message: bytes) -> Head:
+    """Read the header section of a message."""
+    first: dict[str, str] = {}
+    several: dict[str, list[str]] = {}
+    for name, value in fields(message):
+        first.setdefault(name.lower(), value)
+        several.setdefault(name.lower(), []).append(value)
+
+    def those(name: str) -> list[Mailbox]:
+        return [mailbox for value in several.get(name, []) for mailbox in mailboxes(value)]
+
+    return Head(
+        subject=decoded(first.get("subject", "")),
+        message_id=first.get("message-id", "").strip("<> "),
+        date=first.get("date", ""),
+        author=those("from"),
+        to=those("to"),
+        cc=those("cc"),
+        bcc=those("bcc"),
+        reply_to=those("reply-to"),
+    )
+
+
+def _text(octets: bytes) -> str:
+    try:
+        return octets.decode()
+    except UnicodeDecodeError:
+        return octets.decode("latin-1")

@@ -1,0 +1,129 @@
+"""Conditions of a search for messages, as SQL on the spool's index; a person's words are its parameters only."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+Condition = tuple[str, list[object]]
+"""A condition on the table ``messages``, and its parameters."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Term:
+    """One word of a search: ``to:bob@d1.test``, ``-subject:hello``; without a field, subject, addresses and id."""
+
+    field: str
+    value: str
+    negated: bool = False
+
+
+_WORD = re.compile(r'([-!]?)(?:([a-z-]+):)?(?:"([^"]*)"|(\S+))', re.IGNORECASE)
+_SIZE = re.compile(r"(\d{1,15})([km]?)b?", re.IGNORECASE)
+_UNITS = {"": 1, "k": 1024, "m": 1024 * 1024}
+
+
+def parse(text: str) -> list[Term]:
+    """Read a search in the words of Mailpit: ``field:value``, quoted values, negated by ``-`` or ``!``."""
+    terms = []
+    for minus, name, quoted, bare in _WORD.findall(text):
+        field, value = name.lower(), quoted or bare
+        if field not in _FIELDS:
+            field, value = "", f"{name}:{value}"
+        terms.append(Term(field=field, value=value, negated=bool(minus)))
+    return terms
+
+
+def where(terms: Sequence[Term]) -> Condition:
+    """Join terms: all of them have to hold.
+
+    Raises:
+        ValueError: a value cannot be read; the text names it.
+    """
+    sql, args = ["1"], list[object]()
+    for term in terms:
+        condition, values = _FIELDS[term.field](term.value)
+        sql.append(f"NOT ({condition})" if term.negated else f"({condition})")
+        args += values
+    return " AND ".join(sql), args
+
+
+def _like(value: str) -> str:
+    escaped = re.sub(r"([\\%_])", r"\\\1", value)
+    return f"%{escaped}%"
+
+
+def _address(*fields: str) -> Callable[[str], Condition]:
+    """Match an address exactly if it has an ``@``, else a part of a name or an address."""
+    marks = ", ".join("?" * len(fields))
+
+    def condition(value: str) -> Condition:
+        if "@" in value.strip("@"):
+            match, args = "address = ?", [value]
+        else:
+            match, args = "(address LIKE ? ESCAPE '\\' OR name LIKE ? ESCAPE '\\')", [_like(value)] * 2
+        return f"id IN (SELECT message FROM addresses WHERE {match} AND field IN ({marks}))", [*args, *fields]  # noqa: S608
+
+    return condition
+
+
+def _subject(value: str) -> Condition:
+    return "subject LIKE ? ESCAPE '\\'", [_like(value)]
+
+
+def _any(value: str) -> Condition:
+    subject, addressed = _subject(value), _addressed(value)
+    return f"{subject[0]} OR {addressed[0]} OR message_id = ?", [*subject[1], *addressed[1], value]
+
+
+def _is(value: str) -> Condition:
+    match value.lower():
+        case "read" | "seen":
+            return "seen = 1", []
+        case "unread" | "unseen":
+            return "seen = 0", []
+        case "tagged":
+            return "id IN (SELECT message FROM tags)", []
+    raise ValueError(f"is: goes with read, unread or tagged, not {value!r}")
+
+
+def _time(operator: str) -> Callable[[str], Condition]:
+    def condition(value: str) -> Condition:
+        try:
+            t = float(value)
+        except ValueError:
+            read = datetime.fromisoformat(value.replace("/", "-"))
+            t = (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp()
+        return f"t {operator} ?", [t]
+
+    return condition
+
+
+def _size(operator: str) -> Callable[[str], Condition]:
+    def condition(value: str) -> Condition:
+        if not (found := _SIZE.fullmatch(value)):
+            raise ValueError(f"a size is a number of octets, of k or of M, not {value!r}")
+        return f"size {operator} ?", [int(found[1]) * _UNITS[found[2].lower()]]
+
+    return condition
+
+
+_addressed = _address("author", "rcpt", "to", "cc", "bcc", "reply_to")
+_FIELDS: dict[str, Callable[[str], Condition]] = {
+    "": _any,
+    "to": _address("rcpt", "to"),
+    "from": _address("author"),
+    "cc": _address("cc"),
+    "bcc": _address("bcc"),
+    "reply-to": _address("reply_to"),
+    "addressed": _addressed,
+    "sender": lambda value: ("sender = ?", [value.strip("<>")]),
+    "subject": _subject,
+    "message-id": lambda value: ("message_id = ?", [value.strip("<>")]),
+    "tag": lambda value: ("id IN (SELECT message FROM tags WHERE tag = ? COLLATE NOCASE)", [value]),
+    "is": _is,
+    "before": _time("<"),
+    "after": _time(">="),
+    "larger": _size(">"),
+    "smaller": _size("<"),
+}

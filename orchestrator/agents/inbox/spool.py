@@ -1,0 +1,345 @@
+"""Spool of an inbox: raw messages in append-only files, and an SQLite index that finds them.
+
+::
+
+    spool/index.sqlite     one row for each message, each recipient of an envelope, each event
+    spool/000001           messages of at most 64 KiB, one behind the other
+    spool/incoming-x3f8    a larger message, in a file of its own
+
+The index is written before the reply to the end of the data, but not synced: the spool lives as long as its container.
+"""
+
+import json
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.agents.inbox import head
+from orchestrator.agents.inbox.content import Content
+
+SEGMENT_B = 64 * 1024 * 1024
+"""Octets of a shared file from which on a new one is begun."""
+MOST_EVENTS = 200_000
+"""Events kept; the oldest go first."""
+ROOM_B = 16 * 1024 * 1024
+"""Octets of the file system that stay free."""
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS messages (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, t REAL NOT NULL, sender TEXT NOT NULL, client TEXT NOT NULL,
+    helo TEXT NOT NULL, user TEXT, tls TEXT, size INTEGER NOT NULL, file TEXT NOT NULL, at INTEGER NOT NULL,
+    subject TEXT NOT NULL, message_id TEXT NOT NULL, head TEXT NOT NULL,
+    seen INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX IF NOT EXISTS by_file ON messages (file);
+CREATE INDEX IF NOT EXISTS by_message_id ON messages (message_id);
+CREATE TABLE IF NOT EXISTS addresses (
+    message INTEGER NOT NULL REFERENCES messages ON DELETE CASCADE, field TEXT NOT NULL,
+    address TEXT NOT NULL COLLATE NOCASE, name TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS by_address ON addresses (address, field, message);
+CREATE INDEX IF NOT EXISTS by_message ON addresses (message, field);
+CREATE TABLE IF NOT EXISTS tags (
+    message INTEGER NOT NULL REFERENCES messages ON DELETE CASCADE, tag TEXT NOT NULL, UNIQUE (message, tag)
+);
+CREATE TABLE IF NOT EXISTS events (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, t REAL NOT NULL, kind TEXT NOT NULL, data TEXT NOT NULL
+);
+"""
+
+_COLUMNS = "t, sender, client, helo, user, tls, size, file, at, subject, message_id, head"
+_INSERT = f"INSERT INTO messages ({_COLUMNS}) VALUES ({', '.join('?' * 12)})"  # noqa: S608
+_CHUNK = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope:
+    """What SMTP says of a message (RFC 5321, 2.3.1), apart from its header section."""
+
+    sender: str
+    """Without angle brackets; empty: ``<>``."""
+    recipients: tuple[str, ...]
+    client: str
+    """IP address."""
+    helo: str
+    user: str | None = None
+    """Of AUTH."""
+    tls: str | None = None
+    """Version of TLS and cipher."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """One message of the spool, as its index tells of it."""
+
+    id: int
+    t: float
+    """Unix time of the end of its data."""
+    size: int
+    """Octets."""
+    seen: bool
+    envelope: Envelope
+    head: dict[str, Any]
+    """``head.Head``."""
+    tags: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Something that happened: a message came, an attempt was answered, messages were deleted, rules changed."""
+
+    id: int
+    """Cursor: later events have larger ones."""
+    t: float
+    kind: str
+    data: dict[str, Any]
+
+
+class Spool:
+    """Messages and events of one inbox. Not for several threads."""
+
+    def __init__(
+        self, folder: Path, *, most_b: int, most_messages: int, clock: Callable[[], float] = time.time
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self._most_b, self._most_messages, self._clock = most_b, most_messages, clock
+        for left in folder.glob("incoming-*"):
+            left.unlink()  # of sessions that ended with an earlier process
+        self._index = sqlite3.connect(folder / "index.sqlite", isolation_level=None)
+        self._index.execute("PRAGMA journal_mode = WAL")
+        self._index.execute("PRAGMA synchronous = OFF")
+        self._index.execute("PRAGMA foreign_keys = ON")
+        self._index.executescript(_SCHEMA)
+        self.count, self.size = self._index.execute("SELECT count(*), coalesce(sum(size), 0) FROM messages").fetchone()
+        """Messages, and their octets."""
+        self._number = max((int(path.name) for path in folder.glob("[0-9]*")), default=0)
+        self._segment = -1
+        self._segment_size = 0
+
+    # ------------------------------------------------------------------------------------------------------- keep
+
+    def begin(self, most: int) -> Content:
+        """Return the content of a new message, of at most ``most`` octets."""
+        return Content(self.folder, most)
+
+    @property
+    def full(self) -> str | None:
+        """Why no further message can be kept; ``None``: there is room."""
+        if self.count >= self._most_messages:
+            return f"{self.count} messages are kept, the limit"
+        if self.size >= self._most_b:
+            return f"{self.size} octets are kept, the limit is {self._most_b}"
+        if shutil.disk_usage(self.folder).free < ROOM_B:
+            return "the disk is full"
+        return None
+
+    def keep(self, content: Content, envelope: Envelope) -> int:
+        """Keep a message that has ended, and return its id.
+
+        Raises:
+            OSError, sqlite3.Error: the disk did not take it; nothing of it is kept.
+        """
+        try:
+            name, at, octets = self._lay(content)
+            now, fields = self._clock(), head.read(octets)
+            with self._index:
+                self._index.execute("BEGIN")
+                row = (
+                    *(now, envelope.sender, envelope.client, envelope.helo, envelope.user, envelope.tls),
+                    *(content.size, name, at, fields.subject, fields.message_id),
+                    json.dumps(fields.to_dict()),
+                )
+                id_ = self._index.execute(_INSERT, row).lastrowid or 0
+                self._index.executemany(
+                    "INSERT INTO addresses VALUES (?, ?, ?, ?)",
+                    [(id_, field, address, name) for field, address, name in _addresses(envelope, fields)],
+                )
+        except BaseException:
+            content.discard()
+            raise
+        self.count += 1
+        self.size += content.size
+        return id_
+
+    def _lay(self, content: Content) -> tuple[str, int, bytes]:
+        """Put the octets into their file; return its name, their place in it, and the first of them."""
+        if content.path is not None:
+            with content.path.open("rb") as file:
+                first = file.read(head.LIMIT)
+            self._number += 1
+            content.path = content.path.rename(self.folder / f"{self._number:06}")
+            return content.path.name, 0, first
+        if self._segment < 0 or self._segment_size >= SEGMENT_B:
+            self._close()
+            self._number += 1
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+            self._segment = os.open(self.folder / f"{self._number:06}", flags, 0o600)
+            self._segment_size = 0
+            self._segment_name = f"{self._number:06}"
+        octets, at = content.octets, self._segment_size
+        rest = memoryview(octets)
+        while rest:
+            done = os.write(self._segment, rest)
+            self._segment_size += done
+            rest = rest[done:]
+        return self._segment_name, at, octets
+
+    def _close(self) -> None:
+        if self._segment >= 0:
+            os.close(self._segment)
+            self._segment = -1
+
+    # ------------------------------------------------------------------------------------------------------- find
+
+    def find(self, where: str = "1", args: Sequence[object] = (), *, limit: int = 50, start: int = 0) -> list[Stored]:
+        """Return messages, the newest first; ``where`` is a condition on the table ``messages`` (``search.where``)."""
+        rows = self._index.execute(
+            f"SELECT id, t, size, seen, sender, client, helo, user, tls, head FROM messages WHERE {where}"  # noqa: S608
+            " ORDER BY id DESC LIMIT ? OFFSET ?",
+            (*args, limit, start),
+        ).fetchall()
+        return [
+            Stored(
+                id=id_,
+                t=t,
+                size=size,
+                seen=bool(seen),
+                envelope=Envelope(
+                    sender=sender,
+                    recipients=self._recipients(id_),
+                    client=client,
+                    helo=helo,
+                    user=user,
+                    tls=tls,
+                ),
+                head=json.loads(fields),
+                tags=self._tags(id_),
+            )
+            for id_, t, size, seen, sender, client, helo, user, tls, fields in rows
+        ]
+
+    def get(self, id_: int) -> Stored:
+        """Return one message.
+
+        Raises:
+            KeyError: no such message is kept.
+        """
+        found = self.find("id = ?", (id_,))
+        if not found:
+            raise KeyError(id_)
+        return found[0]
+
+    def total(self, where: str = "1", args: Sequence[object] = ()) -> int:
+        """Return how many messages fulfil a condition."""
+        (count,) = self._index.execute(f"SELECT count(*) FROM messages WHERE {where}", args).fetchone()  # noqa: S608
+        return int(count)
+
+    def chunks(self, id_: int) -> Iterator[bytes]:
+        """Yield the octets of a message, 256 KiB at a time at most.
+
+        Raises:
+            KeyError: no such message is kept.
+        """
+        place = self._index.execute("SELECT file, at, size FROM messages WHERE id = ?", (id_,)).fetchone()
+        if place is None:
+            raise KeyError(id_)
+        return self._read(*place)
+
+    def raw(self, id_: int) -> bytes:
+        """Return the octets of a message.
+
+        Raises:
+            KeyError: no such message is kept.
+        """
+        return b"".join(self.chunks(id_))
+
+    # ----------------------------------------------------------------------------------------------------- change
+
+    def mark(self, ids: Iterable[int], *, seen: bool) -> None:
+        """Mark messages as seen or not."""
+        self._index.executemany("UPDATE messages SET seen = ? WHERE id = ?", [(seen, id_) for id_ in ids])
+
+    def tag(self, id_: int, tags: Iterable[str]) -> None:
+        """Replace the tags of a message."""
+        with self._index:
+            self._index.execute("BEGIN")
+            self._index.execute("DELETE FROM tags WHERE message = ?", (id_,))
+            self._index.executemany("INSERT OR IGNORE INTO tags VALUES (?, ?)", [(id_, tag) for tag in tags])
+
+    def delete(self, where: str = "1", args: Sequence[object] = ()) -> list[int]:
+        """Delete the messages that fulfil a condition, and the files that hold none any more; return their ids."""
+        files = self._index.execute(f"SELECT DISTINCT file FROM messages WHERE {where}", args).fetchall()  # noqa: S608
+        gone = self._index.execute(
+            f"DELETE FROM messages WHERE {where} RETURNING id, size",  # noqa: S608
+            args,
+        ).fetchall()
+        self.count -= len(gone)
+        self.size -= sum(size for _, size in gone)
+        for (name,) in files:
+            if not self._index.execute("SELECT 1 FROM messages WHERE file = ? LIMIT 1", (name,)).fetchone():
+                if self._segment >= 0 and name == self._segment_name:
+                    self._close()
+                (self.folder / name).unlink(missing_ok=True)
+        return [id_ for id_, _ in gone]
+
+    # ----------------------------------------------------------------------------------------------------- events
+
+    def record(self, kind: str, data: dict[str, Any]) -> Event:
+        """Record an event."""
+        now = self._clock()
+        text = json.dumps(data)
+        id_ = (
+            self._index.execute("INSERT INTO events (t, kind, data) VALUES (?, ?, ?)", (now, kind, text)).lastrowid or 0
+        )
+        if id_ % 1000 == 0:
+            self._index.execute("DELETE FROM events WHERE id <= ?", (id_ - MOST_EVENTS,))
+        return Event(id=id_, t=now, kind=kind, data=data)
+
+    def events(self, after: int = 0, kinds: Sequence[str] = (), limit: int = 1000) -> list[Event]:
+        """Return the events behind a cursor, the oldest first; of all kinds by default."""
+        only = f"AND kind IN ({', '.join('?' * len(kinds))})" if kinds else ""
+        rows = self._index.execute(
+            f"SELECT id, t, kind, data FROM events WHERE id > ? {only} ORDER BY id LIMIT ?",  # noqa: S608
+            (after, *kinds, limit),
+        ).fetchall()
+        return [Event(id=id_, t=t, kind=kind, data=json.loads(data)) for id_, t, kind, data in rows]
+
+    @property
+    def cursor(self) -> int:
+        """The id of the newest event; 0: there was none."""
+        (newest,) = self._index.execute("SELECT coalesce(max(id), 0) FROM events").fetchone()
+        return int(newest)
+
+    def close(self) -> None:
+        """Close the files; idempotent."""
+        self._close()
+        self._index.close()
+
+    def _read(self, name: str, at: int, size: int) -> Iterator[bytes]:
+        with (self.folder / name).open("rb") as file:
+            file.seek(at)
+            while size > 0 and (octets := file.read(min(size, _CHUNK))):
+                size -= len(octets)
+                yield octets
+
+    def _recipients(self, id_: int) -> tuple[str, ...]:
+        rows = self._index.execute(
+            "SELECT address FROM addresses WHERE message = ? AND field = 'rcpt' ORDER BY rowid", (id_,)
+        )
+        return tuple(address for (address,) in rows)
+
+    def _tags(self, id_: int) -> tuple[str, ...]:
+        return tuple(tag for (tag,) in self._index.execute("SELECT tag FROM tags WHERE message = ?", (id_,)))
+
+
+def _addresses(envelope: Envelope, fields: head.Head) -> Iterator[tuple[str, str, str]]:
+    """Yield field, address and name: ``rcpt`` for those of the envelope, which may stand in no field."""
+    yield from (("rcpt", address, "") for address in dict.fromkeys(envelope.recipients))
+    for field in ("author", "to", "cc", "bcc", "reply_to"):
+        yield from ((field, mailbox.address, mailbox.name) for mailbox in getattr(fields, field))

@@ -1,0 +1,265 @@
+"""Rules of a sink: faults and limits by recipient, sender and moment. The first rule that matches decides.
+
+The model of a rule is the same in a bed file, in the HTTP API and on the control socket.
+"""
+
+import math
+import re
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from fnmatch import translate
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Moment(StrEnum):
+    """When a rule is looked at: before the reply to a command, or to the end of a message."""
+
+    CONNECT = "connect"
+    EHLO = "ehlo"
+    AUTH = "auth"
+    MAIL = "mail"
+    RCPT = "rcpt"
+    DATA = "data"
+    MESSAGE = "message"
+
+
+class Action(StrEnum):
+    """What a rule does."""
+
+    ACCEPT = "accept"
+    """Take it; later rules are not looked at."""
+    DEFER = "defer"
+    """Answer with a temporary failure (4xx)."""
+    REJECT = "reject"
+    """Answer with a permanent failure (5xx)."""
+    GREYLIST = "greylist"
+    """Defer a triple of client, sender and recipient until ``delay_s`` after its first attempt (RFC 6647)."""
+    BOUNCE = "bounce"
+    """Accept the message, and ``delay_s`` later send a delivery status notification (RFC 3464) through the relay."""
+    TARPIT = "tarpit"
+    """Answer ``delay_s`` late."""
+    DISCONNECT = "disconnect"
+    """Close the connection: with ``reply``, or without one."""
+    RESET = "reset"
+    """Reset the connection (RST), without a reply."""
+    RATE = "rate"
+    """Defer what is above ``per_minute``."""
+    PACE = "pace"
+    """Answer late, so that at most ``per_second`` are taken; nothing is refused."""
+    DROP = "drop"
+    """Accept the message and discard it."""
+
+
+_ENVELOPE = (Moment.MAIL, Moment.RCPT, Moment.DATA, Moment.MESSAGE)
+_WITH_RECIPIENT = (Moment.RCPT, Moment.DATA, Moment.MESSAGE)
+_MOMENTS: Mapping[Action, tuple[Moment, ...]] = {
+    Action.GREYLIST: (Moment.RCPT,),
+    Action.BOUNCE: (Moment.MESSAGE,),
+    Action.DROP: (Moment.MESSAGE,),
+}
+"""Moments of those actions that make no sense at every moment; the first is the default."""
+_REPLIES: Mapping[Action, tuple[str, str]] = {
+    Action.DEFER: ("4", "451 4.3.0 Try again later"),
+    Action.REJECT: ("5", "550 5.7.1 Rejected"),
+    Action.GREYLIST: ("4", "450 4.7.1 Greylisted, try again later"),
+    Action.RATE: ("4", "450 4.7.1 Too many messages, try again later"),
+    Action.DISCONNECT: ("4", ""),
+}
+"""First digit and default of the reply of those actions that have one."""
+_NEEDS: Mapping[Action, str] = {
+    Action.GREYLIST: "delay_s",
+    Action.TARPIT: "delay_s",
+    Action.RATE: "per_minute",
+    Action.PACE: "per_second",
+}
+_TAKES: Mapping[Action, tuple[str, ...]] = {Action.BOUNCE: ("delay_s",)}
+_ONLY_SOME = ("delay_s", "per_minute", "per_second")
+MOST_TRIPLES = 100_000
+"""Triples that a greylisting rule remembers; the oldest are forgotten first."""
+MOST_PER_MINUTE = 100_000
+
+Reply = Annotated[str, Field(pattern=r"^[45][0-9]{2}( [245]\.[0-9]{1,3}\.[0-9]{1,3})?( [!-~][ -~]{0,399})?$")]
+"""One line of a reply: code, enhanced status code (RFC 3463), text."""
+Address = Annotated[str, Field(min_length=1, max_length=320)]
+Seconds = Annotated[float, Field(ge=0, le=3600)]
+
+
+class Rule(BaseModel):
+    """One rule: whom it concerns, when, and what it does."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    to: Address | None = None
+    """Recipient, with ``*`` and ``?``; letters of either case. Default: any."""
+    from_: Annotated[Address | None, Field(alias="from")] = None
+    """Sender of the envelope, likewise; ``<>`` is the empty one."""
+    on: Moment | None = None
+    """Default: ``rcpt``; of bounce and drop ``message``."""
+    then: Action
+    reply: Reply | None = None
+    times: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
+    """Apply to the first ``times`` matches only; later ones go on to the next rule."""
+    every: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    """Apply to each ``every``-th match only."""
+    delay_s: Seconds | None = None
+    per_minute: Annotated[int, Field(ge=1, le=MOST_PER_MINUTE)] | None = None
+    per_second: Annotated[float, Field(gt=0, le=100_000)] | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        moments = _MOMENTS.get(self.then, tuple(Moment))
+        if self.moment not in moments:
+            raise ValueError(f"{self.then} goes with on: {' or '.join(moments)}, not {self.moment}")
+        if self.to and self.moment not in _WITH_RECIPIENT:
+            raise ValueError(f"to: needs on: rcpt, data or message; no recipient is known on {self.moment}")
+        if self.from_ and self.moment not in _ENVELOPE:
+            raise ValueError(f"from: needs on: mail, rcpt, data or message; no sender is known on {self.moment}")
+        needed = _NEEDS.get(self.then)
+        if needed and getattr(self, needed) is None:
+            raise ValueError(f"{self.then} needs {needed}:")
+        for name in _ONLY_SOME:
+            if getattr(self, name) is not None and name != needed and name not in _TAKES.get(self.then, ()):
+                raise ValueError(f"{self.then} has no {name}:")
+        if self.reply is not None:
+            if self.then not in _REPLIES:
+                raise ValueError(f"{self.then} has no reply:")
+            if self.reply[0] not in ("45" if self.then is Action.DISCONNECT else _REPLIES[self.then][0]):
+                raise ValueError(f"the reply of {self.then} begins with {_REPLIES[self.then][0]}, not {self.reply[0]}")
+        return self
+
+    @property
+    def moment(self) -> Moment:
+        """When it is looked at."""
+        return self.on or _MOMENTS.get(self.then, (Moment.RCPT,))[0]
+
+    def answer(self) -> str:
+        """Return the line that it answers with; empty: none of its own."""
+        return self.reply or _REPLIES.get(self.then, ("", ""))[1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope:
+    """What is known of a session at a moment."""
+
+    client: str = ""
+    """IP address."""
+    sender: str | None = None
+    """Without angle brackets; ``None``: not yet known, empty: ``<>``."""
+    recipient: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What the first matching rule does."""
+
+    rule: int
+    """Its index."""
+    action: Action
+    reply: str = ""
+    """Line to answer with, without CRLF; empty: the usual one."""
+    delay_s: float = 0.0
+    """Answer this much later; of ``bounce``: send the notification this much later."""
+
+
+PASSED = Decision(rule=-1, action=Action.ACCEPT)
+"""No rule matches, or the rule that matches lets it pass."""
+
+
+@dataclass(slots=True)
+class _Kept:
+    """A rule with the state that it gathers."""
+
+    index: int
+    rule: Rule
+    to: re.Pattern[str] | None
+    sender: re.Pattern[str] | None
+    matches: int = 0
+    hits: int = 0
+    first_seen: dict[tuple[str, str, str], float] = field(default_factory=dict)
+    recent: deque[float] = field(default_factory=deque)
+    """Times of those taken within the last minute."""
+    due: float = -math.inf
+    """When the newest one was answered, or will be."""
+
+    def concerns(self, envelope: Envelope) -> bool:
+        """Say whether patterns match, and this match is one of those that count."""
+        if self.to is not None and not (envelope.recipient and self.to.match(envelope.recipient)):
+            return False
+        if self.sender is not None and (envelope.sender is None or not self.sender.match(envelope.sender or "<>")):
+            return False
+        if self.rule.times is not None and self.hits >= self.rule.times:
+            return False
+        self.matches += 1
+        return self.matches % self.rule.every == 0
+
+    def decide(self, envelope: Envelope, now: float) -> Decision:
+        """Decide, and remember."""
+        rule = self.rule
+        delay_s, reply = rule.delay_s or 0.0, rule.answer()
+        match rule.then:
+            case Action.GREYLIST:
+                if self._waited(envelope, now, delay_s):
+                    return PASSED
+                delay_s = 0.0
+            case Action.RATE:
+                if self._below(now, rule.per_minute or 1):
+                    return PASSED
+            case Action.PACE:
+                self.due = max(now, self.due + 1 / (rule.per_second or 1))
+                delay_s = self.due - now
+        self.hits += 1
+        return Decision(rule=self.index, action=rule.then, reply=reply, delay_s=delay_s)
+
+    def _waited(self, envelope: Envelope, now: float, delay_s: float) -> bool:
+        triple = (envelope.client, (envelope.sender or "").lower(), (envelope.recipient or "").lower())
+        first = self.first_seen.setdefault(triple, now)
+        if len(self.first_seen) > MOST_TRIPLES:
+            del self.first_seen[next(iter(self.first_seen))]
+        return now - first >= delay_s and now > first
+
+    def _below(self, now: float, per_minute: int) -> bool:
+        while self.recent and self.recent[0] <= now - 60:
+            self.recent.popleft()
+        if len(self.recent) >= per_minute:
+            return False
+        self.recent.append(now)
+        return True
+
+
+class Rules:
+    """A list of rules in force, with the hits of each."""
+
+    def __init__(self, rules: Sequence[Rule], clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._kept = [_Kept(i, rule, _pattern(rule.to), _pattern(rule.from_)) for i, rule in enumerate(rules)]
+        self._at: dict[Moment, list[_Kept]] = defaultdict(list)
+        for kept in self._kept:
+            self._at[kept.rule.moment].append(kept)
+
+    def __bool__(self) -> bool:
+        return bool(self._kept)
+
+    def decide(self, moment: Moment, envelope: Envelope) -> Decision:
+        """Return what the first matching rule of a moment does; ``PASSED``: nothing."""
+        kept = next((kept for kept in self._at.get(moment, ()) if kept.concerns(envelope)), None)
+        return kept.decide(envelope, self._clock()) if kept else PASSED
+
+    @property
+    def hits(self) -> list[int]:
+        """How often each rule was applied."""
+        return [kept.hits for kept in self._kept]
+
+    @property
+    def rules(self) -> list[Rule]:
+        """The rules, in their order."""
+        return [kept.rule for kept in self._kept]
+
+
+def _pattern(glob: str | None) -> re.Pattern[str] | None:
+    """Compile ``*`` and ``?``; brackets stand for themselves: they are those of an address literal."""
+    return None if glob is None or glob == "*" else re.compile(translate(glob.replace("[", "[[]")), re.IGNORECASE)

@@ -1,0 +1,264 @@
+"""The spool: octets as they came, found by envelope and header, bounded, and gone when deleted."""
+
+import errno
+import json
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from orchestrator.agents.inbox import search
+from orchestrator.agents.inbox.content import IN_MEMORY, Content
+from orchestrator.agents.inbox.spool import SEGMENT_B, Envelope, Spool
+
+ALICE = Envelope(sender="alice@d0.test", recipients=("bob@d1.test",), client="198.18.0.2", helo="relay.test")
+END = b"\r\n.\r\n"
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Iterator[Spool]:
+    kept = Spool(tmp_path / "spool", most_b=1 << 30, most_messages=1000)
+    yield kept
+    kept.close()
+
+
+def stuffed(message: bytes) -> bytes:
+    """Return what a client writes after DATA (RFC 5321, 4.5.2); a message ends with CRLF."""
+    text = b"." + message if message.startswith(b".") else message
+    return text.replace(b"\r\n.", b"\r\n..") + b".\r\n"
+
+
+def put(spool: Spool, message: bytes, envelope: Envelope = ALICE, piece: int = 1 << 16) -> int:
+    content = spool.begin(1 << 26)
+    wire = stuffed(message)
+    for at in range(0, len(wire), piece):
+        rest = content.feed(wire[at : at + piece])
+    assert rest == b""
+    return spool.keep(content, envelope)
+
+
+def files(spool: Spool) -> set[str]:
+    return {path.name for path in spool.folder.iterdir() if not path.name.startswith("index")}
+
+
+# ---------------------------------------------------------------------------------------------------------- the octets
+
+_PIECES = st.sampled_from([b"\r\n", b".", b"\r", b"\n", b"\0", b"a", b"\r\n.\n", b"\n.\r\n", b"\r.\r", b"\xff"])
+
+
+@given(st.lists(_PIECES, max_size=30).map(b"".join), st.lists(st.integers(0, 60), max_size=6), st.binary(max_size=8))
+@example(b"", [1, 2], b"QUIT\r\n")
+@example(b".", [], b"")
+def test_only_crlf_dot_crlf_ends_a_message_and_nothing_else_changes_it(
+    tmp_path_factory: pytest.TempPathFactory, text: bytes, cuts: list[int], behind: bytes
+) -> None:
+    message = text + b"\r\n" if text else b""
+    wire = stuffed(message) + behind
+    content = Content(tmp_path_factory.getbasetemp(), 1 << 20)
+    at, rest = 0, None
+    for cut in [*sorted(min(c, len(stuffed(message)) - 1) for c in cuts), len(wire)]:
+        rest = content.feed(wire[at:cut])
+        at = cut
+    assert (content.octets, content.size, rest) == (message, len(message), behind)
+
+
+@pytest.mark.parametrize("size", [0, 2, 100, IN_MEMORY - 1, IN_MEMORY, IN_MEMORY + 1, 3 * IN_MEMORY])
+@pytest.mark.parametrize("piece", [1000, 1 << 20])
+def test_a_message_of_any_size_comes_back_as_it_was(spool: Spool, size: int, piece: int) -> None:
+    line = b".x\0\xff" * 24 + b"\r\n"
+    message = (line * (size // len(line) + 1))[: size - 2] + b"\r\n" if size else b""
+    first, second = put(spool, message, piece=piece), put(spool, b"Subject: between\r\n\r\n")
+    assert spool.raw(first) == message
+    assert spool.raw(second) == b"Subject: between\r\n\r\n"
+    assert spool.get(first).size == len(message)
+    assert len(files(spool)) == (2 if size > IN_MEMORY else 1)
+
+
+def test_a_large_message_takes_little_memory(spool: Spool) -> None:
+    piece = b"x" * 998 + b"\r\n"
+    content = spool.begin(1 << 26)
+    tracemalloc.start()
+    for _ in range(25_000):
+        content.feed(piece)
+    assert content.feed(b".\r\n") == b""
+    spool.keep(content, ALICE)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert spool.size == 25_000_000
+    assert peak < 2_000_000
+
+
+def test_a_message_beyond_the_limit_is_read_and_not_kept(spool: Spool) -> None:
+    content = spool.begin(100_000)
+    for _ in range(20):
+        assert content.feed(b"x" * 9_998 + b"\r\n") is None
+    assert content.feed(b".\r\nRSET\r\n") == b"RSET\r\n"
+    assert content.refused
+    assert content.refused.errno == errno.EMSGSIZE
+    assert files(spool) == set()
+
+
+def test_a_disk_that_takes_no_more_is_a_reason_and_leaves_no_file(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_fd: int, _octets: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    content = spool.begin(1 << 26)
+    monkeypatch.setattr("os.write", full)
+    content.feed(b"x" * 100_000 + b"\r\n")
+    assert content.feed(b".\r\n") == b""
+    assert content.refused
+    assert content.refused.errno == errno.ENOSPC
+    assert files(spool) == set()
+
+
+# ---------------------------------------------------------------------------------------------------------- is found
+
+LETTER = (
+    b"From: =?utf-8?Q?M=C3=BCller=2C_Hans?= <hans@d9.test>\r\n"
+    b"To: Bob <bob@d1.test>,\r\n carol@d2.test\r\n"
+    b"Cc: dave@d3.test\r\nReply-To: nobody@d4.test\r\n"
+    b"Subject: =?iso-8859-1?Q?Gr=FC=DFe?= 100%\r\nMessage-ID: <1@d9.test>\r\n\r\nSubject: no\r\n"
+)
+HIDDEN = Envelope(sender="", recipients=("Eve@d5.test", "eve@d5.test", "bob@d1.test"), client="::1", helo="x")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("to:bob@d1.test", True),
+        ("to:BOB@D1.test", True),
+        ("to:ob@d1.test", False),
+        ("to:eve@d5.test", True),
+        ("to:carol", True),
+        ("from:hans@d9.test", True),
+        ('from:"müller, hans"', True),
+        ("from:bob", False),
+        ("cc:dave@d3.test", True),
+        ("reply-to:nobody", True),
+        ("addressed:dave", True),
+        ("subject:grüße", True),
+        ("subject:GRÜ", False),  # SQLite folds ASCII letters only
+        ("subject:100%", True),
+        ("subject:1%0", False),
+        ("message-id:<1@d9.test>", True),
+        ("-subject:grüße", False),
+        ("!subject:other to:carol", True),
+        ("is:unread", True),
+        ("is:read", False),
+        ("tag:Urgent", True),
+        ("larger:1k", False),
+        ("smaller:1M", True),
+        ("after:2020/01/01", True),
+        ("before:2020-01-01", False),
+        ("hans", True),
+        ("nosuch:field", False),
+        ("to:' OR 1=1 --", False),
+        ("", True),
+    ],
+)
+def test_a_message_is_found_by_its_words(spool: Spool, text: str, found: bool) -> None:  # noqa: FBT001
+    id_ = put(spool, LETTER, HIDDEN)
+    spool.tag(id_, ["urgent"])
+    assert [stored.id for stored in spool.find(*search.where(search.parse(text)))] == ([id_] if found else [])
+    assert spool.total(*search.where(search.parse(text))) == found
+
+
+@pytest.mark.parametrize("text", ["larger:much", "is:odd", "before:yesterday"])
+def test_a_search_that_cannot_be_read_is_an_error(text: str) -> None:
+    with pytest.raises(ValueError, match=text.partition(":")[2]):
+        search.where(search.parse(text))
+
+
+def test_the_envelope_stands_apart_from_the_header(spool: Spool) -> None:
+    stored = spool.get(put(spool, LETTER, HIDDEN))
+    assert (stored.envelope.sender, stored.envelope.recipients) == ("", HIDDEN.recipients)
+    assert stored.head["author"] == [{"name": "Müller, Hans", "address": "hans@d9.test"}]
+    assert [to["address"] for to in stored.head["to"]] == ["bob@d1.test", "carol@d2.test"]
+    assert (stored.head["subject"], stored.head["message_id"]) == ("Grüße 100%", "1@d9.test")
+
+
+@given(st.binary(max_size=300))
+@example(b"From: <\r\nTo: =?x?q?=\r\nSubject: =?utf-8?b?/w==?= =?nosuch?q?a?=\r\nDate:\r\n\r\n")
+@example(b"From: " + b"(" * 5000 + b"\r\n\r\n")
+def test_no_header_section_is_an_error(text: bytes) -> None:
+    from orchestrator.agents.inbox.head import read  # noqa: PLC0415
+
+    json.dumps(read(b"Subject: " + text).to_dict())
+    json.dumps(read(text).to_dict())
+
+
+# ------------------------------------------------------------------------------------------------------ stays bounded
+
+
+def test_it_says_why_it_is_full(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, most_b=100, most_messages=2)
+    assert spool.full is None
+    put(spool, b"x\r\n")
+    put(spool, b"x\r\n")
+    assert spool.full == "2 messages are kept, the limit"
+    spool.delete()
+    put(spool, b"x" * 99 + b"\r\n")
+    assert spool.full == "101 octets are kept, the limit is 100"
+
+
+def test_files_without_a_message_are_removed(spool: Spool) -> None:
+    small = [put(spool, b"x\r\n") for _ in range(3)]
+    large = put(spool, b"x" * 100_000 + b"\r\n")
+    assert spool.delete("id = ?", (large,)) == [large]
+    assert spool.delete("id <= ?", (small[1],)) == small[:2]
+    assert (files(spool), spool.count, spool.size) == ({"000001"}, 1, 3)
+    assert spool.delete() == [small[2]]
+    assert (files(spool), spool.count, spool.size) == (set(), 0, 0)
+    assert spool.raw(put(spool, b"again\r\n")) == b"again\r\n"
+    with pytest.raises(KeyError):
+        spool.raw(small[0])
+
+
+def test_an_id_is_never_given_twice(spool: Spool) -> None:
+    first = put(spool, b"x\r\n")
+    spool.delete()
+    assert put(spool, b"x\r\n") > first
+
+
+def test_a_new_file_is_begun_once_one_is_large(spool: Spool) -> None:
+    put(spool, b"x\r\n")
+    spool._segment_size = SEGMENT_B
+    second = put(spool, b"y\r\n")
+    assert files(spool) == {"000001", "000002"}
+    assert spool.raw(second) == b"y\r\n"
+
+
+def test_a_second_process_goes_on_where_the_first_one_ended(spool: Spool) -> None:
+    kept = put(spool, b"x\r\n")
+    unfinished = spool.begin(1 << 26)
+    unfinished.feed(b"x" * 100_000)
+    spool.close()
+    again = Spool(spool.folder, most_b=1 << 30, most_messages=1000)
+    assert (again.count, again.size, again.raw(kept)) == (1, 3, b"x\r\n")
+    assert again.raw(put(again, b"y\r\n")) == b"y\r\n"
+    assert files(again) == {"000001", "000002"}
+    again.close()
+
+
+# ------------------------------------------------------------------------------------------------------------- events
+
+
+def test_events_are_read_from_a_cursor_on(spool: Spool) -> None:
+    first = spool.record("message", {"id": 1})
+    spool.record("attempt", {"reply": "451"})
+    last = spool.record("message", {"id": 2})
+    assert [event.data for event in spool.events(first.id, ["message"])] == [{"id": 2}]
+    assert spool.cursor == last.id
+    assert spool.events(spool.cursor) == []
+
+
+def test_the_oldest_events_go_first(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.agents.inbox.spool.MOST_EVENTS", 500)
+    for i in range(2000):
+        spool.record("attempt", {"i": i})
+    assert [event.data["i"] for event in spool.events(limit=5000)] == list(range(1500, 2000))
