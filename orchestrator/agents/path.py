@@ -15,17 +15,25 @@ MAX_DOMAIN = 255
 MAX_PATH = 256
 """Octets of a path, its angle brackets and source route included (4.5.3.1.3)."""
 
-_LABEL = rb"[a-z0-9_]+(?:-+[a-z0-9_]+)*"
-_DOMAIN = rb"%b(?:\.%b)*" % (_LABEL, _LABEL)
-_ATOM = rb"[a-z0-9!#$%&'*+/=?^_`{|}~-]+"
-_LOCAL = rb"%b(?:\.%b)*" % (_ATOM, _ATOM) + rb'|"(?:[ !#-\[\]-~]|\\[ -~])*"'
-_ROUTE = rb"@%b(?:,@%b)*:" % (_DOMAIN, _DOMAIN)
 _PARAMETER = rb" +([a-z0-9][a-z0-9-]*(?:=[!-<>-~]+)?)"
-_ARGUMENT = re.compile(
-    rb" ?(<(?:(?:%b)?(?P<local>%b)@(?P<domain>%b|\[[!-Z^-~]+\])|(?P<bare>(?:postmaster)?))>)((?:%b)*) *"
-    % (_ROUTE, _LOCAL, _DOMAIN, _PARAMETER),
-    re.IGNORECASE,
-)
+
+
+def _grammar(wide: bytes) -> re.Pattern[bytes]:
+    """Compile a path and its parameters; ``wide``: octets beyond ASCII that are letters, as in a character class."""
+    label = rb"[a-z0-9_%b]+(?:-+[a-z0-9_%b]+)*" % (wide, wide)
+    domain = rb"%b(?:\.%b)*" % (label, label)
+    atom = rb"[a-z0-9!#$%%&'*+/=?^_`{|}~%b-]+" % wide
+    local = rb"%b(?:\.%b)*" % (atom, atom) + rb'|"(?:[ !#-\[\]-~%b]|\\[ -~])*"' % wide
+    route = rb"@%b(?:,@%b)*:" % (domain, domain)
+    return re.compile(
+        rb" ?(<(?:(?:%b)?(?P<local>%b)@(?P<domain>%b|\[[!-Z^-~]+\])|(?P<bare>(?:postmaster)?))>)((?:%b)*) *"
+        % (route, local, domain, _PARAMETER),
+        re.IGNORECASE,
+    )
+
+
+_ARGUMENT = _grammar(b"")
+_ARGUMENT_UTF8 = _grammar(rb"\x80-\xff")
 _PARAMETERS = re.compile(_PARAMETER, re.IGNORECASE)
 _IPV4 = re.compile(rb"(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})")
 _GENERAL = re.compile(rb"(?!ipv6:)[a-z0-9-]*[a-z0-9]:[!-Z^-~]+", re.IGNORECASE)
@@ -46,14 +54,14 @@ class Argument(NamedTuple):
     """In upper case, each ``KEYWORD`` or ``KEYWORD=VALUE``."""
 
 
-def read(text: bytes) -> Argument | None:
-    """Read a path and its parameters; ``None``: a syntax error.
+def read(text: bytes, *, utf8: bool = False) -> Argument | None:
+    """Read a path and its parameters; ``None``: a syntax error. With ``utf8``, letters may be UTF-8 (RFC 6531, 3.3).
 
     Raises:
         PathTooLong: the syntax is right, the length is not.
     """
-    found = _ARGUMENT.fullmatch(text)
-    if found is None:
+    found = (_ARGUMENT_UTF8 if utf8 else _ARGUMENT).fullmatch(text)
+    if found is None or (utf8 and not _is_utf8(found[1])):
         return None
     local, domain = found["local"] or found["bare"] or b"", (found["domain"] or b"").lower()
     if domain[:1] == b"[" and not _is_address(domain[1:-1]):
@@ -61,6 +69,14 @@ def read(text: bytes) -> Argument | None:
     if len(local) > MAX_LOCAL or len(domain) > MAX_DOMAIN or len(found[1]) > MAX_PATH:
         raise PathTooLong
     return Argument(local, domain, _PARAMETERS.findall(found[5].upper()))
+
+
+def _is_utf8(octets: bytes) -> bool:
+    try:
+        octets.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _is_address(literal: bytes) -> bool:

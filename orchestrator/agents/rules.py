@@ -55,7 +55,10 @@ class Action(StrEnum):
     """Accept the message and discard it."""
 
 
-_ENVELOPE = (Moment.MAIL, Moment.RCPT, Moment.DATA, Moment.MESSAGE)
+ENVELOPE = (Moment.MAIL, Moment.RCPT, Moment.DATA, Moment.MESSAGE)
+"""Moments at which the sender is known."""
+LATE = (Action.TARPIT, Action.PACE)
+"""Actions that answer as usual, but later."""
 _WITH_RECIPIENT = (Moment.RCPT, Moment.DATA, Moment.MESSAGE)
 _MOMENTS: Mapping[Action, tuple[Moment, ...]] = {
     Action.GREYLIST: (Moment.RCPT,),
@@ -117,7 +120,7 @@ class Rule(BaseModel):
             raise ValueError(f"{self.then} goes with on: {' or '.join(moments)}, not {self.moment}")
         if self.to and self.moment not in _WITH_RECIPIENT:
             raise ValueError(f"to: needs on: rcpt, data or message; no recipient is known on {self.moment}")
-        if self.from_ and self.moment not in _ENVELOPE:
+        if self.from_ and self.moment not in ENVELOPE:
             raise ValueError(f"from: needs on: mail, rcpt, data or message; no sender is known on {self.moment}")
         needed = _NEEDS.get(self.then)
         if needed and getattr(self, needed) is None:

@@ -3,13 +3,14 @@
 Source routes are ignored (appendix C), VRFY verifies nothing (3.5.3), EXPN is not implemented (3.5.2).
 
 Extensions: PIPELINING (RFC 2920; the replies to a group of commands leave in one write), SIZE (RFC 1870), 8BITMIME
-(RFC 6152), ENHANCEDSTATUSCODES (RFC 2034).
+(RFC 6152), ENHANCEDSTATUSCODES (RFC 2034), and with a certificate STARTTLS (RFC 3207).
 """
 
 import asyncio
 import re
+import ssl
 from collections.abc import Callable
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Protocol, cast
 
 from orchestrator.agents.content import Content
 from orchestrator.agents.contract import SinkSettings
@@ -30,54 +31,75 @@ _USUAL_LENGTH = len(b"RCPT TO:") + MAX_PATH
 _VERB_ENDS = (b"", b" ")
 _BODY = (b"BODY=7BIT", b"BODY=8BITMIME")
 _SIZE = re.compile(rb"SIZE(?:=(\d{1,20}))?")
-_EARLY_MS = 1
+_EARLY_S = 0.001
+_HANDSHAKE_S = 30.0
 """The event loop's timers count whole milliseconds, rounded down: one more, and no reply is too early."""
 
 _CRLF = b"\r\n"
 OK = b"250 2.0.0 Ok\r\n"
-_GREETING = b"220 " + HOST + b" ESMTP\r\n"
+GREETING = b"220 " + HOST + b" ESMTP\r\n"
 MAIL_OK = b"250 2.1.0 Ok\r\n"
 RCPT_OK = b"250 2.1.5 Ok\r\n"
-_DATA_OK = b"354 End data with <CR><LF>.<CR><LF>\r\n"
-_BYE = b"221 2.0.0 Bye\r\n"
+DATA_OK = b"354 End data with <CR><LF>.<CR><LF>\r\n"
+BYE = b"221 2.0.0 Bye\r\n"
 _BUSY = b"421 4.3.2 Too many connections\r\n"
 _VRFY = b"252 2.5.2 Cannot verify, but will take mail\r\n"
 _HELP = b"214 2.0.0 EHLO HELO MAIL RCPT DATA RSET NOOP QUIT VRFY HELP: see RFC 5321\r\n"
 _NO_LISTS = b"502 5.5.1 EXPN is not implemented\r\n"
-_TOO_BIG = b"552 5.3.4 Message too big\r\n"
+TOO_BIG = b"552 5.3.4 Message too big\r\n"
 _TOO_MANY = b"452 4.5.3 Too many recipients\r\n"
 _TOO_LONG = b"500 5.5.6 Line too long\r\n"
-_UNKNOWN = b"500 5.5.2 Command unknown\r\n"
-_SYNTAX = b"501 5.5.4 Syntax error in parameters\r\n"
+UNKNOWN = b"500 5.5.2 Command unknown\r\n"
+SYNTAX = b"501 5.5.4 Syntax error in parameters\r\n"
 _LONG_PATH = b"501 5.5.4 Path too long\r\n"
-_PARAMETER = b"555 5.5.4 Parameter unknown\r\n"
-_NO_HELLO = b"503 5.5.1 EHLO first\r\n"
+PARAMETER = b"555 5.5.4 Parameter unknown\r\n"
+NO_HELLO = b"503 5.5.1 EHLO first\r\n"
 _NESTED = b"503 5.5.1 A transaction is open\r\n"
-_NO_MAIL = b"503 5.5.1 MAIL first\r\n"
+NO_MAIL = b"503 5.5.1 MAIL first\r\n"
 _NO_RCPT = b"503 5.5.1 RCPT first\r\n"
+_NESTED_TLS = b"503 5.5.1 TLS is active\r\n"
+TLS_READY = b"220 2.0.0 Ready to start TLS\r\n"
+
+
+class Reader(Protocol):
+    """Takes the content of one message."""
+
+    size: int
+
+    def feed(self, data: bytes) -> bytes | None:
+        """Take octets; return what follows the end of the data, or ``None`` if the end has not come."""
+        ...
 
 
 class Reception:
     """What all sessions of a sink share."""
 
-    __slots__ = ("books", "capabilities", "most", "settings")
+    __slots__ = ("books", "capabilities", "most", "settings", "tls")
 
-    def __init__(self, books: Books, settings: SinkSettings, most: int) -> None:
+    def __init__(self, books: Books, settings: SinkSettings, most: int, tls: ssl.SSLContext | None = None) -> None:
         self.books = books
         self.most = most
         """Connections at a time; the next one is sent away with 421."""
+        self.tls = tls
+        """With the certificate that STARTTLS shows."""
         self.behave(settings)
 
     def behave(self, settings: SinkSettings) -> None:
         """Change how the sink behaves, from the next command on."""
         self.settings = settings
-        self.capabilities = (
-            b"250-%b\r\n250-PIPELINING\r\n250-SIZE %d\r\n250-8BITMIME\r\n250 ENHANCEDSTATUSCODES\r\n"
-            % (
-                HOST,
-                settings.max_size,
-            )
-        )
+        self.capabilities = {secure: _reply_to_ehlo(self.extensions(secure=secure)) for secure in (False, True)}
+        """Reply to EHLO before and after STARTTLS."""
+
+    def extensions(self, *, secure: bool) -> list[bytes]:
+        """Return the keywords of the extensions that EHLO names."""
+        starttls = [] if self.tls is None or secure else [b"STARTTLS"]
+        size = b"SIZE %d" % self.settings.max_size
+        return [b"PIPELINING", size, b"8BITMIME", *starttls, b"ENHANCEDSTATUSCODES"]
+
+
+def _reply_to_ehlo(extensions: list[bytes]) -> bytes:
+    lines = [HOST, *extensions]
+    return b"".join(b"250-%b\r\n" % line for line in lines[:-1]) + b"250 %b\r\n" % lines[-1]
 
 
 class Session(asyncio.Protocol):
@@ -85,7 +107,7 @@ class Session(asyncio.Protocol):
 
     __slots__ = (
         "_content", "_delay", "_dialled", "_greeted", "_held", "_line", "_overlong", "_reception", "_recipients",
-        "_sender", "_transport",
+        "_secure", "_sender", "_transport",
     )  # fmt: skip
 
     def __init__(self, reception: Reception) -> None:
@@ -97,9 +119,11 @@ class Session(asyncio.Protocol):
         self._greeted = False
         self._sender = False
         self._recipients: list[int] = []
-        self._content: Content | None = None
+        self._content: Reader | None = None
         self._delay: asyncio.TimerHandle | None = None
         self._held = b""
+        self._secure: asyncio.Future[None] | None = None
+        """The TLS handshake, once STARTTLS was answered."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet."""
@@ -113,7 +137,10 @@ class Session(asyncio.Protocol):
             return
         if books.knows_addresses:
             self._dialled = books.dialled(transport.get_extra_info("sockname")[0])
-        self._transport.write(_GREETING)
+        self._greet(self._transport)
+
+    def _greet(self, transport: asyncio.Transport) -> None:
+        transport.write(GREETING)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """Forget everything: a message that did not end has not arrived."""
@@ -147,7 +174,7 @@ class Session(asyncio.Protocol):
             return
         if replies:
             self._transport.write(b"".join(replies))
-            if replies[-1] is _BYE:
+            if replies[-1] is BYE:
                 self._transport.close()
 
     def _read_commands(self, data: bytes, replies: list[bytes]) -> bytes | None:
@@ -162,12 +189,16 @@ class Session(asyncio.Protocol):
                 replies.append(_TOO_LONG)
                 continue
             answer = self.COMMANDS.get(line[:4].upper())
-            reply = answer(self, line) if answer is not None and line[4:5] in _VERB_ENDS else _UNKNOWN
+            reply = answer(self, line) if answer is not None and line[4:5] in _VERB_ENDS else self._other(line)
             replies.append(reply)
-            if reply is _DATA_OK:
+            if reply is DATA_OK:
                 self._line = b""
                 return data[at:]
-            if reply is _BYE:
+            if reply is TLS_READY:
+                self._line = b""  # RFC 3207, 4.2: nothing that came before the handshake counts
+                self._start_tls(replies)
+                return None
+            if reply is BYE:
                 break
         self._line = data[at:]
         if len(self._line) > COMMAND_LIMIT:
@@ -177,32 +208,36 @@ class Session(asyncio.Protocol):
 
     def _read_content(self, data: bytes, replies: list[bytes]) -> bytes | None:
         """Read a message on; return what follows its end."""
-        content = cast("Content", self._content)
+        content = cast("Reader", self._content)
         rest = content.feed(data)
         if rest is None:
             return None
         self._content = None
-        reception = self._reception
-        reply = _TOO_BIG
-        if content.size <= reception.settings.max_size:
-            reception.books.enter(content, self._recipients, self._dialled)
-            reply = OK
+        reply, seconds = self._take(content)
         self._sender = False
         self._recipients = []
-        if reception.settings.data_delay_ms > 0:
-            self._answer_later(reply, replies)
+        if seconds > 0:
+            self._answer_later(reply, seconds, replies)
         else:
             replies.append(reply)
         return rest
 
-    def _answer_later(self, reply: bytes, replies: list[bytes]) -> None:
-        """Hold a reply back, and all that the client has sent after the message; other connections go on."""
+    def _take(self, content: Reader) -> tuple[bytes, float]:
+        """Account for a message; return the reply, and how many seconds later it is due."""
+        reception = self._reception
+        seconds = reception.settings.data_delay_ms / 1000
+        if content.size > reception.settings.max_size:
+            return TOO_BIG, seconds
+        reception.books.enter(cast("Content", content), self._recipients, self._dialled)
+        return OK, seconds
+
+    def _answer_later(self, reply: bytes, seconds: float, replies: list[bytes]) -> None:
+        """Hold a reply back, and all that the client has sent after it; other connections go on."""
         transport = cast("asyncio.Transport", self._transport)
         transport.write(b"".join(replies))
         replies.clear()
         transport.pause_reading()
-        seconds = (self._reception.settings.data_delay_ms + _EARLY_MS) / 1000
-        self._delay = asyncio.get_running_loop().call_later(seconds, self._answer_now, reply)
+        self._delay = asyncio.get_running_loop().call_later(seconds + _EARLY_S, self._answer_now, reply)
 
     def _answer_now(self, reply: bytes) -> None:
         transport = cast("asyncio.Transport", self._transport)
@@ -214,28 +249,28 @@ class Session(asyncio.Protocol):
             self.data_received(held)
 
     def _ehlo(self, line: bytes) -> bytes:
-        return self._hello(line, self._reception.capabilities)
+        return self._hello(line, self._reception.capabilities[self._secure is not None])
 
     def _helo(self, line: bytes) -> bytes:
         return self._hello(line, b"250 " + HOST + _CRLF)
 
     def _hello(self, line: bytes, reply: bytes) -> bytes:
         if not line[5:].strip():
-            return _SYNTAX
+            return SYNTAX
         self._greeted = True
         self._rset(line)
         return reply
 
     def _mail(self, line: bytes) -> bytes:
         if not self._greeted:
-            return _NO_HELLO
+            return NO_HELLO
         if self._sender:
             return _NESTED
         usual = _USUAL_MAIL.fullmatch(line)
         if usual is not None and len(line) <= _USUAL_LENGTH:
-            refusal = _TOO_BIG if usual[2] and int(usual[2]) > self._reception.settings.max_size else None
+            refusal = TOO_BIG if usual[2] and int(usual[2]) > self._reception.settings.max_size else None
         else:
-            argument = _argument(line, b"MAIL FROM:")
+            argument = self._argument(line, b"MAIL FROM:")
             refusal = argument if isinstance(argument, bytes) else self._refuse_sender(argument)
         if refusal is not None:
             return refusal
@@ -245,32 +280,32 @@ class Session(asyncio.Protocol):
     def _refuse_sender(self, argument: Argument) -> bytes | None:
         """Return why an argument of MAIL cannot be taken."""
         if argument.local and not argument.domain:
-            return _SYNTAX
+            return SYNTAX
         for parameter in argument.parameters:
             if parameter.partition(b"=")[0] == b"SIZE":
                 size = _SIZE.fullmatch(parameter)
                 if size is None:
-                    return _SYNTAX
+                    return SYNTAX
                 if int(size[1] or 0) > self._reception.settings.max_size:
-                    return _TOO_BIG
+                    return TOO_BIG
             elif parameter not in _BODY:
-                return _PARAMETER
+                return PARAMETER
         return None
 
     def _rcpt(self, line: bytes) -> bytes:
         if not self._sender:
-            return _NO_MAIL
+            return NO_MAIL
         usual = _USUAL_RCPT.fullmatch(line)
         if usual is not None and len(line) <= _USUAL_LENGTH:
             domain = usual[1].lower()
         else:
-            argument = _argument(line, b"RCPT TO:")
+            argument = self._argument(line, b"RCPT TO:")
             if isinstance(argument, bytes):
                 return argument
             if not argument.local:
-                return _SYNTAX
+                return SYNTAX
             if argument.parameters:
-                return _PARAMETER
+                return PARAMETER
             domain = argument.domain
         if len(self._recipients) >= MOST_RECIPIENTS:
             return _TOO_MANY
@@ -279,13 +314,17 @@ class Session(asyncio.Protocol):
 
     def _data(self, line: bytes) -> bytes:
         if line[4:].strip():
-            return _SYNTAX
+            return SYNTAX
         if not self._sender:
-            return _NO_MAIL
+            return NO_MAIL
         if not self._recipients:
             return _NO_RCPT
-        self._content = Content()
-        return _DATA_OK
+        self._content = self._begin()
+        return DATA_OK
+
+    def _begin(self) -> Reader:
+        """Return the reader of a new message."""
+        return Content()
 
     def _rset(self, line: bytes) -> bytes:  # noqa: ARG002
         self._sender = False
@@ -296,7 +335,7 @@ class Session(asyncio.Protocol):
         return OK
 
     def _vrfy(self, line: bytes) -> bytes:
-        return _VRFY if line[5:].strip() else _SYNTAX
+        return _VRFY if line[5:].strip() else SYNTAX
 
     def _expn(self, line: bytes) -> bytes:  # noqa: ARG002
         return _NO_LISTS
@@ -305,7 +344,48 @@ class Session(asyncio.Protocol):
         return _HELP
 
     def _quit(self, line: bytes) -> bytes:
-        return _SYNTAX if line[4:].strip() else _BYE
+        return SYNTAX if line[4:].strip() else BYE
+
+    def _other(self, line: bytes) -> bytes:
+        """Answer a command whose name has not four letters."""
+        if line[:8].upper() != b"STARTTLS" or self._reception.tls is None:
+            return UNKNOWN
+        if self._secure is not None:
+            return _NESTED_TLS
+        return TLS_READY if line[8:].strip() == b"" else SYNTAX
+
+    def _start_tls(self, replies: list[bytes]) -> None:
+        transport = cast("asyncio.Transport", self._transport)
+        transport.write(b"".join(replies))
+        replies.clear()
+        self._greeted = self._sender = False
+        self._recipients = []
+        self._secure = asyncio.ensure_future(self._shake_hands(transport))
+
+    async def _shake_hands(self, transport: asyncio.Transport) -> None:
+        """Go on inside TLS; a handshake that fails ends the connection."""
+        context = cast("ssl.SSLContext", self._reception.tls)
+        try:
+            secured = await asyncio.get_running_loop().start_tls(
+                transport, self, context, server_side=True, ssl_handshake_timeout=_HANDSHAKE_S
+            )
+        except (OSError, ssl.SSLError):
+            transport.abort()
+            return
+        if secured is not None and self._transport is not None:
+            self._transport = secured
+
+    def _argument(self, line: bytes, command: bytes) -> Argument | bytes:
+        """Read what follows ``MAIL FROM:`` or ``RCPT TO:``, or return the reply that refuses it."""
+        if line[: len(command)].upper() != command:
+            return SYNTAX
+        try:
+            return self._path(line[len(command) :]) or SYNTAX
+        except PathTooLong:
+            return _LONG_PATH
+
+    def _path(self, text: bytes) -> Argument | None:
+        return read(text)
 
     COMMANDS: ClassVar[dict[bytes, Callable[[Any, bytes], bytes]]] = {
         b"EHLO": _ehlo,
@@ -320,13 +400,3 @@ class Session(asyncio.Protocol):
         b"HELP": _help,
         b"QUIT": _quit,
     }
-
-
-def _argument(line: bytes, command: bytes) -> Argument | bytes:
-    """Read what follows ``MAIL FROM:`` or ``RCPT TO:``, or return the reply that refuses it."""
-    if line[: len(command)].upper() != command:
-        return _SYNTAX
-    try:
-        return read(line[len(command) :]) or _SYNTAX
-    except PathTooLong:
-        return _LONG_PATH

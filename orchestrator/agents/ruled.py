@@ -1,0 +1,225 @@
+"""A sink's session under rules (``rules``): refused, delayed or broken off, as the first matching rule says.
+
+Sessions of a sink without rules are of the plain class, so that they pay nothing for it.
+"""
+
+import asyncio
+import socket
+import struct
+from typing import ClassVar, cast
+
+from orchestrator.agents.rules import ENVELOPE, LATE, Action, Decision, Envelope, Moment, Rules
+from orchestrator.agents.session import BYE, DATA_OK, GREETING, MAIL_OK, OK, RCPT_OK, Reader, Reception, Session
+
+_LINGER_NOT = struct.pack("ii", 1, 0)
+"""SO_LINGER on, for no time: close(2) then sends RST (socket(7))."""
+_CLOSES = "421"
+"""A server that answers so closes the connection (RFC 5321, 4.2.1)."""
+
+
+class RuledReception(Reception):
+    """What all sessions of a sink with rules share."""
+
+    __slots__ = ("rules",)
+    rules: Rules
+
+
+class _Delayed(Exception):
+    """The reply to a command is due later."""
+
+    def __init__(self, reply: bytes, seconds: float) -> None:
+        self.reply, self.seconds = reply, seconds
+
+
+class _Ended(Exception):
+    """The connection ends here, with this reply or none."""
+
+    def __init__(self, reply: bytes, *, reset: bool = False) -> None:
+        self.reply, self.reset = reply, reset
+
+
+class RuledSession(Session):
+    """One connection under rules."""
+
+    __slots__ = ("_addresses", "_client", "_from", "_name")
+
+    def __init__(self, reception: RuledReception) -> None:
+        super().__init__(reception)
+        self._client = ""
+        self._name = ""
+        self._from = ""
+        self._addresses: list[str] = []
+
+    # ------------------------------------------------------------------------------------------ what a rule is asked
+
+    def decided(self, moment: Moment, decision: Decision, reply: bytes) -> None:
+        """Take note of a decision and its reply; for sinks that keep a record."""
+
+    def _ask(self, moment: Moment, good: bytes, recipient: str | None = None) -> tuple[Decision, bytes]:
+        """Return what the rules decide, and the reply.
+
+        Raises:
+            _Ended: the connection ends.
+        """
+        sender = self._from if moment in ENVELOPE else None
+        envelope = Envelope(client=self._client, sender=sender, recipient=recipient)
+        decision = cast("RuledReception", self._reception).rules.decide(moment, envelope)
+        reply = decision.reply.encode("ascii") + b"\r\n" if decision.reply else good
+        self.decided(moment, decision, reply)
+        if decision.action is Action.RESET:
+            raise _Ended(b"", reset=True)
+        if decision.action is Action.DISCONNECT:
+            raise _Ended(reply if decision.reply else b"")
+        if decision.reply.startswith(_CLOSES):
+            raise _Ended(reply)
+        return decision, reply
+
+    def _ruled(self, moment: Moment, good: bytes, recipient: str | None = None) -> bytes:
+        """Return the reply of the rule that decides, or else ``good``.
+
+        Raises:
+            _Ended: the connection ends.
+            _Delayed: ``good`` is due later.
+        """
+        decision, reply = self._ask(moment, good, recipient)
+        if decision.action in LATE:
+            raise _Delayed(good, decision.delay_s)
+        return reply
+
+    # --------------------------------------------------------------------------------------------- commands, one by one
+
+    def _greet(self, transport: asyncio.Transport) -> None:
+        self._client = str(transport.get_extra_info("peername")[0])
+        replies: list[bytes] = []
+        try:
+            reply = self._ruled(Moment.CONNECT, b"")
+        except _Delayed as late:
+            self._answer_later(GREETING, late.seconds, replies)
+        except _Ended as end:
+            self._end(end, replies)
+        else:
+            if reply:
+                self._end(_Ended(reply), replies)  # RFC 5321, 3.1: 554; nothing but QUIT would follow
+            else:
+                transport.write(GREETING)
+
+    def _read_commands(self, data: bytes, replies: list[bytes]) -> bytes | None:
+        data, self._line = self._line + data, b""
+        at = 0
+        while (end := data.find(b"\r\n", at) + 2) >= 2:
+            line, at = data[at:end], end
+            try:
+                rest = self._read_line(line, replies)
+            except _Delayed as late:
+                self._answer_later(late.reply, late.seconds, replies)
+                return data[at:]
+            except _Ended as ended:
+                self._end(ended, replies)
+                return None
+            if replies and replies[-1] is DATA_OK:
+                return (rest or b"") + data[at:]
+            if self._transport is None or self._starts_tls or (replies and replies[-1] is BYE):
+                return None
+        return super()._read_commands(data[at:], replies)
+
+    def _read_line(self, line: bytes, replies: list[bytes]) -> bytes | None:
+        """Answer one line, CRLF included."""
+        return super()._read_commands(line, replies)
+
+    @property
+    def _starts_tls(self) -> bool:
+        return self._secure is not None and not self._secure.done()
+
+    def _read_content(self, data: bytes, replies: list[bytes]) -> bytes | None:
+        try:
+            return super()._read_content(data, replies)
+        except _Ended as ended:
+            self._end(ended, replies)
+            return None
+
+    def _end(self, ended: _Ended, replies: list[bytes]) -> None:
+        transport = cast("asyncio.Transport", self._transport)
+        self._reception.books.broken += 1
+        self._transport = self._content = None
+        if ended.reset:
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NOT)
+            transport.abort()
+            return
+        transport.write(b"".join([*replies, ended.reply]))
+        transport.close()
+        replies.clear()
+
+    def _hello(self, line: bytes, reply: bytes) -> bytes:
+        answer = super()._hello(line, reply)
+        if answer is reply:
+            self._name = line[5:].strip().decode("ascii", "replace")
+            answer = self._ruled(Moment.EHLO, reply)
+            self._greeted = answer is reply
+        return answer
+
+    def _rset(self, line: bytes) -> bytes:
+        self._from, self._addresses = "", []
+        return super()._rset(line)
+
+    def _ruled_mail(self, line: bytes) -> bytes:
+        reply = self._mail(line)
+        if reply is MAIL_OK:
+            self._from, self._addresses = self._address(line, b"MAIL FROM:"), []
+            reply = self._ruled(Moment.MAIL, MAIL_OK)
+            self._sender = reply is MAIL_OK
+        return reply
+
+    def _ruled_rcpt(self, line: bytes) -> bytes:
+        reply = self._rcpt(line)
+        if reply is not RCPT_OK:
+            return reply
+        self._addresses.append(self._address(line, b"RCPT TO:"))
+        reply = self._ruled(Moment.RCPT, RCPT_OK, self._addresses[-1])
+        if reply is not RCPT_OK:
+            self._recipients.pop()
+            self._addresses.pop()
+        return reply
+
+    def _ruled_data(self, line: bytes) -> bytes:
+        reply = self._data(line)
+        if reply is not DATA_OK:
+            return reply
+        replies = (self._ruled(Moment.DATA, DATA_OK, address) for address in self._addresses)
+        reply = next((reply for reply in replies if reply is not DATA_OK), DATA_OK)
+        if reply is not DATA_OK:
+            self._content = None
+        return reply
+
+    def _address(self, line: bytes, command: bytes) -> str:
+        """Return the address of a command that was accepted; empty: ``<>``."""
+        argument = self._path(line[len(command) :])
+        if argument is None or not argument.domain:
+            return argument.local.decode() if argument else ""
+        return f"{argument.local.decode()}@{argument.domain.decode()}"
+
+    COMMANDS: ClassVar = {**Session.COMMANDS, b"MAIL": _ruled_mail, b"RCPT": _ruled_rcpt, b"DATA": _ruled_data}
+
+    # -------------------------------------------------------------------------------------------------- a whole message
+
+    def _take(self, content: Reader) -> tuple[bytes, float]:
+        """Ask the rules for each recipient; a message whose last recipient drops it is accepted and not kept."""
+        if content.size > self._reception.settings.max_size:
+            return super()._take(content)
+        kept, bounced, seconds = [], [], 0.0
+        for address in self._addresses:
+            decision, reply = self._ask(Moment.MESSAGE, OK, address)
+            if reply is not OK:
+                return reply, 0.0
+            if decision.action in LATE:
+                seconds = max(seconds, decision.delay_s)
+            if decision.action is Action.BOUNCE:
+                bounced.append((address, decision.delay_s))
+            elif decision.action is not Action.DROP:
+                kept.append(address)
+        reply, usual = self.keep(content, kept, bounced) if kept or bounced else (OK, 0.0)
+        return reply, max(seconds, usual)
+
+    def keep(self, content: Reader, kept: list[str], bounced: list[tuple[str, float]]) -> tuple[bytes, float]:
+        """Keep a message for the recipients ``kept``; each of ``bounced`` is due a notification that much later."""
+        del kept, bounced
+        return super()._take(content)
