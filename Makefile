@@ -75,12 +75,15 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-v
 	--no-emit-index-url --no-annotate --no-header $(UPGRADE)
 HEADER = sed -i '1i \# Made by `make requirements` from pyproject.toml: change that, not this.'
 
+PINNED := requirements.txt requirements-dev.txt images/agents/requirements.txt images/inbox/requirements.txt
+
 requirements: .venv/.installed
 	$(COMPILE) pyproject.toml -o requirements.txt
 	$(COMPILE) --group dev -c requirements.txt -o requirements-dev.txt
 	$(COMPILE) --group agents -c requirements.txt -o images/agents/requirements.txt
-	for file in requirements.txt requirements-dev.txt images/agents/requirements.txt; do $(HEADER) $$file; done
-	! grep --line-number / requirements.txt requirements-dev.txt images/agents/requirements.txt # no host, no path
+	$(COMPILE) --group inbox -c requirements-dev.txt -o images/inbox/requirements.txt
+	for file in $(PINNED); do $(HEADER) $$file; done
+	! grep --line-number / $(PINNED) # no host, no path
 
 # uPlot draws the charts of report.html. Its files are those of the npm package; tests/unit/test_report.py has their hashes.
 UPLOT := uplot-1.6.32

@@ -22,7 +22,7 @@ class Content:
     Beyond ``most`` octets, or on a full disk, the rest is read and thrown away: ``refused`` says why.
     """
 
-    __slots__ = ("_file", "_folder", "_head", "_most", "_tail", "path", "refused", "size")
+    __slots__ = ("_file", "_folder", "_head", "_most", "_tail", "kept", "path", "refused", "size")
 
     def __init__(self, folder: Path, most: int) -> None:
         self._folder = folder
@@ -33,6 +33,8 @@ class Content:
         self.path: Path | None = None
         """File of a message that is larger than ``IN_MEMORY``."""
         self.size = -len(_CRLF)
+        self.kept = False
+        """The spool holds it now."""
         self.refused: OSError | None = None
         """Why it cannot be kept: EMSGSIZE, too many octets; another error: the disk did not take them."""
 

@@ -163,6 +163,7 @@ class Spool:
         except BaseException:
             content.discard()
             raise
+        content.kept = True
         self.count += 1
         self.size += content.size
         return id_

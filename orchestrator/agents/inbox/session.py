@@ -1,0 +1,283 @@
+"""An inbox's side of one SMTP connection: keeps every message as it came.
+
+Beyond the sink's extensions: AUTH PLAIN and LOGIN (RFC 4954, RFC 4616), SMTPUTF8 (RFC 6531).
+"""
+
+import asyncio
+import errno
+import hmac
+import sqlite3
+import ssl
+from base64 import b64decode, b64encode
+from binascii import Error as NotBase64
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+from orchestrator.agents import path
+from orchestrator.agents.contract import Order, SinkSettings
+from orchestrator.agents.inbox.content import Content
+from orchestrator.agents.inbox.spool import Envelope, Event, Spool
+from orchestrator.agents.ledger import Books
+from orchestrator.agents.output import complain
+from orchestrator.agents.ruled import RuledReception, RuledSession
+from orchestrator.agents.rules import Decision, Moment, Rules
+from orchestrator.agents.session import OK, PARAMETER, SYNTAX, TOO_BIG, Reader
+
+_CHALLENGE = b"334 \r\n"
+_WELCOME = b"235 2.7.0 Authentication successful\r\n"
+_WRONG = b"535 5.7.8 Authentication credentials invalid\r\n"
+_ABORTED = b"501 5.7.0 Authentication cancelled\r\n"
+_MECHANISM = b"504 5.5.4 Mechanism unknown\r\n"
+_AUTHENTICATED = b"503 5.5.1 Authenticated already\r\n"
+_AUTH_FIRST = b"530 5.7.0 Authentication required\r\n"
+_TLS_FIRST = b"530 5.7.0 Must issue a STARTTLS command first\r\n"
+_NOT_NOW = b"503 5.5.1 Not now\r\n"
+_FULL = b"452 4.3.1 "
+_NOT_KEPT = b"451 4.3.0 The message could not be kept\r\n"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InboxSettings(Order):
+    """How an inbox behaves; ``SinkSettings`` of the same names mean the same."""
+
+    max_size: int = 50 * 1024 * 1024
+    max_messages: int = 200_000
+    """Messages kept; the next one is answered with 452."""
+    max_stored_mb: int = 4096
+    """MiB of messages kept, likewise."""
+    users: dict[str, str] | None = None
+    """Name -> password. ``None``: any name with any password."""
+    require_auth: bool = False
+    require_tls: bool = False
+
+
+class InboxReception(RuledReception):
+    """What all sessions of an inbox share."""
+
+    __slots__ = ("bounce", "heard", "inbox", "spool")
+
+    def __init__(
+        self, spool: Spool, settings: InboxSettings, rules: Rules, most: int, tls: ssl.SSLContext | None
+    ) -> None:
+        self.inbox = settings
+        self.spool = spool
+        self.rules = rules
+        self.heard: Callable[[Event], None] = lambda _event: None
+        """Takes each event."""
+        self.bounce: Callable[[str, str, Content, float], None] = lambda *_: None
+        """Takes sender, recipient, message and delay in seconds of a notification that is due."""
+        super().__init__(Books([], None), SinkSettings(max_size=settings.max_size), most, tls)
+
+    def extensions(self, *, secure: bool) -> list[bytes]:
+        """Return the keywords of the extensions that EHLO names."""
+        return [b"AUTH PLAIN LOGIN", b"SMTPUTF8", *super().extensions(secure=secure)]
+
+    def record(self, kind: str, data: dict[str, Any]) -> None:
+        """Record an event and tell it; a disk that takes no more keeps no record."""
+        try:
+            event = self.spool.record(kind, data)
+        except sqlite3.Error as error:
+            complain(f"event not recorded: {error}")
+        else:
+            self.heard(event)
+
+    def knows(self, user: str, password: str) -> bool:
+        """Check a name and its password."""
+        if self.inbox.users is None:
+            return True
+        known = self.inbox.users.get(user)
+        return known is not None and hmac.compare_digest(known.encode(), password.encode())
+
+
+class InboxSession(RuledSession):
+    """One connection to an inbox."""
+
+    __slots__ = ("_exchange", "_implicit", "_inbox", "_login", "_user", "_utf8")
+
+    def __init__(self, reception: InboxReception, *, implicit: bool = False) -> None:
+        super().__init__(reception)
+        self._inbox = reception
+        self._implicit = implicit
+        """TLS from the first octet on (RFC 8314)."""
+        self._exchange: Callable[[bytes], bytes] | None = None
+        """Takes the next line of an AUTH command."""
+        self._login = ""
+        self._user: str | None = None
+        self._utf8 = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Greet."""
+        if self._implicit:
+            self._secure = asyncio.get_running_loop().create_future()
+            self._secure.set_result(None)
+        super().connection_made(transport)
+
+    # ------------------------------------------------------------------------------------------------------- commands
+
+    def _read_line(self, line: bytes, replies: list[bytes]) -> bytes | None:
+        if self._exchange is None:
+            return super()._read_line(line, replies)
+        exchange, self._exchange = self._exchange, None
+        replies.append(_ABORTED if line == b"*\r\n" else exchange(line[:-2]))
+        return None
+
+    def _path(self, text: bytes) -> path.Argument | None:
+        return path.read(text, utf8=True)
+
+    def _refuse_sender(self, argument: path.Argument) -> bytes | None:
+        own = [p for p in argument.parameters if p.partition(b"=")[0] in {b"SMTPUTF8", b"AUTH"}]
+        if any(p.startswith(b"SMTPUTF8=") or p == b"AUTH" for p in own):
+            return SYNTAX
+        self._utf8 = b"SMTPUTF8" in own
+        rest = [p for p in argument.parameters if p not in own]
+        return super()._refuse_sender(argument._replace(parameters=rest))
+
+    def _inbox_mail(self, line: bytes) -> bytes:
+        if self._inbox.inbox.require_tls and self._secure is None:
+            return _TLS_FIRST
+        if self._inbox.inbox.require_auth and self._user is None:
+            return _AUTH_FIRST
+        if not line.isascii() and b"SMTPUTF8" not in line.upper().split():
+            return PARAMETER if self._greeted else SYNTAX
+        self._utf8 = False
+        if self._greeted and (reason := self._inbox.spool.full) is not None:
+            reply = _FULL + reason.encode() + b"\r\n"
+            self._attempt(Moment.MAIL, reply)
+            return reply
+        return self._ruled_mail(line)
+
+    def _inbox_rcpt(self, line: bytes) -> bytes:
+        return self._ruled_rcpt(line) if self._utf8 or line.isascii() else SYNTAX
+
+    def _auth(self, line: bytes) -> bytes:
+        if not self._greeted or self._sender:
+            return _NOT_NOW
+        if self._user is not None:
+            return _AUTHENTICATED
+        reply = self._ruled(Moment.AUTH, OK)
+        if reply is not OK:
+            return reply
+        mechanism, _, initial = line[5:].strip().partition(b" ")
+        steps = {b"PLAIN": self._plain, b"LOGIN": self._login_name}
+        step = steps.get(mechanism.upper())
+        if step is None:
+            return _MECHANISM if mechanism else SYNTAX
+        if initial:
+            return step(b"" if initial == b"=" else initial)
+        self._exchange = step
+        return _CHALLENGE if step == self._plain else _ask("Username:")
+
+    def _plain(self, line: bytes) -> bytes:
+        words = _decoded(line)
+        if words is None or words.count("\0") != 2:
+            return SYNTAX
+        _, user, password = words.split("\0")
+        return self._authenticate(user, password)
+
+    def _login_name(self, line: bytes) -> bytes:
+        name = _decoded(line)
+        if name is None:
+            return SYNTAX
+        self._login, self._exchange = name, self._login_password
+        return _ask("Password:")
+
+    def _login_password(self, line: bytes) -> bytes:
+        password = _decoded(line)
+        return SYNTAX if password is None else self._authenticate(self._login, password)
+
+    def _authenticate(self, user: str, password: str) -> bytes:
+        if not self._inbox.knows(user, password):
+            self._attempt(Moment.AUTH, _WRONG)
+            return _WRONG
+        self._user = user
+        return _WELCOME
+
+    COMMANDS: ClassVar = {**RuledSession.COMMANDS, b"MAIL": _inbox_mail, b"RCPT": _inbox_rcpt, b"AUTH": _auth}
+
+    # ------------------------------------------------------------------------------------------------------- messages
+
+    def decided(self, moment: Moment, decision: Decision, reply: bytes) -> None:
+        """Record what a rule did."""
+        if decision.rule >= 0:
+            self._attempt(moment, reply, decision)
+
+    def _attempt(self, moment: Moment, reply: bytes, decision: Decision | None = None, **more: object) -> None:
+        """Record the reply to an attempt; the empty one: the rule sends none of its own."""
+        self._inbox.record(
+            "attempt",
+            {
+                "on": moment,
+                "client": self._client,
+                "helo": self._name,
+                "sender": self._from if self._sender else None,
+                "recipients": list(self._addresses),
+                "reply": reply.decode().rstrip("\r\n"),
+                "rule": decision.rule if decision else None,
+                "then": decision.action if decision else None,
+                **more,
+            },
+        )
+
+    def _begin(self) -> Reader:
+        return self._inbox.spool.begin(self._inbox.inbox.max_size)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget everything; what came of a message is removed."""
+        if isinstance(self._content, Content):
+            self._content.discard()
+        super().connection_lost(exc)
+
+    def _take(self, content: Reader) -> tuple[bytes, float]:
+        """Keep a message, as the rules say; a message that is not kept leaves nothing behind."""
+        message, reply = cast("Content", content), b""
+        try:
+            if message.refused is not None:
+                too_big = message.refused.errno == errno.EMSGSIZE
+                reply = TOO_BIG if too_big else _FULL + str(message.refused.strerror).encode() + b"\r\n"
+                self._attempt(Moment.MESSAGE, reply)
+                return reply, 0.0
+            return super()._take(content)
+        finally:
+            if not message.kept:
+                message.discard()
+
+    def keep(self, content: Reader, kept: list[str], bounced: list[tuple[str, float]]) -> tuple[bytes, float]:
+        """Keep a message for the recipients ``kept``; each of ``bounced`` is due a notification that much later."""
+        message = cast("Content", content)
+        for address, seconds in bounced:
+            self._inbox.bounce(self._from, address, message, seconds)
+        if not kept:
+            return OK, 0.0
+        envelope = Envelope(
+            sender=self._from,
+            recipients=tuple(kept),
+            client=self._client,
+            helo=self._name,
+            user=self._user,
+            tls=self._tls,
+        )
+        try:
+            id_ = self._inbox.spool.keep(message, envelope)
+        except (OSError, sqlite3.Error) as error:
+            reply = _NOT_KEPT
+            self._attempt(Moment.MESSAGE, reply, error=str(error))
+            return reply, 0.0
+        self._inbox.record("message", {"id": id_, "sender": self._from, "recipients": kept, "size": message.size})
+        return b"250 2.0.0 Ok: message %d\r\n" % id_, 0.0
+
+    @property
+    def _tls(self) -> str | None:
+        cipher = self._transport.get_extra_info("cipher") if self._transport else None
+        return f"{cipher[1]} {cipher[0]}" if cipher else None
+
+
+def _decoded(line: bytes) -> str | None:
+    try:
+        return b64decode(line, validate=True).decode()
+    except (NotBase64, UnicodeDecodeError):
+        return None
+
+
+def _ask(text: str) -> bytes:
+    return b"334 " + b64encode(text.encode()) + b"\r\n"

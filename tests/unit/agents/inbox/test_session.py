@@ -1,0 +1,305 @@
+"""The inbox as SMTP clients see it: extensions, authentication, rules, and octets that nothing changes."""
+
+import asyncio
+import smtplib
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from email.message import EmailMessage
+
+import aiosmtplib
+import pytest
+
+from tests.unit.agents.inbox.conftest import Inbox, Tls
+
+LETTER = b"Subject: hello\r\n\r\n.dot\r\n"
+
+
+def client(inbox: Inbox) -> smtplib.SMTP:
+    return smtplib.SMTP("127.0.0.1", inbox.port, timeout=5)
+
+
+def talk(inbox: Inbox, text: bytes) -> list[str]:
+    """Write everything at once, and read until the server closes."""
+    with socket.create_connection(("127.0.0.1", inbox.port), timeout=5) as connection:
+        connection.sendall(text)
+        with connection.makefile("rb") as file:
+            return [line.decode().rstrip("\r\n") for line in file]
+
+
+# ---------------------------------------------------------------------------------------------------------- extensions
+
+
+def test_it_names_its_extensions_and_starts_tls(inbox: Inbox, tls: Tls) -> None:
+    with client(inbox) as smtp:
+        smtp.ehlo()
+        before = {"auth", "smtputf8", "pipelining", "size", "8bitmime", "enhancedstatuscodes", "starttls"}
+        assert set(smtp.esmtp_features) == before
+        smtp.starttls(context=tls.client)
+        smtp.ehlo()
+        assert set(smtp.esmtp_features) == before - {"starttls"}
+        smtp.sendmail("a@d0.test", ["b@d1.test"], LETTER)
+    assert inbox.raw() == [LETTER]
+    (stored,) = inbox.call(inbox.spool.find)
+    assert (stored.envelope.tls or "").startswith("TLSv1.3 ")
+
+
+def test_tls_from_the_first_octet_on(inbox: Inbox, tls: Tls) -> None:
+    with smtplib.SMTP_SSL("127.0.0.1", inbox.smtps, context=tls.client, timeout=5) as smtp:
+        smtp.ehlo()
+        assert "starttls" not in smtp.esmtp_features
+        smtp.sendmail("a@d0.test", ["b@d1.test"], LETTER)
+    assert inbox.raw() == [LETTER]
+
+
+def test_commands_behind_starttls_are_dropped(inbox: Inbox, tls: Tls) -> None:
+    """RFC 3207, 4.2; CVE-2011-0411."""
+    with socket.create_connection(("127.0.0.1", inbox.port), timeout=5) as plain:
+        assert plain.recv(100).startswith(b"220 ")
+        plain.sendall(b"EHLO x\r\nMAIL FROM:<evil@d0.test>\r\nSTARTTLS\r\nRCPT TO:<b@d1.test>\r\nNOOP\r\n")
+        got = b""
+        while not got.endswith(b"220 2.0.0 Ready to start TLS\r\n"):
+            got += plain.recv(1000)
+        with tls.client.wrap_socket(plain, server_hostname="localhost") as secured:
+            secured.sendall(b"RCPT TO:<b@d1.test>\r\nMAIL FROM:<a@d0.test>\r\nEHLO x\r\nSTARTTLS\r\nQUIT\r\n")
+            text = b""
+            while b"221 " not in text:
+                text += secured.recv(1000)
+    replies = [line.decode() for line in text.split(b"\r\n") if line[3:4] == b" "]
+    assert [reply[:3] for reply in replies] == ["503", "503", "250", "503", "221"]
+
+
+def test_a_handshake_that_fails_ends_the_connection_only(inbox: Inbox) -> None:
+    with socket.create_connection(("127.0.0.1", inbox.port), timeout=5) as plain:
+        plain.recv(100)
+        plain.sendall(b"EHLO x\r\nSTARTTLS\r\n")
+        while not plain.recv(1000).endswith(b"TLS\r\n"):
+            pass
+        plain.sendall(b"NOOP\r\n" * 10)
+        with suppress(ConnectionError):
+            while plain.recv(1000):
+                pass
+    with client(inbox) as smtp:
+        smtp.sendmail("a@d0.test", ["b@d1.test"], LETTER)
+
+
+def test_smtputf8(inbox: Inbox) -> None:
+    message = EmailMessage()
+    message["Subject"], message["From"], message["To"] = "Grüße", "jörg@d0.test", "рик@пример.test"
+    message.set_content("ü")
+    with client(inbox) as smtp:
+        smtp.send_message(message)
+        smtp.ehlo()
+        assert smtp.docmd("MAIL FROM:<a@d0.test>")[0] == 250
+        assert smtp.docmd("RCPT TO:<рик@d1.test>".encode().decode("latin-1"))[0] == 501
+        smtp.rset()
+    (stored,) = inbox.call(inbox.spool.find)
+    assert (stored.envelope.sender, stored.envelope.recipients) == ("jörg@d0.test", ("рик@пример.test",))
+
+
+@pytest.mark.parametrize("line", [b"MAIL FROM:<\xfc@d0.test> SMTPUTF8", "MAIL FROM:<ü@d0.test>".encode()])
+def test_octets_that_are_no_utf8_or_not_announced_are_refused(inbox: Inbox, line: bytes) -> None:
+    assert talk(inbox, b"EHLO x\r\n" + line + b"\r\nQUIT\r\n")[-2][0] == "5"
+
+
+# ------------------------------------------------------------------------------------------------------ authentication
+
+
+@pytest.mark.parametrize("mechanism", ["plain", "login"])
+@pytest.mark.parametrize("initial", [True, False])
+def test_a_user_logs_in(make_inbox: Callable[..., Inbox], mechanism: str, initial: bool) -> None:  # noqa: FBT001
+    inbox = make_inbox(users={"ann": "päss"}, require_auth=True)
+    with client(inbox) as smtp:
+        smtp.ehlo()
+        assert smtp.docmd("MAIL FROM:<a@d0.test>") == (530, b"5.7.0 Authentication required")
+        smtp.user, smtp.password = "ann", "wrong"
+        with pytest.raises(smtplib.SMTPAuthenticationError):
+            smtp.auth(mechanism, getattr(smtp, f"auth_{mechanism}"), initial_response_ok=initial)
+        smtp.docmd("*")
+        smtp.password = "päss"  # noqa: S105
+        assert _auth(smtp, mechanism, initial) == 235
+        smtp.sendmail("a@d0.test", ["b@d1.test"], LETTER)
+    (stored,) = inbox.call(inbox.spool.find)
+    assert stored.envelope.user == "ann"
+    assert [attempt["reply"][:3] for attempt in inbox.attempts()] == ["535"]
+
+
+def _auth(smtp: smtplib.SMTP, mechanism: str, initial: bool) -> int:  # noqa: FBT001
+    from base64 import b64encode  # noqa: PLC0415
+
+    user, password = smtp.user.encode(), str(smtp.password).encode()
+    if mechanism == "plain":
+        words = b64encode(b"\0" + user + b"\0" + password).decode()
+        if initial:
+            return smtp.docmd(f"AUTH PLAIN {words}")[0]
+        assert smtp.docmd("AUTH PLAIN") == (334, b"")
+        return smtp.docmd(words)[0]
+    name = b64encode(user).decode()
+    assert (smtp.docmd(f"AUTH LOGIN {name}") if initial else (smtp.docmd("AUTH LOGIN"), smtp.docmd(name))[1])[0] == 334
+    return smtp.docmd(b64encode(password).decode())[0]
+
+
+def test_auth_that_is_cancelled_or_unknown(inbox: Inbox) -> None:
+    text = (
+        b"EHLO x\r\nAUTH PLAIN\r\n*\r\nAUTH GSSAPI\r\nAUTH PLAIN !!!\r\nAUTH PLAIN AHgAeQ==\r\nAUTH PLAIN =\r\nQUIT\r\n"
+    )
+    replies = [line[:3] for line in talk(inbox, text) if line[3] == " "]
+    assert replies == ["220", "250", "334", "501", "504", "501", "235", "503", "221"]
+
+
+def test_tls_may_be_required(make_inbox: Callable[..., Inbox], tls: Tls) -> None:
+    inbox = make_inbox(require_tls=True)
+    with client(inbox) as smtp:
+        smtp.ehlo()
+        assert smtp.docmd("MAIL FROM:<a@d0.test>")[0] == 530
+        smtp.starttls(context=tls.client)
+        smtp.sendmail("a@d0.test", ["b@d1.test"], LETTER)
+
+
+# --------------------------------------------------------------------------------------------------------------- rules
+
+
+def sent(inbox: Inbox, to: str = "bob@d1.test", sender: str = "a@d0.test") -> str:
+    """Send one message; return the first reply that is not a success, or the last one."""
+    with client(inbox) as smtp:
+        try:
+            smtp.sendmail(sender, [to], LETTER)
+        except smtplib.SMTPRecipientsRefused as refused:
+            ((code, text),) = refused.recipients.values()
+        except smtplib.SMTPResponseException as refused:
+            code, text = refused.smtp_code, bytes(refused.smtp_error)  # type: ignore[arg-type]
+        else:
+            return "kept"
+        return f"{code} {text.decode()}"
+
+
+def test_mail_is_deferred_twice_and_taken_then(inbox: Inbox) -> None:
+    inbox.rules({"to": "*@d1.test", "then": "defer", "reply": "451 4.7.1 later", "times": 2})
+    assert [sent(inbox) for _ in range(3)] == ["451 4.7.1 later"] * 2 + ["kept"]
+    assert sent(inbox, "bob@d2.test") == "kept"
+    assert [(a["on"], a["rule"], a["then"], a["reply"]) for a in inbox.attempts()] == [
+        ("rcpt", 0, "defer", "451 4.7.1 later")
+    ] * 2
+
+
+@pytest.mark.parametrize("on", ["connect", "ehlo", "mail", "rcpt", "data", "message"])
+def test_a_session_is_refused_at_each_moment(inbox: Inbox, on: str) -> None:
+    inbox.rules({"on": on, "then": "reject", "reply": "554 5.7.1 not you"})
+    text = b"EHLO x\r\nMAIL FROM:<a@d0.test>\r\nRCPT TO:<b@d1.test>\r\nDATA\r\n"
+    text = b"" if on == "connect" else text + b"x\r\n.\r\nQUIT\r\n"
+    replies = [line for line in talk(inbox, text) if line[3] == " "]
+    place = ["connect", "ehlo", "mail", "rcpt", "data", "message"].index(on)
+    assert replies[place] == "554 5.7.1 not you"
+    assert inbox.raw() == []
+    assert list(inbox.spool.folder.glob("incoming-*")) == []
+
+
+@pytest.mark.parametrize("on", ["connect", "ehlo", "mail", "rcpt", "data", "message"])
+def test_a_tarpit_answers_late_at_each_moment_and_loses_nothing(inbox: Inbox, on: str) -> None:
+    inbox.rules({"on": on, "then": "tarpit", "delay_s": 0.2})
+    text = b"EHLO x\r\nMAIL FROM:<a@d0.test>\r\nRCPT TO:<b@d1.test>\r\nDATA\r\n" + LETTER.replace(b".d", b"..d")
+    before = time.monotonic()
+    replies = [line[:3] for line in talk(inbox, text + b".\r\nQUIT\r\n") if line[3] == " "]
+    assert time.monotonic() - before >= 0.2
+    assert replies == ["220", "250", "250", "250", "354", "250", "221"]
+    assert inbox.raw() == [LETTER]
+
+
+def test_a_pace_is_kept_for_many_recipients_of_one_write(inbox: Inbox) -> None:
+    inbox.rules({"then": "pace", "per_second": 50})
+    text = b"EHLO x\r\nMAIL FROM:<a@d0.test>\r\n" + b"RCPT TO:<b@d1.test>\r\n" * 11 + b"DATA\r\nx\r\n.\r\nQUIT\r\n"
+    before = time.monotonic()
+    replies = talk(inbox, text)
+    assert time.monotonic() - before >= 10 / 50
+    assert [reply[:3] for reply in replies[-3:]] == ["354", "250", "221"]
+
+
+@pytest.mark.parametrize(
+    ("then", "error"), [("reset", ConnectionResetError), ("disconnect", smtplib.SMTPServerDisconnected)]
+)
+def test_a_connection_is_broken_off_on_each_third_data(inbox: Inbox, then: str, error: type[OSError]) -> None:
+    inbox.rules({"from": "*", "on": "data", "then": then, "every": 3})
+    assert [sent(inbox) for _ in range(2)] == ["kept", "kept"]
+    with pytest.raises((error, smtplib.SMTPServerDisconnected)):
+        sent(inbox)
+    assert sent(inbox) == "kept"
+    assert len(inbox.raw()) == 3
+
+
+def test_a_421_closes_the_connection(inbox: Inbox) -> None:
+    inbox.rules({"then": "rate", "per_minute": 1, "reply": "421 4.7.0 Slow down"})
+    text = b"EHLO x\r\nMAIL FROM:<a@d0.test>\r\nRCPT TO:<b@d1.test>\r\nRCPT TO:<c@d1.test>\r\nDATA\r\n"
+    assert talk(inbox, text)[-2:] == ["250 2.1.5 Ok", "421 4.7.0 Slow down"]
+
+
+def test_dropped_mail_is_accepted_and_not_kept(inbox: Inbox) -> None:
+    inbox.rules({"to": "bob@*", "then": "drop"})
+    with client(inbox) as smtp:
+        smtp.sendmail("a@d0.test", ["bob@d1.test", "eve@d1.test"], LETTER)
+        smtp.sendmail("a@d0.test", ["bob@d1.test"], LETTER)
+    (stored,) = inbox.call(inbox.spool.find)
+    assert stored.envelope.recipients == ("eve@d1.test",)
+
+
+def test_a_bounce_is_due_for_its_recipient_only(inbox: Inbox) -> None:
+    due: list[tuple[str, str, float]] = []
+    inbox.reception.bounce = lambda sender, to, _message, seconds: due.append((sender, to, seconds))
+    inbox.rules({"to": "bob@*", "then": "bounce", "delay_s": 3})
+    with client(inbox) as smtp:
+        smtp.sendmail("a@d0.test", ["bob@d1.test", "eve@d1.test"], LETTER)
+    assert due == [("a@d0.test", "bob@d1.test", 3.0)]
+    (stored,) = inbox.call(inbox.spool.find)
+    assert stored.envelope.recipients == ("eve@d1.test",)
+
+
+# -------------------------------------------------------------------------------------------------------------- bounds
+
+
+def test_a_full_inbox_says_so_and_takes_mail_again(make_inbox: Callable[..., Inbox]) -> None:
+    inbox = make_inbox(max_messages=1)
+    assert [sent(inbox), sent(inbox)] == ["kept", "452 4.3.1 1 messages are kept, the limit"]
+    inbox.call(inbox.spool.delete)
+    assert sent(inbox) == "kept"
+
+
+def test_a_message_that_is_too_big_leaves_nothing(make_inbox: Callable[..., Inbox]) -> None:
+    inbox = make_inbox(max_size=200_000)
+    body = b"x" * 998 + b"\r\n"
+    replies = talk(
+        inbox,
+        b"EHLO x\r\nMAIL FROM:<a@d0.test> SIZE=200001\r\nMAIL FROM:<a@d0.test>\r\nRCPT TO:<b@d1.test>\r\nDATA\r\n"
+        + body * 300
+        + b".\r\nQUIT\r\n",
+    )
+    assert [line[:9] for line in replies if line[:2] == "55"] == ["552 5.3.4", "552 5.3.4"]
+    assert (inbox.raw(), [p for p in inbox.spool.folder.iterdir() if "index" not in p.name]) == ([], [])
+
+
+def test_a_client_that_leaves_in_the_middle_leaves_nothing(inbox: Inbox) -> None:
+    with socket.create_connection(("127.0.0.1", inbox.port), timeout=5) as connection:
+        connection.sendall(b"EHLO x\r\nMAIL FROM:<a@d0.test>\r\nRCPT TO:<b@d1.test>\r\nDATA\r\n" + b"x" * 200_000)
+        while not list(inbox.spool.folder.glob("incoming-*")):
+            connection.sendall(b"x")
+    deadline = time.monotonic() + 5
+    while list(inbox.spool.folder.glob("incoming-*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert inbox.raw() == []
+
+
+def test_many_clients_at_once_lose_no_message(inbox: Inbox) -> None:
+    async def deliver(i: int) -> None:
+        async with aiosmtplib.SMTP(hostname="127.0.0.1", port=inbox.port, start_tls=False) as smtp:
+            for k in range(10):
+                await smtp.sendmail("a@d0.test", f"user{i}@d1.test", b"Subject: %d-%d\r\n\r\n%b\r\n" % (i, k, b"x" * k))
+
+    async def all_of_them() -> None:
+        await asyncio.gather(*(deliver(i) for i in range(30)))
+
+    asyncio.run(all_of_them())
+    subjects = {stored.head["subject"] for stored in inbox.call(lambda: inbox.spool.find(limit=1000))}
+    assert subjects == {f"{i}-{k}" for i in range(30) for k in range(10)}
+    assert sorted(inbox.raw()) == sorted(
+        b"Subject: %d-%d\r\n\r\n%b\r\n" % (i, k, b"x" * k) for i in range(30) for k in range(10)
+    )
