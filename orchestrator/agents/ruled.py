@@ -23,6 +23,10 @@ class RuledReception(Reception):
     __slots__ = ("rules",)
     rules: Rules
 
+    def decide(self, moment: Moment, envelope: Envelope) -> Decision:
+        """Return what the rules decide."""
+        return self.rules.decide(moment, envelope)
+
 
 class _Delayed(Exception):
     """The reply to a command is due later."""
@@ -63,7 +67,7 @@ class RuledSession(Session):
         """
         sender = self._from if moment in ENVELOPE else None
         envelope = Envelope(client=self._client, sender=sender, recipient=recipient)
-        decision = cast("RuledReception", self._reception).rules.decide(moment, envelope)
+        decision = cast("RuledReception", self._reception).decide(moment, envelope)
         reply = decision.reply.encode("ascii") + b"\r\n" if decision.reply else good
         self.decided(moment, decision, reply)
         if decision.action is Action.RESET:

@@ -4,6 +4,7 @@ The model of a rule is the same in a bed file, in the HTTP API and on the contro
 """
 
 import math
+import random
 import re
 import time
 from collections import defaultdict, deque
@@ -109,6 +110,8 @@ class Rule(BaseModel):
     """Apply to the first ``times`` matches only; later ones go on to the next rule."""
     every: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     """Apply to each ``every``-th match only."""
+    chance: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Apply to each match with this probability."""
     delay_s: Seconds | None = None
     per_minute: Annotated[int, Field(ge=1, le=MOST_PER_MINUTE)] | None = None
     per_second: Annotated[float, Field(gt=0, le=100_000)] | None = None
@@ -198,7 +201,9 @@ class _Kept:
         if self.rule.times is not None and self.hits >= self.rule.times:
             return False
         self.matches += 1
-        return self.matches % self.rule.every == 0
+        if self.matches % self.rule.every:
+            return False
+        return self.rule.chance >= 1 or random.random() < self.rule.chance
 
     def decide(self, envelope: Envelope, now: float) -> Decision:
         """Decide, and remember."""

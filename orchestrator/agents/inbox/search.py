@@ -111,6 +111,7 @@ def _size(operator: str) -> Callable[[str], Condition]:
 _addressed = _address("author", "rcpt", "to", "cc", "bcc", "reply_to")
 _FIELDS: dict[str, Callable[[str], Condition]] = {
     "": _any,
+    "rcpt": _address("rcpt"),
     "to": _address("rcpt", "to"),
     "from": _address("author"),
     "cc": _address("cc"),

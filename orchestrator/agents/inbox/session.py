@@ -21,7 +21,8 @@ from orchestrator.agents.inbox.spool import Envelope, Event, Spool
 from orchestrator.agents.ledger import Books
 from orchestrator.agents.output import complain
 from orchestrator.agents.ruled import RuledReception, RuledSession
-from orchestrator.agents.rules import Decision, Moment, Rules
+from orchestrator.agents.rules import PASSED, Decision, Moment, Rules
+from orchestrator.agents.rules import Envelope as Known
 from orchestrator.agents.session import OK, PARAMETER, SYNTAX, TOO_BIG, Reader
 
 _CHALLENGE = b"334 \r\n"
@@ -55,7 +56,7 @@ class InboxSettings(Order):
 class InboxReception(RuledReception):
     """What all sessions of an inbox share."""
 
-    __slots__ = ("bounce", "heard", "inbox", "spool")
+    __slots__ = ("bounce", "chaos", "heard", "inbox", "spool")
 
     def __init__(
         self, spool: Spool, settings: InboxSettings, rules: Rules, most: int, tls: ssl.SSLContext | None
@@ -63,6 +64,8 @@ class InboxReception(RuledReception):
         self.inbox = settings
         self.spool = spool
         self.rules = rules
+        self.chaos = Rules([])
+        """Rules that are looked at before the others, and set apart from them."""
         self.heard: Callable[[Event], None] = lambda _event: None
         """Takes each event."""
         self.bounce: Callable[[str, str, Content, float], None] = lambda *_: None
@@ -72,6 +75,41 @@ class InboxReception(RuledReception):
     def extensions(self, *, secure: bool) -> list[bytes]:
         """Return the keywords of the extensions that EHLO names."""
         return [b"AUTH PLAIN LOGIN", b"SMTPUTF8", *super().extensions(secure=secure)]
+
+    def decide(self, moment: Moment, envelope: Known) -> Decision:
+        """Return what the rules decide."""
+        decision = self.chaos.decide(moment, envelope)
+        return self.rules.decide(moment, envelope) if decision is PASSED else decision
+
+    def put(self, message: bytes, envelope: Envelope) -> int:
+        """Keep a message that did not come by SMTP, and return its id.
+
+        Raises:
+            OSError: it is too big, or there is no room.
+        """
+        content = self.spool.begin(self.inbox.max_size)
+        dots = b"." if message.startswith(b".") else b""
+        content.feed(dots + message.replace(b"\r\n.", b"\r\n..") + b".\r\n")
+        try:
+            if content.refused is not None:
+                raise content.refused
+            if (reason := self.spool.full) is not None:
+                raise OSError(errno.ENOSPC, reason)
+            return self.keep(content, envelope)
+        finally:
+            if not content.kept:
+                content.discard()
+
+    def keep(self, content: Content, envelope: Envelope) -> int:
+        """Keep a message, tell it, and return its id.
+
+        Raises:
+            OSError, sqlite3.Error: the disk did not take it.
+        """
+        id_ = self.spool.keep(content, envelope)
+        to = list(envelope.recipients)
+        self.record("message", {"id": id_, "sender": envelope.sender, "recipients": to, "size": content.size})
+        return id_
 
     def record(self, kind: str, data: dict[str, Any]) -> None:
         """Record an event and tell it; a disk that takes no more keeps no record."""
@@ -258,12 +296,11 @@ class InboxSession(RuledSession):
             tls=self._tls,
         )
         try:
-            id_ = self._inbox.spool.keep(message, envelope)
+            id_ = self._inbox.keep(message, envelope)
         except (OSError, sqlite3.Error) as error:
             reply = _NOT_KEPT
             self._attempt(Moment.MESSAGE, reply, error=str(error))
             return reply, 0.0
-        self._inbox.record("message", {"id": id_, "sender": self._from, "recipients": kept, "size": message.size})
         return b"250 2.0.0 Ok: message %d\r\n" % id_, 0.0
 
     @property

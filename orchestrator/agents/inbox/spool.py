@@ -273,6 +273,10 @@ class Spool:
             self._index.execute("DELETE FROM tags WHERE message = ?", (id_,))
             self._index.executemany("INSERT OR IGNORE INTO tags VALUES (?, ?)", [(id_, tag) for tag in tags])
 
+    def tags(self) -> list[str]:
+        """Return the tags in use, sorted."""
+        return [tag for (tag,) in self._index.execute("SELECT DISTINCT tag FROM tags ORDER BY tag COLLATE NOCASE")]
+
     def delete(self, where: str = "1", args: Sequence[object] = ()) -> list[int]:
         """Delete the messages that fulfil a condition, and the files that hold none any more; return their ids."""
         files = self._index.execute(f"SELECT DISTINCT file FROM messages WHERE {where}", args).fetchall()  # noqa: S608

@@ -3,18 +3,20 @@
 import asyncio
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
+import httpx
 import pytest
 import uvloop
 
-from orchestrator.agents.inbox.session import InboxReception, InboxSession, InboxSettings
+from orchestrator.agents.inbox.server import Inbox as Serving
+from orchestrator.agents.inbox.server import Ports
+from orchestrator.agents.inbox.session import InboxReception, InboxSettings
 from orchestrator.agents.inbox.spool import Spool
 from orchestrator.agents.rules import Rule, Rules
 from orchestrator.bed.certificates import Authority
@@ -44,20 +46,19 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
 class Inbox:
     """An inbox that serves."""
 
-    def __init__(self, make: Callable[[], InboxReception], tls: ssl.SSLContext) -> None:
+    def __init__(self, make: Callable[[], InboxReception]) -> None:
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
-        self.reception = self.call(make)
+        self._serving = self.call(lambda: Serving(make()))
+        self._wait(self._serving.open(["127.0.0.1"], Ports(smtp=(0,), smtps=0, http=0)))
+        self.reception = self._serving.reception
         self.spool = self.reception.spool
-        self.port = self._serve(partial(InboxSession, self.reception))
-        self.smtps = self._serve(partial(InboxSession, self.reception, implicit=True), ssl=tls)
+        ((self.port,), (self.smtps,), (self.http,)) = self._serving.ports.values()
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.http}", timeout=10)
 
-    def _serve(self, session: Callable[[], InboxSession], **more: Any) -> int:
-        made = self._loop.create_server(session, "127.0.0.1", 0, **more)
-        server = cast("asyncio.Server", asyncio.run_coroutine_threadsafe(made, self._loop).result(5))
-        port: int = server.sockets[0].getsockname()[1]
-        return port
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
 
     def call(self, function: Callable[[], T]) -> T:
         """Call a function in the inbox's thread."""
@@ -80,6 +81,8 @@ class Inbox:
 
     def stop(self) -> None:
         """End it."""
+        self.client.close()
+        self._wait(self._serving.close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
 
@@ -95,7 +98,7 @@ def make_inbox(tmp_path: Path, tls: Tls) -> Iterator[Callable[..., Inbox]]:
             spool = Spool(tmp_path / str(len(started)), most_b=1 << 40, most_messages=most)
             return InboxReception(spool, InboxSettings(**settings), Rules([]), 1000, tls.server)
 
-        started.append(Inbox(make, tls.server))
+        started.append(Inbox(make))
         return started[-1]
 
     yield start

@@ -1,0 +1,332 @@
+"""HTTP API of an inbox: messages, waiting, events, attempts, rules. ``/openapi.json`` describes it."""
+
+import json
+import re
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Depends, HTTPException, Query, Request
+from fastapi.responses import Response, StreamingResponse
+from pydantic import BaseModel, Field
+
+from orchestrator.agents.inbox import head, mime, search
+from orchestrator.agents.inbox.feed import Feed
+from orchestrator.agents.inbox.session import InboxReception
+from orchestrator.agents.inbox.spool import Event, Spool, Stored
+from orchestrator.agents.rules import Rule, Rules
+
+SEALED = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'none'; base-uri 'none'; sandbox"
+"""Content-Security-Policy of untrusted HTML: no script, no form, nothing from outside (CSP level 3)."""
+ATTACHED = {"Content-Disposition": "attachment", "Content-Security-Policy": SEALED}
+NOT_STORED = {"Cache-Control": "no-store"}
+_HARMLESS = re.compile(r"image/(png|jpeg|gif|webp)|text/plain|application/pdf|audio/[a-z0-9.+-]+|video/[a-z0-9.+-]+")
+MOST_WAIT_S = 600.0
+KEEP_ALIVE_S = 15.0
+"""Seconds of silence after which an event stream sends a comment, so that proxies and readers keep it open."""
+_PAGE = 1000
+_FEW = 10
+
+
+class Mailbox(BaseModel):
+    """A display name and an address of a header field."""
+
+    name: str
+    address: str
+
+
+class Summary(BaseModel):
+    """A message as a list shows it. ``sender`` and ``recipients`` are the envelope's."""
+
+    id: int
+    t: float = Field(description="Unix time of its arrival")
+    size: int = Field(description="octets")
+    seen: bool
+    sender: str
+    recipients: list[str]
+    client: str
+    helo: str
+    user: str | None
+    tls: str | None
+    subject: str
+    author: list[Mailbox]
+    to: list[Mailbox]
+    cc: list[Mailbox]
+    reply_to: list[Mailbox]
+    message_id: str
+    date: str
+    tags: list[str]
+
+
+class PartOf(BaseModel):
+    """A part of a message."""
+
+    id: str
+    content_type: str
+    filename: str
+    content_id: str
+    attachment: bool
+    size: int
+
+
+class Whole(Summary):
+    """A message with its text and parts."""
+
+    headers: list[tuple[str, str]]
+    text: str
+    html: str
+    parts: list[PartOf]
+
+
+class Listing(BaseModel):
+    """A page of messages, the newest first."""
+
+    total: int = Field(description="messages that match")
+    messages: list[Summary]
+    cursor: int = Field(description="of the newest event")
+
+
+class EventOf(BaseModel):
+    """Something that happened; ``data`` differs by kind."""
+
+    id: int
+    t: float
+    kind: str
+    data: dict[str, Any]
+
+
+class Events(BaseModel):
+    """Events behind a cursor, the oldest first."""
+
+    events: list[EventOf]
+    cursor: int
+
+
+class RuleInForce(BaseModel):
+    """A rule, and how often it was applied."""
+
+    rule: Rule
+    hits: int
+
+
+class Gone(BaseModel):
+    """Ids of the messages that were deleted."""
+
+    deleted: list[int]
+
+
+async def terms(
+    to: Annotated[list[str], Query(description="recipient of the envelope; several: each of them")] = [],  # noqa: B006
+    sender: Annotated[str | None, Query(description="sender of the envelope; `<>`: the empty one")] = None,
+    author: Annotated[str | None, Query(alias="from", description="address or name in From")] = None,
+    subject: Annotated[str | None, Query(description="a part of the subject")] = None,
+    message_id: str | None = None,
+    query: Annotated[str, Query(description='words as Mailpit knows them: `to:x subject:"y z" -tag:old`')] = "",
+    after: Annotated[int, Query(description="messages with a larger id only")] = 0,
+) -> search.Condition:
+    """Read the conditions of a search from a query string."""
+    given = [("rcpt", address) for address in to]
+    given += [
+        (field, value)
+        for field, value in (("sender", sender), ("from", author), ("subject", subject), ("message-id", message_id))
+        if value is not None
+    ]
+    try:
+        sql, args = search.where([*(search.Term(field=f, value=v) for f, v in given), *search.parse(query)])
+    except ValueError as error:
+        raise HTTPException(422, str(error)) from error
+    return f"{sql} AND id > ?", [*args, after]
+
+
+def summary(stored: Stored) -> dict[str, Any]:
+    """Return what a list shows of a message."""
+    envelope = {**asdict(stored.envelope), "recipients": list(stored.envelope.recipients)}
+    facts = {"id": stored.id, "t": stored.t, "size": stored.size, "seen": stored.seen, "tags": list(stored.tags)}
+    return {**stored.head, **envelope, **facts}
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What the API speaks for: ``app.state.here``."""
+
+    inbox: InboxReception
+    feed: Feed
+
+    @property
+    def spool(self) -> Spool:
+        """Its messages."""
+        return self.inbox.spool
+
+
+async def _here(request: Request) -> Served:
+    served: Served = request.app.state.here
+    return served
+
+
+async def _kept(here: Annotated[Served, Depends(_here)], id_: int) -> Stored:
+    try:
+        return here.spool.get(id_)
+    except KeyError:
+        raise HTTPException(404, f"message {id_} is not kept") from None
+
+
+Here = Annotated[Served, Depends(_here)]
+Kept = Annotated[Stored, Depends(_kept)]
+Searched = Annotated[search.Condition, Depends(terms)]
+Cursor = Annotated[int, Query(ge=0, description="id of the last event that is known")]
+api = APIRouter(prefix="/api")
+"""All functions, dependencies too, are coroutines: the spool belongs to the event loop's thread."""
+
+
+@api.get("/messages")
+async def messages(
+    here: Here,
+    where: Searched,
+    limit: Annotated[int, Query(ge=1, le=_PAGE)] = 50,
+    start: Annotated[int, Query(ge=0)] = 0,
+) -> Listing:
+    """List messages, the newest first."""
+    found = [Summary(**summary(stored)) for stored in here.spool.find(*where, limit=limit, start=start)]
+    return Listing(total=here.spool.total(*where), messages=found, cursor=here.spool.cursor)
+
+
+@api.delete("/messages")
+async def delete(here: Here, where: Searched) -> Gone:
+    """Delete the messages that match: all of them without conditions."""
+    return remove(here.inbox, where)
+
+
+@api.get("/wait", responses={408: {"description": "the messages did not come in time"}})
+async def wait(
+    here: Here,
+    where: Searched,
+    count: Annotated[int, Query(ge=1, le=_PAGE)] = 1,
+    timeout: Annotated[float, Query(ge=0, le=MOST_WAIT_S, description="seconds")] = 30.0,  # noqa: ASYNC109
+) -> Listing:
+    """Wait until ``count`` messages match; they may have come before. The request is parked, nothing polls."""
+    found = await here.feed.until(lambda: enough(here.spool.find(*where, limit=_PAGE), count), timeout)
+    if found is None:
+        total = here.spool.total(*where)
+        last = [event.data["reply"] for event in here.spool.events(max(0, here.spool.cursor - _FEW), ["attempt"])]
+        raise HTTPException(408, {"needed": count, "found": total, "kept": here.spool.count, "last_attempts": last})
+    return Listing(total=len(found), messages=[Summary(**summary(s)) for s in found], cursor=here.spool.cursor)
+
+
+@api.get("/messages/{id_}")
+async def message(here: Here, stored: Kept) -> Whole:
+    """Return a message with its text and parts."""
+    raw = here.spool.raw(stored.id)
+    body = mime.read(raw)
+    parts = [PartOf(**{**facts(part), "size": len(part.content)}) for part in body.parts]
+    shown = {"headers": list(head.fields(raw)), "text": body.text, "html": body.html, "parts": parts}
+    return Whole(**{**summary(stored), **shown})
+
+
+@api.delete("/messages/{id_}")
+async def delete_one(here: Here, stored: Kept) -> Gone:
+    """Delete a message."""
+    return remove(here.inbox, ("id = ?", [stored.id]))
+
+
+@api.put("/messages/{id_}/seen")
+async def seen(here: Here, stored: Kept, seen: Annotated[bool, Body()]) -> None:
+    """Mark a message as seen or not."""
+    here.spool.mark([stored.id], seen=seen)
+
+
+@api.get("/messages/{id_}/raw", response_class=StreamingResponse)
+async def raw(here: Here, stored: Kept) -> StreamingResponse:
+    """Return the octets of a message as they came after DATA."""
+    return StreamingResponse(_streamed(here.spool.chunks(stored.id)), media_type="message/rfc822", headers=ATTACHED)
+
+
+@api.get("/messages/{id_}/html", response_class=Response)
+async def html(here: Here, stored: Kept) -> Response:
+    """Return the HTML of a message, for a frame in which nothing runs and nothing is fetched."""
+    body = mime.read(here.spool.raw(stored.id))
+    return Response(body.html, media_type="text/html; charset=utf-8", headers={"Content-Security-Policy": SEALED})
+
+
+@api.get("/messages/{id_}/parts/{place}", response_class=Response)
+async def part(here: Here, stored: Kept, place: str) -> Response:
+    """Return the content of a part, without its transfer encoding."""
+    try:
+        found = mime.read(here.spool.raw(stored.id)).part(place)
+    except KeyError:
+        raise HTTPException(404, f"message {stored.id} has no part {place}") from None
+    return Response(found.content, media_type=media_type(found), headers=ATTACHED)
+
+
+@api.get("/attempts")
+async def attempts(here: Here, after: Cursor = 0, limit: Annotated[int, Query(ge=1, le=_PAGE)] = _PAGE) -> Events:
+    """Return what rules, limits and authentication answered to clients, refusals too."""
+    found = here.spool.events(after, ["attempt"], limit)
+    return Events(events=[EventOf(**asdict(event)) for event in found], cursor=found[-1].id if found else after)
+
+
+@api.get("/events", response_class=StreamingResponse)
+async def events(here: Here, request: Request, after: Cursor | None = None) -> StreamingResponse:
+    """Stream events as they happen (server-sent events), from a cursor on, or from now on."""
+    known = request.headers.get("last-event-id", "")
+    cursor = int(known) if known.isdecimal() else here.spool.cursor if after is None else after
+    return StreamingResponse(_events(here, cursor), media_type="text/event-stream", headers=NOT_STORED)
+
+
+@api.get("/rules")
+async def rules(here: Here) -> list[RuleInForce]:
+    """Return the rules in force, in their order."""
+    of = here.inbox.rules
+    return [RuleInForce(rule=rule, hits=hits) for rule, hits in zip(of.rules, of.hits, strict=True)]
+
+
+@api.put("/rules")
+async def put_rules(here: Here, rules: list[Rule]) -> None:
+    """Replace the rules; hits begin at 0."""
+    here.inbox.rules = Rules(rules)
+    here.inbox.record(
+        "rules", {"rules": [rule.model_dump(mode="json", by_alias=True, exclude_none=True) for rule in rules]}
+    )
+
+
+def remove(inbox: InboxReception, where: search.Condition) -> Gone:
+    """Delete the messages that match, and tell it."""
+    gone = inbox.spool.delete(*where)
+    if gone:
+        inbox.record("deleted", {"ids": gone})
+    return Gone(deleted=gone)
+
+
+def enough(found: list[Stored], count: int) -> list[Stored] | None:
+    """Return the messages if they are as many as are waited for."""
+    return found if len(found) >= count else None
+
+
+def facts(part: mime.Part) -> dict[str, Any]:
+    """Return what a list shows of a part."""
+    return {name: getattr(part, name) for name in ("id", "content_type", "filename", "content_id", "attachment")}
+
+
+def media_type(part: mime.Part) -> str:
+    """Return a media type that no browser takes for a page or a script."""
+    return part.content_type if _HARMLESS.fullmatch(part.content_type) else "application/octet-stream"
+
+
+async def _streamed(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
+    for chunk in chunks:
+        yield chunk
+
+
+async def _events(here: Served, cursor: int) -> AsyncIterator[str]:
+    yield f": events behind {cursor}\n\n"
+    while not here.feed.closed:
+        found = await here.feed.until(partial(_behind, here.spool, cursor), KEEP_ALIVE_S)
+        for event in found or []:
+            cursor = event.id
+            yield f"id: {event.id}\nevent: {event.kind}\ndata: {json.dumps({'t': event.t, **event.data})}\n\n"
+        if not found:
+            yield ": nothing new\n\n"
+
+
+def _behind(spool: Spool, cursor: int) -> list[Event] | None:
+    return spool.events(cursor) or None

@@ -1,0 +1,107 @@
+"""The HTTP application of an inbox: its API, the part of Mailpit's, metrics, and the web page."""
+
+from collections.abc import Collection
+from importlib import resources
+from urllib.parse import urlsplit
+
+from fastapi import APIRouter, FastAPI
+from fastapi.responses import PlainTextResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from orchestrator.agents.inbox import mailpit
+from orchestrator.agents.inbox.api import Here, Served, api
+
+LOCAL = ("127.0.0.1", "localhost", "::1", "inbox")
+"""Names under which the page and the API are served: a page of any other name could read mail by DNS rebinding."""
+_SAFE = ("GET", "HEAD", "OPTIONS")
+_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+_PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:;"
+    " frame-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+)
+_MEDIA = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
+rest = APIRouter()
+
+
+def create(served: Served, names: Collection[str] = LOCAL) -> ASGIApp:
+    """Return the application; ``names``: those that a request's Host may have."""
+    app = FastAPI(
+        title="Inbox of a testbed",
+        description="Messages, waiting for them, rules that refuse or delay mail. `/api/v1` is a part of Mailpit's.",
+        version="1",
+        docs_url=None,  # the pages of FastAPI load their scripts from outside
+        redoc_url=None,
+    )
+    app.state.here = served
+    for router in (api, mailpit.v1, mailpit.plain, rest):
+        app.include_router(router)
+    return Guard(app, names)
+
+
+class Guard:
+    """Refuses requests of pages from elsewhere: another Host (DNS rebinding), another Origin (CSRF)."""
+
+    def __init__(self, app: ASGIApp, names: Collection[str]) -> None:
+        self._app, self._names = app, {name.lower() for name in names}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        reason = self._refuse(scope["method"], headers)
+        if reason is not None:
+            await PlainTextResponse(reason + "\n", 403)(scope, receive, send)
+            return
+
+        async def send_more(message: dict[str, object]) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *_HEADERS]  # type: ignore[misc]
+            await send(message)
+
+        await self._app(scope, receive, send_more)  # type: ignore[arg-type]
+
+    def _refuse(self, method: str, headers: dict[bytes, str]) -> str | None:
+        host = headers.get(b"host", "")
+        if (urlsplit(f"//{host}").hostname or "") not in self._names:
+            return f"Host {host[:100]!r} is none of {', '.join(sorted(self._names))}"
+        origin = headers.get(b"origin")
+        if origin is not None and origin != f"http://{host}" and (method not in _SAFE or origin != "null"):
+            return f"Origin {origin[:100]!r} is not http://{host}"
+        if headers.get(b"sec-fetch-site") in {"cross-site", "same-site"} and method not in _SAFE:
+            return "a page of another site asked"
+        return None
+
+
+@rest.get("/metrics", response_class=PlainTextResponse)
+async def metrics(here: Here) -> str:
+    """Return figures in Prometheus' text format."""
+    books, spool = here.inbox.books, here.spool
+    figures = {
+        "inbox_messages": ("gauge", "messages kept", spool.count),
+        "inbox_bytes": ("gauge", "octets of the messages kept", spool.size),
+        "inbox_connections": ("gauge", "SMTP connections open", books.open),
+        "inbox_connections_total": ("counter", "SMTP connections accepted", books.accepted),
+        "inbox_broken_total": ("counter", "SMTP connections that a rule ended", books.broken),
+        "inbox_events_total": ("counter", "events recorded", spool.cursor),
+    }
+    lines = [f"# HELP {n} {text}\n# TYPE {n} {kind}\n{n} {value}\n" for n, (kind, text, value) in figures.items()]
+    hits = [f'inbox_rule_hits_total{{rule="{i}"}} {count}\n' for i, count in enumerate(here.inbox.rules.hits)]
+    kind = "# HELP inbox_rule_hits_total times that a rule was applied\n# TYPE inbox_rule_hits_total counter\n"
+    return "".join([*lines, kind, *hits])
+
+
+@rest.get("/", include_in_schema=False)
+@rest.get("/page/{name}", include_in_schema=False)
+async def page(name: str = "page.html") -> Response:
+    """Return a file of the web page."""
+    file = resources.files("orchestrator.agents.inbox") / "page" / name
+    media = _MEDIA.get(name.rpartition(".")[2])
+    if "/" in name or media is None or not file.is_file():
+        return PlainTextResponse("no such file\n", 404)
+    return Response(file.read_bytes(), media_type=media, headers={"Content-Security-Policy": _PAGE_POLICY})

@@ -1,0 +1,429 @@
+"""The part of Mailpit's HTTP API v1 that its clients use, so that they work unchanged.
+
+Ids are ours, as text. What is not here answers 501 with the reason.
+"""
+
+from base64 import b64decode
+from binascii import Error as NotBase64
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from email import policy
+from email.message import EmailMessage
+from email.utils import format_datetime, formataddr, parsedate_to_datetime
+from hashlib import md5, sha1, sha256
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, HTTPException, Query
+from fastapi.responses import PlainTextResponse, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from orchestrator.agents.inbox import head, mime, search
+from orchestrator.agents.inbox.api import ATTACHED, SEALED, Here, Served, media_type, remove
+from orchestrator.agents.inbox.spool import Envelope, Stored
+from orchestrator.agents.rules import Action, Moment, Rule, Rules
+
+LIKE = "v1.30.0"
+"""Release of Mailpit whose API this is a part of."""
+_MOMENTS = {"Sender": Moment.MAIL, "Recipient": Moment.RCPT, "Authentication": Moment.AUTH}
+_SUMS = {"MD5": md5, "SHA1": sha1, "SHA256": sha256}
+_ABSENT = "not in this inbox: it never contacts what a message names, and keeps mail in the bed"
+_MOST = 100_000
+
+
+class Words(BaseModel):
+    """Base of bodies: Mailpit's clients may send more than is read here."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class Ids(Words):
+    """Ids of messages; none: all."""
+
+    IDs: list[str] = []
+
+
+class Reading(Ids):
+    """Which messages were read."""
+
+    Read: bool = False
+    Search: str = ""
+
+
+class Tagging(Ids):
+    """Tags to set."""
+
+    Tags: list[str] = []
+
+
+class Address(Words):
+    """A mailbox."""
+
+    Email: str
+    Name: str = ""
+
+
+class Attachment(Words):
+    """A file, base64."""
+
+    Content: str
+    Filename: str
+    ContentType: str = "application/octet-stream"
+    ContentID: str = ""
+
+
+class Send(Words):
+    """A message to put into the inbox."""
+
+    From: Address
+    To: list[Address] = []
+    Cc: list[Address] = []
+    Bcc: list[str] = []
+    ReplyTo: list[Address] = []
+    Subject: str = ""
+    Text: str = ""
+    HTML: str = ""
+    Headers: dict[str, str] = {}
+    Tags: list[str] = []
+    Attachments: list[Attachment] = []
+
+
+class Trigger(Words):
+    """A random failure."""
+
+    ErrorCode: Annotated[int, Field(ge=400, le=599)] = 451
+    Probability: Annotated[int, Field(ge=0, le=100)] = 0
+
+
+class Chaos(Words):
+    """Random failures, by command."""
+
+    Sender: Trigger = Trigger()
+    Recipient: Trigger = Trigger()
+    Authentication: Trigger = Trigger()
+
+
+async def _kept(here: Here, id_: str) -> Stored:
+    found = (
+        here.spool.find(limit=1) if id_ == "latest" else here.spool.find("id = ?", (id_,)) if id_.isdecimal() else []
+    )
+    if not found:
+        raise HTTPException(404, "message not found")
+    return found[0]
+
+
+async def _condition(query: str) -> search.Condition:
+    try:
+        return search.where(search.parse(query))
+    except ValueError as error:
+        raise HTTPException(400, str(error)) from error
+
+
+Kept = Annotated[Stored, Depends(_kept)]
+Searched = Annotated[search.Condition, Depends(_condition)]
+Start = Annotated[int, Query(ge=0)]
+Limit = Annotated[int, Query(ge=0, le=_MOST)]
+v1 = APIRouter(prefix="/api/v1", tags=["Mailpit"])
+plain = APIRouter(tags=["Mailpit"])
+
+
+# --------------------------------------------------------------------------------------------------------------- lists
+
+
+@v1.get("/messages")
+async def messages(here: Here, start: Start = 0, limit: Limit = 50) -> dict[str, Any]:
+    """List messages, the newest first."""
+    return _listing(here, ("1", []), start, limit)
+
+
+@v1.get("/search")
+async def searched(here: Here, where: Searched, start: Start = 0, limit: Limit = 50) -> dict[str, Any]:
+    """List the messages that match."""
+    return _listing(here, where, start, limit)
+
+
+@v1.put("/messages", response_class=PlainTextResponse)
+async def read(here: Here, body: Reading) -> str:
+    """Mark messages as read or not."""
+    where = await _condition(body.Search) if body.Search else _of(body.IDs)
+    here.spool.mark([stored.id for stored in here.spool.find(*where, limit=_MOST)], seen=body.Read)
+    here.feed.wake()
+    return "ok"
+
+
+@v1.delete("/messages", response_class=PlainTextResponse)
+async def delete(here: Here, body: Ids | None = None) -> str:
+    """Delete messages: all of them, if none is named."""
+    remove(here.inbox, _of(body.IDs if body else []))
+    return "ok"
+
+
+@v1.delete("/search", response_class=PlainTextResponse)
+async def delete_searched(here: Here, where: Searched) -> str:
+    """Delete the messages that match."""
+    remove(here.inbox, where)
+    return "ok"
+
+
+@v1.get("/tags")
+async def tags(here: Here) -> list[str]:
+    """List the tags in use."""
+    return here.spool.tags()
+
+
+@v1.put("/tags", response_class=PlainTextResponse)
+async def put_tags(here: Here, body: Tagging) -> str:
+    """Replace the tags of messages."""
+    for stored in here.spool.find(*_of(body.IDs), limit=_MOST) if body.IDs else []:
+        here.spool.tag(stored.id, body.Tags)
+    return "ok"
+
+
+# ---------------------------------------------------------------------------------------------------------- one message
+
+
+@v1.get("/message/{id_}")
+async def message(here: Here, stored: Kept) -> dict[str, Any]:
+    """Return a message, and mark it as read."""
+    raw = here.spool.raw(stored.id)
+    body, fields = mime.read(raw), list(head.fields(raw))
+    here.spool.mark([stored.id], seen=True)
+    listed = _listed(stored, body)
+    for name in ("Read", "Created", "Snippet", "Attachments"):
+        del listed[name]
+    unsubscribe = next((value for name, value in fields if name.lower() == "list-unsubscribe"), "")
+    return {
+        **listed,
+        "ReturnPath": stored.envelope.sender,
+        "Date": _date(stored),
+        "Text": body.text,
+        "HTML": body.html,
+        "ListUnsubscribe": {"Header": unsubscribe, "Links": [], "Errors": "", "HeaderPost": ""},
+        "Inline": [_attached(part) for part in body.inline],
+        "Attachments": [_attached(part) for part in body.attachments],
+    }
+
+
+@v1.get("/message/{id_}/headers")
+async def headers(here: Here, stored: Kept) -> dict[str, list[str]]:
+    """Return the header fields by name."""
+    found: dict[str, list[str]] = {}
+    for name, value in head.fields(here.spool.raw(stored.id)):
+        found.setdefault(name.title(), []).append(head.decoded(value))
+    return found
+
+
+@v1.get("/message/{id_}/raw", response_class=Response)
+async def raw(here: Here, stored: Kept) -> Response:
+    """Return the octets of a message."""
+    sealed = {"Content-Security-Policy": SEALED}
+    return Response(here.spool.raw(stored.id), media_type="text/plain; charset=utf-8", headers=sealed)
+
+
+@v1.get("/message/{id_}/part/{place}", response_class=Response)
+async def part(here: Here, stored: Kept, place: str) -> Response:
+    """Return the content of a part."""
+    try:
+        found = mime.read(here.spool.raw(stored.id)).part(place)
+    except KeyError:
+        raise HTTPException(404, "part not found") from None
+    return Response(found.content, media_type=media_type(found), headers=ATTACHED)
+
+
+@plain.get("/view/{name}", response_class=Response)
+async def view(here: Here, name: str) -> Response:
+    """Return the HTML (``ID.html``) or the text (``ID.txt``) of a message."""
+    id_, _, kind = name.rpartition(".")
+    if kind not in {"html", "txt"}:
+        raise HTTPException(404, "message not found")
+    body = mime.read(here.spool.raw((await _kept(here, id_)).id))
+    text, media = (
+        (body.html, "text/html; charset=utf-8") if kind == "html" else (body.text, "text/plain; charset=utf-8")
+    )
+    return Response(text, media_type=media, headers={"Content-Security-Policy": SEALED})
+
+
+# ------------------------------------------------------------------------------------------------------------ the rest
+
+
+@v1.post("/send")
+async def send(here: Here, body: Send) -> dict[str, str]:
+    """Put a message into the inbox, without SMTP."""
+    message = EmailMessage()
+    message["From"], message["Subject"] = _written(body.From), body.Subject
+    for name, those in (("To", body.To), ("Cc", body.Cc), ("Reply-To", body.ReplyTo)):
+        if those:
+            message[name] = ", ".join(map(_written, those))
+    message["Date"] = format_datetime(datetime.now(UTC))
+    for name, value in body.Headers.items():
+        message[name] = value
+    message.set_content(body.Text)
+    if body.HTML:
+        message.add_alternative(body.HTML, subtype="html")
+    for file in body.Attachments:
+        main, _, sub = file.ContentType.partition("/")
+        cid = f"<{file.ContentID}>" if file.ContentID else None
+        message.add_attachment(_octets(file.Content), main, sub or "octet-stream", filename=file.Filename, cid=cid)
+    to = [address.Email for address in (*body.To, *body.Cc)] + body.Bcc
+    if not to:
+        raise HTTPException(400, "To, Cc or Bcc is needed")
+    envelope = Envelope(sender=body.From.Email, recipients=tuple(to), client="", helo="")
+    try:
+        id_ = here.inbox.put(message.as_bytes(policy=policy.SMTP), envelope)
+    except OSError as error:
+        raise HTTPException(400, str(error)) from error
+    if body.Tags:
+        here.spool.tag(id_, body.Tags)
+    return {"ID": str(id_)}
+
+
+@v1.get("/info")
+async def info(here: Here) -> dict[str, Any]:
+    """Return what the inbox holds."""
+    return {
+        "Version": LIKE,
+        "LatestVersion": LIKE,
+        "Database": str(here.spool.folder),
+        "DatabaseSize": here.spool.size,
+        "Messages": here.spool.count,
+        "Unread": here.spool.total("seen = 0"),
+        "Tags": {
+            tag: here.spool.total("id IN (SELECT message FROM tags WHERE tag = ?)", [tag]) for tag in here.spool.tags()
+        },
+        "RuntimeStats": {},
+    }
+
+
+@v1.get("/webui")
+async def webui() -> dict[str, Any]:
+    """Return how the web page is set up."""
+    return {
+        "Label": "testbed",
+        "MessageRelay": {"Enabled": False},
+        "SpamAssassin": False,
+        "ChaosEnabled": True,
+        "DuplicatesIgnored": False,
+        "HideDeleteAllButton": False,
+    }
+
+
+@v1.get("/chaos")
+async def chaos(here: Here) -> Chaos:
+    """Return the random failures in force."""
+    triggers = {rule.moment: rule for rule in here.inbox.chaos.rules}
+    return Chaos(
+        **{
+            name: Trigger(ErrorCode=int(rule.answer()[:3]), Probability=round(100 * rule.chance))
+            for name, moment in _MOMENTS.items()
+            if (rule := triggers.get(moment)) is not None
+        }
+    )
+
+
+@v1.put("/chaos")
+async def put_chaos(here: Here, body: Chaos | None = None) -> Chaos:
+    """Set the random failures; without a body, none."""
+    rules = []
+    for name, moment in _MOMENTS.items():
+        trigger: Trigger = getattr(body, name, Trigger())
+        if trigger.Probability:
+            then = Action.DEFER if trigger.ErrorCode < 500 else Action.REJECT
+            reply = f"{trigger.ErrorCode} Chaos sends this"
+            rules.append(Rule(on=moment, then=then, reply=reply, chance=trigger.Probability / 100))
+    here.inbox.chaos = Rules(rules)
+    return await chaos(here)
+
+
+@plain.get("/livez", response_class=PlainTextResponse)
+@plain.get("/readyz", response_class=PlainTextResponse)
+async def alive() -> str:
+    """Say that it serves."""
+    return "ok"
+
+
+@v1.api_route("/{path:path}", methods=["GET", "POST", "PUT", "DELETE"], include_in_schema=False)
+async def absent(path: str) -> Response:
+    """Refuse what is not here."""
+    return PlainTextResponse(f"/api/v1/{path} is {_ABSENT}", 501)
+
+
+def _of(ids: Sequence[str]) -> search.Condition:
+    """Name messages by their ids; none: all."""
+    numbers = [int(id_) for id_ in ids if id_.isdecimal()]
+    if not ids:
+        return "1", []
+    return f"id IN ({', '.join('?' * len(numbers))})", list(numbers)
+
+
+def _listing(here: Served, where: search.Condition, start: int, limit: int) -> dict[str, Any]:
+    found = here.spool.find(*where, limit=limit, start=start)
+    sql, args = where
+    total, unread = here.spool.total(sql, args), here.spool.total(f"{sql} AND seen = 0", args)
+    return {
+        "total": here.spool.count,
+        "unread": here.spool.total("seen = 0"),
+        "count": len(found),
+        "messages_count": total,
+        "messages_unread": unread,
+        "start": start,
+        "tags": here.spool.tags(),
+        "messages": [_listed(stored, mime.read(here.spool.raw(stored.id))) for stored in found],
+    }
+
+
+def _listed(stored: Stored, body: mime.Body) -> dict[str, Any]:
+    fields = stored.head
+    named = {one["address"].lower() for name in ("to", "cc", "bcc") for one in fields[name]}
+    hidden = [{"name": "", "address": to} for to in stored.envelope.recipients if to.lower() not in named]
+    author = fields["author"][0] if fields["author"] else {"name": "", "address": stored.envelope.sender}
+    return {
+        "ID": str(stored.id),
+        "MessageID": fields["message_id"],
+        "Read": stored.seen,
+        "From": _mailbox(author),
+        "To": [_mailbox(one) for one in fields["to"]],
+        "Cc": [_mailbox(one) for one in fields["cc"]],
+        "Bcc": [_mailbox(one) for one in (*fields["bcc"], *hidden)],
+        "ReplyTo": [_mailbox(one) for one in fields["reply_to"]],
+        "Subject": fields["subject"],
+        "Created": datetime.fromtimestamp(stored.t, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "Username": stored.envelope.user or "",
+        "Tags": list(stored.tags),
+        "Size": stored.size,
+        "Attachments": len(body.attachments),
+        "Snippet": body.snippet,
+    }
+
+
+def _mailbox(one: dict[str, str]) -> dict[str, str]:
+    return {"Name": one["name"], "Address": one["address"]}
+
+
+def _date(stored: Stored) -> str:
+    try:
+        read = parsedate_to_datetime(stored.head["date"])
+    except ValueError:
+        read = datetime.fromtimestamp(stored.t, UTC)
+    return read.isoformat()
+
+
+def _attached(part: mime.Part) -> dict[str, Any]:
+    sums = {name: kind(part.content, usedforsecurity=False).hexdigest() for name, kind in _SUMS.items()}
+    return {
+        "PartID": part.id,
+        "FileName": part.filename,
+        "ContentType": part.content_type,
+        "ContentID": part.content_id,
+        "Size": len(part.content),
+        "Checksums": sums,
+    }
+
+
+def _written(address: Address) -> str:
+    return formataddr((address.Name, address.Email))
+
+
+def _octets(text: str) -> bytes:
+    try:
+        return b64decode(text, validate=True)
+    except NotBase64 as error:
+        raise HTTPException(400, f"an attachment is not base64: {error}") from error

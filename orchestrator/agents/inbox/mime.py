@@ -1,0 +1,142 @@
+"""Parts of a message (RFC 2045, RFC 2046), read leniently: what cannot be read is text, and never an error."""
+
+import re
+from dataclasses import dataclass
+from email import message_from_bytes
+from email.message import Message
+
+from orchestrator.agents.inbox.head import decoded
+
+MOST_PARTS = 1000
+"""Parts of a message that are listed."""
+_SPACE = re.compile(r"\s+")
+_MARKUP = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.DOTALL | re.IGNORECASE)
+SNIPPET = 250
+"""Characters of a snippet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A part without parts of its own."""
+
+    id: str
+    """Its place: ``2.1`` is the first part of the second one."""
+    content_type: str
+    charset: str | None
+    filename: str
+    """Empty: it has none."""
+    content_id: str
+    """Without angle brackets."""
+    attachment: bool
+    """It has a file name or the disposition ``attachment``, and is not shown with the text."""
+    content: bytes
+    """Without its transfer encoding."""
+
+    @property
+    def text(self) -> str:
+        """Its content as text with LF: unknown charsets as UTF-8, a replacement character for each wrong octet."""
+        try:
+            text = self.content.decode(self.charset or "utf-8", "replace")
+        except (LookupError, ValueError):
+            text = self.content.decode("utf-8", "replace")
+        return text.replace("\r\n", "\n")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Body:
+    """A message without its header section."""
+
+    parts: list[Part]
+
+    @property
+    def text(self) -> str:
+        """The first plain text that is not attached; empty: none."""
+        return self._first("text/plain")
+
+    @property
+    def html(self) -> str:
+        """The first HTML that is not attached; empty: none."""
+        return self._first("text/html")
+
+    @property
+    def attachments(self) -> list[Part]:
+        """Parts that are attached, but for those that the text refers to."""
+        return [part for part in self.parts if part.attachment and not part.content_id]
+
+    @property
+    def inline(self) -> list[Part]:
+        """Parts that the text refers to by their Content-ID (RFC 2392)."""
+        return [part for part in self.parts if part.attachment and part.content_id]
+
+    @property
+    def snippet(self) -> str:
+        """The start of the text, on one line."""
+        text = self.text or _MARKUP.sub(" ", self.html[: 100 * SNIPPET])
+        return _SPACE.sub(" ", text[: 40 * SNIPPET]).strip()[:SNIPPET]
+
+    def part(self, id_: str) -> Part:
+        """Return a part.
+
+        Raises:
+            KeyError: no part has this place.
+        """
+        for part in self.parts:
+            if part.id == id_:
+                return part
+        raise KeyError(id_)
+
+    def _first(self, kind: str) -> str:
+        return next((part.text for part in self.parts if part.content_type == kind and not part.attachment), "")
+
+
+def read(message: bytes) -> Body:
+    """Read the parts of a message."""
+    try:
+        parts = _parts(message_from_bytes(message))
+    except (RecursionError, ValueError, TypeError, LookupError, AttributeError, AssertionError):
+        parts = [_whole(message)]
+    return Body(parts=parts)
+
+
+def _whole(message: bytes) -> Part:
+    content = message.partition(b"\r\n\r\n")[2]
+    return Part(
+        id="1", content_type="text/plain", charset=None, filename="", content_id="", attachment=False, content=content
+    )
+
+
+def _parts(message: Message) -> list[Part]:
+    parts: list[Part] = []
+    rest: list[tuple[str, Message]] = [("", message)]
+    while rest and len(parts) < MOST_PARTS:
+        place, entity = rest.pop()
+        inner = entity.get_payload()
+        if entity.get_content_maintype() == "multipart" and isinstance(inner, list):
+            entities = [(f"{place}.{i}" if place else str(i), one) for i, one in enumerate(inner, 1)]
+            rest += [(name, one) for name, one in reversed(entities) if isinstance(one, Message)]
+        else:
+            parts.append(_part(place or "1", entity))
+    return parts
+
+
+def _part(place: str, entity: Message) -> Part:
+    filename = decoded(entity.get_filename() or "")
+    kind = entity.get_content_type()
+    payload = entity.get_payload(decode=True)
+    if not isinstance(payload, bytes):  # message/rfc822: the message inside
+        inner = entity.get_payload()
+        payload = (
+            b"".join(one.as_bytes() for one in inner if isinstance(one, Message)) if isinstance(inner, list) else b""
+        )
+    content_id = str(entity.get("Content-ID", "")).strip().strip("<>")
+    disposition = entity.get_content_disposition()
+    shown = kind in {"text/plain", "text/html"} and not filename
+    return Part(
+        id=place,
+        content_type=kind,
+        charset=entity.get_content_charset(),
+        filename=filename,
+        content_id=decoded(content_id),
+        attachment=disposition == "attachment" or not shown,
+        content=payload,
+    )

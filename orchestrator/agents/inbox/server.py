@@ -1,0 +1,165 @@
+"""The inbox: SMTP, submission, and HTTP, in one process.
+
+::
+
+    python3 -m orchestrator.agents.inbox.server --spool DIR [--settings JSON] [--rules JSON] [--certificate PEM]
+
+Prints JSON lines: ``{"event": "listening", ...}`` when it serves, and each event of the inbox. SIGTERM ends it.
+"""
+
+import argparse
+import asyncio
+import json
+import signal
+import ssl
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import uvicorn
+import uvloop
+from pydantic import TypeAdapter, ValidationError
+
+from orchestrator.agents.contract import check_types
+from orchestrator.agents.inbox.api import Served
+from orchestrator.agents.inbox.app import LOCAL, create
+from orchestrator.agents.inbox.feed import Feed
+from orchestrator.agents.inbox.session import InboxReception, InboxSession, InboxSettings
+from orchestrator.agents.inbox.spool import Event, Spool
+from orchestrator.agents.output import say
+from orchestrator.agents.rules import Rule, Rules
+from orchestrator.agents.sink import allow_files, listen
+
+_BACKLOG = 1024
+_SPARE_FDS = 256
+"""For files of the spool, and for HTTP."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """Where it listens; 0 takes a free port, ``None`` opens none."""
+
+    smtp: Sequence[int] = (25, 587)
+    smtps: int | None = 465
+    http: int = 8025
+
+
+class _Server(uvicorn.Server):
+    """An HTTP server that leaves signals to the program."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Take no signal."""
+        yield
+
+
+class Inbox:
+    """An inbox that serves, in the running event loop."""
+
+    def __init__(self, reception: InboxReception, *, names: Collection[str] = LOCAL) -> None:
+        self.reception = reception
+        self.feed = Feed()
+        reception.heard = self._hear
+        self._app = create(Served(reception, self.feed), names)
+        self._servers: list[asyncio.AbstractServer] = []
+        self.ports: dict[str, list[int]] = {"smtp": [], "smtps": [], "http": []}
+        """Open ports by protocol."""
+
+    async def open(self, hosts: Sequence[str], ports: Ports) -> None:
+        """Listen, and serve from now on.
+
+        Raises:
+            OSError: a port is taken.
+        """
+        reception = self.reception
+        for port in ports.smtp:
+            await self._smtp("smtp", hosts, port, implicit=False)
+        if ports.smtps is not None and reception.tls is not None:
+            await self._smtp("smtps", hosts, ports.smtps, implicit=True)
+        config = uvicorn.Config(
+            self._app, lifespan="off", log_config=None, access_log=False, server_header=False, date_header=True
+        )
+        self._http = _Server(config)
+        sockets = [listen(host, ports.http, _BACKLOG) for host in hosts]
+        self.ports["http"] = sorted({opened.getsockname()[1] for opened in sockets})
+        self._serving = asyncio.ensure_future(self._http.serve(sockets))
+
+    async def _smtp(self, name: str, hosts: Sequence[str], port: int, *, implicit: bool) -> None:
+        for host in hosts:
+            opened = listen(host, port, _BACKLOG)
+            port = opened.getsockname()[1]
+            factory = partial(InboxSession, self.reception, implicit=implicit)
+            tls = self.reception.tls if implicit else None
+            server = await asyncio.get_running_loop().create_server(factory, sock=opened, backlog=_BACKLOG, ssl=tls)
+            self._servers.append(server)
+        self.ports[name].append(port)
+
+    def _hear(self, _event: Event) -> None:
+        self.feed.wake()
+
+    async def close(self) -> None:
+        """Stop serving: waiting requests are answered, open SMTP sessions end."""
+        for server in self._servers:
+            server.close()
+        self.feed.close()
+        self._http.should_exit = True
+        await self._serving
+        self.reception.spool.close()
+
+
+async def run(options: argparse.Namespace, settings: InboxSettings, rules: Sequence[Rule]) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    ended, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    most = allow_files() - 2 * _BACKLOG - _SPARE_FDS
+    spool = Spool(options.spool, most_b=settings.max_stored_mb << 20, most_messages=settings.max_messages)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH) if options.certificate else None
+    if tls is not None:
+        tls.load_cert_chain(options.certificate)
+    reception = InboxReception(spool, settings, Rules(rules), max(most, 64), tls)
+    inbox = Inbox(reception, names=(*LOCAL, *options.name))
+    await inbox.open(options.listen or ["0.0.0.0", "::"], Ports(smtp=options.smtp or (25, 587), http=options.http))
+    say({"event": "listening", **inbox.ports})
+    await ended.wait()
+    await inbox.close()
+
+
+def read_settings(text: str) -> InboxSettings:
+    """Read InboxSettings.
+
+    Raises:
+        ValueError, TypeError: they are none, or of wrong types.
+    """
+    given = json.loads(text)
+    if not isinstance(given, dict):
+        raise TypeError(f"an object was needed, {text:.60} was found")
+    check_types(InboxSettings, given)
+    return InboxSettings.from_dict(given)
+
+
+def main() -> None:
+    """Run the inbox."""
+    parser = argparse.ArgumentParser(description="a mailbox with an HTTP API")
+    parser.add_argument("--listen", action="append", metavar="ADDRESS", help="default: all, IPv4 and IPv6")
+    parser.add_argument("--smtp", action="append", type=int, metavar="PORT", help="default: 25 and 587")
+    parser.add_argument("--http", type=int, default=8025, metavar="PORT")
+    parser.add_argument("--name", action="append", default=[], help="a further Host that HTTP answers to")
+    parser.add_argument("--spool", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--certificate", type=Path, metavar="FILE", help="PEM, with its key: for STARTTLS and SMTPS")
+    parser.add_argument("--settings", default="{}", metavar="JSON", help="InboxSettings")
+    parser.add_argument("--rules", default="[]", metavar="JSON", help="a list of rules")
+    options = parser.parse_args()
+    try:
+        settings = read_settings(options.settings)
+        rules = TypeAdapter(list[Rule]).validate_json(options.rules)
+    except (ValidationError, ValueError, TypeError) as error:
+        parser.error(str(error))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run(options, settings, rules))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,226 @@
+"""The HTTP API of an inbox, over a real socket."""
+
+import json
+import smtplib
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from email.message import EmailMessage
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.unit.agents.inbox.conftest import Inbox
+
+
+def letter(subject: str = "hello", html: str = "") -> EmailMessage:
+    message = EmailMessage()
+    message["From"], message["To"], message["Subject"] = "Ann <ann@d0.test>", "bob@d1.test", subject
+    message.set_content(f"Your code is 123456.\n{subject}\n")
+    if html:
+        message.add_alternative(html, subtype="html")
+    return message
+
+
+def send(inbox: Inbox, message: EmailMessage | None = None, to: tuple[str, ...] = ("bob@d1.test",)) -> None:
+    with smtplib.SMTP("127.0.0.1", inbox.port, timeout=5) as smtp:
+        smtp.send_message(message or letter(), "ann@d0.test", to)
+
+
+def get(inbox: Inbox, path: str, **params: Any) -> Any:
+    answer = inbox.client.get(f"/api/{path}", params=params)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def test_a_message_is_listed_read_and_deleted(inbox: Inbox) -> None:
+    message = letter(html="<p>hi</p>")
+    message.add_attachment(b"\0\1", "application", "pdf", filename="ü.pdf")
+    send(inbox, message, ("bob@d1.test", "eve@d2.test"))
+    listing = get(inbox, "messages")
+    assert listing["total"] == 1
+    (listed,) = listing["messages"]
+    assert (listed["sender"], listed["recipients"]) == ("ann@d0.test", ["bob@d1.test", "eve@d2.test"])
+    assert listed["author"] == [{"name": "Ann", "address": "ann@d0.test"}]
+    assert abs(listed["t"] - time.time()) < 60
+    whole = get(inbox, f"messages/{listed['id']}")
+    assert (whole["text"], whole["html"]) == ("Your code is 123456.\nhello\n", "<p>hi</p>\n")
+    assert ["Subject", "hello"] in whole["headers"]
+    assert [(part["id"], part["content_type"], part["filename"]) for part in whole["parts"]] == [
+        ("1.1", "text/plain", ""),
+        ("1.2", "text/html", ""),
+        ("2", "application/pdf", "ü.pdf"),
+    ]
+    part = inbox.client.get(f"/api/messages/{listed['id']}/parts/2")
+    assert (part.content, part.headers["content-disposition"]) == (b"\0\1", "attachment")
+    raw = inbox.client.get(f"/api/messages/{listed['id']}/raw")
+    assert [raw.content] == inbox.raw()
+    assert inbox.client.delete(f"/api/messages/{listed['id']}").json() == {"deleted": [listed["id"]]}
+    assert get(inbox, "messages")["total"] == 0
+    assert inbox.client.get(f"/api/messages/{listed['id']}").status_code == 404
+
+
+def test_a_search_names_conditions(inbox: Inbox) -> None:
+    for i in range(5):
+        send(inbox, letter(f"number {i}"), (f"user{i}@d1.test",))
+    assert [m["subject"] for m in get(inbox, "messages", to="USER3@d1.test")["messages"]] == ["number 3"]
+    assert get(inbox, "messages", subject="number", limit=2)["total"] == 5
+    last = get(inbox, "messages", limit=1)["messages"][0]["id"]
+    assert get(inbox, "messages", after=last)["total"] == 0
+    assert inbox.client.get("/api/messages", params={"query": "larger:much"}).status_code == 422
+    assert len(inbox.client.delete("/api/messages", params={"subject": "number 4"}).json()["deleted"]) == 1
+    assert inbox.client.get("/api/messages", params={"limit": 0}).status_code == 422
+
+
+def test_a_wait_is_answered_when_the_mail_comes_and_not_before(inbox: Inbox) -> None:
+    send(inbox, to=("eve@d1.test",))
+    with ThreadPoolExecutor() as pool:
+        waiting = [pool.submit(get, inbox, "wait", to="bob@d1.test", count=2, timeout=20) for _ in range(20)]
+        send(inbox)
+        assert not any(future.done() for future in waiting)
+        send(inbox)
+        assert {future.result(5)["total"] for future in waiting} == {2}
+    assert get(inbox, "wait", to="eve@d1.test", timeout=0)["total"] == 1
+
+
+def test_a_wait_in_vain_says_what_there_was(inbox: Inbox) -> None:
+    inbox.rules({"to": "bob@*", "then": "reject", "reply": "550 5.1.1 no such user"})
+    with pytest.raises(smtplib.SMTPRecipientsRefused):
+        send(inbox)
+    answer = inbox.client.get("/api/wait", params={"to": "bob@d1.test", "timeout": 0.05})
+    assert answer.status_code == 408
+    assert answer.json()["detail"] == {
+        "needed": 1,
+        "found": 0,
+        "kept": 0,
+        "last_attempts": ["550 5.1.1 no such user"],
+    }
+
+
+def read_events(stream: httpx.Response, count: int) -> list[tuple[str, str, dict[str, Any]]]:
+    """Read server-sent events: id, kind, data."""
+    seen: list[tuple[str, str, dict[str, Any]]] = []
+    fields: dict[str, str] = {}
+    for line in stream.iter_lines():
+        if line and not line.startswith(":"):
+            name, _, value = line.partition(": ")
+            fields[name] = value
+        elif fields:
+            seen.append((fields["id"], fields["event"], json.loads(fields["data"])))
+            fields = {}
+            if len(seen) == count:
+                break
+    return seen
+
+
+def test_events_come_as_they_happen_and_again_from_a_cursor(inbox: Inbox) -> None:
+    with inbox.client.stream("GET", "/api/events") as stream:
+        lines = stream.iter_lines()
+        assert next(lines) == ": events behind 0"
+        sender = threading.Thread(target=send, args=(inbox,))
+        sender.start()
+        text = [next(lines) for _ in range(4)]
+        sender.join(5)
+    assert text[1:3] == ["id: 1", "event: message"]
+    inbox.client.put("/api/rules", json=[{"then": "reject"}]).raise_for_status()
+    with inbox.client.stream("GET", "/api/events", headers={"Last-Event-ID": "0"}) as stream:
+        seen = read_events(stream, 2)
+    assert [kind for _, kind, _ in seen] == ["message", "rules"]
+    with inbox.client.stream("GET", "/api/events", params={"after": 1}) as stream:
+        assert [id_ for id_, _, _ in read_events(stream, 1)] == ["2"]
+
+
+def test_rules_are_set_and_count_their_hits(inbox: Inbox) -> None:
+    texts = [{"to": "bob@*", "then": "defer", "times": 1}, {"from": "x@y", "then": "tarpit", "delay_s": 1}]
+    assert inbox.client.put("/api/rules", json=texts).status_code == 200
+    with pytest.raises(smtplib.SMTPRecipientsRefused):
+        send(inbox)
+    send(inbox)
+    shown = get(inbox, "rules")
+    assert [rule["hits"] for rule in shown] == [1, 0]
+    assert {k: v for k, v in shown[1]["rule"].items() if v is not None and k in texts[1]} == texts[1]
+    (attempt,) = get(inbox, "attempts")["events"]
+    assert (attempt["data"]["rule"], attempt["data"]["then"]) == (0, "defer")
+    refused = inbox.client.put("/api/rules", json=[{"then": "greylist"}])
+    assert (refused.status_code, "needs delay_s" in refused.text) == (422, True)
+    assert [rule["hits"] for rule in get(inbox, "rules")] == [1, 0]
+
+
+def test_its_document_names_every_path_and_the_rules_of_bed_files(inbox: Inbox) -> None:
+    document = inbox.client.get("/openapi.json").json()
+    assert {"/api/wait", "/api/events", "/api/rules", "/api/v1/messages", "/metrics"} <= document["paths"].keys()
+    assert {"to", "from", "on", "then", "reply", "times"} <= document["components"]["schemas"]["Rule"][
+        "properties"
+    ].keys()
+
+
+def test_metrics(inbox: Inbox) -> None:
+    send(inbox)
+    text = inbox.client.get("/metrics").text
+    assert "\ninbox_messages 1\n" in text
+    assert "\ninbox_connections_total 1\n" in text
+
+
+# ------------------------------------------------------------------------------------------------------------ strangers
+
+
+@pytest.mark.parametrize("host", ["evil.test", "evil.test:8025", "127.0.0.1.evil.test", "", "127.0.0.1@evil.test"])
+def test_another_host_is_refused(inbox: Inbox, host: str) -> None:
+    assert inbox.client.get("/api/messages", headers={"Host": host}).status_code in {400, 403}
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Origin": "http://evil.test"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({}, 200),
+    ],
+)
+def test_a_page_from_elsewhere_changes_nothing(inbox: Inbox, headers: dict[str, str], status: int) -> None:
+    send(inbox)
+    assert inbox.client.delete("/api/messages", headers=headers).status_code == status
+    assert inbox.spool.count == (0 if status == 200 else 1)
+
+
+def test_its_own_page_may(inbox: Inbox) -> None:
+    own = {"Origin": f"http://127.0.0.1:{inbox.http}", "Sec-Fetch-Site": "same-origin"}
+    assert inbox.client.delete("/api/messages", headers=own).status_code == 200
+
+
+def test_html_of_a_message_is_sealed(inbox: Inbox) -> None:
+    send(inbox, letter(html="<script>alert(1)</script>"))
+    answer = inbox.client.get("/api/messages/1/html")
+    policy = answer.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'")
+    assert policy.endswith("sandbox")
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize("kind", ["text/html", "image/svg+xml", "text/javascript", "application/xhtml+xml"])
+def test_a_part_is_no_page(inbox: Inbox, kind: str) -> None:
+    message = letter()
+    main, sub = kind.split("/")
+    message.add_attachment(b"<script>alert(1)</script>", main, sub, filename="x")
+    send(inbox, message)
+    answer = inbox.client.get("/api/messages/1/parts/2")
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert answer.headers["content-disposition"] == "attachment"
+
+
+@pytest.mark.parametrize("path", ["/page/..%2fserver.py", "/page/nosuch.html", "/page/%2e%2e/app.py", "/api/v2"])
+def test_no_other_file_is_served(inbox: Inbox, path: str) -> None:
+    assert inbox.client.get(path).status_code == 404
+
+
+def test_waiting_requests_end_with_the_inbox(make_inbox: Callable[..., Inbox]) -> None:
+    inbox = make_inbox()
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(inbox.client.get, "/api/wait", params={"timeout": 60})
+        while not inbox.client.get("/metrics").is_success:
+            pass
+        inbox.call(inbox._serving.feed.close)
+        assert waiting.result(5).status_code == 408
