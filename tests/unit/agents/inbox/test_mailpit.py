@@ -1,0 +1,146 @@
+"""A client of Mailpit, pytest-mailpit from PyPI, works with the inbox unchanged."""
+
+import smtplib
+import subprocess
+import sys
+from email.message import EmailMessage
+from pathlib import Path
+
+import pytest
+from pytest_mailpit.client import MailpitClient
+from pytest_mailpit.errors import MailpitAPIError
+from pytest_mailpit.models import ChaosTrigger, ChaosTriggers
+
+from tests.unit.agents.inbox.conftest import Inbox
+
+
+@pytest.fixture
+def mailpit(inbox: Inbox) -> MailpitClient:
+    return MailpitClient(f"http://127.0.0.1:{inbox.http}")
+
+
+def letter(to: str, subject: str = "Welcome") -> EmailMessage:
+    message = EmailMessage()
+    message["From"], message["To"], message["Cc"] = "Shop <shop@example.com>", to, "cc@example.com"
+    message["Subject"], message["Message-ID"] = subject, f"<{subject}@example.com>"
+    message["List-Unsubscribe"] = "<https://x.test/leave>"
+    message.set_content("Your code is 123456\n")
+    message.add_alternative('<p>Click <a href="https://x.test/?t=1">here</a></p>', subtype="html")
+    message.add_attachment(b"PDF\0", "application", "pdf", filename="invoice.pdf")
+    return message
+
+
+def send(inbox: Inbox, message: EmailMessage, *to: str) -> None:
+    with smtplib.SMTP("127.0.0.1", inbox.port, timeout=5) as smtp:
+        smtp.send_message(message, to_addrs=to or None)
+
+
+def test_lists_and_searches(inbox: Inbox, mailpit: MailpitClient) -> None:
+    for i in range(3):
+        send(inbox, letter(f"user{i}@example.com", f"number {i}"), f"user{i}@example.com", "hidden@example.com")
+    assert [m.subject for m in mailpit.messages(limit=2).messages] == ["number 2", "number 1"]
+    assert (mailpit.info().messages, mailpit.info().unread) == (3, 3)
+    assert len(mailpit.search_all("subject:number", page_size=2)) == 3
+    (found,) = mailpit.search("to:user1@example.com").messages
+    assert (found.subject, found.attachments, found.snippet) == ("number 1", 1, "Your code is 123456")
+    mailpit.set_tags([found.id], ["one", "two"])
+    assert [m.id for m in mailpit.search("tag:one").messages] == [found.id]
+    mailpit.mark_read([found.id])
+    assert len(mailpit.search("is:unread").messages) == 2
+    mailpit.delete_search("to:user0@example.com")
+    mailpit.delete_messages([found.id])
+    assert [m.subject for m in mailpit.messages().messages] == ["number 2"]
+    mailpit.delete_all()
+    assert mailpit.messages().messages == ()
+
+
+def test_a_message_with_its_parts(inbox: Inbox, mailpit: MailpitClient) -> None:
+    send(inbox, letter("bob@example.com"), "bob@example.com", "hidden@example.com")
+    message = mailpit.get_message("latest")
+    assert (message.return_path, message.sender and message.sender.name) == ("shop@example.com", "Shop")
+    assert [a.address for a in (*message.to, *message.cc, *message.bcc)] == [
+        "bob@example.com",
+        "cc@example.com",
+        "hidden@example.com",
+    ]
+    assert (message.text, "https://x.test/?t=1" in message.html) == ("Your code is 123456\n", True)
+    (attachment,) = message.attachments
+    assert (attachment.file_name, mailpit.get_attachment(attachment)) == ("invoice.pdf", b"PDF\0")
+    assert mailpit.get_headers(message.id)["Subject"] == ["Welcome"]
+    assert [mailpit.get_raw(message.id)] == inbox.raw()
+    assert message.list_unsubscribe.header == "<https://x.test/leave>"
+    assert inbox.client.get(f"/view/{message.id}.html").text.startswith("<p>Click")
+    assert inbox.client.get("/view/latest.txt").text == "Your code is 123456\n"
+
+
+def test_chaos(inbox: Inbox, mailpit: MailpitClient) -> None:
+    mailpit.set_chaos(ChaosTriggers(recipient=ChaosTrigger(error_code=451, probability=100)))
+    assert mailpit.chaos().recipient.error_code == 451
+    with pytest.raises(smtplib.SMTPRecipientsRefused):
+        send(inbox, letter("bob@example.com"))
+    mailpit.set_chaos(ChaosTriggers())
+    send(inbox, letter("bob@example.com"))
+    assert not mailpit.chaos().recipient.active
+
+
+def test_the_fields_of_a_list_are_those_of_mailpit(inbox: Inbox) -> None:
+    send(inbox, letter("bob@example.com"))
+    listing = inbox.client.get("/api/v1/messages").json()
+    assert set(listing) == {
+        *("total", "unread", "count", "messages_count", "messages_unread", "start", "tags", "messages")
+    }
+    assert set(listing["messages"][0]) == {
+        *("ID", "MessageID", "Read", "From", "To", "Cc", "Bcc", "ReplyTo", "Subject", "Created", "Username", "Tags"),
+        *("Size", "Attachments", "Snippet"),
+    }
+    assert (listing["messages"][0]["ReplyTo"], listing["tags"]) == ([], [])
+
+
+def test_a_message_is_put_in_by_http(inbox: Inbox) -> None:
+    body = {
+        "From": {"Email": "a@example.com", "Name": "Ä"},
+        "To": [{"Email": "b@example.com"}],
+        "Bcc": ["c@example.com"],
+        "Subject": "Grüße",
+        "Text": ".dot\n..dots\n",
+        "HTML": "<p>x</p>",
+        "Tags": ["sent"],
+        "Attachments": [{"Content": "AAE=", "Filename": "x.bin", "ContentID": "one"}],
+    }
+    id_ = inbox.client.post("/api/v1/send", json=body).json()["ID"]
+    message = inbox.client.get(f"/api/v1/message/{id_}").json()
+    assert (message["Subject"], message["Text"], message["Tags"]) == ("Grüße", ".dot\n..dots\n", ["sent"])
+    assert [part["ContentID"] for part in message["Inline"]] == ["one"]
+    assert inbox.client.post("/api/v1/send", json={**body, "To": [], "Bcc": []}).status_code == 400
+
+
+@pytest.mark.parametrize("path", ["message/1/link-check", "message/1/html-check", "message/1/sa-check", "events"])
+def test_what_is_not_here_says_so(inbox: Inbox, mailpit: MailpitClient, path: str) -> None:
+    send(inbox, letter("bob@example.com"))
+    answer = inbox.client.get(f"/api/v1/{path}")
+    assert (answer.status_code, "not in this inbox" in answer.text) == (501, True)
+    if path.endswith("link-check"):
+        with pytest.raises(MailpitAPIError, match="501"):
+            mailpit.check_links("1")
+
+
+_TEST = """
+import smtplib
+
+def test_welcome(mailpit_inbox, mailpit_smtp):
+    with smtplib.SMTP(*mailpit_smtp) as smtp:
+        mail = "Subject: Welcome\\r\\n\\r\\nYour code is 123456\\r\\n"
+        smtp.sendmail("shop@example.com", [mailpit_inbox.address], mail)
+    assert "123456" in mailpit_inbox.wait_for_message(subject="Welcome").text
+
+def test_nobody(mailpit_inbox):
+    mailpit_inbox.assert_no_message(within=0.1)
+"""
+
+
+def test_a_suite_of_tests_of_others_passes(inbox: Inbox, tmp_path: Path) -> None:
+    (tmp_path / "test_others.py").write_text(_TEST)
+    (tmp_path / "pytest.ini").write_text(f"[pytest]\nmailpit_smtp = 127.0.0.1:{inbox.port}\n")
+    command = [sys.executable, "-m", "pytest", "-q", "--mailpit-url", f"http://127.0.0.1:{inbox.http}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert "2 passed" in done.stdout, done.stdout
