@@ -1,4 +1,4 @@
-"""A real browser, driven over its own pipe (Chrome DevTools Protocol), with no network to reach."""
+"""A real browser, driven over its own pipe (Chrome DevTools Protocol); it reaches 127.0.0.1 only."""
 
 import base64
 import json
@@ -15,7 +15,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-component-update",
     "--disable-background-networking", "--disable-sync", "--remote-debugging-pipe", "--hide-scrollbars",
-    "--host-resolver-rules=MAP * ~NOTFOUND",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )  # fmt: skip
 TIMEOUT_S = 30.0
 
@@ -108,12 +108,16 @@ class Browser:
 
     def open(self, page: Path) -> None:
         """Open a local file and wait until it is loaded and, unless scripts are off, its pictures are drawn."""
-        self._loaded = False
-        self.call("Page.navigate", url=page.as_uri())
-        while not self._loaded:
-            self._note(self._next())
+        self.go(page.as_uri())
         if self._scripts:
             self.wait("document.documentElement.dataset.drawn")
+
+    def go(self, url: str) -> None:
+        """Open a page and wait until it is loaded."""
+        self._loaded = False
+        self.call("Page.navigate", url=url)
+        while not self._loaded:
+            self._note(self._next())
 
     def wait(self, expression: str) -> None:
         """Wait until an expression is true in the page."""

@@ -1,0 +1,155 @@
+"""The web page of an inbox in a real browser: what a person does with it, and what mail may not do."""
+
+import json
+import smtplib
+from collections.abc import Callable, Iterator
+from email.message import EmailMessage
+from typing import Any
+
+import pytest
+
+from tests.integration.browser import Browser
+from tests.unit.agents.inbox.conftest import Inbox, Tls, make_inbox, tls  # noqa: F401
+
+HOSTILE = """
+<script>window.top.hacked = 1; document.title = 'hacked'</script>
+<img src=x onerror="window.top.hacked = 1"><img src="http://evil.test/pixel.png">
+<a href="javascript:window.top.hacked=1" id=a>x</a>
+<svg onload="window.top.hacked = 1"></svg><iframe src="http://evil.test/frame"></iframe>
+<link rel=stylesheet href="http://evil.test/x.css"><object data="http://evil.test/o"></object>
+<style>@import url(http://evil.test/i.css); body { background: url(http://evil.test/bg) }</style>
+<form action="http://evil.test/"><input name=x><button id=b>go</button></form>
+<meta http-equiv=refresh content="0; url=http://evil.test/refresh"><base href="http://evil.test/">
+"""
+TEXT = "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
+
+
+@pytest.fixture
+def inbox(make_inbox: Callable[..., Inbox]) -> Inbox:  # noqa: F811
+    return make_inbox()
+
+
+@pytest.fixture
+def page(inbox: Inbox) -> Iterator[Browser]:
+    with Browser() as browser:
+        visit(browser, inbox)
+        yield browser
+
+
+def visit(browser: Browser, inbox: Inbox, fragment: str = "") -> None:
+    browser.call("Page.navigate", url=f"http://127.0.0.1:{inbox.http}/{fragment}")
+    browser.wait("document.getElementById('live').textContent == 'live'")
+
+
+def send(inbox: Inbox, subject: str = "hello", text: str = "text", html: str = "", to: str = "bob@d1.test") -> None:
+    message = EmailMessage()
+    message["From"], message["To"], message["Subject"] = "Ann <ann@d0.test>", to, subject
+    message.set_content(text)
+    if html:
+        message.add_alternative(html, subtype="html")
+    with smtplib.SMTP("127.0.0.1", inbox.port, timeout=5) as smtp:
+        smtp.send_message(message)
+
+
+def press(browser: Browser, key: str) -> None:
+    for kind in ("keyDown", "keyUp"):
+        more = {"text": key} if len(key) == 1 and kind == "keyDown" else {}
+        browser.call("Input.dispatchKeyEvent", type=kind, key=key, **more)
+
+
+def click(browser: Browser, name: str) -> None:
+    button = f"[...document.querySelectorAll('button')].find(b => b.textContent == {json.dumps(name)})"
+    browser.wait(button)
+    browser.value(f"{button}.click()")
+
+
+def shown(browser: Browser) -> Any:
+    return browser.value("document.getElementById('detail').innerText")
+
+
+def test_mail_appears_as_it_arrives_and_is_read_by_keyboard(inbox: Inbox, page: Browser) -> None:
+    assert page.value("document.getElementById('empty').checkVisibility()")
+    for i in range(3):
+        send(inbox, f"number {i}", f"the text of {i}")
+    page.wait("document.querySelectorAll('#messages li').length == 3")
+    assert page.value("[...document.querySelectorAll('.subject')].map(s => s.textContent).join()") == (
+        "number 2,number 1,number 0"
+    )
+    press(page, "j")
+    page.wait("document.querySelector('#detail pre')")
+    press(page, "j")
+    page.wait("document.querySelector('#detail pre')?.textContent.includes('the text of 1')")
+    page.wait("document.querySelectorAll('#messages li.new').length == 1")
+    press(page, "d")
+    page.wait("document.querySelectorAll('#messages li').length == 2")
+    press(page, "/")
+    page.call("Input.insertText", text="subject:number subject:0")
+    page.wait("document.querySelectorAll('#messages li').length == 1")
+    press(page, "Escape")
+    page.wait("!document.body.classList.contains('open')")
+    assert page.console == []
+
+
+def test_every_tab_of_a_message(inbox: Inbox, page: Browser) -> None:
+    send(inbox, "tabs", "plain", "<p>rich</p>")
+    visit(page, inbox, "#1")
+    for tab, text in {
+        "Text": "plain",
+        "Headers": "Ann <ann@d0.test>",
+        "Parts": "text/html",
+        "Source": "Subject: tabs",
+    }.items():
+        click(page, tab)
+        page.wait(f"document.querySelector('[role=tabpanel]').textContent.includes({json.dumps(text)})")
+    click(page, "HTML")
+    page.wait("document.querySelector('iframe[sandbox=\"\"]')")
+    assert page.console == []
+
+
+def test_rules_are_edited_and_attempts_are_listed(inbox: Inbox, page: Browser) -> None:
+    click(page, "Rules")
+    page.wait("document.querySelector('textarea')")
+    page.value('document.querySelector(\'textarea\').value = \'[{"to": "bob@*", "then": "nothing"}]\'')
+    click(page, "Put in force")
+    page.wait("document.querySelector('[role=status].wrong').textContent.includes('accept')")
+    rule = {"to": "bob@*", "then": "reject", "reply": "550 5.1.1 <b>no</b>"}
+    page.value(f"document.querySelector('textarea').value = {json.dumps(json.dumps([rule]))}")
+    click(page, "Put in force")
+    page.wait("document.querySelector('#detail table')?.innerText.includes('0 hits')")
+    with pytest.raises(smtplib.SMTPRecipientsRefused):
+        send(inbox)
+    click(page, "Attempts")
+    page.wait("document.getElementById('detail').innerText.includes('550 5.1.1 <b>no</b>')")
+
+
+def test_mail_runs_nothing_and_fetches_nothing(inbox: Inbox, page: Browser) -> None:
+    send(inbox, TEXT, TEXT + "\n", HOSTILE)
+    page.wait("document.querySelectorAll('#messages li').length == 1")
+    visit(page, inbox, "#1")
+    for tab in ("Text", "Headers", "Parts", "Source", "HTML"):
+        click(page, tab)
+    page.wait("document.querySelector('iframe').contentWindow.length !== undefined")
+    page.go(f"http://127.0.0.1:{inbox.http}/api/messages/1/html")
+    page.value("document.getElementById('a').click(); document.getElementById('b').click()")
+    assert page.value("location.pathname") == "/api/messages/1/html"
+    assert page.value("window.hacked") is None
+    page.go("about:blank")
+    visit(page, inbox, "#1")
+    assert page.value("window.hacked") is None
+    assert page.value("document.title") == "Inbox"
+    own = (f"http://127.0.0.1:{inbox.http}/", "data:", "about:")
+    assert [url for url in page.requests if not url.startswith(own)] == []
+
+
+def test_it_fits_a_phone(inbox: Inbox) -> None:
+    for i in range(5):
+        send(inbox, f"a long subject {'word ' * 30} {i}", "x" * 300, to="a-very-long-local-part-of-an-address@d1.test")
+    with Browser(width=390, height=800, dark=True) as phone:
+        visit(phone, inbox)
+        phone.wait("document.querySelectorAll('#messages li').length == 5")
+        assert phone.value("document.documentElement.scrollWidth <= innerWidth")
+        assert not phone.value("document.getElementById('detail').checkVisibility()")
+        phone.value("document.querySelector('#messages li').click()")
+        phone.wait("document.querySelector('#detail pre')")
+        assert phone.value("document.documentElement.scrollWidth <= innerWidth")
+        assert not phone.value("document.getElementById('list').checkVisibility()")
