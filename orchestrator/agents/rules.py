@@ -244,7 +244,7 @@ class Rules:
 
     def __init__(self, rules: Sequence[Rule], clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._kept = [_Kept(i, rule, _pattern(rule.to), _pattern(rule.from_)) for i, rule in enumerate(rules)]
+        self._kept = [_Kept(i, rule, glob(rule.to), glob(rule.from_)) for i, rule in enumerate(rules)]
         self._at: dict[Moment, list[_Kept]] = defaultdict(list)
         for kept in self._kept:
             self._at[kept.rule.moment].append(kept)
@@ -268,6 +268,8 @@ class Rules:
         return [kept.rule for kept in self._kept]
 
 
-def _pattern(glob: str | None) -> re.Pattern[str] | None:
-    """Compile ``*`` and ``?``; brackets stand for themselves: they are those of an address literal."""
-    return None if glob is None or glob == "*" else re.compile(translate(glob.replace("[", "[[]")), re.IGNORECASE)
+def glob(pattern: str | None) -> re.Pattern[str] | None:
+    """Compile ``*`` and ``?``; brackets stand for themselves, as in an address literal. ``None``: anything matches."""
+    if pattern is None or pattern == "*":
+        return None
+    return re.compile(translate(pattern.replace("[", "[[]")), re.IGNORECASE)

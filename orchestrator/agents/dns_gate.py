@@ -1,0 +1,363 @@
+"""A gate before a DNS server: passes questions on, or fails them by name, type and count, and remembers them.
+
+::
+
+    python3 -m orchestrator.agents.dns_gate --upstream 198.18.0.2 [--rules JSON]
+
+Prints ``{"event": "listening", ...}`` when it serves. SIGTERM ends it. ``control`` asks it:
+``rules``, ``add RULES``, ``clear``, ``queries AFTER``.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import signal
+import struct
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from socket import SO_LINGER, SOL_SOCKET
+from typing import Annotated, Any, Self, cast
+
+import dns.exception
+import dns.flags
+import dns.message
+import dns.rcode
+import dns.rdatatype
+import uvloop
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from orchestrator.agents.control import SOCKET
+from orchestrator.agents.output import say
+from orchestrator.agents.rules import glob
+from orchestrator.agents.sink import listen, listen_locally
+
+MOST_QUERIES = 100_000
+"""Questions remembered; the oldest are forgotten first."""
+UPSTREAM_S = 5.0
+"""Seconds that the server behind may take; the client gets SERVFAIL then."""
+_IDLE_S = 30.0
+"""Seconds of silence after which a TCP connection is closed (RFC 7766, 6.2.3)."""
+_LINGER_NOT = struct.pack("ii", 1, 0)
+_MAX_UDP = 65535
+_CONTROL_LIMIT = 1 << 20
+
+
+class Action(StrEnum):
+    """What a rule does with a question."""
+
+    ANSWER = "answer"
+    """Answer with ``rcode`` and no records."""
+    DROP = "drop"
+    """Never answer."""
+    DELAY = "delay"
+    """Answer ``delay_s`` later."""
+    TRUNCATE = "truncate"
+    """Answer over UDP with TC and no records, so that the client asks over TCP (RFC 1035, 4.2.1)."""
+    RESET = "reset"
+    """Reset the connection of a question over TCP; a question over UDP is passed on."""
+    PASS = "pass"  # noqa: S105
+    """Pass it on; later rules are not looked at."""
+
+
+class DnsRule(BaseModel):
+    """One rule: which questions it concerns, and what it does. The first one that matches decides."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, Field(min_length=1, max_length=255)] = "*"
+    """Domain name without its last dot, with ``*`` and ``?``; letters of either case."""
+    type: str = "*"
+    """``MX``, ``AAAA``, ``TYPE65``, or ``*``."""
+    then: Action = Action.ANSWER
+    rcode: str = "SERVFAIL"
+    """Of ``answer``: SERVFAIL, NXDOMAIN, REFUSED, NOTIMP, ..."""
+    times: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
+    """Apply to the first ``times`` matches only."""
+    delay_s: Annotated[float, Field(ge=0, le=3600)] = 0.0
+
+    @model_validator(mode="after")
+    def _is_dns(self) -> Self:
+        try:
+            dns.rcode.from_text(self.rcode)
+            if self.type != "*":
+                dns.rdatatype.from_text(self.type)
+        except (dns.exception.DNSException, ValueError) as error:
+            raise ValueError(f"rcode {self.rcode!r}, type {self.type!r}: {error}") from error
+        return self
+
+
+class _Kept:
+    """A rule in force, with its hits."""
+
+    def __init__(self, rule: DnsRule) -> None:
+        self.rule = rule
+        self.hits = 0
+        self._name, self._type = glob(rule.name), rule.type.upper()
+
+    def concerns(self, name: str, kind: str) -> bool:
+        if self.rule.times is not None and self.hits >= self.rule.times:
+            return False
+        return (self._name is None or self._name.match(name) is not None) and self._type in {"*", kind}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """One question, and what became of it."""
+
+    id: int
+    """Cursor: later questions have larger ones."""
+    t: float
+    client: str
+    over: str
+    """``udp`` or ``tcp``."""
+    name: str
+    type: str
+    then: str | None
+    """What a rule did; ``None``: it was passed on."""
+    rcode: str | None
+    """Of the answer; ``None``: none was sent."""
+
+
+class Gate:
+    """The rules, the record, and the way to the server behind."""
+
+    def __init__(self, upstream: tuple[str, int], rules: Sequence[DnsRule] = ()) -> None:
+        self.upstream = upstream
+        self.kept = [_Kept(rule) for rule in rules]
+        self.queries: deque[Query] = deque(maxlen=MOST_QUERIES)
+        self.servers: list[asyncio.AbstractServer] = []
+        """They serve for as long as they are held."""
+        self._last = 0
+
+    async def answer(self, wire: bytes, client: str, over: str) -> bytes | None:
+        """Return the answer to a question; ``None``: none.
+
+        Raises:
+            ConnectionAbortedError: the connection is to be reset.
+        """
+        try:
+            query = dns.message.from_wire(wire, ignore_trailing=True)
+            question = query.question[0]
+        except (dns.exception.DNSException, IndexError, ValueError):
+            return None  # no question: nothing that a client could wait for
+        name, kind = question.name.to_text(omit_final_dot=True), dns.rdatatype.to_text(question.rdtype)
+        kept = next((kept for kept in self.kept if kept.concerns(name, kind)), None)
+        if kept is not None and kept.rule.then is Action.RESET and over == "udp":
+            kept = None
+        if kept is None:
+            return await self._passed(wire, query, client, over, None)
+        kept.hits += 1
+        rule = kept.rule
+        note = partial(self._note, query, client, over, rule.then)
+        match rule.then:
+            case Action.DROP:
+                note(None)
+                return None
+            case Action.RESET:
+                note(None)
+                raise ConnectionAbortedError
+            case Action.ANSWER:
+                await asyncio.sleep(rule.delay_s)
+                return note(_without_records(query, rule.rcode).to_wire())
+            case Action.TRUNCATE if over == "udp":
+                response = _without_records(query, "NOERROR")
+                response.flags |= dns.flags.TC
+                return note(response.to_wire())
+            case Action.DELAY:
+                await asyncio.sleep(rule.delay_s)
+        return await self._passed(wire, query, client, over, rule.then)
+
+    async def _passed(
+        self, wire: bytes, query: dns.message.Message, client: str, over: str, then: Action | None
+    ) -> bytes | None:
+        ask = self._ask_udp if over == "udp" else self._ask_tcp
+        try:
+            async with asyncio.timeout(UPSTREAM_S):
+                response = await ask(wire)
+        except (OSError, TimeoutError, asyncio.IncompleteReadError):
+            response = _without_records(query, "SERVFAIL").to_wire()
+        return self._note(query, client, over, then, response)
+
+    async def _ask_udp(self, wire: bytes) -> bytes:
+        """Ask over a socket of its own, with an id of its own: nobody else's answer is taken (RFC 5452)."""
+        loop, number = asyncio.get_running_loop(), random.getrandbits(16)
+        transport, protocol = await loop.create_datagram_endpoint(partial(_Once, number), remote_addr=self.upstream)
+        try:
+            transport.sendto(struct.pack("!H", number) + wire[2:])
+            return wire[:2] + (await protocol.answer)[2:]
+        finally:
+            transport.close()
+
+    async def _ask_tcp(self, wire: bytes) -> bytes:
+        reader, writer = await asyncio.open_connection(*self.upstream)
+        try:
+            writer.write(struct.pack("!H", len(wire)) + wire)
+            (length,) = struct.unpack("!H", await reader.readexactly(2))
+            return await reader.readexactly(length)
+        finally:
+            writer.close()
+
+    def _note(
+        self, query: dns.message.Message, client: str, over: str, then: Action | None, response: bytes | None
+    ) -> bytes | None:
+        question = query.question[0]
+        self._last += 1
+        self.queries.append(
+            Query(
+                id=self._last,
+                t=time.time(),
+                client=client,
+                over=over,
+                name=question.name.to_text(omit_final_dot=True),
+                type=dns.rdatatype.to_text(question.rdtype),
+                then=then,
+                rcode=None if response is None else dns.rcode.to_text(dns.rcode.Rcode(response[3] & 15)),
+            )
+        )
+        return response
+
+    def obey(self, words: list[Any]) -> Any:
+        """Do what a request says, and return what it asks for.
+
+        Raises:
+            ValueError: it cannot be done; the text says why.
+        """
+        match words:
+            case ["rules"]:
+                return [{**kept.rule.model_dump(mode="json"), "hits": kept.hits} for kept in self.kept]
+            case ["add", str(text)]:
+                self.kept = [*map(_Kept, _RULES.validate_json(text)), *self.kept]  # the newest decides
+                return len(self.kept)
+            case ["clear"]:
+                self.kept = []
+                return 0
+            case ["queries", str(after)]:
+                return [asdict(query) for query in self.queries if query.id > int(after)]
+        raise ValueError(f"no such request: {words!r:.200}")
+
+
+class _Once(asyncio.DatagramProtocol):
+    """Waits for the answer with one id."""
+
+    def __init__(self, number: int) -> None:
+        self._number = struct.pack("!H", number)
+        self.answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    def datagram_received(self, data: bytes, addr: tuple[str | Any, int]) -> None:  # noqa: ARG002
+        """Take the answer."""
+        if data[:2] == self._number and len(data) >= 12 and not self.answer.done():
+            self.answer.set_result(data)
+
+    def error_received(self, exc: Exception) -> None:
+        """Give up at once: the server behind refuses."""
+        if not self.answer.done():
+            self.answer.set_exception(exc)
+
+
+class _Udp(asyncio.DatagramProtocol):
+    def __init__(self, gate: Gate) -> None:
+        self._gate, self._tasks = gate, set[asyncio.Task[None]]()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Serve."""
+        self._transport = cast("asyncio.DatagramTransport", transport)
+
+    def datagram_received(self, data: bytes, addr: tuple[str | Any, int]) -> None:
+        """Answer a question."""
+        task = asyncio.ensure_future(self._answer(data, addr))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _answer(self, data: bytes, addr: tuple[str | Any, int]) -> None:
+        response = await self._gate.answer(data, str(addr[0]), "udp")
+        if response is not None:
+            self._transport.sendto(response, addr)
+
+
+async def _serve_tcp(gate: Gate, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    client = str(writer.get_extra_info("peername")[0])
+    try:
+        while True:
+            async with asyncio.timeout(_IDLE_S):
+                (length,) = struct.unpack("!H", await reader.readexactly(2))
+                wire = await reader.readexactly(length)
+            response = await gate.answer(wire, client, "tcp")
+            if response is not None:
+                writer.write(struct.pack("!H", len(response)) + response)
+                await writer.drain()
+    except ConnectionAbortedError:
+        writer.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_LINGER, _LINGER_NOT)
+        writer.transport.abort()
+    except (OSError, TimeoutError, asyncio.IncompleteReadError):
+        pass
+    finally:
+        writer.close()
+
+
+async def _serve_control(gate: Gate, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        answer: dict[str, Any] = {"ok": gate.obey(json.loads(await reader.readline()))}
+    except (ValueError, TypeError) as error:
+        answer = {"error": str(error)}
+    writer.write(json.dumps(answer).encode() + b"\n")
+    writer.close()
+
+
+async def serve(gate: Gate, hosts: Sequence[str], port: int, control: Path) -> int:
+    """Listen on UDP and TCP, and serve from now on; return the port."""
+    loop = asyncio.get_running_loop()
+    for host in hosts:
+        opened = listen(host, port, 1024)
+        port = opened.getsockname()[1]
+        gate.servers.append(await asyncio.start_server(partial(_serve_tcp, gate), sock=opened))
+        await loop.create_datagram_endpoint(partial(_Udp, gate), local_addr=(host, port))
+    ask = partial(_serve_control, gate)
+    gate.servers.append(await asyncio.start_unix_server(ask, sock=listen_locally(control), limit=_CONTROL_LIMIT))
+    return port
+
+
+def _without_records(query: dns.message.Message, rcode: str) -> dns.message.Message:
+    response = dns.message.make_response(query, our_payload=_MAX_UDP)
+    response.set_rcode(dns.rcode.from_text(rcode))
+    return response
+
+
+_RULES = TypeAdapter(list[DnsRule])
+
+
+async def run(gate: Gate, hosts: Sequence[str], port: int, control: Path) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    ended, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    say({"event": "listening", "port": await serve(gate, hosts, port, control), "addresses": list(hosts)})
+    await ended.wait()
+
+
+def main() -> None:
+    """Run the gate."""
+    parser = argparse.ArgumentParser(description="a gate before a DNS server")
+    parser.add_argument("--listen", action="append", metavar="ADDRESS", help="default: all, IPv4 and IPv6")
+    parser.add_argument("--port", type=int, default=53, help="0 takes a free one")
+    parser.add_argument("--upstream", required=True, metavar="ADDRESS", help="the server behind")
+    parser.add_argument("--upstream-port", type=int, default=53)
+    parser.add_argument("--control", type=Path, default=Path(SOCKET), metavar="PATH", help="the control socket")
+    parser.add_argument("--rules", default="[]", metavar="JSON", help="a list of rules")
+    options = parser.parse_args()
+    try:
+        rules = _RULES.validate_json(options.rules)
+    except ValidationError as error:
+        parser.error(str(error))
+    gate = Gate((options.upstream, options.upstream_port), rules)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run(gate, options.listen or ["0.0.0.0", "::"], options.port, options.control))
+
+
+if __name__ == "__main__":
+    main()
