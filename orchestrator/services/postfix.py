@@ -151,7 +151,9 @@ class Postfix:
         main_cf, changes, detours = _main_cf(site)
         master_cf = _master_cf(site)
         if MASTER in site.files:
-            own = frozenset(str(address) for v4 in site.addresses for address in (v4, twin(v4)))
+            v4s = site.addresses if site.families.has_v4 else ()
+            v6s = map(twin, site.addresses) if site.families.has_v6 else ()
+            own = [str(address) for address in (*v4s, *v6s)]
             master_cf, further, away = postfix_config.master(site.files[MASTER], own)
             changes, detours = [*changes, *further], [*detours, *away]
         tables = {path: text for path, text in site.files.items() if path not in {MAIN, MASTER}}

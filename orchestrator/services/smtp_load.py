@@ -4,12 +4,18 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from orchestrator.agents.contract import TICK_S, LoadOrder, LoadReport
+from orchestrator import strict_json
+from orchestrator.agents.contract import TICK_S, LoadOrder, LoadReport, LoadTick
 from orchestrator.agents.wire import recipients_of
 from orchestrator.bed.model import Recipients, Strict
 from orchestrator.errors import EngineFailed, InvalidInput
 from orchestrator.services import Rendered, Role, Site, waiting
 from orchestrator.services.agents import DOMAINS, PYTHON, RECIPIENTS, files
+
+_MESSAGES: dict[str, Callable[[Any], LoadReport | LoadTick]] = {
+    "tick": LoadTick.from_dict,
+    "report": LoadReport.from_dict,
+}
 
 
 class Settings(Strict):
@@ -65,18 +71,20 @@ class SmtpLoad:
         """Read ticks and the report.
 
         Raises:
-            EngineFailed: the generator printed other text.
+            EngineFailed: the generator printed anything else.
         """
         report = None
         for line in printed:
             try:
-                said = json.loads(line)
-            except ValueError as error:
-                raise EngineFailed(f"JSON from load {order.run}", line[:500], "read the generator's log") from error
-            if "tick" in said:
-                tick(said["tick"])
-            if "report" in said:
-                report = LoadReport.from_dict(said["report"])
+                ((name, data),) = strict_json.loads(line).items()
+                message = _MESSAGES[name](data)
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                needed = f"a tick or a report of load {order.run} as JSON"
+                raise EngineFailed(needed, line[:500], "read the generator's log") from error
+            if isinstance(message, LoadReport):
+                report = message
+            else:
+                tick(data)
         return report
 
 

@@ -26,10 +26,11 @@ echo "testbed-began $(date +%s.%N)"
 told=$(exec timeout --verbose --kill-after=5 "$seconds" sh -c 'exec "$@" >&9 2>&9 9>&-' sh "$@" 2>&1 > /dev/null)
 status=$?
 case $told in *'sending signal'*) cut=cut ;; *) cut= ;; esac
-echo "testbed-ended $(date +%s.%N) $status $cut"
+printf "\\n%s\\n" "testbed-ended $(date +%s.%N) $status $cut"
 times
 """
-"""Descriptor 9 keeps the generator's output apart from timeout(1)'s own: 124 may be the generator's status, too."""
+"""Descriptor 9 keeps the generator's output apart from timeout(1)'s own: 124 may be the generator's status, too. The
+generator's last line may lack a newline."""
 _BEGAN = re.compile(r"testbed-began ([\d.]+)")
 _ENDED = re.compile(r"testbed-ended ([\d.]+) (\d+) ?(cut)?")
 _TIMES = re.compile(r"(\d+)m([\d.]+)s (\d+)m([\d.]+)s")
@@ -102,7 +103,7 @@ def read(printed: Iterable[str], order: LoadOrder) -> LoadReport | None:
         elif ended and (found := _TIMES.fullmatch(text)):
             # The last one counts: the shell's children, after the shell itself (POSIX, times).
             cpu_s = sum(60 * float(found[i]) + float(found[i + 1]) for i in (1, 3))
-        elif text in counts or len(counts) < MOST_LINES:
+        elif text and (text in counts or len(counts) < MOST_LINES):
             first.setdefault(text, time.time())
             counts[text] = counts.get(text, 0) + 1
     if began is None or ended is None:

@@ -45,6 +45,11 @@ def test_a_generator_that_ignores_the_signal_was_cut(monkeypatch: pytest.MonkeyP
     )
 
 
+def test_a_last_line_without_a_newline_is_a_line() -> None:
+    ended = went("sh", "-c", "echo first; printf last; exit 3")
+    assert (ended.exit_status, [line.text for line in ended.printed]) == (3, ["first", "last"])
+
+
 def test_what_it_prints_without_end_is_kept_once() -> None:
     lines = ["testbed-began 10.5", *(f"line {n}" for n in range(1000)), *["line 3"] * 10**4]
     read = third_party.read(
