@@ -14,19 +14,8 @@ TICK_S = 1.0
 """Interval of the readings of load generator and sink."""
 
 
-def check_types(message: type[Any], data: Mapping[str, Any]) -> None:
-    """Check those fields of a dataclass that ``data`` holds; a whole number may stand for a float.
-
-    Raises:
-        TypeError: a value has another type than its field.
-    """
-    for known in fields(message):
-        if known.name in data and not _fits(data[known.name], known.type):
-            raise TypeError(f"{known.name}: {known.type} was needed, {data[known.name]!r:.60} was found")
-
-
 def _fits(value: Any, kind: Any) -> bool:
-    """Say whether a value read from JSON has a type: of numbers, text, lists, objects and unions of these."""
+    """Return whether a JSON value has a type: a number, text, list, object or union; a whole number is a float, too."""
     inner, outer = get_args(kind), get_origin(kind) or kind
     if outer is list:
         return isinstance(value, list) and all(_fits(item, inner[0]) for item in value)
@@ -48,14 +37,20 @@ class Message:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Rebuild from ``to_dict``; keys that are not known here are left out: another version's report says more.
+        """Rebuild from ``to_dict``; unknown keys are ignored, because another version's report has further ones.
 
         Raises:
-            TypeError: a key is missing, or a value has another type than its field.
+            TypeError: ``data`` is no object, a key is missing, or a value has another type than its field.
         """
-        known = cls.__dataclass_fields__  # type: ignore[attr-defined]
-        check_types(cls, data)
-        return cls(**{key: value for key, value in data.items() if key in known})
+        if not isinstance(data, Mapping):
+            raise TypeError(f"a JSON object was needed, {data!r:.60} was found")
+        values = {}
+        for known in fields(cls):  # type: ignore[arg-type]
+            if known.name in data:
+                value = values[known.name] = data[known.name]
+                if not _fits(value, known.type):
+                    raise TypeError(f"{known.name}: {known.type} was needed, {value!r:.60} was found")
+        return cls(**values)
 
 
 class Order(Message):
@@ -216,16 +211,9 @@ class LoadReport(Message):
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Rebuild from ``to_dict``; keys that are not known here are left out.
-
-        Raises:
-            TypeError: a key is missing, or a value has another type than its field.
-        """
-        printed = data.get("printed", [])
-        if not isinstance(printed, list) or not all(isinstance(line, dict) for line in printed):
-            raise TypeError(f"printed: a list of lines was needed, {printed!r:.60} was found")
+        """Rebuild from ``to_dict``; see ``Message.from_dict``."""
         whole = super(LoadReport, cls).from_dict({**data, "printed": []})
-        return replace(whole, printed=[PrintedLine.from_dict(line) for line in printed])
+        return replace(whole, printed=[PrintedLine.from_dict(line) for line in data.get("printed", [])])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,7 +34,7 @@ from orchestrator.agents.ledger import SequenceSet
 from orchestrator.agents.order import BadOrder, read_order
 from orchestrator.agents.output import complain, say
 from orchestrator.agents.patience import NO_GREETING, Patience
-from orchestrator.agents.smtp import DONE, WAIT, Connection, State
+from orchestrator.agents.smtp import DONE, WAIT, Connection, SessionState
 from orchestrator.agents.wire import MAX_SEQ, Composer
 
 BEAT_S = 0.02
@@ -306,7 +306,7 @@ class Load:
         over = self._end if self._order.rate is None else self._due(self._limit)
         if now < over and self._next < self._limit:
             return False
-        if not self._open or any(connection.state > State.GREETING for connection in self._open):
+        if not self._open or any(connection.state > SessionState.GREETING for connection in self._open):
             return False
         quiet_since = max(self._last_ready, self._last_reply, over if now >= over else 0)
         return now - quiet_since > self.patience.at_the_end()

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from orchestrator.agents.smtp import Connection, State
+from orchestrator.agents.smtp import Connection, SessionState
 
 GOODBYE_S = 2.0
 """Time-out for the reply to QUIT, and for the last greeting after the load's time is over."""
@@ -13,7 +13,11 @@ OVERTAKEN_S = 5.0
 SLACK = 3
 """A greeting is given up after this many times the slowest greeting so far."""
 NO_GREETING = "no greeting"
-_UNANSWERED = {State.CONNECT: "no connection", State.GREETING: NO_GREETING, State.QUIT: "no reply to QUIT"}
+_UNANSWERED = {
+    SessionState.CONNECT: "no connection",
+    SessionState.GREETING: NO_GREETING,
+    SessionState.QUIT: "no reply to QUIT",
+}
 """Cause of a time-out, by the awaited reply; any other is a ``timeout``."""
 
 
@@ -49,7 +53,7 @@ class Patience:
     def unanswered(self, connection: Connection) -> str:
         """Learn from a connection that has waited too long; return the cause to give it up by."""
         cause = _UNANSWERED.get(connection.state, "timeout")
-        if connection.state is State.QUIT:
+        if connection.state is SessionState.QUIT:
             self.goodbyes[cause] += 1
             if connection.quit_pipelined:
                 self.pipelines_quit = False
@@ -59,12 +63,12 @@ class Patience:
 
     def exhausted(self, connection: Connection, now: int) -> bool:
         """Tell whether a connection has waited too long for its reply."""
-        if connection.state is State.IDLE:
+        if connection.state is SessionState.IDLE:
             return False
         patience = self.timeout
-        if connection.state is State.QUIT:
+        if connection.state is SessionState.QUIT:
             patience = min(self.timeout, int(GOODBYE_S * 1e9))
-        elif connection.state is State.GREETING and self._one_server and connection.opened < self._newest_ready:
+        elif connection.state is SessionState.GREETING and self._one_server and connection.opened < self._newest_ready:
             patience = self._greeted_within(OVERTAKEN_S)
         return now - connection.since > patience
 

@@ -30,7 +30,7 @@ _KINDS = (b"2", b"3", b"4", b"5")
 _ENHANCED = re.compile(rb"\d{3}[ -](\d\.\d{1,3}\.\d{1,3})\b")
 
 
-class State(IntEnum):
+class SessionState(IntEnum):
     """Which reply a connection waits for."""
 
     CONNECT = auto()
@@ -125,7 +125,7 @@ class Connection(asyncio.Protocol):
         """Its own messages, when the driver gave it some: from here ..."""
         self.stop = stop
         """... to before here."""
-        self.state = State.CONNECT
+        self.state = SessionState.CONNECT
         self.opened = self.connected = self.since = time.monotonic_ns()
         """``since``: when it began to wait for a reply."""
         self.quit_pipelined = False
@@ -144,10 +144,10 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the greeting."""
         self._transport = transport  # type: ignore[assignment]
-        if self.state is State.CLOSED:  # given up while it was being made
+        if self.state is SessionState.CLOSED:  # given up while it was being made
             transport.abort()  # type: ignore[attr-defined]
             return
-        self.state = State.GREETING
+        self.state = SessionState.GREETING
         self.connected = time.monotonic_ns()
 
     def data_received(self, data: bytes) -> None:
@@ -159,11 +159,11 @@ class Connection(asyncio.Protocol):
         self._partial = lines.pop()
         for line in lines:
             if line[3:4] == b"-":
-                if self.state is State.EHLO and line[4:].upper() == b"PIPELINING":
+                if self.state is SessionState.EHLO and line[4:].upper() == b"PIPELINING":
                     self._pipelining = True
                 continue
             self._reply(line, now)
-            if self.state is State.CLOSED:
+            if self.state is SessionState.CLOSED:
                 return
         if len(self._partial) > REPLY_LIMIT:
             self.give_up("reply too long")
@@ -176,15 +176,15 @@ class Connection(asyncio.Protocol):
 
     def lost(self, cause: str) -> None:
         """End: the connection is gone, or was never made."""
-        state, self.state = self.state, State.CLOSED
-        if state is State.CLOSED:
+        state, self.state = self.state, SessionState.CLOSED
+        if state is SessionState.CLOSED:
             return
         self._transport = None
         cause = self._cause or cause
         if self._seq >= 0:
             seq, self._seq = self._seq, -1
-            self._driver.failed(seq, self._refusal or cause, unresolved=state is State.CONTENT)
-        self._driver.closed(self, cause if state < State.IDLE else None, fruitless=self._fruitless)
+            self._driver.failed(seq, self._refusal or cause, unresolved=state is SessionState.CONTENT)
+        self._driver.closed(self, cause if state < SessionState.IDLE else None, fruitless=self._fruitless)
 
     def give_up(self, cause: str) -> None:
         """Close at once, for this reason."""
@@ -200,7 +200,7 @@ class Connection(asyncio.Protocol):
             return
         seq = self._driver.take(self, now)
         if seq == WAIT:
-            self.state = State.IDLE
+            self.state = SessionState.IDLE
             return
         if seq == DONE:
             self.quit()
@@ -214,22 +214,22 @@ class Connection(asyncio.Protocol):
         composer = self._driver.composer
         mail = composer.mail
         self._write(
-            mail + composer.rcpt(self._seq, self._domain) + _DATA if self._pipelining else mail, State.MAIL, now
+            mail + composer.rcpt(self._seq, self._domain) + _DATA if self._pipelining else mail, SessionState.MAIL, now
         )
 
     def quit(self) -> None:
         """Say goodbye; the server closes first, so that the port that waits (TIME-WAIT) is not one of ours."""
         if self._quit_sent:
-            self.state = State.QUIT
+            self.state = SessionState.QUIT
             return
         self._quit_sent = True
-        self._write(_QUIT, State.QUIT, time.monotonic_ns())
+        self._write(_QUIT, SessionState.QUIT, time.monotonic_ns())
         if not self._driver.patience.awaits_goodbye() and self._transport is not None:
             self._transport.close()
 
     # the conversation
 
-    def _write(self, data: bytes, state: State, now: int) -> None:
+    def _write(self, data: bytes, state: SessionState, now: int) -> None:
         self.state = state
         self.since = now
         if self._transport is not None:
@@ -239,14 +239,14 @@ class Connection(asyncio.Protocol):
         """Act on the last line of a reply."""
         if line[:1] not in _KINDS or not line[:3].isdigit():
             self.give_up("malformed reply")
-        elif line[:3] == b"421" and self.state is not State.CONTENT:
+        elif line[:3] == b"421" and self.state is not SessionState.CONTENT:
             self.give_up(cause_of(line))
         else:
             self._ON_REPLY[self.state](self, line, now)
 
     def _on_greeting(self, line: bytes, now: int) -> None:
         if line[:1] == b"2":
-            self._write(_EHLO, State.EHLO, now)
+            self._write(_EHLO, SessionState.EHLO, now)
         else:
             self.give_up(cause_of(line))
 
@@ -255,8 +255,8 @@ class Connection(asyncio.Protocol):
             self._pipelining |= line[4:].upper() == b"PIPELINING"
             self._driver.ready(self, now)
             self.go(now)
-        elif self.state is State.EHLO:
-            self._write(_HELO, State.HELO, now)
+        elif self.state is SessionState.EHLO:
+            self._write(_HELO, SessionState.HELO, now)
         else:
             self.give_up(cause_of(line))
 
@@ -275,27 +275,27 @@ class Connection(asyncio.Protocol):
     def _on_envelope(self, line: bytes, now: int) -> None:
         """Act on a reply to MAIL, RCPT or DATA; of a pipelined group, every one comes."""
         composer = self._driver.composer
-        if self.state is State.DATA and line[:1] == b"3":
+        if self.state is SessionState.DATA and line[:1] == b"3":
             if self._refusal is not None:
-                self._write(b".\r\n", State.DISCARD, now)  # RFC 2920, 3.1: it took DATA for no recipient
+                self._write(b".\r\n", SessionState.DISCARD, now)  # RFC 2920, 3.1: it took DATA for no recipient
                 return
             content = composer.content(self._seq, self._domain, self._due, self._sent)
             if self._pipelining and self.budget <= 0 and self._driver.patience.pipelines_quit:
                 self._quit_sent = self.quit_pipelined = True
                 content += _QUIT
-            self._write(content, State.CONTENT, now)
-        elif line[:1] != b"2" or self.state is State.DATA:
+            self._write(content, SessionState.CONTENT, now)
+        elif line[:1] != b"2" or self.state is SessionState.DATA:
             self._refusal = self._refusal or cause_of(line)
-            if self._pipelining and self.state is not State.DATA:
-                self.state = State.RCPT if self.state is State.MAIL else State.DATA
+            if self._pipelining and self.state is not SessionState.DATA:
+                self.state = SessionState.RCPT if self.state is SessionState.MAIL else SessionState.DATA
             else:
                 self._reset(now)
         elif self._pipelining:
-            self.state = State.RCPT if self.state is State.MAIL else State.DATA
-        elif self.state is State.MAIL:
-            self._write(composer.rcpt(self._seq, self._domain), State.RCPT, now)
+            self.state = SessionState.RCPT if self.state is SessionState.MAIL else SessionState.DATA
+        elif self.state is SessionState.MAIL:
+            self._write(composer.rcpt(self._seq, self._domain), SessionState.RCPT, now)
         else:
-            self._write(_DATA, State.DATA, now)
+            self._write(_DATA, SessionState.DATA, now)
 
     def _on_discard(self, line: bytes, now: int) -> None:  # noqa: ARG002  whatever it says
         self._reset(now)
@@ -314,26 +314,26 @@ class Connection(asyncio.Protocol):
         """Give up a connection that says something unasked."""
         self.give_up(cause_of(line))
 
-    _ON_REPLY: ClassVar[dict[State, Callable[["Connection", bytes, int], None]]] = {
-        State.CONNECT: _on_surprise,
-        State.GREETING: _on_greeting,
-        State.EHLO: _on_hello,
-        State.HELO: _on_hello,
-        State.IDLE: _on_surprise,
-        State.MAIL: _on_envelope,
-        State.RCPT: _on_envelope,
-        State.DATA: _on_envelope,
-        State.CONTENT: _on_content,
-        State.DISCARD: _on_discard,
-        State.RSET: _on_reset,
-        State.QUIT: _on_quit,
+    _ON_REPLY: ClassVar[dict[SessionState, Callable[["Connection", bytes, int], None]]] = {
+        SessionState.CONNECT: _on_surprise,
+        SessionState.GREETING: _on_greeting,
+        SessionState.EHLO: _on_hello,
+        SessionState.HELO: _on_hello,
+        SessionState.IDLE: _on_surprise,
+        SessionState.MAIL: _on_envelope,
+        SessionState.RCPT: _on_envelope,
+        SessionState.DATA: _on_envelope,
+        SessionState.CONTENT: _on_content,
+        SessionState.DISCARD: _on_discard,
+        SessionState.RSET: _on_reset,
+        SessionState.QUIT: _on_quit,
     }
 
     def _reset(self, now: int) -> None:
         """Give the message up, not the connection."""
         seq, self._seq = self._seq, -1
         self._driver.failed(seq, self._refusal or "", unresolved=False)
-        self._write(_RSET, State.RSET, now)
+        self._write(_RSET, SessionState.RSET, now)
 
 
 def cause_of(line: bytes) -> str:

@@ -91,7 +91,7 @@ Files = Annotated[
         }
     ),
 ]
-"""Absolute path in a node -> text. (A bed file names files beside it instead: ``overlay.read_beside``.)"""
+"""Absolute path in a node -> text. (A bed file names files beside it instead: ``user_files.read_beside``.)"""
 
 _RECIPIENT = re.compile(rf"{LOCAL_PART}(?:@([^@]+))?")
 

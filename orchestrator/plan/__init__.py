@@ -14,7 +14,7 @@ from orchestrator.bed import cpu_topology, wiring
 from orchestrator.bed.addressing import V4, Delivery, lay_out, parse_slice, slice_prefix, twin, twin_network
 from orchestrator.bed.model import Bed, Families, Limits, Node, Strict, checked
 from orchestrator.errors import InvalidInput
-from orchestrator.services import Change, Rendered, Role, Service, Site
+from orchestrator.services import Override, Rendered, Role, Service, Site
 
 START_ORDER = (Role.RELAY, Role.DNS, Role.SINK, Role.LOAD)
 """The slowest to serve first: none needs another one to start, and an engine starts containers one by one."""
@@ -47,7 +47,7 @@ class NodePlan:
     """File descriptors that its daemon refuses to go beyond, whatever the host allows."""
     memory_mb: int
     peers: int
-    changes: tuple[Change, ...]
+    changes: tuple[Override, ...]
     """What the bed changed in the user's own files and settings."""
     detours: tuple[str, ...]
     """Settings of the user that can lead mail another way than to the MX of its domain."""

@@ -75,7 +75,7 @@ class Site(Generic[S]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class Override:
     """A setting in a user's own file that the bed overrides."""
 
     setting: str
@@ -100,7 +100,7 @@ class Rendered:
     """Absolute path -> content."""
     taken: frozenset[str] = frozenset()
     """Those of the user's own files that have gone into ``files``, or are left out; the others are laid beside."""
-    changes: tuple[Change, ...] = ()
+    changes: tuple[Override, ...] = ()
     """What had to be changed in the user's own files and settings."""
     detours: tuple[str, ...] = ()
     """Settings of the user that can lead mail another way than to the MX of its domain: ``name = value``."""

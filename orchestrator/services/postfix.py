@@ -10,7 +10,7 @@ from orchestrator.bed.addressing import twin
 from orchestrator.bed.model import Families, Strict
 from orchestrator.bed.wiring import CONTROL
 from orchestrator.errors import InvalidInput
-from orchestrator.services import Change, Queue, RelayLog, Rendered, Role, Site, postfix_config, postfix_log
+from orchestrator.services import Override, Queue, RelayLog, Rendered, Role, Site, postfix_config, postfix_log
 from orchestrator.services.postfix_config import MAIN, MASTER
 
 _OWN = {
@@ -159,7 +159,7 @@ class Postfix:
         tables = {path: text for path, text in site.files.items() if path not in {MAIN, MASTER}}
         detours += postfix_config.table_detours(tables)
         packaged = [path for path in site.files if postfix_config.packaged(path)]
-        changes += [Change(setting=p, old="given", new=None, reason="it belongs to the package") for p in packaged]
+        changes += [Override(setting=p, old="given", new=None, reason="it belongs to the package") for p in packaged]
         compiles = bool(site.files) or any(":" in str(value) for value in site.settings.main_cf.values())
         return Rendered(
             command=("sh", "-euc", _CHECK + (_COMPILE if compiles else "") + _START, "sh", _fatal(site)),
@@ -209,7 +209,7 @@ def _protocols(site: Site[Settings], wanted: str | None) -> set[int]:
     return spoken if families.has_v6 else {4}
 
 
-def _main_cf(site: Site[Settings]) -> tuple[str, list[Change], list[str]]:
+def _main_cf(site: Site[Settings]) -> tuple[str, list[Override], list[str]]:
     """Return main.cf, what the bed changed of what the user gave, and which of that can lead mail away."""
     said = {True: "yes", False: "no"}
     given = {n: said[v] if isinstance(v, bool) else str(v) for n, v in site.settings.main_cf.items()}

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from orchestrator.errors import InvalidInput
-from orchestrator.services import Change
+from orchestrator.services import Override
 
 MAIN, MASTER = "/etc/postfix/main.cf", "/etc/postfix/master.cf"
 _PACKAGED = re.compile(
@@ -107,7 +107,7 @@ def without(text: str, names: frozenset[str]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def needed(given: Mapping[str, str], place: Mapping[str, str]) -> tuple[dict[str, str | None], list[Change]]:
+def needed(given: Mapping[str, str], place: Mapping[str, str]) -> tuple[dict[str, str | None], list[Override]]:
     """Return what the bed needs otherwise than a user's parameters have it: value, or ``None`` to leave one out.
 
     ``place``: the values of parameters that name addresses, where the node has its own.
@@ -117,7 +117,7 @@ def needed(given: Mapping[str, str], place: Mapping[str, str]) -> tuple[dict[str
 
     def put(name: str, new: str | None, reason: str) -> None:
         values[name] = new
-        changes.append(Change(setting=name, old=given.get(name), new=new, reason=reason))
+        changes.append(Override(setting=name, old=given.get(name), new=new, reason=reason))
 
     for name, (value, reason) in _MEASURED.items():
         if given.get(name) != value:
@@ -162,7 +162,7 @@ def table_detours(files: Mapping[str, str]) -> list[str]:
     return list(actions)[:MOST_ACTIONS] + ([f"{further} more actions of lookup tables"] if further > 0 else [])
 
 
-def master(text: str, own: Sequence[str]) -> tuple[str, list[Change], list[str]]:
+def master(text: str, own: Sequence[str]) -> tuple[str, list[Override], list[str]]:
     """Make a master.cf fit for a bed; return it with what was changed, and the detours of its ``-o`` options.
 
     A service that would run in a chroot does not: its node holds no further copy of /etc and of the libraries. ``-`` in
@@ -174,7 +174,7 @@ def master(text: str, own: Sequence[str]) -> tuple[str, list[Change], list[str]]
     """
     lines = text.splitlines()
     listening = _listening(lines, own)
-    changes: list[Change] = []
+    changes: list[Override] = []
     away: list[str] = []
     chrooted: list[str] = []
     names: set[str] = set()
@@ -192,16 +192,16 @@ def master(text: str, own: Sequence[str]) -> tuple[str, list[Change], list[str]]
                 lines[number] = _SYSLOG_NAME.sub(r"\1postfix/\2", lines[number])
                 reason = "the bed reads the log by this name"
                 what = f"{MASTER} {entry} syslog_name"
-                changes.append(Change(setting=what, old=other[2], new=f"postfix/{other[2]}", reason=reason))
+                changes.append(Override(setting=what, old=other[2], new=f"postfix/{other[2]}", reason=reason))
         options = {a or c: b or d for a, b, c, d in _OPTION.findall(" ".join(line for _, line in group))}
         away += [f"{MASTER} {entry}: {detour}" for detour in detours(options)]
     if chrooted:
         what = f"{MASTER} chroot of {len(chrooted)} services, {', '.join(chrooted[:2])}, ..."
-        changes.append(Change(setting=what, old="y", new="n", reason="a node is a root of its own"))
+        changes.append(Override(setting=what, old="y", new="n", reason="a node is a root of its own"))
     if "postlog/unix-dgram" not in names:
         lines.append(POSTLOG)
         reason = "it writes the log to /dev/stdout"
-        changes.append(Change(setting=f"{MASTER} postlog", old=None, new="postlogd", reason=reason))
+        changes.append(Override(setting=f"{MASTER} postlog", old=None, new="postlogd", reason=reason))
     return "".join(f"{line}\n" for line in lines), changes, away
 
 
@@ -240,7 +240,7 @@ def _listening(lines: list[str], own: Sequence[str]) -> dict[int, str]:
 
 def _local(
     lines: list[str], group: list[tuple[int, str]], entry: str, own: Sequence[str], listening: str | None
-) -> list[Change]:
+) -> list[Override]:
     """Replace in ``lines`` the options and the address of one service that do not suit the bed."""
     changes = []
 
@@ -250,7 +250,7 @@ def _local(
         local = name in _ADDRESSES and set(value.replace(",", " ").split()) <= {*own}
         if name == "syslog_name" or value == needed or local:
             return option[0]
-        changes.append(Change(setting=f"{MASTER} {entry} {name}", old=value, new=None, reason=f"main.cf's: {reason}"))
+        changes.append(Override(setting=f"{MASTER} {entry} {name}", old=value, new=None, reason=f"main.cf's: {reason}"))
         return "\n" * option[0].count("\n")
 
     numbers = [number for number, _ in group]
@@ -259,7 +259,7 @@ def _local(
         old = text.split(maxsplit=1)[0]
         text = listening + text[len(old) :]
         reason = "the node's addresses in the bed"
-        changes.append(Change(setting=f"{MASTER} {entry}", old=old, new=listening, reason=reason))
+        changes.append(Override(setting=f"{MASTER} {entry}", old=old, new=listening, reason=reason))
     for number, line in zip(numbers, text.split("\n"), strict=True):
         lines[number] = line
     return changes
