@@ -1,9 +1,9 @@
 """Messages between the orchestrator and the agents in their containers: plain data, as JSON.
 
-Times called ``t`` are Unix time in seconds (CLOCK_REALTIME); every container of a bed shares the kernel's clocks, so
-all series stand on one axis. Durations are measured with CLOCK_MONOTONIC. A histogram travels as text: base64 of the
-HdrHistogram V2 compressed encoding, in microseconds, from 1 us to 1 h at three significant digits.
-A set of sequence numbers travels as base64 of a zlib-compressed bitmap: bit ``n % 8`` of byte ``n // 8`` is number n.
+Times called ``t`` are Unix time in seconds (CLOCK_REALTIME); all containers of a bed share the kernel's clocks.
+Durations are measured with CLOCK_MONOTONIC. A histogram travels as text: base64 of the HdrHistogram V2 compressed
+encoding, in microseconds, from 1 us to 1 h at three significant digits. A set of sequence numbers travels as base64 of
+a zlib-compressed bitmap: bit ``n % 8`` of byte ``n // 8`` is number n.
 """
 
 from collections.abc import Mapping
@@ -54,15 +54,11 @@ class Message:
 
 
 class Order(Message):
-    """A message that is carried out: nothing of it may be overlooked."""
+    """A message to be carried out."""
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Rebuild from ``to_dict``.
-
-        Raises:
-            TypeError: a key is missing, or not known here.
-        """
+        """Rebuild from ``to_dict``; an unknown key is a TypeError, because no part of an order may be ignored."""
         return cls(**data)
 
 
@@ -274,7 +270,7 @@ class SinkReport(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SinkSettings(Order):
-    """How the sink behaves towards its clients."""
+    """Behaviour of the sink towards its clients; ``services.blackhole.Settings`` has the bounds."""
 
     data_delay_ms: float = 0.0
     """Answer the end of the data this much later."""

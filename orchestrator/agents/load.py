@@ -47,7 +47,7 @@ MOST_CAUSES = 50
 
 
 class Load:
-    """One load: the driver of its connections. Times are CLOCK_MONOTONIC, ns."""
+    """One load; gives its connections messages and counts the outcomes. Times are CLOCK_MONOTONIC, ns."""
 
     def __init__(self, order: LoadOrder) -> None:
         self._order = order
@@ -128,7 +128,7 @@ class Load:
                 connection.give_up(cause)
             self._finished.set()
 
-    # What the connections ask and tell (smtp.Driver)
+    # What the connections ask and report
 
     def take(self, connection: Connection, now: int) -> int:
         """Return the sequence number of the next message, ``WAIT`` or ``DONE``."""
@@ -160,7 +160,7 @@ class Load:
         return due
 
     def ready(self, connection: Connection, now: int) -> None:
-        """Count a connection that can carry mail."""
+        """Count a connection whose EHLO has been answered."""
         self._opening -= 1
         self._connections += 1
         self._last_ready = now
@@ -176,14 +176,17 @@ class Load:
         self._backoff = 0.0
 
     def failed(self, seq: int, cause: str, *, unresolved: bool) -> None:
-        """Count a message that it did not take."""
+        """Count a message that was not accepted; ``unresolved``: it was written, the reply never came."""
         _count(self._failed, cause)
         if unresolved:
             self._unresolved.add(seq)
         self._last_reply = time.monotonic_ns()
 
     def closed(self, connection: Connection, cause: str | None, *, fruitless: bool) -> None:
-        """Take leave of a connection, and open another one if there is something for it to do."""
+        """Open another connection if there is work for it.
+
+        ``cause``: why this one never got ready. ``fruitless``: it carried no accepted message.
+        """
         self._open.pop(connection, None)
         self._idle.pop(connection, None)
         now = time.monotonic_ns()

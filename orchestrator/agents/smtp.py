@@ -1,4 +1,4 @@
-"""The generator's side of one SMTP connection (RFC 5321): sends what its driver gives it, and reports each outcome.
+"""The generator's side of one SMTP connection (RFC 5321): sends what its load gives it, and reports each outcome.
 
 With PIPELINING (RFC 2920) MAIL, RCPT and DATA leave in one write, and QUIT goes out with the end of the last message.
 """
@@ -8,14 +8,15 @@ import re
 import time
 from collections.abc import Callable
 from enum import IntEnum, auto
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar
 
-from orchestrator.agents.wire import Composer
+if TYPE_CHECKING:  # a cycle at run time
+    from orchestrator.agents.load import Load
 
 WAIT = -1
-"""No message is due for this connection: the driver will call ``go`` when there is one."""
+"""No message is due for this connection: the load calls ``go`` when there is one."""
 DONE = -2
-"""No message will come any more for this connection."""
+"""No further message for this connection."""
 REPLY_LIMIT = 64 * 1024
 """Octets of an unfinished reply line (RFC 5321, 4.5.3.1.5 knows 512)."""
 
@@ -50,79 +51,39 @@ class SessionState(IntEnum):
     CLOSED = auto()
 
 
-class Endings(Protocol):
-    """What a connection needs to know to end."""
-
-    pipelines_quit: bool
-    """QUIT may leave with the end of the last message."""
-
-    def awaits_goodbye(self) -> bool:
-        """Return whether the reply to a QUIT is worth waiting for, and count the connection if it is not."""
-        ...
-
-    def goodbye(self) -> None:
-        """Count a QUIT that was answered."""
-        ...
-
-
-class Driver(Protocol):
-    """What a connection needs of the load it belongs to. Times are CLOCK_MONOTONIC, ns."""
-
-    composer: Composer
-
-    @property
-    def patience(self) -> Endings:
-        """Whether QUIT is pipelined and waited for."""
-        ...
-
-    def take(self, connection: "Connection", now: int) -> int:
-        """Return the sequence number of the next message, ``WAIT`` or ``DONE``."""
-        ...
-
-    def domain_of(self, seq: int) -> int:
-        """Return the index of the domain that a message goes to."""
-        ...
-
-    def due(self, seq: int, now: int) -> int:
-        """Return when a message was due that is started now."""
-        ...
-
-    def ready(self, connection: "Connection", now: int) -> None:
-        """Count a connection whose EHLO has been answered."""
-        ...
-
-    def accepted(self, seq: int, due: int, sent: int, now: int) -> None:
-        """Count a message whose end was answered with 250."""
-        ...
-
-    def failed(self, seq: int, cause: str, *, unresolved: bool) -> None:
-        """Count a message that was not accepted; ``unresolved``: it was written, the reply never came."""
-        ...
-
-    def closed(self, connection: "Connection", cause: str | None, *, fruitless: bool) -> None:
-        """Take leave of a connection.
-
-        ``cause`` says why it never got ready, ``fruitless`` that no message was accepted over it.
-        """
-        ...
-
-
 class Connection(asyncio.Protocol):
     """One connection, from connect() to its end."""
 
     __slots__ = (
-        "_cause", "_domain", "_driver", "_due", "_fruitless", "_partial", "_pipelining", "_quit_sent", "_refusal",
-        "_sent", "_seq", "_transport", "budget", "connected", "first", "opened", "quit_pipelined", "since", "state",
+        "_cause",
+        "_domain",
+        "_due",
+        "_fruitless",
+        "_load",
+        "_partial",
+        "_pipelining",
+        "_quit_sent",
+        "_refusal",
+        "_sent",
+        "_seq",
+        "_transport",
+        "budget",
+        "connected",
+        "first",
+        "opened",
+        "quit_pipelined",
+        "since",
+        "state",
         "stop",
     )  # fmt: skip
 
-    def __init__(self, driver: Driver, *, budget: int, first: int = 0, stop: int = 0) -> None:
-        self._driver = driver
+    def __init__(self, load: "Load", *, budget: int, first: int = 0, stop: int = 0) -> None:
+        self._load = load
         self._transport: asyncio.Transport | None = None
         self.budget = budget
         """Messages that may still be sent over it."""
         self.first = first
-        """Its own messages, when the driver gave it some: from here ..."""
+        """Its own messages, if the load gave it some: from here ..."""
         self.stop = stop
         """... to before here."""
         self.state = SessionState.CONNECT
@@ -172,7 +133,7 @@ class Connection(asyncio.Protocol):
         """Account for the message that was on its way."""
         self.lost(type(exc).__name__ if exc is not None else "connection closed")
 
-    # what the driver calls
+    # what the load calls
 
     def lost(self, cause: str) -> None:
         """End: the connection is gone, or was never made."""
@@ -183,8 +144,8 @@ class Connection(asyncio.Protocol):
         cause = self._cause or cause
         if self._seq >= 0:
             seq, self._seq = self._seq, -1
-            self._driver.failed(seq, self._refusal or cause, unresolved=state is SessionState.CONTENT)
-        self._driver.closed(self, cause if state < SessionState.IDLE else None, fruitless=self._fruitless)
+            self._load.failed(seq, self._refusal or cause, unresolved=state is SessionState.CONTENT)
+        self._load.closed(self, cause if state < SessionState.IDLE else None, fruitless=self._fruitless)
 
     def give_up(self, cause: str) -> None:
         """Close at once, for this reason."""
@@ -198,7 +159,7 @@ class Connection(asyncio.Protocol):
         if self.budget <= 0:
             self.quit()
             return
-        seq = self._driver.take(self, now)
+        seq = self._load.take(self, now)
         if seq == WAIT:
             self.state = SessionState.IDLE
             return
@@ -207,11 +168,11 @@ class Connection(asyncio.Protocol):
             return
         self.budget -= 1
         self._seq = seq
-        self._domain = self._driver.domain_of(seq)
-        self._due = self._driver.due(seq, now)
+        self._domain = self._load.domain_of(seq)
+        self._due = self._load.due(seq, now)
         self._sent = now
         self._refusal = None
-        composer = self._driver.composer
+        composer = self._load.composer
         mail = composer.mail
         self._write(
             mail + composer.rcpt(self._seq, self._domain) + _DATA if self._pipelining else mail, SessionState.MAIL, now
@@ -224,7 +185,7 @@ class Connection(asyncio.Protocol):
             return
         self._quit_sent = True
         self._write(_QUIT, SessionState.QUIT, time.monotonic_ns())
-        if not self._driver.patience.awaits_goodbye() and self._transport is not None:
+        if not self._load.patience.awaits_goodbye() and self._transport is not None:
             self._transport.close()
 
     # the conversation
@@ -253,7 +214,7 @@ class Connection(asyncio.Protocol):
     def _on_hello(self, line: bytes, now: int) -> None:
         if line[:1] == b"2":
             self._pipelining |= line[4:].upper() == b"PIPELINING"
-            self._driver.ready(self, now)
+            self._load.ready(self, now)
             self.go(now)
         elif self.state is SessionState.EHLO:
             self._write(_HELO, SessionState.HELO, now)
@@ -264,9 +225,9 @@ class Connection(asyncio.Protocol):
         seq, self._seq = self._seq, -1
         if line[:1] == b"2":
             self._fruitless = False
-            self._driver.accepted(seq, self._due, self._sent, now)
+            self._load.accepted(seq, self._due, self._sent, now)
         else:
-            self._driver.failed(seq, cause_of(line), unresolved=False)
+            self._load.failed(seq, cause_of(line), unresolved=False)
         if line[:3] == b"421":
             self.give_up(cause_of(line))
         else:
@@ -274,13 +235,13 @@ class Connection(asyncio.Protocol):
 
     def _on_envelope(self, line: bytes, now: int) -> None:
         """Act on a reply to MAIL, RCPT or DATA; of a pipelined group, every one comes."""
-        composer = self._driver.composer
+        composer = self._load.composer
         if self.state is SessionState.DATA and line[:1] == b"3":
             if self._refusal is not None:
                 self._write(b".\r\n", SessionState.DISCARD, now)  # RFC 2920, 3.1: it took DATA for no recipient
                 return
             content = composer.content(self._seq, self._domain, self._due, self._sent)
-            if self._pipelining and self.budget <= 0 and self._driver.patience.pipelines_quit:
+            if self._pipelining and self.budget <= 0 and self._load.patience.pipelines_quit:
                 self._quit_sent = self.quit_pipelined = True
                 content += _QUIT
             self._write(content, SessionState.CONTENT, now)
@@ -308,7 +269,7 @@ class Connection(asyncio.Protocol):
 
     def _on_quit(self, line: bytes, now: int) -> None:  # noqa: ARG002
         """Wait on: after 221 the server closes."""
-        self._driver.patience.goodbye()
+        self._load.patience.goodbye()
 
     def _on_surprise(self, line: bytes, now: int) -> None:  # noqa: ARG002
         """Give up a connection that says something unasked."""
@@ -332,7 +293,7 @@ class Connection(asyncio.Protocol):
     def _reset(self, now: int) -> None:
         """Give the message up, not the connection."""
         seq, self._seq = self._seq, -1
-        self._driver.failed(seq, self._refusal or "", unresolved=False)
+        self._load.failed(seq, self._refusal or "", unresolved=False)
         self._write(_RSET, SessionState.RSET, now)
 
 

@@ -5,7 +5,7 @@ Pure: the same bed, subnet and CPU count give the same plan. Nothing is started 
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
@@ -14,7 +14,7 @@ from orchestrator.bed import cpu_topology, wiring
 from orchestrator.bed.addressing import V4, Delivery, lay_out, parse_slice, slice_prefix, twin, twin_network
 from orchestrator.bed.model import Bed, Families, Limits, Node, Strict, checked
 from orchestrator.errors import InvalidInput
-from orchestrator.services import Override, Rendered, Role, Service, Site
+from orchestrator.services import Rendered, Role, Service, Site
 
 START_ORDER = (Role.RELAY, Role.DNS, Role.SINK, Role.LOAD)
 """The slowest to serve first: none needs another one to start, and an engine starts containers one by one."""
@@ -23,8 +23,8 @@ _MAIL = "mail"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NodePlan:
-    """One container, ready to be made."""
+class NodePlan(Rendered):
+    """One container, ready to be created."""
 
     name: str
     service: str
@@ -35,22 +35,12 @@ class NodePlan:
     families: Families
     addresses: tuple[IPv4Address, ...]
     """All its real IPv4 addresses, the service address first; each has an IPv6 twin."""
-    command: tuple[str, ...]
-    files: Mapping[str, bytes]
     capabilities: tuple[str, ...]
-    """Of the service; the entry script's own are added when the container is made."""
+    """Of the service; the container has those of the start script, too."""
     sysctls: Mapping[str, str]
     limits: Limits
-    publish: tuple[str, ...]
-    fds: int
-    fd_limit: int | None
-    """File descriptors that its daemon refuses to go beyond, whatever the host allows."""
-    memory_mb: int
     peers: int
-    changes: tuple[Override, ...]
-    """What the bed changed in the user's own files and settings."""
-    detours: tuple[str, ...]
-    """Settings of the user that can lead mail another way than to the MX of its domain."""
+    """Addresses that it talks to directly on the link: entries in the kernel's neighbour table, per family."""
 
     @property
     def address(self) -> IPv4Address | IPv6Address:
@@ -234,9 +224,33 @@ def make_plan(bed: Bed, *, subnet: IPv4Network | None = None, cpus: int) -> Plan
             resolver=dns,
             publish=rendered.publish,
         )
-        if bed.on_link and kind.role in {Role.RELAY, Role.LOAD}:
-            rendered = replace(rendered, peers=rendered.peers + len(deliveries))
-        planned.append(_node_plan(name, node, kind, site, rendered, wire))
+        on_link = len(deliveries) if bed.on_link and kind.role in {Role.RELAY, Role.LOAD} else 0
+        started = replace(
+            rendered,
+            command=(f"{wiring.DIRECTORY}/enter",),
+            files={
+                **_laid_over(name, node, rendered),
+                **rendered.files,
+                **wiring.files(wire, rendered.command, kind.capabilities),
+            },
+        )
+        planned.append(
+            NodePlan(
+                **{field.name: getattr(started, field.name) for field in fields(Rendered)},
+                name=name,
+                service=kind.name,
+                role=kind.role,
+                image=kind.image,
+                release=node.release,
+                v4=v4,
+                families=bed.families,
+                addresses=site.addresses,
+                capabilities=kind.capabilities,
+                sysctls=wiring.sysctls(bed.families),
+                limits=node.limits,
+                peers=len(bed.nodes) - 1 + on_link,
+            )
+        )
 
     needs = HostNeeds(
         containers=len(planned),
@@ -248,37 +262,6 @@ def make_plan(bed: Bed, *, subnet: IPv4Network | None = None, cpus: int) -> Plan
         cpus=max(node.limits.cpus or 0 for node in planned),
     )
     return Plan(bed=bed, subnet=subnet, mail=mail, deliveries=deliveries, nodes=tuple(planned), needs=needs)
-
-
-def _node_plan(
-    name: str, node: Node, kind: Service[Strict], site: Site[Strict], rendered: Rendered, wire: wiring.Wire
-) -> NodePlan:
-    return NodePlan(
-        name=name,
-        service=kind.name,
-        role=kind.role,
-        image=kind.image,
-        release=node.release,
-        v4=site.v4,
-        families=site.families,
-        addresses=site.addresses,
-        command=(f"{wiring.DIRECTORY}/enter",),
-        files={
-            **_laid_over(name, node, rendered),
-            **rendered.files,
-            **wiring.files(wire, rendered.command, kind.capabilities),
-        },
-        capabilities=kind.capabilities,
-        sysctls={**wiring.sysctls(site.families), **rendered.sysctls},
-        limits=node.limits,
-        publish=rendered.publish,
-        fds=rendered.fds,
-        fd_limit=rendered.fd_limit,
-        memory_mb=rendered.memory_mb,
-        peers=rendered.peers,
-        changes=rendered.changes,
-        detours=rendered.detours,
-    )
 
 
 def _laid_over(name: str, node: Node, rendered: Rendered) -> dict[str, bytes]:

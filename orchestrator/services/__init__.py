@@ -104,7 +104,6 @@ class Rendered:
     """What had to be changed in the user's own files and settings."""
     detours: tuple[str, ...] = ()
     """Settings of the user that can lead mail another way than to the MX of its domain: ``name = value``."""
-    sysctls: Mapping[str, str] = field(default_factory=dict)
     publish: tuple[str, ...] = ()
     """Ports of the service address that the host may reach on its 127.0.0.1: ``25/tcp``."""
     fds: int = 64
@@ -113,8 +112,6 @@ class Rendered:
     """File descriptors that its daemon refuses to go beyond, whatever the host allows."""
     memory_mb: int = 64
     """Memory it is expected to use, in MiB."""
-    peers: int = 1
-    """Addresses that it talks to directly on the link: entries in the kernel's neighbour table, per family."""
     enumerates6: bool = False
     """Its daemon looks for each of its IPv6 addresses on the node's interfaces, and listens on it."""
 

@@ -55,7 +55,6 @@ class Bhm:
             publish=("25/tcp",),
             fds=1024,
             memory_mb=64,
-            peers=len(site.nodes) - 1,
         )
 
 

@@ -84,7 +84,6 @@ class Bind:
             fds=open_files(listening, workers, site.release) + _OUTGOING_FDS,
             fd_limit=settings.max_sockets or DEBIAN_MAX_SOCKETS if site.release == "bullseye" else None,
             memory_mb=64 + listening * 2 * workers * _SOCKET_B[site.release] // 2**20,
-            peers=len(site.nodes) - 1,
             enumerates6=listen6 in {"lab", "all"},
         )
 

@@ -49,7 +49,6 @@ class Blackhole:
             publish=("25/tcp",),
             fds=4096,
             memory_mb=96,
-            peers=len(site.nodes) - 1,
         )
 
 

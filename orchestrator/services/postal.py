@@ -41,7 +41,6 @@ class Postal(ThirdParty):
             files={USERS: users.encode()},
             fds=1024,
             memory_mb=64,
-            peers=len(site.nodes) - 1,
         )
 
     def program(self, order: LoadOrder) -> tuple[str, ...]:

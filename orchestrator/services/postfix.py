@@ -170,7 +170,6 @@ class Postfix:
             publish=("25/tcp",),
             fds=4096,
             memory_mb=1024,
-            peers=len(site.nodes) - 1,
         )
 
     def read_log(self, lines: Iterable[tuple[float, str]]) -> RelayLog:

@@ -56,7 +56,6 @@ class SmtpLoad:
             files={**files(site.deliveries), RECIPIENTS: recipients.encode()},
             fds=4096,
             memory_mb=96,
-            peers=len(site.nodes) - 1,
         )
 
     def command(self, order: LoadOrder) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ class SmtpSource(ThirdParty):
 
     def render(self, site: Site[Settings]) -> Rendered:
         """Render a node that stays until it is ended."""
-        return Rendered(command=waiting.COMMAND, fds=1024, memory_mb=32, peers=len(site.nodes) - 1)
+        return Rendered(command=waiting.COMMAND, fds=1024, memory_mb=32)
 
     def program(self, order: LoadOrder) -> tuple[str, ...]:
         """Return its command; a connection carries one message, or (``-d``) as many as there are.
