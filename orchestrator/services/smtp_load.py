@@ -39,7 +39,7 @@ class SmtpLoad:
     numbers = True
 
     def render(self, site: Site[Settings]) -> Rendered:
-        """Render a node that stays until it is ended.
+        """Render a node that waits for loads.
 
         Raises:
             InvalidInput: a domain has no recipient, or a recipient is of another domain.
