@@ -50,11 +50,7 @@ class Histogram:
 
 
 def decode(text: str) -> HdrHistogram:
-    """Return the histogram of a text, in microseconds.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """Return the histogram of a text, in microseconds; raises ValueError if the text is none."""
     try:
         return HdrHistogram.decode(text)
     except Exception as error:  # the library has no base class for its errors, and raises those of zlib and binascii

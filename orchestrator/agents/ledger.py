@@ -188,11 +188,7 @@ class Books:
         """Connections, now."""
 
     def begin(self, run: str) -> Ledger:
-        """Open the ledger of a run.
-
-        Raises:
-            ValueError: it is open already, or ``run`` is no run id.
-        """
+        """Open the ledger of a run; raises ValueError if it is open, or ``run`` is no run id."""
         if not re.fullmatch("[0-9a-f]{8}", run):
             raise ValueError(f"a run id is eight hex digits, not {run!r}")
         key = run.encode()
@@ -202,11 +198,7 @@ class Books:
         return self._ledgers[key]
 
     def ledger(self, run: str) -> Ledger:
-        """Return the ledger of a run.
-
-        Raises:
-            ValueError: the run was never begun.
-        """
+        """Return the ledger of a run; raises ValueError if it was never opened."""
         try:
             return self._ledgers[run.encode()]
         except KeyError:

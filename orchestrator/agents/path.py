@@ -47,11 +47,7 @@ class Argument(NamedTuple):
 
 
 def read(text: bytes) -> Argument | None:
-    """Read a path and its parameters; ``None``: a syntax error.
-
-    Raises:
-        PathTooLong: the syntax is right, the length is not.
-    """
+    """Read a path and its parameters; ``None`` for a syntax error, raises PathTooLong if only the length is wrong."""
     found = _ARGUMENT.fullmatch(text)
     if found is None:
         return None

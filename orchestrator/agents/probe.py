@@ -27,11 +27,7 @@ SIZE = 512
 
 
 async def probe(server: str, port: int, run: str, domains: list[str], recipients: list[str], seconds: float) -> None:
-    """Send the messages, one after the other, over one connection.
-
-    Raises:
-        SMTPException, OSError: the server cannot be reached, or refused one.
-    """
+    """Send the messages one after the other over one connection; raises SMTPException or OSError."""
     sender = f"probe@{domains[0]}"
     composer = Composer(run, sender, domains, [SIZE], recipients)
     client = SMTP(hostname=server, port=port, timeout=seconds, local_hostname=HOST, start_tls=False, use_tls=False)

@@ -85,11 +85,7 @@ class Control(asyncio.Protocol):
 
 
 def obey(books: Books, words: list[str]) -> dict[str, Any]:
-    """Carry out one request.
-
-    Raises:
-        ValueError: the request is unknown, or cannot be carried out.
-    """
+    """Carry out a request; raises ValueError if it is unknown or fails."""
     match words:
         case ["begin", str(run)]:
             return books.begin(run).tick().to_dict()

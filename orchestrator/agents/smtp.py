@@ -258,9 +258,6 @@ class Connection(asyncio.Protocol):
         else:
             self._write(_DATA, SessionState.DATA, now)
 
-    def _on_discard(self, line: bytes, now: int) -> None:  # noqa: ARG002  whatever it says
-        self._reset(now)
-
     def _on_reset(self, line: bytes, now: int) -> None:
         if line[:1] == b"2":
             self.go(now)
@@ -285,7 +282,7 @@ class Connection(asyncio.Protocol):
         SessionState.RCPT: _on_envelope,
         SessionState.DATA: _on_envelope,
         SessionState.CONTENT: _on_content,
-        SessionState.DISCARD: _on_discard,
+        SessionState.DISCARD: lambda self, _, now: self._reset(now),
         SessionState.RSET: _on_reset,
         SessionState.QUIT: _on_quit,
     }

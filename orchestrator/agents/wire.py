@@ -94,10 +94,9 @@ def stuffed(body: bytes) -> bytes:
 
 
 def recipients_of(domains: Sequence[str], recipients: Iterable[str]) -> list[list[bytes]]:
-    """Return the addresses of each domain: local parts stand for one in every domain.
+    """Return the addresses of each domain; a local part stands for one in every domain.
 
-    Raises:
-        ValueError: a domain has none, or an address is of another domain.
+    Raises ValueError if a domain has none, or an address is of another domain.
     """
     everywhere: list[str] = []
     own: dict[str, list[bytes]] = {domain: [] for domain in domains}

@@ -58,11 +58,7 @@ class Layout:
 
 
 def slice_prefix(nodes: int, blocks: Iterable[int]) -> int:
-    """Return the prefix length of a slice for this many nodes and blocks of these many addresses.
-
-    Raises:
-        InvalidInput: they do not fit in 198.18.0.0/15.
-    """
+    """Return the prefix length of a slice for these nodes and blocks; raises InvalidInput if it exceeds the range."""
     sizes = [1 << (32 - prefix_for(size)) for size in (nodes + _RESERVED, *blocks)]
     prefix = prefix_for(sum(sizes))
     if prefix < V4.prefixlen:
@@ -102,11 +98,7 @@ def candidates(prefix: int, taken: Iterable[IPv4Network]) -> Iterator[IPv4Networ
 
 
 def parse_slice(text: str) -> IPv4Network:
-    """Read a subnet that a user chose.
-
-    Raises:
-        InvalidInput: it is none, or is not within 198.18.0.0/15.
-    """
+    """Read a user's subnet; raises InvalidInput if it is none within 198.18.0.0/15."""
     try:
         network = IPv4Network(text)
     except ValueError as error:

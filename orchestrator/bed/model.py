@@ -207,20 +207,12 @@ class Bed(Strict):
 
 
 def parse_bed(data: object, source: str) -> Bed:
-    """Check ``data`` (plain lists and dicts) as a bed; ``source`` names it in the error.
-
-    Raises:
-        InvalidInput: with a line for each thing that is wrong.
-    """
+    """Check ``data`` (plain lists and dicts) as a bed; ``source`` names it in the InvalidInput of invalid data."""
     return checked(Bed, data, f"a valid bed ({source})")
 
 
 def read_bed(path: Path) -> Bed:
-    """Read a bed from a YAML file.
-
-    Raises:
-        InvalidInput: the file is missing, is no YAML or is no bed.
-    """
+    """Read a bed from a YAML file; raises InvalidInput if the file is missing, no YAML or no bed."""
     try:
         with path.open("rb") as file:
             content = file.read(_MAX_FILE_B + 1)
@@ -254,10 +246,9 @@ def _refuse_bombs(text: str) -> None:
 
 
 def checked(model: type[M], data: object, needed: str, do: str = _SCHEMA) -> M:
-    """Validate ``data`` as ``model``, with an error that a user can act on: ``needed`` names it, ``do`` is the cure.
+    """Return ``data`` as ``model``; raises InvalidInput with a line for each invalid value.
 
-    Raises:
-        InvalidInput: with a line for each thing that is wrong.
+    ``needed`` names the model, ``do`` the cure.
     """
     try:
         return model.model_validate(data)

@@ -90,22 +90,14 @@ class Plan:
         return self.mail if self.bed.families.has_v4 else twin_network(self.mail)
 
     def node(self, role: Role) -> NodePlan:
-        """Return the first node that fills a role.
-
-        Raises:
-            InvalidInput: none does.
-        """
+        """Return the first node that fills a role; raises InvalidInput if none does."""
         for node in self.nodes:
             if node.role is role:
                 return node
         raise InvalidInput(f"a node that fills the role {role}", f"none in bed {self.bed.name}", "add one to the bed")
 
     def named(self, name: str) -> NodePlan:
-        """Return the node of this name.
-
-        Raises:
-            KeyError: there is none.
-        """
+        """Return a node by name; raises KeyError."""
         return {node.name: node for node in self.nodes}[name]
 
     def to_dict(self) -> dict[str, Any]:
@@ -151,24 +143,15 @@ class Plan:
 
 
 def subnet_prefix(bed: Bed) -> int:
-    """Return how long the prefix of the bed's slice is.
-
-    Raises:
-        InvalidInput: the bed does not fit in the range.
-    """
+    """Return the prefix length of the bed's slice; raises InvalidInput if the bed does not fit in the range."""
     return slice_prefix(len(bed.nodes), _blocks(bed).values())
 
 
 def make_plan(bed: Bed, *, subnet: IPv4Network | None = None, cpus: int) -> Plan:
-    """Work a bed out.
+    """Return the plan of a bed; raises InvalidInput if the bed cannot be built.
 
-    Args:
-        bed: what its author wrote.
-        subnet: the slice; by default the bed's own wish, or else the first slice that fits.
-        cpus: CPUs of the host, which daemons take for their number of threads.
-
-    Raises:
-        InvalidInput: the bed cannot be built as it is written.
+    ``subnet``: the slice; by default the bed's own, or the first one that fits. ``cpus``: CPUs of the host, the default
+    number of a daemon's threads.
     """
     kinds = {name: services.service(node.service) for name, node in bed.nodes.items()}
     _refuse(bed, kinds)
@@ -206,7 +189,6 @@ def make_plan(bed: Bed, *, subnet: IPv4Network | None = None, cpus: int) -> Plan
             lab6=twin_network(subnet),
             block=mail if name == sink else None,
             nodes=layout.nodes,
-            dns=dns,
             families=bed.families,
             deliveries=deliveries,
             workers=_workers(node, cpus),
@@ -265,11 +247,7 @@ def make_plan(bed: Bed, *, subnet: IPv4Network | None = None, cpus: int) -> Plan
 
 
 def _laid_over(name: str, node: Node, rendered: Rendered) -> dict[str, bytes]:
-    """Return the user's own files that lie beside those of the service.
-
-    Raises:
-        InvalidInput: the service writes one of them itself.
-    """
+    """Return the user's own files beside those of the service; raises InvalidInput if the service writes one itself."""
     own = {path: text.encode() for path, text in node.files.items() if path not in rendered.taken}
     if written := sorted(own.keys() & rendered.files.keys()):
         raise InvalidInput(

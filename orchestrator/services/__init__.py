@@ -62,8 +62,6 @@ class Site(Generic[S]):
     """The prefix that it answers on as a whole, when it takes the bed's mail."""
     nodes: Mapping[str, IPv4Address]
     """The service address of every node of the bed, by name."""
-    dns: IPv4Address | None
-    """The bed's DNS server."""
     families: Families
     """What mail and DNS of the bed go over; published ports lead to ``v4`` in any case."""
     deliveries: tuple[Delivery, ...]
@@ -165,11 +163,7 @@ class GeneratesLoad(Protocol):
     """It numbers its messages, so that each is accounted for; it also sends straight to the address of each domain."""
 
     def command(self, order: LoadOrder) -> tuple[str, ...]:
-        """Return the command that sends a load.
-
-        Raises:
-            InvalidInput: it cannot send this one.
-        """
+        """Return the command that sends a load; raises InvalidInput if the generator cannot."""
         ...
 
     def read(
@@ -226,11 +220,7 @@ class Verifies(Protocol):
     """What a service adds that can check its rendered files without being started."""
 
     def verify(self, files: Mapping[str, bytes]) -> None:
-        """Check the files of one node.
-
-        Raises:
-            InvalidInput: what is wrong with them.
-        """
+        """Raise InvalidInput if the files of a node are invalid."""
         ...
 
 
@@ -243,11 +233,7 @@ class TellsVersion(Protocol):
 
 
 def require_v4(site: Site[Any], program: str) -> None:
-    """Refuse a bed without IPv4 for a program that knows no other family.
-
-    Raises:
-        InvalidInput: the bed has IPv6 only.
-    """
+    """Raise InvalidInput in a bed without IPv4, for a program without IPv6."""
     if not site.families.has_v4:
         raise InvalidInput(
             f"IPv4 for node {site.node}: {program} knows no IPv6",
@@ -265,11 +251,7 @@ def known() -> dict[str, Service[Any]]:
 
 
 def service(name: str) -> Service[Any]:
-    """Return one service.
-
-    Raises:
-        InvalidInput: there is none of this name.
-    """
+    """Return a service; raises InvalidInput if none has this name."""
     try:
         return known()[name]
     except KeyError:
@@ -289,11 +271,7 @@ def queue_of(name: str) -> Queue | None:
 
 
 def verify(name: str, files: Mapping[str, bytes]) -> None:
-    """Have a service check the files of one of its nodes, if it can.
-
-    Raises:
-        InvalidInput: what is wrong with them.
-    """
+    """Raise InvalidInput if the service of a node finds its files invalid."""
     found = service(name)
     if isinstance(found, Verifies):
         found.verify(files)

@@ -54,7 +54,6 @@ class Bhm:
             files={_USERS: users.encode()},
             publish=("25/tcp",),
             fds=1024,
-            memory_mb=64,
         )
 
 

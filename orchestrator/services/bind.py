@@ -88,21 +88,13 @@ class Bind:
         )
 
     def verify(self, files: Mapping[str, bytes]) -> None:
-        """Read the zones back with dnspython and hold them against each other.
-
-        Raises:
-            InvalidInput: one is not what it should be.
-        """
+        """Raise InvalidInput if the zones do not parse or contradict each other."""
         paths = [path for path in files if path.startswith(f"{DIRECTORY}/") and path.endswith(".zone")]
         zones.check({zones.origin(path.rpartition("/")[2]): files[path].decode() for path in paths})
 
 
 def _listen6(site: Site[Settings]) -> str:
-    """Return where it listens by IPv6.
-
-    Raises:
-        InvalidInput: somewhere, and the bed has no IPv6.
-    """
+    """Return where named listens by IPv6; raises InvalidInput for an address in a bed without IPv6."""
     asked = site.settings.listen_v6
     if site.families.has_v6:
         return asked or site.settings.listen

@@ -34,7 +34,6 @@ class Postal(ThirdParty):
             command=waiting.COMMAND,
             files={USERS: users.encode()},
             fds=1024,
-            memory_mb=64,
         )
 
     def program(self, order: LoadOrder) -> tuple[str, ...]:

@@ -34,10 +34,7 @@ _OWN = {
     "qmgr_message_recipient_limit": ("100000", "as the active limit: one recipient for each message"),
     "default_destination_concurrency_limit": ("50", "20 binds a bed with few domains"),
     "default_destination_concurrency_failed_cohort_limit": ("0", "one failure must not mark a domain dead for 300 s"),
-    "in_flow_delay": (
-        "0",
-        "1 s holds mail back when more comes in than goes out: let it be seen",
-    ),
+    "in_flow_delay": ("0", "1 s holds mail back when more comes in than goes out, which the run shall show"),
     "minimal_backoff_time": ("10s", "300 s outlasts a run"),
     "maximal_backoff_time": ("60s", "4000 s outlasts a run"),
     "queue_run_delay": ("10s", "as the shortest backoff"),
@@ -64,9 +61,9 @@ def _overrides(settings: dict[str, str | int | bool]) -> dict[str, str | int | b
 
 
 _CHECK = """\
-said=$(postconf -n 2>&1 >/dev/null) || { echo "$said"; exit 78; }
-[ -z "$said" ] || echo "$said"
-if echo "$said" | grep -Eq -e "$1"; then exit 78; fi
+warnings=$(postconf -n 2>&1 >/dev/null) || { echo "$warnings"; exit 78; }
+[ -z "$warnings" ] || echo "$warnings"
+if echo "$warnings" | grep -Eq -e "$1"; then exit 78; fi
 """
 """Postfix only warns of a parameter that it does not know: a slip of the pen in a bed file would measure something
 else. In a user's own main.cf such a one is a warning, as on the server that it comes from."""
@@ -98,11 +95,11 @@ set +f
 which Postfix makes itself."""
 _START = """\
 exec gather sh -uc '
-told=
-trap "told=1; kill \\$(cat /var/spool/postfix/pid/master.pid) 2>/dev/null || kill -9 \\$child" HUP INT QUIT TERM
+stopped=
+trap "stopped=1; kill \\$(cat /var/spool/postfix/pid/master.pid) 2>/dev/null || kill -9 \\$child" HUP INT QUIT TERM
 (trap "" HUP INT QUIT TERM; exec postfix start-fg) & child=$!
 while wait $child; status=$?; kill -0 $child 2>/dev/null; do :; done
-[ -z "$told" ] || exit 0
+[ -z "$stopped" ] || exit 0
 exit $status'
 """
 """master(8) makes itself the leader of a session, where no signal to the group of its start script arrives: it is told
@@ -111,10 +108,6 @@ by its pid file. The start script waits for it, and is not to end before it: it 
 
 _QUEUE = ("deferred", "incoming", "active", "deferred", "hold")
 """Where mail waits, in the order in which it moves on: what moves while they are listed is seen once at least."""
-
-
-_FILES = ("-ignore_readdir_race", "-type", "f")
-"""For find(1): a message that moves on while it is listed is no failure."""
 
 
 class Settings(Strict):
@@ -141,7 +134,10 @@ class Postfix:
     ready = re.compile(r"postfix/master\[\d+\]: daemon started ")
     version = ("postconf", "-h", "mail_version")
     queue = Queue(
-        command=("find", *(f"/var/spool/postfix/{name}" for name in _QUEUE), *_FILES, "-printf", "%f\\n"),
+        command=(  # a message that moves on meanwhile is no failure
+            *("find", *(f"/var/spool/postfix/{name}" for name in _QUEUE)),
+            *("-ignore_readdir_race", "-type", "f", "-printf", "%f\\n"),
+        ),
         length=lambda printed: len(set(printed.split())),  # a message keeps its file's name
         flush=("postqueue", "-f"),
     )
@@ -158,7 +154,7 @@ class Postfix:
             changes, detours = [*changes, *further], [*detours, *away]
         tables = {path: text for path, text in site.files.items() if path not in {MAIN, MASTER}}
         detours += postfix_config.table_detours(tables)
-        packaged = [path for path in site.files if postfix_config.packaged(path)]
+        packaged = [path for path in site.files if postfix_config.PACKAGED.match(path)]
         changes += [Override(setting=p, old="given", new=None, reason="it belongs to the package") for p in packaged]
         compiles = bool(site.files) or any(":" in str(value) for value in site.settings.main_cf.values())
         return Rendered(
@@ -188,10 +184,9 @@ _PROTOCOLS = {"all": {4, 6}, "ipv4": {4}, "ipv6": {6}}
 
 
 def _protocols(site: Site[Settings], wanted: str | None) -> set[int]:
-    """Return the IP versions that it speaks: those of the bed, unless ``wanted`` (inet_protocols) says otherwise.
+    """Return the IP versions of Postfix: ``wanted`` (inet_protocols), or those of the bed.
 
-    Raises:
-        InvalidInput: the rest of the bed would talk past it.
+    Raises InvalidInput if the version that the bed uses is missing.
     """
     families = site.families
     words = (wanted or ("all" if families.has_v6 else "ipv4")).replace(",", " ").split()

@@ -11,7 +11,7 @@ from orchestrator.errors import InvalidInput
 from orchestrator.services import Override
 
 MAIN, MASTER = "/etc/postfix/main.cf", "/etc/postfix/master.cf"
-_PACKAGED = re.compile(
+PACKAGED = re.compile(
     r"/etc/postfix/((?:dynamicmaps\.cf|postfix-files)(?:\.d/.*)?|postfix-script|post-install|makedefs\.out|.*\.proto)\Z"
 )
 """What a copied /etc/postfix holds of the package that it came from, whose version is another one."""
@@ -80,11 +80,6 @@ _LOOPBACK = re.compile(r"127\.[\d.]+\Z|localhost\Z|::1\Z")
 _WILDCARDS = ("", "0.0.0.0", "::")
 _PORTS = {"smtp": "25", "smtps": "465", "submissions": "465", "submission": "587"}
 POSTLOG = "postlog   unix-dgram n  -       n       -       1       postlogd"
-
-
-def packaged(path: str) -> bool:
-    """Say whether a file belongs to the package and not to the administrator."""
-    return bool(_PACKAGED.match(path))
 
 
 def parameters(text: str) -> dict[str, str]:

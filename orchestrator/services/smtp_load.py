@@ -39,11 +39,7 @@ class SmtpLoad:
     numbers = True
 
     def render(self, site: Site[Settings]) -> Rendered:
-        """Render a node that waits for loads.
-
-        Raises:
-            InvalidInput: a domain has no recipient, or a recipient is of another domain.
-        """
+        """Render a node that waits for loads; raises InvalidInput if domains and recipients do not match."""
         named = site.settings.recipients
         if named:
             try:
@@ -67,11 +63,7 @@ class SmtpLoad:
     def read(
         self, printed: Iterable[str], order: LoadOrder, tick: Callable[[dict[str, Any]], None]
     ) -> LoadReport | None:
-        """Read ticks and the report.
-
-        Raises:
-            EngineFailed: the generator printed anything else.
-        """
+        """Read ticks and the report; raises EngineFailed for any other output."""
         report = None
         for line in printed:
             try:

@@ -54,18 +54,10 @@ class ThirdParty(ABC):
 
     @abstractmethod
     def program(self, order: LoadOrder) -> tuple[str, ...]:
-        """Return the program and its arguments.
-
-        Raises:
-            InvalidInput: it cannot send this load.
-        """
+        """Return the program and its arguments; raises InvalidInput if it cannot send this load."""
 
     def command(self, order: LoadOrder) -> tuple[str, ...]:
-        """Return the command that runs the program for the order's time, from a multiple of ``burst_s`` on.
-
-        Raises:
-            InvalidInput: it cannot send this load, or the order has no time.
-        """
+        """Return the command that runs the program for the order's time, which begins at a multiple of ``burst_s``."""
         program = self.program(order)
         if order.seconds is None:
             found = "a number of messages"
@@ -78,7 +70,7 @@ class ThirdParty(ABC):
         order: LoadOrder,
         tick: Callable[[dict[str, Any]], None],  # noqa: ARG002
     ) -> LoadReport | None:
-        """Read the output of program and script; a repeated line is kept once, with its count. There are no readings."""
+        """Read the output of program and script; a repeated line is kept once, with its count."""
         began: float | None = None
         ended: re.Match[str] | None = None
         cpu_s = 0.0

@@ -25,11 +25,7 @@ def bed(
     parent: str | None = None,
     families: str | None = None,
 ) -> Bed:
-    """Return a built-in bed, or the one in the YAML file of this name; what is given here stands above it.
-
-    Raises:
-        InvalidInput: there is neither, or the file is no bed.
-    """
+    """Return a built-in bed, or the one in a YAML file, with these options in place of its own; raises InvalidInput."""
     if name in names():
         with as_file(files(__name__) / f"{name}.yaml") as path:
             found = read_bed(path)
