@@ -1,7 +1,7 @@
 """Addresses of a bed: its slice, the blocks in the slice, and the IPv6 twin of every IPv4 address.
 
-IPv4 comes from 198.18.0.0/15 (RFC 2544, appendix C.2.2), IPv6 from 2001:2::/48 (RFC 5180, section 8): both are set
-apart for benchmarking. An IPv6 address carries its IPv4 twin in its last 32 bits, so one slice gives both families.
+IPv4 comes from 198.18.0.0/15 (RFC 2544, appendix C.2.2), IPv6 from 2001:2::/48 (RFC 5180, section 8): both are
+reserved for benchmarking. An IPv6 address carries its IPv4 twin in its last 32 bits, so one slice gives both families.
 
 ::
 
@@ -19,11 +19,11 @@ from orchestrator.errors import InvalidInput
 V4 = IPv4Network("198.18.0.0/15")
 V6 = IPv6Network("2001:2::/48")
 _RESERVED = 2
-"""The network's own address and the gateway that the engine insists on."""
+"""The network's own address and the engine's gateway."""
 
 
 def twin(address: IPv4Address) -> IPv6Address:
-    """Return the IPv6 address that belongs to an IPv4 one."""
+    """Return the IPv6 twin of an IPv4 address."""
     return IPv6Address(int(V6.network_address) | int(address))
 
 
@@ -39,7 +39,7 @@ def prefix_for(count: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """Where the mail of one domain goes."""
+    """Delivery addresses of one domain."""
 
     domain: str
     v4: IPv4Address
@@ -54,7 +54,7 @@ class Layout:
     nodes: dict[str, IPv4Address]
     """The service address of every node."""
     blocks: dict[str, IPv4Network]
-    """What was asked for by size."""
+    """The prefix of each requested block, by name."""
 
 
 def slice_prefix(nodes: int, blocks: Iterable[int]) -> int:
@@ -64,7 +64,7 @@ def slice_prefix(nodes: int, blocks: Iterable[int]) -> int:
     if prefix < V4.prefixlen:
         raise InvalidInput(
             f"{sum(sizes):,} lab addresses",
-            f"{V4.num_addresses:,} in {V4}, the range set apart for benchmarks",
+            f"{V4.num_addresses:,} in {V4}, the range reserved for benchmarks",
             "ask for fewer domains or addresses",
         )
     return prefix
@@ -92,7 +92,7 @@ def lay_out(network: IPv4Network, nodes: Iterable[str], blocks: Mapping[str, int
 
 
 def candidates(prefix: int, taken: Iterable[IPv4Network]) -> Iterator[IPv4Network]:
-    """Yield the slices of this prefix length that overlap with none of ``taken``, lowest first."""
+    """Yield the slices of this prefix length without an overlap with ``taken``, lowest first."""
     occupied = list(taken)
     return (s for s in V4.subnets(new_prefix=prefix) if not any(s.overlaps(o) for o in occupied))
 

@@ -1,7 +1,7 @@
 """A user's own files for a node: checked paths, text from a folder or from beside a bed file.
 
-Text only: a compiled lookup table (``recipients.db``) belongs to one version of one library, so its source travels and
-the node compiles it.
+Text only: the format of a compiled lookup table (``recipients.db``) depends on the library's version, so the node
+compiles the table from its source.
 """
 
 import os
@@ -17,7 +17,7 @@ MOST_FILES = 1_000
 MAX_FILES_B = 2 * 2**20
 """Maximum total size of one node's files; run.json and capsules contain them."""
 COMPILED = (".db", ".cdb", ".lmdb", ".dir", ".pag")
-"""Ends of what postmap(1) makes beside a source."""
+"""Suffixes of the tables that postmap(1) compiles."""
 _PATH = re.compile(r"(?:/[A-Za-z0-9_@+,=:~.-]{1,200}){1,20}")
 _OF_THE_BED = ("/testbed", "/proc", "/sys", "/dev")
 _OF_THE_ENGINE = ("/etc/resolv.conf", "/etc/hosts", "/etc/hostname")
@@ -46,10 +46,10 @@ def node_path(path: str) -> str:
 def within_bounds(files: dict[str, str]) -> dict[str, str]:
     """Check the files of a node (path -> text); raises ValueError if too many, too long, or one is a folder."""
     if len(files) > MOST_FILES:
-        raise ValueError(f"{len(files):,} files; at most {MOST_FILES:,} are possible")
+        raise ValueError(f"{len(files):,} files; at most {MOST_FILES:,} are allowed")
     size = sum(len(text.encode()) for text in files.values())
     if size > MAX_FILES_B:
-        raise ValueError(f"{size:,} bytes of files; at most {MAX_FILES_B:,} are possible")
+        raise ValueError(f"{size:,} bytes of files; at most {MAX_FILES_B:,} are allowed")
     for path in files:
         if folder := next((str(p) for p in PurePosixPath(path).parents if str(p) in files), None):
             raise ValueError(f"{folder} cannot be a file and the folder of {path}")
@@ -115,7 +115,7 @@ def _files(folder: Path) -> Iterator[Path]:
         folders.sort()
         for link in (Path(parent) / name for name in folders if _is(Path.is_symlink, Path(parent) / name)):
             raise InvalidInput(
-                "folders that are no symbolic links", f"{link}: it is one", "copy the folder there, or leave it out"
+                "folders instead of symbolic links", f"{link}: it is a link", "copy the folder there, or leave it out"
             )
         yield from (Path(parent) / name for name in sorted(files))
 
@@ -153,5 +153,5 @@ def _text(file: Path, within: Path) -> str:
         return content.decode()
     except UnicodeDecodeError as error:
         raise InvalidInput(
-            needed, f"{file}: it is no UTF-8", "of a lookup table give the source: the node compiles it"
+            needed, f"{file}: it is no UTF-8", "give the source of a lookup table: the node compiles it"
         ) from error

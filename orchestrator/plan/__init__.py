@@ -1,6 +1,6 @@
 """The plan of a bed: every address, file, limit and container, the start order, and its needs of the host.
 
-Pure: the same bed, subnet and CPU count give the same plan. Nothing is started to make one.
+Pure: the same bed, subnet and CPU count give the same plan, without a running engine.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from orchestrator.errors import InvalidInput
 from orchestrator.services import Rendered, Role, Service, Site
 
 START_ORDER = (Role.RELAY, Role.DNS, Role.SINK, Role.LOAD)
-"""The slowest to serve first: none needs another one to start, and an engine starts containers one by one."""
+"""Start slow services first: no service needs another to start, and the engine starts containers one by one."""
 _MAIL = "mail"
 """The block that holds one delivery address for each domain."""
 
@@ -44,7 +44,7 @@ class NodePlan(Rendered):
 
     @property
     def address(self) -> IPv4Address | IPv6Address:
-        """The service address that other nodes dial: IPv4 where the bed has it."""
+        """The service address for other nodes: IPv4 unless the bed has IPv6 only."""
         return self.v4 if self.families.has_v4 else twin(self.v4)
 
     @property
@@ -55,25 +55,25 @@ class NodePlan(Rendered):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostNeeds:
-    """What a bed asks of its host, all nodes together unless another unit is named."""
+    """A bed's needs of its host: totals of all nodes unless another unit is named."""
 
     containers: int
     addresses: int
-    """Real addresses, of each family that the bed has."""
+    """Real addresses, of all the bed's families together."""
     ipv6: bool
-    """IPv6 in the kernel."""
+    """The kernel needs IPv6."""
     neighbour_entries: int
     """Entries in the kernel's IPv4 neighbour table, which all network namespaces share."""
     fds: int
-    """Open files of the busiest process, or the highest limit that a node is given."""
+    """Open files of the busiest process, or the highest limit of a node if that is higher."""
     memory_mb: int
     cpus: float
-    """CPUs that one node may use, the highest limit of all; 0 where none has one."""
+    """The highest CPU limit of a node; 0 if no node has one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A bed, worked out for one subnet."""
+    """The plan of a bed in one subnet."""
 
     bed: Bed
     subnet: IPv4Network
@@ -86,7 +86,7 @@ class Plan:
 
     @property
     def destinations(self) -> IPv4Network | IPv6Network:
-        """The prefix whose first addresses are those that mail is sent to: IPv4 where the bed has it."""
+        """The prefix whose first addresses receive the mail: IPv4 unless the bed has IPv6 only."""
         return self.mail if self.bed.families.has_v4 else twin_network(self.mail)
 
     def node(self, role: Role) -> NodePlan:
@@ -262,7 +262,7 @@ def _blocks(bed: Bed) -> dict[str, int]:
 
 
 def _workers(node: Node, cpus: int) -> int:
-    """CPUs that a node may use: what its cpuset names, at most what its share allows."""
+    """Return the number of CPUs that a node may use: those of its cpuset, up to its CPU limit."""
     if node.limits.cpuset:
         cpus = min(cpus, len(cpu_topology.parse(node.limits.cpuset)))
     if node.limits.cpus:
@@ -271,7 +271,7 @@ def _workers(node: Node, cpus: int) -> int:
 
 
 def _refuse(bed: Bed, kinds: Mapping[str, Service[Strict]]) -> None:
-    """Refuse what is well written but cannot be built."""
+    """Refuse a valid bed that cannot be built."""
     if _MAIL in bed.nodes:
         raise InvalidInput(f"a node name other than {_MAIL!r}", "it is the name of the delivery addresses", "rename it")
     if bed.on_link and not bed.families.has_v4:

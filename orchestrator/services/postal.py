@@ -8,7 +8,7 @@ from orchestrator.services import Rendered, Site, require_v4, waiting
 from orchestrator.services.third_party import Settings, ThirdParty
 
 USERS = "/testbed/users"
-"""One recipient in each domain of the bed, one a line: postal takes them at random."""
+"""File of one recipient in each domain, one a line: postal chooses at random."""
 BURST_S = 5.0
 """Counted from its start, and from each full minute of the clock: started at a multiple of this, it keeps one beat."""
 TOKENS = 2048
@@ -37,7 +37,7 @@ class Postal(ThirdParty):
         )
 
     def program(self, order: LoadOrder) -> tuple[str, ...]:
-        """Return its command; sizes are whole KB of 1 at least, because with ``-M 0`` some sessions hang for 60 s."""
+        """Return its command; sizes are whole KB, at least 1: with ``-M 0`` some sessions hang for 60 s."""
         size = str(max(1, round(order.sizes[0] / 1024)))
         per_minute = MOST_PER_MINUTE if order.rate is None else max(1, round(order.rate * 60))
         shape = ("-t", str(order.connections), "-c", str(order.per_connection), "-r", str(per_minute))

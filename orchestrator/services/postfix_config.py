@@ -1,7 +1,7 @@
 """Adapter of a user's own main.cf and master.cf to a bed; reads them as Postfix does.
 
-The format is the same for both (postconf(5), master(5)): a line that begins with white space continues the one before;
-empty lines and lines whose first other character is ``#`` count for nothing.
+The format is the same for both (postconf(5), master(5)): leading white space continues the previous line; empty lines
+and comment lines (``#``) are ignored.
 """
 
 import re
@@ -14,13 +14,13 @@ MAIN, MASTER = "/etc/postfix/main.cf", "/etc/postfix/master.cf"
 PACKAGED = re.compile(
     r"/etc/postfix/((?:dynamicmaps\.cf|postfix-files)(?:\.d/.*)?|postfix-script|post-install|makedefs\.out|.*\.proto)\Z"
 )
-"""What a copied /etc/postfix holds of the package that it came from, whose version is another one."""
+"""Files of the Postfix package in a copied /etc/postfix; its version may differ from the image's."""
 
 _MEASURED = {
     "maillog_file": ("/dev/stdout", "the bed reads the log from there"),
     "delay_logging_resolution_limit": ("6", "the bed's histograms need delays to the microsecond"),
 }
-"""Parameters that have one value in every bed."""
+"""Parameters with one value in every bed."""
 _IMAGE = "the image's own"
 _ELSEWHERE = {
     "maillog_file_prefixes": ("/var, /dev/stdout", "the log goes to /dev/stdout"),
@@ -41,20 +41,20 @@ _ELSEWHERE = {
     "smtp_bind_address": ("", "mail leaves over the lab; the bed gives the addresses"),
     "smtp_bind_address6": ("", "mail leaves over the lab; the bed gives the addresses"),
 }
-"""Parameters that may be unset; set, they have this value (the default of the image, or none)."""
+"""Parameters that may be unset, or have this value (the image's default, or none)."""
 _DETOUR = re.compile(
     r"(?:.*relayhost(?:_maps)?|.*transport(?:_maps)?|content_filter|smtpd_proxy_filter|.*_bcc(?:_maps)?|.*fallback_relay"
     r"|.*_milters|(?:.*_)?(?:header|body)_checks|virtual_.*_(?:maps|domains)|.*canonical_maps|relocated_maps"
     r"|mydestination|luser_relay|disable_dns_lookups|smtp_host_lookup|smtp_dns_support_level)\Z"
 )
 _STRAIGHT = re.compile(r"(?:smtp|relay|error(?::.*)?|)\Z", re.DOTALL)
-"""Values that lead no mail away."""
+"""Values without a detour."""
 _STRAIGHT_OF = {
     "disable_dns_lookups": {"no"},
     "smtp_host_lookup": {"dns", ""},
     "smtp_dns_support_level": {"enabled", "dnssec", ""},
 }
-"""The same, of parameters that have other such values; without DNS there is no look-up of MX records."""
+"""Values without a detour, for parameters of DNS: without DNS, Postfix looks up no MX records."""
 
 _ACTIONS = r"(?:FILTER|REDIRECT|BCC|check_policy_service)\b"
 _ACTION = re.compile(rf"(?:!?([^\w\s])(?:\\.|(?!\1)[^\\])*\1\w*|\S+)\s+({_ACTIONS}[\s,]+\S+)", re.IGNORECASE)
@@ -73,7 +73,7 @@ _FIELDS = re.compile(r"(\S+\s+\S+\s+\S+\s+\S+\s+)([yn-])(?=\s)")
 _OPTION = re.compile(rf"(?<!\S)-o\s*(?:\{{\s*([\w.-]+)\s*=\s*((?:[^{{}}]|{_BRACES})*?)\s*\}}|([\w.-]+)=(\S*))")
 _SYSLOG_NAME = re.compile(r"(-o\s*(?:\{\s*)?syslog_name\s*=\s*)(?!postfix(?:[/\s}]|\Z))([^\s}]+)")
 _OPTIONS = {**_MEASURED, **_ELSEWHERE, "inet_interfaces": ("all", "the node's addresses in the bed")}
-"""Parameters that a service of master.cf may not have otherwise than main.cf has them, but ``syslog_name``."""
+"""Parameters that options in master.cf must not override, except ``syslog_name``."""
 _ADDRESSES = frozenset({"inet_interfaces", "smtp_bind_address", "smtp_bind_address6"})
 _INET = re.compile(r"(?:(\[[^\]\s]*\]|[^\s:]*):)?([^\s:]+)(?=\s+inet\s)")
 _LOOPBACK = re.compile(r"127\.[\d.]+\Z|localhost\Z|::1\Z")
@@ -83,7 +83,7 @@ POSTLOG = "postlog   unix-dgram n  -       n       -       1       postlogd"
 
 
 def parameters(text: str) -> dict[str, str]:
-    """Return the parameters of a main.cf; of one that stands there twice, the last value, as Postfix does."""
+    """Return the parameters of a main.cf; the last value of a repeated one, as Postfix does."""
     found: dict[str, str] = {}
     for lines in _logical(text.splitlines()):
         name, equals, value = " ".join(line.strip() for _, line in lines).partition("=")
@@ -103,9 +103,9 @@ def without(text: str, names: frozenset[str]) -> str:
 
 
 def needed(given: Mapping[str, str], place: Mapping[str, str]) -> tuple[dict[str, str | None], list[Override]]:
-    """Return what the bed needs otherwise than a user's parameters have it: value, or ``None`` to leave one out.
+    """Return the parameters that the bed overrides, and the changes; a value of ``None`` leaves a parameter out.
 
-    ``place``: the values of parameters that name addresses, where the node has its own.
+    ``place``: values of address parameters for this node.
     """
     values: dict[str, str | None] = {}
     changes = []
@@ -158,10 +158,10 @@ def table_detours(files: Mapping[str, str]) -> list[str]:
 
 
 def master(text: str, own: Sequence[str]) -> tuple[str, list[Override], list[str]]:
-    """Make a master.cf fit for a bed; return it with what was changed, and the detours of its ``-o`` options.
+    """Adapt a master.cf to a bed; return it with the changes and the detours of its ``-o`` options.
 
-    A service that would run in a chroot does not: its node holds no further copy of /etc and of the libraries. ``-`` in
-    that column becomes ``n`` without a word: it means ``n`` since Postfix 3.0 (master(5)), but for a main.cf with a
+    No service runs in a chroot: the node has no second copy of /etc and of the libraries. ``-`` in that column becomes
+    ``n`` without a reported change: its default is ``n`` since Postfix 3.0 (master(5)), except with a
     compatibility_level of 0. ``own``: the node's addresses of the bed's families.
 
     Raises:
@@ -195,7 +195,7 @@ def master(text: str, own: Sequence[str]) -> tuple[str, list[Override], list[str
         changes.append(Override(setting=what, old="y", new="n", reason="a node is a root of its own"))
     if "postlog/unix-dgram" not in names:
         lines.append(POSTLOG)
-        reason = "it writes the log to /dev/stdout"
+        reason = "postlogd writes the log to /dev/stdout"
         changes.append(Override(setting=f"{MASTER} postlog", old=None, new="postlogd", reason=reason))
     return "".join(f"{line}\n" for line in lines), changes, away
 
@@ -261,7 +261,7 @@ def _local(
 
 
 def _logical(lines: list[str]) -> Iterator[list[tuple[int, str]]]:
-    """Yield the logical lines: the number and text of each of their physical lines, without comments."""
+    """Yield each logical line as its physical lines: number and text, without comments."""
     group: list[tuple[int, str]] = []
     for number, line in enumerate(lines):
         if not line.strip() or line.lstrip().startswith("#"):

@@ -19,10 +19,10 @@ _MESSAGES: dict[str, Callable[[Any], LoadReport | LoadTick]] = {
 
 
 class Settings(Strict):
-    """What a bed file may say of the generator; the load itself is ordered, not configured."""
+    """Settings of the generator in a bed file; the load itself is ordered, not configured."""
 
     recipients: Recipients | None = None
-    """Who gets the mail: local parts, which every domain has, or full addresses. Unset, ``user`` in each domain."""
+    """Local parts valid in every domain, or full addresses. Unset: ``user`` in each domain."""
 
 
 class SmtpLoad:
@@ -55,7 +55,7 @@ class SmtpLoad:
         )
 
     def command(self, order: LoadOrder) -> tuple[str, ...]:
-        """Return the command of a load; its names are in files, because one argument holds 128 KiB (execve(2))."""
+        """Return the command of a load; domains and recipients are in files: an argument holds 128 KiB (execve(2))."""
         words = {key: value for key, value in order.to_dict().items() if key not in {"domains", "recipients"}}
         names = ("--domains", DOMAINS, "--recipients", RECIPIENTS)
         return (*PYTHON, "-m", "orchestrator.agents.load", *names, json.dumps(words))

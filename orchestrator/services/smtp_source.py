@@ -1,6 +1,6 @@
 """smtp-source, Postfix's own load generator: the container waits for an exec.
 
-It sends to one recipient for each process, without PIPELINING and TLS, and measures no latency.
+It sends to one recipient per process, without PIPELINING and TLS, and measures no latency.
 """
 
 from orchestrator.agents.contract import LoadOrder
@@ -9,7 +9,7 @@ from orchestrator.services import Rendered, Site, waiting
 from orchestrator.services.third_party import Settings, ThirdParty
 
 _ENDLESS = str(2**31 - 1)
-"""Messages to send (``-m``): it is ended before."""
+"""Messages to send (``-m``), more than any load sends in its time."""
 
 
 class SmtpSource(ThirdParty):

@@ -1,6 +1,6 @@
 """A load from a third-party generator: its command, and its result: exit status, output, CPU time.
 
-The script runs beside the generator in its node, so that times are its own and not those of the way to the engine.
+The script runs in the generator's node, so its times do not include the engine's delay.
 """
 
 import re
@@ -42,7 +42,7 @@ class Settings(Strict):
 
 
 class ThirdParty(ABC):
-    """A load generator that numbers no messages: a node that waits, and runs one program for each load."""
+    """A load generator without message numbers: a node that waits, and runs one program for each load."""
 
     role = Role.LOAD
     settings = Settings

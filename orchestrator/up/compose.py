@@ -1,7 +1,6 @@
 """A plan as Compose files: the containers that ``bringup`` creates, for ``docker compose``.
 
-What Compose cannot do is left to its user: the private veth pair under the lab, and the removal of what a killed
-command left behind.
+The user of Compose makes the private veth pair under the lab, and removes the remains of a killed command.
 """
 
 from typing import Any
@@ -20,17 +19,17 @@ _HEADER = """\
 # How to use it: README.md in the folder compose/ of testbed.
 """
 _PARENT = (
-    "${TESTBED_PARENT:?make the veth pair that the lab stands on, then set TESTBED_PARENT=tbcp: "
+    "${TESTBED_PARENT:?make the veth pair under the lab, then set TESTBED_PARENT=tbcp: "
     "ip link add tbcp type veth peer name tbcq; ip link set tbcq up; ip link set tbcp up}"
 )
 _CODE = "${TESTBED_CODE:-../../orchestrator}"
-"""The agents' code: in a checkout it lies two folders up."""
+"""The agents' code; the default is its place in a checkout."""
 _IMAGES = "${TESTBED_IMAGES:-../../images}"
 _LIB = f"{wiring.DIRECTORY}/lib/"
 
 
 def compose_plan(bed: Bed, *, cpus: int) -> Plan:
-    """Work a bed out for Compose: on the last slice of the range, because `testbed up` takes the first free one."""
+    """Plan a bed for Compose, on the last slice of the range: `testbed up` takes the first free slice."""
     if bed.subnet:
         return make_plan(bed, cpus=cpus)
     *_, last = V4.subnets(new_prefix=subnet_prefix(bed))
@@ -38,7 +37,7 @@ def compose_plan(bed: Bed, *, cpus: int) -> Plan:
 
 
 def files(plan: Plan) -> dict[str, bytes]:
-    """Return a folder for Compose: relative path -> content; what begins with ``#!`` is to be executable."""
+    """Return a folder for Compose: relative path -> content; a file that begins with ``#!`` must be executable."""
     rendered = {
         f"{node.name}{path}": content
         for node in plan.nodes
