@@ -1,7 +1,6 @@
 """Ledger of the sink: one bit for each message of a run that has arrived.
 
-Two bits for each message in all (delivered; and at the generator accepted, unresolved), two histograms and a handful
-of counters: memory does not grow with the size of mail, and by 125 kB with a million messages.
+Memory is independent of the messages' size, and grows by 125 kB with a million messages.
 """
 
 import re
@@ -19,7 +18,7 @@ from orchestrator.agents.histogram import Histogram
 from orchestrator.agents.wire import MAX_SEQ, Stamp
 
 OUTSIDE = -2
-"""In place of a domain's index: the address is no domain's (a published port, the sink's own address)."""
+"""In place of a domain's index, for an address of no domain (a published port, the sink's own address)."""
 _STEP = 4096
 """A bitmap grows by at least this many octets: 32,768 messages."""
 
@@ -53,7 +52,7 @@ class SequenceSet:
         return (8 * i + bit for i, octet in enumerate(self._bits) if octet for bit in range(8) if octet & 1 << bit)
 
     def encode(self) -> str:
-        """Return the text that travels: base64 of the compressed bitmap, with no zeros at its end."""
+        """Return the set as text: base64 of the compressed bitmap, without zeros at its end."""
         return b64encode(zlib.compress(self._bits.rstrip(b"\0"))).decode("ascii")
 
 
@@ -86,7 +85,7 @@ class Ledger:
         Args:
             content: the message, read to its end.
             stamp: its stamp.
-            recipients: indices of the domains it is for; -1 is a domain that the bed does not have.
+            recipients: indices of its recipients' domains; -1 for a domain outside the bed.
             dialled: index of the domain whose address it came to, ``OUTSIDE``, or ``None`` without a prefix of domains.
         """
         now = time.monotonic_ns()
@@ -208,7 +207,7 @@ class Books:
         return iter(self._ledgers.values())
 
     def index_of(self, domain: bytes) -> int:
-        """Return the index of a domain (lower case); -1 when the bed does not have it."""
+        """Return the index of a domain (lower case); -1 outside the bed."""
         return self._domains.get(domain, -1)
 
     def dialled(self, address: str) -> int | None:
@@ -223,7 +222,7 @@ class Books:
         return index if 0 <= index < len(self._domains) else OUTSIDE
 
     def enter(self, content: Content, recipients: Iterable[int], dialled: int | None) -> None:
-        """Account for one message with the run of its stamp."""
+        """Enter one message into the ledger of its run."""
         stamp = content.stamp
         ledger = None if stamp is None else self._ledgers.get(stamp.run)
         if stamp is None or ledger is None:

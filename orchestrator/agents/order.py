@@ -9,7 +9,7 @@ from orchestrator.agents.contract import LoadOrder
 from orchestrator.agents.wire import MAX_BODY, MAX_SEQ, MIN_BODY, recipients_of
 
 MOST_BODIES = 256 * 1024 * 1024
-"""Octets of all bodies together, one of each size: they are made once and kept."""
+"""Octets of all bodies together, one of each size, which the generator keeps."""
 
 _LABEL = r"(?!-)[a-z0-9_-]{1,63}(?<!-)"
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
@@ -20,7 +20,7 @@ LOCAL_PART = rf"(?=[^@]{{1,64}}(?:@|\Z)){_ATOM}(?:\.{_ATOM})*"
 
 
 class BadOrder(ValueError):
-    """A load order that cannot be carried out; the text says what was needed and what was found."""
+    """An invalid load order; the text names the needed and the found value."""
 
 
 def read_order(text: str, **lists: list[str]) -> LoadOrder:

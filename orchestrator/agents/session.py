@@ -1,4 +1,4 @@
-"""The sink's side of one SMTP connection (RFC 5321): takes every message, reads it through, accounts for it.
+"""The sink's side of one SMTP connection (RFC 5321): takes, checks and accounts for every message.
 
 Source routes are ignored (appendix C), VRFY verifies nothing (3.5.3), EXPN is not implemented (3.5.2).
 
@@ -20,7 +20,7 @@ HOST = b"sink.test"
 COMMAND_LIMIT = 1024
 """Octets of a command line: the 512 of RFC 5321, 4.5.3.1.4, and room for the parameters of extensions."""
 MOST_RECIPIENTS = 100
-"""Of one message: what every server has to take (RFC 5321, 4.5.3.1.8)."""
+"""Recipients of one message: the minimum of RFC 5321, 4.5.3.1.8."""
 
 _USUAL_PATH = rb"<[A-Za-z0-9_+=-]{1,64}@([A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*(?:\.[A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*)*)>"
 _USUAL_MAIL = re.compile(rb"MAIL FROM:" + _USUAL_PATH + rb"(?: SIZE=(\d{1,20}))?")
@@ -31,7 +31,7 @@ _VERB_ENDS = (b"", b" ")
 _BODY = (b"BODY=7BIT", b"BODY=8BITMIME")
 _SIZE = re.compile(rb"SIZE(?:=(\d{1,20}))?")
 _EARLY_MS = 1
-"""The event loop's timers count whole milliseconds, rounded down: one more, and no reply is too early."""
+"""Added to every delay, because the event loop rounds timers down to whole milliseconds."""
 
 _CRLF = b"\r\n"
 OK = b"250 2.0.0 Ok\r\n"
@@ -58,7 +58,7 @@ _NO_RCPT = b"503 5.5.1 RCPT first\r\n"
 
 
 class Reception:
-    """What all sessions of a sink share."""
+    """Shared state of all sessions of a sink."""
 
     __slots__ = ("books", "capabilities", "most", "settings")
 
@@ -66,13 +66,13 @@ class Reception:
         self.books = books
         self.settings = settings
         self.most = most
-        """Connections at a time; the next one is sent away with 421."""
+        """Most concurrent connections; a further one gets 421."""
         extensions = b"250-PIPELINING\r\n250-SIZE %d\r\n250-8BITMIME\r\n250 ENHANCEDSTATUSCODES\r\n"
         self.capabilities = b"250-" + HOST + _CRLF + extensions % settings.max_size
 
 
 class Session(asyncio.Protocol):
-    """One connection. Memory: an unfinished command line, 100 recipients, and what ``Content`` holds."""
+    """One connection. Memory: an unfinished command line, 100 recipients, and ``Content``."""
 
     __slots__ = (
         "_content", "_delay", "_dialled", "_greeted", "_held", "_line", "_overlong", "_reception", "_recipients",
@@ -113,7 +113,7 @@ class Session(asyncio.Protocol):
         self._transport = self._content = None
 
     def pause_writing(self) -> None:
-        """Read no more commands from a client that does not read the replies."""
+        """Stop reading from a client that does not read the replies."""
         if self._transport is not None:
             self._transport.pause_reading()
 
@@ -123,7 +123,7 @@ class Session(asyncio.Protocol):
             self._transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
-        """Take commands and content, and answer all of them in one write."""
+        """Read commands and content, and answer them in one write."""
         if self._delay is not None:
             self._held += data  # read before reading was paused
             return
@@ -162,7 +162,7 @@ class Session(asyncio.Protocol):
         self._line = data[at:]
         if len(self._line) > COMMAND_LIMIT:
             self._overlong = True
-            self._line = self._line[-1:]  # may be the first half of CRLF
+            self._line = self._line[-1:]  # possibly the first half of CRLF
         return None
 
     def _read_content(self, data: bytes, replies: list[bytes]) -> bytes | None:
@@ -233,7 +233,7 @@ class Session(asyncio.Protocol):
         return MAIL_OK
 
     def _refuse_sender(self, argument: Argument) -> bytes | None:
-        """Return why an argument of MAIL cannot be taken."""
+        """Return the reply that refuses an argument of MAIL, or ``None``."""
         if argument.local and not argument.domain:
             return _SYNTAX
         for parameter in argument.parameters:

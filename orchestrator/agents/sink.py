@@ -4,8 +4,8 @@
 
     python3 -m orchestrator.agents.sink [--domains FILE --prefix 198.18.16.0/20]
 
-Prints JSON lines: ``{"event": "listening", ...}`` when it serves, ``{"tick": SinkTick}`` once a second for each run
-whose mail arrives, ``{"complete": RUN}`` when as many have arrived as ``control expect`` named. SIGTERM ends it.
+Prints JSON lines: ``{"event": "listening", ...}`` once it serves, ``{"tick": SinkTick}`` once a second for each run
+with new mail, ``{"complete": RUN}`` at the count of ``control expect``. SIGTERM ends it.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def listen(host: str, port: int, backlog: int) -> socket.socket:
 
 
 def listen_locally(path: Path) -> socket.socket:
-    """Open the control socket, for this user only, in place of one that a killed sink has left."""
+    """Open the control socket, for this user only; replaces the socket of a killed sink."""
     path.unlink(missing_ok=True)
     opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     opened.bind(str(path))
@@ -72,7 +72,7 @@ class Control(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """Answer a whole request, and close."""
+        """Answer a complete request, and close."""
         self._request += data
         if b"\n" not in data and len(self._request) <= _CONTROL_LIMIT:
             return
@@ -135,7 +135,7 @@ async def run(reception: Reception, hosts: list[str], port: int, control: Path, 
     await ended.wait()
     for server in servers:
         server.close()
-    os._exit(0)  # at once, and not after ten thousand connections have been closed one by one
+    os._exit(0)  # without closing ten thousand connections one by one
 
 
 def main() -> None:
@@ -155,8 +155,8 @@ def main() -> None:
     _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     backlog = min(BACKLOG, files // 8)
-    # Out of file descriptors, the event loop would close its listening sockets for good: connections are sent away
-    # while there are still as many left as may come in at once.
+    # Out of file descriptors, the event loop would close its listening sockets for good, so connections are refused
+    # while enough descriptors are left for a full backlog.
     most = files - 2 * backlog - _SPARE_FDS
     domains = options.domains.read_text(encoding="ascii").split() if options.domains else []
     reception = Reception(Books(domains, options.prefix), settings, most)

@@ -1,4 +1,4 @@
-"""The generator's side of one SMTP connection (RFC 5321): sends what its load gives it, and reports each outcome.
+"""The generator's side of one SMTP connection (RFC 5321): sends the load's messages, and reports each outcome.
 
 With PIPELINING (RFC 2920) MAIL, RCPT and DATA leave in one write, and QUIT goes out with the end of the last message.
 """
@@ -21,7 +21,7 @@ REPLY_LIMIT = 64 * 1024
 """Octets of an unfinished reply line (RFC 5321, 4.5.3.1.5 knows 512)."""
 
 HOST = "load.nodes.test"
-"""The name that it gives in EHLO: the bed's DNS has it, as servers may ask."""
+"""Name in EHLO; the bed's DNS has it, because servers may look it up."""
 _EHLO = b"EHLO %b\r\n" % HOST.encode()
 _HELO = b"HELO %b\r\n" % HOST.encode()
 _DATA = b"DATA\r\n"
@@ -32,14 +32,14 @@ _ENHANCED = re.compile(rb"\d{3}[ -](\d\.\d{1,3}\.\d{1,3})\b")
 
 
 class SessionState(IntEnum):
-    """Which reply a connection waits for."""
+    """The reply that a connection waits for."""
 
     CONNECT = auto()
     GREETING = auto()
     EHLO = auto()
     HELO = auto()
     IDLE = auto()
-    """None: it has no message."""
+    """No reply: it waits for a message."""
     MAIL = auto()
     RCPT = auto()
     DATA = auto()
@@ -81,14 +81,14 @@ class Connection(asyncio.Protocol):
         self._load = load
         self._transport: asyncio.Transport | None = None
         self.budget = budget
-        """Messages that may still be sent over it."""
+        """Messages left for this connection."""
         self.first = first
         """Its own messages, if the load gave it some: from here ..."""
         self.stop = stop
         """... to before here."""
         self.state = SessionState.CONNECT
         self.opened = self.connected = self.since = time.monotonic_ns()
-        """``since``: when it began to wait for a reply."""
+        """``since``: start of the wait for a reply."""
         self.quit_pipelined = False
         self._partial = b""
         self._pipelining = False
@@ -105,14 +105,14 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the greeting."""
         self._transport = transport  # type: ignore[assignment]
-        if self.state is SessionState.CLOSED:  # given up while it was being made
+        if self.state is SessionState.CLOSED:  # given up before it was established
             transport.abort()  # type: ignore[attr-defined]
             return
         self.state = SessionState.GREETING
         self.connected = time.monotonic_ns()
 
     def data_received(self, data: bytes) -> None:
-        """Act on every whole reply."""
+        """Act on every complete reply."""
         now = self.since = time.monotonic_ns()
         if self._partial:
             data = self._partial + data
@@ -130,13 +130,13 @@ class Connection(asyncio.Protocol):
             self.give_up("reply too long")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Account for the message that was on its way."""
+        """Account for the unanswered message."""
         self.lost(type(exc).__name__ if exc is not None else "connection closed")
 
     # what the load calls
 
     def lost(self, cause: str) -> None:
-        """End: the connection is gone, or was never made."""
+        """End: the connection is lost, or was never established."""
         state, self.state = self.state, SessionState.CLOSED
         if state is SessionState.CLOSED:
             return
@@ -155,7 +155,7 @@ class Connection(asyncio.Protocol):
         self.lost(cause)
 
     def go(self, now: int) -> None:
-        """Start the next message, or wait for one, or say goodbye."""
+        """Start the next message, wait for one, or quit."""
         if self.budget <= 0:
             self.quit()
             return
@@ -179,7 +179,7 @@ class Connection(asyncio.Protocol):
         )
 
     def quit(self) -> None:
-        """Say goodbye; the server closes first, so that the port that waits (TIME-WAIT) is not one of ours."""
+        """Send QUIT; the server closes first, so that TIME-WAIT takes none of our ports."""
         if self._quit_sent:
             self.state = SessionState.QUIT
             return
@@ -234,11 +234,11 @@ class Connection(asyncio.Protocol):
             self.go(now)
 
     def _on_envelope(self, line: bytes, now: int) -> None:
-        """Act on a reply to MAIL, RCPT or DATA; of a pipelined group, every one comes."""
+        """Act on a reply to MAIL, RCPT or DATA; each command of a pipelined group has one."""
         composer = self._load.composer
         if self.state is SessionState.DATA and line[:1] == b"3":
             if self._refusal is not None:
-                self._write(b".\r\n", SessionState.DISCARD, now)  # RFC 2920, 3.1: it took DATA for no recipient
+                self._write(b".\r\n", SessionState.DISCARD, now)  # RFC 2920, 3.1: DATA accepted without a recipient
                 return
             content = composer.content(self._seq, self._domain, self._due, self._sent)
             if self._pipelining and self.budget <= 0 and self._load.patience.pipelines_quit:
@@ -265,11 +265,11 @@ class Connection(asyncio.Protocol):
             self.give_up(cause_of(line))
 
     def _on_quit(self, line: bytes, now: int) -> None:  # noqa: ARG002
-        """Wait on: after 221 the server closes."""
+        """Wait for the server to close after 221."""
         self._load.patience.goodbye()
 
     def _on_surprise(self, line: bytes, now: int) -> None:  # noqa: ARG002
-        """Give up a connection that says something unasked."""
+        """Give up a connection with an unexpected reply."""
         self.give_up(cause_of(line))
 
     _ON_REPLY: ClassVar[dict[SessionState, Callable[["Connection", bytes, int], None]]] = {
@@ -288,7 +288,7 @@ class Connection(asyncio.Protocol):
     }
 
     def _reset(self, now: int) -> None:
-        """Give the message up, not the connection."""
+        """Fail the message, and keep the connection."""
         seq, self._seq = self._seq, -1
         self._load.failed(seq, self._refusal or "", unresolved=False)
         self._write(_RSET, SessionState.RSET, now)

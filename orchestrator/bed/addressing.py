@@ -105,6 +105,6 @@ def parse_slice(text: str) -> IPv4Network:
         raise InvalidInput(f"an IPv4 subnet within {V4}", f"{text!r}: {error}", "correct it, or name none") from error
     if not network.subnet_of(V4):
         raise InvalidInput(
-            f"a subnet within {V4} (RFC 2544), which is nobody's address", text, "choose one there, or name none"
+            f"a subnet within {V4} (RFC 2544), reserved for benchmarks", text, "choose one there, or name none"
         )
     return network

@@ -1,4 +1,4 @@
-"""bhm, the black hole that comes with postal: takes the mail of every domain, over IPv4 only, and counts none of it.
+"""bhm, postal's black hole: takes the mail of every domain, over IPv4 only, and counts no messages.
 
 Its listen backlog is 10: a further connection looks established to the relay, but bhm never accepts it and sends no
 greeting. bhm sleeps 1 ms for each message.

@@ -1,4 +1,4 @@
-"""Postfix, as a relay to thousands of domains: in over SMTP, out by the bed's MX records, nothing kept locally."""
+"""Postfix as a relay to thousands of domains: in over SMTP, out by the bed's MX records, no local delivery."""
 
 import re
 from collections.abc import Iterable
@@ -34,7 +34,7 @@ _OWN = {
     "qmgr_message_recipient_limit": ("100000", "as the active limit: one recipient for each message"),
     "default_destination_concurrency_limit": ("50", "20 binds a bed with few domains"),
     "default_destination_concurrency_failed_cohort_limit": ("0", "one failure must not mark a domain dead for 300 s"),
-    "in_flow_delay": ("0", "1 s holds mail back when more comes in than goes out, which the run shall show"),
+    "in_flow_delay": ("0", "1 s delays mail when input exceeds output, and hides the excess"),
     "minimal_backoff_time": ("10s", "300 s outlasts a run"),
     "maximal_backoff_time": ("60s", "4000 s outlasts a run"),
     "queue_run_delay": ("10s", "as the shortest backoff"),
@@ -134,7 +134,7 @@ class Postfix:
     ready = re.compile(r"postfix/master\[\d+\]: daemon started ")
     version = ("postconf", "-h", "mail_version")
     queue = Queue(
-        command=(  # a message that moves on meanwhile is no failure
+        command=(  # a message that moves during the listing is no error
             *("find", *(f"/var/spool/postfix/{name}" for name in _QUEUE)),
             *("-ignore_readdir_race", "-type", "f", "-printf", "%f\\n"),
         ),
@@ -155,7 +155,7 @@ class Postfix:
         tables = {path: text for path, text in site.files.items() if path not in {MAIN, MASTER}}
         detours += postfix_config.table_detours(tables)
         packaged = [path for path in site.files if postfix_config.PACKAGED.match(path)]
-        changes += [Override(setting=p, old="given", new=None, reason="it belongs to the package") for p in packaged]
+        changes += [Override(setting=p, old="given", new=None, reason="a file of the package") for p in packaged]
         compiles = bool(site.files) or any(":" in str(value) for value in site.settings.main_cf.values())
         return Rendered(
             command=("sh", "-euc", _CHECK + (_COMPILE if compiles else "") + _START, "sh", _fatal(site)),

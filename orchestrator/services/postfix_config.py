@@ -93,7 +93,7 @@ def parameters(text: str) -> dict[str, str]:
 
 
 def without(text: str, names: frozenset[str]) -> str:
-    """Turn the lines of these parameters into comments."""
+    """Comment out the lines of these parameters."""
     lines = text.splitlines()
     for group in _logical(lines):
         if group[0][1].partition("=")[0].strip() in names:
@@ -192,7 +192,7 @@ def master(text: str, own: Sequence[str]) -> tuple[str, list[Override], list[str
         away += [f"{MASTER} {entry}: {detour}" for detour in detours(options)]
     if chrooted:
         what = f"{MASTER} chroot of {len(chrooted)} services, {', '.join(chrooted[:2])}, ..."
-        changes.append(Override(setting=what, old="y", new="n", reason="a node is a root of its own"))
+        changes.append(Override(setting=what, old="y", new="n", reason="a node has a root of its own"))
     if "postlog/unix-dgram" not in names:
         lines.append(POSTLOG)
         reason = "postlogd writes the log to /dev/stdout"

@@ -1,4 +1,4 @@
-"""A load from a third-party generator: its command, and its result: exit status, output, CPU time.
+"""A load from a third-party generator: its command, exit status, output and CPU time.
 
 The script runs in the generator's node, so its times do not include the engine's delay.
 """
@@ -82,7 +82,7 @@ class ThirdParty(ABC):
             elif found := _ENDED.fullmatch(text):
                 ended = found
             elif ended and (found := _TIMES.fullmatch(text)):
-                # The last one counts: the shell's children, after the shell itself (POSIX, times).
+                # The last line is of the shell's children, the first of the shell itself (POSIX, times).
                 cpu_s = sum(60 * float(found[i]) + float(found[i + 1]) for i in (1, 3))
             elif text and (text in counts or len(counts) < MOST_LINES):
                 first.setdefault(text, time.time())
