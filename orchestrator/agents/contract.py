@@ -69,7 +69,7 @@ class LoadOrder(Order):
     run: str = ""
     """Eight hex digits that every message of this load carries."""
     target: str = ""
-    """Address of a relay, or a sink's prefix (``198.18.16.0/20``): its i-th address takes the mail of ``domains[i]``."""
+    """Address of a relay, or a sink's prefix (``198.18.16.0/20``): its i-th address takes mail of ``domains[i]``."""
     port: int = 25
     domains: list[str] = field(default_factory=list)
     """Message ``seq`` goes to domain ``order.domain_of(seq)``: one to each domain, then round robin. To a prefix, a

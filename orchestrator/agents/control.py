@@ -39,8 +39,8 @@ def ask(path: str, words: list[str]) -> dict[str, object]:
     answer = json.loads(b"".join(pieces))
     if "error" in answer:
         raise ValueError(answer["error"])
-    found: dict[str, object] = answer["ok"]
-    return found
+    result: dict[str, object] = answer["ok"]
+    return result
 
 
 def main(words: list[str]) -> int:

@@ -315,12 +315,12 @@ class Load:
 
     def _domains(self) -> int:
         """Count the domains that the accepted messages went to."""
-        found: set[int] = set()
+        domains: set[int] = set()
         for seq in self._accepted:
-            found.add(self.domain_of(seq))
-            if len(found) == len(self._order.domains):
+            domains.add(self.domain_of(seq))
+            if len(domains) == len(self._order.domains):
                 break
-        return len(found)
+        return len(domains)
 
     def _tick(self) -> LoadTick:
         return LoadTick(

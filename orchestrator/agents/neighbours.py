@@ -60,9 +60,9 @@ class NeighbourTable:
         return cls.parse(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
     @classmethod
-    def parse(cls, told: str) -> "NeighbourTable":
+    def parse(cls, output: str) -> "NeighbourTable":
         """Read the output of ip(8): the whole table, and parameters of every device."""
-        whole = next(table for table in json.loads(told) if "dev" not in table)
+        whole = next(table for table in json.loads(output) if "dev" not in table)
         return cls(t=time.time(), entries=whole["entries"], fulls=whole["table_fulls"], limit=whole["thresh3"])
 
 
@@ -98,9 +98,9 @@ def look_up(addresses: Collection[str], name: str) -> Report:
     dropped = _dropped() - before
     with _udp() as strict:
         strict.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
-        told = Counter(_send(strict, query, dict(waiting)))
+        named = Counter(_send(strict, query, dict(waiting)))
     reached = len(addresses) - len(waiting)
-    return Report(asked=len(addresses), reached=reached, errors=dict(errors), told=dict(told), dropped=dropped)
+    return Report(asked=len(addresses), reached=reached, errors=dict(errors), told=dict(named), dropped=dropped)
 
 
 def fill(addresses: Collection[str], name: str) -> None:

@@ -68,10 +68,10 @@ class Stamp(NamedTuple):
 
 def read_stamp(head: bytes) -> Stamp | None:
     """Return the stamp in a header section, which begins and ends with CRLF here."""
-    found = _STAMP.search(head)
-    if found is None:
+    match = _STAMP.search(head)
+    if match is None:
         return None
-    run, seq, due, sent, length, crc = found.groups()
+    run, seq, due, sent, length, crc = match.groups()
     return Stamp(run, int(seq), int(due), int(sent), int(length), int(crc, 16))
 
 
@@ -108,12 +108,12 @@ def recipients_of(domains: Sequence[str], recipients: Iterable[str]) -> list[lis
             own[domain].append(recipient.encode())
         else:
             raise ValueError(f"a recipient in one of the domains; found {recipient[:80]!r}")
-    found = [[*own[domain], *(f"{local}@{domain}".encode() for local in everywhere)] for domain in domains]
-    if long := next((address for addresses in found for address in addresses if len(address) > MAX_ADDRESS), None):
-        raise ValueError(f"addresses of at most {MAX_ADDRESS} octets (RFC 5321, 4.5.3.1.3); found {len(long)}")
-    if bare := next((domain for domain, addresses in zip(domains, found, strict=True) if not addresses), None):
-        raise ValueError(f"a recipient in every domain; found none in {bare[:80]!r}")
-    return found
+    result = [[*own[domain], *(f"{local}@{domain}".encode() for local in everywhere)] for domain in domains]
+    if long := next((address for addresses in result for address in addresses if len(address) > MAX_ADDRESS), None):
+        raise ValueError(f"addresses of at most {MAX_ADDRESS} octets (RFC 5321, 4.5.3.1.3); result {len(long)}")
+    if bare := next((domain for domain, addresses in zip(domains, result, strict=True) if not addresses), None):
+        raise ValueError(f"a recipient in every domain; result none in {bare[:80]!r}")
+    return result
 
 
 class Composer:

@@ -98,11 +98,11 @@ _RECIPIENT = re.compile(rf"{LOCAL_PART}(?:@([^@]+))?")
 
 def _recipient(address: str) -> str:
     """Check for a Dot-string (RFC 5321, 4.1.2) of at most 64 octets, alone or at a domain of a bed."""
-    found = _RECIPIENT.fullmatch(address)
-    if not found:
+    match = _RECIPIENT.fullmatch(address)
+    if not match:
         raise ValueError(f"{address[:80]!r} is not a local part like 'anna.b', alone or at a domain")
-    if found[1] is not None:
-        _domain(found[1])
+    if match[1] is not None:
+        _domain(match[1])
     return address
 
 

@@ -73,20 +73,20 @@ def read_beside(bed: Path, files: Mapping[str, object]) -> dict[str, str]:
     A value is the name of a file or folder beside the bed file, read as ``read_tree`` does, or ``{text: ...}``.
     """
     beside = bed.parent.resolve()
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for path, value in ((str(key), value) for key, value in files.items()):
         if isinstance(value, dict) and value.keys() == {"text"} and isinstance(value["text"], str):
-            found[path] = value["text"]
+            texts[path] = value["text"]
         elif isinstance(value, str) and value and not Path(value).is_absolute() and "\0" not in value:
             source = bed.parent / value
-            found |= _read(source, path, beside) if _is(Path.is_dir, source) else {path: _text(source, beside)}
+            texts |= _read(source, path, beside) if _is(Path.is_dir, source) else {path: _text(source, beside)}
         else:
             raise InvalidInput(
                 f"files: {path}: the name of a file or folder beside {bed}, or {{text: ...}}",
                 repr(value)[:200],
                 "name it relative to the bed file",
             )
-    return found
+    return texts
 
 
 def read_lines(file: Path) -> list[str]:
@@ -97,16 +97,16 @@ def read_lines(file: Path) -> list[str]:
 
 
 def _read(folder: Path, at: str, within: Path) -> dict[str, str]:
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     files = list(_files(folder))
     names = set(files)
     for file in files:
         if file.suffix in COMPILED and file.with_suffix("") in names:
             continue
-        if len(found) == MOST_FILES:
+        if len(texts) == MOST_FILES:
             raise InvalidInput(f"at most {MOST_FILES:,} files", f"{folder}: more", "leave some out")
-        found[f"{at.rstrip('/')}/{file.relative_to(folder).as_posix()}"] = _text(file, within)
-    return found
+        texts[f"{at.rstrip('/')}/{file.relative_to(folder).as_posix()}"] = _text(file, within)
+    return texts
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -95,7 +95,7 @@ def check(zones: Mapping[str, str]) -> None:
     for name, _, target in records:
         if not isinstance(target, str):
             addresses[name].add(target)
-    families = {address.version for found in addresses.values() for address in found} or {4, 6}
+    families = {address.version for each in addresses.values() for address in each} or {4, 6}
     pointed_back: set[Address] = set()
     pointers = ((name, kind, data) for name, kind, data in records if isinstance(data, str))
     for name, kind, data in pointers:
@@ -105,8 +105,8 @@ def check(zones: Mapping[str, str]) -> None:
         elif not families <= {address.version for address in has}:
             each = " and ".join("an IPv4" if version == 4 else "an IPv6" for version in sorted(families))
             raise InvalidInput(f"{each} address of {data}, the target of {name}", "not each of them", _BUG)
-    for name, found in addresses.items():
-        if lost := found - pointed_back:
+    for name, own in addresses.items():
+        if lost := own - pointed_back:
             address = min(map(str, lost))
             raise InvalidInput(f"a PTR from {address}, an address of {name}, that points back", "none", _BUG)
 

@@ -246,8 +246,8 @@ def require_v4(site: Site[Any], program: str) -> None:
 def known() -> dict[str, Service[Any]]:
     """Return every service, by name."""
     modules = (importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__))
-    found: list[Service[Any]] = [m.SERVICE for m in modules if hasattr(m, "SERVICE")]
-    return {service.name: service for service in sorted(found, key=lambda s: s.name)}
+    kinds: list[Service[Any]] = [m.SERVICE for m in modules if hasattr(m, "SERVICE")]
+    return {service.name: service for service in sorted(kinds, key=lambda s: s.name)}
 
 
 def service(name: str) -> Service[Any]:
@@ -260,33 +260,33 @@ def service(name: str) -> Service[Any]:
 
 def burst_s(name: str) -> float:
     """Return the period of a load generator's bursts in seconds; ``TICK_S`` for other or unknown services."""
-    found = known().get(name)
-    return found.burst_s if isinstance(found, GeneratesLoad) else TICK_S
+    kind = known().get(name)
+    return kind.burst_s if isinstance(kind, GeneratesLoad) else TICK_S
 
 
 def queue_of(name: str) -> Queue | None:
     """Return the queue commands of a service; ``None`` if it has no queue."""
-    found = service(name)
-    return found.queue if isinstance(found, HoldsMail) else None
+    kind = service(name)
+    return kind.queue if isinstance(kind, HoldsMail) else None
 
 
 def verify(name: str, files: Mapping[str, bytes]) -> None:
     """Raise InvalidInput if the service of a node finds its files invalid."""
-    found = service(name)
-    if isinstance(found, Verifies):
-        found.verify(files)
+    kind = service(name)
+    if isinstance(kind, Verifies):
+        kind.verify(files)
 
 
 def version_command(name: str) -> tuple[str, ...] | None:
     """Return the command that prints the version of a service's daemon; ``None`` if it has no version."""
-    found = service(name)
-    return found.version if isinstance(found, TellsVersion) else None
+    kind = service(name)
+    return kind.version if isinstance(kind, TellsVersion) else None
 
 
 def read_log(name: str, lines: Iterable[tuple[float, str]]) -> RelayLog | None:
     """Read the log of a service; ``None`` if the service has no reader."""
-    found = service(name)
-    return found.read_log(lines) if isinstance(found, ReadsLog) else None
+    kind = service(name)
+    return kind.read_log(lines) if isinstance(kind, ReadsLog) else None
 
 
 def schema() -> dict[str, Any]:

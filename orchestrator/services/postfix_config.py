@@ -84,12 +84,12 @@ POSTLOG = "postlog   unix-dgram n  -       n       -       1       postlogd"
 
 def parameters(text: str) -> dict[str, str]:
     """Return the parameters of a main.cf; the last value of a repeated one, as Postfix does."""
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     for lines in _logical(text.splitlines()):
         name, equals, value = " ".join(line.strip() for _, line in lines).partition("=")
         if equals:
-            found[name.strip()] = value.strip()
-    return found
+            values[name.strip()] = value.strip()
+    return values
 
 
 def without(text: str, names: frozenset[str]) -> str:
@@ -179,9 +179,9 @@ def master(text: str, own: Sequence[str]) -> tuple[str, list[Override], list[str
         number = group[0][0]
         changes += _local(lines, group, entry, own, listening.get(number))
         head = lines[number]
-        if (found := _FIELDS.match(head)) and found[2] != "n":
-            lines[number] = f"{found[1]}n{head[found.end() :]}"
-            chrooted += [entry] if found[2] == "y" else []
+        if (match := _FIELDS.match(head)) and match[2] != "n":
+            lines[number] = f"{match[1]}n{head[match.end() :]}"
+            chrooted += [entry] if match[2] == "y" else []
         for number, _ in group:
             if other := _SYSLOG_NAME.search(lines[number]):
                 lines[number] = _SYSLOG_NAME.sub(r"\1postfix/\2", lines[number])
@@ -207,9 +207,9 @@ def _listening(lines: list[str], own: Sequence[str]) -> dict[int, str]:
     """
     ports: dict[str, list[tuple[int, str, str, str]]] = {}
     for group in _logical(lines):
-        if found := _INET.match(group[0][1]):
-            listener = (group[0][0], (found[1] or "").strip("[]"), found[2], found[0])
-            ports.setdefault(_PORTS.get(found[2], found[2]), []).append(listener)
+        if match := _INET.match(group[0][1]):
+            listener = (group[0][0], (match[1] or "").strip("[]"), match[2], match[0])
+            ports.setdefault(_PORTS.get(match[2], match[2]), []).append(listener)
     names = {}
     for listeners in ports.values():
         hosts = {host for _, host, _, _ in listeners}

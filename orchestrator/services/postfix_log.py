@@ -117,36 +117,36 @@ class _Queue:
 
     def read(self, t: float, text: str) -> bool:
         """Read one line; True if it reports ordinary progress of a message."""
-        if ": client=" in text and (found := _CLIENT.match(text)):
-            self._begun[found[1]] = found[2]
-            self._gone.discard(found[2])
-            self._accepted.discard(found[2])
+        if ": client=" in text and (match := _CLIENT.match(text)):
+            self._begun[match[1]] = match[2]
+            self._gone.discard(match[2])
+            self._accepted.discard(match[2])
             return True
-        if ": message-id=" in text and (found := _QUEUED.match(text)):
-            if found[1] not in self._gone:
-                self._queued.add(found[1])
+        if ": message-id=" in text and (match := _QUEUED.match(text)):
+            if match[1] not in self._gone:
+                self._queued.add(match[1])
                 self.lengths[int(t)] = len(self._queued)
             return True
-        if text.endswith((": removed", ": requeued")) and (found := _REMOVED.match(text)):
-            self._leave(t, found[1])
+        if text.endswith((": removed", ": requeued")) and (match := _REMOVED.match(text)):
+            self._leave(t, match[1])
             return True
         if self._keep(text):
             return True
-        if " after " in text and (found := _LOST.match(text)):
-            self._throw_away(t, self._begun.get(found[1]))
-        elif ("reject: " in text or "discard: " in text or "queue file " in text) and (found := _DISCARDED.match(text)):
-            self._throw_away(t, next(filter(None, found.groups())))
+        if " after " in text and (match := _LOST.match(text)):
+            self._throw_away(t, self._begun.get(match[1]))
+        elif ("reject: " in text or "discard: " in text or "queue file " in text) and (match := _DISCARDED.match(text)):
+            self._throw_away(t, next(filter(None, match.groups())))
         return False
 
     def _keep(self, text: str) -> bool:
         """Read a line after which a lost connection discards no message; True if the line is ordinary."""
         if text.endswith(" (queue active)"):
-            if (found := _ACTIVE.match(text)) and found[1] in self._queued:
-                self._accepted.add(found[1])
+            if (match := _ACTIVE.match(text)) and match[1] in self._queued:
+                self._accepted.add(match[1])
             return True
         ordinary = text.startswith(_ORDINARY, text.find("]: ") + 3)
-        if (ordinary or ": NOQUEUE: " in text) and (found := _IDLE.match(text)):
-            self._begun.pop(found[1], None)
+        if (ordinary or ": NOQUEUE: " in text) and (match := _IDLE.match(text)):
+            self._begun.pop(match[1], None)
         return ordinary
 
     def _throw_away(self, t: float, message: str | None) -> None:

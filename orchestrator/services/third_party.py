@@ -77,13 +77,13 @@ class ThirdParty(ABC):
         first: dict[str, float] = {}
         counts: dict[str, int] = {}
         for text in printed:
-            if began is None and (found := _BEGAN.fullmatch(text)):
-                began = float(found[1])
-            elif found := _ENDED.fullmatch(text):
-                ended = found
-            elif ended and (found := _TIMES.fullmatch(text)):
+            if began is None and (match := _BEGAN.fullmatch(text)):
+                began = float(match[1])
+            elif match := _ENDED.fullmatch(text):
+                ended = match
+            elif ended and (match := _TIMES.fullmatch(text)):
                 # The last line is of the shell's children, the first of the shell itself (POSIX, times).
-                cpu_s = sum(60 * float(found[i]) + float(found[i + 1]) for i in (1, 3))
+                cpu_s = sum(60 * float(match[i]) + float(match[i + 1]) for i in (1, 3))
             elif text and (text in counts or len(counts) < MOST_LINES):
                 first.setdefault(text, time.time())
                 counts[text] = counts.get(text, 0) + 1
