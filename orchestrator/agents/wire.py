@@ -110,9 +110,9 @@ def recipients_of(domains: Sequence[str], recipients: Iterable[str]) -> list[lis
             raise ValueError(f"a recipient in one of the domains; found {recipient[:80]!r}")
     result = [[*own[domain], *(f"{local}@{domain}".encode() for local in everywhere)] for domain in domains]
     if long := next((address for addresses in result for address in addresses if len(address) > MAX_ADDRESS), None):
-        raise ValueError(f"addresses of at most {MAX_ADDRESS} octets (RFC 5321, 4.5.3.1.3); result {len(long)}")
+        raise ValueError(f"addresses of at most {MAX_ADDRESS} octets (RFC 5321, 4.5.3.1.3); found {len(long)}")
     if bare := next((domain for domain, addresses in zip(domains, result, strict=True) if not addresses), None):
-        raise ValueError(f"a recipient in every domain; result none in {bare[:80]!r}")
+        raise ValueError(f"a recipient in every domain; found none in {bare[:80]!r}")
     return result
 
 

@@ -64,8 +64,8 @@ MOST_ACTIONS = 20
 _BRACES = r"\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}"
 _INLINE = re.compile(rf"(?:static|inline|regexp|pcre|cidr):{_BRACES}")
 _REMOTE = re.compile(
-    rf"check_(?:policy_service|\w+_access)[\s,]+(?:{_BRACES}|"
-    r"(?!(?:proxy:)?(?:hash|btree|cdb|lmdb|texthash|regexp|pcre|cidr|static|inline):)\w+:[^\s,]+)"
+    rf"check_policy_service[\s,]+(?:{_BRACES}|[^\s,]+)|check_\w+_access[\s,]+(?:\{{\s*)?"
+    r"(?!(?:proxy:)?(?:hash|btree|cdb|lmdb|texthash|regexp|pcre|cidr|static|inline):)\w+:[^\s,]+"
 )
 """A query of a restriction whose answer the bed cannot read: a policy service, or a table without a file of text."""
 

@@ -153,6 +153,8 @@ def test_an_entry_is_read_as_postfix_reads_it(entry: str, action: str | None) ->
         ("permit,check_policy_service,unix:private/p", "check_policy_service,unix:private/p"),
         ("check_policy_service { unix:p, timeout=1s }", "check_policy_service { unix:p, timeout=1s }"),
         ("check_client_access proxy:mysql:/t/m", "check_client_access proxy:mysql:/t/m"),
+        ("check_client_access { mysql:/t/m, search_order = x }", "check_client_access { mysql:/t/m"),
+        ("check_client_access { hash:/t/harmless, search_order = x }", None),
         ("check_helo_access inline:{ a.test=REJECT }, check_client_access cidr:{{10.0.0.0/8 OK}}", None),
         ("check_client_access proxy:hash:/t/harmless, reject_rbl_client a.test=127.0.[0..9].1", None),
     ],
