@@ -47,26 +47,22 @@ class Argument(NamedTuple):
 
 
 def read(text: bytes) -> Argument | None:
-    """Read a path and its parameters; ``None``: a syntax error.
-
-    Raises:
-        PathTooLong: the syntax is right, the length is not.
-    """
-    found = _ARGUMENT.fullmatch(text)
-    if found is None:
+    """Read a path and its parameters; ``None`` for a syntax error, raises PathTooLong if only the length is wrong."""
+    match = _ARGUMENT.fullmatch(text)
+    if match is None:
         return None
-    local, domain = found["local"] or found["bare"] or b"", (found["domain"] or b"").lower()
+    local, domain = match["local"] or match["bare"] or b"", (match["domain"] or b"").lower()
     if domain[:1] == b"[" and not _is_address(domain[1:-1]):
         return None
-    if len(local) > MAX_LOCAL or len(domain) > MAX_DOMAIN or len(found[1]) > MAX_PATH:
+    if len(local) > MAX_LOCAL or len(domain) > MAX_DOMAIN or len(match[1]) > MAX_PATH:
         raise PathTooLong
-    return Argument(local, domain, _PARAMETERS.findall(found[5].upper()))
+    return Argument(local, domain, _PARAMETERS.findall(match[5].upper()))
 
 
 def _is_address(literal: bytes) -> bool:
     """Tell whether the text between brackets is an address (4.1.3)."""
-    if found := _IPV4.fullmatch(literal):
-        return all(int(number) <= 255 for number in found.groups())
+    if match := _IPV4.fullmatch(literal):
+        return all(int(number) <= 255 for number in match.groups())
     if literal[:5].lower() == b"ipv6:":
         try:
             inet_pton(AF_INET6, literal[5:].decode("ascii"))
