@@ -6,10 +6,10 @@ The layout is the architecture; imports point down this list and never up::
     runs          one run from start to end; many: sweeps, bisection, capsules; the forecast of one
     scenarios     one file or package = one question: bed(params), drive(bed), judge(measurements)
     report        a run directory -> terminal, HTML
-    up            a bed that is up: bring-up, its handle, its recording
+    up            a bed that is up: bring-up (or its Compose files), its handle, its recording
     hosts         where nodes run: the engine, networks, images, capacity, ownership, clean-up
     measurements  the run directory, and the one reading of it
-    plan          a bed worked out, and its rendering for Compose
+    plan          a bed worked out, and its graph
     services      one file = one kind of server
     bed           a bed as its author writes it: model, addresses, zones, wiring, built-in beds
     agents        programs that run inside nodes; they import nothing from above

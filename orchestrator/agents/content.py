@@ -1,7 +1,7 @@
 """Reader of one message's content after DATA: checks it piece by piece and keeps none of it.
 
-Only CRLF.CRLF ends it; a dot between bare line feeds or carriage returns is text (so nothing can be smuggled in, RFC
-5321, 2.3.8 and 4.1.1.4). Memory: a piece of up to 32 KiB of the header section, and four octets, whatever the size.
+Only CRLF.CRLF ends it; a dot between bare line feeds or carriage returns is text, against smuggling (RFC 5321, 2.3.8
+and 4.1.1.4). Memory: up to 32 KiB of the header section, and four octets, for a message of any size.
 """
 
 from zlib import crc32
@@ -9,13 +9,13 @@ from zlib import crc32
 from orchestrator.agents.wire import END, Stamp, read_stamp
 
 HEAD_LIMIT = 32 * 1024
-"""The stamp is looked for in so much of the header section, in octets."""
+"""Octets of the header section that are searched for the stamp."""
 _PREFIXES = (b"\r\n.\r", b"\r\n.", b"\r\n", b"\r")
 _CRLF = b"\r\n"
 
 
 class Content:
-    """One message's content: ``feed`` it until it returns the rest; then read what it was."""
+    """One message's content: complete once ``feed`` returns the rest."""
 
     __slots__ = ("_crc", "_head", "_length", "_tail", "size", "stamp")
 
@@ -29,11 +29,11 @@ class Content:
         self._crc = 0
 
     def feed(self, data: bytes) -> bytes | None:
-        """Read on; return what follows the end of the data, or ``None`` when the end has not come."""
+        """Read on; return the octets after the end of the data, or ``None`` before the end."""
         text = self._tail + data
         end = text.find(END)
         if end < 0:
-            # What may be the start of END waits for the next piece. So no CRLF-dot is ever cut in two.
+            # A possible start of END waits for the next piece, so no CRLF-dot is cut in two.
             self._tail = next((prefix for prefix in _PREFIXES if text.endswith(prefix)), b"")
             self._take(text[: len(text) - len(self._tail)])
             return None
@@ -45,7 +45,7 @@ class Content:
 
     @property
     def whole(self) -> bool:
-        """The body is the one that its stamp tells of."""
+        """The body has the length and CRC of its stamp."""
         return self.stamp is not None and self.stamp.crc == self._crc and self.stamp.length == self._length
 
     def _take(self, text: bytes) -> None:

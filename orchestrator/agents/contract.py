@@ -1,9 +1,9 @@
 """Messages between the orchestrator and the agents in their containers: plain data, as JSON.
 
-Times called ``t`` are Unix time in seconds (CLOCK_REALTIME); every container of a bed shares the kernel's clocks, so
-all series stand on one axis. Durations are measured with CLOCK_MONOTONIC. A histogram travels as text: base64 of the
-HdrHistogram V2 compressed encoding, in microseconds, from 1 us to 1 h at three significant digits.
-A set of sequence numbers travels as base64 of a zlib-compressed bitmap: bit ``n % 8`` of byte ``n // 8`` is number n.
+Times called ``t`` are Unix time in seconds (CLOCK_REALTIME); all containers of a bed share the kernel's clocks.
+Durations are measured with CLOCK_MONOTONIC. A histogram travels as text: base64 of the HdrHistogram V2 compressed
+encoding, in microseconds, from 1 us to 1 h at three significant digits. A set of sequence numbers travels as base64 of
+a zlib-compressed bitmap: bit ``n % 8`` of byte ``n // 8`` is number n.
 """
 
 from collections.abc import Mapping
@@ -14,19 +14,8 @@ TICK_S = 1.0
 """Interval of the readings of load generator and sink."""
 
 
-def check_types(message: type[Any], data: Mapping[str, Any]) -> None:
-    """Check those fields of a dataclass that ``data`` holds; a whole number may stand for a float.
-
-    Raises:
-        TypeError: a value has another type than its field.
-    """
-    for known in fields(message):
-        if known.name in data and not _fits(data[known.name], known.type):
-            raise TypeError(f"{known.name}: {known.type} was needed, {data[known.name]!r:.60} was found")
-
-
 def _fits(value: Any, kind: Any) -> bool:
-    """Say whether a value read from JSON has a type: of numbers, text, lists, objects and unions of these."""
+    """Return whether a JSON value has a type: a number, text, list, object or union; a whole number is a float, too."""
     inner, outer = get_args(kind), get_origin(kind) or kind
     if outer is list:
         return isinstance(value, list) and all(_fits(item, inner[0]) for item in value)
@@ -48,26 +37,28 @@ class Message:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Rebuild from ``to_dict``; keys that are not known here are left out: another version's report says more.
+        """Rebuild from ``to_dict``; unknown keys are ignored, because another version's report has further ones.
 
         Raises:
-            TypeError: a key is missing, or a value has another type than its field.
+            TypeError: ``data`` is no object, a key is missing, or a value has another type than its field.
         """
-        known = cls.__dataclass_fields__  # type: ignore[attr-defined]
-        check_types(cls, data)
-        return cls(**{key: value for key, value in data.items() if key in known})
+        if not isinstance(data, Mapping):
+            raise TypeError(f"a JSON object was needed, {data!r:.60} was found")
+        values = {}
+        for known in fields(cls):  # type: ignore[arg-type]
+            if known.name in data:
+                value = values[known.name] = data[known.name]
+                if not _fits(value, known.type):
+                    raise TypeError(f"{known.name}: {known.type} was needed, {value!r:.60} was found")
+        return cls(**values)
 
 
 class Order(Message):
-    """A message that is carried out: nothing of it may be overlooked."""
+    """A message to be carried out."""
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Rebuild from ``to_dict``.
-
-        Raises:
-            TypeError: a key is missing, or not known here.
-        """
+        """Rebuild from ``to_dict``; an unknown key is a TypeError, because no part of an order may be ignored."""
         return cls(**data)
 
 
@@ -78,37 +69,36 @@ class LoadOrder(Order):
     run: str = ""
     """Eight hex digits that every message of this load carries."""
     target: str = ""
-    """Where to connect: the address of a relay, or a prefix (``198.18.16.0/20``) whose i-th address takes the mail of
-    ``domains[i]``, as a sink does."""
+    """Address of a relay, or a sink's prefix (``198.18.16.0/20``): its i-th address takes mail of ``domains[i]``."""
     port: int = 25
     domains: list[str] = field(default_factory=list)
-    """Message ``seq`` goes to domain ``order.domain_of(seq)``: to each domain once, and then in turn. Towards a
-    prefix, where a connection carries mail of one domain only, the turn goes on after ``per_connection`` messages."""
+    """Message ``seq`` goes to domain ``order.domain_of(seq)``: one to each domain, then round robin. To a prefix, a
+    connection carries mail of one domain, and each domain's turn has ``per_connection`` messages."""
     recipients: list[str] = field(default_factory=lambda: ["user"])
-    """Local parts, which every domain has, or full addresses. Of those of a domain, each has its turn."""
+    """Local parts valid in every domain, or full addresses; those of a domain take turns."""
     sender: str = "load@d0.test"
     rate: float | None = None
     """Messages a second, open-loop: message n is due at n / rate. ``None``: as fast as the server takes them."""
     seconds: float | None = None
-    """Stop offering new messages after this long."""
+    """Seconds until no new message is offered."""
     messages: int | None = None
-    """Stop after this many; at least one of ``seconds`` and ``messages`` must be set."""
+    """Most messages; at least one of ``seconds`` and ``messages`` is required."""
     connections: int = 20
-    """Most connections open at a time."""
+    """Most concurrent connections."""
     per_connection: int = 10
     """Messages sent over one connection before QUIT."""
     sizes: list[int] = field(default_factory=lambda: [2048])
     """Body sizes in bytes; message ``seq`` has ``sizes[seq % len(sizes)]``."""
     timeout: float = 60.0
-    """Seconds that one SMTP reply may take before the connection is given up."""
+    """Time limit of one SMTP reply, in seconds; then the connection is given up."""
     stall_at: float | None = None
-    """Test aid: stand still (the whole process) at this many seconds into the load ..."""
+    """Test aid: the process pauses after this many seconds of the load ..."""
     stall_for: float = 0.0
     """... for this many seconds."""
 
     @property
     def block(self) -> int:
-        """How many consecutive messages go to one domain, once every domain had its first."""
+        """Consecutive messages to one domain, after the first message to each."""
         return self.per_connection if "/" in self.target else 1
 
     def domain_of(self, seq: int) -> int:
@@ -123,7 +113,7 @@ class LoadTick(Message):
 
     t: float
     offered: int
-    """Messages whose due time has come."""
+    """Messages that are due."""
     sent: int
     """Messages started: MAIL was written."""
     accepted: int
@@ -131,12 +121,12 @@ class LoadTick(Message):
     connections: int
     """Open now."""
     behind_s: float
-    """How late the newest sent message was started, in seconds (0 when ``rate`` is None)."""
+    """Delay of the newest message's start, in seconds (0 if ``rate`` is None)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrintedLine(Message):
-    """A line that a load generator printed, however often."""
+    """A line of a load generator's output, and its count."""
 
     t: float
     """Unix time of the first."""
@@ -161,21 +151,21 @@ class LoadReport(Message):
     failed: dict[str, int] = field(default_factory=dict)
     """Messages not accepted, by cause: ``451 4.3.0``, ``timeout``, ``ConnectionResetError``, ..."""
     unresolved: int = 0
-    """Of those failed: the data was written, the reply never came. Such a message may still be delivered."""
+    """Failed messages whose data was written, without a reply; the server may still deliver them."""
     connections: int | None = None
-    """Opened in all: greeted, and EHLO answered."""
+    """Connections that were greeted, with EHLO answered."""
     connect_failed: dict[str, int] = field(default_factory=dict)
-    """Connections that did not get so far, by cause: ``no connection``, ``no greeting``, ``421 4.3.2``, ... Their
-    messages wait for another connection."""
+    """Other connections, by cause: ``no connection``, ``no greeting``, ``421 4.3.2``, ... Their messages wait for
+    another connection."""
     goodbye_failed: dict[str, int] = field(default_factory=dict)
-    """Connections that carried mail but had no orderly end, by cause: ``no reply to QUIT`` within 2 s, and, of a server
-    that never gives one, ``QUIT not waited for``."""
+    """Connections that carried mail but had no orderly end, by cause: ``no reply to QUIT`` within 2 s, or ``QUIT not
+    waited for`` after several such."""
     late: int | None = None
     """Messages started over 10 ms after they were due (open-loop only)."""
     cpu_s: float
     """CPU time of the generator's process during the load, user and system."""
     stalled_s: float | None = None
-    """The longest time its event loop stood still."""
+    """Longest pause of its event loop."""
     response: str | None = None
     """Histogram: from due to the reply after the data (accepted messages)."""
     service: str | None = None
@@ -186,21 +176,21 @@ class LoadReport(Message):
     """Set of the accepted sequence numbers."""
     unresolved_set: str | None = None
     exit_status: int = 0
-    """Of the generator: 128 and the number of the signal that ended it (139: SIGSEGV)."""
+    """Of the generator; 128 + N: ended by signal N (139: SIGSEGV)."""
     cut_off: bool = False
-    """It went on until its time was over and was ended."""
+    """It ran until its time limit and was ended."""
     printed: list[PrintedLine] = field(default_factory=list)
-    """Lines of a generator that is not ours, the first 50 different ones."""
+    """Output of a third-party generator: the first 50 distinct lines."""
     arrived: int | None = None
-    """Unnumbered messages at the sink when the generator ended."""
+    """Unnumbered messages at the sink at the generator's end."""
     purpose: str = "measure"
-    """Why it was sent: ``services.Purpose``."""
+    """``services.Purpose``."""
     generator: str = ""
     """The service that sent it."""
     node: str = ""
     """The node that sent it."""
     connections_limit: int | None = None
-    """Most connections open at a time, as ordered."""
+    """Ordered number of concurrent connections."""
     to: str = ""
     """The role of the node that received it."""
 
@@ -211,26 +201,19 @@ class LoadReport(Message):
 
     @property
     def seconds(self) -> float:
-        """From the first due message to the last reply."""
+        """Seconds from the first due message to the last reply."""
         return self.ended - self.started
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Rebuild from ``to_dict``; keys that are not known here are left out.
-
-        Raises:
-            TypeError: a key is missing, or a value has another type than its field.
-        """
-        printed = data.get("printed", [])
-        if not isinstance(printed, list) or not all(isinstance(line, dict) for line in printed):
-            raise TypeError(f"printed: a list of lines was needed, {printed!r:.60} was found")
+        """Rebuild from ``to_dict``; see ``Message.from_dict``."""
         whole = super(LoadReport, cls).from_dict({**data, "printed": []})
-        return replace(whole, printed=[PrintedLine.from_dict(line) for line in printed])
+        return replace(whole, printed=[PrintedLine.from_dict(line) for line in data.get("printed", [])])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SinkTick(Message):
-    """What arrived for one run, about once a second while mail arrives; counters are totals since the run began."""
+    """Counters of one run, about once a second while mail arrives; totals since the run began."""
 
     run: str
     t: float
@@ -246,30 +229,30 @@ class SinkTick(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SinkReport(Message):
-    """What arrived at the sink for one run."""
+    """The sink's account of one run."""
 
     run: str
     delivered: int
-    """Distinct sequence numbers that arrived whole."""
+    """Distinct sequence numbers that arrived intact."""
     duplicated: int
     """Copies beyond the first."""
     corrupted: int
-    """Messages of this run whose body was not what was sent; such a copy is not a delivery."""
+    """Messages of this run with a changed body; they count as no delivery."""
     misrouted: int
-    """Messages that arrived at the address of another domain than their recipient's (delivered all the same)."""
+    """Messages that arrived at the address of another domain than their recipient's; they count as delivered."""
     outside: int = 0
-    """Messages that arrived at an address outside the prefix of the domains, as through the sink's published port:
-    delivered, neither misrouted nor counted to a domain."""
+    """Messages that arrived at an address outside the prefix of the domains, as through the sink's published port;
+    delivered, but neither misrouted nor of a domain."""
     foreign: int
-    """Messages since the run began with no stamp of any announced run (bounces, mail of an older bed)."""
+    """Messages since the run began without the stamp of an announced run (bounces, mail of an older bed)."""
     bytes: int
     """Octets of message content, headers included, all copies."""
     connections: int
     """Accepted by the sink since the run began."""
     broken: int = 0
-    """Of those, broken off on purpose: see ``SinkSettings.fault``."""
+    """Connections broken off on purpose: see ``SinkSettings.fault``."""
     domains: int
-    """Distinct recipient domains of the bed that mail of this run arrived for, at an address of a domain."""
+    """Distinct recipient domains of the run's mail that arrived at an address of a domain."""
     first: float | None
     """Unix time of the first and last message of the run."""
     last: float | None
@@ -286,13 +269,13 @@ class SinkReport(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SinkSettings(Order):
-    """How the sink behaves towards its clients."""
+    """Behaviour of the sink towards its clients; ``services.blackhole.Settings`` has the bounds."""
 
     data_delay_ms: float = 0.0
-    """Answer the end of the data this much later."""
+    """Delay of the reply to the end of the data."""
     max_size: int = 50 * 1024 * 1024
     """SIZE announced in EHLO (RFC 1870), in octets."""
     fault: str = "none"
-    """How sessions are broken off: ``none``, ``reset-after-mail`` or ``close-after-rcpt`` (``faults``)."""
+    """Fault of a session: ``none``, ``reset-after-mail`` or ``close-after-rcpt`` (``faults``)."""
     fault_every: int = 1
     """One connection in this many is broken off."""

@@ -3,13 +3,12 @@
 ::
 
     python3 -m orchestrator.agents.control begin RUN              open the ledger of a run, before its first message
-    python3 -m orchestrator.agents.control count RUN              how many arrived: a SinkTick
-    python3 -m orchestrator.agents.control expect RUN COUNT       begin, and print {"complete": RUN} with so many
-    python3 -m orchestrator.agents.control report RUN             everything: a SinkReport
-    python3 -m orchestrator.agents.control set '{"data_delay_ms": 100}'    SinkSettings; what is left out is default
+    python3 -m orchestrator.agents.control count RUN              counters of the run: a SinkTick
+    python3 -m orchestrator.agents.control expect RUN COUNT       begin, and print {"complete": RUN} at this count
+    python3 -m orchestrator.agents.control report RUN             the whole account: a SinkReport
 
-Prints one JSON object. Exit code 1: the sink refused or cannot be reached; 2: no such request. Imports next to
-nothing, because it is started again for every word.
+Prints one JSON object. Exit code 1: the sink refused or cannot be reached; 2: no such request. Imports few modules,
+because it is started again for every request.
 """
 
 import json
@@ -19,7 +18,7 @@ import sys
 from orchestrator.agents.output import complain, say
 
 SOCKET = "/run/testbed-sink.sock"
-_WORDS = {"begin": 1, "count": 1, "expect": 2, "report": 1, "set": 1}
+_WORDS = {"begin": 1, "count": 1, "expect": 2, "report": 1}
 _TIMEOUT_S = 30.0
 
 
@@ -40,8 +39,8 @@ def ask(path: str, words: list[str]) -> dict[str, object]:
     answer = json.loads(b"".join(pieces))
     if "error" in answer:
         raise ValueError(answer["error"])
-    found: dict[str, object] = answer["ok"]
-    return found
+    result: dict[str, object] = answer["ok"]
+    return result
 
 
 def main(words: list[str]) -> int:

@@ -1,13 +1,14 @@
-"""A sink that breaks sessions off, as a server does that crashes or sheds load.
+"""Sessions that the sink breaks off, as a server does that crashes or sheds load.
 
-A session that will be broken off is of another class from its first moment, so that the others pay nothing for it.
+Each is of a class of its own from its start, so that the others pay nothing for it.
 """
 
 import asyncio
 import socket
 import struct
 from abc import abstractmethod
-from typing import ClassVar, cast
+from collections.abc import Callable
+from typing import Any, ClassVar, cast
 
 from orchestrator.agents.session import MAIL_OK, RCPT_OK, Reception, Session
 
@@ -35,39 +36,43 @@ class Broken(Session):
 
     @abstractmethod
     def _break_off(self, replies: list[bytes]) -> None:
-        """End the connection; ``replies`` are those to what came before."""
+        """End the connection; ``replies``: to the commands before."""
+
+
+def _broken_off(verb: bytes, good: bytes) -> Callable[[Any, bytes], bytes]:
+    """Return a command that breaks the session off in place of its good reply."""
+    usual = Session.COMMANDS[verb]
+
+    def answer_or_break(session: Session, line: bytes) -> bytes:
+        if (reply := usual(session, line)) is good:
+            raise _BreakOff
+        return reply
+
+    return answer_or_break
 
 
 class ResetAfterMail(Broken):
-    """Resets the connection when MAIL has come, and answers nothing more."""
+    """Resets the connection after MAIL, without a further reply."""
 
     __slots__ = ()
+    COMMANDS: ClassVar = {**Session.COMMANDS, b"MAIL": _broken_off(b"MAIL", MAIL_OK)}
 
     def _break_off(self, replies: list[bytes]) -> None:  # noqa: ARG002  lost with the connection
         transport = cast("asyncio.Transport", self._transport)
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         transport.abort()
 
-    def _mail_then_break(self, line: bytes) -> bytes:
-        return _unless(MAIL_OK, self._mail(line))
-
-    COMMANDS: ClassVar = {**Session.COMMANDS, b"MAIL": _mail_then_break}
-
 
 class CloseAfterRcpt(Broken):
-    """Answers what came before RCPT, and closes."""
+    """Answers the commands before RCPT, and closes."""
 
     __slots__ = ()
+    COMMANDS: ClassVar = {**Session.COMMANDS, b"RCPT": _broken_off(b"RCPT", RCPT_OK)}
 
     def _break_off(self, replies: list[bytes]) -> None:
         transport = cast("asyncio.Transport", self._transport)
         transport.write(b"".join(replies))
         transport.close()
-
-    def _rcpt_then_break(self, line: bytes) -> bytes:
-        return _unless(RCPT_OK, self._rcpt(line))
-
-    COMMANDS: ClassVar = {**Session.COMMANDS, b"RCPT": _rcpt_then_break}
 
 
 FAULTS: dict[str, type[Session]] = {
@@ -82,9 +87,3 @@ def answer(reception: Reception) -> Session:
     settings = reception.settings
     nth = reception.books.accepted + 1
     return (FAULTS[settings.fault] if nth % settings.fault_every == 0 else Session)(reception)
-
-
-def _unless(good: bytes, reply: bytes) -> bytes:
-    if reply is good:
-        raise _BreakOff
-    return reply

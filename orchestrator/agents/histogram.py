@@ -1,8 +1,8 @@
 """Durations, counted in an HdrHistogram: 1 us to 1 h, three significant digits, in constant memory.
 
-Recording in the library takes 0.9 us (pure Python), three or four times for each message. So the hot path counts in a
-dictionary under the lowest value of the same HdrHistogram bucket, which takes 0.2 us and never has more keys than the
-histogram has buckets (23,552); the library gets the counts when someone asks for the text or the percentiles.
+A record in the library takes 0.9 us (pure Python), three or four times for each message. So the hot path counts in a
+dictionary under the lowest value of the same HdrHistogram bucket: 0.2 us, and at most as many keys as the histogram has
+buckets (23,552). The library gets the counts for the text or the percentiles.
 ``tests/bench/agents.py`` measures both.
 """
 
@@ -45,16 +45,12 @@ class Histogram:
         return full
 
     def encode(self) -> str:
-        """Return the text that travels: base64 of the HdrHistogram V2 compressed encoding."""
+        """Return the histogram as text: base64 of the HdrHistogram V2 compressed encoding."""
         return str(self.library().encode().decode("ascii"))
 
 
 def decode(text: str) -> HdrHistogram:
-    """Return the histogram of a text, in microseconds.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """Return the histogram of a text, in microseconds; raises ValueError if the text is none."""
     try:
         return HdrHistogram.decode(text)
     except Exception as error:  # the library has no base class for its errors, and raises those of zlib and binascii

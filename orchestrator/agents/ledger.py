@@ -1,14 +1,13 @@
 """Ledger of the sink: one bit for each message of a run that has arrived.
 
-Two bits for each message in all (delivered; and at the generator accepted, unresolved), two histograms and a handful
-of counters: memory does not grow with the size of mail, and by 125 kB with a million messages.
+Memory is independent of the messages' size, and grows by 125 kB with a million messages.
 """
 
 import re
 import resource
 import time
 import zlib
-from base64 import b64decode, b64encode
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator
 from ipaddress import IPv4Network
 from socket import AF_INET6, inet_aton, inet_pton
@@ -19,9 +18,9 @@ from orchestrator.agents.histogram import Histogram
 from orchestrator.agents.wire import MAX_SEQ, Stamp
 
 OUTSIDE = -2
-"""In place of a domain's index: the address is no domain's (a published port, the sink's own address)."""
+"""In place of a domain's index, for an address of no domain (a published port, the sink's own address)."""
 _STEP = 4096
-"""A bitmap grows by at least so many octets: 32,768 messages."""
+"""A bitmap grows by at least this many octets: 32,768 messages."""
 
 
 class SequenceSet:
@@ -34,7 +33,7 @@ class SequenceSet:
         self._count = 0
 
     def add(self, number: int) -> bool:
-        """Put a number in; False when it was there."""
+        """Add a number; return False if it was in the set."""
         octet = number >> 3
         bit = 1 << (number & 7)
         if octet >= len(self._bits):
@@ -49,54 +48,33 @@ class SequenceSet:
     def __len__(self) -> int:
         return self._count
 
-    def __contains__(self, number: int) -> bool:
-        return number >> 3 < len(self._bits) and bool(self._bits[number >> 3] & 1 << (number & 7))
-
     def __iter__(self) -> Iterator[int]:
         return (8 * i + bit for i, octet in enumerate(self._bits) if octet for bit in range(8) if octet & 1 << bit)
 
     def encode(self) -> str:
-        """Return the text that travels: base64 of the compressed bitmap, with no zeros at its end."""
+        """Return the set as text: base64 of the compressed bitmap, without zeros at its end."""
         return b64encode(zlib.compress(self._bits.rstrip(b"\0"))).decode("ascii")
-
-    @classmethod
-    def decode(cls, text: str) -> "SequenceSet":
-        """Rebuild from ``encode``.
-
-        Raises:
-            ValueError: the text is no set of sequence numbers.
-        """
-        made = cls()
-        try:
-            reader = zlib.decompressobj()
-            made._bits = bytearray(reader.decompress(b64decode(text, validate=True), MAX_SEQ // 8))
-        except zlib.error as error:
-            raise ValueError(f"no set of sequence numbers: {error}") from error
-        if not reader.eof:
-            raise ValueError(f"no set of sequence numbers below {MAX_SEQ}: too long, or cut off")
-        made._count = int.from_bytes(made._bits, "little").bit_count()
-        return made
 
 
 class Ledger:
-    """What arrived of one run."""
+    """Account of the messages of one run."""
 
     __slots__ = (
-        "_accepted", "_age", "_broken", "_corrupted", "_cpu_s", "_delivered", "_domains", "_duplicated", "_expected",
-        "_first", "_foreign", "_last", "_misrouted", "_octets", "_outside", "_run", "_then", "_told", "_transit",
+        "_accepted", "_age", "_books", "_broken", "_corrupted", "_cpu_s", "_delivered", "_domains", "_duplicated",
+        "_expected", "_first", "_foreign", "_last", "_misrouted", "_octets", "_outside", "_reported", "_run", "_then",
+        "_transit",
     )  # fmt: skip
 
-    def __init__(self, run: str, foreign: int, accepted: int, broken: int) -> None:
+    def __init__(self, run: str, books: "Books") -> None:
         self._run = run
-        self._foreign = foreign
-        self._accepted = accepted
-        self._broken = broken
+        self._books = books
+        self._foreign, self._accepted, self._broken = books.foreign, books.accepted, books.broken
         self._cpu_s = time.process_time()
         self._delivered = SequenceSet()
         self._domains = SequenceSet()
         self._duplicated = self._corrupted = self._misrouted = self._outside = self._octets = 0
         self._first = self._last = 0
-        self._told: tuple[int, ...] = ()
+        self._reported: tuple[int, ...] = ()
         self._expected: int | None = None
         self._transit = Histogram()
         self._age = Histogram()
@@ -107,9 +85,8 @@ class Ledger:
         Args:
             content: the message, read to its end.
             stamp: its stamp.
-            recipients: indices of the domains it is for; -1 is a domain that the bed does not have.
-            dialled: index of the domain whose address it came to, or ``OUTSIDE``; ``None`` when nobody knows which
-                address is whose.
+            recipients: indices of its recipients' domains; -1 for a domain outside the bed.
+            dialled: index of the domain whose address it came to, ``OUTSIDE``, or ``None`` without a prefix of domains.
         """
         now = time.monotonic_ns()
         self._first = self._first or now
@@ -145,29 +122,29 @@ class Ledger:
             self._expected = None
             self._then()
 
-    def tick(self, foreign: int, connections: int) -> SinkTick:
-        """Return the state now; ``foreign`` and ``connections`` are the sink's."""
+    def tick(self) -> SinkTick:
+        """Return the state now."""
         return SinkTick(
             run=self._run,
             t=time.time(),
             delivered=len(self._delivered),
             duplicated=self._duplicated,
             corrupted=self._corrupted,
-            foreign=foreign - self._foreign,
+            foreign=self._books.foreign - self._foreign,
             bytes=self._octets,
-            connections=connections,
+            connections=self._books.open,
         )
 
-    def news(self, foreign: int, connections: int) -> SinkTick | None:
+    def news(self) -> SinkTick | None:
         """Return the state if mail has arrived since the last call."""
-        now = (self._last, foreign)
-        if now == self._told or not (self._last or foreign > self._foreign):
+        now = (self._last, self._books.foreign)
+        if now == self._reported or not (self._last or self._books.foreign > self._foreign):
             return None
-        self._told = now
-        return self.tick(foreign, connections)
+        self._reported = now
+        return self.tick()
 
-    def report(self, foreign: int, accepted: int, broken: int) -> SinkReport:
-        """Return everything; ``foreign``, and ``accepted`` and ``broken`` (connections), are the sink's."""
+    def report(self) -> SinkReport:
+        """Return the account of the run."""
         unix = time.time() - time.monotonic()
         return SinkReport(
             run=self._run,
@@ -176,10 +153,10 @@ class Ledger:
             corrupted=self._corrupted,
             misrouted=self._misrouted,
             outside=self._outside,
-            foreign=foreign - self._foreign,
+            foreign=self._books.foreign - self._foreign,
             bytes=self._octets,
-            connections=accepted - self._accepted,
-            broken=broken - self._broken,
+            connections=self._books.accepted - self._accepted,
+            broken=self._books.broken - self._broken,
             domains=len(self._domains),
             first=unix + self._first / 1e9 if self._first else None,
             last=unix + self._last / 1e9 if self._last else None,
@@ -192,7 +169,7 @@ class Ledger:
 
 
 class Books:
-    """The ledgers of all runs that a sink was told of, and what belongs to none of them."""
+    """The ledgers of all announced runs, and counters of the whole sink."""
 
     __slots__ = ("_base", "_domains", "_ledgers", "accepted", "broken", "foreign", "open")
 
@@ -210,48 +187,33 @@ class Books:
         """Connections, now."""
 
     def begin(self, run: str) -> Ledger:
-        """Open the ledger of a run.
-
-        Raises:
-            ValueError: it has one, or ``run`` is no run id.
-        """
+        """Open the ledger of a run; raises ValueError if it is open, or ``run`` is no run id."""
         if not re.fullmatch("[0-9a-f]{8}", run):
             raise ValueError(f"a run id is eight hex digits, not {run!r}")
         key = run.encode()
         if key in self._ledgers:
             raise ValueError(f"run {run} has begun before; take a new id for a new run")
-        self._ledgers[key] = Ledger(run, self.foreign, self.accepted, self.broken)
+        self._ledgers[key] = Ledger(run, self)
         return self._ledgers[key]
 
     def ledger(self, run: str) -> Ledger:
-        """Return the ledger of a run.
-
-        Raises:
-            ValueError: the run was never begun.
-        """
+        """Return the ledger of a run; raises ValueError if it was never opened."""
         try:
             return self._ledgers[run.encode()]
         except KeyError:
             raise ValueError(f"run {run!r} is unknown here; begin it before its first message") from None
 
-    @property
-    def knows_addresses(self) -> bool:
-        """Whether it can be said which domain an address belongs to."""
-        return self._base is not None
-
     def __iter__(self) -> Iterator[Ledger]:
         return iter(self._ledgers.values())
 
     def index_of(self, domain: bytes) -> int:
-        """Return the index of a domain (lower case); -1 when the bed does not have it."""
+        """Return the index of a domain (lower case); -1 outside the bed."""
         return self._domains.get(domain, -1)
 
     def dialled(self, address: str) -> int | None:
-        """Return the index of the domain that an address of this machine belongs to.
+        """Return the index of the domain that has an address of this machine: ``OUTSIDE`` if none has.
 
-        ``OUTSIDE``: the address is no domain's. ``None``: nobody knows which address is whose.
-
-        An IPv6 address carries its IPv4 twin in its last 32 bits.
+        ``None`` without a prefix of domains. An IPv6 address carries its IPv4 twin in its last 32 bits.
         """
         if self._base is None:
             return None
@@ -260,7 +222,7 @@ class Books:
         return index if 0 <= index < len(self._domains) else OUTSIDE
 
     def enter(self, content: Content, recipients: Iterable[int], dialled: int | None) -> None:
-        """Account for one message with the run of its stamp."""
+        """Enter one message into the ledger of its run."""
         stamp = content.stamp
         ledger = None if stamp is None else self._ledgers.get(stamp.run)
         if stamp is None or ledger is None:

@@ -8,11 +8,10 @@ The order "-" is read from standard input. One argument of a command is 128 KiB 
 with thousands of domains or recipients, the order names none and a FILE has them, one a line.
 
 Prints JSON lines: ``{"tick": LoadTick}`` once a second, ``{"report": LoadReport}`` at the end. SIGTERM and SIGINT end
-it early, with a report of what was done by then.
+the load early, with a report.
 
-At a rate, message n is due at start + n / rate, whatever the server does: the due time never moves, and a message that
-waits for a connection grows older. So a slow server cannot hide (no coordinated omission). ``load`` decides when and
-where, ``smtp`` knows the protocol.
+At a rate, message n is due at start + n / rate, however slow the server is: the due time never moves, and latency
+counts from it (no coordinated omission). ``load`` decides when and where, ``smtp`` implements the protocol.
 """
 
 import argparse
@@ -34,20 +33,20 @@ from orchestrator.agents.ledger import SequenceSet
 from orchestrator.agents.order import BadOrder, read_order
 from orchestrator.agents.output import complain, say
 from orchestrator.agents.patience import NO_GREETING, Patience
-from orchestrator.agents.smtp import DONE, WAIT, Connection, State
+from orchestrator.agents.smtp import DONE, WAIT, Connection, SessionState
 from orchestrator.agents.wire import MAX_SEQ, Composer
 
 BEAT_S = 0.02
-"""The heartbeat: how finely a stall of the event loop is seen, and time-outs are kept."""
+"""Interval of the heartbeat: resolution of event-loop stalls and time-outs."""
 LATE_NS = 10_000_000
 BACKOFF_S = (0.02, 1.0)
 """Delay after a connection without an accepted message: initial and maximum, in seconds."""
 MOST_CAUSES = 50
-"""Different causes that are told apart."""
+"""Most distinct causes."""
 
 
 class Load:
-    """One load: the driver of its connections. Times are CLOCK_MONOTONIC, ns."""
+    """One load; gives its connections messages and counts the outcomes. Times are CLOCK_MONOTONIC, ns."""
 
     def __init__(self, order: LoadOrder) -> None:
         self._order = order
@@ -122,13 +121,13 @@ class Load:
         """End early; unanswered messages fail with this cause."""
         if self._ending is None:
             if self._order.rate is not None:
-                self._offer(time.monotonic_ns())  # what came due while this process stood still
+                self._offer(time.monotonic_ns())  # messages that came due during a stall
             self._ending = cause
             for connection in list(self._open):
                 connection.give_up(cause)
             self._finished.set()
 
-    # What the connections ask and tell (smtp.Driver)
+    # Calls of the connections
 
     def take(self, connection: Connection, now: int) -> int:
         """Return the sequence number of the next message, ``WAIT`` or ``DONE``."""
@@ -150,7 +149,7 @@ class Load:
         return seq
 
     def due(self, seq: int, now: int) -> int:
-        """Return when a message was due that is started now."""
+        """Return the due time of a message that starts now."""
         if self._order.rate is None:
             return now
         due = self._due(seq)
@@ -160,7 +159,7 @@ class Load:
         return due
 
     def ready(self, connection: Connection, now: int) -> None:
-        """Count a connection that can carry mail."""
+        """Count a connection whose EHLO has been answered."""
         self._opening -= 1
         self._connections += 1
         self._last_ready = now
@@ -168,7 +167,7 @@ class Load:
         self._connect.record_ns(now - connection.opened)
 
     def accepted(self, seq: int, due: int, sent: int, now: int) -> None:
-        """Count a message that the server took."""
+        """Count a message whose end was answered with 250."""
         self._accepted.add(seq)
         self._service.record_ns(now - sent)
         self._response.record_ns(now - due)
@@ -176,14 +175,17 @@ class Load:
         self._backoff = 0.0
 
     def failed(self, seq: int, cause: str, *, unresolved: bool) -> None:
-        """Count a message that it did not take."""
+        """Count a message that was not accepted; ``unresolved``: it was written, the reply never came."""
         _count(self._failed, cause)
         if unresolved:
             self._unresolved.add(seq)
         self._last_reply = time.monotonic_ns()
 
     def closed(self, connection: Connection, cause: str | None, *, fruitless: bool) -> None:
-        """Take leave of a connection, and open another one if there is something for it to do."""
+        """Open another connection if there is work for it.
+
+        ``cause``: why this one never got ready. ``fruitless``: it carried no accepted message.
+        """
         self._open.pop(connection, None)
         self._idle.pop(connection, None)
         now = time.monotonic_ns()
@@ -208,14 +210,14 @@ class Load:
         return self._start + int(seq * 1e9 / (self._order.rate or 1.0))
 
     def _offer(self, now: int) -> None:
-        """Count the messages whose time has come."""
+        """Count the messages that are due."""
         self._offered = min(self._limit, int((now - self._start) * (self._order.rate or 0.0) / 1e9) + 1)
 
     def _pump(self) -> None:
-        """Hand messages that are due to connections that wait, and come again when the next one is due."""
+        """Hand due messages to idle connections, and call itself again at the next due time."""
         now = time.monotonic_ns()
         self._offer(now)
-        for connection in reversed(list(self._idle)):  # the last one first: few are kept busy, and none grows cold
+        for connection in reversed(list(self._idle)):  # last idle first: few connections stay busy
             if (connection.first if self._spread else self._next) < self._offered or self._next >= self._limit:
                 del self._idle[connection]
                 connection.go(now)
@@ -225,7 +227,7 @@ class Load:
             self._loop.call_later(wait_ms / 1000, self._pump)
 
     def _open_more(self, now: int) -> None:
-        """Open as many connections as there are messages for, within the bounds of the order."""
+        """Open a connection for each waiting message, within the bounds of the order."""
         while self._ending is None and len(self._open) < self._order.connections and now >= self._retry_at:
             connection = self._spread_connection(now) if self._spread else self._shared_connection(now)
             if connection is None:
@@ -259,7 +261,7 @@ class Load:
         return Connection(self, budget=stop - first, first=first, stop=stop)
 
     def _skip(self, first: int, stop: int, cause: str) -> None:
-        """Give messages up whose own address cannot be reached."""
+        """Fail the messages of an unreachable address."""
         for seq in range(first, stop):
             if self._order.rate is None:
                 self._offered += 1
@@ -274,7 +276,7 @@ class Load:
     # The heartbeat
 
     def _beat(self) -> None:
-        """See to everything that is not on a message's way."""
+        """Run the periodic work: time-outs, ticks, new connections."""
         if self._finished.is_set():
             return
         now = time.monotonic_ns()
@@ -287,13 +289,13 @@ class Load:
             self._tick_due += int(TICK_S * 1e9)
         if self._stall_at is not None and now >= self._stall_at:
             self._stall_at = None
-            time.sleep(self._order.stall_for)  # the whole process stands still: that is the order
+            time.sleep(self._order.stall_for)  # stops the whole process, as ordered
         self._open_more(now)
         self._beat_due = now + int(BEAT_S * 1e9)
         self._loop.call_later(BEAT_S, self._beat)
 
     def _sweep(self, now: int) -> None:
-        """Give connections up that have waited too long for a reply, and the load when nobody greets at its end."""
+        """Give up connections beyond their time limit, and a finished load whose last connections get no greeting."""
         if self._hangs(now):
             self.stop(NO_GREETING)
         for connection, task in list(self._open.items()):
@@ -302,23 +304,23 @@ class Load:
                 connection.give_up(self.patience.unanswered(connection))
 
     def _hangs(self, now: int) -> bool:
-        """Tell whether the time is over and only connections are left that nobody greets."""
+        """Return whether the load is over but for connections without a greeting."""
         over = self._end if self._order.rate is None else self._due(self._limit)
         if now < over and self._next < self._limit:
             return False
-        if not self._open or any(connection.state > State.GREETING for connection in self._open):
+        if not self._open or any(connection.state > SessionState.GREETING for connection in self._open):
             return False
         quiet_since = max(self._last_ready, self._last_reply, over if now >= over else 0)
         return now - quiet_since > self.patience.at_the_end()
 
     def _domains(self) -> int:
         """Count the domains that the accepted messages went to."""
-        found: set[int] = set()
+        domains: set[int] = set()
         for seq in self._accepted:
-            found.add(self.domain_of(seq))
-            if len(found) == len(self._order.domains):
+            domains.add(self.domain_of(seq))
+            if len(domains) == len(self._order.domains):
                 break
-        return len(found)
+        return len(domains)
 
     def _tick(self) -> LoadTick:
         return LoadTick(
@@ -333,7 +335,7 @@ class Load:
 
 
 def _count(causes: Counter[str], cause: str) -> None:
-    """Count by cause; a server with ever new replies must not fill the memory."""
+    """Count by cause; bounded, because a server may give ever new replies."""
     causes[cause if cause in causes or len(causes) < MOST_CAUSES else "other"] += 1
 
 
@@ -347,7 +349,7 @@ async def carry_out(order: LoadOrder) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Run one load; exit code 2 when the order cannot be carried out."""
+    """Run one load; exit code 2 for an invalid order."""
     parser = argparse.ArgumentParser(description="send test mail, open-loop")
     parser.add_argument("--domains", type=Path, metavar="FILE", help="for an order that names none: one a line")
     parser.add_argument("--recipients", type=Path, metavar="FILE", help="for an order that names none: one a line")

@@ -29,12 +29,12 @@ from pathlib import Path
 from orchestrator.agents.output import complain, say
 
 TRIES = 3
-"""How often an address is asked that does not answer: as dig(1) does, but sooner."""
+"""Queries to an address without an answer: as many as dig(1), but sooner."""
 ROUND_S = 1.0
 CONNECT_S = 3.5
-"""How long connections may take: a SYN is sent again after 1 s, and after 3 s."""
+"""Time limit of the connections: a SYN is repeated after 1 s and 3 s."""
 BATCH = 32
-"""Queries that are sent before answers are read: a socket buffer holds a few hundred."""
+"""Queries between two reads of answers: a socket buffer holds a few hundred."""
 IP_RECVERR = 11
 """linux/in.h; the socket module does not name it."""
 MX, INTERNET, RECURSE = 15, 1, 0x0100
@@ -49,41 +49,41 @@ class NeighbourTable:
     """Unix time."""
     entries: int
     fulls: int
-    """How often there was no room for an entry, since the boot (table_fulls)."""
+    """Failed allocations of an entry since the boot (table_fulls)."""
     limit: int
     """gc_thresh3."""
 
     @classmethod
     def read(cls) -> "NeighbourTable":
-        """Read it; any network namespace tells."""
+        """Read the table, in any network namespace."""
         command = ("ip", "-json", "-statistics", "ntable", "show", "name", "arp_cache")
         return cls.parse(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
     @classmethod
-    def parse(cls, told: str) -> "NeighbourTable":
-        """Read what ip(8) prints: the table as a whole, and parameters of every device."""
-        whole = next(table for table in json.loads(told) if "dev" not in table)
+    def parse(cls, output: str) -> "NeighbourTable":
+        """Read the output of ip(8): the whole table, and parameters of every device."""
+        whole = next(table for table in json.loads(output) if "dev" not in table)
         return cls(t=time.time(), entries=whole["entries"], fulls=whole["table_fulls"], limit=whole["thresh3"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What became of one attempt for each address."""
+    """Outcome of one attempt for each address."""
 
     asked: int
     reached: int
-    """Those that answered, or accepted."""
+    """Addresses that answered, or accepted."""
     errors: dict[str, int]
-    """Name of the errno -> how often sendto(2) or connect(2) gave it; a socket as programs have it by default."""
+    """Name of the errno -> count in sendto(2) or connect(2), of a socket with default options."""
     told: dict[str, int]
-    """The same for one more datagram to each address that was not reached, from a socket with IP_RECVERR (ip(7)):
-    without it, udp(7) sockets say nothing of ENOBUFS."""
+    """The same for one more datagram to each unreached address, from a socket with IP_RECVERR (ip(7)): without it,
+    udp(7) sockets hide ENOBUFS."""
     dropped: int
-    """Datagrams of this network namespace that were dropped in silence meanwhile (Udp SndbufErrors, /proc/net/snmp)."""
+    """Datagrams of this network namespace dropped without an error (Udp SndbufErrors, /proc/net/snmp)."""
 
 
 def look_up(addresses: Collection[str], name: str) -> Report:
-    """Ask each address over UDP, and again when it does not answer."""
+    """Query each address over UDP, and repeat the query without an answer."""
     query, before = _query(name), _dropped()
     waiting, errors = dict.fromkeys(addresses), Counter[str]()
     with _udp() as plain:
@@ -98,20 +98,20 @@ def look_up(addresses: Collection[str], name: str) -> Report:
     dropped = _dropped() - before
     with _udp() as strict:
         strict.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
-        told = Counter(_send(strict, query, dict(waiting)))
+        named = Counter(_send(strict, query, dict(waiting)))
     reached = len(addresses) - len(waiting)
-    return Report(asked=len(addresses), reached=reached, errors=dict(errors), told=dict(told), dropped=dropped)
+    return Report(asked=len(addresses), reached=reached, errors=dict(errors), told=dict(named), dropped=dropped)
 
 
 def fill(addresses: Collection[str], name: str) -> None:
-    """Ask each address, and wait for no answer: an entry for each, as far as there is room."""
+    """Query each address without waiting for answers: an entry for each, until the table is full."""
     with _udp() as plain:
         list(_send(plain, _query(name), dict.fromkeys(addresses)))
     _show()
 
 
 def connect(addresses: Collection[str], port: int) -> Report:
-    """Open a TCP connection to each address, all at the same time, and close it when it stands."""
+    """Open a TCP connection to each address, all at once; close each once it is established."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     opening: dict[int, socket.socket] = {}
@@ -140,7 +140,7 @@ def connect(addresses: Collection[str], port: int) -> Report:
 
 
 def _send(asking: socket.socket, query: bytes, waiting: dict[str, None]) -> Iterator[str]:
-    """Send a query to each address, and take those that answer meanwhile out; yield the names of errors."""
+    """Send a query to each address, and remove the addresses that answer; yield the names of errors."""
     for number, address in enumerate(list(waiting), 1):
         try:
             asking.sendto(query, (address, 53))
@@ -151,7 +151,7 @@ def _send(asking: socket.socket, query: bytes, waiting: dict[str, None]) -> Iter
 
 
 def _receive(asking: socket.socket, waiting: dict[str, None]) -> None:
-    """Take every answer that is there."""
+    """Read all waiting answers."""
     while True:
         try:
             _, (address, _) = asking.recvfrom(512)

@@ -9,7 +9,7 @@ from orchestrator.agents.contract import LoadOrder
 from orchestrator.agents.wire import MAX_BODY, MAX_SEQ, MIN_BODY, recipients_of
 
 MOST_BODIES = 256 * 1024 * 1024
-"""Octets of all bodies together, one of each size: they are made once and kept."""
+"""Octets of all bodies together, one of each size, which the generator keeps."""
 
 _LABEL = r"(?!-)[a-z0-9_-]{1,63}(?<!-)"
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
@@ -20,14 +20,13 @@ LOCAL_PART = rf"(?=[^@]{{1,64}}(?:@|\Z)){_ATOM}(?:\.{_ATOM})*"
 
 
 class BadOrder(ValueError):
-    """A load order that cannot be carried out; the text says what was needed and what was found."""
+    """An invalid load order; the text names the needed and the found value."""
 
 
 def read_order(text: str, **lists: list[str]) -> LoadOrder:
-    """Read a load order from JSON; ``lists`` (``domains``, ``recipients``) are taken when it has none of this name.
+    """Read a load order from JSON; raises BadOrder.
 
-    Raises:
-        BadOrder: it is none, or a value is out of bounds.
+    ``lists`` (``domains``, ``recipients``) fill in for missing keys.
     """
     try:
         order = LoadOrder.from_dict({**lists, **json.loads(text)})
@@ -38,11 +37,7 @@ def read_order(text: str, **lists: list[str]) -> LoadOrder:
 
 
 def check(order: LoadOrder) -> None:
-    """Check every value of an order.
-
-    Raises:
-        BadOrder: with the first one that is out of bounds.
-    """
+    """Raise BadOrder for the first value out of bounds."""
     check_names(order.run, order.domains)
     check_recipients(order.domains, order.recipients)
     _text("sender", order.sender, rf"[a-z0-9._-]{{1,64}}@{DOMAIN}", "an address of plain characters")
@@ -72,11 +67,7 @@ def check(order: LoadOrder) -> None:
 
 
 def check_names(run: str, domains: list[str]) -> None:
-    """Check what is written into a message.
-
-    Raises:
-        BadOrder: the run id or a domain would not be safe there.
-    """
+    """Raise BadOrder if the run id or a domain is unsafe in a message."""
     _text("run", run, "[0-9a-f]{8}", "eight hex digits")
     _each("domains", domains, 1 << 17)
     for domain in domains:
@@ -86,11 +77,7 @@ def check_names(run: str, domains: list[str]) -> None:
 
 
 def check_recipients(domains: list[str], recipients: list[str]) -> None:
-    """Check what stands in RCPT TO: Dot-strings of at most 64 octets (RFC 5321, 4.1.2), one in each domain at least.
-
-    Raises:
-        BadOrder: one would not be safe there, or a domain has none.
-    """
+    """Raise BadOrder if an address is unsafe in RCPT TO (RFC 5321, 4.1.2), or a domain has no recipient."""
     _each("recipients", recipients, 1 << 17)
     for recipient in recipients:
         _text("recipients", recipient, rf"{LOCAL_PART}(?:@{DOMAIN})?", "plain addresses")

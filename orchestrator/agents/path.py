@@ -55,20 +55,19 @@ class Argument(NamedTuple):
 
 
 def read(text: bytes, *, utf8: bool = False) -> Argument | None:
-    """Read a path and its parameters; ``None``: a syntax error. With ``utf8``, letters may be UTF-8 (RFC 6531, 3.3).
+    """Read a path and its parameters; ``None`` for a syntax error, raises PathTooLong if only the length is wrong.
 
-    Raises:
-        PathTooLong: the syntax is right, the length is not.
+    With ``utf8``, letters may be UTF-8 (RFC 6531, 3.3).
     """
-    found = (_ARGUMENT_UTF8 if utf8 else _ARGUMENT).fullmatch(text)
-    if found is None or (utf8 and not _is_utf8(found[1])):
+    match = (_ARGUMENT_UTF8 if utf8 else _ARGUMENT).fullmatch(text)
+    if match is None or (utf8 and not _is_utf8(match[1])):
         return None
-    local, domain = found["local"] or found["bare"] or b"", (found["domain"] or b"").lower()
+    local, domain = match["local"] or match["bare"] or b"", (match["domain"] or b"").lower()
     if domain[:1] == b"[" and not _is_address(domain[1:-1]):
         return None
-    if len(local) > MAX_LOCAL or len(domain) > MAX_DOMAIN or len(found[1]) > MAX_PATH:
+    if len(local) > MAX_LOCAL or len(domain) > MAX_DOMAIN or len(match[1]) > MAX_PATH:
         raise PathTooLong
-    return Argument(local, domain, _PARAMETERS.findall(found[5].upper()))
+    return Argument(local, domain, _PARAMETERS.findall(match[5].upper()))
 
 
 def _is_utf8(octets: bytes) -> bool:
@@ -81,8 +80,8 @@ def _is_utf8(octets: bytes) -> bool:
 
 def _is_address(literal: bytes) -> bool:
     """Tell whether the text between brackets is an address (4.1.3)."""
-    if found := _IPV4.fullmatch(literal):
-        return all(int(number) <= 255 for number in found.groups())
+    if match := _IPV4.fullmatch(literal):
+        return all(int(number) <= 255 for number in match.groups())
     if literal[:5].lower() == b"ipv6:":
         try:
             inet_pton(AF_INET6, literal[5:].decode("ascii"))

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from orchestrator.agents.smtp import Connection, State
+from orchestrator.agents.smtp import Connection, SessionState
 
 GOODBYE_S = 2.0
 """Time-out for the reply to QUIT, and for the last greeting after the load's time is over."""
@@ -11,21 +11,25 @@ MOST_MUTE = 3
 OVERTAKEN_S = 5.0
 """A connection is greeted within this, once a later one was: listen(2) queues are first in, first out."""
 SLACK = 3
-"""A greeting is given up after this many times the slowest greeting so far."""
+"""Factor of the slowest greeting so far, after which a greeting is given up."""
 NO_GREETING = "no greeting"
-_UNANSWERED = {State.CONNECT: "no connection", State.GREETING: NO_GREETING, State.QUIT: "no reply to QUIT"}
+_UNANSWERED = {
+    SessionState.CONNECT: "no connection",
+    SessionState.GREETING: NO_GREETING,
+    SessionState.QUIT: "no reply to QUIT",
+}
 """Cause of a time-out, by the awaited reply; any other is a ``timeout``."""
 
 
 class Patience:
-    """What a load has learnt of its server."""
+    """Time limits that a load has learnt of its server."""
 
     def __init__(self, timeout_s: float, *, one_server: bool) -> None:
         self.timeout = int(timeout_s * 1e9)
         self.pipelines_quit = True
-        """Off once the server has dropped a QUIT that came with the end of a message, as Courier does."""
+        """False once the server has dropped a QUIT pipelined with the end of a message, as Courier does."""
         self.goodbyes: Counter[str] = Counter()
-        """Connections that had no orderly end, by cause."""
+        """Connections without an orderly end, by cause."""
         self._one_server = one_server
         self._mute = 0
         self._newest_ready = self._slowest_greeting = 0
@@ -40,16 +44,16 @@ class Patience:
         self._mute = 0
 
     def awaits_goodbye(self) -> bool:
-        """Return whether the reply to a QUIT is worth waiting for, and count the connection if it is not."""
+        """Return False, and count the connection, if the server leaves QUITs unanswered."""
         if self._mute < MOST_MUTE:
             return True
         self.goodbyes["QUIT not waited for"] += 1
         return False
 
     def unanswered(self, connection: Connection) -> str:
-        """Learn from a connection that has waited too long; return the cause to give it up by."""
+        """Learn from a connection beyond its time limit; return the cause."""
         cause = _UNANSWERED.get(connection.state, "timeout")
-        if connection.state is State.QUIT:
+        if connection.state is SessionState.QUIT:
             self.goodbyes[cause] += 1
             if connection.quit_pipelined:
                 self.pipelines_quit = False
@@ -58,18 +62,18 @@ class Patience:
         return cause
 
     def exhausted(self, connection: Connection, now: int) -> bool:
-        """Tell whether a connection has waited too long for its reply."""
-        if connection.state is State.IDLE:
+        """Return whether a connection is beyond the time limit of its reply."""
+        if connection.state is SessionState.IDLE:
             return False
         patience = self.timeout
-        if connection.state is State.QUIT:
+        if connection.state is SessionState.QUIT:
             patience = min(self.timeout, int(GOODBYE_S * 1e9))
-        elif connection.state is State.GREETING and self._one_server and connection.opened < self._newest_ready:
+        elif connection.state is SessionState.GREETING and self._one_server and connection.opened < self._newest_ready:
             patience = self._greeted_within(OVERTAKEN_S)
         return now - connection.since > patience
 
     def at_the_end(self) -> int:
-        """Return how long (ns) a finished load waits for its last greetings."""
+        """Return the time limit, in ns, of the last greetings of a finished load."""
         return self._greeted_within(GOODBYE_S)
 
     def _greeted_within(self, seconds: float) -> int:

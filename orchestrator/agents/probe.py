@@ -4,9 +4,9 @@
 
     python3 -m orchestrator.agents.probe --server 198.18.0.3 --run 0123abcd --domains d0.test,d7.test
 
-The n-th domain named gets sequence number n. The sender is ``probe`` at the first domain; ``--recipients FILE`` holds
-addresses, of which the first of each domain gets the message (``LoadOrder.recipients``). Prints ``{"accepted": n}`` and
-exits with 0 when the server took every message; else says on standard error what it answered, and exits with 1.
+The n-th domain gets sequence number n. The sender is ``probe`` at the first domain; the first address of each domain in
+``--recipients FILE`` gets the message (``LoadOrder.recipients``). Prints ``{"accepted": n}`` and exits with 0 if the
+server took every message; else prints the server's reply on standard error, and exits with 1.
 """
 
 import argparse
@@ -27,11 +27,7 @@ SIZE = 512
 
 
 async def probe(server: str, port: int, run: str, domains: list[str], recipients: list[str], seconds: float) -> None:
-    """Send the messages, one after the other, over one connection.
-
-    Raises:
-        SMTPException, OSError: the server cannot be reached, or refused one.
-    """
+    """Send the messages one after the other over one connection; raises SMTPException or OSError."""
     sender = f"probe@{domains[0]}"
     composer = Composer(run, sender, domains, [SIZE], recipients)
     client = SMTP(hostname=server, port=port, timeout=seconds, local_hostname=HOST, start_tls=False, use_tls=False)
@@ -43,7 +39,7 @@ async def probe(server: str, port: int, run: str, domains: list[str], recipients
 
 
 def _within(domains: list[str], file: Path | None) -> list[str]:
-    """Return the local parts of a file, and the addresses that are in these domains."""
+    """Return the local parts of a file, and its addresses in these domains."""
     lines = file.read_text(encoding="ascii").split() if file else ["user"]
     return [line for line in lines if "@" not in line or line.partition("@")[2] in domains]
 

@@ -1,4 +1,4 @@
-"""The sink's side of one SMTP connection (RFC 5321): takes every message, reads it through, accounts for it.
+"""The sink's side of one SMTP connection (RFC 5321): takes, checks and accounts for every message.
 
 Source routes are ignored (appendix C), VRFY verifies nothing (3.5.3), EXPN is not implemented (3.5.2).
 
@@ -21,19 +21,19 @@ HOST = b"sink.test"
 COMMAND_LIMIT = 1024
 """Octets of a command line: the 512 of RFC 5321, 4.5.3.1.4, and room for the parameters of extensions."""
 MOST_RECIPIENTS = 100
-"""Of one message: what every server has to take (RFC 5321, 4.5.3.1.8)."""
+"""Recipients of one message: the minimum of RFC 5321, 4.5.3.1.8."""
 
 _USUAL_PATH = rb"<[A-Za-z0-9_+=-]{1,64}@([A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*(?:\.[A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*)*)>"
 _USUAL_MAIL = re.compile(rb"MAIL FROM:" + _USUAL_PATH + rb"(?: SIZE=(\d{1,20}))?")
 _USUAL_RCPT = re.compile(rb"RCPT TO:" + _USUAL_PATH)
-"""What nearly every client sends. ``path`` reads the rest of the grammar, in eight times the time."""
+"""The forms that nearly every client sends. ``path`` reads the whole grammar, in eight times the time."""
 _USUAL_LENGTH = len(b"RCPT TO:") + MAX_PATH
 _VERB_ENDS = (b"", b" ")
 _BODY = (b"BODY=7BIT", b"BODY=8BITMIME")
 _SIZE = re.compile(rb"SIZE(?:=(\d{1,20}))?")
 _EARLY_S = 0.001
+"""Added to every delay, because the event loop rounds timers down to whole milliseconds."""
 _HANDSHAKE_S = 30.0
-"""The event loop's timers count whole milliseconds, rounded down: one more, and no reply is too early."""
 
 _CRLF = b"\r\n"
 OK = b"250 2.0.0 Ok\r\n"
@@ -72,20 +72,16 @@ class Reader(Protocol):
 
 
 class Reception:
-    """What all sessions of a sink share."""
+    """Shared state of all sessions of a sink."""
 
     __slots__ = ("books", "capabilities", "most", "settings", "tls")
 
     def __init__(self, books: Books, settings: SinkSettings, most: int, tls: ssl.SSLContext | None = None) -> None:
         self.books = books
         self.most = most
-        """Connections at a time; the next one is sent away with 421."""
+        """Most concurrent connections; a further one gets 421."""
         self.tls = tls
         """With the certificate that STARTTLS shows."""
-        self.behave(settings)
-
-    def behave(self, settings: SinkSettings) -> None:
-        """Change how the sink behaves, from the next command on."""
         self.settings = settings
         self.capabilities = {secure: _reply_to_ehlo(self.extensions(secure=secure)) for secure in (False, True)}
         """Reply to EHLO before and after STARTTLS."""
@@ -103,7 +99,7 @@ def _reply_to_ehlo(extensions: list[bytes]) -> bytes:
 
 
 class Session(asyncio.Protocol):
-    """One connection. Memory: an unfinished command line, 100 recipients, and what ``Content`` holds."""
+    """One connection. Memory: an unfinished command line, 100 recipients, and ``Content``."""
 
     __slots__ = (
         "_content", "_delay", "_dialled", "_greeted", "_held", "_line", "_overlong", "_reception", "_recipients",
@@ -135,22 +131,21 @@ class Session(asyncio.Protocol):
             self._transport.write(_BUSY)
             self._transport.close()
             return
-        if books.knows_addresses:
-            self._dialled = books.dialled(transport.get_extra_info("sockname")[0])
+        self._dialled = books.dialled(transport.get_extra_info("sockname")[0])
         self._greet(self._transport)
 
     def _greet(self, transport: asyncio.Transport) -> None:
         transport.write(GREETING)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        """Forget everything: a message that did not end has not arrived."""
+        """Forget an unfinished message: it has not arrived."""
         self._reception.books.open -= 1
         if self._delay is not None:
             self._delay.cancel()
         self._transport = self._content = None
 
     def pause_writing(self) -> None:
-        """Read no more commands from a client that does not read the replies."""
+        """Stop reading from a client that does not read the replies."""
         if self._transport is not None:
             self._transport.pause_reading()
 
@@ -160,7 +155,7 @@ class Session(asyncio.Protocol):
             self._transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
-        """Take commands and content, and answer all of them in one write."""
+        """Read commands and content, and answer them in one write."""
         if self._delay is not None:
             self._held += data  # read before reading was paused
             return
@@ -178,7 +173,7 @@ class Session(asyncio.Protocol):
                 self._transport.close()
 
     def _read_commands(self, data: bytes, replies: list[bytes]) -> bytes | None:
-        """Answer whole command lines; return what follows DATA."""
+        """Answer whole command lines; return the data after DATA."""
         data = self._line + data
         at = 0
         while (end := data.find(b"\r\n", at)) >= 0:
@@ -203,11 +198,11 @@ class Session(asyncio.Protocol):
         self._line = data[at:]
         if len(self._line) > COMMAND_LIMIT:
             self._overlong = True
-            self._line = self._line[-1:]  # may be the first half of CRLF
+            self._line = self._line[-1:]  # possibly the first half of CRLF
         return None
 
     def _read_content(self, data: bytes, replies: list[bytes]) -> bytes | None:
-        """Read a message on; return what follows its end."""
+        """Read on in a message; return the data after its end."""
         content = cast("Reader", self._content)
         rest = content.feed(data)
         if rest is None:
@@ -223,7 +218,7 @@ class Session(asyncio.Protocol):
         return rest
 
     def _take(self, content: Reader) -> tuple[bytes, float]:
-        """Account for a message; return the reply, and how many seconds later it is due."""
+        """Account for a message; return the reply, and its delay in seconds."""
         reception = self._reception
         seconds = reception.settings.data_delay_ms / 1000
         if content.size > reception.settings.max_size:
@@ -232,7 +227,7 @@ class Session(asyncio.Protocol):
         return OK, seconds
 
     def _answer_later(self, reply: bytes, seconds: float, replies: list[bytes]) -> None:
-        """Hold a reply back, and all that the client has sent after it; other connections go on."""
+        """Hold back a reply, and the data that the client sent after it; other connections go on."""
         transport = cast("asyncio.Transport", self._transport)
         transport.write(b"".join(replies))
         replies.clear()
@@ -278,7 +273,7 @@ class Session(asyncio.Protocol):
         return MAIL_OK
 
     def _refuse_sender(self, argument: Argument) -> bytes | None:
-        """Return why an argument of MAIL cannot be taken."""
+        """Return the reply that refuses an argument of MAIL, or ``None``."""
         if argument.local and not argument.domain:
             return SYNTAX
         for parameter in argument.parameters:
@@ -331,17 +326,8 @@ class Session(asyncio.Protocol):
         self._recipients = []
         return OK
 
-    def _noop(self, line: bytes) -> bytes:  # noqa: ARG002
-        return OK
-
     def _vrfy(self, line: bytes) -> bytes:
         return _VRFY if line[5:].strip() else SYNTAX
-
-    def _expn(self, line: bytes) -> bytes:  # noqa: ARG002
-        return _NO_LISTS
-
-    def _help(self, line: bytes) -> bytes:  # noqa: ARG002
-        return _HELP
 
     def _quit(self, line: bytes) -> bytes:
         return SYNTAX if line[4:].strip() else BYE
@@ -394,9 +380,9 @@ class Session(asyncio.Protocol):
         b"RCPT": _rcpt,
         b"DATA": _data,
         b"RSET": _rset,
-        b"NOOP": _noop,
+        b"NOOP": lambda _, __: OK,
         b"VRFY": _vrfy,
-        b"EXPN": _expn,
-        b"HELP": _help,
+        b"EXPN": lambda _, __: _NO_LISTS,
+        b"HELP": lambda _, __: _HELP,
         b"QUIT": _quit,
     }

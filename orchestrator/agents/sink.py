@@ -4,8 +4,8 @@
 
     python3 -m orchestrator.agents.sink [--domains FILE --prefix 198.18.16.0/20]
 
-Prints JSON lines: ``{"event": "listening", ...}`` when it serves, ``{"tick": SinkTick}`` once a second for each run
-whose mail arrives, ``{"complete": RUN}`` when as many have arrived as ``control expect`` named. SIGTERM ends it.
+Prints JSON lines: ``{"event": "listening", ...}`` once it serves, ``{"tick": SinkTick}`` once a second for each run
+with new mail, ``{"complete": RUN}`` at the count of ``control expect``. SIGTERM ends it.
 """
 
 import argparse
@@ -24,24 +24,16 @@ import uvloop
 
 from orchestrator.agents.contract import TICK_S, SinkSettings
 from orchestrator.agents.control import SOCKET
-from orchestrator.agents.faults import FAULTS, answer
+from orchestrator.agents.faults import answer
 from orchestrator.agents.ledger import Books
 from orchestrator.agents.output import say
 from orchestrator.agents.session import Reception
 
 BACKLOG = 4096
 """listen(2); the kernel lowers it to net.core.somaxconn. Thousands of relay processes may connect at once."""
-MOST_DELAY_MS = 3_600_000
 _SPARE_FDS = 64
 _CONTROL_LIMIT = 64 * 1024
 """Octets of one request over the control socket."""
-
-
-def allow_files() -> int:
-    """Raise this process's limit of open files as far as it may, and return it."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard
 
 
 def listen(host: str, port: int, backlog: int) -> socket.socket:
@@ -58,7 +50,7 @@ def listen(host: str, port: int, backlog: int) -> socket.socket:
 
 
 def listen_locally(path: Path) -> socket.socket:
-    """Open the control socket, for this user only, in place of one that a killed sink has left."""
+    """Open the control socket, for this user only; replaces the socket of a killed sink."""
     path.unlink(missing_ok=True)
     opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     opened.bind(str(path))
@@ -71,8 +63,8 @@ def listen_locally(path: Path) -> socket.socket:
 class Control(asyncio.Protocol):
     """One request over the control socket: a JSON array of words in, one JSON object out."""
 
-    def __init__(self, reception: Reception) -> None:
-        self._reception = reception
+    def __init__(self, books: Books) -> None:
+        self._books = books
         self._request = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -80,83 +72,56 @@ class Control(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """Answer a whole request, and close."""
+        """Answer a complete request, and close."""
         self._request += data
         if b"\n" not in data and len(self._request) <= _CONTROL_LIMIT:
             return
         try:
-            answer: dict[str, object] = {"ok": obey(self._reception, json.loads(self._request))}
-        except (ValueError, TypeError, KeyError) as error:
+            answer: dict[str, object] = {"ok": obey(self._books, json.loads(self._request))}
+        except ValueError as error:
             answer = {"error": str(error)}
         self._transport.write(json.dumps(answer).encode() + b"\n")  # type: ignore[attr-defined]
         self._transport.close()
 
 
-def read_settings(text: str) -> SinkSettings:
-    """Read SinkSettings.
-
-    Raises:
-        ValueError, TypeError: they are none, or out of bounds.
-    """
-    settings = SinkSettings.from_dict(json.loads(text))
-    if not 0 <= settings.data_delay_ms <= MOST_DELAY_MS:
-        raise ValueError(f"data_delay_ms goes from 0 to {MOST_DELAY_MS}, not {settings.data_delay_ms!r}")
-    if not isinstance(settings.max_size, int) or not 1 <= settings.max_size <= 1 << 40:
-        raise ValueError(f"max_size goes from 1 to 2^40 octets, not {settings.max_size!r}")
-    if settings.fault not in FAULTS:
-        raise ValueError(f"fault is one of {', '.join(FAULTS)}, not {settings.fault!r}")
-    if not isinstance(settings.fault_every, int) or settings.fault_every < 1:
-        raise ValueError(f"fault_every is a whole number from 1 on, not {settings.fault_every!r}")
-    return settings
-
-
-def obey(reception: Reception, words: list[str]) -> dict[str, Any]:
-    """Do what one request says.
-
-    Raises:
-        ValueError, TypeError: it cannot be done; the text says why.
-    """
-    books = reception.books
+def obey(books: Books, words: list[str]) -> dict[str, Any]:
+    """Carry out a request; raises ValueError if it is unknown or fails."""
     match words:
         case ["begin", str(run)]:
-            return books.begin(run).tick(books.foreign, books.open).to_dict()
+            return books.begin(run).tick().to_dict()
         case ["count", str(run)]:
-            return books.ledger(run).tick(books.foreign, books.open).to_dict()
+            return books.ledger(run).tick().to_dict()
         case ["report", str(run)]:
-            return books.ledger(run).report(books.foreign, books.accepted, books.broken).to_dict()
+            return books.ledger(run).report().to_dict()
         case ["expect", str(run), str(count)]:
             number = int(count)
             ledger = books.begin(run)
             ledger.expect(number, partial(say, {"complete": run}))
-            return ledger.tick(books.foreign, books.open).to_dict()
-        case ["set", str(settings)]:
-            reception.behave(read_settings(settings))
-            return reception.settings.to_dict()
+            return ledger.tick().to_dict()
     raise ValueError(f"no such request: {words!r}")
 
 
 async def serve(
     reception: Reception, hosts: list[str], port: int, control: Path, backlog: int
 ) -> list[asyncio.AbstractServer]:
-    """Open every socket and say so. They serve for as long as someone holds what is returned."""
+    """Open every socket and print the event; hold the returned servers for as long as they shall serve."""
     loop = asyncio.get_running_loop()
     servers: list[asyncio.AbstractServer] = []
     for host in hosts:
         opened = listen(host, port, backlog)
         port = opened.getsockname()[1]
         servers.append(await loop.create_server(partial(answer, reception), sock=opened, backlog=backlog))
-    servers.append(await loop.create_unix_server(partial(Control, reception), sock=listen_locally(control)))
+    servers.append(await loop.create_unix_server(partial(Control, reception.books), sock=listen_locally(control)))
     say({"event": "listening", "port": port, "addresses": hosts})
     return servers
 
 
-def tick(reception: Reception) -> None:
-    """Print what has changed, and come again in a second."""
-    books = reception.books
+def tick(books: Books) -> None:
+    """Print the changed counters, now and every second."""
     for ledger in books:
-        if (news := ledger.news(books.foreign, books.open)) is not None:
+        if (news := ledger.news()) is not None:
             say({"tick": news.to_dict()})
-    asyncio.get_running_loop().call_later(TICK_S, tick, reception)
+    asyncio.get_running_loop().call_later(TICK_S, tick, books)
 
 
 async def run(reception: Reception, hosts: list[str], port: int, control: Path, backlog: int) -> None:
@@ -166,11 +131,11 @@ async def run(reception: Reception, hosts: list[str], port: int, control: Path, 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
     servers = await serve(reception, hosts, port, control, backlog)
-    tick(reception)
+    tick(reception.books)
     await ended.wait()
     for server in servers:
         server.close()
-    os._exit(0)  # at once, and not after ten thousand connections have been closed one by one
+    os._exit(0)  # without closing ten thousand connections one by one
 
 
 def main() -> None:
@@ -184,13 +149,14 @@ def main() -> None:
     parser.add_argument("--settings", default="{}", metavar="JSON", help="SinkSettings")
     options = parser.parse_args()
     try:
-        settings = read_settings(options.settings)
+        settings = SinkSettings.from_dict(json.loads(options.settings))
     except (ValueError, TypeError) as error:
         parser.error(f"--settings: {error}")
-    files = allow_files()
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     backlog = min(BACKLOG, files // 8)
-    # Out of file descriptors, the event loop would close its listening sockets for good: connections are sent away
-    # while there are still as many left as may come in at once.
+    # Out of file descriptors, the event loop would close its listening sockets for good, so connections are refused
+    # while enough descriptors are left for a full backlog.
     most = files - 2 * backlog - _SPARE_FDS
     domains = options.domains.read_text(encoding="ascii").split() if options.domains else []
     reception = Reception(Books(domains, options.prefix), settings, most)

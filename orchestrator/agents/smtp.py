@@ -1,4 +1,4 @@
-"""The generator's side of one SMTP connection (RFC 5321): sends what its driver gives it, and reports each outcome.
+"""The generator's side of one SMTP connection (RFC 5321): sends the load's messages, and reports each outcome.
 
 With PIPELINING (RFC 2920) MAIL, RCPT and DATA leave in one write, and QUIT goes out with the end of the last message.
 """
@@ -8,19 +8,20 @@ import re
 import time
 from collections.abc import Callable
 from enum import IntEnum, auto
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar
 
-from orchestrator.agents.wire import Composer
+if TYPE_CHECKING:  # a cycle at run time
+    from orchestrator.agents.load import Load
 
 WAIT = -1
-"""No message is due for this connection: the driver will call ``go`` when there is one."""
+"""No message is due for this connection: the load calls ``go`` when there is one."""
 DONE = -2
-"""No message will come any more for this connection."""
+"""No further message for this connection."""
 REPLY_LIMIT = 64 * 1024
 """Octets of an unfinished reply line (RFC 5321, 4.5.3.1.5 knows 512)."""
 
 HOST = "load.nodes.test"
-"""The name that it gives in EHLO: the bed's DNS has it, as servers may ask."""
+"""Name in EHLO; the bed's DNS has it, because servers may look it up."""
 _EHLO = b"EHLO %b\r\n" % HOST.encode()
 _HELO = b"HELO %b\r\n" % HOST.encode()
 _DATA = b"DATA\r\n"
@@ -30,15 +31,15 @@ _KINDS = (b"2", b"3", b"4", b"5")
 _ENHANCED = re.compile(rb"\d{3}[ -](\d\.\d{1,3}\.\d{1,3})\b")
 
 
-class State(IntEnum):
-    """Which reply a connection waits for."""
+class SessionState(IntEnum):
+    """The reply that a connection waits for."""
 
     CONNECT = auto()
     GREETING = auto()
     EHLO = auto()
     HELO = auto()
     IDLE = auto()
-    """None: it has no message."""
+    """No reply: it waits for a message."""
     MAIL = auto()
     RCPT = auto()
     DATA = auto()
@@ -50,84 +51,44 @@ class State(IntEnum):
     CLOSED = auto()
 
 
-class Endings(Protocol):
-    """What a connection needs to know to end."""
-
-    pipelines_quit: bool
-    """QUIT may leave with the end of the last message."""
-
-    def awaits_goodbye(self) -> bool:
-        """Return whether the reply to a QUIT is worth waiting for, and count the connection if it is not."""
-        ...
-
-    def goodbye(self) -> None:
-        """Count a QUIT that was answered."""
-        ...
-
-
-class Driver(Protocol):
-    """What a connection needs of the load it belongs to. Times are CLOCK_MONOTONIC, ns."""
-
-    composer: Composer
-
-    @property
-    def patience(self) -> Endings:
-        """Whether QUIT is pipelined and waited for."""
-        ...
-
-    def take(self, connection: "Connection", now: int) -> int:
-        """Return the sequence number of the next message, ``WAIT`` or ``DONE``."""
-        ...
-
-    def domain_of(self, seq: int) -> int:
-        """Return the index of the domain that a message goes to."""
-        ...
-
-    def due(self, seq: int, now: int) -> int:
-        """Return when a message was due that is started now."""
-        ...
-
-    def ready(self, connection: "Connection", now: int) -> None:
-        """Count a connection whose EHLO has been answered."""
-        ...
-
-    def accepted(self, seq: int, due: int, sent: int, now: int) -> None:
-        """Count a message whose end was answered with 250."""
-        ...
-
-    def failed(self, seq: int, cause: str, *, unresolved: bool) -> None:
-        """Count a message that was not accepted; ``unresolved``: it was written, the reply never came."""
-        ...
-
-    def closed(self, connection: "Connection", cause: str | None, *, fruitless: bool) -> None:
-        """Take leave of a connection.
-
-        ``cause`` says why it never got ready, ``fruitless`` that no message was accepted over it.
-        """
-        ...
-
-
 class Connection(asyncio.Protocol):
     """One connection, from connect() to its end."""
 
     __slots__ = (
-        "_cause", "_domain", "_driver", "_due", "_fruitless", "_partial", "_pipelining", "_quit_sent", "_refusal",
-        "_sent", "_seq", "_transport", "budget", "connected", "first", "opened", "quit_pipelined", "since", "state",
+        "_cause",
+        "_domain",
+        "_due",
+        "_fruitless",
+        "_load",
+        "_partial",
+        "_pipelining",
+        "_quit_sent",
+        "_refusal",
+        "_sent",
+        "_seq",
+        "_transport",
+        "budget",
+        "connected",
+        "first",
+        "opened",
+        "quit_pipelined",
+        "since",
+        "state",
         "stop",
     )  # fmt: skip
 
-    def __init__(self, driver: Driver, *, budget: int, first: int = 0, stop: int = 0) -> None:
-        self._driver = driver
+    def __init__(self, load: "Load", *, budget: int, first: int = 0, stop: int = 0) -> None:
+        self._load = load
         self._transport: asyncio.Transport | None = None
         self.budget = budget
-        """Messages that may still be sent over it."""
+        """Messages left for this connection."""
         self.first = first
-        """Its own messages, when the driver gave it some: from here ..."""
+        """Its own messages, if the load gave it some: from here ..."""
         self.stop = stop
         """... to before here."""
-        self.state = State.CONNECT
+        self.state = SessionState.CONNECT
         self.opened = self.connected = self.since = time.monotonic_ns()
-        """``since``: when it began to wait for a reply."""
+        """``since``: start of the wait for a reply."""
         self.quit_pipelined = False
         self._partial = b""
         self._pipelining = False
@@ -144,14 +105,14 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the greeting."""
         self._transport = transport  # type: ignore[assignment]
-        if self.state is State.CLOSED:  # given up while it was being made
+        if self.state is SessionState.CLOSED:  # given up before it was established
             transport.abort()  # type: ignore[attr-defined]
             return
-        self.state = State.GREETING
+        self.state = SessionState.GREETING
         self.connected = time.monotonic_ns()
 
     def data_received(self, data: bytes) -> None:
-        """Act on every whole reply."""
+        """Act on every complete reply."""
         now = self.since = time.monotonic_ns()
         if self._partial:
             data = self._partial + data
@@ -159,32 +120,32 @@ class Connection(asyncio.Protocol):
         self._partial = lines.pop()
         for line in lines:
             if line[3:4] == b"-":
-                if self.state is State.EHLO and line[4:].upper() == b"PIPELINING":
+                if self.state is SessionState.EHLO and line[4:].upper() == b"PIPELINING":
                     self._pipelining = True
                 continue
             self._reply(line, now)
-            if self.state is State.CLOSED:
+            if self.state is SessionState.CLOSED:
                 return
         if len(self._partial) > REPLY_LIMIT:
             self.give_up("reply too long")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Account for the message that was on its way."""
+        """Account for the unanswered message."""
         self.lost(type(exc).__name__ if exc is not None else "connection closed")
 
-    # what the driver calls
+    # what the load calls
 
     def lost(self, cause: str) -> None:
-        """End: the connection is gone, or was never made."""
-        state, self.state = self.state, State.CLOSED
-        if state is State.CLOSED:
+        """End: the connection is lost, or was never established."""
+        state, self.state = self.state, SessionState.CLOSED
+        if state is SessionState.CLOSED:
             return
         self._transport = None
         cause = self._cause or cause
         if self._seq >= 0:
             seq, self._seq = self._seq, -1
-            self._driver.failed(seq, self._refusal or cause, unresolved=state is State.CONTENT)
-        self._driver.closed(self, cause if state < State.IDLE else None, fruitless=self._fruitless)
+            self._load.failed(seq, self._refusal or cause, unresolved=state is SessionState.CONTENT)
+        self._load.closed(self, cause if state < SessionState.IDLE else None, fruitless=self._fruitless)
 
     def give_up(self, cause: str) -> None:
         """Close at once, for this reason."""
@@ -194,42 +155,42 @@ class Connection(asyncio.Protocol):
         self.lost(cause)
 
     def go(self, now: int) -> None:
-        """Start the next message, or wait for one, or say goodbye."""
+        """Start the next message, wait for one, or quit."""
         if self.budget <= 0:
             self.quit()
             return
-        seq = self._driver.take(self, now)
+        seq = self._load.take(self, now)
         if seq == WAIT:
-            self.state = State.IDLE
+            self.state = SessionState.IDLE
             return
         if seq == DONE:
             self.quit()
             return
         self.budget -= 1
         self._seq = seq
-        self._domain = self._driver.domain_of(seq)
-        self._due = self._driver.due(seq, now)
+        self._domain = self._load.domain_of(seq)
+        self._due = self._load.due(seq, now)
         self._sent = now
         self._refusal = None
-        composer = self._driver.composer
+        composer = self._load.composer
         mail = composer.mail
         self._write(
-            mail + composer.rcpt(self._seq, self._domain) + _DATA if self._pipelining else mail, State.MAIL, now
+            mail + composer.rcpt(self._seq, self._domain) + _DATA if self._pipelining else mail, SessionState.MAIL, now
         )
 
     def quit(self) -> None:
-        """Say goodbye; the server closes first, so that the port that waits (TIME-WAIT) is not one of ours."""
+        """Send QUIT; the server closes first, so that TIME-WAIT takes none of our ports."""
         if self._quit_sent:
-            self.state = State.QUIT
+            self.state = SessionState.QUIT
             return
         self._quit_sent = True
-        self._write(_QUIT, State.QUIT, time.monotonic_ns())
-        if not self._driver.patience.awaits_goodbye() and self._transport is not None:
+        self._write(_QUIT, SessionState.QUIT, time.monotonic_ns())
+        if not self._load.patience.awaits_goodbye() and self._transport is not None:
             self._transport.close()
 
     # the conversation
 
-    def _write(self, data: bytes, state: State, now: int) -> None:
+    def _write(self, data: bytes, state: SessionState, now: int) -> None:
         self.state = state
         self.since = now
         if self._transport is not None:
@@ -239,24 +200,24 @@ class Connection(asyncio.Protocol):
         """Act on the last line of a reply."""
         if line[:1] not in _KINDS or not line[:3].isdigit():
             self.give_up("malformed reply")
-        elif line[:3] == b"421" and self.state is not State.CONTENT:
+        elif line[:3] == b"421" and self.state is not SessionState.CONTENT:
             self.give_up(cause_of(line))
         else:
             self._ON_REPLY[self.state](self, line, now)
 
     def _on_greeting(self, line: bytes, now: int) -> None:
         if line[:1] == b"2":
-            self._write(_EHLO, State.EHLO, now)
+            self._write(_EHLO, SessionState.EHLO, now)
         else:
             self.give_up(cause_of(line))
 
     def _on_hello(self, line: bytes, now: int) -> None:
         if line[:1] == b"2":
             self._pipelining |= line[4:].upper() == b"PIPELINING"
-            self._driver.ready(self, now)
+            self._load.ready(self, now)
             self.go(now)
-        elif self.state is State.EHLO:
-            self._write(_HELO, State.HELO, now)
+        elif self.state is SessionState.EHLO:
+            self._write(_HELO, SessionState.HELO, now)
         else:
             self.give_up(cause_of(line))
 
@@ -264,41 +225,38 @@ class Connection(asyncio.Protocol):
         seq, self._seq = self._seq, -1
         if line[:1] == b"2":
             self._fruitless = False
-            self._driver.accepted(seq, self._due, self._sent, now)
+            self._load.accepted(seq, self._due, self._sent, now)
         else:
-            self._driver.failed(seq, cause_of(line), unresolved=False)
+            self._load.failed(seq, cause_of(line), unresolved=False)
         if line[:3] == b"421":
             self.give_up(cause_of(line))
         else:
             self.go(now)
 
     def _on_envelope(self, line: bytes, now: int) -> None:
-        """Act on a reply to MAIL, RCPT or DATA; of a pipelined group, every one comes."""
-        composer = self._driver.composer
-        if self.state is State.DATA and line[:1] == b"3":
+        """Act on a reply to MAIL, RCPT or DATA; each command of a pipelined group has one."""
+        composer = self._load.composer
+        if self.state is SessionState.DATA and line[:1] == b"3":
             if self._refusal is not None:
-                self._write(b".\r\n", State.DISCARD, now)  # RFC 2920, 3.1: it took DATA for no recipient
+                self._write(b".\r\n", SessionState.DISCARD, now)  # RFC 2920, 3.1: DATA accepted without a recipient
                 return
             content = composer.content(self._seq, self._domain, self._due, self._sent)
-            if self._pipelining and self.budget <= 0 and self._driver.patience.pipelines_quit:
+            if self._pipelining and self.budget <= 0 and self._load.patience.pipelines_quit:
                 self._quit_sent = self.quit_pipelined = True
                 content += _QUIT
-            self._write(content, State.CONTENT, now)
-        elif line[:1] != b"2" or self.state is State.DATA:
+            self._write(content, SessionState.CONTENT, now)
+        elif line[:1] != b"2" or self.state is SessionState.DATA:
             self._refusal = self._refusal or cause_of(line)
-            if self._pipelining and self.state is not State.DATA:
-                self.state = State.RCPT if self.state is State.MAIL else State.DATA
+            if self._pipelining and self.state is not SessionState.DATA:
+                self.state = SessionState.RCPT if self.state is SessionState.MAIL else SessionState.DATA
             else:
                 self._reset(now)
         elif self._pipelining:
-            self.state = State.RCPT if self.state is State.MAIL else State.DATA
-        elif self.state is State.MAIL:
-            self._write(composer.rcpt(self._seq, self._domain), State.RCPT, now)
+            self.state = SessionState.RCPT if self.state is SessionState.MAIL else SessionState.DATA
+        elif self.state is SessionState.MAIL:
+            self._write(composer.rcpt(self._seq, self._domain), SessionState.RCPT, now)
         else:
-            self._write(_DATA, State.DATA, now)
-
-    def _on_discard(self, line: bytes, now: int) -> None:  # noqa: ARG002  whatever it says
-        self._reset(now)
+            self._write(_DATA, SessionState.DATA, now)
 
     def _on_reset(self, line: bytes, now: int) -> None:
         if line[:1] == b"2":
@@ -307,33 +265,33 @@ class Connection(asyncio.Protocol):
             self.give_up(cause_of(line))
 
     def _on_quit(self, line: bytes, now: int) -> None:  # noqa: ARG002
-        """Wait on: after 221 the server closes."""
-        self._driver.patience.goodbye()
+        """Wait for the server to close after 221."""
+        self._load.patience.goodbye()
 
     def _on_surprise(self, line: bytes, now: int) -> None:  # noqa: ARG002
-        """Give up a connection that says something unasked."""
+        """Give up a connection with an unexpected reply."""
         self.give_up(cause_of(line))
 
-    _ON_REPLY: ClassVar[dict[State, Callable[["Connection", bytes, int], None]]] = {
-        State.CONNECT: _on_surprise,
-        State.GREETING: _on_greeting,
-        State.EHLO: _on_hello,
-        State.HELO: _on_hello,
-        State.IDLE: _on_surprise,
-        State.MAIL: _on_envelope,
-        State.RCPT: _on_envelope,
-        State.DATA: _on_envelope,
-        State.CONTENT: _on_content,
-        State.DISCARD: _on_discard,
-        State.RSET: _on_reset,
-        State.QUIT: _on_quit,
+    _ON_REPLY: ClassVar[dict[SessionState, Callable[["Connection", bytes, int], None]]] = {
+        SessionState.CONNECT: _on_surprise,
+        SessionState.GREETING: _on_greeting,
+        SessionState.EHLO: _on_hello,
+        SessionState.HELO: _on_hello,
+        SessionState.IDLE: _on_surprise,
+        SessionState.MAIL: _on_envelope,
+        SessionState.RCPT: _on_envelope,
+        SessionState.DATA: _on_envelope,
+        SessionState.CONTENT: _on_content,
+        SessionState.DISCARD: lambda self, _, now: self._reset(now),
+        SessionState.RSET: _on_reset,
+        SessionState.QUIT: _on_quit,
     }
 
     def _reset(self, now: int) -> None:
-        """Give the message up, not the connection."""
+        """Fail the message, and keep the connection."""
         seq, self._seq = self._seq, -1
-        self._driver.failed(seq, self._refusal or "", unresolved=False)
-        self._write(_RSET, State.RSET, now)
+        self._load.failed(seq, self._refusal or "", unresolved=False)
+        self._write(_RSET, SessionState.RSET, now)
 
 
 def cause_of(line: bytes) -> str:

@@ -9,8 +9,8 @@
     body
 
 ``due`` and ``sent`` are CLOCK_MONOTONIC in nanoseconds: all containers of a bed share one kernel. ``len`` and ``crc``
-(CRC-32) are the body's, without dot-stuffing and with the CRLF of its last line. A relay adds its own fields on top
-(RFC 5321, 4.4); the body has to arrive as it was.
+(CRC-32) are the body's, without dot-stuffing and with the CRLF of its last line. A relay adds fields on top (RFC 5321,
+4.4), and must not change the body.
 """
 
 import re
@@ -23,9 +23,9 @@ from zlib import crc32
 END = b"\r\n.\r\n"
 """The end of the data (RFC 5321, 4.1.1.4). Its first CRLF belongs to the last line of the message."""
 MAX_SEQ = 1 << 27
-"""Sequence numbers stay below: a garbled one must not make a bitmap of terabytes (this one: 16 MiB)."""
+"""Upper bound of sequence numbers: limits a bitmap to 16 MiB, even with a garbled number."""
 MIN_BODY = 2
-"""A body is made of lines, and the shortest is CRLF."""
+"""The shortest body is one CRLF."""
 MAX_BODY = 50 * 1024 * 1024
 
 _STAMP = re.compile(
@@ -44,7 +44,7 @@ _LINES = (
     *(*_PLAIN, b".a line that begins with a dot goes out with two, and arrives with one again"),
     *(*_PLAIN, b"", b".."),
 )
-"""Lines with dots where transparency (RFC 5321, 4.5.2) has to work."""
+"""Lines of a body, some of which need transparency (RFC 5321, 4.5.2)."""
 
 
 MAX_ADDRESS = 254
@@ -52,14 +52,14 @@ MAX_ADDRESS = 254
 
 
 class Stamp(NamedTuple):
-    """What the generator wrote into a message."""
+    """The generator's stamp in a message."""
 
     run: bytes
     seq: int
     due: int
     """CLOCK_MONOTONIC, ns."""
     sent: int
-    """CLOCK_MONOTONIC, ns: MAIL was written."""
+    """CLOCK_MONOTONIC, ns, of the write of MAIL."""
     length: int
     """Of the body, in octets."""
     crc: int
@@ -67,11 +67,11 @@ class Stamp(NamedTuple):
 
 
 def read_stamp(head: bytes) -> Stamp | None:
-    """Find the stamp in the header section of a message, which begins and ends with CRLF here."""
-    found = _STAMP.search(head)
-    if found is None:
+    """Return the stamp in a header section, which begins and ends with CRLF here."""
+    match = _STAMP.search(head)
+    if match is None:
         return None
-    run, seq, due, sent, length, crc = found.groups()
+    run, seq, due, sent, length, crc = match.groups()
     return Stamp(run, int(seq), int(due), int(sent), int(length), int(crc, 16))
 
 
@@ -94,10 +94,9 @@ def stuffed(body: bytes) -> bytes:
 
 
 def recipients_of(domains: Sequence[str], recipients: Iterable[str]) -> list[list[bytes]]:
-    """Return the addresses of each domain: local parts stand for one in every domain.
+    """Return the addresses of each domain; a local part stands for one in every domain.
 
-    Raises:
-        ValueError: a domain has none, or an address is of another domain.
+    Raises ValueError if a domain has none, or an address is of another domain.
     """
     everywhere: list[str] = []
     own: dict[str, list[bytes]] = {domain: [] for domain in domains}
@@ -109,12 +108,12 @@ def recipients_of(domains: Sequence[str], recipients: Iterable[str]) -> list[lis
             own[domain].append(recipient.encode())
         else:
             raise ValueError(f"a recipient in one of the domains; found {recipient[:80]!r}")
-    found = [[*own[domain], *(f"{local}@{domain}".encode() for local in everywhere)] for domain in domains]
-    if long := next((address for addresses in found for address in addresses if len(address) > MAX_ADDRESS), None):
+    result = [[*own[domain], *(f"{local}@{domain}".encode() for local in everywhere)] for domain in domains]
+    if long := next((address for addresses in result for address in addresses if len(address) > MAX_ADDRESS), None):
         raise ValueError(f"addresses of at most {MAX_ADDRESS} octets (RFC 5321, 4.5.3.1.3); found {len(long)}")
-    if bare := next((domain for domain, addresses in zip(domains, found, strict=True) if not addresses), None):
+    if bare := next((domain for domain, addresses in zip(domains, result, strict=True) if not addresses), None):
         raise ValueError(f"a recipient in every domain; found none in {bare[:80]!r}")
-    return found
+    return result
 
 
 class Composer:
@@ -128,8 +127,8 @@ class Composer:
         self._recipients = recipients_of(domains, recipients)
         self._sizes = sizes
         bodies = {size: make_body(size) for size in set(sizes)}
-        # What a size gives to a message: its length and CRC, and the body itself. A stuffed body ends with the CRLF of
-        # its last line, which is the first one of END.
+        # For each size: length and CRC, and the body. A stuffed body ends with the CRLF of its last line, the first one
+        # of END.
         self._bodies = {
             size: (b"%d crc=%08x" % (size, crc32(body)), stuffed(body)[:-2] + END) for size, body in bodies.items()
         }
@@ -152,7 +151,7 @@ class Composer:
         return b"RCPT TO:<%b>\r\n" % self.recipient(seq, domain)
 
     def content(self, seq: int, domain: int, due: int, sent: int) -> bytes:
-        """Return what follows DATA: header, body with its dots doubled, and the end of the data."""
+        """Return the octets after DATA: header, body with its dots doubled, and the end of the data."""
         second = sent // 1_000_000_000
         if second != self._second:
             self._second = second
@@ -162,6 +161,6 @@ class Composer:
         return self._fields % (seq, due, sent, length_crc, to, seq, self._date, seq, body)
 
     def letter(self, seq: int, domain: int, due: int, sent: int) -> bytes:
-        """Return the same message as a mail program has it: without doubled dots, without the end of the data."""
+        """Return the message without doubled dots and the end of the data, for an SMTP library."""
         content = self.content(seq, domain, due, sent)
         return (b"\r\n" + content[: 2 - len(END)]).replace(b"\r\n.", b"\r\n")[2:]

@@ -1,7 +1,7 @@
 """Addresses of a bed: its slice, the blocks in the slice, and the IPv6 twin of every IPv4 address.
 
-IPv4 comes from 198.18.0.0/15 (RFC 2544, appendix C.2.2), IPv6 from 2001:2::/48 (RFC 5180, section 8): both are set
-apart for benchmarking. An IPv6 address carries its IPv4 twin in its last 32 bits, so one slice gives both families.
+IPv4 comes from 198.18.0.0/15 (RFC 2544, appendix C.2.2), IPv6 from 2001:2::/48 (RFC 5180, section 8): both are
+reserved for benchmarking. An IPv6 address carries its IPv4 twin in its last 32 bits, so one slice gives both families.
 
 ::
 
@@ -19,11 +19,11 @@ from orchestrator.errors import InvalidInput
 V4 = IPv4Network("198.18.0.0/15")
 V6 = IPv6Network("2001:2::/48")
 _RESERVED = 2
-"""The network's own address and the gateway that the engine insists on."""
+"""The network's own address and the engine's gateway."""
 
 
 def twin(address: IPv4Address) -> IPv6Address:
-    """Return the IPv6 address that belongs to an IPv4 one."""
+    """Return the IPv6 twin of an IPv4 address."""
     return IPv6Address(int(V6.network_address) | int(address))
 
 
@@ -39,7 +39,7 @@ def prefix_for(count: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """Where the mail of one domain goes."""
+    """Delivery addresses of one domain."""
 
     domain: str
     v4: IPv4Address
@@ -54,21 +54,17 @@ class Layout:
     nodes: dict[str, IPv4Address]
     """The service address of every node."""
     blocks: dict[str, IPv4Network]
-    """What was asked for by size."""
+    """The prefix of each requested block, by name."""
 
 
 def slice_prefix(nodes: int, blocks: Iterable[int]) -> int:
-    """Return the prefix length of a slice for this many nodes and blocks of these many addresses.
-
-    Raises:
-        InvalidInput: they do not fit in 198.18.0.0/15.
-    """
+    """Return the prefix length of a slice for these nodes and blocks; raises InvalidInput if it exceeds the range."""
     sizes = [1 << (32 - prefix_for(size)) for size in (nodes + _RESERVED, *blocks)]
     prefix = prefix_for(sum(sizes))
     if prefix < V4.prefixlen:
         raise InvalidInput(
             f"{sum(sizes):,} lab addresses",
-            f"{V4.num_addresses:,} in {V4}, the range set apart for benchmarks",
+            f"{V4.num_addresses:,} in {V4}, the range reserved for benchmarks",
             "ask for fewer domains or addresses",
         )
     return prefix
@@ -96,23 +92,19 @@ def lay_out(network: IPv4Network, nodes: Iterable[str], blocks: Mapping[str, int
 
 
 def candidates(prefix: int, taken: Iterable[IPv4Network]) -> Iterator[IPv4Network]:
-    """Yield the slices of this prefix length that overlap with none of ``taken``, lowest first."""
+    """Yield the slices of this prefix length without an overlap with ``taken``, lowest first."""
     occupied = list(taken)
     return (s for s in V4.subnets(new_prefix=prefix) if not any(s.overlaps(o) for o in occupied))
 
 
 def parse_slice(text: str) -> IPv4Network:
-    """Read a subnet that a user chose.
-
-    Raises:
-        InvalidInput: it is none, or is not within 198.18.0.0/15.
-    """
+    """Read a user's subnet; raises InvalidInput if it is none within 198.18.0.0/15."""
     try:
         network = IPv4Network(text)
     except ValueError as error:
         raise InvalidInput(f"an IPv4 subnet within {V4}", f"{text!r}: {error}", "correct it, or name none") from error
     if not network.subnet_of(V4):
         raise InvalidInput(
-            f"a subnet within {V4} (RFC 2544), which is nobody's address", text, "choose one there, or name none"
+            f"a subnet within {V4} (RFC 2544), reserved for benchmarks", text, "choose one there, or name none"
         )
     return network

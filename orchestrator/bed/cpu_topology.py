@@ -1,7 +1,7 @@
 """CPU topology: threads of one core, cores of one socket, and the sets of CPUs to compare.
 
-Pure. Sources: /sys/devices/system/cpu/cpu*/topology (Documentation/admin-guide/cputopology.rst); lists of CPUs are
-written as in cpuset(7), ``0-3,8``.
+Pure. Sources: /sys/devices/system/cpu/cpu*/topology (Documentation/admin-guide/cputopology.rst); lists of CPUs have
+the format of cpuset(7), ``0-3,8``.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,9 +14,9 @@ Cpus = tuple[int, ...]
 CPUS = r"^(\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*)?$"
 """How a list of CPUs is written."""
 HARNESS_SHARE = 4
-"""One core in so many is kept for the harness: it takes about a sixth of the CPU that a relay takes."""
+"""One of every N cores is reserved for the harness, whose CPU use is about a sixth of the relay's."""
 HARNESS_MOST = 4
-"""Generator and sink are one thread each, so more cores than this would not be used."""
+"""Maximum number of cores for the harness: generator and sink have one thread each."""
 
 
 def parse(text: str) -> Cpus:
@@ -46,34 +46,34 @@ def write(cpus: Iterable[int]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Topology:
-    """The CPUs that containers may use."""
+    """The CPUs available to containers."""
 
     cores: tuple[Cpus, ...]
     """The threads of each core, socket by socket."""
     sockets: tuple[Cpus, ...]
     """The threads of each socket."""
     known: bool
-    """False: the kernel does not tell, and every CPU is taken for a core of its own in one socket."""
+    """False: the kernel reports no topology, and every CPU counts as a core of one socket."""
 
     @classmethod
-    def read(cls, said: str, allowed: str) -> Self:
-        """Work out what the kernel says.
+    def read(cls, reported: str, allowed: str) -> Self:
+        """Work out the topology from the kernel's report.
 
         Args:
-            said: for each CPU ``number siblings package``, set apart by ``;``: thread_siblings_list and
-                physical_package_id. A CPU that is offline says nothing.
-            allowed: the CPUs that may be used (Cpus_allowed_list, proc(5)).
+            reported: for each CPU ``number siblings package``, separated by ``;``: thread_siblings_list and
+                physical_package_id. An offline CPU has no values.
+            allowed: the CPUs available to containers (Cpus_allowed_list, proc(5)).
         """
         usable = parse(allowed)
-        told = {int(words[0]): words[1:] for part in said.split(";") if len(words := part.split()) == 3}
-        packages = {n: int(told[n][1]) if n in told else -1 for n in usable}
-        threads = {tuple(s for s in parse(told[n][0]) if s in packages) if n in told else (n,) for n in usable}
+        online = {int(words[0]): words[1:] for part in reported.split(";") if len(words := part.split()) == 3}
+        packages = {n: int(online[n][1]) if n in online else -1 for n in usable}
+        threads = {tuple(s for s in parse(online[n][0]) if s in packages) if n in online else (n,) for n in usable}
         return cls(
             cores=tuple(sorted(threads, key=lambda core: (packages[core[0]], core))),
             sockets=tuple(
                 tuple(n for n in usable if packages[n] == package) for package in sorted(set(packages.values()))
             ),
-            known=bool(usable) and all(n in told for n in usable),
+            known=bool(usable) and all(n in online for n in usable),
         )
 
     @classmethod
@@ -93,7 +93,7 @@ class Topology:
 
     @property
     def threads(self) -> Cpus:
-        """Every CPU that may be used."""
+        """Every available CPU."""
         return tuple(sorted(n for core in self.cores for n in core))
 
     @property
@@ -104,7 +104,7 @@ class Topology:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CpuSet:
-    """CPUs for what is measured, and those for whoever measures."""
+    """CPUs of the relay, and CPUs of the harness."""
 
     name: str
     cpus: Cpus
@@ -121,10 +121,10 @@ ALL, ONE_EACH, SOCKET, CORE, THREAD = "all threads", "one thread per core", "one
 
 
 def cpu_sets(topology: Topology) -> tuple[list[CpuSet], dict[str, str]]:
-    """Return the sets that differ, and the name of each other one with the one that has the same CPUs.
+    """Return the distinct sets, and for each other name the name of the set with the same CPUs.
 
-    From four cores on, the last ones are kept for the harness and are in no set, so that it runs in the same place
-    whatever is measured; with fewer it takes the cores that a set leaves free, or else shares.
+    With four cores or more, the last cores are reserved for the harness and are in no set, so that the harness runs on
+    the same cores for every set. With fewer, it runs on the cores outside the set, or else shares all of them.
     """
     kept = min(len(topology.cores) // HARNESS_SHARE, HARNESS_MOST)
     cores = topology.cores[: len(topology.cores) - kept]

@@ -1,7 +1,7 @@
 """The bed as its author writes it: YAML or Python in, checked data out.
 
-This is the only module where outside text becomes data, so every name that later reaches a zone file, a shell or a
-configuration file is checked here. Service settings are checked by the service they belong to (``services``).
+This module checks every name that later reaches a zone file, a shell or a configuration file. Each service checks its
+own settings (``services``).
 """
 
 import re
@@ -33,24 +33,24 @@ MAX_DOMAINS = 65_536
 """Half of 198.18.0.0/15: one sink address for each domain, and room for the nodes."""
 
 _MAX_FILE_B = 32 * 2**20
-"""What the most domains with the longest names take, and more."""
+"""Above the size of the largest number of domains with the longest names."""
 _MAX_DEPTH = 32
 _REWORDED = {"extra_forbidden": "unknown key"}
-_SCHEMA = "see `testbed schema` for what is possible"
+_SCHEMA = "see `testbed schema`"
 
 _DOMAIN = re.compile(rf"{DOMAIN}\.test")
 _MAX_PATH = 256
 """Octets of a path, its angle brackets included (RFC 5321, 4.5.3.1.3)."""
 MAX_DOMAIN = _MAX_PATH - len("<probe@>")
-"""Octets of a domain: the longest path at it fits, and so does the name of its mail host, mx.<domain> (RFC 1035, 2.3.4:
-253 octets as text)."""
+"""Octets of a domain: leaves room for a mailbox path and for the mail host's name, mx.<domain> (RFC 1035, 2.3.4: 253
+octets as text)."""
 
 
 def _domain(name: str) -> str:
     """Check for a lower-case name under .test (RFC 6761) that leaves room for a mailbox and a mail host's name."""
     if len(name) > MAX_DOMAIN:
         raise ValueError(
-            f"a domain of {len(name)} octets; at most {MAX_DOMAIN} are possible, because the path <probe@domain> has "
+            f"a domain of {len(name)} octets; at most {MAX_DOMAIN}, because the path <probe@domain> has "
             f"at most {_MAX_PATH} (RFC 5321, 4.5.3.1.3)"
         )
     if not _DOMAIN.fullmatch(name):
@@ -60,14 +60,14 @@ def _domain(name: str) -> str:
     return name
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # libyaml where it is there
-    """Plain data only, and no key twice: one of two nodes of the same name would silently be lost."""
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # libyaml if installed
+    """Loads plain data; refuses a repeated key, because one of two nodes of the same name would be lost."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
         seen: set[str] = set()
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key.value in seen:
-                raise ConstructorError(None, None, f"{key.value!r} stands there twice", key.start_mark)
+                raise ConstructorError(None, None, f"{key.value!r} is repeated", key.start_mark)
             seen.add(key.value)
         made: dict[Any, Any] = super().construct_mapping(node, deep=deep)
         return made
@@ -91,25 +91,25 @@ Files = Annotated[
         }
     ),
 ]
-"""Absolute path in a node -> text. (A bed file names files beside it instead: ``overlay.read_beside``.)"""
+"""Absolute path in a node -> text. (A bed file names files beside it instead: ``user_files.read_beside``.)"""
 
 _RECIPIENT = re.compile(rf"{LOCAL_PART}(?:@([^@]+))?")
 
 
 def _recipient(address: str) -> str:
     """Check for a Dot-string (RFC 5321, 4.1.2) of at most 64 octets, alone or at a domain of a bed."""
-    found = _RECIPIENT.fullmatch(address)
-    if not found:
-        raise ValueError(f"{address[:80]!r} is not a local part like 'anna.b', or such a one at a domain")
-    if found[1] is not None:
-        _domain(found[1])
+    match = _RECIPIENT.fullmatch(address)
+    if not match:
+        raise ValueError(f"{address[:80]!r} is not a local part like 'anna.b', alone or at a domain")
+    if match[1] is not None:
+        _domain(match[1])
     return address
 
 
 Recipients = Annotated[
     list[Annotated[str, AfterValidator(_recipient)]], Field(min_length=1, max_length=2 * MAX_DOMAINS)
 ]
-"""Local parts, which every domain has, or full addresses."""
+"""Local parts valid in every domain, or full addresses."""
 
 
 class Families(StrEnum):
@@ -121,12 +121,12 @@ class Families(StrEnum):
 
     @property
     def has_v4(self) -> bool:
-        """Whether mail and DNS may go over IPv4."""
+        """Mail and DNS go over IPv4."""
         return self is not Families.V6
 
     @property
     def has_v6(self) -> bool:
-        """Whether they may go over IPv6."""
+        """Mail and DNS go over IPv6."""
         return self is not Families.V4
 
 
@@ -137,7 +137,7 @@ class Strict(BaseModel):
 
 
 class Limits(Strict):
-    """What one node may use at most; unset is the engine's default."""
+    """Resource limits of one node; unset: the engine's default."""
 
     cpus: Annotated[float, Field(gt=0, le=1024)] | None = None
     """CPU time per second, in cores."""
@@ -156,18 +156,18 @@ class Node(Strict):
 
     service: Name
     release: Release = "bookworm"
-    """The Debian release of its image: a version axis for its daemon."""
+    """The Debian release of its image, and so the version of its daemon."""
     addresses: Annotated[int, Field(ge=1, le=MAX_DOMAINS)] = 1
-    """How many real IPv4 (and as many IPv6) lab addresses it has. Beyond 2,561 the IPv6 ones answer, but stand on no
-    interface, unless its service is to listen on each: a kernel takes too long over them."""
+    """Number of real lab addresses, of IPv4 and of IPv6 each. Beyond 2,561 the IPv6 addresses are local by prefix and
+    on no interface, unless the service listens on each: the kernel adds that many too slowly."""
     limits: Limits = Limits()
     settings: dict[str, Any] = {}
-    """What its service understands; ``testbed schema`` lists it."""
+    """Settings of its service; ``testbed schema`` lists them."""
     files: Files = {}
     """The user's own files, laid over those of its image and service: absolute path in the node -> the name of a file
-    or folder beside the bed file, or ``{text: ...}``. One that begins with ``#!`` can be executed."""
+    or folder beside the bed file, or ``{text: ...}``. A file that begins with ``#!`` is executable."""
     may_end: bool = False
-    """It may end, even before it serves, and the bed stands all the same: its end is what is looked at."""
+    """The node may end, even before it serves, without an end of the bed."""
 
 
 class Bed(Strict):
@@ -178,26 +178,26 @@ class Bed(Strict):
         Annotated[int, Field(ge=1, le=MAX_DOMAINS), Tag("number")] | Annotated[list[Domain], Tag("names")],
         Discriminator(lambda given: "names" if isinstance(given, list) else "number"),
     ] = 16
-    """How many domains receive mail (d0.test, d1.test, ...), or their names."""
+    """Number of domains that receive mail (d0.test, d1.test, ...), or their names."""
     families: Families = Families.BOTH
-    """What mail and DNS go over: addresses, records, listeners, routes and rules are of these families. ``v4`` asks for
-    no IPv6 of the host; with ``v6`` the control network, and so the published ports, stay IPv4."""
+    """Families of mail and DNS: of addresses, records, listeners, routes and rules. ``v4`` needs no IPv6 on the host;
+    with ``v6`` the control network and the published ports stay IPv4."""
     subnet: str | None = None
-    """The IPv4 slice, within 198.18.0.0/15; unset takes the first free one that fits."""
+    """The IPv4 slice, within 198.18.0.0/15; unset: the first free slice of sufficient size."""
     parent: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,15}$")] | None = None
-    """A real interface to put the lab network on, instead of the bed's private veth pair."""
+    """A real interface for the lab network, instead of the bed's private veth pair."""
     on_link: bool = False
-    """The delivery addresses (IPv4) are on the link, as those of so many servers: each costs a node that sends to it an
-    entry of the kernel's neighbour table, of which there are 1,024. Unset, one route leads to all of them."""
+    """The IPv4 delivery addresses are on the link: each takes an entry in the neighbour table of a sending node, which
+    holds 1,024 by default. Unset: one route leads to all of them."""
     nodes: Annotated[dict[Name, Node], Field(min_length=1, max_length=64)]
 
     @model_validator(mode="after")
     def _distinct_domains(self) -> "Bed":
         if isinstance(self.domains, list):
             if not 1 <= len(self.domains) <= MAX_DOMAINS:
-                raise ValueError(f"domains: {len(self.domains)} names; from 1 to {MAX_DOMAINS} are possible")
+                raise ValueError(f"domains: {len(self.domains)} names; from 1 to {MAX_DOMAINS} are allowed")
             if len(set(self.domains)) != len(self.domains):
-                raise ValueError("domains: a name stands there twice")
+                raise ValueError("domains: a name is repeated")
         return self
 
     @property
@@ -207,20 +207,12 @@ class Bed(Strict):
 
 
 def parse_bed(data: object, source: str) -> Bed:
-    """Check ``data`` (plain lists and dicts) as a bed; ``source`` names it in the error.
-
-    Raises:
-        InvalidInput: with a line for each thing that is wrong.
-    """
+    """Check ``data`` (plain lists and dicts) as a bed; ``source`` names it in the InvalidInput of invalid data."""
     return checked(Bed, data, f"a valid bed ({source})")
 
 
 def read_bed(path: Path) -> Bed:
-    """Read a bed from a YAML file.
-
-    Raises:
-        InvalidInput: the file is missing, is no YAML or is no bed.
-    """
+    """Read a bed from a YAML file; raises InvalidInput if the file is missing, no YAML or no bed."""
     try:
         with path.open("rb") as file:
             content = file.read(_MAX_FILE_B + 1)
@@ -232,7 +224,7 @@ def read_bed(path: Path) -> Bed:
     try:
         text = content.decode()
         _refuse_bombs(text)
-        data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe one: see its base
+        data = yaml.load(text, Loader=_Loader)  # noqa: S506 - its base is a safe loader
     except (yaml.YAMLError, ValueError) as error:
         raise InvalidInput("a bed in YAML", f"{path}: {error}", "correct the file") from error
     nodes = data.get("nodes") if isinstance(data, dict) else None
@@ -243,7 +235,7 @@ def read_bed(path: Path) -> Bed:
 
 
 def _refuse_bombs(text: str) -> None:
-    """Refuse what grows without bound when it is built: a bed needs neither aliases nor deep nesting."""
+    """Refuse aliases and deep nesting, whose expansion has no bound; a bed needs neither."""
     depth = 0
     for event in yaml.parse(text, Loader=_Loader):
         if isinstance(event, yaml.AliasEvent):
@@ -254,10 +246,9 @@ def _refuse_bombs(text: str) -> None:
 
 
 def checked(model: type[M], data: object, needed: str, do: str = _SCHEMA) -> M:
-    """Validate ``data`` as ``model``, with an error that a user can act on: ``needed`` names it, ``do`` is the cure.
+    """Return ``data`` as ``model``; raises InvalidInput with a line for each invalid value.
 
-    Raises:
-        InvalidInput: with a line for each thing that is wrong.
+    ``needed`` names the model, ``do`` the cure.
     """
     try:
         return model.model_validate(data)

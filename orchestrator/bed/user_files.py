@@ -1,7 +1,7 @@
 """A user's own files for a node: checked paths, text from a folder or from beside a bed file.
 
-Text only: a compiled lookup table (``recipients.db``) belongs to one version of one library, so its source travels and
-the node compiles it.
+Text only: the format of a compiled lookup table (``recipients.db``) depends on the library's version, so the node
+compiles the table from its source.
 """
 
 import os
@@ -17,7 +17,7 @@ MOST_FILES = 1_000
 MAX_FILES_B = 2 * 2**20
 """Maximum total size of one node's files; run.json and capsules contain them."""
 COMPILED = (".db", ".cdb", ".lmdb", ".dir", ".pag")
-"""Ends of what postmap(1) makes beside a source."""
+"""Suffixes of the tables that postmap(1) compiles."""
 _PATH = re.compile(r"(?:/[A-Za-z0-9_@+,=:~.-]{1,200}){1,20}")
 _OF_THE_BED = ("/testbed", "/proc", "/sys", "/dev")
 _OF_THE_ENGINE = ("/etc/resolv.conf", "/etc/hosts", "/etc/hostname")
@@ -34,11 +34,7 @@ class FromDisk:
 
 
 def node_path(path: str) -> str:
-    """Check an absolute path in a node.
-
-    Raises:
-        ValueError: it is not plain, or the bed or the engine writes there.
-    """
+    """Check an absolute path in a node; raises ValueError if it is not plain, or the bed or the engine writes there."""
     parts = PurePosixPath(path).parts
     if not _PATH.fullmatch(path) or {".", ".."} & set(path.split("/")):
         raise ValueError(f"{path[:200]!r} is not an absolute path of plain characters without '..'")
@@ -48,16 +44,12 @@ def node_path(path: str) -> str:
 
 
 def within_bounds(files: dict[str, str]) -> dict[str, str]:
-    """Check the files of one node together: path -> text.
-
-    Raises:
-        ValueError: there are too many, they are too long, or one stands where another needs a folder.
-    """
+    """Check the files of a node (path -> text); raises ValueError if too many, too long, or one is a folder."""
     if len(files) > MOST_FILES:
-        raise ValueError(f"{len(files):,} files; at most {MOST_FILES:,} are possible")
+        raise ValueError(f"{len(files):,} files; at most {MOST_FILES:,} are allowed")
     size = sum(len(text.encode()) for text in files.values())
     if size > MAX_FILES_B:
-        raise ValueError(f"{size:,} bytes of files; at most {MAX_FILES_B:,} are possible")
+        raise ValueError(f"{size:,} bytes of files; at most {MAX_FILES_B:,} are allowed")
     for path in files:
         if folder := next((str(p) for p in PurePosixPath(path).parents if str(p) in files), None):
             raise ValueError(f"{folder} cannot be a file and the folder of {path}")
@@ -65,94 +57,72 @@ def within_bounds(files: dict[str, str]) -> dict[str, str]:
 
 
 def read_tree(folder: Path, at: str = "/") -> dict[str, str]:
-    """Read a folder's tree as it will lie at a path of a node: path in the node -> text.
+    """Read a folder's tree: path in the node -> text; raises InvalidInput.
 
-    A compiled table is left out where its source lies beside it. A symbolic link to a file within the folder is
-    followed; one to a folder is refused.
-
-    Raises:
-        InvalidInput: a folder or file cannot be read, a file is no text or lies outside, or a folder is a link.
+    A compiled table is left out if its source lies beside it. A symbolic link to a file within the folder is followed;
+    one to a folder, a file outside and a file that is no text are refused.
     """
-    if not _is_folder(folder):
+    if not _is(Path.is_dir, folder):
         raise InvalidInput("a folder of files for a node", f"{folder}: there is none", "name a folder")
     return _read(folder, at, folder.resolve())
 
 
 def read_beside(bed: Path, files: Mapping[str, object]) -> dict[str, str]:
-    """Read what a bed file says of a node's files: path in the node -> text.
+    """Read a node's files as a bed file names them: path in the node -> text; raises InvalidInput.
 
-    A value is the name of a file or folder beside the bed file, or ``{text: ...}``. ``read_tree`` says how a folder is
-    read.
-
-    Raises:
-        InvalidInput: a value is neither, or what it names cannot be read or does not lie beside the bed file.
+    A value is the name of a file or folder beside the bed file, read as ``read_tree`` does, or ``{text: ...}``.
     """
     beside = bed.parent.resolve()
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for path, value in ((str(key), value) for key, value in files.items()):
         if isinstance(value, dict) and value.keys() == {"text"} and isinstance(value["text"], str):
-            found[path] = value["text"]
+            texts[path] = value["text"]
         elif isinstance(value, str) and value and not Path(value).is_absolute() and "\0" not in value:
             source = bed.parent / value
-            found |= _read(source, path, beside) if _is_folder(source) else {path: _text(source, beside)}
+            texts |= _read(source, path, beside) if _is(Path.is_dir, source) else {path: _text(source, beside)}
         else:
             raise InvalidInput(
                 f"files: {path}: the name of a file or folder beside {bed}, or {{text: ...}}",
                 repr(value)[:200],
                 "name it relative to the bed file",
             )
-    return found
+    return texts
 
 
 def read_lines(file: Path) -> list[str]:
-    """Read a list, one entry a line; ``#`` begins a comment line. A byte order mark at its start is left out.
-
-    Raises:
-        InvalidInput: the file cannot be read.
-    """
+    """Read a list, one entry a line, without ``#`` lines and byte order mark; raises InvalidInput if unreadable."""
     text = _text(file, file.resolve().parent).removeprefix("\ufeff")
     lines = (line.strip() for line in text.splitlines())
     return [line for line in lines if line and not line.startswith("#")]
 
 
 def _read(folder: Path, at: str, within: Path) -> dict[str, str]:
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     files = list(_files(folder))
     names = set(files)
     for file in files:
         if file.suffix in COMPILED and file.with_suffix("") in names:
             continue
-        if len(found) == MOST_FILES:
+        if len(texts) == MOST_FILES:
             raise InvalidInput(f"at most {MOST_FILES:,} files", f"{folder}: more", "leave some out")
-        found[f"{at.rstrip('/')}/{file.relative_to(folder).as_posix()}"] = _text(file, within)
-    return found
+        texts[f"{at.rstrip('/')}/{file.relative_to(folder).as_posix()}"] = _text(file, within)
+    return texts
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Yield the files of a tree in order.
-
-    Raises:
-        InvalidInput: a folder in it cannot be read, or is a symbolic link.
-    """
+    """Yield the files of a tree in order; raises InvalidInput for an unreadable folder or a symbolic link to one."""
     for parent, folders, files in os.walk(folder, onerror=_unreadable):
         folders.sort()
-        for link in (Path(parent) / name for name in folders if _is_link(Path(parent) / name)):
+        for link in (Path(parent) / name for name in folders if _is(Path.is_symlink, Path(parent) / name)):
             raise InvalidInput(
-                "folders that are no symbolic links", f"{link}: it is one", "copy the folder there, or leave it out"
+                "folders instead of symbolic links", f"{link}: it is a link", "copy the folder there, or leave it out"
             )
         yield from (Path(parent) / name for name in sorted(files))
 
 
-def _is_folder(path: Path) -> bool:
+def _is(test: Callable[[Path], bool], path: Path) -> bool:
     try:
-        return path.is_dir()
-    except OSError as error:
-        _unreadable(error)
-
-
-def _is_link(path: Path) -> bool:
-    try:
-        return path.is_symlink()
+        return test(path)
     except OSError as error:
         _unreadable(error)
 
@@ -163,11 +133,7 @@ def _unreadable(error: OSError) -> NoReturn:
 
 
 def _text(file: Path, within: Path) -> str:
-    """Read one file whose true place is within a folder.
-
-    Raises:
-        InvalidInput: it lies elsewhere, or is no file of text.
-    """
+    """Read a text file; raises InvalidInput if its real path is outside ``within``, or it is no text."""
     needed, do = f"a file of text below {within}", "copy it there, or leave it out"
     try:
         real = file.resolve(strict=True)
@@ -187,5 +153,5 @@ def _text(file: Path, within: Path) -> str:
         return content.decode()
     except UnicodeDecodeError as error:
         raise InvalidInput(
-            needed, f"{file}: it is no UTF-8", "of a lookup table give the source: the node compiles it"
+            needed, f"{file}: it is no UTF-8", "give the source of a lookup table: the node compiles it"
         ) from error

@@ -1,8 +1,8 @@
 """Wiring of a node to its bed: the start script of its container, and its firewall rules.
 
-The script runs with NET_ADMIN before the service does, so there is no moment in which a service has a default route,
-Docker's resolver or half of its addresses; then it gives that capability up for good (capabilities(7), bounding set)
-and becomes the service. Everything is rendered here, so that ``testbed plan`` shows it.
+The script runs with NET_ADMIN before the service starts, so a service never has a default route, Docker's resolver or
+only some of its addresses. The script then drops that capability for good (capabilities(7), bounding set) and executes
+the service. ``testbed plan`` shows every file.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from orchestrator.bed.addressing import twin, twin_network
 from orchestrator.bed.model import Families
 
 SETUP_CAPABILITIES = ("NET_ADMIN", "SETPCAP")
-"""What the script needs and the service never has."""
+"""Capabilities of the script; the service does not have them."""
 
 SYSCTLS = {
     "net.ipv4.ip_local_port_range": "1024 65535",  # a relay and a load generator open many connections
@@ -23,24 +23,24 @@ SYSCTLS = {
 }
 """Settings of every node's own network namespace (Documentation/networking/ip-sysctl.rst)."""
 SYSCTLS_V6 = {
-    "net.ipv6.conf.all.disable_ipv6": "0",  # Docker turns IPv6 off where a network of its own has none
+    "net.ipv6.conf.all.disable_ipv6": "0",  # Docker disables IPv6 in a container if its network has none
     "net.ipv6.conf.default.disable_ipv6": "0",
 }
 """Further settings for beds with IPv6; a container fails to start if its kernel lacks one."""
 
 DIRECTORY = "/testbed"
 CONTROL = f"{DIRECTORY}/control"
-"""Written at the start: the IPv4 network that the host comes from, as the engine has made it (172.18.0.0/16)."""
+"""Written at the start: the control network, from which the host connects (172.18.0.0/16)."""
 WALL = f"{DIRECTORY}/wall"
-"""Written at the start: the rules with the names of the devices, for nft(8)."""
+"""Written at the start: the rules with device names, for nft(8)."""
 WALL_LOADED = f"{DIRECTORY}/wall.loaded"
-"""Written at the start: the rules as nft(8) lists them once they are loaded."""
+"""Written at the start: nft(8)'s list of the loaded rules."""
 
 ON_LAB = 2560
-"""Further addresses that the lab device carries alone: inet_insert_ifa (net/ipv4/devinet.c) walks the whole list of an
-interface at every insert, which is quicker than more devices up to about here."""
+"""Maximum number of further addresses on the lab device: inet_insert_ifa (net/ipv4/devinet.c) walks the interface's
+whole list at every insert, and above this number more devices are faster."""
 SHARE = 1024
-"""Addresses of each device where there are more: 65,536 take 3 s, and with 2,048 on each 4.5 s (measured)."""
+"""Addresses of each device above ``ON_LAB``: 65,536 take 3 s, with 2,048 on each device 4.5 s (measured)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,24 +48,24 @@ class Wire:
     """One node's place on the lab network."""
 
     v4: IPv4Address
-    """Its service address; the engine gives it."""
+    """Its service address; the engine assigns it."""
     lab: IPv4Network
     families: Families = Families.BOTH
     further: Sequence[IPv4Address] = ()
-    """Real addresses beside the service address; each has an IPv6 twin."""
+    """Real addresses other than the service address; each has an IPv6 twin."""
     enumerated6: bool = False
-    """The service looks for each of its IPv6 addresses on the node's interfaces: they are real, however many."""
+    """The service needs each of its IPv6 addresses on an interface, so that all are real."""
     anyip: IPv4Network | None = None
-    """A prefix that is local as a whole, with no address added."""
+    """A prefix that is local by one route, without an address on an interface."""
     routes: Sequence[tuple[IPv4Network | IPv6Network, IPv4Address]] = ()
-    """Prefixes that are reached through another node: one neighbour entry, however many addresses."""
+    """Prefixes with a route through another node: one neighbour entry for all addresses."""
     resolver: IPv4Address | None = None
     publish: Sequence[str] = ()
-    """``25/tcp``: ports of the service address that the control interface hands on."""
+    """``25/tcp``: ports that the control interface forwards to the service address."""
 
 
 def files(wire: Wire, command: Sequence[str], capabilities: Sequence[str]) -> dict[str, bytes]:
-    """Render the files that make a node join, by absolute path; start the container with ``/testbed/enter``."""
+    """Render the files of a node's network set-up, by absolute path; ``/testbed/enter`` starts the container."""
     rendered = {
         "enter": _enter(wire, command, capabilities),
         "addresses": _addresses(wire),
@@ -96,8 +96,8 @@ def without_setup_rights(command: Sequence[str], capabilities: Sequence[str]) ->
 def _enter(wire: Wire, command: Sequence[str], capabilities: Sequence[str]) -> str:
     """Render the start script.
 
-    The control device is the one with the default route, or else the one with an address: a kernel that has ipip or sit
-    loaded adds ``tunl0`` or ``sit0`` to every network namespace (Documentation/admin-guide/sysctl/net.rst,
+    The control device has the default route, or else an address: a kernel with ipip or sit loaded
+    adds ``tunl0`` or ``sit0`` to every network namespace (Documentation/admin-guide/sysctl/net.rst,
     fb_tunnels_only_for_init_net).
     """
     become = " ".join(quote(part) for part in without_setup_rights(command, capabilities))
@@ -122,9 +122,9 @@ exec {become}
 
 
 def _addresses(wire: Wire) -> str:
-    """Render commands for ``ip -batch``. ``nodad``: the plan has seen to it that no address is given twice.
+    """Render commands for ``ip -batch``. ``nodad``: the plan assigns no address twice.
 
-    The last address of a slice may be a domain's, so nothing on the lab is a broadcast.
+    The last address of a slice may be a delivery address, so the lab has no broadcast address.
     """
     lines = [f"route del table local broadcast {wire.lab.broadcast_address} dev @lab"]
     if wire.families.has_v6:
@@ -145,15 +145,15 @@ def _is_of(prefix: IPv4Network | IPv6Network, families: Families) -> bool:
 
 
 def _further(wire: Wire) -> list[str]:
-    """Render the addresses beside the service address; many are shared out, which makes their time linear.
+    """Render the further addresses; many are distributed over devices, so that their time is linear.
 
-    The further devices are ends of veth pairs inside the namespace. No frame passes them: the lab device answers ARP
-    for every address of its node (arp_ignore 0, ip-sysctl.rst), and replies leave by the lab's route. Without ARP they
-    join no multicast group for an IPv6 address, as ``lo`` does not. On the lab device each address joins one (RFC 4291,
+    The further devices are ends of veth pairs inside the namespace and carry no frames: the lab device answers ARP for
+    every address of its node (arp_ignore 0, ip-sysctl.rst), and replies leave by the lab's route. A device without ARP,
+    and ``lo``, joins no multicast group for an IPv6 address. On the lab device each address joins a group (RFC 4291,
     2.7.1): 2,560 take 2.3 s instead of 0.2 s. So peers need a route; see ``plan``.
 
-    addrconf_verify_rtnl (net/ipv6/addrconf.c) walks every IPv6 address of a namespace at every insert, on whatever
-    device: 20,000 take 7 s and more. So many are local as prefixes, unless the service looks for each.
+    addrconf_verify_rtnl (net/ipv6/addrconf.c) walks every IPv6 address of a namespace at every insert: 20,000 take 7 s
+    and more. Above ``ON_LAB``, IPv6 addresses are local as prefixes, unless the service listens on each.
     """
     if len(wire.further) <= ON_LAB:
         shares = [("@lab", "lo", wire.further)]
@@ -179,12 +179,12 @@ def _further(wire: Wire) -> list[str]:
 
 
 def _ruleset(wire: Wire) -> str:
-    """Rules for nft(8): what may leave this node.
+    """Render the rules for nft(8): packets leave only for the lab, or as replies to the host.
 
-    Lab traffic is not tracked: a relay run opens more connections than a connection table holds. Loading it again
-    replaces the table in one step.
+    Lab traffic is not tracked: a relay run opens more connections than a connection table holds. A reload replaces the
+    table in one step.
     """
-    hand_on = "\n        ".join(
+    forward = "\n        ".join(
         f"iifname $control {protocol} dport {port} dnat ip to {wire.v4}"
         for port, protocol in (entry.split("/") for entry in wire.publish)
     )
@@ -208,7 +208,7 @@ table inet bed {{
     }}
     chain published {{
         type nat hook prerouting priority dstnat; policy accept;
-        {hand_on}
+        {forward}
     }}
     chain input {{
         type filter hook input priority filter; policy accept;

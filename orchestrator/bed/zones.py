@@ -1,7 +1,7 @@
 """The DNS data of a bed: one forward zone ``test.`` and the reverse zones of its slice.
 
-Every domain has an MX (RFC 5321, 5.1), its host an A and an AAAA, and both addresses a PTR that points back, so that a
-relay and a sink that look each other up find what they expect. Nothing else exists.
+Every domain has an MX (RFC 5321, 5.1), its host an A and an AAAA, and both addresses a matching PTR, so that reverse
+look-ups by relay and sink succeed. No other names exist.
 """
 
 import re
@@ -19,24 +19,24 @@ from orchestrator.bed.model import Families
 from orchestrator.errors import InvalidInput
 
 ROOT = "."
-"""A bed has a root of its own, which knows ``test.`` only: every other name is denied, at once (RFC 8020)."""
+"""The bed's own root zone delegates ``test.`` only: every other name is NXDOMAIN at once (RFC 8020)."""
 FORWARD = "test."
 NODES = "nodes.test"
-"""Where the nodes have their names; no domain of the user's can be there."""
+"""The domain of the nodes' names; a user's domain cannot be below it."""
 _TTL = 3600
 _SERIAL = 1
-_BUG = "report it: the zones were not built as they should be"
+_BUG = "report it: testbed built invalid zones"
 _SAFE = re.compile(r"[a-z0-9_.-]+\Z")
 _MAX_NAME = 254
 """Octets of a name as text, its final dot included: 255 on the wire (RFC 1035, 2.3.4)."""
 _NAME = r"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*"
 _RECORD = re.compile(rf"({_NAME}\.?) (A|AAAA|PTR|NS|MX \d{{1,5}}) ([0-9a-f:.]+|{_NAME}\.)\n")
-"""A line of our own making: owner, type, data."""
+"""A line in the format of ``build``: owner, type, data."""
 _REVERSE_V4, _REVERSE_V6 = ".in-addr.arpa.", ".ip6.arpa."
 
 Address = IPv4Address | IPv6Address
 Record = tuple[str, str, Address | str]
-"""Owner, type, data: an address, or the name that it points to; names are absolute."""
+"""Owner, type, data: an address, or the name of a target; names are absolute."""
 
 
 def build(
@@ -46,11 +46,7 @@ def build(
     dns_node: str,
     families: Families = Families.BOTH,
 ) -> dict[str, str]:
-    """Return every zone of a bed: its name -> its text (RFC 1035, 5).
-
-    Raises:
-        InvalidInput: a name that cannot stand in a zone file, or that belongs to the nodes.
-    """
+    """Return every zone of a bed: name -> text (RFC 1035, 5); raises InvalidInput for an unusable domain."""
     server = f"{dns_node}.{NODES}."
     hosts = [(f"{name}.{NODES}", address, str(address), str(twin(address))) for name, address in nodes.items()]
     forward = [_top(FORWARD, server)]
@@ -79,28 +75,27 @@ def build(
 
 
 def file_name(origin: str) -> str:
-    """Return what the file of a zone is called."""
+    """Return the name of a zone's file."""
     return f"{origin.rstrip('.') or 'root'}.zone"
 
 
 def origin(file: str) -> str:
-    """Return the zone that a file is of; the inverse of ``file_name``."""
+    """Return the zone of a file; the inverse of ``file_name``."""
     return ROOT if file == file_name(ROOT) else f"{file.removesuffix('.zone')}."
 
 
 def check(zones: Mapping[str, str]) -> None:
-    """Read the zones of a bed back, and hold them against each other: 10 us a record, 0.2 s for 2,560 domains.
+    """Parse the zones of a bed and compare them: 10 us a record, 0.2 s for 2,560 domains.
 
-    Raises:
-        InvalidInput: one does not parse or has no SOA or NS, a mail host or a server lacks an address of a family that
-            the zones have, or an address has no PTR to a name that has this address.
+    Raises InvalidInput if one does not parse or has no SOA or NS, if a mail host or server lacks an address of one of
+    the zones' families, or if an address has no PTR to a name with this address.
     """
     records = [record for origin, text in zones.items() for record in _read(origin, text)]
     addresses: defaultdict[str, set[Address]] = defaultdict(set)
     for name, _, target in records:
         if not isinstance(target, str):
             addresses[name].add(target)
-    families = {address.version for found in addresses.values() for address in found} or {4, 6}
+    families = {address.version for each in addresses.values() for address in each} or {4, 6}
     pointed_back: set[Address] = set()
     pointers = ((name, kind, data) for name, kind, data in records if isinstance(data, str))
     for name, kind, data in pointers:
@@ -109,15 +104,15 @@ def check(zones: Mapping[str, str]) -> None:
             pointed_back |= has & {_reversed(name)}
         elif not families <= {address.version for address in has}:
             each = " and ".join("an IPv4" if version == 4 else "an IPv6" for version in sorted(families))
-            raise InvalidInput(f"{each} address of {data}, to which {name} points", "not all of it", _BUG)
-    for name, found in addresses.items():
-        if lost := found - pointed_back:
+            raise InvalidInput(f"{each} address of {data}, the target of {name}", "not each of them", _BUG)
+    for name, own in addresses.items():
+        if lost := own - pointed_back:
             address = min(map(str, lost))
             raise InvalidInput(f"a PTR from {address}, an address of {name}, that points back", "none", _BUG)
 
 
 def _read(origin: str, text: str) -> Iterator[Record]:
-    """Yield the records of a zone but its SOA. A line that is no plain record of ours is dnspython's to read."""
+    """Yield the records of a zone except its SOA; dnspython reads the lines that ``_RECORD`` does not match."""
     others = []
     try:
         for line in text.splitlines(keepends=True):
@@ -129,18 +124,14 @@ def _read(origin: str, text: str) -> Iterator[Record]:
         rest = dns.zone.from_text("".join(others), origin=origin, relativize=False)
     except (dns.exception.DNSException, ValueError) as error:
         raise InvalidInput(f"a valid zone {origin}", f"{type(error).__name__}: {error}", _BUG) from error
-    if (heads := len(re.findall(r"^\S+ SOA ", text, re.MULTILINE))) != 1:  # dnspython keeps the last one of several
+    if (heads := len(re.findall(r"^\S+ SOA ", text, re.MULTILINE))) != 1:  # dnspython keeps the last of several
         raise InvalidInput(f"one SOA of zone {origin}", str(heads), _BUG)
     for name, _, rdata in rest.iterate_rdatas(NS):
         yield str(name), "NS", rdata.to_text()
 
 
 def _checked(name: str, kind: str, data: str) -> Record:
-    """Check a record.
-
-    Raises:
-        ValueError: a name is too long or not absolute, or an address is none.
-    """
+    """Return a record; raises ValueError if a name is too long or not absolute, or an address is none."""
     if kind == "A":
         return name, kind, IPv4Address(data)
     if kind == "AAAA":
@@ -151,11 +142,7 @@ def _checked(name: str, kind: str, data: str) -> Record:
 
 
 def _reversed(name: str) -> Address:
-    """Return the address that a reverse name is of (RFC 1035, 3.5; RFC 3596, 2.5).
-
-    Raises:
-        InvalidInput: it is no reverse name.
-    """
+    """Return the address of a reverse name (RFC 1035, 3.5; RFC 3596, 2.5); raises InvalidInput if it is none."""
     try:
         if name.endswith(_REVERSE_V4):
             return IPv4Address(".".join(reversed(name.removesuffix(_REVERSE_V4).split("."))))
@@ -188,7 +175,7 @@ def _safe(domain: str, others: Collection[str]) -> str:
     if not _SAFE.match(domain):
         raise InvalidInput("a domain of letters, digits, '-', '_' and dots", repr(domain), "rename it")
     if f".{domain}".endswith(f".{NODES}"):
-        raise InvalidInput(f"a domain outside {NODES}, where the nodes are", domain, "rename it")
+        raise InvalidInput(f"a domain outside {NODES}, the domain of the nodes", domain, "rename it")
     if f"mx.{domain}" in others:
         raise InvalidInput(f"mx.{domain} left to the mail host of {domain}", "it is a domain, too", "rename one")
     return domain

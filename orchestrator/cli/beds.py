@@ -78,7 +78,8 @@ def plan(
     """Work out a bed without starting it: addresses, files, limits, needs of the host."""
     from orchestrator.bed import builtin
     from orchestrator.measurements.rundir import write_files
-    from orchestrator.plan import compose, make_plan
+    from orchestrator.plan import make_plan
+    from orchestrator.up import compose
 
     wanted = builtin.bed(bed, domains=domains, parent=parent, families=families)
     if output is PlanFormat.COMPOSE:

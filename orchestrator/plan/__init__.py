@@ -1,11 +1,11 @@
 """The plan of a bed: every address, file, limit and container, the start order, and its needs of the host.
 
-Pure: the same bed, subnet and CPU count give the same plan. Nothing is started to make one.
+Pure: the same bed, subnet and CPU count give the same plan, without a running engine.
 """
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
@@ -14,17 +14,17 @@ from orchestrator.bed import cpu_topology, wiring
 from orchestrator.bed.addressing import V4, Delivery, lay_out, parse_slice, slice_prefix, twin, twin_network
 from orchestrator.bed.model import Bed, Families, Limits, Node, Strict, checked
 from orchestrator.errors import InvalidInput
-from orchestrator.services import Change, Rendered, Role, Service, Site
+from orchestrator.services import Rendered, Role, Service, Site
 
 START_ORDER = (Role.RELAY, Role.DNS, Role.SINK, Role.LOAD)
-"""The slowest to serve first: none needs another one to start, and an engine starts containers one by one."""
+"""Start slow services first: no service needs another to start, and the engine starts containers one by one."""
 _MAIL = "mail"
 """The block that holds one delivery address for each domain."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NodePlan:
-    """One container, ready to be made."""
+class NodePlan(Rendered):
+    """One container, ready to be created."""
 
     name: str
     service: str
@@ -35,26 +35,16 @@ class NodePlan:
     families: Families
     addresses: tuple[IPv4Address, ...]
     """All its real IPv4 addresses, the service address first; each has an IPv6 twin."""
-    command: tuple[str, ...]
-    files: Mapping[str, bytes]
     capabilities: tuple[str, ...]
-    """Of the service; the entry script's own are added when the container is made."""
+    """Of the service; the container has those of the start script, too."""
     sysctls: Mapping[str, str]
     limits: Limits
-    publish: tuple[str, ...]
-    fds: int
-    fd_limit: int | None
-    """File descriptors that its daemon refuses to go beyond, whatever the host allows."""
-    memory_mb: int
     peers: int
-    changes: tuple[Change, ...]
-    """What the bed changed in the user's own files and settings."""
-    detours: tuple[str, ...]
-    """Settings of the user that can lead mail another way than to the MX of its domain."""
+    """Addresses that it talks to directly on the link: entries in the kernel's neighbour table, per family."""
 
     @property
     def address(self) -> IPv4Address | IPv6Address:
-        """The service address that other nodes dial: IPv4 where the bed has it."""
+        """The service address for other nodes: IPv4 unless the bed has IPv6 only."""
         return self.v4 if self.families.has_v4 else twin(self.v4)
 
     @property
@@ -65,25 +55,25 @@ class NodePlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostNeeds:
-    """What a bed asks of its host, all nodes together unless another unit is named."""
+    """A bed's needs of its host: totals of all nodes unless another unit is named."""
 
     containers: int
     addresses: int
-    """Real addresses, of each family that the bed has."""
+    """Real addresses, of all the bed's families together."""
     ipv6: bool
-    """IPv6 in the kernel."""
+    """The kernel needs IPv6."""
     neighbour_entries: int
     """Entries in the kernel's IPv4 neighbour table, which all network namespaces share."""
     fds: int
-    """Open files of the busiest process, or the highest limit that a node is given."""
+    """Open files of the busiest process, or the highest limit of a node if that is higher."""
     memory_mb: int
     cpus: float
-    """CPUs that one node may use, the highest limit of all; 0 where none has one."""
+    """The highest CPU limit of a node; 0 if no node has one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A bed, worked out for one subnet."""
+    """The plan of a bed in one subnet."""
 
     bed: Bed
     subnet: IPv4Network
@@ -96,26 +86,18 @@ class Plan:
 
     @property
     def destinations(self) -> IPv4Network | IPv6Network:
-        """The prefix whose first addresses are those that mail is sent to: IPv4 where the bed has it."""
+        """The prefix whose first addresses receive the mail: IPv4 unless the bed has IPv6 only."""
         return self.mail if self.bed.families.has_v4 else twin_network(self.mail)
 
     def node(self, role: Role) -> NodePlan:
-        """Return the first node that fills a role.
-
-        Raises:
-            InvalidInput: none does.
-        """
+        """Return the first node that fills a role; raises InvalidInput if none does."""
         for node in self.nodes:
             if node.role is role:
                 return node
         raise InvalidInput(f"a node that fills the role {role}", f"none in bed {self.bed.name}", "add one to the bed")
 
     def named(self, name: str) -> NodePlan:
-        """Return the node of this name.
-
-        Raises:
-            KeyError: there is none.
-        """
+        """Return a node by name; raises KeyError."""
         return {node.name: node for node in self.nodes}[name]
 
     def to_dict(self) -> dict[str, Any]:
@@ -161,24 +143,15 @@ class Plan:
 
 
 def subnet_prefix(bed: Bed) -> int:
-    """Return how long the prefix of the bed's slice is.
-
-    Raises:
-        InvalidInput: the bed does not fit in the range.
-    """
+    """Return the prefix length of the bed's slice; raises InvalidInput if the bed does not fit in the range."""
     return slice_prefix(len(bed.nodes), _blocks(bed).values())
 
 
 def make_plan(bed: Bed, *, subnet: IPv4Network | None = None, cpus: int) -> Plan:
-    """Work a bed out.
+    """Return the plan of a bed; raises InvalidInput if the bed cannot be built.
 
-    Args:
-        bed: what its author wrote.
-        subnet: the slice; by default the bed's own wish, or else the first slice that fits.
-        cpus: CPUs of the host, which daemons take for their number of threads.
-
-    Raises:
-        InvalidInput: the bed cannot be built as it is written.
+    ``subnet``: the slice; by default the bed's own, or the first one that fits. ``cpus``: CPUs of the host, the default
+    number of a daemon's threads.
     """
     kinds = {name: services.service(node.service) for name, node in bed.nodes.items()}
     _refuse(bed, kinds)
@@ -216,7 +189,6 @@ def make_plan(bed: Bed, *, subnet: IPv4Network | None = None, cpus: int) -> Plan
             lab6=twin_network(subnet),
             block=mail if name == sink else None,
             nodes=layout.nodes,
-            dns=dns,
             families=bed.families,
             deliveries=deliveries,
             workers=_workers(node, cpus),
@@ -234,9 +206,33 @@ def make_plan(bed: Bed, *, subnet: IPv4Network | None = None, cpus: int) -> Plan
             resolver=dns,
             publish=rendered.publish,
         )
-        if bed.on_link and kind.role in {Role.RELAY, Role.LOAD}:
-            rendered = replace(rendered, peers=rendered.peers + len(deliveries))
-        planned.append(_node_plan(name, node, kind, site, rendered, wire))
+        on_link = len(deliveries) if bed.on_link and kind.role in {Role.RELAY, Role.LOAD} else 0
+        started = replace(
+            rendered,
+            command=(f"{wiring.DIRECTORY}/enter",),
+            files={
+                **_laid_over(name, node, rendered),
+                **rendered.files,
+                **wiring.files(wire, rendered.command, kind.capabilities),
+            },
+        )
+        planned.append(
+            NodePlan(
+                **{field.name: getattr(started, field.name) for field in fields(Rendered)},
+                name=name,
+                service=kind.name,
+                role=kind.role,
+                image=kind.image,
+                release=node.release,
+                v4=v4,
+                families=bed.families,
+                addresses=site.addresses,
+                capabilities=kind.capabilities,
+                sysctls=wiring.sysctls(bed.families),
+                limits=node.limits,
+                peers=len(bed.nodes) - 1 + on_link,
+            )
+        )
 
     needs = HostNeeds(
         containers=len(planned),
@@ -250,43 +246,8 @@ def make_plan(bed: Bed, *, subnet: IPv4Network | None = None, cpus: int) -> Plan
     return Plan(bed=bed, subnet=subnet, mail=mail, deliveries=deliveries, nodes=tuple(planned), needs=needs)
 
 
-def _node_plan(
-    name: str, node: Node, kind: Service[Strict], site: Site[Strict], rendered: Rendered, wire: wiring.Wire
-) -> NodePlan:
-    return NodePlan(
-        name=name,
-        service=kind.name,
-        role=kind.role,
-        image=kind.image,
-        release=node.release,
-        v4=site.v4,
-        families=site.families,
-        addresses=site.addresses,
-        command=(f"{wiring.DIRECTORY}/enter",),
-        files={
-            **_laid_over(name, node, rendered),
-            **rendered.files,
-            **wiring.files(wire, rendered.command, kind.capabilities),
-        },
-        capabilities=kind.capabilities,
-        sysctls={**wiring.sysctls(site.families), **rendered.sysctls},
-        limits=node.limits,
-        publish=rendered.publish,
-        fds=rendered.fds,
-        fd_limit=rendered.fd_limit,
-        memory_mb=rendered.memory_mb,
-        peers=rendered.peers,
-        changes=rendered.changes,
-        detours=rendered.detours,
-    )
-
-
 def _laid_over(name: str, node: Node, rendered: Rendered) -> dict[str, bytes]:
-    """Return the user's own files that lie beside those of the service.
-
-    Raises:
-        InvalidInput: the service writes one of them itself.
-    """
+    """Return the user's own files beside those of the service; raises InvalidInput if the service writes one itself."""
     own = {path: text.encode() for path, text in node.files.items() if path not in rendered.taken}
     if written := sorted(own.keys() & rendered.files.keys()):
         raise InvalidInput(
@@ -301,7 +262,7 @@ def _blocks(bed: Bed) -> dict[str, int]:
 
 
 def _workers(node: Node, cpus: int) -> int:
-    """CPUs that a node may use: what its cpuset names, at most what its share allows."""
+    """Return the number of CPUs that a node may use: those of its cpuset, up to its CPU limit."""
     if node.limits.cpuset:
         cpus = min(cpus, len(cpu_topology.parse(node.limits.cpuset)))
     if node.limits.cpus:
@@ -310,7 +271,7 @@ def _workers(node: Node, cpus: int) -> int:
 
 
 def _refuse(bed: Bed, kinds: Mapping[str, Service[Strict]]) -> None:
-    """Refuse what is well written but cannot be built."""
+    """Refuse a valid bed that cannot be built."""
     if _MAIL in bed.nodes:
         raise InvalidInput(f"a node name other than {_MAIL!r}", "it is the name of the delivery addresses", "rename it")
     if bed.on_link and not bed.families.has_v4:

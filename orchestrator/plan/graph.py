@@ -60,7 +60,7 @@ class Graph:
 
 def of_plan(plan: Plan, published: Mapping[str, Mapping[str, int]] | None = None) -> Graph:
     """Return the graph of a bed; ``published``: node -> ``25/tcp`` -> port of the host's 127.0.0.1, if it is up."""
-    there = published or {}
+    ports = published or {}
     families = plan.bed.families
     subnets = [plan.subnet] * families.has_v4 + [twin_network(plan.subnet)] * families.has_v6
     lab = DrawnNetwork(name="lab", subnets=tuple(map(str, subnets)), parent=plan.bed.parent or "")
@@ -70,7 +70,7 @@ def of_plan(plan: Plan, published: Mapping[str, Mapping[str, int]] | None = None
             service=node.service,
             role=node.role,
             addresses=_addresses(plan, node),
-            ports=tuple(DrawnPort(port=p, host_port=there.get(node.name, {}).get(p)) for p in node.publish),
+            ports=tuple(DrawnPort(port=p, host_port=ports.get(node.name, {}).get(p)) for p in node.publish),
         )
         for node in plan.nodes
     )
@@ -82,13 +82,13 @@ def _addresses(plan: Plan, node: NodePlan) -> tuple[str, ...]:
     kinds: list[Callable[[Any], Any]] = []
     kinds += [lambda address: address] if plan.bed.families.has_v4 else []
     kinds += [twin] if plan.bed.families.has_v6 else []
-    found = [str(kind(first)) for kind in kinds]
-    found += [f"{kind(further[0])} to {kind(further[-1])}" for kind in kinds if further]
+    result = [str(kind(first)) for kind in kinds]
+    result += [f"{kind(further[0])} to {kind(further[-1])}" for kind in kinds if further]
     if services.service(node.service).takes_mail:
         last = len(plan.deliveries) - 1
         ends = [(kind(plan.deliveries[0].v4), kind(plan.deliveries[last].v4)) for kind in kinds]
-        found += [f"{begin} to {end}, one for each domain" for begin, end in ends]
-    return tuple(found)
+        result += [f"{begin} to {end}, one for each domain" for begin, end in ends]
+    return tuple(result)
 
 
 def mermaid(graph: Graph) -> str:

@@ -1,7 +1,7 @@
 """Services, one file each, discovered: a new kind of server is a new file with a ``SERVICE`` in it.
 
-A service says which role it fills and which image it needs, and renders a node: files, command, limits. It knows
-nothing of engines. ``known()`` finds them all; the contract tests run over whatever is there.
+A service names its role and its image, and renders a node: files, command, limits. It does not import the engine.
+``known()`` finds all services; the contract tests run over each.
 """
 
 import importlib
@@ -25,7 +25,7 @@ S = TypeVar("S", bound=Strict)
 
 
 class Role(StrEnum):
-    """What a scenario asks for."""
+    """Function of a node in a bed."""
 
     DNS = "dns"
     RELAY = "relay"
@@ -34,19 +34,19 @@ class Role(StrEnum):
 
 
 class Purpose(StrEnum):
-    """Why a load is sent."""
+    """Purpose of a load."""
 
     MEASURE = "measure"
-    """The question of the run is asked with it."""
+    """The load whose figures answer the question of the run."""
     CALIBRATE = "calibrate"
-    """It shows what the instrument carries without a relay."""
+    """Throughput of generator and sink without a relay."""
     PROBE = "probe"
-    """It shows whether a number of connections is enough."""
+    """A short load that shows whether a number of connections is enough."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site(Generic[S]):
-    """What a service knows when it renders one node: itself, and the bed around it."""
+    """Input of ``Service.render``: one node and its bed."""
 
     node: str
     release: str
@@ -59,31 +59,29 @@ class Site(Generic[S]):
     lab: IPv4Network
     lab6: IPv6Network
     block: IPv4Network | None
-    """The prefix that it answers on as a whole, when it takes the bed's mail."""
+    """Prefix of the delivery addresses, if the node takes the bed's mail; it answers on all of them."""
     nodes: Mapping[str, IPv4Address]
     """The service address of every node of the bed, by name."""
-    dns: IPv4Address | None
-    """The bed's DNS server."""
     families: Families
-    """What mail and DNS of the bed go over; published ports lead to ``v4`` in any case."""
+    """Address families of mail and DNS; published ports always lead to ``v4``."""
     deliveries: tuple[Delivery, ...]
     """Every domain of the bed."""
     workers: int
-    """CPUs that the node may use: what a daemon takes for its number of threads."""
+    """CPUs that the node may use; a daemon's default number of threads."""
     files: Mapping[str, str] = field(default_factory=dict)
     """The user's own files for the node: absolute path -> text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class Override:
     """A setting in a user's own file that the bed overrides."""
 
     setting: str
-    """Its name, with the file or entry that it stands in."""
+    """Name of the setting, after its file or entry."""
     old: str | None
-    """``None``: it was not set."""
+    """``None``: not set."""
     new: str | None
-    """``None``: it is left out."""
+    """``None``: left out."""
     reason: str
 
     def __str__(self) -> str:
@@ -93,30 +91,27 @@ class Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendered:
-    """One node, rendered: what to put where, how to start it, and what it will need of the host."""
+    """A rendered node: files, command, and needs of the host."""
 
     command: tuple[str, ...]
     files: Mapping[str, bytes] = field(default_factory=dict)
     """Absolute path -> content."""
     taken: frozenset[str] = frozenset()
-    """Those of the user's own files that have gone into ``files``, or are left out; the others are laid beside."""
-    changes: tuple[Change, ...] = ()
-    """What had to be changed in the user's own files and settings."""
+    """Paths of user files merged into ``files`` or left out; the node gets the other user files as they are."""
+    changes: tuple[Override, ...] = ()
+    """Changes to the user's own files and settings."""
     detours: tuple[str, ...] = ()
     """Settings of the user that can lead mail another way than to the MX of its domain: ``name = value``."""
-    sysctls: Mapping[str, str] = field(default_factory=dict)
     publish: tuple[str, ...] = ()
     """Ports of the service address that the host may reach on its 127.0.0.1: ``25/tcp``."""
     fds: int = 64
-    """File descriptors of its busiest process, at most."""
+    """Maximum number of file descriptors of its busiest process."""
     fd_limit: int | None = None
-    """File descriptors that its daemon refuses to go beyond, whatever the host allows."""
+    """The daemon's own limit of file descriptors, independent of the host's."""
     memory_mb: int = 64
-    """Memory it is expected to use, in MiB."""
-    peers: int = 1
-    """Addresses that it talks to directly on the link: entries in the kernel's neighbour table, per family."""
+    """Expected memory, in MiB."""
     enumerates6: bool = False
-    """Its daemon looks for each of its IPv6 addresses on the node's interfaces, and listens on it."""
+    """The daemon listens on each IPv6 address that it finds on the node's interfaces."""
 
 
 class Service(Protocol[S]):
@@ -127,13 +122,13 @@ class Service(Protocol[S]):
     image: str
     """The folder under images/ that makes its image."""
     settings: type[S]
-    """What a bed file may say of it."""
+    """Model of the node's ``settings`` in a bed file."""
     capabilities: tuple[str, ...]
-    """What the daemon itself needs (capabilities(7), without ``CAP_``)."""
+    """Capabilities of the daemon (capabilities(7), without ``CAP_``)."""
     takes_mail: bool
-    """It answers on the delivery address of every domain (AnyIP)."""
+    """The node answers on the delivery address of every domain (AnyIP)."""
     ready: re.Pattern[str]
-    """A log line that says it serves."""
+    """Log line printed once the daemon serves."""
 
     def render(self, site: Site[S]) -> Rendered:
         """Render one node of this kind."""
@@ -142,52 +137,48 @@ class Service(Protocol[S]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queue:
-    """How a relay is asked how much mail it still holds."""
+    """Commands that read and flush a relay's queue."""
 
     command: tuple[str, ...]
     length: Callable[[str], int]
-    """From what the command prints."""
+    """Converts the command's output to the number of messages."""
     flush: tuple[str, ...] | None = None
-    """The command that has it try every queued message now; ``None``: it has none."""
+    """Command that retries every queued message now; ``None``: the relay has no such command."""
 
 
 @runtime_checkable
 class HoldsMail(Protocol):
-    """What a service adds that may hold mail back: a relay."""
+    """A service with a mail queue: a relay."""
 
     queue: Queue
 
 
 @runtime_checkable
 class GeneratesLoad(Protocol):
-    """Added by a load generator: a node that waits, and sends what it is ordered."""
+    """A load generator: a node that waits, and sends each load that is ordered."""
 
     burst_s: float
-    """Period of its bursts, in seconds: it hands out its work at multiples of it. A rate is one over whole periods."""
+    """Period of its bursts, in seconds; bursts start at multiples of it. Rates are means over whole periods."""
     numbers: bool
-    """It numbers its messages, so that each is accounted for; it also sends straight to the address of each domain."""
+    """Messages are numbered, so each can be accounted for; they can also go straight to each domain's address."""
 
     def command(self, order: LoadOrder) -> tuple[str, ...]:
-        """Return the command that sends a load.
-
-        Raises:
-            InvalidInput: it cannot send this one.
-        """
+        """Return the command that sends a load; raises InvalidInput if the generator cannot."""
         ...
 
     def read(
         self, printed: Iterable[str], order: LoadOrder, tick: Callable[[dict[str, Any]], None]
     ) -> LoadReport | None:
-        """Read what the command prints, as it comes; ``tick`` takes each reading, ``None``: it printed no report."""
+        """Read the command's output as a stream; call ``tick`` with each reading. ``None``: no report was printed."""
         ...
 
 
 @runtime_checkable
 class Counts(Protocol):
-    """What a sink adds that accounts for each message, and for those of other generators by their number."""
+    """A sink that accounts for each message, and counts unnumbered messages of other generators."""
 
     control: tuple[str, ...]
-    """The command that asks it (``agents.control``); the words of the request follow."""
+    """Command that takes a request as its last words (``agents.control``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,7 +186,7 @@ class Trouble:
     """Lines of a relay's log that report the same trouble."""
 
     reason: str
-    """Without what differs between them: hosts, addresses, queue ids, numbers."""
+    """The lines' common text, with placeholders for hosts, addresses, queue ids and numbers."""
     count: int
     example: str
     """The first line."""
@@ -203,21 +194,21 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RelayLog:
-    """What a relay's own log says of the mail that went through it."""
+    """Figures from a relay's log."""
 
     hops: Mapping[str, HdrHistogram]
-    """Name of the hop -> durations in microseconds, one for each delivery attempt, in the order of the hops."""
+    """Name of the hop, in path order -> durations in microseconds, one for each delivery attempt."""
     statuses: Mapping[str, int]
-    """Delivery attempts by outcome, in the relay's own word: ``sent``, ``deferred``, ``SOFTBOUNCE``, ..."""
+    """Delivery attempts by outcome, in the relay's own words: ``sent``, ``deferred``, ``SOFTBOUNCE``, ..."""
     queue: Sequence[tuple[float, int]]
-    """Messages in the queue, at the end of every second in which that changed (Unix time)."""
+    """Unix second -> queue length at its end, for each second in which the length changed."""
     troubles: Sequence[Trouble]
-    """What went wrong, by reason, the most frequent first."""
+    """Troubles by reason, the most frequent first."""
 
 
 @runtime_checkable
 class ReadsLog(Protocol):
-    """What a relay adds whose log tells of every delivery."""
+    """A relay whose log records every delivery."""
 
     def read_log(self, lines: Iterable[tuple[float, str]]) -> RelayLog:
         """Read a log: Unix time and text of each line."""
@@ -226,34 +217,26 @@ class ReadsLog(Protocol):
 
 @runtime_checkable
 class Verifies(Protocol):
-    """What a service adds that can check its rendered files without being started."""
+    """A service that can check its rendered files without a start."""
 
     def verify(self, files: Mapping[str, bytes]) -> None:
-        """Check the files of one node.
-
-        Raises:
-            InvalidInput: what is wrong with them.
-        """
+        """Raise InvalidInput if the files of a node are invalid."""
         ...
 
 
 @runtime_checkable
 class TellsVersion(Protocol):
-    """What a service adds whose daemon has a version of its own."""
+    """A service whose daemon has a version."""
 
     version: tuple[str, ...]
-    """The command that prints it, first of all."""
+    """Command whose first output is the version."""
 
 
 def require_v4(site: Site[Any], program: str) -> None:
-    """Refuse a bed without IPv4 for a program that knows no other family.
-
-    Raises:
-        InvalidInput: the bed has IPv6 only.
-    """
+    """Raise InvalidInput in a bed without IPv4, for a program without IPv6."""
     if not site.families.has_v4:
         raise InvalidInput(
-            f"IPv4 for node {site.node}: {program} knows no IPv6",
+            f"IPv4 for node {site.node}: {program} has no IPv6",
             "families: v6",
             "take `families: both` or `v4`, or another service",
         )
@@ -263,16 +246,12 @@ def require_v4(site: Site[Any], program: str) -> None:
 def known() -> dict[str, Service[Any]]:
     """Return every service, by name."""
     modules = (importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__))
-    found: list[Service[Any]] = [m.SERVICE for m in modules if hasattr(m, "SERVICE")]
-    return {service.name: service for service in sorted(found, key=lambda s: s.name)}
+    kinds: list[Service[Any]] = [m.SERVICE for m in modules if hasattr(m, "SERVICE")]
+    return {service.name: service for service in sorted(kinds, key=lambda s: s.name)}
 
 
 def service(name: str) -> Service[Any]:
-    """Return one service.
-
-    Raises:
-        InvalidInput: there is none of this name.
-    """
+    """Return a service; raises InvalidInput if none has this name."""
     try:
         return known()[name]
     except KeyError:
@@ -280,38 +259,34 @@ def service(name: str) -> Service[Any]:
 
 
 def burst_s(name: str) -> float:
-    """Return the period of a load generator's bursts in seconds; that of the readings for a steady or unknown one."""
-    found = known().get(name)
-    return found.burst_s if isinstance(found, GeneratesLoad) else TICK_S
+    """Return the period of a load generator's bursts in seconds; ``TICK_S`` for other or unknown services."""
+    kind = known().get(name)
+    return kind.burst_s if isinstance(kind, GeneratesLoad) else TICK_S
 
 
 def queue_of(name: str) -> Queue | None:
-    """Return how to ask a service for the length of its queue; ``None`` when it has none."""
-    found = service(name)
-    return found.queue if isinstance(found, HoldsMail) else None
+    """Return the queue commands of a service; ``None`` if it has no queue."""
+    kind = service(name)
+    return kind.queue if isinstance(kind, HoldsMail) else None
 
 
 def verify(name: str, files: Mapping[str, bytes]) -> None:
-    """Have a service check the files of one of its nodes, if it can.
-
-    Raises:
-        InvalidInput: what is wrong with them.
-    """
-    found = service(name)
-    if isinstance(found, Verifies):
-        found.verify(files)
+    """Raise InvalidInput if the service of a node finds its files invalid."""
+    kind = service(name)
+    if isinstance(kind, Verifies):
+        kind.verify(files)
 
 
 def version_command(name: str) -> tuple[str, ...] | None:
-    """Return the command that prints the version of a service's daemon; ``None`` when it has none of its own."""
-    found = service(name)
-    return found.version if isinstance(found, TellsVersion) else None
+    """Return the command that prints the version of a service's daemon; ``None`` if it has no version."""
+    kind = service(name)
+    return kind.version if isinstance(kind, TellsVersion) else None
 
 
 def read_log(name: str, lines: Iterable[tuple[float, str]]) -> RelayLog | None:
-    """Have a service read its log; ``None`` when it cannot."""
-    found = service(name)
-    return found.read_log(lines) if isinstance(found, ReadsLog) else None
+    """Read the log of a service; ``None`` if the service has no reader."""
+    kind = service(name)
+    return kind.read_log(lines) if isinstance(kind, ReadsLog) else None
 
 
 def schema() -> dict[str, Any]:

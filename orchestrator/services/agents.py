@@ -7,13 +7,13 @@ from importlib import resources
 from orchestrator.bed.addressing import Delivery
 
 PYTHON = ("env", "PYTHONPATH=/testbed/lib", "/opt/agents/bin/python")
-"""How a module of the agents is run: ``(*PYTHON, "-m", "orchestrator.agents.sink", ...)``."""
+"""Start of an agent's command: ``(*PYTHON, "-m", "orchestrator.agents.sink", ...)``."""
 
 DOMAINS = "/testbed/domains"
-"""Where an agent finds the domains of its bed: one a line, in the order of their addresses."""
+"""File of the bed's domains, one a line, in the order of their addresses."""
 
 RECIPIENTS = "/testbed/recipients"
-"""Where a load generator finds its recipients, if any are given: one a line."""
+"""File of the load generator's recipients, one a line."""
 
 _PLACE = "/testbed/lib/orchestrator"
 
@@ -30,5 +30,5 @@ def code() -> dict[str, bytes]:
 
 
 def files(deliveries: Iterable[Delivery]) -> dict[str, bytes]:
-    """Return what an agent's node holds: the code, and the domains."""
+    """Return the files of an agent's node: code and domains."""
     return {**code(), DOMAINS: "".join(f"{delivery.domain}\n" for delivery in deliveries).encode()}

@@ -1,7 +1,7 @@
-"""bhm, the black hole that comes with postal: takes the mail of every domain, over IPv4 only, and counts none of it.
+"""bhm, postal's black hole: takes the mail of every domain, over IPv4 only, and counts no messages.
 
-Its listen backlog is 10: a connection more that looks established to a relay is none to bhm, whose greeting never
-comes. It sleeps 1 ms for each message.
+Its listen backlog is 10: a further connection looks established to the relay, but bhm never accepts it and sends no
+greeting. bhm sleeps 1 ms for each message.
 """
 
 import re
@@ -13,7 +13,7 @@ from orchestrator.bed.model import Strict
 from orchestrator.services import Rendered, Role, Site, require_v4
 
 POSTFIX = {"smtp_address_preference": "ipv4", "smtp_helo_timeout": "5s"}
-"""What makes Postfix deliver to it: a connection that bhm never saw would be waited for 300 s."""
+"""Postfix settings for delivery to bhm: the default timeout for a greeting is 300 s."""
 _USERS = "/testbed/users"
 _START = f"""\
 trap 'exit 0' TERM
@@ -24,14 +24,14 @@ until grep -q ' 00000000:0019 00000000:0000 0A ' /proc/net/tcp; do kill -0 $bhm;
 echo bhm listens
 wait $bhm
 """
-"""bhm does not say when it listens: the kernel does (port 25, state LISTEN). It writes into where it is started."""
+"""bhm prints no ready line, so the script reads the kernel's socket table (port 25, LISTEN). bhm writes to its cwd."""
 
 
 class Settings(Strict):
-    """What a bed file may say of bhm."""
+    """Settings of bhm in a bed file."""
 
     threads: Annotated[int, Field(ge=1, le=1000)] = 20
-    """Connections that it serves at a time (``-t``)."""
+    """Concurrent connections (``-t``)."""
 
 
 class Bhm:
@@ -54,8 +54,6 @@ class Bhm:
             files={_USERS: users.encode()},
             publish=("25/tcp",),
             fds=1024,
-            memory_mb=64,
-            peers=len(site.nodes) - 1,
         )
 
 

@@ -13,42 +13,42 @@ from orchestrator.services import Rendered, Role, Site
 
 DIRECTORY = "/etc/bind/testbed"
 _BESIDE = {"bullseye": (9, 12), "bookworm": (7, 11), "trixie": (9, 6)}
-"""Open files of an idle named beside those that it listens with: in all, and for each worker. Measured with 1, 2, 4 and
-8 workers, in 9.16.50, 9.18.49 and 9.20.30; `testbed run bind-fd-limit` measures it again."""
+"""Open files of an idle named other than listening sockets: fixed, and for each worker. Measured with 1, 2, 4 and 8
+workers, in 9.16.50, 9.18.49 and 9.20.30; `testbed run bind-fd-limit` measures it again."""
 DEBIAN_MAX_SOCKETS = 21_000
-"""``-S`` of Debian's 9.16, unless it is given; later ones have no such limit."""
+"""Default of ``-S`` in Debian's 9.16; later versions have no such limit."""
 _OUTGOING_FDS = 64
-"""Room for what it opens for a while: outgoing sockets, clients over TCP, zone files."""
+"""Reserve for temporary files: outgoing sockets, TCP clients, zone files."""
 _SOCKET_B = {"bullseye": 60_000, "bookworm": 5_000, "trixie": 3_000}
-"""Memory for each socket that it listens with (measured with 2,560 addresses): 9.16 keeps buffers for each."""
+"""Memory for each listening socket (measured with 2,560 addresses): 9.16 keeps buffers for each."""
 
-_AUTHORITATIVE = "no;                // authoritative only: what the bed does not know, nobody does"
+_AUTHORITATIVE = "no;                // authoritative only: other names do not exist"
 
 Listen = Literal["service", "lab", "all"]
 
 
 class Settings(Strict):
-    """What a bed file may say of BIND."""
+    """Settings of BIND in a bed file."""
 
     listen: Listen = "service"
-    """On its one service address, on every address that it has in the lab, or on every one that it has at all: a socket
-    per address, protocol and worker."""
+    """Listening addresses: the service address, every lab address, or every address of the node. Each takes one socket
+    per protocol and worker."""
     listen_v6: Listen | Literal["none"] | None = None
-    """The same for IPv6; unset, as ``listen``."""
+    """IPv6 listening addresses; unset: as ``listen``."""
     workers: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """Worker threads (``-n``); unset, one for each CPU that it may use."""
+    """Worker threads (``-n``); unset: one for each usable CPU."""
     max_sockets: Annotated[int, Field(ge=1, le=1 << 30)] | None = None
-    """The highest file descriptor that it takes for a socket of its own making, and one more (``-S``); unset, what the
-    build says: 21,000 in Debian. Without effect since 9.17.20."""
+    """File descriptors of outgoing sockets must be below this number (``-S``); unset: the build's default, 21,000 in
+    Debian. Without effect since 9.17.20."""
     resolver: bool = False
-    """It resolves and validates as a named does by default: it has no root zone of its own, and fetches the root's keys
-    when it starts. (Nothing of a bed can reach a root server, so that fails.)"""
+    """Resolve and validate as named does by default: without a root zone, and with a fetch of the root's keys at the
+    start. (The fetch fails, because a bed has no route to a root server.)"""
 
 
 def open_files(addresses: int, workers: int, release: str) -> int:
-    """Predict the open files of an idle named that listens on so many addresses, of both families together.
+    """Predict the open files of an idle named; ``addresses`` counts listening addresses of both families.
 
-    A UDP and a TCP socket for each address and worker (9.16.12 and later), and what it has beside them.
+    A UDP and a TCP socket for each address and worker (9.16.12 and later), plus ``_BESIDE``.
     """
     fixed, each = _BESIDE[release]
     return addresses * 2 * workers + each * workers + fixed
@@ -84,30 +84,21 @@ class Bind:
             fds=open_files(listening, workers, site.release) + _OUTGOING_FDS,
             fd_limit=settings.max_sockets or DEBIAN_MAX_SOCKETS if site.release == "bullseye" else None,
             memory_mb=64 + listening * 2 * workers * _SOCKET_B[site.release] // 2**20,
-            peers=len(site.nodes) - 1,
             enumerates6=listen6 in {"lab", "all"},
         )
 
     def verify(self, files: Mapping[str, bytes]) -> None:
-        """Read the zones back with dnspython and hold them against each other.
-
-        Raises:
-            InvalidInput: one is not what it should be.
-        """
+        """Raise InvalidInput if the zones do not parse or contradict each other."""
         paths = [path for path in files if path.startswith(f"{DIRECTORY}/") and path.endswith(".zone")]
         zones.check({zones.origin(path.rpartition("/")[2]): files[path].decode() for path in paths})
 
 
 def _listen6(site: Site[Settings]) -> str:
-    """Return where it listens by IPv6.
-
-    Raises:
-        InvalidInput: somewhere, and the bed has no IPv6.
-    """
-    asked = site.settings.listen_v6
+    """Return where named listens by IPv6; raises InvalidInput for an address in a bed without IPv6."""
+    wanted = site.settings.listen_v6
     if site.families.has_v6:
-        return asked or site.settings.listen
-    if asked in {None, "none"}:
+        return wanted or site.settings.listen
+    if wanted in {None, "none"}:
         return "none"
     raise InvalidInput(
         f"IPv6 for listen_v6 of node {site.node}", "families: v4", "take `families: both`, or leave listen_v6 out"
@@ -115,9 +106,9 @@ def _listen6(site: Site[Settings]) -> str:
 
 
 def _listening(where: str, site: Site[Settings], *, real: bool) -> int:
-    """Return how many addresses of one family it listens on; ``all`` adds those of lo and the control network.
+    """Return the number of listening addresses of one family; ``all`` adds those of lo and the control network.
 
-    ``real``: the node has its further addresses in this family; the service address it has in any case.
+    ``real``: the node has its further addresses in this family, not only its service address.
     """
     addresses = len(site.addresses) if real else 1
     return {"none": 0, "service": 1, "lab": addresses, "all": addresses + 2}[where]

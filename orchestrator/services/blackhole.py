@@ -13,16 +13,16 @@ from orchestrator.services.agents import DOMAINS, PYTHON, files
 
 
 class Settings(Strict):
-    """What a bed file may say of a sink."""
+    """Settings of a sink in a bed file."""
 
     data_delay_ms: Annotated[float, Field(ge=0, le=3_600_000)] = 0.0
-    """Answer the end of a message's data this much later."""
+    """Delay of the reply to the end of a message's data, in milliseconds."""
     max_size: Annotated[int, Field(ge=1024, le=1 << 40)] = 50 * 1024 * 1024
-    """The SIZE that is announced (RFC 1870), in octets."""
+    """Announced SIZE (RFC 1870), in octets."""
     fault: Literal["none", "reset-after-mail", "close-after-rcpt"] = "none"
-    """Break sessions off: with a reset (RST) when MAIL has come, or closed when RCPT has come."""
+    """Break sessions off: with a reset (RST) after MAIL, or a close after RCPT."""
     fault_every: Annotated[int, Field(ge=1, le=1_000_000)] = 1
-    """Of so many connections one is broken off."""
+    """Break off one of every N connections."""
 
 
 class Blackhole:
@@ -42,14 +42,13 @@ class Blackhole:
         settings = SinkSettings(**site.settings.model_dump())
         listen = () if site.families.has_v6 else ("--listen", "0.0.0.0")
         place = ("--domains", DOMAINS, "--prefix", str(site.block)) if site.block else ()
-        told = (*listen, *place, "--settings", json.dumps(settings.to_dict()))
+        options = (*listen, *place, "--settings", json.dumps(settings.to_dict()))
         return Rendered(
-            command=(*PYTHON, "-m", "orchestrator.agents.sink", *told),
+            command=(*PYTHON, "-m", "orchestrator.agents.sink", *options),
             files=files(site.deliveries),
             publish=("25/tcp",),
             fds=4096,
             memory_mb=96,
-            peers=len(site.nodes) - 1,
         )
 
 

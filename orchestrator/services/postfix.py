@@ -1,4 +1,4 @@
-"""Postfix, as a relay to thousands of domains: in over SMTP, out by the bed's MX records, nothing kept locally."""
+"""Postfix as a relay to thousands of domains: in over SMTP, out by the bed's MX records, no local delivery."""
 
 import re
 from collections.abc import Iterable
@@ -10,11 +10,11 @@ from orchestrator.bed.addressing import twin
 from orchestrator.bed.model import Families, Strict
 from orchestrator.bed.wiring import CONTROL
 from orchestrator.errors import InvalidInput
-from orchestrator.services import Change, Queue, RelayLog, Rendered, Role, Site, postfix_config, postfix_log
+from orchestrator.services import Override, Queue, RelayLog, Rendered, Role, Site, postfix_config, postfix_log
 from orchestrator.services.postfix_config import MAIN, MASTER
 
 _OWN = {
-    "compatibility_level": ("3.6", "the newest defaults; 3.5 takes it for its own newest"),
+    "compatibility_level": ("3.6", "the newest defaults; 3.5 treats it as its own newest"),
     "maillog_file": ("/dev/stdout", "the engine keeps the log; see postlog in master.cf"),
     "mydestination": ("", "nothing is delivered here"),
     "local_recipient_maps": ("", "nothing is delivered here"),
@@ -28,32 +28,29 @@ _OWN = {
     "smtp_tls_security_level": ("none", "a plain bed: TLS would be measured, too"),
     "smtpd_tls_security_level": ("none", "a plain bed: TLS would be measured, too"),
     "delay_logging_resolution_limit": ("6", "delays=a/b/c/d to the microsecond, for the histograms"),
-    "default_process_limit": ("500", "the default of 100 is reached long before the machine's end"),
+    "default_process_limit": ("500", "the default of 100 limits the relay before the CPUs do"),
     "smtpd_client_connection_count_limit": ("0", "one load generator is one client"),
-    "qmgr_message_active_limit": ("100000", "20000 is 40 s of mail at 500 a second; the rest would wait on disk"),
+    "qmgr_message_active_limit": ("100000", "20000 is 40 s of mail at 500 a second; further mail would wait on disk"),
     "qmgr_message_recipient_limit": ("100000", "as the active limit: one recipient for each message"),
     "default_destination_concurrency_limit": ("50", "20 binds a bed with few domains"),
     "default_destination_concurrency_failed_cohort_limit": ("0", "one failure must not mark a domain dead for 300 s"),
-    "in_flow_delay": (
-        "0",
-        "1 s holds mail back when more comes in than goes out: let it be seen",
-    ),
+    "in_flow_delay": ("0", "1 s delays mail when input exceeds output, and hides the excess"),
     "minimal_backoff_time": ("10s", "300 s outlasts a run"),
     "maximal_backoff_time": ("60s", "4000 s outlasts a run"),
     "queue_run_delay": ("10s", "as the shortest backoff"),
-    "message_size_limit": ("52428800", "what the sink announces"),
+    "message_size_limit": ("52428800", "the sink's SIZE"),
     "mailbox_size_limit": ("0", "no mailboxes"),
 }
-"""Settings of a relay to thousands of domains: name -> value, reason. A bed file may override them."""
+"""Settings of a relay to thousands of domains: name -> value, reason. A bed file can override them."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,100}\Z")
 _MOST_VALUE = 65_536
 
 
 def _overrides(settings: dict[str, str | int | bool]) -> dict[str, str | int | bool]:
-    """Check what would break the format of main.cf; Postfix knows itself which parameters it has: ``_START``.
+    """Check that names and values fit the format of main.cf; postconf checks the names at the start: ``_CHECK``.
 
-    What a value leads to is not judged: the bed's walls keep look-ups and mail inside, and the plan names detours.
+    The effect of a value is not checked: the bed's walls keep look-ups and mail inside, and the plan names detours.
     """
     for name, value in settings.items():
         if not _NAME.match(name):
@@ -64,12 +61,12 @@ def _overrides(settings: dict[str, str | int | bool]) -> dict[str, str | int | b
 
 
 _CHECK = """\
-said=$(postconf -n 2>&1 >/dev/null) || { echo "$said"; exit 78; }
-[ -z "$said" ] || echo "$said"
-if echo "$said" | grep -Eq -e "$1"; then exit 78; fi
+warnings=$(postconf -n 2>&1 >/dev/null) || { echo "$warnings"; exit 78; }
+[ -z "$warnings" ] || echo "$warnings"
+if echo "$warnings" | grep -Eq -e "$1"; then exit 78; fi
 """
-"""Postfix only warns of a parameter that it does not know: a slip of the pen in a bed file would measure something
-else. In a user's own main.cf such a one is a warning, as on the server that it comes from."""
+"""Ends the node for an unknown parameter of the bed file: Postfix only warns, and a typing error would be measured.
+An unknown parameter of a user's own main.cf stays a warning, as on the user's server."""
 _COMPILE = r"""
 set -f
 parameters=$({ postconf -nx; postconf -Px; } 2>/dev/null)
@@ -87,46 +84,42 @@ for map in $(echo "$parameters" | grep -Eo "(^|[^a-z])($kinds):/[^][ ,;{}\"]+" |
     if [ ! -e "$file" ]; then
         case $file in "$data"/*) continue;; esac
         if [ -n "$compiled" ] && [ -e "$file.$compiled" ]; then continue; fi
-        echo "$map stands in the configuration, but the node has no file $file: give it, or take the parameter out"
+        echo "the configuration names $map, but the node has no file $file: give it, or remove the parameter"
         exit 78
     fi
     [ -z "$compiled" ] || $tool "$map" || exit 78
 done
 set +f
 """
-"""Compiles every lookup table that the configuration names and that has a source. Those in data_directory are caches,
-which Postfix makes itself."""
+"""Compiles every lookup table of the configuration with a source. Tables in data_directory are caches made by
+Postfix."""
 _START = """\
 exec gather sh -uc '
-told=
-trap "told=1; kill \\$(cat /var/spool/postfix/pid/master.pid) 2>/dev/null || kill -9 \\$child" HUP INT QUIT TERM
+stopped=
+trap "stopped=1; kill \\$(cat /var/spool/postfix/pid/master.pid) 2>/dev/null || kill -9 \\$child" HUP INT QUIT TERM
 (trap "" HUP INT QUIT TERM; exec postfix start-fg) & child=$!
 while wait $child; status=$?; kill -0 $child 2>/dev/null; do :; done
-[ -z "$told" ] || exit 0
+[ -z "$stopped" ] || exit 0
 exit $status'
 """
-"""master(8) makes itself the leader of a session, where no signal to the group of its start script arrives: it is told
-by its pid file. The start script waits for it, and is not to end before it: it ignores the signals.
+"""master(8) leads a session of its own and gets no signal sent to the group of the start script, so the trap signals
+the process in its pid file. ``postfix start-fg`` ignores the signals, because it must end after master(8).
 """
 
 _QUEUE = ("deferred", "incoming", "active", "deferred", "hold")
-"""Where mail waits, in the order in which it moves on: what moves while they are listed is seen once at least."""
-
-
-_FILES = ("-ignore_readdir_race", "-type", "f")
-"""For find(1): a message that moves on while it is listed is no failure."""
+"""Queue directories in the order of a message's moves, so that a listing misses no message that moves meanwhile."""
 
 
 class Settings(Strict):
-    """What a bed file may say of Postfix."""
+    """Settings of Postfix in a bed file."""
 
     main_cf: Annotated[dict[str, str | int | bool], AfterValidator(_overrides)] = Field(default_factory=dict)
-    """Parameters of main.cf, instead of ours and of Postfix's own (postconf(5)), or of those in the user's own main.cf
-    (``files``). The plan names what the bed must have otherwise."""
+    """Parameters of main.cf (postconf(5)); they override ours, or those of the user's own main.cf (``files``). The plan
+    names each parameter that the bed overrides."""
 
 
 _QUICK_START = "/var/spool/postfix/quick-start"
-"""Tells Postfix's start script that the queue's folders have been checked: they were, when the image was built."""
+"""Makes Postfix's start script skip its check of the queue's folders; the image build has done it."""
 
 
 class Postfix:
@@ -141,8 +134,11 @@ class Postfix:
     ready = re.compile(r"postfix/master\[\d+\]: daemon started ")
     version = ("postconf", "-h", "mail_version")
     queue = Queue(
-        command=("find", *(f"/var/spool/postfix/{name}" for name in _QUEUE), *_FILES, "-printf", "%f\\n"),
-        length=lambda printed: len(set(printed.split())),  # a message keeps its file's name
+        command=(  # a message that moves during the listing is no error
+            *("find", *(f"/var/spool/postfix/{name}" for name in _QUEUE)),
+            *("-ignore_readdir_race", "-type", "f", "-printf", "%f\\n"),
+        ),
+        length=lambda printed: len(set(printed.split())),  # a message keeps its file name
         flush=("postqueue", "-f"),
     )
 
@@ -151,13 +147,15 @@ class Postfix:
         main_cf, changes, detours = _main_cf(site)
         master_cf = _master_cf(site)
         if MASTER in site.files:
-            own = frozenset(str(address) for v4 in site.addresses for address in (v4, twin(v4)))
+            v4s = site.addresses if site.families.has_v4 else ()
+            v6s = map(twin, site.addresses) if site.families.has_v6 else ()
+            own = [str(address) for address in (*v4s, *v6s)]
             master_cf, further, away = postfix_config.master(site.files[MASTER], own)
             changes, detours = [*changes, *further], [*detours, *away]
         tables = {path: text for path, text in site.files.items() if path not in {MAIN, MASTER}}
         detours += postfix_config.table_detours(tables)
-        packaged = [path for path in site.files if postfix_config.packaged(path)]
-        changes += [Change(setting=p, old="given", new=None, reason="it belongs to the package") for p in packaged]
+        packaged = [path for path in site.files if postfix_config.PACKAGED.match(path)]
+        changes += [Override(setting=p, old="given", new=None, reason="a file of the package") for p in packaged]
         compiles = bool(site.files) or any(":" in str(value) for value in site.settings.main_cf.values())
         return Rendered(
             command=("sh", "-euc", _CHECK + (_COMPILE if compiles else "") + _START, "sh", _fatal(site)),
@@ -168,16 +166,15 @@ class Postfix:
             publish=("25/tcp",),
             fds=4096,
             memory_mb=1024,
-            peers=len(site.nodes) - 1,
         )
 
     def read_log(self, lines: Iterable[tuple[float, str]]) -> RelayLog:
-        """Read what its log says of the mail that went through."""
+        """Read Postfix's log."""
         return postfix_log.read(lines)
 
 
 def _fatal(site: Site[Settings]) -> str:
-    """Return the pattern of postconf's complaints that end the node: of ours, any; else one about the bed file's."""
+    """Return the pattern of postconf warnings that end the node: any for our main.cf, else those of the bed file."""
     names = "|".join(re.escape(name) for name in site.settings.main_cf)
     return rf"unused parameter: ({names})=" if MAIN in site.files else "."
 
@@ -187,10 +184,9 @@ _PROTOCOLS = {"all": {4, 6}, "ipv4": {4}, "ipv6": {6}}
 
 
 def _protocols(site: Site[Settings], wanted: str | None) -> set[int]:
-    """Return the IP versions that it speaks: those of the bed, unless ``wanted`` (inet_protocols) says otherwise.
+    """Return the IP versions of Postfix: ``wanted`` (inet_protocols), or those of the bed.
 
-    Raises:
-        InvalidInput: the rest of the bed would talk past it.
+    Raises InvalidInput if the version that the bed uses is missing.
     """
     families = site.families
     words = (wanted or ("all" if families.has_v6 else "ipv4")).replace(",", " ").split()
@@ -207,10 +203,10 @@ def _protocols(site: Site[Settings], wanted: str | None) -> set[int]:
     return spoken if families.has_v6 else {4}
 
 
-def _main_cf(site: Site[Settings]) -> tuple[str, list[Change], list[str]]:
-    """Return main.cf, what the bed changed of what the user gave, and which of that can lead mail away."""
-    said = {True: "yes", False: "no"}
-    given = {n: said[v] if isinstance(v, bool) else str(v) for n, v in site.settings.main_cf.items()}
+def _main_cf(site: Site[Settings]) -> tuple[str, list[Override], list[str]]:
+    """Return main.cf, the bed's changes to the user's parameters, and the detours."""
+    words = {True: "yes", False: "no"}
+    given = {n: words[v] if isinstance(v, bool) else str(v) for n, v in site.settings.main_cf.items()}
     own = site.files.get(MAIN)
     theirs = {**({} if own is None else postfix_config.parameters(own)), **given}
     place = _place(site, _protocols(site, theirs.get("inet_protocols")))
@@ -230,7 +226,7 @@ def _main_cf(site: Site[Settings]) -> tuple[str, list[Change], list[str]]:
 
 
 def _place(site: Site[Settings], spoken: set[int]) -> dict[str, tuple[str, str]]:
-    """Return the parameters that follow from the node's place in the bed: name -> value, reason."""
+    """Return the parameters of the node's addresses, name and network: name -> value, reason."""
     own = {4: str(site.v4), 6: str(twin(site.v4))}
     networks = {4: str(site.lab), 6: f"[{site.lab6.network_address}]/{site.lab6.prefixlen}"}
     return {
@@ -238,8 +234,8 @@ def _place(site: Site[Settings], spoken: set[int]) -> dict[str, tuple[str, str]]
             "all" if spoken == {4, 6} else f"ipv{min(spoken)}",
             "the families of the bed" if site.families.has_v4 else "IPv4 for the published port only; see master.cf",
         ),
-        "myhostname": (f"{site.node}.nodes.test", "as the bed's DNS has it"),
-        "mydomain": ("nodes.test", "as the bed's DNS has it"),
+        "myhostname": (f"{site.node}.nodes.test", "the node's name in the bed's DNS"),
+        "mydomain": ("nodes.test", "the nodes' domain in the bed's DNS"),
         "inet_interfaces": (
             ", ".join(own[version] for version in sorted(spoken)),
             "its service address; published ports lead there",
@@ -249,7 +245,7 @@ def _place(site: Site[Settings], spoken: set[int]) -> dict[str, tuple[str, str]]
             for version, name in ((4, "smtp_bind_address"), (6, "smtp_bind_address6"))
             if version in spoken
         },
-        # The host comes in from the control network's gateway; the engine chooses that network when it makes it.
+        # The host connects from the control network's gateway; the engine chooses that network's addresses.
         "mynetworks": (
             ", ".join([*(networks[version] for version in sorted(spoken)), CONTROL]),
             "the bed, and the host through its published port",
@@ -258,7 +254,7 @@ def _place(site: Site[Settings], spoken: set[int]) -> dict[str, tuple[str, str]]
 
 
 _MASTER_CF = """\
-# service   type  private unpriv chroot wakeup maxproc command. No chroot: its copy of resolv.conf would be an old one.
+# service   type  private unpriv chroot wakeup maxproc command. No chroot: its copy of resolv.conf would be out of date.
 smtp        inet  n       -      n      -      -       smtpd
 pickup      unix  n       -      n      60     1       pickup
 cleanup     unix  n       -      n      -      0       cleanup

@@ -1,25 +1,26 @@
 """Adapter of a user's own main.cf and master.cf to a bed; reads them as Postfix does.
 
-The format is the same for both (postconf(5), master(5)): a line that begins with white space continues the one before;
-empty lines and lines whose first other character is ``#`` count for nothing.
+The format is the same for both (postconf(5), master(5)): leading white space continues the previous line; empty lines
+and comment lines (``#``) are ignored.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
-from orchestrator.services import Change
+from orchestrator.errors import InvalidInput
+from orchestrator.services import Override
 
 MAIN, MASTER = "/etc/postfix/main.cf", "/etc/postfix/master.cf"
-_PACKAGED = re.compile(
+PACKAGED = re.compile(
     r"/etc/postfix/((?:dynamicmaps\.cf|postfix-files)(?:\.d/.*)?|postfix-script|post-install|makedefs\.out|.*\.proto)\Z"
 )
-"""What a copied /etc/postfix holds of the package that it came from, whose version is another one."""
+"""Files of the Postfix package in a copied /etc/postfix; its version may differ from the image's."""
 
 _MEASURED = {
     "maillog_file": ("/dev/stdout", "the bed reads the log from there"),
     "delay_logging_resolution_limit": ("6", "the bed's histograms need delays to the microsecond"),
 }
-"""Parameters that have one value in every bed."""
+"""Parameters with one value in every bed."""
 _IMAGE = "the image's own"
 _ELSEWHERE = {
     "maillog_file_prefixes": ("/var, /dev/stdout", "the log goes to /dev/stdout"),
@@ -40,55 +41,59 @@ _ELSEWHERE = {
     "smtp_bind_address": ("", "mail leaves over the lab; the bed gives the addresses"),
     "smtp_bind_address6": ("", "mail leaves over the lab; the bed gives the addresses"),
 }
-"""Parameters that may be unset; set, they have this value (the default of the image, or none)."""
+"""Parameters that may be unset, or have this value (the image's default, or none)."""
 _DETOUR = re.compile(
     r"(?:.*relayhost(?:_maps)?|.*transport(?:_maps)?|content_filter|smtpd_proxy_filter|.*_bcc(?:_maps)?|.*fallback_relay"
     r"|.*_milters|(?:.*_)?(?:header|body)_checks|virtual_.*_(?:maps|domains)|.*canonical_maps|relocated_maps"
     r"|mydestination|luser_relay|disable_dns_lookups|smtp_host_lookup|smtp_dns_support_level)\Z"
 )
 _STRAIGHT = re.compile(r"(?:smtp|relay|error(?::.*)?|)\Z", re.DOTALL)
-"""Values that lead no mail away."""
+"""Values without a detour."""
 _STRAIGHT_OF = {
     "disable_dns_lookups": {"no"},
     "smtp_host_lookup": {"dns", ""},
     "smtp_dns_support_level": {"enabled", "dnssec", ""},
 }
-"""The same, of parameters that have other such values; without DNS there is no look-up of MX records."""
+"""Values without a detour, for parameters of DNS: without DNS, Postfix looks up no MX records."""
 
-_ACTION = re.compile(r"\s*(?:/.*/\w*|\S+)\s+((?:FILTER|REDIRECT|BCC)\s+\S+)", re.IGNORECASE)
+_ACTIONS = r"(?:FILTER|REDIRECT|BCC|check_policy_service)\b"
+_ACTION = re.compile(rf"(?:!?([^\w\s])(?:\\.|(?!\1)[^\\])*\1\w*|\S+)\s+({_ACTIONS}[\s,]+\S+)", re.IGNORECASE)
 """An entry of access(5) or header_checks(5): key or /pattern/, and the action."""
 MOST_ACTIONS = 20
 """Actions of lookup tables that are named."""
+_BRACES = r"\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}"
+_INLINE = re.compile(rf"(?:static|inline|regexp|pcre|cidr):{_BRACES}")
+_REMOTE = re.compile(
+    rf"check_policy_service[\s,]+(?:{_BRACES}|[^\s,]+)|check_\w+_access[\s,]+(?:\{{\s*)?"
+    r"(?!(?:proxy:)?(?:hash|btree|cdb|lmdb|texthash|regexp|pcre|cidr|static|inline):)\w+:[^\s,]+"
+)
+"""A query of a restriction whose answer the bed cannot read: a policy service, or a table without a file of text."""
 
 _FIELDS = re.compile(r"(\S+\s+\S+\s+\S+\s+\S+\s+)([yn-])(?=\s)")
-_OPTION = re.compile(r"(?<!\S)-o\s*(?:\{\s*([\w.-]+)\s*=\s*([^}]*?)\s*\}|([\w.-]+)=(\S*))")
+_OPTION = re.compile(rf"(?<!\S)-o\s*(?:\{{\s*([\w.-]+)\s*=\s*((?:[^{{}}]|{_BRACES})*?)\s*\}}|([\w.-]+)=(\S*))")
 _SYSLOG_NAME = re.compile(r"(-o\s*(?:\{\s*)?syslog_name\s*=\s*)(?!postfix(?:[/\s}]|\Z))([^\s}]+)")
 _OPTIONS = {**_MEASURED, **_ELSEWHERE, "inet_interfaces": ("all", "the node's addresses in the bed")}
-"""Parameters that a service of master.cf may not have otherwise than main.cf has them, but ``syslog_name``."""
+"""Parameters that options in master.cf must not override, except ``syslog_name``."""
 _ADDRESSES = frozenset({"inet_interfaces", "smtp_bind_address", "smtp_bind_address6"})
-_HOSTED = re.compile(r"(\[[^\]\s]*\]|[^\s:]*):([^\s:]+)(?=\s+inet\s)")
-_ANYWHERE = re.compile(r"127\.[\d.]+\Z|localhost\Z|::1\Z|0\.0\.0\.0\Z|::\Z|\Z")
-"""Addresses that every node has."""
+_INET = re.compile(r"(?:(\[[^\]\s]*\]|[^\s:]*):)?([^\s:]+)(?=\s+inet\s)")
+_LOOPBACK = re.compile(r"127\.[\d.]+\Z|localhost\Z|::1\Z")
+_WILDCARDS = ("", "0.0.0.0", "::")
+_PORTS = {"smtp": "25", "smtps": "465", "submissions": "465", "submission": "587"}
 POSTLOG = "postlog   unix-dgram n  -       n       -       1       postlogd"
 
 
-def packaged(path: str) -> bool:
-    """Say whether a file belongs to the package and not to the administrator."""
-    return bool(_PACKAGED.match(path))
-
-
 def parameters(text: str) -> dict[str, str]:
-    """Return the parameters of a main.cf; of one that stands there twice, the last value, as Postfix does."""
-    found: dict[str, str] = {}
+    """Return the parameters of a main.cf; the last value of a repeated one, as Postfix does."""
+    values: dict[str, str] = {}
     for lines in _logical(text.splitlines()):
         name, equals, value = " ".join(line.strip() for _, line in lines).partition("=")
         if equals:
-            found[name.strip()] = value.strip()
-    return found
+            values[name.strip()] = value.strip()
+    return values
 
 
 def without(text: str, names: frozenset[str]) -> str:
-    """Turn the lines of these parameters into comments."""
+    """Comment out the lines of these parameters."""
     lines = text.splitlines()
     for group in _logical(lines):
         if group[0][1].partition("=")[0].strip() in names:
@@ -97,17 +102,17 @@ def without(text: str, names: frozenset[str]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def needed(given: Mapping[str, str], place: Mapping[str, str]) -> tuple[dict[str, str | None], list[Change]]:
-    """Return what the bed needs otherwise than a user's parameters have it: value, or ``None`` to leave one out.
+def needed(given: Mapping[str, str], place: Mapping[str, str]) -> tuple[dict[str, str | None], list[Override]]:
+    """Return the parameters that the bed overrides, and the changes; a value of ``None`` leaves a parameter out.
 
-    ``place``: the values of parameters that name addresses, where the node has its own.
+    ``place``: values of address parameters for this node.
     """
     values: dict[str, str | None] = {}
     changes = []
 
     def put(name: str, new: str | None, reason: str) -> None:
         values[name] = new
-        changes.append(Change(setting=name, old=given.get(name), new=new, reason=reason))
+        changes.append(Override(setting=name, old=given.get(name), new=new, reason=reason))
 
     for name, (value, reason) in _MEASURED.items():
         if given.get(name) != value:
@@ -124,98 +129,139 @@ def needed(given: Mapping[str, str], place: Mapping[str, str]) -> tuple[dict[str
 
 
 def detours(given: Mapping[str, str]) -> list[str]:
-    """Name the parameters that can lead mail another way than to the MX of its domain."""
-    return [
-        f"{name} = {value}"
-        for name, value in given.items()
-        if _DETOUR.match(name)
-        and not (value.lower() in _STRAIGHT_OF[name] if name in _STRAIGHT_OF else _STRAIGHT.match(value))
-    ]
+    """Name the parameters, and the queries in them, that can lead mail another way than to the MX of its domain."""
+    away = []
+    for name, value in given.items():
+        if not _DETOUR.match(name):
+            away += [f"{name} = {query}" for query in _queries(value)]
+        elif not (value.lower() in _STRAIGHT_OF[name] if name in _STRAIGHT_OF else _STRAIGHT.match(value)):
+            away.append(f"{name} = {value}")
+    return away
+
+
+def _queries(value: str) -> list[str]:
+    """Return the tables with such an action that a parameter contains, and its queries with an unknown answer."""
+    tables = [table[0] for table in _INLINE.finditer(value)]
+    return [table for table in tables if re.search(_ACTIONS, table, re.IGNORECASE)] + _REMOTE.findall(value)
 
 
 def table_detours(files: Mapping[str, str]) -> list[str]:
     """Name the actions in lookup tables that can lead mail another way (access(5), header_checks(5))."""
-    found = {
-        f"{path}: {' '.join(action[1].split())}": None
+    actions = {
+        f"{path}: {' '.join(action[2].split())}": None
         for path, text in files.items()
-        for line in text.splitlines()
-        if not line.lstrip().startswith("#") and (action := _ACTION.match(line))
+        for entry in _logical(text.splitlines())
+        if (action := _ACTION.match(" ".join(line.strip() for _, line in entry)))
     }
-    return list(found)[:MOST_ACTIONS]
+    further = len(actions) - MOST_ACTIONS
+    return list(actions)[:MOST_ACTIONS] + ([f"{further} more actions of lookup tables"] if further > 0 else [])
 
 
-def master(text: str, own: frozenset[str]) -> tuple[str, list[Change], list[str]]:
-    """Make a master.cf fit for a bed; return it with what was changed, and the detours of its ``-o`` options.
+def master(text: str, own: Sequence[str]) -> tuple[str, list[Override], list[str]]:
+    """Adapt a master.cf to a bed; return it with the changes and the detours of its ``-o`` options.
 
-    A service that would run in a chroot does not: its node holds no further copy of /etc and of the libraries. ``-`` in
-    that column becomes ``n`` without a word: it means ``n`` since Postfix 3.0 (master(5)), but for a main.cf with a
-    compatibility_level of 0. ``own``: the node's addresses.
+    No service runs in a chroot: the node has no second copy of /etc and of the libraries. ``-`` in that column becomes
+    ``n`` without a reported change: its default is ``n`` since Postfix 3.0 (master(5)), except with a
+    compatibility_level of 0. ``own``: the node's addresses of the bed's families.
+
+    Raises:
+        InvalidInput: more services share a port than the node has addresses.
     """
     lines = text.splitlines()
-    changes: list[Change] = []
+    listening = _listening(lines, own)
+    changes: list[Override] = []
     away: list[str] = []
     chrooted: list[str] = []
     names: set[str] = set()
     for group in _logical(lines):
         entry = "/".join(group[0][1].split()[:2])
-        local = _local(lines, group, entry, own)
+        names.add(entry)
         number = group[0][0]
+        changes += _local(lines, group, entry, own, listening.get(number))
         head = lines[number]
-        if (now := "/".join(head.split()[:2])) != entry and now in names:
-            for number, _ in group:
-                lines[number] = f"#testbed# {lines[number]}"
-            reason = f"{now} listens on the node's addresses already"
-            changes.append(Change(setting=f"{MASTER} {entry}", old="a service", new=None, reason=reason))
-            continue
-        changes += local
-        names.add(now)
-        if (found := _FIELDS.match(head)) and found[2] != "n":
-            lines[number] = f"{found[1]}n{head[found.end() :]}"
-            chrooted += [entry] if found[2] == "y" else []
+        if (match := _FIELDS.match(head)) and match[2] != "n":
+            lines[number] = f"{match[1]}n{head[match.end() :]}"
+            chrooted += [entry] if match[2] == "y" else []
         for number, _ in group:
             if other := _SYSLOG_NAME.search(lines[number]):
                 lines[number] = _SYSLOG_NAME.sub(r"\1postfix/\2", lines[number])
                 reason = "the bed reads the log by this name"
                 what = f"{MASTER} {entry} syslog_name"
-                changes.append(Change(setting=what, old=other[2], new=f"postfix/{other[2]}", reason=reason))
+                changes.append(Override(setting=what, old=other[2], new=f"postfix/{other[2]}", reason=reason))
         options = {a or c: b or d for a, b, c, d in _OPTION.findall(" ".join(line for _, line in group))}
         away += [f"{MASTER} {entry}: {detour}" for detour in detours(options)]
     if chrooted:
         what = f"{MASTER} chroot of {len(chrooted)} services, {', '.join(chrooted[:2])}, ..."
-        changes.append(Change(setting=what, old="y", new="n", reason="a node is a root of its own"))
+        changes.append(Override(setting=what, old="y", new="n", reason="a node has a root of its own"))
     if "postlog/unix-dgram" not in names:
         lines.append(POSTLOG)
-        reason = "it writes the log to /dev/stdout"
-        changes.append(Change(setting=f"{MASTER} postlog", old=None, new="postlogd", reason=reason))
+        reason = "postlogd writes the log to /dev/stdout"
+        changes.append(Override(setting=f"{MASTER} postlog", old=None, new="postlogd", reason=reason))
     return "".join(f"{line}\n" for line in lines), changes, away
 
 
-def _local(lines: list[str], group: list[tuple[int, str]], entry: str, own: frozenset[str]) -> list[Change]:
-    """Take out of one service, in ``lines``, the options and the address that the bed must have otherwise."""
+def _listening(lines: list[str], own: Sequence[str]) -> dict[int, str]:
+    """Return line number -> service name in the bed, of each inet service at an address that the node does not have.
+
+    A service with a port of its own listens at all addresses of the node, one with a shared port at one of its family.
+    """
+    ports: dict[str, list[tuple[int, str, str, str]]] = {}
+    for group in _logical(lines):
+        if match := _INET.match(group[0][1]):
+            listener = (group[0][0], (match[1] or "").strip("[]"), match[2], match[0])
+            ports.setdefault(_PORTS.get(match[2], match[2]), []).append(listener)
+    names = {}
+    for listeners in ports.values():
+        hosts = {host for _, host, _, _ in listeners}
+        free = [a for a in own if not hosts & {a, "", "::" if ":" in a else "0.0.0.0"}]
+        for number, host, port, _ in listeners:
+            if host in own or host in _WILDCARDS or _LOOPBACK.match(host):
+                continue
+            if len(listeners) == 1:
+                names[number] = port
+                continue
+            family = [a for a in own if (":" in a) == (":" in host)] or own
+            address = next((a for a in free if a in family), None)
+            if address is None:
+                raise InvalidInput(
+                    f"an address of the node for each service of port {port} in {MASTER}",
+                    ", ".join(service for *_, service in listeners),
+                    "take services out, or give the node in the bed file more `addresses`",
+                )
+            free.remove(address)
+            names[number] = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+    return names
+
+
+def _local(
+    lines: list[str], group: list[tuple[int, str]], entry: str, own: Sequence[str], listening: str | None
+) -> list[Override]:
+    """Replace in ``lines`` the options and the address of one service that do not suit the bed."""
     changes = []
 
     def judged(option: re.Match[str]) -> str:
         name, value = option[1] or option[3], (option[2] if option[1] else option[4])
         needed, reason = _OPTIONS.get(name, (value, ""))
-        local = name in _ADDRESSES and set(value.replace(",", " ").split()) <= own
+        local = name in _ADDRESSES and set(value.replace(",", " ").split()) <= {*own}
         if name == "syslog_name" or value == needed or local:
             return option[0]
-        changes.append(Change(setting=f"{MASTER} {entry} {name}", old=value, new=None, reason=f"main.cf's: {reason}"))
+        changes.append(Override(setting=f"{MASTER} {entry} {name}", old=value, new=None, reason=f"main.cf's: {reason}"))
         return "\n" * option[0].count("\n")
 
     numbers = [number for number, _ in group]
     text = _OPTION.sub(judged, "\n".join(line for _, line in group))
-    if (found := _HOSTED.match(text)) and not _ANYWHERE.match(host := found[1].strip("[]")) and host not in own:
-        text = text[found.start(2) :]
+    if listening:
+        old = text.split(maxsplit=1)[0]
+        text = listening + text[len(old) :]
         reason = "the node's addresses in the bed"
-        changes.append(Change(setting=f"{MASTER} {entry}", old=f"{found[1]}:{found[2]}", new=found[2], reason=reason))
+        changes.append(Override(setting=f"{MASTER} {entry}", old=old, new=listening, reason=reason))
     for number, line in zip(numbers, text.split("\n"), strict=True):
         lines[number] = line
     return changes
 
 
 def _logical(lines: list[str]) -> Iterator[list[tuple[int, str]]]:
-    """Yield the logical lines: the number and text of each of their physical lines, without comments."""
+    """Yield each logical line as its physical lines: number and text, without comments."""
     group: list[tuple[int, str]] = []
     for number, line in enumerate(lines):
         if not line.strip() or line.lstrip().startswith("#"):

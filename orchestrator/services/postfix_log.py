@@ -14,20 +14,20 @@ from orchestrator.services import RelayLog, Trouble
 HOPS = ("a: before the queue manager", "b: in the queue", "c: connection set-up", "d: transmission")
 """The four parts of ``delays=a/b/c/d``, in the order in which a message passes them."""
 MOST_REASONS = 200
-"""Different reasons that are told apart."""
+"""Maximum number of distinct reasons."""
 OTHER = "(other reasons)"
 _LONGEST = 300
 """Characters of a reason or an example."""
 
 _LINE = r"[A-Z][a-z]{2} [ \d]\d [\d:]{8} \S+ postfix/(?:[\w.-]+/)*"
-"""The part in brackets: ``-o syslog_name=postfix/$service_name``, as Debian's master.cf has it for ``relay``."""
+"""The last group matches ``-o syslog_name=postfix/$service_name``, as in Debian's master.cf for ``relay``."""
 _ID = r"([0-9A-Za-z]+)"
 _CLIENT = re.compile(rf"{_LINE}smtpd\[(\d+)\]: {_ID}: client=")
 _QUEUED = re.compile(rf"{_LINE}cleanup\[\d+\]: {_ID}: message-id=")
 _REMOVED = re.compile(rf"{_LINE}(?:qmgr|postsuper)\[\d+\]: {_ID}: (?:removed|requeued)\Z")
 _ACTIVE = re.compile(rf"{_LINE}qmgr\[\d+\]: {_ID}: from=")
 _IDLE = re.compile(rf"{_LINE}smtpd\[(\d+)\]: (?:(?:dis)?connect from |NOQUEUE: )")
-"""This smtpd has no message at the moment."""
+"""A line of an smtpd process without a current message."""
 _GIVEN_UP = r"(?:lost connection|timeout|too many errors|bare \S+ received)"
 _LOST = re.compile(rf"{_LINE}smtpd\[(\d+)\]: {_GIVEN_UP} after (?:DATA|BDAT) (?:\(|from )")
 """The connection ended within the data: cleanup(8) discards the unfinished message."""
@@ -74,7 +74,7 @@ _VARYING = (
 
 
 def read(lines: Iterable[tuple[float, str]]) -> RelayLog:
-    """Read a log (Unix time, text) in one pass; memory grows with the mail that is in the queue at a time."""
+    """Read a log (Unix time, text) in one pass; memory grows with the queue length."""
     hops = {name: Histogram() for name in HOPS}
     recorders = [histogram.record_ns for histogram in hops.values()]
     statuses: Counter[str] = Counter()
@@ -97,56 +97,56 @@ def read(lines: Iterable[tuple[float, str]]) -> RelayLog:
         hops={name: histogram.library() for name, histogram in hops.items()},
         statuses=dict(statuses),
         queue=[(float(second + 1), length) for second, length in queue.lengths.items()],
-        troubles=reasons.told(),
+        troubles=reasons.ordered(),
     )
 
 
 class _Queue:
-    """Which messages are queued: from cleanup(8)'s line on until they are removed, or turn out not to be queued."""
+    """Messages in the queue: from cleanup(8)'s line until removal or discard."""
 
     def __init__(self) -> None:
         self.lengths: dict[int, int] = {}
-        """Unix second -> messages, at its end."""
+        """Unix second -> queue length at its end."""
         self._queued: set[str] = set()
         self._gone: set[str] = set()
-        """Begun and thrown away: cleanup's line may come after that of smtpd."""
+        """Discarded messages: cleanup's line may come after that of smtpd."""
         self._begun: dict[str, str] = {}
-        """Process of smtpd -> the message that it is taking, or took last."""
+        """Process id of smtpd -> its current or last message."""
         self._accepted: set[str] = set()
-        """Active once: not thrown away any more."""
+        """Messages that were active: a lost connection no longer discards them."""
 
     def read(self, t: float, text: str) -> bool:
-        """Read one line; True when it is about the ordinary way of a message."""
-        if ": client=" in text and (found := _CLIENT.match(text)):
-            self._begun[found[1]] = found[2]
-            self._gone.discard(found[2])
-            self._accepted.discard(found[2])
+        """Read one line; True if it reports ordinary progress of a message."""
+        if ": client=" in text and (match := _CLIENT.match(text)):
+            self._begun[match[1]] = match[2]
+            self._gone.discard(match[2])
+            self._accepted.discard(match[2])
             return True
-        if ": message-id=" in text and (found := _QUEUED.match(text)):
-            if found[1] not in self._gone:
-                self._queued.add(found[1])
+        if ": message-id=" in text and (match := _QUEUED.match(text)):
+            if match[1] not in self._gone:
+                self._queued.add(match[1])
                 self.lengths[int(t)] = len(self._queued)
             return True
-        if text.endswith((": removed", ": requeued")) and (found := _REMOVED.match(text)):
-            self._leave(t, found[1])
+        if text.endswith((": removed", ": requeued")) and (match := _REMOVED.match(text)):
+            self._leave(t, match[1])
             return True
         if self._keep(text):
             return True
-        if " after " in text and (found := _LOST.match(text)):
-            self._throw_away(t, self._begun.get(found[1]))
-        elif ("reject: " in text or "discard: " in text or "queue file " in text) and (found := _DISCARDED.match(text)):
-            self._throw_away(t, next(filter(None, found.groups())))
+        if " after " in text and (match := _LOST.match(text)):
+            self._throw_away(t, self._begun.get(match[1]))
+        elif ("reject: " in text or "discard: " in text or "queue file " in text) and (match := _DISCARDED.match(text)):
+            self._throw_away(t, next(filter(None, match.groups())))
         return False
 
     def _keep(self, text: str) -> bool:
-        """Read a line after which a lost connection takes no message with it; True when the line is ordinary."""
+        """Read a line after which a lost connection discards no message; True if the line is ordinary."""
         if text.endswith(" (queue active)"):
-            if (found := _ACTIVE.match(text)) and found[1] in self._queued:
-                self._accepted.add(found[1])
+            if (match := _ACTIVE.match(text)) and match[1] in self._queued:
+                self._accepted.add(match[1])
             return True
         ordinary = text.startswith(_ORDINARY, text.find("]: ") + 3)
-        if (ordinary or ": NOQUEUE: " in text) and (found := _IDLE.match(text)):
-            self._begun.pop(found[1], None)
+        if (ordinary or ": NOQUEUE: " in text) and (match := _IDLE.match(text)):
+            self._begun.pop(match[1], None)
         return ordinary
 
     def _throw_away(self, t: float, message: str | None) -> None:
@@ -168,9 +168,8 @@ class _Reasons:
         self._counts: Counter[str] = Counter()
         self._examples: dict[str, str] = {}
 
-    def add(self, said: str, line: str) -> None:
-        """Count one line; ``said``: what it says, without time and process."""
-        reason = said
+    def add(self, reason: str, line: str) -> None:
+        """Count one line; ``reason``: its text without time and process."""
         for pattern, word in _VARYING:
             reason = pattern.sub(word, reason)
         reason = reason[:_LONGEST]
@@ -179,7 +178,7 @@ class _Reasons:
         self._counts[reason] += 1
         self._examples.setdefault(reason, line[:_LONGEST])
 
-    def told(self) -> list[Trouble]:
+    def ordered(self) -> list[Trouble]:
         """Return the reasons, the most frequent first."""
-        ordered = sorted(self._counts.items(), key=lambda entry: -entry[1])
-        return [Trouble(reason=reason, count=count, example=self._examples[reason]) for reason, count in ordered]
+        counts = self._counts.most_common()
+        return [Trouble(reason=reason, count=count, example=self._examples[reason]) for reason, count in counts]

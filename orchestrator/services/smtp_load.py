@@ -4,19 +4,25 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from orchestrator.agents.contract import TICK_S, LoadOrder, LoadReport
+from orchestrator import strict_json
+from orchestrator.agents.contract import TICK_S, LoadOrder, LoadReport, LoadTick
 from orchestrator.agents.wire import recipients_of
 from orchestrator.bed.model import Recipients, Strict
 from orchestrator.errors import EngineFailed, InvalidInput
 from orchestrator.services import Rendered, Role, Site, waiting
 from orchestrator.services.agents import DOMAINS, PYTHON, RECIPIENTS, files
 
+_MESSAGES: dict[str, Callable[[Any], LoadReport | LoadTick]] = {
+    "tick": LoadTick.from_dict,
+    "report": LoadReport.from_dict,
+}
+
 
 class Settings(Strict):
-    """What a bed file may say of the generator; the load itself is ordered, not configured."""
+    """Settings of the generator in a bed file; the load itself is ordered, not configured."""
 
     recipients: Recipients | None = None
-    """Who gets the mail: local parts, which every domain has, or full addresses. Unset, ``user`` in each domain."""
+    """Local parts valid in every domain, or full addresses. Unset: ``user`` in each domain."""
 
 
 class SmtpLoad:
@@ -33,11 +39,7 @@ class SmtpLoad:
     numbers = True
 
     def render(self, site: Site[Settings]) -> Rendered:
-        """Render a node that stays until it is ended.
-
-        Raises:
-            InvalidInput: a domain has no recipient, or a recipient is of another domain.
-        """
+        """Render a node that waits for loads; raises InvalidInput if domains and recipients do not match."""
         named = site.settings.recipients
         if named:
             try:
@@ -50,11 +52,10 @@ class SmtpLoad:
             files={**files(site.deliveries), RECIPIENTS: recipients.encode()},
             fds=4096,
             memory_mb=96,
-            peers=len(site.nodes) - 1,
         )
 
     def command(self, order: LoadOrder) -> tuple[str, ...]:
-        """Return the command of a load; its names are in files, because one argument holds 128 KiB (execve(2))."""
+        """Return the command of a load; domains and recipients are in files: an argument holds 128 KiB (execve(2))."""
         words = {key: value for key, value in order.to_dict().items() if key not in {"domains", "recipients"}}
         names = ("--domains", DOMAINS, "--recipients", RECIPIENTS)
         return (*PYTHON, "-m", "orchestrator.agents.load", *names, json.dumps(words))
@@ -62,21 +63,19 @@ class SmtpLoad:
     def read(
         self, printed: Iterable[str], order: LoadOrder, tick: Callable[[dict[str, Any]], None]
     ) -> LoadReport | None:
-        """Read ticks and the report.
-
-        Raises:
-            EngineFailed: the generator printed other text.
-        """
+        """Read ticks and the report; raises EngineFailed for any other output."""
         report = None
         for line in printed:
             try:
-                said = json.loads(line)
-            except ValueError as error:
-                raise EngineFailed(f"JSON from load {order.run}", line[:500], "read the generator's log") from error
-            if "tick" in said:
-                tick(said["tick"])
-            if "report" in said:
-                report = LoadReport.from_dict(said["report"])
+                ((name, data),) = strict_json.loads(line).items()
+                message = _MESSAGES[name](data)
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                needed = f"a tick or a report of load {order.run} as JSON"
+                raise EngineFailed(needed, line[:500], "read the generator's log") from error
+            if isinstance(message, LoadReport):
+                report = message
+            else:
+                tick(data)
         return report
 
 

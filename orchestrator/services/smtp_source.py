@@ -1,20 +1,15 @@
 """smtp-source, Postfix's own load generator: the container waits for an exec.
 
-It sends to one recipient for each process, without PIPELINING and TLS, and measures no latency.
+It sends to one recipient per process, without PIPELINING and TLS, and measures no latency.
 """
 
 from orchestrator.agents.contract import LoadOrder
-from orchestrator.bed.model import Strict
 from orchestrator.errors import InvalidInput
 from orchestrator.services import Rendered, Site, waiting
-from orchestrator.services.third_party import ThirdParty
+from orchestrator.services.third_party import Settings, ThirdParty
 
 _ENDLESS = str(2**31 - 1)
-"""Messages to send (``-m``): it is ended before."""
-
-
-class Settings(Strict):
-    """Nothing can be set: a load is ordered, not configured."""
+"""Messages to send (``-m``), more than any load sends in its time."""
 
 
 class SmtpSource(ThirdParty):
@@ -22,18 +17,13 @@ class SmtpSource(ThirdParty):
 
     name = "smtp-source"
     image = "postfix"
-    settings = Settings
 
-    def render(self, site: Site[Settings]) -> Rendered:
-        """Render a node that stays until it is ended."""
-        return Rendered(command=waiting.COMMAND, fds=1024, memory_mb=32, peers=len(site.nodes) - 1)
+    def render(self, site: Site[Settings]) -> Rendered:  # noqa: ARG002
+        """Render a node that waits for loads."""
+        return Rendered(command=waiting.COMMAND, fds=1024, memory_mb=32)
 
     def program(self, order: LoadOrder) -> tuple[str, ...]:
-        """Return its command; a connection carries one message, or (``-d``) as many as there are.
-
-        Raises:
-            InvalidInput: a rate is asked for.
-        """
+        """Return its command; a connection carries one message, or (``-d``) all."""
         if order.rate is not None:
             raise InvalidInput("a load as fast as it goes", "a rate: smtp-source keeps none", "leave the rate out")
         reuse = ("-d",) if order.per_connection > 1 else ()

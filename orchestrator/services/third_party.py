@@ -1,6 +1,6 @@
-"""A load from a third-party generator: its command, and its result: exit status, output, CPU time.
+"""A load from a third-party generator: its command, exit status, output and CPU time.
 
-The script runs beside the generator in its node, so that times are its own and not those of the way to the engine.
+The script runs in the generator's node, so its times do not include the engine's delay.
 """
 
 import re
@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from orchestrator.agents.contract import TICK_S, LoadOrder, LoadReport, PrintedLine
+from orchestrator.bed.model import Strict
 from orchestrator.errors import InvalidInput
 from orchestrator.services import Role, waiting
 
 MOST_LINES = 50
-"""Different lines that are kept."""
+"""Most different lines that are kept."""
 _SCRIPT = """\
 exec 2>&1
 sleep "$(date +%s.%N | awk -v period="$1" '{ print period - $1 % period }')"
@@ -23,22 +24,28 @@ seconds=$1
 shift
 exec 9>&1
 echo "testbed-began $(date +%s.%N)"
-told=$(exec timeout --verbose --kill-after=5 "$seconds" sh -c 'exec "$@" >&9 2>&9 9>&-' sh "$@" 2>&1 > /dev/null)
+output=$(exec timeout --verbose --kill-after=5 "$seconds" sh -c 'exec "$@" >&9 2>&9 9>&-' sh "$@" 2>&1 > /dev/null)
 status=$?
-case $told in *'sending signal'*) cut=cut ;; *) cut= ;; esac
-echo "testbed-ended $(date +%s.%N) $status $cut"
+case $output in *'sending signal'*) cut=cut ;; *) cut= ;; esac
+printf "\\n%s\\n" "testbed-ended $(date +%s.%N) $status $cut"
 times
 """
-"""Descriptor 9 keeps the generator's output apart from timeout(1)'s own: 124 may be the generator's status, too."""
+"""Descriptor 9 keeps the generator's output apart from timeout(1)'s own: 124 may be the generator's status, too. The
+generator's last line may lack a newline."""
 _BEGAN = re.compile(r"testbed-began ([\d.]+)")
 _ENDED = re.compile(r"testbed-ended ([\d.]+) (\d+) ?(cut)?")
 _TIMES = re.compile(r"(\d+)m([\d.]+)s (\d+)m([\d.]+)s")
 
 
+class Settings(Strict):
+    """Nothing can be set: a load is ordered, not configured."""
+
+
 class ThirdParty(ABC):
-    """A load generator that numbers no messages: a node that waits, and runs one program for each load."""
+    """A load generator without message numbers: a node that waits, and runs one program for each load."""
 
     role = Role.LOAD
+    settings = Settings
     capabilities: tuple[str, ...] = ()
     takes_mail = False
     ready = waiting.READY
@@ -47,19 +54,15 @@ class ThirdParty(ABC):
 
     @abstractmethod
     def program(self, order: LoadOrder) -> tuple[str, ...]:
-        """Return the program and its arguments.
-
-        Raises:
-            InvalidInput: it cannot send this load.
-        """
+        """Return the program and its arguments; raises InvalidInput if it cannot send this load."""
 
     def command(self, order: LoadOrder) -> tuple[str, ...]:
-        """Return the command that runs the program for the order's time.
-
-        Raises:
-            InvalidInput: it cannot send this load.
-        """
-        return script(self.program(order), order, self.burst_s)
+        """Return the command that runs the program for the order's time, which begins at a multiple of ``burst_s``."""
+        program = self.program(order)
+        if order.seconds is None:
+            found = "a number of messages"
+            raise InvalidInput(f"a load of {program[0]} with a duration", found, "give seconds instead")
+        return ("sh", "-uc", _SCRIPT, "sh", f"{self.burst_s:g}", f"{order.seconds:g}", *program)
 
     def read(
         self,
@@ -67,52 +70,31 @@ class ThirdParty(ABC):
         order: LoadOrder,
         tick: Callable[[dict[str, Any]], None],  # noqa: ARG002
     ) -> LoadReport | None:
-        """Read what the program and the script printed; there are no readings."""
-        return read(printed, order)
-
-
-def script(program: tuple[str, ...], order: LoadOrder, burst_s: float) -> tuple[str, ...]:
-    """Return the command that runs a generator for the order's time and reports its exit status and CPU time.
-
-    It begins when the clock shows a multiple of ``burst_s``: see ``services.GeneratesLoad``.
-
-    Raises:
-        InvalidInput: the order has no time.
-    """
-    if order.seconds is None:
-        raise InvalidInput(f"a load of {program[0]} with a duration", "a number of messages", "give seconds instead")
-    return ("sh", "-uc", _SCRIPT, "sh", f"{burst_s:g}", f"{order.seconds:g}", *program)
-
-
-def read(printed: Iterable[str], order: LoadOrder) -> LoadReport | None:
-    """Read what the script prints, as it comes; an endlessly repeated line is kept once, with its count.
-
-    ``None``: the script did not come to its end.
-    """
-    began: float | None = None
-    ended: re.Match[str] | None = None
-    cpu_s = 0.0
-    first: dict[str, float] = {}
-    counts: dict[str, int] = {}
-    for text in printed:
-        if began is None and (found := _BEGAN.fullmatch(text)):
-            began = float(found[1])
-        elif found := _ENDED.fullmatch(text):
-            ended = found
-        elif ended and (found := _TIMES.fullmatch(text)):
-            # The last one counts: the shell's children, after the shell itself (POSIX, times).
-            cpu_s = sum(60 * float(found[i]) + float(found[i + 1]) for i in (1, 3))
-        elif text in counts or len(counts) < MOST_LINES:
-            first.setdefault(text, time.time())
-            counts[text] = counts.get(text, 0) + 1
-    if began is None or ended is None:
-        return None
-    return LoadReport(
-        run=order.run,
-        started=began,
-        ended=float(ended[1]),
-        exit_status=int(ended[2]),
-        cut_off=ended[3] is not None,
-        cpu_s=cpu_s,
-        printed=[PrintedLine(t=first[text], text=text, count=count) for text, count in counts.items()],
-    )
+        """Read the output of program and script; a repeated line is kept once, with its count."""
+        began: float | None = None
+        ended: re.Match[str] | None = None
+        cpu_s = 0.0
+        first: dict[str, float] = {}
+        counts: dict[str, int] = {}
+        for text in printed:
+            if began is None and (match := _BEGAN.fullmatch(text)):
+                began = float(match[1])
+            elif match := _ENDED.fullmatch(text):
+                ended = match
+            elif ended and (match := _TIMES.fullmatch(text)):
+                # The last line is of the shell's children, the first of the shell itself (POSIX, times).
+                cpu_s = sum(60 * float(match[i]) + float(match[i + 1]) for i in (1, 3))
+            elif text and (text in counts or len(counts) < MOST_LINES):
+                first.setdefault(text, time.time())
+                counts[text] = counts.get(text, 0) + 1
+        if began is None or ended is None:
+            return None
+        return LoadReport(
+            run=order.run,
+            started=began,
+            ended=float(ended[1]),
+            exit_status=int(ended[2]),
+            cut_off=ended[3] is not None,
+            cpu_s=cpu_s,
+            printed=[PrintedLine(t=first[text], text=text, count=count) for text, count in counts.items()],
+        )

@@ -2,6 +2,6 @@
 
 import re
 
-# The shell reaps what an exec leaves behind, and ends at once on SIGTERM because of its trap.
+# The shell reaps orphans of an exec, and its trap ends it at once on SIGTERM.
 COMMAND = ("sh", "-c", "trap 'exit 0' TERM; echo waiting for orders; sleep infinity & wait")
 READY = re.compile(r"^waiting for orders$")

@@ -2,9 +2,9 @@
 
 import logging
 import random
-from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -138,9 +138,17 @@ def _start(
             ) from refused
         recorder.record(name, container)
 
+    def labelled(node: NodePlan) -> ContainerSpec:
+        return replace(
+            container_spec(node, *names),
+            name=identity.name(node.name),
+            labels=identity.labels(node=node.name, service=node.service, neighbours=str(node.peers)),
+            files={**node.files, **saved},
+        )
+
     with ThreadPoolExecutor(len(plan.nodes)) as pool:
         with shielded():
-            creating = {n.name: pool.submit(engine.create, _spec(n, identity, names, saved)) for n in plan.nodes}
+            creating = {n.name: pool.submit(engine.create, labelled(n)) for n in plan.nodes}
         containers = {name: created.result() for name, created in creating.items()}
         with shielded():
             starting = [pool.submit(start, *node) for node in containers.items()]
@@ -150,15 +158,15 @@ def _start(
     return {n.name: RunningNode(plan=n, container=containers[n.name], recorder=recorder) for n in plan.nodes}
 
 
-def _spec(node: NodePlan, identity: Identity, names: Sequence[str], saved: Mapping[str, bytes]) -> ContainerSpec:
-    control, lab_network = names
+def container_spec(node: NodePlan, control: str, lab: str) -> ContainerSpec:
+    """Return the container of a node on these two networks, unlabelled."""
     limits = node.limits
     return ContainerSpec(
-        name=identity.name(node.name),
+        name=node.name,
         image=node.tag,
         command=node.command,
-        labels=identity.labels(node=node.name, service=node.service, neighbours=str(node.peers)),
-        networks=(Endpoint(network=control), Endpoint(network=lab_network, v4=str(node.v4))),
+        labels={},
+        networks=(Endpoint(network=control), Endpoint(network=lab, v4=str(node.v4))),
         hostname=node.name,
         capabilities=(*node.capabilities, *wiring.SETUP_CAPABILITIES),
         sysctls=node.sysctls,
@@ -170,7 +178,7 @@ def _spec(node: NodePlan, identity: Identity, names: Sequence[str], saved: Mappi
             pids=limits.pids,
         ),
         publish=node.publish,
-        files={**node.files, **saved},
+        files=node.files,
     )
 
 

@@ -83,12 +83,14 @@ def test_the_plan_and_the_verdict_name_what_the_bed_changed(summary: dict[str, A
         "delay_logging_resolution_limit": None,
         "inet_interfaces": "192.0.2.25, localhost",
         "smtp_bind_address": "192.0.2.25",
+        "/etc/postfix/master.cf 192.0.2.25:smtp/inet": "192.0.2.25:smtp",
         "/etc/postfix/master.cf chroot": "y",
         "/etc/postfix/master.cf postlog": None,
     }
     said = "\n".join(summary["verdict"]["marks"])
     assert all(f"{setting}: " in said for setting in old if "chroot" not in setting)
-    assert "can lead mail another way: header_checks = pcre:" in said
+    policy = "smtpd_recipient_restrictions = check_policy_service unix:private/policy"
+    assert f"can lead mail another way: {policy}; header_checks = pcre:" in said
 
 
 def test_what_went_wrong_is_said_with_its_reason(summary: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ Prints JSON lines: ``{"event": "listening", ...}`` when it serves, and each even
 import argparse
 import asyncio
 import json
+import resource
 import signal
 import ssl
 from collections.abc import Collection, Iterator, Sequence
@@ -22,7 +23,6 @@ import uvicorn
 import uvloop
 from pydantic import TypeAdapter, ValidationError
 
-from orchestrator.agents.contract import check_types
 from orchestrator.agents.inbox.api import Served
 from orchestrator.agents.inbox.app import LOCAL, create
 from orchestrator.agents.inbox.feed import Feed
@@ -30,7 +30,7 @@ from orchestrator.agents.inbox.session import InboxReception, InboxSession, Inbo
 from orchestrator.agents.inbox.spool import Event, Spool
 from orchestrator.agents.output import say
 from orchestrator.agents.rules import Rule, Rules
-from orchestrator.agents.sink import allow_files, listen
+from orchestrator.agents.sink import listen
 
 _BACKLOG = 1024
 _SPARE_FDS = 256
@@ -114,7 +114,9 @@ async def run(options: argparse.Namespace, settings: InboxSettings, rules: Seque
     ended, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
-    most = allow_files() - 2 * _BACKLOG - _SPARE_FDS
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+    most = files - 2 * _BACKLOG - _SPARE_FDS
     spool = Spool(options.spool, most_b=settings.max_stored_mb << 20, most_messages=settings.max_messages)
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH) if options.certificate else None
     if tls is not None:
@@ -125,19 +127,6 @@ async def run(options: argparse.Namespace, settings: InboxSettings, rules: Seque
     say({"event": "listening", **inbox.ports})
     await ended.wait()
     await inbox.close()
-
-
-def read_settings(text: str) -> InboxSettings:
-    """Read InboxSettings.
-
-    Raises:
-        ValueError, TypeError: they are none, or of wrong types.
-    """
-    given = json.loads(text)
-    if not isinstance(given, dict):
-        raise TypeError(f"an object was needed, {text:.60} was found")
-    check_types(InboxSettings, given)
-    return InboxSettings.from_dict(given)
 
 
 def main() -> None:
@@ -153,7 +142,7 @@ def main() -> None:
     parser.add_argument("--rules", default="[]", metavar="JSON", help="a list of rules")
     options = parser.parse_args()
     try:
-        settings = read_settings(options.settings)
+        settings = InboxSettings.from_dict(json.loads(options.settings))
         rules = TypeAdapter(list[Rule]).validate_json(options.rules)
     except (ValidationError, ValueError, TypeError) as error:
         parser.error(str(error))

@@ -25,19 +25,15 @@ def bed(
     parent: str | None = None,
     families: str | None = None,
 ) -> Bed:
-    """Return a built-in bed, or the one in the YAML file of this name; what is given here stands above it.
-
-    Raises:
-        InvalidInput: there is neither, or the file is no bed.
-    """
+    """Return a built-in bed, or the one in a YAML file, with these options in place of its own; raises InvalidInput."""
     if name in names():
         with as_file(files(__name__) / f"{name}.yaml") as path:
-            found = read_bed(path)
+            written = read_bed(path)
     elif is_named(name):
-        found = read_bed(Path(name))
+        written = read_bed(Path(name))
     else:
         choice = f"choose one of {', '.join(names())}"
         raise InvalidInput("the name of a built-in bed, or a YAML file", repr(name), choice)
     options = {"name": called, "domains": domains, "parent": parent, "families": families}
     given = {key: value for key, value in options.items() if value is not None}
-    return checked(Bed, {**found.model_dump(), **given}, f"a valid bed ({name})")
+    return checked(Bed, {**written.model_dump(), **given}, f"a valid bed ({name})")

@@ -21,7 +21,7 @@ from orchestrator.scenarios.relay_load.params import OURS
 from orchestrator.scenarios.relay_load.probes import Cpu
 from orchestrator.scenarios.relay_throughput import rate
 from orchestrator.scenarios.relay_throughput.params import RUN, Params
-from orchestrator.services import Change, Purpose
+from orchestrator.services import Override, Purpose
 
 BACKLOG = 0.25
 """Largest share of the accepted rate that a relay may fail to deliver under load; above it, a backlog grows."""
@@ -193,7 +193,7 @@ def _own(measured: Measurements) -> tuple[str, ...]:
     """Return the changes to the relay's own files, and the settings in them that can divert mail."""
     nodes = (measured.facts.get("plan") or {}).get("nodes") or []
     relay: dict[str, Any] = next((node for node in nodes if node["name"] == "relay"), {})
-    changes = [str(Change(**change)) for change in relay.get("changes") or ()]
+    changes = [str(Override(**change)) for change in relay.get("changes") or ()]
     detours = list(relay.get("detours") or ())
     remarks = (
         ("the bed changed in the relay's own configuration", changes),

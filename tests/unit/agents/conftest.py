@@ -20,6 +20,7 @@ from orchestrator.agents import control
 from orchestrator.agents.contract import LoadOrder, LoadReport, SinkReport
 from orchestrator.agents.histogram import decode
 from orchestrator.agents.load import Load
+from orchestrator.measurements.accounting import bitmap
 
 DOMAINS = [f"d{i}.test" for i in range(8)]
 PREFIX = "127.0.16.0/29"
@@ -172,6 +173,12 @@ def send(**order: Any) -> Any:
     full = LoadOrder.from_dict({"run": "a5a5a5a5", "target": "127.0.0.1", "domains": DOMAINS, "sizes": [600], **order})
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(Load(full).run())
+
+
+def numbers(text: str) -> list[int]:
+    """Return the sequence numbers of a set that travelled."""
+    bits = bitmap(text)
+    return [number for number in range(bits.bit_length()) if bits >> number & 1]
 
 
 def at(text: str, percentile: float) -> float:

@@ -12,6 +12,7 @@ from orchestrator.agents.content import Content
 from orchestrator.agents.histogram import MOST_US, Histogram, decode
 from orchestrator.agents.ledger import OUTSIDE, Books, SequenceSet
 from orchestrator.agents.wire import MAX_SEQ, Composer
+from orchestrator.measurements.accounting import bitmap
 
 RUN, OTHER, UNKNOWN = "0badcafe", "0badf00d", "deadbeef"
 DOMAINS = ["d0.test", "d1.test", "d2.test"]
@@ -33,17 +34,7 @@ def test_a_sequence_set_is_a_set(numbers: list[int]) -> None:
     fresh = [made.add(number) for number in numbers]
     assert sum(fresh) == len(made) == len(set(numbers))
     assert list(made) == sorted(set(numbers))
-    again = SequenceSet.decode(made.encode())
-    assert list(again) == list(made)
-    assert len(again) == len(made)
-    assert all(number in again for number in numbers)
-    assert 50_001 not in again
-
-
-@pytest.mark.parametrize("text", ["", "!", "AAAA", "eJwDAAAAAAE", SequenceSet().encode()[:-4]])
-def test_what_is_no_sequence_set_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"."):
-        SequenceSet.decode(text)
+    assert bitmap(made.encode()) == sum(1 << number for number in set(numbers))
 
 
 @given(
@@ -66,7 +57,7 @@ def test_every_message_is_accounted_for_once(mail: list[tuple[str, int, bool, in
         astray[run] += recipient != 1
         domains[run] |= {recipient} - {-1}
     for run in (RUN, OTHER):
-        report = books.ledger(run).report(books.foreign, books.accepted, books.broken)
+        report = books.ledger(run).report()
         copies = {seq: count for (of, seq), count in good.items() if of == run}
         assert report.delivered == len(copies)
         assert report.duplicated == sum(copies.values()) - len(copies)
@@ -74,7 +65,7 @@ def test_every_message_is_accounted_for_once(mail: list[tuple[str, int, bool, in
         assert report.misrouted == astray[run]
         assert report.foreign == sum(run == UNKNOWN for run, *_ in mail)
         assert report.domains == len(domains[run])
-        assert sorted(SequenceSet.decode(report.delivered_set)) == sorted(copies)
+        assert bitmap(report.delivered_set) == sum(1 << seq for seq in copies)
         assert decode(report.transit).get_total_count() == report.delivered
         assert (report.first is None) == (report.last is None) == (not any(of == run for of, *_ in mail))
 
@@ -84,15 +75,15 @@ def test_foreign_mail_counts_from_the_start_of_a_run() -> None:
     books.begin(RUN)
     books.enter(arrived(UNKNOWN, 0), [], None)
     books.begin(OTHER)
-    assert books.ledger(RUN).report(books.foreign, 0, 0).foreign == 1
-    assert books.ledger(OTHER).report(books.foreign, 0, 0).foreign == 0
+    assert books.ledger(RUN).report().foreign == 1
+    assert books.ledger(OTHER).report().foreign == 0
 
 
 def test_a_garbled_sequence_number_is_no_reason_to_allocate() -> None:
     books = Books()
     books.begin(RUN)
     books.enter(arrived(RUN, MAX_SEQ), [], None)
-    report = books.ledger(RUN).report(0, 0, 0)
+    report = books.ledger(RUN).report()
     assert (report.delivered, report.corrupted) == (0, 1)
 
 
@@ -136,7 +127,7 @@ def test_an_address_that_is_no_domains_is_outside(address: str) -> None:
     assert books.dialled(address) == OUTSIDE
     books.begin(RUN)
     books.enter(arrived(RUN, 0), [0], books.dialled(address))
-    report = books.ledger(RUN).report(0, 0, 0)
+    report = books.ledger(RUN).report()
     assert (report.delivered, report.outside, report.misrouted, report.domains) == (1, 1, 0, 0)
 
 

@@ -18,11 +18,10 @@ import uvloop
 from orchestrator.agents import load as load_module
 from orchestrator.agents.contract import LoadOrder
 from orchestrator.agents.histogram import decode
-from orchestrator.agents.ledger import SequenceSet
 from orchestrator.agents.load import Load
 from orchestrator.agents.order import BadOrder, read_order
 from tests.unit.agents import faults
-from tests.unit.agents.conftest import DOMAINS, PREFIX, Clock, Sink, at, report_of, send, start_load
+from tests.unit.agents.conftest import DOMAINS, PREFIX, Clock, Sink, at, numbers, report_of, send, start_load
 
 ORDER = {"run": "a5a5a5a5", "target": "127.0.0.1", "domains": DOMAINS, "messages": 4, "sizes": [600], "timeout": 30}
 
@@ -199,7 +198,7 @@ def test_it_finds_what_a_relay_lost_doubled_and_changed(sink: Sink) -> None:
     report = sink.report(run)
     assert said.accepted == 12
     assert (report.delivered, report.duplicated, report.corrupted) == (9, 1, 1)
-    missing = set(SequenceSet.decode(said.accepted_set)) - set(SequenceSet.decode(report.delivered_set))
+    missing = set(numbers(said.accepted_set)) - set(numbers(report.delivered_set))
     assert missing == {3, 7, 10}
 
 
@@ -223,13 +222,13 @@ def test_a_fault_is_counted_by_its_cause(fault: faults.Fault, cause: str, unreso
     assert said.failed == {cause: 4}
     assert (said.offered, said.accepted, said.domains, said.unresolved) == (4, 0, 0, unresolved)
     assert said.connect_failed == {}
-    assert len(SequenceSet.decode(said.unresolved_set)) == unresolved
+    assert len(numbers(said.unresolved_set)) == unresolved
 
 
 def test_a_message_whose_reply_does_not_come_in_time_is_unresolved(clock: Clock) -> None:
     said = against(leaping(clock, 31, faults.is_silent_after_the_data, reply=b""), rate=1000, connections=1)
     assert (said.offered, said.accepted, said.failed) == (4, 0, {"timeout": 4})
-    assert said.unresolved == len(SequenceSet.decode(said.unresolved_set)) == 4
+    assert said.unresolved == len(numbers(said.unresolved_set)) == 4
 
 
 def test_what_a_broken_connection_left_of_a_block_is_sent_over_another() -> None:
@@ -382,9 +381,9 @@ def test_an_interrupt_ends_it_with_an_honest_report(slow_sink: Sink) -> None:
     assert said.ended - said.started < 5
     assert said.offered == said.accepted + sum(said.failed.values())
     assert set(said.failed) == {"interrupted"}
-    delivered = set(SequenceSet.decode(slow_sink.report(run).delivered_set))
-    accepted = set(SequenceSet.decode(said.accepted_set))
-    assert accepted <= delivered <= accepted | set(SequenceSet.decode(said.unresolved_set))
+    delivered = set(numbers(slow_sink.report(run).delivered_set))
+    accepted = set(numbers(said.accepted_set))
+    assert accepted <= delivered <= accepted | set(numbers(said.unresolved_set))
 
 
 @pytest.mark.parametrize(

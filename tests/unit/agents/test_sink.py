@@ -15,10 +15,10 @@ import aiosmtplib
 import pytest
 
 from orchestrator.agents import control
-from orchestrator.agents.ledger import SequenceSet
 from orchestrator.agents.session import COMMAND_LIMIT, MOST_RECIPIENTS
+from orchestrator.agents.sink import main
 from orchestrator.agents.wire import Composer
-from tests.unit.agents.conftest import DOMAINS, Sink, running_sink, send
+from tests.unit.agents.conftest import DOMAINS, Sink, numbers, running_sink, send
 
 
 class Talk:
@@ -104,7 +104,7 @@ def test_it_serves_ipv6(sink: Sink) -> None:
     run = sink.begin()
     with smtplib.SMTP("::1", sink.port, timeout=5) as client:
         client.sendmail("a@d0.test", "user@d0.test", letter(run, 4))
-    assert list(SequenceSet.decode(sink.report(run).delivered_set)) == [4]
+    assert numbers(sink.report(run).delivered_set) == [4]
 
 
 @pytest.mark.parametrize(
@@ -191,9 +191,9 @@ def test_no_second_message_can_be_smuggled_in(sink: Sink, talk: Talk, dot: bytes
 
 
 def test_a_message_over_the_announced_size_is_refused_and_not_counted(tmp_path: Path) -> None:
-    with running_sink(tmp_path, "--listen", "127.0.0.1") as sink, Talk(sink.port) as talk:
+    settings = ("--settings", '{"max_size": 1000}')
+    with running_sink(tmp_path, "--listen", "127.0.0.1", *settings) as sink, Talk(sink.port) as talk:
         run = sink.begin()
-        sink.ask("set", '{"max_size": 1000}')
         assert "250-SIZE 1000" in talk.say(b"EHLO x")[0] or talk.say(b"MAIL FROM:<> SIZE=1001")[0].startswith("552")
         talk.say(b"MAIL FROM:<>", b"RCPT TO:<user@d0.test>", b"DATA")
         talk.send(message(run, 0, size=2000))
@@ -201,7 +201,7 @@ def test_a_message_over_the_announced_size_is_refused_and_not_counted(tmp_path: 
         talk.say(b"MAIL FROM:<>", b"RCPT TO:<user@d0.test>", b"DATA")
         talk.send(message(run, 1, size=100))
         assert talk.reply() == "250 2.0.0 Ok"
-        assert list(SequenceSet.decode(sink.report(run).delivered_set)) == [1]
+        assert numbers(sink.report(run).delivered_set) == [1]
 
 
 def test_half_a_message_is_none(sink: Sink) -> None:
@@ -211,7 +211,7 @@ def test_half_a_message_is_none(sink: Sink) -> None:
         rude.send(message(run, 0)[:-3])
     with smtplib.SMTP("127.0.0.1", sink.port, timeout=5) as client:
         client.sendmail("a@d0.test", "user@d0.test", letter(run, 1))
-    assert list(SequenceSet.decode(sink.report(run).delivered_set)) == [1]
+    assert numbers(sink.report(run).delivered_set) == [1]
 
 
 def test_mail_at_the_address_of_another_domain_is_misrouted(sink: Sink) -> None:
@@ -312,10 +312,6 @@ def test_out_of_files_it_sends_clients_away_and_serves_on(tmp_path: Path) -> Non
     [
         (["begin", "nonsense"], 1, "eight hex digits"),
         (["report", "ffffffff"], 1, "is unknown here"),
-        (["set", '{"data_delay_ms": -1}'], 1, "data_delay_ms goes from 0"),
-        (["set", '{"max_size": 1.5}'], 1, "max_size goes from 1"),
-        (["set", '{"speed": 1}'], 1, "unexpected keyword argument 'speed'"),
-        (["set", "{"], 1, "Expecting property name"),
         (["expect", "ffffffff", "many"], 1, "invalid literal for int"),
         (["expect", "nonsense", "1"], 1, "eight hex digits"),
         (["drop"], 2, "python3 -m orchestrator.agents.control begin RUN"),
@@ -372,6 +368,18 @@ def test_our_generator_counts_what_a_broken_session_cost_it_and_goes_on(tmp_path
 
 
 def test_an_answer_is_one_json_line(sink: Sink, capsys: pytest.CaptureFixture[str]) -> None:
-    assert control.main(["--socket", sink.control, "set", "{}"]) == 0
-    default = '{"data_delay_ms": 0.0, "max_size": 52428800, "fault": "none", "fault_every": 1}'
-    assert capsys.readouterr().out == f"{default}\n"
+    assert control.main(["--socket", sink.control, "begin", "00c0ffee"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line)["run"] == "00c0ffee"
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"), [('{"speed": 1}', "unexpected keyword argument 'speed'"), ("{", "Expecting property name")]
+)
+def test_settings_that_are_none_end_the_sink(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], settings: str, text: str
+) -> None:
+    monkeypatch.setattr("sys.argv", ["sink", "--settings", settings])
+    with pytest.raises(SystemExit):
+        main()
+    assert text in capsys.readouterr().err

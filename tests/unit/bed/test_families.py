@@ -15,10 +15,11 @@ from orchestrator.bed.addressing import V6
 from orchestrator.bed.model import Families, parse_bed
 from orchestrator.bed.wiring import DIRECTORY
 from orchestrator.errors import InvalidInput
-from orchestrator.plan import NodePlan, Plan, compose, make_plan
+from orchestrator.plan import NodePlan, Plan, make_plan
 from orchestrator.scenarios import scenario
 from orchestrator.services import Role
 from orchestrator.services.smtp_source import SERVICE as SMTP_SOURCE
+from orchestrator.up import compose
 
 _SIX = re.compile(r"(?i)ipv6|ip6|icmpv6|2001:2:|AAAA|::")
 _AGENTS = f"{DIRECTORY}/lib/"

@@ -21,7 +21,7 @@ NODES = {"dns": {"service": "bind"}}
         ({"domains": ["a;b.test"]}, "a;b.test"),
         ({"domains": ["a\n.test"]}, "domains"),
         ({"domains": ["example.com"]}, "example.com"),
-        ({"domains": ["a.test", "a.test"]}, "twice"),
+        ({"domains": ["a.test", "a.test"]}, "repeated"),
         ({"domains": []}, "0 names"),
         ({"domains": 0}, "greater than or equal to 1"),
         ({"domains": 10_000_000}, "less than or equal to 65536"),

@@ -70,7 +70,7 @@ def test_a_link_to_a_folder_is_refused_by_name(tmp_path: Path, where: str) -> No
     (folders[where] / "main.cf").write_text("a = b\n")
     (tmp_path / "tree" / "etc").mkdir(parents=True)
     (tmp_path / "tree" / "etc" / "linked").symlink_to(folders[where])
-    with pytest.raises(InvalidInput, match="etc/linked: it is one") as refused:
+    with pytest.raises(InvalidInput, match="etc/linked: it is a link") as refused:
         user_files.read_tree(tmp_path / "tree")
     assert "symbolic links" in refused.value.needed
     with pytest.raises(InvalidInput, match="etc/linked"):

@@ -98,7 +98,7 @@ FILES: dict[str, tuple[bytes | str, str]] = {
     "a label of 64 octets": (f"name: x\ndomains: [{'a' * 64}.test]\n{NODES}", "at most 63"),
     "an unknown key": (f"name: x\ncolour: red\n{NODES}", "colour: unknown key"),
     "an unknown key of a node": ("name: x\nnodes: {dns: {service: bind, colour: red}}", "nodes.dns.colour"),
-    "a key twice": ("name: x\nnodes: {dns: {service: bind}, dns: {service: postfix}}", "'dns' stands there twice"),
+    "a key twice": ("name: x\nnodes: {dns: {service: bind}, dns: {service: postfix}}", "'dns' is repeated"),
     "a domain with a space": (f"name: x\ndomains: ['a b.test']\n{NODES}", "a b.test"),
     "a domain with a semicolon": (f"name: x\ndomains: ['a;b.test']\n{NODES}", "a;b.test"),
     "a domain with a line break": (f'name: x\ndomains: ["a\\nb.test"]\n{NODES}', "a\\nb.test"),

@@ -12,8 +12,9 @@ from orchestrator.bed.model import parse_bed
 from orchestrator.bed.wiring import ON_LAB, SHARE
 from orchestrator.cli.beds import _show_own
 from orchestrator.errors import InvalidInput
-from orchestrator.plan import Plan, compose, make_plan
+from orchestrator.plan import Plan, make_plan
 from orchestrator.services import Role
+from orchestrator.up import compose
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from orchestrator.bed import user_files
 from orchestrator.bed.model import parse_bed
+from orchestrator.errors import InvalidInput
 from orchestrator.plan import NodePlan, make_plan
 from orchestrator.services import postfix_config
 from orchestrator.services.postfix import SERVICE, Settings
@@ -78,16 +79,19 @@ def test_a_main_cf_of_the_users_own_stands_as_it_is_but_for_what_is_named() -> N
     assert "smtp_bind_address" not in running
     assert node.files["/etc/postfix/recipients"] == files["/etc/postfix/recipients"].encode()
     assert node.files["/usr/local/lib/policy/policy.pl"].startswith(b"#!")
-    assert node.detours == ("header_checks = pcre:/etc/postfix/header_checks.pcre",)
+    policy = "smtpd_recipient_restrictions = check_policy_service unix:private/policy"
+    assert node.detours == (policy, "header_checks = pcre:/etc/postfix/header_checks.pcre")
 
 
 def test_a_master_cf_of_the_users_own_runs_without_chroot_and_writes_the_log() -> None:
     node = _relay(files=user_files.read_tree(GATEWAY))
     running = node.files[MASTER].decode()
-    assert [line.split()[4] for line in running.splitlines() if line[:1].isalpha()] == ["n"] * 23
+    assert [line.split()[4] for line in running.splitlines() if line[:1].isalnum()] == ["n"] * 24
     assert running.count("postlogd\n") == 1
     assert "user=nobody argv=/usr/local/lib/policy/policy.pl" in running
-    assert [change.new for change in node.changes if change.setting.startswith(MASTER)] == ["n", "postlogd"]
+    assert [change.new for change in node.changes if change.setting.startswith(MASTER)] == [
+        "198.18.0.2:smtp", "n", "postlogd"
+    ]  # fmt: skip
 
 
 def test_parameters_are_read_as_postfix_reads_them() -> None:
@@ -99,26 +103,13 @@ def test_parameters_are_read_as_postfix_reads_them() -> None:
 def test_an_option_of_master_cf_that_leads_mail_away_or_hides_the_log_is_named() -> None:
     text = "smtp inet n - n - - smtpd\n  -o content_filter=scan:[::1]:10024\n  -o syslog_name=mx-in\n"
     text += "  -o { smtpd_milters = inet:localhost:8891 }\npostlog unix-dgram n - n - 1 postlogd\n"
-    running, changes, detours = postfix_config.master(text, frozenset())
+    running, changes, detours = postfix_config.master(text, ())
     assert detours == [
         f"{MASTER} smtp/inet: content_filter = scan:[::1]:10024",
         f"{MASTER} smtp/inet: smtpd_milters = inet:localhost:8891",
     ]
     assert [(change.old, change.new) for change in changes] == [("mx-in", "postfix/mx-in")]
     assert "-o syslog_name=postfix/mx-in\n" in running
-
-
-def test_of_two_services_that_differ_in_their_address_one_runs_and_the_other_is_named() -> None:
-    text = "10.1.2.3:smtp inet n - n - - smtpd\n10.1.2.4:smtp inet n - n - - smtpd\n  -o smtpd_banner=two\n"
-    text += "postlog unix-dgram n - n - 1 postlogd\n"
-    running, changes, _ = postfix_config.master(text, frozenset())
-    assert [line for line in running.splitlines() if " inet " in line and not line.startswith("#")] == [
-        "smtp inet n - n - - smtpd"
-    ]
-    assert "#testbed#   -o smtpd_banner=two" in running
-    assert [(change.setting, change.new) for change in changes] == [
-        (f"{MASTER} 10.1.2.3:smtp/inet", "smtp"), (f"{MASTER} 10.1.2.4:smtp/inet", None)
-    ]  # fmt: skip
 
 
 def test_the_actions_of_lookup_tables_that_lead_mail_away_are_named() -> None:
@@ -129,6 +120,51 @@ def test_the_actions_of_lookup_tables_that_lead_mail_away_are_named() -> None:
         "/etc/postfix/access: FILTER smtp:[198.18.0.9]", "/etc/postfix/access: redirect x@d1.test",
         "/etc/postfix/access: REDIRECT y@d2.test",
     )  # fmt: skip
+
+
+def test_the_actions_beyond_those_that_are_named_are_counted() -> None:
+    entries = [f"d{n}.test FILTER x:d{n}.test\n" for n in range(22)]
+    assert len(_relay(files={"/t": "".join(entries[:20])}).detours) == 20
+    assert _relay(files={"/t": "".join(entries)}).detours[20:] == ("2 more actions of lookup tables",)
+
+
+@pytest.mark.parametrize(
+    ("entry", "action"),
+    [
+        ("b.test\n# of old\n  filter smtp:[c.test]\n", "filter smtp:[c.test]"),
+        ("!/^a b$/i REDIRECT x@c.test\n", "REDIRECT x@c.test"),
+        ("|^/a| bcc x@c.test\n", "bcc x@c.test"),
+        ("10.0.0.0/8 check_policy_service unix:private/p\n", "check_policy_service unix:private/p"),
+        ("/x y/ 550 filter x\n", None),
+        ("a.test REJECT no FILTER here\n", None),
+    ],
+)
+def test_an_entry_is_read_as_postfix_reads_it(entry: str, action: str | None) -> None:
+    assert postfix_config.table_detours({"/t": entry}) == ([f"/t: {action}"] if action else [])
+
+
+@pytest.mark.parametrize(
+    ("value", "away"),
+    [
+        ("check_helo_access inline:{ {a.test = FILTER x:y} }, reject", "inline:{ {a.test = FILTER x:y} }"),
+        ("check_helo_access static:{redirect a@b.test}", "static:{redirect a@b.test}"),
+        ("check_helo_access pcre:{{/a{2}/ BCC a@b.test}}", "pcre:{{/a{2}/ BCC a@b.test}}"),
+        ("check_policy_service inet:[::1]:10023", "check_policy_service inet:[::1]:10023"),
+        ("permit,check_policy_service,unix:private/p", "check_policy_service,unix:private/p"),
+        ("check_policy_service { unix:p, timeout=1s }", "check_policy_service { unix:p, timeout=1s }"),
+        ("check_client_access proxy:mysql:/t/m", "check_client_access proxy:mysql:/t/m"),
+        ("check_client_access { mysql:/t/m, search_order = x }", "check_client_access { mysql:/t/m"),
+        ("check_client_access { hash:/t/harmless, search_order = x }", None),
+        ("check_helo_access inline:{ a.test=REJECT }, check_client_access cidr:{{10.0.0.0/8 OK}}", None),
+        ("check_client_access proxy:hash:/t/harmless, reject_rbl_client a.test=127.0.[0..9].1", None),
+    ],
+)
+def test_a_query_of_a_restriction_that_can_lead_mail_away_is_named(value: str, away: str | None) -> None:
+    named = [f"smtpd_client_restrictions = {away}"] if away else []
+    assert _relay({"main_cf": {"smtpd_client_restrictions": value}}).detours == tuple(named)
+    master = f"smtp inet n - n - - smtpd\n  -o {{ smtpd_client_restrictions = {value} }}\n"
+    detours = _relay(files={MASTER: master}).detours
+    assert detours == tuple(f"{MASTER} smtp/inet: {one}" for one in named)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +180,7 @@ def test_the_actions_of_lookup_tables_that_lead_mail_away_are_named() -> None:
 @pytest.mark.parametrize("option", ["-o syslog_name={}", "-o {{syslog_name={}}}", "-o {{ syslog_name = {} }}"])
 def test_every_service_logs_under_the_name_that_is_read(option: str, name: str, running: str) -> None:
     text = "smtp inet n - n - - smtpd\n  {}\n"
-    rendered, changes, _ = postfix_config.master(text.format(option.format(name)), frozenset())
+    rendered, changes, _ = postfix_config.master(text.format(option.format(name)), ())
     assert rendered.startswith(text.format(option.format(running)))
     assert [c.old for c in changes if "syslog_name" in c.setting] == [name] * (name != running)
 
@@ -167,7 +203,7 @@ def test_an_option_of_master_cf_that_the_bed_must_have_otherwise_is_left_out_and
     option: str, name: str, old: str
 ) -> None:
     text = f"smtp unix - - n - - smtp\n  -o a=b {option} -o c=d\n  -o e=f\n{postfix_config.POSTLOG}\n"
-    running, changes, _ = postfix_config.master(text, frozenset())
+    running, changes, _ = postfix_config.master(text, ())
     assert running.split() == text.replace(option, "").split()
     assert [(c.setting, c.old, c.new) for c in changes] == [(f"{MASTER} smtp/unix {name}", old, None)]
 
@@ -178,7 +214,7 @@ def test_an_option_of_master_cf_that_the_bed_must_have_otherwise_is_left_out_and
 )
 def test_an_option_of_master_cf_that_suits_the_bed_stands(option: str) -> None:
     text = f"smtp unix - - n - - smtp -o {option}\n{postfix_config.POSTLOG}\n"
-    assert postfix_config.master(text, frozenset({"198.18.0.2"})) == (text, [], [])
+    assert postfix_config.master(text, ("198.18.0.2",)) == (text, [], [])
 
 
 @pytest.mark.parametrize(
@@ -203,6 +239,30 @@ def test_a_service_at_an_address_that_the_node_does_not_have_listens_at_those_of
     assert node.files[MASTER].decode().splitlines()[0] == f"{running} inet n - n - - smtpd"
     named = [(service, running)] if service != running else []
     assert [(change.old, change.new) for change in node.changes] == named
+
+
+@pytest.mark.parametrize(
+    ("given", "running"),
+    [
+        (["127.0.0.1:smtp", "10.1.2.3:25"], ["127.0.0.1:smtp", "198.18.0.2:25"]),
+        (["10.1.2.3:smtp", "[2001:db8::1]:smtp"], ["198.18.0.2:smtp", "[2001:2::c612:2]:smtp"]),
+        (["10.1.2.3:smtp", "10.1.2.3:submission"], ["smtp", "submission"]),
+    ],
+)
+def test_services_of_one_port_listen_at_an_address_of_the_node_each(given: list[str], running: list[str]) -> None:
+    node = _relay(files={MASTER: "".join(f"{service} inet n - n - - smtpd\n" for service in given)})
+    assert [line.split()[0] for line in node.files[MASTER].decode().splitlines()[:2]] == running
+
+
+def test_two_services_of_one_port_need_two_addresses() -> None:
+    text = "10.1.2.3:smtp inet n - n - - smtpd\n10.1.2.4:25 inet n - n - - smtpd\n"
+    running, changes, _ = postfix_config.master(text, ("198.18.0.2", "198.18.64.0"))
+    assert [line.split()[0] for line in running.splitlines()[:2]] == ["198.18.0.2:smtp", "198.18.64.0:25"]
+    assert [change.old for change in changes[:2]] == ["10.1.2.3:smtp", "10.1.2.4:25"]
+    for first in ("10.1.2.3:smtp", "smtp", "0.0.0.0:smtp"):
+        for names in ([first, "10.1.2.4:25"], ["10.1.2.4:25", first]):
+            with pytest.raises(InvalidInput, match=f"found {', '.join(names)}"):
+                _relay(files={MASTER: "".join(f"{name} inet n - n - - smtpd\n" for name in names)})
 
 
 def test_an_address_format_that_hides_attempts_is_changed_and_named() -> None:

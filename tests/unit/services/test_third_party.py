@@ -7,16 +7,34 @@ import pytest
 from orchestrator.agents.contract import LoadOrder, LoadReport
 from orchestrator.errors import InvalidInput
 from orchestrator.services import third_party
+from orchestrator.services.third_party import ThirdParty
+
+
+class Program(ThirdParty):
+    """A generator that runs any command."""
+
+    burst_s = 0.01
+
+    def __init__(self, *command: str) -> None:
+        self._command = command
+
+    def program(self, order: LoadOrder) -> tuple[str, ...]:  # noqa: ARG002
+        """Return the command."""
+        return self._command
 
 
 def went(*command: str, seconds: float = 5.0) -> LoadReport:
     """Run a command as a generator is run in its node."""
     order = LoadOrder(run="0badcafe", seconds=seconds)
-    script = third_party.script(command, order, 0.01)
-    done = subprocess.run(script, capture_output=True, text=True, check=True)
-    report = third_party.read(done.stdout.splitlines(), order)
+    done = subprocess.run(Program(*command).command(order), capture_output=True, text=True, check=True)
+    report = read(done.stdout.splitlines())
     assert report
     return report
+
+
+def read(lines: list[str]) -> LoadReport | None:
+    """Read the output of a generator."""
+    return Program().read(lines, LoadOrder(run="0badcafe"), lambda _: None)
 
 
 def test_a_generator_that_dies_of_a_signal_is_told_from_one_that_went_on() -> None:
@@ -45,26 +63,29 @@ def test_a_generator_that_ignores_the_signal_was_cut(monkeypatch: pytest.MonkeyP
     )
 
 
+def test_a_last_line_without_a_newline_is_a_line() -> None:
+    ended = went("sh", "-c", "echo first; printf last; exit 3")
+    assert (ended.exit_status, [line.text for line in ended.printed]) == (3, ["first", "last"])
+
+
 def test_what_it_prints_without_end_is_kept_once() -> None:
     lines = ["testbed-began 10.5", *(f"line {n}" for n in range(1000)), *["line 3"] * 10**4]
-    read = third_party.read(
-        [*lines, "testbed-ended 12.5 1", "0m0.100000s 0m0.1s", "1m0.25s 0m1.5s"], LoadOrder(seconds=5)
-    )
-    assert read
-    assert len(read.printed) == third_party.MOST_LINES
-    assert read.printed[3].count == 10_001
-    assert read.seconds == 2.0
-    assert read.cpu_s == pytest.approx(61.75)
-    assert LoadReport.from_dict(read.to_dict()) == read
+    report = read([*lines, "testbed-ended 12.5 1", "0m0.100000s 0m0.1s", "1m0.25s 0m1.5s"])
+    assert report
+    assert len(report.printed) == third_party.MOST_LINES
+    assert report.printed[3].count == 10_001
+    assert report.seconds == 2.0
+    assert report.cpu_s == pytest.approx(61.75)
+    assert LoadReport.from_dict(report.to_dict()) == report
 
 
 def test_a_script_without_an_end_gives_no_report() -> None:
-    assert third_party.read(["testbed-began 10.5"], LoadOrder(seconds=5)) is None
+    assert read(["testbed-began 10.5"]) is None
 
 
 def test_a_load_without_a_duration_is_refused() -> None:
     with pytest.raises(InvalidInput, match="duration"):
-        third_party.script(("postal",), LoadOrder(messages=5), 1.0)
+        Program("postal").command(LoadOrder(messages=5))
 
 
 @pytest.mark.parametrize(

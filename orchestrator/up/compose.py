@@ -1,7 +1,6 @@
-"""A plan as Compose files: the same nodes, networks and scripts, started by ``docker compose``.
+"""A plan as Compose files: the containers that ``bringup`` creates, for ``docker compose``.
 
-What Compose cannot do is left to its user: the private veth pair under the lab, and the removal of what a killed
-command left behind.
+The user of Compose makes the private veth pair under the lab, and removes the remains of a killed command.
 """
 
 from typing import Any
@@ -11,24 +10,26 @@ import yaml
 from orchestrator.bed import wiring
 from orchestrator.bed.addressing import V4
 from orchestrator.bed.model import Bed
+from orchestrator.hosts import ContainerSpec
 from orchestrator.plan import NodePlan, Plan, make_plan, subnet_prefix
+from orchestrator.up.bringup import container_spec
 
 _HEADER = """\
 # Made by `testbed plan {bed} --domains {domains} --format compose --files FOLDER`: change the bed, not this.
 # How to use it: README.md in the folder compose/ of testbed.
 """
 _PARENT = (
-    "${TESTBED_PARENT:?make the veth pair that the lab stands on, then set TESTBED_PARENT=tbcp: "
+    "${TESTBED_PARENT:?make the veth pair under the lab, then set TESTBED_PARENT=tbcp: "
     "ip link add tbcp type veth peer name tbcq; ip link set tbcq up; ip link set tbcp up}"
 )
 _CODE = "${TESTBED_CODE:-../../orchestrator}"
-"""The agents' code: in a checkout it lies two folders up."""
+"""The agents' code; the default is its place in a checkout."""
 _IMAGES = "${TESTBED_IMAGES:-../../images}"
 _LIB = f"{wiring.DIRECTORY}/lib/"
 
 
 def compose_plan(bed: Bed, *, cpus: int) -> Plan:
-    """Work a bed out for Compose: on the last slice of the range, because `testbed up` takes the first free one."""
+    """Plan a bed for Compose, on the last slice of the range: `testbed up` takes the first free slice."""
     if bed.subnet:
         return make_plan(bed, cpus=cpus)
     *_, last = V4.subnets(new_prefix=subnet_prefix(bed))
@@ -36,7 +37,7 @@ def compose_plan(bed: Bed, *, cpus: int) -> Plan:
 
 
 def files(plan: Plan) -> dict[str, bytes]:
-    """Return a folder for Compose: relative path -> content; what begins with ``#!`` is to be executable."""
+    """Return a folder for Compose: relative path -> content; a file that begins with ``#!`` must be executable."""
     rendered = {
         f"{node.name}{path}": content
         for node in plan.nodes
@@ -70,34 +71,35 @@ def render(plan: Plan) -> str:
 
 
 def _service(node: NodePlan) -> dict[str, Any]:
-    """Say of one node what ``bringup`` says to the engine."""
-    limits = node.limits
-    ours = {
+    """Translate the container of a node."""
+    spec = container_spec(node, "control", "lab")
+    limits = spec.limits
+    optional = {
         "cpus": limits.cpus,
         "cpuset": limits.cpuset,
-        "mem_limit": f"{limits.memory_mb}m" if limits.memory_mb else None,
-        "memswap_limit": f"{limits.memory_mb}m" if limits.memory_mb else None,
+        "mem_limit": limits.memory_b,
+        "memswap_limit": limits.memory_b,
         "pids_limit": limits.pids,
         "ulimits": {"nofile": limits.nofile} if limits.nofile else None,
-        "ports": [f"127.0.0.1::{port}" for port in node.publish] or None,
+        "ports": [f"127.0.0.1::{port}" for port in spec.publish] or None,
     }
     return {
-        "image": node.tag,
+        "image": spec.image,
         "build": {"context": f"{_IMAGES}/{node.image}", "args": {"DEBIAN_RELEASE": node.release}},
-        "entrypoint": list(node.command),
-        "hostname": node.name,
+        "entrypoint": list(spec.command),
+        "hostname": spec.hostname,
         "cap_drop": ["ALL"],
-        "cap_add": [*node.capabilities, *wiring.SETUP_CAPABILITIES],
+        "cap_add": list(spec.capabilities),
         "security_opt": ["no-new-privileges:true"],
-        "sysctls": dict(node.sysctls),
-        **{key: value for key, value in ours.items() if value is not None},
-        "volumes": _volumes(node),
-        "networks": {"control": {}, "lab": {"ipv4_address": str(node.v4)}},
+        "sysctls": dict(spec.sysctls),
+        **{key: value for key, value in optional.items() if value is not None},
+        "volumes": _volumes(spec),
+        "networks": {to.network: {"ipv4_address": to.v4} if to.v4 else {} for to in spec.networks},
     }
 
 
-def _volumes(node: NodePlan) -> list[dict[str, Any]]:
-    mounts = [(f"./{node.name}{path}", path) for path in sorted(node.files) if not path.startswith(_LIB)]
-    if any(path.startswith(_LIB) for path in node.files):
+def _volumes(spec: ContainerSpec) -> list[dict[str, Any]]:
+    mounts = [(f"./{spec.name}{path}", path) for path in sorted(spec.files) if not path.startswith(_LIB)]
+    if any(path.startswith(_LIB) for path in spec.files):
         mounts.append((_CODE, f"{_LIB}orchestrator"))
     return [{"type": "bind", "source": source, "target": target, "read_only": True} for source, target in mounts]

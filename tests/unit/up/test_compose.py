@@ -8,7 +8,8 @@ import yaml
 from orchestrator.bed import builtin
 from orchestrator.bed.addressing import V4
 from orchestrator.bed.model import parse_bed
-from orchestrator.plan import compose
+from orchestrator.up import compose
+from orchestrator.up.bringup import container_spec
 
 FOLDER = Path(__file__).parents[3] / "compose"
 DOMAINS = 16
@@ -25,15 +26,17 @@ def test_the_committed_files_are_what_the_plan_says(name: str) -> None:
     assert {path for path, file in there.items() if file.stat().st_mode & 0o111} == scripts
 
 
-def test_a_node_is_said_as_the_engine_is_told() -> None:
+def test_a_service_is_the_container_that_the_engine_gets() -> None:
     limits = {"cpus": 1.5, "cpuset": "0", "memory_mb": 256, "nofile": 4096, "pids": 100}
     bed = parse_bed({"name": "x", "nodes": {"dns": {"service": "bind", "limits": limits}}}, "bed")
     plan = compose.compose_plan(bed, cpus=2)
     whole = yaml.safe_load(compose.render(plan))
     dns = whole["services"]["dns"]
-    assert {"cpus": 1.5, "cpuset": "0", "mem_limit": "256m", "pids_limit": 100}.items() <= dns.items()
+    assert {"cpus": 1.5, "cpuset": "0", "mem_limit": 256 << 20, "pids_limit": 100}.items() <= dns.items()
     assert dns["ulimits"] == {"nofile": 4096}
+    spec = container_spec(plan.nodes[0], "control", "lab")
     assert dns["cap_drop"] == ["ALL"]
+    assert (dns["cap_add"], dns["sysctls"]) == (list(spec.capabilities), spec.sysctls)
     assert dns["ports"] == ["127.0.0.1::53/udp", "127.0.0.1::53/tcp"]
     assert dns["networks"]["lab"] == {"ipv4_address": str(plan.nodes[0].v4)}
     assert whole["networks"]["lab"]["driver"] == "macvlan"
