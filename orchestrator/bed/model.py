@@ -38,7 +38,7 @@ _MAX_DEPTH = 32
 _REWORDED = {"extra_forbidden": "unknown key"}
 _SCHEMA = "see `testbed schema`"
 
-_DOMAIN = re.compile(rf"{DOMAIN}\.test")
+_DOMAIN = re.compile(rf"{DOMAIN}\.(?!arpa\Z)[a-z](?:[a-z0-9-]{{0,61}}[a-z0-9])?")
 _MAX_PATH = 256
 """Octets of a path, its angle brackets included (RFC 5321, 4.5.3.1.3)."""
 MAX_DOMAIN = _MAX_PATH - len("<probe@>")
@@ -47,7 +47,7 @@ octets as text)."""
 
 
 def _domain(name: str) -> str:
-    """Check for a lower-case name under .test (RFC 6761) that leaves room for a mailbox and a mail host's name."""
+    """Check for a lower-case name of two labels or more that leaves room for a mailbox and a mail host's name."""
     if len(name) > MAX_DOMAIN:
         raise ValueError(
             f"a domain of {len(name)} octets; at most {MAX_DOMAIN}, because the path <probe@domain> has "
@@ -55,7 +55,8 @@ def _domain(name: str) -> str:
         )
     if not _DOMAIN.fullmatch(name):
         raise ValueError(
-            f"{name!r} is not a domain under .test made of labels of at most 63 letters, digits, '-' and '_'"
+            f"{name!r} is not a domain of two or more labels, each of at most 63 letters, digits, '-' and '_', outside "
+            ".arpa"
         )
     return name
 

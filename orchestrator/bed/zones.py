@@ -1,4 +1,4 @@
-"""The DNS data of a bed: one forward zone ``test.`` and the reverse zones of its slice.
+"""The DNS data of a bed: a root, a zone for each top-level domain, and the reverse zones of its slice.
 
 Every domain has an MX (RFC 5321, 5.1), its host an A and an AAAA, and both addresses a matching PTR, so that reverse
 look-ups by relay and sink succeed. No other names exist.
@@ -19,8 +19,7 @@ from orchestrator.bed.model import Families
 from orchestrator.errors import InvalidInput
 
 ROOT = "."
-"""The bed's own root zone delegates ``test.`` only: every other name is NXDOMAIN at once (RFC 8020)."""
-FORWARD = "test."
+"""The bed's own root zone delegates the top-level domains of the bed only: every other name is NXDOMAIN (RFC 8020)."""
 NODES = "nodes.test"
 """The domain of the nodes' names; a user's domain cannot be below it."""
 _TTL = 3600
@@ -49,14 +48,15 @@ def build(
     """Return every zone of a bed: name -> text (RFC 1035, 5); raises InvalidInput for an unusable domain."""
     server = f"{dns_node}.{NODES}."
     hosts = [(f"{name}.{NODES}", address, str(address), str(twin(address))) for name, address in nodes.items()]
-    forward = [_top(FORWARD, server)]
+    forward: defaultdict[str, list[str]] = defaultdict(list, {_top_level(NODES): []})
     domains = {delivery.domain for delivery in deliveries}
     for delivery in deliveries:
         domain = _safe(delivery.domain, domains)
         host, v4, v6 = f"mx.{domain}", str(delivery.v4), str(delivery.v6)
         hosts.append((host, delivery.v4, v4, v6))
-        forward.append(f"{domain}. MX 10 {host}.\n{_addresses(domain, v4, v6, families)}")
-    forward += [_addresses(host, v4, v6, families) for host, _, v4, v6 in hosts]
+        forward[_top_level(domain)].append(f"{domain}. MX 10 {host}.\n{_addresses(domain, v4, v6, families)}")
+    for host, _, v4, v6 in hosts:
+        forward[_top_level(host)].append(_addresses(host, v4, v6, families))
 
     four = {origin: [_top(origin, server)] for origin in _reverse_origins(lab)}
     six_origin = dns.reversename.from_address(str(V6.network_address)).to_text().removeprefix("0." * 20)
@@ -68,15 +68,20 @@ def build(
         six.append(f"{'.'.join(reversed(low))}.{'0.' * 11}0 PTR {host}.\n")
     own = nodes[dns_node]
     glue = _addresses(server.rstrip("."), str(own), str(twin(own)), families)
-    root = [_top(ROOT, server), f"{FORWARD} NS {server}\n{glue}"]
+    root = [_top(ROOT, server), *(f"{top} NS {server}\n" for top in forward), glue]
     reverse = {**({six_origin: six} if families.has_v6 else {}), **(four if families.has_v4 else {})}
-    zones = {ROOT: root, FORWARD: forward, **reverse}
+    zones = {ROOT: root, **{top: [_top(top, server), *lines] for top, lines in forward.items()}, **reverse}
     return {origin: "".join(lines) for origin, lines in zones.items()}
+
+
+def _top_level(name: str) -> str:
+    """Return the zone of a name."""
+    return f"{name.rpartition('.')[2]}."
 
 
 def file_name(origin: str) -> str:
     """Return the name of a zone's file."""
-    return f"{origin.rstrip('.') or 'root'}.zone"
+    return f"{origin.rstrip('.') or '_root'}.zone"
 
 
 def origin(file: str) -> str:

@@ -19,13 +19,16 @@ _PLACE = "/testbed/lib/orchestrator"
 
 
 @cache
-def code() -> dict[str, bytes]:
-    """Return the code of the agents: absolute path -> content."""
-    modules = {
-        f"{_PLACE}/agents/{module.name}": module.read_bytes()
-        for module in resources.files("orchestrator.agents").iterdir()
-        if module.name.endswith(".py")
-    }
+def code(package: str = "") -> dict[str, bytes]:
+    """Return the code of the agents, or of a package inside them: absolute path -> content."""
+    modules: dict[str, bytes] = {}
+    folders = [(resources.files("orchestrator.agents") / package, f"{_PLACE}/agents/{package}".rstrip("/"))]
+    for folder, place in folders:
+        for entry in folder.iterdir():
+            if entry.is_file():
+                modules[f"{place}/{entry.name}"] = entry.read_bytes()
+            elif package and entry.name != "__pycache__":
+                folders.append((entry, f"{place}/{entry.name}"))
     return {f"{_PLACE}/__init__.py": b"", **modules}
 
 

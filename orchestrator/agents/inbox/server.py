@@ -2,7 +2,7 @@
 
 ::
 
-    python3 -m orchestrator.agents.inbox.server --spool DIR [--settings JSON] [--rules JSON] [--certificate PEM]
+    python3 -m orchestrator.agents.inbox.server --spool DIR [--settings FILE] [--rules FILE] [--certificate PEM]
 
 Prints JSON lines: ``{"event": "listening", ...}`` when it serves, and each event of the inbox. SIGTERM ends it.
 """
@@ -138,13 +138,13 @@ def main() -> None:
     parser.add_argument("--name", action="append", default=[], help="a further Host that HTTP answers to")
     parser.add_argument("--spool", type=Path, required=True, metavar="DIR")
     parser.add_argument("--certificate", type=Path, metavar="FILE", help="PEM, with its key: for STARTTLS and SMTPS")
-    parser.add_argument("--settings", default="{}", metavar="JSON", help="InboxSettings")
-    parser.add_argument("--rules", default="[]", metavar="JSON", help="a list of rules")
+    parser.add_argument("--settings", type=Path, metavar="FILE", help="InboxSettings, JSON")
+    parser.add_argument("--rules", type=Path, metavar="FILE", help="a list of rules, JSON")
     options = parser.parse_args()
     try:
-        settings = InboxSettings.from_dict(json.loads(options.settings))
-        rules = TypeAdapter(list[Rule]).validate_json(options.rules)
-    except (ValidationError, ValueError, TypeError) as error:
+        settings = InboxSettings.from_dict(json.loads(options.settings.read_bytes()) if options.settings else {})
+        rules = TypeAdapter(list[Rule]).validate_json(options.rules.read_bytes() if options.rules else b"[]")
+    except (OSError, ValidationError, ValueError, TypeError) as error:
         parser.error(str(error))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run(options, settings, rules))

@@ -47,7 +47,7 @@ def test_a_resolver_has_no_root_of_its_own() -> None:
     node, conf = rendered(resolver=True, max_sockets=4096)
     assert 'zone "." {' not in conf
     assert 'zone "test." {' in conf
-    assert "/etc/bind/testbed/root.zone" not in node.files
+    assert "/etc/bind/testbed/_root.zone" not in node.files
     assert "recursion yes;" in conf
     assert "dnssec-validation auto;" in conf
     assert b" -S 4096 " in node.files["/testbed/enter"]

@@ -1,0 +1,68 @@
+"""A mailbox with an HTTP API, a web page and rules: takes the mail of every domain (``agents.inbox``)."""
+
+import json
+import re
+from typing import Annotated
+
+from pydantic import Field
+
+from orchestrator.agents.rules import Rule
+from orchestrator.bed.model import Strict
+from orchestrator.services import Rendered, Role, Site
+from orchestrator.services.agents import PYTHON, code
+
+SPOOL = "/var/spool/inbox"
+HTTP = 8025
+_SETTINGS = "/testbed/inbox.json"
+_RULES = "/testbed/rules.json"
+
+
+class Settings(Strict):
+    """Settings of an inbox in a bed file."""
+
+    max_size: Annotated[int, Field(ge=1024, le=1 << 40)] = 50 * 1024 * 1024
+    """Announced SIZE (RFC 1870), in octets."""
+    max_messages: Annotated[int, Field(ge=1, le=10_000_000)] = 200_000
+    """Messages kept; the next one is answered with 452."""
+    max_stored_mb: Annotated[int, Field(ge=1, le=1 << 20)] = 4096
+    """MiB of messages kept, likewise."""
+    users: dict[Annotated[str, Field(min_length=1, max_length=255)], str] | None = None
+    """Name -> password for AUTH. By default any name with any password."""
+    require_auth: bool = False
+    require_tls: bool = False
+    rules: tuple[Rule, ...] = ()
+    """What happens to sessions and messages; the first rule that matches decides."""
+
+
+class Inbox:
+    """The service."""
+
+    name = "inbox"
+    role = Role.SINK
+    image = "inbox"
+    settings = Settings
+    capabilities = ("NET_BIND_SERVICE",)
+    takes_mail = True
+    ready = re.compile(r'"event": "listening"')
+
+    def render(self, site: Site[Settings]) -> Rendered:
+        """Render an inbox for the whole block of delivery addresses."""
+        listen = () if site.families.has_v6 else ("--listen", "0.0.0.0")
+        settings = site.settings.model_dump(exclude={"rules"})
+        rules = [rule.model_dump(mode="json", by_alias=True, exclude_none=True) for rule in site.settings.rules]
+        options = ("--spool", SPOOL, "--settings", _SETTINGS, "--rules", _RULES, "--name", site.node)
+        return Rendered(
+            command=(*PYTHON, "-m", "orchestrator.agents.inbox.server", *listen, *options),
+            files={
+                **code(),
+                **code("inbox"),
+                _SETTINGS: json.dumps(settings).encode(),
+                _RULES: json.dumps(rules).encode(),
+            },
+            publish=("25/tcp", "587/tcp", f"{HTTP}/tcp"),
+            fds=4096,
+            memory_mb=160,
+        )
+
+
+SERVICE = Inbox()
