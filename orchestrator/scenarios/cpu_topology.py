@@ -17,11 +17,11 @@ from orchestrator.bed.model import Bed
 from orchestrator.measurements import Measurements, Phase
 from orchestrator.measurements.rundir import Kept
 from orchestrator.scenarios import Evidence, Outcome, Table, Verdict
+from orchestrator.scenarios.relay_load import probes
 from orchestrator.scenarios.relay_load.bed import relay_bed
 from orchestrator.scenarios.relay_load.drive import calibrate, find_connections
-from orchestrator.scenarios.relay_load.evidence import CONCURRENCY, INSTRUMENT, accounting, instrument, worst
+from orchestrator.scenarios.relay_load.evidence import CONCURRENCY, INSTRUMENT, UNSTEADY, accounting, instrument, worst
 from orchestrator.scenarios.relay_load.params import RelayLoad
-from orchestrator.scenarios.relay_load.probes import pace, tables
 from orchestrator.up.bed import RecordedBed
 
 PLAN = "cpu-sets"
@@ -170,8 +170,9 @@ def judge(measured: Measurements, params: Params) -> Verdict:
     paced = params.rate is not None
     full = not paced and any(line.full for line in lines)
     # If the number of connections sets the pace, it is the same on any CPUs.
-    few = [] if paced or not loads else [pace(measured, loads[0], params)]
-    evidence += few
+    few = [] if paced or not loads else [probes.pace(measured, loads[0])]
+    steady = () if paced or not lines else probes.steady(measured, [point.load for point in lines[0].points])
+    evidence += [*few, *steady]
     outcome, reason = _outcome(evidence, follows, full=full) if follows else _no_comparison(lines)
     figures: dict[str, float | None] = {}
     for line in lines:
@@ -187,10 +188,11 @@ def judge(measured: Measurements, params: Params) -> Verdict:
         marks=(
             *([INSTRUMENT] if any(e.holds is False for e in harness) else []),
             *([CONCURRENCY] if any(e.holds is False for e in few) else []),
+            *([UNSTEADY] if any(e.holds is False for e in steady) else []),
             *_marks(lines, planned.left_out if planned else {}),
         ),
         figures=figures,
-        tables=(*((_carried(lines), _rounds(lines)) if lines else ()), *tables(measured, params)),
+        tables=(*((_carried(lines), _rounds(lines)) if lines else ()), *probes.tables(measured)),
     )
 
 

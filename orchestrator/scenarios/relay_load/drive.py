@@ -67,7 +67,7 @@ def _probe(
     with bed.record_cpus(name, cpus):
         load = bed.send(name, params.order(params.probe, connections), purpose=Purpose.PROBE)
     load.drain(params.drain, phase=f"{name} drain")
-    return probes.read(bed.measurements(), params)
+    return probes.read(bed.measurements())
 
 
 def calibrate(bed: RecordedBed, params: RelayLoad, connections: int, *, by: str | None = None) -> None:

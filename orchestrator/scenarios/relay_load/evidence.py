@@ -7,8 +7,8 @@ from orchestrator.measurements import Accounting, Measurements
 from orchestrator.scenarios import Evidence
 from orchestrator.scenarios.relay_load.params import CALIBRATION, SINGLE
 
-INSTRUMENT, CONCURRENCY = "instrument-bound", "concurrency-bound"
-"""Marks: the harness, or the number of its connections, may have set the pace."""
+INSTRUMENT, CONCURRENCY, UNSTEADY = "instrument-bound", "concurrency-bound", "unsteady"
+"""Marks: the harness, or the number of its connections, may have set the pace; the relay's rate changed."""
 NEAR_CEILING = 0.7
 """A result above this share of the instrument's ceiling is instrument-bound."""
 BUSY = 0.9

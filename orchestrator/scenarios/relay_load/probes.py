@@ -8,12 +8,11 @@ number doubles until the throughput stops growing; a given number is compared wi
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from statistics import fmean
+from statistics import fmean, median
 
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import Kept
 from orchestrator.scenarios import Evidence, Table
-from orchestrator.scenarios.relay_load.params import RelayLoad
 from orchestrator.services import Purpose
 
 FOUND = "connections"
@@ -29,7 +28,10 @@ UNCLEAR = 1.0, 1.4
 ENOUGH = 0.95
 """The run takes the smallest number with at least this share of the best throughput."""
 WARM_UP_S = 1.0
-"""Time left out at the start of each probe, in which the relay starts its processes."""
+"""Time left out at the start of a load, in which the relay starts its processes; at most a third of the load."""
+STEADY = 0.8
+"""Least share of its probe's throughput at which a load counts as steady. A probe is short: on a quiet machine loads
+reached 0.85 to 1.4 times their probe, and with other processes on its CPUs 0.3 to 0.8 times."""
 AT_ITS_LIMIT = 0.9
 """Share of its CPU limit at which a relay counts as limited by it."""
 
@@ -83,26 +85,30 @@ def name(connections: int, number: int = 1) -> str:
     return f"probe-{connections}" if number == 1 else f"probe-{connections}-{number}"
 
 
-def read(measured: Measurements, params: RelayLoad) -> tuple[Probe, ...]:
+def read(measured: Measurements) -> tuple[Probe, ...]:
     """Return the probes of a run by number of connections; a number tried twice has mean values."""
     loads: dict[int, list[str]] = {}
     for load in measured.sent(Purpose.PROBE):
         if limit := measured.loads[load].connections_limit:
             loads.setdefault(limit, []).append(load)
-    return tuple(_probe(measured, params, connections, loads[connections]) for connections in sorted(loads))
+    return tuple(_probe(measured, connections, loads[connections]) for connections in sorted(loads))
 
 
-def _probe(measured: Measurements, params: RelayLoad, connections: int, loads: Sequence[str]) -> Probe:
+def _probe(measured: Measurements, connections: int, loads: Sequence[str]) -> Probe:
     machines = [machine for load in loads if (machine := measured.machine(load))]
     cpus = [cpu for load in loads if (cpu := cpu_of(measured, load))]
-    warm_up = min(WARM_UP_S, params.probe / 3)
     return Probe(
         connections=connections,
         accepted=_mean(measured.accepted_per_s(load) for load in loads),
-        carried=_mean(measured.delivered_per_s(load, after=warm_up) for load in loads),
+        carried=_mean(_warm(measured, load) for load in loads),
         idle=_mean(machine.idle for machine in machines),
         cpu=next((cpu for cpu in Cpu if cpu in cpus), None),
     )
+
+
+def _warm(measured: Measurements, load: str) -> float | None:
+    """Return messages delivered a second after the warm-up of the relay."""
+    return measured.delivered_per_s(load, after=min(WARM_UP_S, measured.loads[load].seconds / 3))
 
 
 def _mean(values: Iterator[float | None]) -> float | None:
@@ -174,12 +180,12 @@ def _ratio(fewer: Probe, more: Probe) -> float:
 # ------------------------------------------------------------------------------------------------------ the verdict
 
 
-def pace(measured: Measurements, load: str, params: RelayLoad) -> Evidence:
+def pace(measured: Measurements, load: str) -> Evidence:
     """Return the evidence that the number of connections did not limit a load.
 
     Without a probe over a larger number, a load that used up the CPU was not limited by its connections.
     """
-    tried = read(measured, params)
+    tried = read(measured)
     pair = _compared(tried, used(measured))
     if pair is None:
         spent = cpu_of(measured, load) is Cpu.SPENT
@@ -192,6 +198,35 @@ def pace(measured: Measurements, load: str, params: RelayLoad) -> Evidence:
     if fewer.idle is not None:
         found += f"; {fewer.idle:.0%} of the CPU was idle over {_connections(fewer)}"
     return _evidence(found, limit, holds=ratio < limit)
+
+
+def steady(measured: Measurements, loads: Sequence[str]) -> tuple[Evidence, ...]:
+    """Return the evidence that loads carry about as much as their probe, which has as many connections.
+
+    Of several loads the median counts. Without such a probe (at a rate, or with the most connections) there is none.
+    """
+    own = next((probe for probe in read(measured) if probe.connections == used(measured)), None)
+    if own is None or not loads:
+        return ()
+    rates = [rate for load in loads if load in measured.loads and (rate := _warm(measured, load))]
+    carried = median(rates) if rates else None
+    taken = any(cpu_of(measured, load) is Cpu.TAKEN for load in loads)
+    if carried is None or not own.carried:
+        found, holds = "not measured", None
+    else:
+        over = f"the probe over the same {_connections(own)}"
+        found = f"{carried:,.0f} messages a second, {own.carried:,.0f} in {over}: {carried / own.carried:.2f} times"
+        found += "; others used this machine's CPU" if taken else ""
+        holds = carried >= STEADY * own.carried
+    return (
+        Evidence(
+            fact="throughput, of that of its probe",
+            found=found,
+            needed=f"at least {STEADY} times",
+            holds=holds,
+            source="results/probe-*.json",
+        ),
+    )
 
 
 def _compared(tried: Sequence[Probe], taken: int | None) -> tuple[Probe, Probe, Cpu | None] | None:
@@ -222,18 +257,18 @@ def _evidence(found: str, limit: float, *, holds: bool | None) -> Evidence:
     )
 
 
-def advice(measured: Measurements, params: RelayLoad) -> str:
+def advice(measured: Measurements) -> str:
     """Return advice for a run whose number of connections set the pace."""
     saved = _found(measured)
     if saved and saved.given:
         return "Leave --connections out, and the run finds their number"
-    most = max((probe.connections for probe in read(measured, params)), default=MOST)
+    most = max((probe.connections for probe in read(measured)), default=MOST)
     return f"No number up to {most:,} was enough: give a larger one with --connections"
 
 
-def tables(measured: Measurements, params: RelayLoad) -> tuple[Table, ...]:
+def tables(measured: Measurements) -> tuple[Table, ...]:
     """Return a table of the probes."""
-    tried = read(measured, params)
+    tried = read(measured)
     taken = used(measured)
     if not tried:
         return ()

@@ -12,6 +12,7 @@ from orchestrator.scenarios.relay_load import probes
 from orchestrator.scenarios.relay_load.evidence import (
     CONCURRENCY,
     INSTRUMENT,
+    UNSTEADY,
     accounting,
     instrument,
     instrument_ceiling,
@@ -37,7 +38,8 @@ def judge(measured: Measurements, params: Params) -> Verdict:
     facts = _Facts(
         mail=worst(e for name in (RUN, *tried) for e in accounting(measured, name)),
         harness=instrument(measured, RUN),
-        pace=(rate.on_time(measured),) if rated else (probes.pace(measured, RUN, params),),
+        pace=(rate.on_time(measured),) if rated else (probes.pace(measured, RUN),),
+        steady=() if rated else probes.steady(measured, [RUN]),
         kept=rate.kept(measured, rated) if rated else (),
     )
     outcome, reason, marks = _outcome(measured, params, facts)
@@ -48,7 +50,7 @@ def judge(measured: Measurements, params: Params) -> Verdict:
         outcome=outcome,
         claim=_claim(outcome, carried, rated, response),
         reason=reason[0].upper() + reason[1:] + ".",
-        evidence=(*facts.mail, *facts.kept, *facts.pace, *facts.harness),
+        evidence=(*facts.mail, *facts.kept, *facts.pace, *facts.steady, *facts.harness),
         marks=(*marks, *_backlog(measured), *_full(machine), *_own(measured)),
         figures={
             "relay_messages_per_s": carried,
@@ -61,7 +63,7 @@ def judge(measured: Measurements, params: Params) -> Verdict:
             "harness_cpu_ms_per_message": _harness_cpu_ms(measured),
             "share_of_machine_cpu": 1 - machine.idle if machine else None,
         },
-        tables=probes.tables(measured, params),
+        tables=probes.tables(measured),
     )
 
 
@@ -75,6 +77,8 @@ class _Facts:
     """The instrument set the pace."""
     pace: tuple[Evidence, ...]
     """The load set the pace, by the number of its connections or a late generator."""
+    steady: tuple[Evidence, ...]
+    """The relay carried much more in the probe over the same connections."""
     kept: tuple[Evidence, ...]
     """The relay does not keep up with the rate."""
 
@@ -87,19 +91,22 @@ def _outcome(measured: Measurements, params: Params, facts: _Facts) -> _Judged:
     """Judge the facts, the most serious first."""
     if broken := _unmet(facts.mail):
         return Outcome.REFUTED, broken, ()
-    everything = (*facts.mail, *facts.kept, *facts.pace, *facts.harness)
+    everything = (*facts.mail, *facts.kept, *facts.pace, *facts.steady, *facts.harness)
     if missing := [e.fact for e in everything if e.holds is None]:
         return Outcome.INCONCLUSIVE, f"not measured{_why(params)}: {', '.join(missing)}", ()
     if bound := _unmet(facts.harness):
         return Outcome.INCONCLUSIVE, f"the instrument may have set the pace: {bound}", (INSTRUMENT,)
-    return _rated(measured, facts) if facts.kept else _closed(measured, params, facts)
+    return _rated(measured, facts) if facts.kept else _closed(measured, facts)
 
 
-def _closed(measured: Measurements, params: Params, facts: _Facts) -> _Judged:
+def _closed(measured: Measurements, facts: _Facts) -> _Judged:
     """Judge a load without a given rate."""
     if few := [e.found for e in facts.pace if e.holds is False]:
-        reason = f"the number of connections set the pace: {'; '.join(few)}. {probes.advice(measured, params)}"
+        reason = f"the number of connections set the pace: {'; '.join(few)}. {probes.advice(measured)}"
         return Outcome.INCONCLUSIVE, reason, (CONCURRENCY,)
+    if drop := [e.found for e in facts.steady if e.holds is False]:
+        reason = f"the relay's rate was not steady between its probe and the run: {'; '.join(drop)}"
+        return Outcome.INCONCLUSIVE, f"{reason}. Repeat it on a quiet machine, or with a longer --probe", (UNSTEADY,)
     return Outcome.CONFIRMED, "", ()
 
 
