@@ -17,7 +17,7 @@ from orchestrator.measurements.latency import Latency
 from orchestrator.measurements.machine import Machine, RecordedCpus
 from orchestrator.measurements.rundir import Kept, RunDir
 from orchestrator.measurements.series import Series, grown, growth, join, steady
-from orchestrator.services import Purpose
+from orchestrator.services import Purpose, Role
 
 __all__ = ["Accounting", "Hops", "Latency", "Machine", "Measurements", "Phase", "Series", "Use"]
 
@@ -156,6 +156,15 @@ class Measurements:
     def environment(self) -> dict[str, Any]:
         """The machine, the engine and the images."""
         return dict(self.facts.get("environment") or {})
+
+    def planned(self, role: Role) -> Mapping[str, Any]:
+        """Return the plan's entry of the first node with a role; empty if there is none."""
+        nodes = (self.facts.get("plan") or {}).get("nodes") or []
+        return next((node for node in nodes if node.get("role") == role), {})
+
+    def name_of(self, role: Role) -> str:
+        """Return the name of the first node with a role; an empty text if there is none."""
+        return str(self.planned(role).get("name", ""))
 
     @property
     def subject(self) -> str | None:

@@ -21,15 +21,17 @@ class _Bed(Kept):
     nodes: dict[Annotated[str, AfterValidator(check_name)], _Node] | None = None
 
 
-class _Planned(Kept):
+class _PlannedNode(Kept):
     name: str
+    role: str | None = None
+    limits: dict[str, float | int | str | None] | None = None
     changes: list[dict[str, Any]] | None = None
     detours: list[str] | None = None
 
 
 class _Plan(Kept):
     subnet: str | None = None
-    nodes: list[_Planned] | None = None
+    nodes: list[_PlannedNode] | None = None
 
 
 class _Engine(Kept):

@@ -22,6 +22,7 @@ from orchestrator.scenarios.relay_load.bed import relay_bed
 from orchestrator.scenarios.relay_load.drive import calibrate, find_connections
 from orchestrator.scenarios.relay_load.evidence import CONCURRENCY, INSTRUMENT, UNSTEADY, accounting, instrument, worst
 from orchestrator.scenarios.relay_load.params import RelayLoad
+from orchestrator.services import Role
 from orchestrator.up.bed import RecordedBed
 
 PLAN = "cpu-sets"
@@ -207,7 +208,9 @@ def _point(measured: Measurements, cpus: CpuSet, load: str, *, paced: bool) -> P
     read, machine = measured.cpus(load), measured.machine(load)
     span, sink = measured.span(load), measured.sinks.get(load)
     # The relay is idle at both ends of a round, so its CPU time needs no reading exactly there.
-    relay = measured.use("relay", Phase(name=load, start=read.start, end=read.end)) if read else None
+    relay = (
+        measured.use(measured.name_of(Role.RELAY), Phase(name=load, start=read.start, end=read.end)) if read else None
+    )
     seconds = span.end - span.start if span and span.end else 0.0
     idle = others = None
     if machine and relay and seconds:

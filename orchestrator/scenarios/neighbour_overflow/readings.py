@@ -7,6 +7,7 @@ from pydantic import Field
 
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import Kept
+from orchestrator.services import Role
 
 
 class _Table(Kept):
@@ -47,6 +48,8 @@ class Seen:
     """Measurements of one pass."""
 
     name: str
+    relay: str
+    """Name of the relay's node."""
     look_up: _Report
     """``agents.neighbours.Report`` of the look-ups over UDP."""
     connect: _Report
@@ -71,14 +74,16 @@ class Seen:
         look_up, connect = (read(f"{name}-{act}", _Asked.model_validate) for act in ("look-up", "connect"))
         mail, kernel = read(f"{name}-mail", _Part.model_validate), read(f"{name}-kernel", _Kernel.model_validate)
         sent, got, began = measured.loads.get(name), measured.sinks.get(name), measured.phase(f"{name}: mail")
+        relay = measured.name_of(Role.RELAY)
         if not (look_up and connect and mail and kernel and sent and sent.accepted is not None and got and began):
             return None
         deferred: dict[str, tuple[float, str]] = {}
-        for t, text in measured.log_lines("relay", r"/smtp\[\d+\]: [0-9A-Za-z]+: to=.*, status=deferred "):
+        for t, text in measured.log_lines(relay, r"/smtp\[\d+\]: [0-9A-Za-z]+: to=.*, status=deferred "):
             if began.start <= t < until:
                 deferred.setdefault(text.partition("]: ")[2].partition(":")[0], (t, text))
         return cls(
             name=name,
+            relay=relay,
             look_up=look_up.report,
             connect=connect.report,
             tables=[table for part in (look_up, connect, mail) for table in part.tables],

@@ -67,7 +67,7 @@ def _evidence(name: str, seen: Seen, *, wanted: bool) -> Iterator[Evidence]:
             source=source,
         )
 
-    sources = (f"results/{seen.name}-look-up.json", f"results/{seen.name}-connect.json", "logs/relay.log.gz")
+    sources = (f"results/{seen.name}-look-up.json", f"results/{seen.name}-connect.json", f"logs/{seen.relay}.log.gz")
     for (fact, (failed, tried)), source in zip(seen.failures.items(), sources, strict=True):
         yield count(fact, failed, source, f" of {tried:,}")
     yield count("entries that found no room (table_fulls)", seen.fulls, "series/readings.jsonl")
@@ -126,5 +126,5 @@ def _quotes(seen: Seen) -> Iterator[Quote]:
     kinds: dict[str, Quote] = {}
     for t, text in seen.deferred.values():
         kind = "connect" if "(connect to " in text else "name" if "Name service error" in text else "other"
-        kinds.setdefault(kind, Quote(source="log of relay", t=t, text=text))
+        kinds.setdefault(kind, Quote(source=f"log of {seen.relay}", t=t, text=text))
     yield from kinds.values()

@@ -13,7 +13,7 @@ from statistics import fmean, median
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import Kept
 from orchestrator.scenarios import Evidence, Table
-from orchestrator.services import Purpose
+from orchestrator.services import Purpose, Role
 
 FOUND = "connections"
 """results/connections.json: ``Found``."""
@@ -121,8 +121,8 @@ def cpu_of(measured: Measurements, load: str) -> Cpu | None:
     machine, span = measured.machine(load), measured.span(load)
     if machine is None or span is None:
         return None
-    limits = ((measured.facts.get("bed") or {}).get("nodes") or {}).get("relay", {}).get("limits") or {}
-    relay, allowed = measured.use("relay", span), limits.get("cpus")
+    allowed = (measured.planned(Role.RELAY).get("limits") or {}).get("cpus")
+    relay = measured.use(measured.name_of(Role.RELAY), span)
     if relay and allowed and relay.cores >= AT_ITS_LIMIT * allowed:
         return Cpu.SPENT
     if not machine.full:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from orchestrator import services
 from orchestrator.measurements import Latency, Machine, Measurements
@@ -22,7 +21,7 @@ from orchestrator.scenarios.relay_load.params import OURS
 from orchestrator.scenarios.relay_load.probes import Cpu
 from orchestrator.scenarios.relay_throughput import rate
 from orchestrator.scenarios.relay_throughput.params import RUN, Params
-from orchestrator.services import Change, Purpose
+from orchestrator.services import Change, Purpose, Role
 
 BACKLOG = 0.25
 """Largest share of the accepted rate that a relay may fail to deliver under load; above it, a backlog grows."""
@@ -51,7 +50,7 @@ def judge(measured: Measurements, params: Params) -> Verdict:
         claim=_claim(outcome, carried, rated, response),
         reason=reason[0].upper() + reason[1:] + ".",
         evidence=(*facts.mail, *facts.kept, *facts.pace, *facts.steady, *facts.harness),
-        marks=(*marks, *_backlog(measured), *_full(machine), *_own(measured)),
+        marks=(*marks, *_backlog(measured), *_full(measured, machine), *_own(measured)),
         figures={
             "relay_messages_per_s": carried,
             "relay_messages_per_minute": carried * 60 if carried else None,
@@ -167,11 +166,10 @@ def _why(params: Params) -> str:
 
 def _sent_per_s(measured: Measurements, params: Params) -> float | None:
     """Return messages sent a second by the relay's own log, from the start of the load to the last one, to 1 s."""
-    load = measured.loads.get(RUN)
-    service = params.relay
-    if load is None or service not in services.known():
+    load, relay = measured.loads.get(RUN), measured.name_of(Role.RELAY)
+    if load is None or not relay or params.relay not in services.known():
         return None
-    log = services.read_log(service, (line for line in measured.rundir.log("relay") if line[0] >= load.started))
+    log = services.read_log(params.relay, (line for line in measured.rundir.log(relay) if line[0] >= load.started))
     if log is None or not log.queue:
         return None
     return log.statuses.get("sent", 0) / (log.queue[-1][0] - load.started)
@@ -186,11 +184,11 @@ def _backlog(measured: Measurements) -> tuple[str, ...]:
     return (f"a backlog grew: {text}; the rest went out in the drain, which the figure includes",)
 
 
-def _full(machine: Machine | None) -> tuple[str, ...]:
+def _full(measured: Measurements, machine: Machine | None) -> tuple[str, ...]:
     """Return a warning if the CPUs were saturated: with CPUs of its own the relay would carry more."""
     if machine is None or not machine.full:
         return ()
-    relay = machine.nodes.get("relay", 0.0)
+    relay = machine.nodes.get(measured.name_of(Role.RELAY), 0.0)
     had = f"of {machine.cpus} CPUs, the relay had {relay:.2f}, the other nodes {machine.bed - relay:.2f}"
     others = f"the engine, testbed and others {machine.others:.2f}"
     return (f"{1 - machine.idle:.0%} of the machine's CPU was in use while load was offered: {had}, {others}",)
@@ -198,8 +196,7 @@ def _full(machine: Machine | None) -> tuple[str, ...]:
 
 def _own(measured: Measurements) -> tuple[str, ...]:
     """Return the changes to the relay's own files, and the settings in them that can divert mail."""
-    nodes = (measured.facts.get("plan") or {}).get("nodes") or []
-    relay: dict[str, Any] = next((node for node in nodes if node["name"] == "relay"), {})
+    relay = measured.planned(Role.RELAY)
     changes = [str(Change(**change)) for change in relay.get("changes") or ()]
     detours = list(relay.get("detours") or ())
     remarks = (

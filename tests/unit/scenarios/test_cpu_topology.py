@@ -41,7 +41,14 @@ def make(parent: Path, rates: Rates, *, said: str = TWO_CORES, others: float = 0
     described = [{"name": s.name, "cpus": write(s.cpus), "harness": write(s.harness)} for s in sets]
     rundir.save_result("cpu-sets", {"sets": described, "left_out": left_out})
     rounds = len(next(iter(rates.values())))
-    rundir.save({"params": {"domains": 100, "repeat": rounds}, "environment": {"topology": topology.to_dict()}})
+    rundir.save(
+        {
+            "scenario": SCENARIO.name,
+            "params": {"domains": 100, "repeat": rounds},
+            "plan": {"nodes": [{"name": "relay", "role": "relay"}]},
+            "environment": {"topology": topology.to_dict()},
+        }
+    )
     t = BEGAN
     add_probes(rundir, dict.fromkeys((20, 40), median(rates[ALL])), used=20)
     for name in ("calibration", "calibration-single"):

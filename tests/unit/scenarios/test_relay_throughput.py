@@ -214,7 +214,7 @@ def test_a_relay_at_its_own_limit_has_no_cpu_left(
 ) -> None:
     rundir = _without_probes(template, tmp_path)
     facts = rundir.load()
-    facts["bed"]["nodes"]["relay"]["limits"] = {"cpus": limit}
+    facts["plan"]["nodes"][0]["limits"] = {"cpus": limit}
     rundir.save(facts)
     _record_cpus(rundir.path, busy=0.5, cpus=4)
     measured = Measurements.read(rundir)
