@@ -31,6 +31,7 @@ class Postal(ThirdParty):
     image = "postal"
     settings = Settings
     burst_s = BURST_S
+    most_per_minute = PER_MINUTE
 
     def render(self, site: Site[Settings]) -> Rendered:
         """Render a node that stays until it is ended."""

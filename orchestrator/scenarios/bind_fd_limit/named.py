@@ -5,8 +5,9 @@ from typing import Literal
 
 from orchestrator.bed.model import Limits, Node
 from orchestrator.scenarios.bind_fd_limit.params import Params
-from orchestrator.services import bind
+from orchestrator.services import files_of
 
+BIND = "bind"
 REPORTED, FIXED = "dns", "fixed"
 ADDRESSES, FULL_WORKERS = 2560, 24
 BOTH_FAMILIES = 800
@@ -41,12 +42,12 @@ class Named:
     @property
     def open_files(self) -> int:
         """Predicted open files."""
-        return bind.open_files(self.listening, self.workers, self.release)
+        return files_of(BIND).open_files(self.listening, self.workers, self.release)
 
     @property
     def limit(self) -> int | None:
         """Number of open files at which the next one fails; ``None``: the engine's default limit."""
-        limits = [self.nofile, (self.max_sockets or bind.DEBIAN_MAX_SOCKETS) if self.release == "bullseye" else None]
+        limits = [self.nofile, files_of(BIND).most_files(self.release, self.max_sockets)]
         return min((limit for limit in limits if limit), default=None)
 
     @property
@@ -55,7 +56,7 @@ class Named:
         if self.limit is None:
             return None
         each = 2 * self.workers * (2 if self.listen_v6 == "lab" else 1)
-        return -(-(self.limit - bind.open_files(0, self.workers, self.release)) // each)
+        return -(-(self.limit - files_of(BIND).open_files(0, self.workers, self.release)) // each)
 
     def node(self) -> Node:
         """Return the node; it may end if the kernel's limit is too low for its start."""
@@ -67,7 +68,7 @@ class Named:
             "resolver": True,
         }
         return Node(
-            service="bind",
+            service=BIND,
             release=self.release,  # type: ignore[arg-type]  # checked by Params
             addresses=self.addresses,
             limits=Limits(nofile=self.nofile),

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 from orchestrator.measurements import Measurements
 from orchestrator.scenarios import Evidence, Outcome, Quote, Table, Verdict
-from orchestrator.scenarios.bind_fd_limit.named import ADDRESSES, FIXED, FULL_WORKERS, REPORTED, Named, servers
+from orchestrator.scenarios.bind_fd_limit.named import ADDRESSES, BIND, FIXED, FULL_WORKERS, REPORTED, Named, servers
 from orchestrator.scenarios.bind_fd_limit.params import Params
 from orchestrator.scenarios.bind_fd_limit.readings import Seen
 from orchestrator.scenarios.bind_fd_limit.signatures import ABORT, OVER, RNDC_REFUSED, SIGNATURES
-from orchestrator.services import bind
+from orchestrator.services import files_of
 
 TOLERANCE, TOLERANCE_FILES = 0.02, 2
 """Relative and absolute tolerance of a prediction; the larger one counts."""
@@ -132,7 +132,7 @@ def _marks(setup: Named, params: Params) -> list[str]:
             f"scaled: {setup.listening:,} addresses x 2 x {setup.workers} workers = "
             f"{setup.listening * 2 * setup.workers:,} sockets; at full size {ADDRESSES:,} x 2 x {FULL_WORKERS} = "
             f"{full.listening * 2 * full.workers:,}, in all {full.open_files:,} open files, over Debian's -S "
-            f"{bind.DEBIAN_MAX_SOCKETS:,}"
+            f"{files_of(BIND).most_files('bullseye'):,}"
         )
     if setup.release != "bullseye" and setup.max_sockets:
         marks.append("-S has no effect since BIND 9.17.20: this release meets only the kernel's limit (--nofile)")

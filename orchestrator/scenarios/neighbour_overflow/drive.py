@@ -13,7 +13,6 @@ from orchestrator.scenarios.neighbour_overflow.params import Params
 from orchestrator.services import Role
 from orchestrator.services.agents import PYTHON
 from orchestrator.up.bed import RecordedBed
-from orchestrator.up.collect.kernel import newer
 from orchestrator.up.node import RunningNode
 
 TRIED_S = 20.0
@@ -57,8 +56,8 @@ def ask(bed: RecordedBed, params: Params, name: str) -> None:
     _flush(bed)
     bed.relay.flush()
     sent.drain(SETTLE_S)
-    after = bed.kernel_log(OVERFLOW)
-    kernel_lines = None if before is None or after is None else [asdict(line) for line in newer(after, before)]
+    newer = None if before is None else bed.kernel_log(OVERFLOW, after=before)
+    kernel_lines = None if newer is None else [asdict(line) for line in newer]
     bed.rundir.save_result(f"{name}-kernel", {"lines": kernel_lines})
 
 

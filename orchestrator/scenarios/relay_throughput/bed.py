@@ -6,7 +6,7 @@ from orchestrator.errors import InvalidInput
 from orchestrator.scenarios.relay_load.bed import relay_bed
 from orchestrator.scenarios.relay_load.params import OURS
 from orchestrator.scenarios.relay_throughput.params import Params
-from orchestrator.services import Role, bhm
+from orchestrator.services import Role
 
 
 def bed(params: Params) -> Bed:
@@ -23,8 +23,8 @@ def bed(params: Params) -> Bed:
         if params.recipients:
             raise InvalidInput("the load generator smtp-load for recipients", repr(params.load), "leave one out")
         nodes[params.load] = Node(service=params.load)
-    if (params.relay, params.sink) == ("postfix", "bhm"):
-        nodes["relay"] = nodes["relay"].model_copy(update={"settings": {"main_cf": bhm.POSTFIX}})
+    if settings := services.relay_settings(params.relay, params.sink):
+        nodes["relay"] = nodes["relay"].model_copy(update={"settings": dict(settings)})
     return base.model_copy(update={"nodes": nodes})
 
 

@@ -1,6 +1,7 @@
 """A relay has any name in its bed: a verdict is the same whatever the name."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -61,7 +62,7 @@ def rename(rundir: RunDir, name: str) -> None:
 
 
 @pytest.mark.parametrize("make", [throughput, topology, overflow])
-def test_a_relay_of_another_name_is_judged_the_same(tmp_path: Path, make) -> None:
+def test_a_relay_of_another_name_is_judged_the_same(tmp_path: Path, make: Callable[[Path], RunDir]) -> None:
     rundir = make(tmp_path)
     verdict = judged(rundir)
     rename(rundir, "mta")
