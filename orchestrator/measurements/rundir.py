@@ -114,7 +114,7 @@ class RunDir:
         """Read run.json.
 
         Raises:
-            InvalidInput: run.json cannot be read, or has a newer format.
+            InvalidInput: run.json cannot be read, or has another format.
         """
         path = self.path / "run.json"
         try:

@@ -1,4 +1,4 @@
-"""Scenarios, one file or package each, discovered: bed(params), drive(bed), judge(measurements, params).
+"""Scenarios, one file or package each, discovered: bed(params), drive(bed, params), judge(measured, params).
 
 ``bed`` and ``judge`` are pure. ``drive`` alone touches the deployed bed, and saves all that ``judge`` reads in the run
 directory: a run can be judged again without Docker.
