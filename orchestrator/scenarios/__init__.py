@@ -6,7 +6,7 @@ directory: a run can be judged again without Docker.
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from functools import cache
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from orchestrator.measurements import Measurements
     from orchestrator.up.bed import RecordedBed
 
+V = TypeVar("V")
 P_contra = TypeVar("P_contra", bound=Strict, contravariant=True)
 
 
@@ -44,15 +45,17 @@ class Evidence:
     """Files of the run directory that hold it."""
 
     @classmethod
+    def of(
+        cls, fact: str, value: V | None, needed: str, holds: Callable[[V], bool], source: str, show: str = "{:,}"
+    ) -> Self:
+        """Check a value that may be ``None``, not measured; ``show`` formats it."""
+        found, held = ("not measured", None) if value is None else (show.format(value), holds(value))
+        return cls(fact=fact, found=found, needed=needed, holds=held, source=source)
+
+    @classmethod
     def some(cls, fact: str, count: int | None, source: str, of: str = "") -> Self:
         """Return the evidence that a count is at least 1; ``of`` follows the count in ``found``."""
-        return cls(
-            fact=fact,
-            found="not measured" if count is None else f"{count:,}{of}",
-            needed="at least 1",
-            holds=None if count is None else count > 0,
-            source=source,
-        )
+        return cls.of(fact, count, "at least 1", lambda n: n > 0, source, "{:,}" + of)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,20 +106,7 @@ class Verdict:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for run.json."""
-        return {
-            "outcome": str(self.outcome),
-            "headline": self.headline,
-            "claim": self.claim,
-            "reason": self.reason,
-            "marks": list(self.marks),
-            "figures": self.figures,
-            "evidence": [
-                {"fact": e.fact, "found": e.found, "needed": e.needed, "holds": e.holds, "source": e.source}
-                for e in self.evidence
-            ],
-            "tables": [asdict(table) for table in self.tables],
-            "quotes": [asdict(quote) for quote in self.quotes],
-        }
+        return {**asdict(self), "outcome": str(self.outcome), "headline": self.headline}
 
 
 class OverIPv4(Strict):
