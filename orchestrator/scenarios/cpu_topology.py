@@ -79,8 +79,41 @@ class CpuTopology:
                     bed.send(name, load).drain(params.drain)
 
     def judge(self, measured: Measurements, params: Params) -> Verdict:
-        """Judge whether the throughput follows the CPUs."""
-        return judge(measured, params)
+        """Judge one run: what does each set carry, and does the smallest carry less than the largest?"""
+        planned = measured.rundir.checked_result(PLAN, _Planned.model_validate)
+        lines = [_line(measured, described, params) for described in planned.sets] if planned else []
+        loads = [point.load for line in lines for point in line.points]
+        mail = worst(e for name in loads for e in accounting(measured, name))
+        harness = worst(e for name in loads for e in instrument(measured, name))
+        follows = [_share(lines[0], lines[-1], field) for field in ("carried", "undisturbed")] if len(lines) > 1 else []
+        evidence = [*mail, *harness, *worst(e for line in lines for e in _placed(line))]
+        paced = params.rate is not None
+        full = not paced and any(line.full for line in lines)
+        # If the number of connections sets the pace, it is the same on any CPUs.
+        few = [] if paced or not loads else [probes.pace(measured, loads[0])]
+        steady = () if paced or not lines else probes.steady(measured, [point.load for point in lines[0].points])
+        evidence += [*few, *steady]
+        outcome, reason = _outcome(evidence, follows, full=full) if follows else _no_comparison(lines)
+        figures: dict[str, float | None] = {}
+        for line in lines:
+            name = line.name.replace(" ", "_")
+            figures[f"messages_on_{name}_per_s"] = line.middle("carried")
+            figures[f"messages_on_{name}_undisturbed_per_s"] = line.middle("undisturbed")
+            figures[f"messages_on_{name}_per_cpu_s"] = line.middle("per_cpu_s")
+        return Verdict(
+            outcome=outcome,
+            claim=_claim([] if outcome is Outcome.INCONCLUSIVE else lines),
+            reason=" ".join([reason, *_answers(measured, [] if outcome is Outcome.INCONCLUSIVE else lines)]),
+            evidence=(*follows, *evidence),
+            marks=(
+                *([INSTRUMENT] if any(e.holds is False for e in harness) else []),
+                *([CONCURRENCY] if any(e.holds is False for e in few) else []),
+                *([UNSTEADY] if any(e.holds is False for e in steady) else []),
+                *_marks(lines, planned.left_out if planned else {}),
+            ),
+            figures=figures,
+            tables=(*((_carried(lines), _rounds(lines)) if lines else ()), *probes.tables(measured)),
+        )
 
 
 def _load(name: str, number: int) -> str:
@@ -157,44 +190,6 @@ class MeasuredSet:
     def full(self) -> bool:
         """Processes outside the bed used its CPUs, and none was idle."""
         return self.busy and (self.middle("idle") or 0) <= FULL
-
-
-def judge(measured: Measurements, params: Params) -> Verdict:
-    """Judge one run: what does each set carry, and does the smallest carry less than the largest?"""
-    planned = measured.rundir.checked_result(PLAN, _Planned.model_validate)
-    lines = [_line(measured, described, params) for described in planned.sets] if planned else []
-    loads = [point.load for line in lines for point in line.points]
-    mail = worst(e for name in loads for e in accounting(measured, name))
-    harness = worst(e for name in loads for e in instrument(measured, name))
-    follows = [_share(lines[0], lines[-1], field) for field in ("carried", "undisturbed")] if len(lines) > 1 else []
-    evidence = [*mail, *harness, *worst(e for line in lines for e in _placed(line))]
-    paced = params.rate is not None
-    full = not paced and any(line.full for line in lines)
-    # If the number of connections sets the pace, it is the same on any CPUs.
-    few = [] if paced or not loads else [probes.pace(measured, loads[0])]
-    steady = () if paced or not lines else probes.steady(measured, [point.load for point in lines[0].points])
-    evidence += [*few, *steady]
-    outcome, reason = _outcome(evidence, follows, full=full) if follows else _no_comparison(lines)
-    figures: dict[str, float | None] = {}
-    for line in lines:
-        name = line.name.replace(" ", "_")
-        figures[f"messages_on_{name}_per_s"] = line.middle("carried")
-        figures[f"messages_on_{name}_undisturbed_per_s"] = line.middle("undisturbed")
-        figures[f"messages_on_{name}_per_cpu_s"] = line.middle("per_cpu_s")
-    return Verdict(
-        outcome=outcome,
-        claim=_claim([] if outcome is Outcome.INCONCLUSIVE else lines),
-        reason=" ".join([reason, *_answers(measured, [] if outcome is Outcome.INCONCLUSIVE else lines)]),
-        evidence=(*follows, *evidence),
-        marks=(
-            *([INSTRUMENT] if any(e.holds is False for e in harness) else []),
-            *([CONCURRENCY] if any(e.holds is False for e in few) else []),
-            *([UNSTEADY] if any(e.holds is False for e in steady) else []),
-            *_marks(lines, planned.left_out if planned else {}),
-        ),
-        figures=figures,
-        tables=(*((_carried(lines), _rounds(lines)) if lines else ()), *probes.tables(measured)),
-    )
 
 
 def _line(measured: Measurements, described: _Set, params: Params) -> MeasuredSet:
@@ -313,12 +308,13 @@ def _answers(measured: Measurements, lines: list[MeasuredSet]) -> Iterator[str]:
 
 def _placed(line: MeasuredSet) -> Iterator[Evidence]:
     for point in line.points:
-        yield Evidence(
-            fact="CPUs that the relay ran on",
-            found=point.allowed or "not measured",
-            needed=f"{write(line.cpus.cpus)}, {line.name}",
-            holds=parse(point.allowed) == line.cpus.cpus if point.allowed else None,
-            source=f"results/{point.load}-cpus.json",
+        yield Evidence.of(
+            "CPUs that the relay ran on",
+            point.allowed or None,
+            f"{write(line.cpus.cpus)}, {line.name}",
+            lambda allowed: parse(allowed) == line.cpus.cpus,
+            f"results/{point.load}-cpus.json",
+            "{}",
         )
 
 

@@ -26,6 +26,7 @@ from orchestrator.services import Purpose, Role
 from orchestrator.up.bed import RecordedBed
 from orchestrator.up.load import SentLoad
 
+PER_MINUTE = "{:,.0f} messages a minute"
 TOLERANCE = 0.03
 """Relative tolerance of a generator's own limit, such as postal's."""
 TIMES = 10
@@ -87,8 +88,67 @@ class GeneratorCeiling:
             _send(bed, params, name, Role.RELAY).drain(params.drain)
 
     def judge(self, measured: Measurements, params: Params) -> Verdict:
-        """Judge whether every ceiling is known, and is not that of the sink."""
-        return judge(measured, params)
+        """Judge one run: is every ceiling known, and not that of the sink?"""
+        generators = [Generator.read(measured, name) for name in params.names]
+        limits = {name: limit for name in params.names if (limit := services.most_per_minute(name))}
+        known = [
+            Evidence.of(
+                f"ceiling of {one.name}", one.ceiling, "a figure", lambda _: True, "series/sink.jsonl", PER_MINUTE
+            )
+            for one in generators
+        ]
+        own = [e for one in generators if one.name in limits for e in _own(one, limits[one.name], generators)]
+        room = [_room(one) for one in generators if one.name in limits] or _sink(generators, params)
+        evidence = (*known, *own, *room)
+        wrong = [e for e in own if e.holds is False]
+        unclear = [e for e in evidence if e.holds is None or (e in room and not e.holds)]
+        if wrong or unclear:
+            outcome = Outcome.REFUTED if wrong else Outcome.INCONCLUSIVE
+            reason = "; ".join(f"{e.fact}: {e.found}, needed {e.needed}" for e in wrong or unclear)
+        else:
+            outcome = Outcome.CONFIRMED
+            reason = "; ".join(f"{one.name} sends {one.ceiling:,.0f} a minute at most" for one in generators)
+        claims = [
+            "Each generator's ceiling is known",
+            *(f"{n}'s is its own: {m:,.0f} a minute" for n, m in limits.items()),
+        ]
+        return Verdict(
+            outcome=outcome,
+            claim=", and ".join(claims) + ".",
+            reason=reason[0].upper() + reason[1:] + ".",
+            evidence=evidence,
+            marks=tuple(mark for one in generators for mark in _marks(one)),
+            figures={
+                f"{one.name.replace('-', '_')}_{where}_messages_per_minute": rate
+                for one in generators
+                for where, rate in (("ceiling", one.ceiling), ("relay", one.through))
+            },
+            tables=(
+                Table(
+                    title="Messages a minute, straight to the sink and through the relay",
+                    columns=(
+                        "generator",
+                        "ceiling",
+                        "through the relay",
+                        "share",
+                        "CPU ms/message",
+                        "who set the pace",
+                    ),
+                    rows=tuple(
+                        (
+                            one.name,
+                            one.ceiling,
+                            one.through,
+                            "not measured" if one.share is None else f"{one.share:.0%}",
+                            one.cpu_ms,
+                            one.pace,
+                        )
+                        for one in generators
+                    ),
+                    bars="ceiling",
+                ),
+            ),
+        )
 
 
 def _send(bed: RecordedBed, params: Params, name: str, to: Role) -> SentLoad:
@@ -163,68 +223,6 @@ class Generator:
         return self.machine is None or self.machine.starved
 
 
-def judge(measured: Measurements, params: Params) -> Verdict:
-    """Judge one run: is every ceiling known, and not that of the sink?"""
-    generators = [Generator.read(measured, name) for name in params.names]
-    limits = {name: limit for name in params.names if (limit := services.most_per_minute(name))}
-    known = [
-        Evidence(
-            fact=f"ceiling of {one.name}",
-            found=_per_minute(one.ceiling),
-            needed="a figure",
-            holds=True if one.ceiling else None,
-            source="series/sink.jsonl",
-        )
-        for one in generators
-    ]
-    own = [e for one in generators if one.name in limits for e in _own(one, limits[one.name], generators)]
-    room = [_room(one) for one in generators if one.name in limits] or _sink(generators, params)
-    evidence = (*known, *own, *room)
-    wrong = [e for e in own if e.holds is False]
-    unclear = [e for e in evidence if e.holds is None or (e in room and not e.holds)]
-    if wrong or unclear:
-        outcome = Outcome.REFUTED if wrong else Outcome.INCONCLUSIVE
-        reason = "; ".join(f"{e.fact}: {e.found}, needed {e.needed}" for e in wrong or unclear)
-    else:
-        outcome = Outcome.CONFIRMED
-        reason = "; ".join(f"{one.name} sends {one.ceiling:,.0f} a minute at most" for one in generators)
-    claims = ["Each generator's ceiling is known", *(f"{n}'s is its own: {m:,.0f} a minute" for n, m in limits.items())]
-    return Verdict(
-        outcome=outcome,
-        claim=", and ".join(claims) + ".",
-        reason=reason[0].upper() + reason[1:] + ".",
-        evidence=evidence,
-        marks=tuple(mark for one in generators for mark in _marks(one)),
-        figures={
-            f"{one.name.replace('-', '_')}_{where}_messages_per_minute": rate
-            for one in generators
-            for where, rate in (("ceiling", one.ceiling), ("relay", one.through))
-        },
-        tables=(
-            Table(
-                title="Messages a minute, straight to the sink and through the relay",
-                columns=("generator", "ceiling", "through the relay", "share", "CPU ms/message", "who set the pace"),
-                rows=tuple(
-                    (
-                        one.name,
-                        one.ceiling,
-                        one.through,
-                        "not measured" if one.share is None else f"{one.share:.0%}",
-                        one.cpu_ms,
-                        one.pace,
-                    )
-                    for one in generators
-                ),
-                bars="ceiling",
-            ),
-        ),
-    )
-
-
-def _per_minute(rate: float | None) -> str:
-    return f"{rate:,.0f} messages a minute" if rate else "not measured"
-
-
 def _marks(one: Generator) -> Iterator[str]:
     if one.machine and one.starved:
         bed = f"the bed had {one.machine.bed:.1f} of {one.machine.cpus} cores"
@@ -238,7 +236,7 @@ def _own(one: Generator, limit: float, generators: Sequence[Generator]) -> Itera
     off = None if one.ceiling is None else one.ceiling / limit - 1
     yield Evidence(
         fact=f"{one.name}'s pace",
-        found=_per_minute(one.ceiling),
+        found=PER_MINUTE.format(one.ceiling) if one.ceiling else "not measured",
         needed=f"{limit:,.0f}, within {TOLERANCE:.0%}",
         holds=_unless_starved(one, None if off is None else abs(off) <= TOLERANCE, slow=bool(off and off < 0)),
         source="series/sink.jsonl",

@@ -13,18 +13,26 @@ from orchestrator.scenarios.relay_load.evidence import (
     INSTRUMENT,
     UNSTEADY,
     accounting,
+    at_most,
     instrument,
     instrument_ceiling,
     worst,
 )
 from orchestrator.scenarios.relay_load.params import OURS
 from orchestrator.scenarios.relay_load.probes import Cpu
-from orchestrator.scenarios.relay_throughput import rate
 from orchestrator.scenarios.relay_throughput.params import RUN, Params
 from orchestrator.services import Change, Purpose, Role
 
 BACKLOG = 0.25
 """Largest share of the accepted rate that a relay may fail to deliver under load; above it, a backlog grows."""
+TAKEN = 0.99
+"""Least share of the offered messages that the relay accepts."""
+OUT = 0.95
+"""Least share of the accepted messages delivered ``TAIL_S`` after the last reply; larger for a long run."""
+TAIL_S = 1.0
+"""Largest queue of a relay that keeps up, as seconds of the offered rate."""
+LATE = 0.01
+"""Most messages, as a share, that start over 10 ms late."""
 
 
 def judge(measured: Measurements, params: Params) -> Verdict:
@@ -37,14 +45,14 @@ def judge(measured: Measurements, params: Params) -> Verdict:
     facts = _Facts(
         mail=worst(e for name in (RUN, *tried) for e in accounting(measured, name)),
         harness=instrument(measured, RUN),
-        pace=(rate.on_time(measured),) if rated else (probes.pace(measured, RUN),),
+        pace=(_on_time(measured),) if rated else (probes.pace(measured, RUN),),
         steady=() if rated else probes.steady(measured, [RUN]),
-        kept=rate.kept(measured, rated) if rated else (),
+        kept=_kept(measured, rated) if rated else (),
     )
     outcome, reason, marks = _outcome(measured, params, facts)
     if outcome is Outcome.CONFIRMED:
         reason = "every accepted message arrived once and whole; " + _room(carried, ceiling, rated)
-    response = rate.response(measured) if rated else None
+    response = measured.latency(RUN).get("response") if rated else None
     return Verdict(
         outcome=outcome,
         claim=_claim(outcome, carried, rated, response),
@@ -112,7 +120,9 @@ def _closed(measured: Measurements, facts: _Facts) -> _Judged:
 def _rated(measured: Measurements, facts: _Facts) -> _Judged:
     """Judge a load at a given rate; a relay that falls behind is refuted only if it had CPU and connections."""
     late = _unmet(facts.pace)
-    connections = rate.exhausted(measured) if late else None
+    connections = probes.used(measured)
+    if not late or not connections or measured.connections_at_most(RUN) < connections:
+        connections = None  # no message waited for one
     if late and connections is None:
         return Outcome.INCONCLUSIVE, f"the instrument may have set the pace: {late}", (INSTRUMENT,)
     behind = "; ".join(filter(None, (_unmet(facts.kept), late)))
@@ -125,6 +135,37 @@ def _rated(measured: Measurements, facts: _Facts) -> _Judged:
         reason = f"messages waited for one of {connections:,} connections, with CPU left: {behind}"
         return Outcome.INCONCLUSIVE, f"{reason}; give more with --connections", (CONCURRENCY,)
     return Outcome.REFUTED, f"the relay did not keep up: {behind}", ()
+
+
+def _kept(measured: Measurements, rated: float) -> tuple[Evidence, ...]:
+    """Return the evidence that the relay kept up with the rate: it accepts and delivers nearly all of the mail."""
+    load = measured.loads.get(RUN)
+    out = measured.delivered_by(RUN, load.ended + TAIL_S) if load else None
+    return (
+        _at_least(
+            "messages accepted, of those offered",
+            load.accepted / load.offered if load and load.accepted is not None and load.offered else None,
+            TAKEN,
+            f"results/{RUN}-load.json",
+        ),
+        _at_least(
+            f"messages delivered {TAIL_S:.0f} s after the last reply, of those accepted",
+            out / load.accepted if load and load.accepted and out is not None else None,
+            max(OUT, 1 - rated * TAIL_S / load.accepted) if load and load.accepted else OUT,
+            f"results/{RUN}-sink.json, series/sink.jsonl",
+        ),
+    )
+
+
+def _on_time(measured: Measurements) -> Evidence:
+    """Return the evidence that messages were sent on time."""
+    load = measured.loads.get(RUN)
+    late = load.late / load.offered if load and load.late is not None and load.offered else None
+    return at_most("messages started over 10 ms late", late, LATE, f"results/{RUN}-load.json")
+
+
+def _at_least(fact: str, found: float | None, least: float, source: str) -> Evidence:
+    return Evidence.of(fact, found, f"at least {least:.2%}", lambda share: share >= least, source, "{:.2%}")
 
 
 def _unmet(evidence: Iterable[Evidence]) -> str:
