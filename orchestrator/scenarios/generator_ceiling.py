@@ -92,9 +92,7 @@ class GeneratorCeiling:
         generators = [Generator.read(measured, name) for name in params.names]
         limits = {name: limit for name in params.names if (limit := services.most_per_minute(name))}
         known = [
-            Evidence.of(
-                f"ceiling of {one.name}", one.ceiling, "a figure", lambda _: True, "series/sink.jsonl", PER_MINUTE
-            )
+            Evidence.of(f"ceiling of {one.name}", one.ceiling, "a figure", bool, "series/sink.jsonl", PER_MINUTE)
             for one in generators
         ]
         own = [e for one in generators if one.name in limits for e in _own(one, limits[one.name], generators)]
@@ -108,13 +106,10 @@ class GeneratorCeiling:
         else:
             outcome = Outcome.CONFIRMED
             reason = "; ".join(f"{one.name} sends {one.ceiling:,.0f} a minute at most" for one in generators)
-        claims = [
-            "Each generator's ceiling is known",
-            *(f"{n}'s is its own: {m:,.0f} a minute" for n, m in limits.items()),
-        ]
+        own_limits = [f"{name}'s is its own: {limit:,.0f} a minute" for name, limit in limits.items()]
         return Verdict(
             outcome=outcome,
-            claim=", and ".join(claims) + ".",
+            claim=", and ".join(["Each generator's ceiling is known", *own_limits]) + ".",
             reason=reason[0].upper() + reason[1:] + ".",
             evidence=evidence,
             marks=tuple(mark for one in generators for mark in _marks(one)),
@@ -123,31 +118,7 @@ class GeneratorCeiling:
                 for one in generators
                 for where, rate in (("ceiling", one.ceiling), ("relay", one.through))
             },
-            tables=(
-                Table(
-                    title="Messages a minute, straight to the sink and through the relay",
-                    columns=(
-                        "generator",
-                        "ceiling",
-                        "through the relay",
-                        "share",
-                        "CPU ms/message",
-                        "who set the pace",
-                    ),
-                    rows=tuple(
-                        (
-                            one.name,
-                            one.ceiling,
-                            one.through,
-                            "not measured" if one.share is None else f"{one.share:.0%}",
-                            one.cpu_ms,
-                            one.pace,
-                        )
-                        for one in generators
-                    ),
-                    bars="ceiling",
-                ),
-            ),
+            tables=(_table(generators),),
         )
 
 
@@ -221,6 +192,20 @@ class Generator:
     def starved(self) -> bool:
         """Processes outside the bed may have starved it; also if its machine was not recorded."""
         return self.machine is None or self.machine.starved
+
+
+def _table(generators: Sequence[Generator]) -> Table:
+    def percent(share: float | None) -> str:
+        return "not measured" if share is None else f"{share:.0%}"
+
+    return Table(
+        title="Messages a minute, straight to the sink and through the relay",
+        columns=("generator", "ceiling", "through the relay", "share", "CPU ms/message", "who set the pace"),
+        rows=tuple(
+            (one.name, one.ceiling, one.through, percent(one.share), one.cpu_ms, one.pace) for one in generators
+        ),
+        bars="ceiling",
+    )
 
 
 def _marks(one: Generator) -> Iterator[str]:

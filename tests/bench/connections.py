@@ -29,18 +29,11 @@ DOMAINS = 256
 
 def sweep(runs: Path, wait_s: float, seconds: float) -> dict[int, float]:
     """Return messages a second, the drain included, by number of connections."""
-    engine, bed = docker.connect(), SCENARIO.bed(params := Params(domains=DOMAINS, relay=slow_relay.NAME))
+    engine, params = docker.connect(), Params(domains=DOMAINS, relay=slow_relay.NAME)
     rundir = RunDir.create(runs, "sweep-of-connections")
     with slow_relay.known(wait_s), Steps() as steps, ExitStack() as stack:
-        _, running = bring_up(
-            engine,
-            SCENARIO.bed(params),
-            kind=Kind.RUN,
-            rundir=rundir,
-            steps=steps,
-            stack=stack,
-            cpus=engine.info().cpus,
-        )
+        bed, cpus = SCENARIO.bed(params), engine.info().cpus
+        _, running = bring_up(engine, bed, kind=Kind.RUN, rundir=rundir, steps=steps, stack=stack, cpus=cpus)
         for number in NUMBERS:
             for part, lasts in (("warm-up", 1.0 + number / 160), ("load", seconds)):
                 running.send(f"{part}-{number}", params.order(lasts, number)).drain(60)

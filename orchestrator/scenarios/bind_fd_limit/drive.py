@@ -5,7 +5,7 @@ from typing import Any
 
 from orchestrator.errors import EngineFailed, NodeDied, TimedOut
 from orchestrator.hosts import Output
-from orchestrator.scenarios.bind_fd_limit.signatures import FETCHED, OVER, SIGNATURES
+from orchestrator.scenarios.bind_fd_limit.readings import FETCHED, OVER, SIGNATURES
 from orchestrator.up.bed import RecordedBed
 from orchestrator.up.node import RunningNode
 
