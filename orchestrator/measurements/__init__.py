@@ -3,13 +3,12 @@
 Missing data is ``None``, never zero. Times are Unix time in seconds, latencies seconds.
 """
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self, TypeVar
 
-from orchestrator.agents.contract import TICK_S, LoadReport, SinkReport
+from orchestrator.agents.contract import TICK_S, LoadReport, LoadTick, SinkReport, SinkTick
 from orchestrator.measurements import facts, hops
 from orchestrator.measurements.accounting import Accounting
 from orchestrator.measurements.hops import Hops
@@ -60,23 +59,6 @@ class Drained(Kept):
     """Time from the last reply to the end of the wait."""
 
 
-class _LoadPoint(Kept):
-    t: float
-    phase: str
-    offered: int
-    sent: int
-    accepted: int
-    failed: int
-    connections: int
-
-
-class _SinkPoint(Kept):
-    t: float
-    run: str
-    delivered: int
-    foreign: int
-
-
 class _StatsPoint(Kept):
     t: float
     node: str
@@ -92,13 +74,13 @@ class _Reading(Kept):
     value: float | None
 
 
-_SHAPES: Mapping[str, type[Kept]] = {
-    "load": _LoadPoint,
-    "sink": _SinkPoint,
-    "stats": _StatsPoint,
-    "readings": _Reading,
+_SHAPES: Mapping[str, Callable[[dict[str, Any]], object]] = {
+    "load": LoadTick.from_dict,
+    "sink": SinkTick.from_dict,
+    "stats": _StatsPoint.model_validate,
+    "readings": _Reading.model_validate,
 }
-"""Name of a time series -> its points."""
+"""Name of a time series -> check of its points."""
 
 
 @dataclass(frozen=True)
@@ -317,11 +299,6 @@ class Measurements:
             }
             for name, points in _by(self.series.get("readings", ()), "name").items()
         }
-
-    def log_lines(self, node: str, pattern: str) -> Iterator[tuple[float, str]]:
-        """Yield the lines of a node's log that match ``pattern``: Unix time and text."""
-        wanted = re.compile(pattern)
-        return ((t, text) for t, text in self.rundir.log(node) if wanted.search(text))
 
     def use(self, node: str, phase: Phase) -> Use | None:
         """Return a node's use in a phase; ``None`` without two readings that cover part of it."""

@@ -215,8 +215,8 @@ class RunDir:
         """Open a time series for appending, line-buffered."""
         return (self.path / "series" / f"{check_name(name)}.jsonl").open("a", encoding="utf-8", buffering=1)
 
-    def series(self, name: str, shape: type[Kept] | None = None) -> list[dict[str, Any]]:
-        """Read a time series; empty if it is missing. Lines that do not fit ``shape`` are left out."""
+    def series(self, name: str, check: Callable[[dict[str, Any]], object] | None = None) -> list[dict[str, Any]]:
+        """Read a time series; empty if it is missing. Lines without a time, or refused by ``check``, are left out."""
         path = self.path / "series" / f"{check_name(name)}.jsonl"
         try:
             lines = path.read_bytes().splitlines()
@@ -225,7 +225,7 @@ class RunDir:
         except OSError as error:
             self.leave_out(path, f"all of it ({error.strerror})")
             return []
-        points = [point for line in lines if (point := _point(line, shape or _Point))]
+        points = [point for line in lines if (point := _point(line, check))]
         broken = len(lines) - len(points)
         self.leave_out(path, f"{broken} of {len(lines)} lines" if broken else None)
         return points
@@ -266,12 +266,14 @@ class _Point(Kept):
     t: float
 
 
-def _point(line: bytes, shape: type[Kept]) -> dict[str, Any] | None:
+def _point(line: bytes, check: Callable[[dict[str, Any]], object] | None) -> dict[str, Any] | None:
     """Read one line of a series; ``None`` if it is invalid."""
     try:
         point: dict[str, Any] = strict_json.loads(line)
-        shape.model_validate(point)
-    except (ValueError, RecursionError):
+        _Point.model_validate(point)
+        if check:
+            check(point)
+    except (ValueError, TypeError, RecursionError):
         return None
     return point
 

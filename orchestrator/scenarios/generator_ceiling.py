@@ -92,8 +92,8 @@ class GeneratorCeiling:
         generators = [Generator.read(measured, name) for name in params.names]
         limits = {name: limit for name in params.names if (limit := services.most_per_minute(name))}
         known = [
-            Evidence.of(f"ceiling of {one.name}", one.ceiling, "a figure", bool, "series/sink.jsonl", PER_MINUTE)
-            for one in generators
+            Evidence.of(f"ceiling of {g.name}", g.ceiling or None, "a figure", bool, "series/sink.jsonl", PER_MINUTE)
+            for g in generators
         ]
         own = [e for one in generators if one.name in limits for e in _own(one, limits[one.name], generators)]
         room = [_room(one) for one in generators if one.name in limits] or _sink(generators, params)
@@ -201,9 +201,7 @@ def _table(generators: Sequence[Generator]) -> Table:
     return Table(
         title="Messages a minute, straight to the sink and through the relay",
         columns=("generator", "ceiling", "through the relay", "share", "CPU ms/message", "who set the pace"),
-        rows=tuple(
-            (one.name, one.ceiling, one.through, percent(one.share), one.cpu_ms, one.pace) for one in generators
-        ),
+        rows=tuple((g.name, g.ceiling, g.through, percent(g.share), g.cpu_ms, g.pace) for g in generators),
         bars="ceiling",
     )
 

@@ -1,5 +1,6 @@
 """Observations of one pass, read from a run directory."""
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Self
 
@@ -9,8 +10,10 @@ from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import Kept
 from orchestrator.services import Role
 
+_DEFERRED = re.compile(r"/smtp\[\d+\]: [0-9A-Za-z]+: to=.*, status=deferred ")
 
-class _Table(Kept):
+
+class _Reading(Kept):
     t: float
     entries: int
     fulls: int
@@ -26,7 +29,7 @@ class _Report(Kept):
 
 
 class _Part(Kept):
-    tables: Annotated[list[_Table], Field(min_length=1)]
+    tables: Annotated[list[_Reading], Field(min_length=1)]
 
 
 class _Asked(_Part):
@@ -44,7 +47,7 @@ class _Kernel(Kept):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class PassReadings:
     """Measurements of one pass."""
 
     name: str
@@ -54,7 +57,7 @@ class Seen:
     """``agents.neighbours.Report`` of the look-ups over UDP."""
     connect: _Report
     """``agents.neighbours.Report`` of the connections."""
-    tables: list[_Table]
+    tables: list[_Reading]
     """``agents.neighbours.NeighbourTable``, in the order of reading."""
     messages: int
     """Messages offered to the relay."""
@@ -78,8 +81,8 @@ class Seen:
         if not (look_up and connect and mail and kernel and sent and sent.accepted is not None and got and began):
             return None
         deferred: dict[str, tuple[float, str]] = {}
-        for t, text in measured.log_lines(relay, r"/smtp\[\d+\]: [0-9A-Za-z]+: to=.*, status=deferred "):
-            if began.start <= t < until:
+        for t, text in measured.rundir.log(relay):
+            if began.start <= t < until and _DEFERRED.search(text):
                 deferred.setdefault(text.partition("]: ")[2].partition(":")[0], (t, text))
         return cls(
             name=name,

@@ -35,7 +35,7 @@ def find_connections(
     else:
         connections = given
         _compare_with_more(bed, params, given, cpus)
-    bed.rundir.save_result(probes.FOUND, {"connections": connections, "given": given is not None})
+    bed.rundir.save_result(probes.CONNECTIONS, {"connections": connections, "given": given is not None})
     return connections
 
 

@@ -15,8 +15,8 @@ from orchestrator.measurements.rundir import Kept
 from orchestrator.scenarios import Evidence, Table
 from orchestrator.services import Purpose, Role
 
-FOUND = "connections"
-"""results/connections.json: ``Found``."""
+CONNECTIONS = "connections"
+"""results/connections.json: ``Connections``."""
 FEWEST, MOST = 20, 640
 """The first number that is tried, and the last."""
 TIMES = 4
@@ -61,7 +61,7 @@ class Probe:
     """``None``: not recorded."""
 
 
-class Found(Kept):
+class Connections(Kept):
     """results/connections.json."""
 
     connections: int
@@ -70,13 +70,13 @@ class Found(Kept):
     """Given with ``--connections``."""
 
 
-def _found(measured: Measurements) -> Found | None:
-    return measured.rundir.checked_result(FOUND, Found.model_validate)
+def _saved(measured: Measurements) -> Connections | None:
+    return measured.rundir.checked_result(CONNECTIONS, Connections.model_validate)
 
 
 def used(measured: Measurements) -> int | None:
     """Return the number of connections of the run."""
-    saved = _found(measured)
+    saved = _saved(measured)
     return saved.connections if saved else None
 
 
@@ -185,19 +185,25 @@ def pace(measured: Measurements, load: str) -> Evidence:
 
     Without a probe over a larger number, a load that used up the CPU was not limited by its connections.
     """
-    tried = read(measured)
-    pair = _compared(tried, used(measured))
+    pair = _compared(read(measured), used(measured))
     if pair is None:
-        spent = cpu_of(measured, load) is Cpu.SPENT
-        return _evidence("the CPU was used up" if spent else "not measured", MORE, holds=True if spent else None)
-    fewer, more, cpu = pair
-    limit = MORE if cpu is Cpu.LEFT else MUCH
-    ratio = _ratio(fewer, more)
-    found = f"{_carried(more):,.0f} messages a second over {_connections(more)}, {_carried(fewer):,.0f} over "
-    found += f"{_connections(fewer)}: {ratio:.2f} times as many"
-    if fewer.idle is not None:
-        found += f"; {fewer.idle:.0%} of the CPU was idle over {_connections(fewer)}"
-    return _evidence(found, limit, holds=ratio < limit)
+        limit, holds = MORE, True if cpu_of(measured, load) is Cpu.SPENT else None
+        found = "the CPU was used up" if holds else "not measured"
+    else:
+        fewer, more, cpu = pair
+        limit, ratio = MORE if cpu is Cpu.LEFT else MUCH, _ratio(fewer, more)
+        holds = ratio < limit
+        found = f"{_carried(more):,.0f} messages a second over {_connections(more)}, {_carried(fewer):,.0f} over "
+        found += f"{_connections(fewer)}: {ratio:.2f} times as many"
+        if fewer.idle is not None:
+            found += f"; {fewer.idle:.0%} of the CPU was idle over {_connections(fewer)}"
+    return Evidence(
+        fact="what more connections carry",
+        found=found,
+        needed=f"less than {limit:.2f} times as many",
+        holds=holds,
+        source="results/probe-*.json",
+    )
 
 
 def steady(measured: Measurements, loads: Sequence[str]) -> tuple[Evidence, ...]:
@@ -247,19 +253,9 @@ def _connections(probe: Probe) -> str:
     return f"{probe.connections:,} connection{'s' if probe.connections > 1 else ''}"
 
 
-def _evidence(found: str, limit: float, *, holds: bool | None) -> Evidence:
-    return Evidence(
-        fact="what more connections carry",
-        found=found,
-        needed=f"less than {limit:.2f} times as many",
-        holds=holds,
-        source="results/probe-*.json",
-    )
-
-
 def advice(measured: Measurements) -> str:
     """Return advice for a run whose number of connections set the pace."""
-    saved = _found(measured)
+    saved = _saved(measured)
     if saved and saved.given:
         return "Leave --connections out, and the run finds their number"
     most = max((probe.connections for probe in read(measured)), default=MOST)
@@ -268,24 +264,17 @@ def advice(measured: Measurements) -> str:
 
 def tables(measured: Measurements) -> tuple[Table, ...]:
     """Return a table of the probes."""
-    tried = read(measured)
-    taken = used(measured)
-    if not tried:
-        return ()
-    return (
-        Table(
-            title="Short loads through the relay, by number of connections",
-            columns=("connections", "accepted/s", "delivered/s", "CPU idle %", ""),
-            rows=tuple(
-                (
-                    f"{probe.connections:,}",
-                    probe.accepted,
-                    probe.carried,
-                    None if probe.idle is None else 100 * probe.idle,
-                    "taken for the run" if probe.connections == taken else "",
-                )
-                for probe in tried
-            ),
-            bars="delivered/s",
-        ),
+    tried, taken = read(measured), used(measured)
+    rows = (
+        (
+            f"{probe.connections:,}",
+            probe.accepted,
+            probe.carried,
+            None if probe.idle is None else 100 * probe.idle,
+            "taken for the run" if probe.connections == taken else "",
+        )
+        for probe in tried
     )
+    columns = ("connections", "accepted/s", "delivered/s", "CPU idle %", "")
+    title = "Short loads through the relay, by number of connections"
+    return (Table(title=title, columns=columns, rows=tuple(rows), bars="delivered/s"),) if tried else ()

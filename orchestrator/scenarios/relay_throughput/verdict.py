@@ -141,17 +141,15 @@ def _kept(measured: Measurements, rated: float) -> tuple[Evidence, ...]:
     """Return the evidence that the relay kept up with the rate: it accepts and delivers nearly all of the mail."""
     load = measured.loads.get(RUN)
     out = measured.delivered_by(RUN, load.ended + TAIL_S) if load else None
+    accepted = load.accepted / load.offered if load and load.accepted is not None and load.offered else None
+    delivered = out / load.accepted if load and load.accepted and out is not None else None
+    least = max(OUT, 1 - rated * TAIL_S / load.accepted) if load and load.accepted else OUT
     return (
-        _at_least(
-            "messages accepted, of those offered",
-            load.accepted / load.offered if load and load.accepted is not None and load.offered else None,
-            TAKEN,
-            f"results/{RUN}-load.json",
-        ),
+        _at_least("messages accepted, of those offered", accepted, TAKEN, f"results/{RUN}-load.json"),
         _at_least(
             f"messages delivered {TAIL_S:.0f} s after the last reply, of those accepted",
-            out / load.accepted if load and load.accepted and out is not None else None,
-            max(OUT, 1 - rated * TAIL_S / load.accepted) if load and load.accepted else OUT,
+            delivered,
+            least,
             f"results/{RUN}-sink.json, series/sink.jsonl",
         ),
     )
