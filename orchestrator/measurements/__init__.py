@@ -39,8 +39,6 @@ class Use:
     """CPU and memory use of one node during a phase."""
 
     node: str
-    seconds: float
-    """Part of the phase covered by readings."""
     cpu_s: float
     cores: float
     """Mean CPU cores in use."""
@@ -159,12 +157,8 @@ class Measurements:
         return [name for name, load in self.loads.items() if load.purpose == purpose]
 
     def phase(self, name: str) -> Phase | None:
-        """Return the phase of this name; for a load, the time from its first due message to its last reply."""
-        for phase in self.phases:
-            if phase.name == name:
-                return phase
-        load = self.loads.get(name)
-        return Phase(name=name, start=load.started, end=load.ended) if load else None
+        """Return the phase of this name."""
+        return next((phase for phase in self.phases if phase.name == name), None)
 
     def span(self, load: str) -> Phase | None:
         """Return the time from the first due message of a load to its last reply or delivery, the drain included."""
@@ -314,7 +308,6 @@ class Measurements:
         throttled = all(p.get("throttled_s") is not None for p in points)
         return Use(
             node=node,
-            seconds=end - start,
             cpu_s=cpu_s,
             cores=cpu_s / (end - start),
             memory_b=max(inside, default=None),

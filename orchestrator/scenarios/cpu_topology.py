@@ -18,7 +18,6 @@ from orchestrator.measurements import Measurements, Phase
 from orchestrator.measurements.rundir import Kept
 from orchestrator.scenarios import Evidence, Outcome, Table, Verdict
 from orchestrator.scenarios.relay_load import probes
-from orchestrator.scenarios.relay_load.bed import relay_bed
 from orchestrator.scenarios.relay_load.drive import calibrate, find_connections
 from orchestrator.scenarios.relay_load.evidence import CONCURRENCY, INSTRUMENT, UNSTEADY, accounting, instrument, worst
 from orchestrator.scenarios.relay_load.params import RelayLoad
@@ -59,7 +58,7 @@ class CpuTopology:
 
     def bed(self, params: Params) -> Bed:
         """Return the built-in relay bed with the chosen relay."""
-        return relay_bed(params)
+        return params.bed()
 
     def drive(self, bed: RecordedBed, params: Params) -> None:
         """Find the connections on the largest set, calibrate on the harness's smallest set, then send in rounds."""
@@ -93,7 +92,8 @@ class CpuTopology:
         few = [] if paced or not loads else [probes.pace(measured, loads[0])]
         steady = () if paced or not lines else probes.steady(measured, [point.load for point in lines[0].points])
         evidence += [*few, *steady]
-        outcome, reason = _outcome(evidence, follows, full=full) if follows else _no_comparison(lines)
+        alone = "There is only one set of CPUs on this machine." if lines else "Not measured: no set of CPUs."
+        outcome, reason = _outcome(evidence, follows, full=full) if follows else (Outcome.INCONCLUSIVE, alone)
         figures: dict[str, float | None] = {}
         for line in lines:
             name = line.name.replace(" ", "_")
@@ -203,9 +203,8 @@ def _point(measured: Measurements, cpus: CpuSet, load: str, *, paced: bool) -> P
     read, machine = measured.cpus(load), measured.machine(load)
     span, sink = measured.span(load), measured.sinks.get(load)
     # The relay is idle at both ends of a round, so its CPU time needs no reading exactly there.
-    relay = (
-        measured.use(measured.name_of(Role.RELAY), Phase(name=load, start=read.start, end=read.end)) if read else None
-    )
+    reading = Phase(name=load, start=read.start, end=read.end) if read else None
+    relay = measured.use(measured.name_of(Role.RELAY), reading) if reading else None
     seconds = span.end - span.start if span and span.end else 0.0
     idle = others = None
     if machine and relay and seconds:
@@ -250,11 +249,6 @@ def _share(largest: MeasuredSet, smallest: MeasuredSet, field: str) -> Evidence:
     )
 
 
-def _no_comparison(lines: list[MeasuredSet]) -> tuple[Outcome, str]:
-    only = "There is only one set of CPUs on this machine." if lines else "Not measured: no set of CPUs."
-    return Outcome.INCONCLUSIVE, only
-
-
 def _outcome(controls: list[Evidence], follows: list[Evidence], *, full: bool) -> tuple[Outcome, str]:
     """Return the outcome and its reason; ``full``: other processes left no CPU idle.
 
@@ -268,10 +262,8 @@ def _outcome(controls: list[Evidence], follows: list[Evidence], *, full: bool) -
     if falls and falls_undisturbed:
         return Outcome.CONFIRMED, "The smallest set carries less than the largest."
     if falls or falls_undisturbed or full:
-        return (
-            Outcome.INCONCLUSIVE,
-            "Others used these CPUs, or the rounds contradict each other: repeat it on a quieter machine.",
-        )
+        disturbed = "Others used these CPUs, or the rounds contradict each other: repeat it on a quieter machine."
+        return Outcome.INCONCLUSIVE, disturbed
     return Outcome.REFUTED, "The smallest set carries about as much as the largest: something else sets the pace."
 
 
@@ -357,14 +349,8 @@ def _rounds(lines: list[MeasuredSet]) -> Table:
         title="Where that was, and what each round gave",
         columns=("set", "CPUs", "harness on", "messages/s", "undisturbed/s"),
         rows=tuple(
-            (
-                line.name,
-                write(line.cpus.cpus),
-                write(line.cpus.harness),
-                rates(line, "carried"),
-                rates(line, "undisturbed"),
-            )
-            for line in lines
+            (s.name, write(s.cpus.cpus), write(s.cpus.harness), rates(s, "carried"), rates(s, "undisturbed"))
+            for s in lines
         ),
     )
 

@@ -161,9 +161,9 @@ class Generator:
         loads = {load.to: load_name for load_name, load in measured.loads.items() if load.generator == name}
         straight, through = loads.get(Role.SINK, ""), loads.get(Role.RELAY, "")
         ceiling, carried = measured.steady_per_s(straight, services.burst_s(name)), measured.delivered_per_s(through)
-        load, phase = measured.loads.get(straight), measured.phase(straight)
+        load, span = measured.loads.get(straight), measured.span(straight)
         messages = load and (load.accepted if load.numbered else load.arrived)
-        sink = measured.use(measured.name_of(Role.SINK), phase) if phase else None
+        sink = measured.use(measured.name_of(Role.SINK), span) if span else None
         return cls(
             name=name,
             ceiling=None if ceiling is None else 60 * ceiling,

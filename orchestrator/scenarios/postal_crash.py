@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from orchestrator.agents.contract import LoadOrder, LoadReport
+from orchestrator.agents.contract import LoadOrder
 from orchestrator.bed.model import Bed, Families, Node, Release
 from orchestrator.measurements import Measurements
 from orchestrator.scenarios import Evidence, Outcome, OverIPv4, Quote, Table, Verdict
@@ -128,18 +128,15 @@ def _ended(status: int) -> str:
     return f"status {status}" + (f" ({_NAMES[status]})" if status in _NAMES else "")
 
 
-def _end(crash: LoadReport) -> str:
-    return "it went on to its time" if crash.cut_off else _ended(crash.exit_status)
-
-
 def _postal(measured: Measurements) -> tuple[Evidence, ...]:
     source = f"results/{POSTAL}-load.json"
     crash = measured.loads.get(POSTAL)
     printed = _failures(measured)
+    end = None if crash is None else "it went on to its time" if crash.cut_off else _ended(crash.exit_status)
     return (
         Evidence(
             fact="how postal ended",
-            found=_end(crash) if crash else "not measured",
+            found=end or "not measured",
             needed=f"{_ended(SIGSEGV)}, before its time",
             holds=crash.exit_status == SIGSEGV if crash else None,
             source=source,

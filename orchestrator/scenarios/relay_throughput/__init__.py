@@ -8,7 +8,6 @@ from orchestrator import services
 from orchestrator.bed.model import Bed, Node
 from orchestrator.errors import InvalidInput
 from orchestrator.scenarios.relay_load import probes
-from orchestrator.scenarios.relay_load.bed import relay_bed
 from orchestrator.scenarios.relay_load.drive import calibrate, find_connections
 from orchestrator.scenarios.relay_load.params import OURS
 from orchestrator.scenarios.relay_throughput.params import RUN, Params
@@ -33,7 +32,7 @@ class RelayThroughput:
         """
         _require("load", params.load, fits=services.service(params.load).role is Role.LOAD)
         _require("sink", params.sink, fits=services.service(params.sink).takes_mail)
-        base = relay_bed(params, cpus=params.relay_cpus)
+        base = params.bed(cpus=params.relay_cpus)
         nodes = {**base.nodes, "sink": Node(service=params.sink)}
         if params.load != OURS:
             if params.recipients:
