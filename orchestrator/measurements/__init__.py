@@ -237,15 +237,12 @@ class Measurements:
         The generator counts ``offered``, ``sent``, ``accepted`` and ``failed``; the sink counts the others.
         """
         ticks = self._load_ticks if counter in {"offered", "sent", "accepted", "failed"} else self._sink_ticks
-        return join(
-            growth([*self._zero(load, points), *((p["t"], p.get(counter)) for p in points)])
-            for load, points in ticks.items()
-        )
-
-    def _zero(self, load: str, ticks: list[dict[str, Any]]) -> list[tuple[float, float]]:
-        """Return a reading of zero when the first message was due, if that is before the first tick."""
-        report = self.loads.get(load)
-        return [(report.started, 0.0)] if report and report.started < ticks[0]["t"] else []
+        rates = []
+        for load, points in ticks.items():
+            report = self.loads.get(load)
+            began = [(report.started, 0.0)] if report and report.started < points[0]["t"] else []
+            rates.append(growth([*began, *((p["t"], p.get(counter)) for p in points)]))
+        return join(rates)
 
     @cached_property
     def _load_ticks(self) -> dict[str, list[dict[str, Any]]]:

@@ -6,7 +6,7 @@ directory: a run can be judged again without Docker.
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from functools import cache
@@ -56,6 +56,21 @@ class Evidence:
     def some(cls, fact: str, count: int | None, source: str, of: str = "") -> Self:
         """Return the evidence that a count is at least 1; ``of`` follows the count in ``found``."""
         return cls.of(fact, count, "at least 1", lambda n: n > 0, source, "{:,}" + of)
+
+
+def unmet(evidence: Iterable[Evidence]) -> str:
+    """Return a text of all evidence that does not hold; empty if there is none."""
+    return "; ".join(f"{e.fact}: {e.found}, needed {e.needed}" for e in evidence if e.holds is False)
+
+
+def unknown(evidence: Iterable[Evidence]) -> str:
+    """Return a text of all evidence that was not measured; empty if there is none."""
+    return ", ".join(e.fact for e in evidence if e.holds is None)
+
+
+def sentence(text: str) -> str:
+    """Return a text with a capital at its start and a full stop at its end."""
+    return text[0].upper() + text[1:] + "."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

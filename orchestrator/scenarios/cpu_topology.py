@@ -16,7 +16,7 @@ from orchestrator.bed.cpu_topology import ALL, CORE, CPUS, ONE_EACH, THREAD, Cpu
 from orchestrator.bed.model import Bed
 from orchestrator.measurements import Measurements, Phase
 from orchestrator.measurements.rundir import Kept
-from orchestrator.scenarios import Evidence, Outcome, Table, Verdict
+from orchestrator.scenarios import Evidence, Outcome, Table, Verdict, unknown, unmet
 from orchestrator.scenarios.relay_load import probes
 from orchestrator.scenarios.relay_load.drive import calibrate, find_connections
 from orchestrator.scenarios.relay_load.evidence import CONCURRENCY, INSTRUMENT, UNSTEADY, accounting, instrument, worst
@@ -254,10 +254,10 @@ def _outcome(controls: list[Evidence], follows: list[Evidence], *, full: bool) -
 
     The throughput must fall as measured and as corrected for other processes; else those may have set the pace.
     """
-    missing = [e.fact for e in (*controls, *follows) if e.holds is None]
-    broken = [f"{e.fact}: {e.found}, needed {e.needed}" for e in controls if e.holds is False]
-    if broken or missing:
-        return Outcome.INCONCLUSIVE, "; ".join([*broken, *(f"not measured: {fact}" for fact in missing)]) + "."
+    if missing := unknown([*controls, *follows]):
+        missing = f"not measured: {missing}"
+    if wrong := "; ".join(filter(None, [unmet(controls), missing])):
+        return Outcome.INCONCLUSIVE, f"{wrong}."
     falls, falls_undisturbed = (e.holds for e in follows)
     if falls and falls_undisturbed:
         return Outcome.CONFIRMED, "The smallest set carries less than the largest."

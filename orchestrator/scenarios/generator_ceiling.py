@@ -18,7 +18,7 @@ from orchestrator.bed import builtin
 from orchestrator.bed.model import MAX_DOMAINS, Bed, Node
 from orchestrator.errors import InvalidInput
 from orchestrator.measurements import Machine, Measurements
-from orchestrator.scenarios import Evidence, Outcome, OverIPv4, Table, Verdict
+from orchestrator.scenarios import Evidence, Outcome, OverIPv4, Table, Verdict, sentence, unknown, unmet
 from orchestrator.scenarios.relay_load.evidence import BUSY, NEAR_CEILING, at_most
 from orchestrator.scenarios.relay_load.params import OURS
 from orchestrator.scenarios.relay_load.probes import Cpu, cpu_of
@@ -98,11 +98,11 @@ class GeneratorCeiling:
         own = [e for one in generators if one.name in limits for e in _own(one, limits[one.name], generators)]
         room = [_room(one) for one in generators if one.name in limits] or _sink(generators, params)
         evidence = (*known, *own, *room)
-        wrong = [e for e in own if e.holds is False]
-        unclear = [e for e in evidence if e.holds is None or (e in room and not e.holds)]
-        if wrong or unclear:
-            outcome = Outcome.REFUTED if wrong else Outcome.INCONCLUSIVE
-            reason = "; ".join(f"{e.fact}: {e.found}, needed {e.needed}" for e in wrong or unclear)
+        missing = unknown(evidence)
+        if wrong := unmet(own):
+            outcome, reason = Outcome.REFUTED, wrong
+        elif wrong := "; ".join(filter(None, [unmet(room), missing and f"not measured: {missing}"])):
+            outcome, reason = Outcome.INCONCLUSIVE, wrong
         else:
             outcome = Outcome.CONFIRMED
             reason = "; ".join(f"{one.name} sends {one.ceiling:,.0f} a minute at most" for one in generators)
@@ -110,7 +110,7 @@ class GeneratorCeiling:
         return Verdict(
             outcome=outcome,
             claim=", and ".join(["Each generator's ceiling is known", *own_limits]) + ".",
-            reason=reason[0].upper() + reason[1:] + ".",
+            reason=sentence(reason),
             evidence=evidence,
             marks=tuple(mark for one in generators for mark in _marks(one)),
             figures={

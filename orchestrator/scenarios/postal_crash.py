@@ -12,7 +12,7 @@ from pydantic import Field
 from orchestrator.agents.contract import LoadOrder
 from orchestrator.bed.model import Bed, Families, Node, Release
 from orchestrator.measurements import Measurements
-from orchestrator.scenarios import Evidence, Outcome, OverIPv4, Quote, Table, Verdict
+from orchestrator.scenarios import Evidence, Outcome, OverIPv4, Quote, Table, Verdict, sentence, unknown, unmet
 from orchestrator.services import Role
 from orchestrator.up.bed import RecordedBed
 
@@ -74,17 +74,14 @@ class PostalCrash:
         """Judge one run: did postal die of the fault, and did our generator account for every message?"""
         evidence = (*_postal(measured), *_ours(measured, params))
         crash, ours = measured.loads.get(POSTAL), measured.loads.get(OURS)
-        wrong = [e for e in evidence if e.holds is False]
-        missing = [e.fact for e in evidence if e.holds is None]
-        cause = _CAUSES[params.fault]
         sink = measured.sinks.get(OURS)
         if sink and not sink.broken and params.fault != "none":
             outcome = Outcome.INCONCLUSIVE
             reason = "the sink broke no session off: choose a smaller --every, or more --seconds"
-        elif wrong:
-            outcome, reason = Outcome.REFUTED, "; ".join(f"{e.fact}: {e.found}, needed {e.needed}" for e in wrong)
-        elif missing or crash is None or ours is None:
-            outcome, reason = Outcome.INCONCLUSIVE, f"not measured: {', '.join(missing)}"
+        elif wrong := unmet(evidence):
+            outcome, reason = Outcome.REFUTED, wrong
+        elif (missing := unknown(evidence)) or crash is None or ours is None:
+            outcome, reason = Outcome.INCONCLUSIVE, f"not measured: {missing}"
         else:
             outcome = Outcome.CONFIRMED
             reason = (
@@ -94,8 +91,8 @@ class PostalCrash:
             )
         return Verdict(
             outcome=outcome,
-            claim=f"postal dies of a server that {cause}; our generator counts the errors and goes on.",
-            reason=reason[0].upper() + reason[1:] + ".",
+            claim=f"postal dies of a server that {_CAUSES[params.fault]}; our generator counts the errors and goes on.",
+            reason=sentence(reason),
             evidence=evidence,
             figures={
                 "postal_until_death_ms": 1000 * crash.seconds if crash and not crash.cut_off else None,

@@ -119,15 +119,15 @@ def _end(node: RunningNode, seconds: float) -> NodeDied | None:
 
 def _settled(bed: RecordedBed, node: RunningNode) -> dict[str, int] | None:
     """Count until the number of open files is stable: outgoing sockets are closed with some delay."""
-    counted: dict[str, int] | None = None
+    counts: list[dict[str, int] | None] = [None]
 
     def settled() -> bool:
-        nonlocal counted
-        before, counted = counted, _count(bed, node)
-        return counted is None or (before is not None and counted["open_files"] == before["open_files"])
+        counts.append(_count(bed, node))
+        before, now = counts[-2:]
+        return now is None or (before is not None and now["open_files"] == before["open_files"])
 
     bed.until(settled, SETTLE_S, SETTLING_S)
-    return counted
+    return counts[-1]
 
 
 def _count(bed: RecordedBed, node: RunningNode) -> dict[str, int] | None:

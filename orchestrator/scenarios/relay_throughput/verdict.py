@@ -1,12 +1,11 @@
 """Verdict of a run: was it measured at all, was mail lost, and which part limited the rate?"""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from orchestrator import services
 from orchestrator.measurements import Latency, Machine, Measurements
 from orchestrator.report.summary import number
-from orchestrator.scenarios import Evidence, Outcome, Verdict
+from orchestrator.scenarios import Evidence, Outcome, Verdict, sentence, unknown, unmet
 from orchestrator.scenarios.relay_load import probes
 from orchestrator.scenarios.relay_load.evidence import (
     CONCURRENCY,
@@ -56,7 +55,7 @@ def judge(measured: Measurements, params: Params) -> Verdict:
     return Verdict(
         outcome=outcome,
         claim=_claim(outcome, carried, rated, response),
-        reason=reason[0].upper() + reason[1:] + ".",
+        reason=sentence(reason),
         evidence=(*facts.mail, *facts.kept, *facts.pace, *facts.steady, *facts.harness),
         marks=(*marks, *_backlog(measured), *_full(measured, machine), *_own(measured)),
         figures={
@@ -96,12 +95,12 @@ _Judged = tuple[Outcome, str, tuple[str, ...]]
 
 def _outcome(measured: Measurements, params: Params, facts: _Facts) -> _Judged:
     """Judge the facts, the most serious first."""
-    if broken := _unmet(facts.mail):
+    if broken := unmet(facts.mail):
         return Outcome.REFUTED, broken, ()
     everything = (*facts.mail, *facts.kept, *facts.pace, *facts.steady, *facts.harness)
-    if missing := [e.fact for e in everything if e.holds is None]:
-        return Outcome.INCONCLUSIVE, f"not measured{_why(params)}: {', '.join(missing)}", ()
-    if bound := _unmet(facts.harness):
+    if missing := unknown(everything):
+        return Outcome.INCONCLUSIVE, f"not measured{_why(params)}: {missing}", ()
+    if bound := unmet(facts.harness):
         return Outcome.INCONCLUSIVE, f"the instrument may have set the pace: {bound}", (INSTRUMENT,)
     return _rated(measured, facts) if facts.kept else _closed(measured, facts)
 
@@ -119,13 +118,13 @@ def _closed(measured: Measurements, facts: _Facts) -> _Judged:
 
 def _rated(measured: Measurements, facts: _Facts) -> _Judged:
     """Judge a load at a given rate; a relay that falls behind is refuted only if it had CPU and connections."""
-    late = _unmet(facts.pace)
+    late = unmet(facts.pace)
     connections = probes.used(measured)
     if not late or not connections or measured.connections_at_most(RUN) < connections:
         connections = None  # no message waited for one
     if late and connections is None:
         return Outcome.INCONCLUSIVE, f"the instrument may have set the pace: {late}", (INSTRUMENT,)
-    behind = "; ".join(filter(None, (_unmet(facts.kept), late)))
+    behind = "; ".join(filter(None, (unmet(facts.kept), late)))
     if not behind:
         return Outcome.CONFIRMED, "", ()
     cpu = probes.cpu_of(measured, RUN)
@@ -164,10 +163,6 @@ def _on_time(measured: Measurements) -> Evidence:
 
 def _at_least(fact: str, found: float | None, least: float, source: str) -> Evidence:
     return Evidence.of(fact, found, f"at least {least:.2%}", lambda share: share >= least, source, "{:.2%}")
-
-
-def _unmet(evidence: Iterable[Evidence]) -> str:
-    return "; ".join(f"{e.fact}: {e.found}, needed {e.needed}" for e in evidence if e.holds is False)
 
 
 def _claim(outcome: Outcome, carried: float | None, rated: float | None, response: Latency | None) -> str:
