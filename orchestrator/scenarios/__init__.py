@@ -142,15 +142,12 @@ class Scenario(Protocol[P_contra]):
 
     def bed(self, params: P_contra) -> Bed:
         """Return the bed."""
-        ...
 
     def drive(self, bed: "RecordedBed", params: P_contra) -> None:
         """Drive load through the bed and save the results in the run directory."""
-        ...
 
     def judge(self, measured: "Measurements", params: P_contra) -> Verdict:
         """Return the verdict on the measurements."""
-        ...
 
 
 @runtime_checkable
@@ -167,7 +164,6 @@ class Scales(Protocol):
 
     def smaller(self, params: Any) -> str | None:
         """Return advice for a host that is too small for these parameters; ``None`` if there is no smaller size."""
-        ...
 
 
 @runtime_checkable
@@ -176,7 +172,6 @@ class Connects(Protocol[P_contra]):
 
     def connections(self, params: P_contra) -> Mapping[str, float]:
         """Return node -> new connections a second to one address."""
-        ...
 
 
 @cache

@@ -7,8 +7,7 @@ reported (node ``dns``) and, with a fix, a second one (``fixed``). Background: d
 
 from orchestrator.bed.model import Bed, Families
 from orchestrator.scenarios.bind_fd_limit.drive import count_open, ended_at_start, stop
-from orchestrator.scenarios.bind_fd_limit.named import servers
-from orchestrator.scenarios.bind_fd_limit.params import Params
+from orchestrator.scenarios.bind_fd_limit.named import Params, servers
 from orchestrator.scenarios.bind_fd_limit.verdict import judge
 from orchestrator.up.bed import RecordedBed
 

@@ -74,12 +74,7 @@ def stop(bed: RecordedBed, node: RunningNode) -> None:
 
 
 def _ask(bed: RecordedBed, node: RunningNode, *command: str) -> Output | None:
-    """Run a command in a node; ``None`` after a timeout, or if the node ends and may end.
-
-    Raises:
-        NodeDied: this node ended and may not, or another one ended.
-        EngineFailed: the engine failed although the node runs.
-    """
+    """Run a command in a node; ``None`` after a timeout, or if the node ends and may end."""
     try:
         output = node.exec(*command, timeout=STOP_S)
     except NodeDied:
@@ -106,14 +101,10 @@ def _await_end(bed: RecordedBed, node: RunningNode, deadline: float) -> NodeDied
 
 
 def _end(node: RunningNode, seconds: float) -> NodeDied | None:
-    """Wait up to ``seconds`` for the end of a node; ``None`` if it still runs.
-
-    Raises:
-        NodeDied: SIGKILL ended it, or its container was removed: BIND did not end by itself.
-    """
+    """Wait up to ``seconds`` for the end of a node; ``None`` if it still runs."""
     death = node.end(seconds)
     if death and death.exit_status in {SIGKILL_STATUS, None}:
-        raise death
+        raise death  # BIND did not end by itself: SIGKILL ended it, or its container was removed
     return death
 
 

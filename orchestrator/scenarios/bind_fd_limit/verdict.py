@@ -4,8 +4,16 @@ from dataclasses import replace
 
 from orchestrator.measurements import Measurements
 from orchestrator.scenarios import Evidence, Outcome, Quote, Table, Verdict
-from orchestrator.scenarios.bind_fd_limit.named import ADDRESSES, BIND, FIXED, FULL_WORKERS, REPORTED, Named, servers
-from orchestrator.scenarios.bind_fd_limit.params import Params
+from orchestrator.scenarios.bind_fd_limit.named import (
+    ADDRESSES,
+    BIND,
+    FIXED,
+    FULL_WORKERS,
+    REPORTED,
+    Named,
+    Params,
+    servers,
+)
 from orchestrator.scenarios.bind_fd_limit.readings import ABORT, OVER, RNDC_REFUSED, SIGNATURES, ServerReadings
 from orchestrator.services import files_of
 
@@ -27,7 +35,14 @@ def judge(measured: Measurements, params: Params) -> Verdict:
         evidence=(*_as_reported(reported), *(_with_fix(fixed) if fixed else ())),
         marks=tuple(_marks(reported.setup, params)),
         figures=_figures(reported, fixed),
-        tables=(_servers_table(seen), _signatures_table(seen)),
+        tables=(
+            _servers_table(seen),
+            Table(
+                title="Lines in the logs",
+                columns=("line", *seen),
+                rows=tuple((name, *(len(one.lines[name]) for one in seen.values())) for name in SIGNATURES),
+            ),
+        ),
         quotes=tuple(
             Quote(source=f"log of {one.node}", t=lines[0][0], text=lines[0][1])
             for one in seen.values()
@@ -152,14 +167,6 @@ def _servers_table(seen: dict[str, ServerReadings]) -> Table:
         title="named as reported" + (", and with the fix" if len(seen) > 1 else ""),
         columns=("", *seen),
         rows=tuple((name, *cells) for name, cells in rows.items()),
-    )
-
-
-def _signatures_table(seen: dict[str, ServerReadings]) -> Table:
-    return Table(
-        title="Lines in the logs",
-        columns=("line", *seen),
-        rows=tuple((name, *(len(one.lines[name]) for one in seen.values())) for name in SIGNATURES),
     )
 
 

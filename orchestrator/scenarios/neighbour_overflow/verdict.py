@@ -89,7 +89,7 @@ def _figures(reported: PassReadings | None, fixed: PassReadings | None) -> dict[
 
 def _failures_table(passes: Mapping[str, PassReadings]) -> Table:
     rows: dict[str, list[str | float | None]] = {
-        fact: [f"{seen.failures[fact][0]:,} of {seen.failures[fact][1]:,}" for seen in passes.values()]
+        fact: ["{:,} of {:,}".format(*seen.failures[fact]) for seen in passes.values()]
         for fact in next(iter(passes.values())).failures
     }
     rows |= {

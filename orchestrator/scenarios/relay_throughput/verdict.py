@@ -41,10 +41,13 @@ def judge(measured: Measurements, params: Params) -> Verdict:
     ceiling = instrument_ceiling(measured)
     machine = measured.machine(RUN)
     tried = [name for name in measured.sent(Purpose.PROBE) if measured.loads[name].accepted]
+    load, sink = measured.loads.get(RUN), measured.sinks.get(RUN)
+    late = load.late / load.offered if load and load.late is not None and load.offered else None
+    on_time = at_most("messages started over 10 ms late", late, LATE, f"results/{RUN}-load.json")
     facts = _Facts(
         mail=worst(e for name in (RUN, *tried) for e in accounting(measured, name)),
         harness=instrument(measured, RUN),
-        pace=(_on_time(measured),) if rated else (probes.pace(measured, RUN),),
+        pace=(on_time,) if rated else (probes.pace(measured, RUN),),
         steady=() if rated else probes.steady(measured, [RUN]),
         kept=_kept(measured, rated) if rated else (),
     )
@@ -52,6 +55,7 @@ def judge(measured: Measurements, params: Params) -> Verdict:
     if outcome is Outcome.CONFIRMED:
         reason = "every accepted message arrived once and whole; " + _room(carried, ceiling, rated)
     response = measured.latency(RUN).get("response") if rated else None
+    harness_cpu_s = load.cpu_s + sink.cpu_s if load and sink else 0.0
     return Verdict(
         outcome=outcome,
         claim=_claim(outcome, carried, rated, response),
@@ -66,7 +70,7 @@ def judge(measured: Measurements, params: Params) -> Verdict:
             **({"response_p50_ms": _ms(response, 50), "response_p99_ms": _ms(response, 99)} if rated else {}),
             "instrument_messages_per_s": ceiling,
             "share_of_instrument": carried / ceiling if carried and ceiling else None,
-            "harness_cpu_ms_per_message": _harness_cpu_ms(measured),
+            "harness_cpu_ms_per_message": 1000 * harness_cpu_s / sink.delivered if sink and sink.delivered else None,
             "share_of_machine_cpu": 1 - machine.idle if machine else None,
         },
         tables=probes.tables(measured),
@@ -154,13 +158,6 @@ def _kept(measured: Measurements, rated: float) -> tuple[Evidence, ...]:
     )
 
 
-def _on_time(measured: Measurements) -> Evidence:
-    """Return the evidence that messages were sent on time."""
-    load = measured.loads.get(RUN)
-    late = load.late / load.offered if load and load.late is not None and load.offered else None
-    return at_most("messages started over 10 ms late", late, LATE, f"results/{RUN}-load.json")
-
-
 def _at_least(fact: str, found: float | None, least: float, source: str) -> Evidence:
     return Evidence.of(fact, found, f"at least {least:.2%}", lambda share: share >= least, source, "{:.2%}")
 
@@ -238,9 +235,3 @@ def _own(measured: Measurements) -> tuple[str, ...]:
         ("in the relay's own configuration, this can lead mail another way", detours),
     )
     return tuple(f"{remark}: {'; '.join(items)}" for remark, items in remarks if items)
-
-
-def _harness_cpu_ms(measured: Measurements) -> float | None:
-    """Return the CPU time of generator and sink for one delivered message, in milliseconds."""
-    load, sink = measured.loads.get(RUN), measured.sinks.get(RUN)
-    return 1000 * (load.cpu_s + sink.cpu_s) / sink.delivered if load and sink and sink.delivered else None
