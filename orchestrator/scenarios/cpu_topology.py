@@ -80,13 +80,18 @@ class CpuTopology:
     def judge(self, measured: Measurements, params: Params) -> Verdict:
         """Judge one run: what does each set carry, and does the smallest carry less than the largest?"""
         planned = measured.rundir.checked_result(PLAN, _Planned.model_validate)
-        lines = [_line(measured, described, params) for described in planned.sets] if planned else []
+        paced = params.rate is not None
+        lines = []
+        for described in planned.sets if planned else ():
+            cpus = CpuSet(name=described.name, cpus=parse(described.cpus), harness=parse(described.harness))
+            names = [_load(cpus.name, number) for number in range(1, params.repeat + 1)]
+            points = tuple(_point(measured, cpus, name, paced=paced) for name in names)
+            lines.append(MeasuredSet(cpus=cpus, points=points))
         loads = [point.load for line in lines for point in line.points]
         mail = worst(e for name in loads for e in accounting(measured, name))
         harness = worst(e for name in loads for e in instrument(measured, name))
         follows = [_share(lines[0], lines[-1], field) for field in ("carried", "undisturbed")] if len(lines) > 1 else []
         evidence = [*mail, *harness, *worst(e for line in lines for e in _placed(line))]
-        paced = params.rate is not None
         full = not paced and any(line.full for line in lines)
         # If the number of connections sets the pace, it is the same on any CPUs.
         few = [] if paced or not loads else [probes.pace(measured, loads[0])]
@@ -96,7 +101,7 @@ class CpuTopology:
         outcome, reason = _outcome(evidence, follows, full=full) if follows else (Outcome.INCONCLUSIVE, alone)
         figures: dict[str, float | None] = {}
         for line in lines:
-            name = line.name.replace(" ", "_")
+            name = line.cpus.name.replace(" ", "_")
             figures[f"messages_on_{name}_per_s"] = line.middle("carried")
             figures[f"messages_on_{name}_undisturbed_per_s"] = line.middle("undisturbed")
             figures[f"messages_on_{name}_per_cpu_s"] = line.middle("per_cpu_s")
@@ -171,11 +176,6 @@ class MeasuredSet:
     cpus: CpuSet
     points: tuple[Point, ...]
 
-    @property
-    def name(self) -> str:
-        """Name of the set."""
-        return self.cpus.name
-
     def middle(self, field: str) -> float | None:
         """Return the median of a field over the rounds in which it was measured."""
         known = [value for point in self.points if (value := getattr(point, field)) is not None]
@@ -190,13 +190,6 @@ class MeasuredSet:
     def full(self) -> bool:
         """Processes outside the bed used its CPUs, and none was idle."""
         return self.busy and (self.middle("idle") or 0) <= FULL
-
-
-def _line(measured: Measurements, described: _Set, params: Params) -> MeasuredSet:
-    cpus = CpuSet(name=described.name, cpus=parse(described.cpus), harness=parse(described.harness))
-    paced = params.rate is not None
-    rounds = (_point(measured, cpus, _load(cpus.name, n), paced=paced) for n in range(1, params.repeat + 1))
-    return MeasuredSet(cpus=cpus, points=tuple(rounds))
 
 
 def _point(measured: Measurements, cpus: CpuSet, load: str, *, paced: bool) -> Point:
@@ -240,7 +233,7 @@ def _share(largest: MeasuredSet, smallest: MeasuredSet, field: str) -> Evidence:
     needed = {"carried": "", "undisturbed": ", and less in every round"}[field]
     holds = median(shares) < SAME and (field == "carried" or max(shares) < 1) if shares else None
     return Evidence(
-        fact=f"throughput on {smallest.name}, of that on {largest.name}"
+        fact=f"throughput on {smallest.cpus.name}, of that on {largest.cpus.name}"
         + {"carried": "", "undisturbed": ", had no others used these CPUs"}[field],
         found=f"{median(shares):.0%} ({rounds})" if shares else "not measured",
         needed=f"less than {SAME:.0%}{needed}",
@@ -275,21 +268,21 @@ def _claim(lines: list[MeasuredSet]) -> str:
         return f"{says}."
     most, least = (f"{rate:,.0f}" for rate in rates)
     without = ", as estimated without the others that used them" if busy else ""
-    return f"{says}: {most} messages a second on {lines[0].name}, {least} on {lines[-1].name}{without}."
+    return f"{says}: {most} messages a second on {lines[0].cpus.name}, {least} on {lines[-1].cpus.name}{without}."
 
 
 def _answers(measured: Measurements, lines: list[MeasuredSet]) -> Iterator[str]:
     """Yield the idle share of the smallest set, and the effect of hyper-threading."""
     idle = lines[-1].middle("idle") if lines else None
     if idle is not None:
-        yield f"The CPUs of {lines[-1].name} were {idle:.0%} idle."
+        yield f"The CPUs of {lines[-1].cpus.name} were {idle:.0%} idle."
     topology = measured.environment.get("topology")
     if not topology or not topology["known"]:
         yield "Hyper-threading: this machine does not tell which CPUs are threads of one core."
     elif not Topology.from_dict(topology).siblings:
         yield "Hyper-threading: no core of this machine has a second thread to run on."
     else:
-        rates = {line.name: line.middle("undisturbed") for line in lines}
+        rates = {line.cpus.name: line.middle("undisturbed") for line in lines}
         gains = [
             f"{a / b - 1:+.0%} ({both} against {single})"
             for both, single in ((ALL, ONE_EACH), (CORE, THREAD))
@@ -303,7 +296,7 @@ def _placed(line: MeasuredSet) -> Iterator[Evidence]:
         yield Evidence.of(
             "CPUs that the relay ran on",
             point.allowed or None,
-            f"{write(line.cpus.cpus)}, {line.name}",
+            f"{write(line.cpus.cpus)}, {line.cpus.name}",
             lambda allowed: parse(allowed) == line.cpus.cpus,
             f"results/{point.load}-cpus.json",
             "{}",
@@ -316,8 +309,8 @@ def _marks(lines: list[MeasuredSet], left_out: Mapping[str, str]) -> Iterator[st
         yield f"sets left out because their CPUs are the same on this machine: {same}"
     for line in lines:
         if line.cpus.shared:
-            yield f"{line.name}: no core is left over for the harness, which shares these"
-    if busy := [f"{line.middle('others'):.0%} of {line.name}" for line in lines if line.busy]:
+            yield f"{line.cpus.name}: no core is left over for the harness, which shares these"
+    if busy := [f"{line.middle('others'):.0%} of {line.cpus.name}" for line in lines if line.busy]:
         yield f"others than this bed used these CPUs: {', '.join(busy)}"
 
 
@@ -330,7 +323,7 @@ def _carried(lines: list[MeasuredSet]) -> Table:
         columns=("set", "messages/s", "undisturbed/s", "per CPU s", "CPUs used", "idle %", "others %"),
         rows=tuple(
             (
-                line.name,
+                line.cpus.name,
                 *(line.middle(field) for field in ("carried", "undisturbed", "per_cpu_s", "used")),
                 *(percent(line.middle(field)) for field in ("idle", "others")),
             )
@@ -349,7 +342,7 @@ def _rounds(lines: list[MeasuredSet]) -> Table:
         title="Where that was, and what each round gave",
         columns=("set", "CPUs", "harness on", "messages/s", "undisturbed/s"),
         rows=tuple(
-            (s.name, write(s.cpus.cpus), write(s.cpus.harness), rates(s, "carried"), rates(s, "undisturbed"))
+            (s.cpus.name, write(s.cpus.cpus), write(s.cpus.harness), rates(s, "carried"), rates(s, "undisturbed"))
             for s in lines
         ),
     )
