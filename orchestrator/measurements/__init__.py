@@ -319,8 +319,7 @@ class Measurements:
         window = Phase(name=load, start=read.start, end=read.end)
         nodes = {node: use.cores for node in self.nodes if (use := self.use(node, window))}
         seconds = read.end - read.start
-        busy = read.used.busy_s / seconds
-        return Machine(seconds=seconds, cpus=read.cpus, busy=busy, nodes=nodes) if nodes else None
+        return Machine(seconds=seconds, cpus=read.cpus, busy=read.used.busy_s / seconds, nodes=nodes) if nodes else None
 
     def cpus(self, load: str) -> RecordedCpus | None:
         """Return the readings of the machine's CPUs before and after a load."""

@@ -91,7 +91,7 @@ class _Verdict(Kept):
     quotes: list[_Quote] | None = None
 
 
-class _Facts(Kept):
+class _RunFacts(Kept):
     scenario: str | None = None
     status: str | None = None
     question: str | None = None
@@ -115,7 +115,7 @@ def read(rundir: RunDir) -> dict[str, Any]:
     """
     facts, path = rundir.load(), rundir.path / "run.json"
     try:
-        _Facts.model_validate(facts)
+        _RunFacts.model_validate(facts)
         wrong = []
     except ValidationError as error:
         wrong = error.errors()

@@ -230,15 +230,15 @@ def _share(largest: MeasuredSet, smallest: MeasuredSet, field: str) -> Evidence:
     ]
     shares = [least / most for least, most in pairs]
     rounds = ", ".join(f"{least:,.0f} of {most:,.0f}" for least, most in pairs)
-    needed = {"carried": "", "undisturbed": ", and less in every round"}[field]
-    holds = median(shares) < SAME and (field == "carried" or max(shares) < 1) if shares else None
-    return Evidence(
-        fact=f"throughput on {smallest.cpus.name}, of that on {largest.cpus.name}"
-        + {"carried": "", "undisturbed": ", had no others used these CPUs"}[field],
-        found=f"{median(shares):.0%} ({rounds})" if shares else "not measured",
-        needed=f"less than {SAME:.0%}{needed}",
-        holds=holds,
-        source=f"results/{smallest.points[0].load}-sink.json, -cpus.json, and those of the other rounds",
+    fact = f"throughput on {smallest.cpus.name}, of that on {largest.cpus.name}"
+    undisturbed = field == "undisturbed"
+    return Evidence.of(
+        fact + (", had no others used these CPUs" if undisturbed else ""),
+        median(shares) if shares else None,
+        f"less than {SAME:.0%}" + (", and less in every round" if undisturbed else ""),
+        lambda middle: middle < SAME and (not undisturbed or max(shares) < 1),
+        f"results/{smallest.points[0].load}-sink.json, -cpus.json, and those of the other rounds",
+        f"{{:.0%}} ({rounds})",
     )
 
 

@@ -28,7 +28,7 @@ SIGNATURES = {
 """Name of a signature in reports -> pattern of its log line."""
 
 
-class Counts(Kept):
+class FileCounts(Kept):
     """results/<node>-open.json: counts of a named that serves; ``None``: not measured."""
 
     open_files: int | None = None
@@ -67,7 +67,7 @@ class ServerReadings:
     version: str | None
     ready_s: float | None
     """Seconds from its first log line to the line "running"."""
-    counts: Counts
+    counts: FileCounts
     lines: dict[str, list[tuple[float, str]]]
     """Signature -> Unix time and text of each line."""
     stop: Stop | None
@@ -93,7 +93,7 @@ class ServerReadings:
             setup=setup,
             version=start[1] if start else None,
             ready_s=serves[0][0] - begun[0][0] if begun and serves else None,
-            counts=read(f"{node}-open", Counts.model_validate) or Counts(),
+            counts=read(f"{node}-open", FileCounts.model_validate) or FileCounts(),
             lines=lines,
             stop=read(f"{node}-stop", Stop.model_validate),
             ended=end.status if end else None,

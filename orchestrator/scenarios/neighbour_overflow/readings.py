@@ -13,7 +13,7 @@ from orchestrator.services import Role
 _DEFERRED = re.compile(r"/smtp\[\d+\]: [0-9A-Za-z]+: to=.*, status=deferred ")
 
 
-class _Reading(Kept):
+class _TableReading(Kept):
     t: float
     entries: int
     fulls: int
@@ -29,7 +29,7 @@ class _Report(Kept):
 
 
 class _Part(Kept):
-    tables: Annotated[list[_Reading], Field(min_length=1)]
+    tables: Annotated[list[_TableReading], Field(min_length=1)]
 
 
 class _Asked(_Part):
@@ -57,7 +57,7 @@ class PassReadings:
     """``agents.neighbours.Report`` of the look-ups over UDP."""
     connect: _Report
     """``agents.neighbours.Report`` of the connections."""
-    tables: list[_Reading]
+    tables: list[_TableReading]
     """``agents.neighbours.NeighbourTable``, in the order of reading."""
     messages: int
     """Messages offered to the relay."""
