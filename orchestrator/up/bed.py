@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -71,10 +71,13 @@ class RunningBed:
         """Return the CPUs of the host: threads, cores, sockets."""
         return capacity.read(self.host).topology
 
-    def kernel_log(self, pattern: str) -> list[kernel.KernelLine] | None:
-        """Return the matching lines (grep -E) of the host's kernel log; ``None`` if the log is not readable."""
+    def kernel_log(self, pattern: str, after: Collection[kernel.KernelLine] = ()) -> list[kernel.KernelLine] | None:
+        """Return the lines of the host's kernel log that match (grep -E) and are not in ``after``.
+
+        ``None``: the log is not readable.
+        """
         try:
-            return kernel.lines(self.host, pattern)
+            return kernel.newer(kernel.lines(self.host, pattern), after)
         except EngineFailed:
             return None
 
