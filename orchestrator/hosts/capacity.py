@@ -112,17 +112,17 @@ class Check:
         return asdict(self)
 
 
-def read(engine: Host) -> Readings:
+def read(host: Host) -> Readings:
     """Read the host with two one-shot helpers: in the host's network namespace without capabilities, and in its own.
 
     Raises:
         EngineFailed: a helper could not run.
     """
     with ThreadPoolExecutor(2) as pool:
-        tried = pool.submit(_helper, engine, "try", _TRY, host_network=False, capabilities=("NET_ADMIN",))
-        info = engine.info()
-        beds = engine.find({ownership.NEIGHBOURS: None})
-        output = _helper(engine, "reading", _READ, host_network=True, capabilities=())
+        tried = pool.submit(_helper, host, "try", _TRY, host_network=False, capabilities=("NET_ADMIN",))
+        info = host.info()
+        beds = host.find({ownership.NEIGHBOURS: None})
+        output = _helper(host, "reading", _READ, host_network=True, capabilities=())
     facts = dict(line.split("\t", 1) for line in output.splitlines() if "\t" in line)
     sysctls = {
         name: " ".join(facts[name].split())
@@ -145,9 +145,9 @@ def read(engine: Host) -> Readings:
     )
 
 
-def _helper(engine: Host, name: str, script: str, *, host_network: bool, capabilities: tuple[str, ...]) -> str:
+def _helper(host: Host, name: str, script: str, *, host_network: bool, capabilities: tuple[str, ...]) -> str:
     identity = Identity.reading()
-    done = engine.run(
+    done = host.run(
         ContainerSpec(
             name=identity.name(name),
             image=HELPER,

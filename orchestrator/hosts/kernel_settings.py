@@ -56,7 +56,7 @@ class HostSettings:
 
     ::
 
-        with HostSettings(engine, {"net.ipv4.neigh.default.gc_thresh3": "16384"}) as settings:
+        with HostSettings(host, {"net.ipv4.neigh.default.gc_thresh3": "16384"}) as settings:
             ...
             settings.apply()
             ...
@@ -68,8 +68,8 @@ class HostSettings:
         EngineFailed: the kernel refused a value.
     """
 
-    def __init__(self, engine: Host, wanted: Mapping[str, str]) -> None:
-        self._engine, self._wanted = engine, wanted
+    def __init__(self, host: Host, wanted: Mapping[str, str]) -> None:
+        self._host, self._wanted = host, wanted
         self._lock: str | None = None
         self._identity = Identity(id=secrets.token_hex(4), bed="host-settings", kind=Kind.RUN, nodes=(), private=False)
         self._changes: tuple[Change, ...] = ()
@@ -87,8 +87,8 @@ class HostSettings:
         with shielded():
             try:
                 if self._lock:
-                    _put_back(self._engine, self._identity, self._changes)
-                    self._engine.node(self._lock).remove()
+                    _put_back(self._host, self._identity, self._changes)
+                    self._host.node(self._lock).remove()
                     self._lock = None
             except Problem as problem:
                 if error is None:
@@ -97,7 +97,7 @@ class HostSettings:
 
     def apply(self) -> None:
         """Write the wanted values."""
-        _write(self._engine, self._identity, [(c.name, c.before, c.wanted) for c in self._changes])
+        _write(self._host, self._identity, [(c.name, c.before, c.wanted) for c in self._changes])
 
     def _take(self) -> None:
         """Create the lock with the current values in its label; try again if a value changed meanwhile."""
@@ -110,7 +110,7 @@ class HostSettings:
             self._changes, self._lock = changes, self._make(changes)
             if self._read() == values:
                 return
-            self._engine.node(self._lock).remove()
+            self._host.node(self._lock).remove()
             self._lock = None
         raise HostCannot("settings of the host that do not change", "another program changes them", "try again")
 
@@ -118,9 +118,9 @@ class HostSettings:
         values = {change.name: [change.before, change.wanted] for change in changes}
         labels = {**self._identity.labels(), SETTINGS: json.dumps(values)}
         try:
-            return self._engine.create(ContainerSpec(name=LOCK, image=HELPER, command=("true",), labels=labels)).id
+            return self._host.create(ContainerSpec(name=LOCK, image=HELPER, command=("true",), labels=labels)).id
         except EngineFailed:
-            for other in self._engine.find({SETTINGS: None}):
+            for other in self._host.find({SETTINGS: None}):
                 if other.labels.get(ID) == self._identity.id:
                     return other.id  # only the engine's answer was lost
                 raise HostCannot(
@@ -132,10 +132,10 @@ class HostSettings:
 
     def _read(self) -> dict[str, str]:
         names = list(self._wanted)
-        return dict(zip(names, _on_the_host(self._engine, self._identity, _READ, *names).split(), strict=True))
+        return dict(zip(names, _on_the_host(self._host, self._identity, _READ, *names).split(), strict=True))
 
 
-def put_back(engine: Host, identity: Identity, lock: Found) -> None:
+def put_back(host: Host, identity: Identity, lock: Found) -> None:
     """Restore the settings changed by the owner of a lock; idempotent.
 
     Raises:
@@ -146,25 +146,25 @@ def put_back(engine: Host, identity: Identity, lock: Found) -> None:
         changes = [Change(name=name, before=str(old), wanted=str(new)) for name, (old, new) in values.items()]
     except (ValueError, AttributeError, TypeError) as error:
         raise EngineFailed(f"settings of the host in the label of {lock.name}", str(error), "remove it") from error
-    _put_back(engine, identity, changes)
+    _put_back(host, identity, changes)
 
 
-def _put_back(engine: Host, identity: Identity, changes: Iterable[Change]) -> None:
+def _put_back(host: Host, identity: Identity, changes: Iterable[Change]) -> None:
     """Restore the old value of every setting that still has its wanted one."""
-    _write(engine, identity, [(change.name, change.wanted, change.before) for change in changes])
+    _write(host, identity, [(change.name, change.wanted, change.before) for change in changes])
 
 
-def _write(engine: Host, identity: Identity, changes: Iterable[tuple[str, str, str]]) -> None:
+def _write(host: Host, identity: Identity, changes: Iterable[tuple[str, str, str]]) -> None:
     words = [word for change in changes for word in change]
     for name, *values in zip(words[::3], words[1::3], words[2::3], strict=True):
         if not _NAME.fullmatch(name) or not all(_VALUE.fullmatch(value) for value in values):
             raise EngineFailed("a setting that this program changes", f"{name}: {values}", "see the label of its lock")
-    _on_the_host(engine, identity, _WRITE, *words)
+    _on_the_host(host, identity, _WRITE, *words)
 
 
-def _on_the_host(engine: Host, identity: Identity, script: str, *words: str) -> str:
+def _on_the_host(host: Host, identity: Identity, script: str, *words: str) -> str:
     """Run a script that may write settings; as root, their owner, it needs no capability (net_ctl_permissions)."""
-    done = engine.run(
+    done = host.run(
         ContainerSpec(
             name=identity.name(f"settings-{secrets.token_hex(3)}"),
             image=HELPER,

@@ -42,40 +42,40 @@ delete table netdev tb$3"
 """Idempotent, and safe to race with another clean-up."""
 
 
-def make_control(engine: Host, identity: Identity) -> str:
+def make_control(host: Host, identity: Identity) -> str:
     """Make the bridge for published ports; return its name."""
     name = identity.name("control")
-    engine.create_network(NetworkSpec(name=name, driver="bridge", labels=identity.labels()))
+    host.create_network(NetworkSpec(name=name, driver="bridge", labels=identity.labels()))
     return name
 
 
-def make_parent(engine: Host, identity: Identity) -> str:
+def make_parent(host: Host, identity: Identity) -> str:
     """Make the lab's veth pair, closed to the host; return the name of the lab's end.
 
     Raises:
         EngineFailed: the kernel or the engine refused.
     """
-    _on_the_host(engine, identity, _MAKE, identity.labels())
+    _on_the_host(host, identity, _MAKE, identity.labels())
     return identity.veth[0]
 
 
-def close_parent(engine: Host, identity: Identity) -> None:
+def close_parent(host: Host, identity: Identity) -> None:
     """Close the veth pair to the host again, after a flush of the host's rules; idempotent.
 
     Raises:
         EngineFailed: the kernel or the engine refused.
     """
-    _on_the_host(engine, identity, _CLOSE, Identity.reading().labels())
+    _on_the_host(host, identity, _CLOSE, Identity.reading().labels())
 
 
-def require_parent(engine: Host, parent: str) -> None:
+def require_parent(host: Host, parent: str) -> None:
     """Check that an interface of the host exists and is up: an engine would make a missing ``eth0.10`` as a VLAN.
 
     Raises:
         HostCannot: the interface does not exist, or is down.
     """
     identity = Identity.reading()
-    looked = engine.run(
+    looked = host.run(
         ContainerSpec(
             name=identity.name(f"parent-{secrets.token_hex(3)}"),
             image=HELPER,
@@ -98,7 +98,7 @@ def require_parent(engine: Host, parent: str) -> None:
         raise HostCannot(f"interface {parent} on the engine's host, up", state, "name another one, or none")
 
 
-def remove_parent(engine: Host, identity: Identity) -> None:
+def remove_parent(host: Host, identity: Identity) -> None:
     """Remove the veth pair and its rule; idempotent.
 
     The helper does not have the bed's labels: another clean-up of the bed would kill it.
@@ -106,10 +106,10 @@ def remove_parent(engine: Host, identity: Identity) -> None:
     Raises:
         EngineFailed: the kernel or the engine refused.
     """
-    _on_the_host(engine, identity, _REMOVE, Identity.reading().labels())
+    _on_the_host(host, identity, _REMOVE, Identity.reading().labels())
 
 
-def make_lab(engine: Host, identity: Identity, parent: str, subnet: IPv4Network) -> str:
+def make_lab(host: Host, identity: Identity, parent: str, subnet: IPv4Network) -> str:
     """Make the macvlan network of the nodes; return its name.
 
     Raises:
@@ -117,17 +117,17 @@ def make_lab(engine: Host, identity: Identity, parent: str, subnet: IPv4Network)
     """
     name = identity.name("lab")
     spec = NetworkSpec(name=name, driver="macvlan", labels=identity.labels(), subnet=str(subnet), parent=parent)
-    engine.create_network(spec)
+    host.create_network(spec)
     return name
 
 
-def choose_subnet(engine: Host, prefix: int, wish: str | None) -> IPv4Network:
+def choose_subnet(host: Host, prefix: int, wish: str | None) -> IPv4Network:
     """Return ``wish``, or the first slice that overlaps with no network of the engine.
 
     Raises:
         InvalidInput: the wish overlaps with a network, or every slice is taken.
     """
-    taken = [(f.name, subnet) for f in engine.find({}) for subnet in f.subnets]
+    taken = [(f.name, subnet) for f in host.find({}) for subnet in f.subnets]
     if wish:
         network = parse_slice(wish)
         if other := next((f"{name} ({net})" for name, net in taken if net.overlaps(network)), None):
@@ -146,9 +146,9 @@ def choose_subnet(engine: Host, prefix: int, wish: str | None) -> IPv4Network:
     )
 
 
-def _on_the_host(engine: Host, identity: Identity, script: str, labels: Mapping[str, str]) -> None:
+def _on_the_host(host: Host, identity: Identity, script: str, labels: Mapping[str, str]) -> None:
     """Run a script in the host's network namespace, with NET_ADMIN only."""
-    done = engine.run(
+    done = host.run(
         ContainerSpec(
             name=identity.name(f"helper-{secrets.token_hex(3)}"),
             image=HELPER,

@@ -243,10 +243,10 @@ class DeployedBed:
         }
 
 
-def deployed_beds(engine: Host) -> list[DeployedBed]:
+def deployed_beds(host: Host) -> list[DeployedBed]:
     """Return every bed with at least one remaining object, oldest first."""
     groups: dict[str, list[Found]] = {}
-    for item in engine.find({ID: None}):
+    for item in host.find({ID: None}):
         groups.setdefault(item.labels[ID], []).append(item)
     return sorted((_deployed(id_, group) for id_, group in groups.items()), key=lambda s: s.created)
 

@@ -30,7 +30,7 @@ def lifetime(text: str) -> timedelta:
     raise InvalidInput("the lifetime of a bed", repr(text), "write a number and a unit: 90s, 30m, 2h or 1d")
 
 
-def up(engine: Host, bed: Bed, *, runs: Path, steps: Progress, life: timedelta | None = None) -> DeployedBed:
+def up(host: Host, bed: Bed, *, runs: Path, steps: Progress, life: timedelta | None = None) -> DeployedBed:
     """Return the deployed bed of this name and definition; bring it up if there is none.
 
     Abandoned beds are removed and open walls of all beds restored first. ``life`` begins with the first object made.
@@ -40,22 +40,22 @@ def up(engine: Host, bed: Bed, *, runs: Path, steps: Progress, life: timedelta |
         HostCannot: the bed needs more than the host has.
         EngineFailed: the deployed bed is damaged, or the bring-up failed; the logs of its nodes are kept.
     """
-    cpus = engine.info().cpus
+    cpus = host.info().cpus
     plan = make_plan(bed, cpus=cpus)
     verify(plan)  # before any object is made
     with steps.step("look at the beds that are up"):
-        cleaning.make_way(engine, steps.say)
-        present = _present(bed, deployed_beds(engine), walls.mend(engine, steps.say))
+        cleaning.make_way(host, steps.say)
+        present = _present(bed, deployed_beds(host), walls.mend(host, steps.say))
     if present:
         if life:
             end = present.expires or "none"
             steps.say(f"warning: bed {present.bed} {present.id} is up already; its end does not change: {end}")
         return present
     with steps.step("find or build the images"):
-        images.ensure(engine, images.of(bed), steps.say)
-        capacity.admit(capacity.read(engine), plan.needs, runs, provoked=frozenset(), smaller=None, say=steps.say)
-    id_ = _bring_up(engine, bed, runs, steps, life, cpus)
-    return next(deployed for deployed in deployed_beds(engine) if deployed.id == id_)
+        images.ensure(host, images.of(bed), steps.say)
+        capacity.admit(capacity.read(host), plan.needs, runs, provoked=frozenset(), smaller=None, say=steps.say)
+    id_ = _bring_up(host, bed, runs, steps, life, cpus)
+    return next(deployed for deployed in deployed_beds(host) if deployed.id == id_)
 
 
 def _present(bed: Bed, beds: Iterable[DeployedBed], not_closed: Sequence[walls.Wall]) -> DeployedBed | None:
@@ -76,7 +76,7 @@ def _present(bed: Bed, beds: Iterable[DeployedBed], not_closed: Sequence[walls.W
     return None
 
 
-def _bring_up(engine: Host, bed: Bed, runs: Path, steps: Progress, life: timedelta | None, cpus: int) -> str:
+def _bring_up(host: Host, bed: Bed, runs: Path, steps: Progress, life: timedelta | None, cpus: int) -> str:
     """Bring a bed up and return its id; keep the recording only of a failed bring-up with a log line."""
     with usable(runs):
         made = [folder for folder in (runs, *runs.parents) if not folder.exists()]
@@ -84,7 +84,7 @@ def _bring_up(engine: Host, bed: Bed, runs: Path, steps: Progress, life: timedel
     try:
         with ExitStack() as stack:
             identity, live = bring_up(
-                engine, bed, kind=Kind.UP, rundir=rundir, steps=steps, stack=stack, cpus=cpus, life=life
+                host, bed, kind=Kind.UP, rundir=rundir, steps=steps, stack=stack, cpus=cpus, life=life
             )
             stack.pop_all()
             live.recorder.close(timeout=0)

@@ -29,14 +29,14 @@ class KernelLine:
     text: str
 
 
-def lines(engine: Host, pattern: str) -> list[KernelLine]:
+def lines(host: Host, pattern: str) -> list[KernelLine]:
     """Return the lines in the kernel's buffer that match ``pattern`` (grep -E).
 
     Raises:
         EngineFailed: the log could not be read.
     """
     identity = Identity.reading()
-    done = engine.run(
+    done = host.run(
         ContainerSpec(
             name=identity.name(f"kernel-{secrets.token_hex(3)}"),
             image=HELPER,
