@@ -14,7 +14,7 @@ from orchestrator.bed.model import Bed
 from orchestrator.errors import EngineFailed, HostCannot, Problem
 from orchestrator.hosts import ContainerLimits, ContainerSpec, Endpoint, Host, Node, SubnetTaken, networks
 from orchestrator.hosts.cleaning import remove_id
-from orchestrator.hosts.ownership import Identity, Kind
+from orchestrator.hosts.ownership import Identity, Kind, kept_beds
 from orchestrator.interrupts import shielded
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.plan import NodePlan, Plan, make_plan, subnet_prefix
@@ -30,6 +30,10 @@ READY_S = 60.0
 """Time limit of a daemon's readiness line."""
 _TRIES = 16
 """Attempts to choose a subnet; another bed may take it meanwhile."""
+
+
+class Withdrawn(EngineFailed):
+    """Another command brings up a bed of this name, and began first."""
 
 
 class Progress(Protocol):
@@ -72,6 +76,7 @@ def bring_up(
 
     Raises:
         InvalidInput: no slice is free for its addresses.
+        Withdrawn: the bed was to stay up, and an older one of its name exists now.
         EngineFailed: the engine refused a request, or a service did not become ready.
         NodeDied: a container ended.
     """
@@ -84,6 +89,9 @@ def bring_up(
     stack.push(lambda _kind, error, _at: _take_down(host, identity, recorder, steps, error))
     with steps.step("make its networks"):
         plan, names = _networks(host, bed, identity, cpus)
+    # Two commands may both have found no bed of this name. An older bed's first network is in the engine by now.
+    if kind is Kind.UP and (beds := kept_beds(host, bed.name)) and beds[0].id != identity.id:
+        raise Withdrawn(f"one bed called {bed.name}", f"bed {beds[0].id}, which another command made", "try again")
     for node in plan.nodes:
         rundir.save_config(node.name, node.files)
     with steps.step(f"start {len(plan.nodes)} nodes"):

@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -10,11 +10,11 @@ from pathlib import Path
 from orchestrator.bed.model import Bed
 from orchestrator.errors import EngineFailed, InvalidInput, Problem, usable
 from orchestrator.hosts import Host, capacity, cleaning, images, walls
-from orchestrator.hosts.ownership import DeployedBed, Kind, Owner, definition, deployed_beds
+from orchestrator.hosts.ownership import DeployedBed, Kind, Owner, definition, deployed_beds, kept_beds
 from orchestrator.interrupts import Interrupted
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.plan import make_plan
-from orchestrator.up.bringup import Progress, bring_up, verify
+from orchestrator.up.bringup import Progress, Withdrawn, bring_up, verify
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -43,26 +43,28 @@ def up(host: Host, bed: Bed, *, runs: Path, steps: Progress, life: timedelta | N
     cpus = host.info().cpus
     plan = make_plan(bed, cpus=cpus)
     verify(plan)  # before any object is made
-    with steps.step("look at the beds that are up"):
-        cleaning.make_way(host, steps.say)
-        present = _present(bed, deployed_beds(host), walls.mend(host, steps.say))
-    if present:
-        if life:
-            end = present.expires or "none"
-            steps.say(f"warning: bed {present.bed} {present.id} is up already; its end does not change: {end}")
+    if present := _present(host, bed, steps, life):
         return present
     with steps.step("find or build the images"):
         images.ensure(host, images.of(bed), steps.say)
         capacity.admit(capacity.read(host), plan.needs, runs, provoked=frozenset(), smaller=None, say=steps.say)
-    id_ = _bring_up(host, bed, runs, steps, life, cpus)
-    return next(deployed for deployed in deployed_beds(host) if deployed.id == id_)
+    try:
+        id_ = _bring_up(host, bed, runs, steps, life, cpus)
+    except Withdrawn:
+        if present := _present(host, bed, steps, life):
+            return present
+        raise
+    if made := next((deployed for deployed in deployed_beds(host) if deployed.id == id_), None):
+        return made
+    raise EngineFailed(f"bed {bed.name} {id_} up", "it was removed as soon as it was up", "find out who removed it")
 
 
-def _present(bed: Bed, beds: Iterable[DeployedBed], not_closed: Sequence[walls.Wall]) -> DeployedBed | None:
+def _present(host: Host, bed: Bed, steps: Progress, life: timedelta | None) -> DeployedBed | None:
     """Return the undamaged deployed bed of this name and definition; ``None`` if no bed of this name is up."""
-    for deployed in beds:
-        if deployed.kind is not Kind.UP or deployed.bed != bed.name or deployed.abandoned:
-            continue
+    with steps.step("look at the beds that are up"):
+        cleaning.make_way(host, steps.say)
+        not_closed = walls.mend(host, steps.say)
+    for deployed in kept_beds(host, bed.name):
         named, down = f"bed {deployed.bed} {deployed.id}", f"`testbed down {deployed.id}`"
         if deployed.definition != definition(bed):
             found = f"{named}, {deployed.state}, of another definition"
@@ -72,6 +74,9 @@ def _present(bed: Bed, beds: Iterable[DeployedBed], not_closed: Sequence[walls.W
         if faults := [f"{wall.place}: {wall.found}" for wall in not_closed if wall.bed.id == deployed.id]:
             do = f"{down}, then `testbed up` again; `testbed logs --bed {deployed.id} NODE` says why a node ended"
             raise EngineFailed(f"{named} undamaged", ", ".join(faults), do)
+        if life:
+            end = deployed.expires or "none"
+            steps.say(f"warning: {named} is up already; its end does not change: {end}")
         return deployed
     return None
 
