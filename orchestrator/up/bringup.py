@@ -89,9 +89,7 @@ def bring_up(
     stack.push(lambda _kind, error, _at: _take_down(host, identity, recorder, steps, error))
     with steps.step("make its networks"):
         plan, names = _networks(host, bed, identity, cpus)
-    # Two commands may both have found no bed of this name. An older bed's first network is in the engine by now.
-    if kind is Kind.UP and (beds := kept_beds(host, bed.name)) and beds[0].id != identity.id:
-        raise Withdrawn(f"one bed called {bed.name}", f"bed {beds[0].id}, which another command made", "try again")
+    _give_way(host, identity)
     for node in plan.nodes:
         rundir.save_config(node.name, node.files)
     with steps.step(f"start {len(plan.nodes)} nodes"):
@@ -104,12 +102,27 @@ def bring_up(
     return identity, running
 
 
+def _give_way(host: Host, identity: Identity) -> None:
+    """Look for an older bed that is to stay up: two commands may both have found none before they made theirs.
+
+    Called when the control network exists, before a wish for a subnet fails, and again a moment later: the engine lists
+    a network only when it is complete.
+
+    Raises:
+        Withdrawn: there is one.
+    """
+    beds = kept_beds(host, identity.bed) if identity.kind is Kind.UP else []
+    if beds and beds[0].id != identity.id:
+        raise Withdrawn(f"one bed called {identity.bed}", f"bed {beds[0].id} of another command", "try again")
+
+
 def _networks(host: Host, bed: Bed, identity: Identity, cpus: int) -> tuple[Plan, tuple[str, str]]:
     """Make the control network and the lab, and plan the bed for the lab's subnet."""
     control = networks.make_control(host, identity)
     with ThreadPoolExecutor(1) as pool:
         with shielded():  # the pool does not wait for a thread whose start was interrupted
             making = pool.submit(networks.make_parent, host, identity) if identity.private else None
+        _give_way(host, identity)
         for _ in range(_TRIES):
             subnet = networks.choose_subnet(host, subnet_prefix(bed), bed.subnet)
             plan = make_plan(bed, subnet=subnet, cpus=cpus)
