@@ -162,6 +162,15 @@ class EngineContract:
         with pytest.raises(TimedOut, match=r"needed sleep 0\.9 to end within 0\.1 s.*it did not"):
             engine.node(made).exec(("sleep", "0.9"), capabilities=("CHOWN",), timeout=0.1)
 
+    def test_a_file_is_read_whether_or_not_its_container_runs(self, engine: Host, spec: ContainerSpec) -> None:
+        node = engine.create(replace(spec, files={"/etc/x": b"one"}))
+        assert (node.read_file("/etc/x"), node.read_file("/etc/y")) == (b"one", None)
+        node.start()
+        assert (node.read_file("/etc/x"), node.read_file("/etc/y")) == (b"one", None)
+        node.remove()
+        with pytest.raises(EngineFailed):
+            node.read_file("/etc/x")
+
     def test_a_running_container_is_pinned_to_cpus_that_are_there(self, engine: Host, spec: ContainerSpec) -> None:
         made = engine.create(spec).id
         engine.node(made).start()

@@ -214,8 +214,8 @@ class Node(Protocol):
         """Yield the engine's raw statistics, about once a second, until the container ends."""
         ...
 
-    def read_file(self, path: str) -> bytes:
-        """Return the content of a file in the container, running or not."""
+    def read_file(self, path: str) -> bytes | None:
+        """Return the content of a file in the container, running or not; ``None`` if there is no such file."""
         ...
 
     def wait(self) -> int:

@@ -123,11 +123,8 @@ class FakeHost:
         self.wait(container)
         yield from ()
 
-    def read_file(self, container: str, path: str) -> bytes:
-        files = self.specs[self.found(container).id].files
-        if path not in files:
-            raise EngineFailed(f"{path} of container {container}", "there is no such file", "name another one")
-        return files[path]
+    def read_file(self, container: str, path: str) -> bytes | None:
+        return self.specs[self.found(container).id].files.get(path)
 
     def run(self, spec: ContainerSpec, timeout: float = 60) -> Output:  # noqa: ARG002
         self.create(spec).remove()
@@ -198,7 +195,7 @@ class FakeNode:
     def stats(self) -> Iterator[dict[str, Any]]:
         return self._host.stats(self.id)
 
-    def read_file(self, path: str) -> bytes:
+    def read_file(self, path: str) -> bytes | None:
         return self._host.read_file(self.id, path)
 
     def wait(self) -> int:

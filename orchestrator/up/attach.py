@@ -4,7 +4,7 @@ from ipaddress import IPv4Network
 
 from orchestrator import strict_json
 from orchestrator.bed.model import parse_bed
-from orchestrator.errors import EngineFailed, InvalidInput
+from orchestrator.errors import InvalidInput
 from orchestrator.hosts import Host
 from orchestrator.hosts.ownership import NODE, DeployedBed
 from orchestrator.measurements.rundir import RunDir
@@ -51,14 +51,14 @@ def _find(host: Host, deployed: DeployedBed, recorder: Recorder | None) -> tuple
     containers = {c.labels[NODE]: host.node(c.id) for c in deployed.containers if NODE in c.labels}
     if not containers:
         raise InvalidInput(f"a node of bed {deployed.bed} {deployed.id}", "all were removed", "see `testbed ps`")
+    content = next(iter(containers.values())).read_file(BED_FILE)
     try:
-        saved = strict_json.loads(next(iter(containers.values())).read_file(BED_FILE).decode())
-    except (EngineFailed, ValueError) as error:
-        saved = {"format": f"none: {error}"}
-    saved = saved if isinstance(saved, dict) else {}
-    if saved.get("format") != FORMAT:
+        saved = strict_json.loads((content or b"").decode())
+    except ValueError:
+        saved = None
+    if not isinstance(saved, dict) or saved.get("format") != FORMAT:
         needed = f"a bed of this version of testbed (format {FORMAT})"
-        found = f"bed {deployed.bed} {deployed.id}, format {saved.get('format')}"
+        found = f"bed {deployed.bed} {deployed.id}, {BED_FILE}: {'no such file' if content is None else content[:60]!r}"
         raise InvalidInput(needed, found, "use the version that brought it up, or bring it up again")
     plan = make_plan(parse_bed(saved["bed"], "bed"), subnet=IPv4Network(saved["subnet"]), cpus=saved["cpus"])
     known = {node.name: node for node in plan.nodes}

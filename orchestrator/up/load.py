@@ -42,25 +42,27 @@ class SentLoad:
             NodeDied: a node ended.
             EngineFailed: the queue could not be listed.
         """
-        left, arrived = 1, -1
+        left: int | None = None
+        arrived: int | None = None
         deadline = time.monotonic() + seconds
 
         def drained() -> bool:
             nonlocal left, arrived
-            before, arrived = arrived, self.bed.sink.count(self.report.run) if self.bed.sink.counts else 0
-            left = 1 if self.report.accepted is None else self.report.accepted - arrived
+            before, arrived = arrived, self.bed.sink.count(self.report.run) if self.bed.sink.counts else None
+            accepted = self.report.accepted
+            left = None if accepted is None or arrived is None else max(accepted - arrived, 0)
             # A long queue is slow to list: the relay reports it only once arrivals stop.
-            if left <= 0 or arrived == before or time.monotonic() > deadline:
+            if left == 0 or arrived == before or time.monotonic() > deadline:
                 queued = self.bed.relay.queue_length()
                 left = left if queued is None else queued
-            return left <= 0
+            return left == 0
 
         self.bed.until(drained, seconds)
         ended = time.time()
         self.bed.phases.append(
             {"name": phase, "start": self.report.ended, "end": ended, "purpose": self.report.purpose}
         )
-        self.bed.rundir.save_result(f"{self.name}-queue", {"left": max(left, 0), "seconds": ended - self.report.ended})
+        self.bed.rundir.save_result(f"{self.name}-queue", {"left": left, "seconds": ended - self.report.ended})
         if self.report.numbered and self.bed.sink.counts:
             self.account()
 

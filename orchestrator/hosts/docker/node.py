@@ -158,10 +158,15 @@ class DockerNode:
                 with suppress(requests.RequestException):
                     self._clients.here.wait(self.id, timeout=10, condition="removed")
 
-    def read_file(self, path: str) -> bytes:
-        """Return the content of a file in the container, running or not."""
+    def read_file(self, path: str) -> bytes | None:
+        """Return the content of a file in the container, running or not; ``None`` if there is no such file."""
         with translated(f"{path} of container {self.id[:12]}"):
-            pieces, _ = self._clients.here.get_archive(self.id, path)
+            try:
+                pieces, _ = self._clients.here.get_archive(self.id, path)
+            except docker.errors.NotFound as error:
+                if "no such container" in str(error).lower():
+                    raise
+                return None
             with tarfile.open(fileobj=io.BytesIO(b"".join(pieces))) as archive:
                 file = archive.extractfile(archive.getmembers()[0])
                 if file is None:

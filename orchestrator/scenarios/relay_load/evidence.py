@@ -50,7 +50,7 @@ def accounting(measured: Measurements, name: str) -> tuple[Evidence, ...]:
         ),
         Evidence(
             fact="the relay's queue after the drain",
-            found=f"{drained.left:,} messages" if drained else "not measured",
+            found="not measured" if drained is None or drained.left is None else f"{drained.left:,} messages",
             needed="0 messages",
             holds=True if empty else None,
             source=f"results/{name}-queue.json",

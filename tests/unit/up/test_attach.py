@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.bed.model import parse_bed
-from orchestrator.errors import InvalidInput
+from orchestrator.errors import EngineFailed, InvalidInput
 from orchestrator.hosts import ContainerSpec
 from orchestrator.hosts.fake import FakeHost
 from orchestrator.hosts.ownership import Identity, Kind, deployed_beds
@@ -62,6 +62,19 @@ def test_a_node_that_was_removed_is_left_out(host: FakeHost, tmp_path: Path) -> 
         made.recorder.expect_end()
         made.node("dns").container.remove()
         assert list(attach(host, deployed_beds(host)[0]).nodes) == ["sink"]
+
+
+def test_an_engine_that_fails_is_no_other_version(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.create(ContainerSpec(name="x", image="", command=(), labels=Identity.new(BED, Kind.UP).labels(node="dns")))
+    failure = EngineFailed("a file of container x", "the engine did not answer", "see whether it runs")
+
+    def fails(*_: object) -> bytes:
+        raise failure
+
+    monkeypatch.setattr(FakeHost, "read_file", fails)
+    with pytest.raises(EngineFailed) as failed:
+        attach(host, deployed_beds(host)[0])
+    assert failed.value is failure
 
 
 @pytest.mark.parametrize("content", [b'{"format": 2}', b"{}", b"no JSON", None])

@@ -22,6 +22,8 @@ from orchestrator.up.bed import RecordedBed
 from orchestrator.up.collect import recorder
 from orchestrator.up.collect.recorder import Recorder
 from orchestrator.up.node import RunningNode
+from orchestrator.up.relay import Relay
+from orchestrator.up.sink import Sink
 from tests.unit import factory
 
 REPORT = {
@@ -232,6 +234,20 @@ def test_a_queue_that_is_not_empty_in_time_is_kept_with_its_length(tmp_path: Pat
         engine.answer = lambda spec, command: queue if spec.name == "relay" else answer(spec, command)
         load.drain(0)
         assert (bed.rundir.result("load-queue") or {})["left"] == 2
+
+
+def test_a_queue_that_neither_relay_nor_sink_can_count_is_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with up(tmp_path) as (bed, _):
+        load = bed.send("load", LoadOrder(messages=1))
+        monkeypatch.setattr(Sink, "counts", False)
+        monkeypatch.setattr(Relay, "queue_length", lambda _: None)
+        load.drain(0)
+        assert (bed.rundir.result("load-queue") or {})["left"] is None
+        drained = bed.measurements().drained("load")
+        assert drained is not None
+        assert drained.left is None
 
 
 @pytest.mark.usefixtures("no_grace")
