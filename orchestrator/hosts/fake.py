@@ -8,7 +8,7 @@ from ipaddress import IPv4Network
 from typing import Any, cast
 
 from orchestrator.bed.cpu_topology import parse
-from orchestrator.errors import EngineFailed, TimedOut
+from orchestrator.errors import EngineFailed
 from orchestrator.hosts import (
     ContainerGone,
     ContainerSpec,
@@ -19,6 +19,7 @@ from orchestrator.hosts import (
     NetworkSpec,
     Output,
     SubnetTaken,
+    overdue,
 )
 from orchestrator.hosts.docker.ssh import Target
 
@@ -101,13 +102,12 @@ class FakeHost:
         try:
             return self.answer(self.specs[made.id], tuple(command))
         except TimeoutError as late:
-            needed = f"{' '.join(command)[:200]} to end within {timeout:g} s"
-            raise TimedOut(needed, "it did not", "look at its log") from late
+            raise overdue(command, timeout) from late
 
     def exec_lines(
-        self, container: str, command: Sequence[str], *, capabilities: Sequence[str] | None = None
+        self, container: str, command: Sequence[str], *, capabilities: Sequence[str] | None = None, timeout: float
     ) -> Iterator[str]:
-        output = self.exec(container, command, capabilities=capabilities)
+        output = self.exec(container, command, capabilities=capabilities, timeout=timeout)
         yield from output.stdout.splitlines()
         if output.status:
             needed = f"{' '.join(command)[:200]} to succeed"
@@ -186,8 +186,10 @@ class FakeNode:
     def exec(self, command: Sequence[str], *, capabilities: Sequence[str] | None = None, timeout: float = 60) -> Output:
         return self._host.exec(self.id, command, capabilities=capabilities, timeout=timeout)
 
-    def exec_lines(self, command: Sequence[str], *, capabilities: Sequence[str] | None = None) -> Iterator[str]:
-        return self._host.exec_lines(self.id, command, capabilities=capabilities)
+    def exec_lines(
+        self, command: Sequence[str], *, capabilities: Sequence[str] | None = None, timeout: float
+    ) -> Iterator[str]:
+        return self._host.exec_lines(self.id, command, capabilities=capabilities, timeout=timeout)
 
     def logs(self, *, follow: bool) -> Iterator[LogLine]:
         return self._host.logs(self.id, follow=follow)

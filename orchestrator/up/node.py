@@ -1,14 +1,12 @@
 """Handle to one node of a bed that is up."""
 
 import json
-import math
 import re
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
@@ -127,42 +125,29 @@ class RunningNode:
 
         Raises:
             NodeDied: a node ended.
-            TimedOut: the command did not end within ``seconds``, without the caller's own time.
+            TimedOut: the command did not end within ``seconds``.
             EngineFailed: the command failed.
         """
         recorder = self.recording
-        queue: SimpleQueue[tuple[float, str | BaseException | None]] = SimpleQueue()
-
-        def put(line: str | BaseException | None) -> None:
-            queue.put((time.monotonic(), line))
+        queue: SimpleQueue[str | BaseException | None] = SimpleQueue()
 
         def read() -> None:
             try:
-                for line in self.container.exec_lines(command, capabilities=self.plan.capabilities):
-                    put(line)
-                put(None)
+                for line in self.container.exec_lines(command, capabilities=self.plan.capabilities, timeout=seconds):
+                    queue.put(line)
+                queue.put(None)
             except BaseException as error:  # noqa: BLE001  passed to the waiting thread
-                put(error)
+                queue.put(error)
 
         reader = Thread(target=read, name=f"exec in {self.name}", daemon=True)
-        deadline = time.monotonic() + seconds
         reader.start()
-        with recorder.telling(put):
-            while True:
-                try:
-                    at, line = queue.get(timeout=max(0.0, deadline - time.monotonic()))
-                except Empty:
-                    at, line = math.inf, ""
+        with recorder.telling(queue.put):
+            while isinstance(line := queue.get(), str):
                 recorder.check()
-                if at > deadline:
-                    needed = f"{command[0]} in node {self.name} to end within {seconds:g} s"
-                    raise TimedOut(needed, "it still runs", "read its log")
-                if isinstance(line, str):
-                    yield line
-                    continue
-                reader.join()
-                if line is None:
-                    return
+                yield line
+            recorder.check()
+            reader.join()
+            if line:
                 with self._death_first():
                     raise line
 

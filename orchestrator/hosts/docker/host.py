@@ -8,8 +8,8 @@ from contextlib import suppress
 import docker
 import docker.errors
 
-from orchestrator.errors import EngineFailed, TimedOut
-from orchestrator.hosts import ContainerSpec, Found, HostInfo, NetworkSpec, Output, SubnetTaken
+from orchestrator.errors import EngineFailed
+from orchestrator.hosts import ContainerSpec, Found, HostInfo, NetworkSpec, Output, SubnetTaken, overdue
 from orchestrator.hosts.docker import api, ssh
 from orchestrator.hosts.docker.client import Clients, short, translated
 from orchestrator.hosts.docker.images import DockerImages
@@ -111,8 +111,7 @@ class DockerHost:
             try:
                 return made.output(timeout)
             except TimeoutError as error:
-                needed = f"{' '.join(spec.command)[:200]} to end within {timeout:g} s"
-                raise TimedOut(needed, "it did not", "try again") from error
+                raise overdue(spec.command, timeout) from error
         finally:
             if made:
                 with shielded():

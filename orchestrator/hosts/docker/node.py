@@ -12,8 +12,8 @@ import docker.errors
 import requests
 
 from orchestrator.bed.wiring import without_setup_rights
-from orchestrator.errors import EngineFailed, TimedOut
-from orchestrator.hosts import ContainerGone, LogLine, Output
+from orchestrator.errors import EngineFailed
+from orchestrator.hosts import ContainerGone, LogLine, Output, overdue
 from orchestrator.hosts.docker import api
 from orchestrator.hosts.docker.client import TIMEOUT_S, Clients, translated
 
@@ -56,25 +56,33 @@ class DockerNode:
             status = self._exec_status(run)
         out, err = (b"".join(kept).decode(errors="replace") for kept in pieces)
         if at_its_end in err:
-            raise TimedOut(f"{' '.join(command)[:200]} to end within {timeout:g} s", "it did not", "look at its log")
+            raise overdue(command, timeout)
         return Output(status=status, stdout=out, stderr=err)
 
-    def exec_lines(self, command: Sequence[str], *, capabilities: Sequence[str] | None = None) -> Iterator[str]:
-        """Run a command as ``exec`` does, without a time limit, and yield its standard output line by line.
+    def exec_lines(
+        self, command: Sequence[str], *, capabilities: Sequence[str] | None = None, timeout: float
+    ) -> Iterator[str]:
+        """Run a command as ``exec`` does, and yield its standard output line by line.
 
         Raises:
+            TimedOut: the command runs longer than ``timeout`` seconds; raised after the last line.
             EngineFailed: after the last line, if the exit status is not 0; holds the end of standard error.
         """
-        rest, errors = b"", b""
+        rest, errors, late = b"", b"", False
+        limited, at_its_end = api.limited(_with(capabilities, command), timeout, kill_after=_KILL_AFTER_S)
         with translated(f"{command[0]} in container {self.id[:12]}"):
-            run = self._clients.here.exec_create(self.id, list(_with(capabilities, command)))["Id"]
+            run = self._clients.here.exec_create(self.id, limited)["Id"]
             for out, err in self._clients.here.exec_start(run, stream=True, demux=True):
-                errors = (errors + (err or b""))[-4096:]
+                errors += err or b""
+                late = late or at_its_end.encode() in errors
+                errors = errors[-4096:]
                 *lines, rest = (rest + (out or b"")).split(b"\n")
                 yield from (line.decode(errors="replace") for line in lines)
             status = self._exec_status(run)
         if rest:
             yield rest.decode(errors="replace")
+        if late:
+            raise overdue(command, timeout)
         if status:
             raise EngineFailed(
                 f"{' '.join(command)[:200]} to succeed",

@@ -46,6 +46,8 @@ class NodeLog:
         self._ended: tuple[Problem | None] | None = None
         self._unwritten = False
         self._writable = True
+        self.cut = False
+        """No line comes any more; ``end`` will tell the reason."""
 
     def put(self, line: LogLine) -> None:
         """Keep one line.
@@ -134,6 +136,11 @@ class Watch:
 
     def __str__(self) -> str:
         return f"a line in the log of node {self._log.node} that matches {self._pattern.pattern!r}"
+
+    @property
+    def cut(self) -> bool:
+        """Whether no line comes any more, for a reason that is not known yet."""
+        return self._log.cut
 
     def close(self) -> None:
         """Stop listening."""

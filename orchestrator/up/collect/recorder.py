@@ -109,6 +109,9 @@ class Recorder:
                 futures: list[Future[Any]] = [*waiting, self._broken]
                 done, _ = wait_for(futures, max(0.0, deadline - time.monotonic()), FIRST_COMPLETED)
                 self.check()
+                if not done and any(watch.cut for watch in waiting.values()):
+                    done, _ = wait_for(futures, GRACE_S, FIRST_COMPLETED)  # until its reason is known
+                    self.check()
                 if not done:
                     raise next(iter(waiting.values())).late(timeout)
                 for found in done:
@@ -229,6 +232,7 @@ class Recorder:
                 log.put(line)
             except OSError as error:  # a full disk: readiness and ticks still depend on this thread
                 self._fault(f"logs of {log.node}", str(error))
+        log.cut = True
         if not ended.wait(GRACE_S) and not self._closed.is_set():
             raise EngineFailed(
                 f"the log of node {log.node} to its end",

@@ -146,7 +146,7 @@ def test_a_command_has_no_status_before_it_has_ended() -> None:
     with engine(answers) as (it, _):
         assert it.node("relay").exec(("true",)).status == 3
     with engine(answers) as (it, _), pytest.raises(EngineFailed, match="status 3"):
-        list(it.node("relay").exec_lines(("true",)))
+        list(it.node("relay").exec_lines(("true",), timeout=9))
 
 
 VERBS: dict[str, tuple[Answers, Callable[[DockerHost], object]]] = {
@@ -155,7 +155,10 @@ VERBS: dict[str, tuple[Answers, Callable[[DockerHost], object]]] = {
     "image": ({"GET /images/base/json": {"Config": {}}}, lambda it: it.images.find("base")),
     "images": ({"GET /images/json": [None]}, lambda it: it.images.list("x")),
     "exec": ({"POST /containers/relay/exec": {}}, lambda it: it.node("relay").exec(("true",))),
-    "exec_lines": ({"POST /containers/relay/exec": {}}, lambda it: list(it.node("relay").exec_lines(("true",)))),
+    "exec_lines": (
+        {"POST /containers/relay/exec": {}},
+        lambda it: list(it.node("relay").exec_lines(("true",), timeout=9)),
+    ),
     "wait": ({"POST /containers/relay/wait": {"Error": None}}, lambda it: it.node("relay").wait()),
     "find": ({"GET /containers/json": [{}], "GET /networks": []}, lambda it: it.find({})),
     "find in a list that is none": ({"GET /containers/json": "x", "GET /networks": []}, lambda it: it.find({})),
