@@ -15,10 +15,11 @@ import ssl
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from fcntl import LOCK_EX, LOCK_NB, flock
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -174,11 +175,37 @@ def ensure(host: Host, needed: Iterable[tuple[str, str]], say: Say) -> list[str]
     """
     wanted = dict.fromkeys(needed)
     check(wanted)
-    missing = [
+    with ExitStack() as locks:
+        for image in sorted(_missing(host, wanted)):  # in one order: two processes must not wait for each other
+            locks.enter_context(_alone(tag(*image), say))
+        return _build_missing(host, _missing(host, wanted), say)
+
+
+def _missing(host: Host, wanted: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [
         (image, release)
         for image, release in wanted
         if (host.images.find(tag(image, release)) or {}).get(LABEL) != digest(image)
     ]
+
+
+@contextmanager
+def _alone(name: str, say: Say) -> Iterator[None]:
+    """Make an image alone: wait, and say so, while another process of this user makes it."""
+    folder = Path(tempfile.gettempdir()) / f"testbed-{os.getuid()}"
+    with usable(folder, "a folder of locks"):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        file = (folder / name.replace("/", "-")).open("a")
+    with file:
+        try:
+            flock(file, LOCK_EX | LOCK_NB)
+        except BlockingIOError:
+            say(f"waiting for another process, which makes {name}")
+            flock(file, LOCK_EX)
+        yield
+
+
+def _build_missing(host: Host, missing: Sequence[tuple[str, str]], say: Say) -> list[str]:
     _log.info("build %s", ", ".join(tag(*image) for image in missing) or "no image: all are current")
     builds, old = [], []
     for release in dict.fromkeys(release for _, release in missing):
@@ -225,21 +252,22 @@ def _check(image: str, release: str) -> None:
 def _base(host: Host, release: str, say: Say) -> str:
     """Return the tag of a local base image; pull or bootstrap one if there is none."""
     own, official = f"testbed/debian:{release}", f"debian:{release}-slim"
-    for present in (own, official):
-        if host.images.find(present) is not None:
-            return present
-    say(f"pulling {official}")
-    try:
-        host.images.pull(official)
-    except EngineFailed as refused:
-        say(f"{official} cannot be pulled: bootstrapping Debian {release}")
+    with _alone(own, say):
+        for present in (own, official):
+            if host.images.find(present) is not None:
+                return present
+        say(f"pulling {official}")
         try:
-            _bootstrap(host, release, own, say)
-        except EngineFailed as error:
-            found = f"{official} cannot be pulled ({refused.found}), and {error.found}"
-            raise EngineFailed(error.needed, found, error.do) from error
-        return own
-    return official
+            host.images.pull(official)
+        except EngineFailed as refused:
+            say(f"{official} cannot be pulled: bootstrapping Debian {release}")
+            try:
+                _bootstrap(host, release, own, say)
+            except EngineFailed as error:
+                found = f"{official} cannot be pulled ({refused.found}), and {error.found}"
+                raise EngineFailed(error.needed, found, error.do) from error
+            return own
+        return official
 
 
 def _bootstrap(host: Host, release: str, own: str, say: Say) -> None:
