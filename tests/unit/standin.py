@@ -44,10 +44,14 @@ def engine(answers: Answers) -> Iterator[tuple[DockerHost, list[str]]]:
             question = f"{self.command} {self.path.partition('?')[0].removeprefix('/v1.41')}"
             asked.append(question)
             found = answers.get(question)
-            if isinstance(found, Sequence) and not isinstance(found, bytes) and question.startswith("GET /exec"):
+            if (
+                isinstance(found, Sequence)
+                and not isinstance(found, bytes)
+                and question.startswith(("GET /exec", "GET /containers/relay/logs"))
+            ):
                 found = found[min(asked.count(question), len(found)) - 1]
             body = found if isinstance(found, bytes) else json.dumps(found or {"message": "no such thing"}).encode()
-            self.send_response(200 if question in answers else 404)
+            self.send_response(200 if question in answers and found != 404 else 404)
             self.send_header("Content-Type", "application/json")
             self.send_header("Connection", "close")
             if question in {"POST /images/create", "POST /build"}:  # progress comes in chunks (RFC 9112, 7.1)

@@ -97,13 +97,24 @@ class DockerNode:
         return int(status)
 
     def logs(self, *, follow: bool) -> Iterator[LogLine]:
-        """Yield the container's log from its start; with ``follow`` until the container ends.
-
-        With ``follow``, Engine 20.10 often omits a last line without a newline.
-        """
+        """Yield the container's log from its start; with ``follow`` until the container ends."""
         with translated(f"the log of container {self.id[:12]}"):
-            frames = self._frames(follow=follow, timestamps=True)
-            yield from api.lines(api.once(frames) if follow else frames)
+            yield from api.lines(api.once(self._followed()) if follow else self._frames())
+
+    def _followed(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the frames of the log until the container ends; the last ones may be repeated.
+
+        Engine 20.10 omits last lines if the container ends while earlier ones are sent: they are read after the end.
+        """
+        last = b""
+        for stream, piece in self._frames(follow=1):
+            last = max(last, piece.partition(b" ")[0])
+            yield stream, piece
+        try:
+            yield from self._frames(since=f"{api.unix(last.decode()) - 1e-6:.6f}" if last else "0")
+        except docker.errors.APIError as error:
+            if not error.is_client_error():  # the container was removed
+                raise
 
     def output(self, timeout: float) -> Output:
         """Wait for the container's end and return its output.
@@ -119,18 +130,21 @@ class DockerNode:
                     raise
                 status = None
             printed: dict[int, bytes] = {api.STDOUT: b"", api.STDERR: b""}
-            for stream, frame in () if status is None else self._frames(follow=False, timestamps=False):
+            for stream, frame in () if status is None else self._frames(timestamps=0):
                 printed[stream] += frame
         if status is None:
             raise TimeoutError
         out, err = (printed[stream].decode(errors="replace") for stream in (api.STDOUT, api.STDERR))
         return Output(status=status, stdout=out, stderr=err)
 
-    def _frames(self, *, follow: bool, timestamps: bool) -> Iterator[tuple[int, bytes]]:
-        """Yield the frames of the container's log; ``APIClient.logs`` does not separate the streams."""
+    def _frames(self, **options: int | str) -> Iterator[tuple[int, bytes]]:
+        """Yield the frames of the container's log; ``APIClient.logs`` does not separate the streams.
+
+        ``options``: those of ``GET /containers/{id}/logs``, besides time stamps and both streams.
+        """
         client = self._clients.here
         url = f"{client.base_url}/v{client.api_version}/containers/{self.id}/logs"
-        query = {"stdout": 1, "stderr": 1, "follow": int(follow), "timestamps": int(timestamps)}
+        query: dict[str, int | str] = {"stdout": 1, "stderr": 1, "timestamps": 1, **options}
         with client.get(url, params=query, stream=True, timeout=(TIMEOUT_S, None)) as response:
             try:
                 response.raise_for_status()

@@ -103,6 +103,22 @@ def test_a_log_with_local_times_is_read() -> None:
         list(it.node("relay").logs(follow=False))
 
 
+LOG = [frame(1, f"1970-01-01T00:00:0{n}.000000001Z {n}\n") for n in range(1, 6)]
+
+
+@pytest.mark.parametrize("again", [LOG[3:], LOG[2:], LOG], ids=["the rest", "from the last line", "all of it"])
+def test_last_lines_that_a_follower_was_not_sent_are_read_after_its_end(again: list[bytes]) -> None:
+    """Engine 20.10 ends the stream of a container that ends while its log is sent, and leaves lines out."""
+    with engine({"GET /containers/relay/logs": [b"".join(LOG[:3]), b"".join(again)]}) as (it, asked):
+        assert [line.text for line in it.node("relay").logs(follow=True)] == ["1", "2", "3", "4", "5"]
+        assert asked == ["GET /containers/relay/logs"] * 2
+
+
+def test_a_log_whose_container_is_gone_at_its_end_was_read_to_its_end() -> None:
+    with engine({"GET /containers/relay/logs": [b"".join(LOG), 404]}) as (it, _):
+        assert [line.text for line in it.node("relay").logs(follow=True)] == ["1", "2", "3", "4", "5"]
+
+
 def test_containers_and_networks_are_found_with_as_little_as_their_ids() -> None:
     containers = [
         {"Id": "c1"},
