@@ -115,7 +115,7 @@ def test_last_lines_that_a_follower_was_not_sent_are_read_after_its_end(again: l
 
 
 def test_a_log_whose_container_is_gone_at_its_end_was_read_to_its_end() -> None:
-    with engine({"GET /containers/relay/logs": [b"".join(LOG), 404]}) as (it, _):
+    with engine({"GET /containers/relay/logs": [b"".join(LOG), None]}) as (it, _):
         assert [line.text for line in it.node("relay").logs(follow=True)] == ["1", "2", "3", "4", "5"]
 
 
