@@ -20,7 +20,7 @@ IN_TURN = ("GET /exec", "GET /containers/relay/logs")
 
 Answers = Mapping[str, Any]
 """``METHOD /path`` (without version and query) -> what is answered with 200: JSON, bytes as they are, or a list of
-answers to give one after another (of ``IN_TURN``), the last one again and again. ``None`` and everything else is 404."""
+answers to give one after another (of ``IN_TURN``), the last one again and again. ``None`` and all else is 404."""
 
 
 def parts(*lines: Mapping[str, Any]) -> bytes:

@@ -31,21 +31,14 @@ class DockerNode:
         self._clients = clients
 
     def start(self) -> None:
-        """Start the container."""
         with translated(f"container {self.id[:12]} started"):
             self._clients.here.start(self.id)
 
     def pin(self, cpus: str) -> None:
-        """Restrict the container to these CPUs (a list as in cpuset(7)), effective at once."""
         with translated(f"container {self.id[:12]} on CPUs {cpus}"):
             self._clients.here.update_container(self.id, cpuset_cpus=cpus)
 
     def exec(self, command: Sequence[str], *, capabilities: Sequence[str] | None = None, timeout: float = 60) -> Output:
-        """Run a command in the container to its end, with these capabilities; ``None``: the container's.
-
-        Raises:
-            TimedOut: the command runs longer than ``timeout`` seconds.
-        """
         pieces: tuple[list[bytes], list[bytes]] = ([], [])
         limited, at_its_end = api.limited(_with(capabilities, command), timeout, kill_after=_KILL_AFTER_S)
         with translated(f"an answer of {command[0]} in container {self.id[:12]}"):
@@ -62,12 +55,6 @@ class DockerNode:
     def exec_lines(
         self, command: Sequence[str], *, capabilities: Sequence[str] | None = None, timeout: float
     ) -> Iterator[str]:
-        """Run a command as ``exec`` does, and yield its standard output line by line.
-
-        Raises:
-            TimedOut: the command runs longer than ``timeout`` seconds; raised after the last line.
-            EngineFailed: after the last line, if the exit status is not 0; holds the end of standard error.
-        """
         rest, errors, late = b"", b"", False
         limited, at_its_end = api.limited(_with(capabilities, command), timeout, kill_after=_KILL_AFTER_S)
         with translated(f"{command[0]} in container {self.id[:12]}"):
@@ -97,7 +84,6 @@ class DockerNode:
         return int(status)
 
     def logs(self, *, follow: bool) -> Iterator[LogLine]:
-        """Yield the container's log from its start; with ``follow`` until the container ends."""
         with translated(f"the log of container {self.id[:12]}"):
             yield from api.lines(api.once(self._followed()) if follow else self._frames())
 
@@ -153,16 +139,10 @@ class DockerNode:
             yield from api.frames(response.raw.read)
 
     def stats(self) -> Iterator[dict[str, Any]]:
-        """Yield the engine's raw statistics, about once a second, until the container ends."""
         with translated(f"statistics of container {self.id[:12]}"):
             yield from self._clients.here.stats(self.id, decode=True, stream=True)
 
     def wait(self) -> int:
-        """Wait until the container ends and return its exit status.
-
-        Raises:
-            ContainerGone: the container was removed; its exit status is lost.
-        """
         with translated(f"the end of container {self.id[:12]}"):
             try:
                 return int(self._clients.here.wait(self.id, timeout=None)["StatusCode"])
@@ -170,7 +150,6 @@ class DockerNode:
                 raise ContainerGone(self.id) from error
 
     def remove(self) -> None:
-        """Kill and remove the container; idempotent."""
         with translated(f"container {self.id[:12]} removed"), suppress(docker.errors.NotFound):
             try:
                 self._clients.here.remove_container(self.id, force=True, v=True)
@@ -181,7 +160,6 @@ class DockerNode:
                     self._clients.here.wait(self.id, timeout=10, condition="removed")
 
     def read_file(self, path: str) -> bytes | None:
-        """Return the content of a file in the container, running or not; ``None`` if there is no such file."""
         with translated(f"{path} of container {self.id[:12]}"):
             try:
                 pieces, _ = self._clients.here.get_archive(self.id, path)

@@ -75,6 +75,12 @@ class Builder:
         self.discarded.append(image)
 
 
+@pytest.fixture(autouse=True)
+def _locks_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for no other test that builds the same image."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
 def engine(builder: Builder) -> Host:
     return cast("Host", SimpleNamespace(images=builder))
 
