@@ -123,7 +123,7 @@ def _examine(
     """Check this machine for a bed; the plan is there when the engine answers."""
     from orchestrator.hosts import capacity, docker
     from orchestrator.hosts import images as catalogue
-    from orchestrator.hosts.networks import HELPER
+    from orchestrator.hosts.helper import HELPER
     from orchestrator.plan import make_plan
     from orchestrator.runs.forecast import forecast
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.bed.cpu_topology import Topology
-from orchestrator.errors import EngineFailed, HostCannot, usable
-from orchestrator.hosts import LOG_FILE_MB, LOG_FILES, ContainerSpec, Host, HostInfo, ownership
-from orchestrator.hosts.networks import ENABLE_IPV6, HELPER
-from orchestrator.hosts.ownership import Identity
+from orchestrator.errors import HostCannot, usable
+from orchestrator.hosts import LOG_FILE_MB, LOG_FILES, Host, HostInfo, ownership
+from orchestrator.hosts.helper import on_the_host
+from orchestrator.hosts.networks import ENABLE_IPV6
 from orchestrator.plan import HostNeeds
 
 _READ = r"""
@@ -118,11 +118,14 @@ def read(host: Host) -> Readings:
     Raises:
         EngineFailed: a helper could not run.
     """
+    needed, do = "a reading of the host", "see the engine's log"
     with ThreadPoolExecutor(2) as pool:
-        tried = pool.submit(_helper, host, "try", _TRY, host_network=False, capabilities=("NET_ADMIN",))
+        tried = pool.submit(
+            on_the_host, host, _TRY, needed=needed, do=do, host_network=False, capabilities=("NET_ADMIN",)
+        )
         info = host.info()
         beds = host.find({ownership.NEIGHBOURS: None})
-        output = _helper(host, "reading", _READ, host_network=True, capabilities=())
+        output = on_the_host(host, _READ, needed=needed, do=do)
     facts = dict(line.split("\t", 1) for line in output.splitlines() if "\t" in line)
     sysctls = {
         name: " ".join(facts[name].split())
@@ -143,23 +146,6 @@ def read(host: Host) -> Readings:
         sysctls=sysctls,
         disk_free_b=_free_disk(facts.get("disk", "")),
     )
-
-
-def _helper(host: Host, name: str, script: str, *, host_network: bool, capabilities: tuple[str, ...]) -> str:
-    identity = Identity.reading()
-    done = host.run(
-        ContainerSpec(
-            name=identity.name(name),
-            image=HELPER,
-            command=("sh", "-c", script),
-            labels=identity.labels(),
-            host_network=host_network,
-            capabilities=capabilities,
-        )
-    )
-    if done.status != 0:
-        raise EngineFailed("a reading of the host", done.failure, "see the engine's log")
-    return done.stdout
 
 
 def check(readings: Readings, needs: HostNeeds) -> list[Check]:

@@ -99,7 +99,7 @@ def remove(host: Host, bed: DeployedBed) -> None:
     for removal in removals:
         removal.result()
     for lock in locks:
-        attempt(partial(put_back, host, bed.identity, lock))
+        attempt(partial(put_back, host, lock))
     for lock in locks if not failed else ():
         attempt(host.node(lock.id).remove)
     control = [n for n in bed.networks if n.name.endswith("-control")]

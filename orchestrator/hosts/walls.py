@@ -5,7 +5,6 @@ packet leaves the bed). A restarted firewall, or `nft flush ruleset`, removes th
 """
 
 import re
-import secrets
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -13,8 +12,9 @@ from enum import StrEnum
 
 from orchestrator.bed import wiring
 from orchestrator.errors import EngineFailed, Problem
-from orchestrator.hosts import ContainerSpec, Found, Host, networks
-from orchestrator.hosts.ownership import NODE, REMOVED, DeployedBed, Identity, deployed_beds
+from orchestrator.hosts import Found, Host, networks
+from orchestrator.hosts.helper import on_the_host
+from orchestrator.hosts.ownership import NODE, REMOVED, DeployedBed, deployed_beds
 
 _MEND = "`testbed up` of the same bed mends it"
 _PARTLY = ("its bed is being made or removed", "look again when that has ended")
@@ -160,8 +160,10 @@ def _hidden(bed: DeployedBed, node: str | None) -> Wall | None:
 def _host_walls(host: Host, beds: Sequence[DeployedBed]) -> list[Wall]:
     if not beds:
         return []
+    needed, do = "the host's nftables", "see `testbed setup`"
     try:
-        closed = set(_CLOSED.findall(_host_rules(host)))
+        rules = on_the_host(host, "nft list ruleset netdev", needed=needed, do=do, capabilities=("NET_ADMIN",))
+        closed = set(_CLOSED.findall(rules))
     except EngineFailed as problem:
         return [Wall(bed=bed, node=None, state=State.UNSEEN, found=problem.found, do=problem.do) for bed in beds]
     return [
@@ -170,23 +172,6 @@ def _host_walls(host: Host, beds: Sequence[DeployedBed]) -> list[Wall]:
         else Wall(bed=bed, node=None, state=State.OPEN, found="none that drops everything", do=_MEND)
         for bed in beds
     ]
-
-
-def _host_rules(host: Host) -> str:
-    identity = Identity.reading()
-    listed = host.run(
-        ContainerSpec(
-            name=identity.name(f"walls-{secrets.token_hex(3)}"),
-            image=networks.HELPER,
-            command=("nft", "list", "ruleset", "netdev"),
-            labels=identity.labels(),
-            host_network=True,
-            capabilities=("NET_ADMIN",),
-        )
-    )
-    if listed.status != 0:
-        raise EngineFailed("the host's nftables", listed.failure, "see `testbed setup`")
-    return listed.stdout
 
 
 def _node_wall(host: Host, bed: DeployedBed, container: Found) -> Wall:
