@@ -4,6 +4,7 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from ipaddress import IPv4Network
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ from orchestrator.hosts import (
     HostInfo,
     LogLine,
     NetworkSpec,
+    Node,
     Output,
     SubnetTaken,
     overdue,
@@ -64,16 +66,16 @@ class FakeHost:
                 raise SubnetTaken(spec.subnet)
             return self._add(Found(kind="network", id="", name=spec.name, labels=spec.labels, subnets=wanted))
 
-    def create(self, spec: ContainerSpec) -> "FakeNode":
+    def create(self, spec: ContainerSpec) -> Node:
         with self._lock:
             for endpoint in spec.networks:
                 self.found(endpoint.network)
             made = self._add(Found(kind="container", id="", name=spec.name, labels=spec.labels, state="created"))
             self.specs[made], self._ended[made] = spec, (threading.Event(), [])
-            return FakeNode(self, made)
+            return self.node(made)
 
-    def node(self, container: str) -> "FakeNode":
-        return FakeNode(self, container)
+    def node(self, container: str) -> Node:
+        return cast("Node", FakeNode(self, container))
 
     def start(self, container: str) -> None:
         with self._lock:
@@ -172,39 +174,13 @@ class FakeHost:
 
 
 class FakeNode:
-    """A container of a fake host; it calls the host's verbs, which a test may override."""
+    """A container of a fake host: its verbs are the host's, which a test may override, about this container."""
 
     def __init__(self, host: FakeHost, container: str) -> None:
         self.id, self._host = container, host
 
-    def start(self) -> None:
-        self._host.start(self.id)
-
-    def pin(self, cpus: str) -> None:
-        self._host.pin(self.id, cpus)
-
-    def exec(self, command: Sequence[str], *, capabilities: Sequence[str] | None = None, timeout: float = 60) -> Output:
-        return self._host.exec(self.id, command, capabilities=capabilities, timeout=timeout)
-
-    def exec_lines(
-        self, command: Sequence[str], *, capabilities: Sequence[str] | None = None, timeout: float
-    ) -> Iterator[str]:
-        return self._host.exec_lines(self.id, command, capabilities=capabilities, timeout=timeout)
-
-    def logs(self, *, follow: bool) -> Iterator[LogLine]:
-        return self._host.logs(self.id, follow=follow)
-
-    def stats(self) -> Iterator[dict[str, Any]]:
-        return self._host.stats(self.id)
-
-    def read_file(self, path: str) -> bytes | None:
-        return self._host.read_file(self.id, path)
-
-    def wait(self) -> int:
-        return self._host.wait(self.id)
-
-    def remove(self) -> None:
-        self._host.remove(self.id)
+    def __getattr__(self, verb: str) -> Any:
+        return partial(getattr(self._host, verb), self.id)
 
 
 class FakeImages:

@@ -36,12 +36,7 @@ class SentLoad:
         return report
 
     def drain(self, seconds: float, *, phase: str = "drain") -> None:
-        """Wait up to ``seconds`` for an empty relay queue; save the result as results/<name>-queue.json.
-
-        Raises:
-            NodeDied: a node ended.
-            EngineFailed: the queue could not be listed.
-        """
+        """Wait up to ``seconds`` for an empty relay queue; save the result as results/<name>-queue.json."""
         left: int | None = None
         arrived: int | None = None
         deadline = time.monotonic() + seconds
@@ -89,7 +84,6 @@ def send(
     Raises:
         InvalidInput: the node is no load generator, or cannot send this load.
         EngineFailed: the generator failed, or exceeded its time limit.
-        NodeDied: a node ended.
     """
     check_name(name)
     node = bed.node(by) if by else bed.role(Role.LOAD)

@@ -21,7 +21,10 @@ NEWS_S = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningNode:
-    """One node."""
+    """One node. Every verb raises ``EngineFailed`` if the engine refuses, or ``NodeDied`` if a node has ended.
+
+    Without a recorder no end is noticed.
+    """
 
     plan: NodePlan
     container: Node
@@ -53,20 +56,13 @@ class RunningNode:
         """Run a command with the rights of the node's service.
 
         Raises:
-            NodeDied: a node ended.
             TimedOut: the command did not end within ``timeout`` seconds.
-            EngineFailed: the engine refused.
         """
         with self._death_first():
             return self.container.exec(command, capabilities=self.plan.capabilities, timeout=timeout)
 
     def ask(self, *command: str, timeout: float = 60) -> str:
-        """Return a command's standard output; raises on a non-zero exit status. Evidence must come through here.
-
-        Raises:
-            NodeDied: a node ended.
-            EngineFailed: the command failed, or the engine refused.
-        """
+        """Return a command's standard output; raises on a non-zero exit status. Evidence must come through here."""
         output = self.exec(*command, timeout=timeout)
         with self._death_first():
             if output.status != 0:
@@ -76,12 +72,7 @@ class RunningNode:
         return output.stdout
 
     def change_network(self, script: str, *words: str) -> str:
-        """Run a shell script with NET_ADMIN that changes the node's routes or neighbours; return its output.
-
-        Raises:
-            NodeDied: a node ended.
-            EngineFailed: the script failed.
-        """
+        """Run a shell script with NET_ADMIN that changes the node's routes or neighbours; return its output."""
         with self._death_first():
             output = self.container.exec(("sh", "-euc", script, "sh", *words))
             if output.status != 0:
@@ -89,12 +80,7 @@ class RunningNode:
         return output.stdout
 
     def pin(self, cpus: str) -> None:
-        """Restrict the node to these CPUs (a list as in cpuset(7)), effective at once.
-
-        Raises:
-            NodeDied: a node ended.
-            EngineFailed: the host has no such CPUs.
-        """
+        """Restrict the node to these CPUs (a list as in cpuset(7)), effective at once."""
         with self._death_first():
             self.container.pin(cpus)
 
@@ -106,7 +92,6 @@ class RunningNode:
         """Wait up to ``seconds`` for a matching log line; earlier lines count. ``None``: no match.
 
         Raises:
-            NodeDied: a node ended.
             EngineFailed: the log cannot be read, or its recording has ended.
         """
         wanted = re.compile(pattern)
@@ -124,7 +109,6 @@ class RunningNode:
         """Run a command and yield its standard output line by line.
 
         Raises:
-            NodeDied: a node ended.
             TimedOut: the command did not end within ``seconds``.
             EngineFailed: the command failed.
         """
@@ -152,12 +136,7 @@ class RunningNode:
                     raise line
 
     def json_lines(self, command: Sequence[str], seconds: float) -> Iterator[dict[str, Any]]:
-        """Run a command and yield its output, one JSON object per line.
-
-        Raises:
-            NodeDied: a node ended.
-            EngineFailed: the command failed, did not end within ``seconds``, or printed no JSON.
-        """
+        """Run a command as ``lines`` does and yield its output, one JSON object per line."""
         for line in self.lines(command, seconds):
             try:
                 item: dict[str, Any] = json.loads(line)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.errors import EngineFailed, NodeDied
-from orchestrator.hosts import ContainerGone, ContainerSpec, LogLine
+from orchestrator.hosts import ContainerGone, ContainerSpec, LogLine, Node
 from orchestrator.hosts.fake import FakeHost, FakeNode
 from orchestrator.hosts.ownership import Identity, Kind, deployed_beds
 from orchestrator.measurements.rundir import RunDir
@@ -114,9 +114,9 @@ class Script:
         self.lines.put(None)
         self.readings.put(None)
 
-    def node(self, container: str) -> FakeNode:
+    def node(self, container: str) -> Node:
         """As ``Host.node``."""
-        return FakeNode(cast("FakeHost", self), container)
+        return cast("Node", FakeNode(cast("FakeHost", self), container))
 
     def logs(self, container: str, *, follow: bool) -> Iterator[LogLine]:
         """As ``Node.logs``."""
