@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from queue import SimpleQueue
@@ -95,7 +95,7 @@ class RunningNode:
             EngineFailed: the log cannot be read, or its recording has ended.
         """
         wanted = re.compile(pattern)
-        with self.recording.watch(self.name, wanted) as watch:
+        with closing(self.recording.watch(self.name, wanted)) as watch:
             for line in self.log():
                 if wanted.search(line.text):
                     return line
@@ -103,7 +103,7 @@ class RunningNode:
                 self.recording.await_lines([watch], seconds)
             except TimedOut:
                 return None
-            return watch.wait(0)
+            return watch.found.result()
 
     def lines(self, command: Sequence[str], seconds: float) -> Iterator[str]:
         """Run a command and yield its standard output line by line.

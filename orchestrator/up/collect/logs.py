@@ -9,12 +9,11 @@ import re
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as WaitTimeout
 from contextlib import suppress
 from threading import RLock
-from typing import Protocol, Self
+from typing import Protocol
 
-from orchestrator.errors import EngineFailed, NodeDied, Problem, TimedOut
+from orchestrator.errors import EngineFailed, Problem, TimedOut
 from orchestrator.hosts import LogLine
 from orchestrator.measurements.rundir import RunDir
 
@@ -119,7 +118,7 @@ class NodeLog:
 
 
 class Watch:
-    """Watch for one log line after its opening; listens until ``wait`` or the end of its block."""
+    """Watch for one log line after its opening; listens until ``close``."""
 
     def __init__(self, log: NodeLog, pattern: re.Pattern[str] | str) -> None:
         self._log = log
@@ -127,12 +126,6 @@ class Watch:
         self.found: Future[LogLine] = Future()
         """First matching line, or the reason why none will come."""
         log.listen(self)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def __str__(self) -> str:
         return f"a line in the log of node {self._log.node} that matches {self._pattern.pattern!r}"
@@ -155,21 +148,6 @@ class Watch:
         """Fail the watch: no line will come."""
         if not self.found.done():
             self.found.set_exception(why or EngineFailed(*self._missing("the recording was stopped")))
-
-    def wait(self, timeout: float) -> LogLine:
-        """Wait up to ``timeout`` seconds for the first matching line and return it.
-
-        Raises:
-            NodeDied: the container ended first; raised at once, with the tail of its log.
-            TimedOut: no line matched in time.
-            EngineFailed: the log cannot be read.
-        """
-        try:
-            return self.found.result(timeout)
-        except WaitTimeout:
-            raise self.late(timeout) from None
-        finally:
-            self.close()
 
     def late(self, seconds: float) -> TimedOut:
         """Return the error for a line that did not come within N seconds."""
@@ -211,8 +189,3 @@ class Ticks:
 
     def end(self, why: Problem | None) -> None:
         """Do nothing."""
-
-
-def died(log: NodeLog, exit_status: int | None) -> NodeDied:
-    """Return the error for the end of this node."""
-    return NodeDied(log.node, exit_status, log.tail)

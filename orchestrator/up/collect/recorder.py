@@ -21,7 +21,7 @@ from typing import IO, Any, Self, cast
 from orchestrator.errors import EngineFailed, NodeDied, Problem
 from orchestrator.hosts import ContainerGone, LogLine, Node
 from orchestrator.measurements.rundir import RunDir
-from orchestrator.up.collect.logs import NodeLog, Ticks, Watch, died
+from orchestrator.up.collect.logs import NodeLog, Ticks, Watch
 from orchestrator.up.collect.stats import point
 
 _log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Recorder:
             watch = recorder.watch("relay", r"daemon started")
             node.start()
             recorder.record("relay", node)
-            watch.wait(30)
+            recorder.await_lines([watch], 30)
             ...
             recorder.check()
             ...
@@ -261,7 +261,7 @@ class Recorder:
         finally:
             ended.set()
         reader.join(GRACE_S)  # the last lines hold the reason
-        death = died(log, status)
+        death = NodeDied(log.node, status, log.tail)
         self._break(log.node, death)
         log.end(death)
         self._end(log.node).set_result(death)
