@@ -1,7 +1,7 @@
 """Hosts, their nodes and images as protocols, and all operations on a host.
 
 ``docker`` is a host with a Docker Engine (20.10 and later, local or remote); ``fake`` is an in-memory host for tests.
-Other modules use the protocols only.
+Other modules use the protocols only. A function that takes a host raises ``EngineFailed`` as the host's verbs do.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -160,7 +160,7 @@ class Images(Protocol):
         ...
 
     def list(self, label: str) -> Sequence[tuple[str, Mapping[str, str]]]:
-        """List local images that carry ``label``: tag, and labels plus ``id``, ``size`` (bytes), ``created``."""
+        """List local images that carry ``label``: tag, and labels plus ``id`` and ``size`` (bytes)."""
         ...
 
     def pull(self, tag: str) -> None:

@@ -114,11 +114,7 @@ class Check:
 
 
 def read(host: Host) -> Readings:
-    """Read the host with two one-shot helpers: in the host's network namespace without capabilities, and in its own.
-
-    Raises:
-        EngineFailed: a helper could not run.
-    """
+    """Read the host with two one-shot helpers: in the host's network namespace without capabilities, and in its own."""
     needed, do = "a reading of the host", "see the engine's log"
     with ThreadPoolExecutor(2) as pool:
         tried = pool.submit(

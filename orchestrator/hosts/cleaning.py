@@ -47,9 +47,6 @@ def make_way(host: Host, say: Callable[[str], None]) -> None:
     """Remove abandoned and expired beds before a new bed is made.
 
     A bed that cannot be removed is reported and stays: its names and its slice conflict with no other bed.
-
-    Raises:
-        EngineFailed: the engine cannot be reached.
     """
     _remove_each(host, [s for s in deployed_beds(host) if s.abandoned], say)
 

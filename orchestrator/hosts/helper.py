@@ -20,18 +20,10 @@ def on_the_host(
     capabilities: tuple[str, ...] = (),
     writes_sysctls: bool = False,
 ) -> str:
-    """Run a script with these arguments and return its output.
+    """Run a script for ``sh -eu`` with these arguments and return its output.
 
-    Args:
-        host: the host.
-        script: the script, for ``sh -eu``.
-        words: its arguments.
-        needed: purpose of the script, for the error message.
-        do: cure of its failure.
-        bed: the bed whose labels the container gets: a clean-up of that bed kills it. ``None``: no bed.
-        host_network: run in the host's network namespace.
-        capabilities: capabilities of the container.
-        writes_sysctls: ``/proc/sys`` is writable if the capabilities allow it.
+    ``needed`` and ``do``: purpose of the script, and cure of its failure, for the error message. ``bed``: the bed whose
+    labels the container gets, so that a clean-up of that bed removes it.
 
     Raises:
         EngineFailed: the script failed, or the engine refused.

@@ -234,19 +234,15 @@ def check(needed: Iterable[tuple[str, str]]) -> None:
         InvalidInput: an image or release does not exist.
     """
     for image, release in needed:
-        _check(image, release)
-
-
-def _check(image: str, release: str) -> None:
-    if image not in catalogue():
-        raise InvalidInput("the name of an image", repr(image), f"choose one of {', '.join(catalogue())}")
-    if image not in names(release):
-        possible = [r for r in RELEASES if image in names(r)]
-        raise InvalidInput(
-            f"a Debian release supported by the image {image}",
-            f"{release}: {_NOT_ON[image, release]}",
-            f"choose one of {', '.join(possible)}",
-        )
+        if image not in catalogue():
+            raise InvalidInput("the name of an image", repr(image), f"choose one of {', '.join(catalogue())}")
+        if image not in names(release):
+            possible = [r for r in RELEASES if image in names(r)]
+            raise InvalidInput(
+                f"a Debian release supported by the image {image}",
+                f"{release}: {_NOT_ON[image, release]}",
+                f"choose one of {', '.join(possible)}",
+            )
 
 
 def _base(host: Host, release: str, say: Say) -> str:

@@ -75,9 +75,6 @@ def look(host: Host, beds: Iterable[DeployedBed]) -> list[Wall]:
     """Check the walls of these beds: one helper on the host for all, one command in each running node.
 
     Walls of unfinished beds and of nodes that do not run are UNSEEN, with the reason.
-
-    Raises:
-        EngineFailed: the engine cannot be reached.
     """
     places = [(bed, node) for bed in beds if bed.nodes for node in ((None, *bed.nodes) if bed.private else bed.nodes)]
     result = [hidden for place in places if (hidden := _hidden(*place))]
@@ -117,9 +114,6 @@ def mend(host: Host, say: Callable[[str], None]) -> list[Wall]:
     """Restore every open wall of every bed that is up; return the walls that stay open or UNSEEN.
 
     A wall that cannot be restored is reported; the others are restored.
-
-    Raises:
-        EngineFailed: the engine cannot be reached.
     """
     walls = look(host, deployed_beds(host))
     stay = [wall for wall in walls if wall.state is State.UNSEEN]
@@ -136,12 +130,9 @@ def mend(host: Host, say: Callable[[str], None]) -> list[Wall]:
             say(f"warning: bed {bed.bed} {bed.id} stays open: {problem}")
             stay += wanting
         else:
-            say(f"warning: bed {bed.bed} {bed.id} was open, and is closed again: {_named(wanting)}")
+            lacked = "; ".join(f"{wall.needed}: {wall.found}" for wall in wanting)
+            say(f"warning: bed {bed.bed} {bed.id} was open, and is closed again: {lacked}")
     return stay
-
-
-def _named(wanting: Iterable[Wall]) -> str:
-    return "; ".join(f"{wall.needed}: {wall.found}" for wall in wanting)
 
 
 def _hidden(bed: DeployedBed, node: str | None) -> Wall | None:
@@ -201,11 +192,7 @@ def _still_there(host: Host, walls: Iterable[Wall]) -> list[Wall]:
 
 
 def _mend(host: Host, wall: Wall) -> None:
-    """Restore one wall.
-
-    Raises:
-        EngineFailed: the kernel or the engine refused.
-    """
+    """Restore one wall."""
     container = wall.bed.node(wall.node) if wall.node else None
     if container is None:
         networks.close_parent(host, wall.bed.identity)

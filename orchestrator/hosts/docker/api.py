@@ -173,12 +173,8 @@ def engine_info(facts: Mapping[str, Any], version: str) -> HostInfo:
 
 
 def found_image(facts: Mapping[str, Any]) -> list[tuple[str, dict[str, str]]]:
-    """Read one entry of ``GET /images/json``: each of its tags, and its labels plus ``id``, ``size``, ``created``."""
-    further = {
-        "id": facts["Id"],
-        "size": str(facts.get("Size") or 0),
-        "created": str(facts.get("Created") or ""),
-    }
+    """Read one entry of ``GET /images/json``: each of its tags, and its labels plus ``id`` and ``size``."""
+    further = {"id": facts["Id"], "size": str(facts.get("Size") or 0)}
     return [(tag, {**(facts.get("Labels") or {}), **further}) for tag in facts.get("RepoTags") or ()]
 
 

@@ -15,7 +15,6 @@ from concurrent.futures import wait as wait_for
 from contextlib import contextmanager
 from functools import partial
 from threading import Event, Lock, Thread
-from types import TracebackType
 from typing import IO, Any, Self, cast
 
 from orchestrator.errors import EngineFailed, NodeDied, Problem
@@ -78,7 +77,7 @@ class Recorder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def record(self, node: str, container: Node) -> None:
@@ -215,9 +214,11 @@ class Recorder:
             try:
                 work()
             except Exception as error:  # noqa: BLE001 - any error of a stream is reported and must not end the run
-                self._fault(f"{stream} of {node}", f"{type(error).__name__}: {error}")
+                found = f"{type(error).__name__}: {error}"
+                self._fault(f"{stream} of {node}", found)
                 if stream != "stats":
-                    self._log(node).end(_unreadable(node, error))
+                    unreadable = EngineFailed(f"the log of node {node}", found, "look at the engine's own log")
+                    self._log(node).end(error if isinstance(error, Problem) else unreadable)
 
         thread = Thread(target=run, name=f"{stream} of {node}", daemon=True)
         self._threads.append(thread)
@@ -306,9 +307,3 @@ class Recorder:
                 self._fault_file.write(json.dumps({"t": time.time(), "stream": stream, "error": error}) + "\n")
             except OSError as failed:
                 self.faults.append(f"series/recorder.jsonl: {failed}")
-
-
-def _unreadable(node: str, error: Exception) -> Problem:
-    if isinstance(error, Problem):
-        return error
-    return EngineFailed(f"the log of node {node}", f"{type(error).__name__}: {error}", "look at the engine's own log")
