@@ -9,6 +9,7 @@ from typing import Any
 
 import docker
 import docker.errors
+from urllib3.exceptions import HTTPError
 
 from orchestrator.errors import EngineFailed
 from orchestrator.hosts.docker import ssh
