@@ -110,9 +110,6 @@ def send(
         report = kind.read(node.lines(kind.command(full), allowed), full, tick)
     if report is None:
         raise EngineFailed(f"a report of load {name}", "none", "read logs/ in the run directory")
-    arrived = None
-    if bed.sink.counts and not report.numbered:
-        arrived = bed.sink.count(full.run)
     report = replace(
         report,
         purpose=purpose,
@@ -120,7 +117,7 @@ def send(
         node=node.name,
         to=to,
         connections_limit=order.connections,
-        arrived=arrived,
+        arrived=bed.sink.count(full.run) if bed.sink.counts and not report.numbered else None,
     )
     bed.phases.append({"name": name, "start": report.started, "end": report.ended, "purpose": purpose})
     bed.rundir.save_result(f"{name}-load", report.to_dict())

@@ -69,6 +69,7 @@ class DockerHost:
     def create(self, spec: ContainerSpec) -> DockerNode:
         client = self._clients.here
         first, *others = spec.networks or (None,)
+        settings = {"IPAMConfig": {"IPv4Address": first.v4}} if first and first.v4 else {}
         with translated(f"container {spec.name}"):
             made = client.create_container(
                 spec.image,
@@ -79,7 +80,7 @@ class DockerHost:
                 labels=dict(spec.labels),
                 ports=[tuple(port.split("/")) for port in spec.publish],
                 host_config=api.host_config(spec),
-                networking_config={"EndpointsConfig": {first.network: api.endpoint(first)}} if first else None,
+                networking_config={"EndpointsConfig": {first.network: settings}} if first else None,
             )["Id"]
             try:
                 for endpoint in others:

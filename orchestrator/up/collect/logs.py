@@ -121,23 +121,18 @@ class Watch:
     """Watch for one log line after its opening; listens until ``close``."""
 
     def __init__(self, log: NodeLog, pattern: re.Pattern[str] | str) -> None:
-        self._log = log
+        self.log = log
         self._pattern = re.compile(pattern)
         self.found: Future[LogLine] = Future()
         """First matching line, or the reason why none will come."""
         log.listen(self)
 
     def __str__(self) -> str:
-        return f"a line in the log of node {self._log.node} that matches {self._pattern.pattern!r}"
-
-    @property
-    def cut(self) -> bool:
-        """Whether no line comes any more, for a reason that is not known yet."""
-        return self._log.cut
+        return f"a line in the log of node {self.log.node} that matches {self._pattern.pattern!r}"
 
     def close(self) -> None:
         """Stop listening."""
-        self._log.ignore(self)
+        self.log.ignore(self)
 
     def line(self, line: LogLine) -> None:
         """Take the line if it is the first match."""
@@ -154,7 +149,7 @@ class Watch:
         return TimedOut(*self._missing(f"none in {seconds:g} s"))
 
     def _missing(self, found: str) -> tuple[str, str, str]:
-        last = "\n".join(self._log.tail) or "(it is empty)"
+        last = "\n".join(self.log.tail) or "(it is empty)"
         return (
             str(self),
             f"{found}; the end of the log:\n{last}",

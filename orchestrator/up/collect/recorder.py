@@ -108,7 +108,7 @@ class Recorder:
                 futures: list[Future[Any]] = [*waiting, self._broken]
                 done, _ = wait_for(futures, max(0.0, deadline - time.monotonic()), FIRST_COMPLETED)
                 self.check()
-                if not done and any(watch.cut for watch in waiting.values()):
+                if not done and any(watch.log.cut for watch in waiting.values()):
                     done, _ = wait_for(futures, GRACE_S, FIRST_COMPLETED)  # until its reason is known
                     self.check()
                 if not done:
