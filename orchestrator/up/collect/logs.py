@@ -11,7 +11,6 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from threading import RLock
-from typing import Protocol
 
 from orchestrator.errors import EngineFailed, Problem, TimedOut
 from orchestrator.hosts import LogLine
@@ -19,18 +18,6 @@ from orchestrator.measurements.rundir import RunDir
 
 TAIL = 20
 """Number of log lines in an error."""
-
-
-class Listener(Protocol):
-    """Receiver of a log's lines."""
-
-    def line(self, line: LogLine) -> None:
-        """Take one line; called in the thread that reads the log."""
-        ...
-
-    def end(self, why: Problem | None) -> None:
-        """Take the end of the log, with its reason; ``None`` if the recording stopped."""
-        ...
 
 
 class NodeLog:
@@ -41,7 +28,7 @@ class NodeLog:
         self._file = rundir.write_log(node)
         self._lock = RLock()
         self._tail: deque[str] = deque(maxlen=TAIL)
-        self._listeners: list[Listener] = []
+        self._listeners: list[Watch | Ticks] = []
         self._ended: tuple[Problem | None] | None = None
         self._unwritten = False
         self._writable = True
@@ -97,15 +84,15 @@ class NodeLog:
             self._writable = False
             self._file.close()
 
-    def listen(self, listener: Listener) -> None:
-        """Notify ``listener`` of every later line."""
+    def listen(self, listener: "Watch | Ticks") -> None:
+        """Notify ``listener`` of every later line, in the thread that reads the log, and of the end."""
         with self._lock:
             if self._ended is None:
                 self._listeners.append(listener)
             else:
                 listener.end(self._ended[0])
 
-    def ignore(self, listener: Listener) -> None:
+    def ignore(self, listener: "Watch | Ticks") -> None:
         """Stop notifying ``listener``."""
         with self._lock, suppress(ValueError):
             self._listeners.remove(listener)
