@@ -123,7 +123,7 @@ def _examine(
     """Check this machine for a bed; the plan is there when the engine answers."""
     from orchestrator.hosts import capacity, docker
     from orchestrator.hosts import images as catalogue
-    from orchestrator.hosts.networks import HELPER
+    from orchestrator.hosts.helper import HELPER
     from orchestrator.plan import make_plan
     from orchestrator.runs.forecast import forecast
 
@@ -168,7 +168,7 @@ def _walls(engine: "Host") -> "Check":
     faults = [wall for wall in looked if wall.state is not walls.State.CLOSED]
     return capacity.Check(
         name="walls of the beds that are up",
-        needed=f"{len(beds)} beds closed",
+        needed="all of them closed",
         found=walls.summary(looked) if faults else "all of them",
         do=", ".join(dict.fromkeys(wall.do for wall in faults)),
         state="warn" if faults else "ok",

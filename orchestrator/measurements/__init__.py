@@ -51,8 +51,8 @@ class Use:
 class Drained(Kept):
     """results/<load>-queue.json: the relay's queue after a load."""
 
-    left: int
-    """Messages in the queue at the end of the wait."""
+    left: int | None
+    """Messages in the queue at the end of the wait; ``None``: neither relay nor sink can count them."""
     seconds: float
     """Time from the last reply to the end of the wait."""
 

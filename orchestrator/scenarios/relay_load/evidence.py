@@ -37,7 +37,7 @@ def accounting(measured: Measurements, name: str) -> tuple[Evidence, ...]:
         _domains(load.domains if load else None, sink.domains if sink else None, count, source, drained=empty),
         Evidence(
             fact="the relay's queue after the drain",
-            found=f"{drained.left:,} messages" if drained else "not measured",
+            found="not measured" if drained is None or drained.left is None else f"{drained.left:,} messages",
             needed="0 messages",
             holds=True if empty else None,
             source=f"results/{name}-queue.json",

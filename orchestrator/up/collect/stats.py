@@ -55,7 +55,7 @@ def point(node: str, raw: Mapping[str, Any]) -> Point | None:
         "cpu_system_s": _seconds(usage.get("usage_in_kernelmode")),
         "throttled_s": _seconds(_map(cpu, "throttling_data").get("throttled_time")),
         "memory_b": _resident(memory),
-        "memory_max_b": _limit(memory.get("limit")),
+        "memory_max_b": limit if (limit := memory.get("limit") or _UNLIMITED) < _UNLIMITED else None,
         **{
             f"{way}_{unit}": _sum(networks, f"{way}_{field}")
             for way in ("rx", "tx")
@@ -84,10 +84,6 @@ def _resident(memory: Mapping[str, Any]) -> int | None:
     details = _map(memory, "stats")
     cache = details.get("total_inactive_file", details.get("inactive_file", 0))
     return usage - cache if cache < usage else usage
-
-
-def _limit(limit: int | None) -> int | None:
-    return None if limit is None or limit >= _UNLIMITED else limit
 
 
 def _sum(parts: Sequence[Mapping[str, Any]], key: str) -> int | None:

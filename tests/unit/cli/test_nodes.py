@@ -139,7 +139,7 @@ def test_ps_and_doctor_name_the_walls_that_nobody_could_look_at(
 
     checks = json.loads(testbed("doctor", "--domains", 2, "--format", "json").out)
     (walls,) = (check for check in checks if check["name"] == "walls of the beds that are up")
-    assert (walls["state"], walls["needed"]) == ("warn", "2 beds closed")
+    assert (walls["state"], walls["needed"]) == ("warn", "all of them closed")
     assert walls["found"] == (
         "closed: bed 0000000a (node n1), bed 0000000b (node n0); "
         "not looked at: bed 0000000a (node n0: it is exited), bed 0000000b (node n1: it is removed)"

@@ -286,7 +286,6 @@ def test_a_phase_that_cannot_be_read_is_named_and_the_others_count(rundir: RunDi
     ("name", "values", "key"),
     [
         ("relay-queue", {"left": "0"}, "left"),
-        ("relay-queue", {"left": None}, "left"),
         ("relay-queue", {"left": True}, "left"),
         ("relay-queue", {"seconds": []}, "seconds"),
         ("probe-20-cpus", {"used": 3}, "used"),

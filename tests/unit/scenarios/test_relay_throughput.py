@@ -102,8 +102,11 @@ def test_lost_mail_refutes(tmp_path: Path, template: RunDir) -> None:
     assert "Lost: 2, needed 0" in verdict.reason
 
 
-def test_mail_that_still_waits_in_the_queue_is_not_called_lost(template: RunDir, tmp_path: Path) -> None:
-    verdict = _judged(template, tmp_path, _set("relay-queue", left=3))
+@pytest.mark.parametrize("left", [3, None])
+def test_mail_that_may_still_wait_in_the_queue_is_not_called_lost(
+    template: RunDir, tmp_path: Path, left: int | None
+) -> None:
+    verdict = _judged(template, tmp_path, _set("relay-queue", left=left))
     assert verdict.outcome is Outcome.INCONCLUSIVE
     assert "the relay's queue after the drain" in verdict.reason
 
