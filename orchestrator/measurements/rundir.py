@@ -114,14 +114,14 @@ class RunDir:
         """Read run.json.
 
         Raises:
-            InvalidInput: run.json cannot be read, or has a newer format.
+            InvalidInput: run.json cannot be read, or has another format.
         """
         path = self.path / "run.json"
         try:
             facts = _object(path)
         except (OSError, ValueError, RecursionError) as error:
             raise InvalidInput("a readable run directory", f"{path}: {why(error)}", "see `testbed runs`") from error
-        check_format(facts, FORMAT, path, oldest=FORMAT)
+        check_format(facts, FORMAT, path)
         return facts
 
     def save_config(self, node: str, files: Mapping[str, bytes]) -> None:
@@ -285,17 +285,23 @@ def _time(stamp: str) -> float | None:
     return t if math.isfinite(t) else None
 
 
-def check_format(data: Mapping[str, Any], newest: int, path: Path, *, oldest: int = 1) -> None:
+def check_format(data: Mapping[str, Any], known: int, path: Path) -> None:
     """Check the ``format`` of a file that testbed writes; a file without one is of format 1.
 
     Raises:
-        InvalidInput: it is newer than ``newest``, older than ``oldest``, or no number.
+        InvalidInput: it is another one than ``known``.
     """
     found = data.get("format", 1)
-    if type(found) is not int or not oldest <= found <= newest:
-        needed = f"a file of format {newest}" + (f", or {oldest} at least" if oldest < newest else "")
-        made_by = f", written by testbed {data['version']}" if isinstance(data.get("version"), str) else ""
-        raise InvalidInput(needed, f"{path}: format {found!r:.60}{made_by}", "use the testbed that made it")
+    if type(found) is int and found == known:
+        return
+    made_by = f", written by testbed {data['version']}" if isinstance(data.get("version"), str) else ""
+    if type(found) is not int:
+        do = "it is no file of testbed, or a damaged one"
+    elif found < known:
+        do = f"it was made before format {known}: use an earlier testbed, as CHANGELOG.md lists them"
+    else:
+        do = f"it was made after format {known}: use a later testbed"
+    raise InvalidInput(f"a file of format {known}", f"{path}: format {found!r:.60}{made_by}", do)
 
 
 def check_name(name: str) -> str:
