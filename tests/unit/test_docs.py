@@ -1,16 +1,27 @@
-"""The pages: paths that they name exist, and CHANGELOG.md says which version wrote which formats."""
+"""The pages: files that they name exist, and CHANGELOG.md says which version wrote which formats."""
 
 import re
 import tomllib
 from pathlib import Path
+
+import pytest
 
 from orchestrator.measurements import rundir
 from orchestrator.runs import capsule, sweep
 from orchestrator.up import attach
 
 ROOT = Path(__file__).parents[2]
-PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "Makefile", ROOT / "orchestrator/__init__.py"]
-WRITTEN_BY_RUNS = {"judge.traceback", "report.html"}
+FOLDERS = ("orchestrator", "tests", "images", "docs", "compose")
+NAMES = rf"(?<![\w/<>.-])(?:(?:{'|'.join(FOLDERS)})/[\w./-]*\w|[\w./-]+\.py)(?![\w/<>*])"
+
+
+@pytest.mark.parametrize(
+    "page", ["Makefile", *(p.name for p in ROOT.glob("*.md")), *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))]
+)
+def test_every_file_that_a_page_names_exists(page: str) -> None:
+    tree = "".join(f"/{path.relative_to(ROOT)}\n" for folder in FOLDERS for path in (ROOT / folder).rglob("*"))
+    names = set(re.findall(NAMES, (ROOT / page).read_text()))
+    assert {name for name in names if f"/{name}\n" not in tree} == set()
 
 
 def test_a_version_writes_one_set_of_formats() -> None:
