@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.cli import scenario_commands
-from orchestrator.cli.run import ParentOption, called, conclude, many
-from orchestrator.cli.shell import MARKUP, RUNS, Format, FormatOption, RunsOption
+from orchestrator.cli.run import called, conclude, many
+from orchestrator.cli.shell import MARKUP, RUNS, Format, FormatOption, ParentOption, RunsOption
 from orchestrator.cli.verbosity import verbose
 
 if TYPE_CHECKING:

@@ -9,7 +9,18 @@ import typer
 from typer.core import TyperCommand
 
 from orchestrator.cli import scenario_commands
-from orchestrator.cli.shell import RUNS, Format, FormatOption, RunsOption, built_in_beds, print_json, say, tell
+from orchestrator.cli.shell import (
+    RUNS,
+    DomainsOption,
+    FamiliesOption,
+    Format,
+    FormatOption,
+    RunsOption,
+    built_in_beds,
+    print_json,
+    say,
+    tell,
+)
 from orchestrator.errors import EngineFailed, ExitCode
 
 if TYPE_CHECKING:
@@ -55,9 +66,9 @@ def doctor(
             autocompletion=_subjects,
         ),
     ] = "relay",
-    domains: Annotated[int | None, typer.Option(help="Domains, instead of the bed's own number.")] = None,
+    domains: DomainsOption = None,
     runs: RunsOption = RUNS,
-    families: Annotated[str | None, typer.Option(help="v4, v6 or both, instead of the bed's own.")] = None,
+    families: FamiliesOption = None,
     output: FormatOption = Format.TEXT,
 ) -> None:
     """Check this host for a bed or scenario: needed, found, what to do, and the limit that binds first."""

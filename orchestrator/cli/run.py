@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from orchestrator.cli import scenario_commands
-from orchestrator.cli.shell import MARKUP, RUNS, Format, FormatOption, RunsOption, end_with, print_json, say
+from orchestrator.cli.shell import (
+    MARKUP,
+    RUNS,
+    Format,
+    FormatOption,
+    ParentOption,
+    RunsOption,
+    end_with,
+    print_json,
+    say,
+)
 from orchestrator.cli.verbosity import verbose
 from orchestrator.errors import HostCannot, Problem, host_cannot
 
@@ -17,9 +27,6 @@ if TYPE_CHECKING:
     from orchestrator.report.many import Page
     from orchestrator.runs.sweep import Ask, Summary
     from orchestrator.scenarios import Scenario
-
-ParentOption = Annotated[str | None, typer.Option(help="Put the lab on this real interface instead of a private one.")]
-
 
 _NAMED = 20
 """Files that are named of those that a capsule brings."""

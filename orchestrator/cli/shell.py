@@ -27,6 +27,9 @@ FormatOption = Annotated[Format, typer.Option("--format", help="text for people,
 RunsOption = Annotated[
     Path, typer.Option("--runs", envvar="TESTBED_RUNS", help="Where run directories are kept.", show_default=True)
 ]
+DomainsOption = Annotated[int | None, typer.Option(help="Domains, instead of the bed's own number.")]
+FamiliesOption = Annotated[str | None, typer.Option(help="v4, v6 or both, instead of the bed's own.")]
+ParentOption = Annotated[str | None, typer.Option(help="Put the lab on this real interface, not a private one.")]
 RUNS = Path("runs")
 MARKUP = None
 """Help as plain text: rich would double the time of `testbed --help`."""
@@ -62,33 +65,6 @@ def made_runs(ctx: typer.Context) -> list[str]:
     with suppress(InvalidInput):
         return [path.name for path in RunDir.below(ctx.params.get("where") or RUNS)]
     return []
-
-
-def beds_there() -> list[str]:
-    """Name deployed beds and their ids, for shell completion."""
-    return [word for bed in _standing() for word in (bed["bed"], bed["id"])]
-
-
-def nodes_there() -> list[str]:
-    """Name the nodes of deployed beds, for shell completion."""
-    return sorted({node["name"] for bed in _standing() for node in bed["nodes"]})
-
-
-def _standing() -> list[dict[str, Any]]:
-    from orchestrator.hosts import docker, ownership
-
-    try:
-        return [standing.to_dict() for standing in ownership.deployed_beds(docker.connect())]
-    except Problem:
-        return []
-
-
-BedOption = Annotated[
-    str | None,
-    typer.Option(
-        "--bed", help="Name or id of the bed, when more than one is up.", show_default=False, autocompletion=beds_there
-    ),
-]
 
 
 def print_json(data: Any) -> None:

@@ -13,11 +13,10 @@ from orchestrator.up import attach
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("orchestrator", "tests", "images", "docs", "compose")
 NAMES = rf"(?<![\w/<>.-])(?:(?:{'|'.join(FOLDERS)})/[\w./-]*\w|[\w./-]+\.py)(?![\w/<>*])"
+PAGES = ["Makefile", *(str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")))]
 
 
-@pytest.mark.parametrize(
-    "page", ["Makefile", *(p.name for p in ROOT.glob("*.md")), *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md"))]
-)
+@pytest.mark.parametrize("page", PAGES)
 def test_every_file_that_a_page_names_exists(page: str) -> None:
     tree = "".join(f"/{path.relative_to(ROOT)}\n" for folder in FOLDERS for path in (ROOT / folder).rglob("*"))
     names = set(re.findall(NAMES, (ROOT / page).read_text()))
