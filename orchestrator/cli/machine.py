@@ -141,13 +141,13 @@ def _examine(
     plan = None
     code = ExitCode.HOST
     try:
-        engine = docker.connect()
-        info = engine.info()
+        host = docker.connect()
+        info = host.info()
         plan = make_plan(wanted, cpus=info.cpus)
         found = f"{info.version} on {info.operating_system}, {info.cpus} CPUs"
         checks = [capacity.Check(name="engine", needed="Docker 20.10 or later", found=found, do="", state="ok")]
         lacking = [
-            tag for tag in (catalogue.tag(*image) for image in catalogue.of(wanted)) if not engine.images.find(tag)
+            tag for tag in (catalogue.tag(*image) for image in catalogue.of(wanted)) if not host.images.find(tag)
         ]
         checks.append(
             capacity.Check(
@@ -160,22 +160,22 @@ def _examine(
         )
         if HELPER not in lacking:  # it is what looks at the host
             checks += [
-                *forecast(capacity.read(engine), plan, connections=connections, provoked=provoked),
+                *forecast(capacity.read(host), plan, connections=connections, provoked=provoked),
                 capacity.room_for_runs(runs),
             ]
-            checks.append(_walls(engine))
+            checks.append(_walls(host))
     except EngineFailed as none:
         checks = [capacity.Check(name="engine", needed=none.needed, found=none.found, do=none.do, state="fail")]
         code = none.exit_code
     return checks, plan, code if any(check.state == "fail" for check in checks) else ExitCode.OK
 
 
-def _walls(engine: "Host") -> "Check":
+def _walls(host: "Host") -> "Check":
     """Check the walls of the beds that are up."""
     from orchestrator.hosts import capacity, ownership, walls
 
-    beds = [bed for bed in ownership.deployed_beds(engine) if bed.networks]
-    looked = walls.look(engine, beds)
+    beds = [bed for bed in ownership.deployed_beds(host) if bed.networks]
+    looked = walls.look(host, beds)
     faults = [wall for wall in looked if wall.state is not walls.State.CLOSED]
     return capacity.Check(
         name="walls of the beds that are up",
@@ -221,12 +221,12 @@ def images(
     from orchestrator.hosts import docker
     from orchestrator.hosts import images as catalogue
 
-    engine = docker.connect()
+    host = docker.connect()
     if build:
         with Steps() as steps, steps.step(f"build the images for {release}"):
-            states = catalogue.build_all(engine, release, steps.say)
+            states = catalogue.build_all(host, release, steps.say)
     else:
-        states = catalogue.states(engine, release)
+        states = catalogue.states(host, release)
     if output is Format.JSON:
         print_json([state.to_dict() for state in states])
     else:

@@ -122,25 +122,25 @@ def run(
     broken: NodeDied | None = None
     try:
         with steps.step("look at the host"):
-            engine = connect()
-            cleaning.make_way(engine, steps.say)
-            cpus = engine.info().cpus
+            host = connect()
+            cleaning.make_way(host, steps.say)
+            cpus = host.info().cpus
             plan = make_plan(bed, cpus=cpus)
         with steps.step("verify the rendered files"):
             verify(plan)
         with steps.step("find or build the images"):
-            old = images.ensure(engine, images.of(bed), steps.say)
-            readings = capacity.read(engine)
+            old = images.ensure(host, images.of(bed), steps.say)
+            readings = capacity.read(host)
             provoked = scenario.provokes if isinstance(scenario, Provokes) else frozenset()
             smaller = scenario.smaller(params) if isinstance(scenario, Scales) else None
             capacity.admit(readings, plan.needs, runs, provoked=provoked, smaller=smaller, say=steps.say)
             environment = capacity.environment(readings) | {
-                "images": _image_ids(engine, bed),
+                "images": _image_ids(host, bed),
                 "old_images": ", ".join(old),
             }
             record.save(environment=environment, plan=plan.to_dict())
         with ExitStack() as stack:
-            _, running = bring_up(engine, bed, kind=Kind.RUN, rundir=rundir, steps=steps, stack=stack, cpus=cpus)
+            _, running = bring_up(host, bed, kind=Kind.RUN, rundir=rundir, steps=steps, stack=stack, cpus=cpus)
             # The list of phases grows, and every later save writes it in full.
             record.save(plan=running.plan.to_dict(), phases=running.phases)
             try:
@@ -182,10 +182,10 @@ def prepare(scenario: Scenario[Any], params: Strict, *, parent: str | None = Non
     return bed
 
 
-def _image_ids(engine: Host, bed: Bed) -> dict[str, str]:
+def _image_ids(host: Host, bed: Bed) -> dict[str, str]:
     """Return tag -> id of every image of a bed."""
     tags = [images.tag(*image) for image in images.of(bed)]
-    return {tag: (engine.images.find(tag) or {}).get("id", "") for tag in tags}
+    return {tag: (host.images.find(tag) or {}).get("id", "") for tag in tags}
 
 
 def _daemons(running: RecordedBed) -> dict[str, str]:
@@ -193,21 +193,23 @@ def _daemons(running: RecordedBed) -> dict[str, str]:
 
     Raises:
         NodeDied: another container ended.
+        EngineFailed: the command failed in a node that runs.
     """
 
-    def ask(node: RunningNode) -> str:
+    def ask(node: RunningNode, command: Sequence[str]) -> str | None:
         try:
-            output = node.ask(*(services.version_command(node.plan.service) or ()))
-        except EngineFailed as ended:
-            if isinstance(ended, NodeDied) or not running.plan.bed.nodes[node.name].may_end:
+            return node.ask(*command).partition("\n")[0]
+        except EngineFailed as failed:
+            if isinstance(failed, NodeDied) or not node.end(0):  # a node that may not end raises NodeDied
                 raise
-            return ""
-        return next(iter(output.splitlines()), "")
+            return None
 
-    nodes = [node for node in running.nodes.values() if services.version_command(node.plan.service)]
+    commands = {name: services.version_command(node.plan.service) for name, node in running.nodes.items()}
     with ThreadPoolExecutor(len(running.nodes)) as pool:
-        versions = dict(zip((node.name for node in nodes), pool.map(ask, nodes), strict=True))
-    return {name: version for name, version in versions.items() if version}
+        versions = {
+            name: pool.submit(ask, running.nodes[name], command) for name, command in commands.items() if command
+        }
+    return {name: line for name, version in versions.items() if (line := version.result()) is not None}
 
 
 def judge_again(rundir: RunDir) -> Finished:

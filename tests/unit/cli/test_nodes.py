@@ -195,8 +195,8 @@ def test_every_hint_works_as_it_is_printed_while_another_bed_is_up(
     host.answer = lambda *_: Output(status=0, stdout="", stderr="")
     for words in (("logs", "relay"), ("exec", "relay", "id"), ("logs", "relay", "--bed", "x")):
         assert testbed(*words).names("give `--bed ID`, ID from `testbed ps`"), words
-    for words in (("stats",), ("down",), ("stats", "x")):
-        assert testbed(*words).names(f"give `testbed {words[0]} ID`, ID from `testbed ps`"), words
+    for others in (("stats",), ("down",), ("stats", "x")):
+        assert testbed(*others).names(f"give `testbed {others[0]} ID`, ID from `testbed ps`"), others
     ended = testbed("exec", "sink", "--bed", deployed.id, "true")
     hints = [ended.err.split("`")[1], *testbed("up").out.rpartition("next: ")[2].strip().split(", ")]
     assert [hint.split()[1] for hint in hints] == ["logs", "stats", "exec", "down"]

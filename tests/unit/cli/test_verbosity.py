@@ -11,7 +11,7 @@ from orchestrator import cli
 from orchestrator.hosts import docker
 from tests.unit.cli import test_errors as test_cli_errors
 from tests.unit.cli.test_errors import Command
-from tests.unit.cli.test_nodes import Engine
+from tests.unit.cli.test_nodes import HalfUp
 
 testbed = test_cli_errors.testbed
 
@@ -40,14 +40,14 @@ def test_every_command_has_it_before_and_behind_its_name() -> None:
 def test_it_says_what_is_done_on_standard_error(
     testbed: Command, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr(docker, "connect", Engine)
+    monkeypatch.setattr(docker, "connect", HalfUp)
     ended = testbed(*words)
     assert "orchestrator.hosts.cleaning: remove bed x " in ended.err
     assert "orchestrator" not in ended.out
 
 
 def test_without_it_nothing_is_said(testbed: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(docker, "connect", Engine)
+    monkeypatch.setattr(docker, "connect", HalfUp)
     assert "orchestrator." not in testbed("down").err
 
 
@@ -60,7 +60,7 @@ def test_what_is_asked_of_an_engine_is_said_without_the_credentials_of_its_addre
 
 
 def test_text_of_others_is_made_plain(testbed: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(docker, "connect", Engine)
+    monkeypatch.setattr(docker, "connect", HalfUp)
     testbed("down", "-v")
     logging.getLogger("orchestrator.hosts").debug("\x1b[31mred")
     assert "\x1b" not in testbed("down").err

@@ -146,6 +146,29 @@ def test_a_version_that_a_daemon_does_not_tell_is_not_left_out(tmp_path: Path, m
         _run(engine, tmp_path)
 
 
+@pytest.mark.parametrize("ends", [False, True], ids=["runs", "ends"])
+def test_a_version_is_left_out_only_of_a_node_that_has_ended_and_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: bool
+) -> None:
+    class MayEnd(Asked):
+        def bed(self, params: Params) -> Bed:  # noqa: ARG002
+            return parse_bed({"name": "one", "nodes": {"dns": {"service": "bind", "may_end": True}}}, "bed")
+
+    def fail(spec: ContainerSpec, command: tuple[str, ...]) -> Output:
+        if command[-2:] != ("named", "-v"):
+            return answer(spec, command)
+        if ends:
+            host.end(spec.name, 1)
+        return Output(status=127, stdout="", stderr="named: not found")
+
+    monkeypatch.setattr(node, "NEWS_S", 0.1)
+    host = Breaking()
+    answer, host.answer = host.answer, fail
+    with nullcontext() if ends else pytest.raises(EngineFailed, match="named: not found"):
+        _run(host, tmp_path, MayEnd())
+    assert _facts(tmp_path)["environment"].get("daemons") == ({} if ends else None)
+
+
 def _calls() -> int:
     engine = Breaking()
     with pytest.MonkeyPatch.context() as patch:
