@@ -206,10 +206,8 @@ def _daemons(running: RecordedBed) -> dict[str, str]:
 
     commands = {name: services.version_command(node.plan.service) for name, node in running.nodes.items()}
     with ThreadPoolExecutor(len(running.nodes)) as pool:
-        versions = {
-            name: pool.submit(ask, running.nodes[name], command) for name, command in commands.items() if command
-        }
-    return {name: line for name, version in versions.items() if (line := version.result()) is not None}
+        replies = {name: pool.submit(ask, running.nodes[name], words) for name, words in commands.items() if words}
+    return {name: line for name, reply in replies.items() if (line := reply.result()) is not None}
 
 
 def judge_again(rundir: RunDir) -> Finished:

@@ -148,7 +148,7 @@ def test_a_version_that_a_daemon_does_not_tell_is_not_left_out(tmp_path: Path, m
 
 @pytest.mark.parametrize("ends", [False, True], ids=["runs", "ends"])
 def test_a_version_is_left_out_only_of_a_node_that_has_ended_and_may(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, ends: bool
 ) -> None:
     class MayEnd(Asked):
         def bed(self, params: Params) -> Bed:  # noqa: ARG002
