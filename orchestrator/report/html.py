@@ -18,19 +18,9 @@ import jinja2
 
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import RunDir, replace
+from orchestrator.report import tables
 from orchestrator.report.charts import charts
-from orchestrator.report.summary import (
-    FATES,
-    TOP_TROUBLES,
-    attempts,
-    best_figure,
-    fates,
-    figure,
-    number,
-    summarize,
-    tried,
-    written,
-)
+from orchestrator.report.summary import FATES, best_figure, number, summarize, tried
 from orchestrator.services import Purpose
 
 _LONGEST = 400
@@ -57,22 +47,21 @@ def render(measured: Measurements) -> str:
     run["faults"] += faults
     verdict = run["verdict"] or {}
     script = f"/*\n{_text('uplot/LICENSE')}*/\n{_text('uplot/uPlot.iife.min.js')}{_text('templates/report.js')}"
-    columns = fates(run["accounting"].values())
+    shown = tables.of_run(run)
     compared = [measured.subject, *measured.sent(Purpose.CALIBRATE)] if measured.subject else []
     rates = {load: rate for load in compared if (rate := measured.accepted_per_s(load))}
     return _environment().get_template("report.html.j2").render(
         run=run,
         title=verdict.get("headline") or f"{run['scenario']}: {run['status']}",
-        began=_date(measured),
+        top=[word for word in (run["scenario"], _date(measured)) if word],
         best=best_figure(verdict),
-        figures=[figure(n, v) for n, v in (verdict.get("figures") or {}).items()],
+        tables=shown,
+        verdict_bars=[_bars(verdict_table) for verdict_table in verdict.get("tables") or ()],
+        attempts=tables.attempts(run),
         rates=rates,
-        fates=columns,
-        unmet=[fate for fate in FATES if fate not in columns] if all(run["accounting"].values()) else [],
-        tables=[_table(verdict_table) for verdict_table in verdict.get("tables") or ()],
-        quotes=[(quote["source"], quote["text"]) for quote in verdict.get("quotes") or ()],
-        attempts=attempts(run),
-        troubles=[[trouble["reason"], f"{trouble['count']:,}"] for trouble in run["troubles"][:TOP_TROUBLES]],
+        unmet=[fate for fate in FATES if fate not in shown["accounting"].columns]
+        if all(run["accounting"].values())
+        else [],
         over_time=[chart for chart in drawn if chart.over_time],
         by_percentile=[chart for chart in drawn if not chart.over_time],
         charts={chart.id: chart.picture for chart in drawn},
@@ -87,7 +76,11 @@ def render(measured: Measurements) -> str:
 
 def fill(template: str, **facts: Any) -> str:
     """Return a page without scripts from a template; all text is escaped."""
-    return _environment().get_template(template).render(style=_text("templates/report.css"), **facts)
+    return (
+        _environment()
+        .get_template(template)
+        .render(style=_text("templates/report.css"), top=(), script_hash="", **facts)
+    )
 
 
 @cache
@@ -114,14 +107,14 @@ def _text(name: str) -> str:
     return (FOLDER / name).read_text(encoding="utf-8")
 
 
-def _table(verdict_table: dict[str, Any]) -> dict[str, Any]:
-    """Return a table of the verdict as text, with the column and the maximum of its bars."""
-    column = verdict_table["columns"].index(verdict_table["bars"]) if verdict_table["bars"] else None
-    return verdict_table | {
-        "cells": [[written(cell) for cell in row] for row in verdict_table["rows"]],
-        "column": column,
-        "most": (column and max((row[column] or 0 for row in verdict_table["rows"]), default=0)) or 1,
-    }
+def _bars(verdict_table: dict[str, Any]) -> dict[str, Any] | None:
+    """Return title, rows of label and value, and longest value of the bars of a table of the verdict."""
+    if not verdict_table["bars"]:
+        return None
+    column = verdict_table["columns"].index(verdict_table["bars"])
+    rows = [(row[0], row[column]) for row in verdict_table["rows"]]
+    most = max((value or 0 for _, value in rows), default=0) or 1
+    return {"title": verdict_table["bars"], "rows": rows, "most": most}
 
 
 def _date(measured: Measurements) -> str:

@@ -11,35 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from orchestrator.measurements.rundir import replace
 from orchestrator.plaintext import plain
-from orchestrator.report import html
-from orchestrator.report.summary import figure, written
-from orchestrator.report.terminal import COLOURS, labelled, section
+from orchestrator.report import html, tables
+from orchestrator.report.summary import figure
+from orchestrator.report.tables import Table
+from orchestrator.report.terminal import COLOURS, labelled, laid_out, section
 
 FIGURES = 2
 """Most figures of a run in its row."""
-
-WHOLE = 20
-"""Widest column, in characters, that is never folded."""
-
-Cell = str | float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Grid:
-    """One table of a page."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    figures: frozenset[int] = frozenset()
-    """Columns of figures: aligned to the right."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +35,7 @@ class Page:
     """Outcome with the colour of the word."""
     says: str
     question: str
-    grids: tuple[Grid, ...]
+    tables: tuple[Table, ...]
     quotes: tuple[tuple[str, str], ...] = ()
     """Source and line."""
     texts: tuple[tuple[str, str], ...] = ()
@@ -84,12 +67,12 @@ def sweep(facts: Mapping[str, Any]) -> Page:
         says=f"{len(runs)} runs over {', '.join(varied)}: "
         + ", ".join(f"{count} {outcome}" for outcome, count in Counter(outcomes).items()),
         question=facts["question"],
-        grids=(
-            Grid(
+        tables=(
+            Table(
                 title="Runs",
                 columns=(*varied, "outcome", *map(_heading, names), "run"),
                 rows=rows,
-                figures=frozenset(range(len(varied) + 1, len(varied) + 1 + len(names))),
+                align="l" * (len(varied) + 1) + "r" * len(names) + "l",
             ),
             *_unjudged(runs, facts),
         ),
@@ -119,8 +102,8 @@ def search(facts: Mapping[str, Any]) -> Page:
         outcome=outcome,
         says=facts.get("says") or f"the search is {facts['status']}",
         question=facts["question"],
-        grids=(
-            Grid(
+        tables=(
+            Table(
                 title=f"Runs, by {facts['over']}",
                 columns=(facts["over"], "outcome", *map(_heading, names), "seconds", "run"),
                 rows=tuple(
@@ -133,7 +116,7 @@ def search(facts: Mapping[str, Any]) -> Page:
                     )
                     for run in runs
                 ),
-                figures=frozenset({0, *range(2, 3 + len(names))}),
+                align="rl" + "r" * (len(names) + 1) + "l",
             ),
             *_unjudged(runs, facts),
         ),
@@ -162,27 +145,28 @@ def comparison(facts: Mapping[str, Any]) -> Page:
         outcome=here if same or here == "INCONCLUSIVE" else "REFUTED",
         says=f"The capsule and the run here: {here}." if same else f"The capsule: {original}; the run here: {here}.",
         question=facts["question"],
-        grids=(
-            Grid(
+        tables=(
+            Table(
                 title="Claims",
                 columns=("", "outcome", "claim", "first line"),
+                align="l",
                 rows=tuple(
                     (where, *(facts[part][i] for part in ("outcome", "claim")), (facts["quotes"][i] or ["none"])[0])
                     for i, where in enumerate(("capsule", "here"))
                 ),
             ),
-            Grid(
+            Table(
                 title="Figures",
                 columns=("", "capsule", "here", "here / capsule"),
                 rows=tuple(
                     (_heading(name), figure(name, then)[1], figure(name, now)[1], ratio)
                     for name, then, now, ratio in facts["figures"]
                 ),
-                figures=frozenset({1, 2, 3}),
             ),
-            Grid(
+            Table(
                 title=f"Differences in the environment: {differs}" if differs else "The environment is the same",
                 columns=("fact", "capsule", "here"),
+                align="l",
                 rows=(
                     *(tuple(row) for row in facts["environment"]),
                     *((f["path"], "", f"differs on {', '.join(f['nodes'])}") for f in changed),
@@ -208,9 +192,8 @@ def show(page: Page, where: Sequence[tuple[str, Path]], console: Console | None 
         Text.assemble((page.word, COLOURS[page.outcome]), "  ", (plain(page.says), "bold")),
         Text(f"asked: {plain(page.question)}", style="dim"),
     ]
-    quotes = [Grid(title="In their own words", columns=("", "line"), rows=page.quotes)] if page.quotes else []
-    for grid in (*page.grids, *quotes):
-        parts += section(grid.title, *([_table(grid)] if grid.rows else []))
+    for table in (*page.tables, *([tables.quotes(page.quotes)] if page.quotes else [])):
+        parts += section(table.title, *([laid_out(table)] if table.rows else []))
     for title, text in page.texts:
         parts += section(title, Text(plain(text)))
     parts.append(Text())
@@ -228,26 +211,8 @@ def write(page: Page, folder: Path) -> Path:
     """
     path = folder / "report.html"
     links = [(name, os.path.relpath(Path(run) / "report.html", folder)) for name, run in page.links]
-    grids = [(grid, [[written(cell) for cell in row] for row in grid.rows]) for grid in page.grids if grid.rows]
-    replace(path, html.fill("many.html.j2", page=page, grids=grids, links=links))
+    replace(path, html.fill("many.html.j2", page=page, title=page.says, again=page.again, links=links))
     return path
-
-
-def _table(grid: Grid) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False)
-    for i, column in enumerate(grid.columns):
-        longest = max((len(written(row[i])) for row in grid.rows), default=0)
-        figures = i in grid.figures
-        table.add_column(
-            Text(plain(column)),
-            justify="right" if figures else "left",
-            overflow="fold",
-            no_wrap=longest <= WHOLE and (not figures or i == 0),
-        )
-    for row in grid.rows:
-        cells = (written(cell) for cell in row)
-        table.add_row(*(Text(plain(cell), style=COLOURS.get(cell, ""), overflow="fold") for cell in cells))
-    return table
 
 
 def _value(value: object) -> str:
@@ -265,11 +230,11 @@ def _figures(run: Mapping[str, Any], names: Iterable[str]) -> Iterator[str]:
     return (form.format(figure(name, run["figures"].get(name))[1]) for name in names)
 
 
-def _unjudged(runs: Iterable[Mapping[str, Any]], facts: Mapping[str, Any]) -> tuple[Grid, ...]:
+def _unjudged(runs: Iterable[Mapping[str, Any]], facts: Mapping[str, Any]) -> tuple[Table, ...]:
     """Return a table of the INCONCLUSIVE runs and their reasons."""
     rows = tuple((_run_name(run, facts), run["reason"]) for run in runs if run.get("reason"))
     title = "Inconclusive runs: their figures are in brackets"
-    return (Grid(title=title, columns=("run", "reason"), rows=rows),) if rows else ()
+    return (Table(title=title, columns=("run", "reason"), rows=rows, align="l"),) if rows else ()
 
 
 def _heading(name: str) -> str:

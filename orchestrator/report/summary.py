@@ -97,16 +97,6 @@ def _throughput(measured: Measurements, load: str) -> dict[str, float | None]:
     }
 
 
-TOP_TROUBLES = 10
-"""Most reasons of trouble in a table; the run directory and the JSON hold all."""
-
-
-def attempts(run: RunFigures) -> str:
-    """Return the relay's delivery attempts by outcome, as text: ``669 sent, 3 deferred``."""
-    ordered = sorted(run["statuses"].items(), key=lambda entry: -entry[1])
-    return ", ".join(f"{count:,} {status}" for status, count in ordered) or "none"
-
-
 FATES = (
     "offered", "accepted", "refused", "unresolved", "delivered", "lost", "duplicated", "corrupted", "misrouted",
     "outside", "unaccepted", "foreign",
@@ -182,11 +172,6 @@ def number(value: float | None, factor: float = 1.0) -> str:
     value *= factor
     places = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
     return f"{value:,.{places}f}"
-
-
-def written(cell: str | float | None) -> str:
-    """Return a cell of a table: text unchanged, other values as numbers."""
-    return cell if isinstance(cell, str) else number(cell)
 
 
 def best_figure(verdict: Mapping[str, Any] | None) -> tuple[str, str, str] | None:

@@ -106,7 +106,7 @@ def test_an_inconclusive_run_is_made_once_more(tmp_path: Path) -> None:
     code, facts, _ = search(tmp_path, lambda params: left.pop() if left else from_on(50)(params))
     assert (code, facts["threshold"]) == (ExitCode.OK, 50)
     assert [run["outcome"] for run in facts["runs"]][:2] == ["INCONCLUSIVE", "REFUTED"]
-    assert many.search(facts).grids[1].rows == (("time-1", "So."),)
+    assert many.search(facts).tables[1].rows == (("time-1", "So."),)
 
 
 def test_a_value_that_stays_inconclusive_ends_the_search(tmp_path: Path) -> None:
