@@ -16,6 +16,7 @@ from orchestrator.cli.shell import (
     FormatOption,
     ParentOption,
     RunsOption,
+    answer,
     built_in_beds,
     print_json,
     say,
@@ -314,10 +315,7 @@ def stats(bed: DeployedArgument = None, output: FormatOption = Format.TEXT) -> N
 
     host = docker.connect()
     used = rates(attach(host, _find(host, bed, "`testbed stats ID`")))
-    if output is Format.JSON:
-        print_json(used)
-    else:
-        tell(table(used))
+    answer(output, used, lambda: tell(table(used)))
 
 
 def _find(host: "Host", wanted: str | None, give: str) -> "DeployedBed":

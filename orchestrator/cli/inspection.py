@@ -5,7 +5,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.shell import RUNS, Format, FormatOption, RunsOption, end_with, made_runs, print_json, say, tell
+from orchestrator.cli.shell import (
+    RUNS,
+    Format,
+    FormatOption,
+    RunsOption,
+    conclude_run,
+    made_runs,
+    print_json,
+    say,
+    tell,
+)
 from orchestrator.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -85,16 +95,9 @@ def analyze(
 ) -> None:
     """Judge a run again from its directory, without Docker, and write its report anew."""
     from orchestrator.measurements.rundir import RunDir
-    from orchestrator.report import terminal
     from orchestrator.runs import runner
 
-    rundir = RunDir.named(run, where)
-    finished = runner.judge_again(rundir)
-    if output is Format.JSON:
-        print_json(terminal.summary(rundir))
-    else:
-        terminal.show(rundir)
-    end_with(finished.exit_code, finished.unreported)
+    conclude_run(runner.judge_again(RunDir.named(run, where)), output)
 
 
 def capsule(

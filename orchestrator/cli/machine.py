@@ -1,6 +1,6 @@
 """Commands that prepare, check and clean this machine: setup, doctor, images, clean."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +16,7 @@ from orchestrator.cli.shell import (
     Format,
     FormatOption,
     RunsOption,
+    answer,
     built_in_beds,
     print_json,
     say,
@@ -74,15 +75,11 @@ def doctor(
     """Check this host for a bed or scenario: needed, found, what to do, and the limit that binds first."""
     from orchestrator.bed import builtin
     from orchestrator.plan import make_plan
-    from orchestrator.runs.forecast import first_to_bind
 
     wanted = builtin.bed(bed, domains=domains, families=families)
     make_plan(wanted, cpus=1)  # a bed that cannot be built is no matter of this machine
     checks, _, code = _examine(wanted, runs)
-    if output is Format.JSON:
-        print_json([check.to_dict() for check in checks])
-    else:
-        _show(checks, first_to_bind(checks))
+    answer(output, [check.to_dict() for check in checks], lambda: _show(checks))
     raise typer.Exit(code)
 
 
@@ -102,21 +99,16 @@ def _doctor(
         connections=scenario.connections(params) if isinstance(scenario, Connects) else {},
         provoked=scenario.provokes if isinstance(scenario, Provokes) else frozenset(),
     )
-    first = first_to_bind(checks)
     nodes = [
         {"name": node.name, "image": node.tag, "fds": node.fds, "memory_mb": node.memory_mb, "neighbours": node.peers}
         for node in (plan.nodes if plan else ())
     ]
     if output is Format.JSON:
-        print_json(
-            {
-                "checks": [check.to_dict() for check in checks],
-                "nodes": nodes,
-                "first_to_bind": first and first.to_dict(),
-            }
-        )
+        first = first_to_bind(checks)
+        data = {"checks": [check.to_dict() for check in checks], "nodes": nodes}
+        print_json(data | {"first_to_bind": first and first.to_dict()})
     else:
-        _show(checks, first)
+        _show(checks)
         if nodes:
             tell(f"\n{'node':10}{'image':28}{'open files':>12}{'MiB':>8}{'neighbours':>12}")
         for node in nodes:
@@ -186,29 +178,18 @@ def _walls(host: "Host") -> "Check":
     )
 
 
-def _show(checks: "Sequence[Check]", first: "Check | None") -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+def _show(checks: "list[Check]") -> None:
+    from orchestrator.report.tables import Table
+    from orchestrator.report.terminal import show_table
+    from orchestrator.runs.forecast import first_to_bind
 
-    from orchestrator.plaintext import plain
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim")
-    for title in ("", "check", "needed", "found", "share"):
-        table.add_column(title, overflow="fold", justify="right" if title == "share" else "left")
-    colours = {"ok": "green", "warn": "yellow", "fail": "bold red", "wanted": "cyan"}
-    for check in checks:
-        share = "" if check.share is None else f"{check.share:.1%}"
-        row = (plain(cell) for cell in (check.name, check.needed, check.found, share))
-        table.add_row(Text(check.state, style=colours[check.state]), *(Text(cell) for cell in row))
-    console = Console(highlight=False)
-    console.print(table)
+    rows = [(c.state, c.name, c.needed, c.found, "" if c.share is None else f"{c.share:.1%}") for c in checks]
+    show_table(Table(title="", columns=("", "check", "needed", "found", "share"), rows=rows, align="llllr"))
     for check in checks:
         if check.do:
-            console.print(plain(f"do: {check.do}  ({check.name})"), markup=False)
-    if first:
-        console.print(plain(f"first to bind: {first.name}, {first.needed} of {first.found}"), markup=False)
+            tell(f"do: {check.do}  ({check.name})")
+    if first := first_to_bind(checks):
+        tell(f"first to bind: {first.name}, {first.needed} of {first.found}")
 
 
 def images(

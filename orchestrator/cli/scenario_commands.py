@@ -2,7 +2,6 @@
 
 import ast
 import inspect
-from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -39,6 +38,9 @@ def names() -> list[str]:
 class Scenarios(Panels):
     """Finds the scenarios by their files; only the one that is called is imported, so that help is quick."""
 
+    body: Callable[..., None]
+    """What its commands execute (see ``command``)."""
+
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - click's signature
         """Name every scenario."""
         return names()
@@ -54,11 +56,7 @@ class Scenarios(Panels):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Make the command of one scenario: its options are the scenario's parameters."""
         name, found, rest = super().resolve_command(ctx, args)
-        return name, self.make(str(name)) if found else None, rest
-
-    @abstractmethod
-    def make(self, name: str) -> Any:
-        """Make the command of one scenario."""
+        return name, command(str(name), self.body) if found else None, rest
 
 
 def command(name: str, body: Callable[..., None]) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -14,6 +14,9 @@ from typer.core import TyperGroup
 from orchestrator.errors import ExitCode, HostCannot, InvalidInput, Problem, host_cannot
 from orchestrator.interrupts import Interrupted, raise_on_signals
 from orchestrator.plaintext import LAYOUT, plain
+
+if TYPE_CHECKING:
+    from orchestrator.runs.runner import Finished
 
 
 class Format(StrEnum):
@@ -74,6 +77,14 @@ def print_json(data: Any) -> None:
     typer.echo(strict_json.dumps(data, indent=1, default=str))
 
 
+def answer(output: Format, data: Any, show: Callable[[], object]) -> None:
+    """Print an answer: ``data`` for a script, or what ``show`` prints for a person."""
+    if output is Format.JSON:
+        print_json(data)
+    else:
+        show()
+
+
 def tell(text: str) -> None:
     """Print an answer for a person on standard output; control characters in it become visible."""
     typer.echo(plain(text, LAYOUT))
@@ -82,6 +93,15 @@ def tell(text: str) -> None:
 def say(text: str) -> None:
     """Print progress for a person on standard error; control characters become visible."""
     typer.echo(plain(text, LAYOUT), err=True)
+
+
+def conclude_run(finished: "Finished", output: Format) -> NoReturn:
+    """Show a run and end with its exit code."""
+    from orchestrator.report import terminal
+
+    run = terminal.summary(finished.rundir)
+    answer(output, run, lambda: terminal.show(run))
+    end_with(finished.exit_code, finished.unreported)
 
 
 def end_with(code: int, unreported: Problem | None) -> NoReturn:
@@ -113,8 +133,6 @@ def run_guarded(command: Callable[[], Any]) -> None:
         raise
     except Exception as error:  # noqa: BLE001 - the last frame: what nobody foresaw is our bug
         if isinstance(error, OSError) and (refused := host_cannot(error, "the output")):
-            for note in _notes(error):
-                refused.add_note(note)
             _end_with(refused)
         say(traceback.format_exc().rstrip())
         say("this is a bug of testbed; please report it with the lines above")

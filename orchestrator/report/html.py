@@ -16,6 +16,7 @@ from typing import Any
 
 import jinja2
 
+from orchestrator.errors import Problem, host_cannot
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import RunDir, replace
 from orchestrator.report import tables
@@ -37,6 +38,12 @@ def write(rundir: RunDir, measured: Measurements | None = None) -> Path:
     path = rundir.path / "report.html"
     replace(path, render(measured or Measurements.read(rundir)))
     return path
+
+
+def unwritten(error: Exception, do: str) -> Problem:
+    """Return the problem of a page that could not be written; ``do``: what to do if it is a bug of ours."""
+    refused = host_cannot(error, "report.html") if isinstance(error, OSError) else None
+    return refused or Problem("report.html", f"the report failed: {type(error).__name__}: {error}", do)
 
 
 def render(measured: Measurements) -> str:

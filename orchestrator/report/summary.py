@@ -39,7 +39,7 @@ def summarize(measured: Measurements) -> RunFigures:
     report = measured.rundir.path / "report.html"
     loads = [*measured.sent(Purpose.MEASURE), *measured.sent(Purpose.CALIBRATE)]
     faults: list[str] = []
-    latencies = {load: tried(faults, f"latency of {load}", partial(_latency, measured, load)) or {} for load in loads}
+    latencies = {load: tried(faults, f"latency of {load}", partial(measured.latency, load)) or {} for load in loads}
     summary: RunFigures = {
         "run": str(measured.rundir.path),
         "report": str(report) if report.is_file() else None,
@@ -48,13 +48,17 @@ def summarize(measured: Measurements) -> RunFigures:
         "error": facts.get("error"),
         "subject": subject,
         "throughput": tried(faults, "throughput", lambda: {load: _throughput(measured, load) for load in loads}) or {},
-        "latency_ms": latencies,
+        "latency_ms": {load: {n: percentiles(v) for n, v in kinds.items()} for load, kinds in latencies.items()},
         "hops_ms": {n: percentiles(v) for n, v in measured.hops.latency.items()} if measured.hops else {},
         "statuses": dict(measured.hops.statuses) if measured.hops else {},
         "troubles": [asdict(trouble) for trouble in measured.hops.troubles] if measured.hops else [],
         "nodes": (tried(faults, "nodes", partial(_nodes, measured, subject)) if subject else None) or {},
         "accounting": {load: tried(faults, f"account of {load}", partial(_account, measured, load)) for load in loads},
-        "connections": {name: causes for name in loads if (causes := _connections(measured, name))},
+        "connections": {
+            name: causes
+            for name in loads
+            if (load := measured.loads.get(name)) and (causes := load.connect_failed | load.goodbye_failed)
+        },
         "params": measured.params,
         "environment": measured.environment,
         "phases": facts.get("phases") or [],
@@ -75,10 +79,6 @@ def tried(faults: list[str], what: str, make: Callable[[], T]) -> T | None:
     except Exception as error:  # noqa: BLE001 - a failed figure must not hide the others, or the verdict
         faults.append(f"{what}: {type(error).__name__}: {error}")
         return None
-
-
-def _latency(measured: Measurements, load: str) -> dict[str, dict[str, float]]:
-    return {name: percentiles(latency) for name, latency in measured.latency(load).items()}
 
 
 def percentiles(latency: Latency) -> dict[str, float]:
@@ -113,11 +113,6 @@ def fates(accounts: Iterable[Mapping[str, Any] | None]) -> list[str]:
 def _account(measured: Measurements, load: str) -> dict[str, Any] | None:
     accounting = measured.accounting(load)
     return asdict(accounting) if accounting else None
-
-
-def _connections(measured: Measurements, name: str) -> dict[str, int]:
-    load = measured.loads.get(name)
-    return {**load.connect_failed, **load.goodbye_failed} if load else {}
 
 
 def _nodes(measured: Measurements, subject: str) -> dict[str, dict[str, float | None]]:

@@ -29,9 +29,9 @@ def summary(rundir: RunDir) -> RunFigures:
     return summarize(Measurements.read(rundir))
 
 
-def show(rundir: RunDir, console: Console | None = None) -> None:
+def show(run: RunFigures, console: Console | None = None) -> None:
     """Print the summary of a run to standard output, in colour on a terminal."""
-    (console or Console(highlight=False)).print(render(summary(rundir)))
+    (console or Console(highlight=False)).print(render(run))
 
 
 def line(rundir: RunDir) -> dict[str, Any]:
@@ -52,8 +52,12 @@ def show_runs(rundirs: Iterable[RunDir], console: Console | None = None) -> None
         run = line(rundir)
         name, amount, unit = best_figure(run) or ("", "", "")
         rows.append((rundir.path.name, str(run["outcome"] or run["status"]), amount, f"{name} {unit}".strip()))
-    runs = Table(title="", columns=("run", "ended", "", ""), rows=rows, align="llrl")
-    (console or Console(highlight=False)).print(laid_out(runs))
+    show_table(Table(title="", columns=("run", "ended", "", ""), rows=rows, align="llrl"), console)
+
+
+def show_table(part: Table, console: Console | None = None) -> None:
+    """Print a table without its title."""
+    (console or Console(highlight=False)).print(laid_out(part))
 
 
 def render(run: RunFigures) -> RenderableType:

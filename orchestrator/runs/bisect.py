@@ -19,11 +19,9 @@ import time
 from dataclasses import dataclass
 from typing import Any, get_args, get_type_hints
 
-from orchestrator.bed.model import Strict, checked
+from orchestrator.bed.model import Strict
 from orchestrator.errors import ExitCode, InvalidInput
-from orchestrator.runs import runner
-from orchestrator.runs.runner import Finished
-from orchestrator.runs.sweep import Ask, Summary, parameter, told
+from orchestrator.runs.sweep import Ask, Summary, parameter, told, varied
 from orchestrator.scenarios import Outcome, Scenario
 
 EXIT_CODES = {
@@ -70,22 +68,6 @@ def parse(scenario: Scenario[Any], text: str) -> Over:
     if int not in (get_args(kind) or (kind,)):
         raise InvalidInput(f"a parameter of {scenario.name} that is a whole number", repr(name), "choose another one")
     return Over(name=name, low=ends[0], high=ends[1])
-
-
-def at(scenario: Scenario[Any], base: Strict, over: Over, value: int) -> Strict:
-    """Return the parameters of the run at one value.
-
-    Raises:
-        InvalidInput: the value is invalid, or its bed cannot be built.
-    """
-    made = checked(
-        scenario.params,
-        {**base.model_dump(), over.name: value},
-        f"a valid value of {over.name}",
-        f"see `testbed run {scenario.name} --help`",
-    )
-    runner.prepare(scenario, made)
-    return made
 
 
 def bisect(
@@ -161,11 +143,16 @@ class _Search:
         Raises:
             _Unanswered: the run and its repetition were inconclusive.
         """
-        params = at(self._scenario, self._base, self._over, value)
+        params = varied(self._scenario, self._base, {self._over.name: value})
         for _ in range(_TRIES):
             began = time.monotonic()
             finished = self._ask(params)
-            self._keep(value, finished, time.monotonic() - began)
+            seconds = round(time.monotonic() - began, 1)
+            predicted = finished.verdict.figures.get(f"predicted_threshold_{self._over.name}")
+            if predicted is not None:
+                self._summary.facts["predicted"] = predicted
+            self._summary.runs.append({"value": value, "seconds": seconds, **told(finished)})
+            self._summary.save()
             if finished.verdict.outcome is not Outcome.INCONCLUSIVE:
                 self._answers.setdefault(value, []).append(finished.verdict.outcome is Outcome.CONFIRMED)
                 return self._answers[value][-1]
@@ -192,13 +179,6 @@ class _Search:
 
     def _alike(self, value: int, *, shown: bool) -> bool:
         return all(answer is shown for answer in self._answers.get(value, ()))
-
-    def _keep(self, value: int, finished: Finished, seconds: float) -> None:
-        predicted = finished.verdict.figures.get(f"predicted_threshold_{self._over.name}")
-        if predicted is not None:
-            self._summary.facts["predicted"] = predicted
-        self._summary.runs.append({"value": value, "seconds": round(seconds, 1), **told(finished)})
-        self._summary.save()
 
     def _agreement(self, threshold: int) -> str:
         predicted = self._summary.facts["predicted"]

@@ -163,8 +163,6 @@ def run(
         if refused is None:
             record.save_end(error, status="failed", error=Problem("no bug", repr(error), "report it").to_dict())
             raise
-        for note in getattr(error, "__notes__", ()):
-            refused.add_note(note)
         record.save_end(refused, status="failed", error=refused.to_dict())
         raise refused from error
     return replace(finished, broken=broken or finished.broken)
@@ -249,9 +247,7 @@ def _judge(scenario: Scenario[Any], rundir: RunDir, record: Record) -> Finished:
         rundir.save_traceback(REPORT, None)
     except Exception as bug:  # noqa: BLE001 - no failure of the report changes the verdict
         rundir.save_traceback(REPORT, bug)
-        unreported = host_cannot(bug, "report.html") if isinstance(bug, OSError) else None
-        found = f"the report failed: {type(bug).__name__}: {bug}"
-        unreported = unreported or Problem("report.html", found, f"report it with {REPORT}.traceback of the run")
+        unreported = html.unwritten(bug, f"report it with {REPORT}.traceback of the run")
     return Finished(rundir=rundir, verdict=verdict, broken=failed, unreported=unreported)
 
 

@@ -49,7 +49,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
 def shown(rundir: RunDir, width: int = 80, *, colour: bool = False) -> str:
     console = Console(width=width, highlight=False, force_terminal=colour, color_system="truecolor" if colour else None)
     with console.capture() as captured:
-        terminal.show(rundir, console)
+        terminal.show(terminal.summary(rundir), console)
     return captured.get()
 
 

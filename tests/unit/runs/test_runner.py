@@ -300,7 +300,7 @@ def test_a_judge_that_fails_is_inconclusive_with_its_reason_and_can_judge_again(
     assert facts["error"]["found"].startswith("the judge failed: ")
     assert "Traceback (most recent call last)" in (folder / "judge.traceback").read_text()
     assert "The judge failed: " in (folder / "report.html").read_text()
-    terminal.show(finished.rundir, Console(file=io.StringIO()))
+    terminal.show(terminal.summary(finished.rundir), Console(file=io.StringIO()))
 
     asked = Judged(judge)
     monkeypatch.setattr(runner, "scenario", lambda _: asked)
