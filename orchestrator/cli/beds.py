@@ -2,26 +2,12 @@
 
 import sys
 from collections.abc import Iterable
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from orchestrator.cli.shell import (
-    RUNS,
-    DomainsOption,
-    FamiliesOption,
-    Format,
-    FormatOption,
-    ParentOption,
-    RunsOption,
-    answer,
-    built_in_beds,
-    print_json,
-    say,
-    tell,
-)
+from orchestrator.cli import shell
 from orchestrator.errors import EngineFailed, InvalidInput, Problem
 from orchestrator.plaintext import pass_on
 
@@ -31,22 +17,6 @@ if TYPE_CHECKING:
     from orchestrator.hosts.ownership import DeployedBed
     from orchestrator.plan import NodePlan
     from orchestrator.up.node import RunningNode
-
-
-class PlanFormat(StrEnum):
-    """How a plan is printed."""
-
-    TEXT = "text"
-    JSON = "json"
-    COMPOSE = "compose"
-
-
-class GraphFormat(StrEnum):
-    """How a graph is printed."""
-
-    MERMAID = "mermaid"
-    DOT = "dot"
-    JSON = "json"
 
 
 def _deployed() -> "list[DeployedBed]":
@@ -68,12 +38,12 @@ def _node_names() -> list[str]:
 
 
 def _drawable() -> list[str]:
-    return [*built_in_beds(), *_deployed_names()]
+    return [*shell.built_in_beds(), *_deployed_names()]
 
 
 BedArgument = Annotated[
     str,
-    typer.Argument(metavar="BED", help="A built-in bed (see list), or a YAML file.", autocompletion=built_in_beds),
+    typer.Argument(metavar="BED", help="A built-in bed (see list) or a YAML file.", autocompletion=shell.built_in_beds),
 ]
 DeployedArgument = Annotated[
     str | None,
@@ -88,14 +58,15 @@ NodeArgument = Annotated[str, typer.Argument(metavar="NODE", help="The name of a
 
 def plan(
     bed: BedArgument = "relay",
-    domains: DomainsOption = None,
-    parent: ParentOption = None,
-    families: FamiliesOption = None,
+    domains: shell.DomainsOption = None,
+    parent: shell.ParentOption = None,
+    families: shell.FamiliesOption = None,
     files: Annotated[Path | None, typer.Option(help="Write every rendered file below this folder, too.")] = None,
     cpus: Annotated[int, typer.Option(min=1, help="CPUs of the host that it is planned for.")] = 2,
     output: Annotated[
-        PlanFormat, typer.Option("--format", help="text for people, json for scripts, compose for `docker compose`.")
-    ] = PlanFormat.TEXT,
+        Literal["text", "json", "compose"],
+        typer.Option("--format", help="text for people, json for scripts, compose for `docker compose`."),
+    ] = "text",
 ) -> None:
     """Work out a bed without starting it: addresses, files, limits, needs of the host."""
     from orchestrator.bed import builtin
@@ -103,7 +74,7 @@ def plan(
     from orchestrator.plan import compose, make_plan
 
     wanted = builtin.bed(bed, domains=domains, parent=parent, families=families)
-    if output is PlanFormat.COMPOSE:
+    if output == "compose":
         composed = compose.compose_plan(wanted, cpus=cpus)
         if files:
             write_files(files, compose.files(composed))
@@ -114,18 +85,18 @@ def plan(
     if files:
         for node in made.nodes:
             write_files(files / node.name, node.files)
-    if output is PlanFormat.JSON:
-        print_json(made.to_dict())
+    if output == "json":
+        shell.print_json(made.to_dict())
         return
     needs = made.needs
-    tell(f"bed {made.bed.name}: {len(made.deliveries):,} domains on {made.subnet}, mail to {made.mail}")
+    shell.tell(f"bed {made.bed.name}: {len(made.deliveries):,} domains on {made.subnet}, mail to {made.mail}")
     for node in made.nodes:
-        tell(
+        shell.tell(
             f"  {node.name:8} {node.tag:26} {node.v4!s:15} {len(node.addresses):,} addresses, {len(node.files)} files, "
             f"{node.fds:,} fds, {node.memory_mb:,} MiB, {', '.join(node.publish) or 'nothing'} published"
         )
         _show_own(node, made.bed.nodes[node.name].files)
-    tell(
+    shell.tell(
         f"asks of the host: {needs.containers} containers, {needs.neighbour_entries:,} neighbour entries, "
         f"{needs.fds:,} open files in one process, {needs.memory_mb:,} MiB"
     )
@@ -153,12 +124,13 @@ def graph(
             autocompletion=_drawable,
         ),
     ] = "relay",
-    domains: DomainsOption = None,
-    parent: ParentOption = None,
-    families: FamiliesOption = None,
+    domains: shell.DomainsOption = None,
+    parent: shell.ParentOption = None,
+    families: shell.FamiliesOption = None,
     output: Annotated[
-        GraphFormat, typer.Option("--format", help="mermaid for Markdown, dot for Graphviz, json for scripts.")
-    ] = GraphFormat.MERMAID,
+        Literal["mermaid", "dot", "json"],
+        typer.Option("--format", help="mermaid for Markdown, dot for Graphviz, json for scripts."),
+    ] = "mermaid",
 ) -> None:
     """Draw a bed: its networks, and its nodes with roles, addresses and published ports."""
     from orchestrator.bed import builtin
@@ -176,24 +148,24 @@ def graph(
         host = docker.connect()
         deployed = _find(host, bed, "`testbed graph ID`")
         drawn = drawing.of_plan(attach(host, deployed).plan, deployed.ports)
-    if output is GraphFormat.JSON:
-        print_json(drawn.to_dict())
+    if output == "json":
+        shell.print_json(drawn.to_dict())
     else:
-        tell((drawing.dot if output is GraphFormat.DOT else drawing.mermaid)(drawn).rstrip())
+        shell.tell((drawing.dot if output == "dot" else drawing.mermaid)(drawn).rstrip())
 
 
 def schema() -> None:
     """Print the JSON Schema of a bed file."""
     from orchestrator import services
 
-    print_json(services.schema())
+    shell.print_json(services.schema())
 
 
 def up(
     bed: BedArgument = "relay",
-    domains: DomainsOption = None,
-    parent: ParentOption = None,
-    families: FamiliesOption = None,
+    domains: shell.DomainsOption = None,
+    parent: shell.ParentOption = None,
+    families: shell.FamiliesOption = None,
     name: Annotated[str | None, typer.Option(help="Name of the bed, instead of its own.")] = None,
     lasts: Annotated[
         str | None,
@@ -201,8 +173,8 @@ def up(
             "--for", metavar="DURATION", help="Life time: 90s, 30m, 2h, 1d. The next up, run or clean then removes it."
         ),
     ] = None,
-    runs: RunsOption = RUNS,
-    output: FormatOption = Format.TEXT,
+    runs: shell.RunsOption = shell.RUNS,
+    output: shell.FormatOption = "text",
 ) -> None:
     """Bring a bed up and leave it up, once a message to its domains is delivered; a second call shows it.
 
@@ -219,8 +191,8 @@ def up(
     host = docker.connect()
     with Steps() as steps:
         deployed = keep.up(host, wanted, runs=runs, steps=steps, life=life)
-    if output is Format.JSON:
-        print_json(deployed.to_dict())
+    if output == "json":
+        shell.print_json(deployed.to_dict())
         return
     _show(deployed, host.address)
     queue = (
@@ -228,18 +200,18 @@ def up(
         for node in deployed.to_dict()["nodes"]
         if node["service"] == "postfix"
     )
-    tell(f"next: {', '.join([f'testbed stats {deployed.id}', *queue, f'testbed down {deployed.id}'])}")
+    shell.tell(f"next: {', '.join([f'testbed stats {deployed.id}', *queue, f'testbed down {deployed.id}'])}")
 
 
-def ps(output: FormatOption = Format.TEXT) -> None:
+def ps(output: shell.FormatOption = "text") -> None:
     """List deployed beds with their nodes and published ports, and name each wall that is open or was not looked at."""
     from orchestrator.hosts import docker, ownership, walls
 
     host = docker.connect()
     beds = ownership.deployed_beds(host)
     looked = walls.look(host, beds)
-    if output is Format.JSON:
-        print_json(
+    if output == "json":
+        shell.print_json(
             [
                 deployed.to_dict()
                 | {
@@ -255,11 +227,11 @@ def ps(output: FormatOption = Format.TEXT) -> None:
         own = [wall for wall in looked if wall.bed is deployed]
         for wall in own:
             if wall.state is walls.State.OPEN:
-                tell(f"  open: needed {wall.needed}; found {wall.found}; do: {wall.do}")
+                shell.tell(f"  open: needed {wall.needed}; found {wall.found}; do: {wall.do}")
         for places, why, do in walls.unseen(own):
-            tell(f"  not looked at: {places}: {why}; do: {do}")
+            shell.tell(f"  not looked at: {places}: {why}; do: {do}")
     if not beds:
-        tell("no bed is up")
+        shell.tell("no bed is up")
 
 
 def down(bed: DeployedArgument = None) -> None:
@@ -271,20 +243,20 @@ def down(bed: DeployedArgument = None) -> None:
     deployed = _find(host, bed, "`testbed down ID`")
     with shielded():
         cleaning.remove(host, deployed)
-    say(f"bed {deployed.bed} {deployed.id} is down")
+    shell.say(f"bed {deployed.bed} {deployed.id} is down")
 
 
 def logs(
     node: NodeArgument,
     bed: DeployedOption = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the node ends.")] = False,
-    output: FormatOption = Format.TEXT,
+    output: shell.FormatOption = "text",
 ) -> None:
     """Print the log of a node; on a terminal, control characters become visible."""
     from orchestrator import strict_json
 
     for line in _node(bed, node).log(follow=follow):
-        if output is Format.JSON:
+        if output == "json":
             typer.echo(strict_json.dumps({"t": round(line.t, 6), "text": line.text}))
         else:
             pass_on(f"{line.text}\n", sys.stdout)
@@ -295,19 +267,19 @@ def exec_(
     command: Annotated[list[str], typer.Argument(metavar="-- COMMAND", help="The command and its arguments.")],
     bed: DeployedOption = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that it may take.")] = 60.0,
-    output: FormatOption = Format.TEXT,
+    output: shell.FormatOption = "text",
 ) -> None:
     """Run a command in a node with its service's capabilities; on a terminal, control characters become visible."""
     done = _node(bed, node, running=True).exec(*command, timeout=timeout)
-    if output is Format.JSON:
-        print_json({"status": done.status, "stdout": done.stdout, "stderr": done.stderr})
+    if output == "json":
+        shell.print_json({"status": done.status, "stdout": done.stdout, "stderr": done.stderr})
     else:
         pass_on(done.stdout, sys.stdout)
         pass_on(done.stderr, sys.stderr)
     raise typer.Exit(done.status)
 
 
-def stats(bed: DeployedArgument = None, output: FormatOption = Format.TEXT) -> None:
+def stats(bed: DeployedArgument = None, output: shell.FormatOption = "text") -> None:
     """Show the state of each node of a bed, and its resource use over one second."""
     from orchestrator.hosts import docker
     from orchestrator.up.attach import attach
@@ -315,7 +287,7 @@ def stats(bed: DeployedArgument = None, output: FormatOption = Format.TEXT) -> N
 
     host = docker.connect()
     used = rates(attach(host, _find(host, bed, "`testbed stats ID`")))
-    answer(output, used, lambda: tell(table(used)))
+    shell.answer(output, used, lambda: shell.tell(table(used)))
 
 
 def _find(host: "Host", wanted: str | None, give: str) -> "DeployedBed":
@@ -357,10 +329,12 @@ def _show(deployed: "DeployedBed", machine: "Target | None") -> None:
 
     facts = deployed.to_dict()
     until = f", until {deployed.expires}" if deployed.expires else ""
-    tell(f"{deployed.bed} {deployed.id} {facts['state']}, {facts['kind']}, on {facts['subnet']}{until}")
+    shell.tell(f"{deployed.bed} {deployed.id} {facts['state']}, {facts['kind']}, on {facts['subnet']}{until}")
     for node in facts["nodes"]:
         ports = ", ".join(f"{port} at 127.0.0.1:{number}" for port, number in node["ports"].items())
-        tell(f"  {node['name']:8} {node['service']:10} {node['state']:9} {ports}")
+        shell.tell(f"  {node['name']:8} {node['service']:10} {node['state']:9} {ports}")
     tcp = [number for node in facts["nodes"] for port, number in node["ports"].items() if port.endswith("/tcp")]
     if machine and tcp:
-        tell(f"  127.0.0.1 is {machine.host}'s; its TCP ports are here while this runs: {ssh.way_to(machine, tcp)}")
+        shell.tell(
+            f"  127.0.0.1 is {machine.host}'s; its TCP ports are here while this runs: {ssh.way_to(machine, tcp)}"
+        )

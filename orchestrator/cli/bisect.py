@@ -4,9 +4,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli import scenario_commands
+from orchestrator.cli import scenario_commands, shell
 from orchestrator.cli.run import called, conclude, many
-from orchestrator.cli.shell import MARKUP, RUNS, Format, FormatOption, ParentOption, RunsOption
 from orchestrator.cli.verbosity import verbose
 
 if TYPE_CHECKING:
@@ -24,9 +23,9 @@ def _bisect(
         int, typer.Option(min=1, max=20, help="How often each side of the threshold has to be answered alike.")
     ] = 2,
     tolerance: Annotated[int, typer.Option(min=1, help="How far apart the two sides may be.")] = 1,
-    runs: RunsOption = RUNS,
-    parent: ParentOption = None,
-    output: FormatOption = Format.TEXT,
+    runs: shell.RunsOption = shell.RUNS,
+    parent: shell.ParentOption = None,
+    output: shell.FormatOption = "text",
 ) -> None:
     """Search, and show every run."""
     from orchestrator.cli.progress import Steps
@@ -53,7 +52,7 @@ class Searches(scenario_commands.Scenarios):
 
 app = typer.Typer(
     cls=Searches,
-    rich_markup_mode=MARKUP,
+    rich_markup_mode=shell.MARKUP,
     no_args_is_help=True,
     subcommand_metavar="SCENARIO --over PARAMETER=LOW..HIGH [OPTIONS]",
 )

@@ -8,20 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from orchestrator.cli import scenario_commands
-from orchestrator.cli.shell import (
-    RUNS,
-    DomainsOption,
-    FamiliesOption,
-    Format,
-    FormatOption,
-    RunsOption,
-    answer,
-    built_in_beds,
-    print_json,
-    say,
-    tell,
-)
+from orchestrator.cli import scenario_commands, shell
 from orchestrator.errors import EngineFailed, ExitCode
 
 if TYPE_CHECKING:
@@ -55,7 +42,7 @@ class Doctor(TyperCommand):
 
 def _subjects() -> list[str]:
     """Name beds and scenarios, for shell completion."""
-    return [*built_in_beds(), *scenario_commands.names()]
+    return [*shell.built_in_beds(), *scenario_commands.names()]
 
 
 def doctor(
@@ -67,10 +54,10 @@ def doctor(
             autocompletion=_subjects,
         ),
     ] = "relay",
-    domains: DomainsOption = None,
-    runs: RunsOption = RUNS,
-    families: FamiliesOption = None,
-    output: FormatOption = Format.TEXT,
+    domains: shell.DomainsOption = None,
+    runs: shell.RunsOption = shell.RUNS,
+    families: shell.FamiliesOption = None,
+    output: shell.FormatOption = "text",
 ) -> None:
     """Check this host for a bed or scenario: needed, found, what to do, and the limit that binds first."""
     from orchestrator.bed import builtin
@@ -79,12 +66,16 @@ def doctor(
     wanted = builtin.bed(bed, domains=domains, families=families)
     make_plan(wanted, cpus=1)  # a bed that cannot be built is no matter of this machine
     checks, _, code = _examine(wanted, runs)
-    answer(output, [check.to_dict() for check in checks], lambda: _show(checks))
+    shell.answer(output, [check.to_dict() for check in checks], lambda: _show(checks))
     raise typer.Exit(code)
 
 
 def _doctor(
-    scenario: "Scenario[Any]", values: dict[str, Any], *, runs: RunsOption = RUNS, output: FormatOption = Format.TEXT
+    scenario: "Scenario[Any]",
+    values: dict[str, Any],
+    *,
+    runs: shell.RunsOption = shell.RUNS,
+    output: shell.FormatOption = "text",
 ) -> None:
     """Check this host for a scenario."""
     from orchestrator.runs import runner
@@ -103,16 +94,16 @@ def _doctor(
         {"name": node.name, "image": node.tag, "fds": node.fds, "memory_mb": node.memory_mb, "neighbours": node.peers}
         for node in (plan.nodes if plan else ())
     ]
-    if output is Format.JSON:
+    if output == "json":
         first = first_to_bind(checks)
         data = {"checks": [check.to_dict() for check in checks], "nodes": nodes}
-        print_json(data | {"first_to_bind": first and first.to_dict()})
+        shell.print_json(data | {"first_to_bind": first and first.to_dict()})
     else:
         _show(checks)
         if nodes:
-            tell(f"\n{'node':10}{'image':28}{'open files':>12}{'MiB':>8}{'neighbours':>12}")
+            shell.tell(f"\n{'node':10}{'image':28}{'open files':>12}{'MiB':>8}{'neighbours':>12}")
         for node in nodes:
-            tell("{name:10}{image:28}{fds:12,}{memory_mb:8,}{neighbours:12,}".format(**node))
+            shell.tell("{name:10}{image:28}{fds:12,}{memory_mb:8,}{neighbours:12,}".format(**node))
     raise typer.Exit(code)
 
 
@@ -137,25 +128,24 @@ def _examine(
         info = host.info()
         plan = make_plan(wanted, cpus=info.cpus)
         found = f"{info.version} on {info.operating_system}, {info.cpus} CPUs"
-        checks = [capacity.Check(name="engine", needed="Docker 20.10 or later", found=found, do="", state="ok")]
-        lacking = [
-            tag for tag in (catalogue.tag(*image) for image in catalogue.of(wanted)) if not host.images.find(tag)
-        ]
-        checks.append(
+        tags = [catalogue.tag(*image) for image in catalogue.of(wanted)]
+        lacking = [tag for tag in tags if not host.images.find(tag)]
+        checks = [
+            capacity.Check(name="engine", needed="Docker 20.10 or later", found=found, do="", state="ok"),
             capacity.Check(
                 name="images of the bed",
-                needed=f"{len(catalogue.of(wanted))}",
+                needed=f"{len(tags)}",
                 found=f"missing: {', '.join(lacking)}" if lacking else "all of them",
                 do="`testbed setup` builds them, and so does the first run" if lacking else "",
                 state="warn" if lacking else "ok",
-            )
-        )
+            ),
+        ]
         if HELPER not in lacking:  # it is what looks at the host
             checks += [
                 *forecast(capacity.read(host), plan, connections=connections, provoked=provoked),
                 capacity.room_for_runs(runs),
+                _walls(host),
             ]
-            checks.append(_walls(host))
     except EngineFailed as none:
         checks = [capacity.Check(name="engine", needed=none.needed, found=none.found, do=none.do, state="fail")]
         code = none.exit_code
@@ -187,15 +177,15 @@ def _show(checks: "list[Check]") -> None:
     show_table(Table(title="", columns=("", "check", "needed", "found", "share"), rows=rows, align="llllr"))
     for check in checks:
         if check.do:
-            tell(f"do: {check.do}  ({check.name})")
+            shell.tell(f"do: {check.do}  ({check.name})")
     if first := first_to_bind(checks):
-        tell(f"first to bind: {first.name}, {first.needed} of {first.found}")
+        shell.tell(f"first to bind: {first.name}, {first.needed} of {first.found}")
 
 
 def images(
     build: Annotated[bool, typer.Option("--build", help="Build what is missing or older than its files.")] = False,
     release: Annotated[str, typer.Option(help="The Debian release of their daemons.")] = "bookworm",
-    output: FormatOption = Format.TEXT,
+    output: shell.FormatOption = "text",
 ) -> None:
     """List the images, each current, stale or missing; after --build, what it did."""
     from orchestrator.cli.progress import Steps
@@ -208,25 +198,25 @@ def images(
             states = catalogue.build_all(host, release, steps.say)
     else:
         states = catalogue.states(host, release)
-    if output is Format.JSON:
-        print_json([state.to_dict() for state in states])
+    if output == "json":
+        shell.print_json([state.to_dict() for state in states])
     else:
         for state in states:
             size = f"{state.size_b / 1e6:7.0f} MB" if state.size_b else ""
-            tell(f"{state.tag:32} {state.state:8} {size:10}  {state.build}".rstrip())
+            shell.tell(f"{state.tag:32} {state.state:8} {size:10}  {state.build}".rstrip())
 
 
 def clean(
     everything: Annotated[bool, typer.Option("--all", help="Also beds that are up and runs that go on.")] = False,
-    output: FormatOption = Format.TEXT,
+    output: shell.FormatOption = "text",
 ) -> None:
     """Remove all objects of killed commands, and expired beds; other beds that are up stay, unless --all."""
     from orchestrator.hosts import cleaning, docker
 
-    done = cleaning.clean(docker.connect(), everything=everything, say=say)
-    if output is Format.JSON:
-        print_json(done.to_dict())
+    done = cleaning.clean(docker.connect(), everything=everything, say=shell.say)
+    if output == "json":
+        shell.print_json(done.to_dict())
         return
-    tell(f"{len(done.removed)} removed, {len(done.kept)} kept")
+    shell.tell(f"{len(done.removed)} removed, {len(done.kept)} kept")
     for bed in done.kept:
-        tell(f"  kept {bed.bed} {bed.id}: it is {bed.state}; `testbed clean --all` removes it, too")
+        shell.tell(f"  kept {bed.bed} {bed.id}: it is {bed.state}; `testbed clean --all` removes it, too")

@@ -7,19 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from orchestrator.cli import scenario_commands
-from orchestrator.cli.shell import (
-    MARKUP,
-    RUNS,
-    Format,
-    FormatOption,
-    ParentOption,
-    RunsOption,
-    answer,
-    conclude_run,
-    end_with,
-    say,
-)
+from orchestrator.cli import scenario_commands, shell
 from orchestrator.cli.verbosity import verbose
 from orchestrator.errors import HostCannot, Problem
 
@@ -47,29 +35,24 @@ def _run(
             help="One run for each value, in one table: dns.release=bullseye,bookworm. Several make a matrix.",
         ),
     ] = None,
-    runs: RunsOption = RUNS,
-    parent: ParentOption = None,
-    output: FormatOption = Format.TEXT,
+    runs: shell.RunsOption = shell.RUNS,
+    parent: shell.ParentOption = None,
+    output: shell.FormatOption = "text",
 ) -> None:
     """Make one run, or one for each value."""
     from orchestrator.cli.progress import Steps
+    from orchestrator.report import many as report
+    from orchestrator.runs import sweep
 
     params = scenario_commands.params_of(scenario, values)
     with Steps() as steps:
         if vary:
-            _sweep(scenario, params, vary, many(scenario, steps, runs, parent), runs, output)
+            planned = sweep.combinations(scenario, params, vary)
+            summary = sweep.Summary.create(runs, "sweep", scenario, command=called(), varied=list(planned[0][0]))
+            code = sweep.sweep(planned, many(scenario, steps, runs, parent), summary)
+            conclude(report.sweep(summary.facts), summary, output, code)
         finished = _execute(scenario, params, runs, parent, called(), steps)
-    conclude_run(finished, output)
-
-
-def _sweep(scenario: "Scenario[Any]", params: Any, vary: list[str], ask: "Ask", runs: Path, output: Format) -> NoReturn:
-    from orchestrator.report import many as report
-    from orchestrator.runs import sweep
-
-    planned = sweep.combinations(scenario, params, vary)
-    summary = sweep.Summary.create(runs, "sweep", scenario, command=called(), varied=list(planned[0][0]))
-    code = sweep.sweep(planned, ask, summary)
-    conclude(report.sweep(summary.facts), summary, output, code)
+    shell.conclude_run(finished, output)
 
 
 def _execute(
@@ -103,7 +86,7 @@ def called() -> list[str]:
     return [Path(sys.argv[0]).name, *sys.argv[1:]]
 
 
-def conclude(page: "Page", summary: "Summary", output: Format, code: int) -> NoReturn:
+def conclude(page: "Page", summary: "Summary", output: shell.Format, code: int) -> NoReturn:
     """Show what many runs came to, keep it as a page beside their summary, and end with this exit code."""
     from orchestrator.report import many as report
     from orchestrator.report.html import unwritten
@@ -115,8 +98,8 @@ def conclude(page: "Page", summary: "Summary", output: Format, code: int) -> NoR
         where.append(("report", report.write(page, path.parent)))
     except Exception as error:  # noqa: BLE001 - whatever breaks the page, the answer stands
         unreported = unwritten(error, "report it")
-    answer(output, summary.facts, lambda: report.show(page, where))
-    end_with(code, unreported)
+    shell.answer(output, summary.facts, lambda: report.show(page, where))
+    shell.end_with(code, unreported)
 
 
 def _ask_trust(file: Path, files: list[str]) -> None:
@@ -127,7 +110,7 @@ def _ask_trust(file: Path, files: list[str]) -> None:
     """
     named = ", ".join(files[:_NAMED]) + (f" and {len(files) - _NAMED} more" if len(files) > _NAMED else "")
     if sys.stdin.isatty():
-        say(f"{file} brings files of its maker, which run in a container of its bed:\n  {named}")
+        shell.say(f"{file} brings files of its maker, which run in a container of its bed:\n  {named}")
         with suppress(typer.Abort):  # the end of the input is no yes
             if typer.confirm("Run them?", err=True):
                 return
@@ -146,9 +129,9 @@ def _again(
     trust_files: Annotated[
         bool, typer.Option("--trust-files", help="Run the files and programs that it brings, in its bed.")
     ] = False,
-    runs: RunsOption = RUNS,
-    parent: ParentOption = None,
-    output: FormatOption = Format.TEXT,
+    runs: shell.RunsOption = shell.RUNS,
+    parent: shell.ParentOption = None,
+    output: shell.FormatOption = "text",
 ) -> None:
     """Run a capsule's scenario again here, with its parameters, and say what differs."""
     from orchestrator.cli.progress import Steps
@@ -181,14 +164,14 @@ class Runs(scenario_commands.Scenarios):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Take a word that ends in .json for a capsule."""
         if args and args[0].endswith(".json"):
-            single = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=MARKUP)
+            single = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=shell.MARKUP)
             single.command("run")(verbose(_again))
             return "run", typer.main.get_command(single), args
         return super().resolve_command(ctx, args)
 
 
 app = typer.Typer(
-    cls=Runs, rich_markup_mode=MARKUP, no_args_is_help=True, subcommand_metavar="SCENARIO|CAPSULE.json [OPTIONS]"
+    cls=Runs, rich_markup_mode=shell.MARKUP, no_args_is_help=True, subcommand_metavar="SCENARIO|CAPSULE.json [OPTIONS]"
 )
 
 

@@ -4,9 +4,8 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -19,13 +18,7 @@ if TYPE_CHECKING:
     from orchestrator.runs.runner import Finished
 
 
-class Format(StrEnum):
-    """How a command prints its answer."""
-
-    TEXT = "text"
-    JSON = "json"
-
-
+Format = Literal["text", "json"]
 FormatOption = Annotated[Format, typer.Option("--format", help="text for people, json for scripts.")]
 RunsOption = Annotated[
     Path, typer.Option("--runs", envvar="TESTBED_RUNS", help="Where run directories are kept.", show_default=True)
@@ -79,7 +72,7 @@ def print_json(data: Any) -> None:
 
 def answer(output: Format, data: Any, show: Callable[[], object]) -> None:
     """Print an answer: ``data`` for a script, or what ``show`` prints for a person."""
-    if output is Format.JSON:
+    if output == "json":
         print_json(data)
     else:
         show()

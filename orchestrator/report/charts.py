@@ -53,16 +53,18 @@ def throughput(measured: Measurements, axis: Axis) -> Chart | None:
         if v is not None and not any(p.start <= t <= (p.end or axis.end) + 1.5 for p in calibrations)
     ]  # fmt: skip
     top = ABOVE * max(ordinary, default=math.inf)
-    lines = [
-        drawing.line(axis, name, _below(points, top), colour, dashed=name == "offered")
-        for (name, points), colour in zip(series.items(), ("--muted", "--series-2", "--series-1"), strict=True)
-    ]
+    lines = []
+    for (name, points), colour in zip(series.items(), ("--muted", "--series-2", "--series-1"), strict=True):
+        values = [v if v is None or v <= top else None for v in points.values]
+        lines.append(drawing.line(axis, name, Series(points.t, values), colour, dashed=name == "offered"))
     rates = [rate for load in measured.sent(Purpose.MEASURE) if (rate := measured.delivered_per_s(load))]
     says = ""
     if rates:
         span = number(rates[0]) if len(rates) == 1 else f"From {number(min(rates))} to {number(max(rates))}"
         says = f"{span} messages a second were delivered on average, the drain included."
-    if ceiling := _ceiling(measured):
+    calibrated = measured.sent(Purpose.CALIBRATE)
+    ceiling = max((measured.accepted_per_s(c) or measured.delivered_per_s(c) or 0.0 for c in calibrated), default=0.0)
+    if ceiling:
         says += f" Straight to the sink, the load generator reached {number(ceiling)} a second."
     return Chart(
         id="throughput",
@@ -92,7 +94,9 @@ def cpu(measured: Measurements, axis: Axis) -> Chart | None:
     series = {node: measured.cores(node) for node in measured.nodes}
     if not any(series.values()):
         return None
-    total = drawing.line(axis, "all nodes", _total(series), "--muted", filled=True)
+    times = max(series.values(), key=lambda points: len(points.t)).t
+    sums = Series(times, [sum(points.at(t) or 0.0 for points in series.values()) for t in times])
+    total = drawing.line(axis, "all nodes", sums, "--muted", filled=True)
     available = (measured.environment.get("engine") or {}).get("cpus")
     level = {"at": available, "text": f"the machine has {available:g}"} if isinstance(available, int | float) else None
     span = measured.span(measured.subject) if measured.subject else None
@@ -176,16 +180,6 @@ def _axis(measured: Measurements) -> Axis | None:
     return Axis(min(times), max(times), "minutes" if minutes else "seconds", 60.0 if minutes else 1.0, measured.phases)
 
 
-def _ceiling(measured: Measurements) -> float:
-    rates = (measured.accepted_per_s(c) or measured.delivered_per_s(c) or 0.0 for c in measured.sent(Purpose.CALIBRATE))
-    return max(rates, default=0.0)
-
-
-def _below(points: Series, top: float) -> Series:
-    """Replace values above ``top`` with gaps: calibrations run at many times the rate of a relay."""
-    return Series(points.t, [v if v is None or v <= top else None for v in points.values])
-
-
 def _percentile_chart(name: str, title: str, says: str, curves: Mapping[str, Latency]) -> Chart | None:
     if not curves:
         return None
@@ -217,9 +211,3 @@ def _by_phase(
 
 def _lines(axis: Axis, series: Mapping[str, Series], pick: Callable[..., float]) -> list[Picture]:
     return [drawing.line(axis, name, points, colour, pick=pick) for (name, points), colour in drawing.coloured(series)]
-
-
-def _total(series: Mapping[str, Series]) -> Series:
-    """Return the sum of the series, at the times of the longest one."""
-    times = max(series.values(), key=lambda s: len(s.t)).t
-    return Series(times, [sum(points.at(t) or 0.0 for points in series.values()) for t in times])

@@ -29,14 +29,14 @@ _LONGEST = 400
 FOLDER = Path(__file__).parent
 
 
-def write(rundir: RunDir, measured: Measurements | None = None) -> Path:
-    """Write report.html of a run and return its path; ``measured``: its measurements, if already read.
+def write(rundir: RunDir) -> Path:
+    """Write report.html of a run and return its path.
 
     Raises:
         OSError: the file cannot be written.
     """
     path = rundir.path / "report.html"
-    replace(path, render(measured or Measurements.read(rundir)))
+    replace(path, render(Measurements.read(rundir)))
     return path
 
 
@@ -57,10 +57,11 @@ def render(measured: Measurements) -> str:
     shown = tables.of_run(run)
     compared = [measured.subject, *measured.sent(Purpose.CALIBRATE)] if measured.subject else []
     rates = {load: rate for load in compared if (rate := measured.accepted_per_s(load))}
-    return _environment().get_template("report.html.j2").render(
+    return fill(
+        "report.html.j2",
         run=run,
         title=verdict.get("headline") or f"{run['scenario']}: {run['status']}",
-        top=[word for word in (run["scenario"], _date(measured)) if word],
+        began=_date(measured),
         best=best_figure(verdict),
         tables=shown,
         verdict_bars=[_bars(verdict_table) for verdict_table in verdict.get("tables") or ()],
@@ -75,19 +76,15 @@ def render(measured: Measurements) -> str:
         environment=list(_flat(run["environment"])),
         params=list(_flat(run["params"])),
         again=shlex.join(str(word) for word in run["command"] or []),
-        style=_text("uplot/uPlot.min.css") + _text("templates/report.css"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )  # fmt: skip
 
 
 def fill(template: str, **facts: Any) -> str:
-    """Return a page without scripts from a template; all text is escaped."""
-    return (
-        _environment()
-        .get_template(template)
-        .render(style=_text("templates/report.css"), top=(), script_hash="", **facts)
-    )
+    """Return a page from a template; all text is escaped."""
+    style = _text("uplot/uPlot.min.css") + _text("templates/report.css")
+    return _environment().get_template(template).render(style=style, **facts)
 
 
 @cache

@@ -34,15 +34,13 @@ class Page:
     outcome: str
     """Outcome with the colour of the word."""
     says: str
-    question: str
+    facts: Mapping[str, Any]
+    """The summary: its question, command and runs."""
     tables: tuple[Table, ...]
     quotes: tuple[tuple[str, str], ...] = ()
     """Source and line."""
     texts: tuple[tuple[str, str], ...] = ()
     """Title and text of longer passages, such as differences of files."""
-    links: tuple[tuple[str, str], ...] = ()
-    """Name and path of the run directories."""
-    again: str = ""
 
 
 def sweep(facts: Mapping[str, Any]) -> Page:
@@ -52,12 +50,7 @@ def sweep(facts: Mapping[str, Any]) -> Page:
     varied = facts["varied"]
     outcomes = [run["outcome"] or "NO VERDICT" for run in runs]
     rows = tuple(
-        (
-            *(_value(run["values"][name]) for name in varied),
-            outcome,
-            *_figures(run, names),
-            _run_name(run, facts),
-        )
+        (*(_value(run["values"][name]) for name in varied), outcome, *_figures(run, names), _run_name(run, facts))
         for run, outcome in zip(runs, outcomes, strict=True)
     )
     whole = facts["status"] == "finished" and set(outcomes) <= {"CONFIRMED", "REFUTED"}
@@ -66,7 +59,7 @@ def sweep(facts: Mapping[str, Any]) -> Page:
         outcome="CONFIRMED" if whole else "INCONCLUSIVE",
         says=f"{len(runs)} runs over {', '.join(varied)}: "
         + ", ".join(f"{count} {outcome}" for outcome, count in Counter(outcomes).items()),
-        question=facts["question"],
+        facts=facts,
         tables=(
             Table(
                 title="Runs",
@@ -82,8 +75,6 @@ def sweep(facts: Mapping[str, Any]) -> Page:
             for line in (run["quotes"][:1] or [run["error"]])
             if line
         ),
-        links=_links(runs),
-        again=shlex.join(facts["command"]),
     )
 
 
@@ -101,19 +92,13 @@ def search(facts: Mapping[str, Any]) -> Page:
         word=word,
         outcome=outcome,
         says=facts.get("says") or f"the search is {facts['status']}",
-        question=facts["question"],
+        facts=facts,
         tables=(
             Table(
                 title=f"Runs, by {facts['over']}",
                 columns=(facts["over"], "outcome", *map(_heading, names), "seconds", "run"),
                 rows=tuple(
-                    (
-                        f"{run['value']:,}",
-                        run["outcome"],
-                        *_figures(run, names),
-                        run["seconds"],
-                        _run_name(run, facts),
-                    )
+                    (f"{run['value']:,}", run["outcome"], *_figures(run, names), run["seconds"], _run_name(run, facts))
                     for run in runs
                 ),
                 align="rl" + "r" * (len(names) + 1) + "l",
@@ -121,8 +106,6 @@ def search(facts: Mapping[str, Any]) -> Page:
             *_unjudged(runs, facts),
         ),
         quotes=tuple((f"{facts['over']} {quoted['value']:,}", line) for line in quoted["quotes"]) if quoted else (),
-        links=_links(runs),
-        again=shlex.join(facts["command"]),
     )
 
 
@@ -144,7 +127,7 @@ def comparison(facts: Mapping[str, Any]) -> Page:
         word=here if same else "DIFFERENT",
         outcome=here if same or here == "INCONCLUSIVE" else "REFUTED",
         says=f"The capsule and the run here: {here}." if same else f"The capsule: {original}; the run here: {here}.",
-        question=facts["question"],
+        facts=facts,
         tables=(
             Table(
                 title="Claims",
@@ -174,8 +157,6 @@ def comparison(facts: Mapping[str, Any]) -> Page:
             ),
         ),
         texts=tuple(texts),
-        links=_links(facts["runs"]),
-        again=shlex.join(facts["command"]),
     )
 
 
@@ -190,7 +171,7 @@ def show(page: Page, where: Sequence[tuple[str, Path]], console: Console | None 
     parts: list[RenderableType] = [
         Text(),
         Text.assemble((page.word, COLOURS[page.outcome]), "  ", (plain(page.says), "bold")),
-        Text(f"asked: {plain(page.question)}", style="dim"),
+        Text(f"asked: {plain(page.facts['question'])}", style="dim"),
     ]
     for table in (*page.tables, *([tables.quotes(page.quotes)] if page.quotes else [])):
         parts += section(table.title, *([laid_out(table)] if table.rows else []))
@@ -198,8 +179,7 @@ def show(page: Page, where: Sequence[tuple[str, Path]], console: Console | None 
         parts += section(title, Text(plain(text)))
     parts.append(Text())
     parts += [labelled(name, path) for name, path in where]
-    if page.again:
-        parts.append(labelled("again", page.again))
+    parts.append(labelled("again", shlex.join(page.facts["command"])))
     (console or Console(highlight=False)).print(Group(*parts))
 
 
@@ -210,8 +190,10 @@ def write(page: Page, folder: Path) -> Path:
         OSError: the file cannot be written.
     """
     path = folder / "report.html"
-    links = [(name, os.path.relpath(Path(run) / "report.html", folder)) for name, run in page.links]
-    replace(path, html.fill("many.html.j2", page=page, title=page.says, again=page.again, links=links))
+    runs = [Path(run["run"]) for run in page.facts["runs"] if run["run"]]
+    links = [(run.name, os.path.relpath(run / "report.html", folder)) for run in runs]
+    again = shlex.join(page.facts["command"])
+    replace(path, html.fill("many.html.j2", page=page, title=page.says, again=again, links=links))
     return path
 
 
@@ -245,7 +227,3 @@ def _heading(name: str) -> str:
 def _run_name(run: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     """Return the time of a run from its directory's name, <time>-<scenario>."""
     return Path(run["run"]).name.replace(f"-{facts['scenario']}", "") if run["run"] else "none"
-
-
-def _links(runs: Iterable[Mapping[str, Any]]) -> tuple[tuple[str, str], ...]:
-    return tuple((Path(run["run"]).name, run["run"]) for run in runs if run["run"])

@@ -42,7 +42,10 @@ def of_run(run: RunFigures) -> dict[str, Table]:
     latencies = (run["latency_ms"].get(subject) or {}) | hops
     uses = ("cpu_cores", "cpu_s", "cpu_ms_per_message")
     return {
-        **{f"verdict {n}": _of_verdict(table) for n, table in enumerate(verdict.get("tables") or ())},
+        **{
+            f"verdict {n}": Table(title=table["title"], columns=table["columns"], rows=table["rows"])
+            for n, table in enumerate(verdict.get("tables") or ())
+        },
         "figures": Table(
             title="Figures",
             columns=("", "", ""),
@@ -110,10 +113,6 @@ def attempts(run: RunFigures) -> str:
     """Return the relay's delivery attempts by outcome, as text: ``669 sent, 3 deferred``."""
     ordered = sorted(run["statuses"].items(), key=lambda entry: -entry[1])
     return ", ".join(f"{count:,} {status}" for status, count in ordered) or "none"
-
-
-def _of_verdict(table: Mapping[str, Any]) -> Table:
-    return Table(title=table["title"], columns=table["columns"], rows=table["rows"])
 
 
 def _troubles(troubles: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:

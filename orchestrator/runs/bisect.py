@@ -46,7 +46,7 @@ class Over:
 
 
 class _Unanswered(Exception):
-    """A value whose runs were all inconclusive."""
+    """A value whose runs were all inconclusive, or differ at an end of the range."""
 
 
 def parse(scenario: Scenario[Any], text: str) -> Over:
@@ -96,11 +96,10 @@ def bisect(
             threshold=None, absent=None, predicted=None,
         )  # fmt: skip
         try:
-            status = search.run(repeat, tolerance)
+            status, says = search.run(repeat, tolerance)
         except _Unanswered as unanswered:
-            status = "inconclusive"
-            summary.facts["says"] = str(unanswered)
-        summary.save(status=status)
+            status, says = "inconclusive", str(unanswered)
+        summary.save(status=status, says=says)
     except BaseException as error:
         summary.broken(error)
         raise
@@ -115,13 +114,13 @@ class _Search:
         self._ask, self._summary = ask, summary
         self._answers: dict[int, list[bool]] = {}
 
-    def run(self, repeat: int, tolerance: int) -> str:
-        """Search; return the status."""
+    def run(self, repeat: int, tolerance: int) -> tuple[str, str]:
+        """Search; return the status, and the answer in words."""
         name, low, high = self._over.name, self._over.low, self._over.high
         if self._shown(low):
-            return self._end("always", f"It appears already at {name} {low:,}, the low end: the threshold is below it.")
+            return "always", f"It appears already at {name} {low:,}, the low end: the threshold is below it."
         if not self._shown(high):
-            return self._end("never", f"It does not appear even at {name} {high:,}, the high end.")
+            return "never", f"It does not appear even at {name} {high:,}, the high end."
         while high - low > tolerance:
             middle = (low + high) // 2
             if self._shown(middle):
@@ -134,15 +133,11 @@ class _Search:
         times = f"in {repeat} of {repeat} runs"
         sides = f"confirmed {times} at {high:,}, refuted {times} at {low:,}"
         if high - low > tolerance:
-            return self._end("blurred", f"There is no sharp threshold: {sides}; between them it is intermittent.")
-        return self._end("found", f"It appears from {name} {high:,} on: {sides}.{self._agreement(high)}")
+            return "blurred", f"There is no sharp threshold: {sides}; between them it is intermittent."
+        return "found", f"It appears from {name} {high:,} on: {sides}.{self._agreement(high)}"
 
     def _shown(self, value: int) -> bool:
-        """Execute a run; return True if it was confirmed.
-
-        Raises:
-            _Unanswered: the run and its repetition were inconclusive.
-        """
+        """Execute a run, again if it was inconclusive; return True if it was confirmed."""
         params = varied(self._scenario, self._base, {self._over.name: value})
         for _ in range(_TRIES):
             began = time.monotonic()
@@ -161,11 +156,7 @@ class _Search:
         )
 
     def _sure(self, value: int, end: int, repeat: int, *, shown: bool) -> int:
-        """Repeat a value until ``repeat`` outcomes are equal; if they differ, move towards the end of the range.
-
-        Raises:
-            _Unanswered: the outcomes differ even at the end of the range.
-        """
+        """Repeat a value until ``repeat`` outcomes are equal; if they differ, move towards the end of the range."""
         step = 1
         while True:
             while self._alike(value, shown=shown) and len(self._answers.get(value, ())) < repeat:
@@ -186,7 +177,3 @@ class _Search:
             return ""
         apart = abs(threshold - predicted) / threshold
         return f" The scenario's own arithmetic says {predicted:,.0f}: {apart:.1%} apart."
-
-    def _end(self, status: str, says: str) -> str:
-        self._summary.facts["says"] = says
-        return status

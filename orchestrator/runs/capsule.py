@@ -143,10 +143,8 @@ def read(path: Path) -> Capsule:
             raise
         found = f"{path}: {getattr(error, 'strerror', None) or error}"
         raise InvalidInput("a capsule, made by `testbed capsule`", found, "name a file that can be read") from error
-    if not isinstance(data, dict) or not {"format", "capsule"} & data.keys():
+    if not isinstance(data, dict) or "format" not in data:
         raise InvalidInput("a capsule, made by `testbed capsule`", f"{path}: no capsule at all", "name another file")
-    if "capsule" in data:  # its name in the first capsules
-        data["format"] = data.pop("capsule")
     check_format(data, FORMAT, path)
     return checked(Capsule, data, f"a valid capsule ({path})", "ask its maker for another one")
 

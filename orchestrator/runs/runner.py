@@ -134,8 +134,9 @@ def run(
             provoked = scenario.provokes if isinstance(scenario, Provokes) else frozenset()
             smaller = scenario.smaller(params) if isinstance(scenario, Scales) else None
             capacity.admit(readings, plan.needs, runs, provoked=provoked, smaller=smaller, say=steps.say)
+            tags = [images.tag(*image) for image in images.of(bed)]
             environment = capacity.environment(readings) | {
-                "images": _image_ids(host, bed),
+                "images": {tag: (host.images.find(tag) or {}).get("id", "") for tag in tags},
                 "old_images": ", ".join(old),
             }
             record.save(environment=environment, plan=plan.to_dict())
@@ -178,12 +179,6 @@ def prepare(scenario: Scenario[Any], params: Strict, *, parent: str | None = Non
     make_plan(bed, cpus=1)
     images.check(images.of(bed))
     return bed
-
-
-def _image_ids(host: Host, bed: Bed) -> dict[str, str]:
-    """Return tag -> id of every image of a bed."""
-    tags = [images.tag(*image) for image in images.of(bed)]
-    return {tag: (host.images.find(tag) or {}).get("id", "") for tag in tags}
 
 
 def _daemons(running: RecordedBed) -> dict[str, str]:

@@ -8,6 +8,7 @@ import pytest
 import typer
 
 from orchestrator import cli
+from orchestrator.cli.scenario_commands import command
 from orchestrator.hosts import docker
 from tests.unit.cli import test_errors as test_cli_errors
 from tests.unit.cli.test_errors import Command
@@ -31,9 +32,9 @@ def switches(command: Any) -> set[str]:
 
 def test_every_command_has_it_before_and_behind_its_name() -> None:
     whole: Any = typer.main.get_command(cli.app)
-    scenarios = [whole.commands[group].make("relay-throughput") for group in ("run", "bisect")]
-    for command in (whole, *whole.commands.values(), *scenarios):
-        assert {"--verbose", "-v"} <= switches(command), command.name
+    scenarios = [command("relay-throughput", whole.commands[group].body) for group in ("run", "bisect")]
+    for each in (whole, *whole.commands.values(), *scenarios):
+        assert {"--verbose", "-v"} <= switches(each), each.name
 
 
 @pytest.mark.parametrize("words", [("-v", "down"), ("down", "--verbose")], ids=" ".join)

@@ -226,13 +226,6 @@ def test_what_is_not_known_here_is_not_run(made: Path, change: dict[str, Any], s
         capsule.question(held)
 
 
-def test_a_capsule_that_calls_its_format_capsule_is_read(made: Path) -> None:
-    held = capsule.read(made)
-    assert capsule.read(changed(made, lambda data: data.update(capsule=data.pop("format")))) == held
-    with pytest.raises(InvalidInput, match="of format 1"):
-        capsule.read(changed(made, lambda data: data.update(capsule=2)))
-
-
 PROGRAM = "#!/usr/bin/perl\nprint 1"
 
 
