@@ -37,10 +37,6 @@ def _node_names() -> list[str]:
     return sorted({name for deployed in _deployed() for name in deployed.nodes})
 
 
-def _drawable() -> list[str]:
-    return [*shell.built_in_beds(), *_deployed_names()]
-
-
 BedArgument = Annotated[
     str,
     typer.Argument(metavar="BED", help="A built-in bed (see list) or a YAML file.", autocompletion=shell.built_in_beds),
@@ -121,7 +117,7 @@ def graph(
         typer.Argument(
             metavar="BED",
             help="A built-in bed, a YAML file, or the name or id of a bed that is up.",
-            autocompletion=_drawable,
+            autocompletion=lambda: [*shell.built_in_beds(), *_deployed_names()],
         ),
     ] = "relay",
     domains: shell.DomainsOption = None,

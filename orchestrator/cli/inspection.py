@@ -1,15 +1,12 @@
 """Commands about scenarios and finished runs: list, runs, analyze, capsule. None needs an engine."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from orchestrator.cli import shell
 from orchestrator.errors import InvalidInput
-
-if TYPE_CHECKING:
-    from orchestrator.bed.model import Bed
 
 
 def list_(output: shell.FormatOption = "text") -> None:
@@ -35,19 +32,20 @@ def list_(output: shell.FormatOption = "text") -> None:
             }
         )
         return
+    outlines = {}
+    for name in builtin.names():
+        bed = builtin.bed(name)
+        nodes = ", ".join(f"{node} ({spec.service})" for node, spec in bed.nodes.items())
+        outlines[name] = f"{len(bed.domain_names):,} domains; {nodes}"
     known = {
         "scenarios": {name: scenario.question for name, scenario in scenarios.known().items()},
-        "beds": {name: _outline(builtin.bed(name)) for name in builtin.names()},
+        "beds": outlines,
         "services": {name: f"fills the role {kind.role}" for name, kind in services.known().items()},
     }
     for title, entries in known.items():
         shell.tell(title)
         for name, text in entries.items():
             shell.tell(f"  {name:18} {text}")
-
-
-def _outline(bed: "Bed") -> str:
-    return f"{len(bed.domain_names):,} domains; {', '.join(f'{n} ({node.service})' for n, node in bed.nodes.items())}"
 
 
 def runs(where: shell.RunsOption = shell.RUNS, output: shell.FormatOption = "text") -> None:

@@ -40,18 +40,13 @@ class Doctor(TyperCommand):
         return scenario_commands.command(named, _doctor).make_context(f"{info_name} {named}", args, parent, **extra)
 
 
-def _subjects() -> list[str]:
-    """Name beds and scenarios, for shell completion."""
-    return [*shell.built_in_beds(), *scenario_commands.names()]
-
-
 def doctor(
     bed: Annotated[
         str,
         typer.Argument(
             metavar="BED|SCENARIO",
             help="A built-in bed, a YAML file, or a scenario with its options, to check this machine for.",
-            autocompletion=_subjects,
+            autocompletion=lambda: [*shell.built_in_beds(), *scenario_commands.names()],
         ),
     ] = "relay",
     domains: shell.DomainsOption = None,

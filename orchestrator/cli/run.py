@@ -103,11 +103,7 @@ def conclude(page: "Page", summary: "Summary", output: shell.Format, code: int) 
 
 
 def _ask_trust(file: Path, files: list[str]) -> None:
-    """Ask on the terminal whether to run the files that a capsule brings.
-
-    Raises:
-        HostCannot: the answer is no, or there is no terminal.
-    """
+    """Ask on the terminal whether to run the files that a capsule brings; raise HostCannot unless the answer is yes."""
     named = ", ".join(files[:_NAMED]) + (f" and {len(files) - _NAMED} more" if len(files) > _NAMED else "")
     if sys.stdin.isatty():
         shell.say(f"{file} brings files of its maker, which run in a container of its bed:\n  {named}")

@@ -30,8 +30,6 @@ class Chart:
     picture: Picture
     table: Table
     """The figures; its title is the chart's."""
-    over_time: bool = True
-    """The x axis is time; otherwise percentiles."""
 
 
 def charts(measured: Measurements) -> list[Chart]:
@@ -189,7 +187,7 @@ def _percentile_chart(name: str, title: str, says: str, curves: Mapping[str, Lat
         figures = percentiles(curve)
         rows.append([label, *(figures[key] for key in ("count", *PERCENTILES, "max"))])
     table = Table(title=title, columns=columns, rows=rows)
-    return Chart(id=name, says=says, picture=drawing.over_percentiles(curves), table=table, over_time=False)
+    return Chart(id=name, says=says, picture=drawing.over_percentiles(curves), table=table)
 
 
 def _by_phase(

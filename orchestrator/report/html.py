@@ -70,8 +70,8 @@ def render(measured: Measurements) -> str:
         unmet=[fate for fate in FATES if fate not in shown["accounting"].columns]
         if all(run["accounting"].values())
         else [],
-        over_time=[chart for chart in drawn if chart.over_time],
-        by_percentile=[chart for chart in drawn if not chart.over_time],
+        over_time=[chart for chart in drawn if "x" in chart.picture],
+        by_percentile=[chart for chart in drawn if "x" not in chart.picture],
         charts={chart.id: chart.picture for chart in drawn},
         environment=list(_flat(run["environment"])),
         params=list(_flat(run["params"])),

@@ -101,9 +101,8 @@ def _answer(run: RunFigures) -> Iterable[RenderableType]:
     if run["question"]:
         yield Text(f"asked: {plain(run['question'])}", style="dim")
     if error:
-        yield Text.assemble(("needed ", "dim"), plain(error["needed"]))
-        yield Text.assemble(("found  ", "dim"), plain(error["found"]))
-        yield Text.assemble(("do     ", "dim"), plain(error["do"]))
+        for word in ("needed", "found", "do"):
+            yield Text.assemble((f"{word:7}", "dim"), plain(error[word]))
 
 
 def laid_out(part: Table) -> table.Table:

@@ -134,7 +134,11 @@ class _Search:
         sides = f"confirmed {times} at {high:,}, refuted {times} at {low:,}"
         if high - low > tolerance:
             return "blurred", f"There is no sharp threshold: {sides}; between them it is intermittent."
-        return "found", f"It appears from {name} {high:,} on: {sides}.{self._agreement(high)}"
+        agreement = ""
+        if (predicted := self._summary.facts["predicted"]) is not None:
+            apart = abs(high - predicted) / high
+            agreement = f" The scenario's own arithmetic says {predicted:,.0f}: {apart:.1%} apart."
+        return "found", f"It appears from {name} {high:,} on: {sides}.{agreement}"
 
     def _shown(self, value: int) -> bool:
         """Execute a run, again if it was inconclusive; return True if it was confirmed."""
@@ -170,10 +174,3 @@ class _Search:
 
     def _alike(self, value: int, *, shown: bool) -> bool:
         return all(answer is shown for answer in self._answers.get(value, ()))
-
-    def _agreement(self, threshold: int) -> str:
-        predicted = self._summary.facts["predicted"]
-        if predicted is None:
-            return ""
-        apart = abs(threshold - predicted) / threshold
-        return f" The scenario's own arithmetic says {predicted:,.0f}: {apart:.1%} apart."

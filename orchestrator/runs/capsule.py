@@ -120,10 +120,8 @@ def write(capsule: Capsule, path: Path) -> None:
         raise InvalidInput(
             f"a capsule of at most {MAX_FILE_B:,} bytes", f"{len(text):,}", "give the run fewer names and files"
         )
-    try:
+    with usable(path, "a file to write"):
         replace(path, text)
-    except OSError as error:
-        raise InvalidInput(f"room for {path}", error.strerror or str(error), "name another file with -o") from error
 
 
 def read(path: Path) -> Capsule:

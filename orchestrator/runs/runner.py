@@ -182,12 +182,7 @@ def prepare(scenario: Scenario[Any], params: Strict, *, parent: str | None = Non
 
 
 def _daemons(running: RecordedBed) -> dict[str, str]:
-    """Return node -> version line of its daemon, without nodes that ended and may end.
-
-    Raises:
-        NodeDied: another container ended.
-        EngineFailed: the command failed in a node that runs.
-    """
+    """Return node -> version line of its daemon, without nodes that ended and may end; raise any other failure."""
 
     def ask(node: RunningNode, command: Sequence[str]) -> str | None:
         try:
