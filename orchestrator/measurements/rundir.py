@@ -279,18 +279,23 @@ def _point(line: bytes, check: Callable[[dict[str, Any]], object] | None) -> dic
     return point
 
 
-def check_format(data: Mapping[str, Any], needed: int, path: Path) -> None:
+def check_format(data: Mapping[str, Any], known: int, path: Path) -> None:
     """Check the ``format`` of a file that testbed writes; a file without one is of format 1.
 
     Raises:
-        InvalidInput: it is another one than ``needed``, or no number.
+        InvalidInput: it is another one than ``known``.
     """
     found = data.get("format", 1)
-    if type(found) is not int or found != needed:
-        made_by = f", written by testbed {data['version']}" if isinstance(data.get("version"), str) else ""
-        raise InvalidInput(
-            f"a file of format {needed}", f"{path}: format {found!r:.60}{made_by}", "use the testbed that made it"
-        )
+    if type(found) is int and found == known:
+        return
+    made_by = f", written by testbed {data['version']}" if isinstance(data.get("version"), str) else ""
+    if type(found) is not int:
+        do = "it is no file of testbed, or a damaged one"
+    elif found < known:
+        do = f"it was made before format {known}: use an earlier testbed, as CHANGELOG.md lists them"
+    else:
+        do = f"it was made after format {known}: use a later testbed"
+    raise InvalidInput(f"a file of format {known}", f"{path}: format {found!r:.60}{made_by}", do)
 
 
 def check_name(name: str) -> str:

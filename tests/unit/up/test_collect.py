@@ -13,11 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.bed.model import parse_bed
 from orchestrator.errors import EngineFailed, NodeDied
 from orchestrator.hosts import ContainerGone, ContainerSpec, LogLine, Node
 from orchestrator.hosts.fake import FakeHost, FakeNode
 from orchestrator.hosts.ownership import Identity, Kind, deployed_beds
 from orchestrator.measurements.rundir import RunDir
+from orchestrator.plan import make_plan
+from orchestrator.up.attach import BED_FILE, attach, saved_bed
 from orchestrator.up.collect import recorder as recorder_module
 from orchestrator.up.collect.logs import Watch
 from orchestrator.up.collect.recorder import Recorder
@@ -469,5 +472,9 @@ def test_two_readings_of_one_moment_are_no_rate() -> None:
             return iter([V2, V2])
 
     host, identity = Still(), Identity(id="0000000a", bed="bed", kind=Kind.UP, nodes=("relay",), private=False)
-    host.create(ContainerSpec(name="x", image="", command=(), labels=identity.labels(node="relay"))).start()
-    assert rates(host, deployed_beds(host)[0]) == {"relay": {"state": "running", **dict.fromkeys(FIGURES)}}
+    plan = make_plan(parse_bed({"name": "bed", "nodes": {"relay": {"service": "postfix"}}}, "bed"), cpus=1)
+    files = {BED_FILE: saved_bed(plan, 1)}
+    labels = identity.labels(node="relay")
+    host.create(ContainerSpec(name="x", image="", command=(), labels=labels, files=files)).start()
+    bed = attach(host, deployed_beds(host)[0])
+    assert rates(bed) == {"relay": {"state": "running", **dict.fromkeys(FIGURES)}}
