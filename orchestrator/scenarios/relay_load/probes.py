@@ -30,8 +30,8 @@ ENOUGH = 0.95
 WARM_UP_S = 1.0
 """Time left out at the start of a load, in which the relay starts its processes; at most a third of the load."""
 STEADY = 0.8
-"""Least share of its probe's throughput at which a load counts as steady. A probe is short: on a quiet machine loads
-reached 0.85 to 1.4 times their probe, and with other processes on its CPUs 0.3 to 0.8 times."""
+"""Least share of its probe's throughput at which a load counts as steady. A probe is short: loads with the machine to
+themselves reached 0.87 to 1.12 times their probe, loads beside other processes 0.3 to 0.8 times."""
 AT_ITS_LIMIT = 0.9
 """Share of its CPU limit at which a relay counts as limited by it."""
 
