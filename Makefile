@@ -85,7 +85,7 @@ requirements: .venv/.installed
 	for file in $(PINNED); do $(HEADER) $$file; done
 	! grep --line-number / $(PINNED) # no host, no path
 
-# uPlot draws the charts of report.html. Its files are those of the npm package; tests/unit/test_report.py has their hashes.
+# uPlot draws the charts of report.html. Its files are those of the npm package; tests/unit/report/test_report.py has their hashes.
 UPLOT := uplot-1.6.32
 
 uplot:

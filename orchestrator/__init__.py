@@ -4,7 +4,7 @@ The layout is the architecture; imports point down this list and never up::
 
     cli           commands: parse, call, print, exit code
     runs          one run from start to end; many: sweeps, bisection, capsules; the forecast of one
-    scenarios     one file or package = one question: bed(params), drive(bed), judge(measurements)
+    scenarios     one file or package = one question: bed(params), drive(bed, params), judge(measured, params)
     report        a run directory -> terminal, HTML
     up            a bed that is up: bring-up (or its Compose files), its handle, its recording
     hosts         where nodes run: the engine, networks, images, capacity, ownership, clean-up

@@ -66,14 +66,17 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, err
 
 
 def host_cannot(error: OSError, wanted: str) -> Problem | None:
-    """Put what this machine refused in words: a full disk, no free file descriptor; ``None`` when it is another error.
+    """Put what this machine refused in words: a full disk, no free file descriptor; ``None`` if it is another error.
 
     ``wanted`` names what it was for, where the error does not know its file.
     """
     if error.errno not in _NO_ROOM:
         return None
     where = str(error.filename or wanted)
-    return HostCannot(f"room for {where}", error.strerror or str(error), "free some, or name another place")
+    refused = HostCannot(f"room for {where}", error.strerror or str(error), "free some, or name another place")
+    for note in getattr(error, "__notes__", ()):
+        refused.add_note(note)
+    return refused
 
 
 @contextmanager

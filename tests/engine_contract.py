@@ -142,8 +142,8 @@ class EngineContract:
         engine.node(made).start()
         done = engine.node(made).exec(("sh", "-c", "echo out; echo err >&2; exit 3"))
         assert (done.status, done.stdout, done.stderr) == (3, "out\n", "err\n")
-        assert list(engine.node(made).exec_lines(("sh", "-c", "echo a; echo; printf b"))) == ["a", "", "b"]
-        lines = engine.node(made).exec_lines(("sh", "-c", "echo a; echo why >&2; exit 1"))
+        assert list(engine.node(made).exec_lines(("sh", "-c", "echo a; echo; printf b"), timeout=9)) == ["a", "", "b"]
+        lines = engine.node(made).exec_lines(("sh", "-c", "echo a; echo why >&2; exit 1"), timeout=9)
         assert next(lines) == "a"
         with pytest.raises(EngineFailed, match="status 1: why"):
             next(lines)
@@ -161,6 +161,17 @@ class EngineContract:
         engine.node(made).start()
         with pytest.raises(TimedOut, match=r"needed sleep 0\.9 to end within 0\.1 s.*it did not"):
             engine.node(made).exec(("sleep", "0.9"), capabilities=("CHOWN",), timeout=0.1)
+        with pytest.raises(TimedOut, match=r"needed sleep 0\.9 to end within 0\.1 s.*it did not"):
+            list(engine.node(made).exec_lines(("sleep", "0.9"), capabilities=("CHOWN",), timeout=0.1))
+
+    def test_a_file_is_read_whether_or_not_its_container_runs(self, engine: Host, spec: ContainerSpec) -> None:
+        node = engine.create(replace(spec, files={"/etc/x": b"one"}))
+        assert (node.read_file("/etc/x"), node.read_file("/etc/y")) == (b"one", None)
+        node.start()
+        assert (node.read_file("/etc/x"), node.read_file("/etc/y")) == (b"one", None)
+        node.remove()
+        with pytest.raises(EngineFailed):
+            node.read_file("/etc/x")
 
     def test_a_running_container_is_pinned_to_cpus_that_are_there(self, engine: Host, spec: ContainerSpec) -> None:
         made = engine.create(spec).id

@@ -22,6 +22,7 @@ import signal
 import sys
 import time
 from collections import Counter, deque
+from fractions import Fraction
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -57,7 +58,8 @@ class Load:
         self.patience = Patience(order.timeout, one_server=not self._spread)
         self._limit = order.messages or MAX_SEQ
         if order.rate is not None and order.seconds is not None:
-            self._limit = min(self._limit, math.ceil(order.rate * order.seconds))
+            due = Fraction(str(order.rate)) * Fraction(str(order.seconds))  # in floats, 8.3 * 30 is over 249
+            self._limit = min(self._limit, math.ceil(due))
         self._next = 0
         self._rests: deque[tuple[int, int]] = deque()
         self._open: dict[Connection, asyncio.Task[None]] = {}

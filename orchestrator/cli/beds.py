@@ -2,78 +2,67 @@
 
 import sys
 from collections.abc import Iterable
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from orchestrator.cli.shell import (
-    RUNS,
-    BedOption,
-    Format,
-    FormatOption,
-    RunsOption,
-    beds_there,
-    built_in_beds,
-    nodes_there,
-    print_json,
-    say,
-    tell,
-)
-from orchestrator.errors import EngineFailed, InvalidInput
+from orchestrator.cli import shell
+from orchestrator.errors import EngineFailed, InvalidInput, Problem
 from orchestrator.plaintext import pass_on
 
 if TYPE_CHECKING:
     from orchestrator.hosts import Host
-    from orchestrator.hosts.docker import DockerHost
     from orchestrator.hosts.docker.ssh import Target
     from orchestrator.hosts.ownership import DeployedBed
     from orchestrator.plan import NodePlan
     from orchestrator.up.node import RunningNode
 
 
-class PlanFormat(StrEnum):
-    """How a plan is printed."""
+def _deployed() -> "list[DeployedBed]":
+    """Return the deployed beds, for shell completion: none if no engine answers."""
+    from orchestrator.hosts import docker, ownership
 
-    TEXT = "text"
-    JSON = "json"
-    COMPOSE = "compose"
+    try:
+        return ownership.deployed_beds(docker.connect())
+    except Problem:
+        return []
 
 
-class GraphFormat(StrEnum):
-    """How a graph is printed."""
+def _deployed_names() -> list[str]:
+    return [word for deployed in _deployed() for word in (deployed.bed, deployed.id)]
 
-    MERMAID = "mermaid"
-    DOT = "dot"
-    JSON = "json"
+
+def _node_names() -> list[str]:
+    return sorted({name for deployed in _deployed() for name in deployed.nodes})
 
 
 BedArgument = Annotated[
     str,
-    typer.Argument(metavar="BED", help="A built-in bed (see list), or a YAML file.", autocompletion=built_in_beds),
+    typer.Argument(metavar="BED", help="A built-in bed (see list) or a YAML file.", autocompletion=shell.built_in_beds),
 ]
-DomainsOption = Annotated[int | None, typer.Option(help="Domains, instead of the bed's own number.")]
-ParentOption = Annotated[str | None, typer.Option(help="Put the lab on this real interface, not a private one.")]
-FamiliesOption = Annotated[str | None, typer.Option(help="v4, v6 or both, instead of the bed's own.")]
-NodeArgument = Annotated[str, typer.Argument(metavar="NODE", help="The name of a node.", autocompletion=nodes_there)]
-
-
-def _drawable() -> list[str]:
-    """Name the beds that can be drawn, for shell completion."""
-    return [*built_in_beds(), *beds_there()]
+DeployedArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="BED", help="Name or id; not needed when one is up.", autocompletion=_deployed_names),
+]
+DeployedOption = Annotated[
+    str | None,
+    typer.Option("--bed", help="Name or id of the bed, when more than one is up.", autocompletion=_deployed_names),
+]
+NodeArgument = Annotated[str, typer.Argument(metavar="NODE", help="The name of a node.", autocompletion=_node_names)]
 
 
 def plan(
     bed: BedArgument = "relay",
-    domains: DomainsOption = None,
-    parent: ParentOption = None,
-    families: FamiliesOption = None,
+    domains: shell.DomainsOption = None,
+    parent: shell.ParentOption = None,
+    families: shell.FamiliesOption = None,
     files: Annotated[Path | None, typer.Option(help="Write every rendered file below this folder, too.")] = None,
     cpus: Annotated[int, typer.Option(min=1, help="CPUs of the host that it is planned for.")] = 2,
     output: Annotated[
-        PlanFormat, typer.Option("--format", help="text for people, json for scripts, compose for `docker compose`.")
-    ] = PlanFormat.TEXT,
+        Literal["text", "json", "compose"],
+        typer.Option("--format", help="text for people, json for scripts, compose for `docker compose`."),
+    ] = "text",
 ) -> None:
     """Work out a bed without starting it: addresses, files, limits, needs of the host."""
     from orchestrator.bed import builtin
@@ -82,7 +71,7 @@ def plan(
     from orchestrator.up import compose
 
     wanted = builtin.bed(bed, domains=domains, parent=parent, families=families)
-    if output is PlanFormat.COMPOSE:
+    if output == "compose":
         composed = compose.compose_plan(wanted, cpus=cpus)
         if files:
             write_files(files, compose.files(composed))
@@ -93,18 +82,18 @@ def plan(
     if files:
         for node in made.nodes:
             write_files(files / node.name, node.files)
-    if output is PlanFormat.JSON:
-        print_json(made.to_dict())
+    if output == "json":
+        shell.print_json(made.to_dict())
         return
     needs = made.needs
-    tell(f"bed {made.bed.name}: {len(made.deliveries):,} domains on {made.subnet}, mail to {made.mail}")
+    shell.tell(f"bed {made.bed.name}: {len(made.deliveries):,} domains on {made.subnet}, mail to {made.mail}")
     for node in made.nodes:
-        tell(
+        shell.tell(
             f"  {node.name:8} {node.tag:26} {node.v4!s:15} {len(node.addresses):,} addresses, {len(node.files)} files, "
             f"{node.fds:,} fds, {node.memory_mb:,} MiB, {', '.join(node.publish) or 'nothing'} published"
         )
         _show_own(node, made.bed.nodes[node.name].files)
-    tell(
+    shell.tell(
         f"asks of the host: {needs.containers} containers, {needs.neighbour_entries:,} neighbour entries, "
         f"{needs.fds:,} open files in one process, {needs.memory_mb:,} MiB"
     )
@@ -129,15 +118,16 @@ def graph(
         typer.Argument(
             metavar="BED",
             help="A built-in bed, a YAML file, or the name or id of a bed that is up.",
-            autocompletion=_drawable,
+            autocompletion=lambda: [*shell.built_in_beds(), *_deployed_names()],
         ),
     ] = "relay",
-    domains: DomainsOption = None,
-    parent: ParentOption = None,
-    families: FamiliesOption = None,
+    domains: shell.DomainsOption = None,
+    parent: shell.ParentOption = None,
+    families: shell.FamiliesOption = None,
     output: Annotated[
-        GraphFormat, typer.Option("--format", help="mermaid for Markdown, dot for Graphviz, json for scripts.")
-    ] = GraphFormat.MERMAID,
+        Literal["mermaid", "dot", "json"],
+        typer.Option("--format", help="mermaid for Markdown, dot for Graphviz, json for scripts."),
+    ] = "mermaid",
 ) -> None:
     """Draw a bed: its networks, and its nodes with roles, addresses and published ports."""
     from orchestrator.bed import builtin
@@ -152,27 +142,27 @@ def graph(
     elif domains or parent or families:
         raise InvalidInput("--domains, --parent and --families with a bed file", f"bed {bed!r}", "leave them out")
     else:
-        engine = docker.connect()
-        deployed = _standing(engine, bed)
-        drawn = drawing.of_plan(attach(engine, deployed).plan, deployed.ports)
-    if output is GraphFormat.JSON:
-        print_json(drawn.to_dict())
+        host = docker.connect()
+        deployed = _find(host, bed, "`testbed graph ID`")
+        drawn = drawing.of_plan(attach(host, deployed).plan, deployed.ports)
+    if output == "json":
+        shell.print_json(drawn.to_dict())
     else:
-        tell((drawing.dot if output is GraphFormat.DOT else drawing.mermaid)(drawn).rstrip())
+        shell.tell((drawing.dot if output == "dot" else drawing.mermaid)(drawn).rstrip())
 
 
 def schema() -> None:
     """Print the JSON Schema of a bed file."""
     from orchestrator import services
 
-    print_json(services.schema())
+    shell.print_json(services.schema())
 
 
 def up(
     bed: BedArgument = "relay",
-    domains: DomainsOption = None,
-    parent: ParentOption = None,
-    families: FamiliesOption = None,
+    domains: shell.DomainsOption = None,
+    parent: shell.ParentOption = None,
+    families: shell.FamiliesOption = None,
     name: Annotated[str | None, typer.Option(help="Name of the bed, instead of its own.")] = None,
     lasts: Annotated[
         str | None,
@@ -180,8 +170,8 @@ def up(
             "--for", metavar="DURATION", help="Life time: 90s, 30m, 2h, 1d. The next up, run or clean then removes it."
         ),
     ] = None,
-    runs: RunsOption = RUNS,
-    output: FormatOption = Format.TEXT,
+    runs: shell.RunsOption = shell.RUNS,
+    output: shell.FormatOption = "text",
 ) -> None:
     """Bring a bed up and leave it up, once a message to its domains is delivered; a second call shows it.
 
@@ -195,71 +185,75 @@ def up(
 
     life = None if lasts is None else keep.lifetime(lasts)
     wanted = builtin.bed(bed, called=name, domains=domains, parent=parent, families=families)
-    engine = docker.connect()
+    host = docker.connect()
     with Steps() as steps:
-        standing = keep.up(engine, wanted, runs=runs, steps=steps, life=life)
-    _tell_up(engine, standing, output)
+        deployed = keep.up(host, wanted, runs=runs, steps=steps, life=life)
+    if output == "json":
+        shell.print_json(deployed.to_dict())
+        return
+    _show(deployed, host.address)
+    queue = (
+        f"testbed exec --bed {deployed.id} {node['name']} -- postqueue -p"
+        for node in deployed.to_dict()["nodes"]
+        if node["service"] == "postfix"
+    )
+    shell.tell(f"next: {', '.join([f'testbed stats {deployed.id}', *queue, f'testbed down {deployed.id}'])}")
 
 
-def ps(output: FormatOption = Format.TEXT) -> None:
+def ps(output: shell.FormatOption = "text") -> None:
     """List deployed beds with their nodes and published ports, and name each wall that is open or was not looked at."""
     from orchestrator.hosts import docker, ownership, walls
 
-    engine = docker.connect()
-    found = ownership.deployed_beds(engine)
-    looked = walls.look(engine, found)
-    if output is Format.JSON:
-        print_json(
+    host = docker.connect()
+    beds = ownership.deployed_beds(host)
+    looked = walls.look(host, beds)
+    if output == "json":
+        shell.print_json(
             [
-                standing.to_dict()
+                deployed.to_dict()
                 | {
-                    name: [wall.to_dict() for wall in looked if wall.bed is standing and wall.state is state]
+                    name: [wall.to_dict() for wall in looked if wall.bed is deployed and wall.state is state]
                     for name, state in (("open", walls.State.OPEN), ("not_looked_at", walls.State.UNSEEN))
                 }
-                for standing in found
+                for deployed in beds
             ]
         )
         return
-    for standing in found:
-        _show(standing, engine.address)
-        own = [wall for wall in looked if wall.bed is standing]
+    for deployed in beds:
+        _show(deployed, host.address)
+        own = [wall for wall in looked if wall.bed is deployed]
         for wall in own:
             if wall.state is walls.State.OPEN:
-                tell(f"  open: needed {wall.needed}; found {wall.found}; do: {wall.do}")
+                shell.tell(f"  open: needed {wall.needed}; found {wall.found}; do: {wall.do}")
         for places, why, do in walls.unseen(own):
-            tell(f"  not looked at: {places}: {why}; do: {do}")
-    if not found:
-        tell("no bed is up")
+            shell.tell(f"  not looked at: {places}: {why}; do: {do}")
+    if not beds:
+        shell.tell("no bed is up")
 
 
-def down(
-    bed: Annotated[
-        str | None,
-        typer.Argument(metavar="BED", help="Name or id; not needed when one is up.", autocompletion=beds_there),
-    ] = None,
-) -> None:
+def down(bed: DeployedArgument = None) -> None:
     """Take a bed down: containers, networks, veth pair."""
     from orchestrator.hosts import cleaning, docker
     from orchestrator.interrupts import shielded
 
-    engine = docker.connect()
-    standing = _standing(engine, bed)
+    host = docker.connect()
+    deployed = _find(host, bed, "`testbed down ID`")
     with shielded():
-        cleaning.remove(engine, standing)
-    say(f"bed {standing.bed} {standing.id} is down")
+        cleaning.remove(host, deployed)
+    shell.say(f"bed {deployed.bed} {deployed.id} is down")
 
 
 def logs(
     node: NodeArgument,
-    bed: BedOption = None,
+    bed: DeployedOption = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the node ends.")] = False,
-    output: FormatOption = Format.TEXT,
+    output: shell.FormatOption = "text",
 ) -> None:
     """Print the log of a node; on a terminal, control characters become visible."""
     from orchestrator import strict_json
 
     for line in _node(bed, node).log(follow=follow):
-        if output is Format.JSON:
+        if output == "json":
             typer.echo(strict_json.dumps({"t": round(line.t, 6), "text": line.text}))
         else:
             pass_on(f"{line.text}\n", sys.stdout)
@@ -268,43 +262,42 @@ def logs(
 def exec_(
     node: NodeArgument,
     command: Annotated[list[str], typer.Argument(metavar="-- COMMAND", help="The command and its arguments.")],
-    bed: BedOption = None,
+    bed: DeployedOption = None,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that it may take.")] = 60.0,
-    output: FormatOption = Format.TEXT,
+    output: shell.FormatOption = "text",
 ) -> None:
     """Run a command in a node with its service's capabilities; on a terminal, control characters become visible."""
     done = _node(bed, node, running=True).exec(*command, timeout=timeout)
-    if output is Format.JSON:
-        print_json({"status": done.status, "stdout": done.stdout, "stderr": done.stderr})
+    if output == "json":
+        shell.print_json({"status": done.status, "stdout": done.stdout, "stderr": done.stderr})
     else:
         pass_on(done.stdout, sys.stdout)
         pass_on(done.stderr, sys.stderr)
     raise typer.Exit(done.status)
 
 
-def stats(bed: BedOption = None, output: FormatOption = Format.TEXT) -> None:
+def stats(bed: DeployedArgument = None, output: shell.FormatOption = "text") -> None:
     """Show the state of each node of a bed, and its resource use over one second."""
     from orchestrator.hosts import docker
+    from orchestrator.up.attach import attach
     from orchestrator.up.collect.stats import rates, table
 
-    engine = docker.connect()
-    used = rates(engine, _standing(engine, bed))
-    if output is Format.JSON:
-        print_json(used)
-    else:
-        tell(table(used))
+    host = docker.connect()
+    used = rates(attach(host, _find(host, bed, "`testbed stats ID`")))
+    shell.answer(output, used, lambda: shell.tell(table(used)))
 
 
-def _standing(engine: "Host", wanted: str | None) -> "DeployedBed":
-    """Find a deployed bed by id or name; without either, the only one."""
+def _find(host: "Host", wanted: str | None, give: str) -> "DeployedBed":
+    """Find a deployed bed by name or id; without either, the only one. ``give``: how the command takes an id."""
     from orchestrator.hosts import ownership
 
     # Without a network it is another command's helper, not a bed to be the only one.
-    found = [s for s in ownership.deployed_beds(engine) if (wanted is None and s.networks) or wanted in {s.id, s.bed}]
-    if len(found) == 1:
-        return found[0]
-    there = ", ".join(f"{s.bed} {s.id}" for s in found) or "none"
-    raise InvalidInput("one bed" if wanted is None else f"one bed {wanted!r}", there, "name its id; see `testbed ps`")
+    beds = [b for b in ownership.deployed_beds(host) if (wanted is None and b.networks) or wanted in {b.id, b.bed}]
+    if len(beds) == 1:
+        return beds[0]
+    present = ", ".join(f"{deployed.bed} {deployed.id}" for deployed in beds) or "none"
+    needed = "one bed" if wanted is None else f"one bed {wanted!r}"
+    raise InvalidInput(needed, present, f"give {give}, ID from `testbed ps`")
 
 
 def _node(bed: str | None, name: str, *, running: bool = False) -> "RunningNode":
@@ -312,38 +305,33 @@ def _node(bed: str | None, name: str, *, running: bool = False) -> "RunningNode"
     from orchestrator.hosts import docker
     from orchestrator.up.attach import attach
 
-    engine = docker.connect()
-    deployed = _standing(engine, bed)
-    found = deployed.node(name)
-    if found is None and name in deployed.lost:
+    host = docker.connect()
+    deployed = _find(host, bed, "`--bed ID`")
+    if name in deployed.lost:
         do = f"`testbed down {deployed.id}`, then `testbed up` again"
         raise EngineFailed(f"node {name} of bed {deployed.bed}", "its container: it was removed", do)
-    if found is None:
-        names = ", ".join(node["name"] for node in deployed.to_dict()["nodes"]) or "none"
-        raise InvalidInput(f"a node of bed {deployed.bed}", repr(name), f"choose one of {names}")
-    if running and found.state != "running":
-        raise EngineFailed(f"node {name} running", f"it is {found.state}", f"see `testbed logs {name}`")
-    return attach(engine, deployed).node(name)
+    nodes = attach(host, deployed).nodes
+    if name not in nodes:
+        raise InvalidInput(f"a node of bed {deployed.bed}", repr(name), f"choose one of {', '.join(sorted(nodes))}")
+    container = deployed.node(name)
+    if running and container and container.state != "running":
+        do = f"see `testbed logs --bed {deployed.id} {name}`"
+        raise EngineFailed(f"node {name} running", f"it is {container.state}", do)
+    return nodes[name]
 
 
-def _tell_up(engine: "DockerHost", standing: "DeployedBed", output: Format) -> None:
-    if output is Format.JSON:
-        print_json(standing.to_dict())
-        return
-    _show(standing, engine.address)
-    tell(f"next: testbed stats, testbed exec relay -- postqueue -p, testbed down {standing.id}")
-
-
-def _show(standing: "DeployedBed", host: "Target | None") -> None:
-    """Print a bed; ``host`` is the machine whose 127.0.0.1 its ports are on, ``None``: this one."""
+def _show(deployed: "DeployedBed", machine: "Target | None") -> None:
+    """Print a bed; ``machine``: its ports are on that machine's 127.0.0.1, ``None``: on this one's."""
     from orchestrator.hosts.docker import ssh
 
-    facts = standing.to_dict()
-    until = f", until {standing.expires}" if standing.expires else ""
-    tell(f"{standing.bed} {standing.id} {facts['state']}, {facts['kind']}, on {facts['subnet']}{until}")
+    facts = deployed.to_dict()
+    until = f", until {deployed.expires}" if deployed.expires else ""
+    shell.tell(f"{deployed.bed} {deployed.id} {facts['state']}, {facts['kind']}, on {facts['subnet']}{until}")
     for node in facts["nodes"]:
-        ports = ", ".join(f"{port} at 127.0.0.1:{host}" for port, host in node["ports"].items())
-        tell(f"  {node['name']:8} {node['service']:10} {node['state']:9} {ports}")
+        ports = ", ".join(f"{port} at 127.0.0.1:{number}" for port, number in node["ports"].items())
+        shell.tell(f"  {node['name']:8} {node['service']:10} {node['state']:9} {ports}")
     tcp = [number for node in facts["nodes"] for port, number in node["ports"].items() if port.endswith("/tcp")]
-    if host and tcp:
-        tell(f"  127.0.0.1 is {host.host}'s; its TCP ports are here while this runs: {ssh.way_to(host, tcp)}")
+    if machine and tcp:
+        shell.tell(
+            f"  127.0.0.1 is {machine.host}'s; its TCP ports are here while this runs: {ssh.way_to(machine, tcp)}"
+        )

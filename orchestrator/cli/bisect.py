@@ -4,38 +4,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.cli import scenario_commands
-from orchestrator.cli.run import ParentOption, called, conclude, many
-from orchestrator.cli.shell import MARKUP, RUNS, Format, FormatOption, RunsOption
+from orchestrator.cli import scenario_commands, shell
+from orchestrator.cli.run import called, conclude, many
 from orchestrator.cli.verbosity import verbose
 
 if TYPE_CHECKING:
     from orchestrator.scenarios import Scenario
-
-
-class Searches(scenario_commands.Scenarios):
-    """The scenarios, as something to search in."""
-
-    def make(self, name: str) -> Any:
-        """Make the command of one scenario."""
-        return scenario_commands.command(name, _bisect)
-
-
-app = typer.Typer(
-    cls=Searches,
-    rich_markup_mode=MARKUP,
-    no_args_is_help=True,
-    subcommand_metavar="SCENARIO --over PARAMETER=LOW..HIGH [OPTIONS]",
-)
-
-
-@app.callback(
-    epilog="Exit codes: 0 found, 1 not in the range, 3 inconclusive: a value that stays INCONCLUSIVE, or no sharp "
-    "threshold."
-)
-@verbose
-def bisect() -> None:
-    """Find the smallest value of a parameter at which a scenario is confirmed, by bisection over real runs."""
 
 
 def _bisect(
@@ -49,22 +23,45 @@ def _bisect(
         int, typer.Option(min=1, max=20, help="How often each side of the threshold has to be answered alike.")
     ] = 2,
     tolerance: Annotated[int, typer.Option(min=1, help="How far apart the two sides may be.")] = 1,
-    runs: RunsOption = RUNS,
-    parent: ParentOption = None,
-    output: FormatOption = Format.TEXT,
+    runs: shell.RunsOption = shell.RUNS,
+    parent: shell.ParentOption = None,
+    output: shell.FormatOption = "text",
 ) -> None:
     """Search, and show every run."""
     from orchestrator.cli.progress import Steps
     from orchestrator.report import many as report
     from orchestrator.runs import bisect as searching
-    from orchestrator.runs.sweep import Summary
+    from orchestrator.runs.sweep import Summary, varied
 
     params = scenario_commands.params_of(scenario, values)
     span = searching.parse(scenario, over)
     for end in (span.low, span.high):
-        searching.at(scenario, params, span, end)
+        varied(scenario, params, {span.name: end})
     summary = Summary.create(runs, "bisect", scenario, command=called())
     with Steps() as steps:
         ask = many(scenario, steps, runs, parent)
         code = searching.bisect(scenario, params, span, ask, summary, repeat=repeat, tolerance=tolerance)
     conclude(report.search(summary.facts), summary, output, code)
+
+
+class Searches(scenario_commands.Scenarios):
+    """The scenarios, as something to search in."""
+
+    body = staticmethod(_bisect)
+
+
+app = typer.Typer(
+    cls=Searches,
+    rich_markup_mode=shell.MARKUP,
+    no_args_is_help=True,
+    subcommand_metavar="SCENARIO --over PARAMETER=LOW..HIGH [OPTIONS]",
+)
+
+
+@app.callback(
+    epilog="Exit codes: 0 found, 1 not in the range, 3 inconclusive: a value that stays INCONCLUSIVE, or no sharp "
+    "threshold."
+)
+@verbose
+def bisect() -> None:
+    """Find the smallest value of a parameter at which a scenario is confirmed, by bisection over real runs."""

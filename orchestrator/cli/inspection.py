@@ -1,24 +1,21 @@
 """Commands about scenarios and finished runs: list, runs, analyze, capsule. None needs an engine."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from orchestrator.cli.shell import RUNS, Format, FormatOption, RunsOption, end_with, made_runs, print_json, say, tell
+from orchestrator.cli import shell
 from orchestrator.errors import InvalidInput
 
-if TYPE_CHECKING:
-    from orchestrator.bed.model import Bed
 
-
-def list_(output: FormatOption = Format.TEXT) -> None:
+def list_(output: shell.FormatOption = "text") -> None:
     """List the scenarios, built-in beds and services."""
     from orchestrator import scenarios, services
     from orchestrator.bed import builtin
 
-    if output is Format.JSON:
-        print_json(
+    if output == "json":
+        shell.print_json(
             {
                 "scenarios": {
                     name: {
@@ -35,22 +32,23 @@ def list_(output: FormatOption = Format.TEXT) -> None:
             }
         )
         return
+    outlines = {}
+    for name in builtin.names():
+        bed = builtin.bed(name)
+        nodes = ", ".join(f"{node} ({spec.service})" for node, spec in bed.nodes.items())
+        outlines[name] = f"{len(bed.domain_names):,} domains; {nodes}"
     known = {
         "scenarios": {name: scenario.question for name, scenario in scenarios.known().items()},
-        "beds": {name: _outline(builtin.bed(name)) for name in builtin.names()},
+        "beds": outlines,
         "services": {name: f"fills the role {kind.role}" for name, kind in services.known().items()},
     }
     for title, entries in known.items():
-        tell(title)
+        shell.tell(title)
         for name, text in entries.items():
-            tell(f"  {name:18} {text}")
+            shell.tell(f"  {name:18} {text}")
 
 
-def _outline(bed: "Bed") -> str:
-    return f"{len(bed.domain_names):,} domains; {', '.join(f'{n} ({node.service})' for n, node in bed.nodes.items())}"
-
-
-def runs(where: RunsOption = RUNS, output: FormatOption = Format.TEXT) -> None:
+def runs(where: shell.RunsOption = shell.RUNS, output: shell.FormatOption = "text") -> None:
     """List the runs that were made, oldest first."""
     from orchestrator.measurements.rundir import RunDir
     from orchestrator.report import terminal
@@ -60,41 +58,35 @@ def runs(where: RunsOption = RUNS, output: FormatOption = Format.TEXT) -> None:
         try:
             terminal.line(run := RunDir.open(path))
         except InvalidInput as broken:
-            say(f"left out: {broken.found}")
+            shell.say(f"left out: {broken.found}")
             continue
         for mark in run.left_out_marks:
-            say(f"{path}: {mark}")
+            shell.say(f"{path}: {mark}")
         found.append(run)
-    if output is Format.JSON:
-        print_json([terminal.line(run) for run in found])
+    if output == "json":
+        shell.print_json([terminal.line(run) for run in found])
     elif not found:
-        tell(f"no runs below {where}; `testbed run relay-throughput` makes one")
+        shell.tell(f"no runs below {where}; `testbed run relay-throughput` makes one")
     else:
         terminal.show_runs(found)
 
 
 RunArgument = Annotated[
-    Path, typer.Argument(metavar="RUN", help="A run directory, or its name below --runs.", autocompletion=made_runs)
+    Path,
+    typer.Argument(metavar="RUN", help="A run directory or its name below --runs.", autocompletion=shell.made_runs),
 ]
 
 
 def analyze(
     run: RunArgument,
-    where: RunsOption = RUNS,
-    output: FormatOption = Format.TEXT,
+    where: shell.RunsOption = shell.RUNS,
+    output: shell.FormatOption = "text",
 ) -> None:
     """Judge a run again from its directory, without Docker, and write its report anew."""
     from orchestrator.measurements.rundir import RunDir
-    from orchestrator.report import terminal
     from orchestrator.runs import runner
 
-    rundir = RunDir.named(run, where)
-    finished = runner.judge_again(rundir)
-    if output is Format.JSON:
-        print_json(terminal.summary(rundir))
-    else:
-        terminal.show(rundir)
-    end_with(finished.exit_code, finished.unreported)
+    shell.conclude_run(runner.judge_again(RunDir.named(run, where)), output)
 
 
 def capsule(
@@ -102,7 +94,7 @@ def capsule(
     file: Annotated[
         Path | None, typer.Option("-o", "--output", help="Where to write it; by default <run>.capsule.json.")
     ] = None,
-    where: RunsOption = RUNS,
+    where: shell.RunsOption = shell.RUNS,
 ) -> None:
     """Write a run into one file that `testbed run FILE` runs again on another machine, and compares."""
     from orchestrator.measurements.rundir import RunDir
@@ -111,4 +103,4 @@ def capsule(
     rundir = RunDir.named(run, where)
     path = file or Path(f"{rundir.path.resolve().name}.capsule.json")
     travelling.write(travelling.make(rundir), path)
-    tell(f"{path}, {path.stat().st_size:,} bytes; `testbed run {path}` runs it again and compares")
+    shell.tell(f"{path}, {path.stat().st_size:,} bytes; `testbed run {path}` runs it again and compares")

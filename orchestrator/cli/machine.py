@@ -1,6 +1,6 @@
 """Commands that prepare, check and clean this machine: setup, doctor, images, clean."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from orchestrator.cli import scenario_commands
-from orchestrator.cli.shell import RUNS, Format, FormatOption, RunsOption, built_in_beds, print_json, say, tell
+from orchestrator.cli import scenario_commands, shell
 from orchestrator.errors import EngineFailed, ExitCode
 
 if TYPE_CHECKING:
@@ -41,42 +40,37 @@ class Doctor(TyperCommand):
         return scenario_commands.command(named, _doctor).make_context(f"{info_name} {named}", args, parent, **extra)
 
 
-def _subjects() -> list[str]:
-    """Name beds and scenarios, for shell completion."""
-    return [*built_in_beds(), *scenario_commands.names()]
-
-
 def doctor(
     bed: Annotated[
         str,
         typer.Argument(
             metavar="BED|SCENARIO",
             help="A built-in bed, a YAML file, or a scenario with its options, to check this machine for.",
-            autocompletion=_subjects,
+            autocompletion=lambda: [*shell.built_in_beds(), *scenario_commands.names()],
         ),
     ] = "relay",
-    domains: Annotated[int | None, typer.Option(help="Domains, instead of the bed's own number.")] = None,
-    runs: RunsOption = RUNS,
-    families: Annotated[str | None, typer.Option(help="v4, v6 or both, instead of the bed's own.")] = None,
-    output: FormatOption = Format.TEXT,
+    domains: shell.DomainsOption = None,
+    runs: shell.RunsOption = shell.RUNS,
+    families: shell.FamiliesOption = None,
+    output: shell.FormatOption = "text",
 ) -> None:
     """Check this host for a bed or scenario: needed, found, what to do, and the limit that binds first."""
     from orchestrator.bed import builtin
     from orchestrator.plan import make_plan
-    from orchestrator.runs.forecast import first_to_bind
 
     wanted = builtin.bed(bed, domains=domains, families=families)
     make_plan(wanted, cpus=1)  # a bed that cannot be built is no matter of this machine
     checks, _, code = _examine(wanted, runs)
-    if output is Format.JSON:
-        print_json([check.to_dict() for check in checks])
-    else:
-        _show(checks, first_to_bind(checks))
+    shell.answer(output, [check.to_dict() for check in checks], lambda: _show(checks))
     raise typer.Exit(code)
 
 
 def _doctor(
-    scenario: "Scenario[Any]", values: dict[str, Any], *, runs: RunsOption = RUNS, output: FormatOption = Format.TEXT
+    scenario: "Scenario[Any]",
+    values: dict[str, Any],
+    *,
+    runs: shell.RunsOption = shell.RUNS,
+    output: shell.FormatOption = "text",
 ) -> None:
     """Check this host for a scenario."""
     from orchestrator.runs import runner
@@ -91,25 +85,20 @@ def _doctor(
         connections=scenario.connections(params) if isinstance(scenario, Connects) else {},
         provoked=scenario.provokes if isinstance(scenario, Provokes) else frozenset(),
     )
-    first = first_to_bind(checks)
     nodes = [
         {"name": node.name, "image": node.tag, "fds": node.fds, "memory_mb": node.memory_mb, "neighbours": node.peers}
         for node in (plan.nodes if plan else ())
     ]
-    if output is Format.JSON:
-        print_json(
-            {
-                "checks": [check.to_dict() for check in checks],
-                "nodes": nodes,
-                "first_to_bind": first and first.to_dict(),
-            }
-        )
+    if output == "json":
+        first = first_to_bind(checks)
+        data = {"checks": [check.to_dict() for check in checks], "nodes": nodes}
+        shell.print_json(data | {"first_to_bind": first and first.to_dict()})
     else:
-        _show(checks, first)
+        _show(checks)
         if nodes:
-            tell(f"\n{'node':10}{'image':28}{'open files':>12}{'MiB':>8}{'neighbours':>12}")
+            shell.tell(f"\n{'node':10}{'image':28}{'open files':>12}{'MiB':>8}{'neighbours':>12}")
         for node in nodes:
-            tell("{name:10}{image:28}{fds:12,}{memory_mb:8,}{neighbours:12,}".format(**node))
+            shell.tell("{name:10}{image:28}{fds:12,}{memory_mb:8,}{neighbours:12,}".format(**node))
     raise typer.Exit(code)
 
 
@@ -123,118 +112,106 @@ def _examine(
     """Check this machine for a bed; the plan is there when the engine answers."""
     from orchestrator.hosts import capacity, docker
     from orchestrator.hosts import images as catalogue
-    from orchestrator.hosts.networks import HELPER
+    from orchestrator.hosts.helper import HELPER
     from orchestrator.plan import make_plan
     from orchestrator.runs.forecast import forecast
 
     plan = None
     code = ExitCode.HOST
     try:
-        engine = docker.connect()
-        info = engine.info()
+        host = docker.connect()
+        info = host.info()
         plan = make_plan(wanted, cpus=info.cpus)
         found = f"{info.version} on {info.operating_system}, {info.cpus} CPUs"
-        checks = [capacity.Check(name="engine", needed="Docker 20.10 or later", found=found, do="", state="ok")]
-        lacking = [
-            tag for tag in (catalogue.tag(*image) for image in catalogue.of(wanted)) if not engine.images.find(tag)
-        ]
-        checks.append(
+        tags = [catalogue.tag(*image) for image in catalogue.of(wanted)]
+        lacking = [tag for tag in tags if not host.images.find(tag)]
+        checks = [
+            capacity.Check(name="engine", needed="Docker 20.10 or later", found=found, do="", state="ok"),
             capacity.Check(
                 name="images of the bed",
-                needed=f"{len(catalogue.of(wanted))}",
+                needed=f"{len(tags)}",
                 found=f"missing: {', '.join(lacking)}" if lacking else "all of them",
                 do="`testbed setup` builds them, and so does the first run" if lacking else "",
                 state="warn" if lacking else "ok",
-            )
-        )
+            ),
+        ]
         if HELPER not in lacking:  # it is what looks at the host
             checks += [
-                *forecast(capacity.read(engine), plan, connections=connections, provoked=provoked),
+                *forecast(capacity.read(host), plan, connections=connections, provoked=provoked),
                 capacity.room_for_runs(runs),
+                _walls(host),
             ]
-            checks.append(_walls(engine))
     except EngineFailed as none:
         checks = [capacity.Check(name="engine", needed=none.needed, found=none.found, do=none.do, state="fail")]
         code = none.exit_code
     return checks, plan, code if any(check.state == "fail" for check in checks) else ExitCode.OK
 
 
-def _walls(engine: "Host") -> "Check":
+def _walls(host: "Host") -> "Check":
     """Check the walls of the beds that are up."""
     from orchestrator.hosts import capacity, ownership, walls
 
-    beds = [bed for bed in ownership.deployed_beds(engine) if bed.networks]
-    looked = walls.look(engine, beds)
+    beds = [bed for bed in ownership.deployed_beds(host) if bed.networks]
+    looked = walls.look(host, beds)
     faults = [wall for wall in looked if wall.state is not walls.State.CLOSED]
     return capacity.Check(
         name="walls of the beds that are up",
-        needed=f"{len(beds)} beds closed",
+        needed="all of them closed",
         found=walls.summary(looked) if faults else "all of them",
         do=", ".join(dict.fromkeys(wall.do for wall in faults)),
         state="warn" if faults else "ok",
     )
 
 
-def _show(checks: "Sequence[Check]", first: "Check | None") -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+def _show(checks: "list[Check]") -> None:
+    from orchestrator.report.tables import Table
+    from orchestrator.report.terminal import show_table
+    from orchestrator.runs.forecast import first_to_bind
 
-    from orchestrator.plaintext import plain
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim")
-    for title in ("", "check", "needed", "found", "share"):
-        table.add_column(title, overflow="fold", justify="right" if title == "share" else "left")
-    colours = {"ok": "green", "warn": "yellow", "fail": "bold red", "wanted": "cyan"}
-    for check in checks:
-        share = "" if check.share is None else f"{check.share:.1%}"
-        row = (plain(cell) for cell in (check.name, check.needed, check.found, share))
-        table.add_row(Text(check.state, style=colours[check.state]), *(Text(cell) for cell in row))
-    console = Console(highlight=False)
-    console.print(table)
+    rows = [(c.state, c.name, c.needed, c.found, "" if c.share is None else f"{c.share:.1%}") for c in checks]
+    show_table(Table(title="", columns=("", "check", "needed", "found", "share"), rows=rows, align="llllr"))
     for check in checks:
         if check.do:
-            console.print(plain(f"do: {check.do}  ({check.name})"), markup=False)
-    if first:
-        console.print(plain(f"first to bind: {first.name}, {first.needed} of {first.found}"), markup=False)
+            shell.tell(f"do: {check.do}  ({check.name})")
+    if first := first_to_bind(checks):
+        shell.tell(f"first to bind: {first.name}, {first.needed} of {first.found}")
 
 
 def images(
     build: Annotated[bool, typer.Option("--build", help="Build what is missing or older than its files.")] = False,
     release: Annotated[str, typer.Option(help="The Debian release of their daemons.")] = "bookworm",
-    output: FormatOption = Format.TEXT,
+    output: shell.FormatOption = "text",
 ) -> None:
     """List the images, each current, stale or missing; after --build, what it did."""
     from orchestrator.cli.progress import Steps
     from orchestrator.hosts import docker
     from orchestrator.hosts import images as catalogue
 
-    engine = docker.connect()
+    host = docker.connect()
     if build:
         with Steps() as steps, steps.step(f"build the images for {release}"):
-            states = catalogue.build_all(engine, release, steps.say)
+            states = catalogue.build_all(host, release, steps.say)
     else:
-        states = catalogue.states(engine, release)
-    if output is Format.JSON:
-        print_json([state.to_dict() for state in states])
+        states = catalogue.states(host, release)
+    if output == "json":
+        shell.print_json([state.to_dict() for state in states])
     else:
         for state in states:
             size = f"{state.size_b / 1e6:7.0f} MB" if state.size_b else ""
-            tell(f"{state.tag:32} {state.state:8} {size:10}  {state.build}".rstrip())
+            shell.tell(f"{state.tag:32} {state.state:8} {size:10}  {state.build}".rstrip())
 
 
 def clean(
     everything: Annotated[bool, typer.Option("--all", help="Also beds that are up and runs that go on.")] = False,
-    output: FormatOption = Format.TEXT,
+    output: shell.FormatOption = "text",
 ) -> None:
     """Remove all objects of killed commands, and expired beds; other beds that are up stay, unless --all."""
     from orchestrator.hosts import cleaning, docker
 
-    done = cleaning.clean(docker.connect(), everything=everything, say=say)
-    if output is Format.JSON:
-        print_json(done.to_dict())
+    done = cleaning.clean(docker.connect(), everything=everything, say=shell.say)
+    if output == "json":
+        shell.print_json(done.to_dict())
         return
-    tell(f"{len(done.removed)} removed, {len(done.kept)} kept")
+    shell.tell(f"{len(done.removed)} removed, {len(done.kept)} kept")
     for bed in done.kept:
-        tell(f"  kept {bed.bed} {bed.id}: it is {bed.state}; `testbed clean --all` removes it, too")
+        shell.tell(f"  kept {bed.bed} {bed.id}: it is {bed.state}; `testbed clean --all` removes it, too")

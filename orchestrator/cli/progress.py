@@ -12,6 +12,16 @@ from rich.status import Status
 from orchestrator.plaintext import plain
 
 
+@contextmanager
+def _timed(name: str, taken: list[dict[str, Any]]) -> Iterator[None]:
+    """Append name and seconds of the block."""
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        taken.append({"name": name, "seconds": round(time.monotonic() - began, 3)})
+
+
 class Steps:
     """Shows the steps of a command; on a terminal the running one moves, in a log every one is a line."""
 
@@ -31,19 +41,17 @@ class Steps:
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
         """Show one step while the block runs."""
-        began = time.monotonic()
         self._status = self._console.status(escape(plain(f"{name} ...", keep="")))
         self._status.start()
         mark = "[red]x[/red]"
         try:
-            yield
+            with _timed(name, self.taken):
+                yield
             mark = "[green]ok[/green]"
         finally:
-            seconds = time.monotonic() - began
-            self.taken.append({"name": name, "seconds": round(seconds, 3)})
             self._status.stop()
             self._status = None
-            self._console.print(f"{mark} {escape(plain(name))} [dim]{seconds:.1f} s[/dim]")
+            self._console.print(f"{mark} {escape(plain(name))} [dim]{self.taken[-1]['seconds']:.1f} s[/dim]")
 
     def show(self, text: str) -> None:
         """Show progress of the running step on a terminal, which can overwrite it."""
@@ -68,12 +76,9 @@ class Within:
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
         """Show one step of the run while the block runs."""
-        began = time.monotonic()
         self._outer.show(name)
-        try:
+        with _timed(name, self.taken):
             yield
-        finally:
-            self.taken.append({"name": name, "seconds": round(time.monotonic() - began, 3)})
 
     def say(self, text: str) -> None:
         """Show progress of the run."""

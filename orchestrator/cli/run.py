@@ -7,53 +7,21 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from orchestrator.cli import scenario_commands
-from orchestrator.cli.shell import MARKUP, RUNS, Format, FormatOption, RunsOption, end_with, print_json, say
+from orchestrator.cli import scenario_commands, shell
 from orchestrator.cli.verbosity import verbose
-from orchestrator.errors import HostCannot, Problem, host_cannot
+from orchestrator.errors import HostCannot, Problem
 
 if TYPE_CHECKING:
+    from orchestrator.bed.model import Strict
     from orchestrator.cli.progress import Steps
     from orchestrator.report.many import Page
+    from orchestrator.runs.runner import Finished
     from orchestrator.runs.sweep import Ask, Summary
     from orchestrator.scenarios import Scenario
-
-ParentOption = Annotated[str | None, typer.Option(help="Put the lab on this real interface instead of a private one.")]
-
+    from orchestrator.up.bringup import Progress
 
 _NAMED = 20
 """Files that are named of those that a capsule brings."""
-
-
-class Runs(scenario_commands.Scenarios):
-    """The scenarios, and any capsule file."""
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Take a word that ends in .json for a capsule."""
-        if args and args[0].endswith(".json"):
-            single = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=MARKUP)
-            single.command("run")(verbose(_again))
-            return "run", typer.main.get_command(single), args
-        return super().resolve_command(ctx, args)
-
-    def make(self, name: str) -> Any:
-        """Make the command of one scenario."""
-        return scenario_commands.command(name, _run)
-
-
-app = typer.Typer(
-    cls=Runs, rich_markup_mode=MARKUP, no_args_is_help=True, subcommand_metavar="SCENARIO|CAPSULE.json [OPTIONS]"
-)
-
-
-@app.callback(
-    epilog="Exit codes: 0 CONFIRMED, 1 REFUTED, 3 INCONCLUSIVE. With --vary: 0 when every run came to one of the first "
-    "two, which of them is the answer; else 3. A capsule: 0 when the outcome is the capsule's, else 1, or 3 when it is "
-    "INCONCLUSIVE here."
-)
-@verbose
-def run() -> None:
-    """Run a scenario and keep the evidence; or run a capsule again here and compare."""
 
 
 def _run(
@@ -67,64 +35,44 @@ def _run(
             help="One run for each value, in one table: dns.release=bullseye,bookworm. Several make a matrix.",
         ),
     ] = None,
-    runs: RunsOption = RUNS,
-    parent: ParentOption = None,
-    output: FormatOption = Format.TEXT,
+    runs: shell.RunsOption = shell.RUNS,
+    parent: shell.ParentOption = None,
+    output: shell.FormatOption = "text",
 ) -> None:
     """Make one run, or one for each value."""
     from orchestrator.cli.progress import Steps
-    from orchestrator.hosts import docker
-    from orchestrator.report import terminal
-    from orchestrator.runs import runner
+    from orchestrator.report import many as report
+    from orchestrator.runs import sweep
 
     params = scenario_commands.params_of(scenario, values)
     with Steps() as steps:
         if vary:
-            _sweep(scenario, params, vary, many(scenario, steps, runs, parent), runs, output)
-        finished = runner.run(
-            scenario,
-            params,
-            connect=docker.connect,
-            runs=runs,
-            parent=parent,
-            command=called(),
-            steps=steps,
-        )
-    if output is Format.JSON:
-        print_json(terminal.summary(finished.rundir))
-    else:
-        terminal.show(finished.rundir)
-    end_with(finished.exit_code, finished.unreported)
+            planned = sweep.combinations(scenario, params, vary)
+            summary = sweep.Summary.create(runs, "sweep", scenario, command=called(), varied=list(planned[0][0]))
+            code = sweep.sweep(planned, many(scenario, steps, runs, parent), summary)
+            conclude(report.sweep(summary.facts), summary, output, code)
+        finished = _execute(scenario, params, runs, parent, called(), steps)
+    shell.conclude_run(finished, output)
 
 
-def _sweep(scenario: "Scenario[Any]", params: Any, vary: list[str], ask: "Ask", runs: Path, output: Format) -> NoReturn:
-    from orchestrator.report import many as report
-    from orchestrator.runs import sweep
+def _execute(
+    scenario: "Scenario[Any]", params: "Strict", runs: Path, parent: str | None, command: list[str], steps: "Progress"
+) -> "Finished":
+    from orchestrator.hosts import docker
+    from orchestrator.runs import runner
 
-    planned = sweep.combinations(scenario, params, vary)
-    summary = sweep.Summary.create(runs, "sweep", scenario, command=called(), varied=list(planned[0][0]))
-    code = sweep.sweep(planned, ask, summary)
-    conclude(report.sweep(summary.facts), summary, output, code)
+    return runner.run(scenario, params, connect=docker.connect, runs=runs, parent=parent, command=command, steps=steps)
 
 
 def many(scenario: "Scenario[Any]", steps: "Steps", runs: Path, parent: str | None) -> "Ask":
     """Return a callable that executes one run and prints one line with its outcome."""
     from orchestrator.cli.progress import Within
-    from orchestrator.hosts import docker
-    from orchestrator.runs import runner, sweep
+    from orchestrator.runs import sweep
 
-    def ask(params: Any) -> Any:
-        command = sweep.words(scenario, params)
+    def ask(params: "Strict") -> "Finished":
+        command = [*sweep.words(scenario, params), *(["--parent", parent] if parent else [])]
         with steps.step(" ".join(command[2:])):
-            finished = runner.run(
-                scenario,
-                params,
-                connect=docker.connect,
-                runs=runs,
-                parent=parent,
-                command=[*command, *(["--parent", parent] if parent else [])],
-                steps=Within(steps),
-            )
+            finished = _execute(scenario, params, runs, parent, command, Within(steps))
         steps.say(f"{finished.verdict.outcome}: {finished.rundir.path.name}")
         if finished.unreported:
             steps.say(f"warning: {finished.unreported}")
@@ -138,9 +86,10 @@ def called() -> list[str]:
     return [Path(sys.argv[0]).name, *sys.argv[1:]]
 
 
-def conclude(page: "Page", summary: "Summary", output: Format, code: int) -> NoReturn:
+def conclude(page: "Page", summary: "Summary", output: shell.Format, code: int) -> NoReturn:
     """Show what many runs came to, keep it as a page beside their summary, and end with this exit code."""
     from orchestrator.report import many as report
+    from orchestrator.report.html import unwritten
 
     path = summary.path
     where = [("runs", path.parents[1]), ("kept", path)]
@@ -148,24 +97,16 @@ def conclude(page: "Page", summary: "Summary", output: Format, code: int) -> NoR
     try:
         where.append(("report", report.write(page, path.parent)))
     except Exception as error:  # noqa: BLE001 - whatever breaks the page, the answer stands
-        unreported = host_cannot(error, "report.html") if isinstance(error, OSError) else None
-        unreported = unreported or Problem("report.html", f"it failed: {type(error).__name__}: {error}", "report it")
-    if output is Format.JSON:
-        print_json(summary.facts)
-    else:
-        report.show(page, where)
-    end_with(code, unreported)
+        unreported = unwritten(error, "report it")
+    shell.answer(output, summary.facts, lambda: report.show(page, where))
+    shell.end_with(code, unreported)
 
 
 def _ask_trust(file: Path, files: list[str]) -> None:
-    """Ask on the terminal whether to run the files that a capsule brings.
-
-    Raises:
-        HostCannot: the answer is no, or there is no terminal.
-    """
+    """Ask on the terminal whether to run the files that a capsule brings; raise HostCannot unless the answer is yes."""
     named = ", ".join(files[:_NAMED]) + (f" and {len(files) - _NAMED} more" if len(files) > _NAMED else "")
     if sys.stdin.isatty():
-        say(f"{file} brings files of its maker, which run in a container of its bed:\n  {named}")
+        shell.say(f"{file} brings files of its maker, which run in a container of its bed:\n  {named}")
         with suppress(typer.Abort):  # the end of the input is no yes
             if typer.confirm("Run them?", err=True):
                 return
@@ -184,9 +125,9 @@ def _again(
     trust_files: Annotated[
         bool, typer.Option("--trust-files", help="Run the files and programs that it brings, in its bed.")
     ] = False,
-    runs: RunsOption = RUNS,
-    parent: ParentOption = None,
-    output: FormatOption = Format.TEXT,
+    runs: shell.RunsOption = shell.RUNS,
+    parent: shell.ParentOption = None,
+    output: shell.FormatOption = "text",
 ) -> None:
     """Run a capsule's scenario again here, with its parameters, and say what differs."""
     from orchestrator.cli.progress import Steps
@@ -209,3 +150,32 @@ def _again(
         summary.broken(error)
         raise
     conclude(report.comparison(summary.facts), summary, output, capsule.exit_code(compared))
+
+
+class Runs(scenario_commands.Scenarios):
+    """The scenarios, and any capsule file."""
+
+    body = staticmethod(_run)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Take a word that ends in .json for a capsule."""
+        if args and args[0].endswith(".json"):
+            single = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=shell.MARKUP)
+            single.command("run")(verbose(_again))
+            return "run", typer.main.get_command(single), args
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    cls=Runs, rich_markup_mode=shell.MARKUP, no_args_is_help=True, subcommand_metavar="SCENARIO|CAPSULE.json [OPTIONS]"
+)
+
+
+@app.callback(
+    epilog="Exit codes: 0 CONFIRMED, 1 REFUTED, 3 INCONCLUSIVE. With --vary: 0 when every run came to one of the first "
+    "two, which of them is the answer; else 3. A capsule: 0 when the outcome is the capsule's, else 1, or 3 when it is "
+    "INCONCLUSIVE here."
+)
+@verbose
+def run() -> None:
+    """Run a scenario and keep the evidence; or run a capsule again here and compare."""

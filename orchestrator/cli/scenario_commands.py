@@ -2,7 +2,6 @@
 
 import ast
 import inspect
-from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 from typer.core import TyperCommand
 
-from orchestrator.cli.shell import MARKUP, Panels
+from orchestrator.cli import shell
 from orchestrator.cli.verbosity import verbose
 
 if TYPE_CHECKING:
@@ -36,8 +35,11 @@ def names() -> list[str]:
     return sorted(_files())
 
 
-class Scenarios(Panels):
+class Scenarios(shell.Panels):
     """Finds the scenarios by their files; only the one that is called is imported, so that help is quick."""
+
+    body: Callable[..., None]
+    """What its commands execute (see ``command``)."""
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - click's signature
         """Name every scenario."""
@@ -49,16 +51,12 @@ class Scenarios(Panels):
         if file is None:
             return None
         question = (ast.get_docstring(ast.parse(file.read_text())) or cmd_name).splitlines()[0]
-        return TyperCommand(cmd_name, help=question, rich_markup_mode=MARKUP)
+        return TyperCommand(cmd_name, help=question, rich_markup_mode=shell.MARKUP)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Make the command of one scenario: its options are the scenario's parameters."""
         name, found, rest = super().resolve_command(ctx, args)
-        return name, self.make(str(name)) if found else None, rest
-
-    @abstractmethod
-    def make(self, name: str) -> Any:
-        """Make the command of one scenario."""
+        return name, command(str(name), self.body) if found else None, rest
 
 
 def command(name: str, body: Callable[..., None]) -> Any:
@@ -101,7 +99,7 @@ def command(name: str, body: Callable[..., None]) -> Any:
     context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
     call.__signature__ = inspect.Signature([context, *varied, *fixed])  # type: ignore[attr-defined]
     call.__annotations__ = {p.name: p.annotation for p in [context, *varied, *fixed]}
-    single = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=MARKUP)
+    single = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=shell.MARKUP)
     single.command(name, help=scenario.question)(verbose(call))
     return typer.main.get_command(single)
 

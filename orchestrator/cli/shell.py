@@ -4,9 +4,8 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -15,18 +14,18 @@ from orchestrator.errors import ExitCode, HostCannot, InvalidInput, Problem, hos
 from orchestrator.interrupts import Interrupted, raise_on_signals
 from orchestrator.plaintext import LAYOUT, plain
 
-
-class Format(StrEnum):
-    """How a command prints its answer."""
-
-    TEXT = "text"
-    JSON = "json"
+if TYPE_CHECKING:
+    from orchestrator.runs.runner import Finished
 
 
+Format = Literal["text", "json"]
 FormatOption = Annotated[Format, typer.Option("--format", help="text for people, json for scripts.")]
 RunsOption = Annotated[
     Path, typer.Option("--runs", envvar="TESTBED_RUNS", help="Where run directories are kept.", show_default=True)
 ]
+DomainsOption = Annotated[int | None, typer.Option(help="Domains, instead of the bed's own number.")]
+FamiliesOption = Annotated[str | None, typer.Option(help="v4, v6 or both, instead of the bed's own.")]
+ParentOption = Annotated[str | None, typer.Option(help="Put the lab on this real interface, not a private one.")]
 RUNS = Path("runs")
 MARKUP = None
 """Help as plain text: rich would double the time of `testbed --help`."""
@@ -64,38 +63,19 @@ def made_runs(ctx: typer.Context) -> list[str]:
     return []
 
 
-def beds_there() -> list[str]:
-    """Name deployed beds and their ids, for shell completion."""
-    return [word for bed in _standing() for word in (bed["bed"], bed["id"])]
-
-
-def nodes_there() -> list[str]:
-    """Name the nodes of deployed beds, for shell completion."""
-    return sorted({node["name"] for bed in _standing() for node in bed["nodes"]})
-
-
-def _standing() -> list[dict[str, Any]]:
-    from orchestrator.hosts import docker, ownership
-
-    try:
-        return [standing.to_dict() for standing in ownership.deployed_beds(docker.connect())]
-    except Problem:
-        return []
-
-
-BedOption = Annotated[
-    str | None,
-    typer.Option(
-        "--bed", help="Name or id of the bed, when more than one is up.", show_default=False, autocompletion=beds_there
-    ),
-]
-
-
 def print_json(data: Any) -> None:
     """Print data for a script."""
     from orchestrator import strict_json
 
     typer.echo(strict_json.dumps(data, indent=1, default=str))
+
+
+def answer(output: Format, data: Any, show: Callable[[], object]) -> None:
+    """Print an answer: ``data`` for a script, or what ``show`` prints for a person."""
+    if output == "json":
+        print_json(data)
+    else:
+        show()
 
 
 def tell(text: str) -> None:
@@ -106,6 +86,15 @@ def tell(text: str) -> None:
 def say(text: str) -> None:
     """Print progress for a person on standard error; control characters become visible."""
     typer.echo(plain(text, LAYOUT), err=True)
+
+
+def conclude_run(finished: "Finished", output: Format) -> NoReturn:
+    """Show a run and end with its exit code."""
+    from orchestrator.report import terminal
+
+    run = terminal.summary(finished.rundir)
+    answer(output, run, lambda: terminal.show(run))
+    end_with(finished.exit_code, finished.unreported)
 
 
 def end_with(code: int, unreported: Problem | None) -> NoReturn:
@@ -137,8 +126,6 @@ def run_guarded(command: Callable[[], Any]) -> None:
         raise
     except Exception as error:  # noqa: BLE001 - the last frame: what nobody foresaw is our bug
         if isinstance(error, OSError) and (refused := host_cannot(error, "the output")):
-            for note in _notes(error):
-                refused.add_note(note)
             _end_with(refused)
         say(traceback.format_exc().rstrip())
         say("this is a bug of testbed; please report it with the lines above")

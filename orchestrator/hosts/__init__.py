@@ -1,7 +1,7 @@
 """Hosts, their nodes and images as protocols, and all operations on a host.
 
 ``docker`` is a host with a Docker Engine (20.10 and later, local or remote); ``fake`` is an in-memory host for tests.
-Other modules use the protocols only.
+Other modules use the protocols only. A function that takes a host raises ``EngineFailed`` as the host's verbs do.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from typing import Any, Protocol
 
-from orchestrator.errors import EngineFailed
+from orchestrator.errors import EngineFailed, TimedOut
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +146,12 @@ class ContainerGone(EngineFailed):
         super().__init__(f"exit status of container {container[:12]}", "it was removed", "find out who removed it")
 
 
+def overdue(command: Sequence[str], seconds: float) -> TimedOut:
+    """Return the error for a command that was ended at its time limit."""
+    needed = f"{' '.join(command)[:200]} to end within {seconds:g} s"
+    return TimedOut(needed, "it did not", "see whether the machine is overloaded, and try again")
+
+
 class Images(Protocol):
     """The images of a host. Every verb raises ``EngineFailed`` if the engine cannot be reached or refuses."""
 
@@ -154,7 +160,7 @@ class Images(Protocol):
         ...
 
     def list(self, label: str) -> Sequence[tuple[str, Mapping[str, str]]]:
-        """List local images that carry ``label``: tag, and labels plus ``id``, ``size`` (bytes), ``created``."""
+        """List local images that carry ``label``: tag, and labels plus ``id`` and ``size`` (bytes)."""
         ...
 
     def pull(self, tag: str) -> None:
@@ -198,10 +204,13 @@ class Node(Protocol):
         """
         ...
 
-    def exec_lines(self, command: Sequence[str], *, capabilities: Sequence[str] | None = None) -> Iterator[str]:
-        """Run a command as ``exec`` does, without a time limit, and yield its standard output line by line.
+    def exec_lines(
+        self, command: Sequence[str], *, capabilities: Sequence[str] | None = None, timeout: float
+    ) -> Iterator[str]:
+        """Run a command as ``exec`` does, and yield its standard output line by line.
 
         Raises:
+            TimedOut: the command runs longer than ``timeout`` seconds; raised after the last line.
             EngineFailed: after the last line, if the exit status is not 0; holds the end of standard error.
         """
         ...
@@ -214,8 +223,8 @@ class Node(Protocol):
         """Yield the engine's raw statistics, about once a second, until the container ends."""
         ...
 
-    def read_file(self, path: str) -> bytes:
-        """Return the content of a file in the container, running or not."""
+    def read_file(self, path: str) -> bytes | None:
+        """Return the content of a file in the container, running or not; ``None`` if there is no such file."""
         ...
 
     def wait(self) -> int:

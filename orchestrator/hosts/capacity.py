@@ -10,13 +10,13 @@ from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from orchestrator.bed.cpu_topology import Topology
-from orchestrator.errors import EngineFailed, HostCannot, usable
-from orchestrator.hosts import LOG_FILE_MB, LOG_FILES, ContainerSpec, Host, HostInfo, ownership
-from orchestrator.hosts.networks import ENABLE_IPV6, HELPER
-from orchestrator.hosts.ownership import Identity
+from orchestrator.errors import HostCannot, usable
+from orchestrator.hosts import LOG_FILE_MB, LOG_FILES, Host, HostInfo, ownership
+from orchestrator.hosts.helper import on_the_host
+from orchestrator.hosts.networks import ENABLE_IPV6
 from orchestrator.plan import HostNeeds
 
 _READ = r"""
@@ -64,6 +64,7 @@ FLOOR_MB = 256
 """Least disk space to start a bed: image layers, configuration, first log lines."""
 RUN_MB = 256
 """Size of one run: report (5 MiB), series and packed logs; a run at full speed writes about 100 MiB an hour."""
+Short: TypeAlias = Literal["warn", "fail"]
 NEIGHBOURS = "entries in the kernel's neighbour table"
 
 
@@ -112,17 +113,16 @@ class Check:
         return asdict(self)
 
 
-def read(engine: Host) -> Readings:
-    """Read the host with two one-shot helpers: in the host's network namespace without capabilities, and in its own.
-
-    Raises:
-        EngineFailed: a helper could not run.
-    """
+def read(host: Host) -> Readings:
+    """Read the host with two one-shot helpers: in the host's network namespace without capabilities, and in its own."""
+    needed, do = "a reading of the host", "see the engine's log"
     with ThreadPoolExecutor(2) as pool:
-        tried = pool.submit(_helper, engine, "try", _TRY, host_network=False, capabilities=("NET_ADMIN",))
-        info = engine.info()
-        beds = engine.find({ownership.NEIGHBOURS: None})
-        output = _helper(engine, "reading", _READ, host_network=True, capabilities=())
+        tried = pool.submit(
+            on_the_host, host, _TRY, needed=needed, do=do, host_network=False, capabilities=("NET_ADMIN",)
+        )
+        info = host.info()
+        beds = host.find({ownership.NEIGHBOURS: None})
+        output = on_the_host(host, _READ, needed=needed, do=do)
     facts = dict(line.split("\t", 1) for line in output.splitlines() if "\t" in line)
     sysctls = {
         name: " ".join(facts[name].split())
@@ -145,75 +145,45 @@ def read(engine: Host) -> Readings:
     )
 
 
-def _helper(engine: Host, name: str, script: str, *, host_network: bool, capabilities: tuple[str, ...]) -> str:
-    identity = Identity.reading()
-    done = engine.run(
-        ContainerSpec(
-            name=identity.name(name),
-            image=HELPER,
-            command=("sh", "-c", script),
-            labels=identity.labels(),
-            host_network=host_network,
-            capabilities=capabilities,
-        )
-    )
-    if done.status != 0:
-        raise EngineFailed("a reading of the host", done.failure, "see the engine's log")
-    return done.stdout
-
-
 def check(readings: Readings, needs: HostNeeds) -> list[Check]:
     """Compare a bed's needs with the host's readings."""
     limit = readings.neighbour_limit
+    taken = max(readings.neighbours, readings.neighbours_planned)
     raise_limit = "raise net.ipv4.neigh.default.gc_thresh3 on the host, or take other beds down"
     memory = readings.memory_available_b // 2**20
     checks = [
-        Check(
-            name="features of the kernel",
-            needed="veth, macvlan, nf_tables",
-            found=f"missing: {', '.join(readings.lacks)}" if readings.lacks else "all of them",
-            do="load the modules, or take a kernel of the distribution" if readings.lacks else "",
-            state="fail" if readings.lacks else "ok",
-        ),
         _check(
+            "features of the kernel",
+            "veth, macvlan, nf_tables",
+            f"missing: {', '.join(readings.lacks)}" if readings.lacks else "all of them",
+            "load the modules, or take a kernel of the distribution",
+            enough=not readings.lacks,
+        ),
+        _figure(
             "open files of one process",
             needs.fds,
             readings.nofile,
             "raise the limit of the engine's service (LimitNOFILE=), or ask for fewer addresses or workers",
         ),
-        Check(
-            name=NEIGHBOURS,
-            needed=f"{needs.neighbour_entries:,}",
-            found="unknown: the engine hides net.ipv4.neigh.default.gc_thresh3",
-            do=raise_limit,
-            state="warn",
+        _check(
+            NEIGHBOURS,
+            f"{needs.neighbour_entries:,}",
+            "unknown: the engine hides net.ipv4.neigh.default.gc_thresh3",
+            raise_limit,
+            enough=False,
+            short="warn",
         )
         if limit is None
-        else _check(NEIGHBOURS, needs.neighbour_entries, _free(readings), raise_limit),
-        _check("memory, MiB", needs.memory_mb, memory, "free some memory, or ask for less", warn=True),
+        else _figure(NEIGHBOURS, needs.neighbour_entries, max(0, limit - taken), raise_limit),
+        _figure("memory, MiB", needs.memory_mb, memory, "free some memory, or ask for less", short="warn"),
         _room("the engine's data", needs.containers * LOG_FILE_MB * LOG_FILES, readings.disk_free_b),
     ]
     if needs.ipv6:
-        checks.append(
-            Check(
-                name="IPv6 in the kernel",
-                needed="yes",
-                found="yes" if readings.ipv6 else "no: /proc/sys/net/ipv6 is not there",
-                do="" if readings.ipv6 else ENABLE_IPV6,
-                state="ok" if readings.ipv6 else "fail",
-            )
-        )
-    if needs.cpus:
-        enough = needs.cpus <= readings.engine.cpus
-        checks.append(
-            Check(  # no share: a limit of all CPUs is no shortage
-                name="CPUs of one node",
-                needed=f"{needs.cpus:g}",
-                found=f"{readings.engine.cpus}",
-                do="" if enough else "lower the node's limit, cpus",
-                state="ok" if enough else "fail",
-            )
-        )
+        found = "yes" if readings.ipv6 else "no: /proc/sys/net/ipv6 is not there"
+        checks.append(_check("IPv6 in the kernel", "yes", found, ENABLE_IPV6, enough=readings.ipv6))
+    if needs.cpus:  # no share: a limit of all CPUs is no shortage
+        cpus, do = readings.engine.cpus, "lower the node's limit, cpus"
+        checks.append(_check("CPUs of one node", f"{needs.cpus:g}", f"{cpus}", do, enough=needs.cpus <= cpus))
     return checks
 
 
@@ -249,23 +219,13 @@ def room_for_runs(folder: Path) -> Check:
 
 def _room(what: str, needed_mb: int, free_b: int | None) -> Check:
     """Compare the needed disk space (upper bound) with the free space; fail below ``FLOOR_MB``."""
-    do = "free some space there (`testbed clean`, `docker system df`)"
+    name, needed = f"{_DISK}{what}, MiB", f"{needed_mb:,} at most"
     if free_b is None:
-        return Check(name=f"{_DISK}{what}, MiB", needed=f"{needed_mb:,} at most", found="unknown", do="", state="ok")
-    enough = free_b >> 20 >= needed_mb
-    return Check(
-        name=f"{_DISK}{what}, MiB",
-        needed=f"{needed_mb:,} at most",
-        found=f"{free_b >> 20:,}",
-        do="" if enough else do,
-        state="ok" if enough else "fail" if free_b >> 20 < FLOOR_MB else "warn",
-    )
-
-
-def _free(readings: Readings) -> int:
-    """Return the number of free neighbour entries; planned entries of deployed beds count as taken."""
-    taken = max(readings.neighbours, readings.neighbours_planned)
-    return max(0, (readings.neighbour_limit or 0) - taken)
+        return _check(name, needed, "unknown", "", enough=True)
+    free_mb = free_b >> 20
+    do = "free some space there (`testbed clean`, `docker system df`)"
+    short: Short = "warn" if free_mb >= FLOOR_MB else "fail"
+    return _check(name, needed, f"{free_mb:,}", do, enough=free_mb >= needed_mb, short=short)
 
 
 def require(checks: list[Check], smaller: str | None = None) -> None:
@@ -297,15 +257,23 @@ def _source() -> str:
     return digest.hexdigest()[:16]
 
 
-def _check(name: str, needed: int, found: int, do: str, *, warn: bool = False) -> Check:
-    enough = needed <= found
+def _figure(name: str, needed: int, found: int, do: str, *, short: Short = "fail") -> Check:
+    """Compare two figures."""
+    share = needed / max(found, 1)
+    return _check(name, f"{needed:,}", f"{found:,}", do, enough=needed <= found, short=short, share=share)
+
+
+def _check(
+    name: str, needed: str, found: str, do: str, *, enough: bool, short: Short = "fail", share: float | None = None
+) -> Check:
+    """Return a check that is in the state ``short`` if the host has not enough."""
     return Check(
         name=name,
-        needed=f"{needed:,}",
-        found=f"{found:,}",
+        needed=needed,
+        found=found,
         do="" if enough else do,
-        state="ok" if enough else "warn" if warn else "fail",
-        share=needed / max(found, 1),
+        state="ok" if enough else short,
+        share=share,
     )
 
 

@@ -28,7 +28,7 @@ class Cleaned:
         return {"removed": [s.to_dict() for s in self.removed], "kept": [s.to_dict() for s in self.kept]}
 
 
-def clean(engine: Host, *, everything: bool, say: Callable[[str], None]) -> Cleaned:
+def clean(host: Host, *, everything: bool, say: Callable[[str], None]) -> Cleaned:
     """Remove all objects of abandoned and expired beds; ``everything``: of all beds.
 
     Beds that are up, beds of running commands and beds made from another machine are kept.
@@ -36,46 +36,43 @@ def clean(engine: Host, *, everything: bool, say: Callable[[str], None]) -> Clea
     Raises:
         EngineFailed: an object could not be removed; the others were.
     """
-    beds = deployed_beds(engine)
+    beds = deployed_beds(host)
     removed = [bed for bed in beds if everything or bed.abandoned]
-    if problems := _remove_each(engine, removed, say):
+    if problems := _remove_each(host, removed, say):
         raise problems[0]
     return Cleaned(removed=tuple(removed), kept=tuple(bed for bed in beds if bed not in removed))
 
 
-def make_way(engine: Host, say: Callable[[str], None]) -> None:
+def make_way(host: Host, say: Callable[[str], None]) -> None:
     """Remove abandoned and expired beds before a new bed is made.
 
     A bed that cannot be removed is reported and stays: its names and its slice conflict with no other bed.
-
-    Raises:
-        EngineFailed: the engine cannot be reached.
     """
-    _remove_each(engine, [s for s in deployed_beds(engine) if s.abandoned], say)
+    _remove_each(host, [s for s in deployed_beds(host) if s.abandoned], say)
 
 
-def _remove_each(engine: Host, beds: Sequence[DeployedBed], say: Callable[[str], None]) -> list[Problem]:
+def _remove_each(host: Host, beds: Sequence[DeployedBed], say: Callable[[str], None]) -> list[Problem]:
     """Remove beds and return the problems; report each bed that is not wholly removed."""
     problems = []
     for bed in beds:
         why = f", expired at {bed.expires}" if bed.expired else ", left by a command that is gone"
         say(f"removing {bed.bed} {bed.id}{why}" if bed.abandoned else f"removing {bed.id}")
         try:
-            remove(engine, bed)
+            remove(host, bed)
         except Problem as problem:
             problems.append(problem)
             say(f"warning: bed {bed.bed} {bed.id} is not wholly removed: {problem}; `testbed clean` tries again")
     return problems
 
 
-def remove_id(engine: Host, id_: str) -> None:
+def remove_id(host: Host, id_: str) -> None:
     """Remove a bed by its id; idempotent."""
-    for bed in deployed_beds(engine):
+    for bed in deployed_beds(host):
         if bed.id == id_:
-            remove(engine, bed)
+            remove(host, bed)
 
 
-def remove(engine: Host, bed: DeployedBed) -> None:
+def remove(host: Host, bed: DeployedBed) -> None:
     """Remove a bed: containers, lab, veth pair, then the control network, which identifies a partly removed bed.
 
     Host settings are restored even if another step fails; their lock is removed only if no step failed.
@@ -95,19 +92,19 @@ def remove(engine: Host, bed: DeployedBed) -> None:
     locks = [container for container in bed.containers if SETTINGS in container.labels]
     others = [container for container in bed.containers if container not in locks]
     with ThreadPoolExecutor(max(1, len(others))) as pool:
-        removals = [pool.submit(attempt, engine.node(container.id).remove) for container in others]
+        removals = [pool.submit(attempt, host.node(container.id).remove) for container in others]
     for removal in removals:
         removal.result()
     for lock in locks:
-        attempt(partial(put_back, engine, bed.identity, lock))
+        attempt(partial(put_back, host, lock))
     for lock in locks if not failed else ():
-        attempt(engine.node(lock.id).remove)
+        attempt(host.node(lock.id).remove)
     control = [n for n in bed.networks if n.name.endswith("-control")]
     for network in [n for n in bed.networks if n not in control]:
-        attempt(partial(engine.remove_network, network.id))
+        attempt(partial(host.remove_network, network.id))
     if bed.private and bed.networks:
-        attempt(lambda: remove_parent(engine, bed.identity))
+        attempt(lambda: remove_parent(host, bed.identity))
     for network in control if not failed else ():
-        attempt(partial(engine.remove_network, network.id))
+        attempt(partial(host.remove_network, network.id))
     if failed:
         raise failed[0]

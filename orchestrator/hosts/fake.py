@@ -1,24 +1,26 @@
-"""Hosts for tests: an in-memory host with scripted answers, and a wrapper that breaks any host at a chosen call."""
+"""A host for tests: in memory, with scripted answers."""
 
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from ipaddress import IPv4Network
 from typing import Any, cast
 
 from orchestrator.bed.cpu_topology import parse
-from orchestrator.errors import EngineFailed, TimedOut
+from orchestrator.errors import EngineFailed
 from orchestrator.hosts import (
     ContainerGone,
     ContainerSpec,
     Found,
-    Host,
     HostInfo,
     LogLine,
     NetworkSpec,
+    Node,
     Output,
     SubnetTaken,
+    overdue,
 )
 from orchestrator.hosts.docker.ssh import Target
 
@@ -63,16 +65,16 @@ class FakeHost:
                 raise SubnetTaken(spec.subnet)
             return self._add(Found(kind="network", id="", name=spec.name, labels=spec.labels, subnets=wanted))
 
-    def create(self, spec: ContainerSpec) -> "FakeNode":
+    def create(self, spec: ContainerSpec) -> Node:
         with self._lock:
             for endpoint in spec.networks:
                 self.found(endpoint.network)
             made = self._add(Found(kind="container", id="", name=spec.name, labels=spec.labels, state="created"))
             self.specs[made], self._ended[made] = spec, (threading.Event(), [])
-            return FakeNode(self, made)
+            return self.node(made)
 
-    def node(self, container: str) -> "FakeNode":
-        return FakeNode(self, container)
+    def node(self, container: str) -> Node:
+        return cast("Node", FakeNode(self, container))
 
     def start(self, container: str) -> None:
         with self._lock:
@@ -101,13 +103,12 @@ class FakeHost:
         try:
             return self.answer(self.specs[made.id], tuple(command))
         except TimeoutError as late:
-            needed = f"{' '.join(command)[:200]} to end within {timeout:g} s"
-            raise TimedOut(needed, "it did not", "look at its log") from late
+            raise overdue(command, timeout) from late
 
     def exec_lines(
-        self, container: str, command: Sequence[str], *, capabilities: Sequence[str] | None = None
+        self, container: str, command: Sequence[str], *, capabilities: Sequence[str] | None = None, timeout: float
     ) -> Iterator[str]:
-        output = self.exec(container, command, capabilities=capabilities)
+        output = self.exec(container, command, capabilities=capabilities, timeout=timeout)
         yield from output.stdout.splitlines()
         if output.status:
             needed = f"{' '.join(command)[:200]} to succeed"
@@ -123,11 +124,8 @@ class FakeHost:
         self.wait(container)
         yield from ()
 
-    def read_file(self, container: str, path: str) -> bytes:
-        files = self.specs[self.found(container).id].files
-        if path not in files:
-            raise EngineFailed(f"{path} of container {container}", "there is no such file", "name another one")
-        return files[path]
+    def read_file(self, container: str, path: str) -> bytes | None:
+        return self.specs[self.found(container).id].files.get(path)
 
     def run(self, spec: ContainerSpec, timeout: float = 60) -> Output:  # noqa: ARG002
         self.create(spec).remove()
@@ -175,37 +173,13 @@ class FakeHost:
 
 
 class FakeNode:
-    """A container of a fake host; it calls the host's verbs, which a test may override."""
+    """A container of a fake host: its verbs are the host's, which a test may override, about this container."""
 
     def __init__(self, host: FakeHost, container: str) -> None:
         self.id, self._host = container, host
 
-    def start(self) -> None:
-        self._host.start(self.id)
-
-    def pin(self, cpus: str) -> None:
-        self._host.pin(self.id, cpus)
-
-    def exec(self, command: Sequence[str], *, capabilities: Sequence[str] | None = None, timeout: float = 60) -> Output:
-        return self._host.exec(self.id, command, capabilities=capabilities, timeout=timeout)
-
-    def exec_lines(self, command: Sequence[str], *, capabilities: Sequence[str] | None = None) -> Iterator[str]:
-        return self._host.exec_lines(self.id, command, capabilities=capabilities)
-
-    def logs(self, *, follow: bool) -> Iterator[LogLine]:
-        return self._host.logs(self.id, follow=follow)
-
-    def stats(self) -> Iterator[dict[str, Any]]:
-        return self._host.stats(self.id)
-
-    def read_file(self, path: str) -> bytes:
-        return self._host.read_file(self.id, path)
-
-    def wait(self) -> int:
-        return self._host.wait(self.id)
-
-    def remove(self) -> None:
-        self._host.remove(self.id)
+    def __getattr__(self, verb: str) -> Any:
+        return partial(getattr(self._host, verb), self.id)
 
 
 class FakeImages:
@@ -233,44 +207,3 @@ class FakeImages:
 
     def discard(self, image: str) -> None:
         self.tags.pop(image, None)
-
-
-class _Broken:
-    """Wrapper of a host, node or images with one call counter; one call raises ``error``."""
-
-    def __init__(self, part: Any, breaks: Callable[[], bool], error: BaseException, *, late: bool) -> None:
-        self._part, self._breaks, self._error, self._late = part, breaks, error, late
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self._part, name)
-        if name == "images":
-            return self._wrapped(value)
-        if not callable(value):
-            return value
-        if name == "node":
-            return lambda container: self._wrapped(value(container))
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            breaks = self._breaks()
-            if breaks and not self._late:
-                raise self._error
-            done = value(*args, **kwargs)
-            if breaks:
-                raise self._error
-            return self._wrapped(done) if name == "create" else done
-
-        return call
-
-    def _wrapped(self, part: Any) -> "_Broken":
-        return _Broken(part, self._breaks, self._error, late=self._late)
-
-
-def broken(host: Host, at: int, error: BaseException, *, late: bool = False) -> Host:
-    """Return ``host`` with its call number ``at`` (from 1) raising ``error``; ``late``: after the call's work."""
-    calls, lock = itertools.count(1), threading.Lock()
-
-    def breaks() -> bool:
-        with lock:
-            return next(calls) == at
-
-    return cast("Host", _Broken(host, breaks, error, late=late))

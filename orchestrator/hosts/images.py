@@ -15,10 +15,11 @@ import ssl
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from fcntl import LOCK_EX, LOCK_NB, flock
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -119,13 +120,13 @@ class State:
         return {"tag": self.tag, "state": self.state, "size_b": self.size_b, "build": self.build}
 
 
-def states(engine: Host, release: str) -> list[State]:
+def states(host: Host, release: str) -> list[State]:
     """Return the state of every image of a Debian release.
 
     Raises:
         InvalidInput: the release is not supported.
     """
-    built = dict(engine.images.list(LABEL))
+    built = dict(host.images.list(LABEL))
     result = []
     for image in names(release):
         name = tag(image, release)
@@ -135,15 +136,15 @@ def states(engine: Host, release: str) -> list[State]:
     return result
 
 
-def build_all(engine: Host, release: str, say: Say) -> list[State]:
+def build_all(host: Host, release: str, say: Say) -> list[State]:
     """Build every missing or stale image of a Debian release, and return all states with the result of the build.
 
     Raises:
         InvalidInput: the release is not supported.
         EngineFailed: as ``ensure``.
     """
-    before = {state.tag: state.state for state in states(engine, release)}
-    old = ensure(engine, [(image, release) for image in names(release)], say)
+    before = {state.tag: state.state for state in states(host, release)}
+    old = ensure(host, [(image, release) for image in names(release)], say)
 
     def done(image: str) -> str:
         name = tag(image, release)
@@ -152,7 +153,7 @@ def build_all(engine: Host, release: str, say: Say) -> list[State]:
         return "kept as it was built: no mirror serves its rebuild" if name in old else "built"
 
     return [
-        replace(state, build=done(image)) for image, state in zip(names(release), states(engine, release), strict=True)
+        replace(state, build=done(image)) for image, state in zip(names(release), states(host, release), strict=True)
     ]
 
 
@@ -162,7 +163,7 @@ def of(bed: Bed) -> list[tuple[str, str]]:
     return [("helper", DEFAULT_RELEASE), *dict.fromkeys(nodes)]
 
 
-def ensure(engine: Host, needed: Iterable[tuple[str, str]], say: Say) -> list[str]:
+def ensure(host: Host, needed: Iterable[tuple[str, str]], say: Say) -> list[str]:
     """Build each of these images (name, Debian release) that is missing or stale.
 
     Returns:
@@ -174,24 +175,50 @@ def ensure(engine: Host, needed: Iterable[tuple[str, str]], say: Say) -> list[st
     """
     wanted = dict.fromkeys(needed)
     check(wanted)
-    missing = [
+    with ExitStack() as locks:
+        for image in sorted(_missing(host, wanted)):  # in one order: two processes must not wait for each other
+            locks.enter_context(_alone(tag(*image), say))
+        return _build_missing(host, _missing(host, wanted), say)
+
+
+def _missing(host: Host, wanted: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [
         (image, release)
         for image, release in wanted
-        if (engine.images.find(tag(image, release)) or {}).get(LABEL) != digest(image)
+        if (host.images.find(tag(image, release)) or {}).get(LABEL) != digest(image)
     ]
+
+
+@contextmanager
+def _alone(name: str, say: Say) -> Iterator[None]:
+    """Make an image alone: wait, and say so, while another process of this user makes it."""
+    folder = Path(tempfile.gettempdir()) / f"testbed-{os.getuid()}"
+    with usable(folder, "a folder of locks"):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        file = (folder / name.replace("/", "-")).open("a")
+    with file:
+        try:
+            flock(file, LOCK_EX | LOCK_NB)
+        except BlockingIOError:
+            say(f"waiting for another process, which makes {name}")
+            flock(file, LOCK_EX)
+        yield
+
+
+def _build_missing(host: Host, missing: Sequence[tuple[str, str]], say: Say) -> list[str]:
     _log.info("build %s", ", ".join(tag(*image) for image in missing) or "no image: all are current")
     builds, old = [], []
     for release in dict.fromkeys(release for _, release in missing):
         those = [(image, release) for image, of in missing if of == release]
         try:
-            base = _base(engine, release, say)
+            base = _base(host, release, say)
         except EngineFailed as error:
-            if not not_served(error.found) or any(engine.images.find(tag(*image)) is None for image in those):
+            if not not_served(error.found) or any(host.images.find(tag(*image)) is None for image in those):
                 raise
             old += [tag(*image) for image in those]
         else:
             builds += [(*image, base) for image in those]
-    old += _build_all(engine, builds, say)
+    old += _build_all(host, builds, say)
     for name in old:
         say(
             f"warning: {name} is used as it was built: its folder has changed since, and no mirror serves its rebuild; "
@@ -207,50 +234,47 @@ def check(needed: Iterable[tuple[str, str]]) -> None:
         InvalidInput: an image or release does not exist.
     """
     for image, release in needed:
-        _check(image, release)
+        if image not in catalogue():
+            raise InvalidInput("the name of an image", repr(image), f"choose one of {', '.join(catalogue())}")
+        if image not in names(release):
+            possible = [r for r in RELEASES if image in names(r)]
+            raise InvalidInput(
+                f"a Debian release supported by the image {image}",
+                f"{release}: {_NOT_ON[image, release]}",
+                f"choose one of {', '.join(possible)}",
+            )
 
 
-def _check(image: str, release: str) -> None:
-    if image not in catalogue():
-        raise InvalidInput("the name of an image", repr(image), f"choose one of {', '.join(catalogue())}")
-    if image not in names(release):
-        possible = [r for r in RELEASES if image in names(r)]
-        raise InvalidInput(
-            f"a Debian release supported by the image {image}",
-            f"{release}: {_NOT_ON[image, release]}",
-            f"choose one of {', '.join(possible)}",
-        )
-
-
-def _base(engine: Host, release: str, say: Say) -> str:
+def _base(host: Host, release: str, say: Say) -> str:
     """Return the tag of a local base image; pull or bootstrap one if there is none."""
     own, official = f"testbed/debian:{release}", f"debian:{release}-slim"
-    for present in (own, official):
-        if engine.images.find(present) is not None:
-            return present
-    say(f"pulling {official}")
-    try:
-        engine.images.pull(official)
-    except EngineFailed as refused:
-        say(f"{official} cannot be pulled: bootstrapping Debian {release}")
+    with _alone(own, say):
+        for present in (own, official):
+            if host.images.find(present) is not None:
+                return present
+        say(f"pulling {official}")
         try:
-            _bootstrap(engine, release, own, say)
-        except EngineFailed as error:
-            found = f"{official} cannot be pulled ({refused.found}), and {error.found}"
-            raise EngineFailed(error.needed, found, error.do) from error
-        return own
-    return official
+            host.images.pull(official)
+        except EngineFailed as refused:
+            say(f"{official} cannot be pulled: bootstrapping Debian {release}")
+            try:
+                _bootstrap(host, release, own, say)
+            except EngineFailed as error:
+                found = f"{official} cannot be pulled ({refused.found}), and {error.found}"
+                raise EngineFailed(error.needed, found, error.do) from error
+            return own
+        return official
 
 
-def _bootstrap(engine: Host, release: str, own: str, say: Say) -> None:
+def _bootstrap(host: Host, release: str, own: str, say: Say) -> None:
     with tempfile.TemporaryDirectory(prefix="testbed-") as scratch:
         tarball = Path(scratch) / "root.tar"
         bootstrap(release, tarball, mirror=os.environ.get("DEBIAN_MIRROR"), say=say)
         say(f"loading {own}")
-        engine.images.load_root(str(tarball), own)
+        host.images.load_root(str(tarball), own)
 
 
-def _build_all(engine: Host, builds: list[tuple[str, str, str]], say: Say) -> list[str]:
+def _build_all(host: Host, builds: list[tuple[str, str, str]], say: Say) -> list[str]:
     """Build each (image, release, base), return as ``ensure``; the first failure or an interrupt ends the others."""
     ended = threading.Event()
     one_at_a_time = threading.Lock()
@@ -260,7 +284,7 @@ def _build_all(engine: Host, builds: list[tuple[str, str, str]], say: Say) -> li
             say(text)
 
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="build") as pool:
-        futures = [pool.submit(_build, engine, *build, tell, ended) for build in builds]
+        futures = [pool.submit(_build, host, *build, tell, ended) for build in builds]
         try:
             done, _ = wait(futures, return_when=FIRST_EXCEPTION)
             return [name for future in futures if future in done and (name := future.result())]
@@ -269,16 +293,16 @@ def _build_all(engine: Host, builds: list[tuple[str, str, str]], say: Say) -> li
             pool.shutdown(cancel_futures=True)
 
 
-def _build(engine: Host, image: str, release: str, base: str, say: Say, ended: threading.Event) -> str | None:
+def _build(host: Host, image: str, release: str, base: str, say: Say, ended: threading.Event) -> str | None:
     """Build one image; return its tag if the old image must be used."""
     folder, name = catalogue()[image], tag(image, release)
     arguments = {"DEBIAN_RELEASE": release, "BASE": base, **_host_arguments()}
     extra = _authorities() if (folder / "ca").is_dir() else {}
-    replaced = engine.images.find(name)
+    replaced = host.images.find(name)
     leftovers = [replaced["id"]] if replaced else []
     tail: deque[str] = deque(maxlen=25)
     try:
-        for line in engine.images.build(context(folder, extra), name, arguments, {LABEL: digest(image)}):
+        for line in host.images.build(context(folder, extra), name, arguments, {LABEL: digest(image)}):
             if ended.is_set():
                 break
             tail.append(line)
@@ -300,7 +324,7 @@ def _build(engine: Host, image: str, release: str, base: str, say: Say, ended: t
     finally:
         for left in reversed(leftovers):  # children first: the engine keeps the parents of other images
             with suppress(EngineFailed):  # a leftover image must not hide the reason of a failed build
-                engine.images.discard(left)
+                host.images.discard(left)
     return None
 
 

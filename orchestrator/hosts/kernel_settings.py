@@ -8,21 +8,20 @@ any later command can restore them.
 import json
 import re
 import secrets
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
 from orchestrator.errors import EngineFailed, HostCannot, Problem
 from orchestrator.hosts import ContainerSpec, Found, Host
-from orchestrator.hosts.networks import HELPER
+from orchestrator.hosts.helper import HELPER, on_the_host
 from orchestrator.hosts.ownership import ID, Identity, Kind
 from orchestrator.interrupts import shielded
 
 LOCK = "testbed-host-settings"
 """Name of the lock container."""
 SETTINGS = "testbed.settings"
-"""Label of the lock, JSON: name of a setting -> its old value, its value while the lock is held."""
+"""Label of the lock: ``_Values`` as JSON."""
 
 _NAME = re.compile(r"net\.ipv4\.neigh\.default\.gc_thresh[123]")
 _VALUE = re.compile(r"\d{1,10}")
@@ -40,15 +39,8 @@ done
 A refused value does not stop the others."""
 _TRIES = 5
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """Change of one setting."""
-
-    name: str
-    """Name as in sysctl(8)."""
-    before: str
-    wanted: str
+_Values = Mapping[str, tuple[str, str]]
+"""Name of a setting as in sysctl(8) -> its old value, its value while the lock is held."""
 
 
 class HostSettings:
@@ -56,7 +48,7 @@ class HostSettings:
 
     ::
 
-        with HostSettings(engine, {"net.ipv4.neigh.default.gc_thresh3": "16384"}) as settings:
+        with HostSettings(host, {"net.ipv4.neigh.default.gc_thresh3": "16384"}) as settings:
             ...
             settings.apply()
             ...
@@ -68,11 +60,11 @@ class HostSettings:
         EngineFailed: the kernel refused a value.
     """
 
-    def __init__(self, engine: Host, wanted: Mapping[str, str]) -> None:
-        self._engine, self._wanted = engine, wanted
+    def __init__(self, host: Host, wanted: Mapping[str, str]) -> None:
+        self._host, self._wanted = host, wanted
         self._lock: str | None = None
         self._identity = Identity(id=secrets.token_hex(4), bed="host-settings", kind=Kind.RUN, nodes=(), private=False)
-        self._changes: tuple[Change, ...] = ()
+        self._values: _Values = {}
 
     def __enter__(self) -> Self:
         try:
@@ -87,8 +79,8 @@ class HostSettings:
         with shielded():
             try:
                 if self._lock:
-                    _put_back(self._engine, self._identity, self._changes)
-                    self._engine.node(self._lock).remove()
+                    _restore(self._host, self._values)
+                    self._host.node(self._lock).remove()
                     self._lock = None
             except Problem as problem:
                 if error is None:
@@ -97,83 +89,64 @@ class HostSettings:
 
     def apply(self) -> None:
         """Write the wanted values."""
-        _write(self._engine, self._identity, [(c.name, c.before, c.wanted) for c in self._changes])
+        _write(self._host, [(name, old, new) for name, (old, new) in self._values.items()])
 
     def _take(self) -> None:
         """Create the lock with the current values in its label; try again if a value changed meanwhile."""
         for _ in range(_TRIES):
-            values = self._read()
-            changes = tuple(
-                Change(name=name, before=values[name], wanted=max(values[name], wanted, key=int))
-                for name, wanted in self._wanted.items()
-            )
-            self._changes, self._lock = changes, self._make(changes)
-            if self._read() == values:
+            now = self._read()
+            self._values = {name: (now[name], max(now[name], new, key=int)) for name, new in self._wanted.items()}
+            self._lock = self._make()
+            if self._read() == now:
                 return
-            self._engine.node(self._lock).remove()
+            self._host.node(self._lock).remove()
             self._lock = None
         raise HostCannot("settings of the host that do not change", "another program changes them", "try again")
 
-    def _make(self, changes: Iterable[Change]) -> str:
-        values = {change.name: [change.before, change.wanted] for change in changes}
-        labels = {**self._identity.labels(), SETTINGS: json.dumps(values)}
+    def _make(self) -> str:
+        labels = {**self._identity.labels(), SETTINGS: json.dumps(self._values)}
         try:
-            return self._engine.create(ContainerSpec(name=LOCK, image=HELPER, command=("true",), labels=labels)).id
+            return self._host.create(ContainerSpec(name=LOCK, image=HELPER, command=("true",), labels=labels)).id
         except EngineFailed:
-            for other in self._engine.find({SETTINGS: None}):
+            for other in self._host.find({SETTINGS: None}):
                 if other.labels.get(ID) == self._identity.id:
                     return other.id  # only the engine's answer was lost
                 raise HostCannot(
-                    f"exclusive use of {', '.join(values)}",
+                    f"exclusive use of {', '.join(self._values)}",
                     f"another command changes settings of this host ({other.labels.get(ID)})",
                     "wait for its end; after a killed command, `testbed clean` restores the settings",
                 ) from None
             raise
 
     def _read(self) -> dict[str, str]:
-        names = list(self._wanted)
-        return dict(zip(names, _on_the_host(self._engine, self._identity, _READ, *names).split(), strict=True))
+        return dict(zip(self._wanted, _run(self._host, _READ, *self._wanted).split(), strict=True))
 
 
-def put_back(engine: Host, identity: Identity, lock: Found) -> None:
+def put_back(host: Host, lock: Found) -> None:
     """Restore the settings changed by the owner of a lock; idempotent.
 
     Raises:
         EngineFailed: the kernel or the engine refused one; the others are restored.
     """
     try:
-        values = json.loads(lock.labels[SETTINGS])
-        changes = [Change(name=name, before=str(old), wanted=str(new)) for name, (old, new) in values.items()]
+        values = {name: (str(old), str(new)) for name, (old, new) in json.loads(lock.labels[SETTINGS]).items()}
     except (ValueError, AttributeError, TypeError) as error:
         raise EngineFailed(f"settings of the host in the label of {lock.name}", str(error), "remove it") from error
-    _put_back(engine, identity, changes)
+    _restore(host, values)
 
 
-def _put_back(engine: Host, identity: Identity, changes: Iterable[Change]) -> None:
+def _restore(host: Host, values: _Values) -> None:
     """Restore the old value of every setting that still has its wanted one."""
-    _write(engine, identity, [(change.name, change.wanted, change.before) for change in changes])
+    _write(host, [(name, new, old) for name, (old, new) in values.items()])
 
 
-def _write(engine: Host, identity: Identity, changes: Iterable[tuple[str, str, str]]) -> None:
-    words = [word for change in changes for word in change]
-    for name, *values in zip(words[::3], words[1::3], words[2::3], strict=True):
+def _write(host: Host, changes: Sequence[tuple[str, str, str]]) -> None:
+    for name, *values in changes:
         if not _NAME.fullmatch(name) or not all(_VALUE.fullmatch(value) for value in values):
             raise EngineFailed("a setting that this program changes", f"{name}: {values}", "see the label of its lock")
-    _on_the_host(engine, identity, _WRITE, *words)
+    _run(host, _WRITE, *(word for change in changes for word in change))
 
 
-def _on_the_host(engine: Host, identity: Identity, script: str, *words: str) -> str:
+def _run(host: Host, script: str, *words: str) -> str:
     """Run a script that may write settings; as root, their owner, it needs no capability (net_ctl_permissions)."""
-    done = engine.run(
-        ContainerSpec(
-            name=identity.name(f"settings-{secrets.token_hex(3)}"),
-            image=HELPER,
-            command=("sh", "-euc", script, "sh", *words),
-            labels=identity.labels(),
-            host_network=True,
-            writes_sysctls=True,
-        )
-    )
-    if done.status != 0:
-        raise EngineFailed("settings of the host's kernel", done.failure, "see `testbed doctor`")
-    return done.stdout
+    return on_the_host(host, script, *words, needed="settings of the host's kernel", writes_sysctls=True)

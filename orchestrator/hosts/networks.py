@@ -7,16 +7,14 @@ answers no ARP and joins no multicast group; but Linux accepts a packet for any 
 host's IP stack.
 """
 
-import secrets
-from collections.abc import Mapping
 from ipaddress import IPv4Network
 
 from orchestrator.bed.addressing import V4, candidates, parse_slice
-from orchestrator.errors import EngineFailed, HostCannot, InvalidInput
-from orchestrator.hosts import ContainerSpec, Host, NetworkSpec
+from orchestrator.errors import HostCannot, InvalidInput
+from orchestrator.hosts import Host, NetworkSpec
+from orchestrator.hosts.helper import on_the_host
 from orchestrator.hosts.ownership import Identity
 
-HELPER = "testbed/helper:bookworm"
 ENABLE_IPV6 = "give the bed `families: v4` (or the command --families v4), or boot the host without ipv6.disable=1"
 
 _CLOSE = """
@@ -42,74 +40,50 @@ delete table netdev tb$3"
 """Idempotent, and safe to race with another clean-up."""
 
 
-def make_control(engine: Host, identity: Identity) -> str:
+def make_control(host: Host, identity: Identity) -> str:
     """Make the bridge for published ports; return its name."""
     name = identity.name("control")
-    engine.create_network(NetworkSpec(name=name, driver="bridge", labels=identity.labels()))
+    host.create_network(NetworkSpec(name=name, driver="bridge", labels=identity.labels()))
     return name
 
 
-def make_parent(engine: Host, identity: Identity) -> str:
-    """Make the lab's veth pair, closed to the host; return the name of the lab's end.
-
-    Raises:
-        EngineFailed: the kernel or the engine refused.
-    """
-    _on_the_host(engine, identity, _MAKE, identity.labels())
+def make_parent(host: Host, identity: Identity) -> str:
+    """Make the lab's veth pair, closed to the host; return the name of the lab's end."""
+    _change_veth(host, _MAKE, identity, bed=identity)
     return identity.veth[0]
 
 
-def close_parent(engine: Host, identity: Identity) -> None:
-    """Close the veth pair to the host again, after a flush of the host's rules; idempotent.
-
-    Raises:
-        EngineFailed: the kernel or the engine refused.
-    """
-    _on_the_host(engine, identity, _CLOSE, Identity.reading().labels())
+def close_parent(host: Host, identity: Identity) -> None:
+    """Close the veth pair to the host again, after a flush of the host's rules; idempotent."""
+    _change_veth(host, _CLOSE, identity)
 
 
-def require_parent(engine: Host, parent: str) -> None:
+def remove_parent(host: Host, identity: Identity) -> None:
+    """Remove the veth pair and its rule; idempotent."""
+    _change_veth(host, _REMOVE, identity)
+
+
+def _change_veth(host: Host, script: str, identity: Identity, *, bed: Identity | None = None) -> None:
+    """Run a script about a bed's veth pair; ``bed``: as ``on_the_host`` (another clean-up would kill a removal)."""
+    needed = f"the veth pair of bed {identity.id}"
+    on_the_host(host, script, *identity.veth, identity.id, needed=needed, bed=bed, capabilities=("NET_ADMIN",))
+
+
+def require_parent(host: Host, parent: str) -> None:
     """Check that an interface of the host exists and is up: an engine would make a missing ``eth0.10`` as a VLAN.
 
     Raises:
         HostCannot: the interface does not exist, or is down.
     """
-    identity = Identity.reading()
-    looked = engine.run(
-        ContainerSpec(
-            name=identity.name(f"parent-{secrets.token_hex(3)}"),
-            image=HELPER,
-            command=(
-                "sh",
-                "-c",
-                'cd /sys/class/net && if [ -e "$1" ]; then cat "$1/carrier" || echo 0; else echo; ls; fi',
-                "sh",
-                parent,
-            ),
-            labels=identity.labels(),
-            host_network=True,
-        )
-    )
-    if looked.status != 0:
-        raise EngineFailed("the interfaces of the engine's host", looked.failure, "see the engine's log")
-    carrier, *others = looked.stdout.split("\n")
+    script = 'cd /sys/class/net && if [ -e "$1" ]; then cat "$1/carrier" || echo 0; else echo; ls; fi'
+    output = on_the_host(host, script, parent, needed="the interfaces of the engine's host", do="see the engine's log")
+    carrier, *others = output.split("\n")
     if carrier != "1":
         state = f"the host has {', '.join(sorted(filter(None, others)))}" if others and others[0] else "it is down"
         raise HostCannot(f"interface {parent} on the engine's host, up", state, "name another one, or none")
 
 
-def remove_parent(engine: Host, identity: Identity) -> None:
-    """Remove the veth pair and its rule; idempotent.
-
-    The helper does not have the bed's labels: another clean-up of the bed would kill it.
-
-    Raises:
-        EngineFailed: the kernel or the engine refused.
-    """
-    _on_the_host(engine, identity, _REMOVE, Identity.reading().labels())
-
-
-def make_lab(engine: Host, identity: Identity, parent: str, subnet: IPv4Network) -> str:
+def make_lab(host: Host, identity: Identity, parent: str, subnet: IPv4Network) -> str:
     """Make the macvlan network of the nodes; return its name.
 
     Raises:
@@ -117,17 +91,17 @@ def make_lab(engine: Host, identity: Identity, parent: str, subnet: IPv4Network)
     """
     name = identity.name("lab")
     spec = NetworkSpec(name=name, driver="macvlan", labels=identity.labels(), subnet=str(subnet), parent=parent)
-    engine.create_network(spec)
+    host.create_network(spec)
     return name
 
 
-def choose_subnet(engine: Host, prefix: int, wish: str | None) -> IPv4Network:
+def choose_subnet(host: Host, prefix: int, wish: str | None) -> IPv4Network:
     """Return ``wish``, or the first slice that overlaps with no network of the engine.
 
     Raises:
         InvalidInput: the wish overlaps with a network, or every slice is taken.
     """
-    taken = [(f.name, subnet) for f in engine.find({}) for subnet in f.subnets]
+    taken = [(f.name, subnet) for f in host.find({}) for subnet in f.subnets]
     if wish:
         network = parse_slice(wish)
         if other := next((f"{name} ({net})" for name, net in taken if net.overlaps(network)), None):
@@ -144,19 +118,3 @@ def choose_subnet(engine: Host, prefix: int, wish: str | None) -> IPv4Network:
         f"none: all overlap with {', '.join(name for name, net in taken if net.overlaps(V4))}",
         "take a bed down (`testbed ps`, `testbed down`), or ask for fewer domains",
     )
-
-
-def _on_the_host(engine: Host, identity: Identity, script: str, labels: Mapping[str, str]) -> None:
-    """Run a script in the host's network namespace, with NET_ADMIN only."""
-    done = engine.run(
-        ContainerSpec(
-            name=identity.name(f"helper-{secrets.token_hex(3)}"),
-            image=HELPER,
-            command=("sh", "-euc", script, "sh", *identity.veth, identity.id),
-            labels=labels,
-            host_network=True,
-            capabilities=("NET_ADMIN",),
-        )
-    )
-    if done.status != 0:
-        raise EngineFailed(f"the veth pair of bed {identity.id}", done.failure, "see `testbed doctor`")

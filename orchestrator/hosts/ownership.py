@@ -94,7 +94,7 @@ class Identity:
             **({PRIVATE: "yes"} if self.private else {}),
             **({DEFINITION: self.definition} if self.definition else {}),
             **({EXPIRES: self.expires} if self.expires else {}),
-            CREATED: datetime.now(UTC).isoformat(timespec="seconds"),
+            CREATED: datetime.now(UTC).isoformat(timespec="microseconds"),
             **{f"testbed.{name}": value for name, value in further.items()},
         }
 
@@ -243,12 +243,17 @@ class DeployedBed:
         }
 
 
-def deployed_beds(engine: Host) -> list[DeployedBed]:
+def deployed_beds(host: Host) -> list[DeployedBed]:
     """Return every bed with at least one remaining object, oldest first."""
     groups: dict[str, list[Found]] = {}
-    for item in engine.find({ID: None}):
+    for item in host.find({ID: None}):
         groups.setdefault(item.labels[ID], []).append(item)
-    return sorted((_deployed(id_, group) for id_, group in groups.items()), key=lambda s: s.created)
+    return sorted((_deployed(id_, group) for id_, group in groups.items()), key=lambda bed: (bed.created, bed.id))
+
+
+def kept_beds(host: Host, name: str) -> list[DeployedBed]:
+    """Return the beds of this name that stay up or are being brought up to stay, oldest first."""
+    return [bed for bed in deployed_beds(host) if bed.kind is Kind.UP and bed.bed == name and not bed.abandoned]
 
 
 def _deployed(id_: str, group: Sequence[Found]) -> DeployedBed:
@@ -260,7 +265,7 @@ def _deployed(id_: str, group: Sequence[Found]) -> DeployedBed:
         kind=Kind.UP if labels.get(KIND) == Kind.UP else Kind.RUN,
         private=PRIVATE in labels,
         owner=owner_state(labels.get(OWNER, "")),
-        created=labels.get(CREATED, ""),
+        created=min(item.labels.get(CREATED, "") for item in group),
         expires=labels.get(EXPIRES, ""),
         nodes=tuple(filter(None, labels.get(NODES, "").split(","))),
         definition=labels.get(DEFINITION, ""),

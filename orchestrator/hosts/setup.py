@@ -30,9 +30,9 @@ def setup(say: Say) -> Host:
     Raises:
         EngineFailed: an engine or a base image is not available, or an image does not build.
     """
-    engine = ensure_engine(say)
-    images.ensure(engine, [(image, images.DEFAULT_RELEASE) for image in images.names()], say)
-    return engine
+    host = ensure_engine(say)
+    images.ensure(host, [(image, images.DEFAULT_RELEASE) for image in images.names()], say)
+    return host
 
 
 def ensure_engine(say: Say) -> Host:

@@ -5,7 +5,6 @@ packet leaves the bed). A restarted firewall, or `nft flush ruleset`, removes th
 """
 
 import re
-import secrets
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -13,8 +12,9 @@ from enum import StrEnum
 
 from orchestrator.bed import wiring
 from orchestrator.errors import EngineFailed, Problem
-from orchestrator.hosts import ContainerSpec, Found, Host, networks
-from orchestrator.hosts.ownership import NODE, REMOVED, DeployedBed, Identity, deployed_beds
+from orchestrator.hosts import Found, Host, networks
+from orchestrator.hosts.helper import on_the_host
+from orchestrator.hosts.ownership import NODE, REMOVED, DeployedBed, deployed_beds
 
 _MEND = "`testbed up` of the same bed mends it"
 _PARTLY = ("its bed is being made or removed", "look again when that has ended")
@@ -71,23 +71,20 @@ class Wall:
         return {"needed": self.needed, "found": self.found, "do": self.do}
 
 
-def look(engine: Host, beds: Iterable[DeployedBed]) -> list[Wall]:
+def look(host: Host, beds: Iterable[DeployedBed]) -> list[Wall]:
     """Check the walls of these beds: one helper on the host for all, one command in each running node.
 
     Walls of unfinished beds and of nodes that do not run are UNSEEN, with the reason.
-
-    Raises:
-        EngineFailed: the engine cannot be reached.
     """
     places = [(bed, node) for bed in beds if bed.nodes for node in ((None, *bed.nodes) if bed.private else bed.nodes)]
     result = [hidden for place in places if (hidden := _hidden(*place))]
     visible = [place for place in places if not _hidden(*place)]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        host = pool.submit(_host_walls, engine, [bed for bed, node in visible if node is None])
+        on_host = pool.submit(_host_walls, host, [bed for bed, node in visible if node is None])
         nodes = [(bed, container) for bed, node in visible if node and (container := bed.node(node))]
-        looked = pool.map(lambda at: _node_wall(engine, *at), nodes)
-        result += [*host.result(), *looked]
-    return result if all(wall.state is State.CLOSED for wall in result) else _still_there(engine, result)
+        looked = pool.map(lambda at: _node_wall(host, *at), nodes)
+        result += [*on_host.result(), *looked]
+    return result if all(wall.state is State.CLOSED for wall in result) else _still_there(host, result)
 
 
 def unseen(walls: Iterable[Wall]) -> list[tuple[str, str, str]]:
@@ -113,15 +110,12 @@ def _grouped(walls: Iterable[Wall], state: State) -> list[tuple[str, str, str, s
     return [(bed, ", ".join(places), found, do) for (bed, found, do), places in groups.items()]
 
 
-def mend(engine: Host, say: Callable[[str], None]) -> list[Wall]:
+def mend(host: Host, say: Callable[[str], None]) -> list[Wall]:
     """Restore every open wall of every bed that is up; return the walls that stay open or UNSEEN.
 
     A wall that cannot be restored is reported; the others are restored.
-
-    Raises:
-        EngineFailed: the engine cannot be reached.
     """
-    walls = look(engine, deployed_beds(engine))
+    walls = look(host, deployed_beds(host))
     stay = [wall for wall in walls if wall.state is State.UNSEEN]
     open_beds: dict[str, list[Wall]] = {}
     for wall in walls:
@@ -131,17 +125,14 @@ def mend(engine: Host, say: Callable[[str], None]) -> list[Wall]:
         bed = wanting[0].bed
         try:
             for wall in wanting:
-                _mend(engine, wall)
+                _mend(host, wall)
         except Problem as problem:
             say(f"warning: bed {bed.bed} {bed.id} stays open: {problem}")
             stay += wanting
         else:
-            say(f"warning: bed {bed.bed} {bed.id} was open, and is closed again: {_named(wanting)}")
+            lacked = "; ".join(f"{wall.needed}: {wall.found}" for wall in wanting)
+            say(f"warning: bed {bed.bed} {bed.id} was open, and is closed again: {lacked}")
     return stay
-
-
-def _named(wanting: Iterable[Wall]) -> str:
-    return "; ".join(f"{wall.needed}: {wall.found}" for wall in wanting)
 
 
 def _hidden(bed: DeployedBed, node: str | None) -> Wall | None:
@@ -157,11 +148,13 @@ def _hidden(bed: DeployedBed, node: str | None) -> Wall | None:
     return Wall(bed=bed, node=node, state=State.UNSEEN, found=found, do=do)
 
 
-def _host_walls(engine: Host, beds: Sequence[DeployedBed]) -> list[Wall]:
+def _host_walls(host: Host, beds: Sequence[DeployedBed]) -> list[Wall]:
     if not beds:
         return []
+    needed, do = "the host's nftables", "see `testbed setup`"
     try:
-        closed = set(_CLOSED.findall(_host_rules(engine)))
+        rules = on_the_host(host, "nft list ruleset netdev", needed=needed, do=do, capabilities=("NET_ADMIN",))
+        closed = set(_CLOSED.findall(rules))
     except EngineFailed as problem:
         return [Wall(bed=bed, node=None, state=State.UNSEEN, found=problem.found, do=problem.do) for bed in beds]
     return [
@@ -172,27 +165,10 @@ def _host_walls(engine: Host, beds: Sequence[DeployedBed]) -> list[Wall]:
     ]
 
 
-def _host_rules(engine: Host) -> str:
-    identity = Identity.reading()
-    listed = engine.run(
-        ContainerSpec(
-            name=identity.name(f"walls-{secrets.token_hex(3)}"),
-            image=networks.HELPER,
-            command=("nft", "list", "ruleset", "netdev"),
-            labels=identity.labels(),
-            host_network=True,
-            capabilities=("NET_ADMIN",),
-        )
-    )
-    if listed.status != 0:
-        raise EngineFailed("the host's nftables", listed.failure, "see `testbed setup`")
-    return listed.stdout
-
-
-def _node_wall(engine: Host, bed: DeployedBed, container: Found) -> Wall:
+def _node_wall(host: Host, bed: DeployedBed, container: Found) -> Wall:
     node = container.labels[NODE]
     try:
-        looked = engine.node(container.id).exec(("sh", "-c", _LOOK))
+        looked = host.node(container.id).exec(("sh", "-c", _LOOK))
     except EngineFailed as problem:
         return Wall(bed=bed, node=node, state=State.UNSEEN, found=problem.found, do=problem.do)
     if looked.status == 0:
@@ -203,9 +179,9 @@ def _node_wall(engine: Host, bed: DeployedBed, container: Found) -> Wall:
     return Wall(bed=bed, node=node, state=State.UNSEEN, found=found, do="look again")
 
 
-def _still_there(engine: Host, walls: Iterable[Wall]) -> list[Wall]:
+def _still_there(host: Host, walls: Iterable[Wall]) -> list[Wall]:
     """Leave out beds that are gone now; an open wall of a bed that changed meanwhile is UNSEEN."""
-    now = {bed.id: bed.containers for bed in deployed_beds(engine)}
+    now = {bed.id: bed.containers for bed in deployed_beds(host)}
     return [
         wall
         if wall.state is State.CLOSED or now[wall.bed.id] == wall.bed.containers or _hidden(wall.bed, wall.node)
@@ -215,17 +191,13 @@ def _still_there(engine: Host, walls: Iterable[Wall]) -> list[Wall]:
     ]
 
 
-def _mend(engine: Host, wall: Wall) -> None:
-    """Restore one wall.
-
-    Raises:
-        EngineFailed: the kernel or the engine refused.
-    """
+def _mend(host: Host, wall: Wall) -> None:
+    """Restore one wall."""
     container = wall.bed.node(wall.node) if wall.node else None
     if container is None:
-        networks.close_parent(engine, wall.bed.identity)
+        networks.close_parent(host, wall.bed.identity)
         return
     for script in (_LOAD, _LOOK):
-        done = engine.node(container.id).exec(("sh", "-euc", script))
+        done = host.node(container.id).exec(("sh", "-euc", script))
         if done.status != 0:
             raise EngineFailed(wall.needed, done.failure, "take the bed down, and up again")

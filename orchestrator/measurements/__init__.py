@@ -3,13 +3,12 @@
 Missing data is ``None``, never zero. Times are Unix time in seconds, latencies seconds.
 """
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self, TypeVar
 
-from orchestrator.agents.contract import TICK_S, LoadReport, SinkReport
+from orchestrator.agents.contract import TICK_S, LoadReport, LoadTick, SinkReport, SinkTick
 from orchestrator.measurements import facts, hops
 from orchestrator.measurements.accounting import Accounting
 from orchestrator.measurements.hops import Hops
@@ -17,7 +16,7 @@ from orchestrator.measurements.latency import Latency
 from orchestrator.measurements.machine import Machine, RecordedCpus
 from orchestrator.measurements.rundir import Kept, RunDir
 from orchestrator.measurements.series import Series, grown, growth, join, steady
-from orchestrator.services import Purpose
+from orchestrator.services import Purpose, Role
 
 __all__ = ["Accounting", "Hops", "Latency", "Machine", "Measurements", "Phase", "Series", "Use"]
 
@@ -40,8 +39,6 @@ class Use:
     """CPU and memory use of one node during a phase."""
 
     node: str
-    seconds: float
-    """Part of the phase covered by readings."""
     cpu_s: float
     cores: float
     """Mean CPU cores in use."""
@@ -54,27 +51,10 @@ class Use:
 class Drained(Kept):
     """results/<load>-queue.json: the relay's queue after a load."""
 
-    left: int
-    """Messages in the queue at the end of the wait."""
+    left: int | None
+    """Messages in the queue at the end of the wait; ``None``: neither relay nor sink can count them."""
     seconds: float
     """Time from the last reply to the end of the wait."""
-
-
-class _LoadPoint(Kept):
-    t: float
-    phase: str
-    offered: int
-    sent: int
-    accepted: int
-    failed: int
-    connections: int
-
-
-class _SinkPoint(Kept):
-    t: float
-    run: str
-    delivered: int
-    foreign: int
 
 
 class _StatsPoint(Kept):
@@ -92,13 +72,13 @@ class _Reading(Kept):
     value: float | None
 
 
-_SHAPES: Mapping[str, type[Kept]] = {
-    "load": _LoadPoint,
-    "sink": _SinkPoint,
-    "stats": _StatsPoint,
-    "readings": _Reading,
+_SHAPES: Mapping[str, Callable[[dict[str, Any]], object]] = {
+    "load": LoadTick.from_dict,
+    "sink": SinkTick.from_dict,
+    "stats": _StatsPoint.model_validate,
+    "readings": _Reading.model_validate,
 }
-"""Name of a time series -> its points."""
+"""Name of a time series -> check of its points."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +137,15 @@ class Measurements:
         """The machine, the engine and the images."""
         return dict(self.facts.get("environment") or {})
 
+    def planned(self, role: Role) -> Mapping[str, Any]:
+        """Return the plan's entry of the first node with a role; empty if there is none."""
+        nodes = (self.facts.get("plan") or {}).get("nodes") or []
+        return next((node for node in nodes if node.get("role") == role), {})
+
+    def name_of(self, role: Role) -> str:
+        """Return the name of the first node with a role; an empty text if there is none."""
+        return str(self.planned(role).get("name", ""))
+
     @property
     def subject(self) -> str | None:
         """The load under measurement; ``None`` if there are several, or none."""
@@ -168,12 +157,8 @@ class Measurements:
         return [name for name, load in self.loads.items() if load.purpose == purpose]
 
     def phase(self, name: str) -> Phase | None:
-        """Return the phase of this name; for a load, the time from its first due message to its last reply."""
-        for phase in self.phases:
-            if phase.name == name:
-                return phase
-        load = self.loads.get(name)
-        return Phase(name=name, start=load.started, end=load.ended) if load else None
+        """Return the phase of this name."""
+        return next((phase for phase in self.phases if phase.name == name), None)
 
     def span(self, load: str) -> Phase | None:
         """Return the time from the first due message of a load to its last reply or delivery, the drain included."""
@@ -252,15 +237,12 @@ class Measurements:
         The generator counts ``offered``, ``sent``, ``accepted`` and ``failed``; the sink counts the others.
         """
         ticks = self._load_ticks if counter in {"offered", "sent", "accepted", "failed"} else self._sink_ticks
-        return join(
-            growth([*self._zero(load, points), *((p["t"], p.get(counter)) for p in points)])
-            for load, points in ticks.items()
-        )
-
-    def _zero(self, load: str, ticks: list[dict[str, Any]]) -> list[tuple[float, float]]:
-        """Return a reading of zero when the first message was due, if that is before the first tick."""
-        report = self.loads.get(load)
-        return [(report.started, 0.0)] if report and report.started < ticks[0]["t"] else []
+        rates = []
+        for load, points in ticks.items():
+            report = self.loads.get(load)
+            began = [(report.started, 0.0)] if report and report.started < points[0]["t"] else []
+            rates.append(growth([*began, *((p["t"], p.get(counter)) for p in points)]))
+        return join(rates)
 
     @cached_property
     def _load_ticks(self) -> dict[str, list[dict[str, Any]]]:
@@ -309,11 +291,6 @@ class Measurements:
             for name, points in _by(self.series.get("readings", ()), "name").items()
         }
 
-    def log_lines(self, node: str, pattern: str) -> Iterator[tuple[float, str]]:
-        """Yield the lines of a node's log that match ``pattern``: Unix time and text."""
-        wanted = re.compile(pattern)
-        return ((t, text) for t, text in self.rundir.log(node) if wanted.search(text))
-
     def use(self, node: str, phase: Phase) -> Use | None:
         """Return a node's use in a phase; ``None`` without two readings that cover part of it."""
         points = [p for p in self._stats.get(node, []) if p.get("cpu_s") is not None]
@@ -328,7 +305,6 @@ class Measurements:
         throttled = all(p.get("throttled_s") is not None for p in points)
         return Use(
             node=node,
-            seconds=end - start,
             cpu_s=cpu_s,
             cores=cpu_s / (end - start),
             memory_b=max(inside, default=None),
@@ -343,8 +319,7 @@ class Measurements:
         window = Phase(name=load, start=read.start, end=read.end)
         nodes = {node: use.cores for node in self.nodes if (use := self.use(node, window))}
         seconds = read.end - read.start
-        busy = read.used.busy_s / seconds
-        return Machine(seconds=seconds, cpus=read.cpus, busy=busy, nodes=nodes) if nodes else None
+        return Machine(seconds=seconds, cpus=read.cpus, busy=read.used.busy_s / seconds, nodes=nodes) if nodes else None
 
     def cpus(self, load: str) -> RecordedCpus | None:
         """Return the readings of the machine's CPUs before and after a load."""

@@ -21,15 +21,17 @@ class _Bed(Kept):
     nodes: dict[Annotated[str, AfterValidator(check_name)], _Node] | None = None
 
 
-class _Planned(Kept):
+class _PlannedNode(Kept):
     name: str
+    role: str | None = None
+    limits: dict[str, float | int | str | None] | None = None
     changes: list[dict[str, Any]] | None = None
     detours: list[str] | None = None
 
 
 class _Plan(Kept):
     subnet: str | None = None
-    nodes: list[_Planned] | None = None
+    nodes: list[_PlannedNode] | None = None
 
 
 class _Engine(Kept):
@@ -89,7 +91,7 @@ class _Verdict(Kept):
     quotes: list[_Quote] | None = None
 
 
-class _Facts(Kept):
+class _RunFacts(Kept):
     scenario: str | None = None
     status: str | None = None
     question: str | None = None
@@ -113,7 +115,7 @@ def read(rundir: RunDir) -> dict[str, Any]:
     """
     facts, path = rundir.load(), rundir.path / "run.json"
     try:
-        _Facts.model_validate(facts)
+        _RunFacts.model_validate(facts)
         wrong = []
     except ValidationError as error:
         wrong = error.errors()

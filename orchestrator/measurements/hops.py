@@ -3,7 +3,7 @@
 results/hops.json caches the result, because a long log takes a while to read; a log of another size is read again.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from orchestrator import services
-from orchestrator.errors import InvalidInput
 from orchestrator.measurements.latency import Latency
 from orchestrator.measurements.rundir import Kept, RunDir
 from orchestrator.measurements.series import Series
@@ -63,7 +62,8 @@ def read(rundir: RunDir, nodes: Mapping[str, Any], *, recompute: bool) -> Hops |
             rundir.leave_out(log, kept.left_out)
             with suppress(ValueError):  # no histogram
                 return _hops(kept)
-        relay_log = _relay_log(str(described.get("service")), rundir.log(node)) if size else None
+        service = str(described.get("service"))  # of another version's run, it may be unknown
+        relay_log = services.read_log(service, rundir.log(node)) if size and service in services.known() else None
         if relay_log:
             data = {
                 "node": node,
@@ -87,13 +87,6 @@ def _size(log: Path) -> int:
         return log.stat().st_size
     except OSError:
         return 0
-
-
-def _relay_log(service: str, lines: Iterator[tuple[float, str]]) -> services.RelayLog | None:
-    try:
-        return services.read_log(service, lines)
-    except InvalidInput:  # unknown service: the run of another version
-        return None
 
 
 def _hops(kept: _Kept) -> Hops:

@@ -15,8 +15,8 @@ A damaged file (process killed, disk broken) is read as far as possible; ``RunDi
 """
 
 import gzip
-import math
 import os
+import re
 import traceback
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -33,6 +33,7 @@ from orchestrator.errors import InvalidInput, host_cannot, usable
 from orchestrator.interrupts import shielded
 
 R = TypeVar("R")
+_UNIX_TIME = re.compile(r"\d{1,12}(\.\d+)?")
 
 FORMAT = 2
 """Format of run.json and the files beside it."""
@@ -114,14 +115,14 @@ class RunDir:
         """Read run.json.
 
         Raises:
-            InvalidInput: run.json cannot be read, or has a newer format.
+            InvalidInput: run.json cannot be read, or has another format.
         """
         path = self.path / "run.json"
         try:
             facts = _object(path)
         except (OSError, ValueError, RecursionError) as error:
             raise InvalidInput("a readable run directory", f"{path}: {why(error)}", "see `testbed runs`") from error
-        check_format(facts, FORMAT, path, oldest=FORMAT)
+        check_format(facts, FORMAT, path)
         return facts
 
     def save_config(self, node: str, files: Mapping[str, bytes]) -> None:
@@ -184,10 +185,10 @@ class RunDir:
                 cut = "the end"
                 for line in lines:
                     stamp, _, text = line.rstrip("\n").partition(" ")
-                    if (t := _time(stamp)) is None:
-                        broken += 1
+                    if _UNIX_TIME.fullmatch(stamp):
+                        yield float(stamp), text
                     else:
-                        yield t, text
+                        broken += 1
             cut = ""
         except FileNotFoundError:
             return
@@ -215,8 +216,8 @@ class RunDir:
         """Open a time series for appending, line-buffered."""
         return (self.path / "series" / f"{check_name(name)}.jsonl").open("a", encoding="utf-8", buffering=1)
 
-    def series(self, name: str, shape: type[Kept] | None = None) -> list[dict[str, Any]]:
-        """Read a time series; empty if it is missing. Lines that do not fit ``shape`` are left out."""
+    def series(self, name: str, check: Callable[[dict[str, Any]], object] | None = None) -> list[dict[str, Any]]:
+        """Read a time series; empty if it is missing. Lines without a time, or refused by ``check``, are left out."""
         path = self.path / "series" / f"{check_name(name)}.jsonl"
         try:
             lines = path.read_bytes().splitlines()
@@ -225,7 +226,7 @@ class RunDir:
         except OSError as error:
             self.leave_out(path, f"all of it ({error.strerror})")
             return []
-        points = [point for line in lines if (point := _point(line, shape or _Point))]
+        points = [point for line in lines if (point := _point(line, check))]
         broken = len(lines) - len(points)
         self.leave_out(path, f"{broken} of {len(lines)} lines" if broken else None)
         return points
@@ -266,36 +267,35 @@ class _Point(Kept):
     t: float
 
 
-def _point(line: bytes, shape: type[Kept]) -> dict[str, Any] | None:
+def _point(line: bytes, check: Callable[[dict[str, Any]], object] | None) -> dict[str, Any] | None:
     """Read one line of a series; ``None`` if it is invalid."""
     try:
         point: dict[str, Any] = strict_json.loads(line)
-        shape.model_validate(point)
-    except (ValueError, RecursionError):
+        _Point.model_validate(point)
+        if check:
+            check(point)
+    except (ValueError, TypeError, RecursionError):
         return None
     return point
 
 
-def _time(stamp: str) -> float | None:
-    """Read a Unix time; ``None`` if it is invalid."""
-    try:
-        t = float(stamp)
-    except ValueError:
-        return None
-    return t if math.isfinite(t) else None
-
-
-def check_format(data: Mapping[str, Any], newest: int, path: Path, *, oldest: int = 1) -> None:
+def check_format(data: Mapping[str, Any], known: int, path: Path) -> None:
     """Check the ``format`` of a file that testbed writes; a file without one is of format 1.
 
     Raises:
-        InvalidInput: it is newer than ``newest``, older than ``oldest``, or no number.
+        InvalidInput: it is another one than ``known``.
     """
     found = data.get("format", 1)
-    if type(found) is not int or not oldest <= found <= newest:
-        needed = f"a file of format {newest}" + (f", or {oldest} at least" if oldest < newest else "")
-        made_by = f", written by testbed {data['version']}" if isinstance(data.get("version"), str) else ""
-        raise InvalidInput(needed, f"{path}: format {found!r:.60}{made_by}", "use the testbed that made it")
+    if type(found) is int and found == known:
+        return
+    made_by = f", written by testbed {data['version']}" if isinstance(data.get("version"), str) else ""
+    if type(found) is not int:
+        do = "it is no file of testbed, or a damaged one"
+    elif found < known:
+        do = f"it was made before format {known}: use an earlier testbed, as CHANGELOG.md lists them"
+    else:
+        do = f"it was made after format {known}: use a later testbed"
+    raise InvalidInput(f"a file of format {known}", f"{path}: format {found!r:.60}{made_by}", do)
 
 
 def check_name(name: str) -> str:

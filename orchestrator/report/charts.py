@@ -1,7 +1,7 @@
 """Charts of a report, each with a sentence and a table of its figures; charts without data are left out."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -9,6 +9,7 @@ from orchestrator.measurements import Latency, Measurements, Phase, Series
 from orchestrator.report import drawing
 from orchestrator.report.drawing import Axis, Picture
 from orchestrator.report.summary import PERCENTILES, number, percentiles
+from orchestrator.report.tables import Cell, Table
 from orchestrator.services import Purpose
 
 MARKED = 60
@@ -24,14 +25,11 @@ class Chart:
     """One chart, with its content in words and figures for readers who cannot see it."""
 
     id: str
-    title: str
     says: str
     """The finding, in one sentence."""
     picture: Picture
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    over_time: bool = True
-    """The x axis is time; otherwise percentiles."""
+    table: Table
+    """The figures; its title is the chart's."""
 
 
 def charts(measured: Measurements) -> list[Chart]:
@@ -53,39 +51,39 @@ def throughput(measured: Measurements, axis: Axis) -> Chart | None:
         if v is not None and not any(p.start <= t <= (p.end or axis.end) + 1.5 for p in calibrations)
     ]  # fmt: skip
     top = ABOVE * max(ordinary, default=math.inf)
-    lines = [
-        drawing.line(axis, name, _below(points, top), colour, dashed=name == "offered")
-        for (name, points), colour in zip(series.items(), ("--muted", "--series-2", "--series-1"), strict=True)
-    ]
-    picture = drawing.over_time(axis, "messages per second", lines)
-    head, rows = _by_phase(measured, series, fmean, "mean, messages per second")
+    lines = []
+    for (name, points), colour in zip(series.items(), ("--muted", "--series-2", "--series-1"), strict=True):
+        values = [v if v is None or v <= top else None for v in points.values]
+        lines.append(drawing.line(axis, name, Series(points.t, values), colour, dashed=name == "offered"))
     rates = [rate for load in measured.sent(Purpose.MEASURE) if (rate := measured.delivered_per_s(load))]
     says = ""
     if rates:
         span = number(rates[0]) if len(rates) == 1 else f"From {number(min(rates))} to {number(max(rates))}"
         says = f"{span} messages a second were delivered on average, the drain included."
-    if ceiling := _ceiling(measured):
+    calibrated = measured.sent(Purpose.CALIBRATE)
+    ceiling = max((measured.accepted_per_s(c) or measured.delivered_per_s(c) or 0.0 for c in calibrated), default=0.0)
+    if ceiling:
         says += f" Straight to the sink, the load generator reached {number(ceiling)} a second."
-    return Chart(id="throughput", title="Throughput", says=says.strip(), picture=picture, head=head, rows=rows)
+    return Chart(
+        id="throughput",
+        says=says.strip(),
+        picture=drawing.over_time(axis, "messages per second", lines),
+        table=_by_phase(measured, "Throughput", series, fmean, "mean, messages per second"),
+    )
 
 
 def queue(measured: Measurements, axis: Axis) -> Chart | None:
     """Draw the length of the relay's queue."""
     if not measured.hops or not measured.hops.queue:
         return None
-    series = {"queue": measured.hops.queue}
-    look = {"stepped": True, "filled": True}
-    line = drawing.line(axis, "in the queue", measured.hops.queue, drawing.PALETTE[0], pick=max, **look)
-    head, rows = _by_phase(measured, series, max, "longest, messages")
-    longest = max(measured.hops.queue.known, default=0)
-    left = measured.hops.queue.values[-1]
+    length = measured.hops.queue
+    line = drawing.line(axis, "in the queue", length, drawing.PALETTE[0], pick=max, stepped=True, filled=True)
+    longest, left = max(length.known, default=0), length.values[-1]
     return Chart(
         id="queue",
-        title="Messages in the relay",
         says=f"At most {number(longest)} messages waited in the relay; {number(left)} at the end.",
         picture=drawing.over_time(axis, "messages", [line]),
-        head=head,
-        rows=rows,
+        table=_by_phase(measured, "Messages in the relay", {"queue": length}, max, "longest, messages"),
     )
 
 
@@ -94,18 +92,23 @@ def cpu(measured: Measurements, axis: Axis) -> Chart | None:
     series = {node: measured.cores(node) for node in measured.nodes}
     if not any(series.values()):
         return None
-    total = drawing.line(axis, "all nodes", _total(series), "--muted", filled=True)
+    times = max(series.values(), key=lambda points: len(points.t)).t
+    sums = Series(times, [sum(points.at(t) or 0.0 for points in series.values()) for t in times])
+    total = drawing.line(axis, "all nodes", sums, "--muted", filled=True)
     available = (measured.environment.get("engine") or {}).get("cpus")
     level = {"at": available, "text": f"the machine has {available:g}"} if isinstance(available, int | float) else None
-    picture = drawing.over_time(axis, "CPU cores", [total, *_lines(axis, series, fmean)], level=level)
-    head, rows = _by_phase(measured, series, fmean, "mean, cores")
     span = measured.span(measured.subject) if measured.subject else None
     when = "under load" if span else "over the whole run"
     span = span or Phase(name="run", start=axis.t0, end=axis.end)
     uses = [use for node in measured.nodes if (use := measured.use(node, span))]
     busiest = max(uses, key=lambda use: use.cores, default=None)
     says = f"{busiest.node} used the most: {number(busiest.cores)} cores on average {when}." if busiest else ""
-    return Chart(id="cpu", title="CPU by node", says=says, picture=picture, head=head, rows=rows)
+    return Chart(
+        id="cpu",
+        says=says,
+        picture=drawing.over_time(axis, "CPU cores", [total, *_lines(axis, series, fmean)], level=level),
+        table=_by_phase(measured, "CPU by node", series, fmean, "mean, cores"),
+    )
 
 
 def memory(measured: Measurements, axis: Axis) -> Chart | None:
@@ -114,12 +117,14 @@ def memory(measured: Measurements, axis: Axis) -> Chart | None:
     series = {n: Series(s.t, [None if v is None else v / 1e6 for v in s.values]) for n, s in gauges.items()}
     if not any(series.values()):
         return None
-    picture = drawing.over_time(axis, "MB", _lines(axis, series, max))
-    head, rows = _by_phase(measured, series, max, "peak, MB")
     peaks = {n: max(s.known, default=0.0) for n, s in series.items()}
     largest = max(peaks, key=lambda n: peaks[n])
-    says = f"{largest} used the most: {number(peaks[largest])} MB at its peak."
-    return Chart(id="memory", title="Memory by node", says=says, picture=picture, head=head, rows=rows)
+    return Chart(
+        id="memory",
+        says=f"{largest} used the most: {number(peaks[largest])} MB at its peak.",
+        picture=drawing.over_time(axis, "MB", _lines(axis, series, max)),
+        table=_by_phase(measured, "Memory by node", series, max, "peak, MB"),
+    )
 
 
 def reading(measured: Measurements, axis: Axis, name: str) -> Chart:
@@ -128,12 +133,14 @@ def reading(measured: Measurements, axis: Axis, name: str) -> Chart:
     lines = _lines(axis, series, max)
     for line in lines:
         line["marked"] |= len(line["x"]) <= MARKED
-    head, rows = _by_phase(measured, series, max, "most")
     peaks = {label: max(points.known, default=0.0) for label, points in series.items()}
     says = "; ".join(f"{label}: {number(peak)} at most" for label, peak in peaks.items())
-    chart_id = "reading-" + "".join(c if c.isalnum() else "-" for c in name)
-    picture = drawing.over_time(axis, name, lines)
-    return Chart(id=chart_id, title=name.capitalize(), says=f"{says}.", picture=picture, head=head, rows=rows)
+    return Chart(
+        id="reading-" + "".join(c if c.isalnum() else "-" for c in name),
+        says=f"{says}.",
+        picture=drawing.over_time(axis, name, lines),
+        table=_by_phase(measured, name.capitalize(), series, max, "most"),
+    )
 
 
 def latency(measured: Measurements) -> Chart | None:
@@ -171,50 +178,34 @@ def _axis(measured: Measurements) -> Axis | None:
     return Axis(min(times), max(times), "minutes" if minutes else "seconds", 60.0 if minutes else 1.0, measured.phases)
 
 
-def _ceiling(measured: Measurements) -> float:
-    rates = (measured.accepted_per_s(c) or measured.delivered_per_s(c) or 0.0 for c in measured.sent(Purpose.CALIBRATE))
-    return max(rates, default=0.0)
-
-
-def _below(points: Series, top: float) -> Series:
-    """Replace values above ``top`` with gaps: calibrations run at many times the rate of a relay."""
-    return Series(points.t, [v if v is None or v <= top else None for v in points.values])
-
-
 def _percentile_chart(name: str, title: str, says: str, curves: Mapping[str, Latency]) -> Chart | None:
     if not curves:
         return None
-    rows = []
+    columns = ("milliseconds", "messages", "50 %", "90 %", "99 %", "99.9 %", "longest")
+    rows: list[list[Cell]] = []
     for label, curve in curves.items():
-        p = percentiles(curve)
-        rows.append([label, f"{p['count']:,}", *(number(p[k]) for k in (*PERCENTILES, "max"))])
-    head = ["milliseconds", "messages", "50 %", "90 %", "99 %", "99.9 %", "longest"]
-    picture = drawing.over_percentiles(curves)
-    return Chart(id=name, title=title, says=says, picture=picture, head=head, rows=rows, over_time=False)
+        figures = percentiles(curve)
+        rows.append([label, *(figures[key] for key in ("count", *PERCENTILES, "max"))])
+    table = Table(title=title, columns=columns, rows=rows)
+    return Chart(id=name, says=says, picture=drawing.over_percentiles(curves), table=table)
 
 
 def _by_phase(
-    measured: Measurements, series: Mapping[str, Series], pick: Callable[..., float], what: str
-) -> tuple[list[str], list[list[str]]]:
+    measured: Measurements, title: str, series: Mapping[str, Series], pick: Callable[..., float], what: str
+) -> Table:
     """Return the table of a chart: a row for each phase, a column for each line."""
     rows = []
     for phase in measured.phases:
         end = phase.end or math.inf
-        row = [phase.name]
+        row: list[Cell] = [phase.name]
         for points in series.values():
             inside = [
                 v for t, v in zip(points.t, points.values, strict=True) if phase.start <= t <= end and v is not None
             ]
-            row.append(number(pick(inside) if inside else None))
+            row.append(pick(inside) if inside else None)
         rows.append(row)
-    return [what, *series], rows
+    return Table(title=title, columns=(what, *series), rows=rows)
 
 
 def _lines(axis: Axis, series: Mapping[str, Series], pick: Callable[..., float]) -> list[Picture]:
     return [drawing.line(axis, name, points, colour, pick=pick) for (name, points), colour in drawing.coloured(series)]
-
-
-def _total(series: Mapping[str, Series]) -> Series:
-    """Return the sum of the series, at the times of the longest one."""
-    times = max(series.values(), key=lambda s: len(s.t)).t
-    return Series(times, [sum(points.at(t) or 0.0 for points in series.values()) for t in times])

@@ -16,21 +16,12 @@ from typing import Any
 
 import jinja2
 
+from orchestrator.errors import Problem, host_cannot
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import RunDir, replace
+from orchestrator.report import tables
 from orchestrator.report.charts import charts
-from orchestrator.report.summary import (
-    FATES,
-    TOP_TROUBLES,
-    attempts,
-    best_figure,
-    fates,
-    figure,
-    number,
-    summarize,
-    tried,
-    written,
-)
+from orchestrator.report.summary import FATES, best_figure, number, summarize, tried
 from orchestrator.services import Purpose
 
 _LONGEST = 400
@@ -38,15 +29,21 @@ _LONGEST = 400
 FOLDER = Path(__file__).parent
 
 
-def write(rundir: RunDir, measured: Measurements | None = None) -> Path:
-    """Write report.html of a run and return its path; ``measured``: its measurements, if already read.
+def write(rundir: RunDir) -> Path:
+    """Write report.html of a run and return its path.
 
     Raises:
         OSError: the file cannot be written.
     """
     path = rundir.path / "report.html"
-    replace(path, render(measured or Measurements.read(rundir)))
+    replace(path, render(Measurements.read(rundir)))
     return path
+
+
+def unwritten(error: Exception, do: str) -> Problem:
+    """Return the problem of a page that could not be written; ``do``: what to do if it is a bug of ours."""
+    refused = host_cannot(error, "report.html") if isinstance(error, OSError) else None
+    return refused or Problem("report.html", f"the report failed: {type(error).__name__}: {error}", do)
 
 
 def render(measured: Measurements) -> str:
@@ -57,37 +54,37 @@ def render(measured: Measurements) -> str:
     run["faults"] += faults
     verdict = run["verdict"] or {}
     script = f"/*\n{_text('uplot/LICENSE')}*/\n{_text('uplot/uPlot.iife.min.js')}{_text('templates/report.js')}"
-    columns = fates(run["accounting"].values())
+    shown = tables.of_run(run)
     compared = [measured.subject, *measured.sent(Purpose.CALIBRATE)] if measured.subject else []
     rates = {load: rate for load in compared if (rate := measured.accepted_per_s(load))}
-    return _environment().get_template("report.html.j2").render(
+    return fill(
+        "report.html.j2",
         run=run,
         title=verdict.get("headline") or f"{run['scenario']}: {run['status']}",
         began=_date(measured),
         best=best_figure(verdict),
-        figures=[figure(n, v) for n, v in (verdict.get("figures") or {}).items()],
+        tables=shown,
+        verdict_bars=[_bars(verdict_table) for verdict_table in verdict.get("tables") or ()],
+        attempts=tables.attempts(run),
         rates=rates,
-        fates=columns,
-        unmet=[fate for fate in FATES if fate not in columns] if all(run["accounting"].values()) else [],
-        tables=[_table(verdict_table) for verdict_table in verdict.get("tables") or ()],
-        quotes=[(quote["source"], quote["text"]) for quote in verdict.get("quotes") or ()],
-        attempts=attempts(run),
-        troubles=[[trouble["reason"], f"{trouble['count']:,}"] for trouble in run["troubles"][:TOP_TROUBLES]],
-        over_time=[chart for chart in drawn if chart.over_time],
-        by_percentile=[chart for chart in drawn if not chart.over_time],
+        unmet=[fate for fate in FATES if fate not in shown["accounting"].columns]
+        if all(run["accounting"].values())
+        else [],
+        over_time=[chart for chart in drawn if "x" in chart.picture],
+        by_percentile=[chart for chart in drawn if "x" not in chart.picture],
         charts={chart.id: chart.picture for chart in drawn},
         environment=list(_flat(run["environment"])),
         params=list(_flat(run["params"])),
         again=shlex.join(str(word) for word in run["command"] or []),
-        style=_text("uplot/uPlot.min.css") + _text("templates/report.css"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )  # fmt: skip
 
 
 def fill(template: str, **facts: Any) -> str:
-    """Return a page without scripts from a template; all text is escaped."""
-    return _environment().get_template(template).render(style=_text("templates/report.css"), **facts)
+    """Return a page from a template; all text is escaped."""
+    style = _text("uplot/uPlot.min.css") + _text("templates/report.css")
+    return _environment().get_template(template).render(style=style, **facts)
 
 
 @cache
@@ -114,14 +111,14 @@ def _text(name: str) -> str:
     return (FOLDER / name).read_text(encoding="utf-8")
 
 
-def _table(verdict_table: dict[str, Any]) -> dict[str, Any]:
-    """Return a table of the verdict as text, with the column and the maximum of its bars."""
-    column = verdict_table["columns"].index(verdict_table["bars"]) if verdict_table["bars"] else None
-    return verdict_table | {
-        "cells": [[written(cell) for cell in row] for row in verdict_table["rows"]],
-        "column": column,
-        "most": (column and max((row[column] or 0 for row in verdict_table["rows"]), default=0)) or 1,
-    }
+def _bars(verdict_table: dict[str, Any]) -> dict[str, Any] | None:
+    """Return title, rows of label and value, and longest value of the bars of a table of the verdict."""
+    if not verdict_table["bars"]:
+        return None
+    column = verdict_table["columns"].index(verdict_table["bars"])
+    rows = [(row[0], row[column]) for row in verdict_table["rows"]]
+    most = max((value or 0 for _, value in rows), default=0) or 1
+    return {"title": verdict_table["bars"], "rows": rows, "most": most}
 
 
 def _date(measured: Measurements) -> str:

@@ -11,35 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from orchestrator.measurements.rundir import replace
 from orchestrator.plaintext import plain
-from orchestrator.report import html
-from orchestrator.report.summary import figure, written
-from orchestrator.report.terminal import COLOURS, labelled, section
+from orchestrator.report import html, tables
+from orchestrator.report.summary import figure
+from orchestrator.report.tables import Table
+from orchestrator.report.terminal import COLOURS, labelled, laid_out, section
 
 FIGURES = 2
 """Most figures of a run in its row."""
-
-WHOLE = 20
-"""Widest column, in characters, that is never folded."""
-
-Cell = str | float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Grid:
-    """One table of a page."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    figures: frozenset[int] = frozenset()
-    """Columns of figures: aligned to the right."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,15 +34,13 @@ class Page:
     outcome: str
     """Outcome with the colour of the word."""
     says: str
-    question: str
-    grids: tuple[Grid, ...]
+    facts: Mapping[str, Any]
+    """The summary: its question, command and runs."""
+    tables: tuple[Table, ...]
     quotes: tuple[tuple[str, str], ...] = ()
     """Source and line."""
     texts: tuple[tuple[str, str], ...] = ()
     """Title and text of longer passages, such as differences of files."""
-    links: tuple[tuple[str, str], ...] = ()
-    """Name and path of the run directories."""
-    again: str = ""
 
 
 def sweep(facts: Mapping[str, Any]) -> Page:
@@ -69,12 +50,7 @@ def sweep(facts: Mapping[str, Any]) -> Page:
     varied = facts["varied"]
     outcomes = [run["outcome"] or "NO VERDICT" for run in runs]
     rows = tuple(
-        (
-            *(_value(run["values"][name]) for name in varied),
-            outcome,
-            *_figures(run, names),
-            _run_name(run, facts),
-        )
+        (*(_value(run["values"][name]) for name in varied), outcome, *_figures(run, names), _run_name(run, facts))
         for run, outcome in zip(runs, outcomes, strict=True)
     )
     whole = facts["status"] == "finished" and set(outcomes) <= {"CONFIRMED", "REFUTED"}
@@ -83,13 +59,13 @@ def sweep(facts: Mapping[str, Any]) -> Page:
         outcome="CONFIRMED" if whole else "INCONCLUSIVE",
         says=f"{len(runs)} runs over {', '.join(varied)}: "
         + ", ".join(f"{count} {outcome}" for outcome, count in Counter(outcomes).items()),
-        question=facts["question"],
-        grids=(
-            Grid(
+        facts=facts,
+        tables=(
+            Table(
                 title="Runs",
                 columns=(*varied, "outcome", *map(_heading, names), "run"),
                 rows=rows,
-                figures=frozenset(range(len(varied) + 1, len(varied) + 1 + len(names))),
+                align="l" * (len(varied) + 1) + "r" * len(names) + "l",
             ),
             *_unjudged(runs, facts),
         ),
@@ -99,8 +75,6 @@ def sweep(facts: Mapping[str, Any]) -> Page:
             for line in (run["quotes"][:1] or [run["error"]])
             if line
         ),
-        links=_links(runs),
-        again=shlex.join(facts["command"]),
     )
 
 
@@ -118,28 +92,20 @@ def search(facts: Mapping[str, Any]) -> Page:
         word=word,
         outcome=outcome,
         says=facts.get("says") or f"the search is {facts['status']}",
-        question=facts["question"],
-        grids=(
-            Grid(
+        facts=facts,
+        tables=(
+            Table(
                 title=f"Runs, by {facts['over']}",
                 columns=(facts["over"], "outcome", *map(_heading, names), "seconds", "run"),
                 rows=tuple(
-                    (
-                        f"{run['value']:,}",
-                        run["outcome"],
-                        *_figures(run, names),
-                        run["seconds"],
-                        _run_name(run, facts),
-                    )
+                    (f"{run['value']:,}", run["outcome"], *_figures(run, names), run["seconds"], _run_name(run, facts))
                     for run in runs
                 ),
-                figures=frozenset({0, *range(2, 3 + len(names))}),
+                align="rl" + "r" * (len(names) + 1) + "l",
             ),
             *_unjudged(runs, facts),
         ),
         quotes=tuple((f"{facts['over']} {quoted['value']:,}", line) for line in quoted["quotes"]) if quoted else (),
-        links=_links(runs),
-        again=shlex.join(facts["command"]),
     )
 
 
@@ -161,28 +127,29 @@ def comparison(facts: Mapping[str, Any]) -> Page:
         word=here if same else "DIFFERENT",
         outcome=here if same or here == "INCONCLUSIVE" else "REFUTED",
         says=f"The capsule and the run here: {here}." if same else f"The capsule: {original}; the run here: {here}.",
-        question=facts["question"],
-        grids=(
-            Grid(
+        facts=facts,
+        tables=(
+            Table(
                 title="Claims",
                 columns=("", "outcome", "claim", "first line"),
+                align="l",
                 rows=tuple(
                     (where, *(facts[part][i] for part in ("outcome", "claim")), (facts["quotes"][i] or ["none"])[0])
                     for i, where in enumerate(("capsule", "here"))
                 ),
             ),
-            Grid(
+            Table(
                 title="Figures",
                 columns=("", "capsule", "here", "here / capsule"),
                 rows=tuple(
                     (_heading(name), figure(name, then)[1], figure(name, now)[1], ratio)
                     for name, then, now, ratio in facts["figures"]
                 ),
-                figures=frozenset({1, 2, 3}),
             ),
-            Grid(
+            Table(
                 title=f"Differences in the environment: {differs}" if differs else "The environment is the same",
                 columns=("fact", "capsule", "here"),
+                align="l",
                 rows=(
                     *(tuple(row) for row in facts["environment"]),
                     *((f["path"], "", f"differs on {', '.join(f['nodes'])}") for f in changed),
@@ -190,8 +157,6 @@ def comparison(facts: Mapping[str, Any]) -> Page:
             ),
         ),
         texts=tuple(texts),
-        links=_links(facts["runs"]),
-        again=shlex.join(facts["command"]),
     )
 
 
@@ -206,17 +171,15 @@ def show(page: Page, where: Sequence[tuple[str, Path]], console: Console | None 
     parts: list[RenderableType] = [
         Text(),
         Text.assemble((page.word, COLOURS[page.outcome]), "  ", (plain(page.says), "bold")),
-        Text(f"asked: {plain(page.question)}", style="dim"),
+        Text(f"asked: {plain(page.facts['question'])}", style="dim"),
     ]
-    quotes = [Grid(title="In their own words", columns=("", "line"), rows=page.quotes)] if page.quotes else []
-    for grid in (*page.grids, *quotes):
-        parts += section(grid.title, *([_table(grid)] if grid.rows else []))
+    for table in (*page.tables, *([tables.quotes(page.quotes)] if page.quotes else [])):
+        parts += section(table.title, *([laid_out(table)] if table.rows else []))
     for title, text in page.texts:
         parts += section(title, Text(plain(text)))
     parts.append(Text())
     parts += [labelled(name, path) for name, path in where]
-    if page.again:
-        parts.append(labelled("again", page.again))
+    parts.append(labelled("again", shlex.join(page.facts["command"])))
     (console or Console(highlight=False)).print(Group(*parts))
 
 
@@ -227,27 +190,11 @@ def write(page: Page, folder: Path) -> Path:
         OSError: the file cannot be written.
     """
     path = folder / "report.html"
-    links = [(name, os.path.relpath(Path(run) / "report.html", folder)) for name, run in page.links]
-    grids = [(grid, [[written(cell) for cell in row] for row in grid.rows]) for grid in page.grids if grid.rows]
-    replace(path, html.fill("many.html.j2", page=page, grids=grids, links=links))
+    runs = [Path(run["run"]) for run in page.facts["runs"] if run["run"]]
+    links = [(run.name, os.path.relpath(run / "report.html", folder)) for run in runs]
+    again = shlex.join(page.facts["command"])
+    replace(path, html.fill("many.html.j2", page=page, title=page.says, again=again, links=links))
     return path
-
-
-def _table(grid: Grid) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False)
-    for i, column in enumerate(grid.columns):
-        longest = max((len(written(row[i])) for row in grid.rows), default=0)
-        figures = i in grid.figures
-        table.add_column(
-            Text(plain(column)),
-            justify="right" if figures else "left",
-            overflow="fold",
-            no_wrap=longest <= WHOLE and (not figures or i == 0),
-        )
-    for row in grid.rows:
-        cells = (written(cell) for cell in row)
-        table.add_row(*(Text(plain(cell), style=COLOURS.get(cell, ""), overflow="fold") for cell in cells))
-    return table
 
 
 def _value(value: object) -> str:
@@ -265,11 +212,11 @@ def _figures(run: Mapping[str, Any], names: Iterable[str]) -> Iterator[str]:
     return (form.format(figure(name, run["figures"].get(name))[1]) for name in names)
 
 
-def _unjudged(runs: Iterable[Mapping[str, Any]], facts: Mapping[str, Any]) -> tuple[Grid, ...]:
+def _unjudged(runs: Iterable[Mapping[str, Any]], facts: Mapping[str, Any]) -> tuple[Table, ...]:
     """Return a table of the INCONCLUSIVE runs and their reasons."""
     rows = tuple((_run_name(run, facts), run["reason"]) for run in runs if run.get("reason"))
     title = "Inconclusive runs: their figures are in brackets"
-    return (Grid(title=title, columns=("run", "reason"), rows=rows),) if rows else ()
+    return (Table(title=title, columns=("run", "reason"), rows=rows, align="l"),) if rows else ()
 
 
 def _heading(name: str) -> str:
@@ -280,7 +227,3 @@ def _heading(name: str) -> str:
 def _run_name(run: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
     """Return the time of a run from its directory's name, <time>-<scenario>."""
     return Path(run["run"]).name.replace(f"-{facts['scenario']}", "") if run["run"] else "none"
-
-
-def _links(runs: Iterable[Mapping[str, Any]]) -> tuple[tuple[str, str], ...]:
-    return tuple((Path(run["run"]).name, run["run"]) for run in runs if run["run"])

@@ -39,7 +39,7 @@ def summarize(measured: Measurements) -> RunFigures:
     report = measured.rundir.path / "report.html"
     loads = [*measured.sent(Purpose.MEASURE), *measured.sent(Purpose.CALIBRATE)]
     faults: list[str] = []
-    latencies = {load: tried(faults, f"latency of {load}", partial(_latency, measured, load)) or {} for load in loads}
+    latencies = {load: tried(faults, f"latency of {load}", partial(measured.latency, load)) or {} for load in loads}
     summary: RunFigures = {
         "run": str(measured.rundir.path),
         "report": str(report) if report.is_file() else None,
@@ -48,13 +48,17 @@ def summarize(measured: Measurements) -> RunFigures:
         "error": facts.get("error"),
         "subject": subject,
         "throughput": tried(faults, "throughput", lambda: {load: _throughput(measured, load) for load in loads}) or {},
-        "latency_ms": latencies,
+        "latency_ms": {load: {n: percentiles(v) for n, v in kinds.items()} for load, kinds in latencies.items()},
         "hops_ms": {n: percentiles(v) for n, v in measured.hops.latency.items()} if measured.hops else {},
         "statuses": dict(measured.hops.statuses) if measured.hops else {},
         "troubles": [asdict(trouble) for trouble in measured.hops.troubles] if measured.hops else [],
         "nodes": (tried(faults, "nodes", partial(_nodes, measured, subject)) if subject else None) or {},
         "accounting": {load: tried(faults, f"account of {load}", partial(_account, measured, load)) for load in loads},
-        "connections": {name: causes for name in loads if (causes := _connections(measured, name))},
+        "connections": {
+            name: causes
+            for name in loads
+            if (load := measured.loads.get(name)) and (causes := load.connect_failed | load.goodbye_failed)
+        },
         "params": measured.params,
         "environment": measured.environment,
         "phases": facts.get("phases") or [],
@@ -77,10 +81,6 @@ def tried(faults: list[str], what: str, make: Callable[[], T]) -> T | None:
         return None
 
 
-def _latency(measured: Measurements, load: str) -> dict[str, dict[str, float]]:
-    return {name: percentiles(latency) for name, latency in measured.latency(load).items()}
-
-
 def percentiles(latency: Latency) -> dict[str, float]:
     """Return count, and mean, percentiles and maximum in milliseconds."""
     at = zip(PERCENTILES, map(latency.at, PERCENTILES.values()), strict=True)
@@ -95,16 +95,6 @@ def _throughput(measured: Measurements, load: str) -> dict[str, float | None]:
         for name, rate in rates.items()
         for unit, factor in (("s", 1), ("min", 60))
     }
-
-
-TOP_TROUBLES = 10
-"""Most reasons of trouble in a table; the run directory and the JSON hold all."""
-
-
-def attempts(run: RunFigures) -> str:
-    """Return the relay's delivery attempts by outcome, as text: ``669 sent, 3 deferred``."""
-    ordered = sorted(run["statuses"].items(), key=lambda entry: -entry[1])
-    return ", ".join(f"{count:,} {status}" for status, count in ordered) or "none"
 
 
 FATES = (
@@ -123,11 +113,6 @@ def fates(accounts: Iterable[Mapping[str, Any] | None]) -> list[str]:
 def _account(measured: Measurements, load: str) -> dict[str, Any] | None:
     accounting = measured.accounting(load)
     return asdict(accounting) if accounting else None
-
-
-def _connections(measured: Measurements, name: str) -> dict[str, int]:
-    load = measured.loads.get(name)
-    return {**load.connect_failed, **load.goodbye_failed} if load else {}
 
 
 def _nodes(measured: Measurements, subject: str) -> dict[str, dict[str, float | None]]:
@@ -182,11 +167,6 @@ def number(value: float | None, factor: float = 1.0) -> str:
     value *= factor
     places = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
     return f"{value:,.{places}f}"
-
-
-def written(cell: str | float | None) -> str:
-    """Return a cell of a table: text unchanged, other values as numbers."""
-    return cell if isinstance(cell, str) else number(cell)
 
 
 def best_figure(verdict: Mapping[str, Any] | None) -> tuple[str, str, str] | None:

@@ -19,11 +19,9 @@ import time
 from dataclasses import dataclass
 from typing import Any, get_args, get_type_hints
 
-from orchestrator.bed.model import Strict, checked
+from orchestrator.bed.model import Strict
 from orchestrator.errors import ExitCode, InvalidInput
-from orchestrator.runs import runner
-from orchestrator.runs.runner import Finished
-from orchestrator.runs.sweep import Ask, Summary, parameter, told
+from orchestrator.runs.sweep import Ask, Summary, parameter, told, varied
 from orchestrator.scenarios import Outcome, Scenario
 
 EXIT_CODES = {
@@ -48,7 +46,7 @@ class Over:
 
 
 class _Unanswered(Exception):
-    """A value whose runs were all inconclusive."""
+    """A value whose runs were all inconclusive, or differ at an end of the range."""
 
 
 def parse(scenario: Scenario[Any], text: str) -> Over:
@@ -70,22 +68,6 @@ def parse(scenario: Scenario[Any], text: str) -> Over:
     if int not in (get_args(kind) or (kind,)):
         raise InvalidInput(f"a parameter of {scenario.name} that is a whole number", repr(name), "choose another one")
     return Over(name=name, low=ends[0], high=ends[1])
-
-
-def at(scenario: Scenario[Any], base: Strict, over: Over, value: int) -> Strict:
-    """Return the parameters of the run at one value.
-
-    Raises:
-        InvalidInput: the value is invalid, or its bed cannot be built.
-    """
-    made = checked(
-        scenario.params,
-        {**base.model_dump(), over.name: value},
-        f"a valid value of {over.name}",
-        f"see `testbed run {scenario.name} --help`",
-    )
-    runner.prepare(scenario, made)
-    return made
 
 
 def bisect(
@@ -114,11 +96,10 @@ def bisect(
             threshold=None, absent=None, predicted=None,
         )  # fmt: skip
         try:
-            status = search.run(repeat, tolerance)
+            status, says = search.run(repeat, tolerance)
         except _Unanswered as unanswered:
-            status = "inconclusive"
-            summary.facts["says"] = str(unanswered)
-        summary.save(status=status)
+            status, says = "inconclusive", str(unanswered)
+        summary.save(status=status, says=says)
     except BaseException as error:
         summary.broken(error)
         raise
@@ -133,13 +114,13 @@ class _Search:
         self._ask, self._summary = ask, summary
         self._answers: dict[int, list[bool]] = {}
 
-    def run(self, repeat: int, tolerance: int) -> str:
-        """Search; return the status."""
+    def run(self, repeat: int, tolerance: int) -> tuple[str, str]:
+        """Search; return the status, and the answer in words."""
         name, low, high = self._over.name, self._over.low, self._over.high
         if self._shown(low):
-            return self._end("always", f"It appears already at {name} {low:,}, the low end: the threshold is below it.")
+            return "always", f"It appears already at {name} {low:,}, the low end: the threshold is below it."
         if not self._shown(high):
-            return self._end("never", f"It does not appear even at {name} {high:,}, the high end.")
+            return "never", f"It does not appear even at {name} {high:,}, the high end."
         while high - low > tolerance:
             middle = (low + high) // 2
             if self._shown(middle):
@@ -152,20 +133,25 @@ class _Search:
         times = f"in {repeat} of {repeat} runs"
         sides = f"confirmed {times} at {high:,}, refuted {times} at {low:,}"
         if high - low > tolerance:
-            return self._end("blurred", f"There is no sharp threshold: {sides}; between them it is intermittent.")
-        return self._end("found", f"It appears from {name} {high:,} on: {sides}.{self._agreement(high)}")
+            return "blurred", f"There is no sharp threshold: {sides}; between them it is intermittent."
+        agreement = ""
+        if (predicted := self._summary.facts["predicted"]) is not None:
+            apart = abs(high - predicted) / high
+            agreement = f" The scenario's own arithmetic says {predicted:,.0f}: {apart:.1%} apart."
+        return "found", f"It appears from {name} {high:,} on: {sides}.{agreement}"
 
     def _shown(self, value: int) -> bool:
-        """Execute a run; return True if it was confirmed.
-
-        Raises:
-            _Unanswered: the run and its repetition were inconclusive.
-        """
-        params = at(self._scenario, self._base, self._over, value)
+        """Execute a run, again if it was inconclusive; return True if it was confirmed."""
+        params = varied(self._scenario, self._base, {self._over.name: value})
         for _ in range(_TRIES):
             began = time.monotonic()
             finished = self._ask(params)
-            self._keep(value, finished, time.monotonic() - began)
+            seconds = round(time.monotonic() - began, 1)
+            predicted = finished.verdict.figures.get(f"predicted_threshold_{self._over.name}")
+            if predicted is not None:
+                self._summary.facts["predicted"] = predicted
+            self._summary.runs.append({"value": value, "seconds": seconds, **told(finished)})
+            self._summary.save()
             if finished.verdict.outcome is not Outcome.INCONCLUSIVE:
                 self._answers.setdefault(value, []).append(finished.verdict.outcome is Outcome.CONFIRMED)
                 return self._answers[value][-1]
@@ -174,11 +160,7 @@ class _Search:
         )
 
     def _sure(self, value: int, end: int, repeat: int, *, shown: bool) -> int:
-        """Repeat a value until ``repeat`` outcomes are equal; if they differ, move towards the end of the range.
-
-        Raises:
-            _Unanswered: the outcomes differ even at the end of the range.
-        """
+        """Repeat a value until ``repeat`` outcomes are equal; if they differ, move towards the end of the range."""
         step = 1
         while True:
             while self._alike(value, shown=shown) and len(self._answers.get(value, ())) < repeat:
@@ -192,21 +174,3 @@ class _Search:
 
     def _alike(self, value: int, *, shown: bool) -> bool:
         return all(answer is shown for answer in self._answers.get(value, ()))
-
-    def _keep(self, value: int, finished: Finished, seconds: float) -> None:
-        predicted = finished.verdict.figures.get(f"predicted_threshold_{self._over.name}")
-        if predicted is not None:
-            self._summary.facts["predicted"] = predicted
-        self._summary.runs.append({"value": value, "seconds": round(seconds, 1), **told(finished)})
-        self._summary.save()
-
-    def _agreement(self, threshold: int) -> str:
-        predicted = self._summary.facts["predicted"]
-        if predicted is None:
-            return ""
-        apart = abs(threshold - predicted) / threshold
-        return f" The scenario's own arithmetic says {predicted:,.0f}: {apart:.1%} apart."
-
-    def _end(self, status: str, says: str) -> str:
-        self._summary.facts["says"] = says
-        return status

@@ -31,8 +31,6 @@ MAX_FILE_B = 8 * 2**20
 """Largest capsule that is read."""
 MAX_CONFIG_B = 3 * 2**20
 """Most bytes of rendered files held as text, the smallest first; of the other files a capsule holds the digest."""
-MAX_DEPTH = 32
-"""Most levels of nested lists and objects."""
 MAX_DIFF_LINES = 4_000
 """Most lines of two files that are compared line by line."""
 CONSENT = "allow_host_changes"
@@ -122,10 +120,8 @@ def write(capsule: Capsule, path: Path) -> None:
         raise InvalidInput(
             f"a capsule of at most {MAX_FILE_B:,} bytes", f"{len(text):,}", "give the run fewer names and files"
         )
-    try:
+    with usable(path, "a file to write"):
         replace(path, text)
-    except OSError as error:
-        raise InvalidInput(f"room for {path}", error.strerror or str(error), "name another file with -o") from error
 
 
 def read(path: Path) -> Capsule:
@@ -140,16 +136,13 @@ def read(path: Path) -> Capsule:
         if len(content) > MAX_FILE_B:
             raise InvalidInput(f"a capsule of at most {MAX_FILE_B >> 20} MiB", f"{path}: it is larger", "ask its maker")
         data = strict_json.loads(content)
-        _refuse_depth(data)
     except (OSError, ValueError, RecursionError) as error:
         if isinstance(error, InvalidInput):
             raise
         found = f"{path}: {getattr(error, 'strerror', None) or error}"
         raise InvalidInput("a capsule, made by `testbed capsule`", found, "name a file that can be read") from error
-    if not isinstance(data, dict) or not {"format", "capsule"} & data.keys():
+    if not isinstance(data, dict) or "format" not in data:
         raise InvalidInput("a capsule, made by `testbed capsule`", f"{path}: no capsule at all", "name another file")
-    if "capsule" in data:  # its name in the first capsules
-        data["format"] = data.pop("capsule")
     check_format(data, FORMAT, path)
     return checked(Capsule, data, f"a valid capsule ({path})", "ask its maker for another one")
 
@@ -199,12 +192,15 @@ def compare(capsule: Capsule, finished: Finished) -> dict[str, Any]:
     facts = finished.rundir.load()
     verdict = finished.verdict
     original = capsule.signature
-    names = dict.fromkeys([*original.figures, *verdict.figures])
+    figures = (
+        (name, original.figures.get(name), verdict.figures.get(name))
+        for name in dict.fromkeys([*original.figures, *verdict.figures])
+    )
     return {
         "outcome": [str(original.outcome), str(verdict.outcome)],
         "claim": [original.claim, verdict.headline],
         "quotes": [original.quotes, [quote.text for quote in verdict.quotes]],
-        "figures": [_figure(name, original.figures.get(name), verdict.figures.get(name)) for name in names],
+        "figures": [[name, a, b, b / a if a and b is not None else None] for name, a, b in figures],
         "environment": list(
             _differences(
                 {"testbed": capsule.version, **_steady(capsule.environment), "bed": capsule.bed},
@@ -270,12 +266,6 @@ def _plan_here(capsule: Capsule, facts: Mapping[str, Any]) -> Plan:
 def _changed(capsule: Capsule, here: Plan) -> list[dict[str, Any]]:
     """Return every rendered file that differs; nodes with the same difference share an entry."""
     changed: dict[tuple[str, str], list[str]] = {}
-    for node, path, diff in _file_by_file(capsule, here):
-        changed.setdefault((path, diff), []).append(node)
-    return [{"nodes": nodes, "path": path, "diff": diff} for (path, diff), nodes in changed.items()]
-
-
-def _file_by_file(capsule: Capsule, here: Plan) -> Iterator[tuple[str, str, str]]:
     files = {
         node.name: {path: _file(content, carried=True) for path, content in node.files.items()} for node in here.nodes
     }
@@ -284,7 +274,8 @@ def _file_by_file(capsule: Capsule, here: Plan) -> Iterator[tuple[str, str, str]
         for path in sorted({*original, *mine} - agents.code().keys()):
             one, other = original.get(path), mine.get(path)
             if not _same(one, other):
-                yield node, path, _diff(one, other)
+                changed.setdefault((path, _diff(one, other)), []).append(node)
+    return [{"nodes": nodes, "path": path, "diff": diff} for (path, diff), nodes in changed.items()]
 
 
 def _same(original: File | None, here: File | None) -> bool:
@@ -305,10 +296,6 @@ def _diff(original: File | None, here: File | None) -> str:
     return "\n".join(difflib.unified_diff(one, other, "capsule", "here", lineterm="", n=1))
 
 
-def _figure(name: str, original: float | None, here: float | None) -> list[Any]:
-    return [name, original, here, here / original if original and here is not None else None]
-
-
 def _steady(environment: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in environment.items() if name not in _MOVING}
 
@@ -320,15 +307,3 @@ def _differences(original: Any, here: Any, name: str = "") -> Iterator[list[str]
             yield from _differences(original.get(key), here.get(key), f"{name} {key}".strip())
     elif original != here:
         yield [name, *(("none" if value is None else str(value)) for value in (original, here))]
-
-
-def _refuse_depth(data: Any) -> None:
-    """Raise ValueError if the data is nested too deeply to be printed."""
-    level = [data]
-    for _ in range(MAX_DEPTH):
-        inner = [
-            list(part.values() if isinstance(part, dict) else part) for part in level if isinstance(part, dict | list)
-        ]
-        level = [value for values in inner for value in values]
-    if level:
-        raise ValueError(f"more than {MAX_DEPTH} levels of nesting")

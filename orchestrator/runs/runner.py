@@ -122,25 +122,26 @@ def run(
     broken: NodeDied | None = None
     try:
         with steps.step("look at the host"):
-            engine = connect()
-            cleaning.make_way(engine, steps.say)
-            cpus = engine.info().cpus
+            host = connect()
+            cleaning.make_way(host, steps.say)
+            cpus = host.info().cpus
             plan = make_plan(bed, cpus=cpus)
         with steps.step("verify the rendered files"):
             verify(plan)
         with steps.step("find or build the images"):
-            old = images.ensure(engine, images.of(bed), steps.say)
-            readings = capacity.read(engine)
+            old = images.ensure(host, images.of(bed), steps.say)
+            readings = capacity.read(host)
             provoked = scenario.provokes if isinstance(scenario, Provokes) else frozenset()
             smaller = scenario.smaller(params) if isinstance(scenario, Scales) else None
             capacity.admit(readings, plan.needs, runs, provoked=provoked, smaller=smaller, say=steps.say)
+            tags = [images.tag(*image) for image in images.of(bed)]
             environment = capacity.environment(readings) | {
-                "images": _image_ids(engine, bed),
+                "images": {tag: (host.images.find(tag) or {}).get("id", "") for tag in tags},
                 "old_images": ", ".join(old),
             }
             record.save(environment=environment, plan=plan.to_dict())
         with ExitStack() as stack:
-            _, running = bring_up(engine, bed, kind=Kind.RUN, rundir=rundir, steps=steps, stack=stack, cpus=cpus)
+            _, running = bring_up(host, bed, kind=Kind.RUN, rundir=rundir, steps=steps, stack=stack, cpus=cpus)
             # The list of phases grows, and every later save writes it in full.
             record.save(plan=running.plan.to_dict(), phases=running.phases)
             try:
@@ -163,8 +164,6 @@ def run(
         if refused is None:
             record.save_end(error, status="failed", error=Problem("no bug", repr(error), "report it").to_dict())
             raise
-        for note in getattr(error, "__notes__", ()):
-            refused.add_note(note)
         record.save_end(refused, status="failed", error=refused.to_dict())
         raise refused from error
     return replace(finished, broken=broken or finished.broken)
@@ -182,32 +181,21 @@ def prepare(scenario: Scenario[Any], params: Strict, *, parent: str | None = Non
     return bed
 
 
-def _image_ids(engine: Host, bed: Bed) -> dict[str, str]:
-    """Return tag -> id of every image of a bed."""
-    tags = [images.tag(*image) for image in images.of(bed)]
-    return {tag: (engine.images.find(tag) or {}).get("id", "") for tag in tags}
-
-
 def _daemons(running: RecordedBed) -> dict[str, str]:
-    """Return node -> version line of its daemon, without nodes that ended and may end.
+    """Return node -> version line of its daemon, without nodes that ended and may end; raise any other failure."""
 
-    Raises:
-        NodeDied: another container ended.
-    """
-
-    def ask(node: RunningNode) -> str:
+    def ask(node: RunningNode, command: Sequence[str]) -> str | None:
         try:
-            output = node.ask(*(services.version_command(node.plan.service) or ()))
-        except EngineFailed as ended:
-            if isinstance(ended, NodeDied) or not running.plan.bed.nodes[node.name].may_end:
+            return node.ask(*command).partition("\n")[0]
+        except EngineFailed as failed:
+            if isinstance(failed, NodeDied) or not node.end(0):  # a node that may not end raises NodeDied
                 raise
-            return ""
-        return next(iter(output.splitlines()), "")
+            return None
 
-    nodes = [node for node in running.nodes.values() if services.version_command(node.plan.service)]
+    commands = {name: services.version_command(node.plan.service) for name, node in running.nodes.items()}
     with ThreadPoolExecutor(len(running.nodes)) as pool:
-        versions = dict(zip((node.name for node in nodes), pool.map(ask, nodes), strict=True))
-    return {name: version for name, version in versions.items() if version}
+        replies = {name: pool.submit(ask, running.nodes[name], words) for name, words in commands.items() if words}
+    return {name: line for name, reply in replies.items() if (line := reply.result()) is not None}
 
 
 def judge_again(rundir: RunDir) -> Finished:
@@ -249,9 +237,7 @@ def _judge(scenario: Scenario[Any], rundir: RunDir, record: Record) -> Finished:
         rundir.save_traceback(REPORT, None)
     except Exception as bug:  # noqa: BLE001 - no failure of the report changes the verdict
         rundir.save_traceback(REPORT, bug)
-        unreported = host_cannot(bug, "report.html") if isinstance(bug, OSError) else None
-        found = f"the report failed: {type(bug).__name__}: {bug}"
-        unreported = unreported or Problem("report.html", found, f"report it with {REPORT}.traceback of the run")
+        unreported = html.unwritten(bug, f"report it with {REPORT}.traceback of the run")
     return Finished(rundir=rundir, verdict=verdict, broken=failed, unreported=unreported)
 
 

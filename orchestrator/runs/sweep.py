@@ -8,6 +8,7 @@ The summary ``runs/<time>-sweep-<scenario>/sweep.json`` is saved after each run:
 """
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,6 +113,18 @@ def parameter(scenario: Scenario[Any], word: str) -> str:
     return name
 
 
+def varied(scenario: Scenario[Any], base: Strict, values: Mapping[str, Any]) -> Strict:
+    """Return the parameters of a run that differs from ``base`` in these values.
+
+    Raises:
+        InvalidInput: a value is invalid, or its bed cannot be built.
+    """
+    needed, do = f"valid values of {', '.join(values)}", f"see `testbed run {scenario.name} --help`"
+    params = checked(scenario.params, {**base.model_dump(), **values}, needed, do)
+    runner.prepare(scenario, params)
+    return params
+
+
 def combinations(scenario: Scenario[Any], base: Strict, vary: Sequence[str]) -> list[tuple[dict[str, Any], Strict]]:
     """Return all runs of a sweep: the varied values and all parameters of each.
 
@@ -129,21 +142,13 @@ def combinations(scenario: Scenario[Any], base: Strict, vary: Sequence[str]) -> 
                 "--vary PARAMETER=VALUE,VALUE, each once", repr(text), "see `testbed run --help` for examples"
             )
         axes[name] = listed
-    number = 1
-    for listed in axes.values():
-        number *= len(listed)
+    number = math.prod(map(len, axes.values()))
     if number > MAX_RUNS:
         raise InvalidInput(f"at most {MAX_RUNS} runs", f"{number:,} combinations", "vary less at a time")
     planned = []
     for words in itertools.product(*axes.values()):
         chosen = {name: None if word == UNSET else word for name, word in zip(axes, words, strict=True)}
-        params = checked(
-            scenario.params,
-            {**base.model_dump(), **chosen},
-            f"valid values of {', '.join(axes)}",
-            f"see `testbed run {scenario.name} --help`",
-        )
-        runner.prepare(scenario, params)
+        params = varied(scenario, base, chosen)
         planned.append(({name: getattr(params, name) for name in axes}, params))
     return planned
 
@@ -164,15 +169,8 @@ def sweep(planned: Sequence[tuple[Mapping[str, Any], Strict]], ask: Ask, summary
             try:
                 row |= told(ask(params))
             except Problem as problem:
-                row |= {
-                    "run": None,
-                    "outcome": None,
-                    "claim": None,
-                    "reason": None,
-                    "figures": {},
-                    "quotes": [],
-                    "error": str(problem),
-                }
+                row |= dict.fromkeys(("run", "outcome", "claim", "reason"))
+                row |= {"figures": {}, "quotes": [], "error": str(problem)}
                 if number == len(planned) and not any(earlier["run"] for earlier in summary.runs):
                     raise
             summary.runs.append(row)

@@ -1,4 +1,4 @@
-"""Scenarios, one file or package each, discovered: bed(params), drive(bed), judge(measurements, params).
+"""Scenarios, one file or package each, discovered: bed(params), drive(bed, params), judge(measured, params).
 
 ``bed`` and ``judge`` are pure. ``drive`` alone touches the deployed bed, and saves all that ``judge`` reads in the run
 directory: a run can be judged again without Docker.
@@ -6,7 +6,7 @@ directory: a run can be judged again without Docker.
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from functools import cache
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from orchestrator.measurements import Measurements
     from orchestrator.up.bed import RecordedBed
 
+V = TypeVar("V")
 P_contra = TypeVar("P_contra", bound=Strict, contravariant=True)
 
 
@@ -44,15 +45,32 @@ class Evidence:
     """Files of the run directory that hold it."""
 
     @classmethod
+    def of(
+        cls, fact: str, value: V | None, needed: str, holds: Callable[[V], bool], source: str, show: str = "{:,}"
+    ) -> Self:
+        """Check a value that may be ``None``, not measured; ``show`` formats it."""
+        found, held = ("not measured", None) if value is None else (show.format(value), holds(value))
+        return cls(fact=fact, found=found, needed=needed, holds=held, source=source)
+
+    @classmethod
     def some(cls, fact: str, count: int | None, source: str, of: str = "") -> Self:
         """Return the evidence that a count is at least 1; ``of`` follows the count in ``found``."""
-        return cls(
-            fact=fact,
-            found="not measured" if count is None else f"{count:,}{of}",
-            needed="at least 1",
-            holds=None if count is None else count > 0,
-            source=source,
-        )
+        return cls.of(fact, count, "at least 1", lambda n: n > 0, source, "{:,}" + of)
+
+
+def unmet(evidence: Iterable[Evidence]) -> str:
+    """Return a text of all evidence that does not hold; empty if there is none."""
+    return "; ".join(f"{e.fact}: {e.found}, needed {e.needed}" for e in evidence if e.holds is False)
+
+
+def unknown(evidence: Iterable[Evidence]) -> str:
+    """Return a text of all evidence that was not measured; empty if there is none."""
+    return ", ".join(e.fact for e in evidence if e.holds is None)
+
+
+def sentence(text: str) -> str:
+    """Return a text with a capital at its start and a full stop at its end."""
+    return text[0].upper() + text[1:] + "."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,20 +121,7 @@ class Verdict:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for run.json."""
-        return {
-            "outcome": str(self.outcome),
-            "headline": self.headline,
-            "claim": self.claim,
-            "reason": self.reason,
-            "marks": list(self.marks),
-            "figures": self.figures,
-            "evidence": [
-                {"fact": e.fact, "found": e.found, "needed": e.needed, "holds": e.holds, "source": e.source}
-                for e in self.evidence
-            ],
-            "tables": [asdict(table) for table in self.tables],
-            "quotes": [asdict(quote) for quote in self.quotes],
-        }
+        return {**asdict(self), "outcome": str(self.outcome), "headline": self.headline}
 
 
 class OverIPv4(Strict):
@@ -137,15 +142,12 @@ class Scenario(Protocol[P_contra]):
 
     def bed(self, params: P_contra) -> Bed:
         """Return the bed."""
-        ...
 
     def drive(self, bed: "RecordedBed", params: P_contra) -> None:
         """Drive load through the bed and save the results in the run directory."""
-        ...
 
     def judge(self, measured: "Measurements", params: P_contra) -> Verdict:
         """Return the verdict on the measurements."""
-        ...
 
 
 @runtime_checkable
@@ -162,7 +164,6 @@ class Scales(Protocol):
 
     def smaller(self, params: Any) -> str | None:
         """Return advice for a host that is too small for these parameters; ``None`` if there is no smaller size."""
-        ...
 
 
 @runtime_checkable
@@ -171,7 +172,6 @@ class Connects(Protocol[P_contra]):
 
     def connections(self, params: P_contra) -> Mapping[str, float]:
         """Return node -> new connections a second to one address."""
-        ...
 
 
 @cache

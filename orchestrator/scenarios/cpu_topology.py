@@ -16,12 +16,12 @@ from orchestrator.bed.cpu_topology import ALL, CORE, CPUS, ONE_EACH, THREAD, Cpu
 from orchestrator.bed.model import Bed
 from orchestrator.measurements import Measurements, Phase
 from orchestrator.measurements.rundir import Kept
-from orchestrator.scenarios import Evidence, Outcome, Table, Verdict
-from orchestrator.scenarios.relay_load.bed import relay_bed
+from orchestrator.scenarios import Evidence, Outcome, Table, Verdict, unknown, unmet
+from orchestrator.scenarios.relay_load import probes
 from orchestrator.scenarios.relay_load.drive import calibrate, find_connections
-from orchestrator.scenarios.relay_load.evidence import CONCURRENCY, INSTRUMENT, accounting, instrument, worst
+from orchestrator.scenarios.relay_load.evidence import CONCURRENCY, INSTRUMENT, UNSTEADY, accounting, instrument, worst
 from orchestrator.scenarios.relay_load.params import RelayLoad
-from orchestrator.scenarios.relay_load.probes import pace, tables
+from orchestrator.services import Role
 from orchestrator.up.bed import RecordedBed
 
 PLAN = "cpu-sets"
@@ -58,7 +58,7 @@ class CpuTopology:
 
     def bed(self, params: Params) -> Bed:
         """Return the built-in relay bed with the chosen relay."""
-        return relay_bed(params)
+        return params.bed()
 
     def drive(self, bed: RecordedBed, params: Params) -> None:
         """Find the connections on the largest set, calibrate on the harness's smallest set, then send in rounds."""
@@ -78,8 +78,47 @@ class CpuTopology:
                     bed.send(name, load).drain(params.drain)
 
     def judge(self, measured: Measurements, params: Params) -> Verdict:
-        """Judge whether the throughput follows the CPUs."""
-        return judge(measured, params)
+        """Judge one run: what does each set carry, and does the smallest carry less than the largest?"""
+        planned = measured.rundir.checked_result(PLAN, _Planned.model_validate)
+        paced = params.rate is not None
+        lines = []
+        for described in planned.sets if planned else ():
+            cpus = CpuSet(name=described.name, cpus=parse(described.cpus), harness=parse(described.harness))
+            names = [_load(cpus.name, number) for number in range(1, params.repeat + 1)]
+            points = tuple(_point(measured, cpus, name, paced=paced) for name in names)
+            lines.append(MeasuredSet(cpus=cpus, points=points))
+        loads = [point.load for line in lines for point in line.points]
+        mail = worst(e for name in loads for e in accounting(measured, name))
+        harness = worst(e for name in loads for e in instrument(measured, name))
+        follows = [_share(lines[0], lines[-1], field) for field in ("carried", "undisturbed")] if len(lines) > 1 else []
+        evidence = [*mail, *harness, *worst(e for line in lines for e in _placed(line))]
+        full = not paced and any(line.full for line in lines)
+        # If the number of connections sets the pace, it is the same on any CPUs.
+        few = [] if paced or not loads else [probes.pace(measured, loads[0])]
+        steady = () if paced or not lines else probes.steady(measured, [point.load for point in lines[0].points])
+        evidence += [*few, *steady]
+        alone = "There is only one set of CPUs on this machine." if lines else "Not measured: no set of CPUs."
+        outcome, reason = _outcome(evidence, follows, full=full) if follows else (Outcome.INCONCLUSIVE, alone)
+        figures: dict[str, float | None] = {}
+        for line in lines:
+            name = line.cpus.name.replace(" ", "_")
+            figures[f"messages_on_{name}_per_s"] = line.middle("carried")
+            figures[f"messages_on_{name}_undisturbed_per_s"] = line.middle("undisturbed")
+            figures[f"messages_on_{name}_per_cpu_s"] = line.middle("per_cpu_s")
+        return Verdict(
+            outcome=outcome,
+            claim=_claim([] if outcome is Outcome.INCONCLUSIVE else lines),
+            reason=" ".join([reason, *_answers(measured, [] if outcome is Outcome.INCONCLUSIVE else lines)]),
+            evidence=(*follows, *evidence),
+            marks=(
+                *([INSTRUMENT] if any(e.holds is False for e in harness) else []),
+                *([CONCURRENCY] if any(e.holds is False for e in few) else []),
+                *([UNSTEADY] if any(e.holds is False for e in steady) else []),
+                *_marks(lines, planned.left_out if planned else {}),
+            ),
+            figures=figures,
+            tables=(*((_carried(lines), _rounds(lines)) if lines else ()), *probes.tables(measured)),
+        )
 
 
 def _load(name: str, number: int) -> str:
@@ -137,11 +176,6 @@ class MeasuredSet:
     cpus: CpuSet
     points: tuple[Point, ...]
 
-    @property
-    def name(self) -> str:
-        """Name of the set."""
-        return self.cpus.name
-
     def middle(self, field: str) -> float | None:
         """Return the median of a field over the rounds in which it was measured."""
         known = [value for point in self.points if (value := getattr(point, field)) is not None]
@@ -158,54 +192,12 @@ class MeasuredSet:
         return self.busy and (self.middle("idle") or 0) <= FULL
 
 
-def judge(measured: Measurements, params: Params) -> Verdict:
-    """Judge one run: what does each set carry, and does the smallest carry less than the largest?"""
-    planned = measured.rundir.checked_result(PLAN, _Planned.model_validate)
-    lines = [_line(measured, described, params) for described in planned.sets] if planned else []
-    loads = [point.load for line in lines for point in line.points]
-    mail = worst(e for name in loads for e in accounting(measured, name))
-    harness = worst(e for name in loads for e in instrument(measured, name))
-    follows = [_share(lines[0], lines[-1], field) for field in ("carried", "undisturbed")] if len(lines) > 1 else []
-    evidence = [*mail, *harness, *worst(e for line in lines for e in _placed(line))]
-    paced = params.rate is not None
-    full = not paced and any(line.full for line in lines)
-    # If the number of connections sets the pace, it is the same on any CPUs.
-    few = [] if paced or not loads else [pace(measured, loads[0], params)]
-    evidence += few
-    outcome, reason = _outcome(evidence, follows, full=full) if follows else _no_comparison(lines)
-    figures: dict[str, float | None] = {}
-    for line in lines:
-        name = line.name.replace(" ", "_")
-        figures[f"messages_on_{name}_per_s"] = line.middle("carried")
-        figures[f"messages_on_{name}_undisturbed_per_s"] = line.middle("undisturbed")
-        figures[f"messages_on_{name}_per_cpu_s"] = line.middle("per_cpu_s")
-    return Verdict(
-        outcome=outcome,
-        claim=_claim([] if outcome is Outcome.INCONCLUSIVE else lines),
-        reason=" ".join([reason, *_answers(measured, [] if outcome is Outcome.INCONCLUSIVE else lines)]),
-        evidence=(*follows, *evidence),
-        marks=(
-            *([INSTRUMENT] if any(e.holds is False for e in harness) else []),
-            *([CONCURRENCY] if any(e.holds is False for e in few) else []),
-            *_marks(lines, planned.left_out if planned else {}),
-        ),
-        figures=figures,
-        tables=(*((_carried(lines), _rounds(lines)) if lines else ()), *tables(measured, params)),
-    )
-
-
-def _line(measured: Measurements, described: _Set, params: Params) -> MeasuredSet:
-    cpus = CpuSet(name=described.name, cpus=parse(described.cpus), harness=parse(described.harness))
-    paced = params.rate is not None
-    rounds = (_point(measured, cpus, _load(cpus.name, n), paced=paced) for n in range(1, params.repeat + 1))
-    return MeasuredSet(cpus=cpus, points=tuple(rounds))
-
-
 def _point(measured: Measurements, cpus: CpuSet, load: str, *, paced: bool) -> Point:
     read, machine = measured.cpus(load), measured.machine(load)
     span, sink = measured.span(load), measured.sinks.get(load)
     # The relay is idle at both ends of a round, so its CPU time needs no reading exactly there.
-    relay = measured.use("relay", Phase(name=load, start=read.start, end=read.end)) if read else None
+    reading = Phase(name=load, start=read.start, end=read.end) if read else None
+    relay = measured.use(measured.name_of(Role.RELAY), reading) if reading else None
     seconds = span.end - span.start if span and span.end else 0.0
     idle = others = None
     if machine and relay and seconds:
@@ -238,21 +230,16 @@ def _share(largest: MeasuredSet, smallest: MeasuredSet, field: str) -> Evidence:
     ]
     shares = [least / most for least, most in pairs]
     rounds = ", ".join(f"{least:,.0f} of {most:,.0f}" for least, most in pairs)
-    needed = {"carried": "", "undisturbed": ", and less in every round"}[field]
-    holds = median(shares) < SAME and (field == "carried" or max(shares) < 1) if shares else None
-    return Evidence(
-        fact=f"throughput on {smallest.name}, of that on {largest.name}"
-        + {"carried": "", "undisturbed": ", had no others used these CPUs"}[field],
-        found=f"{median(shares):.0%} ({rounds})" if shares else "not measured",
-        needed=f"less than {SAME:.0%}{needed}",
-        holds=holds,
-        source=f"results/{smallest.points[0].load}-sink.json, -cpus.json, and those of the other rounds",
+    fact = f"throughput on {smallest.cpus.name}, of that on {largest.cpus.name}"
+    undisturbed = field == "undisturbed"
+    return Evidence.of(
+        fact + (", had no others used these CPUs" if undisturbed else ""),
+        median(shares) if shares else None,
+        f"less than {SAME:.0%}" + (", and less in every round" if undisturbed else ""),
+        lambda middle: middle < SAME and (not undisturbed or max(shares) < 1),
+        f"results/{smallest.points[0].load}-sink.json, -cpus.json, and those of the other rounds",
+        f"{{:.0%}} ({rounds})",
     )
-
-
-def _no_comparison(lines: list[MeasuredSet]) -> tuple[Outcome, str]:
-    only = "There is only one set of CPUs on this machine." if lines else "Not measured: no set of CPUs."
-    return Outcome.INCONCLUSIVE, only
 
 
 def _outcome(controls: list[Evidence], follows: list[Evidence], *, full: bool) -> tuple[Outcome, str]:
@@ -260,18 +247,16 @@ def _outcome(controls: list[Evidence], follows: list[Evidence], *, full: bool) -
 
     The throughput must fall as measured and as corrected for other processes; else those may have set the pace.
     """
-    missing = [e.fact for e in (*controls, *follows) if e.holds is None]
-    broken = [f"{e.fact}: {e.found}, needed {e.needed}" for e in controls if e.holds is False]
-    if broken or missing:
-        return Outcome.INCONCLUSIVE, "; ".join([*broken, *(f"not measured: {fact}" for fact in missing)]) + "."
+    if missing := unknown([*controls, *follows]):
+        missing = f"not measured: {missing}"
+    if wrong := "; ".join(filter(None, [unmet(controls), missing])):
+        return Outcome.INCONCLUSIVE, f"{wrong}."
     falls, falls_undisturbed = (e.holds for e in follows)
     if falls and falls_undisturbed:
         return Outcome.CONFIRMED, "The smallest set carries less than the largest."
     if falls or falls_undisturbed or full:
-        return (
-            Outcome.INCONCLUSIVE,
-            "Others used these CPUs, or the rounds contradict each other: repeat it on a quieter machine.",
-        )
+        disturbed = "Others used these CPUs, or the rounds contradict each other: repeat it on a quieter machine."
+        return Outcome.INCONCLUSIVE, disturbed
     return Outcome.REFUTED, "The smallest set carries about as much as the largest: something else sets the pace."
 
 
@@ -283,21 +268,21 @@ def _claim(lines: list[MeasuredSet]) -> str:
         return f"{says}."
     most, least = (f"{rate:,.0f}" for rate in rates)
     without = ", as estimated without the others that used them" if busy else ""
-    return f"{says}: {most} messages a second on {lines[0].name}, {least} on {lines[-1].name}{without}."
+    return f"{says}: {most} messages a second on {lines[0].cpus.name}, {least} on {lines[-1].cpus.name}{without}."
 
 
 def _answers(measured: Measurements, lines: list[MeasuredSet]) -> Iterator[str]:
     """Yield the idle share of the smallest set, and the effect of hyper-threading."""
     idle = lines[-1].middle("idle") if lines else None
     if idle is not None:
-        yield f"The CPUs of {lines[-1].name} were {idle:.0%} idle."
+        yield f"The CPUs of {lines[-1].cpus.name} were {idle:.0%} idle."
     topology = measured.environment.get("topology")
     if not topology or not topology["known"]:
         yield "Hyper-threading: this machine does not tell which CPUs are threads of one core."
     elif not Topology.from_dict(topology).siblings:
         yield "Hyper-threading: no core of this machine has a second thread to run on."
     else:
-        rates = {line.name: line.middle("undisturbed") for line in lines}
+        rates = {line.cpus.name: line.middle("undisturbed") for line in lines}
         gains = [
             f"{a / b - 1:+.0%} ({both} against {single})"
             for both, single in ((ALL, ONE_EACH), (CORE, THREAD))
@@ -308,12 +293,13 @@ def _answers(measured: Measurements, lines: list[MeasuredSet]) -> Iterator[str]:
 
 def _placed(line: MeasuredSet) -> Iterator[Evidence]:
     for point in line.points:
-        yield Evidence(
-            fact="CPUs that the relay ran on",
-            found=point.allowed or "not measured",
-            needed=f"{write(line.cpus.cpus)}, {line.name}",
-            holds=parse(point.allowed) == line.cpus.cpus if point.allowed else None,
-            source=f"results/{point.load}-cpus.json",
+        yield Evidence.of(
+            "CPUs that the relay ran on",
+            point.allowed or None,
+            f"{write(line.cpus.cpus)}, {line.cpus.name}",
+            lambda allowed: parse(allowed) == line.cpus.cpus,
+            f"results/{point.load}-cpus.json",
+            "{}",
         )
 
 
@@ -323,8 +309,8 @@ def _marks(lines: list[MeasuredSet], left_out: Mapping[str, str]) -> Iterator[st
         yield f"sets left out because their CPUs are the same on this machine: {same}"
     for line in lines:
         if line.cpus.shared:
-            yield f"{line.name}: no core is left over for the harness, which shares these"
-    if busy := [f"{line.middle('others'):.0%} of {line.name}" for line in lines if line.busy]:
+            yield f"{line.cpus.name}: no core is left over for the harness, which shares these"
+    if busy := [f"{line.middle('others'):.0%} of {line.cpus.name}" for line in lines if line.busy]:
         yield f"others than this bed used these CPUs: {', '.join(busy)}"
 
 
@@ -337,7 +323,7 @@ def _carried(lines: list[MeasuredSet]) -> Table:
         columns=("set", "messages/s", "undisturbed/s", "per CPU s", "CPUs used", "idle %", "others %"),
         rows=tuple(
             (
-                line.name,
+                line.cpus.name,
                 *(line.middle(field) for field in ("carried", "undisturbed", "per_cpu_s", "used")),
                 *(percent(line.middle(field)) for field in ("idle", "others")),
             )
@@ -356,14 +342,8 @@ def _rounds(lines: list[MeasuredSet]) -> Table:
         title="Where that was, and what each round gave",
         columns=("set", "CPUs", "harness on", "messages/s", "undisturbed/s"),
         rows=tuple(
-            (
-                line.name,
-                write(line.cpus.cpus),
-                write(line.cpus.harness),
-                rates(line, "carried"),
-                rates(line, "undisturbed"),
-            )
-            for line in lines
+            (s.cpus.name, write(s.cpus.cpus), write(s.cpus.harness), rates(s, "carried"), rates(s, "undisturbed"))
+            for s in lines
         ),
     )
 

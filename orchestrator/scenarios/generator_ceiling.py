@@ -6,7 +6,9 @@ every 5 s, and waits in between with most of the CPU idle.
 """
 
 import math
-from typing import Annotated
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Self
 
 from pydantic import Field
 
@@ -16,22 +18,19 @@ from orchestrator.bed import builtin
 from orchestrator.bed.model import MAX_DOMAINS, Bed, Node
 from orchestrator.errors import InvalidInput
 from orchestrator.measurements import Machine, Measurements
-from orchestrator.scenarios import Evidence, Outcome, OverIPv4, Table, Verdict
-from orchestrator.scenarios.relay_load.evidence import NEAR_CEILING
+from orchestrator.scenarios import Evidence, Outcome, OverIPv4, Table, Verdict, sentence, unknown, unmet
+from orchestrator.scenarios.relay_load.evidence import BUSY, NEAR_CEILING, at_most
 from orchestrator.scenarios.relay_load.params import OURS
 from orchestrator.scenarios.relay_load.probes import Cpu, cpu_of
 from orchestrator.services import Purpose, Role
-from orchestrator.services.postal import PER_MINUTE
 from orchestrator.up.bed import RecordedBed
 from orchestrator.up.load import SentLoad
 
-POSTAL = "postal"
-STRAIGHT = "calibration-"
-"""Prefix of the name of a load straight to the sink."""
+PER_MINUTE = "{:,.0f} messages a minute"
 TOLERANCE = 0.03
-"""Relative tolerance of postal's pace."""
+"""Relative tolerance of a generator's own limit, such as postal's."""
 TIMES = 10
-"""Least ratio of another generator's ceiling to postal's, to show that the sink does not limit postal."""
+"""Least ratio of another generator's ceiling to such a limit, to show that the sink does not set it."""
 HALF = 0.5
 """Below this share of CPU use, CPU is not the limit."""
 
@@ -39,7 +38,7 @@ HALF = 0.5
 class Params(OverIPv4):
     """Parameters of the scenario."""
 
-    engines: str = f"{OURS},smtp-source,{POSTAL}"
+    engines: str = f"{OURS},smtp-source,postal"
     """Load generators, separated by commas."""
     domains: Annotated[int, Field(ge=1, le=MAX_DOMAINS)] = 2560
     """Domains that receive mail; smtp-source sends to the first one only."""
@@ -84,179 +83,192 @@ class GeneratorCeiling:
     def drive(self, bed: RecordedBed, params: Params) -> None:
         """Send with each generator straight to the sink, then through the relay, which is drained after each load."""
         for name in params.names:
-            _send(bed, params, name, straight=True)
+            _send(bed, params, name, Role.SINK)
         for name in params.names if params.relay_seconds else ():
-            _send(bed, params, name, straight=False).drain(params.drain)
+            _send(bed, params, name, Role.RELAY).drain(params.drain)
 
     def judge(self, measured: Measurements, params: Params) -> Verdict:
-        """Judge whether every ceiling is known, and postal's is its own."""
-        return judge(measured, params)
+        """Judge one run: is every ceiling known, and not that of the sink?"""
+        generators = [Generator.read(measured, name) for name in params.names]
+        limits = {name: limit for name in params.names if (limit := services.most_per_minute(name))}
+        known = [
+            Evidence.of(f"ceiling of {g.name}", g.ceiling or None, "a figure", bool, "series/sink.jsonl", PER_MINUTE)
+            for g in generators
+        ]
+        own = [e for one in generators if one.name in limits for e in _own(one, limits[one.name], generators)]
+        room = [_room(one) for one in generators if one.name in limits] or _sink(generators, params)
+        evidence = (*known, *own, *room)
+        missing = unknown(evidence)
+        if wrong := unmet(own):
+            outcome, reason = Outcome.REFUTED, wrong
+        elif wrong := "; ".join(filter(None, [unmet(room), missing and f"not measured: {missing}"])):
+            outcome, reason = Outcome.INCONCLUSIVE, wrong
+        else:
+            outcome = Outcome.CONFIRMED
+            reason = "; ".join(f"{one.name} sends {one.ceiling:,.0f} a minute at most" for one in generators)
+        own_limits = [f"{name}'s is its own: {limit:,.0f} a minute" for name, limit in limits.items()]
+        return Verdict(
+            outcome=outcome,
+            claim=", and ".join(["Each generator's ceiling is known", *own_limits]) + ".",
+            reason=sentence(reason),
+            evidence=evidence,
+            marks=tuple(mark for one in generators for mark in _marks(one)),
+            figures={
+                f"{one.name.replace('-', '_')}_{where}_messages_per_minute": rate
+                for one in generators
+                for where, rate in (("ceiling", one.ceiling), ("relay", one.through))
+            },
+            tables=(_table(generators),),
+        )
 
 
-def _send(bed: RecordedBed, params: Params, name: str, *, straight: bool) -> SentLoad:
-    load = f"{STRAIGHT}{name}" if straight else name
+def _send(bed: RecordedBed, params: Params, name: str, to: Role) -> SentLoad:
+    straight = to is Role.SINK
+    load = f"calibration-{name}" if straight else name
     burst_s = services.burst_s(name)
     least = params.seconds if straight else params.relay_seconds
     bursts = max(math.ceil(least / burst_s), params.portions if straight and burst_s > TICK_S else 1)
     order = LoadOrder(seconds=burst_s * bursts, connections=params.connections, per_connection=10, sizes=[params.size])
+    purpose = Purpose.CALIBRATE if straight else Purpose.MEASURE
     with bed.record_cpus(load):
-        return bed.send(
-            load,
-            order,
-            to=Role.SINK if straight else Role.RELAY,
-            by=None if name == OURS else name,
-            purpose=Purpose.CALIBRATE if straight else Purpose.MEASURE,
+        return bed.send(load, order, to=to, by=None if name == OURS else name, purpose=purpose)
+
+
+# --------------------------------------------------------------------------------------------------------- the verdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generator:
+    """Results of one generator, in messages a minute; ``None``: not measured."""
+
+    name: str
+    ceiling: float | None
+    """Straight to the sink, without the warm-up."""
+    through: float | None
+    """Through the relay, from the first message sent to the last delivery."""
+    cpu_ms: float | None
+    """CPU time of the generator for one message straight to the sink, in milliseconds."""
+    sink_cores: float | None
+    """CPU cores that the sink used, which has one thread, while the generator sent to it."""
+    machine: Machine | None
+    """CPU use while the generator sent to the sink."""
+    spent: bool
+    """The CPU was used up while the generator sent to the relay."""
+
+    @classmethod
+    def read(cls, measured: Measurements, name: str) -> Self:
+        """Read the results of one generator."""
+        loads = {load.to: load_name for load_name, load in measured.loads.items() if load.generator == name}
+        straight, through = loads.get(Role.SINK, ""), loads.get(Role.RELAY, "")
+        ceiling, carried = measured.steady_per_s(straight, services.burst_s(name)), measured.delivered_per_s(through)
+        load, span = measured.loads.get(straight), measured.span(straight)
+        messages = load and (load.accepted if load.numbered else load.arrived)
+        sink = measured.use(measured.name_of(Role.SINK), span) if span else None
+        return cls(
+            name=name,
+            ceiling=None if ceiling is None else 60 * ceiling,
+            through=None if carried is None else 60 * carried,
+            cpu_ms=1000 * load.cpu_s / messages if load and messages else None,
+            sink_cores=sink.cores if sink else None,
+            machine=measured.machine(straight) if load else None,
+            spent=cpu_of(measured, through) in {Cpu.SPENT, Cpu.TAKEN},
         )
 
+    @property
+    def share(self) -> float | None:
+        """Rate through the relay, as a share of the ceiling."""
+        return self.through / self.ceiling if self.through and self.ceiling else None
 
-def judge(measured: Measurements, params: Params) -> Verdict:
-    """Judge one run: is every ceiling known, and is postal's its own?"""
-    names = params.names
-    rates = {name: (_ceiling(measured, name), _through(measured, name)) for name in names}
-    known = tuple(
-        Evidence(
-            fact=f"ceiling of {name}",
-            found=f"{ceiling:,.0f} messages a minute" if ceiling else "not measured",
-            needed="a figure",
-            holds=True if ceiling else None,
-            source=f"series/sink.jsonl, phase {STRAIGHT}{name}",
-        )
-        for name, (ceiling, _) in rates.items()
-    )
-    own, room = _postal(measured, {name: ceiling for name, (ceiling, _) in rates.items()})
-    evidence = (*known, *own, *room)
-    wrong = [e for e in own if e.holds is False]
-    unclear = [e for e in evidence if e.holds is None or (e in room and not e.holds)]
-    if wrong or unclear:
-        outcome = Outcome.REFUTED if wrong else Outcome.INCONCLUSIVE
-        reason = "; ".join(f"{e.fact}: {e.found}, needed {e.needed}" for e in wrong or unclear)
-    else:
-        outcome = Outcome.CONFIRMED
-        reason = "; ".join(f"{name} sends {ceiling:,.0f} a minute at most" for name, (ceiling, _) in rates.items())
-    claim = "Each generator's ceiling is known"
-    return Verdict(
-        outcome=outcome,
-        claim=f"{claim}, and postal's is its own: {PER_MINUTE:,.0f} a minute." if POSTAL in names else f"{claim}.",
-        reason=reason[0].upper() + reason[1:] + ".",
-        evidence=evidence,
-        marks=tuple(mark for name in names if (mark := _mark(measured, name))),
-        figures={
-            f"{name.replace('-', '_')}_{where}_messages_per_minute": rate
-            for name, both in rates.items()
-            for where, rate in zip(("ceiling", "relay"), both, strict=True)
-        },
-        tables=(
-            Table(
-                title="Messages a minute, straight to the sink and through the relay",
-                columns=("generator", "ceiling", "through the relay", "share", "CPU ms/message", "who set the pace"),
-                rows=tuple((name, *_row(measured, name, *both)) for name, both in rates.items()),
-                bars="ceiling",
-            ),
-        ),
-    )
+    @property
+    def pace(self) -> str:
+        """The limit of the rate through the relay; with CPU left, the number of connections is possible, too."""
+        if self.share is None:
+            return "not known"
+        if self.share > NEAR_CEILING:
+            return "the generator"
+        return "the relay" if self.spent else "not the generator"
+
+    @property
+    def starved(self) -> bool:
+        """Processes outside the bed may have starved it; also if its machine was not recorded."""
+        return self.machine is None or self.machine.starved
 
 
-def _ceiling(measured: Measurements, name: str) -> float | None:
-    """Return messages a minute straight to the sink, without the warm-up."""
-    rate = measured.steady_per_s(f"{STRAIGHT}{name}", services.burst_s(name))
-    return None if rate is None else 60 * rate
+def _table(generators: Sequence[Generator]) -> Table:
+    def percent(share: float | None) -> str:
+        return "not measured" if share is None else f"{share:.0%}"
 
-
-def _through(measured: Measurements, name: str) -> float | None:
-    """Return messages a minute through the relay, from the first message sent to the last delivery."""
-    rate = measured.delivered_per_s(name)
-    return None if rate is None else 60 * rate
-
-
-def _row(
-    measured: Measurements, name: str, ceiling: float | None, through: float | None
-) -> tuple[str | float | None, ...]:
-    """Return the cells of one generator after its name."""
-    share = through / ceiling if through and ceiling else None
-    return (
-        ceiling,
-        through,
-        "not measured" if share is None else f"{share:.0%}",
-        _cpu_ms(measured, name),
-        _pace(measured, name, share),
+    return Table(
+        title="Messages a minute, straight to the sink and through the relay",
+        columns=("generator", "ceiling", "through the relay", "share", "CPU ms/message", "who set the pace"),
+        rows=tuple((g.name, g.ceiling, g.through, percent(g.share), g.cpu_ms, g.pace) for g in generators),
+        bars="ceiling",
     )
 
 
-def _pace(measured: Measurements, name: str, share: float | None) -> str:
-    """Return the limit of the rate through the relay; with CPU left, the number of connections is possible, too."""
-    if share is None:
-        return "not known"
-    if share > NEAR_CEILING:
-        return "the generator"
-    return "the relay" if cpu_of(measured, name) in {Cpu.SPENT, Cpu.TAKEN} else "not the generator"
+def _marks(one: Generator) -> Iterator[str]:
+    if one.machine and one.starved:
+        bed = f"the bed had {one.machine.bed:.1f} of {one.machine.cpus} cores"
+        yield f"busy machine: while {one.name} sent, {bed}, others the rest"
+    if one.sink_cores and one.sink_cores > BUSY:
+        yield f"the ceiling of {one.name} may be that of the sink, which used {one.sink_cores:.0%} of its core"
 
 
-def _cpu_ms(measured: Measurements, name: str) -> float | None:
-    """Return the generator's CPU time for one message straight to the sink, in milliseconds."""
-    load = measured.loads.get(f"{STRAIGHT}{name}")
-    messages = load and (load.accepted if load.numbered else load.arrived)
-    return 1000 * load.cpu_s / messages if load and messages else None
-
-
-def _starved(machine: Machine | None) -> bool:
-    """Return whether processes outside the bed may have starved it; True if that was not recorded."""
-    return machine is None or machine.starved
-
-
-def _mark(measured: Measurements, name: str) -> str | None:
-    machine = measured.machine(f"{STRAIGHT}{name}")
-    if machine is None or not _starved(machine):
-        return None
-    return f"busy machine: while {name} sent, the bed had {machine.bed:.1f} of {machine.cpus} cores, others the rest"
-
-
-def _postal(
-    measured: Measurements, ceilings: dict[str, float | None]
-) -> tuple[tuple[Evidence, ...], tuple[Evidence, ...]]:
-    """Return the evidence for postal's ceiling, and the evidence that CPU is not its limit."""
-    if POSTAL not in ceilings:
-        return (), ()
-    pace, load = ceilings[POSTAL], f"{STRAIGHT}{POSTAL}"
-    machine = measured.machine(load)
-    off = None if pace is None else pace / PER_MINUTE - 1
-    own = [
-        Evidence(
-            fact="postal's pace",
-            found=f"{pace:,.0f} messages a minute" if pace else "not measured",
-            needed=f"{PER_MINUTE:,.0f}, within {TOLERANCE:.0%}",
-            holds=_unless_starved(machine, None if off is None else abs(off) <= TOLERANCE, slow=bool(off and off < 0)),
-            source=f"series/sink.jsonl, phase {load}",
-        )
-    ]
-    others = {name: ceiling for name, ceiling in ceilings.items() if name != POSTAL and ceiling}
-    if others and pace:
-        best = max(others, key=lambda name: others[name] or 0.0)
-        times = (others[best] or 0.0) / pace
-        own.append(
-            Evidence(
-                fact="rate of the same sink with another generator",
-                found=f"{others[best]:,.0f} a minute from {best}, {times:.0f} times as much",
-                needed=f"at least {TIMES} times as much",
-                holds=_unless_starved(measured.machine(f"{STRAIGHT}{best}"), times >= TIMES, slow=True),
-                source=f"series/sink.jsonl, phase {STRAIGHT}{best}",
-            )
-        )
-    return tuple(own), (
-        Evidence(
-            fact="cores that the bed used while postal sent to the sink",
-            found=f"{machine.bed:.2f} of {machine.cpus}; {machine.idle:.0%} of the CPU was idle"
-            if machine
-            else "not measured",
-            needed=f"at most {HALF:.0%} of them",
-            holds=machine.bed / machine.cpus <= HALF if machine else None,
-            source=f"series/stats.jsonl, results/{load}-cpus.json",
-        ),
+def _own(one: Generator, limit: float, generators: Sequence[Generator]) -> Iterator[Evidence]:
+    """Yield the evidence that a generator has a limit of its own, which is not that of the sink."""
+    off = None if one.ceiling is None else one.ceiling / limit - 1
+    yield Evidence(
+        fact=f"{one.name}'s pace",
+        found=PER_MINUTE.format(one.ceiling) if one.ceiling else "not measured",
+        needed=f"{limit:,.0f}, within {TOLERANCE:.0%}",
+        holds=_unless_starved(one, None if off is None else abs(off) <= TOLERANCE, slow=bool(off and off < 0)),
+        source="series/sink.jsonl",
+    )
+    rival = max(generators, key=lambda other: (other is not one, other.ceiling or 0.0))
+    if rival is one or not rival.ceiling or not one.ceiling:
+        return
+    times = rival.ceiling / one.ceiling
+    yield Evidence(
+        fact="rate of the same sink with another generator",
+        found=f"{rival.ceiling:,.0f} a minute from {rival.name}, {times:.0f} times as much",
+        needed=f"at least {TIMES} times as much",
+        holds=_unless_starved(rival, times >= TIMES, slow=True),
+        source="series/sink.jsonl",
     )
 
 
-def _unless_starved(machine: Machine | None, holds: bool | None, *, slow: bool) -> bool | None:  # noqa: FBT001
+def _unless_starved(one: Generator, holds: bool | None, *, slow: bool) -> bool | None:  # noqa: FBT001
     """Return None instead of False for a slow result on a starved machine."""
-    return None if holds is False and slow and _starved(machine) else holds
+    return None if holds is False and slow and one.starved else holds
+
+
+def _room(one: Generator) -> Evidence:
+    """Return the evidence that CPU is not the limit of a generator."""
+    used = one.machine
+    return Evidence(
+        fact=f"cores that the bed used while {one.name} sent to the sink",
+        found=f"{used.bed:.2f} of {used.cpus}; {used.idle:.0%} of the CPU was idle" if used else "not measured",
+        needed=f"at most {HALF:.0%} of them",
+        holds=used.bed / used.cpus <= HALF if used else None,
+        source="series/stats.jsonl",
+    )
+
+
+def _sink(generators: Sequence[Generator], params: Params) -> list[Evidence]:
+    """Return the evidence that the sink limits no generator; without a generator's own limit nothing else shows it."""
+    return [
+        *(
+            at_most(f"CPU of the sink while {one.name} sent (one thread)", one.sink_cores, BUSY, "series/stats.jsonl")
+            for one in generators
+        ),
+        Evidence(
+            fact="delay of the sink's reply",
+            found=f"{params.data_delay_ms:g} ms",
+            needed="0 ms",
+            holds=not params.data_delay_ms,
+            source="run.json",
+        ),
+    ]
 
 
 SCENARIO = GeneratorCeiling()

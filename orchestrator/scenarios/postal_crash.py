@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from orchestrator.agents.contract import LoadOrder, LoadReport
+from orchestrator.agents.contract import LoadOrder
 from orchestrator.bed.model import Bed, Families, Node, Release
 from orchestrator.measurements import Measurements
-from orchestrator.scenarios import Evidence, Outcome, OverIPv4, Quote, Table, Verdict
+from orchestrator.scenarios import Evidence, Outcome, OverIPv4, Quote, Table, Verdict, sentence, unknown, unmet
 from orchestrator.services import Role
 from orchestrator.up.bed import RecordedBed
 
@@ -71,49 +71,41 @@ class PostalCrash:
         bed.send(OURS, order, to=Role.SINK)
 
     def judge(self, measured: Measurements, params: Params) -> Verdict:
-        """Judge whether postal died and our generator completed."""
-        return judge(measured, params)
-
-
-def judge(measured: Measurements, params: Params) -> Verdict:
-    """Judge one run: did postal die of the fault, and did our generator account for every message?"""
-    evidence = (*_postal(measured), *_ours(measured, params))
-    crash, ours = measured.loads.get(POSTAL), measured.loads.get(OURS)
-    wrong = [e for e in evidence if e.holds is False]
-    missing = [e.fact for e in evidence if e.holds is None]
-    cause = _CAUSES[params.fault]
-    sink = measured.sinks.get(OURS)
-    if sink and not sink.broken and params.fault != "none":
-        outcome = Outcome.INCONCLUSIVE
-        reason = "the sink broke no session off: choose a smaller --every, or more --seconds"
-    elif wrong:
-        outcome, reason = Outcome.REFUTED, "; ".join(f"{e.fact}: {e.found}, needed {e.needed}" for e in wrong)
-    elif missing or crash is None or ours is None:
-        outcome, reason = Outcome.INCONCLUSIVE, f"not measured: {', '.join(missing)}"
-    else:
-        outcome = Outcome.CONFIRMED
-        reason = (
-            f"postal died of SIGSEGV after {1000 * crash.seconds:,.0f} ms and {_failures(measured):,} times "
-            f"{MESSAGE!r}; ours counted {sum(ours.failed.values()):,} errors and went on for "
-            f"{ours.ended - ours.started:.1f} s. Debian's postal has no fix: the fix is another generator"
+        """Judge one run: did postal die of the fault, and did our generator account for every message?"""
+        evidence = (*_postal(measured), *_ours(measured, params))
+        crash, ours = measured.loads.get(POSTAL), measured.loads.get(OURS)
+        sink = measured.sinks.get(OURS)
+        if sink and not sink.broken and params.fault != "none":
+            outcome = Outcome.INCONCLUSIVE
+            reason = "the sink broke no session off: choose a smaller --every, or more --seconds"
+        elif wrong := unmet(evidence):
+            outcome, reason = Outcome.REFUTED, wrong
+        elif (missing := unknown(evidence)) or crash is None or ours is None:
+            outcome, reason = Outcome.INCONCLUSIVE, f"not measured: {missing}"
+        else:
+            outcome = Outcome.CONFIRMED
+            reason = (
+                f"postal died of SIGSEGV after {1000 * crash.seconds:,.0f} ms and {_failures(measured):,} times "
+                f"{MESSAGE!r}; ours counted {sum(ours.failed.values()):,} errors and went on for "
+                f"{ours.seconds:.1f} s. Debian's postal has no fix: the fix is another generator"
+            )
+        return Verdict(
+            outcome=outcome,
+            claim=f"postal dies of a server that {_CAUSES[params.fault]}; our generator counts the errors and goes on.",
+            reason=sentence(reason),
+            evidence=evidence,
+            figures={
+                "postal_until_death_ms": 1000 * crash.seconds if crash and not crash.cut_off else None,
+                "postal_cpu_ms": 1000 * crash.cpu_s if crash else None,
+                "postal_cannot_write_lines": _failures(measured) if crash else None,
+                "ours_errors": sum(ours.failed.values()) if ours else None,
+            },
+            tables=(_table(measured),),
+            quotes=tuple(
+                Quote(source=POSTAL if line.count == 1 else f"{POSTAL}, {line.count:,} times", t=line.t, text=line.text)
+                for line in (crash.printed if crash else ())
+            ),
         )
-    return Verdict(
-        outcome=outcome,
-        claim=f"postal dies of a server that {cause}; our generator counts the errors and goes on.",
-        reason=reason[0].upper() + reason[1:] + ".",
-        evidence=evidence,
-        figures={
-            "postal_until_death_ms": 1000 * crash.seconds if crash and not crash.cut_off else None,
-            "postal_cpu_ms": 1000 * crash.cpu_s if crash else None,
-            "postal_cannot_write_lines": _failures(measured) if crash else None,
-            "ours_errors": sum(ours.failed.values()) if ours else None,
-        },
-        tables=(_table(measured),),
-        quotes=tuple(
-            Quote(source=POSTAL if line.count == 1 else f"{POSTAL}, {line.count:,} times", t=line.t, text=line.text)
-            for line in (crash.printed if crash else ())
-        ),
-    )
 
 
 _CAUSES = {
@@ -133,18 +125,15 @@ def _ended(status: int) -> str:
     return f"status {status}" + (f" ({_NAMES[status]})" if status in _NAMES else "")
 
 
-def _end(crash: LoadReport) -> str:
-    return "it went on to its time" if crash.cut_off else _ended(crash.exit_status)
-
-
 def _postal(measured: Measurements) -> tuple[Evidence, ...]:
     source = f"results/{POSTAL}-load.json"
     crash = measured.loads.get(POSTAL)
     printed = _failures(measured)
+    end = None if crash is None else "it went on to its time" if crash.cut_off else _ended(crash.exit_status)
     return (
         Evidence(
             fact="how postal ended",
-            found=_end(crash) if crash else "not measured",
+            found=end or "not measured",
             needed=f"{_ended(SIGSEGV)}, before its time",
             holds=crash.exit_status == SIGSEGV if crash else None,
             source=source,
@@ -166,26 +155,24 @@ def _ours(measured: Measurements, params: Params) -> tuple[Evidence, ...]:
             of=f" of {sink.connections:,}" if sink else "",
         ),
         Evidence.some("errors that ours counted", failed if ours else None, source),
-        Evidence(
-            fact="seconds until ours ended",
-            found=f"{ours.ended - ours.started:.1f}" if ours else "not measured",
-            needed=f"at most {allowed:.0f}",
-            holds=ours.ended - ours.started <= allowed if ours else None,
-            source=source,
+        Evidence.of(
+            "seconds until ours ended",
+            ours.seconds if ours else None,
+            f"at most {allowed:.0f}",
+            lambda seconds: seconds <= allowed,
+            source,
+            "{:.1f}",
         ),
-        Evidence(
-            fact="messages of ours without an outcome",
-            found=f"{count.offered - count.accepted - failed:,} of {count.offered:,}" if count else "not measured",
-            needed="0",
-            holds=count.offered == count.accepted + failed if count else None,
-            source=source,
+        Evidence.of(
+            "messages of ours without an outcome",
+            count.offered - count.accepted - failed if count else None,
+            "0",
+            lambda messages: messages == 0,
+            source,
+            f"{{:,}} of {count.offered:,}" if count else "",
         ),
-        Evidence(
-            fact="messages of ours accepted, but lost",
-            found=f"{count.lost:,}" if count else "not measured",
-            needed="0",
-            holds=count.lost == 0 if count else None,
-            source=source,
+        Evidence.of(
+            "messages of ours accepted, but lost", count.lost if count else None, "0", lambda lost: lost == 0, source
         ),
     )
 
@@ -199,7 +186,7 @@ def _table(measured: Measurements) -> Table:
         ended = "ended at its time" if crash.cut_off else _ended(crash.exit_status)
         rows.append((POSTAL, ended, crash.seconds, crash.cpu_s, crash.arrived, f"{_failures(measured):,} x {MESSAGE}"))
     if ours:
-        rows.append((OURS, "ended at its time", ours.ended - ours.started, ours.cpu_s, ours.accepted, causes or "none"))
+        rows.append((OURS, "ended at its time", ours.seconds, ours.cpu_s, ours.accepted, causes or "none"))
     return Table(
         title="The same sink, two generators",
         columns=("generator", "how it ended", "seconds", "CPU s", "messages accepted", "errors"),

@@ -174,6 +174,35 @@ class GeneratesLoad(Protocol):
 
 
 @runtime_checkable
+class LimitsItself(Protocol):
+    """Added by a load generator with a limit of its own, however fast the server is."""
+
+    most_per_minute: float
+    """Messages a minute."""
+
+
+@runtime_checkable
+class AdaptsRelay(Protocol):
+    """Added by a sink that needs settings of the relay."""
+
+    relays: Mapping[str, Mapping[str, Any]]
+    """Relay service -> its settings in a bed with this sink."""
+
+
+@runtime_checkable
+class OpensFiles(Protocol):
+    """Added by a server whose open files follow from its settings."""
+
+    def open_files(self, addresses: int, workers: int, release: str) -> int:
+        """Return the open files of an idle server; ``addresses``: of both families."""
+        ...
+
+    def most_files(self, release: str, max_sockets: int | None = None) -> int | None:
+        """Return the daemon's own limit; ``None``: it has none. ``max_sockets``: as set for the node."""
+        ...
+
+
+@runtime_checkable
 class Counts(Protocol):
     """A sink that accounts for each message, and counts unnumbered messages of other generators."""
 
@@ -262,6 +291,30 @@ def burst_s(name: str) -> float:
     """Return the period of a load generator's bursts in seconds; ``TICK_S`` for other or unknown services."""
     kind = known().get(name)
     return kind.burst_s if isinstance(kind, GeneratesLoad) else TICK_S
+
+
+def most_per_minute(name: str) -> float | None:
+    """Return a load generator's own limit in messages a minute; ``None``: it has none."""
+    found = known().get(name)
+    return found.most_per_minute if isinstance(found, LimitsItself) else None
+
+
+def relay_settings(relay: str, sink: str) -> Mapping[str, Any]:
+    """Return the settings of a relay service in a bed with this sink service."""
+    found = known().get(sink)
+    return found.relays.get(relay, {}) if isinstance(found, AdaptsRelay) else {}
+
+
+def files_of(name: str) -> OpensFiles:
+    """Return a service whose open files are predictable.
+
+    Raises:
+        InvalidInput: there is none of this name.
+    """
+    found = service(name)
+    if isinstance(found, OpensFiles):
+        return found
+    raise InvalidInput("a service whose open files are predictable", repr(name), "choose another one")
 
 
 def queue_of(name: str) -> Queue | None:

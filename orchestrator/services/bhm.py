@@ -5,6 +5,7 @@ greeting. bhm sleeps 1 ms for each message.
 """
 
 import re
+from types import MappingProxyType
 from typing import Annotated
 
 from pydantic import Field
@@ -12,8 +13,6 @@ from pydantic import Field
 from orchestrator.bed.model import Strict
 from orchestrator.services import Rendered, Role, Site, require_v4
 
-POSTFIX = {"smtp_address_preference": "ipv4", "smtp_helo_timeout": "5s"}
-"""Postfix settings for delivery to bhm: the default timeout for a greeting is 300 s."""
 _USERS = "/testbed/users"
 _START = f"""\
 trap 'exit 0' TERM
@@ -44,6 +43,8 @@ class Bhm:
     capabilities = ("NET_BIND_SERVICE",)
     takes_mail = True
     ready = re.compile(r"^bhm listens$")
+    # Postfix would wait 300 s for the greeting of a connection that bhm never saw.
+    relays = MappingProxyType({"postfix": {"main_cf": {"smtp_address_preference": "ipv4", "smtp_helo_timeout": "5s"}}})
 
     def render(self, site: Site[Settings]) -> Rendered:
         """Render a sink for the whole block of delivery addresses."""

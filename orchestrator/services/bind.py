@@ -45,15 +45,6 @@ class Settings(Strict):
     start. (The fetch fails, because a bed has no route to a root server.)"""
 
 
-def open_files(addresses: int, workers: int, release: str) -> int:
-    """Predict the open files of an idle named; ``addresses`` counts listening addresses of both families.
-
-    A UDP and a TCP socket for each address and worker (9.16.12 and later), plus ``_BESIDE``.
-    """
-    fixed, each = _BESIDE[release]
-    return addresses * 2 * workers + each * workers + fixed
-
-
 class Bind:
     """The service."""
 
@@ -81,11 +72,23 @@ class Bind:
             command=("named", "-g", "-u", "bind", "-n", str(workers), *limit, "-c", f"{DIRECTORY}/named.conf"),
             files={**files, f"{DIRECTORY}/named.conf": _conf(site, list(built)).encode()},
             publish=("53/udp", "53/tcp"),
-            fds=open_files(listening, workers, site.release) + _OUTGOING_FDS,
-            fd_limit=settings.max_sockets or DEBIAN_MAX_SOCKETS if site.release == "bullseye" else None,
+            fds=self.open_files(listening, workers, site.release) + _OUTGOING_FDS,
+            fd_limit=self.most_files(site.release, settings.max_sockets),
             memory_mb=64 + listening * 2 * workers * _SOCKET_B[site.release] // 2**20,
             enumerates6=listen6 in {"lab", "all"},
         )
+
+    def open_files(self, addresses: int, workers: int, release: str) -> int:
+        """Return the open files of an idle named that listens on this many addresses, of both families.
+
+        A UDP and a TCP socket for each address and worker (9.16.12 and later), and further files.
+        """
+        fixed, each = _BESIDE[release]
+        return addresses * 2 * workers + each * workers + fixed
+
+    def most_files(self, release: str, max_sockets: int | None = None) -> int | None:
+        """Return the limit ``-S``, or that of Debian's build; ``None``: this release has no such limit."""
+        return max_sockets or DEBIAN_MAX_SOCKETS if release == "bullseye" else None
 
     def verify(self, files: Mapping[str, bytes]) -> None:
         """Raise InvalidInput if the zones do not parse or contradict each other."""

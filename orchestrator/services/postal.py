@@ -25,6 +25,7 @@ class Postal(ThirdParty):
     name = "postal"
     image = "postal"
     burst_s = BURST_S
+    most_per_minute = PER_MINUTE
 
     def render(self, site: Site[Settings]) -> Rendered:
         """Render a node that waits for loads."""

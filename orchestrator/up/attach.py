@@ -4,13 +4,11 @@ from ipaddress import IPv4Network
 
 from orchestrator import strict_json
 from orchestrator.bed.model import parse_bed
-from orchestrator.errors import EngineFailed, InvalidInput
+from orchestrator.errors import InvalidInput
 from orchestrator.hosts import Host
 from orchestrator.hosts.ownership import NODE, DeployedBed
-from orchestrator.measurements.rundir import RunDir
 from orchestrator.plan import Plan, make_plan
-from orchestrator.up.bed import RecordedBed, RunningBed
-from orchestrator.up.collect.recorder import Recorder
+from orchestrator.up.bed import RunningBed
 from orchestrator.up.node import RunningNode
 
 BED_FILE = "/testbed/bed.json"
@@ -31,39 +29,19 @@ def attach(host: Host, deployed: DeployedBed) -> RunningBed:
     Raises:
         InvalidInput: another version of testbed brought the bed up, or no node is left.
     """
-    plan, nodes = _find(host, deployed, None)
-    return RunningBed(host=host, plan=plan, nodes=nodes)
-
-
-def attach_recorded(host: Host, deployed: DeployedBed, recorder: Recorder, rundir: RunDir) -> RecordedBed:
-    """Return the handle to a bed and record its nodes from their first log line until ``recorder`` is closed.
-
-    Raises:
-        InvalidInput: another version of testbed brought the bed up, or no node is left.
-    """
-    plan, nodes = _find(host, deployed, recorder)
-    for node in nodes.values():
-        recorder.record(node.name, node.container)
-    return RecordedBed(host=host, plan=plan, nodes=nodes, recorder=recorder, rundir=rundir)
-
-
-def _find(host: Host, deployed: DeployedBed, recorder: Recorder | None) -> tuple[Plan, dict[str, RunningNode]]:
     containers = {c.labels[NODE]: host.node(c.id) for c in deployed.containers if NODE in c.labels}
     if not containers:
         raise InvalidInput(f"a node of bed {deployed.bed} {deployed.id}", "all were removed", "see `testbed ps`")
+    content = next(iter(containers.values())).read_file(BED_FILE)
     try:
-        saved = strict_json.loads(next(iter(containers.values())).read_file(BED_FILE).decode())
-    except (EngineFailed, ValueError) as error:
-        saved = {"format": f"none: {error}"}
-    saved = saved if isinstance(saved, dict) else {}
-    if saved.get("format") != FORMAT:
+        saved = strict_json.loads((content or b"").decode())
+    except ValueError:
+        saved = None
+    if not isinstance(saved, dict) or saved.get("format") != FORMAT:
         needed = f"a bed of this version of testbed (format {FORMAT})"
-        found = f"bed {deployed.bed} {deployed.id}, format {saved.get('format')}"
+        found = f"bed {deployed.bed} {deployed.id}, {BED_FILE}: {'no such file' if content is None else content[:60]!r}"
         raise InvalidInput(needed, found, "use the version that brought it up, or bring it up again")
     plan = make_plan(parse_bed(saved["bed"], "bed"), subnet=IPv4Network(saved["subnet"]), cpus=saved["cpus"])
     known = {node.name: node for node in plan.nodes}
-    return plan, {
-        name: RunningNode(plan=known[name], container=containers[name], recorder=recorder)
-        for name in known
-        if name in containers
-    }
+    nodes = {name: RunningNode(plan=known[name], container=containers[name]) for name in known if name in containers}
+    return RunningBed(host=host, plan=plan, nodes=nodes)

@@ -2,13 +2,12 @@
 
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator import strict_json
-from orchestrator.agents.contract import LoadOrder
 from orchestrator.bed.cpu_topology import Topology
 from orchestrator.errors import EngineFailed
 from orchestrator.hosts import Host, capacity
@@ -16,7 +15,7 @@ from orchestrator.hosts.kernel_settings import HostSettings
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.plan import Plan
-from orchestrator.services import Purpose, Role
+from orchestrator.services import Role
 from orchestrator.services.agents import PYTHON, RECIPIENTS
 from orchestrator.up import load
 from orchestrator.up.collect import kernel
@@ -34,7 +33,7 @@ POLL_S = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningBed:
-    """A bed that is up, brought up by any command."""
+    """A bed that is up, brought up by any command. Every verb raises as those of its nodes do."""
 
     host: Host
     plan: Plan
@@ -71,10 +70,13 @@ class RunningBed:
         """Return the CPUs of the host: threads, cores, sockets."""
         return capacity.read(self.host).topology
 
-    def kernel_log(self, pattern: str) -> list[kernel.KernelLine] | None:
-        """Return the matching lines (grep -E) of the host's kernel log; ``None`` if the log is not readable."""
+    def kernel_log(self, pattern: str, after: Collection[kernel.KernelLine] = ()) -> list[kernel.KernelLine] | None:
+        """Return the lines of the host's kernel log that match (grep -E) and are not in ``after``.
+
+        ``None``: the log is not readable.
+        """
         try:
-            return kernel.lines(self.host, pattern)
+            return kernel.newer(kernel.lines(self.host, pattern), after)
         except EngineFailed:
             return None
 
@@ -92,17 +94,7 @@ class RecordedBed(RunningBed):
     phases: list[dict[str, Any]] = field(default_factory=list)
     """Named stretches of time: ``name``, ``start`` and ``end`` (Unix time)."""
 
-    def send(
-        self,
-        name: str,
-        order: LoadOrder,
-        *,
-        to: Role = Role.RELAY,
-        by: str | None = None,
-        purpose: Purpose = Purpose.MEASURE,
-    ) -> load.SentLoad:
-        """Send a load; see ``load.send``."""
-        return load.send(self, name, order, to=to, by=by, purpose=purpose)
+    send = load.send
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -128,11 +120,7 @@ class RecordedBed(RunningBed):
         return recorded(self.rundir, name, lambda: self.relay.node.ask(*COMMAND), cpus)
 
     def until(self, holds: Callable[[], bool], seconds: float, every: float = POLL_S) -> bool:
-        """Poll a fact now and every ``every`` seconds, for at most ``seconds``; return whether it holds.
-
-        Raises:
-            NodeDied: a node ended.
-        """
+        """Poll a fact now and every ``every`` seconds, for at most ``seconds``; return whether it holds."""
         deadline = time.monotonic() + seconds
         while not holds():
             if time.monotonic() > deadline:
@@ -142,11 +130,7 @@ class RecordedBed(RunningBed):
         return True
 
     def check(self) -> None:
-        """Check that every node runs.
-
-        Raises:
-            NodeDied: a node ended.
-        """
+        """Check that every node runs."""
         self.recorder.check()
 
     def measurements(self) -> Measurements:
@@ -158,7 +142,6 @@ class RecordedBed(RunningBed):
 
         Raises:
             EngineFailed: a message was refused, or did not arrive.
-            NodeDied: a node ended.
         """
         run = secrets.token_hex(4)
         sender, relay = self.role(Role.LOAD), self.relay

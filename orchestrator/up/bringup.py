@@ -14,7 +14,7 @@ from orchestrator.bed.model import Bed
 from orchestrator.errors import EngineFailed, HostCannot, Problem
 from orchestrator.hosts import ContainerLimits, ContainerSpec, Endpoint, Host, Node, SubnetTaken, networks
 from orchestrator.hosts.cleaning import remove_id
-from orchestrator.hosts.ownership import Identity, Kind
+from orchestrator.hosts.ownership import Identity, Kind, kept_beds
 from orchestrator.interrupts import shielded
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.plan import NodePlan, Plan, make_plan, subnet_prefix
@@ -30,6 +30,10 @@ READY_S = 60.0
 """Time limit of a daemon's readiness line."""
 _TRIES = 16
 """Attempts to choose a subnet; another bed may take it meanwhile."""
+
+
+class Withdrawn(EngineFailed):
+    """Another command brings up a bed of this name, and began first."""
 
 
 class Progress(Protocol):
@@ -58,7 +62,7 @@ def verify(plan: Plan) -> None:
 
 
 def bring_up(
-    engine: Host,
+    host: Host,
     bed: Bed,
     *,
     kind: Kind,
@@ -72,23 +76,25 @@ def bring_up(
 
     Raises:
         InvalidInput: no slice is free for its addresses.
+        Withdrawn: the bed was to stay up, and an older one of its name exists now.
         EngineFailed: the engine refused a request, or a service did not become ready.
         NodeDied: a container ended.
     """
     if bed.parent:
-        networks.require_parent(engine, bed.parent)
+        networks.require_parent(host, bed.parent)
         steps.say(f"warning: the lab uses {bed.parent}: every machine on that link sees the bed, and can reach it")
     identity = Identity.new(bed, kind, life)
     _log.info("bring up bed %s %s: %d nodes, recorded in %s", bed.name, identity.id, len(bed.nodes), rundir.path)
     recorder = stack.enter_context(Recorder(rundir))
-    stack.push(lambda _kind, error, _at: _take_down(engine, identity, recorder, steps, error))
+    stack.push(lambda _kind, error, _at: _take_down(host, identity, recorder, steps, error))
     with steps.step("make its networks"):
-        plan, names = _networks(engine, bed, identity, cpus)
+        plan, names = _networks(host, bed, identity, cpus)
+    _give_way(host, identity)
     for node in plan.nodes:
         rundir.save_config(node.name, node.files)
     with steps.step(f"start {len(plan.nodes)} nodes"):
-        nodes = _start(engine, plan, identity, names, recorder, cpus)
-    running = RecordedBed(host=engine, plan=plan, nodes=nodes, recorder=recorder, rundir=rundir)
+        nodes = _start(host, plan, identity, names, recorder, cpus)
+    running = RecordedBed(host=host, plan=plan, nodes=nodes, recorder=recorder, rundir=rundir)
     if {node.role for node in plan.nodes} >= {Role.RELAY, Role.SINK, Role.LOAD}:
         with steps.step("deliver a message"):
             domains = bed.domain_names
@@ -96,26 +102,41 @@ def bring_up(
     return identity, running
 
 
-def _networks(engine: Host, bed: Bed, identity: Identity, cpus: int) -> tuple[Plan, tuple[str, str]]:
+def _give_way(host: Host, identity: Identity) -> None:
+    """Look for an older bed that is to stay up: two commands may both have found none before they made theirs.
+
+    Called when the control network exists, before a wish for a subnet fails, and again a moment later: the engine lists
+    a network only when it is complete.
+
+    Raises:
+        Withdrawn: there is one.
+    """
+    beds = kept_beds(host, identity.bed) if identity.kind is Kind.UP else []
+    if beds and beds[0].id != identity.id:
+        raise Withdrawn(f"one bed called {identity.bed}", f"bed {beds[0].id} of another command", "try again")
+
+
+def _networks(host: Host, bed: Bed, identity: Identity, cpus: int) -> tuple[Plan, tuple[str, str]]:
     """Make the control network and the lab, and plan the bed for the lab's subnet."""
-    control = networks.make_control(engine, identity)
+    control = networks.make_control(host, identity)
     with ThreadPoolExecutor(1) as pool:
         with shielded():  # the pool does not wait for a thread whose start was interrupted
-            making = pool.submit(networks.make_parent, engine, identity) if identity.private else None
+            making = pool.submit(networks.make_parent, host, identity) if identity.private else None
+        _give_way(host, identity)
         for _ in range(_TRIES):
-            subnet = networks.choose_subnet(engine, subnet_prefix(bed), bed.subnet)
+            subnet = networks.choose_subnet(host, subnet_prefix(bed), bed.subnet)
             plan = make_plan(bed, subnet=subnet, cpus=cpus)
             parent = making.result() if making else str(bed.parent)
             _log.info("take %s for the lab, on %s", subnet, parent)
             try:
-                return plan, (control, networks.make_lab(engine, identity, parent, subnet))
+                return plan, (control, networks.make_lab(host, identity, parent, subnet))
             except SubnetTaken:
                 continue
     raise EngineFailed("a free subnet for the lab", f"other beds took {_TRIES} subnets meanwhile", "try again")
 
 
 def _start(
-    engine: Host, plan: Plan, identity: Identity, names: tuple[str, str], recorder: Recorder, cpus: int
+    host: Host, plan: Plan, identity: Identity, names: tuple[str, str], recorder: Recorder, cpus: int
 ) -> dict[str, RunningNode]:
     """Start all nodes in parallel, and wait for the readiness line of each.
 
@@ -148,7 +169,7 @@ def _start(
 
     with ThreadPoolExecutor(len(plan.nodes)) as pool:
         with shielded():
-            creating = {n.name: pool.submit(engine.create, labelled(n)) for n in plan.nodes}
+            creating = {n.name: pool.submit(host.create, labelled(n)) for n in plan.nodes}
         containers = {name: created.result() for name, created in creating.items()}
         with shielded():
             starting = [pool.submit(start, *node) for node in containers.items()]
@@ -183,7 +204,7 @@ def container_spec(node: NodePlan, control: str, lab: str) -> ContainerSpec:
 
 
 def _take_down(
-    engine: Host, identity: Identity, recorder: Recorder, steps: Progress, first: BaseException | None
+    host: Host, identity: Identity, recorder: Recorder, steps: Progress, first: BaseException | None
 ) -> None:
     """Remove the bed, complete or not; signals are held back until it is removed.
 
@@ -193,7 +214,7 @@ def _take_down(
         try:
             with steps.step("take the bed down"):
                 recorder.expect_end()
-                remove_id(engine, identity.id)
+                remove_id(host, identity.id)
         except Exception as error:
             if first is None:
                 raise

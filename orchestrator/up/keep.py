@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -10,11 +10,11 @@ from pathlib import Path
 from orchestrator.bed.model import Bed
 from orchestrator.errors import EngineFailed, InvalidInput, Problem, usable
 from orchestrator.hosts import Host, capacity, cleaning, images, walls
-from orchestrator.hosts.ownership import DeployedBed, Kind, Owner, definition, deployed_beds
+from orchestrator.hosts.ownership import DeployedBed, Kind, Owner, definition, deployed_beds, kept_beds
 from orchestrator.interrupts import Interrupted
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.plan import make_plan
-from orchestrator.up.bringup import Progress, bring_up, verify
+from orchestrator.up.bringup import Progress, Withdrawn, bring_up, verify
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -30,7 +30,7 @@ def lifetime(text: str) -> timedelta:
     raise InvalidInput("the lifetime of a bed", repr(text), "write a number and a unit: 90s, 30m, 2h or 1d")
 
 
-def up(engine: Host, bed: Bed, *, runs: Path, steps: Progress, life: timedelta | None = None) -> DeployedBed:
+def up(host: Host, bed: Bed, *, runs: Path, steps: Progress, life: timedelta | None = None) -> DeployedBed:
     """Return the deployed bed of this name and definition; bring it up if there is none.
 
     Abandoned beds are removed and open walls of all beds restored first. ``life`` begins with the first object made.
@@ -40,29 +40,31 @@ def up(engine: Host, bed: Bed, *, runs: Path, steps: Progress, life: timedelta |
         HostCannot: the bed needs more than the host has.
         EngineFailed: the deployed bed is damaged, or the bring-up failed; the logs of its nodes are kept.
     """
-    cpus = engine.info().cpus
+    cpus = host.info().cpus
     plan = make_plan(bed, cpus=cpus)
     verify(plan)  # before any object is made
-    with steps.step("look at the beds that are up"):
-        cleaning.make_way(engine, steps.say)
-        present = _present(bed, deployed_beds(engine), walls.mend(engine, steps.say))
-    if present:
-        if life:
-            end = present.expires or "none"
-            steps.say(f"warning: bed {present.bed} {present.id} is up already; its end does not change: {end}")
+    if present := _present(host, bed, steps, life):
         return present
     with steps.step("find or build the images"):
-        images.ensure(engine, images.of(bed), steps.say)
-        capacity.admit(capacity.read(engine), plan.needs, runs, provoked=frozenset(), smaller=None, say=steps.say)
-    id_ = _bring_up(engine, bed, runs, steps, life, cpus)
-    return next(deployed for deployed in deployed_beds(engine) if deployed.id == id_)
+        images.ensure(host, images.of(bed), steps.say)
+        capacity.admit(capacity.read(host), plan.needs, runs, provoked=frozenset(), smaller=None, say=steps.say)
+    try:
+        id_ = _bring_up(host, bed, runs, steps, life, cpus)
+    except Withdrawn:
+        if present := _present(host, bed, steps, life):
+            return present
+        raise
+    if made := next((deployed for deployed in deployed_beds(host) if deployed.id == id_), None):
+        return made
+    raise EngineFailed(f"bed {bed.name} {id_} up", "it was removed as soon as it was up", "find out who removed it")
 
 
-def _present(bed: Bed, beds: Iterable[DeployedBed], not_closed: Sequence[walls.Wall]) -> DeployedBed | None:
+def _present(host: Host, bed: Bed, steps: Progress, life: timedelta | None) -> DeployedBed | None:
     """Return the undamaged deployed bed of this name and definition; ``None`` if no bed of this name is up."""
-    for deployed in beds:
-        if deployed.kind is not Kind.UP or deployed.bed != bed.name or deployed.abandoned:
-            continue
+    with steps.step("look at the beds that are up"):
+        cleaning.make_way(host, steps.say)
+        not_closed = walls.mend(host, steps.say)
+    for deployed in kept_beds(host, bed.name):
         named, down = f"bed {deployed.bed} {deployed.id}", f"`testbed down {deployed.id}`"
         if deployed.definition != definition(bed):
             found = f"{named}, {deployed.state}, of another definition"
@@ -72,11 +74,14 @@ def _present(bed: Bed, beds: Iterable[DeployedBed], not_closed: Sequence[walls.W
         if faults := [f"{wall.place}: {wall.found}" for wall in not_closed if wall.bed.id == deployed.id]:
             do = f"{down}, then `testbed up` again; `testbed logs --bed {deployed.id} NODE` says why a node ended"
             raise EngineFailed(f"{named} undamaged", ", ".join(faults), do)
+        if life:
+            end = deployed.expires or "none"
+            steps.say(f"warning: {named} is up already; its end does not change: {end}")
         return deployed
     return None
 
 
-def _bring_up(engine: Host, bed: Bed, runs: Path, steps: Progress, life: timedelta | None, cpus: int) -> str:
+def _bring_up(host: Host, bed: Bed, runs: Path, steps: Progress, life: timedelta | None, cpus: int) -> str:
     """Bring a bed up and return its id; keep the recording only of a failed bring-up with a log line."""
     with usable(runs):
         made = [folder for folder in (runs, *runs.parents) if not folder.exists()]
@@ -84,7 +89,7 @@ def _bring_up(engine: Host, bed: Bed, runs: Path, steps: Progress, life: timedel
     try:
         with ExitStack() as stack:
             identity, live = bring_up(
-                engine, bed, kind=Kind.UP, rundir=rundir, steps=steps, stack=stack, cpus=cpus, life=life
+                host, bed, kind=Kind.UP, rundir=rundir, steps=steps, stack=stack, cpus=cpus, life=life
             )
             stack.pop_all()
             live.recorder.close(timeout=0)

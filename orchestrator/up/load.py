@@ -36,31 +36,28 @@ class SentLoad:
         return report
 
     def drain(self, seconds: float, *, phase: str = "drain") -> None:
-        """Wait up to ``seconds`` for an empty relay queue; save the result as results/<name>-queue.json.
-
-        Raises:
-            NodeDied: a node ended.
-            EngineFailed: the queue could not be listed.
-        """
-        left, arrived = 1, -1
+        """Wait up to ``seconds`` for an empty relay queue; save the result as results/<name>-queue.json."""
+        left: int | None = None
+        arrived: int | None = None
         deadline = time.monotonic() + seconds
 
         def drained() -> bool:
             nonlocal left, arrived
-            before, arrived = arrived, self.bed.sink.count(self.report.run) if self.bed.sink.counts else 0
-            left = 1 if self.report.accepted is None else self.report.accepted - arrived
+            before, arrived = arrived, self.bed.sink.count(self.report.run) if self.bed.sink.counts else None
+            accepted = self.report.accepted
+            left = None if accepted is None or arrived is None else max(accepted - arrived, 0)
             # A long queue is slow to list: the relay reports it only once arrivals stop.
-            if left <= 0 or arrived == before or time.monotonic() > deadline:
+            if left == 0 or arrived == before or time.monotonic() > deadline:
                 queued = self.bed.relay.queue_length()
                 left = left if queued is None else queued
-            return left <= 0
+            return left == 0
 
         self.bed.until(drained, seconds)
         ended = time.time()
         self.bed.phases.append(
             {"name": phase, "start": self.report.ended, "end": ended, "purpose": self.report.purpose}
         )
-        self.bed.rundir.save_result(f"{self.name}-queue", {"left": max(left, 0), "seconds": ended - self.report.ended})
+        self.bed.rundir.save_result(f"{self.name}-queue", {"left": left, "seconds": ended - self.report.ended})
         if self.report.numbered and self.bed.sink.counts:
             self.account()
 
@@ -87,7 +84,6 @@ def send(
     Raises:
         InvalidInput: the node is no load generator, or cannot send this load.
         EngineFailed: the generator failed, or exceeded its time limit.
-        NodeDied: a node ended.
     """
     check_name(name)
     node = bed.node(by) if by else bed.role(Role.LOAD)
@@ -114,9 +110,6 @@ def send(
         report = kind.read(node.lines(kind.command(full), allowed), full, tick)
     if report is None:
         raise EngineFailed(f"a report of load {name}", "none", "read logs/ in the run directory")
-    arrived = None
-    if bed.sink.counts and not report.numbered:
-        arrived = bed.sink.count(full.run)
     report = replace(
         report,
         purpose=purpose,
@@ -124,7 +117,7 @@ def send(
         node=node.name,
         to=to,
         connections_limit=order.connections,
-        arrived=arrived,
+        arrived=bed.sink.count(full.run) if bed.sink.counts and not report.numbered else None,
     )
     bed.phases.append({"name": name, "start": report.started, "end": report.ended, "purpose": purpose})
     bed.rundir.save_result(f"{name}-load", report.to_dict())

@@ -1,14 +1,12 @@
 """Handle to one node of a bed that is up."""
 
 import json
-import math
 import re
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
@@ -23,7 +21,10 @@ NEWS_S = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningNode:
-    """One node."""
+    """One node. Every verb raises ``EngineFailed`` if the engine refuses, or ``NodeDied`` if a node has ended.
+
+    Without a recorder no end is noticed.
+    """
 
     plan: NodePlan
     container: Node
@@ -55,20 +56,13 @@ class RunningNode:
         """Run a command with the rights of the node's service.
 
         Raises:
-            NodeDied: a node ended.
             TimedOut: the command did not end within ``timeout`` seconds.
-            EngineFailed: the engine refused.
         """
         with self._death_first():
             return self.container.exec(command, capabilities=self.plan.capabilities, timeout=timeout)
 
     def ask(self, *command: str, timeout: float = 60) -> str:
-        """Return a command's standard output; raises on a non-zero exit status. Evidence must come through here.
-
-        Raises:
-            NodeDied: a node ended.
-            EngineFailed: the command failed, or the engine refused.
-        """
+        """Return a command's standard output; raises on a non-zero exit status. Evidence must come through here."""
         output = self.exec(*command, timeout=timeout)
         with self._death_first():
             if output.status != 0:
@@ -78,12 +72,7 @@ class RunningNode:
         return output.stdout
 
     def change_network(self, script: str, *words: str) -> str:
-        """Run a shell script with NET_ADMIN that changes the node's routes or neighbours; return its output.
-
-        Raises:
-            NodeDied: a node ended.
-            EngineFailed: the script failed.
-        """
+        """Run a shell script with NET_ADMIN that changes the node's routes or neighbours; return its output."""
         with self._death_first():
             output = self.container.exec(("sh", "-euc", script, "sh", *words))
             if output.status != 0:
@@ -91,12 +80,7 @@ class RunningNode:
         return output.stdout
 
     def pin(self, cpus: str) -> None:
-        """Restrict the node to these CPUs (a list as in cpuset(7)), effective at once.
-
-        Raises:
-            NodeDied: a node ended.
-            EngineFailed: the host has no such CPUs.
-        """
+        """Restrict the node to these CPUs (a list as in cpuset(7)), effective at once."""
         with self._death_first():
             self.container.pin(cpus)
 
@@ -108,11 +92,10 @@ class RunningNode:
         """Wait up to ``seconds`` for a matching log line; earlier lines count. ``None``: no match.
 
         Raises:
-            NodeDied: a node ended.
             EngineFailed: the log cannot be read, or its recording has ended.
         """
         wanted = re.compile(pattern)
-        with self.recording.watch(self.name, wanted) as watch:
+        with closing(self.recording.watch(self.name, wanted)) as watch:
             for line in self.log():
                 if wanted.search(line.text):
                     return line
@@ -120,59 +103,40 @@ class RunningNode:
                 self.recording.await_lines([watch], seconds)
             except TimedOut:
                 return None
-            return watch.wait(0)
+            return watch.found.result()
 
     def lines(self, command: Sequence[str], seconds: float) -> Iterator[str]:
         """Run a command and yield its standard output line by line.
 
         Raises:
-            NodeDied: a node ended.
-            TimedOut: the command did not end within ``seconds``, without the caller's own time.
+            TimedOut: the command did not end within ``seconds``.
             EngineFailed: the command failed.
         """
         recorder = self.recording
-        queue: SimpleQueue[tuple[float, str | BaseException | None]] = SimpleQueue()
-
-        def put(line: str | BaseException | None) -> None:
-            queue.put((time.monotonic(), line))
+        queue: SimpleQueue[str | BaseException | None] = SimpleQueue()
 
         def read() -> None:
             try:
-                for line in self.container.exec_lines(command, capabilities=self.plan.capabilities):
-                    put(line)
-                put(None)
+                for line in self.container.exec_lines(command, capabilities=self.plan.capabilities, timeout=seconds):
+                    queue.put(line)
+                queue.put(None)
             except BaseException as error:  # noqa: BLE001  passed to the waiting thread
-                put(error)
+                queue.put(error)
 
         reader = Thread(target=read, name=f"exec in {self.name}", daemon=True)
-        deadline = time.monotonic() + seconds
         reader.start()
-        with recorder.telling(put):
-            while True:
-                try:
-                    at, line = queue.get(timeout=max(0.0, deadline - time.monotonic()))
-                except Empty:
-                    at, line = math.inf, ""
+        with recorder.telling(queue.put):
+            while isinstance(line := queue.get(), str):
                 recorder.check()
-                if at > deadline:
-                    needed = f"{command[0]} in node {self.name} to end within {seconds:g} s"
-                    raise TimedOut(needed, "it still runs", "read its log")
-                if isinstance(line, str):
-                    yield line
-                    continue
-                reader.join()
-                if line is None:
-                    return
+                yield line
+            recorder.check()
+            reader.join()
+            if line:
                 with self._death_first():
                     raise line
 
     def json_lines(self, command: Sequence[str], seconds: float) -> Iterator[dict[str, Any]]:
-        """Run a command and yield its output, one JSON object per line.
-
-        Raises:
-            NodeDied: a node ended.
-            EngineFailed: the command failed, did not end within ``seconds``, or printed no JSON.
-        """
+        """Run a command as ``lines`` does and yield its output, one JSON object per line."""
         for line in self.lines(command, seconds):
             try:
                 item: dict[str, Any] = json.loads(line)

@@ -8,26 +8,16 @@ from orchestrator.up.node import RunningNode
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Relay:
-    """The relay."""
+    """The relay. Every verb raises as those of its node do."""
 
     node: RunningNode
 
     def queue_length(self) -> int | None:
-        """Return the number of queued messages; ``None`` if this relay cannot report it.
-
-        Raises:
-            NodeDied: a node ended.
-            EngineFailed: the queue could not be listed.
-        """
+        """Return the number of queued messages; ``None`` if this relay cannot report it."""
         queue = services.queue_of(self.node.plan.service)
         return queue.length(self.node.ask(*queue.command)) if queue else None
 
     def flush(self) -> None:
-        """Have the relay try every queued message now, if its service has a flush command.
-
-        Raises:
-            NodeDied: a node ended.
-            EngineFailed: the relay refused.
-        """
+        """Have the relay try every queued message now, if its service has a flush command."""
         if (queue := services.queue_of(self.node.plan.service)) and queue.flush:
             self.node.ask(*queue.flush)

@@ -48,7 +48,6 @@ class Sink:
 
         Raises:
             InvalidInput: this sink keeps no account.
-            NodeDied: a node ended.
             EngineFailed: the sink refused.
         """
         kind = services.service(self.node.plan.service)

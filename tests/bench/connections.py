@@ -18,7 +18,7 @@ from orchestrator.hosts import docker
 from orchestrator.hosts.ownership import Kind
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import RunDir
-from orchestrator.scenarios.relay_throughput.bed import bed
+from orchestrator.scenarios.relay_throughput import SCENARIO
 from orchestrator.scenarios.relay_throughput.params import Params
 from orchestrator.up.bringup import bring_up
 from tests.integration import slow_relay
@@ -32,9 +32,8 @@ def sweep(runs: Path, wait_s: float, seconds: float) -> dict[int, float]:
     engine, params = docker.connect(), Params(domains=DOMAINS, relay=slow_relay.NAME)
     rundir = RunDir.create(runs, "sweep-of-connections")
     with slow_relay.known(wait_s), Steps() as steps, ExitStack() as stack:
-        _, running = bring_up(
-            engine, bed(params), kind=Kind.RUN, rundir=rundir, steps=steps, stack=stack, cpus=engine.info().cpus
-        )
+        bed, cpus = SCENARIO.bed(params), engine.info().cpus
+        _, running = bring_up(engine, bed, kind=Kind.RUN, rundir=rundir, steps=steps, stack=stack, cpus=cpus)
         for number in NUMBERS:
             for part, lasts in (("warm-up", 1.0 + number / 160), ("load", seconds)):
                 running.send(f"{part}-{number}", params.order(lasts, number)).drain(60)

@@ -31,7 +31,6 @@ from orchestrator.hosts import images
 from orchestrator.hosts.docker import DockerHost, connect
 from orchestrator.hosts.ownership import Identity, Kind
 from orchestrator.measurements.rundir import RunDir
-from orchestrator.services import bhm
 from orchestrator.up import bringup
 from orchestrator.up.bed import RecordedBed
 from orchestrator.up.collect.recorder import Recorder
@@ -47,7 +46,7 @@ def bed(*, others: bool) -> Bed:
     Mail leaves over IPv4 in both, because bhm listens on nothing else.
     """
     base = builtin.bed("relay")
-    nodes = {**base.nodes, "relay": Node(service="postfix", settings={"main_cf": bhm.POSTFIX})}
+    nodes = {**base.nodes, "relay": Node(service="postfix", settings=dict(services.relay_settings("postfix", "bhm")))}
     if others:
         nodes |= {"sink": Node(service="bhm"), "load": Node(service="postal")}
     return base.model_copy(update={"nodes": nodes})

@@ -25,7 +25,8 @@ from statistics import median
 from orchestrator.bed import builtin, wiring
 from orchestrator.hosts.docker import connect
 from orchestrator.hosts.docker.api import archive
-from orchestrator.hosts.networks import HELPER, choose_subnet
+from orchestrator.hosts.helper import HELPER
+from orchestrator.hosts.networks import choose_subnet
 from orchestrator.plan import NodePlan, Plan, make_plan, subnet_prefix
 
 TESTBED = str(Path(sys.executable).with_name("testbed"))

@@ -75,7 +75,7 @@ def test_a_node_and_a_bed_that_do_not_exist_are_named(relay_bed: Up) -> None:
     for words, said in (
         (("logs", "--bed", relay_bed.id, "nosuch"), "choose one of dns, load, relay, sink"),
         (("exec", "--bed", relay_bed.id, "nosuch", "id"), "choose one of dns, load, relay, sink"),
-        (("stats", "--bed", "nosuch"), "one bed 'nosuch'"),
+        (("stats", "nosuch"), "one bed 'nosuch'"),
         (("down", "nosuch"), "one bed 'nosuch'"),
         (("images", "--release", "potato"), "potato"),
     ):

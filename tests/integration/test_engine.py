@@ -12,7 +12,7 @@ from pathlib import Path
 import docker as sdk
 import pytest
 
-from orchestrator.errors import EngineFailed
+from orchestrator.errors import EngineFailed, TimedOut
 from orchestrator.hosts import (
     LOG_FILES,
     ContainerLimits,
@@ -243,7 +243,7 @@ class TestDockerEngine(EngineContract):
         made = engine.create(spec).id
         engine.node(made).start()
         lines = engine.node(made).exec_lines(
-            ("sh", "-c", "echo first; while [ ! -e /go ]; do sleep 0.05; done; echo last")
+            ("sh", "-c", "echo first; while [ ! -e /go ]; do sleep 0.05; done; echo last"), timeout=60
         )
         assert next(lines) == "first"
         engine.node(made).exec(("touch", "/go"))
@@ -255,7 +255,7 @@ class TestDockerEngine(EngineContract):
         made = engine.create(spec).id
         engine.node(made).start()
         with pytest.raises(EngineFailed, match="status 3"):
-            list(engine.node(made).exec_lines(("sh", "-c", "exec >&- 2>&-; sleep 0.3; exit 3")))
+            list(engine.node(made).exec_lines(("sh", "-c", "exec >&- 2>&-; sleep 0.3; exit 3"), timeout=60))
 
     def test_statistics_come_about_once_a_second(self, engine: Host, spec: ContainerSpec) -> None:
         made = engine.create(spec).id
@@ -275,9 +275,15 @@ class TestDockerEngine(EngineContract):
         engine.node(made).start()
         with pytest.raises(EngineFailed, match=r"within 0\.2 s"):
             engine.node(made).exec(("sleep", "601"), timeout=0.2)
+        noisy = "while :; do echo line; head -c 9000 /dev/zero >&2; sleep 0.01; done # 604"
+        lines = engine.node(made).exec_lines(("sh", "-c", noisy), timeout=0.2)
+        assert next(lines) == "line"
+        with pytest.raises(TimedOut, match=r"within 0\.2 s"):
+            list(lines)
         running = engine.node(made).exec(("sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '")).stdout
         assert "sleep 600" in running
         assert "sleep 601" not in running
+        assert "# 604" not in running
 
     @pytest.mark.parametrize("end", ["trap '' TERM; sleep 602", "trap 'exit 3' TERM; sleep 603 & wait"])
     def test_time_runs_out_for_a_command_that_ignores_the_signal_or_ends_as_it_likes(

@@ -19,6 +19,7 @@ import pytest
 from orchestrator.errors import EngineFailed, InvalidInput
 from orchestrator.hosts import ContainerSpec, Endpoint, Found, Host, SubnetTaken, docker, networks
 from orchestrator.hosts.cleaning import clean, remove_id
+from orchestrator.hosts.helper import HELPER
 from orchestrator.hosts.ownership import Identity, Kind, deployed_beds
 
 pytestmark = pytest.mark.docker
@@ -88,7 +89,7 @@ def on_the_host(engine: Host, identity: Identity, *command: str) -> str:
     done = engine.run(
         ContainerSpec(
             name=f"tb-{identity.id}-test-{secrets.token_hex(3)}",
-            image=networks.HELPER,
+            image=HELPER,
             command=command,
             labels={"testbed.test": "lab"},
             host_network=True,

@@ -10,7 +10,7 @@ from docker.types import IPAMConfig, IPAMPool
 
 from orchestrator.errors import ExitCode, InvalidInput
 from orchestrator.hosts import networks
-from orchestrator.hosts.networks import HELPER
+from orchestrator.hosts.helper import HELPER
 from orchestrator.hosts.ownership import Identity
 from tests.integration.beds import Up, bring_down, bring_up
 from tests.integration.command import Watched, call, step

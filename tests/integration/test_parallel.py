@@ -25,11 +25,14 @@ def test_two_runs_at_once_do_not_disturb_each_others_accounting(real_engine: Hos
     for run in runs.values():
         run.until(phase("probe-20"))
         assert len(run.nodes) == 4
-    assert {n: run.end() for n, run in runs.items()} == dict.fromkeys(SIZES, 0), [run.said for run in runs.values()]
+    codes = {n: run.end() for n, run in runs.items()}
 
     measured = {n: Measurements.read(run.rundir) for n, run in runs.items() if run.rundir}
     for domains, of_run in measured.items():
-        assert json.loads(runs[domains].output())["verdict"]["outcome"] == "CONFIRMED"
+        verdict = json.loads(runs[domains].output())["verdict"]
+        # Each takes CPU from the other, perhaps from its run and not from its probe: the instrument says so.
+        expected = (3, "INCONCLUSIVE") if "unsteady" in verdict["marks"] else (0, "CONFIRMED")
+        assert (codes[domains], verdict["outcome"]) == expected, runs[domains].said
         for load in ("calibration", "calibration-single", "relay"):
             account, sink = of_run.accounting(load), of_run.sinks[load]
             assert account

@@ -48,7 +48,7 @@ def test_a_flood_of_lines_is_whole_when_the_container_is_removed(engine: Host, t
         watch = recorder.watch("flood", "^done$")
         engine.node(made).start()
         recorder.record("flood", engine.node(made))
-        watch.wait(60)
+        recorder.await_lines([watch], 60)
         recorder.expect_end()
     assert [text for _, text in rundir.log("flood")] == [*(str(n) for n in range(1, 50001)), "done"]
     assert recorder.faults == []
@@ -67,7 +67,7 @@ def test_lines_printed_just_before_the_end_are_whole(engine: Host, tmp_path: Pat
         engine.node(made).start()
         recorder.record("brief", engine.node(made))
         with pytest.raises(NodeDied, match="status 3") as caught:
-            never.wait(60)
+            recorder.await_lines([never], 60)
         assert caught.value.tail[-1] == "20000"
         with pytest.raises(NodeDied):
             recorder.check()
@@ -128,10 +128,10 @@ def test_a_death_is_heard_though_the_engine_broke_off_every_answer(
         up, never = recorder.watch("cut", "^up$"), recorder.watch("cut", "never")
         engine.node(made).start()
         recorder.record("cut", docker.connect().node(made))  # through the socket between
-        up.wait(60)
+        recorder.await_lines([up], 60)
         between.cut()
         with pytest.raises(EngineFailed) as lost:
-            never.wait(60)
+            recorder.await_lines([never], 60)
         assert not isinstance(lost.value, TimedOut), "its log is lost"
         assert recorder.await_end("cut", 0) is None
         recorder.check()

@@ -222,7 +222,7 @@ def test_the_log_of_a_relay_tells_of_every_delivery(bed: Up) -> None:
     since = time.time()
     removed = bed.running.recorder.watch("relay", r": removed$")
     bed.running.deliver_first([bed.some[0].domain])
-    removed.wait(10)
+    bed.running.recorder.await_lines([removed], 10)
     log = bed.relay_log(since)
     assert log.statuses == {"sent": 1}
     assert [hop.get_total_count() for hop in log.hops.values()] == [1] * 4
@@ -235,7 +235,7 @@ def test_mail_that_waits_is_counted_and_its_trouble_told(bed: Up) -> None:
     deaf = bed.running.role(Role.DNS).plan.v4
     deferred = bed.running.recorder.watch("relay", r"status=deferred")
     bed.shell(Role.RELAY, f"echo body | sendmail 'user@[{deaf}]'")
-    deferred.wait(10)
+    bed.running.recorder.await_lines([deferred], 10)
     assert bed.running.relay.queue_length() == 1
     log = bed.relay_log(since)
     assert log.statuses == {"deferred": 1}

@@ -177,7 +177,7 @@ def test_a_bed_is_used_over_ssh(host: Login, bed: tuple[Up, str]) -> None:
     up, _ = bed
     assert "daemon started" in host.call("logs", "--bed", up.id, "relay").stdout
     assert host.call("exec", "--bed", up.id, "relay", "--", "hostname").stdout == "relay\n"
-    used = json.loads(host.call("stats", "--bed", up.id, "--format", "json").stdout)
+    used = json.loads(host.call("stats", up.id, "--format", "json").stdout)
     assert used.keys() == {"dns", "load", "relay", "sink"}
     assert all(node["memory_b"] > 0 for node in used.values())
     until(lambda: host.left == [])

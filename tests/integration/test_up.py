@@ -62,7 +62,7 @@ def test_a_bed_goes_up_is_used_and_goes_down(real_engine: Host) -> None:
         failed = call("exec", "--bed", bed.id, "load", "--", "sh", "-c", "echo here; echo there >&2; exit 7")
         assert (failed.returncode, failed.stdout, failed.stderr) == (7, "here\n", "there\n")
 
-        used = answer("stats", "--bed", bed.id)
+        used = answer("stats", bed.id)
         assert set(used) == set(NODES)
         assert all(use["memory_b"] > 0 and use["pids"] > 0 for use in used.values())
 
@@ -72,7 +72,7 @@ def test_a_bed_goes_up_is_used_and_goes_down(real_engine: Host) -> None:
 
         call("exec", "--bed", bed.id, "load", "--", "sh", "-c", "kill 1")
         assert real_engine.node(bed.container("load")).wait() == 0
-        left = answer("stats", "--bed", bed.id)
+        left = answer("stats", bed.id)
         assert {name for name, use in left.items() if use["state"] == "running"} == set(NODES) - {"load"}
         assert left["load"] == dict.fromkeys(used["load"]) | {"state": "exited"}
         refused = call("exec", "--bed", bed.id, "load", "--", "true")

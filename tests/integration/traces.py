@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from orchestrator.hosts import ContainerSpec, Host
-from orchestrator.hosts.networks import HELPER
+from orchestrator.hosts.helper import HELPER
 from orchestrator.hosts.ownership import ID, Identity
 
 DEVICES = Path("/sys/class/net")

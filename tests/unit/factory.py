@@ -338,7 +338,7 @@ def _facts(
                 "domains": domains, "seconds": seconds, "rate": None, "size": 2048, "relay": "postfix" + hostile,
             },
             "bed": {"name": "relay", "domains": domains, "nodes": nodes},
-            "plan": {"subnet": "198.18.0.0/19"},
+            "plan": {"subnet": "198.18.0.0/19", "nodes": [{"name": "relay", "role": "relay"}]},
             "environment": {
                 "engine": {
                     "version": "20.10.24", "api": "1.41", "kernel": "6.18.44", "operating_system": "Debian 12",

@@ -16,9 +16,11 @@ import docker as sdk
 from orchestrator.hosts.docker import DockerHost
 from orchestrator.hosts.docker.client import Clients
 
+IN_TURN = ("GET /exec", "GET /containers/relay/logs")
+
 Answers = Mapping[str, Any]
 """``METHOD /path`` (without version and query) -> what is answered with 200: JSON, bytes as they are, or a list of
-answers to give one after another, the last one again and again. Everything else is 404."""
+answers to give one after another (of ``IN_TURN``), the last one again and again. ``None`` and all else is 404."""
 
 
 def parts(*lines: Mapping[str, Any]) -> bytes:
@@ -44,10 +46,10 @@ def engine(answers: Answers) -> Iterator[tuple[DockerHost, list[str]]]:
             question = f"{self.command} {self.path.partition('?')[0].removeprefix('/v1.41')}"
             asked.append(question)
             found = answers.get(question)
-            if isinstance(found, Sequence) and not isinstance(found, bytes) and question.startswith("GET /exec"):
+            if isinstance(found, Sequence) and not isinstance(found, bytes) and question.startswith(IN_TURN):
                 found = found[min(asked.count(question), len(found)) - 1]
             body = found if isinstance(found, bytes) else json.dumps(found or {"message": "no such thing"}).encode()
-            self.send_response(200 if question in answers else 404)
+            self.send_response(200 if question in answers and found is not None else 404)
             self.send_header("Content-Type", "application/json")
             self.send_header("Connection", "close")
             if question in {"POST /images/create", "POST /build"}:  # progress comes in chunks (RFC 9112, 7.1)

@@ -1,6 +1,8 @@
 """A relay, a name server, a sink, a scenario and a kind of host, each added as one file; nothing else changes."""
 
+import ast
 import importlib.util
+import pkgutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -123,3 +125,28 @@ def test_a_question_of_added_services_is_answered_on_an_added_host(added: Path) 
     assert nodes.keys() == {"dns", "relay", "sink"}
     assert "added-relay 198." in nodes["relay"].files["/testbed/enter"].decode()
     assert host.find({}) == []
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Yield the full names that a file imports."""
+    for statement in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(statement, ast.Import):
+            yield from (name.name for name in statement.names)
+        elif isinstance(statement, ast.ImportFrom):
+            yield from (f"{statement.module}.{name.name}" for name in statement.names)
+
+
+def test_no_scenario_names_a_service_class_or_reaches_into_engine_recorder_or_another_scenario() -> None:
+    root = Path(scenarios.__file__).parent
+    hidden = [f"orchestrator.services.{m.name}" for m in pkgutil.iter_modules(services.__path__) if m.name != "agents"]
+    hidden += ["orchestrator.hosts.docker", "orchestrator.up.collect"]
+    questions = {m.name for m in pkgutil.iter_modules([str(root)])} - {"relay_load"}
+    reaches = {
+        f"{path.relative_to(root)} imports {name}"
+        for path in root.rglob("*.py")
+        for name in imported(path)
+        for other in (*hidden, *(f"{scenarios.__name__}.{question}" for question in questions))
+        if f"{name}.".startswith(f"{other}.")
+        and not other.endswith(f".{path.relative_to(root).parts[0].removesuffix('.py')}")
+    }
+    assert reaches == set()

@@ -9,7 +9,6 @@ from urllib.parse import urlsplit
 
 import docker
 import docker.errors
-import requests
 from docker.context import ContextAPI
 from docker.utils import kwargs_from_env
 
@@ -46,21 +45,17 @@ def connect() -> DockerHost:
         elif url.hostname and url.hostname not in {"localhost", "127.0.0.1", "::1"}:
             address = ssh.Target(host=url.hostname)
         client = docker.APIClient(**options, version="auto", timeout=TIMEOUT_S)
-    except (ValueError, TypeError, AttributeError) as error:  # an unreadable address or configuration
+    except (docker.errors.DockerException, OSError, ValueError, TypeError, AttributeError) as error:
+        refused = forward.refused() if forward else None
         if forward:
             forward.close()
-        if isinstance(error, requests.RequestException):
-            raise _no_engine(error) from error
-        raise EngineFailed(
+        if isinstance(error, docker.errors.DockerException | OSError):
+            raise refused or _no_engine(error) from error
+        raise EngineFailed(  # an unreadable address or configuration
             "an address of a container engine (DOCKER_HOST, or the current Docker context)",
             f"{os.environ.get('DOCKER_HOST') or 'a configuration of Docker that cannot be read'}: {error}",
             "correct it, or leave it out",
         ) from error
-    except (docker.errors.DockerException, requests.RequestException, OSError) as error:
-        refused = forward.refused() if forward else None
-        if forward:
-            forward.close()
-        raise refused or _no_engine(error) from error
     return DockerHost(Clients(client, options, forward=forward), address=address)
 
 

@@ -11,7 +11,7 @@ from datetime import datetime
 from ipaddress import IPv4Network
 from typing import Any
 
-from orchestrator.hosts import LOG_FILE_MB, LOG_FILES, ContainerSpec, Endpoint, Found, HostInfo, LogLine
+from orchestrator.hosts import LOG_FILE_MB, LOG_FILES, ContainerSpec, Found, HostInfo, LogLine
 
 STDOUT, STDERR = 1, 2
 """Numbers of the streams."""
@@ -60,11 +60,6 @@ def limited(command: Sequence[str], seconds: float, *, kill_after: float) -> tup
     shell = "/bin" + "".join(secrets.choice(("/", "/.")) for _ in range(64)) + "/sh"
     limit = ["timeout", "--verbose", f"--kill-after={kill_after:g}", f"{seconds:g}"]
     return [*limit, shell, "-c", 'exec "$@"', "sh", *command], shell
-
-
-def endpoint(wanted: Endpoint) -> dict[str, Any]:
-    """Return the ``EndpointSettings`` of a container's network."""
-    return {"IPAMConfig": {"IPv4Address": wanted.v4}} if wanted.v4 else {}
 
 
 def archive(files: Mapping[str, bytes]) -> bytes:
@@ -173,12 +168,8 @@ def engine_info(facts: Mapping[str, Any], version: str) -> HostInfo:
 
 
 def found_image(facts: Mapping[str, Any]) -> list[tuple[str, dict[str, str]]]:
-    """Read one entry of ``GET /images/json``: each of its tags, and its labels plus ``id``, ``size``, ``created``."""
-    further = {
-        "id": facts["Id"],
-        "size": str(facts.get("Size") or 0),
-        "created": str(facts.get("Created") or ""),
-    }
+    """Read one entry of ``GET /images/json``: each of its tags, and its labels plus ``id`` and ``size``."""
+    further = {"id": facts["Id"], "size": str(facts.get("Size") or 0)}
     return [(tag, {**(facts.get("Labels") or {}), **further}) for tag in facts.get("RepoTags") or ()]
 
 

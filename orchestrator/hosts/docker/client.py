@@ -9,8 +9,7 @@ from typing import Any
 
 import docker
 import docker.errors
-import requests
-import urllib3.exceptions
+from urllib3.exceptions import HTTPError
 
 from orchestrator.errors import EngineFailed
 from orchestrator.hosts.docker import ssh
@@ -55,16 +54,15 @@ def translated(needed: str) -> Iterator[None]:
             f"the engine refused: {short(error)}",
             "change what it refuses; `testbed doctor` looks at this host",
         ) from error
-    except (KeyError, TypeError, AttributeError, ValueError, struct.error, urllib3.exceptions.HTTPError) as error:
-        if isinstance(error, requests.RequestException | urllib3.exceptions.HTTPError):
-            raise EngineFailed(needed, f"the engine did not answer: {short(error)}", "see whether it runs") from error
+    except (docker.errors.DockerException, docker.errors.StreamParseError, HTTPError, OSError) as error:
+        # First: an exception of requests, an OSError, may be a ValueError, too.
+        raise EngineFailed(needed, f"the engine did not answer: {short(error)}", "see whether it runs") from error
+    except (KeyError, TypeError, AttributeError, ValueError, struct.error) as error:
         raise EngineFailed(
             needed,
             f"the engine's answer cannot be read: {error!r}"[:600],
             "report it with the engine's version (`docker version`)",
         ) from error
-    except (docker.errors.DockerException, docker.errors.StreamParseError, requests.RequestException, OSError) as error:
-        raise EngineFailed(needed, f"the engine did not answer: {short(error)}", "see whether it runs") from error
 
 
 def short(error: Exception) -> str:

@@ -8,8 +8,8 @@ from contextlib import suppress
 import docker
 import docker.errors
 
-from orchestrator.errors import EngineFailed, TimedOut
-from orchestrator.hosts import ContainerSpec, Found, HostInfo, NetworkSpec, Output, SubnetTaken
+from orchestrator.errors import EngineFailed
+from orchestrator.hosts import ContainerSpec, Found, HostInfo, NetworkSpec, Output, SubnetTaken, overdue
 from orchestrator.hosts.docker import api, ssh
 from orchestrator.hosts.docker.client import Clients, short, translated
 from orchestrator.hosts.docker.images import DockerImages
@@ -29,20 +29,13 @@ class DockerHost:
         self._clients = clients
 
     def node(self, container: str) -> DockerNode:
-        """Return the container of this id or name, without a check that it exists."""
         return DockerNode(self._clients, container)
 
     def info(self) -> HostInfo:
-        """Return the facts of the machine and its engine."""
         with translated("the engine's description"):
             return api.engine_info(self._clients.here.info(), self._clients.here.api_version)
 
     def create_network(self, spec: NetworkSpec) -> str:
-        """Create a network and return its id.
-
-        Raises:
-            SubnetTaken: the subnet overlaps with another network's.
-        """
         options = {
             "macvlan": {"parent": spec.parent} if spec.parent else {},
             "bridge": {
@@ -74,9 +67,9 @@ class DockerHost:
             return str(made["Id"])
 
     def create(self, spec: ContainerSpec) -> DockerNode:
-        """Create a container with its networks and files; do not start it."""
         client = self._clients.here
         first, *others = spec.networks or (None,)
+        settings = {"IPAMConfig": {"IPv4Address": first.v4}} if first and first.v4 else {}
         with translated(f"container {spec.name}"):
             made = client.create_container(
                 spec.image,
@@ -87,7 +80,7 @@ class DockerHost:
                 labels=dict(spec.labels),
                 ports=[tuple(port.split("/")) for port in spec.publish],
                 host_config=api.host_config(spec),
-                networking_config={"EndpointsConfig": {first.network: api.endpoint(first)}} if first else None,
+                networking_config={"EndpointsConfig": {first.network: settings}} if first else None,
             )["Id"]
             try:
                 for endpoint in others:
@@ -100,7 +93,6 @@ class DockerHost:
             return self.node(str(made))
 
     def run(self, spec: ContainerSpec, timeout: float = 60) -> Output:
-        """Run a one-shot container to its end and remove it."""
         made = None
         rights = ", ".join(spec.capabilities) or "no capability"
         _log.info("one-shot container %s of %s, with %s", spec.name, spec.image, rights)
@@ -111,20 +103,17 @@ class DockerHost:
             try:
                 return made.output(timeout)
             except TimeoutError as error:
-                needed = f"{' '.join(spec.command)[:200]} to end within {timeout:g} s"
-                raise TimedOut(needed, "it did not", "try again") from error
+                raise overdue(spec.command, timeout) from error
         finally:
             if made:
                 with shielded():
                     made.remove()
 
     def remove_network(self, network: str) -> None:
-        """Remove a network; idempotent."""
         with translated(f"network {network[:12]} removed"), suppress(docker.errors.NotFound):
             self._clients.here.remove_network(network)
 
     def find(self, labels: Mapping[str, str | None]) -> Sequence[Found]:
-        """List containers, then networks, with all these labels (``None``: any value)."""
         filters = {"label": [name if value is None else f"{name}={value}" for name, value in labels.items()]}
         with translated("the list of containers and networks"):
             containers = self._clients.here.containers(all=True, filters=filters)

@@ -20,7 +20,6 @@ class DockerImages:
         self._clients = clients
 
     def find(self, tag: str) -> Mapping[str, str] | None:
-        """Return the labels of a local image and its id under ``id``; ``None`` if the image is missing."""
         with translated(f"image {tag}"):
             try:
                 facts = self._clients.here.inspect_image(tag)
@@ -29,13 +28,11 @@ class DockerImages:
             return {**((facts.get("Config") or {}).get("Labels") or {}), "id": facts["Id"]}
 
     def list(self, label: str) -> Sequence[tuple[str, Mapping[str, str]]]:
-        """List local images that carry ``label``: tag, and labels plus ``id``, ``size`` (bytes), ``created``."""
         with translated("the list of images"):
             images = self._clients.here.images(filters={"label": label})
             return [image for facts in images for image in api.found_image(facts)]
 
     def pull(self, tag: str) -> None:
-        """Fetch an image from its registry."""
         with translated(f"image {tag} from its registry"):
             for part in self._clients.here.pull(tag, stream=True, decode=True):
                 if reason := api.refusal(part):
@@ -44,7 +41,6 @@ class DockerImages:
                 raise EngineFailed(f"image {tag} from its registry", "the engine has none after the pull", "try again")
 
     def load_root(self, tarball: str, tag: str) -> None:
-        """Import a root file system's tar as an image."""
         repository, _, release = tag.partition(":")
         with translated(f"image {tag} from a root file system"):
             printed = self._clients.here.import_image_from_file(tarball, repository=repository, tag=release)
@@ -54,7 +50,6 @@ class DockerImages:
                 raise EngineFailed(f"image {tag}", refused, "read the engine's log")
 
     def build(self, context: bytes, tag: str, args: Mapping[str, str], labels: Mapping[str, str]) -> Iterator[str]:
-        """Build an image from a tar with a Dockerfile at its top; yield the build's output, line by line."""
         with translated(f"image {tag}"):
             progress = self._clients.here.build(
                 fileobj=io.BytesIO(context),
@@ -72,7 +67,6 @@ class DockerImages:
                 yield from (part.get("stream") or "").splitlines()
 
     def discard(self, image: str) -> None:
-        """Remove an image if it is untagged and unused; otherwise keep it."""
         with translated(f"image {image} removed"), suppress(docker.errors.NotFound):
             if self._clients.here.inspect_image(image).get("RepoTags"):
                 return

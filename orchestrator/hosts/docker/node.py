@@ -12,8 +12,8 @@ import docker.errors
 import requests
 
 from orchestrator.bed.wiring import without_setup_rights
-from orchestrator.errors import EngineFailed, TimedOut
-from orchestrator.hosts import ContainerGone, LogLine, Output
+from orchestrator.errors import EngineFailed
+from orchestrator.hosts import ContainerGone, LogLine, Output, overdue
 from orchestrator.hosts.docker import api
 from orchestrator.hosts.docker.client import TIMEOUT_S, Clients, translated
 
@@ -31,21 +31,14 @@ class DockerNode:
         self._clients = clients
 
     def start(self) -> None:
-        """Start the container."""
         with translated(f"container {self.id[:12]} started"):
             self._clients.here.start(self.id)
 
     def pin(self, cpus: str) -> None:
-        """Restrict the container to these CPUs (a list as in cpuset(7)), effective at once."""
         with translated(f"container {self.id[:12]} on CPUs {cpus}"):
             self._clients.here.update_container(self.id, cpuset_cpus=cpus)
 
     def exec(self, command: Sequence[str], *, capabilities: Sequence[str] | None = None, timeout: float = 60) -> Output:
-        """Run a command in the container to its end, with these capabilities; ``None``: the container's.
-
-        Raises:
-            TimedOut: the command runs longer than ``timeout`` seconds.
-        """
         pieces: tuple[list[bytes], list[bytes]] = ([], [])
         limited, at_its_end = api.limited(_with(capabilities, command), timeout, kill_after=_KILL_AFTER_S)
         with translated(f"an answer of {command[0]} in container {self.id[:12]}"):
@@ -56,25 +49,27 @@ class DockerNode:
             status = self._exec_status(run)
         out, err = (b"".join(kept).decode(errors="replace") for kept in pieces)
         if at_its_end in err:
-            raise TimedOut(f"{' '.join(command)[:200]} to end within {timeout:g} s", "it did not", "look at its log")
+            raise overdue(command, timeout)
         return Output(status=status, stdout=out, stderr=err)
 
-    def exec_lines(self, command: Sequence[str], *, capabilities: Sequence[str] | None = None) -> Iterator[str]:
-        """Run a command as ``exec`` does, without a time limit, and yield its standard output line by line.
-
-        Raises:
-            EngineFailed: after the last line, if the exit status is not 0; holds the end of standard error.
-        """
-        rest, errors = b"", b""
+    def exec_lines(
+        self, command: Sequence[str], *, capabilities: Sequence[str] | None = None, timeout: float
+    ) -> Iterator[str]:
+        rest, errors, late = b"", b"", False
+        limited, at_its_end = api.limited(_with(capabilities, command), timeout, kill_after=_KILL_AFTER_S)
         with translated(f"{command[0]} in container {self.id[:12]}"):
-            run = self._clients.here.exec_create(self.id, list(_with(capabilities, command)))["Id"]
+            run = self._clients.here.exec_create(self.id, limited)["Id"]
             for out, err in self._clients.here.exec_start(run, stream=True, demux=True):
-                errors = (errors + (err or b""))[-4096:]
+                errors += err or b""
+                late = late or at_its_end.encode() in errors
+                errors = errors[-4096:]
                 *lines, rest = (rest + (out or b"")).split(b"\n")
                 yield from (line.decode(errors="replace") for line in lines)
             status = self._exec_status(run)
         if rest:
             yield rest.decode(errors="replace")
+        if late:
+            raise overdue(command, timeout)
         if status:
             raise EngineFailed(
                 f"{' '.join(command)[:200]} to succeed",
@@ -89,13 +84,23 @@ class DockerNode:
         return int(status)
 
     def logs(self, *, follow: bool) -> Iterator[LogLine]:
-        """Yield the container's log from its start; with ``follow`` until the container ends.
-
-        With ``follow``, Engine 20.10 often omits a last line without a newline.
-        """
         with translated(f"the log of container {self.id[:12]}"):
-            frames = self._frames(follow=follow, timestamps=True)
-            yield from api.lines(api.once(frames) if follow else frames)
+            yield from api.lines(api.once(self._followed()) if follow else self._frames())
+
+    def _followed(self) -> Iterator[tuple[int, bytes]]:
+        """Yield the frames of the log until the container ends; the last ones may be repeated.
+
+        Engine 20.10 omits last lines if the container ends while earlier ones are sent: they are read after the end.
+        """
+        last = b""
+        for stream, piece in self._frames(follow=1):
+            last = max(last, piece.partition(b" ")[0])
+            yield stream, piece
+        try:
+            yield from self._frames(since=f"{api.unix(last.decode()) - 1e-6:.6f}" if last else "0")
+        except docker.errors.APIError as error:
+            if not error.is_client_error():  # the container was removed
+                raise
 
     def output(self, timeout: float) -> Output:
         """Wait for the container's end and return its output.
@@ -111,18 +116,21 @@ class DockerNode:
                     raise
                 status = None
             printed: dict[int, bytes] = {api.STDOUT: b"", api.STDERR: b""}
-            for stream, frame in () if status is None else self._frames(follow=False, timestamps=False):
+            for stream, frame in () if status is None else self._frames(timestamps=0):
                 printed[stream] += frame
         if status is None:
             raise TimeoutError
         out, err = (printed[stream].decode(errors="replace") for stream in (api.STDOUT, api.STDERR))
         return Output(status=status, stdout=out, stderr=err)
 
-    def _frames(self, *, follow: bool, timestamps: bool) -> Iterator[tuple[int, bytes]]:
-        """Yield the frames of the container's log; ``APIClient.logs`` does not separate the streams."""
+    def _frames(self, **options: int | str) -> Iterator[tuple[int, bytes]]:
+        """Yield the frames of the container's log; ``APIClient.logs`` does not separate the streams.
+
+        ``options``: those of ``GET /containers/{id}/logs``, besides time stamps and both streams.
+        """
         client = self._clients.here
         url = f"{client.base_url}/v{client.api_version}/containers/{self.id}/logs"
-        query = {"stdout": 1, "stderr": 1, "follow": int(follow), "timestamps": int(timestamps)}
+        query: dict[str, int | str] = {"stdout": 1, "stderr": 1, "timestamps": 1, **options}
         with client.get(url, params=query, stream=True, timeout=(TIMEOUT_S, None)) as response:
             try:
                 response.raise_for_status()
@@ -131,16 +139,10 @@ class DockerNode:
             yield from api.frames(response.raw.read)
 
     def stats(self) -> Iterator[dict[str, Any]]:
-        """Yield the engine's raw statistics, about once a second, until the container ends."""
         with translated(f"statistics of container {self.id[:12]}"):
             yield from self._clients.here.stats(self.id, decode=True, stream=True)
 
     def wait(self) -> int:
-        """Wait until the container ends and return its exit status.
-
-        Raises:
-            ContainerGone: the container was removed; its exit status is lost.
-        """
         with translated(f"the end of container {self.id[:12]}"):
             try:
                 return int(self._clients.here.wait(self.id, timeout=None)["StatusCode"])
@@ -148,7 +150,6 @@ class DockerNode:
                 raise ContainerGone(self.id) from error
 
     def remove(self) -> None:
-        """Kill and remove the container; idempotent."""
         with translated(f"container {self.id[:12]} removed"), suppress(docker.errors.NotFound):
             try:
                 self._clients.here.remove_container(self.id, force=True, v=True)
@@ -158,10 +159,14 @@ class DockerNode:
                 with suppress(requests.RequestException):
                     self._clients.here.wait(self.id, timeout=10, condition="removed")
 
-    def read_file(self, path: str) -> bytes:
-        """Return the content of a file in the container, running or not."""
+    def read_file(self, path: str) -> bytes | None:
         with translated(f"{path} of container {self.id[:12]}"):
-            pieces, _ = self._clients.here.get_archive(self.id, path)
+            try:
+                pieces, _ = self._clients.here.get_archive(self.id, path)
+            except docker.errors.NotFound as error:
+                if "no such container" in str(error).lower():
+                    raise
+                return None
             with tarfile.open(fileobj=io.BytesIO(b"".join(pieces))) as archive:
                 file = archive.extractfile(archive.getmembers()[0])
                 if file is None:

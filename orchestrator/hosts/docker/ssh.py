@@ -170,7 +170,8 @@ class Forward:
         elif "Permission denied" in output or "Too many authentication failures" in output:
             needed = f"a login at {self.target.host} by ssh without a question"
             do = f"add your key to ssh-agent, or name it in ~/.ssh/config: {by_hand} must ask for no password"
-        return EngineFailed(needed, _end_of(output) or "ssh ended without a message", do)
+        end = "\n".join(line.strip() for line in output.splitlines()[-10:] if line.strip())
+        return EngineFailed(needed, end or "ssh ended without a message", do)
 
 
 def _end(keeper: "subprocess.Popen[bytes]") -> None:
@@ -179,7 +180,3 @@ def _end(keeper: "subprocess.Popen[bytes]") -> None:
         with suppress(subprocess.TimeoutExpired):
             keeper.wait(_END_S)
         keeper.stdout.close()
-
-
-def _end_of(output: str) -> str:
-    return "\n".join(line.strip() for line in output.splitlines()[-10:] if line.strip())

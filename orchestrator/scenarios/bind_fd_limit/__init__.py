@@ -6,11 +6,8 @@ reported (node ``dns``) and, with a fix, a second one (``fixed``). Background: d
 """
 
 from orchestrator.bed.model import Bed, Families
-from orchestrator.measurements import Measurements
-from orchestrator.scenarios import Verdict
 from orchestrator.scenarios.bind_fd_limit.drive import count_open, ended_at_start, stop
-from orchestrator.scenarios.bind_fd_limit.named import servers
-from orchestrator.scenarios.bind_fd_limit.params import Params
+from orchestrator.scenarios.bind_fd_limit.named import Params, servers
 from orchestrator.scenarios.bind_fd_limit.verdict import judge
 from orchestrator.up.bed import RecordedBed
 
@@ -21,6 +18,7 @@ class BindFdLimit:
     name = "bind-fd-limit"
     question = "Does BIND with this many addresses run over its limit of sockets, and then refuse to shut down?"
     params = Params
+    judge = staticmethod(judge)
     provokes = frozenset({"open files, by the daemon's own limit"})
 
     def bed(self, params: Params) -> Bed:
@@ -41,10 +39,6 @@ class BindFdLimit:
                 count_open(bed, node)
         for node in running:
             stop(bed, node)
-
-    def judge(self, measured: Measurements, params: Params) -> Verdict:
-        """Judge whether the limit was exceeded, and whether the fix avoids that."""
-        return judge(measured, params)
 
 
 SCENARIO = BindFdLimit()

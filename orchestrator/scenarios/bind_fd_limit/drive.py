@@ -5,7 +5,7 @@ from typing import Any
 
 from orchestrator.errors import EngineFailed, NodeDied, TimedOut
 from orchestrator.hosts import Output
-from orchestrator.scenarios.bind_fd_limit.signatures import FETCHED, OVER, SIGNATURES
+from orchestrator.scenarios.bind_fd_limit.readings import FETCHED, OVER, SIGNATURES
 from orchestrator.up.bed import RecordedBed
 from orchestrator.up.node import RunningNode
 
@@ -74,12 +74,7 @@ def stop(bed: RecordedBed, node: RunningNode) -> None:
 
 
 def _ask(bed: RecordedBed, node: RunningNode, *command: str) -> Output | None:
-    """Run a command in a node; ``None`` after a timeout, or if the node ends and may end.
-
-    Raises:
-        NodeDied: this node ended and may not, or another one ended.
-        EngineFailed: the engine failed although the node runs.
-    """
+    """Run a command in a node; ``None`` after a timeout, or if the node ends and may end."""
     try:
         output = node.exec(*command, timeout=STOP_S)
     except NodeDied:
@@ -106,28 +101,24 @@ def _await_end(bed: RecordedBed, node: RunningNode, deadline: float) -> NodeDied
 
 
 def _end(node: RunningNode, seconds: float) -> NodeDied | None:
-    """Wait up to ``seconds`` for the end of a node; ``None`` if it still runs.
-
-    Raises:
-        NodeDied: SIGKILL ended it, or its container was removed: BIND did not end by itself.
-    """
+    """Wait up to ``seconds`` for the end of a node; ``None`` if it still runs."""
     death = node.end(seconds)
     if death and death.exit_status in {SIGKILL_STATUS, None}:
-        raise death
+        raise death  # BIND did not end by itself: SIGKILL ended it, or its container was removed
     return death
 
 
 def _settled(bed: RecordedBed, node: RunningNode) -> dict[str, int] | None:
     """Count until the number of open files is stable: outgoing sockets are closed with some delay."""
-    counted: dict[str, int] | None = None
+    counts: list[dict[str, int] | None] = [None]
 
     def settled() -> bool:
-        nonlocal counted
-        before, counted = counted, _count(bed, node)
-        return counted is None or (before is not None and counted["open_files"] == before["open_files"])
+        counts.append(_count(bed, node))
+        before, now = counts[-2:]
+        return now is None or (before is not None and now["open_files"] == before["open_files"])
 
     bed.until(settled, SETTLE_S, SETTLING_S)
-    return counted
+    return counts[-1]
 
 
 def _count(bed: RecordedBed, node: RunningNode) -> dict[str, int] | None:

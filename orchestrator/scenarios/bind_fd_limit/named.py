@@ -1,18 +1,40 @@
-"""Settings of each named of the bed, with predicted open files, limit and threshold."""
+"""Parameters, and settings of each named of the bed, with predicted open files, limit and threshold."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
-from orchestrator.bed.model import Limits, Node
-from orchestrator.scenarios.bind_fd_limit.params import Params
-from orchestrator.services import bind
+from pydantic import Field
 
+from orchestrator.bed.model import MAX_DOMAINS, Limits, Node, Release
+from orchestrator.scenarios import OverIPv4
+from orchestrator.services import files_of
+
+BIND = "bind"
 REPORTED, FIXED = "dns", "fixed"
 ADDRESSES, FULL_WORKERS = 2560, 24
 BOTH_FAMILIES = 800
 """Addresses of each family for the fix listen-on-v6: 6,432 open files are over -S 4096, and 3,232 of IPv4 are not."""
 RESERVED = 512
 """File descriptors that 9.16 reserves for other uses than sockets (``reserved-sockets``)."""
+
+
+class Params(OverIPv4):
+    """Parameters of the scenario."""
+
+    addresses: Annotated[int, Field(ge=1, le=MAX_DOMAINS)] | None = None
+    """IPv4 addresses that named listens on; unset: 2,560 (with the fix listen-on-v6: 800 of each family)."""
+    workers: Annotated[int, Field(ge=1, le=256)] = 2
+    """Worker threads (-n)."""
+    max_sockets: Annotated[int, Field(ge=1024, le=1 << 20)] | None = 4096
+    """Limit of sockets in BIND 9.16 (-S); other releases ignore it."""
+    nofile: Annotated[int, Field(ge=64, le=1 << 20)] | None = None
+    """Limit of open files in the kernel (RLIMIT_NOFILE); unset: the engine's default."""
+    dns_release: Release = "bullseye"
+    """Debian release of BIND: 9.16 (bullseye), 9.18 (bookworm), 9.20 (trixie)."""
+    fix: Literal["listen-on", "maxsockets", "listen-on-v6"] | None = None
+    """Prove a fix on a second server: listen on one address, a higher -S, no IPv6."""
+    full: bool = False
+    """Full size instead of addresses, workers, max-sockets and nofile: 2,560 addresses, 24 workers, Debian's own -S."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,12 +63,12 @@ class Named:
     @property
     def open_files(self) -> int:
         """Predicted open files."""
-        return bind.open_files(self.listening, self.workers, self.release)
+        return files_of(BIND).open_files(self.listening, self.workers, self.release)
 
     @property
     def limit(self) -> int | None:
         """Number of open files at which the next one fails; ``None``: the engine's default limit."""
-        limits = [self.nofile, (self.max_sockets or bind.DEBIAN_MAX_SOCKETS) if self.release == "bullseye" else None]
+        limits = [self.nofile, files_of(BIND).most_files(self.release, self.max_sockets)]
         return min((limit for limit in limits if limit), default=None)
 
     @property
@@ -55,7 +77,7 @@ class Named:
         if self.limit is None:
             return None
         each = 2 * self.workers * (2 if self.listen_v6 == "lab" else 1)
-        return -(-(self.limit - bind.open_files(0, self.workers, self.release)) // each)
+        return -(-(self.limit - files_of(BIND).open_files(0, self.workers, self.release)) // each)
 
     def node(self) -> Node:
         """Return the node; it may end if the kernel's limit is too low for its start."""
@@ -67,7 +89,7 @@ class Named:
             "resolver": True,
         }
         return Node(
-            service="bind",
+            service=BIND,
             release=self.release,  # type: ignore[arg-type]  # checked by Params
             addresses=self.addresses,
             limits=Limits(nofile=self.nofile),

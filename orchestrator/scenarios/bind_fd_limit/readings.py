@@ -9,15 +9,36 @@ from pydantic import Field
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import Kept
 from orchestrator.scenarios.bind_fd_limit.named import Named
-from orchestrator.scenarios.bind_fd_limit.signatures import ABORT, OVER, RNDC_REFUSED, SIGNATURES
+
+FETCHED = r"managed-keys-zone: Unable to fetch DNSKEY set"
+"""A bed never reaches a root server, so the fetch always fails; by then named has requested its first sockets."""
+OVER = "socket: file descriptor exceeds limit (N/M)"
+RNDC_REFUSED = "accept: file descriptor exceeds limit (N/M)"
+"""A connection's socket gets the lowest free descriptor, so this line shows whether even an idle named is over its
+limit. A few addresses below that, the line ``OVER`` depends on the number of outgoing sockets open at once."""
+ABORT = "fatal error, and the end"
+SIGNATURES = {
+    OVER: r"socket: file descriptor exceeds limit \(\d+/\d+\)",
+    "managed-keys-zone: ... not enough free resources": FETCHED + r" '\.': not enough free resources",
+    "couldn't add command channel: ... not enough free resources": r"command channel \S+: not enough free resources",
+    RNDC_REFUSED: r"accept: file descriptor exceeds limit \(\d+/\d+\)",
+    "Accepting TCP connection failed: too many open files": r"Accepting TCP connection failed: too many open files",
+    ABORT: r"\.c:\d+:.*fatal error",
+}
+"""Name of a signature in reports -> pattern of its log line."""
 
 
-class _Open(Kept):
+class FileCounts(Kept):
+    """results/<node>-open.json: counts of a named that serves; ``None``: not measured."""
+
     open_files: int | None = None
     sockets: int | None = None
     addresses: int | None = None
+    """Number of addresses it listens on."""
     memory_b: int | None = None
+    """Resident (VmRSS, proc(5))."""
     fetched: bool = False
+    """It requested outgoing sockets: it tried to fetch the root's keys, or was refused a socket."""
 
 
 class _End(Kept):
@@ -38,7 +59,7 @@ class Stop(Kept):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class ServerReadings:
     """Measurements of one named."""
 
     node: str
@@ -46,14 +67,7 @@ class Seen:
     version: str | None
     ready_s: float | None
     """Seconds from its first log line to the line "running"."""
-    open_files: int | None
-    sockets: int | None
-    addresses: int | None
-    """Number of addresses it listens on."""
-    memory_b: int | None
-    """Resident (VmRSS, proc(5))."""
-    fetched: bool
-    """It requested outgoing sockets: it tried to fetch the root's keys, or was refused a socket."""
+    counts: FileCounts
     lines: dict[str, list[tuple[float, str]]]
     """Signature -> Unix time and text of each line."""
     stop: Stop | None
@@ -72,21 +86,17 @@ class Seen:
                     lines[name].append((t, text))
         begun, serves = lines.pop("starting BIND"), lines.pop("running")
         start = patterns["starting BIND"].search(begun[0][1]) if begun else None
-        counted = measured.rundir.checked_result(f"{node}-open", _Open.model_validate) or _Open()
-        end = measured.rundir.checked_result(f"{node}-end", _End.model_validate) or _End()
+        read = measured.rundir.checked_result
+        end = read(f"{node}-end", _End.model_validate)
         return cls(
             node=node,
             setup=setup,
             version=start[1] if start else None,
             ready_s=serves[0][0] - begun[0][0] if begun and serves else None,
-            open_files=counted.open_files,
-            sockets=counted.sockets,
-            addresses=counted.addresses,
-            memory_b=counted.memory_b,
-            fetched=counted.fetched,
+            counts=read(f"{node}-open", FileCounts.model_validate) or FileCounts(),
             lines=lines,
-            stop=measured.rundir.checked_result(f"{node}-stop", Stop.model_validate),
-            ended=end.status,
+            stop=read(f"{node}-stop", Stop.model_validate),
+            ended=end.status if end else None,
         )
 
     @property
@@ -98,7 +108,7 @@ class Seen:
             return None
         if self.lines[OVER] and self.lines[RNDC_REFUSED]:
             return True
-        return False if self.fetched else None
+        return False if self.counts.fetched else None
 
     @property
     def stopped_s(self) -> float | None:

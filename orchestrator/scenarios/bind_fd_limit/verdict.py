@@ -4,11 +4,18 @@ from dataclasses import replace
 
 from orchestrator.measurements import Measurements
 from orchestrator.scenarios import Evidence, Outcome, Quote, Table, Verdict
-from orchestrator.scenarios.bind_fd_limit.named import ADDRESSES, FIXED, FULL_WORKERS, REPORTED, Named, servers
-from orchestrator.scenarios.bind_fd_limit.params import Params
-from orchestrator.scenarios.bind_fd_limit.readings import Seen
-from orchestrator.scenarios.bind_fd_limit.signatures import ABORT, OVER, RNDC_REFUSED, SIGNATURES
-from orchestrator.services import bind
+from orchestrator.scenarios.bind_fd_limit.named import (
+    ADDRESSES,
+    BIND,
+    FIXED,
+    FULL_WORKERS,
+    REPORTED,
+    Named,
+    Params,
+    servers,
+)
+from orchestrator.scenarios.bind_fd_limit.readings import ABORT, OVER, RNDC_REFUSED, SIGNATURES, ServerReadings
+from orchestrator.services import files_of
 
 TOLERANCE, TOLERANCE_FILES = 0.02, 2
 """Relative and absolute tolerance of a prediction; the larger one counts."""
@@ -16,7 +23,7 @@ TOLERANCE, TOLERANCE_FILES = 0.02, 2
 
 def judge(measured: Measurements, params: Params) -> Verdict:
     """Judge one run: was the limit exceeded as reported, and does the fix avoid that?"""
-    seen = {name: Seen.read(measured, name, named) for name, named in servers(params).items()}
+    seen = {name: ServerReadings.read(measured, name, named) for name, named in servers(params).items()}
     reported, fixed = seen[REPORTED], seen.get(FIXED)
     outcome, reason = _outcome(reported, fixed, params.fix)
     return Verdict(
@@ -28,7 +35,14 @@ def judge(measured: Measurements, params: Params) -> Verdict:
         evidence=(*_as_reported(reported), *(_with_fix(fixed) if fixed else ())),
         marks=tuple(_marks(reported.setup, params)),
         figures=_figures(reported, fixed),
-        tables=(_servers_table(seen), _signatures_table(seen)),
+        tables=(
+            _servers_table(seen),
+            Table(
+                title="Lines in the logs",
+                columns=("line", *seen),
+                rows=tuple((name, *(len(one.lines[name]) for one in seen.values())) for name in SIGNATURES),
+            ),
+        ),
         quotes=tuple(
             Quote(source=f"log of {one.node}", t=lines[0][0], text=lines[0][1])
             for one in seen.values()
@@ -38,10 +52,10 @@ def judge(measured: Measurements, params: Params) -> Verdict:
     )
 
 
-def _outcome(reported: Seen, fixed: Seen | None, fix: str | None) -> tuple[Outcome, str]:
+def _outcome(reported: ServerReadings, fixed: ServerReadings | None, fix: str | None) -> tuple[Outcome, str]:
     if reported.over is None:
         return Outcome.INCONCLUSIVE, "No outgoing socket of it was observed, so its limit was not tested."
-    with_so_many = f"With {_number(reported.open_files)} open files it"
+    with_so_many = f"With {_number(reported.counts.open_files)} open files it"
     if not reported.over:
         for_moments = "met its limit only while several outgoing sockets were open at once"
         how = for_moments if reported.lines[OVER] else "opened its outgoing sockets like any other"
@@ -55,72 +69,52 @@ def _outcome(reported: Seen, fixed: Seen | None, fix: str | None) -> tuple[Outco
     if fixed.over is None or fixed.refused is None:
         return Outcome.INCONCLUSIVE, f"{shown} The fix {fix} was not tested to the end; {fixed.end}."
     outcome = Outcome.REFUTED if fixed.over or fixed.lines[OVER] or fixed.refused else Outcome.CONFIRMED
-    return outcome, f"{shown} With the fix {fix} it has {_number(fixed.open_files)}; {fixed.end}."
+    return outcome, f"{shown} With the fix {fix} it has {_number(fixed.counts.open_files)}; {fixed.end}."
 
 
-def _as_reported(seen: Seen) -> tuple[Evidence, ...]:
+def _as_reported(seen: ServerReadings) -> tuple[Evidence, ...]:
+    node, log, sockets = seen.node, f"logs/{seen.node}.log.gz", seen.counts.sockets
     lines = seen.lines[ABORT] if seen.ended is not None else seen.lines[OVER]
-    log = f"logs/{seen.node}.log.gz"
+    turned_away = None if seen.stop is None else len(seen.lines[RNDC_REFUSED])
     listening = 2 * seen.setup.workers
-    each = seen.sockets / seen.addresses if seen.sockets is not None and seen.addresses else None
     return (
-        Evidence.some(
-            f"lines on the limit in the log of {seen.node}",
-            None if seen.over is None else len(lines),
-            log,
-        ),
-        Evidence.some(
-            f"{seen.node} is over its limit even when idle: rndc is turned away",
-            None if seen.stop is None else len(seen.lines[RNDC_REFUSED]),
-            log,
-            of=" lines",
-        ),
-        Evidence(
-            fact=f"{seen.node} refuses to shut down",
-            found=seen.end,
-            needed="still there after rndc stop and SIGTERM",
-            holds=seen.refused,
-            source=f"results/{seen.node}-stop.json",
-        ),
+        Evidence.some(f"lines on the limit in the log of {node}", None if seen.over is None else len(lines), log),
+        Evidence.some(f"{node} is over its limit even when idle: rndc is turned away", turned_away, log, of=" lines"),
+        _shutdown(f"{node} refuses to shut down", seen, "still there after rndc stop and SIGTERM", refused=True),
         _predicted(seen),
-        Evidence(
-            fact=f"sockets for each address of {seen.node}",
-            found=_number(each),
-            needed=f"{listening}: UDP and TCP, {seen.setup.workers} workers",
-            holds=None if each is None else each == listening,
-            source=f"results/{seen.node}-open.json",
+        Evidence.of(
+            f"sockets for each address of {node}",
+            sockets / seen.counts.addresses if sockets is not None and seen.counts.addresses else None,
+            f"{listening}: UDP and TCP, {seen.setup.workers} workers",
+            lambda each: each == listening,
+            f"results/{node}-open.json",
+            "{:,g}",
         ),
     )
 
 
-def _with_fix(seen: Seen) -> tuple[Evidence, ...]:
+def _with_fix(seen: ServerReadings) -> tuple[Evidence, ...]:
+    lines, log = None if seen.over is None else len(seen.lines[OVER]), f"logs/{seen.node}.log.gz"
     return (
-        Evidence(
-            fact="lines on the limit with the fix",
-            found="not measured" if seen.over is None else f"{len(seen.lines[OVER])}",
-            needed="0",
-            holds=None if seen.over is None else not seen.lines[OVER],
-            source=f"logs/{seen.node}.log.gz",
-        ),
-        Evidence(
-            fact="with the fix it shuts down",
-            found=seen.end,
-            needed="ended",
-            holds=None if seen.refused is None else not seen.refused,
-            source=f"results/{seen.node}-stop.json",
-        ),
+        Evidence.of("lines on the limit with the fix", lines, "0", lambda count: count == 0, log),
+        _shutdown("with the fix it shuts down", seen, "ended", refused=False),
         _predicted(seen),
     )
 
 
-def _predicted(seen: Seen) -> Evidence:
-    predicted, found = seen.setup.open_files, seen.open_files
-    return Evidence(
-        fact=f"open files of {seen.node}",
-        found=_number(found),
-        needed=f"within {TOLERANCE:.0%} of the {predicted:,} predicted",
-        holds=None if found is None else abs(found - predicted) <= max(TOLERANCE * predicted, TOLERANCE_FILES),
-        source=f"results/{seen.node}-open.json",
+def _shutdown(fact: str, seen: ServerReadings, needed: str, *, refused: bool) -> Evidence:
+    holds = None if seen.refused is None else seen.refused is refused
+    return Evidence(fact=fact, found=seen.end, needed=needed, holds=holds, source=f"results/{seen.node}-stop.json")
+
+
+def _predicted(seen: ServerReadings) -> Evidence:
+    predicted = seen.setup.open_files
+    return Evidence.of(
+        f"open files of {seen.node}",
+        seen.counts.open_files,
+        f"within {TOLERANCE:.0%} of the {predicted:,} predicted",
+        lambda found: abs(found - predicted) <= max(TOLERANCE * predicted, TOLERANCE_FILES),
+        f"results/{seen.node}-open.json",
     )
 
 
@@ -132,41 +126,41 @@ def _marks(setup: Named, params: Params) -> list[str]:
             f"scaled: {setup.listening:,} addresses x 2 x {setup.workers} workers = "
             f"{setup.listening * 2 * setup.workers:,} sockets; at full size {ADDRESSES:,} x 2 x {FULL_WORKERS} = "
             f"{full.listening * 2 * full.workers:,}, in all {full.open_files:,} open files, over Debian's -S "
-            f"{bind.DEBIAN_MAX_SOCKETS:,}"
+            f"{files_of(BIND).most_files('bullseye'):,}"
         )
     if setup.release != "bullseye" and setup.max_sockets:
         marks.append("-S has no effect since BIND 9.17.20: this release meets only the kernel's limit (--nofile)")
     return marks
 
 
-def _figures(reported: Seen, fixed: Seen | None) -> dict[str, float | None]:
+def _figures(reported: ServerReadings, fixed: ServerReadings | None) -> dict[str, float | None]:
     setup = reported.setup
     figures: dict[str, float | None] = {
-        "open_files_measured": reported.open_files,
+        "open_files_measured": reported.counts.open_files,
         "open_files_predicted": setup.open_files,
         "over_limit_lines": len(reported.lines[OVER]),
         "ready_s": reported.ready_s,
-        "memory_b": reported.memory_b,
+        "memory_b": reported.counts.memory_b,
     }
     if setup.threshold is not None:
         figures["predicted_threshold_addresses"] = setup.threshold
     if reported.stopped_s is not None:
         figures["stopped_after_s"] = reported.stopped_s
     if fixed:
-        figures["fixed_open_files_measured"] = fixed.open_files
+        figures["fixed_open_files_measured"] = fixed.counts.open_files
         figures["fixed_stopped_after_s"] = fixed.stopped_s
     return figures
 
 
-def _servers_table(seen: dict[str, Seen]) -> Table:
+def _servers_table(seen: dict[str, ServerReadings]) -> Table:
     rows: dict[str, list[str | float | None]] = {
-        "addresses that it listens on": [one.addresses for one in seen.values()],
-        "listening sockets": [one.sockets for one in seen.values()],
+        "addresses that it listens on": [one.counts.addresses for one in seen.values()],
+        "listening sockets": [one.counts.sockets for one in seen.values()],
         "open files, predicted": [one.setup.open_files for one in seen.values()],
-        "open files, measured": [one.open_files for one in seen.values()],
+        "open files, measured": [one.counts.open_files for one in seen.values()],
         "-S": [one.setup.max_sockets for one in seen.values()],
         "ready after, s": [one.ready_s for one in seen.values()],
-        "memory, MB": [one.memory_b and one.memory_b / 1e6 for one in seen.values()],
+        "memory, MB": [one.counts.memory_b and one.counts.memory_b / 1e6 for one in seen.values()],
         "how it ends": [one.end for one in seen.values()],
     }
     return Table(
@@ -176,13 +170,5 @@ def _servers_table(seen: dict[str, Seen]) -> Table:
     )
 
 
-def _signatures_table(seen: dict[str, Seen]) -> Table:
-    return Table(
-        title="Lines in the logs",
-        columns=("line", *seen),
-        rows=tuple((name, *(len(one.lines[name]) for one in seen.values())) for name in SIGNATURES),
-    )
-
-
-def _number(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:,g}" if isinstance(value, float) else f"{value:,}"
+def _number(value: int | None) -> str:
+    return "not measured" if value is None else f"{value:,}"

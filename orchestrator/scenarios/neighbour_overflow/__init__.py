@@ -10,8 +10,6 @@ from contextlib import ExitStack
 from orchestrator.bed.model import Bed, Families, Node
 from orchestrator.errors import HostCannot
 from orchestrator.hosts import capacity
-from orchestrator.measurements import Measurements
-from orchestrator.scenarios import Verdict
 from orchestrator.scenarios.neighbour_overflow.drive import ask
 from orchestrator.scenarios.neighbour_overflow.fixes import SETTING, apply_fix, thresholds
 from orchestrator.scenarios.neighbour_overflow.params import CONNECT_TIMEOUT_S, FIXED, REPORTED, Params
@@ -28,6 +26,7 @@ class NeighbourOverflow:
     name = "neighbour-overflow"
     question = "Do look-ups and mail fail when there are more addresses on the link than the neighbour table holds?"
     params = Params
+    judge = staticmethod(judge)
     provokes = frozenset({capacity.NEIGHBOURS})
 
     def bed(self, params: Params) -> Bed:
@@ -64,10 +63,6 @@ class NeighbourOverflow:
                 with bed.phase(f"fix {params.fix}"):
                     apply_fix(bed, params.fix, settings)
                 ask(bed, params, FIXED)
-
-    def judge(self, measured: Measurements, params: Params) -> Verdict:
-        """Judge whether they failed because the table was full, and whether the fix helps."""
-        return judge(measured, params)
 
 
 SCENARIO = NeighbourOverflow()

@@ -8,13 +8,11 @@ from threading import Event
 from typing import Any
 
 from orchestrator.agents.contract import LoadOrder
-from orchestrator.scenarios.neighbour_overflow.link import blocks
+from orchestrator.scenarios.neighbour_overflow.fixes import blocks
 from orchestrator.scenarios.neighbour_overflow.params import Params
 from orchestrator.services import Role
 from orchestrator.services.agents import PYTHON
 from orchestrator.up.bed import RecordedBed
-from orchestrator.up.collect.kernel import newer
-from orchestrator.up.node import RunningNode
 
 TRIED_S = 20.0
 """Longest time for which the table is kept full, until every message was tried once."""
@@ -52,13 +50,13 @@ def ask(bed: RecordedBed, params: Params, name: str) -> None:
         relay.ask("getent", "hosts", f"{load.name}.nodes.test")
         with _kept_full(bed, filling) as lines:
             sent = bed.send(name, LoadOrder(messages=messages, sizes=[MESSAGE_B], timeout=TRIED_S))
-            _await_first_try(bed, relay)
+            bed.until(lambda: not relay.ask(*_UNTRIED), TRIED_S, POLL_S)
         bed.rundir.save_result(f"{name}-mail", _joined(lines))
     _flush(bed)
     bed.relay.flush()
     sent.drain(SETTLE_S)
-    after = bed.kernel_log(OVERFLOW)
-    kernel_lines = None if before is None or after is None else [asdict(line) for line in newer(after, before)]
+    newer = None if before is None else bed.kernel_log(OVERFLOW, after=before)
+    kernel_lines = None if newer is None else [asdict(line) for line in newer]
     bed.rundir.save_result(f"{name}-kernel", {"lines": kernel_lines})
 
 
@@ -84,11 +82,6 @@ def _kept_full(bed: RecordedBed, filling: tuple[str, ...]) -> Iterator[list[dict
         going.result()
 
 
-def _await_first_try(bed: RecordedBed, relay: RunningNode) -> None:
-    """Wait at most ``TRIED_S`` until the relay has delivered or deferred every message."""
-    bed.until(lambda: not relay.ask(*_UNTRIED), TRIED_S, POLL_S)
-
-
 def _agent(*words: object) -> tuple[str, ...]:
     return (*PYTHON, "-m", "orchestrator.agents.neighbours", *map(str, words))
 
@@ -109,5 +102,4 @@ def _joined(lines: list[dict[str, Any]]) -> dict[str, Any]:
 def _flush(bed: RecordedBed) -> None:
     """Drop the neighbour entries of every node, except permanent ones."""
     with ThreadPoolExecutor(len(bed.nodes)) as pool:
-        for done in [pool.submit(node.change_network, _FLUSH) for node in bed.nodes.values()]:
-            done.result()
+        list(pool.map(lambda node: node.change_network(_FLUSH), bed.nodes.values()))

@@ -1,9 +1,13 @@
-"""Fixes: a larger neighbour table, or fewer entries that count."""
+"""Addresses on the link, and fixes: a larger neighbour table, or fewer entries that count."""
 
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+
+from orchestrator.bed.addressing import prefix_for
 from orchestrator.hosts.kernel_settings import HostSettings
-from orchestrator.scenarios.neighbour_overflow.link import blocks
 from orchestrator.services import Role
 from orchestrator.up.bed import RecordedBed
+from orchestrator.up.node import RunningNode
 
 SETTING = "net.ipv4.neigh.default.gc_thresh"
 
@@ -19,6 +23,29 @@ while [ $n -lt $end ]; do
     n=$((n + 1))
 done | ip -batch -
 """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """Addresses of one server on the link."""
+
+    owner: RunningNode
+    first: IPv4Address
+    count: int
+
+    @property
+    def prefix(self) -> IPv4Network:
+        """Smallest prefix that holds them."""
+        return IPv4Network((int(self.first), prefix_for(self.count)))
+
+
+def blocks(bed: RecordedBed) -> tuple[Block, Block]:
+    """Return the blocks of the DNS server and of the sink."""
+    dns, sink, count = bed.role(Role.DNS), bed.role(Role.SINK), len(bed.plan.deliveries)
+    return (
+        Block(owner=dns, first=dns.plan.addresses[1], count=count),
+        Block(owner=sink, first=bed.plan.mail.network_address, count=count),
+    )
 
 
 def thresholds(addresses: int) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Observations of one pass, read from a run directory."""
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Self
 
@@ -7,9 +8,12 @@ from pydantic import Field
 
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import Kept
+from orchestrator.services import Role
+
+_DEFERRED = re.compile(r"/smtp\[\d+\]: [0-9A-Za-z]+: to=.*, status=deferred ")
 
 
-class _Table(Kept):
+class _TableReading(Kept):
     t: float
     entries: int
     fulls: int
@@ -25,7 +29,7 @@ class _Report(Kept):
 
 
 class _Part(Kept):
-    tables: Annotated[list[_Table], Field(min_length=1)]
+    tables: Annotated[list[_TableReading], Field(min_length=1)]
 
 
 class _Asked(_Part):
@@ -43,15 +47,17 @@ class _Kernel(Kept):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class PassReadings:
     """Measurements of one pass."""
 
     name: str
+    relay: str
+    """Name of the relay's node."""
     look_up: _Report
     """``agents.neighbours.Report`` of the look-ups over UDP."""
     connect: _Report
     """``agents.neighbours.Report`` of the connections."""
-    tables: list[_Table]
+    tables: list[_TableReading]
     """``agents.neighbours.NeighbourTable``, in the order of reading."""
     messages: int
     """Messages offered to the relay."""
@@ -71,14 +77,16 @@ class Seen:
         look_up, connect = (read(f"{name}-{act}", _Asked.model_validate) for act in ("look-up", "connect"))
         mail, kernel = read(f"{name}-mail", _Part.model_validate), read(f"{name}-kernel", _Kernel.model_validate)
         sent, got, began = measured.loads.get(name), measured.sinks.get(name), measured.phase(f"{name}: mail")
+        relay = measured.name_of(Role.RELAY)
         if not (look_up and connect and mail and kernel and sent and sent.accepted is not None and got and began):
             return None
         deferred: dict[str, tuple[float, str]] = {}
-        for t, text in measured.log_lines("relay", r"/smtp\[\d+\]: [0-9A-Za-z]+: to=.*, status=deferred "):
-            if began.start <= t < until:
+        for t, text in measured.rundir.log(relay):
+            if began.start <= t < until and _DEFERRED.search(text):
                 deferred.setdefault(text.partition("]: ")[2].partition(":")[0], (t, text))
         return cls(
             name=name,
+            relay=relay,
             look_up=look_up.report,
             connect=connect.report,
             tables=[table for part in (look_up, connect, mail) for table in part.tables],

@@ -5,18 +5,18 @@ from collections.abc import Callable, Iterator, Mapping
 from orchestrator.measurements import Measurements
 from orchestrator.scenarios import Evidence, Outcome, Quote, Table, Verdict
 from orchestrator.scenarios.neighbour_overflow.params import CONNECT_TIMEOUT_S, FIXED, REPORTED, Params
-from orchestrator.scenarios.neighbour_overflow.readings import Seen
+from orchestrator.scenarios.neighbour_overflow.readings import PassReadings
 
-AMONG_THEMSELVES = ("load-relay", "relay-load", "relay-dns", "dns-relay", "dns-load", "sink-relay")
-"""Entries of the nodes for each other while mail is sent: owner and neighbour."""
+AMONG_THEMSELVES = 6
+"""Entries of the nodes for each other while mail is sent."""
 
 
 def judge(measured: Measurements, params: Params) -> Verdict:
     """Judge one run: did look-ups or connections fail because the table was full, and not with the fix?"""
     again = measured.phase(f"fix {params.fix}")
     messages = min(params.messages, params.addresses)
-    reported = Seen.read(measured, REPORTED, messages, again.start if again else float("inf"))
-    fixed = Seen.read(measured, FIXED, messages, float("inf")) if params.fix else None
+    reported = PassReadings.read(measured, REPORTED, messages, again.start if again else float("inf"))
+    fixed = PassReadings.read(measured, FIXED, messages, float("inf")) if params.fix else None
     outcome, reason = _outcome(reported, fixed, params.fix)
     passes = {name: seen for name, seen in (("as reported", reported), (f"with the fix {params.fix}", fixed)) if seen}
     limit = f", which holds {reported.limit:,} entries" if reported else ""
@@ -34,7 +34,7 @@ def judge(measured: Measurements, params: Params) -> Verdict:
     )
 
 
-def _outcome(reported: Seen | None, fixed: Seen | None, fix: str | None) -> tuple[Outcome, str]:
+def _outcome(reported: PassReadings | None, fixed: PassReadings | None, fix: str | None) -> tuple[Outcome, str]:
     if reported is None:
         return Outcome.INCONCLUSIVE, "The pass as reported is incomplete, so there is no answer."
     full = f"{reported.fulls:,} times there was no room in the table"
@@ -51,11 +51,11 @@ def _outcome(reported: Seen | None, fixed: Seen | None, fix: str | None) -> tupl
     return outcome, f"{shown} With the fix {fix}: {_failed(fixed)}; {fixed.fulls:,} times there was no room."
 
 
-def _failed(seen: Seen) -> str:
+def _failed(seen: PassReadings) -> str:
     return ", ".join(f"{failed:,} of {tried:,} {what}" for what, (failed, tried) in seen.failures.items())
 
 
-def _evidence(name: str, seen: Seen, *, wanted: bool) -> Iterator[Evidence]:
+def _evidence(name: str, seen: PassReadings, *, wanted: bool) -> Iterator[Evidence]:
     """Yield the evidence of one pass: failures are ``wanted`` as reported, and not with a fix."""
 
     def count(fact: str, found: int | None, source: str, of: str = "") -> Evidence:
@@ -67,7 +67,7 @@ def _evidence(name: str, seen: Seen, *, wanted: bool) -> Iterator[Evidence]:
             source=source,
         )
 
-    sources = (f"results/{seen.name}-look-up.json", f"results/{seen.name}-connect.json", "logs/relay.log.gz")
+    sources = (f"results/{seen.name}-look-up.json", f"results/{seen.name}-connect.json", f"logs/{seen.relay}.log.gz")
     for (fact, (failed, tried)), source in zip(seen.failures.items(), sources, strict=True):
         yield count(fact, failed, source, f" of {tried:,}")
     yield count("entries that found no room (table_fulls)", seen.fulls, "series/readings.jsonl")
@@ -75,7 +75,7 @@ def _evidence(name: str, seen: Seen, *, wanted: bool) -> Iterator[Evidence]:
     yield count("lines of the kernel on the overflow", lines, f"results/{seen.name}-kernel.json")
 
 
-def _figures(reported: Seen | None, fixed: Seen | None) -> dict[str, float | None]:
+def _figures(reported: PassReadings | None, fixed: PassReadings | None) -> dict[str, float | None]:
     figures: dict[str, float | None] = {}
     for prefix, seen in (("", reported), ("fixed_", fixed)):
         if seen:
@@ -83,13 +83,13 @@ def _figures(reported: Seen | None, fixed: Seen | None) -> dict[str, float | Non
             figures |= {f"{prefix}{n}": failed for n, (failed, _) in zip(names, seen.failures.values(), strict=True)}
             figures |= {f"{prefix}table_fulls": seen.fulls, f"{prefix}entries_at_most": seen.most}
     if reported:
-        figures["predicted_threshold_addresses"] = reported.limit - len(AMONG_THEMSELVES) + 1
+        figures["predicted_threshold_addresses"] = reported.limit - AMONG_THEMSELVES + 1
     return figures
 
 
-def _failures_table(passes: Mapping[str, Seen]) -> Table:
+def _failures_table(passes: Mapping[str, PassReadings]) -> Table:
     rows: dict[str, list[str | float | None]] = {
-        fact: [f"{seen.failures[fact][0]:,} of {seen.failures[fact][1]:,}" for seen in passes.values()]
+        fact: ["{:,} of {:,}".format(*seen.failures[fact]) for seen in passes.values()]
         for fact in next(iter(passes.values())).failures
     }
     rows |= {
@@ -101,9 +101,9 @@ def _failures_table(passes: Mapping[str, Seen]) -> Table:
     return Table(title="What failed", columns=("", *passes), rows=tuple((name, *cells) for name, cells in rows.items()))
 
 
-def _errors_table(passes: Mapping[str, Seen]) -> Table:
+def _errors_table(passes: Mapping[str, PassReadings]) -> Table:
     """Return a table of the errors that programs get, by system call and errno."""
-    calls: dict[str, Callable[[Seen], Mapping[str, int]]] = {
+    calls: dict[str, Callable[[PassReadings], Mapping[str, int]]] = {
         "connect(2)": lambda seen: seen.connect.errors,
         "sendto(2)": lambda seen: seen.look_up.errors,
         "sendto(2) with IP_RECVERR": lambda seen: seen.look_up.told,
@@ -119,12 +119,12 @@ def _names(errors: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count:,} times" for name, count in sorted(errors.items())) or "no error"
 
 
-def _quotes(seen: Seen) -> Iterator[Quote]:
+def _quotes(seen: PassReadings) -> Iterator[Quote]:
     """Yield one quote of the kernel, and one of the relay for each kind of reason."""
     for line in (seen.kernel or ())[:1]:
         yield Quote(source="the kernel's log", t=line.t, text=f"[{line.stamp}] {line.text}")
     kinds: dict[str, Quote] = {}
     for t, text in seen.deferred.values():
         kind = "connect" if "(connect to " in text else "name" if "Name service error" in text else "other"
-        kinds.setdefault(kind, Quote(source="log of relay", t=t, text=text))
+        kinds.setdefault(kind, Quote(source=f"log of {seen.relay}", t=t, text=text))
     yield from kinds.values()

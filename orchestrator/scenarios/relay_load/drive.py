@@ -35,7 +35,7 @@ def find_connections(
     else:
         connections = given
         _compare_with_more(bed, params, given, cpus)
-    bed.rundir.save_result(probes.FOUND, {"connections": connections, "given": given is not None})
+    bed.rundir.save_result(probes.CONNECTIONS, {"connections": connections, "given": given is not None})
     return connections
 
 
@@ -67,7 +67,7 @@ def _probe(
     with bed.record_cpus(name, cpus):
         load = bed.send(name, params.order(params.probe, connections), purpose=Purpose.PROBE)
     load.drain(params.drain, phase=f"{name} drain")
-    return probes.read(bed.measurements(), params)
+    return probes.read(bed.measurements())
 
 
 def calibrate(bed: RecordedBed, params: RelayLoad, connections: int, *, by: str | None = None) -> None:

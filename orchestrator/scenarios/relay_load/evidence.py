@@ -7,8 +7,8 @@ from orchestrator.measurements import Accounting, Measurements
 from orchestrator.scenarios import Evidence
 from orchestrator.scenarios.relay_load.params import CALIBRATION, SINGLE
 
-INSTRUMENT, CONCURRENCY = "instrument-bound", "concurrency-bound"
-"""Marks: the harness, or the number of its connections, may have set the pace."""
+INSTRUMENT, CONCURRENCY, UNSTEADY = "instrument-bound", "concurrency-bound", "unsteady"
+"""Marks: the harness, or the number of its connections, may have set the pace; the relay's rate changed."""
 NEAR_CEILING = 0.7
 """A result above this share of the instrument's ceiling is instrument-bound."""
 BUSY = 0.9
@@ -23,34 +23,21 @@ def accounting(measured: Measurements, name: str) -> tuple[Evidence, ...]:
     empty = drained is not None and drained.left == 0
     source = f"results/{name}-load.json, results/{name}-sink.json"
 
-    def exact(fact: str, found: int | None, needed: int | None, where: str = source) -> Evidence:
-        known = found is not None and needed is not None
-        return Evidence(
-            fact=fact,
-            found="not measured" if found is None else f"{found:,}",
-            needed="a figure" if needed is None else f"{needed:,}",
-            holds=found == needed if known else None,
-            source=where,
-        )
+    def none(fact: str, count: int | None) -> Evidence:
+        return Evidence.of(fact, count, "0", lambda n: n == 0, source)
 
     return (
         Evidence.some("messages accepted by the relay", count.accepted if count else None, source),
         # Messages in the relay's queue are neither lost nor delivered.
-        exact("lost", count.lost if count and empty else None, 0),
-        exact("duplicated", count.duplicated if count else None, 0),
-        exact("corrupted", count.corrupted if count else None, 0),
-        exact("outside the prefix", count.outside if count else None, 0),
-        exact("misrouted", count.misrouted if count else None, 0),
-        _domains(
-            load.domains if load else None,
-            sink.domains if sink else None,
-            count,
-            source,
-            drained=empty,
-        ),
+        none("lost", count.lost if count and empty else None),
+        none("duplicated", count.duplicated if count else None),
+        none("corrupted", count.corrupted if count else None),
+        none("outside the prefix", count.outside if count else None),
+        none("misrouted", count.misrouted if count else None),
+        _domains(load.domains if load else None, sink.domains if sink else None, count, source, drained=empty),
         Evidence(
             fact="the relay's queue after the drain",
-            found=f"{drained.left:,} messages" if drained else "not measured",
+            found="not measured" if drained is None or drained.left is None else f"{drained.left:,} messages",
             needed="0 messages",
             holds=True if empty else None,
             source=f"results/{name}-queue.json",
@@ -113,13 +100,7 @@ def instrument(measured: Measurements, name: str) -> tuple[Evidence, ...]:
 
 def at_most(fact: str, found: float | None, limit: float, source: str) -> Evidence:
     """Return the evidence that a share is within its limit."""
-    return Evidence(
-        fact=fact,
-        found="not measured" if found is None else f"{found:.1%}",
-        needed=f"at most {limit:.0%}",
-        holds=None if found is None else found <= limit,
-        source=source,
-    )
+    return Evidence.of(fact, found, f"at most {limit:.0%}", lambda share: share <= limit, source, "{:.1%}")
 
 
 def instrument_ceiling(measured: Measurements) -> float | None:

@@ -1,13 +1,16 @@
-"""Parameters of a load through a relay, and names of loads and services."""
+"""Parameters of a load through a relay, its bed, and names of loads and services."""
 
 from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
+from orchestrator import services
 from orchestrator.agents.contract import LoadOrder
-from orchestrator.bed import user_files
-from orchestrator.bed.model import MAX_DOMAINS, Domain, Families, Files, Recipients, Release, Strict
+from orchestrator.bed import builtin, user_files
+from orchestrator.bed.model import MAX_DOMAINS, Bed, Domain, Families, Files, Node, Recipients, Release, Strict
 from orchestrator.bed.user_files import FromDisk
+from orchestrator.errors import InvalidInput
+from orchestrator.services import Role
 
 CALIBRATION, SINGLE = "calibration", "calibration-single"
 """Loads straight to the sink; the second has one message for each connection."""
@@ -71,6 +74,24 @@ class RelayLoad(Strict):
                 "leave domains out"
             )
         return self
+
+    def bed(self, *, cpus: float | None = None) -> Bed:
+        """Return the built-in relay bed with the chosen relay; ``cpus``: its CPU limit, in cores.
+
+        Raises:
+            InvalidInput: the chosen service is no relay.
+        """
+        if services.service(self.relay).role is not Role.RELAY:
+            relays = ", ".join(name for name, kind in services.known().items() if kind.role is Role.RELAY)
+            raise InvalidInput("a service that fills the role relay", repr(self.relay), f"choose one of {relays}")
+        base = builtin.bed("relay")
+        limits = base.nodes["relay"].limits.model_copy(update={"cpus": cpus})
+        files, release = self.relay_files or {}, self.relay_release
+        relay = Node(service=self.relay, release=release, limits=limits, files=files)
+        load = Node(service=OURS, settings={"recipients": self.recipients} if self.recipients else {})
+        nodes = {**base.nodes, "relay": relay, "load": load}
+        domains = self.domain_names or self.domains
+        return base.model_copy(update={"domains": domains, "families": self.families, "nodes": nodes})
 
     def order(self, seconds: float, connections: int) -> LoadOrder:
         """Return the load."""

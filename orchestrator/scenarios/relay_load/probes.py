@@ -8,16 +8,15 @@ number doubles until the throughput stops growing; a given number is compared wi
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from statistics import fmean
+from statistics import fmean, median
 
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import Kept
 from orchestrator.scenarios import Evidence, Table
-from orchestrator.scenarios.relay_load.params import RelayLoad
-from orchestrator.services import Purpose
+from orchestrator.services import Purpose, Role
 
-FOUND = "connections"
-"""results/connections.json: ``Found``."""
+CONNECTIONS = "connections"
+"""results/connections.json: ``Connections``."""
 FEWEST, MOST = 20, 640
 """The first number that is tried, and the last."""
 TIMES = 4
@@ -29,7 +28,10 @@ UNCLEAR = 1.0, 1.4
 ENOUGH = 0.95
 """The run takes the smallest number with at least this share of the best throughput."""
 WARM_UP_S = 1.0
-"""Time left out at the start of each probe, in which the relay starts its processes."""
+"""Time left out at the start of a load, in which the relay starts its processes; at most a third of the load."""
+STEADY = 0.8
+"""Least share of its probe's throughput at which a load counts as steady. A probe is short: loads with the machine to
+themselves reached 0.87 to 1.12 times their probe, loads beside other processes 0.3 to 0.8 times."""
 AT_ITS_LIMIT = 0.9
 """Share of its CPU limit at which a relay counts as limited by it."""
 
@@ -59,7 +61,7 @@ class Probe:
     """``None``: not recorded."""
 
 
-class Found(Kept):
+class Connections(Kept):
     """results/connections.json."""
 
     connections: int
@@ -68,13 +70,13 @@ class Found(Kept):
     """Given with ``--connections``."""
 
 
-def _found(measured: Measurements) -> Found | None:
-    return measured.rundir.checked_result(FOUND, Found.model_validate)
+def _saved(measured: Measurements) -> Connections | None:
+    return measured.rundir.checked_result(CONNECTIONS, Connections.model_validate)
 
 
 def used(measured: Measurements) -> int | None:
     """Return the number of connections of the run."""
-    saved = _found(measured)
+    saved = _saved(measured)
     return saved.connections if saved else None
 
 
@@ -83,26 +85,30 @@ def name(connections: int, number: int = 1) -> str:
     return f"probe-{connections}" if number == 1 else f"probe-{connections}-{number}"
 
 
-def read(measured: Measurements, params: RelayLoad) -> tuple[Probe, ...]:
+def read(measured: Measurements) -> tuple[Probe, ...]:
     """Return the probes of a run by number of connections; a number tried twice has mean values."""
     loads: dict[int, list[str]] = {}
     for load in measured.sent(Purpose.PROBE):
         if limit := measured.loads[load].connections_limit:
             loads.setdefault(limit, []).append(load)
-    return tuple(_probe(measured, params, connections, loads[connections]) for connections in sorted(loads))
+    return tuple(_probe(measured, connections, loads[connections]) for connections in sorted(loads))
 
 
-def _probe(measured: Measurements, params: RelayLoad, connections: int, loads: Sequence[str]) -> Probe:
+def _probe(measured: Measurements, connections: int, loads: Sequence[str]) -> Probe:
     machines = [machine for load in loads if (machine := measured.machine(load))]
     cpus = [cpu for load in loads if (cpu := cpu_of(measured, load))]
-    warm_up = min(WARM_UP_S, params.probe / 3)
     return Probe(
         connections=connections,
         accepted=_mean(measured.accepted_per_s(load) for load in loads),
-        carried=_mean(measured.delivered_per_s(load, after=warm_up) for load in loads),
+        carried=_mean(_warm(measured, load) for load in loads),
         idle=_mean(machine.idle for machine in machines),
         cpu=next((cpu for cpu in Cpu if cpu in cpus), None),
     )
+
+
+def _warm(measured: Measurements, load: str) -> float | None:
+    """Return messages delivered a second after the warm-up of the relay."""
+    return measured.delivered_per_s(load, after=min(WARM_UP_S, measured.loads[load].seconds / 3))
 
 
 def _mean(values: Iterator[float | None]) -> float | None:
@@ -115,8 +121,8 @@ def cpu_of(measured: Measurements, load: str) -> Cpu | None:
     machine, span = measured.machine(load), measured.span(load)
     if machine is None or span is None:
         return None
-    limits = ((measured.facts.get("bed") or {}).get("nodes") or {}).get("relay", {}).get("limits") or {}
-    relay, allowed = measured.use("relay", span), limits.get("cpus")
+    allowed = (measured.planned(Role.RELAY).get("limits") or {}).get("cpus")
+    relay = measured.use(measured.name_of(Role.RELAY), span)
     if relay and allowed and relay.cores >= AT_ITS_LIMIT * allowed:
         return Cpu.SPENT
     if not machine.full:
@@ -174,24 +180,59 @@ def _ratio(fewer: Probe, more: Probe) -> float:
 # ------------------------------------------------------------------------------------------------------ the verdict
 
 
-def pace(measured: Measurements, load: str, params: RelayLoad) -> Evidence:
+def pace(measured: Measurements, load: str) -> Evidence:
     """Return the evidence that the number of connections did not limit a load.
 
     Without a probe over a larger number, a load that used up the CPU was not limited by its connections.
     """
-    tried = read(measured, params)
-    pair = _compared(tried, used(measured))
+    pair = _compared(read(measured), used(measured))
     if pair is None:
-        spent = cpu_of(measured, load) is Cpu.SPENT
-        return _evidence("the CPU was used up" if spent else "not measured", MORE, holds=True if spent else None)
-    fewer, more, cpu = pair
-    limit = MORE if cpu is Cpu.LEFT else MUCH
-    ratio = _ratio(fewer, more)
-    found = f"{_carried(more):,.0f} messages a second over {_connections(more)}, {_carried(fewer):,.0f} over "
-    found += f"{_connections(fewer)}: {ratio:.2f} times as many"
-    if fewer.idle is not None:
-        found += f"; {fewer.idle:.0%} of the CPU was idle over {_connections(fewer)}"
-    return _evidence(found, limit, holds=ratio < limit)
+        limit, holds = MORE, True if cpu_of(measured, load) is Cpu.SPENT else None
+        found = "the CPU was used up" if holds else "not measured"
+    else:
+        fewer, more, cpu = pair
+        limit, ratio = MORE if cpu is Cpu.LEFT else MUCH, _ratio(fewer, more)
+        holds = ratio < limit
+        found = f"{_carried(more):,.0f} messages a second over {_connections(more)}, {_carried(fewer):,.0f} over "
+        found += f"{_connections(fewer)}: {ratio:.2f} times as many"
+        if fewer.idle is not None:
+            found += f"; {fewer.idle:.0%} of the CPU was idle over {_connections(fewer)}"
+    return Evidence(
+        fact="what more connections carry",
+        found=found,
+        needed=f"less than {limit:.2f} times as many",
+        holds=holds,
+        source="results/probe-*.json",
+    )
+
+
+def steady(measured: Measurements, loads: Sequence[str]) -> tuple[Evidence, ...]:
+    """Return the evidence that loads carry about as much as their probe, which has as many connections.
+
+    Of several loads the median counts. Without such a probe (at a rate, or with the most connections) there is none.
+    """
+    own = next((probe for probe in read(measured) if probe.connections == used(measured)), None)
+    if own is None or not loads:
+        return ()
+    rates = [rate for load in loads if load in measured.loads and (rate := _warm(measured, load))]
+    carried = median(rates) if rates else None
+    taken = any(cpu_of(measured, load) is Cpu.TAKEN for load in loads)
+    if carried is None or not own.carried:
+        found, holds = "not measured", None
+    else:
+        over = f"the probe over the same {_connections(own)}"
+        found = f"{carried:,.0f} messages a second, {own.carried:,.0f} in {over}: {carried / own.carried:.2f} times"
+        found += "; others used this machine's CPU" if taken else ""
+        holds = carried >= STEADY * own.carried
+    return (
+        Evidence(
+            fact="throughput, of that of its probe",
+            found=found,
+            needed=f"at least {STEADY} times",
+            holds=holds,
+            source="results/probe-*.json",
+        ),
+    )
 
 
 def _compared(tried: Sequence[Probe], taken: int | None) -> tuple[Probe, Probe, Cpu | None] | None:
@@ -212,45 +253,28 @@ def _connections(probe: Probe) -> str:
     return f"{probe.connections:,} connection{'s' if probe.connections > 1 else ''}"
 
 
-def _evidence(found: str, limit: float, *, holds: bool | None) -> Evidence:
-    return Evidence(
-        fact="what more connections carry",
-        found=found,
-        needed=f"less than {limit:.2f} times as many",
-        holds=holds,
-        source="results/probe-*.json",
-    )
-
-
-def advice(measured: Measurements, params: RelayLoad) -> str:
+def advice(measured: Measurements) -> str:
     """Return advice for a run whose number of connections set the pace."""
-    saved = _found(measured)
+    saved = _saved(measured)
     if saved and saved.given:
         return "Leave --connections out, and the run finds their number"
-    most = max((probe.connections for probe in read(measured, params)), default=MOST)
+    most = max((probe.connections for probe in read(measured)), default=MOST)
     return f"No number up to {most:,} was enough: give a larger one with --connections"
 
 
-def tables(measured: Measurements, params: RelayLoad) -> tuple[Table, ...]:
+def tables(measured: Measurements) -> tuple[Table, ...]:
     """Return a table of the probes."""
-    tried = read(measured, params)
-    taken = used(measured)
-    if not tried:
-        return ()
-    return (
-        Table(
-            title="Short loads through the relay, by number of connections",
-            columns=("connections", "accepted/s", "delivered/s", "CPU idle %", ""),
-            rows=tuple(
-                (
-                    f"{probe.connections:,}",
-                    probe.accepted,
-                    probe.carried,
-                    None if probe.idle is None else 100 * probe.idle,
-                    "taken for the run" if probe.connections == taken else "",
-                )
-                for probe in tried
-            ),
-            bars="delivered/s",
-        ),
+    tried, taken = read(measured), used(measured)
+    rows = (
+        (
+            f"{probe.connections:,}",
+            probe.accepted,
+            probe.carried,
+            None if probe.idle is None else 100 * probe.idle,
+            "taken for the run" if probe.connections == taken else "",
+        )
+        for probe in tried
     )
+    columns = ("connections", "accepted/s", "delivered/s", "CPU idle %", "")
+    title = "Short loads through the relay, by number of connections"
+    return (Table(title=title, columns=columns, rows=tuple(rows), bars="delivered/s"),) if tried else ()

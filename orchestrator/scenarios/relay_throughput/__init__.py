@@ -4,13 +4,15 @@ The same load goes first straight to the sink (the instrument's own ceiling), th
 is drained before the verdict. A result near the ceiling measures the instrument, and is never reported as the relay's.
 """
 
-from orchestrator.bed.model import Bed
-from orchestrator.measurements import Measurements
-from orchestrator.scenarios import Verdict
-from orchestrator.scenarios.relay_throughput.bed import bed
-from orchestrator.scenarios.relay_throughput.drive import drive
-from orchestrator.scenarios.relay_throughput.params import Params
+from orchestrator import services
+from orchestrator.bed.model import Bed, Node
+from orchestrator.errors import InvalidInput
+from orchestrator.scenarios.relay_load import probes
+from orchestrator.scenarios.relay_load.drive import calibrate, find_connections
+from orchestrator.scenarios.relay_load.params import OURS
+from orchestrator.scenarios.relay_throughput.params import RUN, Params
 from orchestrator.scenarios.relay_throughput.verdict import judge
+from orchestrator.services import Role
 from orchestrator.up.bed import RecordedBed
 
 
@@ -20,10 +22,25 @@ class RelayThroughput:
     name = "relay-throughput"
     question = "How many messages a second does this relay carry, and was it the relay that was measured?"
     params = Params
+    judge = staticmethod(judge)
 
     def bed(self, params: Params) -> Bed:
-        """Return the built-in relay bed with the chosen services."""
-        return bed(params)
+        """Return the built-in relay bed with the chosen services; our generator is always part of it.
+
+        Raises:
+            InvalidInput: a service does not fill its role.
+        """
+        _require("load", params.load, fits=services.service(params.load).role is Role.LOAD)
+        _require("sink", params.sink, fits=services.service(params.sink).takes_mail)
+        base = params.bed(cpus=params.relay_cpus)
+        nodes = {**base.nodes, "sink": Node(service=params.sink)}
+        if params.load != OURS:
+            if params.recipients:
+                raise InvalidInput("the load generator smtp-load for recipients", repr(params.load), "leave one out")
+            nodes[params.load] = Node(service=params.load)
+        if settings := services.relay_settings(params.relay, params.sink):
+            nodes["relay"] = nodes["relay"].model_copy(update={"settings": dict(settings)})
+        return base.model_copy(update={"nodes": nodes})
 
     def connections(self, params: Params) -> dict[str, float]:
         """Return new connections a second at the given rate: generator to relay, and relay to one domain."""
@@ -32,12 +49,20 @@ class RelayThroughput:
         return {"load": params.rate / params.per_connection, "relay": params.rate / params.domains}
 
     def drive(self, bed: RecordedBed, params: Params) -> None:
-        """Calibrate, send through the relay, drain it."""
-        drive(bed, params)
+        """Find the number of connections that the relay needs, calibrate, send through the relay, drain it."""
+        ours = params.load == OURS
+        connections = find_connections(bed, params, at_a_rate=probes.MOST if ours else probes.FEWEST)
+        by = None if ours else params.load
+        if bed.sink.counts:
+            calibrate(bed, params, connections, by=by)
+        with bed.record_cpus(RUN):
+            load = bed.send(RUN, params.order(params.seconds, connections), by=by)
+        load.drain(params.drain)
 
-    def judge(self, measured: Measurements, params: Params) -> Verdict:
-        """Judge whether the relay carries the load, and whether it set the pace."""
-        return judge(measured, params)
+
+def _require(role: str, name: str, *, fits: bool) -> None:
+    if not fits:
+        raise InvalidInput(f"a service that fills the role {role}", repr(name), "see `testbed list`")
 
 
 SCENARIO = RelayThroughput()

@@ -1,30 +1,37 @@
 """Verdict of a run: was it measured at all, was mail lost, and which part limited the rate?"""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from orchestrator import services
 from orchestrator.measurements import Latency, Machine, Measurements
 from orchestrator.report.summary import number
-from orchestrator.scenarios import Evidence, Outcome, Verdict
+from orchestrator.scenarios import Evidence, Outcome, Verdict, sentence, unknown, unmet
 from orchestrator.scenarios.relay_load import probes
 from orchestrator.scenarios.relay_load.evidence import (
     CONCURRENCY,
     INSTRUMENT,
+    UNSTEADY,
     accounting,
+    at_most,
     instrument,
     instrument_ceiling,
     worst,
 )
 from orchestrator.scenarios.relay_load.params import OURS
 from orchestrator.scenarios.relay_load.probes import Cpu
-from orchestrator.scenarios.relay_throughput import rate
 from orchestrator.scenarios.relay_throughput.params import RUN, Params
-from orchestrator.services import Override, Purpose
+from orchestrator.services import Override, Purpose, Role
 
 BACKLOG = 0.25
 """Largest share of the accepted rate that a relay may fail to deliver under load; above it, a backlog grows."""
+TAKEN = 0.99
+"""Least share of the offered messages that the relay accepts."""
+OUT = 0.95
+"""Least share of the accepted messages delivered ``TAIL_S`` after the last reply; larger for a long run."""
+TAIL_S = 1.0
+"""Largest queue of a relay that keeps up, as seconds of the offered rate."""
+LATE = 0.01
+"""Most messages, as a share, that start over 10 ms late."""
 
 
 def judge(measured: Measurements, params: Params) -> Verdict:
@@ -34,22 +41,27 @@ def judge(measured: Measurements, params: Params) -> Verdict:
     ceiling = instrument_ceiling(measured)
     machine = measured.machine(RUN)
     tried = [name for name in measured.sent(Purpose.PROBE) if measured.loads[name].accepted]
+    load, sink = measured.loads.get(RUN), measured.sinks.get(RUN)
+    late = load.late / load.offered if load and load.late is not None and load.offered else None
+    on_time = at_most("messages started over 10 ms late", late, LATE, f"results/{RUN}-load.json")
     facts = _Facts(
         mail=worst(e for name in (RUN, *tried) for e in accounting(measured, name)),
         harness=instrument(measured, RUN),
-        pace=(rate.on_time(measured),) if rated else (probes.pace(measured, RUN, params),),
-        kept=rate.kept(measured, rated) if rated else (),
+        pace=(on_time,) if rated else (probes.pace(measured, RUN),),
+        steady=() if rated else probes.steady(measured, [RUN]),
+        kept=_kept(measured, rated) if rated else (),
     )
     outcome, reason, marks = _outcome(measured, params, facts)
     if outcome is Outcome.CONFIRMED:
         reason = "every accepted message arrived once and whole; " + _room(carried, ceiling, rated)
-    response = rate.response(measured) if rated else None
+    response = measured.latency(RUN).get("response") if rated else None
+    harness_cpu_s = load.cpu_s + sink.cpu_s if load and sink else 0.0
     return Verdict(
         outcome=outcome,
         claim=_claim(outcome, carried, rated, response),
-        reason=reason[0].upper() + reason[1:] + ".",
-        evidence=(*facts.mail, *facts.kept, *facts.pace, *facts.harness),
-        marks=(*marks, *_backlog(measured), *_full(machine), *_own(measured)),
+        reason=sentence(reason),
+        evidence=(*facts.mail, *facts.kept, *facts.pace, *facts.steady, *facts.harness),
+        marks=(*marks, *_backlog(measured), *_full(measured, machine), *_own(measured)),
         figures={
             "relay_messages_per_s": carried,
             "relay_messages_per_minute": carried * 60 if carried else None,
@@ -58,10 +70,10 @@ def judge(measured: Measurements, params: Params) -> Verdict:
             **({"response_p50_ms": _ms(response, 50), "response_p99_ms": _ms(response, 99)} if rated else {}),
             "instrument_messages_per_s": ceiling,
             "share_of_instrument": carried / ceiling if carried and ceiling else None,
-            "harness_cpu_ms_per_message": _harness_cpu_ms(measured),
+            "harness_cpu_ms_per_message": 1000 * harness_cpu_s / sink.delivered if sink and sink.delivered else None,
             "share_of_machine_cpu": 1 - machine.idle if machine else None,
         },
-        tables=probes.tables(measured, params),
+        tables=probes.tables(measured),
     )
 
 
@@ -75,6 +87,8 @@ class _Facts:
     """The instrument set the pace."""
     pace: tuple[Evidence, ...]
     """The load set the pace, by the number of its connections or a late generator."""
+    steady: tuple[Evidence, ...]
+    """The relay carried much more in the probe over the same connections."""
     kept: tuple[Evidence, ...]
     """The relay does not keep up with the rate."""
 
@@ -85,31 +99,36 @@ _Judged = tuple[Outcome, str, tuple[str, ...]]
 
 def _outcome(measured: Measurements, params: Params, facts: _Facts) -> _Judged:
     """Judge the facts, the most serious first."""
-    if broken := _unmet(facts.mail):
+    if broken := unmet(facts.mail):
         return Outcome.REFUTED, broken, ()
-    everything = (*facts.mail, *facts.kept, *facts.pace, *facts.harness)
-    if missing := [e.fact for e in everything if e.holds is None]:
-        return Outcome.INCONCLUSIVE, f"not measured{_why(params)}: {', '.join(missing)}", ()
-    if bound := _unmet(facts.harness):
+    everything = (*facts.mail, *facts.kept, *facts.pace, *facts.steady, *facts.harness)
+    if missing := unknown(everything):
+        return Outcome.INCONCLUSIVE, f"not measured{_why(params)}: {missing}", ()
+    if bound := unmet(facts.harness):
         return Outcome.INCONCLUSIVE, f"the instrument may have set the pace: {bound}", (INSTRUMENT,)
-    return _rated(measured, facts) if facts.kept else _closed(measured, params, facts)
+    return _rated(measured, facts) if facts.kept else _closed(measured, facts)
 
 
-def _closed(measured: Measurements, params: Params, facts: _Facts) -> _Judged:
+def _closed(measured: Measurements, facts: _Facts) -> _Judged:
     """Judge a load without a given rate."""
     if few := [e.found for e in facts.pace if e.holds is False]:
-        reason = f"the number of connections set the pace: {'; '.join(few)}. {probes.advice(measured, params)}"
+        reason = f"the number of connections set the pace: {'; '.join(few)}. {probes.advice(measured)}"
         return Outcome.INCONCLUSIVE, reason, (CONCURRENCY,)
+    if drop := [e.found for e in facts.steady if e.holds is False]:
+        reason = f"the relay's rate was not steady between its probe and the run: {'; '.join(drop)}"
+        return Outcome.INCONCLUSIVE, f"{reason}. Repeat it on a quiet machine, or with a longer --probe", (UNSTEADY,)
     return Outcome.CONFIRMED, "", ()
 
 
 def _rated(measured: Measurements, facts: _Facts) -> _Judged:
     """Judge a load at a given rate; a relay that falls behind is refuted only if it had CPU and connections."""
-    late = _unmet(facts.pace)
-    connections = rate.exhausted(measured) if late else None
+    late = unmet(facts.pace)
+    connections = probes.used(measured)
+    if not late or not connections or measured.connections_at_most(RUN) < connections:
+        connections = None  # no message waited for one
     if late and connections is None:
         return Outcome.INCONCLUSIVE, f"the instrument may have set the pace: {late}", (INSTRUMENT,)
-    behind = "; ".join(filter(None, (_unmet(facts.kept), late)))
+    behind = "; ".join(filter(None, (unmet(facts.kept), late)))
     if not behind:
         return Outcome.CONFIRMED, "", ()
     cpu = probes.cpu_of(measured, RUN)
@@ -121,8 +140,26 @@ def _rated(measured: Measurements, facts: _Facts) -> _Judged:
     return Outcome.REFUTED, f"the relay did not keep up: {behind}", ()
 
 
-def _unmet(evidence: Iterable[Evidence]) -> str:
-    return "; ".join(f"{e.fact}: {e.found}, needed {e.needed}" for e in evidence if e.holds is False)
+def _kept(measured: Measurements, rated: float) -> tuple[Evidence, ...]:
+    """Return the evidence that the relay kept up with the rate: it accepts and delivers nearly all of the mail."""
+    load = measured.loads.get(RUN)
+    out = measured.delivered_by(RUN, load.ended + TAIL_S) if load else None
+    accepted = load.accepted / load.offered if load and load.accepted is not None and load.offered else None
+    delivered = out / load.accepted if load and load.accepted and out is not None else None
+    least = max(OUT, 1 - rated * TAIL_S / load.accepted) if load and load.accepted else OUT
+    return (
+        _at_least("messages accepted, of those offered", accepted, TAKEN, f"results/{RUN}-load.json"),
+        _at_least(
+            f"messages delivered {TAIL_S:.0f} s after the last reply, of those accepted",
+            delivered,
+            least,
+            f"results/{RUN}-sink.json, series/sink.jsonl",
+        ),
+    )
+
+
+def _at_least(fact: str, found: float | None, least: float, source: str) -> Evidence:
+    return Evidence.of(fact, found, f"at least {least:.2%}", lambda share: share >= least, source, "{:.2%}")
 
 
 def _claim(outcome: Outcome, carried: float | None, rated: float | None, response: Latency | None) -> str:
@@ -160,11 +197,10 @@ def _why(params: Params) -> str:
 
 def _sent_per_s(measured: Measurements, params: Params) -> float | None:
     """Return messages sent a second by the relay's own log, from the start of the load to the last one, to 1 s."""
-    load = measured.loads.get(RUN)
-    service = params.relay
-    if load is None or service not in services.known():
+    load, relay = measured.loads.get(RUN), measured.name_of(Role.RELAY)
+    if load is None or not relay or params.relay not in services.known():
         return None
-    log = services.read_log(service, (line for line in measured.rundir.log("relay") if line[0] >= load.started))
+    log = services.read_log(params.relay, (line for line in measured.rundir.log(relay) if line[0] >= load.started))
     if log is None or not log.queue:
         return None
     return log.statuses.get("sent", 0) / (log.queue[-1][0] - load.started)
@@ -179,11 +215,11 @@ def _backlog(measured: Measurements) -> tuple[str, ...]:
     return (f"a backlog grew: {text}; the rest went out in the drain, which the figure includes",)
 
 
-def _full(machine: Machine | None) -> tuple[str, ...]:
+def _full(measured: Measurements, machine: Machine | None) -> tuple[str, ...]:
     """Return a warning if the CPUs were saturated: with CPUs of its own the relay would carry more."""
     if machine is None or not machine.full:
         return ()
-    relay = machine.nodes.get("relay", 0.0)
+    relay = machine.nodes.get(measured.name_of(Role.RELAY), 0.0)
     had = f"of {machine.cpus} CPUs, the relay had {relay:.2f}, the other nodes {machine.bed - relay:.2f}"
     others = f"the engine, testbed and others {machine.others:.2f}"
     return (f"{1 - machine.idle:.0%} of the machine's CPU was in use while load was offered: {had}, {others}",)
@@ -191,8 +227,7 @@ def _full(machine: Machine | None) -> tuple[str, ...]:
 
 def _own(measured: Measurements) -> tuple[str, ...]:
     """Return the changes to the relay's own files, and the settings in them that can divert mail."""
-    nodes = (measured.facts.get("plan") or {}).get("nodes") or []
-    relay: dict[str, Any] = next((node for node in nodes if node["name"] == "relay"), {})
+    relay = measured.planned(Role.RELAY)
     changes = [str(Override(**change)) for change in relay.get("changes") or ()]
     detours = list(relay.get("detours") or ())
     remarks = (
@@ -200,9 +235,3 @@ def _own(measured: Measurements) -> tuple[str, ...]:
         ("in the relay's own configuration, this can lead mail another way", detours),
     )
     return tuple(f"{remark}: {'; '.join(items)}" for remark, items in remarks if items)
-
-
-def _harness_cpu_ms(measured: Measurements) -> float | None:
-    """Return the CPU time of generator and sink for one delivered message, in milliseconds."""
-    load, sink = measured.loads.get(RUN), measured.sinks.get(RUN)
-    return 1000 * (load.cpu_s + sink.cpu_s) / sink.delivered if load and sink and sink.delivered else None

@@ -1,19 +1,17 @@
 """Kernel log of the engine's machine, read by a helper (syslog(2))."""
 
 import re
-import secrets
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from orchestrator.errors import EngineFailed
-from orchestrator.hosts import ContainerSpec, Host
-from orchestrator.hosts.networks import HELPER
-from orchestrator.hosts.ownership import Identity
+from orchestrator.hosts import Host
+from orchestrator.hosts.helper import on_the_host
 
-_READ = """
+_READ = r"""
 cut -d ' ' -f 1 /proc/uptime
 date +%s.%N
-dmesg --raw | grep -E "$1" || [ $? = 1 ]
+log=$(dmesg --raw)
+printf "%s\n" "$log" | grep -E "$1" || [ $? = 1 ]
 """
 _LINE = re.compile(r"(?:<\d+>)?\[\s*(\d+\.\d+)\](?:\[[^]]*\])? ?(.*)")
 
@@ -29,25 +27,22 @@ class KernelLine:
     text: str
 
 
-def lines(engine: Host, pattern: str) -> list[KernelLine]:
+def lines(host: Host, pattern: str) -> list[KernelLine]:
     """Return the lines in the kernel's buffer that match ``pattern`` (grep -E).
 
     Raises:
         EngineFailed: the log could not be read.
     """
-    identity = Identity.reading()
-    done = engine.run(
-        ContainerSpec(
-            name=identity.name(f"kernel-{secrets.token_hex(3)}"),
-            image=HELPER,
-            command=("bash", "-euo", "pipefail", "-c", _READ, "bash", pattern),
-            labels=identity.labels(),
-            capabilities=("SYSLOG",),
-        )
+    output = on_the_host(
+        host,
+        _READ,
+        pattern,
+        needed="the kernel's log",
+        do="read it with dmesg",
+        host_network=False,
+        capabilities=("SYSLOG",),
     )
-    if done.status != 0:
-        raise EngineFailed("the kernel's log", done.failure, "read it with dmesg")
-    uptime, now, *printed = done.stdout.splitlines()
+    uptime, now, *printed = output.splitlines()
     boot = float(now) - float(uptime)
     matches = (_LINE.fullmatch(line) for line in printed)
     return [KernelLine(t=boot + float(line[1]), stamp=line[1], text=line[2]) for line in matches if line]

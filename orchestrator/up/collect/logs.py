@@ -9,29 +9,15 @@ import re
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as WaitTimeout
 from contextlib import suppress
 from threading import RLock
-from typing import Protocol, Self
 
-from orchestrator.errors import EngineFailed, NodeDied, Problem, TimedOut
+from orchestrator.errors import EngineFailed, Problem, TimedOut
 from orchestrator.hosts import LogLine
 from orchestrator.measurements.rundir import RunDir
 
 TAIL = 20
 """Number of log lines in an error."""
-
-
-class Listener(Protocol):
-    """Receiver of a log's lines."""
-
-    def line(self, line: LogLine) -> None:
-        """Take one line; called in the thread that reads the log."""
-        ...
-
-    def end(self, why: Problem | None) -> None:
-        """Take the end of the log, with its reason; ``None`` if the recording stopped."""
-        ...
 
 
 class NodeLog:
@@ -42,10 +28,12 @@ class NodeLog:
         self._file = rundir.write_log(node)
         self._lock = RLock()
         self._tail: deque[str] = deque(maxlen=TAIL)
-        self._listeners: list[Listener] = []
+        self._listeners: list[Watch | Ticks] = []
         self._ended: tuple[Problem | None] | None = None
         self._unwritten = False
         self._writable = True
+        self.cut = False
+        """No line comes any more; ``end`` will tell the reason."""
 
     def put(self, line: LogLine) -> None:
         """Keep one line.
@@ -96,15 +84,15 @@ class NodeLog:
             self._writable = False
             self._file.close()
 
-    def listen(self, listener: Listener) -> None:
-        """Notify ``listener`` of every later line."""
+    def listen(self, listener: "Watch | Ticks") -> None:
+        """Notify ``listener`` of every later line, in the thread that reads the log, and of the end."""
         with self._lock:
             if self._ended is None:
                 self._listeners.append(listener)
             else:
                 listener.end(self._ended[0])
 
-    def ignore(self, listener: Listener) -> None:
+    def ignore(self, listener: "Watch | Ticks") -> None:
         """Stop notifying ``listener``."""
         with self._lock, suppress(ValueError):
             self._listeners.remove(listener)
@@ -117,27 +105,21 @@ class NodeLog:
 
 
 class Watch:
-    """Watch for one log line after its opening; listens until ``wait`` or the end of its block."""
+    """Watch for one log line after its opening; listens until ``close``."""
 
     def __init__(self, log: NodeLog, pattern: re.Pattern[str] | str) -> None:
-        self._log = log
+        self.log = log
         self._pattern = re.compile(pattern)
         self.found: Future[LogLine] = Future()
         """First matching line, or the reason why none will come."""
         log.listen(self)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def __str__(self) -> str:
-        return f"a line in the log of node {self._log.node} that matches {self._pattern.pattern!r}"
+        return f"a line in the log of node {self.log.node} that matches {self._pattern.pattern!r}"
 
     def close(self) -> None:
         """Stop listening."""
-        self._log.ignore(self)
+        self.log.ignore(self)
 
     def line(self, line: LogLine) -> None:
         """Take the line if it is the first match."""
@@ -149,27 +131,12 @@ class Watch:
         if not self.found.done():
             self.found.set_exception(why or EngineFailed(*self._missing("the recording was stopped")))
 
-    def wait(self, timeout: float) -> LogLine:
-        """Wait up to ``timeout`` seconds for the first matching line and return it.
-
-        Raises:
-            NodeDied: the container ended first; raised at once, with the tail of its log.
-            TimedOut: no line matched in time.
-            EngineFailed: the log cannot be read.
-        """
-        try:
-            return self.found.result(timeout)
-        except WaitTimeout:
-            raise self.late(timeout) from None
-        finally:
-            self.close()
-
     def late(self, seconds: float) -> TimedOut:
         """Return the error for a line that did not come within N seconds."""
         return TimedOut(*self._missing(f"none in {seconds:g} s"))
 
     def _missing(self, found: str) -> tuple[str, str, str]:
-        last = "\n".join(self._log.tail) or "(it is empty)"
+        last = "\n".join(self.log.tail) or "(it is empty)"
         return (
             str(self),
             f"{found}; the end of the log:\n{last}",
@@ -204,8 +171,3 @@ class Ticks:
 
     def end(self, why: Problem | None) -> None:
         """Do nothing."""
-
-
-def died(log: NodeLog, exit_status: int | None) -> NodeDied:
-    """Return the error for the end of this node."""
-    return NodeDied(log.node, exit_status, log.tail)

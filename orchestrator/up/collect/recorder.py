@@ -15,13 +15,12 @@ from concurrent.futures import wait as wait_for
 from contextlib import contextmanager
 from functools import partial
 from threading import Event, Lock, Thread
-from types import TracebackType
 from typing import IO, Any, Self, cast
 
 from orchestrator.errors import EngineFailed, NodeDied, Problem
 from orchestrator.hosts import ContainerGone, LogLine, Node
 from orchestrator.measurements.rundir import RunDir
-from orchestrator.up.collect.logs import NodeLog, Ticks, Watch, died
+from orchestrator.up.collect.logs import NodeLog, Ticks, Watch
 from orchestrator.up.collect.stats import point
 
 _log = logging.getLogger(__name__)
@@ -43,7 +42,7 @@ class Recorder:
             watch = recorder.watch("relay", r"daemon started")
             node.start()
             recorder.record("relay", node)
-            watch.wait(30)
+            recorder.await_lines([watch], 30)
             ...
             recorder.check()
             ...
@@ -78,7 +77,7 @@ class Recorder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def record(self, node: str, container: Node) -> None:
@@ -109,6 +108,9 @@ class Recorder:
                 futures: list[Future[Any]] = [*waiting, self._broken]
                 done, _ = wait_for(futures, max(0.0, deadline - time.monotonic()), FIRST_COMPLETED)
                 self.check()
+                if not done and any(watch.log.cut for watch in waiting.values()):
+                    done, _ = wait_for(futures, GRACE_S, FIRST_COMPLETED)  # until its reason is known
+                    self.check()
                 if not done:
                     raise next(iter(waiting.values())).late(timeout)
                 for found in done:
@@ -212,9 +214,11 @@ class Recorder:
             try:
                 work()
             except Exception as error:  # noqa: BLE001 - any error of a stream is reported and must not end the run
-                self._fault(f"{stream} of {node}", f"{type(error).__name__}: {error}")
+                found = f"{type(error).__name__}: {error}"
+                self._fault(f"{stream} of {node}", found)
                 if stream != "stats":
-                    self._log(node).end(_unreadable(node, error))
+                    unreadable = EngineFailed(f"the log of node {node}", found, "look at the engine's own log")
+                    self._log(node).end(error if isinstance(error, Problem) else unreadable)
 
         thread = Thread(target=run, name=f"{stream} of {node}", daemon=True)
         self._threads.append(thread)
@@ -229,6 +233,7 @@ class Recorder:
                 log.put(line)
             except OSError as error:  # a full disk: readiness and ticks still depend on this thread
                 self._fault(f"logs of {log.node}", str(error))
+        log.cut = True
         if not ended.wait(GRACE_S) and not self._closed.is_set():
             raise EngineFailed(
                 f"the log of node {log.node} to its end",
@@ -257,7 +262,7 @@ class Recorder:
         finally:
             ended.set()
         reader.join(GRACE_S)  # the last lines hold the reason
-        death = died(log, status)
+        death = NodeDied(log.node, status, log.tail)
         self._break(log.node, death)
         log.end(death)
         self._end(log.node).set_result(death)
@@ -302,9 +307,3 @@ class Recorder:
                 self._fault_file.write(json.dumps({"t": time.time(), "stream": stream, "error": error}) + "\n")
             except OSError as failed:
                 self.faults.append(f"series/recorder.jsonl: {failed}")
-
-
-def _unreadable(node: str, error: Exception) -> Problem:
-    if isinstance(error, Problem):
-        return error
-    return EngineFailed(f"the log of node {node}", f"{type(error).__name__}: {error}", "look at the engine's own log")

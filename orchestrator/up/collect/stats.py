@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice, takewhile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import EngineFailed
 from orchestrator.hosts import Host
 from orchestrator.hosts.docker.api import unix
-from orchestrator.hosts.ownership import ID, NODE, REMOVED, DeployedBed
+from orchestrator.hosts.ownership import NODE, REMOVED
+
+if TYPE_CHECKING:  # it imports the recorder, which imports this
+    from orchestrator.up.bed import RunningBed
 
 FIGURES = ("cores", "memory_b", "rx_b_per_s", "tx_b_per_s", "pids")
 """Names of the figures of ``rates``."""
@@ -55,7 +58,7 @@ def point(node: str, raw: Mapping[str, Any]) -> Point | None:
         "cpu_system_s": _seconds(usage.get("usage_in_kernelmode")),
         "throttled_s": _seconds(_map(cpu, "throttling_data").get("throttled_time")),
         "memory_b": _resident(memory),
-        "memory_max_b": _limit(memory.get("limit")),
+        "memory_max_b": limit if (limit := memory.get("limit") or _UNLIMITED) < _UNLIMITED else None,
         **{
             f"{way}_{unit}": _sum(networks, f"{way}_{field}")
             for way in ("rx", "tx")
@@ -86,10 +89,6 @@ def _resident(memory: Mapping[str, Any]) -> int | None:
     return usage - cache if cache < usage else usage
 
 
-def _limit(limit: int | None) -> int | None:
-    return None if limit is None or limit >= _UNLIMITED else limit
-
-
 def _sum(parts: Sequence[Mapping[str, Any]], key: str) -> int | None:
     return sum(part.get(key, 0) for part in parts) if parts else None
 
@@ -99,18 +98,23 @@ def _blocks(entries: Sequence[Mapping[str, Any]], operation: str) -> int | None:
     return sum(e["value"] for e in entries if str(e.get("op", "")).lower() == operation) if entries else None
 
 
-def rates(host: Host, bed: DeployedBed) -> dict[str, dict[str, float | str | None]]:
+def rates(bed: "RunningBed") -> dict[str, dict[str, float | str | None]]:
     """Return state and use of each node, measured over one second: node -> figure -> value.
 
     Besides ``state``: ``cores`` of CPU, ``memory_b``, ``rx_b_per_s``, ``tx_b_per_s``, ``pids``; each ``None`` if the
     node does not run, or ended meanwhile.
     """
-    nodes = {c.labels[NODE]: c.id for c in bed.containers if NODE in c.labels}
-    with ThreadPoolExecutor(max(1, len(nodes))) as pool:
-        used = dict(zip(nodes, pool.map(partial(_use, host), nodes.values()), strict=True))
-    states = {c.labels[NODE]: c.state for c in host.find({ID: bed.id, NODE: None})}
-    lost = {name: {"state": REMOVED, **dict.fromkeys(FIGURES)} for name in bed.lost}
-    return {name: {"state": states.get(name, REMOVED), **used[name]} for name in nodes} | lost
+    ids = {name: node.container.id for name, node in bed.nodes.items()}
+    with ThreadPoolExecutor(len(ids)) as pool:
+        used = dict(zip(ids, pool.map(partial(_use, bed.host), ids.values()), strict=True))
+    states = {found.id: found.state for found in bed.host.find({NODE: None})}
+    return {
+        node.name: {
+            "state": states.get(ids.get(node.name, ""), REMOVED),
+            **used.get(node.name, dict.fromkeys(FIGURES)),
+        }
+        for node in bed.plan.nodes
+    }
 
 
 def _use(host: Host, container: str) -> dict[str, float | None]:

@@ -427,6 +427,14 @@ def test_a_bad_order_is_refused_with_a_reason(wrong: dict[str, Any], text: str) 
     assert text in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    ("rate", "seconds", "messages"), [(8.3, 30.0, 249), (0.1, 30.0, 3), (50, 3, 150), (0.3, 1.0, 1), (10.0, 0.31, 4)]
+)
+def test_the_messages_of_a_rate_are_those_due_before_the_end(rate: float, seconds: float, messages: int) -> None:
+    order = LoadOrder.from_dict({**ORDER, "messages": None, "rate": rate, "seconds": seconds})
+    assert Load(order)._limit == messages
+
+
 def test_domains_may_come_from_a_file(sink: Sink, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     run = sink.begin()
     names = tmp_path / "domains"

@@ -313,32 +313,32 @@ def test_a_full_disk_says_what_was_learnt_until_then(capsys: pytest.CaptureFixtu
 
 
 def test_up_verifies_what_it_rendered(testbed: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    engine, build = FakeHost(), zones.build
+    host, build = FakeHost(), zones.build
 
     def without_an_address(*words: Any) -> dict[str, str]:
         built = build(*words)
         return {**built, "test.": built["test."].replace("mx.d0.test. A ", "mx.d1.test. A ")}
 
     monkeypatch.setattr(zones, "build", without_an_address)
-    monkeypatch.setattr(docker, "connect", lambda: engine)
+    monkeypatch.setattr(docker, "connect", lambda: host)
     bed = tmp_path / "bed.yaml"
     bed.write_text(f"name: x\ndomains: 2\n{NODES}", encoding="utf-8")
     ended = testbed("up", bed)
     assert ended.names("an IPv4 and an IPv6 address of mx.d0.test.")
     assert ended.code == ExitCode.USAGE
-    assert engine.find({}) == []
+    assert host.find({}) == []
 
 
 def test_the_only_bed_is_found_beside_the_helper_of_another_command(
     testbed: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = FakeHost()
-    build(engine, Identity(id="0000000a", bed="bed", kind=Kind.UP, nodes=("n0", "n1"), private=False))
+    host = FakeHost()
+    build(host, Identity(id="0000000a", bed="bed", kind=Kind.UP, nodes=("n0", "n1"), private=False))
     helper = Identity.reading()
-    engine.create(ContainerSpec(name="helper", image="x", command=("true",), labels=helper.labels()))
-    monkeypatch.setattr(docker, "connect", lambda: engine)
+    host.create(ContainerSpec(name="helper", image="x", command=("true",), labels=helper.labels()))
+    monkeypatch.setattr(docker, "connect", lambda: host)
     assert testbed("down").code == 0
-    assert [found.name for found in engine.find({})] == ["helper"]
+    assert [found.name for found in host.find({})] == ["helper"]
 
 
 @pytest.mark.usefixtures("testbed")  # it puts the handlers of signals back

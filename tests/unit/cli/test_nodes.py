@@ -14,7 +14,7 @@ from orchestrator.cli.progress import Steps, Within
 from orchestrator.errors import EngineFailed, ExitCode
 from orchestrator.hosts import ContainerSpec, NetworkSpec, Output, capacity, docker, images
 from orchestrator.hosts.fake import FakeHost
-from orchestrator.hosts.ownership import Identity, Kind
+from orchestrator.hosts.ownership import Identity, Kind, deployed_beds
 from orchestrator.plan import make_plan
 from orchestrator.up import keep
 from orchestrator.up.attach import BED_FILE, saved_bed
@@ -28,7 +28,7 @@ testbed = test_cli_errors.testbed
 HOSTILE = "\x1b]0;owned\x07"
 
 
-class Engine(FakeHost):
+class HalfUp(FakeHost):
     """The relay of its bed runs, the sink has ended, the DNS was never started."""
 
     def __init__(self) -> None:
@@ -72,13 +72,13 @@ SERVICES = {"dns": "bind", "relay": "postfix", "sink": "blackhole"}
 
 
 @pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
-    made = Engine()
+def host(monkeypatch: pytest.MonkeyPatch) -> HalfUp:
+    made = HalfUp()
     monkeypatch.setattr(docker, "connect", lambda: made)
     return made
 
 
-def test_stats_shows_a_node_that_does_not_run_by_its_state(testbed: Command, engine: Engine) -> None:
+def test_stats_shows_a_node_that_does_not_run_by_its_state(testbed: Command, host: HalfUp) -> None:
     told = json.loads(testbed("stats", "--format", "json").out)
     assert {name: use["state"] for name, use in told.items()} == {
         "dns": "created",
@@ -89,32 +89,32 @@ def test_stats_shows_a_node_that_does_not_run_by_its_state(testbed: Command, eng
     rows = {row.split()[0]: row.split()[1:] for row in testbed("stats").out.splitlines()}
     assert rows["sink"] == ["exited", *"-----"]
     assert rows["relay"][0] == "running"
-    engine.goes = "relay"
+    host.goes = "relay"
     assert "relay     removed" in testbed("stats").out
 
 
 def test_statistics_that_an_engine_refuses_of_a_running_node_are_an_error(
-    testbed: Command, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    testbed: Command, host: HalfUp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(_container: str) -> Iterator[dict[str, Any]]:
         raise EngineFailed("statistics", "refused", "see its log")
 
-    monkeypatch.setattr(engine, "stats", refuse)
+    monkeypatch.setattr(host, "stats", refuse)
     assert testbed("stats").code == ExitCode.ENGINE
 
 
 @pytest.mark.parametrize(("node", "state"), [("sink", "exited"), ("dns", "created")])
 def test_a_command_in_a_node_that_does_not_run_is_refused_with_its_state(
-    testbed: Command, engine: Engine, node: str, state: str
+    testbed: Command, host: HalfUp, node: str, state: str
 ) -> None:
-    assert engine.ids[node]
+    assert host.ids[node]
     ended = testbed("exec", node, "--", "true")
     assert ended.names(f"node {node} running")
     assert (f"it is {state}" in ended.err, ended.code) == (True, ExitCode.ENGINE)
 
 
 @pytest.mark.parametrize("words", [("ps",), ("logs", "sink"), ("logs", "dns")], ids=" ".join)
-@pytest.mark.usefixtures("engine")
+@pytest.mark.usefixtures("host")
 def test_a_node_that_does_not_run_is_listed_and_its_log_is_there(testbed: Command, words: tuple[str, ...]) -> None:
     ended = testbed(*words)
     assert ended.code == 0
@@ -124,12 +124,12 @@ def test_a_node_that_does_not_run_is_listed_and_its_log_is_there(testbed: Comman
 def test_ps_and_doctor_name_the_walls_that_nobody_could_look_at(
     testbed: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = test_runner.Breaking()
-    monkeypatch.setattr(docker, "connect", lambda: engine)
+    host = test_runner.Breaking()
+    monkeypatch.setattr(docker, "connect", lambda: host)
     for id_ in ("0000000a", "0000000b"):
-        build(engine, Identity(id=id_, bed="bed", kind=Kind.UP, nodes=("n0", "n1"), private=False))
-    engine.end("tb-0000000a-n0", 1)
-    engine.node("tb-0000000b-n1").remove()
+        build(host, Identity(id=id_, bed="bed", kind=Kind.UP, nodes=("n0", "n1"), private=False))
+    host.end("tb-0000000a-n0", 1)
+    host.node("tb-0000000b-n1").remove()
 
     shown = testbed("ps").out
     assert "  not looked at: node n0: it is exited; do: `testbed down 0000000a`, then `testbed up` again\n" in shown
@@ -139,7 +139,7 @@ def test_ps_and_doctor_name_the_walls_that_nobody_could_look_at(
 
     checks = json.loads(testbed("doctor", "--domains", 2, "--format", "json").out)
     (walls,) = (check for check in checks if check["name"] == "walls of the beds that are up")
-    assert (walls["state"], walls["needed"]) == ("warn", "2 beds closed")
+    assert (walls["state"], walls["needed"]) == ("warn", "all of them closed")
     assert walls["found"] == (
         "closed: bed 0000000a (node n1), bed 0000000b (node n0); "
         "not looked at: bed 0000000a (node n0: it is exited), bed 0000000b (node n1: it is removed)"
@@ -151,18 +151,60 @@ def test_ps_and_doctor_name_the_walls_that_nobody_could_look_at(
 def test_a_node_whose_container_is_gone_is_named_so(
     testbed: Command, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
 ) -> None:
-    engine = FakeHost()
-    monkeypatch.setattr(docker, "connect", lambda: engine)
-    build(engine, Identity(id="0000000a", bed="bed", kind=Kind.UP, nodes=("n0", "n1"), private=False))
-    engine.end("tb-0000000a-n0", 1)
-    engine.node("tb-0000000a-n1").remove()
+    host = FakeHost()
+    monkeypatch.setattr(docker, "connect", lambda: host)
+    build(host, Identity(id="0000000a", bed="bed", kind=Kind.UP, nodes=("n0", "n1"), private=False))
+    host.end("tb-0000000a-n0", 1)
+    host.node("tb-0000000a-n1").remove()
     ended = testbed(*words)
     assert ended.names("node n1 of bed bed")
     assert ("it was removed" in ended.err, ended.code) == (True, ExitCode.ENGINE)
-    assert "n1        removed" in testbed("stats").out
 
 
-@pytest.mark.usefixtures("engine")
+def test_stats_shows_a_node_whose_container_is_gone(testbed: Command, host: HalfUp) -> None:
+    host.remove(host.ids["sink"])
+    assert "sink      removed" in testbed("stats").out
+
+
+def test_stats_of_a_bed_of_another_version_is_refused_as_exec_and_logs_are(
+    testbed: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = FakeHost()
+    monkeypatch.setattr(docker, "connect", lambda: host)
+    build(host, Identity(id="0000000a", bed="bed", kind=Kind.UP, nodes=("n0", "n1"), private=False))
+    for words in (("stats",), ("logs", "n0"), ("exec", "n0", "true")):
+        assert testbed(*words).names("a bed of this version of testbed"), words
+
+
+@pytest.mark.parametrize("words", [("stats",), ("down",), ("graph",), ("logs", "relay", "--bed")], ids=" ".join)
+def test_every_command_about_a_bed_takes_its_name_or_its_id(
+    testbed: Command, host: HalfUp, words: tuple[str, ...]
+) -> None:
+    host.answer = lambda *_: Output(status=0, stdout="", stderr="")
+    assert testbed(*words, deployed_beds(host)[0].id).code == 0
+    if words != ("down",):
+        assert testbed(*words, "x").code == 0
+
+
+def test_every_hint_works_as_it_is_printed_while_another_bed_is_up(
+    testbed: Command, host: HalfUp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(host, Identity(id="0000000a", bed="x", kind=Kind.UP, nodes=("n0", "n1"), private=False))
+    deployed = next(bed for bed in deployed_beds(host) if bed.id != "0000000a")
+    monkeypatch.setattr(keep, "up", lambda *_, **__: deployed)
+    host.answer = lambda *_: Output(status=0, stdout="", stderr="")
+    for words in (("logs", "relay"), ("exec", "relay", "id"), ("logs", "relay", "--bed", "x")):
+        assert testbed(*words).names("give `--bed ID`, ID from `testbed ps`"), words
+    for others in (("stats",), ("down",), ("stats", "x")):
+        assert testbed(*others).names(f"give `testbed {others[0]} ID`, ID from `testbed ps`"), others
+    ended = testbed("exec", "sink", "--bed", deployed.id, "true")
+    hints = [ended.err.split("`")[1], *testbed("up").out.rpartition("next: ")[2].strip().split(", ")]
+    assert [hint.split()[1] for hint in hints] == ["logs", "stats", "exec", "down"]
+    for hint in hints:
+        assert testbed(*hint.split()[1:]).code == 0, hint
+
+
+@pytest.mark.usefixtures("host")
 def test_a_node_says_nothing_to_a_terminal_but_text(testbed: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     assert testbed("logs", "relay").out == f"{HOSTILE}\ntwo\n"
     raw = testbed("exec", "relay", "--", "true")
@@ -176,7 +218,7 @@ def test_a_node_says_nothing_to_a_terminal_but_text(testbed: Command, monkeypatc
 
 
 @pytest.mark.parametrize("folder", ["there", "new/one"])
-@pytest.mark.usefixtures("engine")
+@pytest.mark.usefixtures("host")
 def test_up_removes_only_the_folders_that_it_made(
     testbed: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
 ) -> None:

@@ -8,10 +8,11 @@ import pytest
 import typer
 
 from orchestrator import cli
+from orchestrator.cli.scenario_commands import command
 from orchestrator.hosts import docker
 from tests.unit.cli import test_errors as test_cli_errors
 from tests.unit.cli.test_errors import Command
-from tests.unit.cli.test_nodes import Engine
+from tests.unit.cli.test_nodes import HalfUp
 
 testbed = test_cli_errors.testbed
 
@@ -31,23 +32,23 @@ def switches(command: Any) -> set[str]:
 
 def test_every_command_has_it_before_and_behind_its_name() -> None:
     whole: Any = typer.main.get_command(cli.app)
-    scenarios = [whole.commands[group].make("relay-throughput") for group in ("run", "bisect")]
-    for command in (whole, *whole.commands.values(), *scenarios):
-        assert {"--verbose", "-v"} <= switches(command), command.name
+    scenarios = [command("relay-throughput", whole.commands[group].body) for group in ("run", "bisect")]
+    for each in (whole, *whole.commands.values(), *scenarios):
+        assert {"--verbose", "-v"} <= switches(each), each.name
 
 
 @pytest.mark.parametrize("words", [("-v", "down"), ("down", "--verbose")], ids=" ".join)
 def test_it_says_what_is_done_on_standard_error(
     testbed: Command, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr(docker, "connect", Engine)
+    monkeypatch.setattr(docker, "connect", HalfUp)
     ended = testbed(*words)
     assert "orchestrator.hosts.cleaning: remove bed x " in ended.err
     assert "orchestrator" not in ended.out
 
 
 def test_without_it_nothing_is_said(testbed: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(docker, "connect", Engine)
+    monkeypatch.setattr(docker, "connect", HalfUp)
     assert "orchestrator." not in testbed("down").err
 
 
@@ -60,7 +61,7 @@ def test_what_is_asked_of_an_engine_is_said_without_the_credentials_of_its_addre
 
 
 def test_text_of_others_is_made_plain(testbed: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(docker, "connect", Engine)
+    monkeypatch.setattr(docker, "connect", HalfUp)
     testbed("down", "-v")
     logging.getLogger("orchestrator.hosts").debug("\x1b[31mred")
     assert "\x1b" not in testbed("down").err

@@ -27,8 +27,8 @@ def test_images_without_tags_labels_size_or_date_are_listed_as_they_are() -> Non
     ]
     with engine({"GET /images/json": listed}) as (it, _):
         assert it.images.list("x") == [
-            ("a:1", {"id": "sha256:3", "size": "0", "created": ""}),
-            ("b:1", {"x": "y", "id": "sha256:4", "size": "5", "created": "6"}),
+            ("a:1", {"id": "sha256:3", "size": "0"}),
+            ("b:1", {"x": "y", "id": "sha256:4", "size": "5"}),
         ]
 
 
@@ -103,6 +103,22 @@ def test_a_log_with_local_times_is_read() -> None:
         list(it.node("relay").logs(follow=False))
 
 
+LOG = [frame(1, f"1970-01-01T00:00:0{n}.000000001Z {n}\n") for n in range(1, 6)]
+
+
+@pytest.mark.parametrize("again", [LOG[3:], LOG[2:], LOG], ids=["the rest", "from the last line", "all of it"])
+def test_last_lines_that_a_follower_was_not_sent_are_read_after_its_end(again: list[bytes]) -> None:
+    """Engine 20.10 ends the stream of a container that ends while its log is sent, and leaves lines out."""
+    with engine({"GET /containers/relay/logs": [b"".join(LOG[:3]), b"".join(again)]}) as (it, asked):
+        assert [line.text for line in it.node("relay").logs(follow=True)] == ["1", "2", "3", "4", "5"]
+        assert asked == ["GET /containers/relay/logs"] * 2
+
+
+def test_a_log_whose_container_is_gone_at_its_end_was_read_to_its_end() -> None:
+    with engine({"GET /containers/relay/logs": [b"".join(LOG), None]}) as (it, _):
+        assert [line.text for line in it.node("relay").logs(follow=True)] == ["1", "2", "3", "4", "5"]
+
+
 def test_containers_and_networks_are_found_with_as_little_as_their_ids() -> None:
     containers = [
         {"Id": "c1"},
@@ -146,7 +162,7 @@ def test_a_command_has_no_status_before_it_has_ended() -> None:
     with engine(answers) as (it, _):
         assert it.node("relay").exec(("true",)).status == 3
     with engine(answers) as (it, _), pytest.raises(EngineFailed, match="status 3"):
-        list(it.node("relay").exec_lines(("true",)))
+        list(it.node("relay").exec_lines(("true",), timeout=9))
 
 
 VERBS: dict[str, tuple[Answers, Callable[[DockerHost], object]]] = {
@@ -155,7 +171,10 @@ VERBS: dict[str, tuple[Answers, Callable[[DockerHost], object]]] = {
     "image": ({"GET /images/base/json": {"Config": {}}}, lambda it: it.images.find("base")),
     "images": ({"GET /images/json": [None]}, lambda it: it.images.list("x")),
     "exec": ({"POST /containers/relay/exec": {}}, lambda it: it.node("relay").exec(("true",))),
-    "exec_lines": ({"POST /containers/relay/exec": {}}, lambda it: list(it.node("relay").exec_lines(("true",)))),
+    "exec_lines": (
+        {"POST /containers/relay/exec": {}},
+        lambda it: list(it.node("relay").exec_lines(("true",), timeout=9)),
+    ),
     "wait": ({"POST /containers/relay/wait": {"Error": None}}, lambda it: it.node("relay").wait()),
     "find": ({"GET /containers/json": [{}], "GET /networks": []}, lambda it: it.find({})),
     "find in a list that is none": ({"GET /containers/json": "x", "GET /networks": []}, lambda it: it.find({})),

@@ -7,8 +7,9 @@ import pytest
 
 from orchestrator.errors import EngineFailed
 from orchestrator.hosts import ContainerSpec, Host, Output
-from orchestrator.hosts.fake import FakeHost, broken
+from orchestrator.hosts.fake import FakeHost
 from tests.engine_contract import SERVE, EngineContract
+from tests.unit.hosts.broken import broken
 
 
 def answer(_spec: ContainerSpec, command: tuple[str, ...]) -> Output:

@@ -9,6 +9,7 @@ import tempfile
 import threading
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -72,6 +73,12 @@ class Builder:
     def discard(self, image: str) -> None:
         """Note what was discarded."""
         self.discarded.append(image)
+
+
+@pytest.fixture(autouse=True)
+def _locks_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for no other test that builds the same image."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 def engine(builder: Builder) -> Host:
@@ -205,6 +212,41 @@ def test_what_is_missing_is_built_once_on_its_release() -> None:
         assert args["BASE"] == f"testbed/debian:{release}"
     images.ensure(engine(builder), wanted, silent)
     assert len(builder.built) == 2
+
+
+@pytest.mark.parametrize("there", [BASES, []], ids=["image", "base"])
+def test_an_image_that_another_process_builds_is_waited_for(monkeypatch: pytest.MonkeyPatch, there: list[str]) -> None:
+    builder, waits, begun, told = Builder(*there), threading.Event(), threading.Event(), []
+    bootstrapped: list[str] = []
+
+    def slow(_say: object = None) -> None:
+        begun.set()
+        waits.wait(5)
+
+    def base(_host: Host, release: str, own: str, say: object) -> None:
+        slow(say)
+        bootstrapped.append(release)
+        builder.here[own] = {"id": own}
+
+    def tell(text: str) -> None:
+        told.append(text)
+        if "another process" in text:
+            waits.set()
+
+    def refuse(_builder: Builder, tag: str) -> None:
+        raise EngineFailed(f"image {tag}", "no registry", "try again")
+
+    monkeypatch.setattr(images, "_bootstrap", base)
+    monkeypatch.setattr(Builder, "pull", refuse, raising=False)
+    with ThreadPoolExecutor(1) as pool:
+        # An image of its own for each: only the base is common.
+        first = pool.submit(images.ensure, engine(builder), [("bind", "bookworm")], slow)
+        begun.wait(5)
+        images.ensure(engine(builder), [("bind" if there else "postfix", "bookworm")], tell)
+        first.result()
+    assert any("another process" in text for text in told)
+    assert len(builder.built) == (1 if there else 2)
+    assert bootstrapped == ([] if there else ["bookworm"])
 
 
 def test_what_changed_is_built_again_and_the_old_one_discarded() -> None:

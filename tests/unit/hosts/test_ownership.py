@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from orchestrator.errors import EngineFailed
 from orchestrator.hosts import ContainerSpec, Endpoint, Host, NetworkSpec, Output, ownership
 from orchestrator.hosts.cleaning import clean, make_way, remove_id
-from orchestrator.hosts.fake import FakeHost, broken
+from orchestrator.hosts.fake import FakeHost
 from orchestrator.hosts.ownership import (
     CREATED,
     ID,
@@ -24,6 +24,7 @@ from orchestrator.hosts.ownership import (
     deployed_beds,
     owner_state,
 )
+from tests.unit.hosts.broken import broken
 
 
 def silent(_text: str) -> None:

@@ -42,7 +42,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     rundir = factory.make_run(tmp_path_factory.mktemp("kept"), domains=4, carries=20, seconds=2)
     for end in ("load", "sink"):
         rundir.save_result(f"calibration-single-{end}", rundir.result(f"calibration-{end}") or {})
-    factory.add_probes(rundir, {20: 60, 40: 60}, used=20)
+    factory.add_probes(rundir, {20: 20, 40: 20}, used=20)
     assert runner.judge_again(rundir).verdict.outcome is Outcome.CONFIRMED
     return rundir
 

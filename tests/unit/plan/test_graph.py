@@ -15,7 +15,7 @@ from orchestrator.plan import graph, make_plan
 from orchestrator.plan.graph import DrawnNetwork, DrawnNode, DrawnPort, Graph
 from tests.unit.cli import test_errors as test_cli_errors
 from tests.unit.cli.test_errors import Command
-from tests.unit.cli.test_nodes import Engine
+from tests.unit.cli.test_nodes import HalfUp
 
 testbed = test_cli_errors.testbed
 HOSTILE = 'end"]; subgraph <b>\\ #quot; | } -->\n%% x'
@@ -94,7 +94,7 @@ def test_the_command_takes_a_built_in_bed_or_a_file(testbed: Command, written: t
 
 
 def test_the_command_takes_a_bed_that_is_up(testbed: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = Engine()
+    made = HalfUp()
     monkeypatch.setattr(docker, "connect", lambda: made)
     told = json.loads(testbed("graph", "x", "--format", "json").out)
     assert told["bed"] == "x"
@@ -106,5 +106,5 @@ def test_the_command_takes_a_bed_that_is_up(testbed: Command, monkeypatch: pytes
 
 
 def test_a_bed_that_is_neither_is_named(testbed: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(docker, "connect", Engine)
+    monkeypatch.setattr(docker, "connect", HalfUp)
     assert testbed("graph", "nothing").names("nothing")

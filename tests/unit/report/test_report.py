@@ -49,7 +49,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
 def shown(rundir: RunDir, width: int = 80, *, colour: bool = False) -> str:
     console = Console(width=width, highlight=False, force_terminal=colour, color_system="truecolor" if colour else None)
     with console.capture() as captured:
-        terminal.show(rundir, console)
+        terminal.show(terminal.summary(rundir), console)
     return captured.get()
 
 
@@ -137,7 +137,7 @@ def test_deferred_mail_is_shown_with_its_reasons(rundir: RunDir, tmp_path: Path)
     assert terminal.summary(copy)["troubles"] == troubles
     page = html.write(copy).read_text(encoding="utf-8")
     assert "450 &lt;wait&gt;" in page
-    assert "11 more reasons" in page
+    assert "11 other reasons" in page
 
 
 def test_a_run_that_broke_off_is_shown_with_its_error(tmp_path: Path) -> None:
@@ -209,9 +209,9 @@ def test_every_picture_has_words_and_a_table(rundir: RunDir, page: str) -> None:
     assert set(pictures) == {f"chart-{chart.id}" for chart in drawn}
     for chart in drawn:
         assert chart.says
-        assert chart.rows
-        assert chart.title in (pictures[f"chart-{chart.id}"]["aria-label"] or "")
-        assert all(len(row) == len(chart.head) for row in chart.rows)
+        assert chart.table.rows
+        assert chart.table.title in (pictures[f"chart-{chart.id}"]["aria-label"] or "")
+        assert all(len(row) == len(chart.table.columns) for row in chart.table.rows)
     assert sum(tag == "figure" for tag, _ in tags) == len(drawn)
     assert all("scope" in attributes for tag, attributes in tags if tag == "th")
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from orchestrator.errors import EngineFailed, ExitCode, InvalidInput
 from orchestrator.interrupts import Interrupted
 from orchestrator.report import many
-from orchestrator.runs import bisect
+from orchestrator.runs import bisect, sweep
 from orchestrator.runs.sweep import Summary
 from orchestrator.scenarios import Outcome
 from tests.unit import disk
@@ -106,7 +106,7 @@ def test_an_inconclusive_run_is_made_once_more(tmp_path: Path) -> None:
     code, facts, _ = search(tmp_path, lambda params: left.pop() if left else from_on(50)(params))
     assert (code, facts["threshold"]) == (ExitCode.OK, 50)
     assert [run["outcome"] for run in facts["runs"]][:2] == ["INCONCLUSIVE", "REFUTED"]
-    assert many.search(facts).grids[1].rows == (("time-1", "So."),)
+    assert many.search(facts).tables[1].rows == (("time-1", "So."),)
 
 
 def test_a_value_that_stays_inconclusive_ends_the_search(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_range_that_is_none_is_refused(text: str, said: str) -> None:
 
 def test_an_end_that_is_not_possible_is_refused() -> None:
     with pytest.raises(InvalidInput, match="less than or equal to 5000"):
-        bisect.at(SEARCH, Params(), bisect.parse(SEARCH, "addresses=10..9000"), 9000)
+        sweep.varied(SEARCH, Params(), {"addresses": 9000})
 
 
 def test_a_search_is_shown_with_nothing_that_moves_a_cursor(tmp_path: Path) -> None:

@@ -104,11 +104,11 @@ def _answer(spec: ContainerSpec, command: tuple[str, ...]) -> Output:  # noqa: A
     return Output(status=0, stdout=READING, stderr="")
 
 
-def _run(engine: FakeHost, runs: Path, asked: Asked | None = None, steps: Steps | None = None) -> runner.Finished:
+def _run(host: FakeHost, runs: Path, asked: Asked | None = None, steps: Steps | None = None) -> runner.Finished:
     return runner.run(
         asked or Asked(),
         Params(),
-        connect=lambda: engine,
+        connect=lambda: host,
         runs=runs,
         parent=None,
         command=["testbed", "run", "asked"],
@@ -123,10 +123,10 @@ def _facts(runs: Path) -> dict[str, Any]:
 
 
 def test_a_run_keeps_everything_and_leaves_nothing(tmp_path: Path) -> None:
-    engine, steps = Breaking(), Steps()
-    finished = _run(engine, tmp_path, steps=steps)
+    host, steps = Breaking(), Steps()
+    finished = _run(host, tmp_path, steps=steps)
     assert finished.exit_code is ExitCode.OK
-    assert engine.find({}) == []
+    assert host.find({}) == []
     facts = _facts(tmp_path)
     assert facts["status"] == "finished"
     assert facts["verdict"]["outcome"] == "CONFIRMED"
@@ -138,22 +138,45 @@ def test_a_run_keeps_everything_and_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_version_that_a_daemon_does_not_tell_is_not_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node, "NEWS_S", 0.1)
-    engine = Breaking()
-    answer = engine.answer
+    host = Breaking()
+    answer = host.answer
     failed = Output(status=127, stdout="", stderr="named: not found")
-    engine.answer = lambda spec, command: failed if command[-2:] == ("named", "-v") else answer(spec, command)
+    host.answer = lambda spec, command: failed if command[-2:] == ("named", "-v") else answer(spec, command)
     with pytest.raises(EngineFailed, match="named: not found"):
-        _run(engine, tmp_path)
+        _run(host, tmp_path)
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["runs", "ends"])
+def test_a_version_is_left_out_only_of_a_node_that_has_ended_and_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, ends: bool
+) -> None:
+    class MayEnd(Asked):
+        def bed(self, params: Params) -> Bed:  # noqa: ARG002
+            return parse_bed({"name": "one", "nodes": {"dns": {"service": "bind", "may_end": True}}}, "bed")
+
+    def fail(spec: ContainerSpec, command: tuple[str, ...]) -> Output:
+        if command[-2:] != ("named", "-v"):
+            return answer(spec, command)
+        if ends:
+            host.end(spec.name, 1)
+        return Output(status=127, stdout="", stderr="named: not found")
+
+    monkeypatch.setattr(node, "NEWS_S", 0.1)
+    host = Breaking()
+    answer, host.answer = host.answer, fail
+    with nullcontext() if ends else pytest.raises(EngineFailed, match="named: not found"):
+        _run(host, tmp_path, MayEnd())
+    assert _facts(tmp_path)["environment"].get("daemons") == ({} if ends else None)
 
 
 def _calls() -> int:
-    engine = Breaking()
+    host = Breaking()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner, "html", type("NoReport", (), {"write": staticmethod(lambda _: None)}))
         patch.setattr(services, "verify", lambda *_: None)
         with tempfile.TemporaryDirectory() as scratch:
-            _run(engine, Path(scratch))
-    return next(engine.calls) - 1
+            _run(host, Path(scratch))
+    return next(host.calls) - 1
 
 
 @pytest.mark.parametrize("at", range(1, _calls() + 1))
@@ -161,55 +184,55 @@ def test_whichever_call_breaks_nothing_is_left_and_the_first_error_is_the_one_sh
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
     monkeypatch.setattr(node, "NEWS_S", 0.1)  # no node has ended: there is no news to wait for
-    engine = Breaking(at)
+    host = Breaking(at)
     with pytest.raises(EngineFailed, match="the call that the test breaks") as caught:
-        _run(engine, tmp_path)
-    left = engine.find({})
+        _run(host, tmp_path)
+    left = host.find({})
     if left:  # what broke was the removal itself: the control network stands, so that `clean` finds the rest
         assert [found.name.rpartition("-")[2] for found in left] == ["control"]
-        cleaning.clean(engine, everything=True, say=print)
-    assert engine.find({}) == []
+        cleaning.clean(host, everything=True, say=print)
+    assert host.find({}) == []
     assert _facts(tmp_path)["status"] == "failed"
     assert _facts(tmp_path)["error"]["found"] == caught.value.found
 
 
 def test_an_interrupt_takes_the_bed_down_and_is_recorded(tmp_path: Path) -> None:
-    engine = Breaking()
+    host = Breaking()
 
     def interrupt(_: RecordedBed) -> None:
         raise Interrupted(15)
 
     with pytest.raises(Interrupted):
-        _run(engine, tmp_path, Asked(interrupt))
-    assert engine.find({}) == []
+        _run(host, tmp_path, Asked(interrupt))
+    assert host.find({}) == []
     assert _facts(tmp_path)["status"] == "interrupted"
 
 
 def test_a_removal_that_fails_does_not_hide_why_the_run_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = Breaking()
+    host = Breaking()
 
     def refuse(_: str) -> None:
         raise EngineFailed("the network removed", "it is in use", "wait")
 
     def interrupt(_: RecordedBed) -> None:
-        monkeypatch.setattr(engine, "remove_network", refuse)
+        monkeypatch.setattr(host, "remove_network", refuse)
         raise Interrupted(15)
 
     with pytest.raises(Interrupted) as caught:
-        _run(engine, tmp_path, Asked(interrupt))
+        _run(host, tmp_path, Asked(interrupt))
     assert "it is in use" in caught.value.__notes__[0]
     assert _facts(tmp_path)["status"] == "interrupted"
 
 
 def test_a_node_that_dies_ends_the_run_with_the_end_of_its_log(tmp_path: Path) -> None:
-    engine = Breaking()
+    host = Breaking()
 
     def kill(running: RecordedBed) -> None:
-        engine.end(running.node("dns").container.id, 139)
+        host.end(running.node("dns").container.id, 139)
         assert running.recorder.died.wait(5)
         running.check()
 
-    finished = _run(engine, tmp_path, Asked(kill))
+    finished = _run(host, tmp_path, Asked(kill))
     assert isinstance(finished.broken, NodeDied)
     assert finished.broken.tail[-1] == "23-Nov running"
     assert finished.verdict.outcome is Outcome.INCONCLUSIVE
@@ -217,7 +240,7 @@ def test_a_node_that_dies_ends_the_run_with_the_end_of_its_log(tmp_path: Path) -
     facts = finished.rundir.load()
     assert facts["status"] == "failed"
     assert "status 139" in facts["error"]["found"]
-    assert engine.find({}) == []
+    assert host.find({}) == []
 
 
 @pytest.mark.parametrize(
@@ -266,9 +289,9 @@ def _broken_judge(measured: Measurements) -> Verdict:
 def test_a_judge_that_fails_is_inconclusive_with_its_reason_and_can_judge_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, judge: Callable[[Measurements], Verdict]
 ) -> None:
-    engine = Breaking()
-    finished = _run(engine, tmp_path, Judged(judge))
-    assert engine.find({}) == []
+    host = Breaking()
+    finished = _run(host, tmp_path, Judged(judge))
+    assert host.find({}) == []
     assert finished.exit_code is ExitCode.INCONCLUSIVE
     assert finished.verdict.reason.startswith(("The judge failed: TypeError", "The judge failed: AttributeError"))
     assert str(finished.broken) in sweep.told(finished)["error"]
@@ -277,7 +300,7 @@ def test_a_judge_that_fails_is_inconclusive_with_its_reason_and_can_judge_again(
     assert facts["error"]["found"].startswith("the judge failed: ")
     assert "Traceback (most recent call last)" in (folder / "judge.traceback").read_text()
     assert "The judge failed: " in (folder / "report.html").read_text()
-    terminal.show(finished.rundir, Console(file=io.StringIO()))
+    terminal.show(terminal.summary(finished.rundir), Console(file=io.StringIO()))
 
     asked = Judged(judge)
     monkeypatch.setattr(runner, "scenario", lambda _: asked)
@@ -291,13 +314,13 @@ def test_a_judge_that_fails_is_inconclusive_with_its_reason_and_can_judge_again(
 
 def test_a_judge_that_fails_after_a_death_does_not_hide_the_death(tmp_path: Path) -> None:
     def kill(running: RecordedBed) -> None:
-        engine.end(running.node("dns").container.id, 139)
+        host.end(running.node("dns").container.id, 139)
         assert running.recorder.died.wait(5)
         running.check()
 
-    engine, asked = Breaking(), Judged(_broken_judge)
+    host, asked = Breaking(), Judged(_broken_judge)
     asked._drive = kill
-    finished = _run(engine, tmp_path, asked)
+    finished = _run(host, tmp_path, asked)
     assert isinstance(finished.broken, NodeDied)
     assert "status 139" in _facts(tmp_path)["error"]["found"]
     assert "The judge failed" in finished.verdict.reason

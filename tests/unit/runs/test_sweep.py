@@ -75,7 +75,7 @@ def test_which_of_them_shows_it_is_the_answer(tmp_path: Path) -> None:
     ]
     page = many.sweep(facts)
     assert page.word == "ANSWERED"
-    assert page.grids[0].rows[0] == ("bullseye", "CONFIRMED", "3.00", "time-1")
+    assert page.tables[0].rows[0] == ("bullseye", "CONFIRMED", "3.00", "time-1")
     assert page.quotes == (("dns_release bullseye", "it \x1b[31mbroke"),)
     assert "\x1b[31m" not in many.write(page, tmp_path).read_text().replace("it \x1b[31mbroke", "")
 
@@ -85,8 +85,8 @@ def test_one_that_is_inconclusive_makes_the_sweep_so(tmp_path: Path) -> None:
     assert code is ExitCode.INCONCLUSIVE
     page = many.sweep(facts)
     assert page.word == "INCONCLUSIVE"
-    assert [row[1:3] for row in page.grids[0].rows] == [("CONFIRMED", "3.00"), ("INCONCLUSIVE", "(3.00)")]
-    assert page.grids[1].rows == (("time-2", "So."),)
+    assert [row[1:3] for row in page.tables[0].rows] == [("CONFIRMED", "3.00"), ("INCONCLUSIVE", "(3.00)")]
+    assert page.tables[1].rows == (("time-2", "So."),)
 
 
 def failing(runs: Path, *releases: str) -> sweep.Ask:
@@ -106,7 +106,7 @@ def test_a_run_that_the_host_cannot_give_is_a_row_and_the_others_go_on(tmp_path:
     assert code is ExitCode.INCONCLUSIVE
     assert [row["outcome"] for row in facts["runs"]] == [None, "REFUTED"]
     assert "raise the limit" in facts["runs"][0]["error"]
-    assert many.sweep(facts).grids[0].rows[0] == ("bullseye", "NO VERDICT", "none")
+    assert many.sweep(facts).tables[0].rows[0] == ("bullseye", "NO VERDICT", "none")
 
 
 def test_when_no_run_can_be_made_the_reason_is_the_end(tmp_path: Path) -> None:

@@ -13,8 +13,7 @@ from orchestrator.measurements.rundir import RunDir
 from orchestrator.plan import make_plan
 from orchestrator.scenarios import Outcome, Verdict
 from orchestrator.scenarios.bind_fd_limit import SCENARIO, drive
-from orchestrator.scenarios.bind_fd_limit.named import servers
-from orchestrator.scenarios.bind_fd_limit.params import Params
+from orchestrator.scenarios.bind_fd_limit.named import Params, servers
 from tests.unit.up.test_bed import up
 
 LOST = EngineFailed("an answer", "the engine did not answer", "see whether it runs")

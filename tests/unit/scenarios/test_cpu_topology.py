@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -40,9 +41,16 @@ def make(parent: Path, rates: Rates, *, said: str = TWO_CORES, others: float = 0
     described = [{"name": s.name, "cpus": write(s.cpus), "harness": write(s.harness)} for s in sets]
     rundir.save_result("cpu-sets", {"sets": described, "left_out": left_out})
     rounds = len(next(iter(rates.values())))
-    rundir.save({"params": {"domains": 100, "repeat": rounds}, "environment": {"topology": topology.to_dict()}})
+    rundir.save(
+        {
+            "scenario": SCENARIO.name,
+            "params": {"domains": 100, "repeat": rounds},
+            "plan": {"nodes": [{"name": "relay", "role": "relay"}]},
+            "environment": {"topology": topology.to_dict()},
+        }
+    )
     t = BEGAN
-    add_probes(rundir, {20: 400.0, 40: 400.0}, used=20)
+    add_probes(rundir, dict.fromkeys((20, 40), median(rates[ALL])), used=20)
     for name in ("calibration", "calibration-single"):
         t = load(rundir, name, t, CEILING)
     cpu = 0.0
@@ -125,6 +133,14 @@ def test_connections_that_set_the_pace_are_no_answer(tmp_path: Path) -> None:
     verdict = judged(rundir)
     assert (verdict.outcome, verdict.marks[0]) == (Outcome.INCONCLUSIVE, "concurrency-bound")
     assert "messages a second over 40 connections" in verdict.reason
+
+
+def test_rounds_far_below_the_probe_are_no_answer(tmp_path: Path) -> None:
+    rundir = make(tmp_path, FALLS)
+    add_probes(rundir, {20: 600.0, 40: 600.0}, used=20)
+    verdict = judged(rundir)
+    assert (verdict.outcome, verdict.marks[0]) == (Outcome.INCONCLUSIVE, "unsteady")
+    assert "410 messages a second, 599 in the probe over the same 20 connections" in verdict.reason
 
 
 def test_a_relay_that_carries_the_same_is_refuted(tmp_path: Path) -> None:

@@ -13,7 +13,9 @@ from orchestrator.scenarios import Outcome, Verdict
 from orchestrator.scenarios.generator_ceiling import SCENARIO, Params
 from tests.unit.factory import bitmap, histogram
 
-RUNS = {"calibration-smtp-load": "00000001", "calibration-postal": "00000002", "smtp-load": "3", "postal": "4"}
+RUNS = {"a": "00000001", "b": "00000002", "c": "3", "d": "4"}
+LOADS = {("smtp-load", "sink"): "a", ("postal", "sink"): "b", ("smtp-load", "relay"): "c", ("postal", "relay"): "d"}
+"""Generator and receiving role -> name of the load, which means nothing."""
 
 
 def judged(
@@ -26,6 +28,7 @@ def judged(
     cores: float = 0.2,
     without: str = "",
     engines: str = "smtp-load,postal",
+    delay_ms: float = 0.0,
     relay_idle: float | None = None,
 ) -> Verdict:
     """Judge a run in which postal got so many tokens every 5 s, and ours sent so many messages a second."""
@@ -33,29 +36,27 @@ def judged(
     rundir.save(
         {
             "scenario": "generator-ceiling",
-            "params": Params(engines=engines).model_dump(),
-            "phases": [
-                {"name": "calibration-smtp-load", "start": 992.0, "end": 1000.0},
-                {"name": "calibration-postal", "start": 1000.0, "end": 1040.0},
-            ],
+            "params": Params(engines=engines, data_delay_ms=delay_ms).model_dump(),
+            "plan": {"nodes": [{"name": "hole", "role": "sink"}, {"name": "mta", "role": "relay"}]},
             "environment": {"engine": {"cpus": 2}},
         }
     )
-    for name, our_share, postals_share in (("calibration-", 1.0, 1.0), ("", 0.05, 0.95)):
-        if f"{name}smtp-load" != without:
-            _ours(rundir, f"{name}smtp-load", start=992.0 if name else 3000.0, rate=ours * our_share)
-        if f"{name}postal" != without:
-            _postal(rundir, f"{name}postal", start=1000.0 if name else 2000.0, tokens=int(tokens * postals_share))
+    for to, our_share, postals_share in (("sink", 1.0, 1.0), ("relay", 0.05, 0.95)):
+        if LOADS["smtp-load", to] != without:
+            _ours(rundir, to, start=992.0 if to == "sink" else 3000.0, rate=ours * our_share)
+        if LOADS["postal", to] != without:
+            _postal(rundir, to, start=1000.0 if to == "sink" else 2000.0, tokens=int(tokens * postals_share))
     for name, start, end, share in (("postal", 1000.0, 1040.0, idle), ("smtp-load", 992.0, 1000.0, rival_idle)):
         used = {"busy_s": 2 * (1 - share) * (end - start), "steal_s": 0.0}
-        rundir.save_result(f"calibration-{name}-cpus", {"start": start, "end": end, "cpus": 2, "used": used})
+        window = {"start": start, "end": end, "cpus": 2}
+        rundir.save_result(f"{LOADS[name, 'sink']}-cpus", window | {"used": used})
     if relay_idle is not None:
         window = {"start": 3000.0, "end": 3008.0, "cpus": 2}
         used = {"busy_s": 2 * (1 - relay_idle) * 8, "steal_s": 0.0}
-        rundir.save_result("smtp-load-cpus", window | {"used": used})
+        rundir.save_result("c-cpus", window | {"used": used})
     with rundir.write_series("stats") as stats:
         for t in (*range(990, 1050), *range(2999, 3010)):
-            stats.write(json.dumps({"t": float(t), "node": "sink", "cpu_s": cores * t, "memory_b": 1}) + "\n")
+            stats.write(json.dumps({"t": float(t), "node": "hole", "cpu_s": cores * t, "memory_b": 1}) + "\n")
     measured = Measurements.read(rundir)
     return SCENARIO.judge(measured, Params(**measured.params))
 
@@ -68,12 +69,13 @@ def _tick(rundir: RunDir, run: str, t: float, delivered: int, foreign: int) -> N
         series.write(json.dumps(tick.to_dict()) + "\n")
 
 
-def _ours(rundir: RunDir, name: str, *, start: float, rate: float) -> None:
-    count = int(8 * rate)
+def _ours(rundir: RunDir, to: str, *, start: float, rate: float) -> None:
+    name, count = LOADS["smtp-load", to], int(8 * rate)
     sent = LoadReport(
         run=RUNS[name], started=start, ended=start + 8, offered=count, accepted=count, failed={}, unresolved=0,
         connections=80, late=0, cpu_s=4.0, stalled_s=0.0, response=histogram([]), service=histogram([]),
         connect=histogram([]), accepted_set=bitmap([]), unresolved_set=bitmap([]),
+        generator="smtp-load", to=to,
     )  # fmt: skip
     got = SinkReport(
         run=RUNS[name], delivered=count, duplicated=0, corrupted=0, misrouted=0, foreign=0, bytes=1, connections=80,
@@ -86,11 +88,12 @@ def _ours(rundir: RunDir, name: str, *, start: float, rate: float) -> None:
         _tick(rundir, RUNS[name], start + second, int(second * rate), 0)
 
 
-def _postal(rundir: RunDir, name: str, *, start: float, tokens: int) -> None:
+def _postal(rundir: RunDir, to: str, *, start: float, tokens: int) -> None:
     """Send each portion within 2 s, as postal does; the sink is silent while nothing arrives."""
+    name = LOADS["postal", to]
     done = LoadReport(
         run=RUNS[name], generator="postal", started=start, ended=start + 40, exit_status=124, cut_off=True,
-        cpu_s=3.0, arrived=8 * tokens,
+        cpu_s=3.0, arrived=8 * tokens, to=to,
     )  # fmt: skip
     rundir.save_result(f"{name}-load", done.to_dict())
     for portion in range(8):
@@ -142,7 +145,7 @@ def test_a_bed_that_uses_most_of_the_cpu_says_nothing(tmp_path: Path) -> None:
     assert judged(tmp_path, cores=1.5).outcome is Outcome.INCONCLUSIVE
 
 
-@pytest.mark.parametrize("missing", ["calibration-postal", "calibration-smtp-load"])
+@pytest.mark.parametrize("missing", ["b", "a"])
 def test_what_was_not_measured_is_inconclusive(tmp_path: Path, missing: str) -> None:
     assert judged(tmp_path, without=missing).outcome is Outcome.INCONCLUSIVE
 
@@ -150,6 +153,21 @@ def test_what_was_not_measured_is_inconclusive(tmp_path: Path, missing: str) -> 
 def test_without_postal_the_claim_is_smaller(tmp_path: Path) -> None:
     verdict = judged(tmp_path, engines="smtp-load")
     assert (verdict.outcome, verdict.claim) == (Outcome.CONFIRMED, "Each generator's ceiling is known.")
+
+
+@pytest.mark.parametrize(("cores", "delay_ms"), [(0.95, 0.0), (0.2, 500.0)])
+def test_without_postal_a_sink_that_may_be_the_limit_is_no_answer(
+    tmp_path: Path, cores: float, delay_ms: float
+) -> None:
+    verdict = judged(tmp_path, engines="smtp-load", cores=cores, delay_ms=delay_ms)
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert "sink" in verdict.reason
+
+
+def test_a_sink_at_its_limit_is_noted_beside_postals_own_ceiling(tmp_path: Path) -> None:
+    verdict = judged(tmp_path, cores=0.95)
+    assert verdict.outcome is Outcome.CONFIRMED
+    assert "the ceiling of smtp-load may be that of the sink, which used 95% of its core" in verdict.marks
 
 
 def test_the_bed_has_a_node_for_each_generator() -> None:

@@ -72,7 +72,8 @@ def judged(tmp_path: Path, *passes: dict[str, Any], kernel: bool = True, **param
     phases = [{"name": f"{name}: mail", "start": t + 5, "end": t + 20} for name, t in zip(names, starts, strict=True)]
     if len(passes) > 1:
         phases.append({"name": f"fix {params['fix']}", "start": starts[1] - 1, "end": starts[1]})
-    rundir.save({"scenario": SCENARIO.name, "params": Params(**params).model_dump(), "phases": phases})
+    plan = {"nodes": [{"name": "relay", "role": "relay"}]}
+    rundir.save({"scenario": SCENARIO.name, "params": Params(**params).model_dump(), "plan": plan, "phases": phases})
     with rundir.write_log("relay") as log:
         for number, (name, told) in enumerate(zip(names, passes, strict=True)):
             write(rundir, name, number, told, kernel=kernel)

@@ -102,8 +102,11 @@ def test_lost_mail_refutes(tmp_path: Path, template: RunDir) -> None:
     assert "Lost: 2, needed 0" in verdict.reason
 
 
-def test_mail_that_still_waits_in_the_queue_is_not_called_lost(template: RunDir, tmp_path: Path) -> None:
-    verdict = _judged(template, tmp_path, _set("relay-queue", left=3))
+@pytest.mark.parametrize("left", [3, None])
+def test_mail_that_may_still_wait_in_the_queue_is_not_called_lost(
+    template: RunDir, tmp_path: Path, left: int | None
+) -> None:
+    verdict = _judged(template, tmp_path, _set("relay-queue", left=left))
     assert verdict.outcome is Outcome.INCONCLUSIVE
     assert "the relay's queue after the drain" in verdict.reason
 
@@ -167,8 +170,10 @@ def test_a_harness_that_uses_its_whole_core_is_instrument_bound(
 def test_a_number_of_connections_that_sets_the_pace_is_no_verdict_on_the_relay(
     template: RunDir, tmp_path: Path, carries: dict[int, float], used: int, idle: float, *, bound: bool
 ) -> None:
+    scaled = {number: rate * CARRIES / carries[used] for number, rate in carries.items()}
+
     def probed(run: Path) -> None:
-        add_probes(RunDir.open(run), carries, used=used, idle=idle, given=used == 1)
+        add_probes(RunDir.open(run), scaled, used=used, idle=idle, given=used == 1)
 
     verdict = _judged(_without_probes(template, tmp_path), tmp_path, probed)
     if not bound:
@@ -178,6 +183,21 @@ def test_a_number_of_connections_that_sets_the_pace_is_no_verdict_on_the_relay(
     assert f"messages a second over {max(carries)} connections" in verdict.reason
     assert "--connections" in verdict.reason
     assert "150" not in verdict.claim
+
+
+@pytest.mark.parametrize(("probe", "given", "unsteady"), [(1.6, True, True), (1.6, False, True), (1.2, True, False)])
+def test_a_load_far_below_its_own_probe_is_no_verdict_on_the_relay(
+    template: RunDir, tmp_path: Path, probe: float, *, given: bool, unsteady: bool
+) -> None:
+    def probed(run: Path) -> None:
+        add_probes(RunDir.open(run), {20: probe * CARRIES, 80: probe * CARRIES}, used=20, given=given)
+
+    verdict = _judged(_without_probes(template, tmp_path), tmp_path, probed)
+    assert verdict.outcome is (Outcome.INCONCLUSIVE if unsteady else Outcome.CONFIRMED)
+    assert verdict.marks == (("unsteady",) if unsteady else ())
+    if unsteady:
+        assert "rate was not steady between its probe and the run: 16" in verdict.reason
+        assert "240 in the probe over the same 20 connections: 0.70 times" in verdict.reason
 
 
 def test_without_a_second_number_the_cpu_may_tell_that_more_connections_carry_no_more(
@@ -197,7 +217,7 @@ def test_a_relay_at_its_own_limit_has_no_cpu_left(
 ) -> None:
     rundir = _without_probes(template, tmp_path)
     facts = rundir.load()
-    facts["bed"]["nodes"]["relay"]["limits"] = {"cpus": limit}
+    facts["plan"]["nodes"][0]["limits"] = {"cpus": limit}
     rundir.save(facts)
     _record_cpus(rundir.path, busy=0.5, cpus=4)
     measured = Measurements.read(rundir)

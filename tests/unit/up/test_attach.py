@@ -6,14 +6,13 @@ from pathlib import Path
 import pytest
 
 from orchestrator.bed.model import parse_bed
-from orchestrator.errors import InvalidInput
+from orchestrator.errors import EngineFailed, InvalidInput
 from orchestrator.hosts import ContainerSpec
 from orchestrator.hosts.fake import FakeHost
 from orchestrator.hosts.ownership import Identity, Kind, deployed_beds
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.up import bringup
-from orchestrator.up.attach import BED_FILE, attach, attach_recorded
-from orchestrator.up.collect.recorder import Recorder
+from orchestrator.up.attach import BED_FILE, attach
 from tests.unit.runs.test_runner import Steps
 
 BED = parse_bed(
@@ -46,12 +45,7 @@ def test_the_handle_is_that_of_the_command_that_brought_it_up(host: FakeHost, tm
         assert found.node("dns").exec("true").status == 0
         with pytest.raises(InvalidInput, match="recorded"):
             list(found.node("dns").lines(("true",), 1))
-        with Recorder(RunDir.create(tmp_path, "attached")) as recorder:
-            recorded = attach_recorded(host, deployed_beds(host)[0], recorder, rundir)
-            assert list(recorded.node("dns").lines(("true",), 5)) == []
-            recorder.expect_end()
-            made.recorder.expect_end()
-            stack.close()
+        made.recorder.expect_end()
 
 
 def test_a_node_that_was_removed_is_left_out(host: FakeHost, tmp_path: Path) -> None:
@@ -62,6 +56,19 @@ def test_a_node_that_was_removed_is_left_out(host: FakeHost, tmp_path: Path) -> 
         made.recorder.expect_end()
         made.node("dns").container.remove()
         assert list(attach(host, deployed_beds(host)[0]).nodes) == ["sink"]
+
+
+def test_an_engine_that_fails_is_no_other_version(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.create(ContainerSpec(name="x", image="", command=(), labels=Identity.new(BED, Kind.UP).labels(node="dns")))
+    failure = EngineFailed("a file of container x", "the engine did not answer", "see whether it runs")
+
+    def fails(*_: object) -> bytes:
+        raise failure
+
+    monkeypatch.setattr(FakeHost, "read_file", fails)
+    with pytest.raises(EngineFailed) as failed:
+        attach(host, deployed_beds(host)[0])
+    assert failed.value is failure
 
 
 @pytest.mark.parametrize("content", [b'{"format": 2}', b"{}", b"no JSON", None])

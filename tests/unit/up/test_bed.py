@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import pytest
 from orchestrator.agents.contract import LoadOrder
 from orchestrator.bed import builtin
 from orchestrator.errors import EngineFailed, NodeDied, TimedOut
-from orchestrator.hosts import ContainerSpec, LogLine, Output
+from orchestrator.hosts import ContainerSpec, LogLine, Output, overdue
 from orchestrator.hosts.fake import FakeHost
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.plan import make_plan
@@ -22,6 +22,8 @@ from orchestrator.up.bed import RecordedBed
 from orchestrator.up.collect import recorder
 from orchestrator.up.collect.recorder import Recorder
 from orchestrator.up.node import RunningNode
+from orchestrator.up.relay import Relay
+from orchestrator.up.sink import Sink
 from tests.unit import factory
 
 REPORT = {
@@ -100,9 +102,10 @@ def test_a_line_that_was_printed_already_leaves_no_listener(tmp_path: Path) -> N
         assert listeners(bed) == 0
 
 
+@pytest.mark.parametrize("seconds", [5, 0.01])
 @pytest.mark.parametrize("lost", ["breaks", "ends while the container runs", "is recorded no more"])
 def test_a_log_that_is_lost_is_not_read_as_a_missing_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str, seconds: float
 ) -> None:
     def logs(engine: FakeHost, container: str, *, follow: bool) -> Iterator[LogLine]:
         yield from ()
@@ -112,12 +115,12 @@ def test_a_log_that_is_lost_is_not_read_as_a_missing_line(
             engine.node(container).wait()
 
     monkeypatch.setattr(FakeHost, "logs", logs)
-    monkeypatch.setattr(recorder, "GRACE_S", 0.01)
+    monkeypatch.setattr(recorder, "GRACE_S", 0.1)
     with up(tmp_path) as (bed, _):
         if lost == "is recorded no more":
             bed.recorder.close(timeout=0)
         with pytest.raises(EngineFailed, match=r"the engine did not answer|its stream ended|recording was stopped"):
-            bed.role(Role.DNS).wait_for_log("never", 5)
+            bed.role(Role.DNS).wait_for_log("never", seconds)
 
 
 def test_a_wait_for_a_line_ends_when_another_node_dies(tmp_path: Path) -> None:
@@ -174,20 +177,19 @@ def test_every_line_of_a_command_that_ended_in_time_is_read_however_late(
         assert [*read, *lines] == ["first", "", "last"]
 
 
-def test_a_command_that_goes_on_for_too_long_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ended = threading.Event()
-
-    def lines(*_: object, **__: object) -> Iterator[str]:
+@pytest.mark.usefixtures("no_grace")
+def test_a_command_that_goes_on_for_too_long_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lines(_: FakeHost, _container: str, command: Sequence[str], *, timeout: float, **__: object) -> Iterator[str]:
         yield "first"
-        ended.wait()
+        raise overdue(command, timeout)
 
     monkeypatch.setattr(FakeHost, "exec_lines", lines)
     with up(tmp_path) as (bed, _):
         reading = bed.relay.node.lines(("yes",), 0.05)
         assert next(reading) == "first"
-        with pytest.raises(TimedOut, match=r"yes in node relay to end within 0.05 s"):
+        with pytest.raises(TimedOut, match=r"yes to end within 0.05 s"):
             next(reading)
-    ended.set()
+        assert "exec in relay" not in [thread.name for thread in threading.enumerate()]
 
 
 def test_a_silent_command_ends_at_once_when_a_node_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,6 +234,20 @@ def test_a_queue_that_is_not_empty_in_time_is_kept_with_its_length(tmp_path: Pat
         engine.answer = lambda spec, command: queue if spec.name == "relay" else answer(spec, command)
         load.drain(0)
         assert (bed.rundir.result("load-queue") or {})["left"] == 2
+
+
+def test_a_queue_that_neither_relay_nor_sink_can_count_is_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with up(tmp_path) as (bed, _):
+        load = bed.send("load", LoadOrder(messages=1))
+        monkeypatch.setattr(Sink, "counts", False)
+        monkeypatch.setattr(Relay, "queue_length", lambda _: None)
+        load.drain(0)
+        assert (bed.rundir.result("load-queue") or {})["left"] is None
+        drained = bed.measurements().drained("load")
+        assert drained is not None
+        assert drained.left is None
 
 
 @pytest.mark.usefixtures("no_grace")

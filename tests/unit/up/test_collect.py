@@ -13,12 +13,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.bed.model import parse_bed
 from orchestrator.errors import EngineFailed, NodeDied
-from orchestrator.hosts import ContainerGone, ContainerSpec, LogLine
+from orchestrator.hosts import ContainerGone, ContainerSpec, LogLine, Node
 from orchestrator.hosts.fake import FakeHost, FakeNode
 from orchestrator.hosts.ownership import Identity, Kind, deployed_beds
 from orchestrator.measurements.rundir import RunDir
+from orchestrator.plan import make_plan
+from orchestrator.up.attach import BED_FILE, attach, saved_bed
 from orchestrator.up.collect import recorder as recorder_module
+from orchestrator.up.collect.logs import Watch
 from orchestrator.up.collect.recorder import Recorder
 from orchestrator.up.collect.stats import FIGURES, point, rates
 
@@ -114,9 +118,9 @@ class Script:
         self.lines.put(None)
         self.readings.put(None)
 
-    def node(self, container: str) -> FakeNode:
+    def node(self, container: str) -> Node:
         """As ``Host.node``."""
-        return FakeNode(cast("FakeHost", self), container)
+        return cast("Node", FakeNode(cast("FakeHost", self), container))
 
     def logs(self, container: str, *, follow: bool) -> Iterator[LogLine]:
         """As ``Node.logs``."""
@@ -159,6 +163,11 @@ def recording(rundir: RunDir) -> Iterator[tuple[Recorder, Script]]:
     assert set(threading.enumerate()) <= before, "a thread is left"
 
 
+def line(recorder: Recorder, watch: Watch, seconds: float) -> LogLine:
+    recorder.await_lines([watch], seconds)
+    return watch.found.result()
+
+
 def written(rundir: RunDir) -> list[str]:
     return [text for _, text in rundir.log("relay")]
 
@@ -188,7 +197,7 @@ def test_a_watch_returns_the_line_it_was_opened_for(rundir: RunDir) -> None:
     with recording(rundir) as (recorder, script):
         watch = recorder.watch("relay", r"daemon started .* port (\d+)")
         script.say("starting", "daemon started on port 25", "daemon started on port 26")
-        assert watch.wait(5).text == "daemon started on port 25"
+        assert line(recorder, watch, 5).text == "daemon started on port 25"
         recorder.expect_end()
         script.end(0)
 
@@ -199,7 +208,7 @@ def test_a_watch_may_be_opened_before_the_container_starts(rundir: RunDir) -> No
     with Recorder(rundir) as recorder:
         watch = recorder.watch("relay", "ready")
         recorder.record("relay", script.node("c1"))
-        assert watch.wait(5).t == 1.0
+        assert line(recorder, watch, 5).t == 1.0
         recorder.expect_end()
         script.end(0)
 
@@ -211,20 +220,20 @@ def test_a_watch_fails_at_once_when_the_container_ends(rundir: RunDir) -> None:
         script.end(134)
         began = time.monotonic()
         with pytest.raises(NodeDied, match="fatal: no such file") as caught:
-            watch.wait(60)
+            line(recorder, watch, 60)
         assert time.monotonic() - began < 5
         assert (caught.value.node, caught.value.exit_status) == ("relay", 134)
         with pytest.raises(NodeDied):
-            recorder.watch("relay", "ready").wait(60)
+            line(recorder, recorder.watch("relay", "ready"), 60)
 
 
 def test_a_watch_that_waits_in_vain_shows_the_end_of_the_log(rundir: RunDir) -> None:
     with recording(rundir) as (recorder, script):
         watch, seen = recorder.watch("relay", "ready"), recorder.watch("relay", "still loading")
         script.say("still loading")
-        seen.wait(5)
+        line(recorder, seen, 5)
         with pytest.raises(EngineFailed, match="still loading") as caught:
-            watch.wait(0.01)
+            line(recorder, watch, 0.01)
         assert not isinstance(caught.value, NodeDied)
         recorder.expect_end()
         script.end(0)
@@ -260,7 +269,7 @@ def test_a_wait_that_breaks_is_repeated_and_the_death_is_heard(rundir: RunDir, m
         with pytest.raises(NodeDied, match="status 139"):
             recorder.check()
         with pytest.raises(NodeDied, match="panic"):
-            watch.wait(60)
+            line(recorder, watch, 60)
     assert recorder.faults == [], "nothing is missing"
 
 
@@ -283,7 +292,7 @@ def test_whoever_waits_hears_of_it_when_an_end_cannot_be_learnt(
         script.ended.put(EngineFailed("the end of container c1", "no engine", "see whether it runs"))
         script.end(EngineFailed("the end of container c1", "no engine", "see whether it runs"))
         assert recorder.died.wait(5)
-        for wait in (recorder.check, lambda: watch.wait(60), lambda: recorder.await_end("relay", 60)):
+        for wait in (recorder.check, lambda: line(recorder, watch, 60), lambda: recorder.await_end("relay", 60)):
             with pytest.raises(EngineFailed, match=r"news of node relay.*no engine"):
                 wait()
     assert [fault.partition(":")[0] for fault in recorder.faults] == ["end of relay"]
@@ -345,7 +354,7 @@ def test_ticks_of_announced_loads_are_a_series(rundir: RunDir) -> None:
         done = recorder.watch("relay", "done")
         script.say(*(f'{{"tick": {{"run": "0000000{run}", "t": {n}}}}}' for n, run in enumerate("abca")))
         script.say('{"tick": {"run":', '{"event": "listening"}', "done")
-        done.wait(5)
+        line(recorder, done, 5)
         recorder.expect_end()
         script.end(0)
     assert [(p["phase"], p["t"]) for p in rundir.series("sink")] == [
@@ -361,7 +370,7 @@ def test_a_full_disk_ends_the_ticks_and_nothing_else(rundir: RunDir) -> None:
         recorder.keep_ticks("relay", "0000000a", "relay")
         done = recorder.watch("relay", "done")
         script.say(*['{"tick": {"run": "0000000a"}}'] * 3, "done")
-        done.wait(5)
+        line(recorder, done, 5)
         recorder.expect_end()
         script.end(0)
     (fault,) = recorder.faults
@@ -377,7 +386,7 @@ def test_a_stream_that_breaks_is_reported_and_ends_nothing_else(
     with recording(rundir) as (recorder, script):
         watch = recorder.watch("relay", "before")
         script.say("before")
-        watch.wait(5)
+        line(recorder, watch, 5)
         if stream == "ended":
             script.end(ConnectionError("engine went away"))
         else:
@@ -397,7 +406,7 @@ def test_whoever_waits_learns_that_the_log_is_broken(rundir: RunDir) -> None:
         watch = recorder.watch("relay", "ready")
         script.lines.put(ConnectionError("engine went away"))
         with pytest.raises(EngineFailed, match="engine went away"):
-            watch.wait(60)
+            line(recorder, watch, 60)
         recorder.expect_end()
         script.end(0)
 
@@ -409,14 +418,14 @@ def test_stopping_is_bounded_while_a_container_runs_on(rundir: RunDir) -> None:
     seen = recorder.watch("relay", "still here")
     waiting = recorder.watch("relay", "never")
     script.say("still here")
-    seen.wait(5)
+    line(recorder, seen, 5)
     recorder.close(timeout=0.01)
     assert written(rundir) == ["still here"], "the file is whole"
     assert {fault.partition(":")[0] for fault in recorder.faults} == {
         "logs of relay", "stats of relay", "end of relay",
     }  # fmt: skip
     with pytest.raises(EngineFailed, match="stopped"):
-        waiting.wait(1)
+        line(recorder, waiting, 1)
     script.say("too late")
     script.end(0)
     recorder.close()
@@ -428,7 +437,7 @@ def test_a_full_disk_is_reported_and_readiness_still_works(rundir: RunDir) -> No
     with recording(rundir) as (recorder, script):
         watch = recorder.watch("relay", "last")
         script.say(*(f"{n} {n * 7919:x}" * 50 for n in range(2000)), "last")
-        assert watch.wait(5).text == "last"
+        assert line(recorder, watch, 5).text == "last"
         recorder.expect_end()
         script.end(0)
     assert any("No space left" in fault for fault in recorder.faults)
@@ -438,7 +447,7 @@ def test_what_was_printed_is_on_the_disk_before_the_recorder_is_closed(rundir: R
     with recording(rundir) as (recorder, script):
         watch = recorder.watch("relay", "evidence")
         script.say("evidence")
-        watch.wait(5)
+        line(recorder, watch, 5)
         recorder._log("relay").flush()
         assert written(rundir) == ["evidence"]
         recorder.expect_end()
@@ -463,5 +472,9 @@ def test_two_readings_of_one_moment_are_no_rate() -> None:
             return iter([V2, V2])
 
     host, identity = Still(), Identity(id="0000000a", bed="bed", kind=Kind.UP, nodes=("relay",), private=False)
-    host.create(ContainerSpec(name="x", image="", command=(), labels=identity.labels(node="relay"))).start()
-    assert rates(host, deployed_beds(host)[0]) == {"relay": {"state": "running", **dict.fromkeys(FIGURES)}}
+    plan = make_plan(parse_bed({"name": "bed", "nodes": {"relay": {"service": "postfix"}}}, "bed"), cpus=1)
+    files = {BED_FILE: saved_bed(plan, 1)}
+    labels = identity.labels(node="relay")
+    host.create(ContainerSpec(name="x", image="", command=(), labels=labels, files=files)).start()
+    bed = attach(host, deployed_beds(host)[0])
+    assert rates(bed) == {"relay": {"state": "running", **dict.fromkeys(FIGURES)}}

@@ -1,6 +1,7 @@
 """A bed that stays up, on the engine in memory: found again, refused by name, held against the host, expired."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -10,7 +11,7 @@ import pytest
 
 from orchestrator.bed.model import Bed, parse_bed
 from orchestrator.errors import EngineFailed, ExitCode, HostCannot, InvalidInput
-from orchestrator.hosts import docker, ownership
+from orchestrator.hosts import NetworkSpec, docker, ownership
 from orchestrator.hosts.cleaning import clean
 from orchestrator.hosts.fake import FakeHost
 from orchestrator.hosts.ownership import DeployedBed
@@ -85,6 +86,76 @@ def test_a_bed_that_another_command_brings_up_is_waited_for(
     call()
     monkeypatch.setattr(ownership, "owner_state", lambda _: ownership.Owner.ALIVE)
     with pytest.raises(EngineFailed, match="another command is bringing it up"):
+        call()
+
+
+def this_process() -> str:
+    return "/".join((*ownership._machine(), str(os.getpid()), str(ownership._started(os.getpid()))))
+
+
+def the_other(created: str) -> NetworkSpec:
+    """Describe the first object of the same bed, made by a command that runs."""
+    identity = ownership.Identity.new(a_bed(), ownership.Kind.UP)
+    labels = identity.labels(owner=this_process(), created=created)
+    return NetworkSpec(name=identity.name("control"), driver="bridge", labels=labels)
+
+
+@pytest.mark.parametrize(
+    ("created", "withdraws"), [("2001-01-01T00:00:00+00:00", True), ("2101-01-01T00:00:00+00:00", False)]
+)
+def test_of_two_commands_that_make_one_bed_at_the_same_time_the_younger_withdraws(
+    engine: Breaking,
+    call: Callable[..., DeployedBed],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    created: str,
+    *,
+    withdraws: bool,
+) -> None:
+    other, make = the_other(created), engine.create_network
+
+    def both(spec: NetworkSpec) -> str:
+        if not engine.find({}):
+            make(other)
+        return make(spec)
+
+    monkeypatch.setattr(engine, "create_network", both)
+    monkeypatch.setattr(ownership, "_owner", this_process)
+    if withdraws:
+        with pytest.raises(EngineFailed, match="another command is bringing it up"):
+            call()
+        assert [found.name for found in engine.find({})] == [other.name]
+        assert not (tmp_path / "runs").exists()
+    else:
+        assert call().state == "running"
+
+
+def test_a_bed_that_withdraws_from_one_that_is_given_up_says_to_try_again(
+    engine: Breaking, call: Callable[..., DeployedBed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, make, remove = the_other("2001-01-01T00:00:00+00:00"), engine.create_network, engine.remove_network
+
+    def both(spec: NetworkSpec) -> str:
+        if not engine.find({}):
+            make(other)
+        return make(spec)
+
+    def give_up(network: str) -> None:
+        remove(network)
+        remove(other.name)
+
+    monkeypatch.setattr(engine, "create_network", both)
+    monkeypatch.setattr(engine, "remove_network", give_up)
+    with pytest.raises(EngineFailed, match="try again"):
+        call()
+    assert engine.find({}) == []
+
+
+def test_a_bed_that_is_removed_as_soon_as_it_is_up_is_named(
+    call: Callable[..., DeployedBed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.up.keep.deployed_beds", lambda _: [])
+    with pytest.raises(EngineFailed, match=r"bed one .* was removed"):
         call()
 
 
