@@ -1,4 +1,4 @@
-"""Client for the sink of this container, over its Unix socket.
+"""Client for the agent of this container, over its Unix socket.
 
 ::
 
@@ -7,26 +7,27 @@
     python3 -m orchestrator.agents.control expect RUN COUNT       begin, and print {"complete": RUN} at this count
     python3 -m orchestrator.agents.control report RUN             the whole account: a SinkReport
 
-Prints one JSON object. Exit code 1: the sink refused or cannot be reached; 2: no such request. Imports few modules,
-because it is started again for every request.
+A DNS gate has ``rules``, ``add RULES``, ``clear`` and ``queries AFTER``. Prints one JSON value. Exit code 1: the agent
+refused or cannot be reached; 2: no such request. Imports few modules, because it is started again for every request.
 """
 
 import json
 import socket
 import sys
+from typing import Any
 
 from orchestrator.agents.output import complain, say
 
 SOCKET = "/run/testbed-sink.sock"
-_WORDS = {"begin": 1, "count": 1, "expect": 2, "report": 1}
+_WORDS = {"begin": 1, "count": 1, "expect": 2, "report": 1, "rules": 0, "add": 1, "clear": 0, "queries": 1}
 _TIMEOUT_S = 30.0
 
 
-def ask(path: str, words: list[str]) -> dict[str, object]:
-    """Send one request to the sink and return its answer.
+def ask(path: str, words: list[str]) -> Any:
+    """Send one request to the agent and return its answer.
 
     Raises:
-        ValueError: the sink refused; the text says why.
+        ValueError: the agent refused; the text says why.
         OSError: it cannot be reached.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sink:
@@ -39,8 +40,7 @@ def ask(path: str, words: list[str]) -> dict[str, object]:
     answer = json.loads(b"".join(pieces))
     if "error" in answer:
         raise ValueError(answer["error"])
-    result: dict[str, object] = answer["ok"]
-    return result
+    return answer["ok"]
 
 
 def main(words: list[str]) -> int:
@@ -54,10 +54,10 @@ def main(words: list[str]) -> int:
     try:
         say(ask(path, words))
     except ValueError as error:
-        complain(f"the sink refused {words[0]!r}: {error}")
+        complain(f"{words[0]!r} is refused: {error}")
         return 1
     except OSError as error:
-        complain(f"needed the sink at {path}; found {error.strerror or error}; is it running here?")
+        complain(f"needed an agent at {path}; found {error.strerror or error}; is it running here?")
         return 1
     return 0
 

@@ -2,7 +2,7 @@
 
 ::
 
-    python3 -m orchestrator.agents.dns_gate --upstream 198.18.0.2 [--rules JSON]
+    python3 -m orchestrator.agents.dns_gate --upstream 198.18.0.2 [--rules FILE]
 
 Prints ``{"event": "listening", ...}`` when it serves. SIGTERM ends it. ``control`` asks it:
 ``rules``, ``add RULES``, ``clear``, ``queries AFTER``.
@@ -348,11 +348,11 @@ def main() -> None:
     parser.add_argument("--upstream", required=True, metavar="ADDRESS", help="the server behind")
     parser.add_argument("--upstream-port", type=int, default=53)
     parser.add_argument("--control", type=Path, default=Path(SOCKET), metavar="PATH", help="the control socket")
-    parser.add_argument("--rules", default="[]", metavar="JSON", help="a list of rules")
+    parser.add_argument("--rules", type=Path, metavar="FILE", help="a list of rules, JSON")
     options = parser.parse_args()
     try:
-        rules = _RULES.validate_json(options.rules)
-    except ValidationError as error:
+        rules = _RULES.validate_json(options.rules.read_bytes() if options.rules else b"[]")
+    except (OSError, ValidationError) as error:
         parser.error(str(error))
     gate = Gate((options.upstream, options.upstream_port), rules)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

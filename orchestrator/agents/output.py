@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 
 
-def say(line: Mapping[str, object]) -> None:
+def say(line: Mapping[str, object] | list[object]) -> None:
     """Print one JSON line on standard output, at once."""
     sys.stdout.write(json.dumps(line, allow_nan=False) + "\n")
     sys.stdout.flush()

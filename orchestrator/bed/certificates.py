@@ -1,4 +1,4 @@
-"""Certificate authority of a bed, and certificates for its hosts (RFC 5280). They are made anew for each bed."""
+"""Certificate authority of a bed, and certificates for its hosts (RFC 5280), made when the bed is brought up."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

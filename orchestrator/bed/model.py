@@ -185,6 +185,9 @@ class Bed(Strict):
     with ``v6`` the control network and the published ports stay IPv4."""
     subnet: str | None = None
     """The IPv4 slice, within 198.18.0.0/15; unset: the first free slice of sufficient size."""
+    lab: Literal["macvlan", "bridge"] = "macvlan"
+    """Driver of the lab network. A bridge needs neither macvlan in the kernel nor a rule on the host; its frames take a
+    longer way, so measured beds keep macvlan."""
     parent: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,15}$")] | None = None
     """A real interface for the lab network, instead of the bed's private veth pair."""
     on_link: bool = False
@@ -200,6 +203,17 @@ class Bed(Strict):
             if len(set(self.domains)) != len(self.domains):
                 raise ValueError("domains: a name is repeated")
         return self
+
+    @model_validator(mode="after")
+    def _parent_of_macvlan(self) -> "Bed":
+        if self.parent and self.lab == "bridge":
+            raise ValueError("parent: a lab on a bridge has none; take `lab: macvlan`, or leave parent out")
+        return self
+
+    @property
+    def private(self) -> bool:
+        """The lab has its own veth pair on the host."""
+        return self.lab == "macvlan" and self.parent is None
 
     @property
     def domain_names(self) -> list[str]:

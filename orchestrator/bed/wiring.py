@@ -31,6 +31,10 @@ SYSCTLS_V6 = {
 DIRECTORY = "/testbed"
 CONTROL = f"{DIRECTORY}/control"
 """Written at the start: the control network, from which the host connects (172.18.0.0/16)."""
+CERTIFICATE = f"{DIRECTORY}/certificate.pem"
+"""Key and certificate of the node, written when its container is created."""
+AUTHORITY = f"{DIRECTORY}/ca.pem"
+"""Certificate of the bed's authority, likewise."""
 WALL = f"{DIRECTORY}/wall"
 """Written at the start: the rules with device names, for nft(8)."""
 WALL_LOADED = f"{DIRECTORY}/wall.loaded"
@@ -60,6 +64,8 @@ class Wire:
     routes: Sequence[tuple[IPv4Network | IPv6Network, IPv4Address]] = ()
     """Prefixes with a route through another node: one neighbour entry for all addresses."""
     resolver: IPv4Address | None = None
+    attempts: int = 3
+    """Questions of one look-up before it fails (resolv.conf(5))."""
     publish: Sequence[str] = ()
     """``25/tcp``: ports that the control interface forwards to the service address."""
 
@@ -84,7 +90,7 @@ def _resolv_conf(wire: Wire) -> str:
     if wire.resolver is None:
         return ""
     server = wire.resolver if wire.families.has_v4 else twin(wire.resolver)
-    return f"nameserver {server}\noptions timeout:2 attempts:3\n"
+    return f"nameserver {server}\noptions timeout:2 attempts:{wire.attempts}\n"
 
 
 def without_setup_rights(command: Sequence[str], capabilities: Sequence[str]) -> tuple[str, ...]:

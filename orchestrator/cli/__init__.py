@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli import beds, bisect, inspection, machine, run, shell
+from orchestrator.cli import beds, bisect, inspection, machine, mail, run, shell
 from orchestrator.cli.verbosity import verbose
 
 app = typer.Typer(
@@ -43,12 +43,16 @@ app.add_typer(bisect.app, name="bisect", rich_help_panel="Ask")
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Ask": (inspection.analyze, inspection.capsule, inspection.runs, inspection.list_),
     "Beds": (beds.up, beds.down, beds.ps, beds.logs, beds.exec_, beds.stats, beds.plan, beds.graph, beds.schema),
+    "Mail and DNS of a bed": (mail.wait_mail, mail.inbox),
     "This machine": (machine.setup, machine.doctor, machine.images, machine.clean),
 }
 for panel, commands in _PANELS.items():
     for command in commands:
         kind = machine.Doctor if command is machine.doctor else None
-        app.command(command.__name__.rstrip("_"), cls=kind, rich_help_panel=panel)(verbose(command))
+        app.command(command.__name__.rstrip("_").replace("_", "-"), cls=kind, rich_help_panel=panel)(verbose(command))
+
+
+app.add_typer(mail.dns_app, name="dns", rich_help_panel="Mail and DNS of a bed")
 
 
 def main() -> None:

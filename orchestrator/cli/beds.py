@@ -143,7 +143,7 @@ def graph(
         raise InvalidInput("--domains, --parent and --families with a bed file", f"bed {bed!r}", "leave them out")
     else:
         host = docker.connect()
-        deployed = _find(host, bed, "`testbed graph ID`")
+        deployed = find(host, bed, "`testbed graph ID`")
         drawn = drawing.of_plan(attach(host, deployed).plan, deployed.ports)
     if output == "json":
         shell.print_json(drawn.to_dict())
@@ -237,7 +237,7 @@ def down(bed: DeployedArgument = None) -> None:
     from orchestrator.interrupts import shielded
 
     host = docker.connect()
-    deployed = _find(host, bed, "`testbed down ID`")
+    deployed = find(host, bed, "`testbed down ID`")
     with shielded():
         cleaning.remove(host, deployed)
     shell.say(f"bed {deployed.bed} {deployed.id} is down")
@@ -283,11 +283,11 @@ def stats(bed: DeployedArgument = None, output: shell.FormatOption = "text") -> 
     from orchestrator.up.collect.stats import rates, table
 
     host = docker.connect()
-    used = rates(attach(host, _find(host, bed, "`testbed stats ID`")))
+    used = rates(attach(host, find(host, bed, "`testbed stats ID`")))
     shell.answer(output, used, lambda: shell.tell(table(used)))
 
 
-def _find(host: "Host", wanted: str | None, give: str) -> "DeployedBed":
+def find(host: "Host", wanted: str | None, give: str) -> "DeployedBed":
     """Find a deployed bed by name or id; without either, the only one. ``give``: how the command takes an id."""
     from orchestrator.hosts import ownership
 
@@ -306,7 +306,7 @@ def _node(bed: str | None, name: str, *, running: bool = False) -> "RunningNode"
     from orchestrator.up.attach import attach
 
     host = docker.connect()
-    deployed = _find(host, bed, "`--bed ID`")
+    deployed = find(host, bed, "`--bed ID`")
     if name in deployed.lost:
         do = f"`testbed down {deployed.id}`, then `testbed up` again"
         raise EngineFailed(f"node {name} of bed {deployed.bed}", "its container: it was removed", do)

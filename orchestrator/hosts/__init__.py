@@ -81,6 +81,10 @@ class NetworkSpec:
     labels: Mapping[str, str]
     subnet: str | None = None
     parent: str | None = None
+    """Of macvlan: an interface of the host."""
+    internal: bool = False
+    """Of a bridge: containers reach each other, and the host has no address on it. Otherwise they reach only the host,
+    which publishes their ports on 127.0.0.1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

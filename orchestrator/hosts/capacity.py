@@ -59,6 +59,7 @@ try 'nf_tables (ingress)' nft '
 """
 """Tries out a bed's kernel features in a container's own network namespace."""
 _LACKS = "lacks\t"
+_OF_MACVLAN = ("veth", "macvlan", "nf_tables (ingress)")
 _DISK = "disk for "
 FLOOR_MB = 256
 """Least disk space to start a bed: image layers, configuration, first log lines."""
@@ -151,13 +152,14 @@ def check(readings: Readings, needs: HostNeeds) -> list[Check]:
     taken = max(readings.neighbours, readings.neighbours_planned)
     raise_limit = "raise net.ipv4.neigh.default.gc_thresh3 on the host, or take other beds down"
     memory = readings.memory_available_b // 2**20
+    lacks = [feature for feature in readings.lacks if needs.macvlan or feature not in _OF_MACVLAN]
     checks = [
         _check(
             "features of the kernel",
-            "veth, macvlan, nf_tables",
-            f"missing: {', '.join(readings.lacks)}" if readings.lacks else "all of them",
-            "load the modules, or take a kernel of the distribution",
-            enough=not readings.lacks,
+            "veth, macvlan, nf_tables" if needs.macvlan else "nf_tables",
+            f"missing: {', '.join(lacks)}" if lacks else "all of them",
+            "load the modules, or take a kernel of the distribution" + (", or `lab: bridge`" if needs.macvlan else ""),
+            enough=not lacks,
         ),
         _figure(
             "open files of one process",

@@ -1,10 +1,13 @@
-"""Networks of a bed: the control bridge, a private veth pair, and the lab (macvlan) on it.
+"""Networks of a bed: the control bridge, a private veth pair, and the lab (macvlan) on it; or a lab on a bridge.
 
 The control network is made first and removed last: its labels lead a later command to the other objects.
 Frames of the lab end at the far end of the pair, in the host's namespace. That end has no address of either family,
 answers no ARP and joins no multicast group; but Linux accepts a packet for any of its addresses on any interface
 (RFC 1122, 3.3.4.2, weak end system), and an engine makes it forward others. So a rule drops every frame before the
 host's IP stack.
+
+A lab on a bridge needs neither pair nor rule: the host has no IPv4 address on it, and the engine drops every packet
+that would leave it.
 """
 
 from ipaddress import IPv4Network
@@ -83,15 +86,23 @@ def require_parent(host: Host, parent: str) -> None:
         raise HostCannot(f"interface {parent} on the engine's host, up", state, "name another one, or none")
 
 
-def make_lab(host: Host, identity: Identity, parent: str, subnet: IPv4Network) -> str:
-    """Make the macvlan network of the nodes; return its name.
+def make_lab(host: Host, identity: Identity, parent: str | None, subnet: IPv4Network) -> str:
+    """Make the network of the nodes: macvlan on ``parent``, or without one a bridge; return its name.
 
     Raises:
         SubnetTaken: the subnet overlaps with another network's.
     """
     name = identity.name("lab")
-    spec = NetworkSpec(name=name, driver="macvlan", labels=identity.labels(), subnet=str(subnet), parent=parent)
-    host.create_network(spec)
+    host.create_network(
+        NetworkSpec(
+            name=name,
+            driver="macvlan" if parent else "bridge",
+            labels=identity.labels(),
+            subnet=str(subnet),
+            parent=parent,
+            internal=parent is None,
+        )
+    )
     return name
 
 

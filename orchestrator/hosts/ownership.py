@@ -59,7 +59,7 @@ class Identity:
     nodes: tuple[str, ...]
     """Planned names of the nodes."""
     private: bool
-    """The lab uses its own veth pair, not a real interface."""
+    """The lab uses its own veth pair, not a real interface or a bridge."""
     definition: str = ""
     """Digest of the bed's definition."""
     expires: str = ""
@@ -73,7 +73,7 @@ class Identity:
             bed=bed.name,
             kind=kind,
             nodes=tuple(bed.nodes),
-            private=bed.parent is None,
+            private=bed.private,
             definition=definition(bed),
             expires=(datetime.now(UTC) + life).isoformat(timespec="seconds") if life else "",
         )

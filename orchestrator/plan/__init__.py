@@ -16,7 +16,7 @@ from orchestrator.bed.model import Bed, Families, Limits, Node, Strict, checked
 from orchestrator.errors import InvalidInput
 from orchestrator.services import Rendered, Role, Service, Site
 
-START_ORDER = (Role.RELAY, Role.DNS, Role.SINK, Role.LOAD)
+START_ORDER = (Role.RELAY, Role.DNS, Role.GATE, Role.SINK, Role.LOAD)
 """Start slow services first: no service needs another to start, and the engine starts containers one by one."""
 _MAIL = "mail"
 """The block that holds one delivery address for each domain."""
@@ -62,6 +62,8 @@ class HostNeeds:
     """Real addresses, of all the bed's families together."""
     ipv6: bool
     """The kernel needs IPv6."""
+    macvlan: bool
+    """The kernel needs macvlan, and rules at the ingress of a device."""
     neighbour_entries: int
     """Entries in the kernel's IPv4 neighbour table, which all network namespaces share."""
     fds: int
@@ -164,7 +166,8 @@ def make_plan(bed: Bed, *, subnet: IPv4Network | None = None, cpus: int) -> Plan
         for i, name in enumerate(bed.domain_names)
     )
     by_role = {role: name for name in reversed(bed.nodes) for role in [kinds[name].role]}
-    dns = layout.nodes.get(by_role.get(Role.DNS, ""))
+    first = {role: layout.nodes[name] for role, name in by_role.items()}
+    dns, gate = first.get(Role.DNS), first.get(Role.GATE)
     sink = next((name for name, kind in kinds.items() if kind.takes_mail), None)
     routes: list[tuple[str, IPv4Network | IPv6Network, IPv4Address]] = [
         (name, twin_network(block), layout.nodes[name]) for name, block in layout.blocks.items() if name != _MAIL
@@ -189,6 +192,7 @@ def make_plan(bed: Bed, *, subnet: IPv4Network | None = None, cpus: int) -> Plan
             lab6=twin_network(subnet),
             block=mail if name == sink else None,
             nodes=layout.nodes,
+            first=first,
             families=bed.families,
             deliveries=deliveries,
             workers=_workers(node, cpus),
@@ -203,7 +207,8 @@ def make_plan(bed: Bed, *, subnet: IPv4Network | None = None, cpus: int) -> Plan
             enumerated6=rendered.enumerates6,
             anyip=mail if name == sink else None,
             routes=[(prefix, via) for owner, prefix, via in routes if owner != name],
-            resolver=dns,
+            resolver=dns if kind.role is Role.GATE else gate or dns,
+            attempts=1 if gate else 3,  # each question that a gate fails is one that its rule counts
             publish=rendered.publish,
         )
         on_link = len(deliveries) if bed.on_link and kind.role in {Role.RELAY, Role.LOAD} else 0
@@ -238,6 +243,7 @@ def make_plan(bed: Bed, *, subnet: IPv4Network | None = None, cpus: int) -> Plan
         containers=len(planned),
         addresses=(bed.families.has_v4 + bed.families.has_v6) * sum(len(node.addresses) for node in planned),
         ipv6=bed.families.has_v6,
+        macvlan=bed.lab == "macvlan",
         neighbour_entries=sum(node.peers for node in planned),
         fds=max(max(node.fds, node.limits.nofile or 0) for node in planned),
         memory_mb=sum(node.memory_mb for node in planned),

@@ -27,6 +27,8 @@ S = TypeVar("S", bound=Strict)
 class Role(StrEnum):
     """Function of a node in a bed."""
 
+    GATE = "gate"
+    """Stands before the DNS server; other nodes ask it instead."""
     DNS = "dns"
     RELAY = "relay"
     SINK = "sink"
@@ -62,6 +64,8 @@ class Site(Generic[S]):
     """Prefix of the delivery addresses, if the node takes the bed's mail; it answers on all of them."""
     nodes: Mapping[str, IPv4Address]
     """The service address of every node of the bed, by name."""
+    first: Mapping[Role, IPv4Address]
+    """The service address of the first node of each role."""
     families: Families
     """Address families of mail and DNS; published ports always lead to ``v4``."""
     deliveries: tuple[Delivery, ...]
@@ -250,6 +254,18 @@ class Verifies(Protocol):
 
     def verify(self, files: Mapping[str, bytes]) -> None:
         """Raise InvalidInput if the files of a node are invalid."""
+        ...
+
+
+@runtime_checkable
+class TakesUpdates(Protocol):
+    """Added by a DNS server whose records can be changed while it runs."""
+
+    def update(self, plan: Mapping[str, bytes], address: str, lines: Sequence[str]) -> tuple[str, ...] | None:
+        """Return the command that makes these changes at an address, in the words of nsupdate(1).
+
+        ``plan``: the files of its node. ``None``: this node takes no changes.
+        """
         ...
 
 

@@ -1,7 +1,7 @@
 """BIND: the authoritative server for all names of a bed, and for no others."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -40,6 +40,8 @@ class Settings(Strict):
     max_sockets: Annotated[int, Field(ge=1, le=1 << 30)] | None = None
     """File descriptors of outgoing sockets must be below this number (``-S``); unset: the build's default, 21,000 in
     Debian. Without effect since 9.17.20."""
+    update: bool = False
+    """Take changes of records while it runs (RFC 2136), signed with the session key (RFC 8945) from the node itself."""
     resolver: bool = False
     """Resolve and validate as named does by default: without a root zone, and with a fetch of the root's keys at the
     start. (The fetch fails, because a bed has no route to a root server.)"""
@@ -90,6 +92,13 @@ class Bind:
         """Return the limit ``-S``, or that of Debian's build; ``None``: this release has no such limit."""
         return max_sockets or DEBIAN_MAX_SOCKETS if release == "bullseye" else None
 
+    def update(self, plan: Mapping[str, bytes], address: str, lines: Sequence[str]) -> tuple[str, ...] | None:
+        """Return the command that changes records by nsupdate(1); ``None``: the node takes no changes."""
+        if b"update-policy local" not in plan.get(f"{DIRECTORY}/named.conf", b""):
+            return None
+        script = "".join(f"{line}\n" for line in (f"server {address}", *lines, "send"))
+        return ("sh", "-euc", 'printf %s "$1" | nsupdate -k /run/named/session.key', "sh", script)
+
     def verify(self, files: Mapping[str, bytes]) -> None:
         """Raise InvalidInput if the zones do not parse or contradict each other."""
         paths = [path for path in files if path.startswith(f"{DIRECTORY}/") and path.endswith(".zone")]
@@ -122,8 +131,10 @@ def _conf(site: Site[Settings], origins: list[str]) -> str:
     four = {"service": str(site.v4), "lab": str(site.lab), "all": "any"}[settings.listen]
     six = {"service": str(site.v6), "lab": str(site.lab6), "all": "any", "none": "none"}[_listen6(site)]
     recursion, validation = ("yes;", "auto") if settings.resolver else (_AUTHORITATIVE, "no")
+    dynamic = ' update-policy local; journal "{}.jnl";' if settings.update else ""
     statements = "".join(
-        f'zone "{origin}" {{ type primary; file "{DIRECTORY}/{zones.file_name(origin)}"; check-names ignore; }};\n'
+        f'zone "{origin}" {{ type primary; file "{DIRECTORY}/{zones.file_name(origin)}"; check-names ignore;'
+        f"{dynamic.format(zones.file_name(origin))} }};\n"
         for origin in origins
     )
     return f"""\

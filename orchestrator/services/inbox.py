@@ -8,8 +8,9 @@ from pydantic import Field
 
 from orchestrator.agents.rules import Rule
 from orchestrator.bed.model import Strict
+from orchestrator.bed.wiring import CERTIFICATE
 from orchestrator.services import Rendered, Role, Site
-from orchestrator.services.agents import PYTHON, code
+from orchestrator.services.agents import DOMAINS, PYTHON, code, files
 
 SPOOL = "/var/spool/inbox"
 HTTP = 8025
@@ -50,16 +51,20 @@ class Inbox:
         listen = () if site.families.has_v6 else ("--listen", "0.0.0.0")
         settings = site.settings.model_dump(exclude={"rules"})
         rules = [rule.model_dump(mode="json", by_alias=True, exclude_none=True) for rule in site.settings.rules]
-        options = ("--spool", SPOOL, "--settings", _SETTINGS, "--rules", _RULES, "--name", site.node)
+        options = (
+            *("--spool", SPOOL, "--settings", _SETTINGS, "--rules", _RULES),
+            *("--certificate", CERTIFICATE, "--name", site.node, "--domains", DOMAINS),
+            *(("--relay", str(site.first[Role.RELAY])) if Role.RELAY in site.first else ()),
+        )
         return Rendered(
             command=(*PYTHON, "-m", "orchestrator.agents.inbox.server", *listen, *options),
             files={
-                **code(),
+                **files(site.deliveries),
                 **code("inbox"),
                 _SETTINGS: json.dumps(settings).encode(),
                 _RULES: json.dumps(rules).encode(),
             },
-            publish=("25/tcp", "587/tcp", f"{HTTP}/tcp"),
+            publish=("25/tcp", "465/tcp", "587/tcp", f"{HTTP}/tcp"),
             fds=4096,
             memory_mb=160,
         )

@@ -6,11 +6,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from datetime import timedelta
+from ipaddress import IPv4Address
 from typing import Any, Protocol
 
 from orchestrator import services
 from orchestrator.bed import wiring
+from orchestrator.bed.addressing import twin
+from orchestrator.bed.certificates import Authority
 from orchestrator.bed.model import Bed
+from orchestrator.bed.zones import NODES
 from orchestrator.errors import EngineFailed, HostCannot, Problem
 from orchestrator.hosts import ContainerLimits, ContainerSpec, Endpoint, Host, Node, SubnetTaken, networks
 from orchestrator.hosts.cleaning import remove_id
@@ -28,6 +32,8 @@ _log = logging.getLogger(__name__)
 
 READY_S = 60.0
 """Time limit of a daemon's readiness line."""
+_MOST_NAMES = 100
+"""Mail hosts in the certificate of a sink."""
 _TRIES = 16
 """Attempts to choose a subnet; another bed may take it meanwhile."""
 
@@ -126,8 +132,8 @@ def _networks(host: Host, bed: Bed, identity: Identity, cpus: int) -> tuple[Plan
         for _ in range(_TRIES):
             subnet = networks.choose_subnet(host, subnet_prefix(bed), bed.subnet)
             plan = make_plan(bed, subnet=subnet, cpus=cpus)
-            parent = making.result() if making else str(bed.parent)
-            _log.info("take %s for the lab, on %s", subnet, parent)
+            parent = making.result() if making else bed.parent
+            _log.info("take %s for the lab, on %s", subnet, parent or "a bridge")
             try:
                 return plan, (control, networks.make_lab(host, identity, parent, subnet))
             except SubnetTaken:
@@ -143,6 +149,7 @@ def _start(
     All containers are created before the first one starts: ``DeployedBed.made`` depends on it.
     """
     saved = {BED_FILE: saved_bed(plan, cpus)}
+    authority = Authority(plan.bed.name)
     watches = {node.name: recorder.watch(node.name, services.service(node.service).ready) for node in plan.nodes}
     if mortal := [name for name, node in plan.bed.nodes.items() if node.may_end]:
         recorder.expect_end(*mortal)
@@ -164,7 +171,7 @@ def _start(
             container_spec(node, *names),
             name=identity.name(node.name),
             labels=identity.labels(node=node.name, service=node.service, neighbours=str(node.peers)),
-            files={**node.files, **saved},
+            files={**node.files, **saved, **_certificates(authority, plan, node)},
         )
 
     with ThreadPoolExecutor(len(plan.nodes)) as pool:
@@ -177,6 +184,15 @@ def _start(
             started.result()
     recorder.await_lines(list(watches.values()), READY_S)
     return {n.name: RunningNode(plan=n, container=containers[n.name], recorder=recorder) for n in plan.nodes}
+
+
+def _certificates(authority: Authority, plan: Plan, node: NodePlan) -> dict[str, bytes]:
+    """Return the files of a node's certificate: for its names, those of mail hosts if it takes mail, and 127.0.0.1."""
+    takes_mail = services.service(node.service).takes_mail
+    hosts = [f"mx.{delivery.domain}" for delivery in plan.deliveries[:_MOST_NAMES]] if takes_mail else []
+    names = [f"{node.name}.{NODES}", node.name, "localhost", *hosts]
+    own = authority.issue(names, [node.v4, twin(node.v4), IPv4Address("127.0.0.1")])
+    return {wiring.CERTIFICATE: own.key + own.certificate, wiring.AUTHORITY: authority.certificate}
 
 
 def container_spec(node: NodePlan, control: str, lab: str) -> ContainerSpec:

@@ -59,15 +59,18 @@ def render(plan: Plan) -> str:
                     "com.docker.network.bridge.host_binding_ipv4": "127.0.0.1",
                 },
             },
-            "lab": {
-                "driver": "macvlan",
-                "driver_opts": {"parent": plan.bed.parent or _PARENT},
-                "ipam": {"config": [{"subnet": str(plan.subnet)}]},
-            },
+            "lab": {**_lab(plan.bed), "ipam": {"config": [{"subnet": str(plan.subnet)}]}},
         },
     }
     header = _HEADER.format(bed=plan.bed.name, domains=len(plan.deliveries))
     return header + yaml.safe_dump(whole, sort_keys=False, width=1000)
+
+
+def _lab(bed: Bed) -> dict[str, Any]:
+    if bed.lab == "bridge":
+        inhibited = {"com.docker.network.bridge.inhibit_ipv4": "true"}
+        return {"driver": "bridge", "internal": True, "driver_opts": inhibited}
+    return {"driver": "macvlan", "driver_opts": {"parent": bed.parent or _PARENT}}
 
 
 def _service(node: NodePlan) -> dict[str, Any]:

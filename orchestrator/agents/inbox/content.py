@@ -61,6 +61,14 @@ class Content:
         """The message; of a large one, its file holds it."""
         return bytes(self._head[len(_CRLF) :])
 
+    @property
+    def head(self) -> bytes:
+        """The first octets, at most ``IN_MEMORY``."""
+        if self.path is None:
+            return self.octets
+        with self.path.open("rb") as file:
+            return file.read(IN_MEMORY)
+
     def discard(self) -> None:
         """Remove what was written; idempotent."""
         if self._file >= 0:

@@ -25,6 +25,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from orchestrator.agents.inbox.api import Served
 from orchestrator.agents.inbox.app import LOCAL, create
+from orchestrator.agents.inbox.bounce import Bouncer
 from orchestrator.agents.inbox.feed import Feed
 from orchestrator.agents.inbox.session import InboxReception, InboxSession, InboxSettings
 from orchestrator.agents.inbox.spool import Event, Spool
@@ -118,10 +119,13 @@ async def run(options: argparse.Namespace, settings: InboxSettings, rules: Seque
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     most = files - 2 * _BACKLOG - _SPARE_FDS
     spool = Spool(options.spool, most_b=settings.max_stored_mb << 20, most_messages=settings.max_messages)
-    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH) if options.certificate else None
-    if tls is not None:
+    tls = None
+    if options.certificate and options.certificate.exists():
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         tls.load_cert_chain(options.certificate)
     reception = InboxReception(spool, settings, Rules(rules), max(most, 64), tls)
+    domains = options.domains.read_text(encoding="ascii").split() if options.domains else []
+    reception.bouncer = Bouncer(options.relay, domains, reception.record)
     inbox = Inbox(reception, names=(*LOCAL, *options.name))
     await inbox.open(options.listen or ["0.0.0.0", "::"], Ports(smtp=options.smtp or (25, 587), http=options.http))
     say({"event": "listening", **inbox.ports})
@@ -136,8 +140,10 @@ def main() -> None:
     parser.add_argument("--smtp", action="append", type=int, metavar="PORT", help="default: 25 and 587")
     parser.add_argument("--http", type=int, default=8025, metavar="PORT")
     parser.add_argument("--name", action="append", default=[], help="a further Host that HTTP answers to")
+    parser.add_argument("--relay", metavar="ADDRESS", help="where notifications go")
+    parser.add_argument("--domains", type=Path, metavar="FILE", help="those of the bed, one a line")
     parser.add_argument("--spool", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--certificate", type=Path, metavar="FILE", help="PEM, with its key: for STARTTLS and SMTPS")
+    parser.add_argument("--certificate", type=Path, metavar="FILE", help="PEM with its key, for TLS; may be missing")
     parser.add_argument("--settings", type=Path, metavar="FILE", help="InboxSettings, JSON")
     parser.add_argument("--rules", type=Path, metavar="FILE", help="a list of rules, JSON")
     options = parser.parse_args()

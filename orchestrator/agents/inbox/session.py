@@ -16,6 +16,7 @@ from typing import Any, ClassVar, cast
 
 from orchestrator.agents import path
 from orchestrator.agents.contract import Order, SinkSettings
+from orchestrator.agents.inbox.bounce import Bouncer
 from orchestrator.agents.inbox.content import Content
 from orchestrator.agents.inbox.spool import Envelope, Event, Spool
 from orchestrator.agents.ledger import Books
@@ -35,6 +36,7 @@ _AUTH_FIRST = b"530 5.7.0 Authentication required\r\n"
 _TLS_FIRST = b"530 5.7.0 Must issue a STARTTLS command first\r\n"
 _NOT_NOW = b"503 5.5.1 Not now\r\n"
 _FULL = b"452 4.3.1 "
+_NO_WAY_BACK = b"550 5.7.1 A notification would leave the bed\r\n"
 _NOT_KEPT = b"451 4.3.0 The message could not be kept\r\n"
 
 
@@ -56,7 +58,7 @@ class InboxSettings(Order):
 class InboxReception(RuledReception):
     """What all sessions of an inbox share."""
 
-    __slots__ = ("bounce", "chaos", "heard", "inbox", "spool")
+    __slots__ = ("bouncer", "chaos", "heard", "inbox", "spool")
 
     def __init__(
         self, spool: Spool, settings: InboxSettings, rules: Rules, most: int, tls: ssl.SSLContext | None
@@ -68,8 +70,7 @@ class InboxReception(RuledReception):
         """Rules that are looked at before the others, and set apart from them."""
         self.heard: Callable[[Event], None] = lambda _event: None
         """Takes each event."""
-        self.bounce: Callable[[str, str, Content, float], None] = lambda *_: None
-        """Takes sender, recipient, message and delay in seconds of a notification that is due."""
+        self.bouncer = Bouncer(None, (), self.record)
         super().__init__(Books([], None), SinkSettings(max_size=settings.max_size), most, tls)
 
     def extensions(self, *, secure: bool) -> list[bytes]:
@@ -283,8 +284,11 @@ class InboxSession(RuledSession):
     def keep(self, content: Reader, kept: list[str], bounced: list[tuple[str, float]]) -> tuple[bytes, float]:
         """Keep a message for the recipients ``kept``; each of ``bounced`` is due a notification that much later."""
         message = cast("Content", content)
+        if bounced and self._inbox.bouncer.refuses(self._from):
+            self._attempt(Moment.MESSAGE, _NO_WAY_BACK)
+            return _NO_WAY_BACK, 0.0
         for address, seconds in bounced:
-            self._inbox.bounce(self._from, address, message, seconds)
+            self._inbox.bouncer.due(self._from, address, message.head, seconds)
         if not kept:
             return OK, 0.0
         envelope = Envelope(

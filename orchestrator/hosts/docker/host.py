@@ -38,7 +38,9 @@ class DockerHost:
     def create_network(self, spec: NetworkSpec) -> str:
         options = {
             "macvlan": {"parent": spec.parent} if spec.parent else {},
-            "bridge": {
+            "bridge": {"com.docker.network.bridge.inhibit_ipv4": "true"}
+            if spec.internal
+            else {
                 "com.docker.network.bridge.enable_icc": "false",
                 "com.docker.network.bridge.host_binding_ipv4": "127.0.0.1",
             },
@@ -53,6 +55,7 @@ class DockerHost:
                     ipam=docker.types.IPAMConfig(pool_configs=pools),
                     labels=dict(spec.labels),
                     check_duplicate=True,
+                    internal=spec.internal,
                 )
             except docker.errors.APIError as error:
                 if re.search("overlaps|invalid pool request", str(error)):

@@ -40,7 +40,8 @@ class Sink:
 
     def ask(self, *words: str) -> dict[str, Any]:
         """Send one request over its control socket."""
-        return control.ask(self.control, list(words))
+        answer: dict[str, Any] = control.ask(self.control, list(words))
+        return answer
 
     def begin(self) -> str:
         """Begin a new run and return its id."""

@@ -92,7 +92,7 @@ class Running:
 
     def queries(self, after: int = 0) -> list[dict[str, Any]]:
         """Return what it remembers."""
-        return list(cast("Any", control.ask(str(self.control), ["queries", str(after)])))
+        return list(control.ask(str(self.control), ["queries", str(after)]))
 
     def stop(self) -> None:
         """End it."""

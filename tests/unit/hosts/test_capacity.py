@@ -43,7 +43,14 @@ def engine(reading: str = READING, tried: str = "", status: int = 0) -> FakeHost
 
 def needs(*, fds: int = 0, neighbours: int = 0, memory: int = 0, cpus: float = 0, ipv6: bool = False) -> HostNeeds:
     return HostNeeds(
-        containers=4, addresses=8, neighbour_entries=neighbours, fds=fds, memory_mb=memory, cpus=cpus, ipv6=ipv6
+        macvlan=True,
+        containers=4,
+        addresses=8,
+        neighbour_entries=neighbours,
+        fds=fds,
+        memory_mb=memory,
+        cpus=cpus,
+        ipv6=ipv6,
     )
 
 

@@ -6,11 +6,14 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from email.message import EmailMessage
+from email import message_from_bytes
+from email.message import EmailMessage, Message
+from typing import cast
 
 import aiosmtplib
 import pytest
 
+from orchestrator.agents.inbox.bounce import Bouncer, notification
 from tests.unit.agents.inbox.conftest import Inbox, Tls
 
 LETTER = b"Subject: hello\r\n\r\n.dot\r\n"
@@ -243,14 +246,34 @@ def test_dropped_mail_is_accepted_and_not_kept(inbox: Inbox) -> None:
 
 
 def test_a_bounce_is_due_for_its_recipient_only(inbox: Inbox) -> None:
-    due: list[tuple[str, str, float]] = []
-    inbox.reception.bounce = lambda sender, to, _message, seconds: due.append((sender, to, seconds))
+    due: list[tuple[str, str, bytes, float]] = []
+
+    class Noted(Bouncer):
+        def due(self, sender: str, recipient: str, message: bytes, seconds: float) -> None:
+            due.append((sender, recipient, message, seconds))
+
+    inbox.reception.bouncer = Noted("127.0.0.1", ["d0.test"], inbox.reception.record)
     inbox.rules({"to": "bob@*", "then": "bounce", "delay_s": 3})
+    assert sent(inbox, sender="a@outside.test") == "550 5.7.1 A notification would leave the bed"
     with client(inbox) as smtp:
         smtp.sendmail("a@d0.test", ["bob@d1.test", "eve@d1.test"], LETTER)
-    assert due == [("a@d0.test", "bob@d1.test", 3.0)]
+    assert due == [("a@d0.test", "bob@d1.test", LETTER, 3.0)]
     (stored,) = inbox.call(inbox.spool.find)
     assert stored.envelope.recipients == ("eve@d1.test",)
+
+
+def test_a_notification_has_the_three_parts_of_rfc_3464() -> None:
+    message = message_from_bytes(notification("a@d0.test", "bob@d1.test", b"Subject: x\r\n y\r\n\r\nbody\r\n"))
+    assert (message.get_content_type(), message.get_param("report-type")) == ("multipart/report", "delivery-status")
+    parts = cast("list[Message]", message.get_payload())
+    assert [part.get_content_type() for part in parts] == [
+        "text/plain",
+        "message/delivery-status",
+        "text/rfc822-headers",
+    ]
+    _, recipient = cast("list[Message]", parts[1].get_payload())
+    assert (recipient["Final-Recipient"], recipient["Action"]) == ("rfc822; bob@d1.test", "failed")
+    assert str(parts[2].get_payload()).splitlines() == ["Subject: x", " y"]
 
 
 # -------------------------------------------------------------------------------------------------------------- bounds

@@ -1,0 +1,161 @@
+"""The bed `mail` on the real engine: a lab on a bridge, a relay, a mailbox with an API, DNS that can be broken."""
+
+import json
+import smtplib
+import ssl
+from collections.abc import Iterator
+from email.message import EmailMessage
+from typing import Any
+
+import dns.message
+import dns.query
+import dns.rcode
+import httpx
+import pytest
+
+from orchestrator.bed.wiring import AUTHORITY
+from orchestrator.hosts import Host
+from orchestrator.services.agents import PYTHON
+from tests.integration.beds import Up, bring_down, bring_up
+from tests.integration.traces import DEVICES, on_the_host
+
+pytestmark = pytest.mark.docker
+
+CONTROL = (*PYTHON, "-m", "orchestrator.agents.control")
+
+
+@pytest.fixture(scope="module")
+def mail(real_engine: Host) -> Iterator[Up]:
+    bed = bring_up("mail")
+    yield bed
+    bring_down(real_engine, bed)
+
+
+@pytest.fixture
+def inbox(mail: Up) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=f"http://127.0.0.1:{mail.port('inbox', '8025/tcp')}", timeout=40) as client:
+        client.put("/api/rules", json=[]).raise_for_status()
+        client.delete("/api/messages").raise_for_status()
+        yield client
+
+
+def letter(to: str, subject: str = "hello") -> EmailMessage:
+    message = EmailMessage()
+    message["From"], message["To"], message["Subject"] = "ann@example.org", to, subject
+    message.set_content("text\n")
+    return message
+
+
+def through_the_relay(mail: Up, *messages: EmailMessage) -> None:
+    with smtplib.SMTP("127.0.0.1", mail.port("relay", "25/tcp"), timeout=10) as smtp:
+        for message in messages:
+            smtp.send_message(message)
+
+
+def wait(inbox: httpx.Client, **conditions: Any) -> list[dict[str, Any]]:
+    answer = inbox.get("/api/wait", params={"timeout": 30, **conditions})
+    assert answer.status_code == 200, answer.text
+    return list(answer.json()["messages"])
+
+
+def queue(mail: Up) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in mail.shell("relay", "postqueue -j").splitlines()]
+
+
+def flush(mail: Up) -> None:
+    mail.shell("relay", "postqueue -f")
+
+
+def until_deferred(mail: Up) -> None:
+    """Wait for the relay's own word that it keeps the message."""
+    mail.shell("relay", 'until postqueue -j | grep -q \'"queue_name": "deferred"\'; do sleep 0.05; done')
+
+
+def test_it_has_neither_veth_pair_nor_rule_on_the_host(real_engine: Host, mail: Up) -> None:
+    assert not list(DEVICES.glob(f"tb{mail.id}*"))
+    assert mail.id not in on_the_host(real_engine, "nft", "list", "ruleset")
+    lab = next(f for f in real_engine.find({"testbed.id": mail.id}) if f.name.endswith("-lab"))
+    bridge = json.loads(on_the_host(real_engine, "ip", "-json", "-4", "address", "show", "dev", f"br-{lab.id[:12]}"))
+    assert [address for device in bridge for address in device.get("addr_info", [])] == []
+
+
+def test_mail_goes_through_the_relay_to_the_mailbox_of_a_well_known_domain(mail: Up, inbox: httpx.Client) -> None:
+    through_the_relay(mail, letter("bob@example.com"))
+    (message,) = wait(inbox, to="bob@example.com")
+    assert (message["sender"], message["subject"]) == ("ann@example.org", "hello")
+    assert "by relay.nodes.test (Postfix)" in inbox.get(f"/api/messages/{message['id']}/raw").text
+
+
+def test_its_certificate_is_of_the_authority_of_the_bed(mail: Up, inbox: httpx.Client) -> None:
+    trust = ssl.create_default_context(cadata=mail.shell("relay", f"cat {AUTHORITY}"))
+    with smtplib.SMTP("localhost", mail.port("inbox", "587/tcp"), timeout=10) as smtp:
+        smtp.starttls(context=trust)
+        smtp.login("any", "password")
+        smtp.send_message(letter("carol@example.net"))
+    with smtplib.SMTP_SSL("localhost", mail.port("inbox", "465/tcp"), context=trust, timeout=10) as smtp:
+        smtp.send_message(letter("carol@example.net"))
+    assert [message["user"] for message in wait(inbox, to="carol@example.net", count=2)] == [None, "any"]
+
+
+def test_deferred_mail_waits_in_the_queue_and_is_delivered_once(mail: Up, inbox: httpx.Client) -> None:
+    rule = {"to": "bob@example.com", "then": "defer", "reply": "451 4.7.1 later", "times": 1}
+    inbox.put("/api/rules", json=[rule]).raise_for_status()
+    through_the_relay(mail, letter("bob@example.com"))
+    until_deferred(mail)
+    (kept,) = queue(mail)
+    assert "451 4.7.1 later" in kept["recipients"][0]["delay_reason"]
+    flush(mail)
+    assert len(wait(inbox, to="bob@example.com")) == 1
+    (attempt,) = inbox.get("/api/attempts").json()["events"][-1:]
+    assert (attempt["data"]["then"], attempt["data"]["reply"]) == ("defer", "451 4.7.1 later")
+
+
+def test_a_bounce_comes_back_through_the_relay(mail: Up, inbox: httpx.Client) -> None:
+    inbox.put("/api/rules", json=[{"to": "gone@example.com", "then": "bounce"}]).raise_for_status()
+    through_the_relay(mail, letter("gone@example.com", "to nobody"))
+    (notice,) = wait(inbox, to="ann@example.org", sender="<>")
+    whole = inbox.get(f"/api/messages/{notice['id']}").json()
+    assert "gone@example.com" in whole["text"]
+    assert [part["content_type"] for part in whole["parts"]][1:] == ["message/delivery-status", "text/rfc822-headers"]
+
+
+def test_a_rejected_recipient_is_returned_by_the_relay(mail: Up, inbox: httpx.Client) -> None:
+    inbox.put("/api/rules", json=[{"to": "gone@*", "then": "reject", "reply": "550 5.1.1 no such user"}])
+    through_the_relay(mail, letter("gone@example.com"))
+    (notice,) = wait(inbox, to="ann@example.org", sender="<>")
+    text = inbox.get(f"/api/messages/{notice['id']}").json()["text"]
+    assert "550 5.1.1 no such user" in " ".join(text.split())
+
+
+def test_dns_fails_as_often_as_it_is_told_and_mail_waits_for_it(mail: Up, inbox: httpx.Client) -> None:
+    rule = [{"name": "example.net", "type": "MX", "rcode": "SERVFAIL", "times": 2}]
+    mail.exec("gate", *CONTROL, "add", json.dumps(rule))
+    before = json.loads(mail.exec("gate", *CONTROL, "queries", "0").stdout)[-1]["id"]
+    through_the_relay(mail, letter("bob@example.net"))
+    until_deferred(mail)
+    flush(mail)
+    mail.shell("gate", "true")
+    until_asked(mail, before, 2)
+    until_deferred(mail)
+    flush(mail)
+    assert len(wait(inbox, to="bob@example.net")) == 1
+    asked = [q for q in json.loads(mail.exec("gate", *CONTROL, "queries", str(before)).stdout) if q["type"] == "MX"]
+    assert [(q["name"], q["rcode"]) for q in asked] == [
+        *[("example.net", "SERVFAIL")] * 2,
+        ("example.net", "NOERROR"),
+    ]
+
+
+def until_asked(mail: Up, after: int, count: int) -> None:
+    """Wait until the gate has failed this many questions."""
+    ask = " ".join((*CONTROL, "queries", str(after)))
+    mail.shell("gate", f"until [ $({ask} | grep -o SERVFAIL | wc -l) -ge {count} ]; do sleep 0.05; done")
+
+
+def test_the_gate_answers_the_host_as_well(mail: Up) -> None:
+    query = dns.message.make_query("example.com", "MX")
+    for ask, port in ((dns.query.udp, "53/udp"), (dns.query.tcp, "53/tcp")):
+        answer = ask(query, "127.0.0.1", port=mail.port("gate", port), timeout=10)
+        assert [str(item) for item in answer.answer[0]] == ["10 mx.example.com."]
+    nothing = dns.query.udp(dns.message.make_query("example.edu", "MX"), "127.0.0.1", port=mail.port("gate", "53/udp"))
+    assert nothing.rcode() == dns.rcode.NXDOMAIN
