@@ -81,7 +81,7 @@ class Recorder:
         self.close()
 
     def record(self, node: str, container: Node) -> None:
-        """Record a node from its first log line. Its container must be started: else the engine does not follow its log."""
+        """Record a node from its first log line. Its container must be started: the engine follows no other."""
         log, ended = self._log(node), Event()
         reader = self._thread("logs", node, lambda: self._read_log(log, container.logs(follow=True), ended))
         self._thread("stats", node, lambda: self._read_stats(node, container))
