@@ -20,7 +20,7 @@ _HEADER = struct.Struct(">BxxxL")
 _REMEMBERED = 20_000
 """Number of time stamps that ``once`` remembers; a reader that keeps up gets few new lines before a repetition."""
 _READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sysrq-trigger")
-"""Paths that are read-only in a container by default, except ``/proc/sys``."""
+"""Read-only paths of a container by default, without ``/proc/sys``, which stays writable."""
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)?")
 _NO_PROFILE = ("apparmor=unconfined", "label=disable")
 """Turns off the default AppArmor and SELinux profiles, which deny writes to ``/proc/sys/net``."""
