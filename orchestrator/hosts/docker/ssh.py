@@ -141,7 +141,7 @@ class Forward:
         if "closed" in seen:
             return EngineFailed(
                 f"permission to use the container engine on {where.host}",
-                f"the user who logs in may not use its socket {where.socket}",
+                f"its socket {where.socket} is closed to the user who logs in",
                 "add that user to the group docker there, or log in as another one",
             )
         needed = f"a container engine on {where.host} that answers (Docker 20.10 or later)"
