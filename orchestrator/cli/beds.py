@@ -290,7 +290,7 @@ def stats(bed: DeployedArgument = None, output: shell.FormatOption = "text") -> 
 
 
 def _find(host: "Host", wanted: str | None, give: str) -> "DeployedBed":
-    """Return the bed of this name or id, or the only one if ``wanted`` is None; ``give``: how to name one, in errors."""
+    """Return the deployed bed of this name or id; if None, the only bed. ``give``: how to name one, for the error."""
     from orchestrator.hosts import ownership
 
     # A helper container of another command has no network; it does not count as the only bed.
