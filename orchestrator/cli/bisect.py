@@ -17,7 +17,7 @@ def _bisect(
     values: dict[str, Any],
     *,
     over: Annotated[
-        str, typer.Option(metavar="PARAMETER=LOW..HIGH", help="The whole number to search, and its range.")
+        str, typer.Option(metavar="PARAMETER=LOW..HIGH", help="The whole-number parameter to search, and its range.")
     ],
     repeat: Annotated[
         int, typer.Option(min=1, max=20, help="Equal outcomes required on each side of the threshold.")

@@ -1,8 +1,8 @@
 """How much mail does the relay carry on which CPUs, and does hyper-threading help?
 
 One run repeats the same load on sets of the machine's CPUs: the relay is pinned to each set, the harness (all other
-nodes) to the remaining cores, or to the same set if none remain. Every second round takes the sets in reverse order, so
-that a drift of the machine affects all sets equally.
+nodes) to the remaining cores, or to the same set if none remain. Even rounds take the sets in reverse order, so that a
+drift of the machine affects all sets equally.
 """
 
 from collections.abc import Iterator, Mapping
@@ -33,7 +33,7 @@ FULL = 0.05
 OTHERS = 0.1
 """Warn if other processes used, or the hypervisor stole, more than this share of a set's CPU time."""
 MOST_OTHERS = 0.95
-"""Largest share of CPU time taken by others that the correction of the throughput assumes."""
+"""The correction of the throughput assumes that others took at most this share of the CPU time."""
 
 
 class Params(RelayLoad):
@@ -61,7 +61,7 @@ class CpuTopology:
         return params.bed()
 
     def drive(self, bed: RecordedBed, params: Params) -> None:
-        """Find the number of connections on the largest set, calibrate on the smallest harness, then send in rounds."""
+        """Find the number of connections on the largest set, calibrate on the fewest harness CPUs, send in rounds."""
         sets, same = cpu_sets(bed.topology())
         described = [{"name": s.name, "cpus": write(s.cpus), "harness": write(s.harness)} for s in sets]
         bed.rundir.save_result(PLAN, {"sets": described, "left_out": same})

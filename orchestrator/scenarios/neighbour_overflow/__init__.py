@@ -1,8 +1,8 @@
 """What happens when a node talks to more addresses of its link than the kernel's neighbour table holds?
 
 Every address on the link takes an entry; the whole kernel has room for gc_thresh3 entries, 1,024 by default. If there
-is none left, look-ups and connections fail, and mail is deferred. The servers of the bed are on the link of its nodes;
-with a fix, a second pass runs over the same bed. Background: docs/neighbour-overflow.md.
+is none left, look-ups and connections fail, and mail is deferred. The bed's servers have their addresses on the link;
+to prove a fix, the same bed is tried again with it. Background: docs/neighbour-overflow.md.
 """
 
 from contextlib import ExitStack

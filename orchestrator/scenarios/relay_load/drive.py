@@ -71,9 +71,9 @@ def _probe(
 
 
 def calibrate(bed: RecordedBed, params: RelayLoad, connections: int, *, by: str | None = None) -> None:
-    """Send a load straight to the sink as fast as it takes it; then, if by our generator, one message per connection.
+    """Send a load straight to the sink, as fast as possible; with our generator, again with one message per connection.
 
-    If the measured load has a rate, its number of connections is far more than it needs: a few saturate the sink.
+    For a measured load with a rate, ``connections`` is far more than it needs; a few are used, which saturate the sink.
     """
     used = connections if params.rate is None else min(connections, probes.FEWEST)
     node = bed.node(by) if by else bed.role(Role.LOAD)

@@ -148,7 +148,7 @@ def following(tried: Sequence[Probe]) -> int | None:
 
 
 def _last_gain(tried: Sequence[Probe]) -> tuple[Probe, int]:
-    """Return the last probe that carried ``MORE`` times the last such probe (or the first), and how many follow it.
+    """Return the last probe that carried ``MORE`` times the last such one (at first: the first), and how many follow.
 
     Small gains add up: of 400, 436 and 475 messages a second, the third is more than ``MORE`` times the first.
     """
@@ -238,7 +238,7 @@ def steady(measured: Measurements, loads: Sequence[str]) -> tuple[Evidence, ...]
 def _compared(tried: Sequence[Probe], taken: int | None) -> tuple[Probe, Probe, Cpu | None] | None:
     """Return two probes to compare, and the CPU state of the run's own probe, the one over ``taken`` connections.
 
-    The two: the run's and the best over more connections; without more, the last gain (``_last_gain``) and the run's.
+    The two: the run's and the best over more connections or, if none has more, the last gain below it and the run's.
     """
     own = next((probe for probe in tried if probe.connections == taken), None)
     if own is None or len(tried) < 2:

@@ -25,13 +25,13 @@ from orchestrator.services import Override, Purpose, Role
 BACKLOG = 0.25
 """Largest share of the accepted rate that a relay may fail to deliver under load; above it, a backlog grows."""
 TAKEN = 0.99
-"""Least share of the offered messages that a relay that keeps up accepts."""
+"""A relay keeps up only if it accepts at least this share of the offered messages."""
 OUT = 0.95
-"""Least share of the accepted messages that it has delivered ``TAIL_S`` after the last reply; more in a long run."""
+"""Least share of the accepted messages delivered by ``TAIL_S`` after the last reply; the longer the run, the larger."""
 TAIL_S = 1.0
 """Most mail in the queue of a relay that keeps up, in seconds of the offered rate."""
 LATE = 0.01
-"""Largest share of the messages that a generator on time starts over 10 ms late."""
+"""A generator is on time if it starts at most this share of its messages over 10 ms late."""
 
 
 def judge(measured: Measurements, params: Params) -> Verdict:
@@ -121,7 +121,7 @@ def _closed(measured: Measurements, facts: _Facts) -> _Judged:
 
 
 def _rated(measured: Measurements, facts: _Facts) -> _Judged:
-    """Judge a load at a given rate; REFUTED if the relay fell behind though it had enough CPU and connections."""
+    """Judge a load at a given rate; REFUTED if the relay fell behind, and not because of others or few connections."""
     late = unmet(facts.pace)
     connections = probes.used(measured)
     if not late or not connections or measured.connections_at_most(RUN) < connections:
