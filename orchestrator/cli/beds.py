@@ -169,7 +169,7 @@ def up(
         typer.Option(
             "--for",
             metavar="DURATION",
-            help="Life time: 90s, 30m, 2h, 1d. The first up, run or clean after it removes the bed.",
+            help="Life time: 90s, 30m, 2h, 1d. The first up, run or clean after that removes the bed.",
         ),
     ] = None,
     runs: shell.RunsOption = shell.RUNS,

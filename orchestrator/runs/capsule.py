@@ -34,7 +34,7 @@ MAX_CONFIG_B = 3 * 2**20
 MAX_DIFF_LINES = 4_000
 """Two files with more lines in total are not compared line by line."""
 CONSENT = "allow_host_changes"
-"""The parameter for consent to change the host; no capsule contains it."""
+"""The parameter for consent to change the host; ``make`` leaves it out."""
 _MOVING = {"disk_free_b", "memory_available_b", "neighbours", "neighbours_planned"}
 """Facts of a host that change by themselves."""
 

@@ -182,7 +182,7 @@ def prepare(scenario: Scenario[Any], params: Strict, *, parent: str | None = Non
 
 
 def _daemons(running: RecordedBed) -> dict[str, str]:
-    """Return node -> version line of its daemon; leave out nodes that ended if they may, raise any other failure."""
+    """Return node -> version line of its daemon; leave out nodes that have ended and may; raise any other failure."""
 
     def ask(node: RunningNode, command: Sequence[str]) -> str | None:
         try:
