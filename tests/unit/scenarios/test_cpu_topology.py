@@ -188,7 +188,7 @@ def test_what_others_took_is_given_back(tmp_path: Path) -> None:
     assert verdict.outcome is Outcome.CONFIRMED
     assert verdict.evidence[0].found == "50% (125 of 250, 150 of 125, 125 of 250)"
     assert verdict.evidence[1].found == "50% (250 of 500, 250 of 500, 250 of 500)"
-    assert "500 messages a second on all threads, 250 on one core, as estimated without other processes" in verdict.claim
+    assert "500 messages a second on all threads, 250 on one core, as estimated without other" in verdict.claim
     assert verdict.figures["messages_on_all_threads_per_s"] == pytest.approx(250)
 
 
