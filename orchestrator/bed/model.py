@@ -91,7 +91,7 @@ Files = Annotated[
         }
     ),
 ]
-"""Absolute path in a node -> text. (A bed file names a file beside it instead of the text: ``user_files.read_beside``.)"""
+"""Absolute path in a node -> text. (A bed file may name a file beside it instead: ``user_files.read_beside``.)"""
 
 _RECIPIENT = re.compile(rf"{LOCAL_PART}(?:@([^@]+))?")
 
