@@ -14,7 +14,7 @@ Cpus = tuple[int, ...]
 CPUS = r"^(\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*)?$"
 """Pattern of a list of CPUs."""
 HARNESS_SHARE = 4
-"""One of every N cores is reserved for the harness (generator and sink), which uses about a sixth of the relay's CPU."""
+"""One of every N cores is reserved for the harness (generator, sink), whose CPU use is about a sixth of the relay's."""
 HARNESS_MOST = 4
 """Maximum number of cores for the harness, whose two programs have one thread each."""
 

@@ -40,7 +40,7 @@ ON_LAB = 2560
 """Maximum number of further addresses on the lab device: inet_insert_ifa (net/ipv4/devinet.c) walks the interface's
 whole list at every insert, and above this number, several devices are faster."""
 SHARE = 1024
-"""Addresses on each of those devices: 65,536 addresses take 3 s; with 2,048 on each device, 4.5 s (measured)."""
+"""Addresses on each device if there are more than ``ON_LAB``: 65,536 take 3 s; with 2,048 on each, 4.5 s (measured)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +150,7 @@ def _further(wire: Wire) -> list[str]:
     The further devices are ends of veth pairs inside the namespace and carry no frames: the lab device answers ARP for
     every address of its node (arp_ignore 0, ip-sysctl.rst), and replies leave by the lab's route. A device without ARP,
     and ``lo``, joins no multicast group for an IPv6 address. On the lab device each address joins a group (RFC 4291,
-    2.7.1): 2,560 take 2.3 s instead of 0.2 s. So they are on those devices and ``lo``, and peers need a route (``plan``).
+    2.7.1): 2,560 take 2.3 s instead of 0.2 s. So they are on those devices or ``lo``, and peers need a route: ``plan``.
 
     addrconf_verify_rtnl (net/ipv6/addrconf.c) walks every IPv6 address of a namespace at every insert: 20,000 take 7 s
     and more. Above ``ON_LAB``, IPv6 addresses are local as prefixes, unless the service listens on each.

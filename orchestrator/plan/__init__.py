@@ -40,7 +40,7 @@ class NodePlan(Rendered):
     sysctls: Mapping[str, str]
     limits: Limits
     peers: int
-    """Number of addresses that it talks to on the link: each is an entry in the neighbour table, per family."""
+    """Number of addresses that the node talks to on the link: each is an entry in the neighbour table, per family."""
 
     @property
     def address(self) -> IPv4Address | IPv6Address:

@@ -97,7 +97,7 @@ class Bind:
 
 
 def _listen6(site: Site[Settings]) -> str:
-    """Return the IPv6 addresses to listen on, as in ``listen_v6``; raises InvalidInput if the bed has no IPv6."""
+    """Return the IPv6 addresses to listen on, as in ``listen_v6``; raises InvalidInput for any without IPv6."""
     wanted = site.settings.listen_v6
     if site.families.has_v6:
         return wanted or site.settings.listen

@@ -10,7 +10,7 @@ from orchestrator.services.third_party import Settings, ThirdParty
 USERS = "/testbed/users"
 """File of one recipient in each domain, one a line: postal chooses at random."""
 BURST_S = 5.0
-"""Period of its bursts, counted from its start and from each full minute: so it must start at a multiple of this."""
+"""Period of its bursts, in seconds, from its start and again from each full minute: it must start at a multiple."""
 TOKENS = 2048
 """Most messages that postal hands out to its threads in each burst."""
 PER_MINUTE = 60 / BURST_S * TOKENS
