@@ -9,7 +9,7 @@ from zlib import crc32
 from orchestrator.agents.wire import END, Stamp, read_stamp
 
 HEAD_LIMIT = 32 * 1024
-"""Octets of the header section that are searched for the stamp."""
+"""Most octets of the header section that are searched for the stamp."""
 _PREFIXES = (b"\r\n.\r", b"\r\n.", b"\r\n", b"\r")
 _CRLF = b"\r\n"
 
@@ -45,7 +45,7 @@ class Content:
 
     @property
     def whole(self) -> bool:
-        """The body has the length and CRC of its stamp."""
+        """Whether the body has the length and CRC that its stamp says."""
         return self.stamp is not None and self.stamp.crc == self._crc and self.stamp.length == self._length
 
     def _take(self, text: bytes) -> None:

@@ -86,13 +86,13 @@ class LoadOrder(Order):
     connections: int = 20
     """Maximum number of concurrent connections."""
     per_connection: int = 10
-    """Messages sent over one connection before QUIT."""
+    """Maximum number of messages over one connection; then it is closed with QUIT."""
     sizes: list[int] = field(default_factory=lambda: [2048])
     """Body sizes in bytes; message ``seq`` has ``sizes[seq % len(sizes)]``."""
     timeout: float = 60.0
     """Time limit of one SMTP reply, in seconds; then the connection is given up."""
     stall_at: float | None = None
-    """Test aid: the process pauses after this many seconds of the load ..."""
+    """Test aid: the generator's process pauses after this many seconds of the load ..."""
     stall_for: float = 0.0
     """... for this many seconds."""
 
@@ -119,7 +119,7 @@ class LoadTick(Message):
     accepted: int
     failed: int
     connections: int
-    """Open now."""
+    """Connections that are open now."""
     behind_s: float
     """Seconds by which the newest message started after its due time (0 if ``rate`` is None)."""
 
@@ -248,7 +248,7 @@ class SinkReport(Message):
     bytes: int
     """Octets of message content, headers included, all copies."""
     connections: int
-    """Accepted by the sink since the run began."""
+    """Connections accepted by the sink since the run began."""
     broken: int = 0
     """Connections broken off on purpose: see ``SinkSettings.fault``."""
     domains: int

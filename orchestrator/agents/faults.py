@@ -1,4 +1,4 @@
-"""Sessions that the sink breaks off, as a server does that crashes or sheds load.
+"""Sessions that the sink breaks off, as a server that crashes or sheds load would.
 
 A session with a fault has a class of its own from its start, so that usual sessions do not check for faults.
 """

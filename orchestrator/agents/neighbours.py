@@ -140,7 +140,7 @@ def connect(addresses: Collection[str], port: int) -> Report:
 
 
 def _send(asking: socket.socket, query: bytes, waiting: dict[str, None]) -> Iterator[str]:
-    """Send a query to each address, and remove the addresses that answer; yield the names of errors."""
+    """Send a query to each address, and remove the addresses that answer; yield the errno name of each failure."""
     for number, address in enumerate(list(waiting), 1):
         try:
             asking.sendto(query, (address, 53))
