@@ -66,7 +66,7 @@ class Reception:
         self.books = books
         self.settings = settings
         self.most = most
-        """Most concurrent connections; a further one gets 421."""
+        """Maximum number of concurrent connections; one more gets 421."""
         extensions = b"250-PIPELINING\r\n250-SIZE %d\r\n250-8BITMIME\r\n250 ENHANCEDSTATUSCODES\r\n"
         self.capabilities = b"250-" + HOST + _CRLF + extensions % settings.max_size
 
@@ -118,14 +118,14 @@ class Session(asyncio.Protocol):
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
-        """Read on."""
+        """Read from the client again."""
         if self._transport is not None and self._delay is None:
             self._transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
         """Read commands and content, and answer them in one write."""
         if self._delay is not None:
-            self._held += data  # read before reading was paused
+            self._held += data  # the event loop had read it before reading was paused
             return
         replies: list[bytes] = []
         rest: bytes | None = data
@@ -141,7 +141,7 @@ class Session(asyncio.Protocol):
                 self._transport.close()
 
     def _read_commands(self, data: bytes, replies: list[bytes]) -> bytes | None:
-        """Answer whole command lines; return the data after DATA."""
+        """Answer complete command lines; return the octets after a DATA line, or ``None`` without one."""
         data = self._line + data
         at = 0
         while (end := data.find(b"\r\n", at)) >= 0:
@@ -166,7 +166,7 @@ class Session(asyncio.Protocol):
         return None
 
     def _read_content(self, data: bytes, replies: list[bytes]) -> bytes | None:
-        """Read on in a message; return the data after its end."""
+        """Read the next piece of a message; return the octets after its end, or ``None`` before it."""
         content = cast("Content", self._content)
         rest = content.feed(data)
         if rest is None:
