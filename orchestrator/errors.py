@@ -6,11 +6,11 @@
     +-- InvalidInput       2   a bed, parameter or file the user gave cannot be used
     +-- HostCannot         4   this host lacks what the plan needs
     +-- EngineFailed       5   the container engine is missing, refused or broke
-        +-- TimedOut       5   something did not come or end in its time; the engine works
-        +-- NodeDied       5   a container ended that should be running; while a question is asked: 3
+        +-- TimedOut       5   something did not happen within its time limit; the engine works
+        +-- NodeDied       5   a container ended that should be running (exit code 3 while a scenario drives the bed)
 
-Exit code 0 is a verdict as expected, 1 a verdict that is not, 3 an INCONCLUSIVE one, 130 an interrupt,
-141 an end because nobody reads the output (as SIGPIPE would).
+Exit codes without an error: 0 the expected verdict, 1 another verdict, 3 the verdict INCONCLUSIVE, 130 an interrupt,
+141 the reader of the output is gone (as after SIGPIPE).
 """
 
 import errno
@@ -57,7 +57,7 @@ class InvalidInput(Problem, ValueError):
 
 
 class HostCannot(Problem):
-    """The host cannot give what the plan needs."""
+    """The host lacks what the plan needs."""
 
     exit_code = ExitCode.HOST
 
@@ -66,9 +66,9 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, err
 
 
 def host_cannot(error: OSError, wanted: str) -> Problem | None:
-    """Put what this machine refused in words: a full disk, no free file descriptor; ``None`` if it is another error.
+    """Return the error for a resource that this machine lacks (disk space, file descriptors, ...); ``None`` if none.
 
-    ``wanted`` names what it was for, where the error does not know its file.
+    ``wanted``: purpose of the resource, for the message if ``error`` names no file.
     """
     if error.errno not in _NO_ROOM:
         return None
@@ -81,11 +81,11 @@ def host_cannot(error: OSError, wanted: str) -> Problem | None:
 
 @contextmanager
 def usable(path: Path, what: str = "a path") -> Iterator[None]:
-    """Translate what the file system refuses about a path that the user gave.
+    """Translate an OSError about a path that the user gave.
 
     Raises:
         HostCannot: the disk is full, or the process has too many open files.
-        InvalidInput: the path is too long, closed to this user, or leads nowhere.
+        InvalidInput: the path is too long, not permitted to this user, or does not exist.
     """
     try:
         yield
@@ -93,7 +93,7 @@ def usable(path: Path, what: str = "a path") -> Iterator[None]:
         raise host_cannot(error, str(path)) or InvalidInput(
             f"{what} that this user can use",
             f"{error.filename or path}: {error.strerror or error}",
-            "correct its name or its mode, or name another one",
+            "correct the path or its permissions, or name another path",
         ) from error
 
 
@@ -104,13 +104,13 @@ class EngineFailed(Problem):
 
 
 class TimedOut(EngineFailed):
-    """Something did not come or end in its time; the engine works."""
+    """Something did not happen within its time limit; the engine works."""
 
 
 class NodeDied(EngineFailed):
     """A container of the bed ended while it should be running; ``tail`` holds its last log lines.
 
-    ``exit_status`` is ``None`` if the container was removed before the engine told it.
+    ``exit_status`` is ``None`` if the container was removed before the engine reported it.
     """
 
     def __init__(self, node: str, exit_status: int | None, tail: list[str]) -> None:
@@ -119,7 +119,7 @@ class NodeDied(EngineFailed):
         super().__init__(
             needed=f"node {node} running",
             found=f"{ended}; the end of its log:\n{last}",
-            do="read logs/ in the directory that is kept",
+            do="read logs/ in the run directory",
         )
         self.node = node
         self.exit_status = exit_status

@@ -17,9 +17,9 @@ class Interrupted(BaseException):
 
 
 _shields = 0
-"""How many shields the main thread is in."""
+"""Number of ``shielded`` blocks that the main thread is in."""
 _held: list[int] = []
-"""Signals that came meanwhile."""
+"""Signals that arrived in these blocks."""
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:
@@ -38,16 +38,16 @@ def raise_on_signals() -> None:
 
 @contextmanager
 def shielded() -> Iterator[None]:
-    """Hold back the signals of ``raise_on_signals`` while the block runs, so that clean-up is whole.
+    """Hold back the signals of ``raise_on_signals`` while the block runs, so that clean-up completes.
 
-    After the outermost block the last one is raised, once for all of them, even if the block has failed. Of no effect
-    in another thread than the main one, which is where signals raise.
+    After the outermost block the last signal is raised, once for all that arrived, even if the block failed. No effect
+    outside the main thread, because Python runs signal handlers only there.
 
-    The handler decides, and nothing is exchanged: a signal between two calls of ``signal.signal`` would be lost, and
-    ``pthread_sigmask`` holds nothing back in a process with threads: the kernel gives the signal to a thread that does
-    not block it, and Python runs the handler in the main one all the same (signal(7); signal, "Signals and threads").
+    The handler stays installed: a signal that arrives while handlers are exchanged would be lost. ``pthread_sigmask``
+    does not help in a process with threads: the kernel gives the signal to a thread that does not block it, and Python
+    still runs the handler in the main thread (signal(7); module signal, "Signals and threads").
     """
-    global _shields  # noqa: PLW0603 - as the handlers of signals, it is the process's
+    global _shields  # noqa: PLW0603 - process-wide, like signal handlers
     if threading.current_thread() is not threading.main_thread():
         yield
         return

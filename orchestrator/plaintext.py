@@ -3,20 +3,20 @@
 from typing import IO
 
 LAYOUT = "\n\t"
-"""Control characters that only lay text out."""
+"""Control characters that are safe to print."""
 
 
 def plain(text: object, keep: str = "\n") -> str:
     r"""Return text with every character that cannot be printed as ``\xNN``, ``\uNNNN`` or ``\UNNNNNNNN``.
 
-    That is all of C0, C1 and the formats that reorder a line (Unicode categories Other and Separator, str.isprintable),
-    but the space and the characters of ``keep``.
+    These are all control characters (C0, C1) and formats that reorder a line (Unicode categories Other and Separator,
+    as str.isprintable), except the space and the characters of ``keep``.
     """
     return "".join(c if c.isprintable() or c in keep else _visible(ord(c)) for c in str(text))
 
 
 def pass_on(text: str, stream: IO[str]) -> None:
-    """Print what a node said: plain on a terminal; as it is, as ls(1) does, into a pipe or a file."""
+    """Print a node's output: made safe on a terminal; unchanged into a pipe or a file, as ls(1) does."""
     stream.write(plain(text, LAYOUT) if stream.isatty() else text)
     stream.flush()
 

@@ -1,4 +1,4 @@
-"""JSON as in RFC 8259: NaN and infinities are refused, also as numbers too large for a float."""
+"""JSON as in RFC 8259: refuses NaN, infinities, and numbers too large for a float."""
 
 import json
 import math
@@ -10,7 +10,7 @@ def dumps(data: Any, **options: Any) -> str:
     """Write JSON; options as json.dumps.
 
     Raises:
-        ValueError: a number in it is not finite.
+        ValueError: a number in ``data`` is not finite.
     """
     return json.dumps(data, **options, allow_nan=False)
 
@@ -19,7 +19,7 @@ def loads(text: str | bytes) -> Any:
     """Read JSON.
 
     Raises:
-        json.JSONDecodeError: it is none, or a number in it is not finite.
+        json.JSONDecodeError: the text is no JSON, or a number in it is not finite.
     """
     return json.loads(text, parse_constant=_refuse, parse_float=_finite, parse_int=_whole)
 

@@ -1,7 +1,7 @@
 """Reader of one message's content after DATA: checks it piece by piece and keeps none of it.
 
-Only CRLF.CRLF ends it; a dot between bare line feeds or carriage returns is text, against smuggling (RFC 5321, 2.3.8
-and 4.1.1.4). Memory: up to 32 KiB of the header section, and four octets, for a message of any size.
+Only CRLF.CRLF ends the content. A dot between bare line feeds or carriage returns is text, so that a message cannot
+hide a second one (RFC 5321, 2.3.8 and 4.1.1.4). Memory for a message of any size: up to 32 KiB of header, and 4 octets.
 """
 
 from zlib import crc32
@@ -9,13 +9,13 @@ from zlib import crc32
 from orchestrator.agents.wire import END, Stamp, read_stamp
 
 HEAD_LIMIT = 32 * 1024
-"""Octets of the header section that are searched for the stamp."""
+"""Most octets of the header section that are searched for the stamp."""
 _PREFIXES = (b"\r\n.\r", b"\r\n.", b"\r\n", b"\r")
 _CRLF = b"\r\n"
 
 
 class Content:
-    """One message's content: complete once ``feed`` returns the rest."""
+    """One message's content: complete once ``feed`` does not return ``None``."""
 
     __slots__ = ("_crc", "_head", "_length", "_tail", "size", "stamp")
 
@@ -23,13 +23,13 @@ class Content:
         self.size = 0
         """Octets, without dot-stuffing, header included."""
         self.stamp: Stamp | None = None
-        self._tail = _CRLF  # the start is the start of a line: these two octets count for nothing
+        self._tail = _CRLF  # the content starts at the start of a line; these two octets are not counted
         self._head: bytes | None = b""
         self._length = 0
         self._crc = 0
 
     def feed(self, data: bytes) -> bytes | None:
-        """Read on; return the octets after the end of the data, or ``None`` before the end."""
+        """Read the next piece; return the octets after the end of the data, or ``None`` before the end."""
         text = self._tail + data
         end = text.find(END)
         if end < 0:
@@ -45,7 +45,7 @@ class Content:
 
     @property
     def whole(self) -> bool:
-        """The body has the length and CRC of its stamp."""
+        """Whether the body has the length and CRC that its stamp says."""
         return self.stamp is not None and self.stamp.crc == self._crc and self.stamp.length == self._length
 
     def _take(self, text: bytes) -> None:

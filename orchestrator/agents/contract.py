@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Self, get_args, get_origin
 
 TICK_S = 1.0
-"""Interval of the readings of load generator and sink."""
+"""Interval, in seconds, of ticks: messages with the counters of load generator and sink."""
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Return whether a JSON value has a type: a number, text, list, object or union; a whole number is a float, too."""
+    """Return whether a JSON value is of a type (number, text, list, object or union); an int is a float, too."""
     inner, outer = get_args(kind), get_origin(kind) or kind
     if outer is list:
         return isinstance(value, list) and all(_fits(item, inner[0]) for item in value)
@@ -37,7 +37,7 @@ class Message:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Rebuild from ``to_dict``; unknown keys are ignored, because another version's report has further ones.
+        """Rebuild from ``to_dict``; unknown keys are ignored, because another version's report may have more.
 
         Raises:
             TypeError: ``data`` is no object, a key is missing, or a value has another type than its field.
@@ -54,7 +54,7 @@ class Message:
 
 
 class Order(Message):
-    """A message to be carried out."""
+    """A message that an agent carries out."""
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
@@ -72,33 +72,33 @@ class LoadOrder(Order):
     """Address of a relay, or a sink's prefix (``198.18.16.0/20``): its i-th address takes mail of ``domains[i]``."""
     port: int = 25
     domains: list[str] = field(default_factory=list)
-    """Message ``seq`` goes to domain ``order.domain_of(seq)``: one to each domain, then round robin. To a prefix, a
-    connection carries mail of one domain, and each domain's turn has ``per_connection`` messages."""
+    """Message ``seq`` goes to domain ``order.domain_of(seq)``: one to each domain, then round robin. If the target
+    is a prefix, a connection carries mail of one domain, and each domain's turn has ``per_connection`` messages."""
     recipients: list[str] = field(default_factory=lambda: ["user"])
-    """Local parts valid in every domain, or full addresses; those of a domain take turns."""
+    """Local parts valid in every domain, or full addresses; the addresses of a domain take turns."""
     sender: str = "load@d0.test"
     rate: float | None = None
     """Messages a second, open-loop: message n is due at n / rate. ``None``: as fast as the server takes them."""
     seconds: float | None = None
-    """Seconds until no new message is offered."""
+    """No new message is offered after this many seconds."""
     messages: int | None = None
-    """Most messages; at least one of ``seconds`` and ``messages`` is required."""
+    """Maximum number of messages; at least one of ``seconds`` and ``messages`` is required."""
     connections: int = 20
-    """Most concurrent connections."""
+    """Maximum number of concurrent connections."""
     per_connection: int = 10
-    """Messages sent over one connection before QUIT."""
+    """Maximum number of messages over one connection; then it is closed with QUIT."""
     sizes: list[int] = field(default_factory=lambda: [2048])
     """Body sizes in bytes; message ``seq`` has ``sizes[seq % len(sizes)]``."""
     timeout: float = 60.0
     """Time limit of one SMTP reply, in seconds; then the connection is given up."""
     stall_at: float | None = None
-    """Test aid: the process pauses after this many seconds of the load ..."""
+    """Test aid: the generator's process pauses after this many seconds of the load ..."""
     stall_for: float = 0.0
     """... for this many seconds."""
 
     @property
     def block(self) -> int:
-        """Consecutive messages to one domain, after the first message to each."""
+        """Number of consecutive messages to one domain, once each domain has had its first message."""
         return self.per_connection if "/" in self.target else 1
 
     def domain_of(self, seq: int) -> int:
@@ -113,15 +113,15 @@ class LoadTick(Message):
 
     t: float
     offered: int
-    """Messages that are due."""
+    """Messages that have come due."""
     sent: int
     """Messages started: MAIL was written."""
     accepted: int
     failed: int
     connections: int
-    """Open now."""
+    """Connections that are open now."""
     behind_s: float
-    """Delay of the newest message's start, in seconds (0 if ``rate`` is None)."""
+    """Seconds by which the newest message started after its due time (0 if ``rate`` is None)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,14 +129,14 @@ class PrintedLine(Message):
     """A line of a load generator's output, and its count."""
 
     t: float
-    """Unix time of the first."""
+    """Unix time of the first copy."""
     text: str
     count: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadReport(Message):
-    """Result of a load; ``None``: this generator does not report it."""
+    """Result of a load; a field is ``None`` if the generator does not report it."""
 
     run: str
     started: float
@@ -145,58 +145,58 @@ class LoadReport(Message):
     """Unix time of the last reply."""
     offered: int | None = None
     accepted: int | None = None
-    """Replied 250 after the data."""
+    """Messages whose data was answered with 250."""
     domains: int | None = None
     """Distinct domains that the accepted messages went to."""
     failed: dict[str, int] = field(default_factory=dict)
     """Messages not accepted, by cause: ``451 4.3.0``, ``timeout``, ``ConnectionResetError``, ..."""
     unresolved: int = 0
-    """Failed messages whose data was written, without a reply; the server may still deliver them."""
+    """Failed messages whose data was written but not answered; the server may deliver them."""
     connections: int | None = None
-    """Connections that were greeted, with EHLO answered."""
+    """Connections that were greeted and whose EHLO was answered."""
     connect_failed: dict[str, int] = field(default_factory=dict)
-    """Other connections, by cause: ``no connection``, ``no greeting``, ``421 4.3.2``, ... Their messages wait for
-    another connection."""
+    """All other connections, by cause of the failure: ``no connection``, ``no greeting``, ``421 4.3.2``, ... Their
+    messages wait for another connection."""
     goodbye_failed: dict[str, int] = field(default_factory=dict)
     """Connections that carried mail but had no orderly end, by cause: ``no reply to QUIT`` within 2 s, or ``QUIT not
-    waited for`` after several such."""
+    waited for``, once the server has left several QUITs unanswered."""
     late: int | None = None
     """Messages started over 10 ms after they were due (open-loop only)."""
     cpu_s: float
     """CPU time of the generator's process during the load, user and system."""
     stalled_s: float | None = None
-    """Longest pause of its event loop."""
+    """Longest pause of the generator's event loop, in seconds."""
     response: str | None = None
-    """Histogram: from due to the reply after the data (accepted messages)."""
+    """Histogram of accepted messages: time from due to the reply after the data."""
     service: str | None = None
-    """Histogram: from writing MAIL to the reply after the data (accepted messages)."""
+    """Histogram of accepted messages: time from writing MAIL to the reply after the data."""
     connect: str | None = None
-    """Histogram: from connect() to the greeting's reply to EHLO."""
+    """Histogram: time from connect() to the reply to EHLO."""
     accepted_set: str | None = None
     """Set of the accepted sequence numbers."""
     unresolved_set: str | None = None
     exit_status: int = 0
-    """Of the generator; 128 + N: ended by signal N (139: SIGSEGV)."""
+    """Exit status of the generator; 128 + N if signal N ended it (139: SIGSEGV)."""
     cut_off: bool = False
-    """It ran until its time limit and was ended."""
+    """Whether the generator was ended at its time limit."""
     printed: list[PrintedLine] = field(default_factory=list)
     """Output of a third-party generator: the first 50 distinct lines."""
     arrived: int | None = None
-    """Unnumbered messages at the sink at the generator's end."""
+    """Messages without a sequence number that the sink had when the generator ended."""
     purpose: str = "measure"
-    """``services.Purpose``."""
+    """What the load is for: a ``services.Purpose``."""
     generator: str = ""
-    """The service that sent it."""
+    """The service that sent the load."""
     node: str = ""
-    """The node that sent it."""
+    """The node that sent the load."""
     connections_limit: int | None = None
-    """Ordered number of concurrent connections."""
+    """Maximum number of concurrent connections in the order."""
     to: str = ""
-    """The role of the node that received it."""
+    """The role of the node that received the load."""
 
     @property
     def numbered(self) -> bool:
-        """Each message is accounted for."""
+        """Whether the load's messages have sequence numbers, so that each is accounted for."""
         return self.accepted_set is not None
 
     @property
@@ -221,10 +221,10 @@ class SinkTick(Message):
     duplicated: int
     corrupted: int
     foreign: int
-    """Of the whole sink, since the run began."""
+    """As ``SinkReport.foreign``."""
     bytes: int
     connections: int
-    """Open now, of the whole sink."""
+    """Open connections of the whole sink."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,24 +235,24 @@ class SinkReport(Message):
     delivered: int
     """Distinct sequence numbers that arrived intact."""
     duplicated: int
-    """Copies beyond the first."""
+    """Copies of a message beyond its first."""
     corrupted: int
-    """Messages of this run with a changed body; they count as no delivery."""
+    """Messages of this run with a changed body; they do not count as delivered."""
     misrouted: int
     """Messages that arrived at the address of another domain than their recipient's; they count as delivered."""
     outside: int = 0
-    """Messages that arrived at an address outside the prefix of the domains, as through the sink's published port;
-    delivered, but neither misrouted nor of a domain."""
+    """Messages that arrived at an address outside the prefix of the domains, such as the sink's published port; they
+    count as delivered, but not as misrouted, nor in ``domains``."""
     foreign: int
-    """Messages since the run began without the stamp of an announced run (bounces, mail of an older bed)."""
+    """Messages without the stamp of an announced run (bounces, mail of an older bed), since this run began."""
     bytes: int
     """Octets of message content, headers included, all copies."""
     connections: int
-    """Accepted by the sink since the run began."""
+    """Connections accepted by the sink since the run began."""
     broken: int = 0
     """Connections broken off on purpose: see ``SinkSettings.fault``."""
     domains: int
-    """Distinct recipient domains of the run's mail that arrived at an address of a domain."""
+    """Distinct recipient domains of the run's mail, messages ``outside`` left out."""
     first: float | None
     """Unix time of the first and last message of the run."""
     last: float | None
@@ -261,21 +261,21 @@ class SinkReport(Message):
     memory_b: int
     """Peak resident set of the sink's process, in bytes."""
     transit: str
-    """Histogram: from the time the generator wrote MAIL to the end of the data at the sink."""
+    """Histogram: time from when the generator wrote MAIL to the end of the data at the sink."""
     age: str
-    """Histogram: from the time the message was due to the end of the data at the sink."""
+    """Histogram: time from when the message was due to the end of the data at the sink."""
     delivered_set: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SinkSettings(Order):
-    """Behaviour of the sink towards its clients; ``services.blackhole.Settings`` has the bounds."""
+    """Behaviour of the sink towards its clients; ``services.blackhole.Settings`` has the bounds of each value."""
 
     data_delay_ms: float = 0.0
-    """Delay of the reply to the end of the data."""
+    """Delay, in ms, between the end of the data and its reply."""
     max_size: int = 50 * 1024 * 1024
     """SIZE announced in EHLO (RFC 1870), in octets."""
     fault: str = "none"
     """Fault of a session: ``none``, ``reset-after-mail`` or ``close-after-rcpt`` (``faults``)."""
     fault_every: int = 1
-    """One connection in this many is broken off."""
+    """One of this many connections has the fault."""

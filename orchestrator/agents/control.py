@@ -4,7 +4,7 @@
 
     python3 -m orchestrator.agents.control begin RUN              open the ledger of a run, before its first message
     python3 -m orchestrator.agents.control count RUN              counters of the run: a SinkTick
-    python3 -m orchestrator.agents.control expect RUN COUNT       begin, and print {"complete": RUN} at this count
+    python3 -m orchestrator.agents.control expect RUN COUNT       begin; the sink prints {"complete": RUN} at COUNT
     python3 -m orchestrator.agents.control report RUN             the whole account: a SinkReport
 
 A DNS gate has ``rules``, ``add RULES``, ``clear`` and ``queries AFTER``. Prints one JSON value. Exit code 1: the agent

@@ -1,6 +1,6 @@
-"""Sessions that the sink breaks off, as a server does that crashes or sheds load.
+"""Sessions that the sink breaks off, as a server that crashes or sheds load would.
 
-Each is of a class of its own from its start, so that the others pay nothing for it.
+A session with a fault has a class of its own from its start, so that usual sessions do not check for faults.
 """
 
 import asyncio
@@ -13,11 +13,11 @@ from typing import Any, ClassVar, cast
 from orchestrator.agents.session import MAIL_OK, RCPT_OK, Reception, Session
 
 _RESET = struct.pack("ii", 1, 0)
-"""SO_LINGER on, for no time: close(2) then sends RST (socket(7))."""
+"""SO_LINGER on, with a time of 0: close(2) then sends RST (socket(7))."""
 
 
 class _BreakOff(Exception):
-    """No further command of this session is read."""
+    """Stops the reading of a session's commands."""
 
 
 class Broken(Session):
@@ -36,11 +36,11 @@ class Broken(Session):
 
     @abstractmethod
     def _break_off(self, replies: list[bytes]) -> None:
-        """End the connection; ``replies``: to the commands before."""
+        """End the connection; ``replies`` are those to the commands before the fault."""
 
 
 def _broken_off(verb: bytes, good: bytes) -> Callable[[Any, bytes], bytes]:
-    """Return a command that breaks the session off in place of its good reply."""
+    """Return a handler of the command that breaks the session off where the usual one returns ``good``."""
     usual = Session.COMMANDS[verb]
 
     def answer_or_break(session: Session, line: bytes) -> bytes:
@@ -83,7 +83,7 @@ FAULTS: dict[str, type[Session]] = {
 
 
 def answer(reception: Reception) -> Session:
-    """Take a connection: every k-th with the fault that the settings name."""
+    """Return the session of a new connection: every ``fault_every``-th one has the fault of the settings."""
     settings = reception.settings
     nth = reception.books.accepted + 1
     return (FAULTS[settings.fault] if nth % settings.fault_every == 0 else Session)(reception)

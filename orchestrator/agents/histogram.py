@@ -1,8 +1,8 @@
 """Durations, counted in an HdrHistogram: 1 us to 1 h, three significant digits, in constant memory.
 
 A record in the library takes 0.9 us (pure Python), three or four times for each message. So the hot path counts in a
-dictionary under the lowest value of the same HdrHistogram bucket: 0.2 us, and at most as many keys as the histogram has
-buckets (23,552). The library gets the counts for the text or the percentiles.
+dictionary, whose keys are the lowest values of HdrHistogram's buckets (at most 23,552): 0.2 us. The counts go to the
+library only when a histogram is encoded or its percentiles are needed.
 ``tests/bench/agents.py`` measures both.
 """
 
@@ -15,7 +15,7 @@ MOST_US = 3_600_000_000
 _DIGITS = 3
 _EXACT_BITS = 11
 _EXACT = 1 << _EXACT_BITS
-"""Lower values have a bucket of their own: three digits need 2,000 of them."""
+"""Each value below this, in us, has a bucket of its own: three digits need 2,000 of them."""
 
 
 class Histogram:
@@ -50,7 +50,7 @@ class Histogram:
 
 
 def decode(text: str) -> HdrHistogram:
-    """Return the histogram of a text, in microseconds; raises ValueError if the text is none."""
+    """Return the histogram, in microseconds, that ``encode`` wrote; raises ValueError for any other text."""
     try:
         return HdrHistogram.decode(text)
     except Exception as error:  # the library has no base class for its errors, and raises those of zlib and binascii

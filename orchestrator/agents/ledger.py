@@ -18,7 +18,7 @@ from orchestrator.agents.histogram import Histogram
 from orchestrator.agents.wire import MAX_SEQ, Stamp
 
 OUTSIDE = -2
-"""In place of a domain's index, for an address of no domain (a published port, the sink's own address)."""
+"""In place of a domain's index: the address is no domain's (a published port, the sink's own address)."""
 _STEP = 4096
 """A bitmap grows by at least this many octets: 32,768 messages."""
 
@@ -86,7 +86,7 @@ class Ledger:
             content: the message, read to its end.
             stamp: its stamp.
             recipients: indices of its recipients' domains; -1 for a domain outside the bed.
-            dialled: index of the domain whose address it came to, ``OUTSIDE``, or ``None`` without a prefix of domains.
+            dialled: index of the domain whose address it arrived at, ``OUTSIDE``, or ``None`` without a prefix.
         """
         now = time.monotonic_ns()
         self._first = self._first or now
@@ -123,7 +123,7 @@ class Ledger:
             self._then()
 
     def tick(self) -> SinkTick:
-        """Return the state now."""
+        """Return the run's counters."""
         return SinkTick(
             run=self._run,
             t=time.time(),
@@ -136,7 +136,7 @@ class Ledger:
         )
 
     def news(self) -> SinkTick | None:
-        """Return the state if mail has arrived since the last call."""
+        """Return the run's counters, or ``None`` if no mail has arrived since the last call."""
         now = (self._last, self._books.foreign)
         if now == self._reported or not (self._last or self._books.foreign > self._foreign):
             return None
@@ -180,14 +180,14 @@ class Books:
         self.foreign = 0
         """Messages without a stamp of an announced run."""
         self.accepted = 0
-        """Connections, in all."""
+        """Connections accepted so far."""
         self.broken = 0
         """Connections broken off on purpose."""
         self.open = 0
-        """Connections, now."""
+        """Connections that are open now."""
 
     def begin(self, run: str) -> Ledger:
-        """Open the ledger of a run; raises ValueError if it is open, or ``run`` is no run id."""
+        """Open the ledger of a run; raises ValueError if it has been opened before, or ``run`` is no run id."""
         if not re.fullmatch("[0-9a-f]{8}", run):
             raise ValueError(f"a run id is eight hex digits, not {run!r}")
         key = run.encode()
@@ -207,13 +207,13 @@ class Books:
         return iter(self._ledgers.values())
 
     def index_of(self, domain: bytes) -> int:
-        """Return the index of a domain (lower case); -1 outside the bed."""
+        """Return the index of a domain (lower case); -1 if the bed has no such domain."""
         return self._domains.get(domain, -1)
 
     def dialled(self, address: str) -> int | None:
-        """Return the index of the domain that has an address of this machine: ``OUTSIDE`` if none has.
+        """Return the index of the domain that a local address belongs to; ``OUTSIDE`` if it is no domain's.
 
-        ``None`` without a prefix of domains. An IPv6 address carries its IPv4 twin in its last 32 bits.
+        Returns ``None`` without a prefix of domains. A domain's IPv6 address ends in the 32 bits of its IPv4 address.
         """
         if self._base is None:
             return None

@@ -1,17 +1,17 @@
-"""The load generator: open-loop, at a given rate or as fast as the server takes it.
+"""The load generator: sends mail at a given rate (open-loop), or as fast as the server takes it.
 
 ::
 
     python3 -m orchestrator.agents.load [--domains FILE] [--recipients FILE] '<LoadOrder as JSON>'
 
 The order "-" is read from standard input. One argument of a command is 128 KiB at most (MAX_ARG_STRLEN, execve(2)):
-with thousands of domains or recipients, the order names none and a FILE has them, one a line.
+thousands of domains or recipients go into a FILE, one a line, and the order names none.
 
 Prints JSON lines: ``{"tick": LoadTick}`` once a second, ``{"report": LoadReport}`` at the end. SIGTERM and SIGINT end
 the load early, with a report.
 
 At a rate, message n is due at start + n / rate, however slow the server is: the due time never moves, and latency
-counts from it (no coordinated omission). ``load`` decides when and where, ``smtp`` implements the protocol.
+counts from it (no coordinated omission). ``load`` decides when and where to send, ``smtp`` implements the protocol.
 """
 
 import argparse
@@ -38,12 +38,12 @@ from orchestrator.agents.smtp import DONE, WAIT, Connection, SessionState
 from orchestrator.agents.wire import MAX_SEQ, Composer
 
 BEAT_S = 0.02
-"""Interval of the heartbeat: resolution of event-loop stalls and time-outs."""
+"""Interval of the heartbeat, in seconds: the resolution at which event-loop stalls and time-outs are noticed."""
 LATE_NS = 10_000_000
 BACKOFF_S = (0.02, 1.0)
 """Delay after a connection without an accepted message: initial and maximum, in seconds."""
 MOST_CAUSES = 50
-"""Most distinct causes."""
+"""Most distinct causes of failure in a count; further ones count as ``other``."""
 
 
 class Load:
@@ -186,7 +186,7 @@ class Load:
     def closed(self, connection: Connection, cause: str | None, *, fruitless: bool) -> None:
         """Open another connection if there is work for it.
 
-        ``cause``: why this one never got ready. ``fruitless``: it carried no accepted message.
+        ``cause``: why the closed one never got ready. ``fruitless``: it carried no accepted message.
         """
         self._open.pop(connection, None)
         self._idle.pop(connection, None)
@@ -219,7 +219,7 @@ class Load:
         """Hand due messages to idle connections, and call itself again at the next due time."""
         now = time.monotonic_ns()
         self._offer(now)
-        for connection in reversed(list(self._idle)):  # last idle first: few connections stay busy
+        for connection in reversed(list(self._idle)):  # the last to fall idle sends first, so few stay busy
             if (connection.first if self._spread else self._next) < self._offered or self._next >= self._limit:
                 del self._idle[connection]
                 connection.go(now)
@@ -306,7 +306,7 @@ class Load:
                 connection.give_up(self.patience.unanswered(connection))
 
     def _hangs(self, now: int) -> bool:
-        """Return whether the load is over but for connections without a greeting."""
+        """Return whether a finished load has waited too long for the greetings of its last connections."""
         over = self._end if self._order.rate is None else self._due(self._limit)
         if now < over and self._next < self._limit:
             return False
@@ -337,7 +337,7 @@ class Load:
 
 
 def _count(causes: Counter[str], cause: str) -> None:
-    """Count by cause; bounded, because a server may give ever new replies."""
+    """Count by cause; at most MOST_CAUSES of them, because a server may never repeat a reply."""
     causes[cause if cause in causes or len(causes) < MOST_CAUSES else "other"] += 1
 
 
@@ -353,8 +353,8 @@ async def carry_out(order: LoadOrder) -> None:
 def main(arguments: list[str]) -> int:
     """Run one load; exit code 2 for an invalid order."""
     parser = argparse.ArgumentParser(description="send test mail, open-loop")
-    parser.add_argument("--domains", type=Path, metavar="FILE", help="for an order that names none: one a line")
-    parser.add_argument("--recipients", type=Path, metavar="FILE", help="for an order that names none: one a line")
+    parser.add_argument("--domains", type=Path, metavar="FILE", help="one a line, if the order names none")
+    parser.add_argument("--recipients", type=Path, metavar="FILE", help="one a line, if the order names none")
     parser.add_argument("order", help='LoadOrder as JSON; "-" reads it from standard input')
     options = parser.parse_args(arguments)
     try:

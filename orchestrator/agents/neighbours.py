@@ -1,14 +1,14 @@
-"""Probe of many addresses on the link at once: which answer, and the kernel's error for the others.
+"""Probe of many addresses on the link at once: which of them answer, and the kernel's errors for the rest.
 
 ::
 
     python3 -m orchestrator.agents.neighbours look-up FIRST COUNT NAME          ask each for the MX of NAME over UDP
     python3 -m orchestrator.agents.neighbours connect FIRST COUNT PORT          open a TCP connection to each
-    python3 -m orchestrator.agents.neighbours fill FIRST COUNT NAME             ask each once, and wait for no answer
+    python3 -m orchestrator.agents.neighbours fill FIRST COUNT NAME             ask each once, do not wait for answers
 
-FIRST is an IPv4 address, and the others follow it. Each address costs an entry of the kernel's neighbour table
-(arp(7)). Prints JSON lines: ``{"table": NeighbourTable}`` first and after each round, and, but for ``fill``,
-``{"report": Report}`` at the end.
+The addresses are COUNT consecutive IPv4 addresses from FIRST. Each takes an entry of the kernel's neighbour table
+(arp(7)). Prints JSON lines: ``{"table": NeighbourTable}`` first and after each round of queries or connections, and
+``{"report": Report}`` at the end (not for ``fill``).
 """
 
 import errno
@@ -29,12 +29,12 @@ from pathlib import Path
 from orchestrator.agents.output import complain, say
 
 TRIES = 3
-"""Queries to an address without an answer: as many as dig(1), but sooner."""
+"""Most queries to one address: as many as dig(1) sends, but at shorter intervals."""
 ROUND_S = 1.0
 CONNECT_S = 3.5
-"""Time limit of the connections: a SYN is repeated after 1 s and 3 s."""
+"""Time limit of all connections, in seconds: the kernel repeats a SYN 1 s and 3 s after the first."""
 BATCH = 32
-"""Queries between two reads of answers: a socket buffer holds a few hundred."""
+"""Queries to send before answers are read: a socket buffer holds a few hundred answers."""
 IP_RECVERR = 11
 """linux/in.h; the socket module does not name it."""
 MX, INTERNET, RECURSE = 15, 1, 0x0100
@@ -51,7 +51,7 @@ class NeighbourTable:
     fulls: int
     """Failed allocations of an entry since the boot (table_fulls)."""
     limit: int
-    """gc_thresh3."""
+    """Most entries: gc_thresh3 (arp(7))."""
 
     @classmethod
     def read(cls) -> "NeighbourTable":
@@ -61,7 +61,7 @@ class NeighbourTable:
 
     @classmethod
     def parse(cls, output: str) -> "NeighbourTable":
-        """Read the output of ip(8): the whole table, and parameters of every device."""
+        """Parse the output of ip(8), which lists the whole table and the parameters of every device."""
         whole = next(table for table in json.loads(output) if "dev" not in table)
         return cls(t=time.time(), entries=whole["entries"], fulls=whole["table_fulls"], limit=whole["thresh3"])
 
@@ -72,18 +72,18 @@ class Report:
 
     asked: int
     reached: int
-    """Addresses that answered, or accepted."""
+    """Addresses that answered a query or accepted the connection."""
     errors: dict[str, int]
-    """Name of the errno -> count in sendto(2) or connect(2), of a socket with default options."""
+    """Errno name -> number of failures of sendto(2) or connect(2), on a socket with default options."""
     told: dict[str, int]
-    """The same for one more datagram to each unreached address, from a socket with IP_RECVERR (ip(7)): without it,
-    udp(7) sockets hide ENOBUFS."""
+    """The same for one more datagram to each unreached address, from a socket with IP_RECVERR (ip(7)): without
+    that option, udp(7) sockets hide ENOBUFS."""
     dropped: int
     """Datagrams of this network namespace dropped without an error (Udp SndbufErrors, /proc/net/snmp)."""
 
 
 def look_up(addresses: Collection[str], name: str) -> Report:
-    """Query each address over UDP, and repeat the query without an answer."""
+    """Query each address over UDP until it answers, at most TRIES times."""
     query, before = _query(name), _dropped()
     waiting, errors = dict.fromkeys(addresses), Counter[str]()
     with _udp() as plain:
@@ -104,7 +104,7 @@ def look_up(addresses: Collection[str], name: str) -> Report:
 
 
 def fill(addresses: Collection[str], name: str) -> None:
-    """Query each address without waiting for answers: an entry for each, until the table is full."""
+    """Query each address once without waiting for answers; each takes an entry until the table is full."""
     with _udp() as plain:
         list(_send(plain, _query(name), dict.fromkeys(addresses)))
     _show()
@@ -140,7 +140,7 @@ def connect(addresses: Collection[str], port: int) -> Report:
 
 
 def _send(asking: socket.socket, query: bytes, waiting: dict[str, None]) -> Iterator[str]:
-    """Send a query to each address, and remove the addresses that answer; yield the names of errors."""
+    """Send a query to each address, and remove the addresses that answer; yield the errno name of each failure."""
     for number, address in enumerate(list(waiting), 1):
         try:
             asking.sendto(query, (address, 53))
@@ -151,7 +151,7 @@ def _send(asking: socket.socket, query: bytes, waiting: dict[str, None]) -> Iter
 
 
 def _receive(asking: socket.socket, waiting: dict[str, None]) -> None:
-    """Read all waiting answers."""
+    """Read the answers received so far, and remove their addresses from ``waiting``."""
     while True:
         try:
             _, (address, _) = asking.recvfrom(512)
@@ -187,7 +187,7 @@ def _show() -> None:
 
 
 def main(words: list[str]) -> int:
-    """Run one of the three."""
+    """Run one of the three commands."""
     try:
         act, first, count, what = words
         start = int(IPv4Address(first))

@@ -40,7 +40,7 @@ _GENERAL = re.compile(rb"(?!ipv6:)[a-z0-9-]*[a-z0-9]:[!-Z^-~]+", re.IGNORECASE)
 
 
 class PathTooLong(ValueError):
-    """A path, or a part of it, has more octets than RFC 5321 gives it."""
+    """A path, or a part of it, has more octets than RFC 5321 allows."""
 
 
 class Argument(NamedTuple):
@@ -79,7 +79,7 @@ def _is_utf8(octets: bytes) -> bool:
 
 
 def _is_address(literal: bytes) -> bool:
-    """Tell whether the text between brackets is an address (4.1.3)."""
+    """Return whether the text between brackets is an address (4.1.3)."""
     if match := _IPV4.fullmatch(literal):
         return all(int(number) <= 255 for number in match.groups())
     if literal[:5].lower() == b"ipv6:":

@@ -5,24 +5,24 @@ from collections import Counter
 from orchestrator.agents.smtp import Connection, SessionState
 
 GOODBYE_S = 2.0
-"""Time-out for the reply to QUIT, and for the last greeting after the load's time is over."""
+"""Time-out, in seconds, for the reply to QUIT, and for the last greetings once the load's time is over."""
 MOST_MUTE = 3
 """After this many consecutive unanswered QUITs, each sent alone, replies to QUIT are no longer awaited."""
 OVERTAKEN_S = 5.0
-"""A connection is greeted within this, once a later one was: listen(2) queues are first in, first out."""
+"""Time-out, in seconds, for a greeting once a newer connection has one: listen(2) queues are first in, first out."""
 SLACK = 3
-"""Factor of the slowest greeting so far, after which a greeting is given up."""
+"""A greeting may take this many times as long as the slowest one so far."""
 NO_GREETING = "no greeting"
 _UNANSWERED = {
     SessionState.CONNECT: "no connection",
     SessionState.GREETING: NO_GREETING,
     SessionState.QUIT: "no reply to QUIT",
 }
-"""Cause of a time-out, by the awaited reply; any other is a ``timeout``."""
+"""Cause of a time-out, by the awaited reply; for any other reply it is ``timeout``."""
 
 
 class Patience:
-    """Time limits that a load has learnt of its server."""
+    """Time limits that a load has learnt from its server."""
 
     def __init__(self, timeout_s: float, *, one_server: bool) -> None:
         self.timeout = int(timeout_s * 1e9)

@@ -79,7 +79,7 @@ class Reception:
     def __init__(self, books: Books, settings: SinkSettings, most: int, tls: ssl.SSLContext | None = None) -> None:
         self.books = books
         self.most = most
-        """Most concurrent connections; a further one gets 421."""
+        """Maximum number of concurrent connections; one more gets 421."""
         self.tls = tls
         """With the certificate that STARTTLS shows."""
         self.settings = settings
@@ -150,14 +150,14 @@ class Session(asyncio.Protocol):
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
-        """Read on."""
+        """Read from the client again."""
         if self._transport is not None and self._delay is None:
             self._transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
         """Read commands and content, and answer them in one write."""
         if self._delay is not None:
-            self._held += data  # read before reading was paused
+            self._held += data  # the event loop had read it before reading was paused
             return
         replies: list[bytes] = []
         rest: bytes | None = data
@@ -173,7 +173,7 @@ class Session(asyncio.Protocol):
                 self._transport.close()
 
     def _read_commands(self, data: bytes, replies: list[bytes]) -> bytes | None:
-        """Answer whole command lines; return the data after DATA."""
+        """Answer complete command lines; return the octets after a DATA line, or ``None`` without one."""
         data = self._line + data
         at = 0
         while (end := data.find(b"\r\n", at)) >= 0:
@@ -202,7 +202,7 @@ class Session(asyncio.Protocol):
         return None
 
     def _read_content(self, data: bytes, replies: list[bytes]) -> bytes | None:
-        """Read on in a message; return the data after its end."""
+        """Read the next piece of a message; return the octets after its end, or ``None`` before it."""
         content = cast("Reader", self._content)
         rest = content.feed(data)
         if rest is None:

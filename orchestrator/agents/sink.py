@@ -5,7 +5,7 @@
     python3 -m orchestrator.agents.sink [--domains FILE --prefix 198.18.16.0/20]
 
 Prints JSON lines: ``{"event": "listening", ...}`` once it serves, ``{"tick": SinkTick}`` once a second for each run
-with new mail, ``{"complete": RUN}`` at the count of ``control expect``. SIGTERM ends it.
+with new mail, ``{"complete": RUN}`` once the run has the count given to ``control expect``. SIGTERM ends it.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from orchestrator.agents.output import say
 from orchestrator.agents.session import Reception
 
 BACKLOG = 4096
-"""listen(2); the kernel lowers it to net.core.somaxconn. Thousands of relay processes may connect at once."""
+"""Backlog of listen(2), which net.core.somaxconn limits: thousands of relay processes may connect at once."""
 _SPARE_FDS = 64
 _CONTROL_LIMIT = 64 * 1024
 """Octets of one request over the control socket."""
@@ -104,7 +104,7 @@ def obey(books: Books, words: list[str]) -> dict[str, Any]:
 async def serve(
     reception: Reception, hosts: list[str], port: int, control: Path, backlog: int
 ) -> list[asyncio.AbstractServer]:
-    """Open every socket and print the event; hold the returned servers for as long as they shall serve."""
+    """Open every socket and print the ``listening`` event; the servers serve while the caller keeps them."""
     loop = asyncio.get_running_loop()
     servers: list[asyncio.AbstractServer] = []
     for host in hosts:
@@ -117,7 +117,7 @@ async def serve(
 
 
 def tick(books: Books) -> None:
-    """Print the changed counters, now and every second."""
+    """Print a SinkTick for each run whose counters have changed; repeat this every second."""
     for ledger in books:
         if (news := ledger.news()) is not None:
             say({"tick": news.to_dict()})
@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=25, help="0 takes a free one")
     parser.add_argument("--control", type=Path, default=Path(SOCKET), metavar="PATH", help="the control socket")
     parser.add_argument("--domains", type=Path, metavar="FILE", help="one a line, in the order of their addresses")
-    parser.add_argument("--prefix", type=IPv4Network, help="whose i-th address is the i-th domain's, as its IPv6 twin")
+    parser.add_argument("--prefix", type=IPv4Network, help="its i-th address and that one's IPv6 twin are domain i's")
     parser.add_argument("--settings", default="{}", metavar="JSON", help="SinkSettings")
     options = parser.parse_args()
     try:
@@ -155,8 +155,8 @@ def main() -> None:
     _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     backlog = min(BACKLOG, files // 8)
-    # Out of file descriptors, the event loop would close its listening sockets for good, so connections are refused
-    # while enough descriptors are left for a full backlog.
+    # Without free file descriptors, the event loop would close its listening sockets for good. So the sink refuses
+    # connections while there are enough descriptors for a full backlog.
     most = files - 2 * backlog - _SPARE_FDS
     domains = options.domains.read_text(encoding="ascii").split() if options.domains else []
     reception = Reception(Books(domains, options.prefix), settings, most)

@@ -10,15 +10,15 @@ from collections.abc import Callable
 from enum import IntEnum, auto
 from typing import TYPE_CHECKING, ClassVar
 
-if TYPE_CHECKING:  # a cycle at run time
+if TYPE_CHECKING:  # an import cycle at run time
     from orchestrator.agents.load import Load
 
 WAIT = -1
-"""No message is due for this connection: the load calls ``go`` when there is one."""
+"""From ``Load.take``: no message is due for this connection; the load calls ``go`` when one is."""
 DONE = -2
-"""No further message for this connection."""
+"""From ``Load.take``: this connection gets no further message."""
 REPLY_LIMIT = 64 * 1024
-"""Octets of an unfinished reply line (RFC 5321, 4.5.3.1.5 knows 512)."""
+"""Most octets of an unfinished reply line (RFC 5321, 4.5.3.1.5, allows 512)."""
 
 HOST = "load.nodes.test"
 """Name in EHLO; the bed's DNS has it, because servers may look it up."""
@@ -81,11 +81,11 @@ class Connection(asyncio.Protocol):
         self._load = load
         self._transport: asyncio.Transport | None = None
         self.budget = budget
-        """Messages left for this connection."""
+        """Number of messages that this connection may yet send."""
         self.first = first
-        """Its own messages, if the load gave it some: from here ..."""
+        """Next sequence number of its own messages, if the load gave it a range of them."""
         self.stop = stop
-        """... to before here."""
+        """End of that range; not in it."""
         self.state = SessionState.CONNECT
         self.opened = self.connected = self.since = time.monotonic_ns()
         """``since``: start of the wait for a reply."""
@@ -136,7 +136,7 @@ class Connection(asyncio.Protocol):
     # what the load calls
 
     def lost(self, cause: str) -> None:
-        """End: the connection is lost, or was never established."""
+        """Account for the end of a connection that was lost, or never established."""
         state, self.state = self.state, SessionState.CLOSED
         if state is SessionState.CLOSED:
             return
@@ -148,7 +148,7 @@ class Connection(asyncio.Protocol):
         self._load.closed(self, cause if state < SessionState.IDLE else None, fruitless=self._fruitless)
 
     def give_up(self, cause: str) -> None:
-        """Close at once, for this reason."""
+        """Close at once; ``cause`` is what the load counts."""
         self._cause = cause
         if self._transport is not None:
             self._transport.abort()

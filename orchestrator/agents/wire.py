@@ -23,7 +23,7 @@ from zlib import crc32
 END = b"\r\n.\r\n"
 """The end of the data (RFC 5321, 4.1.1.4). Its first CRLF belongs to the last line of the message."""
 MAX_SEQ = 1 << 27
-"""Upper bound of sequence numbers: limits a bitmap to 16 MiB, even with a garbled number."""
+"""Upper bound of sequence numbers: limits a bitmap to 16 MiB, even if a number is garbled."""
 MIN_BODY = 2
 """The shortest body is one CRLF."""
 MAX_BODY = 50 * 1024 * 1024
@@ -59,7 +59,7 @@ class Stamp(NamedTuple):
     due: int
     """CLOCK_MONOTONIC, ns."""
     sent: int
-    """CLOCK_MONOTONIC, ns, of the write of MAIL."""
+    """CLOCK_MONOTONIC, ns, when MAIL was written."""
     length: int
     """Of the body, in octets."""
     crc: int
@@ -67,7 +67,7 @@ class Stamp(NamedTuple):
 
 
 def read_stamp(head: bytes) -> Stamp | None:
-    """Return the stamp in a header section, which begins and ends with CRLF here."""
+    """Return the stamp in a header section; ``head`` must begin and end with CRLF."""
     match = _STAMP.search(head)
     if match is None:
         return None
@@ -94,7 +94,7 @@ def stuffed(body: bytes) -> bytes:
 
 
 def recipients_of(domains: Sequence[str], recipients: Iterable[str]) -> list[list[bytes]]:
-    """Return the addresses of each domain; a local part stands for one in every domain.
+    """Return the addresses of each domain; a local part alone gives an address in every domain.
 
     Raises ValueError if a domain has none, or an address is of another domain.
     """
@@ -127,8 +127,8 @@ class Composer:
         self._recipients = recipients_of(domains, recipients)
         self._sizes = sizes
         bodies = {size: make_body(size) for size in set(sizes)}
-        # For each size: length and CRC, and the body. A stuffed body ends with the CRLF of its last line, the first one
-        # of END.
+        # For each size: length and CRC, and the body. The last CRLF of the body is the first CRLF of END, so the body
+        # goes in without it.
         self._bodies = {
             size: (b"%d crc=%08x" % (size, crc32(body)), stuffed(body)[:-2] + END) for size, body in bodies.items()
         }
@@ -142,7 +142,7 @@ class Composer:
         self._date = b""
 
     def recipient(self, seq: int, domain: int) -> bytes:
-        """Return the address of a message to the domain of this index: those of the domain take turns."""
+        """Return the recipient of a message to the domain of this index; the domain's addresses take turns."""
         addresses = self._recipients[domain]
         return addresses[seq // len(self._recipients) % len(addresses)]
 
@@ -161,6 +161,6 @@ class Composer:
         return self._fields % (seq, due, sent, length_crc, to, seq, self._date, seq, body)
 
     def letter(self, seq: int, domain: int, due: int, sent: int) -> bytes:
-        """Return the message without doubled dots and the end of the data, for an SMTP library."""
+        """Return the message for an SMTP library: without doubled dots, and without the end of the data."""
         content = self.content(seq, domain, due, sent)
         return (b"\r\n" + content[: 2 - len(END)]).replace(b"\r\n.", b"\r\n")[2:]

@@ -7,7 +7,7 @@ reserved for benchmarking. An IPv6 address carries its IPv4 twin in its last 32 
 
     slice     198.18.0.0/19      the lab network of one bed, aligned to its own size
       nodes   198.18.0.0/..      .0 network, .1 the engine's gateway (never routed), then one address for each node
-      blocks  198.18.16.0/20     aligned powers of two: a sink's prefix, or a server's further real addresses
+      blocks  198.18.16.0/20     aligned powers of two: a sink's prefix, or a server's addresses beyond the first
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -48,7 +48,7 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """The slice of a bed, divided."""
+    """The slice of a bed, divided into node addresses and blocks."""
 
     slice: IPv4Network
     nodes: dict[str, IPv4Address]
@@ -71,7 +71,7 @@ def slice_prefix(nodes: int, blocks: Iterable[int]) -> int:
 
 
 def lay_out(network: IPv4Network, nodes: Iterable[str], blocks: Mapping[str, int]) -> Layout:
-    """Divide ``network``: the nodes at its bottom, then the blocks, largest last, each aligned to its size."""
+    """Divide ``network``: first the nodes, then the blocks from smallest to largest, each aligned to its size."""
     names = list(nodes)
     first = network.network_address + _RESERVED
     base = int(network.network_address) + (1 << (32 - prefix_for(len(names) + _RESERVED)))
@@ -92,13 +92,13 @@ def lay_out(network: IPv4Network, nodes: Iterable[str], blocks: Mapping[str, int
 
 
 def candidates(prefix: int, taken: Iterable[IPv4Network]) -> Iterator[IPv4Network]:
-    """Yield the slices of this prefix length without an overlap with ``taken``, lowest first."""
+    """Yield the slices of this prefix length that do not overlap ``taken``, lowest first."""
     occupied = list(taken)
     return (s for s in V4.subnets(new_prefix=prefix) if not any(s.overlaps(o) for o in occupied))
 
 
 def parse_slice(text: str) -> IPv4Network:
-    """Read a user's subnet; raises InvalidInput if it is none within 198.18.0.0/15."""
+    """Read a user's subnet; raises InvalidInput if it is not one within 198.18.0.0/15."""
     try:
         network = IPv4Network(text)
     except ValueError as error:

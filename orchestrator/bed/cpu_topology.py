@@ -12,11 +12,11 @@ Cpus = tuple[int, ...]
 """Numbers of CPUs (threads of the hardware), ascending."""
 
 CPUS = r"^(\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*)?$"
-"""How a list of CPUs is written."""
+"""Pattern of a list of CPUs."""
 HARNESS_SHARE = 4
-"""One of every N cores is reserved for the harness, whose CPU use is about a sixth of the relay's."""
+"""One of every N cores is reserved for the harness (generator, sink), whose CPU use is about a sixth of the relay's."""
 HARNESS_MOST = 4
-"""Maximum number of cores for the harness: generator and sink have one thread each."""
+"""Maximum number of cores for the harness, whose two programs have one thread each."""
 
 
 def parse(text: str) -> Cpus:
@@ -53,7 +53,7 @@ class Topology:
     sockets: tuple[Cpus, ...]
     """The threads of each socket."""
     known: bool
-    """False: the kernel reports no topology, and every CPU counts as a core of one socket."""
+    """False if the kernel reports no topology; each CPU then counts as a core, and all are of one socket."""
 
     @classmethod
     def read(cls, reported: str, allowed: str) -> Self:
@@ -98,7 +98,7 @@ class Topology:
 
     @property
     def siblings(self) -> bool:
-        """Some core has more than one thread (hyper-threading, SMT)."""
+        """Whether some core has more than one thread (hyper-threading, SMT)."""
         return any(len(core) > 1 for core in self.cores)
 
 
@@ -112,19 +112,19 @@ class CpuSet:
 
     @property
     def shared(self) -> bool:
-        """The harness runs on the same CPUs."""
+        """Whether the harness runs on CPUs of the relay."""
         return not set(self.cpus).isdisjoint(self.harness)
 
 
 ALL, ONE_EACH, SOCKET, CORE, THREAD = "all threads", "one thread per core", "one socket", "one core", "one thread"
-"""The sets, the largest first."""
+"""Names of the sets, from the largest to the smallest."""
 
 
 def cpu_sets(topology: Topology) -> tuple[list[CpuSet], dict[str, str]]:
-    """Return the distinct sets, and for each other name the name of the set with the same CPUs.
+    """Return the distinct sets, and for each name left out the name of the set with the same CPUs.
 
     With four cores or more, the last cores are reserved for the harness and are in no set, so that the harness runs on
-    the same cores for every set. With fewer, it runs on the cores outside the set, or else shares all of them.
+    the same cores for every set. With fewer cores, it runs on those outside the set, or on all if none is outside.
     """
     kept = min(len(topology.cores) // HARNESS_SHARE, HARNESS_MOST)
     cores = topology.cores[: len(topology.cores) - kept]

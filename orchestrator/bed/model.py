@@ -33,7 +33,7 @@ MAX_DOMAINS = 65_536
 """Half of 198.18.0.0/15: one sink address for each domain, and room for the nodes."""
 
 _MAX_FILE_B = 32 * 2**20
-"""Above the size of the largest number of domains with the longest names."""
+"""Most bytes of a bed file: more than the largest number of the longest domain names takes."""
 _MAX_DEPTH = 32
 _REWORDED = {"extra_forbidden": "unknown key"}
 _SCHEMA = "see `testbed schema`"
@@ -92,7 +92,7 @@ Files = Annotated[
         }
     ),
 ]
-"""Absolute path in a node -> text. (A bed file names files beside it instead: ``user_files.read_beside``.)"""
+"""Absolute path in a node -> text. (A bed file may name a file beside it instead: ``user_files.read_beside``.)"""
 
 _RECIPIENT = re.compile(rf"{LOCAL_PART}(?:@([^@]+))?")
 
@@ -122,12 +122,12 @@ class Families(StrEnum):
 
     @property
     def has_v4(self) -> bool:
-        """Mail and DNS go over IPv4."""
+        """Whether mail and DNS use IPv4."""
         return self is not Families.V6
 
     @property
     def has_v6(self) -> bool:
-        """Mail and DNS go over IPv6."""
+        """Whether mail and DNS use IPv6."""
         return self is not Families.V4
 
 
@@ -141,7 +141,7 @@ class Limits(Strict):
     """Resource limits of one node; unset: the engine's default."""
 
     cpus: Annotated[float, Field(gt=0, le=1024)] | None = None
-    """CPU time per second, in cores."""
+    """Maximum CPU time a second, in seconds: 2 is the time of two CPUs."""
     cpuset: Annotated[str, Field(pattern=r"^\d+(-\d+)?(,\d+(-\d+)?)*$")] | None = None
     """CPU numbers, as in cpuset(7): ``0-3,6``."""
     memory_mb: Annotated[int, Field(ge=16, le=1 << 20)] | None = None
@@ -149,7 +149,7 @@ class Limits(Strict):
     nofile: Annotated[int, Field(ge=64, le=1 << 20)] | None = None
     """RLIMIT_NOFILE, soft and hard (getrlimit(2))."""
     pids: Annotated[int, Field(ge=8, le=1 << 22)] | None = None
-    """Processes and threads."""
+    """Maximum number of processes and threads."""
 
 
 class Node(Strict):
@@ -159,8 +159,8 @@ class Node(Strict):
     release: Release = "bookworm"
     """The Debian release of its image, and so the version of its daemon."""
     addresses: Annotated[int, Field(ge=1, le=MAX_DOMAINS)] = 1
-    """Number of real lab addresses, of IPv4 and of IPv6 each. Beyond 2,561 the IPv6 addresses are local by prefix and
-    on no interface, unless the service listens on each: the kernel adds that many too slowly."""
+    """Number of real lab addresses, of IPv4 and of IPv6 each. If there are more than 2,561, the IPv6 addresses are
+    local by prefix, on no interface, unless the service listens on each: the kernel adds that many too slowly."""
     limits: Limits = Limits()
     settings: dict[str, Any] = {}
     """Settings of its service; ``testbed schema`` lists them."""
@@ -168,7 +168,7 @@ class Node(Strict):
     """The user's own files, laid over those of its image and service: absolute path in the node -> the name of a file
     or folder beside the bed file, or ``{text: ...}``. A file that begins with ``#!`` is executable."""
     may_end: bool = False
-    """The node may end, even before it serves, without an end of the bed."""
+    """Whether the node may exit, even before it serves, without ending the bed."""
 
 
 class Bed(Strict):
@@ -181,7 +181,7 @@ class Bed(Strict):
     ] = 16
     """Number of domains that receive mail (d0.test, d1.test, ...), or their names."""
     families: Families = Families.BOTH
-    """Families of mail and DNS: of addresses, records, listeners, routes and rules. ``v4`` needs no IPv6 on the host;
+    """Address families of mail and DNS: of records, listeners, routes and rules. ``v4`` needs no IPv6 on the host;
     with ``v6`` the control network and the published ports stay IPv4."""
     subnet: str | None = None
     """The IPv4 slice, within 198.18.0.0/15; unset: the first free slice of sufficient size."""
@@ -191,8 +191,8 @@ class Bed(Strict):
     parent: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,15}$")] | None = None
     """A real interface for the lab network, instead of the bed's private veth pair."""
     on_link: bool = False
-    """The IPv4 delivery addresses are on the link: each takes an entry in the neighbour table of a sending node, which
-    holds 1,024 by default. Unset: one route leads to all of them."""
+    """Whether the IPv4 delivery addresses are on the link: each then takes an entry in the neighbour table of a sending
+    node, which holds 1,024 by default. If not, one route leads to all of them."""
     nodes: Annotated[dict[Name, Node], Field(min_length=1, max_length=64)]
 
     @model_validator(mode="after")
@@ -222,7 +222,7 @@ class Bed(Strict):
 
 
 def parse_bed(data: object, source: str) -> Bed:
-    """Check ``data`` (plain lists and dicts) as a bed; ``source`` names it in the InvalidInput of invalid data."""
+    """Check ``data`` (plain lists and dicts) as a bed; raises InvalidInput, which names ``source``."""
     return checked(Bed, data, f"a valid bed ({source})")
 
 

@@ -1,4 +1,4 @@
-"""A user's own files for a node: checked paths, text from a folder or from beside a bed file.
+"""A user's own files for a node: their paths, checked, and their text, read from a folder or from beside a bed file.
 
 Text only: the format of a compiled lookup table (``recipients.db``) depends on the library's version, so the node
 compiles the table from its source.
@@ -29,7 +29,7 @@ class FromDisk:
     """Marks a parameter whose command-line option names a file or folder: its content is the parameter's value."""
 
     read: Callable[[Path], object]
-    """Raises InvalidInput if it cannot be read."""
+    """Reads the value from a path; raises InvalidInput if that is impossible."""
     metavar: str
 
 
@@ -44,7 +44,7 @@ def node_path(path: str) -> str:
 
 
 def within_bounds(files: dict[str, str]) -> dict[str, str]:
-    """Check the files of a node (path -> text); raises ValueError if too many, too long, or one is a folder."""
+    """Check the files of a node (path -> text); raises ValueError if too many, too long, or one is another's folder."""
     if len(files) > MOST_FILES:
         raise ValueError(f"{len(files):,} files; at most {MOST_FILES:,} are allowed")
     size = sum(len(text.encode()) for text in files.values())
@@ -59,8 +59,8 @@ def within_bounds(files: dict[str, str]) -> dict[str, str]:
 def read_tree(folder: Path, at: str = "/") -> dict[str, str]:
     """Read a folder's tree: path in the node -> text; raises InvalidInput.
 
-    A compiled table is left out if its source lies beside it. A symbolic link to a file within the folder is followed;
-    one to a folder, a file outside and a file that is no text are refused.
+    A compiled table is left out if its source lies beside it. A symbolic link to a file within the folder is followed.
+    A link to a folder or to a file outside, and a file that is not text, are refused.
     """
     if not _is(Path.is_dir, folder):
         raise InvalidInput("a folder of files for a node", f"{folder}: there is none", "name a folder")

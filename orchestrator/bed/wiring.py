@@ -1,8 +1,8 @@
 """Wiring of a node to its bed: the start script of its container, and its firewall rules.
 
-The script runs with NET_ADMIN before the service starts, so a service never has a default route, Docker's resolver or
-only some of its addresses. The script then drops that capability for good (capabilities(7), bounding set) and executes
-the service. ``testbed plan`` shows every file.
+The script runs with NET_ADMIN before the service starts, so a service never starts with a default route, with Docker's
+resolver, or before all its addresses are there. The script then drops that capability for good (capabilities(7),
+bounding set) and executes the service. ``testbed plan`` shows every file.
 """
 
 from collections.abc import Sequence
@@ -30,21 +30,21 @@ SYSCTLS_V6 = {
 
 DIRECTORY = "/testbed"
 CONTROL = f"{DIRECTORY}/control"
-"""Written at the start: the control network, from which the host connects (172.18.0.0/16)."""
+"""File written at the start: prefix of the control network, from which the host connects (172.18.0.0/16)."""
 CERTIFICATE = f"{DIRECTORY}/certificate.pem"
-"""Key and certificate of the node, written when its container is created."""
+"""File with key and certificate of the node, written when its container is created."""
 AUTHORITY = f"{DIRECTORY}/ca.pem"
-"""Certificate of the bed's authority, likewise."""
+"""File with the certificate of the bed's authority, written when the container is created."""
 WALL = f"{DIRECTORY}/wall"
-"""Written at the start: the rules with device names, for nft(8)."""
+"""File written at the start: the wall, which is the firewall rules for nft(8), with the names of the devices."""
 WALL_LOADED = f"{DIRECTORY}/wall.loaded"
-"""Written at the start: nft(8)'s list of the loaded rules."""
+"""File written at the start: the rules as nft(8) lists them after loading."""
 
 ON_LAB = 2560
 """Maximum number of further addresses on the lab device: inet_insert_ifa (net/ipv4/devinet.c) walks the interface's
-whole list at every insert, and above this number more devices are faster."""
+whole list at every insert, and above this number, several devices are faster."""
 SHARE = 1024
-"""Addresses of each device above ``ON_LAB``: 65,536 take 3 s, with 2,048 on each device 4.5 s (measured)."""
+"""Addresses on each device if there are more than ``ON_LAB``: 65,536 take 3 s; with 2,048 on each, 4.5 s (measured)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ class Wire:
     further: Sequence[IPv4Address] = ()
     """Real addresses other than the service address; each has an IPv6 twin."""
     enumerated6: bool = False
-    """The service needs each of its IPv6 addresses on an interface, so that all are real."""
+    """Whether the service needs each of its IPv6 addresses on an interface."""
     anyip: IPv4Network | None = None
     """A prefix that is local by one route, without an address on an interface."""
     routes: Sequence[tuple[IPv4Network | IPv6Network, IPv4Address]] = ()
@@ -67,7 +67,7 @@ class Wire:
     attempts: int = 3
     """Questions of one look-up before it fails (resolv.conf(5))."""
     publish: Sequence[str] = ()
-    """``25/tcp``: ports that the control interface forwards to the service address."""
+    """Ports that the control interface forwards to the service address, such as ``25/tcp``."""
 
 
 def files(wire: Wire, command: Sequence[str], capabilities: Sequence[str]) -> dict[str, bytes]:
@@ -102,8 +102,8 @@ def without_setup_rights(command: Sequence[str], capabilities: Sequence[str]) ->
 def _enter(wire: Wire, command: Sequence[str], capabilities: Sequence[str]) -> str:
     """Render the start script.
 
-    The control device has the default route, or else an address: a kernel with ipip or sit loaded
-    adds ``tunl0`` or ``sit0`` to every network namespace (Documentation/admin-guide/sysctl/net.rst,
+    The control device is the one with the default route, or else with an address. There may be others: a kernel with
+    ipip or sit loaded adds ``tunl0`` or ``sit0`` to every network namespace (Documentation/admin-guide/sysctl/net.rst,
     fb_tunnels_only_for_init_net).
     """
     become = " ".join(quote(part) for part in without_setup_rights(command, capabilities))
@@ -128,7 +128,7 @@ exec {become}
 
 
 def _addresses(wire: Wire) -> str:
-    """Render commands for ``ip -batch``. ``nodad``: the plan assigns no address twice.
+    """Render commands for ``ip -batch``. They have ``nodad``, because the plan assigns no address twice.
 
     The last address of a slice may be a delivery address, so the lab has no broadcast address.
     """
@@ -151,12 +151,12 @@ def _is_of(prefix: IPv4Network | IPv6Network, families: Families) -> bool:
 
 
 def _further(wire: Wire) -> list[str]:
-    """Render the further addresses; many are distributed over devices, so that their time is linear.
+    """Render the further addresses; if they are many, over several devices, so that adding them takes linear time.
 
     The further devices are ends of veth pairs inside the namespace and carry no frames: the lab device answers ARP for
     every address of its node (arp_ignore 0, ip-sysctl.rst), and replies leave by the lab's route. A device without ARP,
     and ``lo``, joins no multicast group for an IPv6 address. On the lab device each address joins a group (RFC 4291,
-    2.7.1): 2,560 take 2.3 s instead of 0.2 s. So peers need a route; see ``plan``.
+    2.7.1): 2,560 take 2.3 s instead of 0.2 s. So they are on those devices or ``lo``, and peers need a route: ``plan``.
 
     addrconf_verify_rtnl (net/ipv6/addrconf.c) walks every IPv6 address of a namespace at every insert: 20,000 take 7 s
     and more. Above ``ON_LAB``, IPv6 addresses are local as prefixes, unless the service listens on each.

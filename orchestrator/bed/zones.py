@@ -109,7 +109,7 @@ def check(zones: Mapping[str, str]) -> None:
             pointed_back |= has & {_reversed(name)}
         elif not families <= {address.version for address in has}:
             each = " and ".join("an IPv4" if version == 4 else "an IPv6" for version in sorted(families))
-            raise InvalidInput(f"{each} address of {data}, the target of {name}", "not each of them", _BUG)
+            raise InvalidInput(f"{each} address of {data}, the target of {name}", "at least one is missing", _BUG)
     for name, own in addresses.items():
         if lost := own - pointed_back:
             address = min(map(str, lost))
@@ -136,7 +136,7 @@ def _read(origin: str, text: str) -> Iterator[Record]:
 
 
 def _checked(name: str, kind: str, data: str) -> Record:
-    """Return a record; raises ValueError if a name is too long or not absolute, or an address is none."""
+    """Return a record; raises ValueError if a name is too long or not absolute, or an address is invalid."""
     if kind == "A":
         return name, kind, IPv4Address(data)
     if kind == "AAAA":
@@ -182,5 +182,5 @@ def _safe(domain: str, others: Collection[str]) -> str:
     if f".{domain}".endswith(f".{NODES}"):
         raise InvalidInput(f"a domain outside {NODES}, the domain of the nodes", domain, "rename it")
     if f"mx.{domain}" in others:
-        raise InvalidInput(f"mx.{domain} left to the mail host of {domain}", "it is a domain, too", "rename one")
+        raise InvalidInput(f"the name mx.{domain} for the mail host of {domain}", "a domain has it", "rename one")
     return domain

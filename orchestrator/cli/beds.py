@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def _deployed() -> "list[DeployedBed]":
-    """Return the deployed beds, for shell completion: none if no engine answers."""
+    """Return the deployed beds, for shell completion; an empty list if no engine answers."""
     from orchestrator.hosts import docker, ownership
 
     try:
@@ -43,11 +43,11 @@ BedArgument = Annotated[
 ]
 DeployedArgument = Annotated[
     str | None,
-    typer.Argument(metavar="BED", help="Name or id; not needed when one is up.", autocompletion=_deployed_names),
+    typer.Argument(metavar="BED", help="Name or id; not needed if only one is up.", autocompletion=_deployed_names),
 ]
 DeployedOption = Annotated[
     str | None,
-    typer.Option("--bed", help="Name or id of the bed, when more than one is up.", autocompletion=_deployed_names),
+    typer.Option("--bed", help="Name or id of the bed, if more than one is up.", autocompletion=_deployed_names),
 ]
 NodeArgument = Annotated[str, typer.Argument(metavar="NODE", help="The name of a node.", autocompletion=_node_names)]
 
@@ -58,13 +58,13 @@ def plan(
     parent: shell.ParentOption = None,
     families: shell.FamiliesOption = None,
     files: Annotated[Path | None, typer.Option(help="Write every rendered file below this folder, too.")] = None,
-    cpus: Annotated[int, typer.Option(min=1, help="CPUs of the host that it is planned for.")] = 2,
+    cpus: Annotated[int, typer.Option(min=1, help="Number of CPUs of the host to plan for.")] = 2,
     output: Annotated[
         Literal["text", "json", "compose"],
         typer.Option("--format", help="text for people, json for scripts, compose for `docker compose`."),
     ] = "text",
 ) -> None:
-    """Work out a bed without starting it: addresses, files, limits, needs of the host."""
+    """Work out a bed without starting it: addresses, files, limits, and what it needs of the host."""
     from orchestrator.bed import builtin
     from orchestrator.measurements.rundir import write_files
     from orchestrator.plan import make_plan
@@ -94,7 +94,7 @@ def plan(
         )
         _show_own(node, made.bed.nodes[node.name].files)
     shell.tell(
-        f"asks of the host: {needs.containers} containers, {needs.neighbour_entries:,} neighbour entries, "
+        f"needed of the host: {needs.containers} containers, {needs.neighbour_entries:,} neighbour entries, "
         f"{needs.fds:,} open files in one process, {needs.memory_mb:,} MiB"
     )
 
@@ -140,7 +140,7 @@ def graph(
         wanted = builtin.bed(bed, domains=domains, parent=parent, families=families)
         drawn = drawing.of_plan(make_plan(wanted, cpus=1))
     elif domains or parent or families:
-        raise InvalidInput("--domains, --parent and --families with a bed file", f"bed {bed!r}", "leave them out")
+        raise InvalidInput("a bed file for --domains, --parent and --families", f"bed {bed!r}", "leave them out")
     else:
         host = docker.connect()
         deployed = find(host, bed, "`testbed graph ID`")
@@ -163,20 +163,22 @@ def up(
     domains: shell.DomainsOption = None,
     parent: shell.ParentOption = None,
     families: shell.FamiliesOption = None,
-    name: Annotated[str | None, typer.Option(help="Name of the bed, instead of its own.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name to use instead of the bed's own.")] = None,
     lasts: Annotated[
         str | None,
         typer.Option(
-            "--for", metavar="DURATION", help="Life time: 90s, 30m, 2h, 1d. The next up, run or clean then removes it."
+            "--for",
+            metavar="DURATION",
+            help="Life time: 90s, 30m, 2h, 1d. The first up, run or clean after that removes the bed.",
         ),
     ] = None,
     runs: shell.RunsOption = shell.RUNS,
     output: shell.FormatOption = "text",
 ) -> None:
-    """Bring a bed up and leave it up, once a message to its domains is delivered; a second call shows it.
+    """Bring a bed up, wait until a test message is delivered to its domains, and leave it up.
 
-    It first removes abandoned and expired beds, and restores missing firewall rules of running ones. If a bed of this
-    name is up, it is shown; a different or damaged one is an error.
+    Before that, remove abandoned and expired beds, and restore missing firewall rules of running ones. If the same bed
+    is already up, only show it; if the one of this name differs or is damaged, fail.
     """
     from orchestrator.bed import builtin
     from orchestrator.cli.progress import Steps
@@ -201,7 +203,7 @@ def up(
 
 
 def ps(output: shell.FormatOption = "text") -> None:
-    """List deployed beds with their nodes and published ports, and name each wall that is open or was not looked at."""
+    """List deployed beds, their nodes, published ports, and firewalls ("walls") that are open or were not looked at."""
     from orchestrator.hosts import docker, ownership, walls
 
     host = docker.connect()
@@ -246,7 +248,7 @@ def down(bed: DeployedArgument = None) -> None:
 def logs(
     node: NodeArgument,
     bed: DeployedOption = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the node ends.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing until the node ends.")] = False,
     output: shell.FormatOption = "text",
 ) -> None:
     """Print the log of a node; on a terminal, control characters become visible."""
@@ -263,7 +265,7 @@ def exec_(
     node: NodeArgument,
     command: Annotated[list[str], typer.Argument(metavar="-- COMMAND", help="The command and its arguments.")],
     bed: DeployedOption = None,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that it may take.")] = 60.0,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Most seconds that the command may take.")] = 60.0,
     output: shell.FormatOption = "text",
 ) -> None:
     """Run a command in a node with its service's capabilities; on a terminal, control characters become visible."""
@@ -288,10 +290,10 @@ def stats(bed: DeployedArgument = None, output: shell.FormatOption = "text") -> 
 
 
 def find(host: "Host", wanted: str | None, give: str) -> "DeployedBed":
-    """Find a deployed bed by name or id; without either, the only one. ``give``: how the command takes an id."""
+    """Return the deployed bed of this name or id; if None, the only bed. ``give``: how to name one, for the error."""
     from orchestrator.hosts import ownership
 
-    # Without a network it is another command's helper, not a bed to be the only one.
+    # A helper container of another command has no network; it does not count as the only bed.
     beds = [b for b in ownership.deployed_beds(host) if (wanted is None and b.networks) or wanted in {b.id, b.bed}]
     if len(beds) == 1:
         return beds[0]
@@ -301,7 +303,7 @@ def find(host: "Host", wanted: str | None, give: str) -> "DeployedBed":
 
 
 def _node(bed: str | None, name: str, *, running: bool = False) -> "RunningNode":
-    """Attach to a bed and return one of its nodes; ``running``: it must not have ended."""
+    """Attach to a bed and return one of its nodes; ``running``: raise EngineFailed if it has ended."""
     from orchestrator.hosts import docker
     from orchestrator.up.attach import attach
 
@@ -309,7 +311,7 @@ def _node(bed: str | None, name: str, *, running: bool = False) -> "RunningNode"
     deployed = find(host, bed, "`--bed ID`")
     if name in deployed.lost:
         do = f"`testbed down {deployed.id}`, then `testbed up` again"
-        raise EngineFailed(f"node {name} of bed {deployed.bed}", "its container: it was removed", do)
+        raise EngineFailed(f"node {name} of bed {deployed.bed}", "its container was removed", do)
     nodes = attach(host, deployed).nodes
     if name not in nodes:
         raise InvalidInput(f"a node of bed {deployed.bed}", repr(name), f"choose one of {', '.join(sorted(nodes))}")
@@ -321,7 +323,7 @@ def _node(bed: str | None, name: str, *, running: bool = False) -> "RunningNode"
 
 
 def _show(deployed: "DeployedBed", machine: "Target | None") -> None:
-    """Print a bed; ``machine``: its ports are on that machine's 127.0.0.1, ``None``: on this one's."""
+    """Print a bed. ``machine``: the remote machine whose 127.0.0.1 has its published ports; ``None``: this machine."""
     from orchestrator.hosts.docker import ssh
 
     facts = deployed.to_dict()
@@ -332,6 +334,4 @@ def _show(deployed: "DeployedBed", machine: "Target | None") -> None:
         shell.tell(f"  {node['name']:8} {node['service']:10} {node['state']:9} {ports}")
     tcp = [number for node in facts["nodes"] for port, number in node["ports"].items() if port.endswith("/tcp")]
     if machine and tcp:
-        shell.tell(
-            f"  127.0.0.1 is {machine.host}'s; its TCP ports are here while this runs: {ssh.way_to(machine, tcp)}"
-        )
+        shell.tell(f"  127.0.0.1 is that of {machine.host}; this brings its TCP ports here: {ssh.way_to(machine, tcp)}")

@@ -17,17 +17,17 @@ def _bisect(
     values: dict[str, Any],
     *,
     over: Annotated[
-        str, typer.Option(metavar="PARAMETER=LOW..HIGH", help="The whole number to search, and its range.")
+        str, typer.Option(metavar="PARAMETER=LOW..HIGH", help="The whole-number parameter to search, and its range.")
     ],
     repeat: Annotated[
-        int, typer.Option(min=1, max=20, help="How often each side of the threshold has to be answered alike.")
+        int, typer.Option(min=1, max=20, help="Equal outcomes required on each side of the threshold.")
     ] = 2,
-    tolerance: Annotated[int, typer.Option(min=1, help="How far apart the two sides may be.")] = 1,
+    tolerance: Annotated[int, typer.Option(min=1, help="Largest distance between the two sides.")] = 1,
     runs: shell.RunsOption = shell.RUNS,
     parent: shell.ParentOption = None,
     output: shell.FormatOption = "text",
 ) -> None:
-    """Search, and show every run."""
+    """Search for the threshold, and show every run."""
     from orchestrator.cli.progress import Steps
     from orchestrator.report import many as report
     from orchestrator.runs import bisect as searching
@@ -45,7 +45,7 @@ def _bisect(
 
 
 class Searches(scenario_commands.Scenarios):
-    """The scenarios, as something to search in."""
+    """The scenarios, as subcommands of ``bisect``."""
 
     body = staticmethod(_bisect)
 
@@ -59,8 +59,8 @@ app = typer.Typer(
 
 
 @app.callback(
-    epilog="Exit codes: 0 found, 1 not in the range, 3 inconclusive: a value that stays INCONCLUSIVE, or no sharp "
-    "threshold."
+    epilog="Exit codes: 0 found, 1 not in the range, 3 inconclusive (a value stays INCONCLUSIVE, or the threshold is "
+    "not sharp)."
 )
 @verbose
 def bisect() -> None:

@@ -82,7 +82,7 @@ def analyze(
     where: shell.RunsOption = shell.RUNS,
     output: shell.FormatOption = "text",
 ) -> None:
-    """Judge a run again from its directory, without Docker, and write its report anew."""
+    """Judge a run again from its directory, without Docker, and rewrite its report."""
     from orchestrator.measurements.rundir import RunDir
     from orchestrator.runs import runner
 
@@ -92,11 +92,11 @@ def analyze(
 def capsule(
     run: RunArgument,
     file: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Where to write it; by default <run>.capsule.json.")
+        Path | None, typer.Option("-o", "--output", help="File to write; by default <run>.capsule.json.")
     ] = None,
     where: shell.RunsOption = shell.RUNS,
 ) -> None:
-    """Write a run into one file that `testbed run FILE` runs again on another machine, and compares."""
+    """Write a run into one file; on another machine, `testbed run FILE` repeats the run and compares the results."""
     from orchestrator.measurements.rundir import RunDir
     from orchestrator.runs import capsule as travelling
 

@@ -29,10 +29,10 @@ def setup() -> None:
 
 
 class Doctor(TyperCommand):
-    """Takes a bed, or a scenario with its parameters as options."""
+    """The command ``doctor BED``, or ``doctor SCENARIO`` with the scenario's parameters as options."""
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        """Read the command line."""
+        """Read the command line; if it names a scenario, as the command of that scenario."""
         named = next((word for word in args if word in scenario_commands.names()), None)
         if named is None:
             return super().make_context(info_name, args, parent, **extra)
@@ -54,12 +54,12 @@ def doctor(
     families: shell.FamiliesOption = None,
     output: shell.FormatOption = "text",
 ) -> None:
-    """Check this host for a bed or scenario: needed, found, what to do, and the limit that binds first."""
+    """Check if this host can run a bed or scenario: needed, found, what to do, and the limit that binds first."""
     from orchestrator.bed import builtin
     from orchestrator.plan import make_plan
 
     wanted = builtin.bed(bed, domains=domains, families=families)
-    make_plan(wanted, cpus=1)  # a bed that cannot be built is no matter of this machine
+    make_plan(wanted, cpus=1)  # raises InvalidInput if no machine could build this bed
     checks, _, code = _examine(wanted, runs)
     shell.answer(output, [check.to_dict() for check in checks], lambda: _show(checks))
     raise typer.Exit(code)
@@ -72,7 +72,7 @@ def _doctor(
     runs: shell.RunsOption = shell.RUNS,
     output: shell.FormatOption = "text",
 ) -> None:
-    """Check this host for a scenario."""
+    """Check if this host can run a scenario."""
     from orchestrator.runs import runner
     from orchestrator.runs.forecast import first_to_bind
     from orchestrator.scenarios import Connects, Provokes
@@ -109,7 +109,7 @@ def _examine(
     connections: "Mapping[str, float] | None" = None,
     provoked: "AbstractSet[str]" = frozenset(),
 ) -> "tuple[list[Check], Plan | None, ExitCode]":
-    """Check this machine for a bed; the plan is there when the engine answers."""
+    """Check if this machine can run a bed; the returned plan is None if the engine does not answer."""
     from orchestrator.hosts import capacity, docker
     from orchestrator.hosts import images as catalogue
     from orchestrator.hosts.helper import HELPER
@@ -135,7 +135,7 @@ def _examine(
                 state="warn" if lacking else "ok",
             ),
         ]
-        if HELPER not in lacking:  # it is what looks at the host
+        if HELPER not in lacking:  # the helper container reads the host's limits
             checks += [
                 *forecast(capacity.read(host), plan, connections=connections, provoked=provoked),
                 capacity.room_for_runs(runs),
@@ -148,7 +148,7 @@ def _examine(
 
 
 def _walls(host: "Host") -> "Check":
-    """Check the walls of the beds that are up."""
+    """Check the firewalls ("walls") of the beds that are up."""
     from orchestrator.hosts import capacity, ownership, walls
 
     beds = [bed for bed in ownership.deployed_beds(host) if bed.networks]
@@ -179,10 +179,10 @@ def _show(checks: "list[Check]") -> None:
 
 def images(
     build: Annotated[bool, typer.Option("--build", help="Build what is missing or older than its files.")] = False,
-    release: Annotated[str, typer.Option(help="The Debian release of their daemons.")] = "bookworm",
+    release: Annotated[str, typer.Option(help="The Debian release that supplies the daemons.")] = "bookworm",
     output: shell.FormatOption = "text",
 ) -> None:
-    """List the images, each current, stale or missing; after --build, what it did."""
+    """List the images, each current, stale or missing; with --build, build them and list what was done."""
     from orchestrator.cli.progress import Steps
     from orchestrator.hosts import docker
     from orchestrator.hosts import images as catalogue
@@ -202,10 +202,10 @@ def images(
 
 
 def clean(
-    everything: Annotated[bool, typer.Option("--all", help="Also beds that are up and runs that go on.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Also beds that are up and runs in progress.")] = False,
     output: shell.FormatOption = "text",
 ) -> None:
-    """Remove all objects of killed commands, and expired beds; other beds that are up stay, unless --all."""
+    """Remove all objects of killed commands, and expired beds; keep all other beds, unless --all."""
     from orchestrator.hosts import cleaning, docker
 
     done = cleaning.clean(docker.connect(), everything=everything, say=shell.say)

@@ -14,7 +14,7 @@ from orchestrator.plaintext import plain
 
 @contextmanager
 def _timed(name: str, taken: list[dict[str, Any]]) -> Iterator[None]:
-    """Append name and seconds of the block."""
+    """Append the name of the block and its duration in seconds to ``taken``."""
     began = time.monotonic()
     try:
         yield
@@ -23,13 +23,13 @@ def _timed(name: str, taken: list[dict[str, Any]]) -> Iterator[None]:
 
 
 class Steps:
-    """Shows the steps of a command; on a terminal the running one moves, in a log every one is a line."""
+    """Shows the steps of a command: a line for each that has ended; on a terminal, a spinner for the running one."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)
         self._status: Status | None = None
         self.taken: list[dict[str, Any]] = []
-        """Name and seconds of every step that ended."""
+        """Name and duration in seconds of every step that has ended."""
 
     def __enter__(self) -> Self:
         return self
@@ -54,12 +54,12 @@ class Steps:
             self._console.print(f"{mark} {escape(plain(name))} [dim]{self.taken[-1]['seconds']:.1f} s[/dim]")
 
     def show(self, text: str) -> None:
-        """Show progress of the running step on a terminal, which can overwrite it."""
+        """Show progress of the running step on a terminal, where the next text replaces it; print nothing elsewhere."""
         if self._console.is_terminal and self._status:
             self._status.update(escape(plain(text)))
 
     def say(self, text: str) -> None:
-        """Show progress of the running step; a line that begins with "warning:" stays on a terminal, too."""
+        """Show progress of the running step; on a terminal the next text replaces it, unless it begins "warning:"."""
         if self._console.is_terminal and self._status and not text.startswith("warning:"):
             self._status.update(escape(plain(text)))
         else:
@@ -67,7 +67,7 @@ class Steps:
 
 
 class Within:
-    """Shows the steps of one of many runs within a step of ``Steps``, which has one line for each run."""
+    """Shows the steps of one of many runs inside a step of ``Steps``, so that each run takes one line."""
 
     def __init__(self, outer: Steps) -> None:
         self._outer = outer

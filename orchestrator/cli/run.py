@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from orchestrator.up.bringup import Progress
 
 _NAMED = 20
-"""Files that are named of those that a capsule brings."""
+"""Most files of a capsule that a message names."""
 
 
 def _run(
@@ -32,14 +32,14 @@ def _run(
         list[str] | None,
         typer.Option(
             metavar="PARAMETER=VALUE,VALUE",
-            help="One run for each value, in one table: dns.release=bullseye,bookworm. Several make a matrix.",
+            help="One run for each value, in one table: dns.release=bullseye,bookworm. Several --vary make a matrix.",
         ),
     ] = None,
     runs: shell.RunsOption = shell.RUNS,
     parent: shell.ParentOption = None,
     output: shell.FormatOption = "text",
 ) -> None:
-    """Make one run, or one for each value."""
+    """Make one run, or one for each combination of the values of ``vary``."""
     from orchestrator.cli.progress import Steps
     from orchestrator.report import many as report
     from orchestrator.runs import sweep
@@ -82,12 +82,12 @@ def many(scenario: "Scenario[Any]", steps: "Steps", runs: Path, parent: str | No
 
 
 def called() -> list[str]:
-    """Return the command as it was called."""
+    """Return the command line of this process, without the program's folder."""
     return [Path(sys.argv[0]).name, *sys.argv[1:]]
 
 
 def conclude(page: "Page", summary: "Summary", output: shell.Format, code: int) -> NoReturn:
-    """Show what many runs came to, keep it as a page beside their summary, and end with this exit code."""
+    """Show the results of many runs, write them as a page beside their summary, and exit with this code."""
     from orchestrator.report import many as report
     from orchestrator.report.html import unwritten
 
@@ -96,7 +96,7 @@ def conclude(page: "Page", summary: "Summary", output: shell.Format, code: int) 
     unreported: Problem | None = None
     try:
         where.append(("report", report.write(page, path.parent)))
-    except Exception as error:  # noqa: BLE001 - whatever breaks the page, the answer stands
+    except Exception as error:  # noqa: BLE001 - an error of the page must not hide the answer
         unreported = unwritten(error, "report it")
     shell.answer(output, summary.facts, lambda: report.show(page, where))
     shell.end_with(code, unreported)
@@ -106,30 +106,31 @@ def _ask_trust(file: Path, files: list[str]) -> None:
     """Ask on the terminal whether to run the files that a capsule brings; raise HostCannot unless the answer is yes."""
     named = ", ".join(files[:_NAMED]) + (f" and {len(files) - _NAMED} more" if len(files) > _NAMED else "")
     if sys.stdin.isatty():
-        shell.say(f"{file} brings files of its maker, which run in a container of its bed:\n  {named}")
-        with suppress(typer.Abort):  # the end of the input is no yes
+        shell.say(f"{file} brings files from its maker, which would run in containers of its bed:\n  {named}")
+        with suppress(typer.Abort):  # end of input counts as no
             if typer.confirm("Run them?", err=True):
                 return
     raise HostCannot(
         "your consent to run the files that the capsule brings",
         f"{file}: {named}",
-        "read them there (`params`), and give --trust-files",
+        "read them in the capsule (key `params`), then give --trust-files",
     )
 
 
 def _again(
     file: Annotated[Path, typer.Argument(metavar="CAPSULE", help="A file that `testbed capsule` has made.")],
     allow_host_changes: Annotated[
-        bool, typer.Option("--allow-host-changes", help="Consent to what its scenario changes on the host, if any.")
+        bool,
+        typer.Option("--allow-host-changes", help="Consent to any changes that its scenario makes to the host."),
     ] = False,
     trust_files: Annotated[
-        bool, typer.Option("--trust-files", help="Run the files and programs that it brings, in its bed.")
+        bool, typer.Option("--trust-files", help="Consent to run the files and programs that it brings, in its bed.")
     ] = False,
     runs: shell.RunsOption = shell.RUNS,
     parent: shell.ParentOption = None,
     output: shell.FormatOption = "text",
 ) -> None:
-    """Run a capsule's scenario again here, with its parameters, and say what differs."""
+    """Run a capsule's scenario here, with the capsule's parameters, and list what differs."""
     from orchestrator.cli.progress import Steps
     from orchestrator.report import many as report
     from orchestrator.runs import capsule
@@ -153,12 +154,12 @@ def _again(
 
 
 class Runs(scenario_commands.Scenarios):
-    """The scenarios, and any capsule file."""
+    """The scenarios as subcommands of ``run``, and any capsule file."""
 
     body = staticmethod(_run)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Take a word that ends in .json for a capsule."""
+        """Treat a first word that ends in .json as a capsule file."""
         if args and args[0].endswith(".json"):
             single = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=shell.MARKUP)
             single.command("run")(verbose(_again))
@@ -172,9 +173,8 @@ app = typer.Typer(
 
 
 @app.callback(
-    epilog="Exit codes: 0 CONFIRMED, 1 REFUTED, 3 INCONCLUSIVE. With --vary: 0 when every run came to one of the first "
-    "two, which of them is the answer; else 3. A capsule: 0 when the outcome is the capsule's, else 1, or 3 when it is "
-    "INCONCLUSIVE here."
+    epilog="Exit codes: 0 CONFIRMED, 1 REFUTED, 3 INCONCLUSIVE. With --vary: 0 if every run was CONFIRMED or REFUTED, "
+    "else 3. A capsule: 3 if the run here is INCONCLUSIVE, 0 if its outcome is that of the capsule, else 1."
 )
 @verbose
 def run() -> None:

@@ -20,7 +20,7 @@ _SCENARIOS = Path(__file__).parents[1] / "scenarios"
 
 
 def _files() -> dict[str, Path]:
-    """Return each scenario's file, by name: its module, or the one that opens its package; none is imported."""
+    """Return scenario -> file, without an import: its module, or the __init__.py of its package."""
     modules = {path.stem: path for path in _SCENARIOS.glob("[!_]*.py")}
     packages = {path.parent.name: path for path in _SCENARIOS.glob("*/__init__.py")}
     return {
@@ -36,10 +36,10 @@ def names() -> list[str]:
 
 
 class Scenarios(shell.Panels):
-    """Finds the scenarios by their files; only the one that is called is imported, so that help is quick."""
+    """Subcommands, one for each scenario file; only the called scenario is imported, so that help is quick."""
 
     body: Callable[..., None]
-    """What its commands execute (see ``command``)."""
+    """The function that each subcommand executes (see ``command``)."""
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - click's signature
         """Name every scenario."""
@@ -60,10 +60,10 @@ class Scenarios(shell.Panels):
 
 
 def command(name: str, body: Callable[..., None]) -> Any:
-    """Make the command of a scenario: its parameters become options, beside the keyword parameters of ``body``.
+    """Make the command of a scenario; its options are the scenario's parameters and the keyword parameters of ``body``.
 
-    ``body`` is called with the scenario, the parameters that are given, and its own options. Its own options
-    override parameters of the same name, which keep their defaults.
+    ``body`` is called with the scenario, the parameters given on the command line, and its own options. If both have
+    an option of the same name, it sets that of ``body``, and the scenario's parameter keeps its default.
     """
     from orchestrator import scenarios
     from orchestrator.bed.user_files import FromDisk
@@ -83,7 +83,7 @@ def command(name: str, body: Callable[..., None]) -> Any:
         body(scenario, given, **own)
 
     fixed = [p for p in inspect.signature(body).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    types = get_type_hints(scenario.params)  # without what pydantic checks: it would be shown
+    types = get_type_hints(scenario.params)  # without pydantic's constraints: --help would show them
     varied = [
         inspect.Parameter(
             field,

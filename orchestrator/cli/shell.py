@@ -23,9 +23,9 @@ FormatOption = Annotated[Format, typer.Option("--format", help="text for people,
 RunsOption = Annotated[
     Path, typer.Option("--runs", envvar="TESTBED_RUNS", help="Where run directories are kept.", show_default=True)
 ]
-DomainsOption = Annotated[int | None, typer.Option(help="Domains, instead of the bed's own number.")]
-FamiliesOption = Annotated[str | None, typer.Option(help="v4, v6 or both, instead of the bed's own.")]
-ParentOption = Annotated[str | None, typer.Option(help="Put the lab on this real interface, not a private one.")]
+DomainsOption = Annotated[int | None, typer.Option(help="Number of domains, instead of the bed's own.")]
+FamiliesOption = Annotated[str | None, typer.Option(help="IP versions: v4, v6 or both, instead of the bed's own.")]
+ParentOption = Annotated[str | None, typer.Option(help="Attach the bed to this real interface, not to a private one.")]
 RUNS = Path("runs")
 MARKUP = None
 """Help as plain text: rich would double the time of `testbed --help`."""
@@ -34,7 +34,7 @@ _LINES, _WIDTH = 20, 1000
 
 
 class Panels(TyperGroup):
-    """Commands that its help lists by panel, each with the first paragraph of its own help."""
+    """A group whose help lists the commands by panel, each with the first paragraph of its help."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write a section for each panel."""
@@ -71,7 +71,7 @@ def print_json(data: Any) -> None:
 
 
 def answer(output: Format, data: Any, show: Callable[[], object]) -> None:
-    """Print an answer: ``data`` for a script, or what ``show`` prints for a person."""
+    """Print an answer: ``data`` as JSON for a script, or call ``show`` to print it for a person."""
     if output == "json":
         print_json(data)
     else:
@@ -98,7 +98,7 @@ def conclude_run(finished: "Finished", output: Format) -> NoReturn:
 
 
 def end_with(code: int, unreported: Problem | None) -> NoReturn:
-    """Exit with the code of a verdict that was shown; warn if its report is missing.
+    """Exit with this code after the answer was shown; warn if its report could not be written.
 
     Raises:
         HostCannot: there was no room for the report.
@@ -111,7 +111,7 @@ def end_with(code: int, unreported: Problem | None) -> NoReturn:
 
 
 def run_guarded(command: Callable[[], Any]) -> None:
-    """Call the command line; every error becomes a message and an exit code."""
+    """Call the command; turn every error into a message and an exit code."""
     try:
         raise_on_signals()
         command()
@@ -121,10 +121,10 @@ def run_guarded(command: Callable[[], Any]) -> None:
         say(f"interrupted ({signal}); {'; '.join(_left(signal)) or 'nothing was left behind'}")
         sys.exit(ExitCode.INTERRUPTED)
     except SystemExit as end:
-        if isinstance(end.__context__, BrokenPipeError):  # Typer has caught it, and says 1
+        if isinstance(end.__context__, BrokenPipeError):  # Typer has caught it, and exits with 1
             sys.exit(ExitCode.NO_READER)
         raise
-    except Exception as error:  # noqa: BLE001 - the last frame: what nobody foresaw is our bug
+    except Exception as error:  # noqa: BLE001 - the outermost frame: an unforeseen error is our bug
         if isinstance(error, OSError) and (refused := host_cannot(error, "the output")):
             _end_with(refused)
         say(traceback.format_exc().rstrip())
@@ -139,7 +139,7 @@ def _end_with(problem: Problem) -> NoReturn:
 
 
 def _shown(text: str) -> str:
-    """Make text fit a screen."""
+    """Shorten text to ``_LINES`` lines of ``_WIDTH`` characters."""
     lines = text.splitlines() or [""]
     kept = lines if len(lines) <= _LINES else [lines[0], f"(... {len(lines) - _LINES} lines)", *lines[1 - _LINES :]]
     shown = (line if len(line) <= _WIDTH else f"{line[:_WIDTH]} ..." for line in kept)
@@ -152,7 +152,7 @@ def _notes(error: BaseException) -> list[str]:
 
 
 def _left(signal: BaseException) -> list[str]:
-    """Return messages about objects that remain: a second signal, or a failure, may have replaced the first error."""
+    """Return what the errors in the chain say about objects left behind; a second signal may have hidden the first."""
     notes = _notes(signal)
     error = signal.__cause__ or signal.__context__
     while error:

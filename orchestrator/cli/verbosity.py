@@ -9,7 +9,7 @@ import typer
 
 from orchestrator.cli.shell import say
 
-_OPTION = Annotated[bool, typer.Option("--verbose", "-v", help="Log to standard error what is done, with times.")]
+_OPTION = Annotated[bool, typer.Option("--verbose", "-v", help="Log every action to standard error, with times.")]
 
 
 def verbose(command: Callable[..., None]) -> Callable[..., None]:
@@ -33,7 +33,7 @@ def log_to_stderr() -> None:
     import logging
 
     class Stderr(logging.Handler):
-        """Prints where messages for a person go, with control characters made visible."""
+        """Prints records like messages for a person, with control characters made visible."""
 
         def emit(self, record: logging.LogRecord) -> None:
             say(self.format(record))

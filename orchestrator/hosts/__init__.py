@@ -1,7 +1,7 @@
-"""Hosts, their nodes and images as protocols, and all operations on a host.
+"""Protocols of a host, its nodes and its images; the modules here hold all operations on a host.
 
 ``docker`` is a host with a Docker Engine (20.10 and later, local or remote); ``fake`` is an in-memory host for tests.
-Other modules use the protocols only. A function that takes a host raises ``EngineFailed`` as the host's verbs do.
+Other modules use the protocols only. A function that takes a host raises ``EngineFailed`` as the host's methods do.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,7 +41,7 @@ class ContainerLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """A container's connection to one network; ``v4`` ``None``: the engine chooses the address."""
+    """A container's connection to one network; if ``v4`` is ``None``, the engine chooses the address."""
 
     network: str
     v4: str | None = None
@@ -63,7 +63,7 @@ class ContainerSpec:
     capabilities: tuple[str, ...] = ()
     sysctls: Mapping[str, str] = field(default_factory=dict)
     writes_sysctls: bool = False
-    """``/proc/sys`` is writable if the capabilities allow it (one-shot helper only)."""
+    """Mount ``/proc/sys`` writable; capabilities still limit the writes (only the one-shot helper does)."""
     limits: ContainerLimits = ContainerLimits()
     publish: tuple[str, ...] = ()
     """Container ports as ``25/tcp``; each gets a free port of the host's 127.0.0.1."""
@@ -111,15 +111,15 @@ class Found:
     name: str
     labels: Mapping[str, str]
     state: str = ""
-    """Of a container: ``created``, ``running``, ``exited``, ..."""
+    """State of a container: ``created``, ``running``, ``exited``, ..."""
     subnets: tuple[IPv4Network, ...] = ()
-    """Of a network: its IPv4 subnets."""
+    """IPv4 subnets of a network."""
     ports: Mapping[str, int] = field(default_factory=dict)
-    """Of a container: ``25/tcp`` -> the port of the host's 127.0.0.1."""
+    """Published ports of a container: ``25/tcp`` -> port on the host's 127.0.0.1."""
 
     @property
     def subnet(self) -> str | None:
-        """Of a network: its first IPv4 subnet."""
+        """First IPv4 subnet of a network."""
         return str(self.subnets[0]) if self.subnets else None
 
 
@@ -134,8 +134,8 @@ class LogLine:
 LOG_FILE_MB, LOG_FILES = 512, 2
 """Size in MiB and number of the engine's log files for one container.
 
-A follower reads a file to its end, then continues in the newest one (Engine 20.10): a recorder loses lines only if it
-is a whole file behind, about three million lines.
+A follower of the log reads a file to its end, then continues in the newest file (Engine 20.10). So the recorder loses
+lines only if it is a whole file behind: about three million lines.
 """
 
 
@@ -151,13 +151,13 @@ class ContainerGone(EngineFailed):
 
 
 def overdue(command: Sequence[str], seconds: float) -> TimedOut:
-    """Return the error for a command that was ended at its time limit."""
+    """Return the error for a command that was killed at its time limit."""
     needed = f"{' '.join(command)[:200]} to end within {seconds:g} s"
     return TimedOut(needed, "it did not", "see whether the machine is overloaded, and try again")
 
 
 class Images(Protocol):
-    """The images of a host. Every verb raises ``EngineFailed`` if the engine cannot be reached or refuses."""
+    """The images of a host. Every method raises ``EngineFailed`` if the engine cannot be reached or refuses."""
 
     def find(self, tag: str) -> Mapping[str, str] | None:
         """Return the labels of a local image and its id under ``id``; ``None`` if the image is missing."""
@@ -185,7 +185,7 @@ class Images(Protocol):
 
 
 class Node(Protocol):
-    """One container on a host. Every verb raises ``EngineFailed`` if the engine cannot be reached or refuses."""
+    """One container on a host. Every method raises ``EngineFailed`` if the engine cannot be reached or refuses."""
 
     @property
     def id(self) -> str:
@@ -201,7 +201,7 @@ class Node(Protocol):
         ...
 
     def exec(self, command: Sequence[str], *, capabilities: Sequence[str] | None = None, timeout: float = 60) -> Output:
-        """Run a command in the container to its end, with these capabilities; ``None``: the container's.
+        """Run a command in the container to its end, with these capabilities; ``None``: those of the container.
 
         Raises:
             TimedOut: the command runs longer than ``timeout`` seconds.
@@ -220,7 +220,7 @@ class Node(Protocol):
         ...
 
     def logs(self, *, follow: bool) -> Iterator[LogLine]:
-        """Yield the container's log from its start; with ``follow`` until the container ends."""
+        """Yield the container's log from its start to its present end; with ``follow``, until the container ends."""
         ...
 
     def stats(self) -> Iterator[dict[str, Any]]:
@@ -245,7 +245,7 @@ class Node(Protocol):
 
 
 class Host(Protocol):
-    """A machine that runs nodes. Every verb raises ``EngineFailed`` if the engine cannot be reached or refuses."""
+    """A machine that runs nodes. Every method raises ``EngineFailed`` if the engine cannot be reached or refuses."""
 
     @property
     def images(self) -> Images:
@@ -281,5 +281,5 @@ class Host(Protocol):
         ...
 
     def find(self, labels: Mapping[str, str | None]) -> Sequence[Found]:
-        """List containers, then networks, with all these labels (``None``: any value)."""
+        """List containers, then networks, that have all these labels; ``None`` matches any value."""
         ...

@@ -31,10 +31,10 @@ class Cleaned:
 def clean(host: Host, *, everything: bool, say: Callable[[str], None]) -> Cleaned:
     """Remove all objects of abandoned and expired beds; ``everything``: of all beds.
 
-    Beds that are up, beds of running commands and beds made from another machine are kept.
+    Without it, beds that are up, beds of running commands and beds made from another machine are kept.
 
     Raises:
-        EngineFailed: an object could not be removed; the others were.
+        EngineFailed: an object could not be removed; the other objects were.
     """
     beds = deployed_beds(host)
     removed = [bed for bed in beds if everything or bed.abandoned]
@@ -46,7 +46,7 @@ def clean(host: Host, *, everything: bool, say: Callable[[str], None]) -> Cleane
 def make_way(host: Host, say: Callable[[str], None]) -> None:
     """Remove abandoned and expired beds before a new bed is made.
 
-    A bed that cannot be removed is reported and stays: its names and its slice conflict with no other bed.
+    A bed that cannot be removed is reported and left: its names and its subnet conflict with no other bed's.
     """
     _remove_each(host, [s for s in deployed_beds(host) if s.abandoned], say)
 
@@ -73,9 +73,9 @@ def remove_id(host: Host, id_: str) -> None:
 
 
 def remove(host: Host, bed: DeployedBed) -> None:
-    """Remove a bed: containers, lab, veth pair, then the control network, which identifies a partly removed bed.
+    """Remove a bed: containers, lab network, veth pair; last the control network, whose labels identify the remains.
 
-    Host settings are restored even if another step fails; their lock is removed only if no step failed.
+    Host settings are restored even if another step fails; the lock container is removed only if no step failed.
 
     Raises:
         EngineFailed: an object could not be removed; all objects independent of it were.

@@ -14,18 +14,18 @@ from typing import TypeAlias
 from orchestrator.errors import EngineFailed
 
 Say: TypeAlias = Callable[[str], None]
-"""Reports progress in a few words; callable from several threads, one at a time."""
+"""Reports progress in a few words; several threads may call it, but not at the same time."""
 
 ARCHIVE = (
     "a release whose support has ended leaves the mirrors: set DEBIAN_MIRROR to the address of an archive of Debian"
 )
-"""Cure if a mirror does not serve a release. An archive's ``main`` has no updates."""
+"""What to do if no mirror has a release. An archive has only the release's ``main``, without updates."""
 _NOT_SERVED = re.compile(
     r"does(?:n't| not) have a Release file|no longer has a Release file|is expired|is not valid yet|is not signed"
     r"|Failed to fetch|Could not (?:resolve|connect|handshake)|Unable to (?:connect|locate package)"
     r"|Temporary failure resolving|Certificate verification failed|has no installation candidate"
 )
-_SLIM = (  # as in the registry's slim images: no manuals, no translations, no package cache
+_SLIM = (  # as the registry's slim images: no manuals, translations or package cache
     "--dpkgopt=path-exclude=/usr/share/man/*",
     "--dpkgopt=path-exclude=/usr/share/locale/*",
     "--dpkgopt=path-exclude=/usr/share/doc/*",
@@ -36,7 +36,7 @@ _SLIM = (  # as in the registry's slim images: no manuals, no translations, no p
 
 
 def not_served(printed: str) -> bool:
-    """Whether apt's output reports an unreachable or unverifiable release, or a missing package."""
+    """Whether apt's output says that a release is unreachable or unverifiable, or that a package is missing."""
     return _NOT_SERVED.search(printed) is not None
 
 
@@ -51,7 +51,7 @@ def tool(name: str) -> str | None:
 
 
 def as_root(command: Sequence[str]) -> list[str] | None:
-    """Return ``command``, with sudo if this user is not root; ``None`` if sudo is missing or needs a password."""
+    """Return ``command``, with sudo unless this user is root; ``None`` if sudo is missing or needs a password."""
     if os.geteuid() == 0:
         return list(command)
     sudo = ["sudo", "--non-interactive"]
@@ -61,7 +61,7 @@ def as_root(command: Sequence[str]) -> list[str] | None:
 
 
 def install(packages: Sequence[str], *, needed: str, say: Say) -> None:
-    """Install packages without their recommended ones; ``needed`` is their purpose, for the error message.
+    """Install packages, without recommended ones; ``needed``: what they are for, for the error message.
 
     Raises:
         EngineFailed: apt-get is missing, the user has no root rights, or apt-get failed.
@@ -82,7 +82,7 @@ def install(packages: Sequence[str], *, needed: str, say: Say) -> None:
 
 
 def _run(command: Sequence[str], needed: str) -> None:
-    """Run a command with its output in a file: a daemon started by a package would keep a pipe open."""
+    """Run a command with its output in a file: a pipe would stay open in a daemon that a package starts."""
     with tempfile.TemporaryFile() as output:
         status = subprocess.run(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment(), check=False

@@ -1,4 +1,4 @@
-"""A host for tests: in memory, with scripted answers."""
+"""A host for tests: in memory, with scripted output of commands."""
 
 import itertools
 import threading
@@ -28,7 +28,7 @@ INFO = dict.fromkeys(("version", "api", "kernel", "operating_system", "cgroup", 
 
 
 class FakeHost:
-    """In-memory host: ``answer(container, command)`` returns a command's output, ``prints(container)`` a log's lines.
+    """In-memory host: ``answer(spec, command)`` returns a command's output, ``prints(spec)`` the lines of a log.
 
     If ``answer`` raises TimeoutError, the command exceeds its time limit.
     """
@@ -173,7 +173,7 @@ class FakeHost:
 
 
 class FakeNode:
-    """A container of a fake host: its verbs are the host's, which a test may override, about this container."""
+    """A container of a fake host: each method calls the host's method of that name, which a test may override."""
 
     def __init__(self, host: FakeHost, container: str) -> None:
         self.id, self._host = container, host

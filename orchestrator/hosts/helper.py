@@ -1,4 +1,4 @@
-"""The helper: a one-shot container that runs a shell script on the engine's machine, with the rights it names."""
+"""The helper: a one-shot container that runs a shell script on the engine's machine with the given rights."""
 
 import secrets
 
@@ -20,10 +20,10 @@ def on_the_host(
     capabilities: tuple[str, ...] = (),
     writes_sysctls: bool = False,
 ) -> str:
-    """Run a script for ``sh -eu`` with these arguments and return its output.
+    """Run a script in ``sh -eu`` with ``words`` as its arguments; return its output.
 
-    ``needed`` and ``do``: purpose of the script, and cure of its failure, for the error message. ``bed``: the bed whose
-    labels the container gets, so that a clean-up of that bed removes it.
+    ``needed`` (what the script is for) and ``do`` (what to do if it fails) go into the error message. ``bed``: give the
+    container the labels of this bed, so that a clean-up of the bed removes it.
 
     Raises:
         EngineFailed: the script failed, or the engine refused.

@@ -1,10 +1,10 @@
 """Images of the nodes: built if missing, or if their folder below ``images/`` has changed.
 
-If no mirror serves a rebuild, the old image is used, with a warning: the alternative is no bed, for ever with a release
-that has left the mirrors. A build that fails for any other reason is an error.
+If no mirror serves a rebuild, the old image is used, with a warning: otherwise a release that has left the mirrors
+could never be used again. A build that fails for any other reason is an error.
 
-A folder also builds with plain ``docker build``; this module adds the base image (local, else pulled, else
-bootstrapped), and the machine's proxies and certificate authorities.
+A folder also builds with plain ``docker build``; this module adds a base image (local, else pulled, else
+bootstrapped), and this machine's proxies and certificate authorities.
 """
 
 import hashlib
@@ -36,17 +36,17 @@ from orchestrator.hosts.docker.api import archive
 _log = logging.getLogger(__name__)
 
 LABEL = "testbed.context"
-"""Label of an image: digest of its folder at the build."""
+"""Label of an image: digest of its folder when it was built."""
 RELEASES: tuple[str, ...] = get_args(Release)
 DEFAULT_RELEASE = "bookworm"
 
 _NOT_ON = {("agents", "bullseye"): "its Python is 3.9, the agents need 3.11"}
 _AT_ONCE = 2
-"""Parallel builds; most of their time they wait for the network and for dpkg's writes."""
+"""Number of parallel builds; they mostly wait for the network and for dpkg's writes."""
 _LAYER = re.compile(r" ---> ([0-9a-f]{12})$")
-"""Output line of a build with the image id of a step."""
+"""Line in a build's output with the image id of a step."""
 _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
-"""Build arguments predefined by the engine: they need no ARG and stay out of the image."""
+"""Build arguments predefined by the engine: a Dockerfile needs no ARG for them, and they do not enter the image."""
 
 
 def tag(image: str, release: str) -> str:
@@ -75,9 +75,9 @@ def digest(image: str) -> str:
 
 
 def context(folder: Path, extra: Mapping[str, bytes] | None = None) -> bytes:
-    """Return a folder as a tar, without hidden files and editors' backups; the bytes depend on the content only.
+    """Return a folder as a tar, without hidden files and editors' backups; equal files give equal bytes.
 
-    ``extra``: further files, path -> content.
+    ``extra``: files to add, path -> content.
     """
     content = {
         str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file() and _ours(p, folder)
@@ -86,7 +86,7 @@ def context(folder: Path, extra: Mapping[str, bytes] | None = None) -> bytes:
 
 
 def _ours(path: Path, folder: Path) -> bool:
-    """Whether a file belongs to an image: no hidden file, cache or editor's backup."""
+    """Whether a file belongs to an image: it is no hidden file, cache or editor's backup."""
     return not any(
         part.startswith((".", "__pycache__")) or part.endswith("~") for part in path.relative_to(folder).parts
     )
@@ -113,7 +113,7 @@ class State:
     size_b: int | None
     """Size with shared layers; ``None`` if the image is missing."""
     build: str = ""
-    """Result of ``build_all`` with its reason; empty if it was not called."""
+    """What ``build_all`` did, and why; empty if it was not called."""
 
     def to_dict(self) -> dict[str, str | int | None]:
         """Return plain data for a script."""
@@ -137,11 +137,11 @@ def states(host: Host, release: str) -> list[State]:
 
 
 def build_all(host: Host, release: str, say: Say) -> list[State]:
-    """Build every missing or stale image of a Debian release, and return all states with the result of the build.
+    """Build every missing or stale image of a Debian release; return the states of all its images afterwards.
 
     Raises:
         InvalidInput: the release is not supported.
-        EngineFailed: as ``ensure``.
+        EngineFailed: as in ``ensure``.
     """
     before = {state.tag: state.state for state in states(host, release)}
     old = ensure(host, [(image, release) for image in names(release)], say)
@@ -158,7 +158,7 @@ def build_all(host: Host, release: str, say: Say) -> list[State]:
 
 
 def of(bed: Bed) -> list[tuple[str, str]]:
-    """Return the images of a bed and the helper: name, Debian release."""
+    """Return the images that a bed needs, with the helper's: name, Debian release."""
     nodes = [(services.service(node.service).image, node.release) for node in bed.nodes.values()]
     return [("helper", DEFAULT_RELEASE), *dict.fromkeys(nodes)]
 
@@ -176,7 +176,7 @@ def ensure(host: Host, needed: Iterable[tuple[str, str]], say: Say) -> list[str]
     wanted = dict.fromkeys(needed)
     check(wanted)
     with ExitStack() as locks:
-        for image in sorted(_missing(host, wanted)):  # in one order: two processes must not wait for each other
+        for image in sorted(_missing(host, wanted)):  # in a fixed order: no deadlock of two processes
             locks.enter_context(_alone(tag(*image), say))
         return _build_missing(host, _missing(host, wanted), say)
 
@@ -191,7 +191,7 @@ def _missing(host: Host, wanted: Iterable[tuple[str, str]]) -> list[tuple[str, s
 
 @contextmanager
 def _alone(name: str, say: Say) -> Iterator[None]:
-    """Make an image alone: wait, and say so, while another process of this user makes it."""
+    """Lock an image for the block: while another process of this user makes the image, report that and wait."""
     folder = Path(tempfile.gettempdir()) / f"testbed-{os.getuid()}"
     with usable(folder, "a folder of locks"):
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -200,7 +200,7 @@ def _alone(name: str, say: Say) -> Iterator[None]:
         try:
             flock(file, LOCK_EX | LOCK_NB)
         except BlockingIOError:
-            say(f"waiting for another process, which makes {name}")
+            say(f"waiting for another process that makes {name}")
             flock(file, LOCK_EX)
         yield
 
@@ -275,7 +275,7 @@ def _bootstrap(host: Host, release: str, own: str, say: Say) -> None:
 
 
 def _build_all(host: Host, builds: list[tuple[str, str, str]], say: Say) -> list[str]:
-    """Build each (image, release, base), return as ``ensure``; the first failure or an interrupt ends the others."""
+    """Build each (image, release, base); return as ``ensure``. A failure or an interrupt ends the other builds."""
     ended = threading.Event()
     one_at_a_time = threading.Lock()
 
@@ -294,7 +294,7 @@ def _build_all(host: Host, builds: list[tuple[str, str, str]], say: Say) -> list
 
 
 def _build(host: Host, image: str, release: str, base: str, say: Say, ended: threading.Event) -> str | None:
-    """Build one image; return its tag if the old image must be used."""
+    """Build one image; return its tag if no mirror served the build and the old image must be used, else ``None``."""
     folder, name = catalogue()[image], tag(image, release)
     arguments = {"DEBIAN_RELEASE": release, "BASE": base, **_host_arguments()}
     extra = _authorities() if (folder / "ca").is_dir() else {}
@@ -306,7 +306,7 @@ def _build(host: Host, image: str, release: str, base: str, say: Say, ended: thr
             if ended.is_set():
                 break
             tail.append(line)
-            if line.startswith("Step ") and " : RUN " in line:  # the only steps that take time
+            if line.startswith("Step ") and " : RUN " in line:  # other steps are fast
                 say(shorten(f"{name}: {line}", 100, placeholder=" ..."))
             elif layer := _LAYER.match(line):
                 leftovers.append(layer[1])
@@ -315,14 +315,10 @@ def _build(host: Host, image: str, release: str, base: str, say: Say, ended: thr
         lacking = not_served(printed)
         if lacking and replaced:
             return name
-        do = (
-            f"see whether this machine reaches its Debian mirror; {ARCHIVE}"
-            if lacking
-            else "read what it printed above"
-        )
+        do = f"see whether this machine reaches its Debian mirror; {ARCHIVE}" if lacking else "read its output above"
         raise EngineFailed(f"the image {name}", f"its build failed: {error.found}\n{printed}", do) from error
     finally:
-        for left in reversed(leftovers):  # children first: the engine keeps the parents of other images
+        for left in reversed(leftovers):  # children first: the engine keeps an image that has a child
             with suppress(EngineFailed):  # a leftover image must not hide the reason of a failed build
                 host.images.discard(left)
     return None
@@ -335,7 +331,7 @@ def _host_arguments() -> dict[str, str]:
 
 
 def _authorities() -> dict[str, bytes]:
-    """Return this machine's trusted certificate authorities; they include that of a TLS-intercepting proxy."""
+    """Return the certificate authorities that this machine trusts, among them that of a TLS-intercepting proxy."""
     named = (os.environ.get(name) for name in ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"))
     usual = (
         "/etc/ssl/certs/ca-certificates.crt",

@@ -1,8 +1,8 @@
 """Settings of the host's kernel: changed by one command at a time, with consent, and restored.
 
-They apply to every network namespace of the machine, hence the consent, the short time and the lock. The lock is a
-container that is never started: its name is unique in the engine, and its labels hold the old and new values, so that
-any later command can restore them.
+The settings apply to every network namespace of the machine, hence the consent, the short time and the lock. The lock
+is a container that is never started. Its name is unique in the engine; its labels hold the old and new values, so that
+any other command can restore the old ones.
 """
 
 import json
@@ -21,7 +21,7 @@ from orchestrator.interrupts import shielded
 LOCK = "testbed-host-settings"
 """Name of the lock container."""
 SETTINGS = "testbed.settings"
-"""Label of the lock: ``_Values`` as JSON."""
+"""Label of the lock container: ``_Values`` as JSON."""
 
 _NAME = re.compile(r"net\.ipv4\.neigh\.default\.gc_thresh[123]")
 _VALUE = re.compile(r"\d{1,10}")
@@ -35,16 +35,16 @@ while [ $# -gt 0 ]; do
 done
 [ -z "$failed" ]
 """
-"""Arguments: name, old value, new value of each setting. A value changed by another program meanwhile stays.
-A refused value does not stop the others."""
+"""Arguments: name, old value, new value of each setting. A setting whose value is no longer the old
+one stays as it is. If the kernel refuses one value, the script still writes the others."""
 _TRIES = 5
 
 _Values = Mapping[str, tuple[str, str]]
-"""Name of a setting as in sysctl(8) -> its old value, its value while the lock is held."""
+"""Name of a setting as in sysctl(8) -> its old value, and its new value while the lock is held."""
 
 
 class HostSettings:
-    """Context that holds the lock, raises settings on ``apply`` and restores them at its end; higher values stay.
+    """Context that holds the lock; ``apply`` raises settings that are lower; the end of the context restores them.
 
     ::
 
@@ -53,11 +53,11 @@ class HostSettings:
             settings.apply()
             ...
 
-    After SIGKILL ``cleaning`` restores them.
+    After SIGKILL, ``cleaning`` restores the settings.
 
     Raises:
         HostCannot: another command holds the lock.
-        EngineFailed: the kernel refused a value.
+        EngineFailed: the kernel or the engine refused a change.
     """
 
     def __init__(self, host: Host, wanted: Mapping[str, str]) -> None:
@@ -70,7 +70,7 @@ class HostSettings:
         try:
             with shielded():
                 self._take()
-        except BaseException as error:  # a signal arrived during ``shielded``: the lock exists
+        except BaseException as error:  # it may come after the lock was made: a signal that ``shielded`` held back
             self.__exit__(type(error), error, None)
             raise
         return self
@@ -92,7 +92,7 @@ class HostSettings:
         _write(self._host, [(name, old, new) for name, (old, new) in self._values.items()])
 
     def _take(self) -> None:
-        """Create the lock with the current values in its label; try again if a value changed meanwhile."""
+        """Create the lock with the current values in its label; if a value changes meanwhile, start again."""
         for _ in range(_TRIES):
             now = self._read()
             self._values = {name: (now[name], max(now[name], new, key=int)) for name, new in self._wanted.items()}
@@ -110,7 +110,7 @@ class HostSettings:
         except EngineFailed:
             for other in self._host.find({SETTINGS: None}):
                 if other.labels.get(ID) == self._identity.id:
-                    return other.id  # only the engine's answer was lost
+                    return other.id  # the lock is ours: only the engine's answer was lost
                 raise HostCannot(
                     f"exclusive use of {', '.join(self._values)}",
                     f"another command changes settings of this host ({other.labels.get(ID)})",
@@ -126,7 +126,7 @@ def put_back(host: Host, lock: Found) -> None:
     """Restore the settings changed by the owner of a lock; idempotent.
 
     Raises:
-        EngineFailed: the kernel or the engine refused one; the others are restored.
+        EngineFailed: the kernel or the engine refused a value; the other settings are restored.
     """
     try:
         values = {name: (str(old), str(new)) for name, (old, new) in json.loads(lock.labels[SETTINGS]).items()}
@@ -136,7 +136,7 @@ def put_back(host: Host, lock: Found) -> None:
 
 
 def _restore(host: Host, values: _Values) -> None:
-    """Restore the old value of every setting that still has its wanted one."""
+    """Restore the old value of every setting that still has the new one."""
     _write(host, [(name, new, old) for name, (old, new) in values.items()])
 
 
@@ -148,5 +148,5 @@ def _write(host: Host, changes: Sequence[tuple[str, str, str]]) -> None:
 
 
 def _run(host: Host, script: str, *words: str) -> str:
-    """Run a script that may write settings; as root, their owner, it needs no capability (net_ctl_permissions)."""
+    """Run a script that may write settings. As root, their owner, it needs no capability (net_ctl_permissions)."""
     return on_the_host(host, script, *words, needed="settings of the host's kernel", writes_sysctls=True)

@@ -1,10 +1,11 @@
-"""Networks of a bed: the control bridge, a private veth pair, and the lab (macvlan) on it; or a lab on a bridge.
+"""Networks of a bed: the control bridge, a private veth pair, and the lab network (macvlan) on it; or a lab on a bridge.
 
-The control network is made first and removed last: its labels lead a later command to the other objects.
-Frames of the lab end at the far end of the pair, in the host's namespace. That end has no address of either family,
-answers no ARP and joins no multicast group; but Linux accepts a packet for any of its addresses on any interface
-(RFC 1122, 3.3.4.2, weak end system), and an engine makes it forward others. So a rule drops every frame before the
-host's IP stack.
+
+The control network is made first and removed last: its labels lead another command to the other objects.
+Frames of the lab reach the far end of the pair, in the host's network namespace. That end has no IPv4 or IPv6 address,
+answers no ARP and joins no multicast group. But Linux accepts a packet for any of the host's addresses on any interface
+(RFC 1122, 3.3.4.2, weak end system), and the engine turns on forwarding of other packets. So a rule drops every frame
+before it reaches the host's IP stack.
 
 A lab on a bridge needs neither pair nor rule: the host has no IPv4 address on it, and the engine drops every packet
 that would leave it.
@@ -26,7 +27,7 @@ delete table netdev tb$3
 add table netdev tb$3
 add chain netdev tb$3 ends { type filter hook ingress device $2 priority 0; policy drop; }"
 """
-"""One transaction; replaces an existing rule."""
+"""Loads the rule, or replaces it, in one transaction."""
 _MAKE = f"""
 ip link add name "$1" type veth peer name "$2"
 for end in "$1" "$2"; do ip link set dev "$end" arp off multicast off alias "testbed $3"; done
@@ -44,20 +45,20 @@ delete table netdev tb$3"
 
 
 def make_control(host: Host, identity: Identity) -> str:
-    """Make the bridge for published ports; return its name."""
+    """Make the control bridge, which carries published ports; return its name."""
     name = identity.name("control")
     host.create_network(NetworkSpec(name=name, driver="bridge", labels=identity.labels()))
     return name
 
 
 def make_parent(host: Host, identity: Identity) -> str:
-    """Make the lab's veth pair, closed to the host; return the name of the lab's end."""
+    """Make the lab's veth pair, with the rule that drops its frames; return the name of the lab's end."""
     _change_veth(host, _MAKE, identity, bed=identity)
     return identity.veth[0]
 
 
 def close_parent(host: Host, identity: Identity) -> None:
-    """Close the veth pair to the host again, after a flush of the host's rules; idempotent."""
+    """Load the rule of the veth pair again, after a flush of the host's rules; idempotent."""
     _change_veth(host, _CLOSE, identity)
 
 
@@ -67,13 +68,13 @@ def remove_parent(host: Host, identity: Identity) -> None:
 
 
 def _change_veth(host: Host, script: str, identity: Identity, *, bed: Identity | None = None) -> None:
-    """Run a script about a bed's veth pair; ``bed``: as ``on_the_host`` (another clean-up would kill a removal)."""
+    """Run a script on a bed's veth pair. ``bed``: as in ``on_the_host`` (a clean-up would kill a removal)."""
     needed = f"the veth pair of bed {identity.id}"
     on_the_host(host, script, *identity.veth, identity.id, needed=needed, bed=bed, capabilities=("NET_ADMIN",))
 
 
 def require_parent(host: Host, parent: str) -> None:
-    """Check that an interface of the host exists and is up: an engine would make a missing ``eth0.10`` as a VLAN.
+    """Check that an interface of the host exists and is up; the engine would create a missing ``eth0.10`` as a VLAN.
 
     Raises:
         HostCannot: the interface does not exist, or is down.
@@ -107,10 +108,10 @@ def make_lab(host: Host, identity: Identity, parent: str | None, subnet: IPv4Net
 
 
 def choose_subnet(host: Host, prefix: int, wish: str | None) -> IPv4Network:
-    """Return ``wish``, or the first slice that overlaps with no network of the engine.
+    """Return ``wish``, or the first subnet of the range that overlaps with no network of the engine.
 
     Raises:
-        InvalidInput: the wish overlaps with a network, or every slice is taken.
+        InvalidInput: ``wish`` overlaps with a network, or every subnet is taken.
     """
     taken = [(f.name, subnet) for f in host.find({}) for subnet in f.subnets]
     if wish:

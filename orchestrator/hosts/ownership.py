@@ -1,7 +1,7 @@
-"""Labels of a bed's objects, and liveness of the process that made them.
+"""Labels of a bed's objects, and whether the process that made them still runs.
 
-Labels alone identify an object, so that any later command finds the objects of a killed one. A veth pair has no
-labels: its name and its alias hold the id of its bed.
+Only labels identify an object, so that any command finds the objects of a killed command. A veth pair has no labels:
+its name and its alias hold the id of its bed.
 """
 
 import hashlib
@@ -40,12 +40,12 @@ class Kind(StrEnum):
 
 
 class Owner(StrEnum):
-    """Liveness of the process that made a bed."""
+    """Whether the process that made a bed still runs."""
 
     ALIVE = "alive"
     DEAD = "dead"
     UNKNOWN = "unknown"
-    """The process ran on another machine or in another container."""
+    """The process was started on another machine or in another container."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,15 +59,15 @@ class Identity:
     nodes: tuple[str, ...]
     """Planned names of the nodes."""
     private: bool
-    """The lab uses its own veth pair, not a real interface or a bridge."""
+    """The lab network is on a veth pair of its own, not on a real interface or a bridge."""
     definition: str = ""
     """Digest of the bed's definition."""
     expires: str = ""
-    """Expiry (ISO 8601); empty: none."""
+    """Time of expiry (ISO 8601); empty: the bed does not expire."""
 
     @classmethod
     def new(cls, bed: Bed, kind: Kind, life: timedelta | None = None) -> "Identity":
-        """Return an identity with a new id."""
+        """Return the identity of a new bed."""
         return cls(
             id=secrets.token_hex(4),
             bed=bed.name,
@@ -84,7 +84,7 @@ class Identity:
         return cls(id=secrets.token_hex(4), bed="helper", kind=Kind.RUN, nodes=(), private=False)
 
     def labels(self, **further: str) -> dict[str, str]:
-        """Return the labels of an object; ``further``: more labels, names without ``testbed.``."""
+        """Return the labels of an object; ``further``: labels to add, their names without ``testbed.``."""
         return {
             ID: self.id,
             BED: self.bed,
@@ -115,7 +115,7 @@ def definition(bed: Bed) -> str:
 
 @cache
 def _machine() -> tuple[str, str, str]:
-    """Return the scope of a process id: machine, boot, PID namespace (pid_namespaces(7))."""
+    """Return where this process's id is valid: machine, boot, PID namespace (pid_namespaces(7))."""
     try:
         machine = Path("/etc/machine-id").read_text(encoding="ascii").strip()
     except OSError:
@@ -139,7 +139,7 @@ def _owner() -> str:
 
 
 def owner_state(label: str) -> Owner:
-    """Return the liveness of an owner, from its label."""
+    """Return whether the process that an OWNER label names still runs."""
     machine, boot, namespace = _machine()
     match label.split("/"):
         case [where, when, _, _, _] if where == machine and when != boot:
@@ -169,7 +169,7 @@ class DeployedBed:
 
     @property
     def made(self) -> bool:
-        """Every node was started once; it may have ended or lost its container since.
+        """Every node was started once, even if it has ended or its container was removed.
 
         ``bringup`` creates all containers before it starts the first one.
         """
@@ -178,7 +178,7 @@ class DeployedBed:
 
     @property
     def lost(self) -> tuple[str, ...]:
-        """Nodes without a container."""
+        """Nodes whose container was removed."""
         return tuple(name for name in self.nodes if self.made and not self.node(name))
 
     @property
@@ -190,10 +190,10 @@ class DeployedBed:
 
     @property
     def expired(self) -> bool:
-        """The expiry is past, by this machine's clock."""
+        """The time of expiry is past, by this machine's clock."""
         try:
             return datetime.fromisoformat(self.expires) <= datetime.now(UTC)
-        except (ValueError, TypeError):  # no expiry, or a foreign label
+        except (ValueError, TypeError):  # no expiry, or not our label
             return False
 
     @property
@@ -215,7 +215,7 @@ class DeployedBed:
         return {c.labels[NODE]: c.ports for c in self.containers if NODE in c.labels}
 
     def node(self, name: str) -> Found | None:
-        """Return the container of a node."""
+        """Return the container of a node; ``None`` if there is none."""
         return next((c for c in self.containers if c.labels.get(NODE) == name), None)
 
     def to_dict(self) -> dict[str, Any]:

@@ -17,10 +17,10 @@ LOG = Path("/var/log/dockerd.log")
 SOCKET = Path("/var/run/docker.sock")
 
 _SYSTEMD = Path("/run/systemd/system")
-"""Exists if systemd runs (sd_booted(3))."""
+"""This folder exists if systemd runs (sd_booted(3))."""
 _APPARMOR = Path("/sys/module/apparmor")
 _START_S = 60.0
-"""Time limit of an engine's first answer after its start."""
+"""Time limit for an engine's first answer after its start."""
 _LOOK_S = 0.1
 
 
@@ -28,7 +28,7 @@ def setup(say: Say) -> Host:
     """Prepare this machine for runs and return its engine.
 
     Raises:
-        EngineFailed: an engine or a base image is not available, or an image does not build.
+        EngineFailed: no engine or base image is available, or the build of an image failed.
     """
     host = ensure_engine(say)
     images.ensure(host, [(image, images.DEFAULT_RELEASE) for image in images.names()], say)
@@ -39,7 +39,7 @@ def ensure_engine(say: Say) -> Host:
     """Return the engine; if none answers, install the distribution's and start it.
 
     Raises:
-        EngineFailed: the chosen engine does not answer or refuses this user, or one cannot be installed or started.
+        EngineFailed: the engine does not answer or refuses this user, or none can be installed or started.
     """
     try:
         return docker.connect()
@@ -47,7 +47,7 @@ def ensure_engine(say: Say) -> Host:
         if chosen() is not None or closed(SOCKET):
             raise
     if tool("dockerd") is None:
-        # An engine does not start without iptables, and a kernel with AppArmor refuses containers without its parser.
+        # dockerd needs iptables to start; on a kernel with AppArmor, a container needs AppArmor's parser to start.
         packages = ["docker.io", "iptables", *(["apparmor"] if _APPARMOR.is_dir() else [])]
         install(packages, needed=NEEDED, say=say)
     say("starting the container engine")
@@ -57,7 +57,7 @@ def ensure_engine(say: Say) -> Host:
 
 
 def chosen() -> str | None:
-    """Return the user's choice of an engine, by DOCKER_HOST or by a context; ``None`` if it is this machine's own."""
+    """Return the engine that DOCKER_HOST or a Docker context names; ``None`` if it is this machine's usual one."""
     named = os.environ.get("DOCKER_HOST") or os.environ.get("DOCKER_CONTEXT")
     if named is None:
         config = Path(os.environ.get("DOCKER_CONFIG", Path.home() / ".docker")) / "config.json"
@@ -69,12 +69,12 @@ def chosen() -> str | None:
 
 
 def closed(socket: Path) -> bool:
-    """Whether an engine's socket exists and this user may not use it."""
+    """Whether an engine's socket exists, but this user may not use it."""
     return socket.exists() and not os.access(socket, os.R_OK | os.W_OK, effective_ids=True)
 
 
 def start(command: list[str], log: Path | None) -> "subprocess.Popen[bytes]":
-    """Start a daemon as root, in its own session, without our open files.
+    """Start a daemon as root, in its own session; it inherits no open file.
 
     Raises:
         EngineFailed: the user has no root rights.
@@ -97,14 +97,14 @@ def start(command: list[str], log: Path | None) -> "subprocess.Popen[bytes]":
 
 
 def answering(started: "subprocess.Popen[bytes]", log: Path | None, connect: Callable[[], Host]) -> Host:
-    """Wait at most 60 s until an engine answers, and return it.
+    """Wait at most 60 s until the started engine answers; return it.
 
     Raises:
-        EngineFailed: the engine ended (holds the end of its log), is late, or refuses this user.
+        EngineFailed: the engine ended (the error holds the end of its log), did not answer, or refuses this user.
     """
     deadline = time.monotonic() + _START_S
     while True:
-        status = started.poll()  # before connect(): an end after an answer does not matter
+        status = started.poll()  # read before connect(): an engine that ends after an answer does not matter
         try:
             return connect()
         except EngineFailed as error:

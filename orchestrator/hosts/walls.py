@@ -1,7 +1,7 @@
 """Firewall rules of beds that are up: checked, and restored after a flush.
 
-A bed has a wall on the host (``networks``: no frame of its lab enters the host) and one in each node (``wiring``: no
-packet leaves the bed). A restarted firewall, or `nft flush ruleset`, removes them silently.
+A wall is a set of nftables rules. A bed has one on the host (``networks``: no frame of its lab enters the host) and one
+in each node (``wiring``: no packet leaves the bed). A restart of the firewall, or `nft flush ruleset`, removes both.
 """
 
 import re
@@ -38,7 +38,7 @@ class State(StrEnum):
 
     CLOSED = "closed"
     OPEN = "open"
-    """Missing, or different from the rules loaded at the start of its bed."""
+    """The rules are missing, or differ from those loaded at the start of the bed."""
     UNSEEN = "not looked at"
 
 
@@ -51,17 +51,17 @@ class Wall:
     """``None``: the wall on the host."""
     state: State
     found: str = ""
-    """Found instead of the rules, or the reason why the wall was not checked."""
+    """What was found in place of the rules, or why the wall was not checked."""
     do: str = ""
 
     @property
     def place(self) -> str:
-        """Name of the machine with the rules."""
+        """Where the rules are: ``host`` or ``node <name>``."""
         return "host" if self.node is None else f"node {self.node}"
 
     @property
     def needed(self) -> str:
-        """Rules and their purpose."""
+        """Name of the nftables table, and what its rules are for."""
         if self.node is None:
             return f"table netdev tb{self.bed.id} in the host's nftables, which keeps the lab out of the host"
         return f"table inet bed in the nftables of node {self.node}, which keeps it in its bed"
@@ -72,7 +72,7 @@ class Wall:
 
 
 def look(host: Host, beds: Iterable[DeployedBed]) -> list[Wall]:
-    """Check the walls of these beds: one helper on the host for all, one command in each running node.
+    """Check the walls of these beds: one helper container for all walls on the host, one command in each running node.
 
     Walls of unfinished beds and of nodes that do not run are UNSEEN, with the reason.
     """
@@ -88,12 +88,12 @@ def look(host: Host, beds: Iterable[DeployedBed]) -> list[Wall]:
 
 
 def unseen(walls: Iterable[Wall]) -> list[tuple[str, str, str]]:
-    """Return places, reason and cure of the UNSEEN walls: one entry for each bed and reason."""
+    """Return places, reason and what to do for the UNSEEN walls, one entry for each bed and reason."""
     return [(places, found, do) for _, places, found, do in _grouped(walls, State.UNSEEN)]
 
 
 def summary(walls: Sequence[Wall]) -> str:
-    """Return one line with the open, closed and UNSEEN walls of all beds, with reasons."""
+    """Return one line that lists the open, closed and UNSEEN walls of all beds, with reasons."""
     lacks = [f"{w.bed.bed} {w.bed.id} lacks {w.needed}: {w.found}" for w in walls if w.state is State.OPEN]
     closed = [f"{bed} ({places})" for bed, places, *_ in _grouped(walls, State.CLOSED)]
     hidden = [f"{bed} ({places}: {found})" for bed, places, found, _ in _grouped(walls, State.UNSEEN)]
@@ -102,7 +102,7 @@ def summary(walls: Sequence[Wall]) -> str:
 
 
 def _grouped(walls: Iterable[Wall], state: State) -> list[tuple[str, str, str, str]]:
-    """Return bed, places, ``found`` and cure of the walls in this state."""
+    """Return bed, places, ``found`` and ``do`` of the walls in this state, one entry for each bed and reason."""
     groups: dict[tuple[str, str, str], list[str]] = {}
     for wall in walls:
         if wall.state is state:
@@ -113,7 +113,7 @@ def _grouped(walls: Iterable[Wall], state: State) -> list[tuple[str, str, str, s
 def mend(host: Host, say: Callable[[str], None]) -> list[Wall]:
     """Restore every open wall of every bed that is up; return the walls that stay open or UNSEEN.
 
-    A wall that cannot be restored is reported; the others are restored.
+    If a wall cannot be restored, that is reported, and the walls of the other beds are still restored.
     """
     walls = look(host, deployed_beds(host))
     stay = [wall for wall in walls if wall.state is State.UNSEEN]
@@ -173,19 +173,19 @@ def _node_wall(host: Host, bed: DeployedBed, container: Found) -> Wall:
         return Wall(bed=bed, node=node, state=State.UNSEEN, found=problem.found, do=problem.do)
     if looked.status == 0:
         return Wall(bed=bed, node=node, state=State.CLOSED)
-    if found := {_NONE: "none", _OTHER: "other rules in it"}.get(looked.status):
+    if found := {_NONE: "none", _OTHER: "different rules in it"}.get(looked.status):
         return Wall(bed=bed, node=node, state=State.OPEN, found=found, do=_MEND)
-    found = "it is at its start" if looked.status == _STARTS else looked.failure
+    found = "the node is still starting" if looked.status == _STARTS else looked.failure
     return Wall(bed=bed, node=node, state=State.UNSEEN, found=found, do="look again")
 
 
 def _still_there(host: Host, walls: Iterable[Wall]) -> list[Wall]:
-    """Leave out beds that are gone now; an open wall of a bed that changed meanwhile is UNSEEN."""
+    """Leave out beds removed during the check; make an open wall UNSEEN if its bed's containers changed meanwhile."""
     now = {bed.id: bed.containers for bed in deployed_beds(host)}
     return [
         wall
         if wall.state is State.CLOSED or now[wall.bed.id] == wall.bed.containers or _hidden(wall.bed, wall.node)
-        else replace(wall, state=State.UNSEEN, found="its bed changed during the look", do="look again")
+        else replace(wall, state=State.UNSEEN, found="its bed changed during the check", do="look again")
         for wall in walls
         if wall.bed.id in now
     ]

@@ -1,6 +1,6 @@
 """Measurements of a run, read from its directory, for the runner and for ``analyze``.
 
-Missing data is ``None``, never zero. Times are Unix time in seconds, latencies seconds.
+Missing data is ``None``, never zero. Times are Unix times, durations seconds. Tick: a report printed every second.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -31,7 +31,7 @@ class Phase:
     start: float
     end: float | None
     purpose: str = Purpose.MEASURE
-    """Purpose of the load sent or drained in it."""
+    """Purpose of the load that was sent or drained in this phase."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,18 +43,18 @@ class Use:
     cores: float
     """Mean CPU cores in use."""
     memory_b: int | None
-    """Peak, without the file cache."""
+    """Peak, without inactive file cache."""
     throttled_s: float | None
-    """Time throttled by its CPU limit."""
+    """Time for which the CPU limit stopped the node."""
 
 
 class Drained(Kept):
     """results/<load>-queue.json: the relay's queue after a load."""
 
     left: int | None
-    """Messages in the queue at the end of the wait; ``None``: neither relay nor sink can count them."""
+    """Messages still queued at the end of the wait; ``None``: neither relay nor sink can count them."""
     seconds: float
-    """Time from the last reply to the end of the wait."""
+    """Time from the relay's last reply to the generator until the end of the wait."""
 
 
 class _StatsPoint(Kept):
@@ -90,21 +90,21 @@ class Measurements:
     """run.json, checked by ``facts.read``."""
     phases: tuple[Phase, ...]
     loads: Mapping[str, LoadReport]
-    """Name of a load (``calibration``, ``relay``, ...) -> report of its generator, in the order of sending."""
+    """Name of a load (``calibration``, ``relay``, ...) -> report of its generator; in the order of sending."""
     sinks: Mapping[str, SinkReport]
     """Name of a load -> report of the sink."""
     hops: Hops | None
     series: Mapping[str, list[dict[str, Any]]]
     """Name of a time series -> its points."""
     faults: tuple[str, ...]
-    """Streams that broke during recording, and are therefore incomplete."""
+    """Streams (logs, statistics, ...) whose recording broke; their files are incomplete."""
 
     @classmethod
     def read(cls, rundir: RunDir, *, recompute: bool = False, logs: bool = True) -> Self:
-        """Read a run directory; ``recompute`` reads the relay's log again instead of results/hops.json.
+        """Read a run directory; ``recompute`` reads the relay's log again, not its cached result (results/hops.json).
 
-        ``rundir.left_out`` names the files that cannot be read. ``logs=False`` skips the relay's log, which is
-        incomplete while the bed is up.
+        ``rundir.left_out`` then names the unreadable files. ``logs=False`` skips the relay's log; while the bed is up
+        the log is incomplete.
 
         Raises:
             InvalidInput: run.json cannot be read.
@@ -157,7 +157,7 @@ class Measurements:
         return [name for name, load in self.loads.items() if load.purpose == purpose]
 
     def phase(self, name: str) -> Phase | None:
-        """Return the phase of this name."""
+        """Return the phase of this name; ``None`` if there is none."""
         return next((phase for phase in self.phases if phase.name == name), None)
 
     def span(self, load: str) -> Phase | None:
@@ -168,23 +168,23 @@ class Measurements:
         return Phase(name=load, start=sent.started, end=max(sent.ended, (got and got.last) or sent.ended))
 
     def accounting(self, load: str) -> Accounting | None:
-        """Return the account of a load; ``None`` unless its messages are numbered and generator and sink reported."""
+        """Compare sent and delivered messages of a load; ``None`` if they are not numbered, or a report is missing."""
         sent, got = self.loads.get(load), self.sinks.get(load)
         return Accounting.check_off(sent, got) if sent and got else None
 
     def accepted_per_s(self, load: str) -> float | None:
-        """Return messages accepted a second, from the first due message to the last reply."""
+        """Return messages accepted per second, from the time of the first due message to the last reply."""
         report = self.loads.get(load)
         accepted = report.accepted if report else None
         return None if report is None or accepted is None else _rate(accepted, report.started, report.ended)
 
     def delivered_per_s(self, load: str, *, after: float = 0.0) -> float | None:
-        """Return messages delivered a second, from the first due message to the last delivery.
+        """Return messages delivered per second, from the time of the first due message to the last delivery.
 
-        ``after``: seconds left out at the start; applies to numbered messages only.
+        ``after``: leave out this many seconds at the start; ignored for unnumbered messages.
         """
         sent, got = self.loads.get(load), self.sinks.get(load)
-        if sent and not sent.numbered:  # the sink's readings give the last delivery to 1 s
+        if sent and not sent.numbered:  # the sink's ticks give the time of the last delivery to 1 s
             ticks = self._sink_ticks.get(load)
             return _rate(ticks[-1]["delivered"], sent.started, max(ticks[-1]["t"], sent.ended)) if ticks else None
         if sent is None or got is None:
@@ -193,7 +193,7 @@ class Measurements:
         return _rate(got.delivered - (self.delivered_by(load, start) or 0.0), start, got.last)
 
     def delivered_by(self, load: str, t: float) -> float | None:
-        """Return the number of messages delivered by Unix time ``t``, interpolated between readings."""
+        """Return the number of messages delivered by Unix time ``t``, interpolated between ticks of the sink."""
         sent, got = self.loads.get(load), self.sinks.get(load)
         if sent is None or got is None or got.last is None:
             return None
@@ -202,18 +202,18 @@ class Measurements:
         return grown(points, "delivered", sent.started, min(max(t, sent.started), got.last))
 
     def delivered_under_load_per_s(self, load: str) -> float | None:
-        """Return messages delivered a second while the load was offered, without the drain."""
+        """Return messages delivered per second while the load was sent, without the drain."""
         report = self.loads.get(load)
         ticks = [p for p in self._sink_ticks.get(load, []) if report and p["t"] <= report.ended + 0.5]
         last = ticks[-1] if ticks else None
         return _rate(last["delivered"], report.started, last["t"]) if report and last else None
 
     def connections_at_most(self, load: str) -> int:
-        """Return the largest number of open connections of a load."""
+        """Return the largest number of connections that a load had open at once."""
         return max((int(tick["connections"]) for tick in self._load_ticks.get(load, [])), default=0)
 
     def steady_per_s(self, load: str, period: float) -> float | None:
-        """Return messages a second at the sink while a load was sent; ``period``: of its bursts, in seconds."""
+        """Return messages delivered per second while a load was sent in bursts, one every ``period`` seconds."""
         sent = self.loads.get(load)
         if sent is None:
             return None
@@ -232,7 +232,7 @@ class Measurements:
         return {name: latency for name, latency in decoded.items() if latency}
 
     def ticks_per_s(self, counter: str) -> Series:
-        """Return a counter of the agents' ticks as messages a second; gaps where no load was sent.
+        """Return a counter of the ticks as a rate in messages per second; gaps where no load was sent.
 
         The generator counts ``offered``, ``sent``, ``accepted`` and ``failed``; the sink counts the others.
         """
@@ -254,7 +254,7 @@ class Measurements:
         points = self.series.get("sink", ())
         ticks = _by(({"phase": names[p["run"]], **p} for p in points if p.get("run") in names), "phase")
         for name, other in ((name, load) for name, load in self.loads.items() if not load.numbered):
-            # Unnumbered mail carries no run: deliveries count for this load until the relay's queue is empty.
+            # Unnumbered mail names no load: all deliveries until the relay's queue is empty count for this one.
             drained = self.drained(name)
             until = other.ended + (drained.seconds if drained else 0.0) + TICK_S
             own = [{**p, "delivered": p["foreign"]} for p in points if p.get("run") == other.run and p["t"] <= until]
@@ -272,7 +272,7 @@ class Measurements:
         return sorted(self._stats, key=lambda n: (order.index(n) if n in order else len(order), n))
 
     def cores(self, node: str) -> Series:
-        """Return the CPU cores in use by a node, over time."""
+        """Return the number of CPU cores in use by a node, over time."""
         return growth([(p["t"], p.get("cpu_s")) for p in self._stats.get(node, [])])
 
     def gauge(self, node: str, field: str) -> Series:
@@ -292,7 +292,7 @@ class Measurements:
         }
 
     def use(self, node: str, phase: Phase) -> Use | None:
-        """Return a node's use in a phase; ``None`` without two readings that cover part of it."""
+        """Return a node's use in a phase; ``None`` if fewer than two readings exist, or they cover no part of it."""
         points = [p for p in self._stats.get(node, []) if p.get("cpu_s") is not None]
         if len(points) < 2:
             return None
@@ -312,7 +312,7 @@ class Measurements:
         )
 
     def machine(self, load: str) -> Machine | None:
-        """Return the use of the machine's CPUs during a load; ``None`` if it was not recorded."""
+        """Return the use of the machine's CPUs during a load; ``None`` if it or the nodes' use was not recorded."""
         read = self.cpus(load)
         if not read or not read.used or read.end <= read.start or read.cpus < 1:
             return None

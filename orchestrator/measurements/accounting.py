@@ -1,4 +1,4 @@
-"""Account of a load's messages: sets of sequence numbers, as integers whose bit n is number n."""
+"""Outcome of each message of a load. A set of sequence numbers is an integer: bit n is set if n is in the set."""
 
 import base64
 import zlib
@@ -8,7 +8,7 @@ from typing import Self
 from orchestrator.agents.contract import LoadReport, SinkReport
 
 EXAMPLES = 10
-"""Most sequence numbers in ``lost_examples``."""
+"""Maximum length of ``lost_examples``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +20,7 @@ class Accounting:
     refused: int
     """Not accepted for any reason; includes ``unresolved``."""
     unresolved: int
-    """Sent whole, but the reply never came: delivery is allowed, not required."""
+    """Sent completely, but the reply never came: the message may be delivered or not."""
     delivered: int
     duplicated: int
     corrupted: int
@@ -33,11 +33,11 @@ class Accounting:
     lost_examples: tuple[int, ...]
     """The lowest sequence numbers of lost messages."""
     unaccepted: int
-    """Delivered, though the reply to the sender was a refusal."""
+    """Delivered, but neither accepted nor ``unresolved``: the generator received a refusal."""
 
     @classmethod
     def check_off(cls, sent: LoadReport, got: SinkReport) -> Self | None:
-        """Compare the reports of generator and sink by message; ``None`` if messages are not numbered."""
+        """Compare the reports of generator and sink, message by message; ``None`` if messages are not numbered."""
         if sent.accepted_set is None or sent.unresolved_set is None or sent.offered is None or sent.accepted is None:
             return None
         accepted, unresolved = bitmap(sent.accepted_set), bitmap(sent.unresolved_set)
@@ -61,7 +61,7 @@ class Accounting:
 
 
 def bitmap(text: str) -> int:
-    """Read a set of sequence numbers: bit n of the integer is number n.
+    """Decode a set of sequence numbers from a report.
 
     Raises:
         ValueError: the text is not in the contract's encoding.

@@ -8,7 +8,7 @@ from orchestrator.errors import InvalidInput
 from orchestrator.measurements.rundir import Kept, RunDir, check_name, place
 
 _LEFT_OUT = {"verdict", "error", "phases"}
-"""Keys not needed to judge a run; an invalid one is left out, an invalid phase by itself."""
+"""Keys not needed to judge a run: if invalid, they are left out; of the phases, only the invalid ones."""
 
 
 class _Node(Kept):

@@ -1,6 +1,6 @@
 """Delay at each hop of a relay, and the length of its queue, from its own log.
 
-results/hops.json caches the result, because a long log takes a while to read; a log of another size is read again.
+results/hops.json caches the result, because a long log is slow to read. A log of another size is read again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,12 +20,12 @@ from orchestrator.services import Trouble
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hops:
-    """Delivery times, outcomes, queue length and troubles from the relay's log."""
+    """Delays, outcomes, queue length and troubles from the relay's log."""
 
     node: str
-    """The relay's."""
+    """Name of the relay."""
     latency: Mapping[str, Latency]
-    """Name of a hop -> its duration in each delivery attempt, in the order of passage."""
+    """Name of a hop, in the order in which a message passes them -> the delays there, one for each delivery attempt."""
     queue: Series
     """Messages in the relay's queue, at the end of each second in which the number changed."""
     statuses: Mapping[str, int]
@@ -60,9 +60,9 @@ def read(rundir: RunDir, nodes: Mapping[str, Any], *, recompute: bool) -> Hops |
         kept = None if recompute else rundir.checked_result("hops", _Kept.model_validate)
         if kept and (kept.node, kept.log_b) == (node, size):
             rundir.leave_out(log, kept.left_out)
-            with suppress(ValueError):  # no histogram
+            with suppress(ValueError):  # the cache holds no valid histogram
                 return _hops(kept)
-        service = str(described.get("service"))  # of another version's run, it may be unknown
+        service = str(described.get("service"))  # unknown if another version made the run
         relay_log = services.read_log(service, rundir.log(node)) if size and service in services.known() else None
         if relay_log:
             data = {

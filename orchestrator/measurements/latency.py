@@ -31,7 +31,7 @@ class Latency:
     def _filled(self) -> tuple[list[int], list[int]]:
         """Values and counts of the non-empty buckets.
 
-        Of 23,552 buckets about a hundred are filled; the library visits all of them for each percentile.
+        About 100 of the 23,552 buckets are filled; the library would visit all 23,552 for each percentile.
         """
         octets, size = bytes(self.histogram.counts), self.histogram.word_size
         first, end = (len(octets) - len(octets.lstrip(b"\0"))) // size, -(-len(octets.rstrip(b"\0")) // size)

@@ -6,23 +6,23 @@ from dataclasses import dataclass
 from orchestrator.measurements.rundir import Kept
 
 FULL = 0.1
-"""CPUs with a smaller idle share count as saturated; the readings include a moment before and after the load."""
+"""CPUs idle for less than this share of the time count as saturated; readings include a moment without load."""
 
 SHARE = 0.75
-"""A bed with a smaller share of saturated CPUs was held up by other processes."""
+"""If a bed got less than this share of saturated CPUs, other processes held it up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """Mean number of CPUs in use, by user."""
+    """Mean number of CPUs in use: in all, and by each node."""
 
     seconds: float
-    """Length of the observation, which begins before the load and ends after it."""
+    """Length of the observation: from before the load until after it."""
     cpus: int
-    """Number of CPUs observed: all of the machine, or a set."""
+    """Number of CPUs observed: all of the machine, or some."""
     busy: float
     nodes: Mapping[str, float]
-    """Node of the bed -> its use, on any CPU."""
+    """Node -> CPUs that it used, observed or not."""
 
     @property
     def idle(self) -> float:
@@ -51,7 +51,7 @@ class Machine:
 
 
 class UsedCpus(Kept):
-    """CPU seconds of all processes, and seconds stolen by the hypervisor."""
+    """CPU seconds not idle (stolen ones included), and those stolen by the hypervisor."""
 
     busy_s: float
     steal_s: float
@@ -68,4 +68,4 @@ class RecordedCpus(Kept):
     allowed: str = ""
     """CPUs that the kernel allows the relay; empty if unknown."""
     used: UsedCpus | None
-    """``None`` if the kernel hides it."""
+    """``None`` if the kernel hides these CPUs."""

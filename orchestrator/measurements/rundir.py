@@ -11,7 +11,7 @@
       report.html      one self-contained file
       <part>.traceback      only if the judge or the report failed
 
-A damaged file (process killed, disk broken) is read as far as possible; ``RunDir.left_out`` names the rest.
+A damaged file (process killed, disk broken) is read as far as possible; ``RunDir.left_out`` names the unread part.
 """
 
 import gzip
@@ -38,7 +38,7 @@ _UNIX_TIME = re.compile(r"\d{1,12}(\.\d+)?")
 FORMAT = 2
 """Format of run.json and the files beside it."""
 MAX_NAME = 200
-"""Most octets of a name: a file's name has at most 255 (NAME_MAX)."""
+"""Maximum octets of a name; leaves room for a suffix in a file name of at most 255 (NAME_MAX)."""
 
 
 class Kept(BaseModel):
@@ -90,7 +90,7 @@ class RunDir:
 
     @staticmethod
     def below(parent: Path) -> list[Path]:
-        """Return the path of every run directory below ``parent``, unreadable ones included; empty if it is missing.
+        """Return the run directories below ``parent``, unreadable ones included; an empty list if it is missing.
 
         Raises:
             InvalidInput: ``parent`` cannot be read.
@@ -104,7 +104,7 @@ class RunDir:
         replace(self.path / "run.json", strict_json.dumps(facts, indent=1, sort_keys=False, default=str) + "\n")
 
     def save_end(self, facts: Mapping[str, Any], error: BaseException) -> None:
-        """Save the failure of a run; a second signal waits, and a full disk becomes a note on ``error``."""
+        """Save a run that failed with ``error``. Signals are held back; a full disk becomes a note on ``error``."""
         with shielded():
             try:
                 self.save(facts)
@@ -115,7 +115,7 @@ class RunDir:
         """Read run.json.
 
         Raises:
-            InvalidInput: run.json cannot be read, or has another format.
+            InvalidInput: run.json cannot be read, or its format is not FORMAT.
         """
         path = self.path / "run.json"
         try:
@@ -171,13 +171,13 @@ class RunDir:
                 path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
 
     def write_log(self, node: str) -> IO[str]:
-        """Open the log of a node for writing, compressed: a relay prints 600 bytes for each message."""
+        """Open the log of a node for writing, compressed (a relay prints 600 bytes for each message)."""
         return gzip.open(
             self.path / "logs" / f"{check_name(node)}.log.gz", "wt", compresslevel=5, encoding="utf-8", newline="\n"
         )
 
     def log(self, node: str) -> Iterator[tuple[float, str]]:
-        """Yield the log of a node: Unix time and text. A log truncated by a crash ends there."""
+        """Yield Unix time and text of each line of a node's log, up to the point where a crash truncated it."""
         path = self.path / "logs" / f"{check_name(node)}.log.gz"
         broken, cut = 0, ""
         try:
@@ -197,7 +197,7 @@ class RunDir:
         self.leave_out(path, " and ".join(filter(None, [f"{broken} lines" if broken else "", cut])))
 
     def logs(self) -> list[str]:
-        """Return the names of the nodes that have a log."""
+        """Return the names of the nodes whose log was recorded."""
         return self.names("logs", ".log.gz")
 
     def names(self, part: str, end: str) -> list[str]:
@@ -252,7 +252,7 @@ def _object(path: Path) -> dict[str, Any]:
     """
     data = strict_json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(data, dict):
-        raise ValueError("it holds no JSON object")  # noqa: TRY004 - of a file, not of an argument
+        raise ValueError("the file holds no JSON object")  # noqa: TRY004 - the type of a file's content
     return data
 
 
@@ -283,7 +283,7 @@ def check_format(data: Mapping[str, Any], known: int, path: Path) -> None:
     """Check the ``format`` of a file that testbed writes; a file without one is of format 1.
 
     Raises:
-        InvalidInput: it is another one than ``known``.
+        InvalidInput: the file's format is not ``known``.
     """
     found = data.get("format", 1)
     if type(found) is int and found == known:
@@ -292,7 +292,7 @@ def check_format(data: Mapping[str, Any], known: int, path: Path) -> None:
     if type(found) is not int:
         do = "it is no file of testbed, or a damaged one"
     elif found < known:
-        do = f"it was made before format {known}: use an earlier testbed, as CHANGELOG.md lists them"
+        do = f"it was made before format {known}: use an earlier testbed (CHANGELOG.md lists them)"
     else:
         do = f"it was made after format {known}: use a later testbed"
     raise InvalidInput(f"a file of format {known}", f"{path}: format {found!r:.60}{made_by}", do)

@@ -9,12 +9,12 @@ from typing import Any
 from orchestrator.agents.contract import TICK_S
 
 STEP_S = 0.5
-"""Minimum distance of two readings: a rate over a few milliseconds means nothing."""
+"""Minimum time between two readings for a rate: a rate over a few milliseconds means nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Values over time; ``None`` marks a gap."""
+    """Values over time: ``values[i]`` holds from ``t[i - 1]`` to ``t[i]``; ``None`` marks a gap."""
 
     t: Sequence[float]
     values: Sequence[float | None]
@@ -28,13 +28,13 @@ class Series:
         return [v for v in self.values if v is not None]
 
     def at(self, t: float) -> float | None:
-        """Return the value of the interval that holds ``t``; ``None`` outside of all intervals."""
+        """Return the value at ``t``; ``None`` outside of the series."""
         i = bisect_left(self.t, t)
         return self.values[i] if i < len(self.t) and (i or t == self.t[0]) else None
 
 
 def growth(points: Sequence[tuple[float, float | None]]) -> Series:
-    """Return the growth a second between readings, at the end of each interval; ``None`` if the counter fell."""
+    """Return a counter's growth per second up to each reading; ``None`` where the counter fell or has no value."""
     t: list[float] = []
     values: list[float | None] = []
     last = points[0] if points else (0.0, None)
@@ -49,7 +49,7 @@ def growth(points: Sequence[tuple[float, float | None]]) -> Series:
 
 
 def join(parts: Iterable[Series]) -> Series:
-    """Concatenate series by time, with a gap between them."""
+    """Concatenate series in the order of time, with a gap between them."""
     t: list[float] = []
     values: list[float | None] = []
     for part in sorted((p for p in parts if p), key=lambda p: p.t[0]):
@@ -74,17 +74,17 @@ def grown(points: Sequence[dict[str, Any]], field: str, start: float, end: float
 
 
 def steady(points: Sequence[tuple[float, float]], start: float, end: float, period: float) -> float | None:
-    """Return the growth a second of a counter that grows in bursts, one every ``period`` seconds.
+    """Return the growth per second of a counter that grows in bursts, one every ``period`` seconds.
 
-    The mean over a whole period does not depend on the phase of the bursts. The result is the growth of that mean from
-    the second period to the last one, per second; the first period is warm-up. ``points`` are readings about ``TICK_S``
-    apart, without those that repeat the value before. ``None`` if they cover less than four periods.
+    The mean of the counter over a whole period does not depend on the phase of the bursts. The result is the growth of
+    this mean from period 2 to the last period; period 1 is warm-up. ``None`` if the time covers less than 4 periods.
+    ``points``: readings about ``TICK_S`` apart; a reading equal to the one before may be missing.
     """
     if end - start < 4 * period or not points:
         return None
     knots = [(start, 0.0)]
     for t, value in points:
-        if t - knots[-1][0] > 2 * TICK_S:  # readings were left out: no growth until one tick before this one
+        if t - knots[-1][0] > 2 * TICK_S:  # equal readings are missing: no growth until TICK_S before this one
             knots.append((t - TICK_S, knots[-1][1]))
         knots.append((t, value))
     knots.append((max(end, knots[-1][0] + TICK_S), knots[-1][1]))

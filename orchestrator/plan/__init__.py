@@ -1,4 +1,4 @@
-"""The plan of a bed: every address, file, limit and container, the start order, and its needs of the host.
+"""The plan of a bed: every address, file, limit and container, the start order, and what it needs of the host.
 
 Pure: the same bed, subnet and CPU count give the same plan, without a running engine.
 """
@@ -36,11 +36,11 @@ class NodePlan(Rendered):
     addresses: tuple[IPv4Address, ...]
     """All its real IPv4 addresses, the service address first; each has an IPv6 twin."""
     capabilities: tuple[str, ...]
-    """Of the service; the container has those of the start script, too."""
+    """Capabilities of the service; the container also has those of the start script."""
     sysctls: Mapping[str, str]
     limits: Limits
     peers: int
-    """Addresses that it talks to directly on the link: entries in the kernel's neighbour table, per family."""
+    """Number of addresses that the node talks to on the link: each is an entry in the neighbour table, per family."""
 
     @property
     def address(self) -> IPv4Address | IPv6Address:
@@ -55,15 +55,15 @@ class NodePlan(Rendered):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostNeeds:
-    """A bed's needs of its host: totals of all nodes unless another unit is named."""
+    """What a bed needs of its host; each value is the total of all nodes, unless its text says otherwise."""
 
     containers: int
     addresses: int
     """Real addresses, of all the bed's families together."""
     ipv6: bool
-    """The kernel needs IPv6."""
+    """Whether the kernel must support IPv6."""
     macvlan: bool
-    """The kernel needs macvlan, and rules at the ingress of a device."""
+    """Whether the kernel must support macvlan, and rules at the ingress of a device."""
     neighbour_entries: int
     """Entries in the kernel's IPv4 neighbour table, which all network namespaces share."""
     fds: int
@@ -103,7 +103,7 @@ class Plan:
         return {node.name: node for node in self.nodes}[name]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the plan as plain data; files by size and SHA-256."""
+        """Return the plan as plain data; it has the size and SHA-256 of each file."""
         return {
             "bed": self.bed.name,
             "families": str(self.bed.families),
@@ -253,7 +253,7 @@ def make_plan(bed: Bed, *, subnet: IPv4Network | None = None, cpus: int) -> Plan
 
 
 def _laid_over(name: str, node: Node, rendered: Rendered) -> dict[str, bytes]:
-    """Return the user's own files beside those of the service; raises InvalidInput if the service writes one itself."""
+    """Return the user's own files that the node gets as they are; raises InvalidInput if the service writes one."""
     own = {path: text.encode() for path, text in node.files.items() if path not in rendered.taken}
     if written := sorted(own.keys() & rendered.files.keys()):
         raise InvalidInput(
@@ -277,7 +277,7 @@ def _workers(node: Node, cpus: int) -> int:
 
 
 def _refuse(bed: Bed, kinds: Mapping[str, Service[Strict]]) -> None:
-    """Refuse a valid bed that cannot be built."""
+    """Raise InvalidInput for a valid bed that cannot be built."""
     if _MAIL in bed.nodes:
         raise InvalidInput(f"a node name other than {_MAIL!r}", "it is the name of the delivery addresses", "rename it")
     if bed.on_link and not bed.families.has_v4:

@@ -17,9 +17,9 @@ class DrawnNetwork:
     name: str
     """``lab`` or ``control``."""
     subnets: tuple[str, ...]
-    """Empty if the engine has yet to choose."""
+    """Empty if the engine has not chosen them yet."""
     parent: str = ""
-    """The real interface of the host that it is on."""
+    """The host's real interface that carries the network, if it has one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,9 +27,9 @@ class DrawnPort:
     """One published port of a node."""
 
     port: str
-    """``25/tcp``."""
+    """Port and protocol, such as ``25/tcp``."""
     host_port: int | None
-    """On the host's 127.0.0.1; ``None``: the engine chooses a free one at the start."""
+    """Port on the host's 127.0.0.1; ``None`` if the engine will choose a free one at the start."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ class DrawnNode:
     role: str
     """Empty for a service that is unknown here."""
     addresses: tuple[str, ...]
-    """On the lab: addresses, ``FIRST to LAST`` ranges and prefixes."""
+    """On the lab network: addresses, ``FIRST to LAST`` ranges, and prefixes."""
     ports: tuple[DrawnPort, ...]
 
 
@@ -59,7 +59,7 @@ class Graph:
 
 
 def of_plan(plan: Plan, published: Mapping[str, Mapping[str, int]] | None = None) -> Graph:
-    """Return the graph of a bed; ``published``: node -> ``25/tcp`` -> port of the host's 127.0.0.1, if it is up."""
+    """Return a bed's graph; ``published``: node -> ``25/tcp`` -> port of the host's 127.0.0.1, if the bed is up."""
     ports = published or {}
     families = plan.bed.families
     subnets = [plan.subnet] * families.has_v4 + [twin_network(plan.subnet)] * families.has_v6
@@ -133,7 +133,7 @@ class _Edge:
 
 
 def _network_labels(graph: Graph) -> Mapping[str, tuple[str, ...]]:
-    """Return the lines of each network's label, by the id that the drawing has for it."""
+    """Return the lines of each network's label, by the network's id in the drawing."""
     return {
         network.name: (
             f"{network.name} of bed {graph.bed}",

@@ -13,11 +13,11 @@ from orchestrator.report.tables import Cell, Table
 from orchestrator.services import Purpose
 
 MARKED = 60
-"""Most readings of a line with a circle at each: a scenario reads at irregular times."""
+"""Most readings of a line that shows a circle at each one, because a scenario reads at irregular times."""
 MINUTES_FROM_S = 1_800
-"""Longest run, in seconds, with a time axis in seconds; longer ones have minutes."""
+"""Longest run, in seconds, whose time axis is in seconds; that of a longer run is in minutes."""
 ABOVE = 1.2
-"""Calibrations above this multiple of the highest other rate are left out of the throughput chart."""
+"""Rates of calibrations above this multiple of the highest other rate are not drawn in the throughput chart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ def charts(measured: Measurements) -> list[Chart]:
 
 
 def throughput(measured: Measurements, axis: Axis) -> Chart | None:
-    """Draw messages a second: offered, accepted, delivered."""
+    """Draw the rates of messages offered, accepted and delivered."""
     series = {name: measured.ticks_per_s(name) for name in ("offered", "accepted", "delivered")}
     if not any(series.values()):
         return None
@@ -88,7 +88,7 @@ def queue(measured: Measurements, axis: Axis) -> Chart | None:
 
 
 def cpu(measured: Measurements, axis: Axis) -> Chart | None:
-    """Draw the CPU cores in use, by node and in total, with the number of cores of the machine."""
+    """Draw the CPU cores in use by each node and by all, and the number of cores of the machine."""
     series = {node: measured.cores(node) for node in measured.nodes}
     if not any(series.values()):
         return None
@@ -144,7 +144,7 @@ def reading(measured: Measurements, axis: Axis, name: str) -> Chart:
 
 
 def latency(measured: Measurements) -> Chart | None:
-    """Draw the latencies of the subject by percentile."""
+    """Draw the latencies of the load under measurement by percentile."""
     names = {
         "response": "response: due to accepted",
         "service": "service: sent to accepted",

@@ -16,10 +16,10 @@ from orchestrator.services import Purpose
 Picture = dict[str, Any]
 
 POINTS = 1_200
-"""Most points of a line: the page of a day-long run would have 100 MB without this."""
+"""Most points of a line; without this limit, the page of a day-long run would have 100 MB."""
 PALETTE = ("--series-1", "--series-2", "--series-3", "--series-4", "--series-5", "--series-6")
 CURVE_STEPS = 24
-"""Points of a percentile curve for each factor of ten."""
+"""Points of a percentile curve for each factor of ten on its x axis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ def over_time(axis: Axis, unit: str, lines: list[Picture], **more: Any) -> Pictu
 
 
 def _phases(axis: Axis) -> list[Picture]:
-    """Return the phases by start; all calibrations share one label, at the first, and all probes another."""
+    """Return the phases by start. Only the first calibration has a label, for all of them; likewise the first probe."""
     drawn, named = [], set()
     for phase in sorted(axis.phases, key=lambda p: p.start):
         group = {Purpose.CALIBRATE: "calibration", Purpose.PROBE: "connections"}.get(Purpose(phase.purpose))
@@ -62,7 +62,7 @@ def _phases(axis: Axis) -> list[Picture]:
 def line(
     axis: Axis, name: str, points: Series, colour: str, *, pick: Callable[..., float] = fmean, **look: bool
 ) -> Picture:
-    """Draw a line, thinned to ``POINTS`` by ``pick``.
+    """Draw a line of at most ``POINTS`` points; if it has more, ``pick`` makes one of several.
 
     ``look``: ``dashed``, ``filled``, ``stepped``, ``marked`` (a circle at each point).
     """
@@ -91,7 +91,7 @@ def _thin(points: Series, pick: Callable[..., float]) -> tuple[list[float], list
 def over_percentiles(curves: Mapping[str, Latency]) -> Picture:
     """Draw latency in milliseconds by percentile, both axes logarithmic.
 
-    x is 1 / (1 - share): 2 for 50 %, 10 for 90 %, 100 for 99 %. y leaves out the fastest tenth.
+    x is 1 / (1 - share): 2 for 50 %, 10 for 90 %, 100 for 99 %. The y axis starts below the 10th percentile.
     """
     lines = []
     for (name, curve), colour in coloured(curves):

@@ -1,8 +1,8 @@
 """report.html: a run as one self-contained page.
 
 uPlot (folder uplot/, unchanged from the npm package) draws the charts in the browser. The page's Content Security
-Policy (CSP level 3) forbids loading anything, and every script but the one with the given hash: text from a run stays
-text even if an escape is missing.
+Policy (CSP level 3) forbids loading anything, and every script but the one with the given hash, so that text from a run
+cannot run as a script even if an escape is missing.
 """
 
 import base64
@@ -112,7 +112,7 @@ def _text(name: str) -> str:
 
 
 def _bars(verdict_table: dict[str, Any]) -> dict[str, Any] | None:
-    """Return title, rows of label and value, and longest value of the bars of a table of the verdict."""
+    """Return a verdict's table as bars: title, rows (label, value) and largest value; None if it has no bars."""
     if not verdict_table["bars"]:
         return None
     column = verdict_table["columns"].index(verdict_table["bars"])
@@ -127,7 +127,7 @@ def _date(measured: Measurements) -> str:
 
 
 def _flat(data: Any, prefix: str = "") -> Any:
-    """Yield the leaves of nested data: dotted name and text."""
+    """Yield (name, text) of the leaves of nested data; the name joins the keys with `` / ``."""
     if isinstance(data, dict) and data:
         for key, value in data.items():
             yield from _flat(value, f"{prefix} / {key}" if prefix else str(key))

@@ -32,15 +32,15 @@ class Page:
     word: str
     """The answer in one word: ``FOUND``, ``CONFIRMED``, ..."""
     outcome: str
-    """Outcome with the colour of the word."""
+    """The outcome that gives the word its colour."""
     says: str
     facts: Mapping[str, Any]
     """The summary: its question, command and runs."""
     tables: tuple[Table, ...]
     quotes: tuple[tuple[str, str], ...] = ()
-    """Source and line."""
+    """(source, line) of each quoted log line."""
     texts: tuple[tuple[str, str], ...] = ()
-    """Title and text of longer passages, such as differences of files."""
+    """(title, text) of each longer passage, such as the differences of a file."""
 
 
 def sweep(facts: Mapping[str, Any]) -> Page:
@@ -79,7 +79,7 @@ def sweep(facts: Mapping[str, Any]) -> Page:
 
 
 SEARCH_WORDS = {"found": ("FOUND", "CONFIRMED"), "always": ("NOT FOUND", "REFUTED"), "never": ("NOT FOUND", "REFUTED")}
-"""Status of a search -> its word, and the outcome with its colour; other statuses are inconclusive."""
+"""Status of a search -> (word, outcome that gives its colour); any other status is INCONCLUSIVE."""
 
 
 def search(facts: Mapping[str, Any]) -> Page:
@@ -110,7 +110,7 @@ def search(facts: Mapping[str, Any]) -> Page:
 
 
 DIFFERENCES, DIFF_LINES = 20, 40
-"""Most files with differences on the page, and most lines of each."""
+"""Most differing files on the page, and most lines of each difference."""
 
 
 def comparison(facts: Mapping[str, Any]) -> Page:
@@ -167,7 +167,7 @@ def _shortened(text: str) -> str:
 
 
 def show(page: Page, where: Sequence[tuple[str, Path]], console: Console | None = None) -> None:
-    """Print a page; ``where`` lists the written files: ``("report", path)``."""
+    """Print a page, and the files in ``where``, such as ``("report", path)``."""
     parts: list[RenderableType] = [
         Text(),
         Text.assemble((page.word, COLOURS[page.outcome]), "  ", (plain(page.says), "bold")),
@@ -202,12 +202,12 @@ def _value(value: object) -> str:
 
 
 def _figure_names(runs: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the names of the first figures of the runs."""
+    """Return the names of the first ``FIGURES`` figures of the runs."""
     return list(dict.fromkeys(name for run in runs for name in list(run["figures"])[:FIGURES]))[:FIGURES]
 
 
 def _figures(run: Mapping[str, Any], names: Iterable[str]) -> Iterator[str]:
-    """Return these figures of a run; in brackets if it is INCONCLUSIVE."""
+    """Return these figures of a run as text, in brackets if the run is INCONCLUSIVE."""
     form = "({})" if run["outcome"] == "INCONCLUSIVE" else "{}"
     return (form.format(figure(name, run["figures"].get(name))[1]) for name in names)
 

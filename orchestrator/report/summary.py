@@ -27,9 +27,9 @@ def summarize(measured: Measurements) -> RunFigures:
         hops_ms            hop of the relay -> percentiles
         statuses           delivery attempts of the relay by outcome
         troubles           errors in the relay's log: [{reason, count, example}], the most frequent first
-        nodes              node -> {cpu_s, cpu_cores, cpu_ms_per_message, memory_b, throttled_s}, subject and drain
+        nodes              node -> {cpu_s, cpu_cores, cpu_ms_per_message, memory_b, throttled_s}, in load and drain
         accounting         load -> {offered, accepted, ..., delivered, lost, lost_examples, duplicated, ...}
-        connections        load -> cause -> number of failed connections of the load generator
+        connections        load -> cause -> number of the load generator's connections that failed
         faults             incomplete recordings, unreadable files, figures that could not be computed
 
     Percentiles are {count, mean, p50, p90, p99, p99_9, max} in milliseconds.
@@ -73,7 +73,7 @@ T = TypeVar("T")
 
 
 def tried(faults: list[str], what: str, make: Callable[[], T]) -> T | None:
-    """Return the result of ``make``; ``None`` if it raises, and ``faults`` then holds the reason."""
+    """Return the result of ``make``; if it raises, return None and add the reason to ``faults``."""
     try:
         return make()
     except Exception as error:  # noqa: BLE001 - a failed figure must not hide the others, or the verdict
@@ -105,7 +105,7 @@ _ALWAYS = {"offered", "accepted", "delivered", "lost", "duplicated", "corrupted"
 
 
 def fates(accounts: Iterable[Mapping[str, Any] | None]) -> list[str]:
-    """Return the columns of a table of accounts: the usual fates, and every other with a count above 0."""
+    """Return the columns of an accounting table: the usual fates of messages, and any other with a count above 0."""
     known = [account for account in accounts if account]
     return [fate for fate in FATES if fate in _ALWAYS or any(account[fate] for account in known)]
 
@@ -143,11 +143,11 @@ FIGURE_UNITS = {
     "_mb": ("MB", 1.0),
     "_b": ("MB", 1e-6),
 }
-"""Suffix of a figure's name -> unit in words, and the factor to it; the first match counts."""
+"""Suffix of a figure's name -> (unit in words, factor that converts to it); the first match counts."""
 
 
 def figure(name: str, value: float | None) -> tuple[str, str, str]:
-    """Return a figure of a verdict as text: its name without the unit, its value, its unit.
+    """Return a figure of a verdict as text: (name without the unit, value, unit).
 
     >>> figure("relay_messages_per_s", 451.3)
     ('relay messages', '451', 'per second')
@@ -159,7 +159,7 @@ def figure(name: str, value: float | None) -> tuple[str, str, str]:
 
 
 def number(value: float | None, factor: float = 1.0) -> str:
-    """Format a number: three significant digits, integers with all digits, commas for thousands; ``None`` in words."""
+    """Format a number: three significant digits (integers: all), commas for thousands; None as ``not measured``."""
     if value is None:
         return "not measured"
     if value == 0 or (isinstance(value, int) and factor == 1):
@@ -170,7 +170,7 @@ def number(value: float | None, factor: float = 1.0) -> str:
 
 
 def best_figure(verdict: Mapping[str, Any] | None) -> tuple[str, str, str] | None:
-    """Return the first measured figure of a verdict, as text; ``None`` if it is INCONCLUSIVE."""
+    """Return the first measured figure of a verdict as text; None without one, or if the verdict is INCONCLUSIVE."""
     if verdict and verdict.get("outcome") == "INCONCLUSIVE":
         return None
     figures = (verdict or {}).get("figures") or {}

@@ -7,9 +7,9 @@ from typing import Any
 from orchestrator.report.summary import PERCENTILES, RunFigures, fates, figure, number
 
 TOP_TROUBLES = 10
-"""Most reasons of trouble in a table; the run directory and the JSON hold all."""
+"""Most reasons in the table of trouble; results/hops.json and ``--format json`` hold all."""
 HOLDS = {True: "holds", False: "FAILS", None: "unknown"}
-"""A fact of the evidence -> word."""
+"""Whether a fact of the evidence holds -> its word in a report."""
 
 Cell = str | float | None
 
@@ -22,7 +22,7 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     align: str = ""
-    """``l`` or ``r`` for each column, the last letter for all further ones; numbers are aligned to the right."""
+    """``l`` (left) or ``r`` (right) for each column; its last letter holds for all columns after it. Unset: ``lr``."""
     strong: str | None = None
     """First cell of an emphasized row."""
 
@@ -33,7 +33,7 @@ class Table:
 
 
 def of_run(run: RunFigures) -> dict[str, Table]:
-    """Return the tables of a run by subject, in the order of reading; a table without data has no rows."""
+    """Return name -> table of a run, in the order in which a report shows them; a table without data has no rows."""
     verdict: Mapping[str, Any] = run["verdict"] or {}
     accounts, subject = run["accounting"], run["subject"]
     columns = fates(accounts.values())
@@ -105,7 +105,7 @@ def of_run(run: RunFigures) -> dict[str, Table]:
 
 
 def quotes(lines: Iterable[tuple[str, str]]) -> Table:
-    """Return a table of lines that a program or the kernel printed: source and line."""
+    """Return a table of log lines, verbatim, of a program or the kernel; ``lines``: (source, line)."""
     return Table(title="In their own words", columns=("source", "line"), rows=tuple(lines), align="l")
 
 

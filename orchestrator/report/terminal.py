@@ -1,4 +1,4 @@
-"""Report of a run on the terminal: the verdict first, then its figures. No meaning is in colour alone."""
+"""Report of a run on the terminal: the verdict first, then its figures. Colour only repeats what words say."""
 
 import shlex
 from collections.abc import Iterable
@@ -19,9 +19,9 @@ COLOURS = {
     "holds": "green", "FAILS": "bold red", "unknown": "yellow",
     "ok": "green", "warn": "yellow", "fail": "bold red", "wanted": "cyan",
 }  # fmt: skip
-"""Words of a verdict, its evidence and a check of the host, as cells of a table -> style."""
+"""Word in a table's cell, from a verdict, its evidence or a check of the host -> style."""
 WHOLE = 16
-"""Widest column of text, in characters, that is never folded."""
+"""A column of text of at most this width, in characters, is never folded."""
 
 
 def summary(rundir: RunDir) -> RunFigures:
@@ -35,7 +35,7 @@ def show(run: RunFigures, console: Console | None = None) -> None:
 
 
 def line(rundir: RunDir) -> dict[str, Any]:
-    """Return run, scenario, status, outcome and figures of a run; the last two are None without a verdict."""
+    """Return run, scenario, status, outcome and figures of a run; outcome and figures are None without a verdict."""
     known = facts.read(rundir)
     verdict = known.get("verdict") or {}
     return {
@@ -46,7 +46,7 @@ def line(rundir: RunDir) -> dict[str, Any]:
 
 
 def show_runs(rundirs: Iterable[RunDir], console: Console | None = None) -> None:
-    """Print a list of runs: name, outcome or status, first figure."""
+    """Print a line for each run: name, outcome (status, if it has no verdict), first figure."""
     rows = []
     for rundir in rundirs:
         run = line(rundir)

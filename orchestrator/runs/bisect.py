@@ -1,16 +1,16 @@
 """Search for the smallest value of a parameter at which a scenario is confirmed: bisection over real runs.
 
-Both ends are tested first. The values on both sides of the threshold are confirmed by repetition; where repetitions
-disagree, the symptom is intermittent, and the search moves outwards until they agree. An INCONCLUSIVE run is repeated
-once; if the second is INCONCLUSIVE, too, so is the search. ``runs/<time>-bisect-<scenario>/bisect.json`` is saved
+Both ends of the range are tested first. The values on both sides of the threshold are repeated; if the runs of a value
+disagree, its symptom is intermittent, and the search moves outwards to a value whose runs agree. An INCONCLUSIVE run is
+repeated once; if that is INCONCLUSIVE, too, so is the search. ``runs/<time>-bisect-<scenario>/bisect.json`` is saved
 after each run::
 
     format, scenario, question, command, params
     over, low, high, tolerance, repeat    range and options of the search
     status       running, found, blurred, always, never, inconclusive, interrupted or failed
     threshold    the smallest value confirmed in all of its runs; None until it is found
-    absent       the greatest smaller value refuted in all of its runs
-    predicted    the scenario's prediction (its figure predicted_threshold_<parameter>)
+    absent       the largest value below the threshold that was refuted in all of its runs
+    predicted    the threshold that the scenario predicts (its figure predicted_threshold_<parameter>)
     runs         value, seconds, and the facts from ``sweep.told``, of each run in the order of execution
     says         the answer in words
 """
@@ -33,7 +33,7 @@ EXIT_CODES = {
 }
 """Status of a search -> exit code of the command."""
 _TRIES = 2
-"""Most runs of a value that stays inconclusive."""
+"""Most runs of a value as long as they are INCONCLUSIVE."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ class Over:
 
 
 class _Unanswered(Exception):
-    """A value whose runs were all inconclusive, or differ at an end of the range."""
+    """The runs of a value were all INCONCLUSIVE, or those of an end of the range differ."""
 
 
 def parse(scenario: Scenario[Any], text: str) -> Over:
@@ -107,7 +107,7 @@ def bisect(
 
 
 class _Search:
-    """One search: all outcomes so far, by value."""
+    """One search, with all outcomes so far by value."""
 
     def __init__(self, scenario: Scenario[Any], base: Strict, over: Over, ask: Ask, summary: Summary) -> None:
         self._scenario, self._base, self._over = scenario, base, over
@@ -137,11 +137,11 @@ class _Search:
         agreement = ""
         if (predicted := self._summary.facts["predicted"]) is not None:
             apart = abs(high - predicted) / high
-            agreement = f" The scenario's own arithmetic says {predicted:,.0f}: {apart:.1%} apart."
+            agreement = f" The scenario predicts {predicted:,.0f}, which is {apart:.1%} apart."
         return "found", f"It appears from {name} {high:,} on: {sides}.{agreement}"
 
     def _shown(self, value: int) -> bool:
-        """Execute a run, again if it was inconclusive; return True if it was confirmed."""
+        """Execute a run with this value, again if it is INCONCLUSIVE; return True if it is CONFIRMED."""
         params = varied(self._scenario, self._base, {self._over.name: value})
         for _ in range(_TRIES):
             began = time.monotonic()
@@ -160,7 +160,7 @@ class _Search:
         )
 
     def _sure(self, value: int, end: int, repeat: int, *, shown: bool) -> int:
-        """Repeat a value until ``repeat`` outcomes are equal; if they differ, move towards the end of the range."""
+        """Return the first value, from this one towards ``end``, for which ``repeat`` runs all agree with ``shown``."""
         step = 1
         while True:
             while self._alike(value, shown=shown) and len(self._answers.get(value, ())) < repeat:
@@ -168,7 +168,7 @@ class _Search:
             if self._alike(value, shown=shown):
                 return value
             if value == end:
-                raise _Unanswered(f"At {self._over.name} {value:,}, an end of the range, it is intermittent.")
+                raise _Unanswered(f"At {self._over.name} {value:,}, an end of the range, the symptom is intermittent.")
             value = min(value + step, end) if shown else max(value - step, end)
             step *= 2
 

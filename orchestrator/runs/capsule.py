@@ -30,11 +30,11 @@ FORMAT = 1
 MAX_FILE_B = 8 * 2**20
 """Largest capsule that is read."""
 MAX_CONFIG_B = 3 * 2**20
-"""Most bytes of rendered files held as text, the smallest first; of the other files a capsule holds the digest."""
+"""Most bytes of rendered files that a capsule holds as text, small files first; of the others it holds digests."""
 MAX_DIFF_LINES = 4_000
-"""Most lines of two files that are compared line by line."""
+"""Two files with more lines in total are not compared line by line."""
 CONSENT = "allow_host_changes"
-"""The parameter for consent to change the host; a capsule leaves it out."""
+"""The parameter for consent to change the host; ``make`` leaves it out."""
 _MOVING = {"disk_free_b", "memory_available_b", "neighbours", "neighbours_planned"}
 """Facts of a host that change by themselves."""
 
@@ -46,7 +46,7 @@ class File(Strict):
 
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     text: str | None = None
-    """Unset if the file is too long, or no text."""
+    """Unset if the file did not fit (``MAX_CONFIG_B``), or is not text."""
 
 
 class Signature(Strict):
@@ -118,7 +118,7 @@ def write(capsule: Capsule, path: Path) -> None:
     text = strict_json.dumps(capsule.model_dump(mode="json"), indent=1) + "\n"
     if len(text) > MAX_FILE_B:
         raise InvalidInput(
-            f"a capsule of at most {MAX_FILE_B:,} bytes", f"{len(text):,}", "give the run fewer names and files"
+            f"a capsule of at most {MAX_FILE_B:,} bytes", f"{len(text):,}", "run it with fewer names and files"
         )
     with usable(path, "a file to write"):
         replace(path, text)
@@ -142,7 +142,7 @@ def read(path: Path) -> Capsule:
         found = f"{path}: {getattr(error, 'strerror', None) or error}"
         raise InvalidInput("a capsule, made by `testbed capsule`", found, "name a file that can be read") from error
     if not isinstance(data, dict) or "format" not in data:
-        raise InvalidInput("a capsule, made by `testbed capsule`", f"{path}: no capsule at all", "name another file")
+        raise InvalidInput("a capsule, made by `testbed capsule`", f"{path}: JSON of another kind", "name another file")
     check_format(data, FORMAT, path)
     return checked(Capsule, data, f"a valid capsule ({path})", "ask its maker for another one")
 
@@ -156,14 +156,14 @@ def question(capsule: Capsule, *, consent: bool = False) -> tuple[Scenario[Any],
     chosen = scenario(capsule.scenario)
     if CONSENT in capsule.params:
         raise InvalidInput(
-            "a capsule that leaves consent to you", CONSENT, f"take it out; --{CONSENT.replace('_', '-')}"
+            "a capsule that leaves consent to you", CONSENT, f"remove it there; --{CONSENT.replace('_', '-')} consents"
         )
     given = {CONSENT: True} if consent and CONSENT in chosen.params.model_fields else {}
     params = checked(
         chosen.params,
         {**capsule.params, **given},
         f"parameters that {chosen.name} of this version takes",
-        f"the capsule was made by testbed {capsule.version}",
+        f"use testbed {capsule.version}, which made the capsule",
     )
     prepare(chosen, params)
     return chosen, params
@@ -212,7 +212,7 @@ def compare(capsule: Capsule, finished: Finished) -> dict[str, Any]:
 
 
 def exit_code(compared: Mapping[str, Any]) -> ExitCode:
-    """Return OK for the capsule's outcome, INCONCLUSIVE for an inconclusive run here, else UNEXPECTED."""
+    """Return INCONCLUSIVE if the run here is INCONCLUSIVE, OK if its outcome is the capsule's, else UNEXPECTED."""
     original, here = compared["outcome"]
     if here == Outcome.INCONCLUSIVE:
         return ExitCode.INCONCLUSIVE
@@ -220,7 +220,7 @@ def exit_code(compared: Mapping[str, Any]) -> ExitCode:
 
 
 def _without_texts(bed: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a bed with digests instead of its nodes' own files: ``params`` and ``config`` hold their text."""
+    """Return a bed with digests of the user's files; a capsule holds their text in ``params`` and ``config``."""
 
     def digests(node: Mapping[str, Any]) -> dict[str, Any]:
         files = {path: hashlib.sha256(text.encode()).hexdigest() for path, text in (node.get("files") or {}).items()}
@@ -238,7 +238,7 @@ def _config(folder: Path) -> dict[str, dict[str, File]]:
     config: dict[str, dict[str, File]] = {}
     room = MAX_CONFIG_B
     for (node, name), content in sorted(contents.items(), key=lambda item: len(item[1])):
-        if name not in agents.code():  # the environment holds a digest of the source instead
+        if name not in agents.code():  # not the agents' code: the environment holds its digest
             room -= len(content)
             config.setdefault(node, {})[name] = _file(content, carried=room >= 0)
     return config
@@ -253,7 +253,7 @@ def _file(content: bytes, *, carried: bool) -> File:
 
 
 def _plan_here(capsule: Capsule, facts: Mapping[str, Any]) -> Plan:
-    """Plan the bed of the run in the subnet of the capsule, so that no address differs."""
+    """Plan the bed of the run here in the subnet of the capsule, if it fits, so that no address differs."""
     chosen = scenario(capsule.scenario)
     bed = prepare(chosen, chosen.params.model_validate(facts["params"]))
     cpus = int(facts["environment"]["engine"]["cpus"])

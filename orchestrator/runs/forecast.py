@@ -1,4 +1,4 @@
-"""Forecast of a bed's needs from its plan, and of the first limit of this host to be reached."""
+"""Forecast from a bed's plan: what it needs, and which limit of this host it reaches first."""
 
 import math
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from orchestrator.plan import NodePlan, Plan
 TIME_WAIT_S = 60
 """Time until Linux frees the port of a closed connection (TCP_TIMEWAIT_LEN, net/tcp.h)."""
 REUSE_S = 1
-"""The same time with tcp_tw_reuse: one tick of the timestamp clock (RFC 6191)."""
+"""Time until Linux reuses the port with tcp_tw_reuse: a second by TCP's timestamps (RFC 6191)."""
 OWN_LIMIT = "open files, by the daemon's own limit"
 
 
@@ -43,12 +43,12 @@ def _own_limits(plan: Plan) -> list[Check]:
     for node in plan.nodes:
         limits = [limit for limit in (node.fd_limit, node.limits.nofile) if limit]
         if limits:
-            checks.append(_share(OWN_LIMIT, node.fds, min(limits), node.name, "raise it, or ask for fewer addresses"))
+            checks.append(_share(OWN_LIMIT, node.fds, min(limits), node.name, "raise the limit or use fewer addresses"))
     return sorted(checks, key=lambda c: c.share or 0.0)[-1:]
 
 
 def _ports(node: NodePlan, rate: float) -> Check:
-    """Compare the local ports kept by connections to one address with the node's own port range."""
+    """Compare the local ports that connections to one address occupy with the node's own port range."""
     low, high = (int(port) for port in node.sysctls["net.ipv4.ip_local_port_range"].split())
     held = REUSE_S if node.sysctls.get("net.ipv4.tcp_tw_reuse") == "1" else TIME_WAIT_S
     return _share(
@@ -56,7 +56,7 @@ def _ports(node: NodePlan, rate: float) -> Check:
         math.ceil(rate * held),
         high - low + 1,
         f"{node.name}: {rate:,.0f} connections a second, each port kept {held} s in TIME-WAIT",
-        "send more messages over one connection, or fewer",
+        "send more messages over one connection, or fewer a second",
     )
 
 

@@ -1,4 +1,4 @@
-"""Execution of one run, from the check of its bed to its report; judgement of a finished one."""
+"""Execution of one run, from the check of its bed to its report; and a new judgement of a finished run."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,9 +30,9 @@ EXIT_CODES = {
 }
 
 JUDGE = "judge"
-"""Name of the judging step; its error does not count as an error of the run."""
+"""Name of the step that judges; an error in it is no error of the run."""
 REPORT = "report"
-"""Stem of REPORT.traceback."""
+"""Stem of the file that keeps the traceback of a failed report."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +62,7 @@ class Record:
 
     @property
     def broken(self) -> bool:
-        """The run did not complete. An error of the judge does not count: the run can be judged again."""
+        """Whether the run did not complete; an error of the judge does not count, as the run can be judged again."""
         error = self._facts.get("error")
         judged = isinstance(error, dict) and error.get("step") == JUDGE
         return (error is not None and not judged) or self._facts.get("status") == "interrupted"
@@ -142,7 +142,7 @@ def run(
             record.save(environment=environment, plan=plan.to_dict())
         with ExitStack() as stack:
             _, running = bring_up(host, bed, kind=Kind.RUN, rundir=rundir, steps=steps, stack=stack, cpus=cpus)
-            # The list of phases grows, and every later save writes it in full.
+            # ``running.phases`` is the list that grows: each of the following saves writes all phases so far.
             record.save(plan=running.plan.to_dict(), phases=running.phases)
             try:
                 record.save(environment=environment | {"daemons": _daemons(running)})
@@ -182,7 +182,7 @@ def prepare(scenario: Scenario[Any], params: Strict, *, parent: str | None = Non
 
 
 def _daemons(running: RecordedBed) -> dict[str, str]:
-    """Return node -> version line of its daemon, without nodes that ended and may end; raise any other failure."""
+    """Return node -> version line of its daemon; leave out nodes that have ended and may; raise any other failure."""
 
     def ask(node: RunningNode, command: Sequence[str]) -> str | None:
         try:
@@ -229,7 +229,7 @@ def _judge(scenario: Scenario[Any], rundir: RunDir, record: Record) -> Finished:
     try:
         record.save(verdict=verdict.to_dict(), **({} if record.broken else {"status": "finished", "error": error}))
     except OSError as full:
-        full.add_note(f"the verdict, which could not be kept: {verdict.outcome}. {verdict.reason}")
+        full.add_note(f"the verdict, which could not be saved: {verdict.outcome}. {verdict.reason}")
         raise
     unreported: Problem | None = None
     try:

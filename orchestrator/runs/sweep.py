@@ -1,4 +1,4 @@
-"""Sweep: one run of a scenario for each value: ``--vary dns.release=bullseye,bookworm``.
+"""Sweep: one run of a scenario for each value of ``--vary dns.release=bullseye,bookworm``.
 
 The summary ``runs/<time>-sweep-<scenario>/sweep.json`` is saved after each run::
 
@@ -28,7 +28,7 @@ FORMAT = 1
 MAX_RUNS = 64
 """Most runs of one sweep: a typing mistake must not take a day."""
 UNSET = "unset"
-"""Spelling of the value None of a parameter."""
+"""Word for a parameter's value None in ``--vary``."""
 
 Ask = Callable[[Strict], Finished]
 """Executes one run with these parameters."""
@@ -75,7 +75,7 @@ class Summary:
         replace(self.path, strict_json.dumps(self.facts, indent=1, default=str) + "\n")
 
     def broken(self, error: BaseException) -> None:
-        """Save the error in the summary, and add the summary's path to the error; a full disk becomes a note."""
+        """Save the error in the summary; note on the error the summary's path, or the runs so far if that fails."""
         with shielded():
             try:
                 self.save(status="interrupted" if isinstance(error, Interrupted) else "failed", error=str(error))
@@ -88,7 +88,7 @@ class Summary:
 
 
 def told(finished: Finished) -> dict[str, Any]:
-    """Return the entry of one run in a summary; ``error`` is ``None`` after success, ``reason`` unless INCONCLUSIVE."""
+    """Return a run's entry in a summary; ``error`` is None if it completed, ``reason`` unless it is INCONCLUSIVE."""
     return {
         "run": str(finished.rundir.path),
         "outcome": str(finished.verdict.outcome),
@@ -101,7 +101,7 @@ def told(finished: Finished) -> dict[str, Any]:
 
 
 def parameter(scenario: Scenario[Any], word: str) -> str:
-    """Return the name of a parameter: ``dns.release`` and ``dns-release`` are ``dns_release``.
+    """Return the field of a parameter as written by the user: ``dns_release`` for ``dns.release`` or ``dns-release``.
 
     Raises:
         InvalidInput: the scenario has no such parameter.
@@ -139,12 +139,12 @@ def combinations(scenario: Scenario[Any], base: Strict, vary: Sequence[str]) -> 
         name, listed = parameter(scenario, word), [value.strip() for value in values.split(",")]
         if not given or not all(listed) or name in axes or len(set(listed)) < len(listed):
             raise InvalidInput(
-                "--vary PARAMETER=VALUE,VALUE, each once", repr(text), "see `testbed run --help` for examples"
+                "--vary PARAMETER=VALUE,VALUE, none twice", repr(text), "see `testbed run --help` for examples"
             )
         axes[name] = listed
     number = math.prod(map(len, axes.values()))
     if number > MAX_RUNS:
-        raise InvalidInput(f"at most {MAX_RUNS} runs", f"{number:,} combinations", "vary less at a time")
+        raise InvalidInput(f"at most {MAX_RUNS} runs", f"{number:,} combinations", "vary fewer values at a time")
     planned = []
     for words in itertools.product(*axes.values()):
         chosen = {name: None if word == UNSET else word for name, word in zip(axes, words, strict=True)}
@@ -154,13 +154,13 @@ def combinations(scenario: Scenario[Any], base: Strict, vary: Sequence[str]) -> 
 
 
 def sweep(planned: Sequence[tuple[Mapping[str, Any], Strict]], ask: Ask, summary: Summary) -> ExitCode:
-    """Execute one run for each combination; a failed run is a row of the summary, too, and the sweep goes on.
+    """Execute one run for each combination; after a failed run, which is a row of the summary, too, continue.
 
     Returns:
         OK if every run was confirmed or refuted, else INCONCLUSIVE.
 
     Raises:
-        Problem: no run completed; the problem of the last one.
+        Problem: no run completed; it is the problem of the last run.
         Interrupted: a signal came; the summary holds the runs until then.
     """
     try:
@@ -194,6 +194,6 @@ def words(scenario: Scenario[Any], params: Strict) -> list[str]:
             value = f"({len(value)} of {option})"  # noqa: PLW2901
         if isinstance(value, bool):
             options.append(f"--{option}" if value else f"--no-{option}")
-        else:  # no option sets None: a sweep of one run does
+        else:  # no option sets None, but a sweep of one run can
             options += [f"--{option}={value}"] if value is not None else ["--vary", f"{option}={UNSET}"]
     return ["testbed", "run", scenario.name, *options]

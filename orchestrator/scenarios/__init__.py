@@ -1,7 +1,7 @@
-"""Scenarios, one file or package each, discovered: bed(params), drive(bed, params), judge(measured, params).
+"""Scenarios, one module or package each: bed(params), drive(bed, params), judge(measured, params).
 
-``bed`` and ``judge`` are pure. ``drive`` alone touches the deployed bed, and saves all that ``judge`` reads in the run
-directory: a run can be judged again without Docker.
+Only ``drive`` touches the deployed bed; it saves in the run directory all that ``judge`` reads, so that a run can be
+judged again without Docker. ``bed`` and ``judge`` are pure.
 """
 
 import importlib
@@ -48,7 +48,7 @@ class Evidence:
     def of(
         cls, fact: str, value: V | None, needed: str, holds: Callable[[V], bool], source: str, show: str = "{:,}"
     ) -> Self:
-        """Check a value that may be ``None``, not measured; ``show`` formats it."""
+        """Check a value; ``None``: not measured. ``show`` formats it."""
         found, held = ("not measured", None) if value is None else (show.format(value), holds(value))
         return cls(fact=fact, found=found, needed=needed, holds=held, source=source)
 
@@ -59,7 +59,7 @@ class Evidence:
 
 
 def unmet(evidence: Iterable[Evidence]) -> str:
-    """Return a text of all evidence that does not hold; empty if there is none."""
+    """Return a text of all evidence that does not hold; empty if all holds or is unknown."""
     return "; ".join(f"{e.fact}: {e.found}, needed {e.needed}" for e in evidence if e.holds is False)
 
 
@@ -75,10 +75,10 @@ def sentence(text: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quote:
-    """A log line of a program or the kernel, verbatim: the text that a search for the bug finds."""
+    """A log line of a program or the kernel, verbatim, so that a search for it finds reports of the bug."""
 
     source: str
-    """The log of the line: a node's or the kernel's."""
+    """The log that holds the line: a node's or the kernel's."""
     t: float
     """Unix time."""
     text: str
@@ -103,7 +103,7 @@ class Verdict:
 
     outcome: Outcome
     claim: str
-    """The confirmed or refuted sentence."""
+    """The sentence that is confirmed or refuted."""
     reason: str
     """Reason for the outcome, in one or two sentences."""
     evidence: tuple[Evidence, ...] = ()
@@ -116,7 +116,7 @@ class Verdict:
 
     @property
     def headline(self) -> str:
-        """First line of a report: the claim, or the reason if it is INCONCLUSIVE."""
+        """First line of a report: the claim, or the reason if the outcome is INCONCLUSIVE."""
         return self.reason if self.outcome is Outcome.INCONCLUSIVE else self.claim
 
     def to_dict(self) -> dict[str, Any]:
@@ -125,14 +125,14 @@ class Verdict:
 
 
 class OverIPv4(Strict):
-    """Parameters of a scenario whose programs speak IPv4."""
+    """Parameters of a scenario that needs IPv4."""
 
     families: Literal["both", "v4"] = "both"
     """IP versions of mail and DNS in the bed; v4 needs no IPv6 on the host."""
 
 
 class Scenario(Protocol[P_contra]):
-    """One question."""
+    """One question, and how to answer it."""
 
     name: str
     question: str
@@ -163,7 +163,7 @@ class Scales(Protocol):
     """A scenario that can run at several sizes."""
 
     def smaller(self, params: Any) -> str | None:
-        """Return advice for a host that is too small for these parameters; ``None`` if there is no smaller size."""
+        """Return advice for a host that is too small for these parameters; None if these are the smallest size."""
 
 
 @runtime_checkable

@@ -1,8 +1,8 @@
 """How much mail does the relay carry on which CPUs, and does hyper-threading help?
 
-One run repeats the same load on sets of CPUs derived from the machine: the relay is pinned to each set, the harness to
-other cores if any are left. Rounds go through the sets forth and back, so that a drift of the machine affects all sets
-equally.
+One run repeats the same load on sets of the machine's CPUs: the relay is pinned to each set, the harness (all other
+nodes) to the remaining cores, or to the same set if none remain. Even rounds take the sets in reverse order, so that a
+drift of the machine affects all sets equally.
 """
 
 from collections.abc import Iterator, Mapping
@@ -27,13 +27,13 @@ from orchestrator.up.bed import RecordedBed
 PLAN = "cpu-sets"
 """results/cpu-sets.json: ``_Planned``."""
 SAME = 0.95
-"""Least share of the largest set's throughput at which the smallest set counts as equal."""
+"""If the smallest set has at least this share of the largest set's throughput, the two count as equal."""
 FULL = 0.05
 """CPUs with a smaller idle share count as saturated."""
 OTHERS = 0.1
-"""Share of a set's CPU time, used by other processes or stolen by the hypervisor, above which a warning is given."""
+"""Warn if other processes used, or the hypervisor stole, more than this share of a set's CPU time."""
 MOST_OTHERS = 0.95
-"""Cap of the correction for CPU time taken by others."""
+"""The correction of the throughput assumes that others took at most this share of the CPU time."""
 
 
 class Params(RelayLoad):
@@ -44,7 +44,7 @@ class Params(RelayLoad):
     repeat: Annotated[int, Field(ge=1, le=20)] = 3
     """Rounds through all the sets."""
     calibration: Annotated[float, Field(ge=1, le=600)] = 3.0
-    """Seconds of load straight to the sink, before the run, for each of two shapes."""
+    """Seconds of each of two loads straight to the sink, before the run."""
     drain: Annotated[float, Field(ge=1, le=86_400)] = 300.0
     """Seconds that the relay may take to empty its queue on each set."""
 
@@ -61,7 +61,7 @@ class CpuTopology:
         return params.bed()
 
     def drive(self, bed: RecordedBed, params: Params) -> None:
-        """Find the connections on the largest set, calibrate on the harness's smallest set, then send in rounds."""
+        """Find the number of connections on the largest set, calibrate on the fewest harness CPUs, send in rounds."""
         sets, same = cpu_sets(bed.topology())
         described = [{"name": s.name, "cpus": write(s.cpus), "harness": write(s.harness)} for s in sets]
         bed.rundir.save_result(PLAN, {"sets": described, "left_out": same})
@@ -78,7 +78,7 @@ class CpuTopology:
                     bed.send(name, load).drain(params.drain)
 
     def judge(self, measured: Measurements, params: Params) -> Verdict:
-        """Judge one run: what does each set carry, and does the smallest carry less than the largest?"""
+        """Judge one run: how much mail does the relay carry on each set, and less on the smallest than the largest?"""
         planned = measured.rundir.checked_result(PLAN, _Planned.model_validate)
         paced = params.rate is not None
         lines = []
@@ -93,7 +93,7 @@ class CpuTopology:
         follows = [_share(lines[0], lines[-1], field) for field in ("carried", "undisturbed")] if len(lines) > 1 else []
         evidence = [*mail, *harness, *worst(e for line in lines for e in _placed(line))]
         full = not paced and any(line.full for line in lines)
-        # If the number of connections sets the pace, it is the same on any CPUs.
+        # A pace that the number of connections sets would be the same on any CPUs.
         few = [] if paced or not loads else [probes.pace(measured, loads[0])]
         steady = () if paced or not lines else probes.steady(measured, [point.load for point in lines[0].points])
         evidence += [*few, *steady]
@@ -126,7 +126,7 @@ def _load(name: str, number: int) -> str:
 
 
 def _pin(bed: RecordedBed, cpus: CpuSet) -> None:
-    """Pin the relay to a set, and every other node to the harness's CPUs."""
+    """Pin the relay to the CPUs of a set, and every other node to the CPUs left for the harness."""
     relay = bed.relay.node
     for node in bed.nodes.values():
         node.pin(write(cpus.cpus if node is relay else cpus.harness))
@@ -151,7 +151,7 @@ class Point:
     others: float | None
     """Share of the set's CPU time used outside the bed, or stolen by the hypervisor."""
     undisturbed: float | None
-    """``carried``, corrected for the CPU time taken by others."""
+    """``carried``, corrected for the share ``others``."""
     allowed: str
     """CPUs that the kernel allowed the relay."""
 
@@ -163,7 +163,7 @@ class _Set(Kept):
 
 
 class _Planned(Kept):
-    """The sets, largest first, and the sets left out: name -> the equal set."""
+    """The sets, largest first, and the sets left out: name -> the set with the same CPUs."""
 
     sets: list[_Set]
     left_out: dict[str, str]
@@ -183,19 +183,19 @@ class MeasuredSet:
 
     @property
     def busy(self) -> bool:
-        """Processes outside the bed used its CPUs."""
+        """Whether processes outside the bed used more than ``OTHERS`` of its CPU time."""
         return (self.middle("others") or 0) > OTHERS
 
     @property
     def full(self) -> bool:
-        """Processes outside the bed used its CPUs, and none was idle."""
+        """Whether processes outside the bed used its CPUs (``busy``), and these were saturated."""
         return self.busy and (self.middle("idle") or 0) <= FULL
 
 
 def _point(measured: Measurements, cpus: CpuSet, load: str, *, paced: bool) -> Point:
     read, machine = measured.cpus(load), measured.machine(load)
     span, sink = measured.span(load), measured.sinks.get(load)
-    # The relay is idle at both ends of a round, so its CPU time needs no reading exactly there.
+    # The relay is idle at both ends of a round, so its CPU time need not be read exactly then.
     reading = Phase(name=load, start=read.start, end=read.end) if read else None
     relay = measured.use(measured.name_of(Role.RELAY), reading) if reading else None
     seconds = span.end - span.start if span and span.end else 0.0
@@ -206,7 +206,7 @@ def _point(measured: Measurements, cpus: CpuSet, load: str, *, paced: bool) -> P
         others = max(0.0, machine.busy - ours) / machine.cpus
         idle = max(0.0, 1 - ours * machine.seconds / seconds / machine.cpus - others)
     carried = undisturbed = measured.delivered_per_s(load)
-    # At a given rate the load sets the pace.
+    # At a given rate the load sets the pace: there is nothing to correct.
     if carried and others and idle is not None and idle <= FULL and not paced:
         undisturbed = carried / (1 - min(others, MOST_OTHERS))
     return Point(
@@ -222,7 +222,7 @@ def _point(measured: Measurements, cpus: CpuSet, load: str, *, paced: bool) -> P
 
 
 def _share(largest: MeasuredSet, smallest: MeasuredSet, field: str) -> Evidence:
-    """Compare the smallest set with the largest, round by round."""
+    """Compare a field of the smallest set with that of the largest, round by round."""
     pairs = [
         (least, most)
         for a, b in zip(smallest.points, largest.points, strict=True)
@@ -233,7 +233,7 @@ def _share(largest: MeasuredSet, smallest: MeasuredSet, field: str) -> Evidence:
     fact = f"throughput on {smallest.cpus.name}, of that on {largest.cpus.name}"
     undisturbed = field == "undisturbed"
     return Evidence.of(
-        fact + (", had no others used these CPUs" if undisturbed else ""),
+        fact + (", if no other processes had used these CPUs" if undisturbed else ""),
         median(shares) if shares else None,
         f"less than {SAME:.0%}" + (", and less in every round" if undisturbed else ""),
         lambda middle: middle < SAME and (not undisturbed or max(shares) < 1),
@@ -245,7 +245,7 @@ def _share(largest: MeasuredSet, smallest: MeasuredSet, field: str) -> Evidence:
 def _outcome(controls: list[Evidence], follows: list[Evidence], *, full: bool) -> tuple[Outcome, str]:
     """Return the outcome and its reason; ``full``: other processes left no CPU idle.
 
-    The throughput must fall as measured and as corrected for other processes; else those may have set the pace.
+    CONFIRMED needs a lower throughput on the smallest set, both as measured and as corrected for other processes.
     """
     if missing := unknown([*controls, *follows]):
         missing = f"not measured: {missing}"
@@ -255,7 +255,7 @@ def _outcome(controls: list[Evidence], follows: list[Evidence], *, full: bool) -
     if falls and falls_undisturbed:
         return Outcome.CONFIRMED, "The smallest set carries less than the largest."
     if falls or falls_undisturbed or full:
-        disturbed = "Others used these CPUs, or the rounds contradict each other: repeat it on a quieter machine."
+        disturbed = "Other processes used these CPUs, or the rounds disagree: repeat the run on a quieter machine."
         return Outcome.INCONCLUSIVE, disturbed
     return Outcome.REFUTED, "The smallest set carries about as much as the largest: something else sets the pace."
 
@@ -267,12 +267,12 @@ def _claim(lines: list[MeasuredSet]) -> str:
     if len(lines) < 2 or None in rates:
         return f"{says}."
     most, least = (f"{rate:,.0f}" for rate in rates)
-    without = ", as estimated without the others that used them" if busy else ""
+    without = ", as estimated without other processes" if busy else ""
     return f"{says}: {most} messages a second on {lines[0].cpus.name}, {least} on {lines[-1].cpus.name}{without}."
 
 
 def _answers(measured: Measurements, lines: list[MeasuredSet]) -> Iterator[str]:
-    """Yield the idle share of the smallest set, and the effect of hyper-threading."""
+    """Yield sentences on the idle share of the smallest set, and on the effect of hyper-threading."""
     idle = lines[-1].middle("idle") if lines else None
     if idle is not None:
         yield f"The CPUs of {lines[-1].cpus.name} were {idle:.0%} idle."
@@ -309,9 +309,9 @@ def _marks(lines: list[MeasuredSet], left_out: Mapping[str, str]) -> Iterator[st
         yield f"sets left out because their CPUs are the same on this machine: {same}"
     for line in lines:
         if line.cpus.shared:
-            yield f"{line.cpus.name}: no core is left over for the harness, which shares these"
+            yield f"{line.cpus.name}: no core is left for the harness, which shares these CPUs"
     if busy := [f"{line.middle('others'):.0%} of {line.cpus.name}" for line in lines if line.busy]:
-        yield f"others than this bed used these CPUs: {', '.join(busy)}"
+        yield f"processes outside the bed used these CPUs: {', '.join(busy)}"
 
 
 def _carried(lines: list[MeasuredSet]) -> Table:
@@ -339,7 +339,7 @@ def _rounds(lines: list[MeasuredSet]) -> Table:
         return ", ".join("-" if value is None else f"{value:,.0f}" for value in values)
 
     return Table(
-        title="Where that was, and what each round gave",
+        title="CPUs of each set, and throughput of each round",
         columns=("set", "CPUs", "harness on", "messages/s", "undisturbed/s"),
         rows=tuple(
             (s.cpus.name, write(s.cpus.cpus), write(s.cpus.harness), rates(s, "carried"), rates(s, "undisturbed"))

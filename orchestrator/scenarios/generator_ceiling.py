@@ -30,9 +30,9 @@ PER_MINUTE = "{:,.0f} messages a minute"
 TOLERANCE = 0.03
 """Relative tolerance of a generator's own limit, such as postal's."""
 TIMES = 10
-"""Least ratio of another generator's ceiling to such a limit, to show that the sink does not set it."""
+"""If another generator's ceiling is this multiple of a generator's own limit, the sink does not set that limit."""
 HALF = 0.5
-"""Below this share of CPU use, CPU is not the limit."""
+"""If the bed uses at most this share of the machine's CPU, CPU is not the limit."""
 
 
 class Params(OverIPv4):
@@ -47,7 +47,7 @@ class Params(OverIPv4):
     portions: Annotated[int, Field(ge=4, le=100)] = 8
     """Minimum number of bursts sent straight to the sink, for a generator that sends in bursts (postal: every 5 s)."""
     relay_seconds: Annotated[float, Field(ge=0, le=3600)] = 12.0
-    """Minimum time of each load through the relay, in seconds, rounded up to whole bursts; 0: none."""
+    """Minimum time of each load through the relay, in seconds, rounded up to whole bursts; 0: no such loads."""
     size: Annotated[int, Field(ge=64, le=50 * 1024 * 1024)] = 2048
     """Bytes in the body of a message."""
     connections: Annotated[int, Field(ge=1, le=1000)] = 50
@@ -74,7 +74,7 @@ class GeneratorCeiling:
         """Return the built-in relay bed with a node for each generator."""
         possible = [name for name, kind in services.known().items() if kind.role is Role.LOAD]
         if unknown := [name for name in params.names if name not in possible]:
-            raise InvalidInput("load generators", ", ".join(map(repr, unknown)), f"choose of {', '.join(possible)}")
+            raise InvalidInput("load generators", ", ".join(map(repr, unknown)), f"choose from {', '.join(possible)}")
         base = builtin.bed("relay", domains=params.domains, families=params.families)
         sink = Node(service="blackhole", settings={"data_delay_ms": params.data_delay_ms})
         others = {name: Node(service=name) for name in params.names if name != OURS}
@@ -88,7 +88,7 @@ class GeneratorCeiling:
             _send(bed, params, name, Role.RELAY).drain(params.drain)
 
     def judge(self, measured: Measurements, params: Params) -> Verdict:
-        """Judge one run: is every ceiling known, and not that of the sink?"""
+        """Judge one run: is the ceiling of every generator known, and set by the generator, not by the sink?"""
         generators = [Generator.read(measured, name) for name in params.names]
         limits = {name: limit for name in params.names if (limit := services.most_per_minute(name))}
         known = [
@@ -106,7 +106,7 @@ class GeneratorCeiling:
         else:
             outcome = Outcome.CONFIRMED
             reason = "; ".join(f"{one.name} sends {one.ceiling:,.0f} a minute at most" for one in generators)
-        own_limits = [f"{name}'s is its own: {limit:,.0f} a minute" for name, limit in limits.items()]
+        own_limits = [f"{name}'s is a limit of its own: {limit:,.0f} a minute" for name, limit in limits.items()]
         return Verdict(
             outcome=outcome,
             claim=", and ".join(["Each generator's ceiling is known", *own_limits]) + ".",
@@ -149,9 +149,9 @@ class Generator:
     cpu_ms: float | None
     """CPU time of the generator for one message straight to the sink, in milliseconds."""
     sink_cores: float | None
-    """CPU cores that the sink used, which has one thread, while the generator sent to it."""
+    """CPU cores that the sink, which has one thread, used while the generator sent to it."""
     machine: Machine | None
-    """CPU use while the generator sent to the sink."""
+    """CPU use of the machine while the generator sent to the sink."""
     spent: bool
     """The CPU was used up while the generator sent to the relay."""
 
@@ -181,7 +181,7 @@ class Generator:
 
     @property
     def pace(self) -> str:
-        """The limit of the rate through the relay; with CPU left, the number of connections is possible, too."""
+        """What limited the rate through the relay; if CPU was left, it may have been the number of connections."""
         if self.share is None:
             return "not known"
         if self.share > NEAR_CEILING:
@@ -190,7 +190,7 @@ class Generator:
 
     @property
     def starved(self) -> bool:
-        """Processes outside the bed may have starved it; also if its machine was not recorded."""
+        """Whether processes outside the bed may have starved the generator; also True if CPU use was not recorded."""
         return self.machine is None or self.machine.starved
 
 
@@ -209,13 +209,13 @@ def _table(generators: Sequence[Generator]) -> Table:
 def _marks(one: Generator) -> Iterator[str]:
     if one.machine and one.starved:
         bed = f"the bed had {one.machine.bed:.1f} of {one.machine.cpus} cores"
-        yield f"busy machine: while {one.name} sent, {bed}, others the rest"
+        yield f"busy machine: while {one.name} sent, {bed}, other processes the rest"
     if one.sink_cores and one.sink_cores > BUSY:
         yield f"the ceiling of {one.name} may be that of the sink, which used {one.sink_cores:.0%} of its core"
 
 
 def _own(one: Generator, limit: float, generators: Sequence[Generator]) -> Iterator[Evidence]:
-    """Yield the evidence that a generator has a limit of its own, which is not that of the sink."""
+    """Yield the evidence that a generator has this limit of its own, and that the sink can take more."""
     off = None if one.ceiling is None else one.ceiling / limit - 1
     yield Evidence(
         fact=f"{one.name}'s pace",
@@ -255,7 +255,7 @@ def _room(one: Generator) -> Evidence:
 
 
 def _sink(generators: Sequence[Generator], params: Params) -> list[Evidence]:
-    """Return the evidence that the sink limits no generator; without a generator's own limit nothing else shows it."""
+    """Return the evidence that the sink limits no generator, for a run without a generator that has its own limit."""
     return [
         *(
             at_most(f"CPU of the sink while {one.name} sent (one thread)", one.sink_cores, BUSY, "series/stats.jsonl")

@@ -22,7 +22,7 @@ SIGSEGV = 139
 """Exit status after signal 11 (128 + 11)."""
 MESSAGE = "Can't write to socket."
 OVERTIME = 10.0
-"""Seconds that our generator may take to end after its time, for connections that wait for a reply."""
+"""Most seconds from the end of the load's time to the end of our generator: connections may wait for a reply."""
 _NAMES = {129: "SIGHUP", 134: "SIGABRT", 136: "SIGFPE", 137: "SIGKILL", SIGSEGV: "SIGSEGV", 141: "SIGPIPE"}
 
 
@@ -129,12 +129,12 @@ def _postal(measured: Measurements) -> tuple[Evidence, ...]:
     source = f"results/{POSTAL}-load.json"
     crash = measured.loads.get(POSTAL)
     printed = _failures(measured)
-    end = None if crash is None else "it went on to its time" if crash.cut_off else _ended(crash.exit_status)
+    end = None if crash is None else "at the end of its time" if crash.cut_off else _ended(crash.exit_status)
     return (
         Evidence(
             fact="how postal ended",
             found=end or "not measured",
-            needed=f"{_ended(SIGSEGV)}, before its time",
+            needed=f"{_ended(SIGSEGV)}, before the end of its time",
             holds=crash.exit_status == SIGSEGV if crash else None,
             source=source,
         ),

@@ -1,7 +1,7 @@
-"""Services, one file each, discovered: a new kind of server is a new file with a ``SERVICE`` in it.
+"""Services, one module each: a new kind of server is a new module here that defines ``SERVICE``.
 
 A service names its role and its image, and renders a node: files, command, limits. It does not import the engine.
-``known()`` finds all services; the contract tests run over each.
+``known()`` finds all services; the contract tests check each one.
 """
 
 import importlib
@@ -41,7 +41,7 @@ class Purpose(StrEnum):
     MEASURE = "measure"
     """The load whose figures answer the question of the run."""
     CALIBRATE = "calibrate"
-    """Throughput of generator and sink without a relay."""
+    """A load without a relay, which measures the throughput of generator and sink."""
     PROBE = "probe"
     """A short load that shows whether a number of connections is enough."""
 
@@ -54,10 +54,10 @@ class Site(Generic[S]):
     release: str
     settings: S
     v4: IPv4Address
-    """Its service address."""
+    """The node's service address."""
     v6: IPv6Address
     addresses: tuple[IPv4Address, ...]
-    """All its real addresses, the service address first; each has an IPv6 twin."""
+    """All real addresses of the node (``block`` is not), the service address first; each has an IPv6 twin."""
     lab: IPv4Network
     lab6: IPv6Network
     block: IPv4Network | None
@@ -69,9 +69,9 @@ class Site(Generic[S]):
     families: Families
     """Address families of mail and DNS; published ports always lead to ``v4``."""
     deliveries: tuple[Delivery, ...]
-    """Every domain of the bed."""
+    """Every domain of the bed, with its delivery addresses."""
     workers: int
-    """CPUs that the node may use; a daemon's default number of threads."""
+    """Number of CPUs that the node may use; also the default number of a daemon's threads."""
     files: Mapping[str, str] = field(default_factory=dict)
     """The user's own files for the node: absolute path -> text."""
 
@@ -83,9 +83,9 @@ class Override:
     setting: str
     """Name of the setting, after its file or entry."""
     old: str | None
-    """``None``: not set."""
+    """The user's value; ``None`` if not set."""
     new: str | None
-    """``None``: left out."""
+    """The bed's value; ``None`` if the bed leaves the setting out."""
     reason: str
 
     def __str__(self) -> str:
@@ -95,7 +95,7 @@ class Override:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendered:
-    """A rendered node: files, command, and needs of the host."""
+    """A rendered node: its files, its command, and what it needs of the host."""
 
     command: tuple[str, ...]
     files: Mapping[str, bytes] = field(default_factory=dict)
@@ -107,15 +107,15 @@ class Rendered:
     detours: tuple[str, ...] = ()
     """Settings of the user that can lead mail another way than to the MX of its domain: ``name = value``."""
     publish: tuple[str, ...] = ()
-    """Ports of the service address that the host may reach on its 127.0.0.1: ``25/tcp``."""
+    """Ports of the service address that the host may reach on its 127.0.0.1, such as ``25/tcp``."""
     fds: int = 64
-    """Maximum number of file descriptors of its busiest process."""
+    """Maximum number of file descriptors that the node's busiest process needs."""
     fd_limit: int | None = None
-    """The daemon's own limit of file descriptors, independent of the host's."""
+    """The daemon's own limit of file descriptors, independent of the host's; ``None`` if it has none."""
     memory_mb: int = 64
     """Expected memory, in MiB."""
     enumerates6: bool = False
-    """The daemon listens on each IPv6 address that it finds on the node's interfaces."""
+    """Whether the daemon listens on each IPv6 address that it finds on the node's interfaces."""
 
 
 class Service(Protocol[S]):
@@ -130,7 +130,7 @@ class Service(Protocol[S]):
     capabilities: tuple[str, ...]
     """Capabilities of the daemon (capabilities(7), without ``CAP_``)."""
     takes_mail: bool
-    """The node answers on the delivery address of every domain (AnyIP)."""
+    """Whether the node answers on the delivery address of every domain (AnyIP)."""
     ready: re.Pattern[str]
     """Log line printed once the daemon serves."""
 
@@ -162,9 +162,9 @@ class GeneratesLoad(Protocol):
     """A load generator: a node that waits, and sends each load that is ordered."""
 
     burst_s: float
-    """Period of its bursts, in seconds; bursts start at multiples of it. Rates are means over whole periods."""
+    """Period of its bursts, in seconds; they start at its multiples in Unix time. Rates are means of whole periods."""
     numbers: bool
-    """Messages are numbered, so each can be accounted for; they can also go straight to each domain's address."""
+    """Whether messages are numbered, so that each is accounted for, and can go straight to each domain's address."""
 
     def command(self, order: LoadOrder) -> tuple[str, ...]:
         """Return the command that sends a load; raises InvalidInput if the generator cannot."""
@@ -173,36 +173,36 @@ class GeneratesLoad(Protocol):
     def read(
         self, printed: Iterable[str], order: LoadOrder, tick: Callable[[dict[str, Any]], None]
     ) -> LoadReport | None:
-        """Read the command's output as a stream; call ``tick`` with each reading. ``None``: no report was printed."""
+        """Read the command's output as a stream; call ``tick`` with each tick. ``None`` if no report was printed."""
         ...
 
 
 @runtime_checkable
 class LimitsItself(Protocol):
-    """Added by a load generator with a limit of its own, however fast the server is."""
+    """A load generator whose rate has a limit of its own, however fast the server is."""
 
     most_per_minute: float
-    """Messages a minute."""
+    """Maximum number of messages a minute."""
 
 
 @runtime_checkable
 class AdaptsRelay(Protocol):
-    """Added by a sink that needs settings of the relay."""
+    """A sink that needs certain settings of the relay."""
 
     relays: Mapping[str, Mapping[str, Any]]
-    """Relay service -> its settings in a bed with this sink."""
+    """Name of a relay service -> its settings in a bed with this sink."""
 
 
 @runtime_checkable
 class OpensFiles(Protocol):
-    """Added by a server whose open files follow from its settings."""
+    """A server whose number of open files follows from its settings."""
 
     def open_files(self, addresses: int, workers: int, release: str) -> int:
-        """Return the open files of an idle server; ``addresses``: of both families."""
+        """Return an idle server's number of open files; ``addresses``: those it listens on, of both families."""
         ...
 
     def most_files(self, release: str, max_sockets: int | None = None) -> int | None:
-        """Return the daemon's own limit; ``None``: it has none. ``max_sockets``: as set for the node."""
+        """Return the daemon's own limit of open files, or ``None``; ``max_sockets``: the node's setting, if any."""
         ...
 
 
@@ -222,7 +222,7 @@ class Trouble:
     """The lines' common text, with placeholders for hosts, addresses, queue ids and numbers."""
     count: int
     example: str
-    """The first line."""
+    """The first of these lines."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,7 +234,7 @@ class RelayLog:
     statuses: Mapping[str, int]
     """Delivery attempts by outcome, in the relay's own words: ``sent``, ``deferred``, ``SOFTBOUNCE``, ..."""
     queue: Sequence[tuple[float, int]]
-    """Unix second -> queue length at its end, for each second in which the length changed."""
+    """Unix time and queue length at the end of each second in which the length changed."""
     troubles: Sequence[Trouble]
     """Troubles by reason, the most frequent first."""
 
@@ -250,7 +250,7 @@ class ReadsLog(Protocol):
 
 @runtime_checkable
 class Verifies(Protocol):
-    """A service that can check its rendered files without a start."""
+    """A service that can check its rendered files without starting the daemon."""
 
     def verify(self, files: Mapping[str, bytes]) -> None:
         """Raise InvalidInput if the files of a node are invalid."""
@@ -278,7 +278,7 @@ class TellsVersion(Protocol):
 
 
 def require_v4(site: Site[Any], program: str) -> None:
-    """Raise InvalidInput in a bed without IPv4, for a program without IPv6."""
+    """Raise InvalidInput if the bed has no IPv4; for a node whose program has no IPv6."""
     if not site.families.has_v4:
         raise InvalidInput(
             f"IPv4 for node {site.node}: {program} has no IPv6",
@@ -322,11 +322,7 @@ def relay_settings(relay: str, sink: str) -> Mapping[str, Any]:
 
 
 def files_of(name: str) -> OpensFiles:
-    """Return a service whose open files are predictable.
-
-    Raises:
-        InvalidInput: there is none of this name.
-    """
+    """Return a service; raises InvalidInput if none has this name, or its number of open files is not predictable."""
     found = service(name)
     if isinstance(found, OpensFiles):
         return found
@@ -340,7 +336,7 @@ def queue_of(name: str) -> Queue | None:
 
 
 def verify(name: str, files: Mapping[str, bytes]) -> None:
-    """Raise InvalidInput if the service of a node finds its files invalid."""
+    """Raise InvalidInput if the service finds these files of its node invalid."""
     kind = service(name)
     if isinstance(kind, Verifies):
         kind.verify(files)

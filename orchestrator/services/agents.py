@@ -1,4 +1,4 @@
-"""Installation of the agents in a container: their code travels as files, so no image holds an old one."""
+"""Files that install the agents in a container: their code is not in the image, where it could be outdated."""
 
 from collections.abc import Iterable
 from functools import cache

@@ -1,7 +1,7 @@
 """bhm, postal's black hole: takes the mail of every domain, over IPv4 only, and counts no messages.
 
-Its listen backlog is 10: a further connection looks established to the relay, but bhm never accepts it and sends no
-greeting. bhm sleeps 1 ms for each message.
+Its listen backlog is 10. Once that is full, a new connection looks established to the relay, but bhm never accepts it
+and sends no greeting. bhm sleeps 1 ms for each message.
 """
 
 import re
@@ -43,7 +43,7 @@ class Bhm:
     capabilities = ("NET_BIND_SERVICE",)
     takes_mail = True
     ready = re.compile(r"^bhm listens$")
-    # Postfix would wait 300 s for the greeting of a connection that bhm never saw.
+    # Postfix would wait 300 s for the greeting of a connection that bhm never accepted.
     relays = MappingProxyType({"postfix": {"main_cf": {"smtp_address_preference": "ipv4", "smtp_helo_timeout": "5s"}}})
 
     def render(self, site: Site[Settings]) -> Rendered:

@@ -13,14 +13,14 @@ from orchestrator.services import Rendered, Role, Site
 
 DIRECTORY = "/etc/bind/testbed"
 _BESIDE = {"bullseye": (9, 12), "bookworm": (7, 11), "trixie": (9, 6)}
-"""Open files of an idle named other than listening sockets: fixed, and for each worker. Measured with 1, 2, 4 and 8
-workers, in 9.16.50, 9.18.49 and 9.20.30; `testbed run bind-fd-limit` measures it again."""
+"""Open files of an idle named, listening sockets left out: a fixed number, and a number for each worker. Measured with
+1, 2, 4 and 8 workers, in 9.16.50, 9.18.49 and 9.20.30; `testbed run bind-fd-limit` measures it again."""
 DEBIAN_MAX_SOCKETS = 21_000
 """Default of ``-S`` in Debian's 9.16; later versions have no such limit."""
 _OUTGOING_FDS = 64
-"""Reserve for temporary files: outgoing sockets, TCP clients, zone files."""
+"""Descriptors in reserve for what named opens briefly: outgoing sockets, TCP clients, zone files."""
 _SOCKET_B = {"bullseye": 60_000, "bookworm": 5_000, "trixie": 3_000}
-"""Memory for each listening socket (measured with 2,560 addresses): 9.16 keeps buffers for each."""
+"""Bytes of memory for each listening socket, measured with 2,560 addresses; 9.16 keeps buffers for each."""
 
 _AUTHORITATIVE = "no;                // authoritative only: other names do not exist"
 
@@ -54,7 +54,7 @@ class Bind:
     role = Role.DNS
     image = "bind"
     settings = Settings
-    capabilities = ("DAC_OVERRIDE", "NET_BIND_SERVICE", "SETGID", "SETUID")  # the first so that rndc reads bind's key
+    capabilities = ("DAC_OVERRIDE", "NET_BIND_SERVICE", "SETGID", "SETUID")  # the first: rndc reads bind's key
     takes_mail = False
     ready = re.compile(r" running$")
     version = ("named", "-v")
@@ -81,9 +81,9 @@ class Bind:
         )
 
     def open_files(self, addresses: int, workers: int, release: str) -> int:
-        """Return the open files of an idle named that listens on this many addresses, of both families.
+        """Return the number of open files of an idle named; ``addresses``: those it listens on, of both families.
 
-        A UDP and a TCP socket for each address and worker (9.16.12 and later), and further files.
+        They are a UDP and a TCP socket for each address and worker (9.16.12 and later), and ``_BESIDE``.
         """
         fixed, each = _BESIDE[release]
         return addresses * 2 * workers + each * workers + fixed
@@ -106,7 +106,7 @@ class Bind:
 
 
 def _listen6(site: Site[Settings]) -> str:
-    """Return where named listens by IPv6; raises InvalidInput for an address in a bed without IPv6."""
+    """Return the IPv6 addresses to listen on, as in ``listen_v6``; raises InvalidInput for any without IPv6."""
     wanted = site.settings.listen_v6
     if site.families.has_v6:
         return wanted or site.settings.listen
@@ -120,7 +120,7 @@ def _listen6(site: Site[Settings]) -> str:
 def _listening(where: str, site: Site[Settings], *, real: bool) -> int:
     """Return the number of listening addresses of one family; ``all`` adds those of lo and the control network.
 
-    ``real``: the node has its further addresses in this family, not only its service address.
+    ``real``: in this family the node has all its addresses, not only its service address.
     """
     addresses = len(site.addresses) if real else 1
     return {"none": 0, "service": 1, "lab": addresses, "all": addresses + 2}[where]

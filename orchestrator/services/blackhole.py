@@ -16,11 +16,11 @@ class Settings(Strict):
     """Settings of a sink in a bed file."""
 
     data_delay_ms: Annotated[float, Field(ge=0, le=3_600_000)] = 0.0
-    """Delay of the reply to the end of a message's data, in milliseconds."""
+    """Delay between the end of a message's data and the reply, in milliseconds."""
     max_size: Annotated[int, Field(ge=1024, le=1 << 40)] = 50 * 1024 * 1024
     """Announced SIZE (RFC 1870), in octets."""
     fault: Literal["none", "reset-after-mail", "close-after-rcpt"] = "none"
-    """Break sessions off: with a reset (RST) after MAIL, or a close after RCPT."""
+    """How the sink breaks sessions off: with a reset (RST) after MAIL, or a close after RCPT."""
     fault_every: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     """Break off one of every N connections."""
 

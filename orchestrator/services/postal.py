@@ -1,6 +1,6 @@
 """postal, the load generator of the 2021 benchmark: the container waits for an exec.
 
-It numbers no messages and keeps no latencies; its messages are counted at the sink.
+It numbers no messages and measures no latency; its messages are counted at the sink.
 """
 
 from orchestrator.agents.contract import LoadOrder
@@ -10,13 +10,13 @@ from orchestrator.services.third_party import Settings, ThirdParty
 USERS = "/testbed/users"
 """File of one recipient in each domain, one a line: postal chooses at random."""
 BURST_S = 5.0
-"""Counted from its start, and from each full minute of the clock: started at a multiple of this, it keeps one beat."""
+"""Period of its bursts, in seconds, from its start and again from each full minute: it must start at a multiple."""
 TOKENS = 2048
 """Most messages that postal hands out to its threads in each burst."""
 PER_MINUTE = 60 / BURST_S * TOKENS
 """Most messages a minute, 24,576, however fast the server is (Debian 0.76+nmu1, measured)."""
 MOST_PER_MINUTE = 1_000_000
-"""``-r`` for as many as possible: unset, it is 24,000."""
+"""``-r`` for a load without a rate; postal's default is 24,000."""
 
 
 class Postal(ThirdParty):
@@ -38,7 +38,7 @@ class Postal(ThirdParty):
         )
 
     def program(self, order: LoadOrder) -> tuple[str, ...]:
-        """Return its command; sizes are whole KB, at least 1: with ``-M 0`` some sessions hang for 60 s."""
+        """Return postal's command; sizes are whole KB, at least 1: with ``-M 0`` some sessions hang for 60 s."""
         size = str(max(1, round(order.sizes[0] / 1024)))
         per_minute = MOST_PER_MINUTE if order.rate is None else max(1, round(order.rate * 60))
         shape = ("-t", str(order.connections), "-c", str(order.per_connection), "-r", str(per_minute))

@@ -1,4 +1,4 @@
-"""Postfix as a relay to thousands of domains: in over SMTP, out by the bed's MX records, no local delivery."""
+"""Postfix as a relay to thousands of domains: takes mail over SMTP, sends it by MX, delivers none locally."""
 
 import re
 from collections.abc import Iterable
@@ -50,7 +50,7 @@ _MOST_VALUE = 65_536
 def _overrides(settings: dict[str, str | int | bool]) -> dict[str, str | int | bool]:
     """Check that names and values fit the format of main.cf; postconf checks the names at the start: ``_CHECK``.
 
-    The effect of a value is not checked: the bed's walls keep look-ups and mail inside, and the plan names detours.
+    The effect of a value is not checked: the firewall of ``wiring`` keeps mail in the bed, and the plan names detours.
     """
     for name, value in settings.items():
         if not _NAME.match(name):
@@ -65,7 +65,7 @@ warnings=$(postconf -n 2>&1 >/dev/null) || { echo "$warnings"; exit 78; }
 [ -z "$warnings" ] || echo "$warnings"
 if echo "$warnings" | grep -Eq -e "$1"; then exit 78; fi
 """
-"""Ends the node for an unknown parameter of the bed file: Postfix only warns, and a typing error would be measured.
+"""Stops the node if the bed file has an unknown parameter: Postfix only warns, and the run would measure a misspelling.
 An unknown parameter of a user's own main.cf stays a warning, as on the user's server."""
 _COMPILE = r"""
 set -f
@@ -91,7 +91,7 @@ for map in $(echo "$parameters" | grep -Eo "(^|[^a-z])($kinds):/[^][ ,;{}\"]+" |
 done
 set +f
 """
-"""Compiles every lookup table of the configuration with a source. Tables in data_directory are caches made by
+"""Compiles every lookup table of the configuration that has a source file. Tables in data_directory are caches made by
 Postfix."""
 _START = """\
 exec gather sh -uc '
@@ -102,12 +102,11 @@ while wait $child; status=$?; kill -0 $child 2>/dev/null; do :; done
 [ -z "$stopped" ] || exit 0
 exit $status'
 """
-"""master(8) leads a session of its own and gets no signal sent to the group of the start script, so the trap signals
-the process in its pid file. ``postfix start-fg`` ignores the signals, because it must end after master(8).
-"""
+"""master(8) has a session of its own, so a signal to the process group of the start script does not reach it; the trap
+signals the process in its pid file. ``postfix start-fg`` ignores the signals, because it must end after master(8)."""
 
 _QUEUE = ("deferred", "incoming", "active", "deferred", "hold")
-"""Queue directories in the order of a message's moves, so that a listing misses no message that moves meanwhile."""
+"""Queue directories in the order in which messages move, so that a listing misses none that moves meanwhile."""
 
 
 class Settings(Strict):
@@ -143,7 +142,7 @@ class Postfix:
     )
 
     def render(self, site: Site[Settings]) -> Rendered:
-        """Render a relay for the bed; a user's own main.cf or master.cf stands in place of ours."""
+        """Render a relay for the bed; a user's own main.cf or master.cf replaces ours."""
         main_cf, changes, detours = _main_cf(site)
         master_cf = _master_cf(site)
         if MASTER in site.files:
@@ -174,7 +173,10 @@ class Postfix:
 
 
 def _fatal(site: Site[Settings]) -> str:
-    """Return the pattern of postconf warnings that end the node: any for our main.cf, else those of the bed file."""
+    """Return the pattern of the postconf warnings that stop the node.
+
+    If main.cf is ours, every warning does; if it is the user's, only those about parameters in the bed file do.
+    """
     names = "|".join(re.escape(name) for name in site.settings.main_cf)
     return rf"unused parameter: ({names})=" if MAIN in site.files else "."
 
@@ -184,7 +186,7 @@ _PROTOCOLS = {"all": {4, 6}, "ipv4": {4}, "ipv6": {6}}
 
 
 def _protocols(site: Site[Settings], wanted: str | None) -> set[int]:
-    """Return the IP versions of Postfix: ``wanted`` (inet_protocols), or those of the bed.
+    """Return the IP versions that Postfix uses: ``wanted`` (inet_protocols), or those of the bed.
 
     Raises InvalidInput if the version that the bed uses is missing.
     """

@@ -14,13 +14,13 @@ MAIN, MASTER = "/etc/postfix/main.cf", "/etc/postfix/master.cf"
 PACKAGED = re.compile(
     r"/etc/postfix/((?:dynamicmaps\.cf|postfix-files)(?:\.d/.*)?|postfix-script|post-install|makedefs\.out|.*\.proto)\Z"
 )
-"""Files of the Postfix package in a copied /etc/postfix; its version may differ from the image's."""
+"""Files of the Postfix package in a copied /etc/postfix; the package's version may differ from the image's."""
 
 _MEASURED = {
     "maillog_file": ("/dev/stdout", "the bed reads the log from there"),
     "delay_logging_resolution_limit": ("6", "the bed's histograms need delays to the microsecond"),
 }
-"""Parameters with one value in every bed."""
+"""Parameters that have this value in every bed, with the reason."""
 _IMAGE = "the image's own"
 _ELSEWHERE = {
     "maillog_file_prefixes": ("/var, /dev/stdout", "the log goes to /dev/stdout"),
@@ -41,33 +41,33 @@ _ELSEWHERE = {
     "smtp_bind_address": ("", "mail leaves over the lab; the bed gives the addresses"),
     "smtp_bind_address6": ("", "mail leaves over the lab; the bed gives the addresses"),
 }
-"""Parameters that may be unset, or have this value (the image's default, or none)."""
+"""Parameters that must be unset, or have this value (the image's default, or empty)."""
 _DETOUR = re.compile(
     r"(?:.*relayhost(?:_maps)?|.*transport(?:_maps)?|content_filter|smtpd_proxy_filter|.*_bcc(?:_maps)?|.*fallback_relay"
     r"|.*_milters|(?:.*_)?(?:header|body)_checks|virtual_.*_(?:maps|domains)|.*canonical_maps|relocated_maps"
     r"|mydestination|luser_relay|disable_dns_lookups|smtp_host_lookup|smtp_dns_support_level)\Z"
 )
 _STRAIGHT = re.compile(r"(?:smtp|relay|error(?::.*)?|)\Z", re.DOTALL)
-"""Values without a detour."""
+"""Values of ``_DETOUR`` parameters that are no detour."""
 _STRAIGHT_OF = {
     "disable_dns_lookups": {"no"},
     "smtp_host_lookup": {"dns", ""},
     "smtp_dns_support_level": {"enabled", "dnssec", ""},
 }
-"""Values without a detour, for parameters of DNS: without DNS, Postfix looks up no MX records."""
+"""The same for the parameters about DNS: without DNS, Postfix looks up no MX records."""
 
 _ACTIONS = r"(?:FILTER|REDIRECT|BCC|check_policy_service)\b"
 _ACTION = re.compile(rf"(?:!?([^\w\s])(?:\\.|(?!\1)[^\\])*\1\w*|\S+)\s+({_ACTIONS}[\s,]+\S+)", re.IGNORECASE)
 """An entry of access(5) or header_checks(5): key or /pattern/, and the action."""
 MOST_ACTIONS = 20
-"""Actions of lookup tables that are named."""
+"""Most actions of lookup tables that the plan names."""
 _BRACES = r"\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}"
 _INLINE = re.compile(rf"(?:static|inline|regexp|pcre|cidr):{_BRACES}")
 _REMOTE = re.compile(
     rf"check_policy_service[\s,]+(?:{_BRACES}|[^\s,]+)|check_\w+_access[\s,]+(?:\{{\s*)?"
     r"(?!(?:proxy:)?(?:hash|btree|cdb|lmdb|texthash|regexp|pcre|cidr|static|inline):)\w+:[^\s,]+"
 )
-"""A query of a restriction whose answer the bed cannot read: a policy service, or a table without a file of text."""
+"""A query in a restriction whose answer we cannot know: a policy service, or a table without a file of text."""
 
 _FIELDS = re.compile(r"(\S+\s+\S+\s+\S+\s+\S+\s+)([yn-])(?=\s)")
 _OPTION = re.compile(rf"(?<!\S)-o\s*(?:\{{\s*([\w.-]+)\s*=\s*((?:[^{{}}]|{_BRACES})*?)\s*\}}|([\w.-]+)=(\S*))")
@@ -83,7 +83,7 @@ POSTLOG = "postlog   unix-dgram n  -       n       -       1       postlogd"
 
 
 def parameters(text: str) -> dict[str, str]:
-    """Return the parameters of a main.cf; the last value of a repeated one, as Postfix does."""
+    """Return the parameters of a main.cf; a repeated one has its last value, as in Postfix."""
     values: dict[str, str] = {}
     for lines in _logical(text.splitlines()):
         name, equals, value = " ".join(line.strip() for _, line in lines).partition("=")
@@ -140,7 +140,7 @@ def detours(given: Mapping[str, str]) -> list[str]:
 
 
 def _queries(value: str) -> list[str]:
-    """Return the tables with such an action that a parameter contains, and its queries with an unknown answer."""
+    """Return a value's inline tables with an action of ``_ACTIONS``, and its queries of ``_REMOTE``."""
     tables = [table[0] for table in _INLINE.finditer(value)]
     return [table for table in tables if re.search(_ACTIONS, table, re.IGNORECASE)] + _REMOTE.findall(value)
 
@@ -160,8 +160,8 @@ def table_detours(files: Mapping[str, str]) -> list[str]:
 def master(text: str, own: Sequence[str]) -> tuple[str, list[Override], list[str]]:
     """Adapt a master.cf to a bed; return it with the changes and the detours of its ``-o`` options.
 
-    No service runs in a chroot: the node has no second copy of /etc and of the libraries. ``-`` in that column becomes
-    ``n`` without a reported change: its default is ``n`` since Postfix 3.0 (master(5)), except with a
+    No service runs in a chroot: the node has no second copy of /etc and of the libraries. ``-`` in the chroot column
+    becomes ``n`` without a reported change: its default is ``n`` since Postfix 3.0 (master(5)), except with a
     compatibility_level of 0. ``own``: the node's addresses of the bed's families.
 
     Raises:
@@ -201,9 +201,9 @@ def master(text: str, own: Sequence[str]) -> tuple[str, list[Override], list[str
 
 
 def _listening(lines: list[str], own: Sequence[str]) -> dict[int, str]:
-    """Return line number -> service name in the bed, of each inet service at an address that the node does not have.
+    """Return line number -> new service name, for each inet service at an address that the node does not have.
 
-    A service with a port of its own listens at all addresses of the node, one with a shared port at one of its family.
+    A service that alone has its port listens at all addresses of the node; one that shares its port, at one address.
     """
     ports: dict[str, list[tuple[int, str, str, str]]] = {}
     for group in _logical(lines):

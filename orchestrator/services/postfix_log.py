@@ -109,11 +109,11 @@ class _Queue:
         """Unix second -> queue length at its end."""
         self._queued: set[str] = set()
         self._gone: set[str] = set()
-        """Discarded messages: cleanup's line may come after that of smtpd."""
+        """Discarded messages, kept because cleanup's line may come after the line of smtpd."""
         self._begun: dict[str, str] = {}
         """Process id of smtpd -> its current or last message."""
         self._accepted: set[str] = set()
-        """Messages that were active: a lost connection no longer discards them."""
+        """Messages that have been in the active queue: losing the connection cannot discard them."""
 
     def read(self, t: float, text: str) -> bool:
         """Read one line; True if it reports ordinary progress of a message."""
@@ -139,7 +139,7 @@ class _Queue:
         return False
 
     def _keep(self, text: str) -> bool:
-        """Read a line after which a lost connection discards no message; True if the line is ordinary."""
+        """Read a line after which losing the connection discards no message; True if the line is ordinary."""
         if text.endswith(" (queue active)"):
             if (match := _ACTIVE.match(text)) and match[1] in self._queued:
                 self._accepted.add(match[1])
@@ -162,7 +162,7 @@ class _Queue:
 
 
 class _Reasons:
-    """Counts trouble by its reason."""
+    """Counts the lines that report trouble, by reason."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()

@@ -19,7 +19,7 @@ _MESSAGES: dict[str, Callable[[Any], LoadReport | LoadTick]] = {
 
 
 class Settings(Strict):
-    """Settings of the generator in a bed file; the load itself is ordered, not configured."""
+    """Settings of the generator in a bed file; each load has its own order (``LoadOrder``)."""
 
     recipients: Recipients | None = None
     """Local parts valid in every domain, or full addresses. Unset: ``user`` in each domain."""

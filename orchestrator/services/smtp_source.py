@@ -1,6 +1,6 @@
 """smtp-source, Postfix's own load generator: the container waits for an exec.
 
-It sends to one recipient per process, without PIPELINING and TLS, and measures no latency.
+It sends to one recipient per process, without PIPELINING or TLS, and measures no latency.
 """
 
 from orchestrator.agents.contract import LoadOrder
@@ -23,9 +23,9 @@ class SmtpSource(ThirdParty):
         return Rendered(command=waiting.COMMAND, fds=1024, memory_mb=32)
 
     def program(self, order: LoadOrder) -> tuple[str, ...]:
-        """Return its command; a connection carries one message, or (``-d``) all."""
+        """Return the command of smtp-source; a connection carries one message, or (``-d``) all."""
         if order.rate is not None:
-            raise InvalidInput("a load as fast as it goes", "a rate: smtp-source keeps none", "leave the rate out")
+            raise InvalidInput("a load without a rate", "a rate, which smtp-source cannot keep", "leave the rate out")
         reuse = ("-d",) if order.per_connection > 1 else ()
         mail = ("-f", order.sender, "-t", f"user@{order.domains[0]}", "-l", str(order.sizes[0]))
         return ("smtp-source", *reuse, "-s", str(order.connections), "-m", _ENDLESS, *mail, f"inet:[{order.target}]:25")

@@ -15,7 +15,7 @@ from orchestrator.errors import InvalidInput
 from orchestrator.services import Role, waiting
 
 MOST_LINES = 50
-"""Most different lines that are kept."""
+"""Maximum number of distinct output lines that are kept."""
 _SCRIPT = """\
 exec 2>&1
 sleep "$(date +%s.%N | awk -v period="$1" '{ print period - $1 % period }')"
@@ -30,15 +30,15 @@ case $output in *'sending signal'*) cut=cut ;; *) cut= ;; esac
 printf "\\n%s\\n" "testbed-ended $(date +%s.%N) $status $cut"
 times
 """
-"""Descriptor 9 keeps the generator's output apart from timeout(1)'s own: 124 may be the generator's status, too. The
-generator's last line may lack a newline."""
+"""Descriptor 9 keeps the generator's output apart from that of timeout(1), which tells whether the time limit was
+reached: a status of 124 may be the generator's own. The generator's last line may lack a newline."""
 _BEGAN = re.compile(r"testbed-began ([\d.]+)")
 _ENDED = re.compile(r"testbed-ended ([\d.]+) (\d+) ?(cut)?")
 _TIMES = re.compile(r"(\d+)m([\d.]+)s (\d+)m([\d.]+)s")
 
 
 class Settings(Strict):
-    """Nothing can be set: a load is ordered, not configured."""
+    """No settings: each load has its own order (``LoadOrder``)."""
 
 
 class ThirdParty(ABC):
@@ -57,7 +57,7 @@ class ThirdParty(ABC):
         """Return the program and its arguments; raises InvalidInput if it cannot send this load."""
 
     def command(self, order: LoadOrder) -> tuple[str, ...]:
-        """Return the command that runs the program for the order's time, which begins at a multiple of ``burst_s``."""
+        """Return the command that runs the program for the order's time, starting at a multiple of ``burst_s``."""
         program = self.program(order)
         if order.seconds is None:
             found = "a number of messages"

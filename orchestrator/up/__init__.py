@@ -1,1 +1,1 @@
-"""A bed that is up: bring-up, its handle, its recording."""
+"""A bed that is up: bring-up, handle, recording."""

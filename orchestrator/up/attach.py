@@ -1,4 +1,4 @@
-"""Handle to a bed of another command, from the description saved in each node."""
+"""Handle to a bed that another command brought up, from the bed's definition saved in each node."""
 
 from ipaddress import IPv4Network
 
@@ -12,9 +12,9 @@ from orchestrator.up.bed import RunningBed
 from orchestrator.up.node import RunningNode
 
 BED_FILE = "/testbed/bed.json"
-"""File in every node with the bed's definition, its subnet and the number of CPUs of its plan."""
+"""File in every node with the bed's definition, its subnet and the number of CPUs that it was planned for."""
 FORMAT = 1
-"""Format of BED_FILE; the plan from a file of another format may differ from the running bed."""
+"""Format of BED_FILE; a plan made from another format may differ from the running bed."""
 
 
 def saved_bed(plan: Plan, cpus: int) -> bytes:
@@ -24,10 +24,10 @@ def saved_bed(plan: Plan, cpus: int) -> bytes:
 
 
 def attach(host: Host, deployed: DeployedBed) -> RunningBed:
-    """Return the handle to a bed, without removed nodes.
+    """Return the handle to a bed; it leaves out nodes whose container was removed.
 
     Raises:
-        InvalidInput: another version of testbed brought the bed up, or no node is left.
+        InvalidInput: another version of testbed brought the bed up, or no container of a node remains.
     """
     containers = {c.labels[NODE]: host.node(c.id) for c in deployed.containers if NODE in c.labels}
     if not containers:

@@ -26,14 +26,14 @@ from orchestrator.up.relay import Relay
 from orchestrator.up.sink import Sink
 
 FIRST_MAIL_S = 30.0
-"""Time limit of the delivery of a bed's first messages."""
+"""Time limit for the delivery of a bed's first messages."""
 POLL_S = 0.5
-"""Polling interval of a fact without an event, such as an empty relay queue."""
+"""Polling interval for a condition that no event reports, such as an empty relay queue."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningBed:
-    """A bed that is up, brought up by any command. Every verb raises as those of its nodes do."""
+    """A bed that is up, brought up by any command. Its methods raise the errors of ``RunningNode``."""
 
     host: Host
     plan: Plan
@@ -52,7 +52,7 @@ class RunningBed:
         """Return the first node with a role.
 
         Raises:
-            InvalidInput: no node has it.
+            InvalidInput: no node has this role.
         """
         return self.nodes[self.plan.node(role).name]
 
@@ -71,7 +71,7 @@ class RunningBed:
         return capacity.read(self.host).topology
 
     def kernel_log(self, pattern: str, after: Collection[kernel.KernelLine] = ()) -> list[kernel.KernelLine] | None:
-        """Return the lines of the host's kernel log that match (grep -E) and are not in ``after``.
+        """Return the lines of the host's kernel log that match ``pattern`` (grep -E) and are not in ``after``.
 
         ``None``: the log is not readable.
         """
@@ -81,7 +81,7 @@ class RunningBed:
             return None
 
     def kernel_settings(self, wanted: Mapping[str, str]) -> HostSettings:
-        """Return the context that raises settings of the host's kernel; see ``HostSettings``."""
+        """Return a context that can raise settings of the host's kernel; see ``HostSettings``."""
         return HostSettings(self.host, wanted)
 
 
@@ -92,7 +92,7 @@ class RecordedBed(RunningBed):
     recorder: Recorder
     rundir: RunDir
     phases: list[dict[str, Any]] = field(default_factory=list)
-    """Named stretches of time: ``name``, ``start`` and ``end`` (Unix time)."""
+    """Named periods: ``name``, ``start`` and ``end`` (Unix time)."""
 
     send = load.send
 
@@ -108,8 +108,8 @@ class RecordedBed(RunningBed):
     def keep(self, reading: str, label: str, value: float, *, at: float | None = None) -> None:
         """Append one reading, taken now or at Unix time ``at``, to series/readings.jsonl.
 
-        ``reading``, the quantity with its unit (``open files``, ``neighbour entries``), makes a chart; ``label``
-        makes a line in it, often named after a node.
+        Each ``reading`` is a chart: a quantity with its unit (``open files``, ``neighbour entries``). Each ``label`` is
+        a line in that chart, often named after a node.
         """
         with self.rundir.write_series("readings") as series:
             point = {"t": at or time.time(), "name": reading, "label": label, "value": value}
@@ -120,7 +120,7 @@ class RecordedBed(RunningBed):
         return recorded(self.rundir, name, lambda: self.relay.node.ask(*COMMAND), cpus)
 
     def until(self, holds: Callable[[], bool], seconds: float, every: float = POLL_S) -> bool:
-        """Poll a fact now and every ``every`` seconds, for at most ``seconds``; return whether it holds."""
+        """Poll a condition at once and every ``every`` seconds, for at most ``seconds``; return whether it holds."""
         deadline = time.monotonic() + seconds
         while not holds():
             if time.monotonic() > deadline:
@@ -134,7 +134,7 @@ class RecordedBed(RunningBed):
         self.recorder.check()
 
     def measurements(self) -> Measurements:
-        """Return the measurements until now, without the nodes' logs."""
+        """Return the measurements so far, without those from the relay's log."""
         return Measurements.read(self.rundir, logs=False)
 
     def deliver_first(self, domains: Sequence[str]) -> None:

@@ -1,6 +1,6 @@
-"""A plan as Compose files: the containers that ``bringup`` creates, for ``docker compose``.
+"""A plan as Compose files: the containers that ``bringup`` would create, for ``docker compose``.
 
-The user of Compose makes the private veth pair under the lab, and removes the remains of a killed command.
+Two steps remain to the user: make the veth pair under the lab network, and clean up after a killed command.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from orchestrator.plan import NodePlan, Plan, make_plan, subnet_prefix
 from orchestrator.up.bringup import container_spec
 
 _HEADER = """\
-# Made by `testbed plan {bed} --domains {domains} --format compose --files FOLDER`: change the bed, not this.
+# Made by `testbed plan {bed} --domains {domains} --format compose --files FOLDER`: change the bed, not this file.
 # How to use it: README.md in the folder compose/ of testbed.
 """
 _PARENT = (
@@ -29,7 +29,7 @@ _LIB = f"{wiring.DIRECTORY}/lib/"
 
 
 def compose_plan(bed: Bed, *, cpus: int) -> Plan:
-    """Plan a bed for Compose, on the last slice of the range: `testbed up` takes the first free slice."""
+    """Plan a bed for Compose, on the last subnet of the range; `testbed up` takes the first free one."""
     if bed.subnet:
         return make_plan(bed, cpus=cpus)
     *_, last = V4.subnets(new_prefix=subnet_prefix(bed))
@@ -37,7 +37,7 @@ def compose_plan(bed: Bed, *, cpus: int) -> Plan:
 
 
 def files(plan: Plan) -> dict[str, bytes]:
-    """Return a folder for Compose: relative path -> content; a file that begins with ``#!`` must be executable."""
+    """Return a folder for Compose: relative path -> content. A file that begins with ``#!`` must be made executable."""
     rendered = {
         f"{node.name}{path}": content
         for node in plan.nodes

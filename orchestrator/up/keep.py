@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -11,7 +12,7 @@ from orchestrator.bed.model import Bed
 from orchestrator.errors import EngineFailed, InvalidInput, Problem, usable
 from orchestrator.hosts import Host, capacity, cleaning, images, walls
 from orchestrator.hosts.ownership import DeployedBed, Kind, Owner, definition, deployed_beds, kept_beds
-from orchestrator.interrupts import Interrupted
+from orchestrator.interrupts import Interrupted, shielded
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.plan import make_plan
 from orchestrator.up.bringup import Progress, Withdrawn, bring_up, verify
@@ -41,13 +42,20 @@ def up(host: Host, bed: Bed, *, runs: Path, steps: Progress, life: timedelta | N
         EngineFailed: the deployed bed is damaged, or the bring-up failed; the logs of its nodes are kept.
     """
     cpus = host.info().cpus
-    plan = make_plan(bed, cpus=cpus)
-    verify(plan)  # before any object is made
-    if present := _present(host, bed, steps, life):
-        return present
-    with steps.step("find or build the images"):
-        images.ensure(host, images.of(bed), steps.say)
-        capacity.admit(capacity.read(host), plan.needs, runs, provoked=frozenset(), smaller=None, say=steps.say)
+    with ThreadPoolExecutor(1) as pool:
+        with shielded():  # the pool does not wait for a thread whose start was interrupted
+            reading = pool.submit(capacity.read, host)  # the engine's time, while this process plans
+        plan = make_plan(bed, cpus=cpus)
+        verify(plan)  # before any object is made
+        if present := _present(host, bed, steps, life):
+            return present
+        with steps.step("find or build the images"):
+            images.ensure(host, images.of(bed), steps.say)
+            try:
+                readings = reading.result()
+            except EngineFailed:  # the helper's image was missing
+                readings = capacity.read(host)
+    capacity.admit(readings, plan.needs, runs, provoked=frozenset(), smaller=None, say=steps.say)
     try:
         id_ = _bring_up(host, bed, runs, steps, life, cpus)
     except Withdrawn:

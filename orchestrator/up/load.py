@@ -1,4 +1,4 @@
-"""Loads: sent into a bed that is up, drained, and accounted for."""
+"""Loads: send messages into a bed that is up, wait for an empty queue, get the sink's report."""
 
 import json
 import secrets
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 UNBOUNDED_S = 86_400.0
 """Time limit of a load without a duration."""
 OVERTIME_S = 120.0
-"""Time after a load's duration until it counts as hung."""
+"""Time after a load's planned end, when its generator counts as hung."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,14 +76,14 @@ def send(
     Args:
         bed: the bed.
         name: name of the load; part of file names.
-        order: the load; its run, target, domains and sender are filled in here.
-        to: role of the receiving node: the relay, or the sink without a relay.
+        order: the load; this function fills in its run, target, domains and sender.
+        to: role of the receiving node: the relay, or the sink (bypassing the relay).
         by: the sending node; by default the first load generator.
-        purpose: purpose of the load.
+        purpose: what the load is for.
 
     Raises:
         InvalidInput: the node is no load generator, or cannot send this load.
-        EngineFailed: the generator failed, or exceeded its time limit.
+        EngineFailed: the generator failed, exceeded its time limit, or reported nothing.
     """
     check_name(name)
     node = bed.node(by) if by else bed.role(Role.LOAD)

@@ -21,9 +21,9 @@ NEWS_S = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningNode:
-    """One node. Every verb raises ``EngineFailed`` if the engine refuses, or ``NodeDied`` if a node has ended.
+    """One node. Every method raises ``EngineFailed`` if the engine refuses, or ``NodeDied`` if a node of its bed ended.
 
-    Without a recorder no end is noticed.
+    Without a recorder the end of a node is not noticed.
     """
 
     plan: NodePlan
@@ -62,7 +62,7 @@ class RunningNode:
             return self.container.exec(command, capabilities=self.plan.capabilities, timeout=timeout)
 
     def ask(self, *command: str, timeout: float = 60) -> str:
-        """Return a command's standard output; raises on a non-zero exit status. Evidence must come through here."""
+        """Return a command's standard output; raises EngineFailed if its status is not 0. Use it for evidence."""
         output = self.exec(*command, timeout=timeout)
         with self._death_first():
             if output.status != 0:
@@ -72,7 +72,7 @@ class RunningNode:
         return output.stdout
 
     def change_network(self, script: str, *words: str) -> str:
-        """Run a shell script with NET_ADMIN that changes the node's routes or neighbours; return its output."""
+        """Run a shell script that changes the node's routes or neighbours, with NET_ADMIN; return its output."""
         with self._death_first():
             output = self.container.exec(("sh", "-euc", script, "sh", *words))
             if output.status != 0:
@@ -89,7 +89,7 @@ class RunningNode:
         return self.container.logs(follow=follow)
 
     def wait_for_log(self, pattern: str, seconds: float) -> LogLine | None:
-        """Wait up to ``seconds`` for a matching log line; earlier lines count. ``None``: no match.
+        """Wait up to ``seconds`` for a matching log line; lines already printed count. ``None``: no match.
 
         Raises:
             EngineFailed: the log cannot be read, or its recording has ended.
@@ -120,7 +120,7 @@ class RunningNode:
                 for line in self.container.exec_lines(command, capabilities=self.plan.capabilities, timeout=seconds):
                     queue.put(line)
                 queue.put(None)
-            except BaseException as error:  # noqa: BLE001  passed to the waiting thread
+            except BaseException as error:  # noqa: BLE001 - passed to the waiting thread
                 queue.put(error)
 
         reader = Thread(target=read, name=f"exec in {self.name}", daemon=True)
@@ -150,12 +150,12 @@ class RunningNode:
         return self.recording.await_end(self.name, seconds)
 
     def expect_end(self) -> None:
-        """Do not count a later end of the node as a death."""
+        """From now on, do not count the end of this node as a death."""
         self.recording.expect_end(self.name)
 
     @contextmanager
     def _death_first(self) -> Iterator[None]:
-        """Replace EngineFailed by NodeDied if a node has ended."""
+        """Replace EngineFailed by NodeDied if a node of the bed has ended."""
         try:
             yield
         except EngineFailed:

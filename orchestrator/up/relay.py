@@ -8,7 +8,7 @@ from orchestrator.up.node import RunningNode
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Relay:
-    """The relay. Every verb raises as those of its node do."""
+    """The relay. Its methods raise the errors of ``RunningNode.ask``."""
 
     node: RunningNode
 
@@ -18,6 +18,6 @@ class Relay:
         return queue.length(self.node.ask(*queue.command)) if queue else None
 
     def flush(self) -> None:
-        """Have the relay try every queued message now, if its service has a flush command."""
+        """Make the relay try every queued message now; no effect if its service has no command for that."""
         if (queue := services.queue_of(self.node.plan.service)) and queue.flush:
             self.node.ask(*queue.flush)

@@ -1,4 +1,4 @@
-"""The sink of a bed that is up: its account of each load."""
+"""The sink of a bed that is up: it counts the messages of each load that arrive."""
 
 import json
 from dataclasses import dataclass
@@ -20,39 +20,39 @@ class Sink:
 
     @property
     def counts(self) -> bool:
-        """Whether the sink accounts for the messages of each load."""
+        """Whether the sink can count the messages of each load."""
         return isinstance(services.service(self.node.plan.service), Counts)
 
     def begin(self, run: str, load: str) -> None:
-        """Open the account of a load and record its ticks under the load's name."""
+        """Begin to count a load's messages, and record the sink's ticks (periodic counts) under the load's name."""
         self._request("begin", run)
         self.node.recording.keep_ticks(self.node.name, run, load)
 
     def expect(self, run: str, messages: int) -> Watch:
-        """Return a watch for the sink's line at the arrival of this many messages of a load."""
+        """Return a watch for the line that the sink logs when this many messages of a load have arrived."""
         arrival = self.node.recording.watch(self.node.name, rf'"complete": "{run}"')
         self._request("expect", run, str(messages))
         return arrival
 
     def count(self, run: str) -> int:
-        """Return the number of messages of a load that arrived, unnumbered ones included."""
+        """Return the number of a load's messages that arrived; all unnumbered messages count as the load's."""
         answer = self._request("count", run)
         return int(answer["delivered"]) + int(answer["foreign"])
 
     def report(self, run: str) -> SinkReport:
-        """Return the account of a load."""
+        """Return the sink's report of a load."""
         return SinkReport.from_dict(self._request("report", run))
 
     def _request(self, *words: str) -> dict[str, Any]:
         """Send a request to the sink's control program and return its answer.
 
         Raises:
-            InvalidInput: this sink keeps no account.
+            InvalidInput: this sink does not count messages.
             EngineFailed: the sink refused.
         """
         kind = services.service(self.node.plan.service)
         if not isinstance(kind, Counts):
-            needed, found = "a sink that accounts for messages", f"service {kind.name}"
+            needed, found = "a sink that counts messages", f"service {kind.name}"
             raise InvalidInput(needed, found, "use the service blackhole")
         answer: dict[str, Any] = json.loads(self.node.ask(*kind.control, *words))
         self.node.recording.check()

@@ -53,7 +53,7 @@ def test_a_load_that_any_set_carries_is_not_confirmed(real_engine: Host, tmp_pat
     run = Watched(real_engine, tmp_path, *SMALL, *slow, "--format", "json", scenario="cpu-topology")
     code = run.end()
     verdict = json.loads(run.output())["verdict"]
-    busy = verdict["marks"][0] == "instrument-bound" or any("others than this bed" in mark for mark in verdict["marks"])
+    busy = verdict["marks"][0] == "instrument-bound" or any("outside the bed" in mark for mark in verdict["marks"])
     assert (code, verdict["outcome"]) == (1, "REFUTED") or (busy and code == 3), verdict["reason"]
 
 

@@ -37,7 +37,7 @@ def test_a_flush_of_the_rules_is_named_and_up_mends_it(real_engine: Host, relay_
     assert said == {
         f"table netdev {table} in the host's nftables": "none that drops everything",
         "table inet bed in the nftables of node relay": "none",
-        "table inet bed in the nftables of node sink": "other rules in it",
+        "table inet bed in the nftables of node sink": "different rules in it",
     }
     shown = call("ps").stdout
     assert shown.count("  open: needed table ") == 3

@@ -8,12 +8,12 @@ from orchestrator.errors import InvalidInput
 
 
 def names() -> list[str]:
-    """Name the built-in beds."""
+    """Return the names of the built-in beds."""
     return sorted(Path(f.name).stem for f in files(__name__).iterdir() if f.name.endswith(".yaml"))
 
 
 def is_named(name: str) -> bool:
-    """Say whether ``bed`` would look for a built-in bed or a file of this name."""
+    """Return whether a built-in bed has this name, or it looks like the name of a file."""
     return name in names() or "/" in name or name.endswith((".yaml", ".yml"))
 
 

@@ -1,4 +1,4 @@
-"""A host with a Docker Engine, 20.10 and later: the one package that imports docker."""
+"""A host with a Docker Engine, 20.10 and later. No other package imports the Docker SDK."""
 
 import logging
 import os
@@ -31,7 +31,7 @@ def connect() -> DockerHost:
     """Return the engine named by the environment or the current Docker context.
 
     Raises:
-        EngineFailed: it does not answer, or this user may not use it.
+        EngineFailed: the engine does not answer, or this user may not use it.
     """
     forward, address = None, None
     try:
@@ -54,13 +54,13 @@ def connect() -> DockerHost:
         raise EngineFailed(  # an unreadable address or configuration
             "an address of a container engine (DOCKER_HOST, or the current Docker context)",
             f"{os.environ.get('DOCKER_HOST') or 'a configuration of Docker that cannot be read'}: {error}",
-            "correct it, or leave it out",
+            "correct it, or remove it",
         ) from error
     return DockerHost(Clients(client, options, forward=forward), address=address)
 
 
 def _options() -> dict[str, Any]:
-    """Return the client's options from DOCKER_HOST, else DOCKER_CONTEXT, else the current context, as docker(1)."""
+    """Return the client's options, as docker(1): from DOCKER_HOST, else DOCKER_CONTEXT, else the current context."""
     _look_at_certificates()
     options: dict[str, Any] = {**kwargs_from_env()}
     if not os.environ.get("DOCKER_HOST"):
@@ -101,6 +101,6 @@ def _no_engine(error: Exception) -> EngineFailed:
 
 
 def _reason(error: Exception) -> str:
-    """Return the innermost system error's text of a wrapped exception."""
+    """Return the text of the innermost system error in a wrapped exception."""
     texts = re.findall(r"\(\d+, '([^']+)'\)|\[Errno -?\d+\] ([^'\")]+)", str(error))
     return "".join(texts[-1]) if texts else short(error)

@@ -16,14 +16,14 @@ from orchestrator.hosts import LOG_FILE_MB, LOG_FILES, ContainerSpec, Found, Hos
 STDOUT, STDERR = 1, 2
 """Numbers of the streams."""
 _HEADER = struct.Struct(">BxxxL")
-"""Header of each piece of output: number of the stream, length in bytes."""
+"""Header of each piece of output: number of its stream, its length in bytes."""
 _REMEMBERED = 20_000
-"""Remembered time stamps of a followed log; a reader that keeps up gets only a few new lines before the repetition."""
+"""Number of time stamps that ``once`` remembers; a reader that keeps up gets few new lines before a repetition."""
 _READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sysrq-trigger")
-"""Paths read-only in a container by default, without ``/proc/sys``."""
+"""Read-only paths of a container by default, without ``/proc/sys``, which stays writable."""
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)?")
 _NO_PROFILE = ("apparmor=unconfined", "label=disable")
-"""Default AppArmor and SELinux profiles deny every container writes to ``/proc/sys/net``."""
+"""Turns off the default AppArmor and SELinux profiles, which deny writes to ``/proc/sys/net``."""
 
 
 def host_config(spec: ContainerSpec) -> dict[str, Any]:
@@ -52,10 +52,10 @@ def host_config(spec: ContainerSpec) -> dict[str, Any]:
 
 
 def limited(command: Sequence[str], seconds: float, *, kill_after: float) -> tuple[list[str], str]:
-    """Return a command with a time limit, and a text that is in its standard error if and only if time ran out.
+    """Return a command with a time limit, and a text that its standard error holds if and only if time ran out.
 
-    timeout(1)'s exit status is ambiguous: 124 may be the command's own, 137 any SIGKILL. Its --verbose line names the
-    program as it was called, here by one of 2**64 spellings of ``/bin/sh``.
+    timeout(1)'s exit status is ambiguous: 124 may be the command's own, 137 any SIGKILL. But its --verbose line quotes
+    the program's path: ``/bin/sh``, spelt in a random way (64 bits), so that the command cannot print it by chance.
     """
     shell = "/bin" + "".join(secrets.choice(("/", "/.")) for _ in range(64)) + "/sh"
     limit = ["timeout", "--verbose", f"--kill-after={kill_after:g}", f"{seconds:g}"]
@@ -63,7 +63,7 @@ def limited(command: Sequence[str], seconds: float, *, kill_after: float) -> tup
 
 
 def archive(files: Mapping[str, bytes]) -> bytes:
-    """Pack files as a tar, the same bytes for the same files; the engine makes their folders.
+    """Pack files as a tar; equal files give equal bytes. The engine makes the folders.
 
     The files' date is 1970: Postfix waits up to 1 s after a change of main.cf (dict_load_file_xt in util/dict.c).
     """
@@ -78,7 +78,7 @@ def archive(files: Mapping[str, bytes]) -> bytes:
 
 
 def frames(read: Callable[[int], bytes]) -> Iterator[tuple[int, bytes]]:
-    """Yield a container's output as the engine sends it: number of the stream, piece of a line.
+    """Yield a container's output in the pieces that the engine sends: number of the stream, (part of) a line.
 
     ``read(n)`` reads n bytes of the answer (framing: ``POST /containers/{id}/attach``).
     """
@@ -88,10 +88,10 @@ def frames(read: Callable[[int], bytes]) -> Iterator[tuple[int, bytes]]:
 
 
 def once(stamped: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
-    """Leave out repeated pieces of a followed log.
+    """Yield the pieces of a followed log without those that the engine repeats.
 
-    Engines from 19.03 to 20.10 take the shorter file after a rotation for a truncated one, and send it from its start
-    again (followLogs, daemon/logger/loggerutils/follow.go). A repeated piece has a time stamp sent before.
+    After a log rotation, Engines 19.03 to 20.10 take the new, shorter file for a truncated one, and send it again from
+    its start (followLogs, daemon/logger/loggerutils/follow.go). A repeated piece has a time stamp that was seen before.
     """
     order: deque[tuple[int, bytes]] = deque()
     seen: set[tuple[int, bytes]] = set()
@@ -104,7 +104,7 @@ def once(stamped: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
             repeating = repeating or key != before or (ended and piece == first)
             if repeating:
                 continue
-            first = first if not ended else piece  # the pieces of one long line have one stamp
+            first = first if not ended else piece  # the pieces of one long line have the same stamp
         else:
             repeating, first = False, piece
             order.append(key)
@@ -116,7 +116,7 @@ def once(stamped: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
 
 
 def lines(stamped: Iterable[tuple[int, bytes]]) -> Iterator[LogLine]:
-    """Join stamped pieces to lines, each stream on its own: the engine cuts lines at 16 KiB."""
+    """Join the pieces of each stream to lines, because the engine splits lines at 16 KiB."""
     begun: dict[int, tuple[bytes, list[bytes]]] = {}
     for stream, frame in stamped:
         stamp, _, text = frame.partition(b" ")
@@ -136,7 +136,7 @@ def unix(stamp: str) -> float:
     """Convert an RFC 3339 time to Unix time; any zone (none: UTC), any number of fractional digits.
 
     Raises:
-        ValueError: not an RFC 3339 time.
+        ValueError: ``stamp`` is not an RFC 3339 time.
     """
     match = _STAMP.fullmatch(stamp)
     if not match:
@@ -174,7 +174,7 @@ def found_image(facts: Mapping[str, Any]) -> list[tuple[str, dict[str, str]]]:
 
 
 def found_container(facts: Mapping[str, Any]) -> Found:
-    """Read one entry of ``GET /containers/json``; a missing field is an empty one."""
+    """Read one entry of ``GET /containers/json``; a missing field becomes an empty one."""
     return Found(
         kind="container",
         id=facts["Id"],
@@ -190,7 +190,7 @@ def found_container(facts: Mapping[str, Any]) -> Found:
 
 
 def found_network(facts: Mapping[str, Any]) -> Found:
-    """Read one entry of ``GET /networks``; a missing field is an empty one."""
+    """Read one entry of ``GET /networks``; a missing field becomes an empty one."""
     pools = (facts.get("IPAM") or {}).get("Config") or ()
     return Found(
         kind="network",

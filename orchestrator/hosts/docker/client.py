@@ -1,4 +1,4 @@
-"""SDK clients, one for each thread, and translation of the SDK's errors."""
+"""Clients of the Docker SDK, one for each thread, and translation of the SDK's errors."""
 
 import logging
 import struct
@@ -17,18 +17,18 @@ from orchestrator.hosts.docker import ssh
 _log = logging.getLogger(__name__)
 
 TIMEOUT_S = 120
-"""Time limit of an engine's answer."""
+"""Time limit for an answer of the engine."""
 _POOL = 64
-"""Connections kept for one thread's streams and calls."""
+"""Connections kept open for the streams and calls of one thread."""
 
 
 class Clients:
-    """A client for each thread: a connection pool is not shared between threads."""
+    """One client for each thread, because threads must not share a connection pool."""
 
     def __init__(
         self, client: docker.APIClient, options: Mapping[str, Any], *, forward: ssh.Forward | None = None
     ) -> None:
-        self._forward = forward  # ends with us
+        self._forward = forward  # held here, because it closes when nothing refers to it
         self._options = {**options, "version": client.api_version, "timeout": TIMEOUT_S, "max_pool_size": _POOL}
         self._local = threading.local()
         self._local.client = client
@@ -52,10 +52,10 @@ def translated(needed: str) -> Iterator[None]:
         raise EngineFailed(
             needed,
             f"the engine refused: {short(error)}",
-            "change what it refuses; `testbed doctor` looks at this host",
+            "correct the cause that it names; `testbed doctor` checks this host",
         ) from error
     except (docker.errors.DockerException, docker.errors.StreamParseError, HTTPError, OSError) as error:
-        # First: an exception of requests, an OSError, may be a ValueError, too.
+        # Before ValueError: an exception of requests is an OSError, and may also be a ValueError.
         raise EngineFailed(needed, f"the engine did not answer: {short(error)}", "see whether it runs") from error
     except (KeyError, TypeError, AttributeError, ValueError, struct.error) as error:
         raise EngineFailed(

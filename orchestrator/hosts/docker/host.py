@@ -24,7 +24,7 @@ class DockerHost:
 
     def __init__(self, clients: Clients, *, address: ssh.Target | None = None) -> None:
         self.address = address
-        """Machine with the published ports on its 127.0.0.1; ``None``: this machine."""
+        """Machine on whose 127.0.0.1 the ports are published; ``None``: this machine."""
         self.images = DockerImages(clients)
         self._clients = clients
 
@@ -64,7 +64,7 @@ class DockerHost:
                     raise EngineFailed(
                         f"interface {spec.parent} for network {spec.name} alone",
                         f"another network uses it: {short(error)}",
-                        "remove that one, or name another interface (an engine before 27 gives each to one network)",
+                        "remove that network, or name another interface (before Docker 27, each serves one network)",
                     ) from error
                 raise
             return str(made["Id"])
@@ -100,7 +100,7 @@ class DockerHost:
         rights = ", ".join(spec.capabilities) or "no capability"
         _log.info("one-shot container %s of %s, with %s", spec.name, spec.image, rights)
         try:
-            with shielded():  # a signal between the creation and the assignment would leave the container
+            with shielded():  # a signal between creation and assignment would leave the container behind
                 made = self.create(spec)
             made.start()
             try:

@@ -38,7 +38,7 @@ class DockerImages:
                 if reason := api.refusal(part):
                     raise EngineFailed(f"image {tag} from its registry", reason, "see whether it is there")
             if self.find(tag) is None:
-                raise EngineFailed(f"image {tag} from its registry", "the engine has none after the pull", "try again")
+                raise EngineFailed(f"image {tag} from its registry", "no such image after the pull", "try again")
 
     def load_root(self, tarball: str, tag: str) -> None:
         repository, _, release = tag.partition(":")

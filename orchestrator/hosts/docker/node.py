@@ -20,7 +20,7 @@ from orchestrator.hosts.docker.client import TIMEOUT_S, Clients, translated
 _LOOK_S = 0.02
 """Polling interval of a command's status."""
 _KILL_AFTER_S = 5.0
-"""Time from SIGTERM, at the time limit, to SIGKILL."""
+"""Time from SIGTERM, sent at the time limit, to SIGKILL."""
 
 
 class DockerNode:
@@ -78,9 +78,9 @@ class DockerNode:
             )
 
     def _exec_status(self, run: str) -> int:
-        """Wait for a command's exit status: a command may run on after it closed its outputs."""
+        """Wait for a command's exit status; a command may still run after it has closed its outputs."""
         while (status := self._clients.here.exec_inspect(run).get("ExitCode")) is None:
-            time.sleep(_LOOK_S)  # the event exec_die would need another stream for each command
+            time.sleep(_LOOK_S)  # the event exec_die would need one more stream for each command
         return int(status)
 
     def logs(self, *, follow: bool) -> Iterator[LogLine]:
@@ -88,9 +88,9 @@ class DockerNode:
             yield from api.lines(api.once(self._followed()) if follow else self._frames())
 
     def _followed(self) -> Iterator[tuple[int, bytes]]:
-        """Yield the frames of the log until the container ends; the last ones may be repeated.
+        """Yield the frames of the log until the container ends; the last frames may be repeated.
 
-        Engine 20.10 omits last lines if the container ends while earlier ones are sent: they are read after the end.
+        Engine 20.10 omits the last lines if the container ends while it sends earlier ones, so read them afterwards.
         """
         last = b""
         for stream, piece in self._frames(follow=1):
@@ -126,7 +126,7 @@ class DockerNode:
     def _frames(self, **options: int | str) -> Iterator[tuple[int, bytes]]:
         """Yield the frames of the container's log; ``APIClient.logs`` does not separate the streams.
 
-        ``options``: those of ``GET /containers/{id}/logs``, besides time stamps and both streams.
+        ``options``: of ``GET /containers/{id}/logs``; default: time stamps and both streams.
         """
         client = self._clients.here
         url = f"{client.base_url}/v{client.api_version}/containers/{self.id}/logs"
@@ -170,7 +170,7 @@ class DockerNode:
             with tarfile.open(fileobj=io.BytesIO(b"".join(pieces))) as archive:
                 file = archive.extractfile(archive.getmembers()[0])
                 if file is None:
-                    raise EngineFailed(f"{path} of container {self.id[:12]}", "it is no file", "report it")
+                    raise EngineFailed(f"{path} of container {self.id[:12]}", "it is not a file", "report it")
                 return file.read()
 
 

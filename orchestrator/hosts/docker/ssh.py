@@ -1,7 +1,7 @@
-"""An engine on another machine, reached by ssh(1): a local Unix socket, forwarded to the engine's socket.
+"""An engine on another machine, reached by ssh(1): ssh forwards a local Unix socket to the engine's socket.
 
-One ssh serves a whole command: sshd limits logins and sessions (MaxStartups, MaxSessions), not forwarded connections,
-and a bed of four nodes has a dozen of them. The system's ssh is used, with ~/.ssh/config, ssh-agent and known_hosts.
+One ssh serves a whole command, because a bed of four nodes has a dozen connections, and sshd limits logins and sessions
+(MaxStartups, MaxSessions) but not forwarded connections. It is the system's ssh, with its configuration and keys.
 """
 
 import os
@@ -23,13 +23,13 @@ from orchestrator.interrupts import shielded
 SOCKET = "/var/run/docker.sock"
 """Default path of the engine's socket."""
 _OPTIONS = (
-    # No questions: ssh has no terminal, because Ctrl-C must not end it before the bed is down.
+    # No password prompts: ssh has no terminal, so that Ctrl-C does not end it before the bed is down.
     "BatchMode=yes", "ConnectTimeout=30", "ServerAliveInterval=15", "ServerAliveCountMax=4",
-    # No shared connection: its forwards outlive the process that requested them.
+    # No shared connection: its forwards would outlive this process.
     "ControlMaster=no", "ControlPath=none", "ForwardAgent=no", "ForwardX11=no", "RemoteCommand=none", "LogLevel=INFO",
 )  # fmt: skip
 _FORWARD = (
-    # A forward in the user's configuration may fail: the user's other ssh may hold its port.
+    # A forward from the user's configuration may fail: another ssh of the user may hold its port.
     "ClearAllForwardings=no", "ForkAfterAuthentication=no", "ExitOnForwardFailure=no",
     # Runs after the login, when the socket exists (ssh_config(5)).
     "PermitLocalCommand=yes", "LocalCommand=echo ready",
@@ -43,14 +43,14 @@ kill -KILL $!
 wait
 rm -rf -- "$0"
 """
-"""Ends ssh and removes its folder once standard input is closed: by ``close``, or by the kernel after our SIGKILL."""
+"""Ends ssh and removes its folder when standard input is closed: by ``close``, or by the kernel if we are killed."""
 _LOOK = 'if [ ! -e "$0" ]; then echo missing; elif [ ! -w "$0" ]; then echo closed; fi'
 _LOOK_S = 60.0
 _END_S = 10.0
 _LONGEST_PATH = 90
-"""Longest folder of a socket: 107 bytes (unix(7)), less the name and ssh's temporary suffix."""
+"""Longest path of a socket's folder: 107 bytes (unix(7)), less the socket's name and ssh's temporary suffix."""
 _READ_BY_SSH = re.compile(r"[][:%$\\]")
-"""Characters with a special meaning in a forward: separators, tokens, variables (ssh_config(5))."""
+"""Characters that ssh interprets in a forward's path: separators, tokens, variables (ssh_config(5))."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,7 @@ class Target:
 
     @property
     def words(self) -> list[str]:
-        """Destination as arguments of ssh(1)."""
+        """Arguments of ssh(1) that name the destination."""
         return [*(["-p", str(self.port)] if self.port else []), f"{self.user}@{self.host}" if self.user else self.host]
 
 
@@ -72,7 +72,7 @@ def parse(url: str) -> Target:
     """Parse an address.
 
     Raises:
-        EngineFailed: it is malformed, holds a password, or has a path with characters special to ssh.
+        EngineFailed: the address is malformed, holds a password, or has a path with characters that ssh interprets.
     """
     parts = urlsplit(url)
     user, _, place = parts.netloc.rpartition("@")
@@ -87,7 +87,7 @@ def parse(url: str) -> Target:
 
 
 def way_to(target: Target, ports: Iterable[int]) -> str:
-    """Return the ssh command that forwards ports of this machine's 127.0.0.1 to the target's."""
+    """Return the ssh command that forwards ports of this machine's 127.0.0.1 to the same ports of the target's."""
     forwards = [word for port in ports for word in ("-L", f"{port}:127.0.0.1:{port}")]
     return shlex.join(["ssh", "-nNT", "-o", "ClearAllForwardings=no", *forwards, *target.words])
 
@@ -104,7 +104,7 @@ class Forward:
         if shutil.which("ssh") is None:
             needed = f"an SSH client, to reach the engine on {target.host}"
             raise EngineFailed(needed, "no ssh on PATH", "install openssh-client (its name in Debian)")
-        with shielded():  # a signal between the two would leave the folder without the process that removes it
+        with shielded():  # a signal before Popen would leave the folder, which ``keeper`` removes
             self._folder = Path(tempfile.mkdtemp(prefix="testbed-ssh-"))
             if len(os.fsencode(self._folder)) > _LONGEST_PATH or _READ_BY_SSH.search(str(self._folder)):
                 self._folder.rmdir()
@@ -128,7 +128,7 @@ class Forward:
         self._end()
 
     def refused(self) -> EngineFailed | None:
-        """Return the reason why the engine's socket takes no connection; ``None`` if ssh has refused none."""
+        """Return why the engine's socket takes no connection; ``None`` if ssh reports no refused connection."""
         where = self.target
         if "open failed" not in self._said():
             return None
@@ -147,7 +147,7 @@ class Forward:
         needed = f"a container engine on {where.host} that answers (Docker 20.10 or later)"
         if "missing" in seen:
             found, do = f"no {where.socket} there", "start it there, or name its socket: ssh://host/path/to/docker.sock"
-        else:  # sshd's answer is the same for both
+        else:  # sshd gives the same answer in both cases
             found = f"no answer at {where.socket} there, or its sshd forwards no socket"
             do = "start it there; its sshd_config must allow it: AllowStreamLocalForwarding yes"
         return EngineFailed(needed, found, do)

@@ -4,7 +4,7 @@
   const FONT = "12px system-ui, sans-serif";
   const POWERS = Array.from({ length: 19 }, (_, i) => Number(`1e${i - 9}`));
   const HEADROOM = 1.15;
-  const ROWS = 28; // height of the two rows of labels, in pixels
+  const ROWS = 28; // height of the two rows of phase labels, in pixels
 
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name);
   const share = (x) => `${Number((100 - 100 / x).toPrecision(6))} %`;
@@ -22,7 +22,7 @@
     return axis(label, { size, ...more });
   }
 
-  // Places the marks of an axis at these values only.
+  // Options that draw an axis's tick marks at these values only.
   function at(values) {
     return { splits: (u, i, min, max) => values.filter((v) => v >= min && v <= max), filter: (u, splits) => splits };
   }
@@ -53,7 +53,7 @@
     };
   }
 
-  // Phases and level are elements over the canvas, placed again at each drawing because the scales may change.
+  // Phases and the level line are HTML elements over the canvas; each drawing places them again, as scales may change.
   function phasesAndLevel({ phases, level }) {
     const placed = [];
 
@@ -88,7 +88,7 @@
     }
 
     function draw() {
-      const taken = {}; // row of labels -> end of its last label
+      const taken = {}; // row of labels -> x of the end of its last label
       for (const place of placed) place(taken);
     }
 
@@ -131,7 +131,7 @@
   }
 
   addEventListener("error", ({ error }) => {
-    if (!error) return; // a notice of ResizeObserver
+    if (!error) return; // a notice of ResizeObserver, not a failure
     document.documentElement.dataset.drawn = "no";
     for (const table of document.querySelectorAll("figure details")) table.open = true;
   });

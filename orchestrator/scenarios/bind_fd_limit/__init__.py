@@ -1,8 +1,8 @@
 """Does BIND with thousands of addresses run over its limit of sockets, and then refuse to shut down?
 
 named listens with a UDP and a TCP socket for each address and worker. BIND 9.16 refuses every outgoing socket whose
-descriptor is at or over ``-S``: it fetches no key, resolves nothing and accepts no rndc. The bed has a named as
-reported (node ``dns``) and, with a fix, a second one (``fixed``). Background: docs/bind-fd-limit.md.
+descriptor is at or over ``-S``: it fetches no key, resolves nothing and accepts no rndc. The bed has a named set up as
+in the report (node ``dns``) and, to prove a fix, a second one with it (``fixed``). Background: docs/bind-fd-limit.md.
 """
 
 from orchestrator.bed.model import Bed, Families
@@ -22,7 +22,7 @@ class BindFdLimit:
     provokes = frozenset({"open files, by the daemon's own limit"})
 
     def bed(self, params: Params) -> Bed:
-        """Return a bed of name servers only: as reported and, with a fix, a second one."""
+        """Return a bed with name servers only: one as reported and, if a fix is given, one with the fix."""
         nodes = {name: named.node() for name, named in servers(params).items()}
         return Bed(name=self.name, domains=4, families=Families(params.families), nodes=nodes)
 
@@ -32,7 +32,7 @@ class BindFdLimit:
         return f"run it at a smaller scale: {small}" if params.full or params.workers > Params().workers else None
 
     def drive(self, bed: RecordedBed, params: Params) -> None:  # noqa: ARG002 - the bed holds all parameters
-        """Wait for the first outgoing sockets, count open files, and then stop each server."""
+        """Wait for each server's first outgoing sockets and count its open files; then stop each server."""
         running = [node for node in bed.nodes.values() if not ended_at_start(bed, node)]
         with bed.phase("fetch keys"):
             for node in running:

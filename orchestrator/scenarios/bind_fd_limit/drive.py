@@ -1,4 +1,4 @@
-"""Drive of each named: wait for its outgoing sockets, count its open files, stop it."""
+"""Steps with each named: wait for its outgoing sockets, count its open files, stop it."""
 
 import time
 from typing import Any
@@ -10,9 +10,9 @@ from orchestrator.up.bed import RecordedBed
 from orchestrator.up.node import RunningNode
 
 FETCH_S, SETTLE_S, STOP_S = 30.0, 5.0, 8.0
-"""Time limits: to fetch the root's keys, to close the sockets of that, and of each way to stop named."""
+"""Time limits to fetch the root's keys, to close the sockets of that fetch, and for each way to stop named."""
 SETTLING_S = 0.25
-"""Time for which the number of open files must stay the same."""
+"""Time between two counts of open files; if they are equal, the number counts as stable."""
 ENDING_S = 0.5
 """Grace period for an exit event after a failed command."""
 SIGKILL_STATUS = 137
@@ -23,7 +23,7 @@ cd /proc/net
 awk '$2 ~ /:0035$/ {sockets++; all[$2]} END {for (a in all) n++; print sockets + 0, n + 0}' udp udp6 tcp tcp6
 awk '/^VmRSS:/ {print $2 * 1024}' /proc/1/status
 """
-"""Prints a named's open files, its sockets on port 53, their addresses, and its resident memory in bytes."""
+"""Script: prints named's open files, its sockets on port 53, their addresses, and its resident memory in bytes."""
 _COUNTED = ("open_files", "sockets", "addresses", "memory_b")
 _WAYS = {
     "rndc stop": ("rndc", "stop"),
@@ -32,7 +32,7 @@ _WAYS = {
 
 
 def ended_at_start(bed: RecordedBed, node: RunningNode) -> bool:
-    """Save the exit status of a node that ended before it served; return whether it did.
+    """Return whether a node ended before it served; save its exit status if so.
 
     Raises:
         NodeDied: another node ended.
@@ -74,7 +74,7 @@ def stop(bed: RecordedBed, node: RunningNode) -> None:
 
 
 def _ask(bed: RecordedBed, node: RunningNode, *command: str) -> Output | None:
-    """Run a command in a node; ``None`` after a timeout, or if the node ends and may end."""
+    """Run a command in a node; return None after a timeout, or if a node that may end has ended."""
     try:
         output = node.exec(*command, timeout=STOP_S)
     except NodeDied:
@@ -92,7 +92,7 @@ def _ask(bed: RecordedBed, node: RunningNode, *command: str) -> Output | None:
 
 
 def _await_end(bed: RecordedBed, node: RunningNode, deadline: float) -> NodeDied | None:
-    """Wait for the end of a node until a monotonic deadline, and read its open files once a second."""
+    """Wait for a node to end, at most until a monotonic time, and record its open files once a second."""
     while (left := deadline - time.monotonic()) > 0:
         if death := _end(node, min(left, 1.0)):
             return death
@@ -104,7 +104,7 @@ def _end(node: RunningNode, seconds: float) -> NodeDied | None:
     """Wait up to ``seconds`` for the end of a node; ``None`` if it still runs."""
     death = node.end(seconds)
     if death and death.exit_status in {SIGKILL_STATUS, None}:
-        raise death  # BIND did not end by itself: SIGKILL ended it, or its container was removed
+        raise death  # not BIND's own end: a SIGKILL, or its container was removed
     return death
 
 
@@ -122,7 +122,7 @@ def _settled(bed: RecordedBed, node: RunningNode) -> dict[str, int] | None:
 
 
 def _count(bed: RecordedBed, node: RunningNode) -> dict[str, int] | None:
-    """Read the counts of ``_COUNT``, and record the open files; ``None`` if the node ends and may end."""
+    """Return the counts of ``_COUNT``, and record the open files; return None if a node that may end has ended."""
     output = _ask(bed, node, "sh", "-euc", _COUNT)
     figures = output.stdout.split() if output and output.status == 0 else []
     if len(figures) < len(_COUNTED):  # an exiting process has no VmRSS

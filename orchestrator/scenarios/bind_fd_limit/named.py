@@ -13,7 +13,7 @@ BIND = "bind"
 REPORTED, FIXED = "dns", "fixed"
 ADDRESSES, FULL_WORKERS = 2560, 24
 BOTH_FAMILIES = 800
-"""Addresses of each family for the fix listen-on-v6: 6,432 open files are over -S 4096, and 3,232 of IPv4 are not."""
+"""Addresses of each family for the fix listen-on-v6: both need 6,432 open files, over -S 4096; IPv4 alone, 3,232."""
 RESERVED = 512
 """File descriptors that 9.16 reserves for other uses than sockets (``reserved-sockets``)."""
 
@@ -32,7 +32,7 @@ class Params(OverIPv4):
     dns_release: Release = "bullseye"
     """Debian release of BIND: 9.16 (bullseye), 9.18 (bookworm), 9.20 (trixie)."""
     fix: Literal["listen-on", "maxsockets", "listen-on-v6"] | None = None
-    """Prove a fix on a second server: listen on one address, a higher -S, no IPv6."""
+    """Prove a fix on a second server: listen on one address only, raise -S, or do not listen on IPv6."""
     full: bool = False
     """Full size instead of addresses, workers, max-sockets and nofile: 2,560 addresses, 24 workers, Debian's own -S."""
 
@@ -73,14 +73,14 @@ class Named:
 
     @property
     def threshold(self) -> int | None:
-        """Smallest number of addresses whose open files reach the limit before the first fetch."""
+        """Smallest number of addresses for which the open files reach the limit even before the first fetch."""
         if self.limit is None:
             return None
         each = 2 * self.workers * (2 if self.listen_v6 == "lab" else 1)
         return -(-(self.limit - files_of(BIND).open_files(0, self.workers, self.release)) // each)
 
     def node(self) -> Node:
-        """Return the node; it may end if the kernel's limit is too low for its start."""
+        """Return the node; it is allowed to end by itself if the kernel's limit is too low for named to start."""
         settings = {
             "listen": self.listen,
             "listen_v6": self.listen_v6,
@@ -104,7 +104,7 @@ def enough(named: Named) -> int:
 
 
 def servers(params: Params) -> dict[str, Named]:
-    """Return name -> named: as reported and, with a fix, the fixed one."""
+    """Return node -> named: one as reported and, if a fix is given, one with the fix."""
     v6: Literal["lab", "none"] = "lab" if params.fix == "listen-on-v6" else "none"
     addresses = params.addresses or (BOTH_FAMILIES if v6 == "lab" else ADDRESSES)
     named = Named(

@@ -11,11 +11,11 @@ from orchestrator.measurements.rundir import Kept
 from orchestrator.scenarios.bind_fd_limit.named import Named
 
 FETCHED = r"managed-keys-zone: Unable to fetch DNSKEY set"
-"""A bed never reaches a root server, so the fetch always fails; by then named has requested its first sockets."""
+"""No bed reaches a root server, so this fetch always fails; when it does, named has requested its first sockets."""
 OVER = "socket: file descriptor exceeds limit (N/M)"
 RNDC_REFUSED = "accept: file descriptor exceeds limit (N/M)"
-"""A connection's socket gets the lowest free descriptor, so this line shows whether even an idle named is over its
-limit. A few addresses below that, the line ``OVER`` depends on the number of outgoing sockets open at once."""
+"""An accepted connection gets the lowest free descriptor, so this line appears only if even an idle named is over its
+limit. With a few addresses fewer, ``OVER`` still appears whenever enough outgoing sockets are open at once."""
 ABORT = "fatal error, and the end"
 SIGNATURES = {
     OVER: r"socket: file descriptor exceeds limit \(\d+/\d+\)",
@@ -38,7 +38,7 @@ class FileCounts(Kept):
     memory_b: int | None = None
     """Resident (VmRSS, proc(5))."""
     fetched: bool = False
-    """It requested outgoing sockets: it tried to fetch the root's keys, or was refused a socket."""
+    """Whether named requested outgoing sockets: it tried to fetch the root's keys, or was refused a socket."""
 
 
 class _End(Kept):
@@ -101,7 +101,7 @@ class ServerReadings:
 
     @property
     def over(self) -> bool | None:
-        """It is over its limit even when idle; ``None`` if not tested."""
+        """Whether named is over its limit even when idle; None if that was not tested."""
         if self.ended is not None:
             return bool(self.lines[ABORT]) or None
         if self.stop is None:
@@ -112,17 +112,17 @@ class ServerReadings:
 
     @property
     def stopped_s(self) -> float | None:
-        """Seconds from the first attempt to stop it to its end; ``None`` if it did not stop, or no attempt was made."""
+        """Seconds from the first attempt to stop named to its end; None if it did not end, or no attempt was made."""
         return sum(way.s for way in self.stop.tried) if self.stop and self.stop.tried[-1].ended else None
 
     @property
     def refused(self) -> bool | None:
-        """No attempt to stop it succeeded; ``None`` if none was made."""
+        """Whether all attempts to stop named failed; None if no attempt was made."""
         return self.stopped_s is None if self.stop else None
 
     @property
     def end(self) -> str:
-        """Description of its end."""
+        """How named ended, in words."""
         if self.stop is None:
             return "not measured" if self.ended is None else f"ended with status {self.ended} before it served"
         ends = {True: "ended after {s:.1f} s", False: "still there after {s:.0f} s"}

@@ -18,7 +18,7 @@ from orchestrator.scenarios.bind_fd_limit.readings import ABORT, OVER, RNDC_REFU
 from orchestrator.services import files_of
 
 TOLERANCE, TOLERANCE_FILES = 0.02, 2
-"""Relative and absolute tolerance of a prediction; the larger one counts."""
+"""Relative and absolute (files) tolerance of a prediction; the larger one counts."""
 
 
 def judge(measured: Measurements, params: Params) -> Verdict:
@@ -54,11 +54,11 @@ def judge(measured: Measurements, params: Params) -> Verdict:
 
 def _outcome(reported: ServerReadings, fixed: ServerReadings | None, fix: str | None) -> tuple[Outcome, str]:
     if reported.over is None:
-        return Outcome.INCONCLUSIVE, "No outgoing socket of it was observed, so its limit was not tested."
+        return Outcome.INCONCLUSIVE, "No outgoing socket of named was observed, so its limit was not tested."
     with_so_many = f"With {_number(reported.counts.open_files)} open files it"
     if not reported.over:
         for_moments = "met its limit only while several outgoing sockets were open at once"
-        how = for_moments if reported.lines[OVER] else "opened its outgoing sockets like any other"
+        how = for_moments if reported.lines[OVER] else "was refused no outgoing socket"
         return Outcome.REFUTED, f"{with_so_many} {how}; {reported.end}."
     shown = f"{with_so_many} is over its limit; {reported.end}."
     if reported.ended is not None:

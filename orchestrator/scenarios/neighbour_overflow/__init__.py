@@ -1,8 +1,8 @@
 """What happens when a node talks to more addresses of its link than the kernel's neighbour table holds?
 
-Every address on the link takes an entry; the whole kernel has gc_thresh3 of them, 1,024 by default. Above that limit
-look-ups and connections fail, and mail is deferred. The bed has its servers on the link; with a fix, a second pass runs
-over the same bed. Background: docs/neighbour-overflow.md.
+Every address on the link takes an entry; the whole kernel has room for gc_thresh3 entries, 1,024 by default. If there
+is none left, look-ups and connections fail, and mail is deferred. The bed's servers have their addresses on the link;
+to prove a fix, the same bed is tried again with it. Background: docs/neighbour-overflow.md.
 """
 
 from contextlib import ExitStack
@@ -30,10 +30,10 @@ class NeighbourOverflow:
     provokes = frozenset({capacity.NEIGHBOURS})
 
     def bed(self, params: Params) -> Bed:
-        """Return a relay bed with the addresses of all domains on the link, and as many of the DNS server.
+        """Return a relay bed; on the link are the mail addresses of all domains, and as many of the DNS server.
 
         Raises:
-            HostCannot: the fix changes the host without consent.
+            HostCannot: the fix would change the host, and there is no consent.
         """
         if params.fix == "gc-thresh" and not params.allow_host_changes:
             raise HostCannot(

@@ -15,7 +15,7 @@ from orchestrator.services.agents import PYTHON
 from orchestrator.up.bed import RecordedBed
 
 TRIED_S = 20.0
-"""Longest time for which the table is kept full, until every message was tried once."""
+"""Most seconds that the table is kept full; it ends earlier if Postfix has tried every message once."""
 FILL_S = 0.5
 """Pause between fillings of the table; the kernel's garbage collection spares an entry for 5 s (arp(7))."""
 SETTLE_S = 60.0
@@ -45,7 +45,7 @@ def ask(bed: RecordedBed, params: Params, name: str) -> None:
     messages = min(params.messages, count)
     filling = _agent("fill", servers, count - messages, domain)
     with bed.phase(f"{name}: mail"):
-        # The nodes that carry the mail get entries of each other before the table fills, safe for 5 s.
+        # The nodes that carry the mail get entries for each other before the table fills; these are kept for 5 s.
         load.ask(*_agent("connect", relay.plan.v4, 1, SMTP))
         relay.ask("getent", "hosts", f"{load.name}.nodes.test")
         with _kept_full(bed, filling) as lines:
@@ -62,7 +62,7 @@ def ask(bed: RecordedBed, params: Params, name: str) -> None:
 
 @contextmanager
 def _kept_full(bed: RecordedBed, filling: tuple[str, ...]) -> Iterator[list[dict[str, Any]]]:
-    """Keep the table full while the block runs; the list holds all lines of the agent at the end."""
+    """Keep the table full while the block runs; the agent's lines are in the yielded list when it ends."""
     load, done = bed.role(Role.LOAD), Event()
 
     def fill() -> list[dict[str, Any]]:
@@ -87,7 +87,7 @@ def _agent(*words: object) -> tuple[str, ...]:
 
 
 def _keep(bed: RecordedBed, line: dict[str, Any]) -> dict[str, Any]:
-    """Record the agent's readings of the table in the series; return the line."""
+    """Save the reading of the table in a line of the agent, if it has one; return the line."""
     if table := line.get("table"):
         bed.keep("entries of the neighbour table", "all namespaces", table["entries"], at=table["t"])
         bed.keep("entries that found no room (table_fulls)", "all namespaces", table["fulls"], at=table["t"])

@@ -1,4 +1,4 @@
-"""Addresses on the link, and fixes: a larger neighbour table, or fewer entries that count."""
+"""Addresses on the link, and fixes: a larger neighbour table, or fewer entries that count towards its limit."""
 
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
@@ -12,7 +12,7 @@ from orchestrator.up.node import RunningNode
 SETTING = "net.ipv4.neigh.default.gc_thresh"
 
 _LAB = "lab=$(ip -oneline -4 address show to \"$1\" | awk '{print $2}')"
-"""Finds the lab's network device by the node's own address."""
+"""Finds the network device of the lab, given the node's own address there."""
 _MAC = f'{_LAB}; cat "/sys/class/net/$lab/address"'
 _ROUTE = f'{_LAB}; ip route replace "$2" via "$3" dev "$lab"'
 _PERMANENT = f"""{_LAB}
@@ -27,7 +27,7 @@ done | ip -batch -
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """Addresses of one server on the link."""
+    """Consecutive addresses of one server on the link."""
 
     owner: RunningNode
     first: IPv4Address
@@ -35,7 +35,7 @@ class Block:
 
     @property
     def prefix(self) -> IPv4Network:
-        """Smallest prefix that holds them."""
+        """Smallest prefix that holds all of them."""
         return IPv4Network((int(self.first), prefix_for(self.count)))
 
 
@@ -49,13 +49,13 @@ def blocks(bed: RecordedBed) -> tuple[Block, Block]:
 
 
 def thresholds(addresses: int) -> dict[str, str]:
-    """Return settings for a table of at least four times the bed's entries."""
+    """Return kernel settings for a table of at least 4 entries for each of ``addresses``, and at least 4,096."""
     limit = 1 << max(12, (4 * addresses - 1).bit_length())
     return {f"{SETTING}1": f"{limit // 4}", f"{SETTING}2": f"{limit // 2}", f"{SETTING}3": f"{limit}"}
 
 
 def apply_fix(bed: RecordedBed, fix: str | None, settings: HostSettings | None) -> None:
-    """Apply a fix to the host, or to load generator and relay."""
+    """Apply the fix gc-thresh to the host (``settings``), or another one to load generator and relay."""
     if settings:
         settings.apply()
         return

@@ -64,7 +64,7 @@ class PassReadings:
     accepted: int
     """Messages that the relay accepted."""
     delivered: int
-    """Messages at the sink at the end of the drain."""
+    """Messages that had reached the sink by the end of the drain."""
     deferred: dict[str, tuple[float, str]]
     """Queue id of a deferred message -> Unix time and text of its first log line."""
     kernel: list[_Line] | None
@@ -104,7 +104,7 @@ class PassReadings:
 
     @property
     def most(self) -> int:
-        """Largest number of entries, of all network namespaces."""
+        """Largest number of entries that was read, in all network namespaces together."""
         return max(table.entries for table in self.tables)
 
     @property
@@ -124,5 +124,5 @@ class PassReadings:
 
     @property
     def clean(self) -> bool:
-        """Nothing failed."""
+        """Whether no attempt failed."""
         return not any(failed for failed, _ in self.failures.values())

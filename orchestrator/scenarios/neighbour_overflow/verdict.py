@@ -8,7 +8,7 @@ from orchestrator.scenarios.neighbour_overflow.params import CONNECT_TIMEOUT_S, 
 from orchestrator.scenarios.neighbour_overflow.readings import PassReadings
 
 AMONG_THEMSELVES = 6
-"""Entries of the nodes for each other while mail is sent."""
+"""Entries that the nodes themselves need for each other while mail is sent."""
 
 
 def judge(measured: Measurements, params: Params) -> Verdict:
@@ -56,7 +56,7 @@ def _failed(seen: PassReadings) -> str:
 
 
 def _evidence(name: str, seen: PassReadings, *, wanted: bool) -> Iterator[Evidence]:
-    """Yield the evidence of one pass: failures are ``wanted`` as reported, and not with a fix."""
+    """Yield the evidence of one pass: failures if they are ``wanted`` (as reported), else none (with a fix)."""
 
     def count(fact: str, found: int | None, source: str, of: str = "") -> Evidence:
         return Evidence(
@@ -112,7 +112,7 @@ def _errors_table(passes: Mapping[str, PassReadings]) -> Table:
         (call, *(_names(errors(seen)) for seen in passes.values())) for call, errors in calls.items()
     ]
     rows.append(("datagrams dropped in silence", *(seen.look_up.dropped for seen in passes.values())))
-    return Table(title="What programs are told", columns=("call", *passes), rows=tuple(rows))
+    return Table(title="Errors that programs get", columns=("call", *passes), rows=tuple(rows))
 
 
 def _names(errors: Mapping[str, int]) -> str:

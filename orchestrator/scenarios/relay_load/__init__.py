@@ -1,1 +1,1 @@
-"""Shared parts of scenarios that send a load through a relay; no scenario itself."""
+"""Shared parts of the scenarios that send a load through a relay; not a scenario."""

@@ -1,4 +1,4 @@
-"""Loads before the measured one: probes over more and more connections, and calibrations straight to the sink."""
+"""Loads before the measured one: probes over more and more connections; calibrations straight to the sink."""
 
 import math
 import time
@@ -14,16 +14,16 @@ from orchestrator.up.bed import RecordedBed
 LEAST_BURSTS = 4
 """Minimum length of a calibration, in bursts of its generator (``Measurements.steady_per_s``)."""
 PROBING_S = 40.0
-"""Time after which no further number of connections is tried; a probe takes about 5 s."""
+"""Time after which the search tries no more numbers of connections; each probe takes about 5 s."""
 
 
 def find_connections(
     bed: RecordedBed, params: RelayLoad, cpus: Iterable[int] | None = None, *, at_a_rate: int = probes.MOST
 ) -> int:
-    """Return the number of connections of the load, and save it; probes find or check it.
+    """Return the number of connections for the load, and save it; probes find it, or check a given one.
 
-    No probe runs at a given rate (up to ``at_a_rate`` connections, opened on demand), or if the sink cannot count.
-    ``cpus``: CPUs of the machine that the relay may use.
+    There are no probes if the load has a rate (it opens up to ``at_a_rate`` connections on demand), or if the sink
+    cannot count messages. ``cpus``: CPUs of the machine that the relay may use.
     """
     given = params.connections
     if params.rate is not None:
@@ -49,7 +49,7 @@ def _search(bed: RecordedBed, params: RelayLoad, cpus: Iterable[int] | None) -> 
 
 
 def _compare_with_more(bed: RecordedBed, params: RelayLoad, given: int, cpus: Iterable[int] | None) -> None:
-    """Probe the given number of connections and a larger one; once more if the first comparison is unclear."""
+    """Probe the given number of connections and a larger one; probe both again if the comparison is unclear."""
     larger = min(probes.TIMES * given, MOST_CONNECTIONS)
     if larger <= given:
         return
@@ -71,9 +71,9 @@ def _probe(
 
 
 def calibrate(bed: RecordedBed, params: RelayLoad, connections: int, *, by: str | None = None) -> None:
-    """Send a load straight to the sink without a rate, in two shapes if messages are numbered.
+    """Send a load straight to the sink, as fast as possible; with our generator, again with one message per connection.
 
-    A load at a rate has more connections than it needs; a few saturate the sink.
+    For a measured load with a rate, ``connections`` is far more than it needs; a few are used, which saturate the sink.
     """
     used = connections if params.rate is None else min(connections, probes.FEWEST)
     node = bed.node(by) if by else bed.role(Role.LOAD)
@@ -83,5 +83,5 @@ def calibrate(bed: RecordedBed, params: RelayLoad, connections: int, *, by: str 
     order = replace(params.order(seconds, used), rate=None)
     bed.send(CALIBRATION, order, to=Role.SINK, by=by, purpose=Purpose.CALIBRATE)
     if numbered:
-        # Like a relay's deliveries: with thousands of destinations it rarely reuses a connection.
+        # Like the deliveries of a relay, which rarely reuses a connection if it has thousands of destinations.
         bed.send(SINGLE, replace(order, per_connection=1), to=Role.SINK, purpose=Purpose.CALIBRATE)

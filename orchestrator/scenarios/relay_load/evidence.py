@@ -1,4 +1,4 @@
-"""Evidence for a verdict on a relay: an account of every message, and the instrument's own ceiling."""
+"""Evidence for a verdict on a relay: an account of every message, and the ceiling of generator and sink."""
 
 from collections.abc import Iterable
 
@@ -8,7 +8,7 @@ from orchestrator.scenarios import Evidence
 from orchestrator.scenarios.relay_load.params import CALIBRATION, SINGLE
 
 INSTRUMENT, CONCURRENCY, UNSTEADY = "instrument-bound", "concurrency-bound", "unsteady"
-"""Marks: the harness, or the number of its connections, may have set the pace; the relay's rate changed."""
+"""Marks: the harness may have set the pace; the number of its connections may have; the relay's rate changed."""
 NEAR_CEILING = 0.7
 """A result above this share of the instrument's ceiling is instrument-bound."""
 BUSY = 0.9
@@ -50,8 +50,8 @@ def _domains(
 ) -> Evidence:
     """Compare the number of domains of delivered messages with that of accepted ones.
 
-    A message delivered without an acceptance (reply lost, or refused) may add a domain; a message in the relay's queue
-    may be the only one of its domain.
+    There may be more: a message can arrive though its sender saw no acceptance (``unresolved``, ``unaccepted``). There
+    may be fewer while the relay's queue holds mail.
     """
     if accepted is None or count is None:
         needed, holds = "a figure", None
@@ -77,7 +77,7 @@ def worst(evidence: Iterable[Evidence]) -> tuple[Evidence, ...]:
 
 
 def instrument(measured: Measurements, name: str) -> tuple[Evidence, ...]:
-    """Return the evidence that the instrument did not limit a load."""
+    """Return the evidence that the instrument (load generator and sink) did not limit a load."""
     carried, ceiling = measured.delivered_per_s(name), instrument_ceiling(measured)
     share = carried / ceiling if carried and ceiling else None
     load, sink = measured.loads.get(name), measured.sinks.get(name)
@@ -104,7 +104,7 @@ def at_most(fact: str, found: float | None, limit: float, source: str) -> Eviden
 
 
 def instrument_ceiling(measured: Measurements) -> float | None:
-    """Return messages a second without a relay, of the slower of two shapes of load."""
+    """Return the rate of the slower calibration, in messages per second."""
     calibration = measured.loads.get(CALIBRATION)
     if calibration and not calibration.numbered:
         return measured.steady_per_s(CALIBRATION, services.burst_s(calibration.generator))

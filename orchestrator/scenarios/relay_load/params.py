@@ -13,7 +13,7 @@ from orchestrator.errors import InvalidInput
 from orchestrator.services import Role
 
 CALIBRATION, SINGLE = "calibration", "calibration-single"
-"""Loads straight to the sink; the second has one message for each connection."""
+"""Loads straight to the sink; ``SINGLE`` opens a connection for each message."""
 OURS = "smtp-load"
 """The load generator that keeps an account of every message."""
 MOST_CONNECTIONS = 10_000
@@ -40,9 +40,9 @@ class RelayLoad(Strict):
     """Most open connections of the load generator; unset: the number that the relay needs, found by short loads (at a
     rate: up to 640, opened on demand)."""
     probe: Annotated[float, Field(ge=1, le=60)] = 3.0
-    """Seconds of each short load that searches for the number of connections."""
+    """Seconds of each short load that helps to find the number of connections."""
     calibration: Annotated[float, Field(ge=1, le=600)] = 4.0
-    """Seconds of load straight to the sink, before the run, for each of two shapes."""
+    """Seconds of each of two loads straight to the sink, before the run."""
     drain: Annotated[float, Field(ge=1, le=86_400)] = 1800.0
     """Seconds that the relay may take to empty its queue after each load."""
     per_connection: Annotated[int, Field(ge=1, le=100_000)] = 10
@@ -94,7 +94,7 @@ class RelayLoad(Strict):
         return base.model_copy(update={"domains": domains, "families": self.families, "nodes": nodes})
 
     def order(self, seconds: float, connections: int) -> LoadOrder:
-        """Return the load."""
+        """Return the order for the load generator."""
         return LoadOrder(
             seconds=seconds,
             rate=self.rate,

@@ -1,8 +1,8 @@
-"""Search for the number of connections that a relay needs: short loads, each over another number.
+"""Search for the number of connections that a relay needs, by probes: short loads, each over another number.
 
 In a closed loop the number of connections may limit the throughput: a relay that waits 500 ms for a policy service
-carries 40 messages a second over 20 connections. Only a larger number reveals that. Without ``--connections`` the
-number doubles until the throughput stops growing; a given number is compared with four times as many.
+carries 40 messages a second over 20 connections. Only a load over more connections reveals that. The probes double the
+number until the throughput stops growing; if ``--connections`` gives a number, they compare it with four times as many.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,22 +18,22 @@ from orchestrator.services import Purpose, Role
 CONNECTIONS = "connections"
 """results/connections.json: ``Connections``."""
 FEWEST, MOST = 20, 640
-"""The first number that is tried, and the last."""
+"""The first and the last number of connections that a search tries."""
 TIMES = 4
-"""A given number is compared with this multiple of it."""
+"""A given number of connections is compared with this multiple of it."""
 MORE, MUCH = 1.1, 1.25
-"""Ratio of throughputs that counts as more: MORE with CPU left, MUCH with the CPU used up (noise is larger)."""
+"""Ratio from which a throughput counts as larger: MORE if CPU was left, MUCH if not (there is more noise)."""
 UNCLEAR = 1.0, 1.4
-"""A ratio between these is measured a second time."""
+"""A ratio of throughputs between these is measured once more."""
 ENOUGH = 0.95
-"""The run takes the smallest number with at least this share of the best throughput."""
+"""The run takes the smallest number of connections with at least this share of the best throughput."""
 WARM_UP_S = 1.0
 """Time left out at the start of a load, in which the relay starts its processes; at most a third of the load."""
 STEADY = 0.8
-"""Least share of its probe's throughput at which a load counts as steady. A probe is short: loads with the machine to
-themselves reached 0.87 to 1.12 times their probe, loads beside other processes 0.3 to 0.8 times."""
+"""A load with at least this share of its probe's throughput counts as steady. Probes are short: loads alone on the
+machine reached 0.87 to 1.12 times the throughput of their probe, loads beside other processes 0.3 to 0.8 times."""
 AT_ITS_LIMIT = 0.9
-"""Share of its CPU limit at which a relay counts as limited by it."""
+"""A relay that uses at least this share of its CPU limit counts as limited by it."""
 
 
 class Cpu(StrEnum):
@@ -41,9 +41,9 @@ class Cpu(StrEnum):
 
     LEFT = "left"
     SPENT = "spent"
-    """The bed used all of it, or the relay reached its CPU limit."""
+    """The bed used up all CPUs, or the relay reached its CPU limit."""
     TAKEN = "taken"
-    """Processes outside the bed used it up."""
+    """All CPUs were used up, over a quarter of them by processes outside the bed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +86,7 @@ def name(connections: int, number: int = 1) -> str:
 
 
 def read(measured: Measurements) -> tuple[Probe, ...]:
-    """Return the probes of a run by number of connections; a number tried twice has mean values."""
+    """Return the probes of a run, fewest connections first; those with the same number become one, with mean values."""
     loads: dict[int, list[str]] = {}
     for load in measured.sent(Purpose.PROBE):
         if limit := measured.loads[load].connections_limit:
@@ -136,7 +136,7 @@ def cpu_of(measured: Measurements, load: str) -> Cpu | None:
 def following(tried: Sequence[Probe]) -> int | None:
     """Return the number of connections to try next; ``None`` ends the search.
 
-    It ends at ``MOST``, or after two numbers in a row without a gain; after one if the bed has used the CPU up.
+    It ends at ``MOST``, or after two numbers in a row without a gain; after one if the bed used up the CPU in it.
     """
     if not tried:
         return FEWEST
@@ -148,9 +148,9 @@ def following(tried: Sequence[Probe]) -> int | None:
 
 
 def _last_gain(tried: Sequence[Probe]) -> tuple[Probe, int]:
-    """Return the last probe with a gain over the previous gain, and the number of probes after it.
+    """Return the last probe that carried ``MORE`` times the last such one (at first: the first), and how many follow.
 
-    Small gains add up: of 400, 436 and 475 messages a second the third is a gain over the first.
+    Small gains add up: of 400, 436 and 475 messages a second, the third is more than ``MORE`` times the first.
     """
     best, since = tried[0], 0
     for probe in tried[1:]:
@@ -159,13 +159,13 @@ def _last_gain(tried: Sequence[Probe]) -> tuple[Probe, int]:
 
 
 def enough(tried: Sequence[Probe]) -> int:
-    """Return the smallest number of connections with about the best throughput."""
+    """Return the smallest number of connections with at least ``ENOUGH`` of the best throughput."""
     best = max(map(_carried, tried))
     return min(probe.connections for probe in tried if _carried(probe) >= ENOUGH * best)
 
 
 def unclear(fewer: Probe, more: Probe) -> bool:
-    """Return whether one comparison is too close to tell if the larger number carries more."""
+    """Return whether the two are too close to tell if more connections carry more."""
     return UNCLEAR[0] <= _ratio(fewer, more) < UNCLEAR[1]
 
 
@@ -183,7 +183,7 @@ def _ratio(fewer: Probe, more: Probe) -> float:
 def pace(measured: Measurements, load: str) -> Evidence:
     """Return the evidence that the number of connections did not limit a load.
 
-    Without a probe over a larger number, a load that used up the CPU was not limited by its connections.
+    If no two probes can be compared, a load that used up the CPU was not limited by its connections.
     """
     pair = _compared(read(measured), used(measured))
     if pair is None:
@@ -207,9 +207,9 @@ def pace(measured: Measurements, load: str) -> Evidence:
 
 
 def steady(measured: Measurements, loads: Sequence[str]) -> tuple[Evidence, ...]:
-    """Return the evidence that loads carry about as much as their probe, which has as many connections.
+    """Return the evidence that loads carry about as much as the probe over the same number of connections.
 
-    Of several loads the median counts. Without such a probe (at a rate, or with the most connections) there is none.
+    Of several loads the median counts. There is none without such a probe (at a rate, or with the most connections).
     """
     own = next((probe for probe in read(measured) if probe.connections == used(measured)), None)
     if own is None or not loads:
@@ -222,7 +222,7 @@ def steady(measured: Measurements, loads: Sequence[str]) -> tuple[Evidence, ...]
     else:
         over = f"the probe over the same {_connections(own)}"
         found = f"{carried:,.0f} messages a second, {own.carried:,.0f} in {over}: {carried / own.carried:.2f} times"
-        found += "; others used this machine's CPU" if taken else ""
+        found += "; other processes used this machine's CPU" if taken else ""
         holds = carried >= STEADY * own.carried
     return (
         Evidence(
@@ -236,9 +236,9 @@ def steady(measured: Measurements, loads: Sequence[str]) -> tuple[Evidence, ...]
 
 
 def _compared(tried: Sequence[Probe], taken: int | None) -> tuple[Probe, Probe, Cpu | None] | None:
-    """Return the run's probe, the best probe with more connections, and the CPU state of the run's probe.
+    """Return two probes to compare, and the CPU state of the run's own probe, the one over ``taken`` connections.
 
-    If the run has the largest number tried: the probe of the last gain before it, the run's probe, and its CPU state.
+    The two: the run's and the best over more connections or, if none has more, the last gain below it and the run's.
     """
     own = next((probe for probe in tried if probe.connections == taken), None)
     if own is None or len(tried) < 2:
@@ -254,7 +254,7 @@ def _connections(probe: Probe) -> str:
 
 
 def advice(measured: Measurements) -> str:
-    """Return advice for a run whose number of connections set the pace."""
+    """Return advice for the user of a run whose number of connections set the pace."""
     saved = _saved(measured)
     if saved and saved.given:
         return "Leave --connections out, and the run finds their number"

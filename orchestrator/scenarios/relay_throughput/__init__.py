@@ -1,7 +1,7 @@
 """How much mail does this relay carry, and how do we know?
 
-The same load goes first straight to the sink (the instrument's own ceiling), then through the relay; the relay's queue
-is drained before the verdict. A result near the ceiling measures the instrument, and is never reported as the relay's.
+The same load goes first straight to the sink, then through the relay, whose queue is drained before the verdict. The
+first rate is the ceiling of the instrument (load generator and sink): a result near it is not reported as the relay's.
 """
 
 from orchestrator import services
@@ -43,7 +43,7 @@ class RelayThroughput:
         return base.model_copy(update={"nodes": nodes})
 
     def connections(self, params: Params) -> dict[str, float]:
-        """Return new connections a second at the given rate: generator to relay, and relay to one domain."""
+        """Return new connections per second at the given rate, if any: generator to relay, and relay to one domain."""
         if params.rate is None:
             return {}
         return {"load": params.rate / params.per_connection, "relay": params.rate / params.domains}

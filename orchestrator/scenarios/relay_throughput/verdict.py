@@ -25,13 +25,13 @@ from orchestrator.services import Override, Purpose, Role
 BACKLOG = 0.25
 """Largest share of the accepted rate that a relay may fail to deliver under load; above it, a backlog grows."""
 TAKEN = 0.99
-"""Least share of the offered messages that the relay accepts."""
+"""A relay keeps up only if it accepts at least this share of the offered messages."""
 OUT = 0.95
-"""Least share of the accepted messages delivered ``TAIL_S`` after the last reply; larger for a long run."""
+"""Least share of the accepted messages delivered by ``TAIL_S`` after the last reply; the longer the run, the larger."""
 TAIL_S = 1.0
-"""Largest queue of a relay that keeps up, as seconds of the offered rate."""
+"""Most mail in the queue of a relay that keeps up, in seconds of the offered rate."""
 LATE = 0.01
-"""Most messages, as a share, that start over 10 ms late."""
+"""A generator is on time if it starts at most this share of its messages over 10 ms late."""
 
 
 def judge(measured: Measurements, params: Params) -> Verdict:
@@ -79,26 +79,26 @@ def judge(measured: Measurements, params: Params) -> Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Facts:
-    """The evidence, by the meaning of its failure."""
+    """The evidence, in groups by what a failure in them means."""
 
     mail: tuple[Evidence, ...]
     """The relay loses or spoils mail."""
     harness: tuple[Evidence, ...]
     """The instrument set the pace."""
     pace: tuple[Evidence, ...]
-    """The load set the pace, by the number of its connections or a late generator."""
+    """The load set the pace: it had too few connections, or the generator was late."""
     steady: tuple[Evidence, ...]
-    """The relay carried much more in the probe over the same connections."""
+    """The relay carried much more in the probe over the same number of connections."""
     kept: tuple[Evidence, ...]
     """The relay does not keep up with the rate."""
 
 
 _Judged = tuple[Outcome, str, tuple[str, ...]]
-"""The outcome, the reason (empty if CONFIRMED), and the marks."""
+"""(outcome, reason, marks); the reason is empty if CONFIRMED."""
 
 
 def _outcome(measured: Measurements, params: Params, facts: _Facts) -> _Judged:
-    """Judge the facts, the most serious first."""
+    """Judge the groups of evidence, the most serious failure first."""
     if broken := unmet(facts.mail):
         return Outcome.REFUTED, broken, ()
     everything = (*facts.mail, *facts.kept, *facts.pace, *facts.steady, *facts.harness)
@@ -121,11 +121,11 @@ def _closed(measured: Measurements, facts: _Facts) -> _Judged:
 
 
 def _rated(measured: Measurements, facts: _Facts) -> _Judged:
-    """Judge a load at a given rate; a relay that falls behind is refuted only if it had CPU and connections."""
+    """Judge a load at a given rate; REFUTED if the relay fell behind, and not because of others or few connections."""
     late = unmet(facts.pace)
     connections = probes.used(measured)
     if not late or not connections or measured.connections_at_most(RUN) < connections:
-        connections = None  # no message waited for one
+        connections = None  # no message waited for a connection
     if late and connections is None:
         return Outcome.INCONCLUSIVE, f"the instrument may have set the pace: {late}", (INSTRUMENT,)
     behind = "; ".join(filter(None, (unmet(facts.kept), late)))
@@ -133,7 +133,7 @@ def _rated(measured: Measurements, facts: _Facts) -> _Judged:
         return Outcome.CONFIRMED, "", ()
     cpu = probes.cpu_of(measured, RUN)
     if cpu is Cpu.TAKEN:
-        return Outcome.INCONCLUSIVE, f"others used the CPU of this machine, and the relay fell behind: {behind}", ()
+        return Outcome.INCONCLUSIVE, f"other processes used the CPU, and the relay fell behind: {behind}", ()
     if connections and cpu is not Cpu.SPENT:
         reason = f"messages waited for one of {connections:,} connections, with CPU left: {behind}"
         return Outcome.INCONCLUSIVE, f"{reason}; give more with --connections", (CONCURRENCY,)
@@ -176,7 +176,7 @@ def _claim(outcome: Outcome, carried: float | None, rated: float | None, respons
 
 
 def _room(carried: float | None, ceiling: float | None, rated: float | None) -> str:
-    """Return a sentence on the instrument's own limit."""
+    """Return a clause on the instrument's own ceiling."""
     if not carried or not ceiling:
         return "the instrument's own limit is not known"
     if rated:
@@ -190,13 +190,13 @@ def _ms(latency: Latency | None, percentile: float) -> float | None:
 
 
 def _why(params: Params) -> str:
-    """Return a remark on chosen services that do not account for messages, or an empty text."""
+    """Return a remark on the chosen services that do not account for every message; empty without any."""
     silent = [name for name, ours in ((params.load, OURS), (params.sink, "blackhole")) if name != ours]
     return f" (no message is accounted for by {' and '.join(silent)})" if silent else ""
 
 
 def _sent_per_s(measured: Measurements, params: Params) -> float | None:
-    """Return messages sent a second by the relay's own log, from the start of the load to the last one, to 1 s."""
+    """Return messages per second that the relay sent from the start of the load on; its log has whole seconds."""
     load, relay = measured.loads.get(RUN), measured.name_of(Role.RELAY)
     if load is None or not relay or params.relay not in services.known():
         return None
@@ -207,7 +207,7 @@ def _sent_per_s(measured: Measurements, params: Params) -> float | None:
 
 
 def _backlog(measured: Measurements) -> tuple[str, ...]:
-    """Return a warning if a backlog grew: the figure then depends on the length of the load."""
+    """Return a warning if a backlog grew: the rate in the verdict then depends on the length of the load."""
     accepted, delivered = measured.accepted_per_s(RUN), measured.delivered_under_load_per_s(RUN)
     if not accepted or delivered is None or delivered >= (1 - BACKLOG) * accepted:
         return ()
@@ -216,7 +216,7 @@ def _backlog(measured: Measurements) -> tuple[str, ...]:
 
 
 def _full(measured: Measurements, machine: Machine | None) -> tuple[str, ...]:
-    """Return a warning if the CPUs were saturated: with CPUs of its own the relay would carry more."""
+    """Return a warning if the machine's CPUs were saturated: the relay alone on them would carry more."""
     if machine is None or not machine.full:
         return ()
     relay = machine.nodes.get(measured.name_of(Role.RELAY), 0.0)
@@ -226,7 +226,7 @@ def _full(measured: Measurements, machine: Machine | None) -> tuple[str, ...]:
 
 
 def _own(measured: Measurements) -> tuple[str, ...]:
-    """Return the changes to the relay's own files, and the settings in them that can divert mail."""
+    """Return warnings: what the bed changed in the user's files for the relay, and settings there that divert mail."""
     relay = measured.planned(Role.RELAY)
     changes = [str(Override(**change)) for change in relay.get("changes") or ()]
     detours = list(relay.get("detours") or ())

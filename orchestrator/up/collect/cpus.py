@@ -1,4 +1,4 @@
-"""CPU time of a machine since its start, by CPU."""
+"""CPU time that a machine has used since its boot, by CPU."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -9,7 +9,7 @@ from typing import Self
 from orchestrator.measurements.rundir import RunDir
 
 COMMAND = ("cat", "/proc/stat", "/proc/1/status")
-"""Command to run in a node: the first file is of the whole machine, even in a container, the second of the node."""
+"""Command to run in a node; the first file describes the whole machine, even in a container, the second the node."""
 _TICK_S = 0.01
 """Unit of /proc/stat (USER_HZ, proc(5))."""
 _IDLE, _IOWAIT, _STEAL = 3, 4, 7
@@ -17,13 +17,13 @@ _IDLE, _IOWAIT, _STEAL = 3, 4, 7
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CpuTimes:
-    """One reading."""
+    """One reading: CPU seconds by CPU number."""
 
     busy: Mapping[int, float]
-    """Seconds not idle: user, nice, system, irq, softirq, and steal (given to other guests by the hypervisor)."""
+    """Not idle: user, nice, system, irq, softirq, and steal (time that the hypervisor gave to other guests)."""
     steal: Mapping[int, float]
     allowed: str
-    """Allowed CPUs of the node's first process; empty if unknown."""
+    """CPUs on which the node's first process may run; empty if unknown."""
 
     @classmethod
     def parse(cls, output: str) -> Self:
@@ -41,7 +41,7 @@ class CpuTimes:
         )
 
     def since(self, before: Self, cpus: Iterable[int]) -> dict[str, float] | None:
-        """Return the sums over these CPUs since ``before``: ``busy_s``, ``steal_s``; ``None`` if any is hidden."""
+        """Return ``busy_s`` and ``steal_s`` since ``before``, summed over ``cpus``; ``None`` if a CPU is missing."""
         chosen = list(cpus)
         if not chosen or not all(n in self.busy and n in before.busy for n in chosen):
             return None

@@ -1,4 +1,4 @@
-"""Kernel log of the engine's machine, read by a helper (syslog(2))."""
+"""Kernel log of the engine's machine, read with dmesg in a helper container."""
 
 import re
 from collections.abc import Collection
@@ -21,7 +21,7 @@ class KernelLine:
     """One line of the kernel's log."""
 
     t: float
-    """Unix time, approximate: the log's clock is neither CLOCK_BOOTTIME nor CLOCK_REALTIME."""
+    """Approximate Unix time: the log's own clock differs from CLOCK_BOOTTIME and from CLOCK_REALTIME."""
     stamp: str
     """Seconds since the boot, as printed; unique together with the text."""
     text: str

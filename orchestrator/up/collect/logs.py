@@ -1,7 +1,7 @@
 """One node's log: writes it to the run directory and notifies watches of matching lines.
 
-A watch is opened before the action that causes the line, so that it misses no line; the reading thread notifies it,
-without polling.
+Open a watch before the action that causes the line, so that it misses no line. The thread that reads the log notifies
+the watch; nothing polls.
 """
 
 import json
@@ -17,7 +17,7 @@ from orchestrator.hosts import LogLine
 from orchestrator.measurements.rundir import RunDir
 
 TAIL = 20
-"""Number of log lines in an error."""
+"""Number of last log lines shown in an error."""
 
 
 class NodeLog:
@@ -33,13 +33,13 @@ class NodeLog:
         self._unwritten = False
         self._writable = True
         self.cut = False
-        """No line comes any more; ``end`` will tell the reason."""
+        """No more lines will come; ``end`` will give the reason."""
 
     def put(self, line: LogLine) -> None:
         """Keep one line.
 
         Raises:
-            OSError: the run directory is not writable; listeners still got the line, later lines are not written.
+            OSError: the line cannot be written; listeners got it, and the next lines are not written.
         """
         with self._lock:
             self._tail.append(line.text)
@@ -65,7 +65,7 @@ class NodeLog:
                 self._unwritten = False
 
     def end(self, why: Problem | None) -> None:
-        """Notify the listeners of the log's end; only the first call counts."""
+        """Notify the listeners of the log's end; a second call has no effect."""
         with self._lock:
             if self._ended is None:
                 self._ended = (why,)
@@ -74,7 +74,7 @@ class NodeLog:
                 self._listeners.clear()
 
     def close(self) -> None:
-        """End the log and its file; later lines are dropped.
+        """End the log and close its file; lines that come afterwards are dropped.
 
         Raises:
             OSError: the last lines could not be written.
@@ -85,7 +85,7 @@ class NodeLog:
             self._file.close()
 
     def listen(self, listener: "Watch | Ticks") -> None:
-        """Notify ``listener`` of every later line, in the thread that reads the log, and of the end."""
+        """Notify ``listener`` of every new line, in the thread that reads the log, and of the log's end."""
         with self._lock:
             if self._ended is None:
                 self._listeners.append(listener)
@@ -105,7 +105,7 @@ class NodeLog:
 
 
 class Watch:
-    """Watch for one log line after its opening; listens until ``close``."""
+    """Wait for the first matching line of a log after the watch is opened; listens until ``close``."""
 
     def __init__(self, log: NodeLog, pattern: re.Pattern[str] | str) -> None:
         self.log = log
@@ -127,12 +127,12 @@ class Watch:
             self.found.set_result(line)
 
     def end(self, why: Problem | None) -> None:
-        """Fail the watch: no line will come."""
+        """Fail the watch, because no more lines will come."""
         if not self.found.done():
             self.found.set_exception(why or EngineFailed(*self._missing("the recording was stopped")))
 
     def late(self, seconds: float) -> TimedOut:
-        """Return the error for a line that did not come within N seconds."""
+        """Return the error for a line that did not come within ``seconds``."""
         return TimedOut(*self._missing(f"none in {seconds:g} s"))
 
     def _missing(self, found: str) -> tuple[str, str, str]:
@@ -145,9 +145,9 @@ class Watch:
 
 
 class Ticks:
-    """Writes a sink's ticks (``agents.contract.SinkTick``) of its known loads to series/sink.jsonl, without a thread.
+    """Appends a sink's ticks (``agents.contract.SinkTick``) to series/sink.jsonl if they count one of ``loads``.
 
-    The series adds the name of the load as ``phase``.
+    Each line of the series also has the name of the load, as ``phase``.
     """
 
     def __init__(self, rundir: RunDir, fault: Callable[[str], None]) -> None:
@@ -157,7 +157,7 @@ class Ticks:
         """Run of a load -> its name."""
 
     def line(self, line: LogLine) -> None:
-        """Write the line if it is a tick of a known load; a full disk is a fault and ends the series."""
+        """Append the line if it is a tick of one of ``loads``; a full disk is reported and ends the series."""
         if self._broken or not line.text.startswith('{"tick"'):
             return
         try:

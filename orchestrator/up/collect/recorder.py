@@ -1,6 +1,6 @@
-"""Recorder of a bed: writes logs and statistics into the run directory and detects a container's end.
+"""Recorder of a bed: writes logs and statistics into the run directory, and detects the end of a container.
 
-Three threads for each node, because the engine's answers are blocking streams: log, statistics, end.
+Each node has three threads (log, statistics, end), because the engine's answers are blocking streams.
 A broken stream does not end the run: it is reported in ``faults`` and series/recorder.jsonl.
 """
 
@@ -26,11 +26,11 @@ from orchestrator.up.collect.stats import point
 _log = logging.getLogger(__name__)
 
 FLUSH_S = 1.0
-"""Interval between flushes: at most this much log is lost if the orchestrator is killed."""
+"""Interval between flushes of the logs: a killed orchestrator loses at most this much."""
 GRACE_S = 10.0
 """Time limit for the streams of removed containers to end."""
 PAUSES_S = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-"""Pauses between attempts to wait for a container's end; a restarting engine is away for some seconds."""
+"""Pauses between attempts to wait for a container's end; a restarting engine does not answer for some seconds."""
 
 
 class Recorder:
@@ -58,7 +58,7 @@ class Recorder:
         self.died = Event()
         """Set if a container ended unexpectedly, or the engine cannot report ends any more."""
         self._broken: Future[None] = Future()
-        """Its exception is the reason why ``died`` is set."""
+        """Holds, as an exception, the reason why ``died`` is set."""
         self._told: list[Callable[[EngineFailed], None]] = []
         self._rundir = rundir
         self._lock = Lock()
@@ -81,7 +81,7 @@ class Recorder:
         self.close()
 
     def record(self, node: str, container: Node) -> None:
-        """Record a node from its first log line. Its container must have been started: the engine follows no other."""
+        """Record a node from its first log line. Its container must be started: the engine follows no other."""
         log, ended = self._log(node), Event()
         reader = self._thread("logs", node, lambda: self._read_log(log, container.logs(follow=True), ended))
         self._thread("stats", node, lambda: self._read_stats(node, container))
@@ -92,10 +92,10 @@ class Recorder:
         return Watch(self._log(node), pattern)
 
     def await_lines(self, watches: Sequence[Watch], timeout: float) -> None:
-        """Wait at most ``timeout`` seconds in all for every watch's line; a node expected to end needs none.
+        """Wait at most ``timeout`` seconds in all until every watch has its line, or its node has ended as expected.
 
         Raises:
-            NodeDied: a node died, watched or not; raised at once, for the first one.
+            NodeDied: a node died, watched or not; raised at once, for the first node that died.
             TimedOut: a line did not come in time.
             EngineFailed: a log cannot be read.
         """
@@ -109,7 +109,7 @@ class Recorder:
                 done, _ = wait_for(futures, max(0.0, deadline - time.monotonic()), FIRST_COMPLETED)
                 self.check()
                 if not done and any(watch.log.cut for watch in waiting.values()):
-                    done, _ = wait_for(futures, GRACE_S, FIRST_COMPLETED)  # until its reason is known
+                    done, _ = wait_for(futures, GRACE_S, FIRST_COMPLETED)  # the log broke off: wait for the reason
                     self.check()
                 if not done:
                     raise next(iter(waiting.values())).late(timeout)
@@ -122,7 +122,7 @@ class Recorder:
                 watch.close()
 
     def keep_ticks(self, node: str, run: str, load: str) -> None:
-        """Write a sink's later ticks of this load to series/sink.jsonl, until the bed goes down."""
+        """From now on, append the sink's ticks for this load to series/sink.jsonl, until the bed goes down."""
         log = self._log(node)
         if node not in self._ticks:
             self._ticks[node] = Ticks(self._rundir, partial(self._fault, f"ticks of {node}"))
@@ -130,7 +130,7 @@ class Recorder:
         self._ticks[node].loads[run] = load
 
     def expect_end(self, *nodes: str) -> None:
-        """Do not count later ends of these nodes (none named: of all) as deaths."""
+        """From now on, do not count the end of these nodes (without arguments: of any node) as a death."""
         with self._lock:
             self._expected.update(nodes)
             self._all_expected = self._all_expected or not nodes
@@ -150,7 +150,7 @@ class Recorder:
         """Check that every node still runs.
 
         Raises:
-            NodeDied: a node ended unexpectedly; the first one.
+            NodeDied: a node ended unexpectedly; the error names the first one.
             EngineFailed: the engine cannot report ends any more.
         """
         if self._broken.done():
@@ -170,10 +170,10 @@ class Recorder:
                 self._told.remove(tell)
 
     def close(self, timeout: float = GRACE_S) -> None:
-        """Stop: wait for the streams of ended containers, then complete the files. Never raises; idempotent.
+        """Wait up to ``timeout`` seconds for the streams to end, then close the files. Never raises; idempotent.
 
-        The recording of a container that still runs after ``timeout`` seconds stops; its threads end with its next
-        line, and do not delay the end of the program.
+        If a container still runs then, its recording stops. Its threads end at the next line of its log, and do not
+        delay the end of the program.
         """
         if self._closed.is_set():
             return
@@ -231,7 +231,7 @@ class Recorder:
                 return
             try:
                 log.put(line)
-            except OSError as error:  # a full disk: readiness and ticks still depend on this thread
+            except OSError as error:  # a full disk; go on, because watches and ticks need this thread
                 self._fault(f"logs of {log.node}", str(error))
         log.cut = True
         if not ended.wait(GRACE_S) and not self._closed.is_set():
@@ -261,14 +261,14 @@ class Recorder:
             return
         finally:
             ended.set()
-        reader.join(GRACE_S)  # the last lines hold the reason
+        reader.join(GRACE_S)  # the last lines of the log hold the reason
         death = NodeDied(log.node, status, log.tail)
         self._break(log.node, death)
         log.end(death)
         self._end(log.node).set_result(death)
 
     def _exit_status(self, container: Node) -> int | None:
-        """Wait for a container's end, with retries, and return its exit status; ``None`` if it was removed."""
+        """Wait for a container's end, with retries; return its exit status, or ``None`` if it was removed."""
         pauses = iter(PAUSES_S)
         while True:
             try:
@@ -277,11 +277,11 @@ class Recorder:
                 return None
             except Exception:
                 pause = next(pauses, None)
-                if pause is None or self._closed.wait(pause):  # an absent engine sends no event
+                if pause is None or self._closed.wait(pause):  # polling: an absent engine sends no event
                     raise
 
     def _break(self, node: str, error: EngineFailed) -> None:
-        """Wake all waiters with ``error``, unless this node's end is expected; only the first call counts."""
+        """Wake all waiters with ``error``, unless this node's end is expected; later errors have no effect."""
         with self._lock:
             if not self._all_expected and node not in self._expected and not self._broken.done():
                 self._broken.set_exception(error)

@@ -1,4 +1,4 @@
-"""The engine's statistics of a container, in one form for cgroup v1 and v2.
+"""The engine's statistics of a container, in the same form for cgroup v1 and v2.
 
 Source: Docker Engine API 1.41, ``GET /containers/{id}/stats``; the kernel's cgroup-v1/memory.rst and cgroup-v2.rst.
 """
@@ -14,11 +14,11 @@ from orchestrator.hosts import Host
 from orchestrator.hosts.docker.api import unix
 from orchestrator.hosts.ownership import NODE, REMOVED
 
-if TYPE_CHECKING:  # it imports the recorder, which imports this
+if TYPE_CHECKING:  # up.bed imports the recorder, which imports this module
     from orchestrator.up.bed import RunningBed
 
 FIGURES = ("cores", "memory_b", "rx_b_per_s", "tx_b_per_s", "pids")
-"""Names of the figures of ``rates``."""
+"""Names of the figures that ``rates`` returns."""
 _COLUMNS = (
     ("cores", 8, 2, 1),
     ("memory_b", 8, 0, 2**20),
@@ -31,7 +31,7 @@ Point = dict[str, float | int | str | None]
 _NEVER = "0001-01-01T00:00:00Z"
 """Go's zero time: the reading time of a stopped container."""
 _UNLIMITED = 1 << 60
-"""cgroup v1 writes "no limit" as the largest multiple of the page size."""
+"""Limits from here on mean none: cgroup v1 writes "no limit" as the largest multiple of the page size."""
 
 
 def point(node: str, raw: Mapping[str, Any]) -> Point | None:
@@ -80,7 +80,7 @@ def _seconds(nanoseconds: int | None) -> float | None:
 
 
 def _resident(memory: Mapping[str, Any]) -> int | None:
-    """Return memory without inactive file cache, as ``docker stats`` does (v1: of the whole hierarchy)."""
+    """Return memory without inactive file cache, as ``docker stats`` does (in cgroup v1: of the whole hierarchy)."""
     usage = memory.get("usage")
     if not isinstance(usage, int):
         return None
@@ -94,7 +94,7 @@ def _sum(parts: Sequence[Mapping[str, Any]], key: str) -> int | None:
 
 
 def _blocks(entries: Sequence[Mapping[str, Any]], operation: str) -> int | None:
-    """Sum over devices; cgroup v1 says ``Read``, v2 says ``read``."""
+    """Return the octets of an operation, over all devices; cgroup v1 calls it ``Read``, v2 ``read``."""
     return sum(e["value"] for e in entries if str(e.get("op", "")).lower() == operation) if entries else None
 
 
@@ -102,7 +102,7 @@ def rates(bed: "RunningBed") -> dict[str, dict[str, float | str | None]]:
     """Return state and use of each node, measured over one second: node -> figure -> value.
 
     Besides ``state``: ``cores`` of CPU, ``memory_b``, ``rx_b_per_s``, ``tx_b_per_s``, ``pids``; each ``None`` if the
-    node does not run, or ended meanwhile.
+    node does not run, or ended during that second.
     """
     ids = {name: node.container.id for name, node in bed.nodes.items()}
     with ThreadPoolExecutor(len(ids)) as pool:

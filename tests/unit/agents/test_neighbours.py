@@ -61,4 +61,4 @@ def test_a_refusal_has_a_name(port: int) -> None:
                                    ["shout", "198.18.0.1", "5", "d0.test"]])  # fmt: skip
 def test_what_it_cannot_do_is_a_usage_error(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert neighbours.main(words) == 2
-    assert "FIRST is an IPv4 address" in capsys.readouterr().err
+    assert "consecutive IPv4 addresses from FIRST" in capsys.readouterr().err

@@ -158,7 +158,7 @@ def test_a_node_whose_container_is_gone_is_named_so(
     host.node("tb-0000000a-n1").remove()
     ended = testbed(*words)
     assert ended.names("node n1 of bed bed")
-    assert ("it was removed" in ended.err, ended.code) == (True, ExitCode.ENGINE)
+    assert ("its container was removed" in ended.err, ended.code) == (True, ExitCode.ENGINE)
 
 
 def test_stats_shows_a_node_whose_container_is_gone(testbed: Command, host: HalfUp) -> None:

@@ -66,7 +66,7 @@ def test_a_pull_is_done_when_the_image_is_there() -> None:
     stream = parts({"status": "Download complete"})
     with engine({"POST /images/create": stream, "GET /images/debian:x/json": {"Id": "sha256:1"}}) as (it, _):
         it.images.pull("debian:x")
-    with engine({"POST /images/create": stream}) as (it, _), pytest.raises(EngineFailed, match="has none"):
+    with engine({"POST /images/create": stream}) as (it, _), pytest.raises(EngineFailed, match="no such image"):
         it.images.pull("debian:x")
     with engine({}) as (it, _), pytest.raises(EngineFailed, match="no such thing"):
         it.images.pull("debian:x")

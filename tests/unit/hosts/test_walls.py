@@ -93,7 +93,7 @@ def test_a_host_table_that_does_not_drop_everything_is_a_gap(engine: FakeHost, k
     assert found(engine) == []
 
 
-@pytest.mark.parametrize(("status", "says"), [(3, "none"), (4, "other rules in it")])
+@pytest.mark.parametrize(("status", "says"), [(3, "none"), (4, "different rules in it")])
 def test_a_node_whose_rules_are_not_those_of_its_start_is_a_gap(
     engine: FakeHost, kernel: Kernel, status: int, says: str
 ) -> None:
@@ -103,7 +103,7 @@ def test_a_node_whose_rules_are_not_those_of_its_start_is_a_gap(
     assert (found(engine), kernel.loads) == ([], 1)
 
 
-@pytest.mark.parametrize(("status", "why"), [(5, "it is at its start"), (127, "status 127")])
+@pytest.mark.parametrize(("status", "why"), [(5, "the node is still starting"), (127, "status 127")])
 def test_a_node_that_cannot_say_was_not_looked_at_and_is_left_alone(
     engine: FakeHost, kernel: Kernel, status: int, why: str
 ) -> None:
@@ -150,7 +150,7 @@ def test_a_wall_that_opens_while_its_bed_changes_is_not_known(engine: FakeHost, 
     before = deployed_beds(engine)
     engine.node("tb-0000000a-n0").remove()
     looked = {wall.place: wall for wall in walls.look(engine, before) if wall.bed.id == "0000000a"}
-    assert (looked["host"].state, looked["host"].found) == (State.UNSEEN, "its bed changed during the look")
+    assert (looked["host"].state, looked["host"].found) == (State.UNSEEN, "its bed changed during the check")
     assert (looked["node n0"].state, looked["node n1"].state) == (State.UNSEEN, State.CLOSED)
 
 

@@ -51,7 +51,7 @@ def test_every_threshold_is_found(tmp_path: Path, threshold: int) -> None:
 def test_the_arithmetic_of_the_scenario_is_held_against_what_is_found(tmp_path: Path) -> None:
     _, facts, _ = search(tmp_path, from_on(114), predicted=116.0)
     assert facts["predicted"] == 116
-    assert "own arithmetic says 116: 1.8% apart" in facts["says"]
+    assert "scenario predicts 116, which is 1.8% apart" in facts["says"]
 
 
 @pytest.mark.parametrize(("threshold", "status"), [(5, "always"), (450, "never")])

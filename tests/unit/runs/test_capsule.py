@@ -177,7 +177,7 @@ def test_consent_is_given_here_or_not_at_all(made: Path) -> None:
 BROKEN: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a newer format": (lambda data: data.update(format=2), "of format 1; found .*: format 2"),
     "a format that is none": (lambda data: data.update(format="1"), "of format 1"),
-    "no format": (lambda data: data.pop("format"), "no capsule at all"),
+    "no format": (lambda data: data.pop("format"), "JSON of another kind"),
     "an unknown key": (lambda data: data.update(run="rm -rf"), "run: unknown key"),
     "a digest that is none": (lambda data: data["config"]["dns"].update(x={"sha256": "../"}), "sha256"),
     "an outcome that is none": (lambda data: data["signature"].update(outcome="PASSED"), "signature.outcome"),
@@ -198,8 +198,8 @@ def test_what_is_no_capsule_is_refused(made: Path, change: Callable[[dict[str, A
     [
         ("", "Expecting value"),
         ("[" * 100_000, "recursion"),
-        ("[]", "no capsule at all"),
-        ("[" * 100 + "]" * 100, "no capsule at all"),
+        ("[]", "JSON of another kind"),
+        ("[" * 100 + "]" * 100, "JSON of another kind"),
         ('{"format": NaN}', "NaN"),
         (" " * (capsule.MAX_FILE_B + 1), "it is larger"),
     ],

@@ -357,7 +357,7 @@ def test_a_disk_that_fills_up_before_the_verdict_is_kept_hides_it_not(tmp_path: 
 
     with disk.full(1 << 30), pytest.raises(HostCannot, match=r"run\.json.*File too large") as caught:
         _run(Breaking(), tmp_path, Judged(judge))
-    assert "the verdict, which could not be kept: CONFIRMED. It did." in caught.value.__notes__
+    assert "the verdict, which could not be saved: CONFIRMED. It did." in caught.value.__notes__
     assert list(tmp_path.rglob("*.new")) == []
 
 

@@ -152,7 +152,7 @@ def test_a_relay_that_carries_the_same_is_refuted(tmp_path: Path) -> None:
 def test_the_same_on_a_busy_machine_is_no_answer(tmp_path: Path) -> None:
     verdict = judged(make(tmp_path, SAME, others=0.3))
     assert verdict.outcome is Outcome.INCONCLUSIVE
-    assert "Others used these CPUs" in verdict.reason
+    assert "Other processes used these CPUs" in verdict.reason
     assert any("30% of one core" in mark for mark in verdict.marks)
 
 
@@ -188,14 +188,14 @@ def test_what_others_took_is_given_back(tmp_path: Path) -> None:
     assert verdict.outcome is Outcome.CONFIRMED
     assert verdict.evidence[0].found == "50% (125 of 250, 150 of 125, 125 of 250)"
     assert verdict.evidence[1].found == "50% (250 of 500, 250 of 500, 250 of 500)"
-    assert "500 messages a second on all threads, 250 on one core, as estimated without the others" in verdict.claim
+    assert "500 messages a second on all threads, 250 on one core, as estimated without other" in verdict.claim
     assert verdict.figures["messages_on_all_threads_per_s"] == pytest.approx(250)
 
 
 def test_what_is_left_out_and_shared_is_said(tmp_path: Path) -> None:
     marks = judged(make(tmp_path, FALLS)).marks
     assert any("one thread is one core" in mark and "one socket is all threads" in mark for mark in marks)
-    assert "all threads: no core is left over for the harness, which shares these" in marks
+    assert "all threads: no core is left for the harness, which shares these CPUs" in marks
 
 
 def test_hyper_threading_is_answered_where_there_is_any(tmp_path: Path) -> None:
