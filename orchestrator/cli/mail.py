@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.cli import beds, shell
+from orchestrator.cli.verbosity import verbose
 from orchestrator.errors import EngineFailed, InvalidInput, TimedOut
 from orchestrator.plaintext import plain
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from orchestrator.up.node import RunningNode
 
 _HTTP = "8025/tcp"
-dns_app = typer.Typer(help="Break the DNS of a bed, and see what it was asked.", no_args_is_help=True)
+dns_app = typer.Typer(no_args_is_help=True)
 
 Limit = Annotated[int, typer.Option(min=1, max=1000, help="Messages to show, the newest first.")]
 Query = Annotated[str, typer.Option(help='Words such as `to:bob@example.com subject:"two words" -tag:old`.')]
@@ -57,7 +58,14 @@ def inbox(
     shell.answer(output, listing, show)
 
 
+@dns_app.callback(help="Break or change the DNS of a bed, and see what it was asked.")
+@verbose
+def _dns() -> None:
+    """Read the options before the name of a command."""
+
+
 @dns_app.command()
+@verbose
 def fail(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A domain name, with * and ?.")],
     kind: Annotated[str, typer.Argument(metavar="TYPE", help="MX, A, TXT, ..., or * for any.")],
@@ -78,6 +86,7 @@ def fail(
 
 
 @dns_app.command(name="set")
+@verbose
 def set_(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The owner of the records, a full domain name.")],
     kind: Annotated[str, typer.Argument(metavar="TYPE", help="MX, A, TXT, CAA, ...")],
@@ -121,12 +130,14 @@ def _changes(name: str, kind: str, data: list[str], ttl: int) -> list[str]:
 
 
 @dns_app.command()
+@verbose
 def clear(bed: beds.DeployedOption = None) -> None:
     """Remove every rule."""
     _control(bed, "clear")
 
 
 @dns_app.command()
+@verbose
 def queries(
     after: Annotated[int, typer.Option(min=0, help="Later ones than the query of this id.")] = 0,
     bed: beds.DeployedOption = None,

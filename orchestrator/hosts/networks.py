@@ -1,4 +1,4 @@
-"""Networks of a bed: the control bridge, a private veth pair, and the lab network (macvlan) on it; or a lab on a bridge.
+"""Networks of a bed: control bridge, private veth pair, and the lab network (macvlan) on it; or a lab on a bridge.
 
 
 The control network is made first and removed last: its labels lead another command to the other objects.

@@ -42,7 +42,7 @@ def texts(node: NodePlan) -> dict[str, str]:
 # ------------------------------------------------------------------------------------------------------------ IPv4 only
 
 
-@pytest.mark.parametrize("role", Role)
+@pytest.mark.parametrize("role", [Role.DNS, Role.RELAY, Role.SINK, Role.LOAD])
 def test_a_bed_with_ipv4_only_says_nothing_of_ipv6(role: Role) -> None:
     """But for the start script and rules that keep a host's own IPv6 out, and named, which would listen by itself."""
     node = planned("v4").node(role)

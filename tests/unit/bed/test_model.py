@@ -20,7 +20,7 @@ NODES = {"dns": {"service": "bind"}}
         ({"domains": ["a b.test"]}, "a b.test"),
         ({"domains": ["a;b.test"]}, "a;b.test"),
         ({"domains": ["a\n.test"]}, "domains"),
-        ({"domains": ["example.com"]}, "example.com"),
+        ({"domains": ["2.0.192.in-addr.arpa"]}, "outside .arpa"),
         ({"domains": ["a.test", "a.test"]}, "repeated"),
         ({"domains": []}, "0 names"),
         ({"domains": 0}, "greater than or equal to 1"),
@@ -66,5 +66,5 @@ def test_a_file_that_is_no_yaml_or_not_there_is_named(tmp_path: Path) -> None:
         read_bed(broken)
     with pytest.raises(InvalidInput, match="No such file"):
         read_bed(tmp_path / "none.yaml")
-    with pytest.raises(InvalidInput, match="choose one of relay"):
+    with pytest.raises(InvalidInput, match="choose one of mail, relay"):
         builtin.bed("relai")

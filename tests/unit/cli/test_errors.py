@@ -155,7 +155,7 @@ def test_a_bed_file_that_cannot_be_read_is_named(testbed: Command, tmp_path: Pat
         (tmp_path, "Is a directory"),
         (tmp_path / "none.yaml", "No such file"),
         ("/dev/zero", "it is larger"),
-        ("relai", "choose one of relay"),
+        ("relai", "choose one of mail, relay"),
         ("./a\x1b[31m.yaml", "\\x1b[31m"),
     ):
         ended = testbed("plan", bed)
@@ -209,7 +209,7 @@ def test_a_parameter_that_makes_no_sense_ends_a_run_before_it_leaves_anything(
         (("run", "relay-throughput", "--vary", "relay=postfix,sendmail"), "'sendmail'"),
         (("run", "none.json"), "No such file"),
         (("doctor", "relay-throughput", "--rate", "0"), "greater than 0"),
-        (("doctor", "nosuch"), "choose one of relay"),
+        (("doctor", "nosuch"), "choose one of mail, relay"),
         (("capsule", "nosuch"), "runs/nosuch"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",

@@ -15,12 +15,19 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "bind": [
         {"listen": "lab", "listen_v6": "none", "workers": 3},
         {"listen": "all", "max_sockets": 4096},
-        {"resolver": True},
+        {"resolver": True, "update": True},
     ],
     "blackhole": [
         {"data_delay_ms": 1.5, "max_size": 1024},
         {"fault": "reset-after-mail", "fault_every": 3},
         {"fault": "close-after-rcpt"},
+    ],
+    "dns-gate": [{"rules": [{"name": "*.d1.test", "type": "MX", "times": 2}]}],
+    "inbox": [
+        {"max_size": 4096, "max_messages": 10, "max_stored_mb": 1, "users": {"ann": "secret"}},
+        {"require_auth": True},
+        {"require_tls": True},
+        {"rules": [{"to": "*@d1.test", "then": "defer"}]},
     ],
     "postfix": [{"main_cf": {"default_process_limit": 7, "smtputf8_enable": True, "smtpd_banner": "x"}}],
     "smtp-load": [{"recipients": ["anna", "b.c@d1.test"]}],
