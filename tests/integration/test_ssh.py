@@ -185,7 +185,7 @@ def test_a_bed_is_used_over_ssh(host: Login, bed: tuple[Up, str]) -> None:
 
 def test_the_printed_command_leads_to_the_published_ports(host: Login, bed: tuple[Up, str]) -> None:
     up, shown = bed
-    (line,) = re.findall(r"127\.0\.0\.1 is 127\.0\.0\.1's; .*: (ssh -nNT .*)", shown)
+    (line,) = re.findall(r"127\.0\.0\.1 is that of 127\.0\.0\.1; .*: (ssh -nNT .*)", shown)
     port, ours = up.port("relay", "25/tcp"), free_port()
     assert line in host.call("ps").stdout
     assert f"-L {port}:127.0.0.1:{port} " in line
