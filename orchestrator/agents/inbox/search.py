@@ -68,7 +68,8 @@ def _address(*fields: str) -> Callable[[str], Condition]:
 
 
 def _subject(value: str) -> Condition:
-    return "subject LIKE ? ESCAPE '\\'", [_like(value)]
+    """Scan the index of the subjects: it is a tenth of the table."""
+    return "id IN (SELECT id FROM messages INDEXED BY by_subject WHERE subject LIKE ? ESCAPE '\\')", [_like(value)]
 
 
 def _any(value: str) -> Condition:

@@ -37,6 +37,7 @@ CREATE TABLE IF NOT EXISTS messages (
     seen INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX IF NOT EXISTS by_file ON messages (file);
+CREATE INDEX IF NOT EXISTS by_subject ON messages (subject);
 CREATE INDEX IF NOT EXISTS by_message_id ON messages (message_id);
 CREATE TABLE IF NOT EXISTS addresses (
     message INTEGER NOT NULL REFERENCES messages ON DELETE CASCADE, field TEXT NOT NULL,
