@@ -251,7 +251,7 @@ def _laid_over(name: str, node: Node, rendered: Rendered) -> dict[str, bytes]:
     own = {path: text.encode() for path, text in node.files.items() if path not in rendered.taken}
     if written := sorted(own.keys() & rendered.files.keys()):
         raise InvalidInput(
-            f"files of node {name} that its service does not write itself", ", ".join(written), "leave them out"
+            f"own files of node {name}, none of its service", f"the service writes {', '.join(written)}", "remove these"
         )
     return own
 

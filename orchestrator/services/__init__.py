@@ -67,7 +67,7 @@ class Site(Generic[S]):
     deliveries: tuple[Delivery, ...]
     """Every domain of the bed, with its delivery addresses."""
     workers: int
-    """Number of CPUs that the node may use; also the default number of a daemon's threads."""
+    """Number of CPUs that the node may use; by default a daemon starts as many threads."""
     files: Mapping[str, str] = field(default_factory=dict)
     """The user's own files for the node: absolute path -> text."""
 
