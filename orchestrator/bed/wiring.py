@@ -30,7 +30,7 @@ SYSCTLS_V6 = {
 
 DIRECTORY = "/testbed"
 CONTROL = f"{DIRECTORY}/control"
-"""File with the prefix of the control network (172.18.0.0/16), written at the node's start; the host connects from it."""
+"""File with the prefix of the control network (172.18.0.0/16), from which the host connects; written at the start."""
 WALL = f"{DIRECTORY}/wall"
 """File written at the start: the wall, which is the firewall rules for nft(8), with the names of the devices."""
 WALL_LOADED = f"{DIRECTORY}/wall.loaded"
