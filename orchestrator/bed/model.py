@@ -9,6 +9,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+import dns.exception
+import dns.name
+import dns.rdata
 import yaml
 from pydantic import (
     AfterValidator,
@@ -39,6 +42,9 @@ _REWORDED = {"extra_forbidden": "unknown key"}
 _SCHEMA = "see `testbed schema`"
 
 _DOMAIN = re.compile(rf"{DOMAIN}\.(?!arpa\Z)[a-z](?:[a-z0-9-]{{0,61}}[a-z0-9])?")
+_OWNER = re.compile(r"[a-z0-9_*-]+(?:\.[a-z0-9_-]+)+")
+RECORD_TYPES = ("TXT", "MX", "SRV", "CNAME", "CAA", "A", "AAAA", "TLSA", "NAPTR", "SSHFP", "HTTPS", "SVCB")
+"""Types of further records."""
 _MAX_PATH = 256
 """Octets of a path, its angle brackets included (RFC 5321, 4.5.3.1.3)."""
 MAX_DOMAIN = _MAX_PATH - len("<probe@>")
@@ -171,6 +177,39 @@ class Node(Strict):
     """Whether the node may exit, even before it serves, without ending the bed."""
 
 
+def _record(owner: str, kind: str, data: str) -> str:
+    """Return the canonical data of a record; raises ValueError if it is none, or one that only the bed may have."""
+    if kind not in RECORD_TYPES:
+        raise ValueError(f"records of {owner}: type {kind!r} is none of {', '.join(RECORD_TYPES)}")
+    if kind == "TXT" and not data.startswith('"'):
+        data = " ".join(f'"{_quoted(data[i : i + 255])}"' for i in range(0, len(data), 255))  # RFC 1035, 3.3.14
+    try:
+        text = dns.rdata.from_text("IN", kind, data, origin=dns.name.root, relativize=False).to_text()
+        name = dns.name.from_text(owner)
+    except (dns.exception.DNSException, ValueError) as error:
+        raise ValueError(f"records of {owner}: {kind} {data!r}: {error}") from error
+    if len(name) < 3 or name.is_subdomain(dns.name.from_text("arpa")) or not _OWNER.fullmatch(owner):
+        raise ValueError(f"records of {owner}: the owner is a name of two labels or more, outside .arpa, in lower case")
+    return text
+
+
+def _quoted(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"')
+
+
+def _records(given: dict[str, dict[str, list[str]]]) -> dict[str, dict[str, list[str]]]:
+    for owner, kinds in given.items():
+        if "CNAME" in kinds and (len(kinds) > 1 or len(kinds["CNAME"]) != 1):
+            raise ValueError(f"records of {owner}: a CNAME stands alone (RFC 1034, 3.6.2)")
+    return {
+        owner: {kind: [_record(owner, kind, one) for one in data] for kind, data in kinds.items()}
+        for owner, kinds in given.items()
+    }
+
+
+Records = Annotated[dict[str, dict[str, list[str]]], AfterValidator(_records)]
+
+
 class Bed(Strict):
     """A network and its nodes."""
 
@@ -185,6 +224,10 @@ class Bed(Strict):
     with ``v6`` the control network and the published ports stay IPv4."""
     subnet: str | None = None
     """The IPv4 slice, within 198.18.0.0/15; unset: the first free slice of sufficient size."""
+    records: Records = {}
+    """Further DNS records: owner -> type -> data of each record, such as ``example.com: {TXT: ["v=spf1 -all"]}``; text
+    without quotes is one string. An MX takes the place of the bed's own for its domain; ``MX: ["0 ."]`` says that the
+    domain takes no mail (RFC 7505)."""
     lab: Literal["macvlan", "bridge"] = "macvlan"
     """Driver of the lab network. A bridge needs neither macvlan in the kernel nor a rule on the host; its frames take a
     longer way, so measured beds keep macvlan."""

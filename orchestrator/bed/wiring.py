@@ -30,7 +30,7 @@ SYSCTLS_V6 = {
 
 DIRECTORY = "/testbed"
 CONTROL = f"{DIRECTORY}/control"
-"""File written at the start: prefix of the control network, from which the host connects (172.18.0.0/16)."""
+"""File with the prefix of the control network (172.18.0.0/16), from which the host connects; written at the start."""
 CERTIFICATE = f"{DIRECTORY}/certificate.pem"
 """File with key and certificate of the node, written when its container is created."""
 AUTHORITY = f"{DIRECTORY}/ca.pem"

@@ -6,7 +6,7 @@ look-ups by relay and sink succeed. No other names exist.
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 
 import dns.exception
@@ -25,6 +25,8 @@ NODES = "nodes.test"
 _TTL = 3600
 _SERIAL = 1
 _BUG = "report it: testbed built invalid zones"
+_FURTHER = "; further records\n"
+"""Before those of the bed file: they are read as DNS data, and not compared with the others."""
 _SAFE = re.compile(r"[a-z0-9_.-]+\Z")
 _MAX_NAME = 254
 """Octets of a name as text, its final dot included: 255 on the wire (RFC 1035, 2.3.4)."""
@@ -44,8 +46,13 @@ def build(
     lab: IPv4Network,
     dns_node: str,
     families: Families = Families.BOTH,
+    records: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
 ) -> dict[str, str]:
-    """Return every zone of a bed: name -> text (RFC 1035, 5); raises InvalidInput for an unusable domain."""
+    """Return every zone of a bed: name -> text (RFC 1035, 5); raises InvalidInput for an unusable domain or record.
+
+    ``records``: owner -> type -> data, as ``Bed.records``.
+    """
+    records = records or {}
     server = f"{dns_node}.{NODES}."
     hosts = [(f"{name}.{NODES}", address, str(address), str(twin(address))) for name, address in nodes.items()]
     forward: defaultdict[str, list[str]] = defaultdict(list, {_top_level(NODES): []})
@@ -54,9 +61,18 @@ def build(
         domain = _safe(delivery.domain, domains)
         host, v4, v6 = f"mx.{domain}", str(delivery.v4), str(delivery.v6)
         hosts.append((host, delivery.v4, v4, v6))
-        forward[_top_level(domain)].append(f"{domain}. MX 10 {host}.\n{_addresses(domain, v4, v6, families)}")
+        mx = "" if "MX" in records.get(domain, ()) else f"{domain}. MX 10 {host}.\n"
+        forward[_top_level(domain)].append(mx + _addresses(domain, v4, v6, families))
     for host, _, v4, v6 in hosts:
         forward[_top_level(host)].append(_addresses(host, v4, v6, families))
+
+    own_names = {*domains, *(host for host, *_ in hosts)}
+    for owner, kinds in records.items():
+        if taken := own_names & {owner} and {"A", "AAAA", "CNAME"} & kinds.keys():
+            needed = f"records of {owner} other than {', '.join(sorted(taken))}"
+            raise InvalidInput(needed, "the bed itself has them", "take another name")
+        lines = [f"{owner}. {kind} {data}\n" for kind, all_of in kinds.items() for data in all_of]
+        forward[_top_level(owner)] += [_FURTHER, *lines]
 
     four = {origin: [_top(origin, server)] for origin in _reverse_origins(lab)}
     six_origin = dns.reversename.from_address(str(V6.network_address)).to_text().removeprefix("0." * 20)
@@ -118,10 +134,11 @@ def check(zones: Mapping[str, str]) -> None:
 
 def _read(origin: str, text: str) -> Iterator[Record]:
     """Yield the records of a zone except its SOA; dnspython reads the lines that ``_RECORD`` does not match."""
-    others = []
+    others, further = [], False
     try:
         for line in text.splitlines(keepends=True):
-            if plain := _RECORD.fullmatch(line):
+            further |= line == _FURTHER
+            if not further and (plain := _RECORD.fullmatch(line)):
                 name, kind, data = plain.groups()
                 yield _checked(name if name[-1] == "." else f"{name}.{origin.lstrip('.')}", kind, data)
             else:

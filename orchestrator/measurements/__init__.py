@@ -103,8 +103,8 @@ class Measurements:
     def read(cls, rundir: RunDir, *, recompute: bool = False, logs: bool = True) -> Self:
         """Read a run directory; ``recompute`` reads the relay's log again, not its cached result (results/hops.json).
 
-        ``rundir.left_out`` then names the unreadable files. ``logs=False`` skips the relay's log; while the bed is up
-        the log is incomplete.
+        After the call, ``rundir.left_out`` names the unreadable files. ``logs=False`` skips the relay's log: it is
+        incomplete while the bed is up.
 
         Raises:
             InvalidInput: run.json cannot be read.

@@ -195,6 +195,7 @@ def make_plan(bed: Bed, *, subnet: IPv4Network | None = None, cpus: int) -> Plan
             first=first,
             families=bed.families,
             deliveries=deliveries,
+            records=bed.records,
             workers=_workers(node, cpus),
             files=node.files,
         )
@@ -257,7 +258,7 @@ def _laid_over(name: str, node: Node, rendered: Rendered) -> dict[str, bytes]:
     own = {path: text.encode() for path, text in node.files.items() if path not in rendered.taken}
     if written := sorted(own.keys() & rendered.files.keys()):
         raise InvalidInput(
-            f"files of node {name} that its service does not write itself", ", ".join(written), "leave them out"
+            f"own files of node {name}, none of its service", f"the service writes {', '.join(written)}", "remove these"
         )
     return own
 

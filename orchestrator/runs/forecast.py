@@ -11,7 +11,7 @@ from orchestrator.plan import NodePlan, Plan
 TIME_WAIT_S = 60
 """Time until Linux frees the port of a closed connection (TCP_TIMEWAIT_LEN, net/tcp.h)."""
 REUSE_S = 1
-"""Time until Linux reuses the port with tcp_tw_reuse: a second by TCP's timestamps (RFC 6191)."""
+"""With tcp_tw_reuse, Linux reuses a port after one second, measured by TCP timestamps (RFC 6191)."""
 OWN_LIMIT = "open files, by the daemon's own limit"
 
 

@@ -70,8 +70,10 @@ class Site(Generic[S]):
     """Address families of mail and DNS; published ports always lead to ``v4``."""
     deliveries: tuple[Delivery, ...]
     """Every domain of the bed, with its delivery addresses."""
+    records: Mapping[str, Mapping[str, Sequence[str]]]
+    """Further DNS records of the bed: owner -> type -> data."""
     workers: int
-    """Number of CPUs that the node may use; also the default number of a daemon's threads."""
+    """Number of CPUs that the node may use; by default a daemon starts as many threads."""
     files: Mapping[str, str] = field(default_factory=dict)
     """The user's own files for the node: absolute path -> text."""
 

@@ -61,7 +61,7 @@ class Bind:
 
     def render(self, site: Site[Settings]) -> Rendered:
         """Render a server for the bed's zones."""
-        built = zones.build(site.deliveries, site.nodes, site.lab, site.node, site.families)
+        built = zones.build(site.deliveries, site.nodes, site.lab, site.node, site.families, site.records)
         files = {f"{DIRECTORY}/{zones.file_name(origin)}": text.encode() for origin, text in built.items()}
         if site.settings.resolver:
             del built[zones.ROOT], files[f"{DIRECTORY}/{zones.file_name(zones.ROOT)}"]

@@ -13,6 +13,7 @@ from orchestrator.bed import zones
 from orchestrator.bed.addressing import Delivery, twin
 from orchestrator.bed.model import parse_bed
 from orchestrator.errors import InvalidInput
+from orchestrator.plan import make_plan
 from tests.unit.cli.test_errors import long_name
 
 LAB = IPv4Network("198.18.0.0/19")
@@ -117,3 +118,48 @@ def test_a_slice_of_both_halves_has_a_reverse_zone_for_each() -> None:
 
 def test_a_zone_file_is_named_after_its_zone() -> None:
     assert all(zones.origin(zones.file_name(o)) == o for o in (".", "test.", "18.198.in-addr.arpa."))
+
+
+RECORDS = {
+    "d0.test": {"TXT": ['"v=spf1 -all"'], "MX": ["20 mx.d1.test.", "10 mx.d0.test."], "CAA": ['0 issue ";"']},
+    "d1.test": {"MX": ["0 ."]},
+    "_dmarc.d0.test": {"TXT": ["v=DMARC1; p=reject"]},
+    "www.shop.example": {"CNAME": ["d0.test."]},
+    "_imaps._tcp.d0.test": {"SRV": ["0 1 993 mx.d0.test."]},
+    "elsewhere.example": {"A": ["192.0.2.1"]},
+}
+
+
+def records_of(bed: dict[str, object]) -> dns.zone.Zone:
+    wanted = parse_bed({"name": "x", "domains": 2, "nodes": {"dns": {"service": "bind"}}, **bed}, "bed")
+    files = make_plan(wanted, cpus=2).named("dns").files
+    zones.check({zones.origin(p.rpartition("/")[2]): t.decode() for p, t in files.items() if p.endswith(".zone")})
+    text = files["/etc/bind/testbed/test.zone"].decode()
+    return dns.zone.from_text(text, origin="test.", relativize=False)
+
+
+def test_further_records_are_served_and_an_mx_takes_the_place_of_the_beds_own() -> None:
+    zone = records_of({"records": RECORDS})
+    assert {r.to_text() for r in zone.find_rdataset("d0.test.", "MX")} == {"20 mx.d1.test.", "10 mx.d0.test."}
+    assert [r.to_text() for r in zone.find_rdataset("d1.test.", "MX")] == ["0 ."]
+    assert [r.to_text() for r in zone.find_rdataset("_dmarc.d0.test.", "TXT")] == ['"v=DMARC1; p=reject"']
+    assert zone.get_rdataset("d0.test.", "A") is not None
+
+
+@pytest.mark.parametrize(
+    ("records", "said"),
+    [
+        ({"d0.test": {"A": ["192.0.2.1"]}}, "the bed itself has them"),
+        ({"mx.d0.test": {"CNAME": ["d1.test."]}}, "the bed itself has them"),
+        ({"d0.test": {"NS": ["ns.test."]}}, "type 'NS' is none of"),
+        ({"d0.test": {"MX": ["ten mx.d0.test."]}}, "MX 'ten"),
+        ({"d0.test": {"TXT": ['"a" ) evil 60 IN A 1.2.3.4']}}, "TXT"),
+        ({"x": {"TXT": ["a"]}}, "two labels"),
+        ({"1.168.192.in-addr.arpa": {"TXT": ["a"]}}, "outside .arpa"),
+        ({"a b.test": {"TXT": ["a"]}}, "a b.test"),
+        ({"www.test": {"CNAME": ["d0.test."], "TXT": ["a"]}}, "stands alone"),
+    ],
+)
+def test_records_that_cannot_be_served_are_refused(records: dict[str, object], said: str) -> None:
+    with pytest.raises(InvalidInput, match=said):
+        records_of({"records": records})
