@@ -5,10 +5,15 @@ Sessions of a sink without rules are of the plain class, so that they pay nothin
 
 import asyncio
 import socket
+import ssl
 import struct
 from typing import ClassVar, cast
 
-from orchestrator.agents.rules import ENVELOPE, LATE, Action, Decision, Envelope, Moment, Rules
+from pydantic import TypeAdapter
+
+from orchestrator.agents.contract import SinkSettings
+from orchestrator.agents.ledger import Books
+from orchestrator.agents.rules import ENVELOPE, LATE, Action, Decision, Envelope, Moment, Rule, Rules
 from orchestrator.agents.session import BYE, DATA_OK, GREETING, MAIL_OK, OK, RCPT_OK, Reader, Reception, Session
 
 _LINGER_NOT = struct.pack("ii", 1, 0)
@@ -26,6 +31,13 @@ class RuledReception(Reception):
     def decide(self, moment: Moment, envelope: Envelope) -> Decision:
         """Return what the rules decide."""
         return self.rules.decide(moment, envelope)
+
+
+def ruled(books: Books, settings: SinkSettings, most: int, tls: ssl.SSLContext | None, rules: str) -> RuledReception:
+    """Return the reception of a sink; ``rules``: JSON. Raises ValueError if they are none."""
+    reception = RuledReception(books, settings, most, tls)
+    reception.rules = Rules(TypeAdapter(list[Rule]).validate_json(rules))
+    return reception
 
 
 class _Delayed(Exception):

@@ -15,6 +15,8 @@ import os
 import resource
 import signal
 import socket
+import ssl
+from collections.abc import Callable
 from functools import partial
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -27,7 +29,7 @@ from orchestrator.agents.control import SOCKET
 from orchestrator.agents.faults import answer
 from orchestrator.agents.ledger import Books
 from orchestrator.agents.output import say
-from orchestrator.agents.session import Reception
+from orchestrator.agents.session import Reception, Session
 
 BACKLOG = 4096
 """Backlog of listen(2), which net.core.somaxconn limits: thousands of relay processes may connect at once."""
@@ -102,7 +104,7 @@ def obey(books: Books, words: list[str]) -> dict[str, Any]:
 
 
 async def serve(
-    reception: Reception, hosts: list[str], port: int, control: Path, backlog: int
+    reception: Reception, session: Callable[[], Session], hosts: list[str], port: int, control: Path, backlog: int
 ) -> list[asyncio.AbstractServer]:
     """Open every socket and print the ``listening`` event; the servers serve while the caller keeps them."""
     loop = asyncio.get_running_loop()
@@ -110,7 +112,7 @@ async def serve(
     for host in hosts:
         opened = listen(host, port, backlog)
         port = opened.getsockname()[1]
-        servers.append(await loop.create_server(partial(answer, reception), sock=opened, backlog=backlog))
+        servers.append(await loop.create_server(session, sock=opened, backlog=backlog))
     servers.append(await loop.create_unix_server(partial(Control, reception.books), sock=listen_locally(control)))
     say({"event": "listening", "port": port, "addresses": hosts})
     return servers
@@ -124,13 +126,15 @@ def tick(books: Books) -> None:
     asyncio.get_running_loop().call_later(TICK_S, tick, books)
 
 
-async def run(reception: Reception, hosts: list[str], port: int, control: Path, backlog: int) -> None:
+async def run(
+    reception: Reception, session: Callable[[], Session], hosts: list[str], port: int, control: Path, backlog: int
+) -> None:
     """Serve until SIGTERM or SIGINT."""
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
-    servers = await serve(reception, hosts, port, control, backlog)
+    servers = await serve(reception, session, hosts, port, control, backlog)
     tick(reception.books)
     await ended.wait()
     for server in servers:
@@ -147,6 +151,8 @@ def main() -> None:
     parser.add_argument("--domains", type=Path, metavar="FILE", help="one a line, in the order of their addresses")
     parser.add_argument("--prefix", type=IPv4Network, help="its i-th address and that one's IPv6 twin are domain i's")
     parser.add_argument("--settings", default="{}", metavar="JSON", help="SinkSettings")
+    parser.add_argument("--rules", metavar="JSON", help="a list of rules (agents.rules)")
+    parser.add_argument("--certificate", type=Path, metavar="FILE", help="PEM with its key, for STARTTLS")
     options = parser.parse_args()
     try:
         settings = SinkSettings.from_dict(json.loads(options.settings))
@@ -159,10 +165,24 @@ def main() -> None:
     # connections while there are enough descriptors for a full backlog.
     most = files - 2 * backlog - _SPARE_FDS
     domains = options.domains.read_text(encoding="ascii").split() if options.domains else []
-    reception = Reception(Books(domains, options.prefix), settings, most)
+    tls = None
+    if options.certificate:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(options.certificate)
+    books = Books(domains, options.prefix)
+    reception: Reception
+    session: Callable[[], Session]
+    if options.rules is None:
+        reception = Reception(books, settings, most, tls)
+        session = partial(answer, reception)
+    else:
+        from orchestrator.agents.ruled import RuledSession, ruled  # noqa: PLC0415 - a sink without rules pays nothing
+
+        reception = ruled(books, settings, most, tls, options.rules)
+        session = partial(RuledSession, reception)
     hosts = options.listen or ["0.0.0.0", "::"]
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(run(reception, hosts, options.port, options.control, backlog))
+        runner.run(run(reception, session, hosts, options.port, options.control, backlog))
 
 
 if __name__ == "__main__":

@@ -2,14 +2,22 @@
 
 import json
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
 from orchestrator.agents.contract import SinkSettings
+from orchestrator.agents.rules import Action, Rule
 from orchestrator.bed.model import Strict
+from orchestrator.bed.wiring import CERTIFICATE
 from orchestrator.services import Rendered, Role, Site
 from orchestrator.services.agents import DOMAINS, PYTHON, files
+
+
+def _possible(rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
+    if any(rule.then is Action.BOUNCE for rule in rules):
+        raise ValueError("bounce: a sink that keeps no mail sends none; use the service inbox")
+    return rules
 
 
 class Settings(Strict):
@@ -23,6 +31,16 @@ class Settings(Strict):
     """How the sink breaks sessions off: with a reset (RST) after MAIL, or a close after RCPT."""
     fault_every: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     """Break off one of every N connections."""
+    tls: bool = False
+    """Offer STARTTLS, with the node's certificate."""
+    rules: Annotated[tuple[Rule, ...], AfterValidator(_possible)] = ()
+    """What happens to sessions and messages, instead of a fault; the first rule that matches decides."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if self.rules and self.fault != "none":
+            raise ValueError("rules: a sink has rules or a fault, not both")
+        return self
 
 
 class Blackhole:
@@ -39,10 +57,15 @@ class Blackhole:
 
     def render(self, site: Site[Settings]) -> Rendered:
         """Render a sink for the whole block of delivery addresses."""
-        settings = SinkSettings(**site.settings.model_dump())
+        settings = SinkSettings(**site.settings.model_dump(exclude={"tls", "rules"}))
+        rules = [rule.model_dump(mode="json", by_alias=True, exclude_none=True) for rule in site.settings.rules]
         listen = () if site.families.has_v6 else ("--listen", "0.0.0.0")
         place = ("--domains", DOMAINS, "--prefix", str(site.block)) if site.block else ()
-        options = (*listen, *place, "--settings", json.dumps(settings.to_dict()))
+        options = (
+            *(*listen, *place, "--settings", json.dumps(settings.to_dict())),
+            *(("--certificate", CERTIFICATE) if site.settings.tls else ()),
+            *(("--rules", json.dumps(rules)) if rules else ()),
+        )
         return Rendered(
             command=(*PYTHON, "-m", "orchestrator.agents.sink", *options),
             files=files(site.deliveries),

@@ -383,3 +383,25 @@ def test_settings_that_are_none_end_the_sink(
     with pytest.raises(SystemExit):
         main()
     assert text in capsys.readouterr().err
+
+
+def test_rules_defer_drop_and_reset_and_what_arrives_is_accounted_for(tmp_path: Path) -> None:
+    rules = [
+        {"to": "bob@d0.test", "then": "defer", "reply": "451 4.7.1 later", "times": 1},
+        {"to": "*@d1.test", "then": "drop"},
+        {"from": "evil@*", "on": "data", "then": "reset"},
+    ]
+    with running_sink(tmp_path, "--listen", "127.0.0.1", "--rules", json.dumps(rules)) as ruled:
+        run = ruled.begin()
+        with smtplib.SMTP("127.0.0.1", ruled.port, timeout=5) as client:
+            with pytest.raises(smtplib.SMTPRecipientsRefused, match="451"):
+                client.sendmail("a@d0.test", "bob@d0.test", letter(run, 0))
+            client.sendmail("a@d0.test", "bob@d0.test", letter(run, 0))
+            client.sendmail("a@d0.test", "user@d1.test", letter(run, 1))
+        client = smtplib.SMTP("127.0.0.1", ruled.port, timeout=5)
+        with pytest.raises((ConnectionResetError, smtplib.SMTPServerDisconnected)):
+            client.sendmail("evil@d0.test", "user@d2.test", letter(run, 2))
+        client.close()
+        report = ruled.report(run)
+    assert numbers(report.delivered_set) == [0]
+    assert (report.delivered, report.broken) == (1, 1)
