@@ -5,7 +5,8 @@ and comment lines (``#``) are ignored.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence, Set
 
 from orchestrator.bed.model import MAX_DOMAINS, Families
 from orchestrator.errors import InvalidInput
@@ -208,10 +209,11 @@ def master(text: str, own: Sequence[str], main: Mapping[str, str]) -> tuple[str,
     ``main``: the parameters of main.cf, before the bed's changes.
 
     Raises:
-        InvalidInput: more services share a port than the node has addresses, or one of them takes all addresses.
+        InvalidInput: more services share a port than the node has addresses.
     """
     lines = text.splitlines()
     listening = _listening(lines, own, main.get("inet_interfaces", "all"))
+    present = {*own}
     changes: list[Override] = []
     away: list[str] = []
     chrooted: list[str] = []
@@ -220,7 +222,7 @@ def master(text: str, own: Sequence[str], main: Mapping[str, str]) -> tuple[str,
         entry = "/".join(group[0][1].split()[:2])
         names.add(entry)
         number = group[0][0]
-        changes += _local(lines, group, entry, own, listening.get(number))
+        changes += _local(lines, group, entry, present, listening.get(number))
         head = lines[number]
         if (match := _FIELDS.match(head)) and match[2] != "n":
             lines[number] = f"{match[1]}n{head[match.end() :]}"
@@ -248,9 +250,12 @@ def addresses(text: str, families: Families) -> int:
     most = 1
     for listeners in _by_port(text.splitlines()).values():
         hosts = [host for _, host, _, _ in listeners if not _LOOPBACK.match(host)]
-        v6 = sum(":" in host for host in hosts if host not in _WILDCARDS)
-        v4 = sum(host not in _WILDCARDS for host in hosts) - v6
-        most = max(most, ("" in hosts) + (max(v4, v6) if families is Families.BOTH else v4 + v6))
+        named = Counter(":" in host for host in hosts if host not in _WILDCARDS)
+        reserved = {six: not {"", wildcard}.isdisjoint(hosts) for six, wildcard in _EVERYWHERE.items()}
+        if families is Families.BOTH:
+            most = max(most, *(named[six] + reserved[six] for six in _EVERYWHERE))
+        else:
+            most = max(most, named.total() + reserved[families.has_v6])
     return min(most, MAX_DOMAINS)
 
 
@@ -267,40 +272,33 @@ def _by_port(lines: list[str]) -> dict[str, list[tuple[int, str, str, str]]]:
 def _listening(lines: list[str], own: Sequence[str], interfaces: str) -> dict[int, str]:
     """Return line number -> new service name, for each inet service at an address that the node does not have.
 
-    A service that alone has its port listens at all addresses of the node; one that shares its port, at one address. A
-    service without an address listens at those of inet_interfaces: the bed makes them the service addresses, or leaves
-    them at ``all``. If the user's ``interfaces`` are loopback ones, it stays there, and the others take the mail.
+    A service that alone has its port listens at all addresses of the node; one that shares its port, at one address.
+    The service addresses are left to a service at every address or without one (inet_interfaces), as it takes the mail.
+    But if the user's ``interfaces`` are loopback ones, a service without an address listens there.
     """
     names = {}
+    present = {*own}
     own_of = {six: [address for address in own if (":" in address) == six] for six in _EVERYWHERE}
     local = all(_LOOPBACK.match(word.strip("[]")) for word in interfaces.replace(",", " ").split())
     for listeners in _by_port(lines).values():
         elsewhere = [
             (number, host, port)
             for number, host, port, _ in listeners
-            if not (host in own or host in _WILDCARDS or _LOOPBACK.match(host))
+            if not (host in present or host in _WILDCARDS or _LOOPBACK.match(host))
         ]
         if len(listeners) == 1:
             names.update({number: port for number, _, port in elsewhere})
             continue
         hosts = {host for _, host, _, _ in listeners}
         bare = "" in hosts and not local
-        taken = {*hosts, *(addresses[0] for addresses in own_of.values() if bare and addresses)}
-        free = {six: (a for a in addresses if a not in taken) for six, addresses in own_of.items()}
+        reserved = {six: int(bare or wildcard in hosts) for six, wildcard in _EVERYWHERE.items()}
+        free = {six: (a for a in own_of[six][reserved[six] :] if a not in hosts) for six in own_of}
         for number, host, port in elsewhere:
             six = ":" in host if own_of[":" in host] else ":" not in host
-            services = ", ".join(service for *_, service in listeners)
-            if _EVERYWHERE[six] in hosts or (bare and interfaces == "all"):
-                cure = f", or name the addresses of {port} in inet_interfaces of main.cf" if bare else ""
-                raise InvalidInput(
-                    f"no service at all addresses among several of port {port} in {MASTER}",
-                    services,
-                    f"take one of them out{cure}",
-                )
             if not (address := next(free[six], None)):
                 raise InvalidInput(
                     f"an address of the node for each service of port {port} in {MASTER}",
-                    services,
+                    ", ".join(service for *_, service in listeners),
                     "take services out, or give the node in the bed file more `addresses`",
                 )
             names[number] = _at(address, port)
@@ -315,7 +313,7 @@ def _at(address: str, port: str) -> str:
 
 
 def _local(
-    lines: list[str], group: list[tuple[int, str]], entry: str, own: Sequence[str], listening: str | None
+    lines: list[str], group: list[tuple[int, str]], entry: str, own: Set[str], listening: str | None
 ) -> list[Override]:
     """Replace in ``lines`` the options and the address of one service that do not suit the bed."""
     changes = []
@@ -323,7 +321,7 @@ def _local(
     def judged(option: re.Match[str]) -> str:
         name, value = option[1] or option[3], (option[2] if option[1] else option[4])
         needed, reason = _OPTIONS.get(name, (value, ""))
-        local = name in _ADDRESSES and set(value.replace(",", " ").split()) <= {*own}
+        local = name in _ADDRESSES and set(value.replace(",", " ").split()) <= own
         if name == "syslog_name" or value == needed or local:
             return option[0]
         changes.append(Override(setting=f"{MASTER} {entry} {name}", old=value, new=None, reason=f"main.cf's: {reason}"))

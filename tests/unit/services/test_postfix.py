@@ -304,6 +304,8 @@ def test_two_services_of_one_port_need_two_addresses() -> None:
         ("203.0.113.6", ["smtp", "203.0.113.5:smtp"], ["smtp", "198.18.0.4:smtp"]),
         ("203.0.113.6", ["203.0.113.5:25", "smtp"], ["198.18.0.4:25", "smtp"]),
         ("203.0.113.6", ["smtp", "[2001:db8::1]:smtp"], ["smtp", "[2001:2::c612:4]:smtp"]),
+        ("203.0.113.6", ["0.0.0.0:smtp", "203.0.113.5:smtp"], ["0.0.0.0:smtp", "198.18.0.4:smtp"]),
+        ("203.0.113.6", ["[::]:smtp", "203.0.113.5:smtp"], ["[::]:smtp", "198.18.0.2:smtp"]),
         ("loopback-only", ["smtp", "203.0.113.5:smtp"], ["127.0.0.1:smtp", "198.18.0.2:smtp"]),
         ("127.0.0.1, [::1]", ["smtp", "203.0.113.5:smtp"], ["127.0.0.1:smtp", "198.18.0.2:smtp"]),
         ("loopback-only", ["smtp", "203.0.113.5:submission"], ["smtp", "submission"]),
@@ -323,26 +325,14 @@ def test_a_service_without_an_address_leaves_the_further_addresses_to_others(
 
 
 @pytest.mark.parametrize(
-    ("wildcard", "cure"),
-    [("smtp", "take one of them out, or name the addresses of smtp in inet_interfaces of main.cf"),
-     ("0.0.0.0:smtp", "take one of them out$")],
-)  # fmt: skip
-def test_a_service_at_every_address_leaves_none_to_others(wildcard: str, cure: str) -> None:
-    text = f"{wildcard} inet n - n - - smtpd\n203.0.113.5:smtp inet n - n - - smtpd\n"
-    own = ("198.18.0.2", "198.18.64.0")
-    with pytest.raises(InvalidInput, match=cure):
-        postfix_config.master(text, own, {"inet_interfaces": "all"})
-    assert postfix_config.master(text.replace("0.0.0.0:", ""), own, {"inet_interfaces": "203.0.113.6"})
-
-
-@pytest.mark.parametrize(
     ("services_of_a_port", "addresses"),
     [
         (["203.0.113.5:25", "203.0.113.6:smtp", "203.0.113.5:submission"], {"both": 2, "v4": 2, "v6": 2}),
         (["smtp", "203.0.113.5:25", "203.0.113.6:25"], {"both": 3, "v4": 3, "v6": 3}),
         (["203.0.113.5:25", "[2001:db8::1]:25"], {"both": 1, "v4": 2, "v6": 2}),
+        (["0.0.0.0:25", "203.0.113.5:25"], {"both": 2, "v4": 2, "v6": 1}),
         (["203.0.113.5:25", "127.0.0.1:25", "[::1]:25"], {"both": 1, "v4": 1, "v6": 1}),
-        (["0.0.0.0:25", "[2001:db8::1]:25", "[2001:db8::2]:25"], {"both": 2}),
+        (["0.0.0.0:25", "[2001:db8::1]:25", "[2001:db8::2]:25"], {"both": 2, "v4": 3, "v6": 2}),
     ],
 )
 def test_the_addresses_that_files_need_are_enough(services_of_a_port: list[str], addresses: dict[str, int]) -> None:
