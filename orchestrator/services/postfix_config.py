@@ -6,7 +6,8 @@ and comment lines (``#``) are ignored.
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 from orchestrator.bed.model import MAX_DOMAINS, Families
 from orchestrator.errors import InvalidInput
@@ -59,8 +60,8 @@ _STRAIGHT_OF = {
 """The same for the parameters about DNS: without DNS, Postfix looks up no MX records."""
 
 _ACTIONS = r"(?:FILTER|REDIRECT|BCC|check_policy_service)\b"
-_ENTRY = re.compile(r"(?:!?([^\w\s])(?:\\.|(?!\1)[^\\])*\1\w*|\S+)\s+(\S.*)")
-"""An entry of access(5) or header_checks(5): key or /pattern/, and the action or the list of restrictions."""
+_ENTRY = re.compile(r"(?:!?([^\w\s])(?:\\.|(?!\1)[^\\])*\1\S*|\S+)\s+(\S.*)")
+"""An entry of access(5) or header_checks(5): key, quoted key or /pattern/, and the action or the list of restrictions."""
 _ACTION = re.compile(r"(?:\w+_\w+[\s,]+)*((?:FILTER|REDIRECT|BCC)[\s,]+\S+)", re.IGNORECASE)
 """The action of an entry, after restrictions without arguments."""
 _TEXT = re.compile(
@@ -313,7 +314,7 @@ def _at(address: str, port: str) -> str:
 
 
 def _local(
-    lines: list[str], group: list[tuple[int, str]], entry: str, own: Set[str], listening: str | None
+    lines: list[str], group: list[tuple[int, str]], entry: str, own: AbstractSet[str], listening: str | None
 ) -> list[Override]:
     """Replace in ``lines`` the options and the address of one service that do not suit the bed."""
     changes = []

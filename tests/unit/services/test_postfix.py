@@ -136,6 +136,7 @@ def test_the_actions_beyond_those_that_are_named_are_counted() -> None:
         ("!/^a b$/i REDIRECT x@c.test\n", "REDIRECT x@c.test"),
         ("|^/a| bcc x@c.test\n", "bcc x@c.test"),
         ("10.0.0.0/8 check_policy_service unix:private/p\n", "check_policy_service unix:private/p"),
+        ('"a b"@c.test FILTER smtp:[d.test]\n', "FILTER smtp:[d.test]"),
         ("/x y/ 550 filter x\n", None),
         ("a.test REJECT no FILTER here\n", None),
         ("a.test 550 5.7.1 see check_policy_service unix:p\n", None),
