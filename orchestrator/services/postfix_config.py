@@ -61,8 +61,8 @@ _STRAIGHT_OF = {
 
 _ACTIONS = r"(?:FILTER|REDIRECT|BCC|check_policy_service)\b"
 _ENTRY = re.compile(r"(?:!?([^\w\s])(?:\\.|(?!\1)[^\\])*\1\S*|\S+)\s+(\S.*)")
-"""An entry of access(5) or header_checks(5): key, quoted key or /pattern/, and the action or the list of restrictions."""
-_ACTION = re.compile(r"(?:\w+_\w+[\s,]+)*((?:FILTER|REDIRECT|BCC)[\s,]+\S+)", re.IGNORECASE)
+"""An entry of access(5) or header_checks(5): key, quoted key or /pattern/, and the action or restrictions."""
+_ACTION = re.compile(r"(?:(?=\w*_)\w+[\s,]+)*((?:FILTER|REDIRECT|BCC)[\s,]+\S+)", re.IGNORECASE)
 """The action of an entry, after restrictions without arguments."""
 _TEXT = re.compile(
     r"(?:REJECT|DEFER|DEFER_IF_PERMIT|DEFER_IF_REJECT|DISCARD|HOLD|INFO|PREPEND|REPLACE|STRIP|WARN|[45][\d.]+)\s",
@@ -74,7 +74,7 @@ MOST_ACTIONS = 20
 _BRACES = r"\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}"
 _INLINE = re.compile(rf"(?:static|inline|regexp|pcre|cidr):{_BRACES}")
 _REMOTE = re.compile(
-    rf"check_policy_service[\s,]+(?:{_BRACES}|[^\s,]+)|check_\w+_access[\s,]+(?:\{{\s*)?"
+    rf"check_policy_service[\s,]+(?:{_BRACES}|[^\s,]+)|check_\w{{1,40}}_access[\s,]+(?:\{{\s*)?"
     r"(?!(?:proxy:)?(?:hash|btree|cdb|lmdb|texthash|regexp|pcre|cidr|static|inline):)\w+:[^\s,]+",
     re.IGNORECASE,
 )
