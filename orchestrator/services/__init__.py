@@ -251,6 +251,15 @@ class ReadsLog(Protocol):
 
 
 @runtime_checkable
+class NeedsAddresses(Protocol):
+    """A service whose number of addresses follows from the user's own files."""
+
+    def addresses(self, files: Mapping[str, str], families: Families) -> int:
+        """Return the number of addresses that a node with these files needs."""
+        ...
+
+
+@runtime_checkable
 class Verifies(Protocol):
     """A service that can check its rendered files without starting the daemon."""
 
@@ -329,6 +338,12 @@ def files_of(name: str) -> OpensFiles:
     if isinstance(found, OpensFiles):
         return found
     raise InvalidInput("a service whose open files are predictable", repr(name), "choose another one")
+
+
+def addresses(name: str, files: Mapping[str, str], families: Families) -> int:
+    """Return the number of addresses that a node of this service needs for the user's own files."""
+    kind = service(name)
+    return kind.addresses(files, families) if isinstance(kind, NeedsAddresses) else 1
 
 
 def queue_of(name: str) -> Queue | None:

@@ -1,7 +1,7 @@
 """Postfix as a relay to thousands of domains: takes mail over SMTP, sends it by MX, delivers none locally."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
@@ -149,7 +149,8 @@ class Postfix:
             v4s = site.addresses if site.families.has_v4 else ()
             v6s = map(twin, site.addresses) if site.families.has_v6 else ()
             own = [str(address) for address in (*v4s, *v6s)]
-            master_cf, further, away = postfix_config.master(site.files[MASTER], own)
+            main = {**postfix_config.parameters(site.files.get(MAIN, main_cf)), **_given(site)}
+            master_cf, further, away = postfix_config.master(site.files[MASTER], own, main)
             changes, detours = [*changes, *further], [*detours, *away]
         tables = {path: text for path, text in site.files.items() if path not in {MAIN, MASTER}}
         detours += postfix_config.table_detours(tables)
@@ -166,6 +167,10 @@ class Postfix:
             fds=4096,
             memory_mb=1024,
         )
+
+    def addresses(self, files: Mapping[str, str], families: Families) -> int:
+        """Return the number of addresses that a user's own master.cf needs."""
+        return postfix_config.addresses(files.get(MASTER, ""), families)
 
     def read_log(self, lines: Iterable[tuple[float, str]]) -> RelayLog:
         """Read Postfix's log."""
@@ -205,10 +210,15 @@ def _protocols(site: Site[Settings], wanted: str | None) -> set[int]:
     return spoken if families.has_v6 else {4}
 
 
+def _given(site: Site[Settings]) -> dict[str, str]:
+    """Return the bed file's parameters of main.cf, as main.cf spells them."""
+    words = {True: "yes", False: "no"}
+    return {n: words[v] if isinstance(v, bool) else str(v) for n, v in site.settings.main_cf.items()}
+
+
 def _main_cf(site: Site[Settings]) -> tuple[str, list[Override], list[str]]:
     """Return main.cf, the bed's changes to the user's parameters, and the detours."""
-    words = {True: "yes", False: "no"}
-    given = {n: words[v] if isinstance(v, bool) else str(v) for n, v in site.settings.main_cf.items()}
+    given = _given(site)
     own = site.files.get(MAIN)
     theirs = {**({} if own is None else postfix_config.parameters(own)), **given}
     place = _place(site, _protocols(site, theirs.get("inet_protocols")))

@@ -5,8 +5,11 @@ and comment lines (``#``) are ignored.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
+from orchestrator.bed.model import MAX_DOMAINS, Families
 from orchestrator.errors import InvalidInput
 from orchestrator.services import Override
 
@@ -57,17 +60,29 @@ _STRAIGHT_OF = {
 """The same for the parameters about DNS: without DNS, Postfix looks up no MX records."""
 
 _ACTIONS = r"(?:FILTER|REDIRECT|BCC|check_policy_service)\b"
-_ACTION = re.compile(rf"(?:!?([^\w\s])(?:\\.|(?!\1)[^\\])*\1\w*|\S+)\s+({_ACTIONS}[\s,]+\S+)", re.IGNORECASE)
-"""An entry of access(5) or header_checks(5): key or /pattern/, and the action."""
+_ENTRY = re.compile(r"(?:!?([^\w\s])(?:\\.|(?!\1)[^\\])*\1\S*|\S+)\s+(\S.*)")
+"""An entry of access(5) or header_checks(5): key, quoted key or /pattern/, and the action or restrictions."""
+_ACTION = re.compile(r"(?:(?=\w*_)\w+[\s,]+)*((?:FILTER|REDIRECT|BCC)[\s,]+\S+)", re.IGNORECASE)
+"""The action of an entry, after restrictions without arguments."""
+_TEXT = re.compile(
+    r"(?:REJECT|DEFER|DEFER_IF_PERMIT|DEFER_IF_REJECT|DISCARD|HOLD|INFO|PREPEND|REPLACE|STRIP|WARN|[45][\d.]+)\s",
+    re.IGNORECASE,
+)
+"""An action that takes the rest of its entry as text."""
 MOST_ACTIONS = 20
 """Most actions of lookup tables that the plan names."""
 _BRACES = r"\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}"
 _INLINE = re.compile(rf"(?:static|inline|regexp|pcre|cidr):{_BRACES}")
 _REMOTE = re.compile(
-    rf"check_policy_service[\s,]+(?:{_BRACES}|[^\s,]+)|check_\w+_access[\s,]+(?:\{{\s*)?"
-    r"(?!(?:proxy:)?(?:hash|btree|cdb|lmdb|texthash|regexp|pcre|cidr|static|inline):)\w+:[^\s,]+"
+    rf"check_policy_service[\s,]+(?:{_BRACES}|[^\s,]+)|check_\w{{1,40}}_access[\s,]+(?:\{{\s*)?"
+    r"(?!(?:proxy:)?(?:hash|btree|cdb|lmdb|texthash|regexp|pcre|cidr|static|inline):)\w+:[^\s,]+",
+    re.IGNORECASE,
 )
 """A query in a restriction whose answer we cannot know: a policy service, or a table without a file of text."""
+_REFERENCE = re.compile(r"\$(?:(\w+)|\{(\w+)\}|\((\w+)\))")
+_MOST_DEPTH = 10
+_MOST_EXPANDED = 16_384
+"""Most characters that the references of one value expand to; longer values are searched unexpanded."""
 
 _FIELDS = re.compile(r"(\S+\s+\S+\s+\S+\s+\S+\s+)([yn-])(?=\s)")
 _OPTION = re.compile(rf"(?<!\S)-o\s*(?:\{{\s*([\w.-]+)\s*=\s*((?:[^{{}}]|{_BRACES})*?)\s*\}}|([\w.-]+)=(\S*))")
@@ -76,8 +91,10 @@ _OPTIONS = {**_MEASURED, **_ELSEWHERE, "inet_interfaces": ("all", "the node's ad
 """Parameters that options in master.cf must not override, except ``syslog_name``."""
 _ADDRESSES = frozenset({"inet_interfaces", "smtp_bind_address", "smtp_bind_address6"})
 _INET = re.compile(r"(?:(\[[^\]\s]*\]|[^\s:]*):)?([^\s:]+)(?=\s+inet\s)")
-_LOOPBACK = re.compile(r"127\.[\d.]+\Z|localhost\Z|::1\Z")
-_WILDCARDS = ("", "0.0.0.0", "::")
+_LOOPBACK = re.compile(r"127\.[\d.]+\Z|localhost\Z|loopback-only\Z|::1\Z")
+_EVERYWHERE = {False: "0.0.0.0", True: "::"}
+"""Whether it is IPv6 -> the wildcard address."""
+_WILDCARDS = ("", *_EVERYWHERE.values())
 _PORTS = {"smtp": "25", "smtps": "465", "submissions": "465", "submission": "587"}
 POSTLOG = "postlog   unix-dgram n  -       n       -       1       postlogd"
 
@@ -128,15 +145,33 @@ def needed(given: Mapping[str, str], place: Mapping[str, str]) -> tuple[dict[str
     return values, changes
 
 
-def detours(given: Mapping[str, str]) -> list[str]:
-    """Name the parameters, and the queries in them, that can lead mail another way than to the MX of its domain."""
+def detours(given: Mapping[str, str], main: Mapping[str, str] | None = None) -> list[str]:
+    """Name the parameters, and the queries in them, that can lead mail another way than to the MX of its domain.
+
+    ``main``: parameters of main.cf that the values may refer to, besides ``given``.
+    """
     away = []
+    known = {**(main or {}), **given}
     for name, value in given.items():
+        expanded = _expanded(value, known)
         if not _DETOUR.match(name):
-            away += [f"{name} = {query}" for query in _queries(value)]
-        elif not (value.lower() in _STRAIGHT_OF[name] if name in _STRAIGHT_OF else _STRAIGHT.match(value)):
+            away += [f"{name} = {query}" for query in _queries(expanded)]
+        elif not (expanded.lower() in _STRAIGHT_OF[name] if name in _STRAIGHT_OF else _STRAIGHT.match(expanded)):
             away.append(f"{name} = {value}")
     return away
+
+
+def _expanded(value: str, known: Mapping[str, str]) -> str:
+    """Replace ``$name``, ``${name}`` and ``$(name)`` by the parameter's value (postconf(5)); unknown names stay."""
+
+    def parameter(reference: re.Match[str]) -> str:
+        return known.get(reference[reference.lastindex or 0], reference[0])
+
+    for _ in range(_MOST_DEPTH):
+        if sum(len(parameter(reference)) for reference in _REFERENCE.finditer(value)) not in range(1, _MOST_EXPANDED):
+            break
+        value = _REFERENCE.sub(parameter, value)
+    return value
 
 
 def _queries(value: str) -> list[str]:
@@ -148,27 +183,38 @@ def _queries(value: str) -> list[str]:
 def table_detours(files: Mapping[str, str]) -> list[str]:
     """Name the actions in lookup tables that can lead mail another way (access(5), header_checks(5))."""
     actions = {
-        f"{path}: {' '.join(action[2].split())}": None
+        f"{path}: {' '.join(action.split())}": None
         for path, text in files.items()
         for entry in _logical(text.splitlines())
-        if (action := _ACTION.match(" ".join(line.strip() for _, line in entry)))
+        for action in _actions(" ".join(line.strip() for _, line in entry))
     }
     further = len(actions) - MOST_ACTIONS
     return list(actions)[:MOST_ACTIONS] + ([f"{further} more actions of lookup tables"] if further > 0 else [])
 
 
-def master(text: str, own: Sequence[str]) -> tuple[str, list[Override], list[str]]:
+def _actions(line: str) -> list[str]:
+    """Return the actions and queries of one entry that can lead mail another way."""
+    entry = _ENTRY.match(line)
+    if not entry or _TEXT.match(entry[2]):
+        return []
+    action = _ACTION.match(entry[2])
+    return ([action[1]] if action else []) + _queries(entry[2])
+
+
+def master(text: str, own: Sequence[str], main: Mapping[str, str]) -> tuple[str, list[Override], list[str]]:
     """Adapt a master.cf to a bed; return it with the changes and the detours of its ``-o`` options.
 
     No service runs in a chroot: the node has no second copy of /etc and of the libraries. ``-`` in the chroot column
     becomes ``n`` without a reported change: its default is ``n`` since Postfix 3.0 (master(5)), except with a
-    compatibility_level of 0. ``own``: the node's addresses of the bed's families.
+    compatibility_level of 0. ``own``: the node's addresses of the bed's families, the service address of each first.
+    ``main``: the parameters of main.cf, before the bed's changes.
 
     Raises:
         InvalidInput: more services share a port than the node has addresses.
     """
     lines = text.splitlines()
-    listening = _listening(lines, own)
+    listening = _listening(lines, own, main.get("inet_interfaces", "all"))
+    present = {*own}
     changes: list[Override] = []
     away: list[str] = []
     chrooted: list[str] = []
@@ -177,7 +223,7 @@ def master(text: str, own: Sequence[str]) -> tuple[str, list[Override], list[str
         entry = "/".join(group[0][1].split()[:2])
         names.add(entry)
         number = group[0][0]
-        changes += _local(lines, group, entry, own, listening.get(number))
+        changes += _local(lines, group, entry, present, listening.get(number))
         head = lines[number]
         if (match := _FIELDS.match(head)) and match[2] != "n":
             lines[number] = f"{match[1]}n{head[match.end() :]}"
@@ -189,7 +235,7 @@ def master(text: str, own: Sequence[str]) -> tuple[str, list[Override], list[str
                 what = f"{MASTER} {entry} syslog_name"
                 changes.append(Override(setting=what, old=other[2], new=f"postfix/{other[2]}", reason=reason))
         options = {a or c: b or d for a, b, c, d in _OPTION.findall(" ".join(line for _, line in group))}
-        away += [f"{MASTER} {entry}: {detour}" for detour in detours(options)]
+        away += [f"{MASTER} {entry}: {detour}" for detour in detours(options, main)]
     if chrooted:
         what = f"{MASTER} chroot of {len(chrooted)} services, {', '.join(chrooted[:2])}, ..."
         changes.append(Override(setting=what, old="y", new="n", reason="a node has a root of its own"))
@@ -200,41 +246,75 @@ def master(text: str, own: Sequence[str]) -> tuple[str, list[Override], list[str
     return "".join(f"{line}\n" for line in lines), changes, away
 
 
-def _listening(lines: list[str], own: Sequence[str]) -> dict[int, str]:
-    """Return line number -> new service name, for each inet service at an address that the node does not have.
+def addresses(text: str, families: Families) -> int:
+    """Return the number of addresses that a node needs for the services of a master.cf that share a port."""
+    most = 1
+    for listeners in _by_port(text.splitlines()).values():
+        hosts = [host for _, host, _, _ in listeners if not _LOOPBACK.match(host)]
+        named = Counter(":" in host for host in hosts if host not in _WILDCARDS)
+        reserved = {six: not {"", wildcard}.isdisjoint(hosts) for six, wildcard in _EVERYWHERE.items()}
+        if families is Families.BOTH:
+            most = max(most, *(named[six] + reserved[six] for six in _EVERYWHERE))
+        else:
+            most = max(most, named.total() + reserved[families.has_v6])
+    return min(most, MAX_DOMAINS)
 
-    A service that alone has its port listens at all addresses of the node; one that shares its port, at one address.
-    """
+
+def _by_port(lines: list[str]) -> dict[str, list[tuple[int, str, str, str]]]:
+    """Return the inet services of each port: line number, host, port as written, and name."""
     ports: dict[str, list[tuple[int, str, str, str]]] = {}
     for group in _logical(lines):
         if match := _INET.match(group[0][1]):
             listener = (group[0][0], (match[1] or "").strip("[]"), match[2], match[0])
             ports.setdefault(_PORTS.get(match[2], match[2]), []).append(listener)
+    return ports
+
+
+def _listening(lines: list[str], own: Sequence[str], interfaces: str) -> dict[int, str]:
+    """Return line number -> new service name, for each inet service at an address that the node does not have.
+
+    A service that alone has its port listens at all addresses of the node; one that shares its port, at one address.
+    The service addresses are left to a service at every address or without one (inet_interfaces), as it takes the mail.
+    But if the user's ``interfaces`` are loopback ones, a service without an address listens there.
+    """
     names = {}
-    for listeners in ports.values():
+    present = {*own}
+    own_of = {six: [address for address in own if (":" in address) == six] for six in _EVERYWHERE}
+    local = all(_LOOPBACK.match(word.strip("[]")) for word in interfaces.replace(",", " ").split())
+    for listeners in _by_port(lines).values():
+        elsewhere = [
+            (number, host, port)
+            for number, host, port, _ in listeners
+            if not (host in present or host in _WILDCARDS or _LOOPBACK.match(host))
+        ]
+        if len(listeners) == 1:
+            names.update({number: port for number, _, port in elsewhere})
+            continue
         hosts = {host for _, host, _, _ in listeners}
-        free = [a for a in own if not hosts & {a, "", "::" if ":" in a else "0.0.0.0"}]
-        for number, host, port, _ in listeners:
-            if host in own or host in _WILDCARDS or _LOOPBACK.match(host):
-                continue
-            if len(listeners) == 1:
-                names[number] = port
-                continue
-            family = [a for a in own if (":" in a) == (":" in host)] or own
-            address = next((a for a in free if a in family), None)
-            if address is None:
+        bare = "" in hosts and not local
+        reserved = {six: int(bare or wildcard in hosts) for six, wildcard in _EVERYWHERE.items()}
+        free = {six: (a for a in own_of[six][reserved[six] :] if a not in hosts) for six in own_of}
+        for number, host, port in elsewhere:
+            six = ":" in host if own_of[":" in host] else ":" not in host
+            if not (address := next(free[six], None)):
                 raise InvalidInput(
                     f"an address of the node for each service of port {port} in {MASTER}",
                     ", ".join(service for *_, service in listeners),
                     "take services out, or give the node in the bed file more `addresses`",
                 )
-            free.remove(address)
-            names[number] = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+            names[number] = _at(address, port)
+        if local and any(host and not _LOOPBACK.match(host) for host in hosts):
+            loopback = "127.0.0.1" if own_of[False] else "::1"
+            names.update({number: _at(loopback, port) for number, host, port, _ in listeners if not host})
     return names
 
 
+def _at(address: str, port: str) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
 def _local(
-    lines: list[str], group: list[tuple[int, str]], entry: str, own: Sequence[str], listening: str | None
+    lines: list[str], group: list[tuple[int, str]], entry: str, own: AbstractSet[str], listening: str | None
 ) -> list[Override]:
     """Replace in ``lines`` the options and the address of one service that do not suit the bed."""
     changes = []
@@ -242,7 +322,7 @@ def _local(
     def judged(option: re.Match[str]) -> str:
         name, value = option[1] or option[3], (option[2] if option[1] else option[4])
         needed, reason = _OPTIONS.get(name, (value, ""))
-        local = name in _ADDRESSES and set(value.replace(",", " ").split()) <= {*own}
+        local = name in _ADDRESSES and set(value.replace(",", " ").split()) <= own
         if name == "syslog_name" or value == needed or local:
             return option[0]
         changes.append(Override(setting=f"{MASTER} {entry} {name}", old=value, new=None, reason=f"main.cf's: {reason}"))

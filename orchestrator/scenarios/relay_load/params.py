@@ -87,7 +87,8 @@ class RelayLoad(Strict):
         base = builtin.bed("relay")
         limits = base.nodes["relay"].limits.model_copy(update={"cpus": cpus})
         files, release = self.relay_files or {}, self.relay_release
-        relay = Node(service=self.relay, release=release, limits=limits, files=files)
+        addresses = services.addresses(self.relay, files, self.families)
+        relay = Node(service=self.relay, release=release, addresses=addresses, limits=limits, files=files)
         load = Node(service=OURS, settings={"recipients": self.recipients} if self.recipients else {})
         nodes = {**base.nodes, "relay": relay, "load": load}
         domains = self.domain_names or self.domains

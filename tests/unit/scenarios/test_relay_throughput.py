@@ -529,6 +529,14 @@ def test_a_recipient_of_no_domain_and_a_domain_without_recipient_are_named() -> 
         SCENARIO.bed(Params(recipients=["x"], load="postal"))
 
 
+def test_the_relay_has_an_address_for_each_service_of_a_port() -> None:
+    master = "203.0.113.5:25 inet n - n - - smtpd\n203.0.113.6:smtp inet n - n - - smtpd\n"
+    relay = make_plan(SCENARIO.bed(Params(relay_files={"/etc/postfix/master.cf": master})), cpus=2).named("relay")
+    running = relay.files["/etc/postfix/master.cf"].decode().splitlines()[:2]
+    assert [line.split(":")[0] for line in running] == [str(address) for address in relay.addresses]
+    assert len(make_plan(SCENARIO.bed(Params()), cpus=2).named("relay").addresses) == 1
+
+
 def test_what_the_bed_changed_in_the_users_own_files_is_in_the_verdict(template: RunDir, tmp_path: Path) -> None:
     def own(run: Path) -> None:
         files = {"/etc/postfix/main.cf": "maillog_file = /var/log/mail.log\nrelayhost = [smart.test]\n"}

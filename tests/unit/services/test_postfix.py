@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from orchestrator import services
 from orchestrator.bed import user_files
-from orchestrator.bed.model import parse_bed
+from orchestrator.bed.model import Families, parse_bed
 from orchestrator.errors import InvalidInput
 from orchestrator.plan import NodePlan, make_plan
 from orchestrator.services import postfix_config
@@ -103,7 +104,7 @@ def test_parameters_are_read_as_postfix_reads_them() -> None:
 def test_an_option_of_master_cf_that_leads_mail_away_or_hides_the_log_is_named() -> None:
     text = "smtp inet n - n - - smtpd\n  -o content_filter=scan:[::1]:10024\n  -o syslog_name=mx-in\n"
     text += "  -o { smtpd_milters = inet:localhost:8891 }\npostlog unix-dgram n - n - 1 postlogd\n"
-    running, changes, detours = postfix_config.master(text, ())
+    running, changes, detours = postfix_config.master(text, (), {})
     assert detours == [
         f"{MASTER} smtp/inet: content_filter = scan:[::1]:10024",
         f"{MASTER} smtp/inet: smtpd_milters = inet:localhost:8891",
@@ -135,8 +136,14 @@ def test_the_actions_beyond_those_that_are_named_are_counted() -> None:
         ("!/^a b$/i REDIRECT x@c.test\n", "REDIRECT x@c.test"),
         ("|^/a| bcc x@c.test\n", "bcc x@c.test"),
         ("10.0.0.0/8 check_policy_service unix:private/p\n", "check_policy_service unix:private/p"),
+        ('"a b"@c.test FILTER smtp:[d.test]\n', "FILTER smtp:[d.test]"),
         ("/x y/ 550 filter x\n", None),
         ("a.test REJECT no FILTER here\n", None),
+        ("a.test 550 5.7.1 see check_policy_service unix:p\n", None),
+        ("a.test permit_mynetworks, check_policy_service inet:[::1]:31\n", "check_policy_service inet:[::1]:31"),
+        ("a.test reject_unauth_destination, FILTER smtp:[b.test]\n", "FILTER smtp:[b.test]"),
+        ("a.test permit_mynetworks, check_client_access mysql:/m\n", "check_client_access mysql:/m"),
+        ("a.test permit_mynetworks, check_client_access hash:/t\n", None),
     ],
 )
 def test_an_entry_is_read_as_postfix_reads_it(entry: str, action: str | None) -> None:
@@ -167,6 +174,33 @@ def test_a_query_of_a_restriction_that_can_lead_mail_away_is_named(value: str, a
     assert detours == tuple(f"{MASTER} smtp/inet: {one}" for one in named)
 
 
+def test_every_action_of_an_entry_is_named() -> None:
+    table = "a.test check_policy_service unix:p, permit_mynetworks, check_policy_service unix:q\n"
+    assert postfix_config.table_detours({"/t": table}) == [
+        "/t: check_policy_service unix:p",
+        "/t: check_policy_service unix:q",
+    ]
+
+
+@pytest.mark.parametrize("reference", ["$m", "${m}", "$(m)"])
+def test_parameters_in_values_are_expanded_before_the_search(reference: str) -> None:
+    text = f"m = $kind:/etc/x\nkind = mysql\nsmtpd_recipient_restrictions = check_recipient_access {reference}\n"
+    query = "check_recipient_access mysql:/etc/x"
+    assert _relay(files={MAIN: text}).detours == (f"smtpd_recipient_restrictions = {query}",)
+    master = "smtp inet n - n - - smtpd -o smtpd_client_restrictions=$mua\n"
+    main = f"mua = check_client_access {reference}\nm = mysql:/etc/x\n"
+    named = (f"{MASTER} smtp/inet: smtpd_client_restrictions = check_client_access mysql:/etc/x",)
+    assert set(named) <= set(_relay(files={MAIN: main, MASTER: master}).detours)
+    assert _relay(files={MAIN: f"m = smtp\ndefault_transport = {reference}\n"}).detours == ()
+
+
+def test_references_in_a_circle_or_without_end_are_expanded_to_a_bound() -> None:
+    circle = {"a": "$b", "b": "$a", "smtpd_client_restrictions": "check_client_access $a"}
+    assert postfix_config.detours(circle) == []
+    doubling = {f"p{n}": f"$p{n + 1} " * 1000 for n in range(9)} | {"p9": "x" * 1000}
+    assert postfix_config.detours(doubling) == []
+
+
 @pytest.mark.parametrize(
     ("name", "running"),
     [
@@ -180,7 +214,7 @@ def test_a_query_of_a_restriction_that_can_lead_mail_away_is_named(value: str, a
 @pytest.mark.parametrize("option", ["-o syslog_name={}", "-o {{syslog_name={}}}", "-o {{ syslog_name = {} }}"])
 def test_every_service_logs_under_the_name_that_is_read(option: str, name: str, running: str) -> None:
     text = "smtp inet n - n - - smtpd\n  {}\n"
-    rendered, changes, _ = postfix_config.master(text.format(option.format(name)), ())
+    rendered, changes, _ = postfix_config.master(text.format(option.format(name)), (), {})
     assert rendered.startswith(text.format(option.format(running)))
     assert [c.old for c in changes if "syslog_name" in c.setting] == [name] * (name != running)
 
@@ -203,7 +237,7 @@ def test_an_option_of_master_cf_that_the_bed_must_have_otherwise_is_left_out_and
     option: str, name: str, old: str
 ) -> None:
     text = f"smtp unix - - n - - smtp\n  -o a=b {option} -o c=d\n  -o e=f\n{postfix_config.POSTLOG}\n"
-    running, changes, _ = postfix_config.master(text, ())
+    running, changes, _ = postfix_config.master(text, (), {})
     assert running.split() == text.replace(option, "").split()
     assert [(c.setting, c.old, c.new) for c in changes] == [(f"{MASTER} smtp/unix {name}", old, None)]
 
@@ -214,7 +248,7 @@ def test_an_option_of_master_cf_that_the_bed_must_have_otherwise_is_left_out_and
 )
 def test_an_option_of_master_cf_that_suits_the_bed_stands(option: str) -> None:
     text = f"smtp unix - - n - - smtp -o {option}\n{postfix_config.POSTLOG}\n"
-    assert postfix_config.master(text, ("198.18.0.2",)) == (text, [], [])
+    assert postfix_config.master(text, ("198.18.0.2",), {}) == (text, [], [])
 
 
 @pytest.mark.parametrize(
@@ -256,13 +290,60 @@ def test_services_of_one_port_listen_at_an_address_of_the_node_each(given: list[
 
 def test_two_services_of_one_port_need_two_addresses() -> None:
     text = "10.1.2.3:smtp inet n - n - - smtpd\n10.1.2.4:25 inet n - n - - smtpd\n"
-    running, changes, _ = postfix_config.master(text, ("198.18.0.2", "198.18.64.0"))
+    running, changes, _ = postfix_config.master(text, ("198.18.0.2", "198.18.64.0"), {})
     assert [line.split()[0] for line in running.splitlines()[:2]] == ["198.18.0.2:smtp", "198.18.64.0:25"]
     assert [change.old for change in changes[:2]] == ["10.1.2.3:smtp", "10.1.2.4:25"]
     for first in ("10.1.2.3:smtp", "smtp", "0.0.0.0:smtp"):
         for names in ([first, "10.1.2.4:25"], ["10.1.2.4:25", first]):
             with pytest.raises(InvalidInput, match=f"found {', '.join(names)}"):
                 _relay(files={MASTER: "".join(f"{name} inet n - n - - smtpd\n" for name in names)})
+
+
+@pytest.mark.parametrize(
+    ("interfaces", "given", "running"),
+    [
+        ("203.0.113.6", ["smtp", "203.0.113.5:smtp"], ["smtp", "198.18.0.4:smtp"]),
+        ("203.0.113.6", ["203.0.113.5:25", "smtp"], ["198.18.0.4:25", "smtp"]),
+        ("203.0.113.6", ["smtp", "[2001:db8::1]:smtp"], ["smtp", "[2001:2::c612:4]:smtp"]),
+        ("203.0.113.6", ["0.0.0.0:smtp", "203.0.113.5:smtp"], ["0.0.0.0:smtp", "198.18.0.4:smtp"]),
+        ("203.0.113.6", ["[::]:smtp", "203.0.113.5:smtp"], ["[::]:smtp", "198.18.0.2:smtp"]),
+        ("loopback-only", ["smtp", "203.0.113.5:smtp"], ["127.0.0.1:smtp", "198.18.0.2:smtp"]),
+        ("127.0.0.1, [::1]", ["smtp", "203.0.113.5:smtp"], ["127.0.0.1:smtp", "198.18.0.2:smtp"]),
+        ("loopback-only", ["smtp", "203.0.113.5:submission"], ["smtp", "submission"]),
+    ],
+)
+def test_a_service_without_an_address_leaves_the_further_addresses_to_others(
+    interfaces: str, given: list[str], running: list[str]
+) -> None:
+    files = {MASTER: "".join(f"{name} inet n - n - - smtpd\n" for name in given)}
+    relay = {"service": "postfix", "files": files | {MAIN: f"inet_interfaces = {interfaces}\n"}, "addresses": 2}
+    node = make_plan(parse_bed({"name": "x", "domains": 4, "nodes": {"relay": relay}}, "bed"), cpus=2).named("relay")
+    assert [line.split()[0] for line in node.files[MASTER].decode().splitlines()[:2]] == running
+    assert {c.old: c.new for c in node.changes if c.setting.endswith("/inet")} == {
+        old: new for old, new in zip(given, running, strict=True) if old != new
+    }
+    assert _running(node)["inet_interfaces"] == "198.18.0.2, 2001:2::c612:2"
+
+
+@pytest.mark.parametrize(
+    ("services_of_a_port", "addresses"),
+    [
+        (["203.0.113.5:25", "203.0.113.6:smtp", "203.0.113.5:submission"], {"both": 2, "v4": 2, "v6": 2}),
+        (["smtp", "203.0.113.5:25", "203.0.113.6:25"], {"both": 3, "v4": 3, "v6": 3}),
+        (["203.0.113.5:25", "[2001:db8::1]:25"], {"both": 1, "v4": 2, "v6": 2}),
+        (["0.0.0.0:25", "203.0.113.5:25"], {"both": 2, "v4": 2, "v6": 1}),
+        (["203.0.113.5:25", "127.0.0.1:25", "[::1]:25"], {"both": 1, "v4": 1, "v6": 1}),
+        (["0.0.0.0:25", "[2001:db8::1]:25", "[2001:db8::2]:25"], {"both": 2, "v4": 3, "v6": 2}),
+    ],
+)
+def test_the_addresses_that_files_need_are_enough(services_of_a_port: list[str], addresses: dict[str, int]) -> None:
+    files = {MASTER: "".join(f"{name} inet n - n - - smtpd\n" for name in services_of_a_port)}
+    for families, number in addresses.items():
+        assert services.addresses("postfix", files, Families(families)) == number
+        relay = {"service": "postfix", "files": files, "addresses": number}
+        bed = {"name": "x", "domains": 4, "families": families, "nodes": {"relay": relay}}
+        make_plan(parse_bed(bed, "bed"), cpus=2)
+    assert services.addresses("postfix", {}, Families.BOTH) == services.addresses("bind", files, Families.BOTH) == 1
 
 
 def test_an_address_format_that_hides_attempts_is_changed_and_named() -> None:
