@@ -12,7 +12,7 @@ OTHERS = 0.27
 """If more than this share of saturated CPUs was in use outside the bed, other processes held the bed up.
 
 Between the shares of runs alone on 2 CPUs, 0.10 to 0.23, and those of runs beside one or two ``sha256sum /dev/zero``,
-0.30 to 0.40. Engine and testbed are outside the bed, too, and needed 0.10 of the first (0.21 CPUs)."""
+0.30 to 0.45. Engine and testbed are outside the bed, too, and needed 0.10 of the first (0.21 CPUs)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

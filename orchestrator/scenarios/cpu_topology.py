@@ -235,7 +235,7 @@ def _share(largest: MeasuredSet, smallest: MeasuredSet, field: str) -> Evidence:
     ]
     shares = [least / most for least, most in pairs]
     rounds = ", ".join(f"{least:,.0f} of {most:,.0f}" for least, most in pairs)
-    fact = f"throughput on {smallest.cpus.name}, of that on {largest.cpus.name}"
+    fact = f"throughput on {smallest.cpus.name}, as a share of that on {largest.cpus.name}"
     undisturbed = field == "undisturbed"
     return Evidence.of(
         fact + (", estimated without other processes" if undisturbed else ""),

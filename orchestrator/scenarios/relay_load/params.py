@@ -103,9 +103,8 @@ class RelayLoad(Strict):
         """Raise InvalidInput if the generator cannot send this load; its run, target and sender come later."""
         full = replace(order, run="0" * 8, target="192.0.2.1", domains=["d0.test"])
         kind = services.service(generator)
-        if not isinstance(kind, services.GeneratesLoad):
-            raise InvalidInput("a load generator", repr(generator), "see `testbed list`")
-        kind.command(full)
+        if isinstance(kind, services.GeneratesLoad):
+            kind.command(full)
         try:
             check(full)
         except BadOrder as error:

@@ -229,11 +229,13 @@ def steady(measured: Measurements, loads: Sequence[str]) -> tuple[Evidence, ...]
         return ()
     rates = [rate for load in loads if load in measured.loads and (rate := _warm(measured, load))]
     carried = median(rates) if rates else None
+    taken = any(cpu_of(measured, load) is Cpu.TAKEN for load in loads)
     if carried is None or not own.carried:
         found, holds = "not measured", None
     else:
         over = f"the probe over the same {_connections(own)}"
         found = f"{carried:,.0f} messages a second, {own.carried:,.0f} in {over}: {carried / own.carried:.2f} times"
+        found += "; other processes used this machine's CPU" if taken else ""
         holds = carried >= STEADY * own.carried
     return (
         Evidence(

@@ -115,7 +115,7 @@ def _closed(measured: Measurements, facts: _Facts) -> _Judged:
     """Judge a load without a given rate: it shows the relay's limit only if others left the relay the CPU."""
     machine = measured.machine(RUN)
     if machine and probes.cpu_of(measured, RUN) is Cpu.TAKEN:
-        share = f"processes outside the bed used {machine.others:.2f} of {machine.cpus} CPUs, and none was idle"
+        share = f"processes outside the bed used {machine.others:.2f} of {machine.cpus} CPUs, and hardly any was idle"
         return Outcome.INCONCLUSIVE, f"other processes set the pace: {share}. {QUIET}", (DISTURBED,)
     if few := [e.found for e in facts.pace if e.holds is False]:
         reason = f"the number of connections set the pace: {'; '.join(few)}. {probes.advice(measured)}"
