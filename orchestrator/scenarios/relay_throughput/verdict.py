@@ -113,13 +113,14 @@ def _outcome(measured: Measurements, params: Params, facts: _Facts) -> _Judged:
 
 def _closed(measured: Measurements, facts: _Facts) -> _Judged:
     """Judge a load without a given rate: it shows the relay's limit only if others left the relay the CPU."""
-    machine = measured.machine(RUN)
-    if machine and probes.cpu_of(measured, RUN) is Cpu.TAKEN:
-        share = f"processes outside the bed used {machine.others:.2f} of {machine.cpus} CPUs, and hardly any was idle"
-        return Outcome.INCONCLUSIVE, f"other processes set the pace: {share}. {QUIET}", (DISTURBED,)
+    machine = measured.machine(RUN) if probes.cpu_of(measured, RUN) is Cpu.TAKEN else None
+    marks = (DISTURBED,) if machine else ()
     if few := [e.found for e in facts.pace if e.holds is False]:
         reason = f"the number of connections set the pace: {'; '.join(few)}. {probes.advice(measured)}"
-        return Outcome.INCONCLUSIVE, reason, (CONCURRENCY,)
+        return Outcome.INCONCLUSIVE, reason, (CONCURRENCY, *marks)
+    if machine:
+        share = f"processes outside the bed used {machine.others:.2f} of {machine.cpus} CPUs, and hardly any was idle"
+        return Outcome.INCONCLUSIVE, f"other processes set the pace: {share}. {QUIET}", marks
     if drop := [e.found for e in facts.steady if e.holds is False]:
         reason = f"the relay's rate was not steady between its probe and the run: {'; '.join(drop)}"
         return Outcome.INCONCLUSIVE, f"{reason}. {QUIET}, or with a longer --probe", (UNSTEADY,)

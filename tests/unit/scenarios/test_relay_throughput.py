@@ -217,6 +217,17 @@ def test_a_relay_whose_cpu_others_took_is_no_verdict_on_the_relay(
         assert "150" not in verdict.claim
 
 
+def test_too_few_connections_are_named_on_a_busy_machine_too(template: RunDir, tmp_path: Path) -> None:
+    def disturbed(run: Path) -> None:
+        add_probes(RunDir.open(run), {1: CARRIES, 4: 4 * CARRIES}, used=1, given=True)
+        _record_cpus(run, busy=1.3)
+
+    verdict = _judged(_without_probes(template, tmp_path), tmp_path, disturbed)
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert verdict.marks[:2] == ("concurrency-bound", "disturbed")
+    assert verdict.reason.startswith("The number of connections set the pace: ")
+
+
 @pytest.mark.parametrize("probe", [0.5, 1.6])
 def test_a_load_of_another_generator_is_not_compared_with_the_probes(
     template: RunDir, tmp_path: Path, probe: float
