@@ -236,12 +236,10 @@ def ps(output: shell.FormatOption = "text") -> None:
 def down(bed: DeployedArgument = None) -> None:
     """Take a bed down: containers, networks, veth pair."""
     from orchestrator.hosts import cleaning, docker
-    from orchestrator.interrupts import shielded
 
     host = docker.connect()
     deployed = _find(host, bed, "`testbed down ID`")
-    with shielded():
-        cleaning.remove(host, deployed)
+    cleaning.remove(host, deployed, shell.say)
     shell.say(f"bed {deployed.bed} {deployed.id} is down")
 
 

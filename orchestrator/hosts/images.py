@@ -32,6 +32,7 @@ from orchestrator.errors import EngineFailed, InvalidInput, Problem, usable
 from orchestrator.hosts import Host
 from orchestrator.hosts.debian import ARCHIVE, Say, bootstrap, not_served
 from orchestrator.hosts.docker.api import archive
+from orchestrator.hosts.helper import HELPER
 
 _log = logging.getLogger(__name__)
 
@@ -179,6 +180,16 @@ def ensure(host: Host, needed: Iterable[tuple[str, str]], say: Say) -> list[str]
         for image in sorted(_missing(host, wanted)):  # in a fixed order: no deadlock of two processes
             locks.enter_context(_alone(tag(*image), say))
         return _build_missing(host, _missing(host, wanted), say)
+
+
+def ensure_helper(host: Host, say: Say) -> None:
+    """Build the helper's image if it is missing; a stale one is kept.
+
+    Raises:
+        EngineFailed: as in ``ensure``.
+    """
+    if host.images.find(HELPER) is None:
+        ensure(host, [("helper", DEFAULT_RELEASE)], say)
 
 
 def _missing(host: Host, wanted: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:

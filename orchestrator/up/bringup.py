@@ -214,7 +214,7 @@ def _take_down(
         try:
             with steps.step("take the bed down"):
                 recorder.expect_end()
-                remove_id(host, identity.id)
+                remove_id(host, identity.id, steps.say)
         except Exception as error:
             if first is None:
                 raise

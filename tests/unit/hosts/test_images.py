@@ -282,7 +282,7 @@ def test_a_build_of_all_says_of_each_image_what_it_did() -> None:
 
 def test_images_says_of_each_what_was_done(testbed: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     there = FakeHost()
-    there.images.tags["testbed/debian:bookworm"] = {"id": "base"}
+    there.images.tags = {"testbed/debian:bookworm": {"id": "base"}}
     there.images.tags["testbed/bind:bookworm"] = {"id": "same", "size": "1000000", images.LABEL: images.digest("bind")}
     tags = there.images.tags
     monkeypatch.setattr(there.images, "list", lambda _: [(t, {"size": "1000000", **f}) for t, f in tags.items()])

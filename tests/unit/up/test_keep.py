@@ -14,6 +14,7 @@ from orchestrator.errors import EngineFailed, ExitCode, HostCannot, InvalidInput
 from orchestrator.hosts import NetworkSpec, docker, ownership
 from orchestrator.hosts.cleaning import clean
 from orchestrator.hosts.fake import FakeHost
+from orchestrator.hosts.helper import HELPER
 from orchestrator.hosts.ownership import DeployedBed
 from orchestrator.up.keep import lifetime, up
 from tests.unit.cli import test_errors as test_cli_errors
@@ -54,6 +55,18 @@ def test_a_second_call_finds_the_bed_and_makes_nothing(
     assert (call(), engine.find({})) == (first, there)
     assert first.state == "running"
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_bed_is_found_again_and_taken_down_after_the_helpers_image_was_pruned(
+    testbed: Command, engine: Breaking, call: Callable[..., DeployedBed]
+) -> None:
+    for _ in range(2):
+        first = call()
+        del engine.images.tags[HELPER]
+        assert call() == first
+        del engine.images.tags[HELPER]
+        ended = testbed("down", first.id)
+        assert (ended.code, engine.find({})) == (0, []), ended.err
 
 
 @pytest.mark.parametrize(
