@@ -190,10 +190,16 @@ def up(
     host = docker.connect()
     with Steps() as steps:
         deployed = keep.up(host, wanted, runs=runs, steps=steps, life=life)
+    with keep.stays_up(deployed.id):
+        _show_up(deployed, host.address, output)
+
+
+def _show_up(deployed: "DeployedBed", machine: "Target | None", output: shell.Format) -> None:
+    """Print a bed that is up, and the next commands."""
     if output == "json":
         shell.print_json(deployed.to_dict())
         return
-    _show(deployed, host.address)
+    _show(deployed, machine)
     queue = (
         f"testbed exec --bed {deployed.id} {node['name']} -- postqueue -p"
         for node in deployed.to_dict()["nodes"]
@@ -238,7 +244,7 @@ def down(bed: DeployedArgument = None) -> None:
     from orchestrator.hosts import cleaning, docker
 
     host = docker.connect()
-    deployed = _find(host, bed, "`testbed down ID`")
+    deployed = _find(host, bed, "`testbed down ID`", of_runs=False)
     cleaning.remove(host, deployed, shell.say)
     shell.say(f"bed {deployed.bed} {deployed.id} is down")
 
@@ -287,23 +293,31 @@ def stats(bed: DeployedArgument = None, output: shell.FormatOption = "text") -> 
     shell.answer(output, used, lambda: shell.tell(table(used)))
 
 
-def _find(host: "Host", wanted: str | None, give: str) -> "DeployedBed":
-    """Return the deployed bed of this name or id; if None, the only bed. ``give``: how to name one, for the error."""
+def _find(host: "Host", wanted: str | None, give: str, *, of_runs: bool = True) -> "DeployedBed":
+    """Return the deployed bed of this name or id; if None, the only bed.
+
+    ``give``: how to name a bed, for the error. ``of_runs``: the only bed may be that of a running measurement.
+    """
     from orchestrator.hosts import ownership
 
-    # A helper container of another command has no network; it does not count as the only bed.
-    beds = [b for b in ownership.deployed_beds(host) if (wanted is None and b.networks) or wanted in {b.id, b.bed}]
-    if len(beds) == 1:
-        return beds[0]
-    present = ", ".join(f"{deployed.bed} {deployed.id}" for deployed in beds) or "none"
+    deployed = ownership.deployed_beds(host)
+    present = [bed for bed in deployed if bed.networks]  # without a network: the helper container of another command
+    if wanted is None:
+        found = [bed for bed in present if of_runs or bed.kind is ownership.Kind.UP]
+    else:
+        found = [bed for bed in deployed if wanted in {bed.id, bed.bed}]
+    if len(found) == 1:
+        return found[0]
+    listed = [f"{bed.bed} {bed.id}{'' if bed.kind is ownership.Kind.UP else ' (of a run)'}" for bed in found or present]
     needed = "one bed" if wanted is None else f"one bed {wanted!r}"
-    raise InvalidInput(needed, present, f"give {give}, ID from `testbed ps`")
+    do = f"give {give}, ID from `testbed ps`" if listed else "bring one up: `testbed up`"
+    raise InvalidInput(needed, ", ".join(listed) or "none", do)
 
 
 def _node(bed: str | None, name: str, *, running: bool = False) -> "RunningNode":
     """Attach to a bed and return one of its nodes; ``running``: raise EngineFailed if it has ended."""
     from orchestrator.hosts import docker
-    from orchestrator.up.attach import attach
+    from orchestrator.up.attach import attach, unfinished
 
     host = docker.connect()
     deployed = _find(host, bed, "`--bed ID`")
@@ -311,6 +325,8 @@ def _node(bed: str | None, name: str, *, running: bool = False) -> "RunningNode"
         do = f"`testbed down {deployed.id}`, then `testbed up` again"
         raise EngineFailed(f"node {name} of bed {deployed.bed}", "its container was removed", do)
     nodes = attach(host, deployed).nodes
+    if name in deployed.nodes and name not in nodes:
+        raise unfinished(deployed)
     if name not in nodes:
         raise InvalidInput(f"a node of bed {deployed.bed}", repr(name), f"choose one of {', '.join(sorted(nodes))}")
     container = deployed.node(name)
