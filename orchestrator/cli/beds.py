@@ -273,12 +273,22 @@ def exec_(
     output: shell.FormatOption = "text",
 ) -> None:
     """Run a command in a node with its service's capabilities; on a terminal, control characters become visible."""
-    done = _node(bed, node, running=True).exec(*command, timeout=timeout)
-    if output == "json":
-        shell.print_json({"status": done.status, "stdout": done.stdout, "stderr": done.stderr})
-    else:
-        pass_on(done.stdout, sys.stdout)
-        pass_on(done.stderr, sys.stderr)
+    from orchestrator.hosts import Overdue
+
+    def show(status: int | None, stdout: str, stderr: str) -> None:
+        if output == "json":
+            shell.print_json({"status": status, "stdout": stdout, "stderr": stderr})
+        else:
+            pass_on(stdout, sys.stdout)
+            pass_on(stderr, sys.stderr)
+
+    try:
+        done = _node(bed, node, running=True).exec(*command, timeout=timeout)
+    except Overdue as late:
+        show(None, late.stdout, late.stderr)
+        late.do = f"give it more time with --timeout (now {timeout:g} s)"
+        raise
+    show(done.status, done.stdout, done.stderr)
     raise typer.Exit(done.status)
 
 

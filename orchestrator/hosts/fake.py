@@ -19,8 +19,8 @@ from orchestrator.hosts import (
     NetworkSpec,
     Node,
     Output,
+    Overdue,
     SubnetTaken,
-    overdue,
 )
 from orchestrator.hosts.docker.ssh import Target
 from orchestrator.hosts.helper import HELPER
@@ -104,7 +104,7 @@ class FakeHost:
         try:
             return self.answer(self.specs[made.id], tuple(command))
         except TimeoutError as late:
-            raise overdue(command, timeout) from late
+            raise Overdue(command, timeout) from late
 
     def exec_lines(
         self, container: str, command: Sequence[str], *, capabilities: Sequence[str] | None = None, timeout: float

@@ -12,7 +12,7 @@ from orchestrator.bed.model import parse_bed
 from orchestrator.cli import shell
 from orchestrator.cli.progress import Steps, Within
 from orchestrator.errors import EngineFailed, ExitCode
-from orchestrator.hosts import ContainerSpec, NetworkSpec, Output, capacity, docker, images, ownership
+from orchestrator.hosts import ContainerSpec, NetworkSpec, Output, Overdue, capacity, docker, images, ownership
 from orchestrator.hosts.fake import FakeHost
 from orchestrator.hosts.ownership import Identity, Kind, deployed_beds
 from orchestrator.plan import make_plan
@@ -250,6 +250,20 @@ def test_every_hint_works_as_it_is_printed_while_another_bed_is_up(
     assert [hint.split()[1] for hint in hints] == ["logs", "stats", "exec", "down"]
     for hint in hints:
         assert testbed(*hint.split()[1:]).code == 0, hint
+
+
+def test_a_command_that_takes_too_long_is_shown_until_then_with_its_option(
+    testbed: Command, host: HalfUp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(*_: object, timeout: float, **__: object) -> Output:
+        raise Overdue(("sleep", "9"), timeout, stdout="out\n", stderr="err\n")
+
+    monkeypatch.setattr(host, "exec", late)
+    ended = testbed("exec", "--timeout", "1", "relay", "--", "sleep", "9")
+    assert ended.names("--timeout (now 1 s)")
+    assert (ended.out, ended.err.startswith("err\n"), ended.code) == ("out\n", True, ExitCode.ENGINE)
+    ended = testbed("exec", "--timeout", "1", "--format", "json", "relay", "--", "sleep", "9")
+    assert json.loads(ended.out) == {"status": None, "stdout": "out\n", "stderr": "err\n"}
 
 
 @pytest.mark.usefixtures("host")
