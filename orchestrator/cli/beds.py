@@ -37,6 +37,7 @@ def _node_names() -> list[str]:
     return sorted({name for deployed in _deployed() for name in deployed.nodes})
 
 
+_CPUS = 2
 BedArgument = Annotated[
     str,
     typer.Argument(metavar="BED", help="A built-in bed (see list) or a YAML file.", autocompletion=shell.built_in_beds),
@@ -58,7 +59,7 @@ def plan(
     parent: shell.ParentOption = None,
     families: shell.FamiliesOption = None,
     files: Annotated[Path | None, typer.Option(help="Write every rendered file below this folder, too.")] = None,
-    cpus: Annotated[int, typer.Option(min=1, help="Number of CPUs of the host to plan for.")] = 2,
+    cpus: Annotated[int, typer.Option(min=1, help="Number of CPUs of the host to plan for.")] = _CPUS,
     output: Annotated[
         Literal["text", "json", "compose"],
         typer.Option("--format", help="text for people, json for scripts, compose for `docker compose`."),
@@ -73,10 +74,13 @@ def plan(
     wanted = builtin.bed(bed, domains=domains, parent=parent, families=families)
     if output == "compose":
         composed = compose.compose_plan(wanted, cpus=cpus)
+        options = {"domains": domains, "parent": parent, "families": families, "cpus": cpus if cpus != _CPUS else None}
+        given = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
+        command = ["testbed", "plan", bed, *given]
         if files:
-            write_files(files, compose.files(composed))
+            write_files(files, compose.files(composed, command))
         else:
-            typer.echo(compose.render(composed), nl=False)
+            typer.echo(compose.render(composed, command), nl=False)
         return
     made = make_plan(wanted, cpus=cpus)
     if files:
