@@ -315,7 +315,7 @@ def _find(host: "Host", wanted: str | None, give: str, *, of_runs: bool = True) 
     from orchestrator.hosts import ownership
 
     deployed = ownership.deployed_beds(host)
-    present = [bed for bed in deployed if bed.networks]  # without a network: the helper container of another command
+    present = [bed for bed in deployed if bed.networks]  # a helper container of another command has no network
     if wanted is None:
         found = [bed for bed in present if of_runs or bed.kind is ownership.Kind.UP]
     else:
