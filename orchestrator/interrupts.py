@@ -40,8 +40,8 @@ def raise_on_signals() -> None:
 def shielded() -> Iterator[None]:
     """Hold back the signals of ``raise_on_signals`` while the block runs, so that clean-up completes.
 
-    At the end of the outermost block, also of a failed one, ``Interrupted`` is raised once, for the last signal. No effect
-    outside the main thread, because Python runs signal handlers only in the main thread.
+    At the end of the outermost block, also of a failed one, ``Interrupted`` is raised once, for the last signal. The
+    block has no effect outside the main thread, because Python runs signal handlers only in the main thread.
 
     The handler stays installed, because a signal that arrives while handlers are exchanged would be lost. Blocking
     signals with ``pthread_sigmask`` does not work in a process with threads: the kernel delivers the signal to another
