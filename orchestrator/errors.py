@@ -66,9 +66,9 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, err
 
 
 def host_cannot(error: OSError, wanted: str) -> Problem | None:
-    """Return the error for a resource that this machine lacks (disk space, file descriptors, ...); ``None`` if none.
+    """Convert an OSError that means a lack of disk space, file descriptors or memory; ``None`` for any other OSError.
 
-    ``wanted``: purpose of the resource, for the message if ``error`` names no file.
+    ``wanted`` replaces the file's name in the message if ``error`` has none.
     """
     if error.errno not in _NO_ROOM:
         return None
@@ -81,7 +81,7 @@ def host_cannot(error: OSError, wanted: str) -> Problem | None:
 
 @contextmanager
 def usable(path: Path, what: str = "a path") -> Iterator[None]:
-    """Translate an OSError about a path that the user gave.
+    """Convert an OSError of the block to an error about a path given by the user.
 
     Raises:
         HostCannot: the disk is full, or the process has too many open files.

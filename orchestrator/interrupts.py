@@ -40,12 +40,12 @@ def raise_on_signals() -> None:
 def shielded() -> Iterator[None]:
     """Hold back the signals of ``raise_on_signals`` while the block runs, so that clean-up completes.
 
-    After the outermost block the last signal is raised, once for all that arrived, even if the block failed. No effect
-    outside the main thread, because Python runs signal handlers only there.
+    At the end of the outermost block, also of a failed one, ``Interrupted`` is raised once, for the last signal. The
+    block has no effect outside the main thread, because Python runs signal handlers only in the main thread.
 
-    The handler stays installed: a signal that arrives while handlers are exchanged would be lost. ``pthread_sigmask``
-    does not help in a process with threads: the kernel gives the signal to a thread that does not block it, and Python
-    still runs the handler in the main thread (signal(7); module signal, "Signals and threads").
+    The handler stays installed, because a signal that arrives while handlers are exchanged would be lost. Blocking
+    signals with ``pthread_sigmask`` does not work in a process with threads: the kernel delivers the signal to another
+    thread, and Python still runs the handler in the main thread (signal(7); module signal, "Signals and threads").
     """
     global _shields  # noqa: PLW0603 - process-wide, like signal handlers
     if threading.current_thread() is not threading.main_thread():

@@ -37,6 +37,7 @@ def _node_names() -> list[str]:
     return sorted({name for deployed in _deployed() for name in deployed.nodes})
 
 
+_CPUS = 2
 BedArgument = Annotated[
     str,
     typer.Argument(metavar="BED", help="A built-in bed (see list) or a YAML file.", autocompletion=shell.built_in_beds),
@@ -58,7 +59,7 @@ def plan(
     parent: shell.ParentOption = None,
     families: shell.FamiliesOption = None,
     files: Annotated[Path | None, typer.Option(help="Write every rendered file below this folder, too.")] = None,
-    cpus: Annotated[int, typer.Option(min=1, help="Number of CPUs of the host to plan for.")] = 2,
+    cpus: Annotated[int, typer.Option(min=1, help="Number of CPUs of the host to plan for.")] = _CPUS,
     output: Annotated[
         Literal["text", "json", "compose"],
         typer.Option("--format", help="text for people, json for scripts, compose for `docker compose`."),
@@ -73,10 +74,13 @@ def plan(
     wanted = builtin.bed(bed, domains=domains, parent=parent, families=families)
     if output == "compose":
         composed = compose.compose_plan(wanted, cpus=cpus)
+        options = {"domains": domains, "parent": parent, "families": families, "cpus": cpus if cpus != _CPUS else None}
+        given = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
+        command = ["testbed", "plan", bed, *given]
         if files:
-            write_files(files, compose.files(composed))
+            write_files(files, compose.files(composed, command))
         else:
-            typer.echo(compose.render(composed), nl=False)
+            typer.echo(compose.render(composed, command), nl=False)
         return
     made = make_plan(wanted, cpus=cpus)
     if files:
@@ -190,10 +194,16 @@ def up(
     host = docker.connect()
     with Steps() as steps:
         deployed = keep.up(host, wanted, runs=runs, steps=steps, life=life)
+    with keep.stays_up(deployed.id):
+        _show_up(deployed, host.address, output)
+
+
+def _show_up(deployed: "DeployedBed", machine: "Target | None", output: shell.Format) -> None:
+    """Print a bed that is up, and the next commands."""
     if output == "json":
         shell.print_json(deployed.to_dict())
         return
-    _show(deployed, host.address)
+    _show(deployed, machine)
     queue = (
         f"testbed exec --bed {deployed.id} {node['name']} -- postqueue -p"
         for node in deployed.to_dict()["nodes"]
@@ -236,12 +246,10 @@ def ps(output: shell.FormatOption = "text") -> None:
 def down(bed: DeployedArgument = None) -> None:
     """Take a bed down: containers, networks, veth pair."""
     from orchestrator.hosts import cleaning, docker
-    from orchestrator.interrupts import shielded
 
     host = docker.connect()
-    deployed = find(host, bed, "`testbed down ID`")
-    with shielded():
-        cleaning.remove(host, deployed)
+    deployed = find(host, bed, "`testbed down ID`", of_runs=False)
+    cleaning.remove(host, deployed, shell.say)
     shell.say(f"bed {deployed.bed} {deployed.id} is down")
 
 
@@ -269,12 +277,22 @@ def exec_(
     output: shell.FormatOption = "text",
 ) -> None:
     """Run a command in a node with its service's capabilities; on a terminal, control characters become visible."""
-    done = _node(bed, node, running=True).exec(*command, timeout=timeout)
-    if output == "json":
-        shell.print_json({"status": done.status, "stdout": done.stdout, "stderr": done.stderr})
-    else:
-        pass_on(done.stdout, sys.stdout)
-        pass_on(done.stderr, sys.stderr)
+    from orchestrator.hosts import Overdue
+
+    def show(status: int | None, stdout: str, stderr: str) -> None:
+        if output == "json":
+            shell.print_json({"status": status, "stdout": stdout, "stderr": stderr})
+        else:
+            pass_on(stdout, sys.stdout)
+            pass_on(stderr, sys.stderr)
+
+    try:
+        done = _node(bed, node, running=True).exec(*command, timeout=timeout)
+    except Overdue as late:
+        show(None, late.stdout, late.stderr)
+        late.do = f"give it more time with --timeout (now {timeout:g} s)"
+        raise
+    show(done.status, done.stdout, done.stderr)
     raise typer.Exit(done.status)
 
 
@@ -289,23 +307,31 @@ def stats(bed: DeployedArgument = None, output: shell.FormatOption = "text") -> 
     shell.answer(output, used, lambda: shell.tell(table(used)))
 
 
-def find(host: "Host", wanted: str | None, give: str) -> "DeployedBed":
-    """Return the deployed bed of this name or id; if None, the only bed. ``give``: how to name one, for the error."""
+def find(host: "Host", wanted: str | None, give: str, *, of_runs: bool = True) -> "DeployedBed":
+    """Return the deployed bed of this name or id; if None, the only bed.
+
+    ``give``: how to name a bed, for the error. ``of_runs``: the only bed may be that of a running measurement.
+    """
     from orchestrator.hosts import ownership
 
-    # A helper container of another command has no network; it does not count as the only bed.
-    beds = [b for b in ownership.deployed_beds(host) if (wanted is None and b.networks) or wanted in {b.id, b.bed}]
-    if len(beds) == 1:
-        return beds[0]
-    present = ", ".join(f"{deployed.bed} {deployed.id}" for deployed in beds) or "none"
+    deployed = ownership.deployed_beds(host)
+    present = [bed for bed in deployed if bed.networks]  # a helper container of another command has no network
+    if wanted is None:
+        found = [bed for bed in present if of_runs or bed.kind is ownership.Kind.UP]
+    else:
+        found = [bed for bed in deployed if wanted in {bed.id, bed.bed}]
+    if len(found) == 1:
+        return found[0]
+    listed = [f"{bed.bed} {bed.id}{'' if bed.kind is ownership.Kind.UP else ' (of a run)'}" for bed in found or present]
     needed = "one bed" if wanted is None else f"one bed {wanted!r}"
-    raise InvalidInput(needed, present, f"give {give}, ID from `testbed ps`")
+    do = f"give {give}, ID from `testbed ps`" if listed else "bring one up: `testbed up`"
+    raise InvalidInput(needed, ", ".join(listed) or "none", do)
 
 
 def _node(bed: str | None, name: str, *, running: bool = False) -> "RunningNode":
     """Attach to a bed and return one of its nodes; ``running``: raise EngineFailed if it has ended."""
     from orchestrator.hosts import docker
-    from orchestrator.up.attach import attach
+    from orchestrator.up.attach import attach, unfinished
 
     host = docker.connect()
     deployed = find(host, bed, "`--bed ID`")
@@ -313,6 +339,8 @@ def _node(bed: str | None, name: str, *, running: bool = False) -> "RunningNode"
         do = f"`testbed down {deployed.id}`, then `testbed up` again"
         raise EngineFailed(f"node {name} of bed {deployed.bed}", "its container was removed", do)
     nodes = attach(host, deployed).nodes
+    if name in deployed.nodes and name not in nodes:
+        raise unfinished(deployed)
     if name not in nodes:
         raise InvalidInput(f"a node of bed {deployed.bed}", repr(name), f"choose one of {', '.join(sorted(nodes))}")
     container = deployed.node(name)

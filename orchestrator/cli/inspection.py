@@ -1,5 +1,6 @@
 """Commands about scenarios and finished runs: list, runs, analyze, capsule. None needs an engine."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -49,7 +50,7 @@ def list_(output: shell.FormatOption = "text") -> None:
 
 
 def runs(where: shell.RunsOption = shell.RUNS, output: shell.FormatOption = "text") -> None:
-    """List the runs that were made, oldest first."""
+    """List the runs that were made, oldest first; mark those of another environment than the newest one."""
     from orchestrator.measurements.rundir import RunDir
     from orchestrator.report import terminal
 
@@ -92,7 +93,10 @@ def analyze(
 def capsule(
     run: RunArgument,
     file: Annotated[
-        Path | None, typer.Option("-o", "--output", help="File to write; by default <run>.capsule.json.")
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="File to write, ending in .json (added if missing); by default <run>.capsule.json."
+        ),
     ] = None,
     where: shell.RunsOption = shell.RUNS,
 ) -> None:
@@ -102,5 +106,8 @@ def capsule(
 
     rundir = RunDir.named(run, where)
     path = file or Path(f"{rundir.path.resolve().name}.capsule.json")
+    if path.suffix != ".json":
+        path = Path(f"{path}.json")
     travelling.write(travelling.make(rundir), path)
-    shell.tell(f"{path}, {path.stat().st_size:,} bytes; `testbed run {path}` runs it again and compares")
+    again = shlex.join(["testbed", "run", str(path)])
+    shell.tell(f"{path}, {path.stat().st_size:,} bytes; `{again}` runs it again and compares")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from orchestrator.up.bringup import Progress
 
 _NAMED = 20
-"""Most files of a capsule that a message names."""
+"""Maximum number of files that a message about a capsule lists."""
 
 
 def _run(
@@ -174,7 +174,7 @@ app = typer.Typer(
 
 @app.callback(
     epilog="Exit codes: 0 CONFIRMED, 1 REFUTED, 3 INCONCLUSIVE. With --vary: 0 if every run was CONFIRMED or REFUTED, "
-    "else 3. A capsule: 3 if the run here is INCONCLUSIVE, 0 if its outcome is that of the capsule, else 1."
+    "else 3. A capsule: 3 if the run here is INCONCLUSIVE, else 0 if both outcomes are the same, 1 if they differ."
 )
 @verbose
 def run() -> None:

@@ -150,10 +150,14 @@ class ContainerGone(EngineFailed):
         super().__init__(f"exit status of container {container[:12]}", "it was removed", "find out who removed it")
 
 
-def overdue(command: Sequence[str], seconds: float) -> TimedOut:
-    """Return the error for a command that was killed at its time limit."""
-    needed = f"{' '.join(command)[:200]} to end within {seconds:g} s"
-    return TimedOut(needed, "it did not", "see whether the machine is overloaded, and try again")
+class Overdue(TimedOut):
+    """A command was killed at its time limit; ``stdout`` and ``stderr`` hold its output until then."""
+
+    def __init__(self, command: Sequence[str], seconds: float, *, stdout: str = "", stderr: str = "") -> None:
+        needed = f"{' '.join(command)[:200]} to end within {seconds:g} s"
+        super().__init__(needed, "it did not", "see whether the machine is overloaded, and try again")
+        self.stdout = stdout
+        self.stderr = stderr
 
 
 class Images(Protocol):
@@ -203,8 +207,10 @@ class Node(Protocol):
     def exec(self, command: Sequence[str], *, capabilities: Sequence[str] | None = None, timeout: float = 60) -> Output:
         """Run a command in the container to its end, with these capabilities; ``None``: those of the container.
 
+        On a signal the command is ended; a note of the exception says if that failed.
+
         Raises:
-            TimedOut: the command runs longer than ``timeout`` seconds.
+            Overdue: the command runs longer than ``timeout`` seconds.
         """
         ...
 

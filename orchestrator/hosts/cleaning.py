@@ -8,10 +8,11 @@ from functools import partial
 from typing import Any
 
 from orchestrator.errors import Problem
-from orchestrator.hosts import Host
+from orchestrator.hosts import Host, images
 from orchestrator.hosts.kernel_settings import SETTINGS, put_back
 from orchestrator.hosts.networks import remove_parent
 from orchestrator.hosts.ownership import DeployedBed, deployed_beds
+from orchestrator.interrupts import shielded
 
 _log = logging.getLogger(__name__)
 
@@ -58,24 +59,25 @@ def _remove_each(host: Host, beds: Sequence[DeployedBed], say: Callable[[str], N
         why = f", expired at {bed.expires}" if bed.expired else ", left by a command that is gone"
         say(f"removing {bed.bed} {bed.id}{why}" if bed.abandoned else f"removing {bed.id}")
         try:
-            remove(host, bed)
+            remove(host, bed, say)
         except Problem as problem:
             problems.append(problem)
             say(f"warning: bed {bed.bed} {bed.id} is not wholly removed: {problem}; `testbed clean` tries again")
     return problems
 
 
-def remove_id(host: Host, id_: str) -> None:
+def remove_id(host: Host, id_: str, say: Callable[[str], None] = _log.info) -> None:
     """Remove a bed by its id; idempotent."""
     for bed in deployed_beds(host):
         if bed.id == id_:
-            remove(host, bed)
+            remove(host, bed, say)
 
 
-def remove(host: Host, bed: DeployedBed) -> None:
+def remove(host: Host, bed: DeployedBed, say: Callable[[str], None]) -> None:
     """Remove a bed: containers, lab network, veth pair; last the control network, whose labels identify the remains.
 
-    Host settings are restored even if another step fails; the lock container is removed only if no step failed.
+    Host settings are restored even if another step fails; the lock container is removed only if no step failed. If the
+    helper's image is missing and needed, it is built first; signals are held back after that.
 
     Raises:
         EngineFailed: an object could not be removed; all objects independent of it were.
@@ -91,20 +93,21 @@ def remove(host: Host, bed: DeployedBed) -> None:
 
     locks = [container for container in bed.containers if SETTINGS in container.labels]
     others = [container for container in bed.containers if container not in locks]
-    with ThreadPoolExecutor(max(1, len(others))) as pool:
-        removals = [pool.submit(attempt, host.node(container.id).remove) for container in others]
-    for removal in removals:
-        removal.result()
-    for lock in locks:
-        attempt(partial(put_back, host, lock))
-    for lock in locks if not failed else ():
-        attempt(host.node(lock.id).remove)
-    control = [n for n in bed.networks if n.name.endswith("-control")]
-    for network in [n for n in bed.networks if n not in control]:
-        attempt(partial(host.remove_network, network.id))
-    if bed.private and bed.networks:
-        attempt(lambda: remove_parent(host, bed.identity))
-    for network in control if not failed else ():
-        attempt(partial(host.remove_network, network.id))
+    if locks or (bed.private and bed.networks):
+        attempt(partial(images.ensure_helper, host, say))
+    with shielded():
+        with ThreadPoolExecutor(max(1, len(others))) as pool:
+            list(pool.map(lambda container: attempt(host.node(container.id).remove), others))
+        for lock in locks:
+            attempt(partial(put_back, host, lock))
+        for lock in locks if not failed else ():
+            attempt(host.node(lock.id).remove)
+        control = [n for n in bed.networks if n.name.endswith("-control")]
+        for network in [n for n in bed.networks if n not in control]:
+            attempt(partial(host.remove_network, network.id))
+        if bed.private and bed.networks:
+            attempt(lambda: remove_parent(host, bed.identity))
+        for network in control if not failed else ():
+            attempt(partial(host.remove_network, network.id))
     if failed:
         raise failed[0]

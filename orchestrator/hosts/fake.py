@@ -19,10 +19,11 @@ from orchestrator.hosts import (
     NetworkSpec,
     Node,
     Output,
+    Overdue,
     SubnetTaken,
-    overdue,
 )
 from orchestrator.hosts.docker.ssh import Target
+from orchestrator.hosts.helper import HELPER
 
 INFO = dict.fromkeys(("version", "api", "kernel", "operating_system", "cgroup", "storage", "architecture"), "fake")
 
@@ -103,7 +104,7 @@ class FakeHost:
         try:
             return self.answer(self.specs[made.id], tuple(command))
         except TimeoutError as late:
-            raise overdue(command, timeout) from late
+            raise Overdue(command, timeout) from late
 
     def exec_lines(
         self, container: str, command: Sequence[str], *, capabilities: Sequence[str] | None = None, timeout: float
@@ -128,6 +129,8 @@ class FakeHost:
         return self.specs[self.found(container).id].files.get(path)
 
     def run(self, spec: ContainerSpec, timeout: float = 60) -> Output:  # noqa: ARG002
+        if self.images.find(spec.image) is None:
+            raise EngineFailed(f"container {spec.name}", f"No such image: {spec.image}", "build it")
         self.create(spec).remove()
         return self.answer(spec, spec.command)
 
@@ -186,7 +189,7 @@ class FakeImages:
     """The images of a fake host."""
 
     def __init__(self) -> None:
-        self.tags: dict[str, Mapping[str, str]] = {}
+        self.tags: dict[str, Mapping[str, str]] = {HELPER: {"id": "helper"}}
 
     def find(self, tag: str) -> Mapping[str, str] | None:
         return self.tags.get(tag)

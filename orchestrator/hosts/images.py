@@ -23,6 +23,7 @@ from fcntl import LOCK_EX, LOCK_NB, flock
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from stat import S_ISDIR
 from textwrap import shorten
 from typing import get_args
 
@@ -32,6 +33,7 @@ from orchestrator.errors import EngineFailed, InvalidInput, Problem, usable
 from orchestrator.hosts import Host
 from orchestrator.hosts.debian import ARCHIVE, Say, bootstrap, not_served
 from orchestrator.hosts.docker.api import archive
+from orchestrator.hosts.helper import HELPER
 
 _log = logging.getLogger(__name__)
 
@@ -181,6 +183,16 @@ def ensure(host: Host, needed: Iterable[tuple[str, str]], say: Say) -> list[str]
         return _build_missing(host, _missing(host, wanted), say)
 
 
+def ensure_helper(host: Host, say: Say) -> None:
+    """Build the helper's image if it is missing; a stale one is kept.
+
+    Raises:
+        EngineFailed: as in ``ensure``.
+    """
+    if host.images.find(HELPER) is None:
+        ensure(host, [("helper", DEFAULT_RELEASE)], say)
+
+
 def _missing(host: Host, wanted: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     return [
         (image, release)
@@ -192,10 +204,14 @@ def _missing(host: Host, wanted: Iterable[tuple[str, str]]) -> list[tuple[str, s
 @contextmanager
 def _alone(name: str, say: Say) -> Iterator[None]:
     """Lock an image for the block: while another process of this user makes the image, report that and wait."""
-    folder = Path(tempfile.gettempdir()) / f"testbed-{os.getuid()}"
+    folder = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"testbed-{os.getuid()}"
     with usable(folder, "a folder of locks"):
         folder.mkdir(mode=0o700, exist_ok=True)
-        file = (folder / name.replace("/", "-")).open("a")
+        found = folder.lstat()
+        if not S_ISDIR(found.st_mode) or found.st_uid != os.getuid():  # another user could have made it in /tmp
+            what = "a folder of locks that belongs to this user"
+            raise InvalidInput(what, f"{folder}: a link, a file or another user's", "set XDG_RUNTIME_DIR or TMPDIR")
+        file = os.fdopen(os.open(folder / name.replace("/", "-"), os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600))
     with file:
         try:
             flock(file, LOCK_EX | LOCK_NB)

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from orchestrator.bed import wiring
 from orchestrator.errors import EngineFailed, Problem
-from orchestrator.hosts import Found, Host, networks
+from orchestrator.hosts import Found, Host, images, networks
 from orchestrator.hosts.helper import on_the_host
 from orchestrator.hosts.ownership import NODE, REMOVED, DeployedBed, deployed_beds
 
@@ -114,8 +114,14 @@ def mend(host: Host, say: Callable[[str], None]) -> list[Wall]:
     """Restore every open wall of every bed that is up; return the walls that stay open or UNSEEN.
 
     If a wall cannot be restored, that is reported, and the walls of the other beds are still restored.
+
+    Raises:
+        EngineFailed: the helper's image is missing, and cannot be built.
     """
-    walls = look(host, deployed_beds(host))
+    beds = deployed_beds(host)
+    if any(bed.private and bed.made for bed in beds):
+        images.ensure_helper(host, say)
+    walls = look(host, beds)
     stay = [wall for wall in walls if wall.state is State.UNSEEN]
     open_beds: dict[str, list[Wall]] = {}
     for wall in walls:

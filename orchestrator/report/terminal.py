@@ -20,6 +20,8 @@ COLOURS = {
     "ok": "green", "warn": "yellow", "fail": "bold red", "wanted": "cyan",
 }  # fmt: skip
 """Word in a table's cell, from a verdict, its evidence or a check of the host -> style."""
+_OTHER = "*"
+"""Mark of a run that was made in another environment than the newest one."""
 WHOLE = 16
 """A column of text of at most this width, in characters, is never folded."""
 
@@ -46,13 +48,24 @@ def line(rundir: RunDir) -> dict[str, Any]:
 
 
 def show_runs(rundirs: Iterable[RunDir], console: Console | None = None) -> None:
-    """Print a line for each run: name, outcome (status, if it has no verdict), first figure."""
-    rows = []
+    """Print a line for each run: name, outcome (status, if it has no verdict), first figure.
+
+    Runs whose environment differs from that of the last run are marked, because their figures cannot be compared.
+    """
+    rows, environments = [], []
     for rundir in rundirs:
         run = line(rundir)
         name, amount, unit = best_figure(run) or ("", "", "")
         rows.append((rundir.path.name, str(run["outcome"] or run["status"]), amount, f"{name} {unit}".strip()))
-    show_table(Table(title="", columns=("run", "ended", "", ""), rows=rows, align="llrl"), console)
+        known = facts.read(rundir).get("environment")
+        environments.append(known and {key: known.get(key) for key in ("source", "engine", "cpu")})
+    newest = next(filter(None, reversed(environments)), None)
+    marks = [_OTHER if environment and environment != newest else "" for environment in environments]
+    marked = [(*row, mark) for row, mark in zip(rows, marks, strict=True)]
+    show_table(Table(title="", columns=("run", "ended", "", "", ""), rows=marked, align="llrll"), console)
+    if any(marks):
+        text = f"{_OTHER} other code, engine or CPU than the newest run: figures cannot be compared"
+        (console or Console(highlight=False)).print(Text(text, style="dim"))
 
 
 def show_table(part: Table, console: Console | None = None) -> None:

@@ -88,7 +88,10 @@ class Summary:
 
 
 def told(finished: Finished) -> dict[str, Any]:
-    """Return a run's entry in a summary; ``error`` is None if it completed, ``reason`` unless it is INCONCLUSIVE."""
+    """Return a run's entry in a summary.
+
+    ``error`` is None if the run completed; ``reason`` is None unless the outcome is INCONCLUSIVE.
+    """
     return {
         "run": str(finished.rundir.path),
         "outcome": str(finished.verdict.outcome),

@@ -58,10 +58,13 @@ class CpuTopology:
 
     def bed(self, params: Params) -> Bed:
         """Return the built-in relay bed with the chosen relay."""
-        return params.bed()
+        return params.bed(params.seconds)
 
     def drive(self, bed: RecordedBed, params: Params) -> None:
-        """Find the number of connections on the largest set, calibrate on the fewest harness CPUs, send in rounds."""
+        """Find the number of connections on the largest set, calibrate on the fewest harness CPUs, send in rounds.
+
+        Mail that a relay keeps in its queue ends the rounds: each later drain would last for the whole of ``--drain``.
+        """
         sets, same = cpu_sets(bed.topology())
         described = [{"name": s.name, "cpus": write(s.cpus), "harness": write(s.harness)} for s in sets]
         bed.rundir.save_result(PLAN, {"sets": described, "left_out": same})
@@ -75,7 +78,9 @@ class CpuTopology:
                 name = _load(cpus.name, number)
                 _pin(bed, cpus)
                 with bed.record_cpus(name, cpus.cpus):
-                    bed.send(name, load).drain(params.drain)
+                    empty = bed.send(name, load).drain(params.drain)
+                if not empty:
+                    return
 
     def judge(self, measured: Measurements, params: Params) -> Verdict:
         """Judge one run: how much mail does the relay carry on each set, and less on the smallest than the largest?"""
@@ -94,7 +99,7 @@ class CpuTopology:
         evidence = [*mail, *harness, *worst(e for line in lines for e in _placed(line))]
         full = not paced and any(line.full for line in lines)
         # A pace that the number of connections sets would be the same on any CPUs.
-        few = [] if paced or not loads else [probes.pace(measured, loads[0])]
+        few = () if paced or not loads else probes.pace(measured, loads[0])
         steady = () if paced or not lines else probes.steady(measured, [point.load for point in lines[0].points])
         evidence += [*few, *steady]
         alone = "There is only one set of CPUs on this machine." if lines else "Not measured: no set of CPUs."
@@ -230,10 +235,10 @@ def _share(largest: MeasuredSet, smallest: MeasuredSet, field: str) -> Evidence:
     ]
     shares = [least / most for least, most in pairs]
     rounds = ", ".join(f"{least:,.0f} of {most:,.0f}" for least, most in pairs)
-    fact = f"throughput on {smallest.cpus.name}, of that on {largest.cpus.name}"
+    fact = f"throughput on {smallest.cpus.name}, as a share of that on {largest.cpus.name}"
     undisturbed = field == "undisturbed"
     return Evidence.of(
-        fact + (", if no other processes had used these CPUs" if undisturbed else ""),
+        fact + (", estimated without other processes" if undisturbed else ""),
         median(shares) if shares else None,
         f"less than {SAME:.0%}" + (", and less in every round" if undisturbed else ""),
         lambda middle: middle < SAME and (not undisturbed or max(shares) < 1),

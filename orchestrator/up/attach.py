@@ -4,7 +4,7 @@ from ipaddress import IPv4Network
 
 from orchestrator import strict_json
 from orchestrator.bed.model import parse_bed
-from orchestrator.errors import InvalidInput
+from orchestrator.errors import EngineFailed, InvalidInput
 from orchestrator.hosts import Host
 from orchestrator.hosts.ownership import NODE, DeployedBed
 from orchestrator.plan import Plan, make_plan
@@ -23,16 +23,27 @@ def saved_bed(plan: Plan, cpus: int) -> bytes:
     return strict_json.dumps({"format": FORMAT, "bed": bed, "subnet": str(plan.subnet), "cpus": cpus}).encode()
 
 
+def unfinished(deployed: DeployedBed) -> EngineFailed:
+    """Return the error for a bed of which not every node was made."""
+    found, do = "another command is bringing it up", "wait for the end of that command"
+    if deployed.abandoned:
+        found, do = "its bring-up was never finished", "`testbed clean` removes it"
+    return EngineFailed(f"bed {deployed.bed} {deployed.id} up", found, do)
+
+
 def attach(host: Host, deployed: DeployedBed) -> RunningBed:
     """Return the handle to a bed; it leaves out nodes whose container was removed.
 
     Raises:
+        EngineFailed: the bed is being brought up, or its bring-up was never finished.
         InvalidInput: another version of testbed brought the bed up, or no container of a node remains.
     """
     containers = {c.labels[NODE]: host.node(c.id) for c in deployed.containers if NODE in c.labels}
+    content = next(iter(containers.values())).read_file(BED_FILE) if containers else None
+    if content is None and not deployed.made:
+        raise unfinished(deployed)
     if not containers:
         raise InvalidInput(f"a node of bed {deployed.bed} {deployed.id}", "all were removed", "see `testbed ps`")
-    content = next(iter(containers.values())).read_file(BED_FILE)
     try:
         saved = strict_json.loads((content or b"").decode())
     except ValueError:

@@ -109,13 +109,14 @@ def bring_up(
 
 
 def _give_way(host: Host, identity: Identity) -> None:
-    """Look for an older bed that is to stay up: two commands may both have found none before they made theirs.
+    """Withdraw a bed that is to stay up if another command makes an older one of the same name.
 
-    Called when the control network exists, before a wish for a subnet fails, and again a moment later: the engine lists
-    a network only when it is complete.
+    Two commands that start at the same time both find no bed of the name. So each looks again after its control network
+    is made; it looks before the choice of a subnet, which fails if the other bed has the subnet of the definition. The
+    engine lists a network only when it is complete, so each looks once more after the lab network is made.
 
     Raises:
-        Withdrawn: there is one.
+        Withdrawn: an older bed of the name exists.
     """
     beds = kept_beds(host, identity.bed) if identity.kind is Kind.UP else []
     if beds and beds[0].id != identity.id:
@@ -230,7 +231,7 @@ def _take_down(
         try:
             with steps.step("take the bed down"):
                 recorder.expect_end()
-                remove_id(host, identity.id)
+                remove_id(host, identity.id, steps.say)
         except Exception as error:
             if first is None:
                 raise

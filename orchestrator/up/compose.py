@@ -3,6 +3,8 @@
 Two steps remain to the user: make the veth pair under the lab network, and clean up after a killed command.
 """
 
+import shlex
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -11,11 +13,12 @@ from orchestrator.bed import wiring
 from orchestrator.bed.addressing import V4
 from orchestrator.bed.model import Bed
 from orchestrator.hosts import ContainerSpec
+from orchestrator.plaintext import plain
 from orchestrator.plan import NodePlan, Plan, make_plan, subnet_prefix
 from orchestrator.up.bringup import container_spec
 
 _HEADER = """\
-# Made by `testbed plan {bed} --domains {domains} --format compose --files FOLDER`: change the bed, not this file.
+# Made by `{command} --format compose --files FOLDER`: change the bed, not this file.
 # How to use it: README.md in the folder compose/ of testbed.
 """
 _PARENT = (
@@ -36,19 +39,22 @@ def compose_plan(bed: Bed, *, cpus: int) -> Plan:
     return make_plan(bed, subnet=last, cpus=cpus)
 
 
-def files(plan: Plan) -> dict[str, bytes]:
-    """Return a folder for Compose: relative path -> content. A file that begins with ``#!`` must be made executable."""
+def files(plan: Plan, command: Sequence[str]) -> dict[str, bytes]:
+    """Return a folder for Compose: relative path -> content. A file that begins with ``#!`` must be made executable.
+
+    ``command``: as in ``render``.
+    """
     rendered = {
         f"{node.name}{path}": content
         for node in plan.nodes
         for path, content in sorted(node.files.items())
         if not path.startswith(_LIB)
     }
-    return {"compose.yaml": render(plan).encode(), **rendered}
+    return {"compose.yaml": render(plan, command).encode(), **rendered}
 
 
-def render(plan: Plan) -> str:
-    """Return compose.yaml."""
+def render(plan: Plan, command: Sequence[str]) -> str:
+    """Return compose.yaml. ``command``: the words of `testbed plan`, without --format and --files, for its header."""
     whole = {
         "services": {node.name: _service(node) for node in plan.nodes},
         "networks": {
@@ -62,7 +68,7 @@ def render(plan: Plan) -> str:
             "lab": {**_lab(plan.bed), "ipam": {"config": [{"subnet": str(plan.subnet)}]}},
         },
     }
-    header = _HEADER.format(bed=plan.bed.name, domains=len(plan.deliveries))
+    header = _HEADER.format(command=plain(shlex.join(command), keep=""))
     return header + yaml.safe_dump(whole, sort_keys=False, width=1000)
 
 

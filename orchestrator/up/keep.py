@@ -2,9 +2,9 @@
 
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -62,9 +62,20 @@ def up(host: Host, bed: Bed, *, runs: Path, steps: Progress, life: timedelta | N
         if present := _present(host, bed, steps, life):
             return present
         raise
-    if made := next((deployed for deployed in deployed_beds(host) if deployed.id == id_), None):
-        return made
+    with stays_up(id_):
+        if made := next((deployed for deployed in deployed_beds(host) if deployed.id == id_), None):
+            return made
     raise EngineFailed(f"bed {bed.name} {id_} up", "it was removed as soon as it was up", "find out who removed it")
+
+
+@contextmanager
+def stays_up(id_: str) -> Iterator[None]:
+    """If the block is interrupted, note on the exception that this bed is up."""
+    try:
+        yield
+    except Interrupted as signal:
+        signal.add_note(f"bed {id_} is up; `testbed down {id_}` takes it down")
+        raise
 
 
 def _present(host: Host, bed: Bed, steps: Progress, life: timedelta | None) -> DeployedBed | None:
@@ -99,8 +110,9 @@ def _bring_up(host: Host, bed: Bed, runs: Path, steps: Progress, life: timedelta
             identity, live = bring_up(
                 host, bed, kind=Kind.UP, rundir=rundir, steps=steps, stack=stack, cpus=cpus, life=life
             )
-            stack.pop_all()
-            live.recorder.close(timeout=0)
+            with stays_up(identity.id), shielded():
+                stack.pop_all()
+                live.recorder.close(timeout=0)
     except Interrupted:
         _discard(rundir.path, made)
         raise
@@ -111,7 +123,8 @@ def _bring_up(host: Host, bed: Bed, runs: Path, steps: Progress, life: timedelta
         else:
             _discard(rundir.path, made)
         raise
-    _discard(rundir.path, made)
+    with stays_up(identity.id), shielded():
+        _discard(rundir.path, made)
     return identity.id
 
 

@@ -35,8 +35,11 @@ class SentLoad:
         self.bed.rundir.save_result(f"{self.name}-sink", report.to_dict())
         return report
 
-    def drain(self, seconds: float, *, phase: str = "drain") -> None:
-        """Wait up to ``seconds`` for an empty relay queue; save the result as results/<name>-queue.json."""
+    def drain(self, seconds: float, *, phase: str = "drain") -> bool:
+        """Wait up to ``seconds`` for an empty relay queue; save the result as results/<name>-queue.json.
+
+        Return whether the queue is known to be empty.
+        """
         left: int | None = None
         arrived: int | None = None
         deadline = time.monotonic() + seconds
@@ -60,6 +63,7 @@ class SentLoad:
         self.bed.rundir.save_result(f"{self.name}-queue", {"left": left, "seconds": ended - self.report.ended})
         if self.report.numbered and self.bed.sink.counts:
             self.account()
+        return left == 0
 
 
 def send(

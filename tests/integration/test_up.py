@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import secrets
+import signal
 import smtplib
 import subprocess
 import time
@@ -84,6 +85,33 @@ def test_a_bed_goes_up_is_used_and_goes_down(real_engine: Host) -> None:
     gone = call("down", bed.id)
     assert gone.returncode == 2
     assert "found:" in gone.stderr
+
+
+def commands(engine: Host, container: str) -> str:
+    """Return the arguments of every process in a container."""
+    return engine.node(container).exec(("sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '")).stdout
+
+
+def test_an_interrupted_exec_ends_its_command_in_the_node(relay_bed: Up, real_engine: Host) -> None:
+    container, mark = relay_bed.container("load"), f"333.{secrets.randbelow(10**6)}1"
+    words = ("exec", "--timeout", "600", "--bed", relay_bed.id, "load", "--", "sleep", mark)
+    with subprocess.Popen([TESTBED, *words], text=True, stderr=subprocess.PIPE) as command:
+        until = time.monotonic() + 20
+        while mark not in commands(real_engine, container):
+            assert time.monotonic() < until
+        command.send_signal(signal.SIGINT)
+        _, said = command.communicate(timeout=20)
+    assert (command.returncode, "nothing was left behind" in said) == (130, True), said
+    assert mark not in commands(real_engine, container)
+
+
+def test_an_exec_that_takes_too_long_shows_what_it_printed(relay_bed: Up) -> None:
+    done = call(
+        "exec", "--timeout", "0.5", "--bed", relay_bed.id, "load", "--", "sh", "-c", "echo a; echo b >&2; sleep 9"
+    )
+    assert (done.returncode, done.stdout) == (5, "a\n")
+    assert done.stderr.startswith("b\nneeded: sh -c")
+    assert "--timeout" in done.stderr
 
 
 @pytest.fixture

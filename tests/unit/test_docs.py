@@ -13,7 +13,10 @@ from orchestrator.up import attach
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("orchestrator", "tests", "images", "docs", "compose")
 NAMES = rf"(?<![\w/<>.-])(?:(?:{'|'.join(FOLDERS)})/[\w./-]*\w|[\w./-]+\.py)(?![\w/<>*])"
-PAGES = ["Makefile", *(str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")))]
+PAGES = [
+    "Makefile",
+    *(str(path.relative_to(ROOT)) for pages in ("*.md", "docs/*.md", "compose/*.md") for path in ROOT.glob(pages)),
+]
 
 
 @pytest.mark.parametrize("page", PAGES)

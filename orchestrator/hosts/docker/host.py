@@ -9,7 +9,7 @@ import docker
 import docker.errors
 
 from orchestrator.errors import EngineFailed
-from orchestrator.hosts import ContainerSpec, Found, HostInfo, NetworkSpec, Output, SubnetTaken, overdue
+from orchestrator.hosts import ContainerSpec, Found, HostInfo, NetworkSpec, Output, Overdue, SubnetTaken
 from orchestrator.hosts.docker import api, ssh
 from orchestrator.hosts.docker.client import Clients, short, translated
 from orchestrator.hosts.docker.images import DockerImages
@@ -106,7 +106,7 @@ class DockerHost:
             try:
                 return made.output(timeout)
             except TimeoutError as error:
-                raise overdue(spec.command, timeout) from error
+                raise Overdue(spec.command, timeout) from error
         finally:
             if made:
                 with shielded():

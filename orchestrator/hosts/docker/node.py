@@ -13,14 +13,22 @@ import requests
 
 from orchestrator.bed.wiring import without_setup_rights
 from orchestrator.errors import EngineFailed
-from orchestrator.hosts import ContainerGone, LogLine, Output, overdue
+from orchestrator.hosts import ContainerGone, LogLine, Output, Overdue
 from orchestrator.hosts.docker import api
 from orchestrator.hosts.docker.client import TIMEOUT_S, Clients, translated
+from orchestrator.interrupts import Interrupted, shielded
 
 _LOOK_S = 0.02
 """Polling interval of a command's status."""
 _KILL_AFTER_S = 5.0
 """Time from SIGTERM, sent at the time limit, to SIGKILL."""
+_END = """
+for process in /proc/[0-9]*; do
+    case $(tr '\\0' ' ' < "$process/cmdline") in
+        "timeout --verbose "*" $1 "*) kill "${process#/proc/}" ;;
+    esac
+done
+"""
 
 
 class DockerNode:
@@ -43,13 +51,20 @@ class DockerNode:
         limited, at_its_end = api.limited(_with(capabilities, command), timeout, kill_after=_KILL_AFTER_S)
         with translated(f"an answer of {command[0]} in container {self.id[:12]}"):
             run = self._clients.here.exec_create(self.id, limited)["Id"]
-            for outputs in self._clients.here.exec_start(run, stream=True, demux=True):
-                for kept, piece in zip(pieces, outputs, strict=True):
-                    kept.append(piece or b"")
-            status = self._exec_status(run)
+            try:
+                for outputs in self._clients.here.exec_start(run, stream=True, demux=True):
+                    for kept, piece in zip(pieces, outputs, strict=True):
+                        kept.append(piece or b"")
+                status = self._exec_status(run)
+            except Interrupted as signal:
+                with shielded():
+                    if not self._ended(run, at_its_end):
+                        signal.add_note(f"{' '.join(command)[:200]} may still run in container {self.id[:12]}")
+                raise
         out, err = (b"".join(kept).decode(errors="replace") for kept in pieces)
         if at_its_end in err:
-            raise overdue(command, timeout)
+            own = "".join(line for line in err.splitlines(keepends=True) if at_its_end not in line)
+            raise Overdue(command, timeout, stdout=out, stderr=own)
         return Output(status=status, stdout=out, stderr=err)
 
     def exec_lines(
@@ -69,13 +84,30 @@ class DockerNode:
         if rest:
             yield rest.decode(errors="replace")
         if late:
-            raise overdue(command, timeout)
+            raise Overdue(command, timeout)
         if status:
             raise EngineFailed(
                 f"{' '.join(command)[:200]} to succeed",
                 f"status {status}: {errors.decode(errors='replace').strip()[-1500:]}",
                 "read the node's log",
             )
+
+    def _ended(self, run: str, mark: str) -> bool:
+        """End a command under timeout(1), which has ``mark`` among its arguments; whether the command has ended.
+
+        timeout(1) passes SIGTERM on to its process group, and sends SIGKILL after ``_KILL_AFTER_S``.
+        """
+        client, until = self._clients.here, time.monotonic() + _KILL_AFTER_S + 1
+        try:
+            with translated(f"the end of a command in container {self.id[:12]}"):
+                client.exec_start(client.exec_create(self.id, ["sh", "-c", _END, "sh", mark])["Id"])
+                while client.exec_inspect(run)["Running"]:
+                    if time.monotonic() > until:
+                        return False
+                    time.sleep(_LOOK_S)
+        except EngineFailed:
+            return False
+        return True
 
     def _exec_status(self, run: str) -> int:
         """Wait for a command's exit status; a command may still run after it has closed its outputs."""

@@ -40,34 +40,46 @@ def find_connections(
 
 
 def _search(bed: RecordedBed, params: RelayLoad, cpus: Iterable[int] | None) -> int:
-    """Double the connections until the throughput stops growing."""
+    """Double the connections until the throughput stops growing, or the relay keeps mail of a probe."""
     end = time.monotonic() + PROBING_S
     tried: tuple[probes.Probe, ...] = ()
     while (connections := probes.following(tried)) and (len(tried) < 2 or time.monotonic() < end):
-        tried = _probe(bed, params, connections, cpus)
+        tried, empty = _probe(bed, params, connections, cpus)
+        if not empty:
+            break
     return probes.enough(tried)
 
 
 def _compare_with_more(bed: RecordedBed, params: RelayLoad, given: int, cpus: Iterable[int] | None) -> None:
-    """Probe the given number of connections and a larger one; probe both again if the comparison is unclear."""
+    """Probe the given number of connections and a larger one; probe both again if the comparison is unclear.
+
+    Mail that a probe leaves in the relay's queue ends the comparison.
+    """
     larger = min(probes.TIMES * given, MOST_CONNECTIONS)
     if larger <= given:
         return
     for number in (1, 2):
-        _probe(bed, params, given, cpus, number)
-        if not probes.unclear(*_probe(bed, params, larger, cpus, number)):
+        for connections in (given, larger):
+            tried, empty = _probe(bed, params, connections, cpus, number)
+            if not empty:
+                return
+        if not probes.unclear(*tried):
             break
 
 
 def _probe(
     bed: RecordedBed, params: RelayLoad, connections: int, cpus: Iterable[int] | None, number: int = 1
-) -> tuple[probes.Probe, ...]:
-    """Send a short load over this many connections, drain it, and return all probes so far."""
+) -> tuple[tuple[probes.Probe, ...], bool]:
+    """Send a short load over this many connections and drain it.
+
+    Return all probes so far, and whether the relay's queue is empty: with mail in it, each later drain would last for
+    the whole of ``--drain``, and the verdict is INCONCLUSIVE anyway.
+    """
     name = probes.name(connections, number)
     with bed.record_cpus(name, cpus):
         load = bed.send(name, params.order(params.probe, connections), purpose=Purpose.PROBE)
-    load.drain(params.drain, phase=f"{name} drain")
-    return probes.read(bed.measurements())
+    empty = load.drain(params.drain, phase=f"{name} drain")
+    return probes.read(bed.measurements()), empty
 
 
 def calibrate(bed: RecordedBed, params: RelayLoad, connections: int, *, by: str | None = None) -> None:

@@ -7,8 +7,10 @@ from orchestrator.measurements import Accounting, Measurements
 from orchestrator.scenarios import Evidence
 from orchestrator.scenarios.relay_load.params import CALIBRATION, SINGLE
 
-INSTRUMENT, CONCURRENCY, UNSTEADY = "instrument-bound", "concurrency-bound", "unsteady"
-"""Marks: the harness may have set the pace; the number of its connections may have; the relay's rate changed."""
+INSTRUMENT, CONCURRENCY = "instrument-bound", "concurrency-bound"
+"""Marks: the harness may have set the pace; the number of its connections may have."""
+UNSTEADY, DISTURBED = "unsteady", "disturbed"
+"""Marks: the relay's rate changed; other processes used the machine's CPU."""
 NEAR_CEILING = 0.7
 """A result above this share of the instrument's ceiling is instrument-bound."""
 BUSY = 0.9

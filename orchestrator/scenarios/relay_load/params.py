@@ -1,11 +1,13 @@
 """Parameters of a load through a relay, its bed, and names of loads and services."""
 
+from dataclasses import replace
 from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
 from orchestrator import services
 from orchestrator.agents.contract import LoadOrder
+from orchestrator.agents.order import BadOrder, check
 from orchestrator.bed import builtin, user_files
 from orchestrator.bed.model import MAX_DOMAINS, Bed, Domain, Families, Files, Node, Recipients, Release, Strict
 from orchestrator.bed.user_files import FromDisk
@@ -75,12 +77,15 @@ class RelayLoad(Strict):
             )
         return self
 
-    def bed(self, *, cpus: float | None = None) -> Bed:
+    def bed(self, seconds: float, *, load: str = OURS, cpus: float | None = None) -> Bed:
         """Return the built-in relay bed with the chosen relay; ``cpus``: its CPU limit, in cores.
 
+        ``seconds``, ``load``: time and generator of the measured load.
+
         Raises:
-            InvalidInput: the chosen service is no relay.
+            InvalidInput: the chosen service is no relay, or the generator cannot send the measured load.
         """
+        self._check(self.order(seconds, self.connections or 1), load)
         if services.service(self.relay).role is not Role.RELAY:
             relays = ", ".join(name for name, kind in services.known().items() if kind.role is Role.RELAY)
             raise InvalidInput("a service that fills the role relay", repr(self.relay), f"choose one of {relays}")
@@ -89,10 +94,22 @@ class RelayLoad(Strict):
         files, release = self.relay_files or {}, self.relay_release
         addresses = services.addresses(self.relay, files, self.families)
         relay = Node(service=self.relay, release=release, addresses=addresses, limits=limits, files=files)
-        load = Node(service=OURS, settings={"recipients": self.recipients} if self.recipients else {})
-        nodes = {**base.nodes, "relay": relay, "load": load}
+        ours = Node(service=OURS, settings={"recipients": self.recipients} if self.recipients else {})
+        nodes = {**base.nodes, "relay": relay, "load": ours}
         domains = self.domain_names or self.domains
         return base.model_copy(update={"domains": domains, "families": self.families, "nodes": nodes})
+
+    @staticmethod
+    def _check(order: LoadOrder, generator: str) -> None:
+        """Raise InvalidInput if the generator cannot send this load; its run, target and sender come later."""
+        full = replace(order, run="0" * 8, target="192.0.2.1", domains=["d0.test"])
+        kind = services.service(generator)
+        if isinstance(kind, services.GeneratesLoad):
+            kind.command(full)
+        try:
+            check(full)
+        except BadOrder as error:
+            raise InvalidInput(f"a load that {generator} can send", str(error), "change the parameter") from error
 
     def order(self, seconds: float, connections: int) -> LoadOrder:
         """Return the order for the load generator."""

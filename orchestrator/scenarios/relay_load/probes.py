@@ -30,8 +30,10 @@ ENOUGH = 0.95
 WARM_UP_S = 1.0
 """Time left out at the start of a load, in which the relay starts its processes; at most a third of the load."""
 STEADY = 0.8
-"""A load with at least this share of its probe's throughput counts as steady. Probes are short: loads alone on the
-machine reached 0.87 to 1.12 times the throughput of their probe, loads beside other processes 0.3 to 0.8 times."""
+"""A load is steady if its throughput is at least this share of its probe's.
+
+Probes are short, so the two differ: by a ratio of 0.87 to 1.12 for loads alone on the machine. If other processes start
+between probe and load, the ratio falls to 0.3 to 0.8."""
 AT_ITS_LIMIT = 0.9
 """A relay that uses at least this share of its CPU limit counts as limited by it."""
 
@@ -43,7 +45,7 @@ class Cpu(StrEnum):
     SPENT = "spent"
     """The bed used up all CPUs, or the relay reached its CPU limit."""
     TAKEN = "taken"
-    """All CPUs were used up, over a quarter of them by processes outside the bed."""
+    """All CPUs were used up, many by processes outside the bed (``Machine.starved``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,11 +182,19 @@ def _ratio(fewer: Probe, more: Probe) -> float:
 # ------------------------------------------------------------------------------------------------------ the verdict
 
 
-def pace(measured: Measurements, load: str) -> Evidence:
-    """Return the evidence that the number of connections did not limit a load.
+def _other_generator(measured: Measurements, load: str) -> bool:
+    """Return whether a load and the probes came from different generators, so that their rates do not compare."""
+    senders = {measured.loads[name].generator for name in measured.sent(Purpose.PROBE)}
+    return bool(senders) and load in measured.loads and measured.loads[load].generator not in senders
 
-    If no two probes can be compared, a load that used up the CPU was not limited by its connections.
+
+def pace(measured: Measurements, load: str) -> tuple[Evidence, ...]:
+    """Return the evidence that the number of connections did not limit a load; none if the probes do not compare.
+
+    If no two probes can be compared with each other, a load that used up the CPU was not limited by its connections.
     """
+    if _other_generator(measured, load):
+        return ()
     pair = _compared(read(measured), used(measured))
     if pair is None:
         limit, holds = MORE, True if cpu_of(measured, load) is Cpu.SPENT else None
@@ -197,22 +207,25 @@ def pace(measured: Measurements, load: str) -> Evidence:
         found += f"{_connections(fewer)}: {ratio:.2f} times as many"
         if fewer.idle is not None:
             found += f"; {fewer.idle:.0%} of the CPU was idle over {_connections(fewer)}"
-    return Evidence(
-        fact="what more connections carry",
-        found=found,
-        needed=f"less than {limit:.2f} times as many",
-        holds=holds,
-        source="results/probe-*.json",
+    return (
+        Evidence(
+            fact="throughput over more connections",
+            found=found,
+            needed=f"less than {limit:.2f} times as many",
+            holds=holds,
+            source="results/probe-*.json",
+        ),
     )
 
 
 def steady(measured: Measurements, loads: Sequence[str]) -> tuple[Evidence, ...]:
     """Return the evidence that loads carry about as much as the probe over the same number of connections.
 
-    Of several loads the median counts. There is none without such a probe (at a rate, or with the most connections).
+    Of several loads the median counts. There is none without such a probe (at a rate, with the most connections, or if
+    another generator sent it).
     """
     own = next((probe for probe in read(measured) if probe.connections == used(measured)), None)
-    if own is None or not loads:
+    if own is None or not loads or _other_generator(measured, loads[0]):
         return ()
     rates = [rate for load in loads if load in measured.loads and (rate := _warm(measured, load))]
     carried = median(rates) if rates else None
@@ -226,7 +239,7 @@ def steady(measured: Measurements, loads: Sequence[str]) -> tuple[Evidence, ...]
         holds = carried >= STEADY * own.carried
     return (
         Evidence(
-            fact="throughput, of that of its probe",
+            fact="throughput, as a share of its probe's",
             found=found,
             needed=f"at least {STEADY} times",
             holds=holds,

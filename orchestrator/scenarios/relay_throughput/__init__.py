@@ -32,7 +32,7 @@ class RelayThroughput:
         """
         _require("load", params.load, fits=services.service(params.load).role is Role.LOAD)
         _require("sink", params.sink, fits=services.service(params.sink).takes_mail)
-        base = params.bed(cpus=params.relay_cpus)
+        base = params.bed(params.seconds, load=params.load, cpus=params.relay_cpus)
         nodes = {**base.nodes, "sink": Node(service=params.sink)}
         if params.load != OURS:
             if params.recipients:

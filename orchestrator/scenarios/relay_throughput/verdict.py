@@ -9,6 +9,7 @@ from orchestrator.scenarios import Evidence, Outcome, Verdict, sentence, unknown
 from orchestrator.scenarios.relay_load import probes
 from orchestrator.scenarios.relay_load.evidence import (
     CONCURRENCY,
+    DISTURBED,
     INSTRUMENT,
     UNSTEADY,
     accounting,
@@ -30,6 +31,7 @@ OUT = 0.95
 """Least share of the accepted messages delivered by ``TAIL_S`` after the last reply; the longer the run, the larger."""
 TAIL_S = 1.0
 """Most mail in the queue of a relay that keeps up, in seconds of the offered rate."""
+QUIET = "Repeat the run on a quiet machine"
 LATE = 0.01
 """A generator is on time if it starts at most this share of its messages over 10 ms late."""
 
@@ -47,7 +49,7 @@ def judge(measured: Measurements, params: Params) -> Verdict:
     facts = _Facts(
         mail=worst(e for name in (RUN, *tried) for e in accounting(measured, name)),
         harness=instrument(measured, RUN),
-        pace=(on_time,) if rated else (probes.pace(measured, RUN),),
+        pace=(on_time,) if rated else probes.pace(measured, RUN),
         steady=() if rated else probes.steady(measured, [RUN]),
         kept=_kept(measured, rated) if rated else (),
     )
@@ -110,13 +112,18 @@ def _outcome(measured: Measurements, params: Params, facts: _Facts) -> _Judged:
 
 
 def _closed(measured: Measurements, facts: _Facts) -> _Judged:
-    """Judge a load without a given rate."""
+    """Judge a load without a given rate: it shows the relay's limit only if others left the relay the CPU."""
+    machine = measured.machine(RUN) if probes.cpu_of(measured, RUN) is Cpu.TAKEN else None
+    marks = (DISTURBED,) if machine else ()
     if few := [e.found for e in facts.pace if e.holds is False]:
         reason = f"the number of connections set the pace: {'; '.join(few)}. {probes.advice(measured)}"
-        return Outcome.INCONCLUSIVE, reason, (CONCURRENCY,)
+        return Outcome.INCONCLUSIVE, reason, (CONCURRENCY, *marks)
+    if machine:
+        share = f"processes outside the bed used {machine.others:.2f} of {machine.cpus} CPUs, and hardly any was idle"
+        return Outcome.INCONCLUSIVE, f"other processes set the pace: {share}. {QUIET}", marks
     if drop := [e.found for e in facts.steady if e.holds is False]:
         reason = f"the relay's rate was not steady between its probe and the run: {'; '.join(drop)}"
-        return Outcome.INCONCLUSIVE, f"{reason}. Repeat it on a quiet machine, or with a longer --probe", (UNSTEADY,)
+        return Outcome.INCONCLUSIVE, f"{reason}. {QUIET}, or with a longer --probe", (UNSTEADY,)
     return Outcome.CONFIRMED, "", ()
 
 
@@ -133,7 +140,7 @@ def _rated(measured: Measurements, facts: _Facts) -> _Judged:
         return Outcome.CONFIRMED, "", ()
     cpu = probes.cpu_of(measured, RUN)
     if cpu is Cpu.TAKEN:
-        return Outcome.INCONCLUSIVE, f"other processes used the CPU, and the relay fell behind: {behind}", ()
+        return Outcome.INCONCLUSIVE, f"other processes used the CPU, and the relay fell behind: {behind}", (DISTURBED,)
     if connections and cpu is not Cpu.SPENT:
         reason = f"messages waited for one of {connections:,} connections, with CPU left: {behind}"
         return Outcome.INCONCLUSIVE, f"{reason}; give more with --connections", (CONCURRENCY,)

@@ -68,7 +68,7 @@ def test_a_bed_without_ipv6_asks_for_none_of_the_host() -> None:
 
 def test_the_compose_file_of_a_bed_with_ipv4_only_sets_nothing_of_ipv6() -> None:
     bed = builtin.bed("relay", domains=5, families="v4")
-    assert "ipv6" not in compose.render(compose.compose_plan(bed, cpus=2))
+    assert "ipv6" not in compose.render(compose.compose_plan(bed, cpus=2), ["testbed"])
 
 
 # ------------------------------------------------------------------------------------------------------------ IPv6 only

@@ -12,7 +12,7 @@ from orchestrator.bed.model import parse_bed
 from orchestrator.cli import shell
 from orchestrator.cli.progress import Steps, Within
 from orchestrator.errors import EngineFailed, ExitCode
-from orchestrator.hosts import ContainerSpec, NetworkSpec, Output, capacity, docker, images
+from orchestrator.hosts import ContainerSpec, NetworkSpec, Output, Overdue, capacity, docker, images, ownership
 from orchestrator.hosts.fake import FakeHost
 from orchestrator.hosts.ownership import Identity, Kind, deployed_beds
 from orchestrator.plan import make_plan
@@ -176,6 +176,54 @@ def test_stats_of_a_bed_of_another_version_is_refused_as_exec_and_logs_are(
         assert testbed(*words).names("a bed of this version of testbed"), words
 
 
+def test_a_node_that_is_not_made_yet_is_waited_for(testbed: Command, host: HalfUp) -> None:
+    host.remove(host.ids["sink"])
+    assert testbed("logs", "sink").names("another command is bringing it up")
+
+
+def test_a_bed_that_is_being_brought_up_is_waited_for(testbed: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = (("stats",), ("logs", "n0"), ("exec", "n0", "true"), ("logs", "n1"), ("graph", "bed"))
+    for nodes in (0, 1, 2):
+        host = FakeHost()
+        monkeypatch.setattr(docker, "connect", lambda made=host: made)
+        identity = Identity(id="0000000a", bed="bed", kind=Kind.UP, nodes=("n0", "n1"), private=False)
+        build(host, identity, nodes=nodes, started=0)
+        for words in commands:
+            ended = testbed(*words)
+            assert ended.names("bed bed 0000000a up"), words
+            assert "another command is bringing it up" in ended.err
+    monkeypatch.setattr(ownership, "owner_state", lambda _: ownership.Owner.DEAD)
+    for words in commands:
+        assert testbed(*words).names("`testbed clean` removes it"), words
+
+
+def test_down_without_a_name_leaves_the_bed_of_a_run(testbed: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = FakeHost()
+    monkeypatch.setattr(docker, "connect", lambda: host)
+    build(host, Identity(id="0000000a", bed="bed", kind=Kind.RUN, nodes=("n0", "n1"), private=False))
+    there = host.find({})
+    ended = testbed("down")
+    assert ended.names("bed 0000000a (of a run)")
+    assert (ended.code, host.find({})) == (ExitCode.USAGE, there)
+    build(host, Identity(id="0000000b", bed="bed", kind=Kind.UP, nodes=("n0", "n1"), private=False))
+    assert testbed("down").code == 0
+    assert host.find({}) == there
+    assert testbed("down", "0000000a").code == 0
+    assert host.find({}) == []
+
+
+def test_a_bed_that_does_not_exist_is_answered_with_those_that_do(
+    testbed: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = FakeHost()
+    monkeypatch.setattr(docker, "connect", lambda: host)
+    for words in (("stats", "nosuch"), ("stats",)):
+        assert testbed(*words).names("bring one up: `testbed up`"), words
+    for id_ in ("0000000a", "0000000b"):
+        build(host, Identity(id=id_, bed="bed", kind=Kind.UP, nodes=("n0", "n1"), private=False))
+    assert testbed("stats", "nosuch").names("found:  bed 0000000a, bed 0000000b")
+
+
 @pytest.mark.parametrize("words", [("stats",), ("down",), ("graph",), ("logs", "relay", "--bed")], ids=" ".join)
 def test_every_command_about_a_bed_takes_its_name_or_its_id(
     testbed: Command, host: HalfUp, words: tuple[str, ...]
@@ -202,6 +250,20 @@ def test_every_hint_works_as_it_is_printed_while_another_bed_is_up(
     assert [hint.split()[1] for hint in hints] == ["logs", "stats", "exec", "down"]
     for hint in hints:
         assert testbed(*hint.split()[1:]).code == 0, hint
+
+
+def test_a_command_that_takes_too_long_is_shown_until_then_with_its_option(
+    testbed: Command, host: HalfUp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(*_: object, timeout: float, **__: object) -> Output:
+        raise Overdue(("sleep", "9"), timeout, stdout="out\n", stderr="err\n")
+
+    monkeypatch.setattr(host, "exec", late)
+    ended = testbed("exec", "--timeout", "1", "relay", "--", "sleep", "9")
+    assert ended.names("--timeout (now 1 s)")
+    assert (ended.out, ended.err.startswith("err\n"), ended.code) == ("out\n", True, ExitCode.ENGINE)
+    ended = testbed("exec", "--timeout", "1", "--format", "json", "relay", "--", "sleep", "9")
+    assert json.loads(ended.out) == {"status": None, "stdout": "out\n", "stderr": "err\n"}
 
 
 @pytest.mark.usefixtures("host")

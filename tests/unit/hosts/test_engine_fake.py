@@ -30,7 +30,9 @@ class TestFakeEngine(EngineContract):
     @pytest.fixture
     def engine(self) -> Host:
         """Give one of its own to each test."""
-        return FakeHost(answer, prints)
+        made = FakeHost(answer, prints)
+        made.images.load_root("root.tar", self.image)
+        return made
 
     def end(self, engine: Host, container: str) -> None:
         """Let it end."""

@@ -78,7 +78,7 @@ class Builder:
 @pytest.fixture(autouse=True)
 def _locks_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for no other test that builds the same image."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
 
 
 def engine(builder: Builder) -> Host:
@@ -254,6 +254,34 @@ def test_an_image_that_another_process_builds_is_waited_for(monkeypatch: pytest.
     assert bootstrapped == ([] if there else ["bookworm"])
 
 
+def test_a_lock_is_kept_in_a_folder_of_this_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def build() -> None:
+        with images._alone("testbed/bind:bookworm", silent):
+            pass
+
+    build()
+    runtime, folder = tmp_path / "temporary", f"testbed-{os.getuid()}"
+    assert [path.name for path in (tmp_path / folder).iterdir()] == ["testbed-bind:bookworm"]
+    runtime.mkdir()
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    monkeypatch.setattr(tempfile, "tempdir", str(runtime))
+    (runtime / folder).symlink_to(tmp_path)
+    with pytest.raises(InvalidInput, match="belongs to this user"):
+        build()
+    (runtime / folder).unlink()
+    build()
+    lock = runtime / folder / "testbed-bind:bookworm"
+    lock.unlink()
+    lock.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InvalidInput, match="a folder of locks"):
+        build()
+    assert not (tmp_path / "elsewhere").exists()
+    monkeypatch.setattr(os, "getuid", lambda: 4711)
+    (runtime / "testbed-4711").mkdir()
+    with pytest.raises(InvalidInput, match="belongs to this user"):
+        build()
+
+
 def test_what_changed_is_built_again_and_the_old_one_discarded() -> None:
     builder = Builder(*BASES)
     builder.here["testbed/bind:bookworm"] = {"id": "old", images.LABEL: "of another folder"}
@@ -289,7 +317,7 @@ def test_a_build_of_all_says_of_each_image_what_it_did() -> None:
 
 def test_images_says_of_each_what_was_done(testbed: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     there = FakeHost()
-    there.images.tags["testbed/debian:bookworm"] = {"id": "base"}
+    there.images.tags = {"testbed/debian:bookworm": {"id": "base"}}
     there.images.tags["testbed/bind:bookworm"] = {"id": "same", "size": "1000000", images.LABEL: images.digest("bind")}
     tags = there.images.tags
     monkeypatch.setattr(there.images, "list", lambda _: [(t, {"size": "1000000", **f}) for t, f in tags.items()])

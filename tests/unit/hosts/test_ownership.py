@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.errors import EngineFailed
-from orchestrator.hosts import ContainerSpec, Endpoint, Host, NetworkSpec, Output, ownership
+from orchestrator.hosts import ContainerSpec, Endpoint, Host, NetworkSpec, Output, images, ownership
 from orchestrator.hosts.cleaning import clean, make_way, remove_id
 from orchestrator.hosts.fake import FakeHost
+from orchestrator.hosts.helper import HELPER
 from orchestrator.hosts.ownership import (
     CREATED,
     ID,
@@ -231,6 +232,34 @@ def test_a_bed_that_breaks_at_any_call_is_removed_by_its_id(call: int, *, late: 
         build(broken(engine, call, EngineFailed("first", "none", "try again"), late=late), identity)
     remove_id(engine, identity.id)
     assert engine.find({}) == []
+
+
+def test_a_bed_is_removed_after_the_helpers_image_was_pruned() -> None:
+    engine, said = FakeHost(), list[str]()
+    identity = an_identity()
+    build(engine, identity)
+    engine.images.tags = {"testbed/debian:bookworm": {"id": "base"}}
+    remove_id(engine, identity.id, said.append)
+    assert engine.find({}) == []
+    assert HELPER in engine.images.tags
+
+
+def test_a_bed_whose_helper_cannot_be_built_says_why_and_is_removed_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = FakeHost()
+    identity = an_identity()
+    build(engine, identity)
+    engine.images.tags = {}
+    monkeypatch.setattr(images, "_bootstrap", refuse)
+    with pytest.raises(EngineFailed, match="no mirror answers"):
+        remove_id(engine, identity.id)
+    assert [found.name for found in engine.find({})] == [identity.name("control")]
+    engine.images.tags = {"testbed/debian:bookworm": {"id": "base"}}
+    remove_id(engine, identity.id)
+    assert engine.find({}) == []
+
+
+def refuse(*_: object) -> None:
+    raise EngineFailed("Debian bookworm", "no mirror answers", "name a mirror")
 
 
 def test_a_bug_in_a_removal_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:

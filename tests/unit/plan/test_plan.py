@@ -150,7 +150,7 @@ def test_a_plan_names_a_users_own_files_and_what_the_bed_changed_in_them(capsys:
 
 def test_a_users_own_file_reaches_compose_and_one_that_a_service_writes_is_refused() -> None:
     bed = parse_bed({"name": "x", "nodes": {"relay": {"service": "postfix", "files": RELAY}}}, "bed")
-    made = compose.files(compose.compose_plan(bed, cpus=2))
+    made = compose.files(compose.compose_plan(bed, cpus=2), ["testbed"])
     assert made["relay/usr/local/lib/policy"] == b"#!/bin/sh\n"
     dns = {"service": "bind", "files": {"/etc/bind/testbed/named.conf": "x"}}
     with pytest.raises(InvalidInput, match="none of its service"):

@@ -394,7 +394,7 @@ def test_a_list_of_runs_shows_how_each_ended(rundir: RunDir, hostile: RunDir, tm
     console = Console(width=80, highlight=False)
     with console.capture() as captured:
         terminal.show_runs([rundir, hostile, broken], console)
-    heading, _, first, second, third = captured.get().splitlines()
+    heading, _, first, second, third, _ = captured.get().splitlines()
     assert heading.split() == ["run", "ended"]
     assert re.search(r"CONFIRMED\s+\d+(\.\d)?\s+relay messages per second", first)
     assert "REFUTED" in second
@@ -403,6 +403,24 @@ def test_a_list_of_runs_shows_how_each_ended(rundir: RunDir, hostile: RunDir, tm
     assert terminal.line(broken) == {
         "run": str(broken.path), "scenario": "relay-throughput", "status": "created", "outcome": None, "figures": None,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("key", ["source", "engine", "cpu"])
+def test_a_list_of_runs_marks_those_of_another_environment(rundir: RunDir, tmp_path: Path, key: str) -> None:
+    known = json.loads((rundir.path / "run.json").read_text())
+    others = [RunDir.create(tmp_path, "relay-throughput") for _ in range(3)]
+    other = known["environment"] | {key: {"version": "29"} if key == "engine" else "other"}
+    for run, environment in zip(others, (other, known["environment"], None), strict=True):
+        run.save(known | {"environment": environment})
+    console = Console(width=100, highlight=False)
+    with console.capture() as captured:
+        terminal.show_runs([rundir, *others], console)
+    *rows, legend = captured.get().splitlines()[2:]
+    assert [row.rstrip().endswith("*") for row in rows] == [False, True, False, False]
+    assert legend.startswith("* other code, engine or CPU than the newest run")
+    with console.capture() as captured:
+        terminal.show_runs([rundir, others[1]], console)
+    assert "*" not in captured.get()
 
 
 @pytest.mark.parametrize(

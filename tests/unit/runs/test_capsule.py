@@ -4,6 +4,7 @@ import errno
 import hashlib
 import io
 import json
+import shlex
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,7 +24,11 @@ from orchestrator.runs import capsule, runner
 from orchestrator.runs.runner import Finished
 from orchestrator.scenarios import Outcome, relay_throughput
 from tests.unit import disk
+from tests.unit.cli import test_errors as test_cli_errors
+from tests.unit.cli.test_errors import Command
 from tests.unit.runs.test_runner import Asked, Breaking, Steps
+
+testbed = test_cli_errors.testbed
 
 
 class Params(Strict):
@@ -267,6 +272,20 @@ def test_the_files_that_a_capsule_brings_run_only_with_consent(
         with pytest.raises(ends):
             cli_run._again(bringing, runs=tmp_path / "runs")
         assert "policy.pl (a program)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "written"), [("cap9", "cap9.json"), ("a b.json", "a b.json"), ("v1.2", "v1.2.json"), (None, None)]
+)
+def test_the_hint_of_a_capsule_names_a_command_that_works(
+    testbed: Command, tmp_path: Path, given: str | None, written: str | None
+) -> None:
+    made = run(tmp_path / "runs").rundir
+    ended = testbed("capsule", made.path.name, *(("-o", given) if given else ()))
+    words = shlex.split(ended.out.split("`")[1])
+    assert words == ["testbed", "run", written or f"{made.path.name}.capsule.json"]
+    assert capsule.read(tmp_path / words[2])
+    assert testbed(*words[1:]).names("a container engine that answers")
 
 
 def test_a_run_without_a_verdict_makes_no_capsule(tmp_path: Path) -> None:

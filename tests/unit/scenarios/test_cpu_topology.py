@@ -79,7 +79,7 @@ def load(rundir: RunDir, name: str, started: float, rate: float) -> float:
     sent = LoadReport(
         run="5eed0001", started=started, ended=started + 0.5 * MESSAGES / rate, offered=MESSAGES, accepted=MESSAGES,
         domains=100, failed={}, unresolved=0, connections=20, late=0, cpu_s=0.0, stalled_s=0.0, response=NONE,
-        service=NONE, connect=NONE, accepted_set=everything, unresolved_set=bitmap(()),
+        service=NONE, connect=NONE, accepted_set=everything, unresolved_set=bitmap(()), generator="smtp-load",
     )  # fmt: skip
     got = SinkReport(
         run="5eed0001", delivered=MESSAGES, duplicated=0, corrupted=0, misrouted=0, foreign=0, bytes=0, connections=20,

@@ -13,7 +13,7 @@ from orchestrator.errors import InvalidInput
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.plan import make_plan
-from orchestrator.scenarios import Outcome, Verdict
+from orchestrator.scenarios import Outcome, Verdict, cpu_topology
 from orchestrator.scenarios.relay_load.probes import Cpu, Probe, cpu_of, enough, following
 from orchestrator.scenarios.relay_throughput import SCENARIO
 from orchestrator.scenarios.relay_throughput.params import Params
@@ -200,12 +200,52 @@ def test_a_load_far_below_its_own_probe_is_no_verdict_on_the_relay(
         assert "240 in the probe over the same 20 connections: 0.70 times" in verdict.reason
 
 
+@pytest.mark.parametrize(("others", "disturbed"), [(0.23, False), (0.30, True), (0.35, True)])
+def test_a_relay_whose_cpu_others_took_is_no_verdict_on_the_relay(
+    template: RunDir, tmp_path: Path, others: float, *, disturbed: bool
+) -> None:
+    """The factory's bed uses 1.7 of 2 CPUs."""
+    measured = Measurements.read(template)
+    span = measured.span("relay")
+    assert span
+    bed = sum(use.cores for node in measured.nodes if (use := measured.use(node, span)))
+    verdict = _judged(template, tmp_path, lambda run: _record_cpus(run, busy=bed / 2 + others))
+    assert verdict.outcome is (Outcome.INCONCLUSIVE if disturbed else Outcome.CONFIRMED), verdict.reason
+    assert ("disturbed" in verdict.marks) is disturbed
+    if disturbed:
+        assert verdict.reason.startswith("Other processes set the pace: processes outside the bed used ")
+        assert "150" not in verdict.claim
+
+
+def test_too_few_connections_are_named_on_a_busy_machine_too(template: RunDir, tmp_path: Path) -> None:
+    def disturbed(run: Path) -> None:
+        add_probes(RunDir.open(run), {1: CARRIES, 4: 4 * CARRIES}, used=1, given=True)
+        _record_cpus(run, busy=1.3)
+
+    verdict = _judged(_without_probes(template, tmp_path), tmp_path, disturbed)
+    assert verdict.outcome is Outcome.INCONCLUSIVE
+    assert verdict.marks[:2] == ("concurrency-bound", "disturbed")
+    assert verdict.reason.startswith("The number of connections set the pace: ")
+
+
+@pytest.mark.parametrize("probe", [0.5, 1.6])
+def test_a_load_of_another_generator_is_not_compared_with_the_probes(
+    template: RunDir, tmp_path: Path, probe: float
+) -> None:
+    def other(run: Path) -> None:
+        add_probes(RunDir.open(run), {20: probe * CARRIES, 80: 4 * probe * CARRIES}, used=20)
+        _set("relay-load", generator="postal")(run)
+
+    facts = [e.fact for e in _judged(_without_probes(template, tmp_path), tmp_path, other).evidence]
+    assert not [fact for fact in facts if "probe" in fact or "more connections" in fact]
+
+
 def test_without_a_second_number_the_cpu_may_tell_that_more_connections_carry_no_more(
     template: RunDir, tmp_path: Path
 ) -> None:
     verdict = _judged(_without_probes(template, tmp_path), tmp_path)
     assert verdict.outcome is Outcome.INCONCLUSIVE
-    assert verdict.reason == "Not measured: what more connections carry."
+    assert verdict.reason == "Not measured: throughput over more connections."
     shutil.rmtree(tmp_path / "run")
     full = _judged(_without_probes(template, tmp_path), tmp_path, lambda run: _record_cpus(run, busy=0.95))
     assert full.outcome is Outcome.CONFIRMED
@@ -297,7 +337,7 @@ def test_the_search_ends_where_more_connections_carry_no_more(
 def test_the_largest_number_is_held_against_the_last_gain_before_it(template: RunDir, tmp_path: Path) -> None:
     bare = _without_probes(template, tmp_path)
     add_probes(bare, {20: 400, 40: 436, 80: 475}, used=80, idle=0.5)
-    (evidence,) = (e for e in _judged(bare, tmp_path).evidence if e.fact == "what more connections carry")
+    (evidence,) = (e for e in _judged(bare, tmp_path).evidence if e.fact == "throughput over more connections")
     assert evidence.holds is False
     assert "over 80 connections" in evidence.found
     assert "over 20 connections" in evidence.found
@@ -424,6 +464,27 @@ def test_a_backlog_that_grows_is_noted(template: RunDir, tmp_path: Path) -> None
     assert under_load == pytest.approx((carried or 0) / 2, rel=0.1)  # of 2 s, the last tick leaves some 0.1 s out
 
 
+@pytest.mark.parametrize(
+    ("params", "found"),
+    [
+        ({"load": "smtp-source", "rate": 100}, "a rate, which smtp-source cannot keep"),
+        ({"rate": 0.0001}, "rate: needed a number from 0.001 to 1000000; found '0.0001'"),
+        ({"rate": 1e6, "seconds": 86_400}, "rate, seconds: needed 134217728 messages at most; found 86400000000"),
+        ({"seconds": 0.0001}, "seconds: needed a number from 0.001 to 604800; found '0.0001'"),
+    ],
+)
+def test_a_load_that_cannot_be_sent_is_refused_before_the_bed_is_made(params: dict[str, Any], found: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        SCENARIO.bed(Params.model_validate(params))
+    assert refused.value.found == found
+
+
+@pytest.mark.parametrize("rate", [0.0001, 1e6])
+def test_cpu_topology_refuses_such_a_load_too(rate: float) -> None:
+    with pytest.raises(InvalidInput, match="rate"):
+        cpu_topology.SCENARIO.bed(cpu_topology.Params(rate=rate, seconds=3600))
+
+
 def test_another_generator_and_sink_are_services_like_any_other() -> None:
     bed = SCENARIO.bed(Params(load="postal", sink="bhm"))
     assert {name: node.service for name, node in bed.nodes.items()} == {
@@ -456,7 +517,7 @@ def test_what_a_sink_does_not_account_for_is_unknown_and_the_rate_is_that_of_the
 def test_a_machine_without_a_cpu_to_spare_is_noted(
     template: RunDir, tmp_path: Path, busy: float, *, full: bool
 ) -> None:
-    cpus = 4
+    cpus = 2
     measured = Measurements.read(template)
     span = measured.span("relay")
     assert span

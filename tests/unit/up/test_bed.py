@@ -12,7 +12,7 @@ import pytest
 from orchestrator.agents.contract import LoadOrder
 from orchestrator.bed import builtin
 from orchestrator.errors import EngineFailed, NodeDied, TimedOut
-from orchestrator.hosts import ContainerSpec, LogLine, Output, overdue
+from orchestrator.hosts import ContainerSpec, LogLine, Output, Overdue
 from orchestrator.hosts.fake import FakeHost
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.plan import make_plan
@@ -181,7 +181,7 @@ def test_every_line_of_a_command_that_ended_in_time_is_read_however_late(
 def test_a_command_that_goes_on_for_too_long_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def lines(_: FakeHost, _container: str, command: Sequence[str], *, timeout: float, **__: object) -> Iterator[str]:
         yield "first"
-        raise overdue(command, timeout)
+        raise Overdue(command, timeout)
 
     monkeypatch.setattr(FakeHost, "exec_lines", lines)
     with up(tmp_path) as (bed, _):

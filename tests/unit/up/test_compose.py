@@ -1,5 +1,6 @@
 """The Compose files of the built-in beds: what is committed is what the generator makes."""
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,10 @@ from orchestrator.bed.addressing import V4
 from orchestrator.bed.model import parse_bed
 from orchestrator.up import compose
 from orchestrator.up.bringup import container_spec
+from tests.unit.cli import test_errors as test_cli_errors
+from tests.unit.cli.test_errors import Command
+
+testbed = test_cli_errors.testbed
 
 FOLDER = Path(__file__).parents[3] / "compose"
 DOMAINS = 16
@@ -17,7 +22,10 @@ DOMAINS = 16
 
 @pytest.mark.parametrize("name", builtin.names())
 def test_the_committed_files_are_what_the_plan_says(name: str) -> None:
-    made = compose.files(compose.compose_plan(builtin.bed(name, domains=DOMAINS), cpus=2))
+    made = compose.files(
+        compose.compose_plan(builtin.bed(name, domains=DOMAINS), cpus=2),
+        ["testbed", "plan", name, "--domains", str(DOMAINS)],
+    )
     there = {str(p.relative_to(FOLDER / name)): p for p in (FOLDER / name).rglob("*") if p.is_file()}
     again = f"testbed plan {name} --domains {DOMAINS} --format compose --files compose/{name}"
     assert sorted(there) == sorted(made), again
@@ -30,7 +38,7 @@ def test_a_service_is_the_container_that_the_engine_gets() -> None:
     limits = {"cpus": 1.5, "cpuset": "0", "memory_mb": 256, "nofile": 4096, "pids": 100}
     bed = parse_bed({"name": "x", "nodes": {"dns": {"service": "bind", "limits": limits}}}, "bed")
     plan = compose.compose_plan(bed, cpus=2)
-    whole = yaml.safe_load(compose.render(plan))
+    whole = yaml.safe_load(compose.render(plan, ["testbed"]))
     dns = whole["services"]["dns"]
     assert {"cpus": 1.5, "cpuset": "0", "mem_limit": 256 << 20, "pids_limit": 100}.items() <= dns.items()
     assert dns["ulimits"] == {"nofile": 4096}
@@ -51,4 +59,22 @@ def test_a_bed_takes_the_far_end_of_the_range_or_what_its_author_chose() -> None
     chosen = {"name": "x", "nodes": nodes, "subnet": "198.18.4.0/24", "parent": "eth0"}
     plan = compose.compose_plan(parse_bed(chosen, "bed"), cpus=1)
     assert str(plan.subnet) == "198.18.4.0/24"
-    assert "parent: eth0\n" in compose.render(plan)
+    assert "parent: eth0\n" in compose.render(plan, ["testbed"])
+
+
+def test_the_header_names_the_command_as_it_was_given(testbed: Command, tmp_path: Path) -> None:
+    own = tmp_path / "my bed.yaml"
+    own.write_text("name: other\ndomains: 2\nnodes: {dns: {service: bind}}\n", encoding="utf-8")
+    for words in (
+        ("relay",),
+        ("./my bed.yaml", "--domains", "3", "--parent", "eth0", "--families", "v4", "--cpus", "4"),
+    ):
+        out = testbed("plan", *words, "--format", "compose").out
+        named = shlex.split(out.splitlines()[0].split("`")[1])
+        assert named == ["testbed", "plan", *words, "--format", "compose", "--files", "FOLDER"]
+        assert testbed(*named[1:-2]).out == out
+
+
+def test_a_line_break_in_the_name_of_a_bed_file_stays_in_the_comment(testbed: Command, tmp_path: Path) -> None:
+    (tmp_path / "a\nb: c.yaml").write_text("name: x\nnodes: {dns: {service: bind}}\n", encoding="utf-8")
+    assert set(yaml.safe_load(testbed("plan", "./a\nb: c.yaml", "--format", "compose").out)) == {"services", "networks"}

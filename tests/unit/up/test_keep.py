@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -10,11 +11,15 @@ from pathlib import Path
 import pytest
 
 from orchestrator.bed.model import Bed, parse_bed
+from orchestrator.cli import beds
 from orchestrator.errors import EngineFailed, ExitCode, HostCannot, InvalidInput
 from orchestrator.hosts import NetworkSpec, docker, ownership
 from orchestrator.hosts.cleaning import clean
 from orchestrator.hosts.fake import FakeHost
+from orchestrator.hosts.helper import HELPER
 from orchestrator.hosts.ownership import DeployedBed
+from orchestrator.up import keep
+from orchestrator.up.collect.recorder import Recorder
 from orchestrator.up.keep import lifetime, up
 from tests.unit.cli import test_errors as test_cli_errors
 from tests.unit.cli.test_errors import Command
@@ -53,6 +58,40 @@ def test_a_second_call_finds_the_bed_and_makes_nothing(
     there = engine.find({})
     assert (call(), engine.find({})) == (first, there)
     assert first.state == "running"
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_bed_is_found_again_and_taken_down_after_the_helpers_image_was_pruned(
+    testbed: Command, engine: Breaking, call: Callable[..., DeployedBed]
+) -> None:
+    for _ in range(2):
+        first = call()
+        del engine.images.tags[HELPER]
+        assert call() == first
+        del engine.images.tags[HELPER]
+        ended = testbed("down", first.id)
+        assert (ended.code, engine.find({})) == (0, []), ended.err
+
+
+@pytest.mark.parametrize("place", ["close", "_discard", "deployed_beds", "_show"])
+def test_an_interrupt_that_comes_when_the_bed_is_up_names_the_bed(
+    testbed: Command, engine: Breaking, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
+) -> None:
+    owner = {"close": Recorder, "_show": beds}.get(place, keep)
+    real = getattr(owner, place)
+
+    def interrupted(*words: object, **further: object) -> object:
+        monkeypatch.setattr(owner, place, real)
+        signal.raise_signal(signal.SIGINT)
+        return real(*words, **further)
+
+    monkeypatch.setattr(owner, place, interrupted)
+    bed = tmp_path / "one.yaml"
+    bed.write_text("name: one\ndomains: 2\nnodes: {dns: {service: bind}, ns2: {service: bind}}\n", encoding="utf-8")
+    ended = testbed("up", bed)
+    (deployed,) = ownership.deployed_beds(engine)
+    assert f"bed {deployed.id} is up; `testbed down {deployed.id}`" in ended.err
+    assert (ended.code, deployed.state) == (ExitCode.INTERRUPTED, "running")
     assert not (tmp_path / "runs").exists()
 
 
