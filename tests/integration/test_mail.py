@@ -13,6 +13,7 @@ import dns.rcode
 import httpx
 import pytest
 
+from orchestrator import services
 from orchestrator.bed.wiring import AUTHORITY
 from orchestrator.hosts import Host
 from orchestrator.services.agents import PYTHON
@@ -77,6 +78,19 @@ def test_it_has_neither_veth_pair_nor_rule_on_the_host(real_engine: Host, mail: 
     lab = next(f for f in real_engine.find({"testbed.id": mail.id}) if f.name.endswith("-lab"))
     bridge = json.loads(on_the_host(real_engine, "ip", "-json", "-4", "address", "show", "dev", f"br-{lab.id[:12]}"))
     assert [address for device in bridge for address in device.get("addr_info", [])] == []
+
+
+@pytest.mark.parametrize(("node", "service"), [("gate", "dns-gate"), ("inbox", "inbox")])
+def test_a_daemon_holds_no_further_rights(mail: Up, node: str, service: str) -> None:
+    status = dict(line.split(":\t", 1) for line in mail.shell(node, "cat /proc/1/status").splitlines() if ":\t" in line)
+    assert services.service(service).capabilities == ("NET_BIND_SERVICE",)
+    assert (int(status["CapBnd"], 16), status["NoNewPrivs"]) == (1 << 10, "1")  # capabilities(7)
+
+
+@pytest.mark.parametrize("node", ["gate", "inbox", "relay", "dns"])
+def test_no_way_leads_out_of_it(mail: Up, node: str) -> None:
+    assert mail.shell(node, "ip route show default; ip -6 route show default") == ""
+    assert "table inet bed" in mail.shell(node, "cat /testbed/wall.loaded")
 
 
 def test_mail_goes_through_the_relay_to_the_mailbox_of_a_well_known_domain(mail: Up, inbox: httpx.Client) -> None:
