@@ -25,6 +25,8 @@ const send = (path, method, body) =>
   ask(path, { method, headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
 const conditions = (more = {}) => new URLSearchParams({ query: state.query, ...more });
 const time = (t) => new Date(1000 * t).toLocaleString();
+const today = (t) => new Date(1000 * t).toDateString() === new Date().toDateString();
+const brief = (t) => (today(t) ? new Date(1000 * t).toLocaleTimeString() : new Date(1000 * t).toLocaleDateString());
 const octets = (n) => (n < 1024 ? `${n} B` : n < 1048576 ? `${(n / 1024).toFixed(1)} KiB` : `${(n / 1048576).toFixed(1)} MiB`);
 const person = ({ name, address }) => (name ? `${name} <${address}>` : address);
 
@@ -51,7 +53,8 @@ function showList() {
 }
 
 function row(message) {
-  const from = message.author.length ? person(message.author[0]) : message.sender || "<>";
+  const author = message.author[0];
+  const from = (author && (author.name || author.address)) || message.sender || "<>";
   return element(
     "li",
     {
@@ -59,7 +62,7 @@ function row(message) {
       "aria-selected": message.id === state.selected ? "true" : "false",
       onclick: () => { location.hash = `#${message.id}`; },
     },
-    element("span", { class: "line" }, element("span", {}, from), element("span", { class: "soft" }, time(message.t))),
+    element("span", { class: "line" }, element("span", {}, from), element("time", { class: "soft", title: time(message.t) }, brief(message.t))),
     element("span", { class: "subject" }, message.subject || "(no subject)"),
     element("span", { class: "soft" }, message.recipients.join(", ")),
   );
