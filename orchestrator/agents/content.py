@@ -14,19 +14,19 @@ _PREFIXES = (b"\r\n.\r", b"\r\n.", b"\r\n", b"\r")
 _CRLF = b"\r\n"
 
 
-class Content:
-    """One message's content: complete once ``feed`` does not return ``None``."""
+class DataReader:
+    """Reads the content after DATA to its end, without dot-stuffing (RFC 5321, 4.5.2).
 
-    __slots__ = ("_crc", "_head", "_length", "_tail", "size", "stamp")
+    The content is complete once ``feed`` does not return ``None``. ``take`` gets each piece; the first one begins with
+    a CRLF that is not part of the content.
+    """
+
+    __slots__ = ("_tail", "size")
 
     def __init__(self) -> None:
-        self.size = 0
-        """Octets, without dot-stuffing, header included."""
-        self.stamp: Stamp | None = None
-        self._tail = _CRLF  # the content starts at the start of a line; these two octets are not counted
-        self._head: bytes | None = b""
-        self._length = 0
-        self._crc = 0
+        self.size = -len(_CRLF)
+        """Octets of the content taken until now."""
+        self._tail = _CRLF  # the content starts at the start of a line
 
     def feed(self, data: bytes) -> bytes | None:
         """Read the next piece; return the octets after the end of the data, or ``None`` before the end."""
@@ -38,19 +38,47 @@ class Content:
             self._take(text[: len(text) - len(self._tail)])
             return None
         self._take(text[: end + 2])
+        self.finish()
+        return text[end + len(END) :]
+
+    def _take(self, text: bytes) -> None:
+        text = text.replace(b"\r\n.", _CRLF)
+        self.size += len(text)
+        self.take(text)
+
+    def take(self, text: bytes) -> None:
+        """Take a piece of the content."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Do what is due once the content is complete."""
+        raise NotImplementedError
+
+
+class Content(DataReader):
+    """One message's content, checked and not kept."""
+
+    __slots__ = ("_crc", "_head", "_length", "stamp")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stamp: Stamp | None = None
+        self._head: bytes | None = b""
+        self._length = 0
+        self._crc = 0
+
+    def finish(self) -> None:
+        """Read the stamp of a message without a body."""
         if self._head is not None:
             self._read_head(self._head)
-        self.size -= 2
-        return text[end + len(END) :]
 
     @property
     def whole(self) -> bool:
         """Whether the body has the length and CRC that its stamp says."""
         return self.stamp is not None and self.stamp.crc == self._crc and self.stamp.length == self._length
 
-    def _take(self, text: bytes) -> None:
-        text = text.replace(b"\r\n.", _CRLF)  # RFC 5321, 4.5.2
-        self.size += len(text)
+    def take(self, text: bytes) -> None:
+        """Check a piece."""
         if self._head is not None:
             text = self._head + text
             end = text.find(b"\r\n\r\n", max(0, len(self._head) - 3))

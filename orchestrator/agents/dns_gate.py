@@ -66,7 +66,7 @@ class Action(StrEnum):
 
 
 class DnsRule(BaseModel):
-    """One rule: which questions it concerns, and what it does. The first one that matches decides."""
+    """One rule: a pattern for questions, and an action. The first rule that matches a question decides."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -88,7 +88,7 @@ class DnsRule(BaseModel):
             if self.type != "*":
                 dns.rdatatype.from_text(self.type)
         except (dns.exception.DNSException, ValueError) as error:
-            raise ValueError(f"rcode {self.rcode!r}, type {self.type!r}: {error}") from error
+            raise ValueError(f"rcode {self.rcode}, type {self.type}: {error}") from error
         return self
 
 
@@ -223,7 +223,7 @@ class Gate:
         return response
 
     def obey(self, words: list[Any]) -> Any:
-        """Do what a request says, and return what it asks for.
+        """Carry out a request, and return its result.
 
         Raises:
             ValueError: it cannot be done; the text says why.
@@ -303,6 +303,8 @@ async def _serve_tcp(gate: Gate, reader: asyncio.StreamReader, writer: asyncio.S
 async def _serve_control(gate: Gate, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     try:
         answer: dict[str, Any] = {"ok": gate.obey(json.loads(await reader.readline()))}
+    except ValidationError as error:
+        answer = {"error": "; ".join(detail["msg"] for detail in error.errors())}
     except (ValueError, TypeError) as error:
         answer = {"error": str(error)}
     writer.write(json.dumps(answer).encode() + b"\n")

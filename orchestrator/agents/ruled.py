@@ -11,10 +11,11 @@ from typing import ClassVar, cast
 
 from pydantic import TypeAdapter
 
+from orchestrator.agents.content import DataReader
 from orchestrator.agents.contract import SinkSettings
 from orchestrator.agents.ledger import Books
 from orchestrator.agents.rules import ENVELOPE, LATE, Action, Decision, Envelope, Moment, Rule, Rules
-from orchestrator.agents.session import BYE, DATA_OK, GREETING, MAIL_OK, OK, RCPT_OK, Reader, Reception, Session
+from orchestrator.agents.session import BYE, DATA_OK, GREETING, MAIL_OK, OK, RCPT_OK, Reception, Session
 
 _LINGER_NOT = struct.pack("ii", 1, 0)
 """SO_LINGER on, for no time: close(2) then sends RST (socket(7))."""
@@ -217,7 +218,7 @@ class RuledSession(Session):
 
     # -------------------------------------------------------------------------------------------------- a whole message
 
-    def _take(self, content: Reader) -> tuple[bytes, float]:
+    def _take(self, content: DataReader) -> tuple[bytes, float]:
         """Ask the rules for each recipient; a message whose last recipient drops it is accepted and not kept."""
         if content.size > self._reception.settings.max_size:
             return super()._take(content)
@@ -235,7 +236,7 @@ class RuledSession(Session):
         reply, usual = self.keep(content, kept, bounced) if kept or bounced else (OK, 0.0)
         return reply, max(seconds, usual)
 
-    def keep(self, content: Reader, kept: list[str], bounced: list[tuple[str, float]]) -> tuple[bytes, float]:
+    def keep(self, content: DataReader, kept: list[str], bounced: list[tuple[str, float]]) -> tuple[bytes, float]:
         """Keep a message for the recipients ``kept``; each of ``bounced`` is due a notification that much later."""
         del kept, bounced
         return super()._take(content)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fnmatch import translate
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -142,6 +142,10 @@ class Rule(BaseModel):
     def moment(self) -> Moment:
         """When it is looked at."""
         return self.on or _MOMENTS.get(self.then, (Moment.RCPT,))[0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the keys that are set, as a bed file has them."""
+        return self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
 
     def answer(self) -> str:
         """Return the line that it answers with; empty: none of its own."""

@@ -10,9 +10,9 @@ import asyncio
 import re
 import ssl
 from collections.abc import Callable
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, ClassVar, cast
 
-from orchestrator.agents.content import Content
+from orchestrator.agents.content import Content, DataReader
 from orchestrator.agents.contract import SinkSettings
 from orchestrator.agents.ledger import Books
 from orchestrator.agents.path import MAX_PATH, Argument, PathTooLong, read
@@ -61,16 +61,6 @@ _NESTED_TLS = b"503 5.5.1 TLS is active\r\n"
 TLS_READY = b"220 2.0.0 Ready to start TLS\r\n"
 
 
-class Reader(Protocol):
-    """Takes the content of one message."""
-
-    size: int
-
-    def feed(self, data: bytes) -> bytes | None:
-        """Take octets; return what follows the end of the data, or ``None`` if the end has not come."""
-        ...
-
-
 class Reception:
     """Shared state of all sessions of a sink."""
 
@@ -115,7 +105,7 @@ class Session(asyncio.Protocol):
         self._greeted = False
         self._sender = False
         self._recipients: list[int] = []
-        self._content: Reader | None = None
+        self._content: DataReader | None = None
         self._delay: asyncio.TimerHandle | None = None
         self._held = b""
         self._secure: asyncio.Future[None] | None = None
@@ -203,7 +193,7 @@ class Session(asyncio.Protocol):
 
     def _read_content(self, data: bytes, replies: list[bytes]) -> bytes | None:
         """Read the next piece of a message; return the octets after its end, or ``None`` before it."""
-        content = cast("Reader", self._content)
+        content = cast("DataReader", self._content)
         rest = content.feed(data)
         if rest is None:
             return None
@@ -217,7 +207,7 @@ class Session(asyncio.Protocol):
             replies.append(reply)
         return rest
 
-    def _take(self, content: Reader) -> tuple[bytes, float]:
+    def _take(self, content: DataReader) -> tuple[bytes, float]:
         """Account for a message; return the reply, and its delay in seconds."""
         reception = self._reception
         seconds = reception.settings.data_delay_ms / 1000
@@ -317,7 +307,7 @@ class Session(asyncio.Protocol):
         self._content = self._begin()
         return DATA_OK
 
-    def _begin(self) -> Reader:
+    def _begin(self) -> DataReader:
         """Return the reader of a new message."""
         return Content()
 

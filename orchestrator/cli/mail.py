@@ -120,6 +120,10 @@ def _changes(name: str, kind: str, data: list[str], ttl: int) -> list[str]:
     import dns.rdataclass
     import dns.rdatatype
 
+    if not all(one.isprintable() for one in data):
+        raise InvalidInput(
+            "data of DNS records on one line", repr(data), "leave line breaks and control characters out"
+        )
     try:
         owner, of = dns.name.from_text(name).to_text(), dns.rdatatype.from_text(kind)
         rdatas = [dns.rdata.from_text(dns.rdataclass.IN, of, one, origin=dns.name.root).to_text() for one in data]

@@ -58,7 +58,7 @@ class Blackhole:
     def render(self, site: Site[Settings]) -> Rendered:
         """Render a sink for the whole block of delivery addresses."""
         settings = SinkSettings(**site.settings.model_dump(exclude={"tls", "rules"}))
-        rules = [rule.model_dump(mode="json", by_alias=True, exclude_none=True) for rule in site.settings.rules]
+        rules = [rule.to_dict() for rule in site.settings.rules]
         listen = () if site.families.has_v6 else ("--listen", "0.0.0.0")
         place = ("--domains", DOMAINS, "--prefix", str(site.block)) if site.block else ()
         options = (

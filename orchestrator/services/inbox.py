@@ -50,7 +50,7 @@ class Inbox:
         """Render an inbox for the whole block of delivery addresses."""
         listen = () if site.families.has_v6 else ("--listen", "0.0.0.0")
         settings = site.settings.model_dump(exclude={"rules"})
-        rules = [rule.model_dump(mode="json", by_alias=True, exclude_none=True) for rule in site.settings.rules]
+        rules = [rule.to_dict() for rule in site.settings.rules]
         options = (
             *("--spool", SPOOL, "--settings", _SETTINGS, "--rules", _RULES),
             *("--certificate", CERTIFICATE, "--name", site.node, "--domains", DOMAINS),

@@ -284,9 +284,7 @@ async def rules(here: Here) -> list[RuleInForce]:
 async def put_rules(here: Here, rules: list[Rule]) -> None:
     """Replace the rules; hits begin at 0."""
     here.inbox.rules = Rules(rules)
-    here.inbox.record(
-        "rules", {"rules": [rule.model_dump(mode="json", by_alias=True, exclude_none=True) for rule in rules]}
-    )
+    here.inbox.record("rules", {"rules": [rule.to_dict() for rule in rules]})
 
 
 def remove(inbox: InboxReception, where: search.Condition) -> Gone:

@@ -8,53 +8,39 @@ import os
 import tempfile
 from pathlib import Path
 
-from orchestrator.agents.wire import END
+from orchestrator.agents.content import DataReader
 
 IN_MEMORY = 64 * 1024
 """Octets of a message that are kept in memory until its end; a larger one goes to a file of its own as it comes."""
-_PREFIXES = (b"\r\n.\r", b"\r\n.", b"\r\n", b"\r")
 _CRLF = b"\r\n"
 
 
-class Content:
+class Content(DataReader):
     """Octets of one message: ``feed`` it until it returns the rest, then hand it to the spool or ``discard`` it.
 
     Beyond ``most`` octets, or on a full disk, the rest is read and thrown away: ``refused`` says why.
     """
 
-    __slots__ = ("_file", "_folder", "_head", "_most", "_tail", "kept", "path", "refused", "size")
+    __slots__ = ("_file", "_folder", "_head", "_most", "kept", "path", "refused")
 
     def __init__(self, folder: Path, most: int) -> None:
+        super().__init__()
         self._folder = folder
         self._most = most
-        self._tail = _CRLF  # the start of the data is the start of a line
         self._head = bytearray()
         self._file = -1
         self.path: Path | None = None
         """File of a message that is larger than ``IN_MEMORY``."""
-        self.size = -len(_CRLF)
         self.kept = False
         """The spool holds it now."""
         self.refused: OSError | None = None
         """Why it cannot be kept: EMSGSIZE, too many octets; another error: the disk did not take them."""
 
-    def feed(self, data: bytes) -> bytes | None:
-        """Take octets; return what follows the end of the data, or ``None`` if the end has not come.
-
-        Raises nothing: an error of the disk is kept in ``refused``.
-        """
-        text = self._tail + data
-        end = text.find(END)
-        if end < 0:
-            # The start of an END waits for the next piece, so that no CRLF-dot is ever cut in two.
-            self._tail = next((prefix for prefix in _PREFIXES if text.endswith(prefix)), b"")
-            self._take(text[: len(text) - len(self._tail)])
-            return None
-        self._take(text[: end + 2])
+    def finish(self) -> None:
+        """Close the file of a large message."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
-        return text[end + len(END) :]
 
     @property
     def octets(self) -> bytes:
@@ -70,18 +56,15 @@ class Content:
             return file.read(IN_MEMORY)
 
     def discard(self) -> None:
-        """Remove what was written; idempotent."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        """Close and remove the file, and forget the octets; idempotent."""
+        self.finish()
         if self.path is not None:
             self.path.unlink(missing_ok=True)
             self.path = None
         self._head.clear()
 
-    def _take(self, text: bytes) -> None:
-        text = text.replace(b"\r\n.", _CRLF)  # RFC 5321, 4.5.2
-        self.size += len(text)
+    def take(self, text: bytes) -> None:
+        """Keep a piece; an error of the disk is kept in ``refused``."""
         if self.refused is not None:
             return
         if self.size > self._most:

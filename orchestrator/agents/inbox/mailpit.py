@@ -1,6 +1,6 @@
 """The part of Mailpit's HTTP API v1 that its clients use, so that they work unchanged.
 
-Ids are ours, as text. What is not here answers 501 with the reason.
+Ids are the inbox's numbers, as text. A request that is not supported gets 501 with the reason.
 """
 
 from base64 import b64decode
@@ -15,10 +15,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, HTTPException, Query
 from fastapi.responses import PlainTextResponse, Response
-from pydantic import BaseModel, ConfigDict, Field
 
 from orchestrator.agents.inbox import head, mime, search
 from orchestrator.agents.inbox.api import ATTACHED, SEALED, Here, Served, media_type, remove
+from orchestrator.agents.inbox.mailpit_bodies import Address, Chaos, Ids, Reading, Send, Tagging, Trigger
 from orchestrator.agents.inbox.spool import Envelope, Stored
 from orchestrator.agents.rules import Action, Moment, Rule, Rules
 
@@ -28,78 +28,6 @@ _MOMENTS = {"Sender": Moment.MAIL, "Recipient": Moment.RCPT, "Authentication": M
 _SUMS = {"MD5": md5, "SHA1": sha1, "SHA256": sha256}
 _ABSENT = "not in this inbox: it never contacts what a message names, and keeps mail in the bed"
 _MOST = 100_000
-
-
-class Words(BaseModel):
-    """Base of bodies: Mailpit's clients may send more than is read here."""
-
-    model_config = ConfigDict(extra="ignore")
-
-
-class Ids(Words):
-    """Ids of messages; none: all."""
-
-    IDs: list[str] = []
-
-
-class Reading(Ids):
-    """Which messages were read."""
-
-    Read: bool = False
-    Search: str = ""
-
-
-class Tagging(Ids):
-    """Tags to set."""
-
-    Tags: list[str] = []
-
-
-class Address(Words):
-    """A mailbox."""
-
-    Email: str
-    Name: str = ""
-
-
-class Attachment(Words):
-    """A file, base64."""
-
-    Content: str
-    Filename: str
-    ContentType: str = "application/octet-stream"
-    ContentID: str = ""
-
-
-class Send(Words):
-    """A message to put into the inbox."""
-
-    From: Address
-    To: list[Address] = []
-    Cc: list[Address] = []
-    Bcc: list[str] = []
-    ReplyTo: list[Address] = []
-    Subject: str = ""
-    Text: str = ""
-    HTML: str = ""
-    Headers: dict[str, str] = {}
-    Tags: list[str] = []
-    Attachments: list[Attachment] = []
-
-
-class Trigger(Words):
-    """A random failure."""
-
-    ErrorCode: Annotated[int, Field(ge=400, le=599)] = 451
-    Probability: Annotated[int, Field(ge=0, le=100)] = 0
-
-
-class Chaos(Words):
-    """Random failures, by command."""
-
-    Sender: Trigger = Trigger()
-    Recipient: Trigger = Trigger()
-    Authentication: Trigger = Trigger()
 
 
 async def _kept(here: Here, id_: str) -> Stored:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 from orchestrator.agents import path
+from orchestrator.agents.content import DataReader
 from orchestrator.agents.contract import Order, SinkSettings
 from orchestrator.agents.inbox.bounce import Bouncer
 from orchestrator.agents.inbox.content import Content
@@ -24,7 +25,7 @@ from orchestrator.agents.output import complain
 from orchestrator.agents.ruled import RuledReception, RuledSession
 from orchestrator.agents.rules import PASSED, Decision, Moment, Rules
 from orchestrator.agents.rules import Envelope as Known
-from orchestrator.agents.session import OK, PARAMETER, SYNTAX, TOO_BIG, Reader
+from orchestrator.agents.session import OK, PARAMETER, SYNTAX, TOO_BIG
 
 _CHALLENGE = b"334 \r\n"
 _WELCOME = b"235 2.7.0 Authentication successful\r\n"
@@ -258,7 +259,7 @@ class InboxSession(RuledSession):
             },
         )
 
-    def _begin(self) -> Reader:
+    def _begin(self) -> DataReader:
         return self._inbox.spool.begin(self._inbox.inbox.max_size)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -267,7 +268,7 @@ class InboxSession(RuledSession):
             self._content.discard()
         super().connection_lost(exc)
 
-    def _take(self, content: Reader) -> tuple[bytes, float]:
+    def _take(self, content: DataReader) -> tuple[bytes, float]:
         """Keep a message, as the rules say; a message that is not kept leaves nothing behind."""
         message, reply = cast("Content", content), b""
         try:
@@ -281,7 +282,7 @@ class InboxSession(RuledSession):
             if not message.kept:
                 message.discard()
 
-    def keep(self, content: Reader, kept: list[str], bounced: list[tuple[str, float]]) -> tuple[bytes, float]:
+    def keep(self, content: DataReader, kept: list[str], bounced: list[tuple[str, float]]) -> tuple[bytes, float]:
         """Keep a message for the recipients ``kept``; each of ``bounced`` is due a notification that much later."""
         message = cast("Content", content)
         if bounced and self._inbox.bouncer.refuses(self._from):
