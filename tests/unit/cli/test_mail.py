@@ -1,0 +1,30 @@
+"""Changes of DNS records, before they reach a shell of a node."""
+
+import pytest
+
+from orchestrator.cli.mail import _changes
+from orchestrator.errors import InvalidInput
+
+
+def test_records_are_replaced_in_canonical_words() -> None:
+    assert _changes("example.com", "mx", ["10 mx.example.com.", "20 b.example.com."], 60) == [
+        "update delete example.com. MX",
+        "update add example.com. 60 IN MX 10 mx.example.com.",
+        "update add example.com. 60 IN MX 20 b.example.com.",
+    ]
+    assert _changes("a b.example.com", "TXT", [], 60) == [r"update delete a\032b.example.com. TXT"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "data"),
+    [
+        ("example.com", "NOSUCH", "x"),
+        ("example.com", "MX", "ten"),
+        ("x" * 64 + ".com", "TXT", "x"),
+        ("example.com", "TXT", '"a"\nsend'),
+        ("example.com", "TXT", '"a" \x1b'),
+    ],
+)
+def test_what_is_no_record_is_refused(name: str, kind: str, data: str) -> None:
+    with pytest.raises(InvalidInput):
+        _changes(name, kind, [data], 60)
