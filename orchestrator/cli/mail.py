@@ -126,7 +126,10 @@ def _changes(name: str, kind: str, data: list[str], ttl: int) -> list[str]:
         )
     try:
         owner, of = dns.name.from_text(name).to_text(), dns.rdatatype.from_text(kind)
-        rdatas = [dns.rdata.from_text(dns.rdataclass.IN, of, one, origin=dns.name.root).to_text() for one in data]
+        rdatas = [
+            dns.rdata.from_text(dns.rdataclass.IN, of, one, origin=dns.name.root, relativize=False).to_text()
+            for one in data
+        ]
     except (dns.exception.DNSException, ValueError) as error:
         raise InvalidInput("a name, a type and data of DNS records", f"{name} {kind}: {error}", "correct it") from error
     word = dns.rdatatype.to_text(of)
