@@ -117,7 +117,6 @@ def _changes(name: str, kind: str, data: list[str], ttl: int) -> list[str]:
     import dns.exception
     import dns.name
     import dns.rdata
-    import dns.rdataclass
     import dns.rdatatype
 
     if not all(one.isprintable() for one in data):
@@ -126,10 +125,8 @@ def _changes(name: str, kind: str, data: list[str], ttl: int) -> list[str]:
         )
     try:
         owner, of = dns.name.from_text(name).to_text(), dns.rdatatype.from_text(kind)
-        rdatas = [
-            dns.rdata.from_text(dns.rdataclass.IN, of, one, origin=dns.name.root, relativize=False).to_text()
-            for one in data
-        ]
+        made = [dns.rdata.from_text("IN", of, one, origin=dns.name.root, relativize=False) for one in data]
+        rdatas = [rdata.to_text() for rdata in made]
     except (dns.exception.DNSException, ValueError) as error:
         raise InvalidInput("a name, a type and data of DNS records", f"{name} {kind}: {error}", "correct it") from error
     word = dns.rdatatype.to_text(of)
