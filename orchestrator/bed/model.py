@@ -157,8 +157,13 @@ class Limits(Strict):
     pids: Annotated[int, Field(ge=8, le=1 << 22)] | None = None
     """Maximum number of processes and threads."""
 
+    @property
+    def memory_b(self) -> int | None:
+        """Memory in octets."""
+        return self.memory_mb and self.memory_mb * 2**20
 
-class Node(Strict):
+
+class NodeSpec(Strict):
     """One container of a bed."""
 
     service: Name
@@ -236,7 +241,7 @@ class Bed(Strict):
     on_link: bool = False
     """Whether the IPv4 delivery addresses are on the link: each then takes an entry in the neighbour table of a sending
     node, which holds 1,024 by default. If not, one route leads to all of them."""
-    nodes: Annotated[dict[Name, Node], Field(min_length=1, max_length=64)]
+    nodes: Annotated[dict[Name, NodeSpec], Field(min_length=1, max_length=64)]
 
     @model_validator(mode="after")
     def _distinct_domains(self) -> "Bed":

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from typing import Any, Protocol
 
+from orchestrator.bed.model import Limits
 from orchestrator.errors import EngineFailed, TimedOut
 
 
@@ -26,17 +27,6 @@ class HostInfo:
     """``1`` or ``2``."""
     storage: str
     architecture: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ContainerLimits:
-    """Resource limits of one container; ``None``: the engine's default."""
-
-    cpus: float | None = None
-    cpuset: str | None = None
-    memory_b: int | None = None
-    nofile: int | None = None
-    pids: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +54,7 @@ class ContainerSpec:
     sysctls: Mapping[str, str] = field(default_factory=dict)
     writes_sysctls: bool = False
     """Mount ``/proc/sys`` writable; capabilities still limit the writes (only the one-shot helper does)."""
-    limits: ContainerLimits = ContainerLimits()
+    limits: Limits = field(default_factory=Limits)
     publish: tuple[str, ...] = ()
     """Container ports as ``25/tcp``; each gets a free port of the host's 127.0.0.1."""
     files: Mapping[str, bytes] = field(default_factory=dict)

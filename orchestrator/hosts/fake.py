@@ -88,7 +88,7 @@ class FakeHost:
         if not set(parse(cpus)) <= set(range(self.info().cpus)):
             raise EngineFailed(f"container {made.name} on CPUs {cpus}", "there are no such CPUs", "name others")
         spec = self.specs[made.id]
-        self.specs[made.id] = replace(spec, limits=replace(spec.limits, cpuset=cpus))
+        self.specs[made.id] = replace(spec, limits=spec.limits.model_copy(update={"cpuset": cpus}))
 
     def exec(
         self,

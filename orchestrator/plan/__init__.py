@@ -12,7 +12,7 @@ from typing import Any
 from orchestrator import services
 from orchestrator.bed import cpu_topology, wiring
 from orchestrator.bed.addressing import V4, Delivery, lay_out, parse_slice, slice_prefix, twin, twin_network
-from orchestrator.bed.model import Bed, Families, Limits, Node, Strict, checked
+from orchestrator.bed.model import Bed, Families, Limits, NodeSpec, Strict, checked
 from orchestrator.errors import InvalidInput
 from orchestrator.services import Rendered, Role, Service, Site
 
@@ -253,7 +253,7 @@ def make_plan(bed: Bed, *, subnet: IPv4Network | None = None, cpus: int) -> Plan
     return Plan(bed=bed, subnet=subnet, mail=mail, deliveries=deliveries, nodes=tuple(planned), needs=needs)
 
 
-def _laid_over(name: str, node: Node, rendered: Rendered) -> dict[str, bytes]:
+def _laid_over(name: str, node: NodeSpec, rendered: Rendered) -> dict[str, bytes]:
     """Return the user's own files that the node gets as they are; raises InvalidInput if the service writes one."""
     own = {path: text.encode() for path, text in node.files.items() if path not in rendered.taken}
     if written := sorted(own.keys() & rendered.files.keys()):
@@ -268,7 +268,7 @@ def _blocks(bed: Bed) -> dict[str, int]:
     return {_MAIL: len(bed.domain_names), **further}
 
 
-def _workers(node: Node, cpus: int) -> int:
+def _workers(node: NodeSpec, cpus: int) -> int:
     """Return the number of CPUs that a node may use: those of its cpuset, up to its CPU limit."""
     if node.limits.cpuset:
         cpus = min(cpus, len(cpu_topology.parse(node.limits.cpuset)))

@@ -15,7 +15,7 @@ from pydantic import Field
 from orchestrator import services
 from orchestrator.agents.contract import TICK_S, LoadOrder
 from orchestrator.bed import builtin
-from orchestrator.bed.model import MAX_DOMAINS, Bed, Node
+from orchestrator.bed.model import MAX_DOMAINS, Bed, NodeSpec
 from orchestrator.errors import InvalidInput
 from orchestrator.measurements import Machine, Measurements
 from orchestrator.scenarios import Evidence, Outcome, OverIPv4, Table, Verdict, sentence, unknown, unmet
@@ -76,8 +76,8 @@ class GeneratorCeiling:
         if unknown := [name for name in params.names if name not in possible]:
             raise InvalidInput("load generators", ", ".join(map(repr, unknown)), f"choose from {', '.join(possible)}")
         base = builtin.bed("relay", domains=params.domains, families=params.families)
-        sink = Node(service="blackhole", settings={"data_delay_ms": params.data_delay_ms})
-        others = {name: Node(service=name) for name in params.names if name != OURS}
+        sink = NodeSpec(service="blackhole", settings={"data_delay_ms": params.data_delay_ms})
+        others = {name: NodeSpec(service=name) for name in params.names if name != OURS}
         return base.model_copy(update={"nodes": {**base.nodes, "sink": sink, **others}})
 
     def drive(self, bed: RecordedBed, params: Params) -> None:

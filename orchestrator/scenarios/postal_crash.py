@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from orchestrator.agents.contract import LoadOrder
-from orchestrator.bed.model import Bed, Families, Node, Release
+from orchestrator.bed.model import Bed, Families, NodeSpec, Release
 from orchestrator.measurements import Measurements
 from orchestrator.scenarios import Evidence, Outcome, OverIPv4, Quote, Table, Verdict, sentence, unknown, unmet
 from orchestrator.services import Role
@@ -56,9 +56,9 @@ class PostalCrash:
             domains=16,
             families=Families(params.families),
             nodes={
-                "sink": Node(service="blackhole", settings=sink),
-                "load": Node(service="smtp-load"),
-                "postal": Node(service="postal", release=params.release),
+                "sink": NodeSpec(service="blackhole", settings=sink),
+                "load": NodeSpec(service="smtp-load"),
+                "postal": NodeSpec(service="postal", release=params.release),
             },
         )
 

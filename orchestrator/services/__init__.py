@@ -374,7 +374,7 @@ def read_log(name: str, lines: Iterable[tuple[float, str]]) -> RelayLog | None:
 def schema() -> dict[str, Any]:
     """Return the JSON Schema of a bed file, the settings of every service included."""
     whole = Bed.model_json_schema()
-    node = whole["$defs"]["Node"]
+    node = whole["$defs"]["NodeSpec"]
     node["properties"]["service"]["enum"] = list(known())
     node["allOf"] = [
         {

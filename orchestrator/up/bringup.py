@@ -16,7 +16,7 @@ from orchestrator.bed.certificates import Authority
 from orchestrator.bed.model import Bed
 from orchestrator.bed.zones import NODES
 from orchestrator.errors import EngineFailed, HostCannot, Problem
-from orchestrator.hosts import ContainerLimits, ContainerSpec, Endpoint, Host, Node, SubnetTaken, networks
+from orchestrator.hosts import ContainerSpec, Endpoint, Host, Node, SubnetTaken, networks
 from orchestrator.hosts.cleaning import remove_id
 from orchestrator.hosts.ownership import Identity, Kind, kept_beds
 from orchestrator.interrupts import shielded
@@ -198,7 +198,6 @@ def _certificates(authority: Authority, plan: Plan, node: NodePlan) -> dict[str,
 
 def container_spec(node: NodePlan, control: str, lab: str) -> ContainerSpec:
     """Return the container of a node on these two networks, unlabelled."""
-    limits = node.limits
     return ContainerSpec(
         name=node.name,
         image=node.tag,
@@ -208,13 +207,7 @@ def container_spec(node: NodePlan, control: str, lab: str) -> ContainerSpec:
         hostname=node.name,
         capabilities=(*node.capabilities, *wiring.SETUP_CAPABILITIES),
         sysctls=node.sysctls,
-        limits=ContainerLimits(
-            cpus=limits.cpus,
-            cpuset=limits.cpuset,
-            memory_b=limits.memory_mb * 2**20 if limits.memory_mb else None,
-            nofile=limits.nofile,
-            pids=limits.pids,
-        ),
+        limits=node.limits,
         publish=node.publish,
         files=node.files,
     )

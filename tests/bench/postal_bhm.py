@@ -25,7 +25,7 @@ from tempfile import TemporaryDirectory
 from orchestrator import services
 from orchestrator.agents.contract import LoadOrder
 from orchestrator.bed import builtin
-from orchestrator.bed.model import Bed, Node
+from orchestrator.bed.model import Bed, NodeSpec
 from orchestrator.cli.progress import Steps
 from orchestrator.hosts import images
 from orchestrator.hosts.docker import DockerHost, connect
@@ -46,9 +46,12 @@ def bed(*, others: bool) -> Bed:
     Mail leaves over IPv4 in both, because bhm listens on nothing else.
     """
     base = builtin.bed("relay")
-    nodes = {**base.nodes, "relay": Node(service="postfix", settings=dict(services.relay_settings("postfix", "bhm")))}
+    nodes = {
+        **base.nodes,
+        "relay": NodeSpec(service="postfix", settings=dict(services.relay_settings("postfix", "bhm"))),
+    }
     if others:
-        nodes |= {"sink": Node(service="bhm"), "load": Node(service="postal")}
+        nodes |= {"sink": NodeSpec(service="bhm"), "load": NodeSpec(service="postal")}
     return base.model_copy(update={"nodes": nodes})
 
 

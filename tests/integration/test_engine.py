@@ -12,10 +12,10 @@ from pathlib import Path
 import docker as sdk
 import pytest
 
+from orchestrator.bed.model import Limits
 from orchestrator.errors import EngineFailed, TimedOut
 from orchestrator.hosts import (
     LOG_FILES,
-    ContainerLimits,
     ContainerSpec,
     Endpoint,
     Host,
@@ -88,7 +88,7 @@ class TestDockerEngine(EngineContract):
             assert allowed.stdout.split() == ["Cpus_allowed_list:", cpus] * 2
 
     def test_limits_and_settings_are_what_was_asked_for(self, engine: Host, spec: ContainerSpec) -> None:
-        asked = ContainerLimits(cpus=0.5, cpuset="0", memory_b=64 << 20, nofile=777, pids=33)
+        asked = Limits(cpus=0.5, cpuset="0", memory_mb=64, nofile=777, pids=33)
         show = (
             "ulimit -Sn; ulimit -Hn; nproc; cat /proc/sys/net/core/somaxconn; hostname;"
             "cd /sys/fs/cgroup; cat memory.max memory/memory.limit_in_bytes 2>/dev/null;"

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from orchestrator.bed.model import MAX_DOMAINS, Limits, Node, Release
+from orchestrator.bed.model import MAX_DOMAINS, Limits, NodeSpec, Release
 from orchestrator.scenarios import OverIPv4
 from orchestrator.services import files_of
 
@@ -79,7 +79,7 @@ class Named:
         each = 2 * self.workers * (2 if self.listen_v6 == "lab" else 1)
         return -(-(self.limit - files_of(BIND).open_files(0, self.workers, self.release)) // each)
 
-    def node(self) -> Node:
+    def node(self) -> NodeSpec:
         """Return the node; it is allowed to end by itself if the kernel's limit is too low for named to start."""
         settings = {
             "listen": self.listen,
@@ -88,7 +88,7 @@ class Named:
             "max_sockets": self.max_sockets,
             "resolver": True,
         }
-        return Node(
+        return NodeSpec(
             service=BIND,
             release=self.release,  # type: ignore[arg-type]  # checked by Params
             addresses=self.addresses,

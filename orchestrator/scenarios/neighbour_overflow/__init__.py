@@ -7,7 +7,7 @@ to prove a fix, the same bed is tried again with it. Background: docs/neighbour-
 
 from contextlib import ExitStack
 
-from orchestrator.bed.model import Bed, Families, Node
+from orchestrator.bed.model import Bed, Families, NodeSpec
 from orchestrator.errors import HostCannot
 from orchestrator.hosts import capacity
 from orchestrator.scenarios.neighbour_overflow.drive import ask
@@ -45,10 +45,10 @@ class NeighbourOverflow:
         listening = {"listen": "lab", "workers": 1} | ({"listen_v6": "service"} if families.has_v6 else {})
         main_cf = {**_IPV4_ALONE, "smtp_connect_timeout": f"{CONNECT_TIMEOUT_S}s"}
         nodes = {
-            "dns": Node(service="bind", addresses=params.addresses + 1, settings=listening),
-            "sink": Node(service="blackhole"),
-            "relay": Node(service="postfix", settings={"main_cf": main_cf}),
-            "load": Node(service="smtp-load"),
+            "dns": NodeSpec(service="bind", addresses=params.addresses + 1, settings=listening),
+            "sink": NodeSpec(service="blackhole"),
+            "relay": NodeSpec(service="postfix", settings={"main_cf": main_cf}),
+            "load": NodeSpec(service="smtp-load"),
         }
         return Bed(name=self.name, domains=params.addresses, families=families, on_link=True, nodes=nodes)
 

@@ -9,7 +9,7 @@ from orchestrator import services
 from orchestrator.agents.contract import LoadOrder
 from orchestrator.agents.order import BadOrder, check
 from orchestrator.bed import builtin, user_files
-from orchestrator.bed.model import MAX_DOMAINS, Bed, Domain, Families, Files, Node, Recipients, Release, Strict
+from orchestrator.bed.model import MAX_DOMAINS, Bed, Domain, Families, Files, NodeSpec, Recipients, Release, Strict
 from orchestrator.bed.user_files import FromDisk
 from orchestrator.errors import InvalidInput
 from orchestrator.services import Role
@@ -93,8 +93,8 @@ class RelayLoad(Strict):
         limits = base.nodes["relay"].limits.model_copy(update={"cpus": cpus})
         files, release = self.relay_files or {}, self.relay_release
         addresses = services.addresses(self.relay, files, self.families)
-        relay = Node(service=self.relay, release=release, addresses=addresses, limits=limits, files=files)
-        ours = Node(service=OURS, settings={"recipients": self.recipients} if self.recipients else {})
+        relay = NodeSpec(service=self.relay, release=release, addresses=addresses, limits=limits, files=files)
+        ours = NodeSpec(service=OURS, settings={"recipients": self.recipients} if self.recipients else {})
         nodes = {**base.nodes, "relay": relay, "load": ours}
         domains = self.domain_names or self.domains
         return base.model_copy(update={"domains": domains, "families": self.families, "nodes": nodes})

@@ -5,7 +5,7 @@ first rate is the ceiling of the instrument (load generator and sink): a result 
 """
 
 from orchestrator import services
-from orchestrator.bed.model import Bed, Node
+from orchestrator.bed.model import Bed, NodeSpec
 from orchestrator.errors import InvalidInput
 from orchestrator.scenarios.relay_load import probes
 from orchestrator.scenarios.relay_load.drive import calibrate, find_connections
@@ -33,11 +33,11 @@ class RelayThroughput:
         _require("load", params.load, fits=services.service(params.load).role is Role.LOAD)
         _require("sink", params.sink, fits=services.service(params.sink).takes_mail)
         base = params.bed(params.seconds, load=params.load, cpus=params.relay_cpus)
-        nodes = {**base.nodes, "sink": Node(service=params.sink)}
+        nodes = {**base.nodes, "sink": NodeSpec(service=params.sink)}
         if params.load != OURS:
             if params.recipients:
                 raise InvalidInput("the load generator smtp-load for recipients", repr(params.load), "leave one out")
-            nodes[params.load] = Node(service=params.load)
+            nodes[params.load] = NodeSpec(service=params.load)
         if settings := services.relay_settings(params.relay, params.sink):
             nodes["relay"] = nodes["relay"].model_copy(update={"settings": dict(settings)})
         return base.model_copy(update={"nodes": nodes})

@@ -82,8 +82,8 @@ def test_every_setting_of_it_has_a_variant_that_renders_something_else(name: str
 
 def test_the_schema_of_a_bed_accepts_the_built_in_beds_and_lists_every_service() -> None:
     schema = services.schema()
-    assert schema["$defs"]["Node"]["properties"]["service"]["enum"] == list(services.known())
-    assert {rule["if"]["properties"]["service"]["const"] for rule in schema["$defs"]["Node"]["allOf"]} == set(
+    assert schema["$defs"]["NodeSpec"]["properties"]["service"]["enum"] == list(services.known())
+    assert {rule["if"]["properties"]["service"]["const"] for rule in schema["$defs"]["NodeSpec"]["allOf"]} == set(
         services.known()
     )
 
