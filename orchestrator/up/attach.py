@@ -38,7 +38,8 @@ def attach(host: Host, deployed: DeployedBed) -> RunningBed:
         EngineFailed: the bed is being brought up, or its bring-up was never finished.
         InvalidInput: another version of testbed brought the bed up, or no container of a node remains.
     """
-    containers = {c.labels[NODE]: host.node(c.id) for c in deployed.containers if NODE in c.labels}
+    found = {c.labels[NODE]: c for c in deployed.containers if NODE in c.labels}
+    containers = {name: host.node(c.id) for name, c in found.items()}
     content = next(iter(containers.values())).read_file(BED_FILE) if containers else None
     if content is None and not deployed.made:
         raise unfinished(deployed)
@@ -50,9 +51,14 @@ def attach(host: Host, deployed: DeployedBed) -> RunningBed:
         saved = None
     if not isinstance(saved, dict) or saved.get("format") != FORMAT:
         needed = f"a bed of this version of testbed (format {FORMAT})"
-        found = f"bed {deployed.bed} {deployed.id}, {BED_FILE}: {'no such file' if content is None else content[:60]!r}"
-        raise InvalidInput(needed, found, "use the version that brought it up, or bring it up again")
+        file = f"{BED_FILE}: {'no such file' if content is None else content[:60]!r}"
+        do = "use the version that brought it up, or bring it up again"
+        raise InvalidInput(needed, f"bed {deployed.bed} {deployed.id}, {file}", do)
     plan = make_plan(parse_bed(saved["bed"], "bed"), subnet=IPv4Network(saved["subnet"]), cpus=saved["cpus"])
     known = {node.name: node for node in plan.nodes}
-    nodes = {name: RunningNode(plan=known[name], container=containers[name]) for name in known if name in containers}
+    nodes = {
+        name: RunningNode(plan=known[name], container=containers[name], ports=found[name].ports)
+        for name in known
+        if name in containers
+    }
     return RunningBed(host=host, plan=plan, nodes=nodes)

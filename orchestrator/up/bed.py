@@ -9,18 +9,20 @@ from typing import Any
 
 from orchestrator import strict_json
 from orchestrator.bed.cpu_topology import Topology
-from orchestrator.errors import EngineFailed
+from orchestrator.errors import EngineFailed, InvalidInput
 from orchestrator.hosts import Host, capacity
 from orchestrator.hosts.kernel_settings import HostSettings
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.plan import Plan
-from orchestrator.services import Role
+from orchestrator.services import Role, inbox
 from orchestrator.services.agents import PYTHON, RECIPIENTS
 from orchestrator.up import load
 from orchestrator.up.collect import kernel
 from orchestrator.up.collect.cpus import COMMAND, recorded
 from orchestrator.up.collect.recorder import Recorder
+from orchestrator.up.dns import Dns
+from orchestrator.up.inbox import Inbox
 from orchestrator.up.node import RunningNode
 from orchestrator.up.relay import Relay
 from orchestrator.up.sink import Sink
@@ -65,6 +67,20 @@ class RunningBed:
     def sink(self) -> Sink:
         """The sink."""
         return Sink(node=self.role(Role.SINK))
+
+    @property
+    def inbox(self) -> Inbox:
+        """The inbox."""
+        for node in self.nodes.values():
+            if node.plan.service == inbox.SERVICE.name:
+                return Inbox(node=node)
+        raise InvalidInput("a node of the service inbox", f"none in bed {self.plan.bed.name}", "use the bed `mail`")
+
+    @property
+    def dns(self) -> Dns:
+        """The DNS server and its gate."""
+        gates = [node for node in self.nodes.values() if node.plan.role is Role.GATE]
+        return Dns(server=self.role(Role.DNS), gate=gates[0] if gates else None)
 
     def topology(self) -> Topology:
         """Return the CPUs of the host: threads, cores, sockets."""

@@ -2,9 +2,9 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from queue import SimpleQueue
 from threading import Thread
@@ -30,6 +30,8 @@ class RunningNode:
     container: Node
     recorder: Recorder | None = None
     """Recorder of the bed; ``None``: another command brought the bed up."""
+    ports: Mapping[str, int] = field(default_factory=dict)
+    """Published ports when ``attach`` found the node: ``25/tcp`` -> port on the host's 127.0.0.1."""
 
     @property
     def name(self) -> str:
@@ -40,6 +42,17 @@ class RunningNode:
     def address(self) -> IPv4Address | IPv6Address:
         """Service address."""
         return self.plan.address
+
+    def port(self, port: str) -> int:
+        """Return the published port of ``25/tcp`` or the like.
+
+        Raises:
+            EngineFailed: it is not published, for example because the node has ended.
+        """
+        if port not in self.ports:
+            needed, found = f"port {port} of node {self.name} published", ", ".join(self.ports) or "no port is"
+            raise EngineFailed(needed, found, f"see `testbed ps` and `testbed logs {self.name}`")
+        return self.ports[port]
 
     @property
     def recording(self) -> Recorder:

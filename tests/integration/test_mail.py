@@ -15,9 +15,11 @@ import pytest
 
 from orchestrator import services
 from orchestrator.bed.wiring import AUTHORITY
+from orchestrator.errors import ExitCode
 from orchestrator.hosts import Host
 from orchestrator.services.agents import PYTHON
 from tests.integration.beds import Up, bring_down, bring_up
+from tests.integration.command import answer, call
 from tests.integration.traces import DEVICES, on_the_host
 
 pytestmark = pytest.mark.docker
@@ -173,3 +175,49 @@ def test_the_gate_answers_the_host_as_well(mail: Up) -> None:
         assert [str(item) for item in answer.answer[0]] == ["10 mx.example.com."]
     nothing = dns.query.udp(dns.message.make_query("example.edu", "MX"), "127.0.0.1", port=mail.port("gate", "53/udp"))
     assert nothing.rcode() == dns.rcode.NXDOMAIN
+
+
+@pytest.mark.usefixtures("inbox")
+def test_the_commands_find_mail_and_wait_for_it(mail: Up) -> None:
+    late = call("wait-mail", "--bed", mail.id, "--to", "eve@example.org", "--timeout", "0")
+    assert late.returncode == ExitCode.ENGINE
+    assert "0 of 0 messages match; last refused attempts: none was refused" in late.stderr
+    through_the_relay(mail, letter("eve@example.org", "welcome back"), letter("mallory@example.org"))
+    (found,) = answer("wait-mail", "--bed", mail.id, "--to", "eve@example.org", "--subject", "welcome")
+    assert (found["sender"], found["recipients"]) == ("ann@example.org", ["eve@example.org"])
+    both = answer("wait-mail", "--bed", mail.id, "--sender", "ann@example.org", "--count", "2")
+    listing = answer("inbox", "--bed", mail.id, "--query", "to:eve@example.org")
+    assert (listing["messages"], listing["total"]) == ([found], 1)
+    assert found in both
+    page = call("inbox", "--bed", mail.id).stdout.splitlines()[-1]
+    assert page == f"messages: 2; page: http://127.0.0.1:{mail.port('inbox', '8025/tcp')}/"
+    bad = call("inbox", "--bed", mail.id, "--query", "before:never")
+    assert (bad.returncode, "never" in bad.stderr) == (ExitCode.USAGE, True)
+
+
+def test_the_commands_change_and_break_dns(mail: Up) -> None:
+    def ask(kind: str) -> dns.message.Message:
+        query = dns.message.make_query("shop.example.org", kind)
+        return dns.query.udp(query, "127.0.0.1", port=mail.port("gate", "53/udp"), timeout=10)
+
+    def run(*words: str) -> None:
+        done = call("dns", words[0], "--bed", mail.id, *words[1:])
+        assert done.returncode == 0, done.stderr
+
+    run("set", "shop.example.org", "TXT", '"v=spf1 -all"', '"another"')
+    assert sorted(str(item) for item in ask("TXT").answer[0]) == ['"another"', '"v=spf1 -all"']
+    before = answer("dns", "queries", "--bed", mail.id)[-1]["id"]
+    run("fail", "*.example.org", "TXT", "refused", "--times", "1")
+    assert [ask("TXT").rcode() for _ in range(2)] == [dns.rcode.REFUSED, dns.rcode.NOERROR]
+    run("fail", "shop.example.org", "*")
+    assert ask("A").rcode() == dns.rcode.SERVFAIL
+    run("clear")
+    run("set", "shop.example.org", "TXT")
+    assert ask("TXT").rcode() == dns.rcode.NXDOMAIN
+    asked = answer("dns", "queries", "--bed", mail.id, "--after", str(before))
+    assert [(q["type"], q["rcode"]) for q in asked if q["name"] == "shop.example.org"] == [
+        *[("TXT", "REFUSED"), ("TXT", "NOERROR")],
+        *[("A", "SERVFAIL"), ("TXT", "NXDOMAIN")],
+    ]
+    for words in (("fail", "example.org", "MX", "nosuchcode"), ("set", "example.org", "MX", "ten")):
+        assert call("dns", words[0], "--bed", mail.id, *words[1:]).returncode == ExitCode.USAGE

@@ -2,17 +2,17 @@
 
 import pytest
 
-from orchestrator.cli.mail import _changes
 from orchestrator.errors import InvalidInput
+from orchestrator.up.dns import changes
 
 
 def test_records_are_replaced_in_canonical_words() -> None:
-    assert _changes("example.com", "mx", ["10 mx.example.com.", "20 b.example.com."], 60) == [
+    assert changes("example.com", "mx", ["10 mx.example.com.", "20 b.example.com."], 60) == [
         "update delete example.com. MX",
         "update add example.com. 60 IN MX 10 mx.example.com.",
         "update add example.com. 60 IN MX 20 b.example.com.",
     ]
-    assert _changes("a b.example.com", "TXT", [], 60) == [r"update delete a\032b.example.com. TXT"]
+    assert changes("a b.example.com", "TXT", [], 60) == [r"update delete a\032b.example.com. TXT"]
 
 
 @pytest.mark.parametrize(
@@ -27,4 +27,4 @@ def test_records_are_replaced_in_canonical_words() -> None:
 )
 def test_what_is_no_record_is_refused(name: str, kind: str, data: str) -> None:
     with pytest.raises(InvalidInput):
-        _changes(name, kind, [data], 60)
+        changes(name, kind, [data], 60)

@@ -1,0 +1,91 @@
+"""The DNS of a bed that is up: its records, the failures of its gate, the questions of the other nodes."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dns.exception
+import dns.name
+import dns.rdata
+import dns.rdatatype
+
+from orchestrator import services
+from orchestrator.agents.dns_gate import Action, DnsRule
+from orchestrator.bed.model import checked
+from orchestrator.errors import EngineFailed, InvalidInput
+from orchestrator.services import TakesUpdates, dns_gate
+from orchestrator.up.node import RunningNode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dns:
+    """The name server and the gate before it. Each method raises the errors of ``RunningNode`` and InvalidInput."""
+
+    server: RunningNode
+    gate: RunningNode | None
+
+    def set(self, name: str, kind: str, data: Sequence[str], *, ttl: int = 60) -> None:
+        """Replace the records of a name and type (RFC 2136); the server answers with the new ones on return.
+
+        ``data``: the data of each record in the presentation format of RFC 1035, names in it absolute.
+        """
+        lines = changes(name, kind, data, ttl)
+        service, command = services.service(self.server.plan.service), None
+        if isinstance(service, TakesUpdates):
+            command = service.update(self.server.plan.files, str(self.server.address), lines)
+        if command is None:
+            needed = f"a DNS server that takes changes, instead of node {self.server.name}"
+            raise InvalidInput(needed, f"service {service.name}", "give the node `settings: {update: true}` (bind)")
+        done = self.server.exec(*command)
+        if done.status != 0:
+            do = f"see `testbed logs {self.server.name}`"
+            raise EngineFailed(f"the records of {name} changed", done.failure, do)
+
+    def fail(
+        self, name: str, kind: str = "*", then: str = "SERVFAIL", *, times: int | None = None, delay_s: float = 0.0
+    ) -> None:
+        """Fail questions of a name and type; the rule comes before all others of the gate.
+
+        ``then``: a response code, or an ``Action`` such as ``drop``. ``times``: only the next questions, this many.
+        """
+        rule = {"name": name, "type": kind, "times": times, "delay_s": delay_s}
+        rule |= {"then": then.lower()} if then.lower() in set(Action) else {"rcode": then.upper()}
+        made = checked(DnsRule, rule, "a rule that the gate takes", "correct it")
+        self._ask("add", json.dumps([made.model_dump(mode="json")]))
+
+    def clear(self) -> None:
+        """Remove every rule of the gate."""
+        self._ask("clear")
+
+    def queries(self, *, after: int = 0) -> list[dict[str, Any]]:
+        """Return the questions since the one with id ``after``, the oldest first.
+
+        Each has ``id``, ``client``, ``over`` (udp or tcp), ``name``, ``type`` and ``rcode``, None without an answer.
+        """
+        asked: list[dict[str, Any]] = self._ask("queries", str(after))
+        return asked
+
+    def _ask(self, *words: str) -> Any:
+        if self.gate is None:
+            raise InvalidInput("a node of the service dns-gate", "none in the bed", "use the bed `mail`")
+        return json.loads(self.gate.ask(*dns_gate.SERVICE.control, *words))
+
+
+def changes(name: str, kind: str, data: Sequence[str], ttl: int) -> list[str]:
+    """Return the changes in the commands of nsupdate(1); dnspython has parsed every word.
+
+    Raises:
+        InvalidInput: a name, a type or data that are none.
+    """
+    if not all(one.isprintable() for one in data):
+        needed = "data of DNS records on one line"
+        raise InvalidInput(needed, repr(data), "leave line breaks and control characters out")
+    try:
+        owner, of = dns.name.from_text(name).to_text(), dns.rdatatype.from_text(kind)
+        made = [dns.rdata.from_text("IN", of, one, origin=dns.name.root, relativize=False) for one in data]
+        rdatas = [rdata.to_text() for rdata in made]
+    except (dns.exception.DNSException, ValueError) as error:
+        raise InvalidInput("a name, a type and data of DNS records", f"{name} {kind}: {error}", "correct it") from error
+    word = dns.rdatatype.to_text(of)
+    return [f"update delete {owner} {word}", *(f"update add {owner} {ttl} IN {word} {rdata}" for rdata in rdatas)]
