@@ -1,4 +1,4 @@
-"""Programs that run inside the containers of a bed: the load generator and the sink.
+"""Programs that run inside the containers of a bed: load generator, sink, inbox, DNS gate.
 
 ::
 

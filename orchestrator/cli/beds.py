@@ -65,7 +65,7 @@ def plan(
         typer.Option("--format", help="text for people, json for scripts, compose for `docker compose`."),
     ] = "text",
 ) -> None:
-    """Work out a bed without starting it: addresses, files, limits, and what it needs of the host."""
+    """Print the plan of a bed without starting it: addresses, files, limits, and the needed resources of the host."""
     from orchestrator.bed import builtin
     from orchestrator.measurements.rundir import write_files
     from orchestrator.plan import make_plan

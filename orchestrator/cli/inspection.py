@@ -50,7 +50,7 @@ def list_(output: shell.FormatOption = "text") -> None:
 
 
 def runs(where: shell.RunsOption = shell.RUNS, output: shell.FormatOption = "text") -> None:
-    """List the runs that were made, oldest first; mark those of another environment than the newest one."""
+    """List all runs, oldest first; mark each run whose environment differs from that of the newest."""
     from orchestrator.measurements.rundir import RunDir
     from orchestrator.report import terminal
 
@@ -100,7 +100,7 @@ def capsule(
     ] = None,
     where: shell.RunsOption = shell.RUNS,
 ) -> None:
-    """Write a run into one file; on another machine, `testbed run FILE` repeats the run and compares the results."""
+    """Write a run into one file, a capsule, which `testbed run FILE` repeats and compares on another machine."""
     from orchestrator.measurements.rundir import RunDir
     from orchestrator.runs import capsule as travelling
 
