@@ -138,8 +138,8 @@ class Settings(Strict):
     """Parameters of main.cf (postconf(5)); they override ours, or those of the user's own main.cf (``files``). The plan
     names each parameter that the bed overrides."""
     users: dict[Word, Word] = Field(default_factory=dict)
-    """Name -> password for AUTH (RFC 4954). With users, the relay offers STARTTLS on port 25, and submission with TLS and
-    AUTH on ports 587 (RFC 6409) and 465 (RFC 8314)."""
+    """Name -> password for AUTH (RFC 4954). With users, the relay offers STARTTLS on port 25, and submission with TLS
+    and AUTH on ports 587 (RFC 6409) and 465 (RFC 8314)."""
 
 
 _QUICK_START = "/var/spool/postfix/quick-start"

@@ -1,17 +1,22 @@
-"""Every action of the inbox's rules through a real Postfix: what its queue and its log make of it. And failing DNS."""
+"""Every action of the rules of inbox and DNS gate, through a real Postfix: its queue, its log, and what arrives."""
 
 import json
 import re
 import smtplib
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import httpx
 import pytest
+from dns import query, rcode
+from dns.message import make_query
+from typer.testing import CliRunner
 
-from orchestrator.agents.rules import Action
+from orchestrator.cli import app
 from orchestrator.hosts import Host, Node
 from orchestrator.hosts.ownership import ID, NODE
 from tests.integration.beds import Up, bring_down, bring_up
@@ -65,12 +70,15 @@ class Relay:
         listed = map(json.loads, self._run("postqueue -j").splitlines())
         return {message["recipients"][0]["address"]: message for message in listed}
 
-    def flush(self, to: str) -> str:
-        """Wait for a recipient's message in the deferred queue, flush the queue, and return why it was there."""
-        listed = self._run(
-            'until postqueue -j | grep "\\"queue_name\\": \\"deferred\\".*\\"$1\\""; do :; done; postqueue -f', to
-        )
-        return str(json.loads(listed.splitlines()[0])["recipients"][0]["delay_reason"])
+    def flush(self, *recipients: str) -> list[str]:
+        """Wait for each recipient's message in the deferred queue, flush it, and return why the messages were there."""
+        script = """
+            for to do
+                until postqueue -j | grep "\\"queue_name\\": \\"deferred\\".*\\"$to\\""; do :; done
+            done
+            postqueue -f"""
+        listed = map(json.loads, self._run(script, *recipients).splitlines())
+        return [message["recipients"][0]["delay_reason"] for message in listed]
 
     def _run(self, script: str, *words: str) -> str:
         done = self.node.exec(("sh", "-euc", script, "sh", *words))
@@ -123,7 +131,6 @@ LOST = "lost connection with mx.example.com"
 @pytest.mark.parametrize(
     ("rule", "dsn", "reason"),
     [
-        ({"then": "greylist", "delay_s": 0.1}, "4.7.1", "450 4.7.1 Greylisted"),
         ({"then": "defer", "reply": "451 4.2.1 later", "times": 1}, "4.2.1", "451 4.2.1 later"),
         ({"then": "disconnect", "times": 1}, "4.4.2", LOST),
         ({"then": "disconnect", "reply": "421 4.3.2 closing", "times": 1}, "4.3.2", "421 4.3.2 closing"),
@@ -134,14 +141,152 @@ LOST = "lost connection with mx.example.com"
     ids=lambda given: f"{given['then']}-{given.get('on', 'rcpt')}" if isinstance(given, dict) else None,
 )
 def test_it_is_kept_and_after_a_flush_delivered_once_in_less_than_2_s(
-    relay: Relay, inbox: Inbox, request: pytest.FixtureRequest, rule: dict[str, Any], dsn: str, reason: str
+    relay: Relay, inbox: Inbox, rule: dict[str, Any], dsn: str, reason: str
 ) -> None:
-    to = f"{request.node.callspec.id}@example.com"
+    to = f"{rule['then']}-{rule.get('on')}-{dsn}@example.com"
     inbox.rule({"to": to, **rule})
     relay.take(to)
-    assert reason in relay.flush(to)
+    (why,) = relay.flush(to)
+    assert reason in why
     assert [(a.status, a.dsn) for a in relay.attempts(to)] == [("deferred", dsn), ("sent", "2.0.0")]
+    delivered_once(inbox, to, rule["then"])
+
+
+def delivered_once(inbox: Inbox, to: str, then: str) -> None:
+    """Check that a rule refused the first attempt, and that one message came within 2 s of it."""
     (first,) = inbox.verdicts(to)
     (message,) = inbox.of(to)
-    assert first["then"] == rule["then"]
+    assert first["then"] == then
     assert message["t"] - first["t"] < 2
+
+
+def test_greylisting_knows_the_relay_again_when_the_queue_is_flushed(relay: Relay, inbox: Inbox) -> None:
+    inbox.rule({"to": "grey*", "then": "greylist", "delay_s": 0.01})
+    recipients = [f"grey{i}@example.com" for i in range(8)]
+    relay.take(*recipients)
+    assert all("450 4.7.1 Greylisted, try again later" in reason for reason in relay.flush(*recipients))
+    for to in recipients:
+        assert [(a.status, a.dsn) for a in relay.attempts(to)] == [("deferred", "4.7.1"), ("sent", "2.0.0")]
+        delivered_once(inbox, to, "greylist")
+
+
+def test_deferred_mail_is_tried_again_within_seconds_without_a_flush(relay: Relay, inbox: Inbox) -> None:
+    inbox.rule({"to": "again@example.net", "then": "defer", "times": 1})
+    relay.take("again@example.net")
+    assert [a.status for a in relay.attempts("again@example.net")] == ["deferred", "sent"]
+    (first,) = inbox.verdicts("again@example.net")
+    (message,) = inbox.of("again@example.net")
+    assert message["t"] - first["t"] < 10
+
+
+def test_a_tarpit_holds_the_delivery_up_and_nothing_else(relay: Relay, inbox: Inbox) -> None:
+    inbox.rule({"to": "slow@example.com", "then": "tarpit", "delay_s": 2})
+    relay.take("slow@example.com", "quick@example.com")
+    assert [a.status for a in relay.attempts("quick@example.com")] == ["sent"]
+    assert relay.queue()["slow@example.com"]["queue_name"] == "active"
+    (attempt,) = relay.attempts("slow@example.com")
+    assert attempt.status == "sent"
+    assert 2 <= attempt.transmission_s < 4
+    assert len(inbox.of("slow@example.com")) == 1
+
+
+def test_what_is_above_a_rate_waits_in_the_queue(relay: Relay, inbox: Inbox) -> None:
+    inbox.rule({"to": "rate*", "then": "rate", "per_minute": 2})
+    recipients = [f"rate{i}@example.com" for i in range(3)]
+    relay.take(*recipients)
+    statuses = {to: relay.attempts(to, 1)[0] for to in recipients}
+    assert sorted(a.status for a in statuses.values()) == ["deferred", "sent", "sent"]
+    ((refused, attempt),) = [(to, a) for to, a in statuses.items() if a.status == "deferred"]
+    assert (attempt.dsn, "450 4.7.1 Too many messages" in attempt.reply) == ("4.7.1", True)
+    assert list(relay.queue()) == [refused]
+    inbox.rule()
+    relay.flush(refused)
+    assert relay.attempts(refused)[-1].status == "sent"
+    assert [len(inbox.of(to)) for to in recipients] == [1, 1, 1]
+
+
+def test_a_pace_spreads_deliveries_and_refuses_none(relay: Relay, inbox: Inbox) -> None:
+    inbox.rule({"to": "pace*", "then": "pace", "per_second": 4})
+    recipients = [f"pace{i}@example.com" for i in range(5)]
+    relay.take(*recipients)
+    assert [[a.status for a in relay.attempts(to)] for to in recipients] == [["sent"]] * 5
+    times = sorted(message["t"] for to in recipients for message in inbox.of(to))
+    assert len(times) == 5
+    assert times[-1] - times[0] >= 0.9  # four intervals of 250 ms; the first message is not delayed
+
+
+def test_a_dropped_message_leaves_the_queue_as_delivered(relay: Relay, inbox: Inbox) -> None:
+    inbox.rule({"to": "lost@example.com", "then": "drop"})
+    relay.take("lost@example.com")
+    assert [(a.status, a.dsn) for a in relay.attempts("lost@example.com")] == [("sent", "2.0.0")]
+    assert [v["then"] for v in inbox.verdicts("lost@example.com")] == ["drop"]
+    assert inbox.of("lost@example.com") == []
+
+
+def test_an_accepted_recipient_passes_the_rules_after_it(relay: Relay, inbox: Inbox) -> None:
+    inbox.rule({"to": "vip@example.org", "then": "accept"}, {"to": "*@example.org", "then": "defer"})
+    relay.take("vip@example.org", "other@example.org")
+    assert [a.status for a in relay.attempts("vip@example.org")] == ["sent"]
+    (kept,) = relay.attempts("other@example.org", 1)
+    assert (kept.status, kept.dsn) == ("deferred", "4.3.0")
+    inbox.rule()
+    relay.flush("other@example.org")
+    assert relay.attempts("other@example.org")[-1].status == "sent"
+    assert [len(inbox.of(f"{name}@example.org")) for name in ("vip", "other")] == [1, 1]
+
+
+def dns(bed: Up, *words: str) -> str:
+    """Run a command `testbed dns` in this process, as a thousand in a row are quicker so, and return its output."""
+    done = CliRunner().invoke(app, ["dns", *words, "--bed", bed.id])
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def queries(bed: Up, after: int = 0) -> list[dict[str, Any]]:
+    """Return the questions to the gate after a cursor."""
+    return list(json.loads(dns(bed, "queries", "--after", str(after), "--format", "json")))
+
+
+def answers(bed: Up, name: str, after: int) -> list[str]:
+    """Return the answers to each question for the MX of a domain after a cursor."""
+    return [one["rcode"] for one in queries(bed, after) if (one["name"], one["type"]) == (name, "MX")]
+
+
+def test_mail_waits_while_dns_fails_and_is_delivered_at_the_third_try(bed: Up, relay: Relay, inbox: Inbox) -> None:
+    to, before = "bob@example.net", queries(bed)[-1]["id"]
+    inbox.rule()
+    dns(bed, "fail", "example.net", "MX", "SERVFAIL", "--times", "2")
+    relay.take(to)
+    for tries in (1, 2):
+        assert len(relay.attempts(to, tries)) == tries
+        assert "Name service error for name=example.net type=MX" in relay.flush(to)[0]
+    assert [(a.status, a.dsn) for a in relay.attempts(to)] == [*[("deferred", "4.4.3")] * 2, ("sent", "2.0.0")]
+    assert len(inbox.of(to)) == 1
+    assert answers(bed, "example.net", before) == ["SERVFAIL", "SERVFAIL", "NOERROR"]
+
+
+OTHERS = (("example.net", "MX"), ("mx.example.com", "A"), ("example.com", "A"), ("mx.example.com", "MX"))
+"""Questions that no rule fails: another name, another type."""
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_dns_fails_exactly_the_next_two_questions_1000_times_of_1000(bed: Up) -> None:
+    before, ports = (
+        queries(bed)[-1]["id"],
+        {query.udp: bed.port("gate", "53/udp"), query.tcp: bed.port("gate", "53/tcp")},
+    )
+    rounds, others = Counter[tuple[str, ...]](), Counter[str]()
+
+    def ask(how: Any, name: str, kind: str) -> str:
+        return rcode.to_text(how(make_query(name, kind), "127.0.0.1", port=ports[how], timeout=10).rcode())
+
+    with ThreadPoolExecutor() as pool:
+        for _ in range(1000):
+            dns(bed, "fail", "example.com", "MX", "SERVFAIL", "--times", "2")
+            beside = [pool.submit(ask, how, *other) for how in ports for other in OTHERS]
+            rounds[tuple(ask(how, "example.com", "MX") for how in (query.udp, query.tcp, query.udp))] += 1
+            others.update(asked.result() for asked in beside)
+    assert rounds == {("SERVFAIL", "SERVFAIL", "NOERROR"): 1000}
+    assert others == {"NOERROR": 1000 * 2 * len(OTHERS)}
+    assert answers(bed, "example.com", before) == ["SERVFAIL", "SERVFAIL", "NOERROR"] * 1000
