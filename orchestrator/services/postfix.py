@@ -128,7 +128,7 @@ _QUEUE = ("deferred", "incoming", "active", "deferred", "hold")
 """Queue directories in the order in which messages move, so that a listing misses none that moves meanwhile."""
 
 
-Word = Annotated[str, StringConstraints(pattern=r"^[ -~]{1,255}$")]
+_Word = Annotated[str, StringConstraints(pattern=r"^[ -~]{1,255}$")]
 
 
 class Settings(Strict):
@@ -137,9 +137,9 @@ class Settings(Strict):
     main_cf: Annotated[dict[str, str | int | bool], AfterValidator(_overrides)] = Field(default_factory=dict)
     """Parameters of main.cf (postconf(5)); they override ours, or those of the user's own main.cf (``files``). The plan
     names each parameter that the bed overrides."""
-    users: dict[Word, Word] = Field(default_factory=dict)
+    users: dict[_Word, _Word] = Field(default_factory=dict)
     """Name -> password for AUTH (RFC 4954). With users, the relay offers STARTTLS on port 25, and submission with TLS
-    and AUTH on ports 587 (RFC 6409) and 465 (RFC 8314)."""
+    and AUTH on ports 587 (RFC 6409) and 465 (RFC 8314). A user's own main.cf or master.cf has its own settings."""
 
 
 _QUICK_START = "/var/spool/postfix/quick-start"

@@ -127,23 +127,6 @@ def test_the_relay_offers_tls_on_port_25_and_no_password(mail: Up) -> None:
         assert smtp.sendmail("ann@example.org", "carol@example.com", "Subject: x\r\n\r\ntext\r\n") == {}
 
 
-def test_a_bounce_comes_back_through_the_relay(mail: Up, inbox: httpx.Client) -> None:
-    inbox.put("/api/rules", json=[{"to": "gone@example.com", "then": "bounce"}]).raise_for_status()
-    through_the_relay(mail, letter("gone@example.com", "to nobody"))
-    (notice,) = wait(inbox, to="ann@example.org", sender="<>")
-    whole = inbox.get(f"/api/messages/{notice['id']}").json()
-    assert "gone@example.com" in whole["text"]
-    assert [part["content_type"] for part in whole["parts"]][1:] == ["message/delivery-status", "text/rfc822-headers"]
-
-
-def test_a_rejected_recipient_is_returned_by_the_relay(mail: Up, inbox: httpx.Client) -> None:
-    inbox.put("/api/rules", json=[{"to": "gone@*", "then": "reject", "reply": "550 5.1.1 no such user"}])
-    through_the_relay(mail, letter("gone@example.com"))
-    (notice,) = wait(inbox, to="ann@example.org", sender="<>")
-    text = inbox.get(f"/api/messages/{notice['id']}").json()["text"]
-    assert "550 5.1.1 no such user" in " ".join(text.split())
-
-
 def test_the_gate_answers_the_host_as_well(mail: Up) -> None:
     query = dns.message.make_query("example.com", "MX")
     for ask, port in ((dns.query.udp, "53/udp"), (dns.query.tcp, "53/tcp")):

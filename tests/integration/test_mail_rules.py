@@ -44,11 +44,11 @@ class Relay:
     node: Node
     port: int
 
-    def take(self, *recipients: str) -> None:
+    def take(self, *recipients: str, sender: str = "ann@example.org") -> None:
         """Send a message to each recipient."""
         with smtplib.SMTP("127.0.0.1", self.port, timeout=10) as smtp:
             for to in recipients:
-                smtp.sendmail("ann@example.org", to, f"Subject: to {to}\r\n\r\ntext\r\n")
+                smtp.sendmail(sender, to, f"Subject: to {to}\r\n\r\ntext\r\n")
 
     def attempts(self, to: str, count: int | None = None) -> list[Attempt]:
         """Follow the log until ``count`` attempts to deliver to a recipient, or until its message leaves the queue."""
@@ -99,6 +99,10 @@ class Inbox:
     def of(self, to: str) -> list[dict[str, Any]]:
         """Return the messages to a recipient."""
         return list(self.http.get("/api/messages", params={"to": to}).json()["messages"])
+
+    def whole(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Return a message with its text and its parts."""
+        return dict(self.http.get(f"/api/messages/{message['id']}").json())
 
     def verdicts(self, to: str) -> list[dict[str, Any]]:
         """Return the attempts that a rule decided for a recipient: ``t``, ``then``, ``reply``, ..."""
@@ -177,6 +181,31 @@ def test_deferred_mail_is_tried_again_within_seconds_without_a_flush(relay: Rela
     (first,) = inbox.verdicts("again@example.net")
     (message,) = inbox.of("again@example.net")
     assert message["t"] - first["t"] < 10
+
+
+def test_a_rejected_message_leaves_the_queue_and_the_relay_tells_its_sender(relay: Relay, inbox: Inbox) -> None:
+    inbox.rule({"to": "gone@example.com", "then": "reject", "reply": "550 5.1.1 no such user"})
+    relay.take("gone@example.com", sender="eve@example.org")
+    assert [(a.status, a.dsn) for a in relay.attempts("gone@example.com")] == [("bounced", "5.1.1")]
+    assert [a.status for a in relay.attempts("eve@example.org")] == ["sent"]
+    assert inbox.of("gone@example.com") == []
+    (notice,) = inbox.of("eve@example.org")
+    assert notice["sender"] == ""
+    assert "550 5.1.1 no such user" in " ".join(inbox.whole(notice)["text"].split())
+
+
+def test_a_bounced_message_is_delivered_and_its_notification_comes_through_the_relay(
+    relay: Relay, inbox: Inbox
+) -> None:
+    inbox.rule({"to": "full@example.com", "then": "bounce"})
+    relay.take("full@example.com", sender="finn@example.org")
+    assert [(a.status, a.dsn) for a in relay.attempts("full@example.com")] == [("sent", "2.0.0")]
+    assert [a.status for a in relay.attempts("finn@example.org")] == ["sent"]
+    (notice,) = inbox.of("finn@example.org")
+    assert notice["sender"] == ""
+    whole = inbox.whole(notice)
+    assert "full@example.com" in whole["text"]
+    assert [part["content_type"] for part in whole["parts"]][1:] == ["message/delivery-status", "text/rfc822-headers"]
 
 
 def test_a_tarpit_holds_the_delivery_up_and_nothing_else(relay: Relay, inbox: Inbox) -> None:
