@@ -46,6 +46,10 @@ _OWN = {
 _SUBMISSION = {
     "smtpd_tls_chain_files": (CERTIFICATE, "of the bed's authority"),
     "smtpd_tls_security_level": ("may", "STARTTLS on port 25"),
+    "smtpd_discard_ehlo_keyword_address_maps": (
+        "cidr:/etc/postfix/sasl/discard",
+        "no STARTTLS without a certificate (Compose)",
+    ),
     "smtpd_tls_received_header": ("yes", "a test reads in the message that TLS was used"),
     "smtpd_sasl_authenticated_header": ("yes", "a test reads in the message who was authenticated"),
     "smtpd_sasl_local_domain": ("$myhostname", "the realm of every user; a name with @ stays whole"),
@@ -109,8 +113,11 @@ while IFS= read -r user && IFS= read -r password; do
     printf %s "$password" | saslpasswd2 -p -c -u "${{realm:-$(postconf -hx myhostname)}}" "$user"
 done < {_USERS}
 chgrp postfix /etc/sasldb2
+[ -e {CERTIFICATE} ] || printf '%s starttls\\n' 0.0.0.0/0 ::/0 > /etc/postfix/sasl/discard
+touch /etc/postfix/sasl/discard
 """
-"""Writes the password file of Cyrus SASL (saslpasswd2(8)), which smtpd(8) reads without root's rights."""
+"""Writes the password file of Cyrus SASL (saslpasswd2(8)), which smtpd(8) reads without root's rights. A node without a
+certificate (Compose) offers no STARTTLS: a client that takes the offer would fail."""
 _AUXPROP = "pwcheck_method: auxprop\nauxprop_plugin: sasldb\nmech_list: PLAIN LOGIN\n"
 _START = """\
 exec gather sh -uc '
@@ -182,7 +189,7 @@ class Postfix:
         packaged = [path for path in site.files if postfix_config.PACKAGED.match(path)]
         changes += [Override(setting=p, old="given", new=None, reason="a file of the package") for p in packaged]
         compiles = bool(site.files) or any(":" in str(value) for value in site.settings.main_cf.values())
-        script = (_CHECK, _COMPILE if compiles else "", _ADD_USERS if site.settings.users else "", _START)
+        script = (_CHECK, _ADD_USERS if site.settings.users else "", _COMPILE if compiles else "", _START)
         users = "".join(f"{name}\n{password}\n" for name, password in site.settings.users.items())
         sasl = {_USERS: users.encode(), _SASL: _AUXPROP.encode()} if users else {}
         return Rendered(

@@ -21,7 +21,7 @@ from orchestrator.hosts import Host, Node
 from orchestrator.hosts.ownership import ID, NODE
 from tests.integration.beds import Up, bring_down, bring_up
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(60, func_only=True)]
 
 _ATTEMPT = re.compile(r" (\w+): to=<([^>]+)>, .* delays=([\d./]+), dsn=([\d.]+), status=(\w+) \((.*)\)$")
 """A line of smtp(8) for each delivery attempt."""
@@ -299,7 +299,7 @@ OTHERS = (("example.net", "MX"), ("mx.example.com", "A"), ("example.com", "A"), 
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(900, func_only=True)
 def test_dns_fails_exactly_the_next_two_questions_1000_times_of_1000(bed: Up) -> None:
     before, ports = (
         queries(bed)[-1]["id"],
