@@ -4,11 +4,11 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, StringConstraints
 
 from orchestrator.bed.addressing import twin
 from orchestrator.bed.model import Families, Strict
-from orchestrator.bed.wiring import CONTROL
+from orchestrator.bed.wiring import CERTIFICATE, CONTROL
 from orchestrator.errors import InvalidInput
 from orchestrator.services import Override, Queue, RelayLog, Rendered, Role, Site, postfix_config, postfix_log
 from orchestrator.services.postfix_config import MAIN, MASTER
@@ -42,6 +42,19 @@ _OWN = {
     "mailbox_size_limit": ("0", "no mailboxes"),
 }
 """Settings of a relay to thousands of domains: name -> value, reason. A bed file can override them."""
+
+_SUBMISSION = {
+    "smtpd_tls_chain_files": (CERTIFICATE, "of the bed's authority"),
+    "smtpd_tls_security_level": ("may", "STARTTLS on port 25"),
+    "smtpd_discard_ehlo_keyword_address_maps": (
+        "cidr:/etc/postfix/sasl/discard",
+        "no STARTTLS without a certificate (Compose)",
+    ),
+    "smtpd_tls_received_header": ("yes", "a test reads in the message that TLS was used"),
+    "smtpd_sasl_authenticated_header": ("yes", "a test reads in the message who was authenticated"),
+    "smtpd_sasl_local_domain": ("$myhostname", "the realm of every user; a name with @ stays whole"),
+}
+"""Settings of a relay that offers submission, as in ``_OWN``."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,100}\Z")
 _MOST_VALUE = 65_536
@@ -93,6 +106,19 @@ set +f
 """
 """Compiles every lookup table of the configuration that has a source file. Tables in data_directory are caches made by
 Postfix."""
+_USERS, _SASL = "/etc/postfix/sasl/users", "/etc/postfix/sasl/smtpd.conf"
+_ADD_USERS = f"""\
+realm=$(postconf -hx smtpd_sasl_local_domain)
+while IFS= read -r user && IFS= read -r password; do
+    printf %s "$password" | saslpasswd2 -p -c -u "${{realm:-$(postconf -hx myhostname)}}" "$user"
+done < {_USERS}
+chgrp postfix /etc/sasldb2
+[ -e {CERTIFICATE} ] || printf '%s starttls\\n' 0.0.0.0/0 ::/0 > /etc/postfix/sasl/discard
+touch /etc/postfix/sasl/discard
+"""
+"""Writes the password file of Cyrus SASL (saslpasswd2(8)), which smtpd(8) reads without root's rights. A node without a
+certificate (Compose) offers no STARTTLS: a client that takes the offer would fail."""
+_AUXPROP = "pwcheck_method: auxprop\nauxprop_plugin: sasldb\nmech_list: PLAIN LOGIN\n"
 _START = """\
 exec gather sh -uc '
 stopped=
@@ -109,12 +135,18 @@ _QUEUE = ("deferred", "incoming", "active", "deferred", "hold")
 """Queue directories in the order in which messages move, so that a listing misses none that moves meanwhile."""
 
 
+_Word = Annotated[str, StringConstraints(pattern=r"^[ -~]{1,255}$")]
+
+
 class Settings(Strict):
     """Settings of Postfix in a bed file."""
 
     main_cf: Annotated[dict[str, str | int | bool], AfterValidator(_overrides)] = Field(default_factory=dict)
     """Parameters of main.cf (postconf(5)); they override ours, or those of the user's own main.cf (``files``). The plan
     names each parameter that the bed overrides."""
+    users: dict[_Word, _Word] = Field(default_factory=dict)
+    """Name -> password for AUTH (RFC 4954). With users, the relay offers STARTTLS on port 25, and submission with TLS
+    and AUTH on ports 587 (RFC 6409) and 465 (RFC 8314). A user's own main.cf or master.cf has its own settings."""
 
 
 _QUICK_START = "/var/spool/postfix/quick-start"
@@ -157,13 +189,16 @@ class Postfix:
         packaged = [path for path in site.files if postfix_config.PACKAGED.match(path)]
         changes += [Override(setting=p, old="given", new=None, reason="a file of the package") for p in packaged]
         compiles = bool(site.files) or any(":" in str(value) for value in site.settings.main_cf.values())
+        script = (_CHECK, _ADD_USERS if site.settings.users else "", _COMPILE if compiles else "", _START)
+        users = "".join(f"{name}\n{password}\n" for name, password in site.settings.users.items())
+        sasl = {_USERS: users.encode(), _SASL: _AUXPROP.encode()} if users else {}
         return Rendered(
-            command=("sh", "-euc", _CHECK + (_COMPILE if compiles else "") + _START, "sh", _fatal(site)),
-            files={MAIN: main_cf.encode(), MASTER: master_cf.encode(), _QUICK_START: b""},
+            command=("sh", "-euc", "".join(script), "sh", _fatal(site)),
+            files={MAIN: main_cf.encode(), MASTER: master_cf.encode(), _QUICK_START: b"", **sasl},
             taken=frozenset({MAIN, MASTER, *packaged}),
             changes=tuple(changes),
             detours=tuple(detours),
-            publish=("25/tcp",),
+            publish=("25/tcp", *(("465/tcp", "587/tcp") if users else ())),
             fds=4096,
             memory_mb=1024,
         )
@@ -224,7 +259,7 @@ def _main_cf(site: Site[Settings]) -> tuple[str, list[Override], list[str]]:
     place = _place(site, _protocols(site, theirs.get("inet_protocols")))
     addresses = {name: value for name, (value, _) in place.items() if name != "inet_protocols"}
     if own is None:
-        ours = {**_OWN, **place}
+        ours = {**_OWN, **place, **(_SUBMISSION if site.settings.users else {})}
         forced, changes = postfix_config.needed({**{n: v for n, (v, _) in ours.items()}, **given}, addresses)
         lines = [f"# {reason}\n{name} = {value}\n" for name, (value, reason) in ours.items() if name not in given]
         text = "".join(lines)
@@ -292,12 +327,22 @@ postlog     unix-dgram n  -      n      -      1       postlogd
 """
 
 
+_SUBMISSION_CF = """\
+587         inet  n       -      n      -      -       smtpd -o syslog_name=postfix/submission
+  -o smtpd_tls_security_level=encrypt -o smtpd_sasl_auth_enable=yes
+  -o smtpd_relay_restrictions=permit_sasl_authenticated,reject
+465         inet  n       -      n      -      -       smtpd -o syslog_name=postfix/submissions
+  -o smtpd_tls_wrappermode=yes -o smtpd_sasl_auth_enable=yes
+  -o smtpd_relay_restrictions=permit_sasl_authenticated,reject
+"""
+
+
 def _master_cf(site: Site[Settings]) -> str:
     """Return master.cf; in a bed without IPv4 the client looks for no IPv4 address of a mail host."""
-    client = "smtp"
+    client, services = "smtp", _MASTER_CF + (_SUBMISSION_CF if site.settings.users else "")
     if not site.families.has_v4:
         client += f" -o inet_protocols=ipv6 -o inet_interfaces={twin(site.v4)}"
-    return re.sub(r"^((?:smtp|relay) +unix .* )smtp$", rf"\g<1>{client}", _MASTER_CF, flags=re.MULTILINE)
+    return re.sub(r"^((?:smtp|relay) +unix .* )smtp$", rf"\g<1>{client}", services, flags=re.MULTILINE)
 
 
 SERVICE = Postfix()

@@ -17,14 +17,11 @@ from orchestrator import services
 from orchestrator.bed.wiring import AUTHORITY
 from orchestrator.errors import ExitCode
 from orchestrator.hosts import Host
-from orchestrator.services.agents import PYTHON
 from tests.integration.beds import Up, bring_down, bring_up
 from tests.integration.command import answer, call
 from tests.integration.traces import DEVICES, on_the_host
 
 pytestmark = pytest.mark.docker
-
-CONTROL = (*PYTHON, "-m", "orchestrator.agents.control")
 
 
 @pytest.fixture(scope="module")
@@ -59,19 +56,6 @@ def wait(inbox: httpx.Client, **conditions: Any) -> list[dict[str, Any]]:
     answer = inbox.get("/api/wait", params={"timeout": 30, **conditions})
     assert answer.status_code == 200, answer.text
     return list(answer.json()["messages"])
-
-
-def queue(mail: Up) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in mail.shell("relay", "postqueue -j").splitlines()]
-
-
-def flush(mail: Up) -> None:
-    mail.shell("relay", "postqueue -f")
-
-
-def until_deferred(mail: Up) -> None:
-    """Wait for the relay's own word that it keeps the message."""
-    mail.shell("relay", 'until postqueue -j | grep -q \'"queue_name": "deferred"\'; do sleep 0.05; done')
 
 
 def test_it_has_neither_veth_pair_nor_rule_on_the_host(real_engine: Host, mail: Up) -> None:
@@ -113,59 +97,36 @@ def test_its_certificate_is_of_the_authority_of_the_bed(mail: Up, inbox: httpx.C
     assert [message["user"] for message in wait(inbox, to="carol@example.net", count=2)] == [None, "any"]
 
 
-def test_deferred_mail_waits_in_the_queue_and_is_delivered_once(mail: Up, inbox: httpx.Client) -> None:
-    rule = {"to": "bob@example.com", "then": "defer", "reply": "451 4.7.1 later", "times": 1}
-    inbox.put("/api/rules", json=[rule]).raise_for_status()
-    through_the_relay(mail, letter("bob@example.com"))
-    until_deferred(mail)
-    (kept,) = queue(mail)
-    assert "451 4.7.1 later" in kept["recipients"][0]["delay_reason"]
-    flush(mail)
-    assert len(wait(inbox, to="bob@example.com")) == 1
-    (attempt,) = inbox.get("/api/attempts").json()["events"][-1:]
-    assert (attempt["data"]["then"], attempt["data"]["reply"]) == ("defer", "451 4.7.1 later")
+@pytest.mark.parametrize("port", ["587/tcp", "465/tcp"])
+def test_the_relay_takes_mail_for_submission_with_tls_and_password_only(
+    mail: Up, inbox: httpx.Client, port: str
+) -> None:
+    trust = ssl.create_default_context(cadata=mail.shell("relay", f"cat {AUTHORITY}"))
+    at = "localhost", mail.port("relay", port)
+    implicit = port == "465/tcp"
+    with smtplib.SMTP_SSL(*at, context=trust, timeout=10) if implicit else smtplib.SMTP(*at, timeout=10) as smtp:
+        if not implicit:
+            with pytest.raises(smtplib.SMTPNotSupportedError):
+                smtp.login("testbed", "testbed")
+            assert smtp.docmd("MAIL", "FROM:<ann@example.org>")[0] == 530  # RFC 3207, 4
+            smtp.starttls(context=trust)
+        with pytest.raises(smtplib.SMTPRecipientsRefused):
+            smtp.send_message(letter("carol@example.com"))
+        with pytest.raises(smtplib.SMTPAuthenticationError):
+            smtp.login("testbed", "wrong")
+        smtp.login("testbed", "testbed")
+        smtp.send_message(letter("cärol@example.com", port))
+    (message,) = wait(inbox, to="cärol@example.com", subject=port)
+    assert "(Authenticated sender: testbed@" in inbox.get(f"/api/messages/{message['id']}/raw").text
 
 
-def test_a_bounce_comes_back_through_the_relay(mail: Up, inbox: httpx.Client) -> None:
-    inbox.put("/api/rules", json=[{"to": "gone@example.com", "then": "bounce"}]).raise_for_status()
-    through_the_relay(mail, letter("gone@example.com", "to nobody"))
-    (notice,) = wait(inbox, to="ann@example.org", sender="<>")
-    whole = inbox.get(f"/api/messages/{notice['id']}").json()
-    assert "gone@example.com" in whole["text"]
-    assert [part["content_type"] for part in whole["parts"]][1:] == ["message/delivery-status", "text/rfc822-headers"]
-
-
-def test_a_rejected_recipient_is_returned_by_the_relay(mail: Up, inbox: httpx.Client) -> None:
-    inbox.put("/api/rules", json=[{"to": "gone@*", "then": "reject", "reply": "550 5.1.1 no such user"}])
-    through_the_relay(mail, letter("gone@example.com"))
-    (notice,) = wait(inbox, to="ann@example.org", sender="<>")
-    text = inbox.get(f"/api/messages/{notice['id']}").json()["text"]
-    assert "550 5.1.1 no such user" in " ".join(text.split())
-
-
-def test_dns_fails_as_often_as_it_is_told_and_mail_waits_for_it(mail: Up, inbox: httpx.Client) -> None:
-    rule = [{"name": "example.net", "type": "MX", "rcode": "SERVFAIL", "times": 2}]
-    mail.exec("gate", *CONTROL, "add", json.dumps(rule))
-    before = json.loads(mail.exec("gate", *CONTROL, "queries", "0").stdout)[-1]["id"]
-    through_the_relay(mail, letter("bob@example.net"))
-    until_deferred(mail)
-    flush(mail)
-    mail.shell("gate", "true")
-    until_asked(mail, before, 2)
-    until_deferred(mail)
-    flush(mail)
-    assert len(wait(inbox, to="bob@example.net")) == 1
-    asked = [q for q in json.loads(mail.exec("gate", *CONTROL, "queries", str(before)).stdout) if q["type"] == "MX"]
-    assert [(q["name"], q["rcode"]) for q in asked] == [
-        *[("example.net", "SERVFAIL")] * 2,
-        ("example.net", "NOERROR"),
-    ]
-
-
-def until_asked(mail: Up, after: int, count: int) -> None:
-    """Wait until the gate has failed this many questions."""
-    ask = " ".join((*CONTROL, "queries", str(after)))
-    mail.shell("gate", f"until [ $({ask} | grep -o SERVFAIL | wc -l) -ge {count} ]; do sleep 0.05; done")
+def test_the_relay_offers_tls_on_port_25_and_no_password(mail: Up) -> None:
+    trust = ssl.create_default_context(cadata=mail.shell("relay", f"cat {AUTHORITY}"))
+    with smtplib.SMTP("localhost", mail.port("relay", "25/tcp"), timeout=10) as smtp:
+        smtp.starttls(context=trust)
+        smtp.ehlo()
+        assert not smtp.has_extn("auth")
+        assert smtp.sendmail("ann@example.org", "carol@example.com", "Subject: x\r\n\r\ntext\r\n") == {}
 
 
 def test_the_gate_answers_the_host_as_well(mail: Up) -> None:

@@ -30,7 +30,10 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"require_tls": True},
         {"rules": [{"to": "*@d1.test", "then": "defer"}]},
     ],
-    "postfix": [{"main_cf": {"default_process_limit": 7, "smtputf8_enable": True, "smtpd_banner": "x"}}],
+    "postfix": [
+        {"main_cf": {"default_process_limit": 7, "smtputf8_enable": True, "smtpd_banner": "x"}},
+        {"users": {"ann@example.com": "a secret"}},
+    ],
     "smtp-load": [{"recipients": ["anna", "b.c@d1.test"]}],
     "bhm": [{"threads": 1}, {"threads": 1000}],
 }

@@ -58,6 +58,21 @@ def test_what_can_lead_mail_away_is_named_and_not_forbidden() -> None:
     assert _relay({"main_cf": given}).detours == ("relayhost = [a.test]", "transport_maps = hash:/t")
 
 
+def test_only_a_relay_with_users_offers_submission() -> None:
+    plain, relay = _relay(), _relay({"users": {"ann@example.com": "a secret"}})
+    assert (plain.publish, relay.publish) == (("25/tcp",), ("25/tcp", "465/tcp", "587/tcp"))
+    assert "permit_sasl_authenticated" not in plain.files[MASTER].decode()
+    assert relay.files[MASTER].decode().count("permit_sasl_authenticated,reject") == 2
+    assert _running(plain)["smtpd_tls_security_level"] == "none"
+    assert relay.files["/etc/postfix/sasl/users"] == b"ann@example.com\na secret\n"
+
+
+@pytest.mark.parametrize("users", [{"": "x"}, {"ann": ""}, {"ann\nbob": "x"}, {"ann": "x\ny"}, {"ann": "x\n"}])
+def test_names_and_passwords_of_users_have_one_line(users: dict[str, str]) -> None:
+    with pytest.raises(ValidationError):
+        Settings(users=users)
+
+
 def test_what_the_bed_measures_with_cannot_be_set_otherwise() -> None:
     node = _relay({"main_cf": {"maillog_file": "/etc/passwd", "queue_directory": "/q", "inet_interfaces": "localhost"}})
     running = _running(node)
