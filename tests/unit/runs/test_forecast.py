@@ -1,6 +1,7 @@
 """What a plan will need, and what binds first."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -82,10 +83,13 @@ LIMITS = st.one_of(st.none(), st.integers(64, 200))
     rate=st.floats(0.1, 200_000),
 )
 def test_a_forecast_agrees_with_a_count_of_each_node(
-    nofiles: list[int | None], host: dict[str, int], neighbours: int, memory_mb: int, rate: float
+    nofiles: list[int | None], host: dict[str, Any], neighbours: int, memory_mb: int, rate: float
 ) -> None:
     """Name servers with these limits of open files; ``neighbours``: entries of others in the table of the host."""
-    nodes = {f"n{i}": {"service": "bind", "limits": {"nofile": nofile}} for i, nofile in enumerate(nofiles)}
+    nodes = {
+        f"n{i}": {"service": "bind", "release": "bullseye", "limits": {"nofile": nofile}}
+        for i, nofile in enumerate(nofiles)
+    }
     made = make_plan(parse_bed({"name": "x", "nodes": nodes}, "bed"), cpus=2)
     readings = replace(
         READINGS, **host, neighbours=neighbours, neighbours_planned=0, memory_available_b=memory_mb << 20
