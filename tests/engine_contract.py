@@ -153,8 +153,13 @@ class EngineContract:
         made = engine.create(spec).id
         engine.node(made).start()
         for status in (124, 125, 126, 127, 137, 143):
-            done = engine.node(made).exec(("sh", "-c", f"timeout --verbose 0.01 sleep 9; echo ended; exit {status}"))
+            command = ("sh", "-c", f"timeout --verbose 0.01 sleep 9; echo ended; exit {status}")
+            done = engine.node(made).exec(command)
             assert (done.status, done.stdout) == (status, "ended\n")
+            lines = engine.node(made).exec_lines(command, timeout=60)
+            assert next(lines) == "ended"
+            with pytest.raises(EngineFailed, match=f"status {status}: "):
+                next(lines)
 
     def test_a_command_that_outlives_its_time_fails(self, engine: Host, spec: ContainerSpec) -> None:
         made = engine.create(spec).id

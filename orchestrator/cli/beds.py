@@ -121,7 +121,7 @@ def graph(
         str,
         typer.Argument(
             metavar="BED",
-            help="A built-in bed, a YAML file, or the name or id of a bed that is up.",
+            help="The name or id of a bed that is up, else a built-in bed or a YAML file.",
             autocompletion=lambda: [*shell.built_in_beds(), *_deployed_names()],
         ),
     ] = "relay",
@@ -140,10 +140,11 @@ def graph(
     from orchestrator.plan import make_plan
     from orchestrator.up.attach import attach
 
-    if builtin.is_named(bed):
+    options = domains or parent or families
+    if builtin.is_named(bed) and (options or not _is_up(bed)):
         wanted = builtin.bed(bed, domains=domains, parent=parent, families=families)
         drawn = drawing.of_plan(make_plan(wanted, cpus=1))
-    elif domains or parent or families:
+    elif options:
         raise InvalidInput("a bed file for --domains, --parent and --families", f"bed {bed!r}", "leave them out")
     else:
         host = docker.connect()
@@ -153,6 +154,16 @@ def graph(
         shell.print_json(drawn.to_dict())
     else:
         shell.tell((drawing.dot if output == "dot" else drawing.mermaid)(drawn).rstrip())
+
+
+def _is_up(bed: str) -> bool:
+    """Return whether a bed of this name is up; no, if no engine answers."""
+    from orchestrator.hosts import docker, ownership
+
+    try:
+        return bool(ownership.kept_beds(docker.connect(), bed))
+    except EngineFailed:
+        return False
 
 
 def schema() -> None:

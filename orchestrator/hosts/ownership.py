@@ -1,4 +1,4 @@
-"""Labels of a bed's objects, and whether the process that made them still runs.
+"""Labels of a bed's objects, and whether their owner still runs: the process of a run, or the bring-up of a kept bed.
 
 Only labels identify an object, so that any command finds the objects of a killed command. A veth pair has no labels:
 its name and its alias hold the id of its bed.
@@ -8,12 +8,14 @@ import hashlib
 import os
 import secrets
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 from orchestrator.bed.model import Bed
@@ -40,12 +42,12 @@ class Kind(StrEnum):
 
 
 class Owner(StrEnum):
-    """Whether the process that made a bed still runs."""
+    """Whether the process or thread that made a bed still runs."""
 
     ALIVE = "alive"
     DEAD = "dead"
     UNKNOWN = "unknown"
-    """The process was started on another machine or in another container."""
+    """It was started on another machine or in another container."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,9 +66,11 @@ class Identity:
     """Digest of the bed's definition."""
     expires: str = ""
     """Time of expiry (ISO 8601); empty: the bed does not expire."""
+    owner: str = ""
+    """Label of the owner; empty: this process."""
 
     @classmethod
-    def new(cls, bed: Bed, kind: Kind, life: timedelta | None = None) -> "Identity":
+    def new(cls, bed: Bed, kind: Kind, life: timedelta | None = None, owner: str = "") -> "Identity":
         """Return the identity of a new bed."""
         return cls(
             id=secrets.token_hex(4),
@@ -76,6 +80,7 @@ class Identity:
             private=bed.private,
             definition=definition(bed),
             expires=(datetime.now(UTC) + life).isoformat(timespec="seconds") if life else "",
+            owner=owner,
         )
 
     @classmethod
@@ -90,7 +95,7 @@ class Identity:
             BED: self.bed,
             KIND: self.kind,
             NODES: ",".join(self.nodes),
-            OWNER: _owner(),
+            OWNER: self.owner or _owner(os.getpid()),
             **({PRIVATE: "yes"} if self.private else {}),
             **({DEFINITION: self.definition} if self.definition else {}),
             **({EXPIRES: self.expires} if self.expires else {}),
@@ -125,7 +130,10 @@ def _machine() -> tuple[str, str, str]:
 
 
 def _started(pid: int) -> str | None:
-    """Return a process's start in clock ticks since the boot (proc(5), stat, field 22); ``None`` if it has ended."""
+    """Return the start of a process or thread in clock ticks since the boot; ``None`` if it has ended.
+
+    proc(5), stat, field 22: it is there for each thread, too.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -134,12 +142,28 @@ def _started(pid: int) -> str | None:
     return None if state in "ZX" else fields[18]
 
 
-def _owner() -> str:
-    return "/".join((*_machine(), str(os.getpid()), str(_started(os.getpid()))))
+def _owner(pid: int) -> str:
+    return "/".join((*_machine(), str(pid), str(_started(pid))))
+
+
+@contextmanager
+def bringing_up() -> Iterator[str]:
+    """Return an OWNER label that is alive during the block: a thread's, as the process may outlive the bring-up."""
+    over = Event()
+    thread = Thread(target=over.wait, name="bring-up", daemon=True)
+    thread.start()
+    pid = thread.native_id or 0
+    try:
+        yield _owner(pid)
+    finally:
+        over.set()
+        thread.join()
+        while _started(pid):  # join() returns a moment before the thread ends
+            os.sched_yield()
 
 
 def owner_state(label: str) -> Owner:
-    """Return whether the process that an OWNER label names still runs."""
+    """Return whether the process or thread that an OWNER label names still runs."""
     machine, boot, namespace = _machine()
     match label.split("/"):
         case [where, when, _, _, _] if where == machine and when != boot:

@@ -77,8 +77,9 @@ def bring_up(
     stack: ExitStack,
     cpus: int,
     life: timedelta | None = None,
+    owner: str = "",
 ) -> tuple[Identity, RecordedBed]:
-    """Bring a bed up and record it into ``rundir``; ``stack`` takes it down.
+    """Bring a bed up and record it into ``rundir``; ``stack`` takes it down. ``owner``: as in ``Identity``.
 
     Raises:
         InvalidInput: no slice is free for its addresses.
@@ -89,7 +90,7 @@ def bring_up(
     if bed.parent:
         networks.require_parent(host, bed.parent)
         steps.say(f"warning: the lab uses {bed.parent}: every machine on that link sees the bed, and can reach it")
-    identity = Identity.new(bed, kind, life)
+    identity = Identity.new(bed, kind, life, owner)
     _log.info("bring up bed %s %s: %d nodes, recorded in %s", bed.name, identity.id, len(bed.nodes), rundir.path)
     recorder = stack.enter_context(Recorder(rundir))
     stack.push(lambda _kind, error, _at: _take_down(host, identity, recorder, steps, error))

@@ -11,7 +11,7 @@ from pathlib import Path
 from orchestrator.bed.model import Bed
 from orchestrator.errors import EngineFailed, InvalidInput, Problem, usable
 from orchestrator.hosts import Host, capacity, cleaning, images, walls
-from orchestrator.hosts.ownership import DeployedBed, Kind, Owner, definition, deployed_beds, kept_beds
+from orchestrator.hosts.ownership import DeployedBed, Kind, Owner, bringing_up, definition, deployed_beds, kept_beds
 from orchestrator.interrupts import Interrupted, shielded
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.plan import make_plan
@@ -106,13 +106,15 @@ def _bring_up(host: Host, bed: Bed, runs: Path, steps: Progress, life: timedelta
         made = [folder for folder in (runs, *runs.parents) if not folder.exists()]
     rundir = RunDir.create(runs, "up")
     try:
-        with ExitStack() as stack:
+        with ExitStack() as claim, ExitStack() as stack:
+            owner = claim.enter_context(bringing_up())
             identity, live = bring_up(
-                host, bed, kind=Kind.UP, rundir=rundir, steps=steps, stack=stack, cpus=cpus, life=life
+                host, bed, kind=Kind.UP, rundir=rundir, steps=steps, stack=stack, cpus=cpus, life=life, owner=owner
             )
             with stays_up(identity.id), shielded():
                 stack.pop_all()
                 live.recorder.close(timeout=0)
+                claim.close()
     except Interrupted:
         _discard(rundir.path, made)
         raise

@@ -292,8 +292,10 @@ class TestDockerEngine(EngineContract):
         monkeypatch.setattr("orchestrator.hosts.docker.node._KILL_AFTER_S", 0.2)
         made = engine.create(spec).id
         engine.node(made).start()
-        with pytest.raises(EngineFailed, match=r"within 0\.2 s"):
+        with pytest.raises(TimedOut, match=r"within 0\.2 s"):
             engine.node(made).exec(("sh", "-c", end), timeout=0.2)
+        with pytest.raises(TimedOut, match=r"within 0\.2 s"):
+            list(engine.node(made).exec_lines(("sh", "-c", end), timeout=0.2))
         running = engine.node(made).exec(("sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '")).stdout
         assert "sleep 60" in running
         assert "sleep 602" not in running

@@ -171,3 +171,4 @@ def test_a_release_that_no_mirror_has_is_told(tmp_path: Path) -> None:
         debian.bootstrap("nosuch", tmp_path / "root.tar", mirror=None, say=silent)
     assert "nosuch" in caught.value.needed
     assert "does not have a Release file" in caught.value.found
+    assert "DEBIAN_MIRROR" in caught.value.do

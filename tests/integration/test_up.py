@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from ipaddress import IPv4Address
+from pathlib import Path
 from typing import Any
 
 import dns.flags
@@ -21,8 +22,11 @@ import pytest
 
 from orchestrator.agents.wire import Composer
 from orchestrator.bed.addressing import twin
-from orchestrator.hosts import Host
+from orchestrator.bed.model import read_bed
+from orchestrator.cli.progress import Steps
+from orchestrator.hosts import Host, cleaning
 from orchestrator.services.agents import PYTHON
+from orchestrator.up import keep
 from tests.integration.beds import Up, bring_down, bring_up
 from tests.integration.command import TESTBED, answer, call
 from tests.integration.traces import DEVICES
@@ -90,6 +94,21 @@ def test_a_bed_goes_up_is_used_and_goes_down(real_engine: Host) -> None:
 def commands(engine: Host, container: str) -> str:
     """Return the arguments of every process in a container."""
     return engine.node(container).exec(("sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '")).stdout
+
+
+def test_a_process_that_goes_on_and_every_other_find_the_bed_that_it_brought_up(
+    real_engine: Host, tmp_path: Path
+) -> None:
+    file = tmp_path / "bed.yaml"
+    file.write_text(f"name: test-{secrets.token_hex(4)}\ndomains: 2\nnodes: {{dns: {{service: bind}}}}\n", "utf-8")
+    bed = read_bed(file)
+    with Steps() as steps:
+        first = keep.up(real_engine, bed, runs=tmp_path, steps=steps)
+        try:
+            assert keep.up(real_engine, bed, runs=tmp_path, steps=steps).id == first.id
+            assert answer("up", file)["id"] == first.id
+        finally:
+            cleaning.remove(real_engine, first, print)
 
 
 def test_an_interrupted_exec_ends_its_command_in_the_node(relay_bed: Up, real_engine: Host) -> None:

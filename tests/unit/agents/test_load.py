@@ -6,8 +6,8 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from itertools import pairwise
+from contextlib import contextmanager, suppress
+from itertools import count, pairwise
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -274,7 +274,9 @@ def test_a_server_that_does_not_answer_quit_is_waited_for_a_few_times_only(
     fault: faults.Fault, goodbyes: dict[str, int], clock: Clock
 ) -> None:
     clock.leap_after("accepted", lambda _: 3.0)  # a QUIT that left with the message waits for so long already
+    began = time.monotonic()  # without the leaps
     said = against(leaping(clock, 3, fault, reply=b""), messages=11, per_connection=1, connections=1)
+    assert time.monotonic() - began < 20
     assert (said.accepted, said.failed, said.connections, said.connect_failed) == (11, {}, 11, {})
     assert said.goodbye_failed == goodbyes
 
@@ -299,9 +301,11 @@ def half_open(serves: int) -> Iterator[int]:
 
 
 def test_connections_without_a_greeting_do_not_hold_the_end_of_a_load(clock: Clock) -> None:
-    clock.leap_after("accepted", lambda load: 63.0 * (len(load._accepted) >= 10))
+    clock.leap_after("accepted", lambda load: 63.0 * (len(load._accepted) == 10))
+    began = clock()
     with half_open(serves=1) as port:
-        said = send(port=port, seconds=60, connections=4, per_connection=1_000_000, timeout=600)
+        said = send(port=port, seconds=60, connections=4, per_connection=1_000_000, timeout=70)
+    assert clock() - began < 66e9
     assert said.offered == said.accepted >= 10
     assert (said.failed, said.connections, said.connect_failed) == ({}, 1, {"no greeting": 3})
 
@@ -317,14 +321,24 @@ def test_messages_that_wait_for_a_greeting_when_the_time_is_over_fail_by_that_ca
     assert (said.accepted, said.connections, said.connect_failed) == (0, 0, {"no greeting": 4})
 
 
-def test_a_connection_that_later_ones_have_overtaken_is_given_up(clock: Clock) -> None:
+def test_a_connection_that_later_ones_have_overtaken_is_given_up_while_the_load_goes_on(clock: Clock) -> None:
     clock.leap_after("accepted", lambda load: 6.0 * (len(load._accepted) == 4))
-    first = iter([faults.never_greets])
+    order, given_up = count(1), asyncio.Event()
+    in_time: list[bool] = []
 
     async def server(reader: faults.Reader, writer: faults.Writer) -> None:
-        await next(first, faults.does_no_pipelining)(reader, writer)
+        if (number := next(order)) == 1:
+            await faults.never_greets(reader, writer)
+            given_up.set()
+            return
+        if number == 4:  # two messages went over each of the two between
+            with suppress(TimeoutError):
+                await asyncio.wait_for(given_up.wait(), 3)
+            in_time.append(given_up.is_set())
+        await faults.does_no_pipelining(reader, writer)
 
-    said = against(server, messages=30, connections=2, per_connection=2)
+    said = against(server, messages=30, connections=2, per_connection=2, timeout=60)
+    assert in_time == [True]
     assert (said.accepted, said.failed, said.connect_failed) == (30, {}, {"no greeting": 1})
 
 

@@ -121,7 +121,7 @@ def test_a_node_that_does_not_run_is_listed_and_its_log_is_there(testbed: Comman
     assert all(word in ended.out for word in (("created", "exited", "running") if words == ("ps",) else ("two",)))
 
 
-def test_ps_and_doctor_name_the_walls_that_nobody_could_look_at(
+def test_ps_and_doctor_name_the_walls_that_nobody_could_look_at_and_doctor_the_disks(
     testbed: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host = test_runner.Breaking()
@@ -138,6 +138,7 @@ def test_ps_and_doctor_name_the_walls_that_nobody_could_look_at(
     assert [wall["found"] for wall in told["0000000b"]] == ["it is removed"]
 
     checks = json.loads(testbed("doctor", "--domains", 2, "--format", "json").out)
+    assert {check["name"] for check in checks} >= {"disk for the engine's data, MiB", "disk for runs in runs, MiB"}
     (walls,) = (check for check in checks if check["name"] == "walls of the beds that are up")
     assert (walls["state"], walls["needed"]) == ("warn", "all of them closed")
     assert walls["found"] == (

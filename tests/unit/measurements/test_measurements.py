@@ -1,5 +1,6 @@
 """Reading a run directory: accounting, rates, latencies, use, and what is missing."""
 
+import gzip
 import json
 import shutil
 from itertools import pairwise
@@ -14,7 +15,7 @@ from orchestrator.measurements import Latency, Measurements, Phase
 from orchestrator.measurements.accounting import bitmap, lowest
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.measurements.series import steady
-from orchestrator.services import Purpose
+from orchestrator.services import Purpose, Trouble
 from tests.unit import factory
 
 
@@ -198,6 +199,17 @@ def test_the_relays_log_tells_its_hops(kept: RunDir) -> None:
     assert hops.statuses == {"sent": accepted}
     assert hops.queue.values[-1] == 0
     assert max(v or 0 for v in hops.queue.values) > 5
+
+
+def test_troubles_in_the_relays_log_reach_the_measurements(rundir: RunDir) -> None:
+    line = "Nov 26 12:00:00 relay postfix/smtp[7]: connect to mx.d0.test[198.18.16.0]:25: Connection refused"
+    with gzip.open(rundir.path / "logs" / "relay.log.gz", "at") as log:
+        log.write(f"{factory.BEGAN + 1} {line}\n")
+    trouble = Trouble(reason="smtp: connect to HOST: Connection refused", count=1, example=line)
+    for _ in ("from the log", "from what was kept of it"):
+        hops = Measurements.read(rundir).hops
+        assert hops
+        assert list(hops.troubles) == [trouble]
 
 
 def test_the_relays_log_is_read_once(rundir: RunDir) -> None:

@@ -1,6 +1,9 @@
 """What may become part of a run directory."""
 
+import errno
 import json
+import os
+import signal
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -8,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import InvalidInput
-from orchestrator.measurements.rundir import FORMAT, MAX_NAME, RunDir, make_directory, write_files
+from orchestrator.interrupts import Interrupted
+from orchestrator.measurements.rundir import FORMAT, MAX_NAME, RunDir, make_directory, replace, write_files
 
 Use = Callable[[RunDir, str], object]
 USES: dict[str, Use] = {
@@ -85,3 +89,25 @@ def test_a_run_of_another_format_is_refused(run: RunDir, number: object, do: str
     (run.path / "run.json").write_text(json.dumps({"format": number, "version": version("testbed")}))
     with pytest.raises(InvalidInput, match=f"of format {FORMAT}.*run.json: format .*; .*{do}"):
         run.load()
+
+
+def test_a_scratch_file_that_cannot_be_removed_hides_no_first_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run.json").write_text("{}")
+    monkeypatch.setattr(Path, "unlink", raises(OSError(errno.EROFS, "Read-only file system")))
+    for first in (OSError(errno.ENOSPC, "No space left on device"), Interrupted(signal.SIGINT)):
+        monkeypatch.setattr(os, "fsync", raises(first))
+        with pytest.raises(type(first)) as caught:
+            replace(tmp_path / "run.json", "{ }")
+        assert caught.value is first
+    assert (tmp_path / "run.json").read_text() == "{}"
+
+
+def raises(error: BaseException) -> Callable[..., None]:
+    """Return a function that raises this error."""
+
+    def function(*_: object, **__: object) -> None:
+        raise error
+
+    return function

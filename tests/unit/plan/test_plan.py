@@ -2,17 +2,29 @@
 
 import hashlib
 from collections import Counter
-from ipaddress import IPv4Network, IPv6Network, collapse_addresses, summarize_address_range
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    collapse_addresses,
+    ip_address,
+    ip_network,
+    summarize_address_range,
+)
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from orchestrator.bed import builtin
+from orchestrator.bed import builtin, wiring
 from orchestrator.bed.addressing import twin, twin_network
 from orchestrator.bed.model import parse_bed
 from orchestrator.bed.wiring import ON_LAB, SHARE
 from orchestrator.cli.beds import _show_own
 from orchestrator.errors import InvalidInput
-from orchestrator.plan import Plan, make_plan
+from orchestrator.plan import NodePlan, Plan, make_plan
 from orchestrator.services import Role
 from orchestrator.up import compose
 
@@ -102,6 +114,71 @@ def test_a_daemon_that_looks_for_its_ipv6_addresses_has_them_all_on_interfaces()
     plan = make_plan(parse_bed({"name": "x", "domains": 1, "nodes": {"dns": dns}}, "x"), cpus=1)
     lines = plan.nodes[0].files["/testbed/addresses"].decode().splitlines()
     assert len([line for line in lines if "/128 nodad dev " in line]) == 4999
+
+
+SERVICES = {"dns": "bind", "sink": "blackhole", "relay": "postfix", "load": "smtp-load", "other": "smtp-load"}
+some_beds = st.fixed_dictionaries(
+    {
+        "domains": st.integers(1, 20),
+        "families": st.sampled_from(["v4", "v6", "both"]),
+        "on_link": st.booleans(),
+        "nodes": st.dictionaries(st.sampled_from(sorted(SERVICES)), st.integers(1, 30)).map(lambda n: {"sink": 1, **n}),
+    }
+).filter(lambda bed: not bed["on_link"] or bed["families"] != "v6")
+"""Beds with a sink; ``nodes``: name -> number of addresses."""
+
+
+def _words(node: NodePlan) -> list[list[str]]:
+    return [line.split() for line in node.files["/testbed/addresses"].decode().splitlines()]
+
+
+def _local(node: NodePlan) -> list[IPv4Network | IPv6Network]:
+    """Read from the commands of its start what the node answers for; the engine gives it the service address."""
+    texts = [str(node.v4)]
+    for words in _words(node):
+        texts += [words[2].partition("/")[0]] if words[:2] == ["address", "add"] else []
+        texts += [words[3]] if words[:3] == ["route", "add", "local"] else []
+    return list(map(ip_network, texts))
+
+
+def _neighbours(plan: Plan, node: NodePlan) -> set[IPv4Address | IPv6Address]:
+    """Look up every address that a node sends to in its routes: the next hops are its neighbours."""
+    four = plan.bed.families.has_v4
+    routes: list[tuple[Any, IPv4Address | IPv6Address]] = [
+        (ip_network(w[2]), ip_address(w[4])) for w in _words(node) if w[3:4] == ["via"]
+    ]
+    sent_to = [other.address for other in plan.nodes if other is not node]
+    if node.role in {Role.RELAY, Role.LOAD}:
+        sent_to += [delivery.v4 if four else delivery.v6 for delivery in plan.deliveries]
+    return {next((hop for prefix, hop in routes if address in prefix), address) for address in sent_to}
+
+
+@given(some_beds)
+def test_the_plan_counts_the_addresses_and_neighbours_that_its_commands_make(parts: dict[str, Any]) -> None:
+    """With few addresses on one device, so that some nodes need several devices."""
+    nodes = {name: {"service": SERVICES[name], "addresses": count} for name, count in parts["nodes"].items()}
+    bed = parse_bed({"name": "x", **parts, "nodes": nodes}, "bed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wiring, "ON_LAB", 8)
+        patch.setattr(wiring, "SHARE", 4)
+        plan = make_plan(bed, cpus=2)
+    mail = {plan.mail, twin_network(plan.mail)}
+    answering: Counter[IPv4Address | IPv6Address] = Counter()
+    for node in plan.nodes:
+        prefixes = _local(node)
+        assert (plan.mail in prefixes) == (node.role is Role.SINK and bed.families.has_v4)
+        own = {address for prefix in prefixes if prefix not in mail for address in prefix}
+        v4s, v6s = set(node.addresses), set(map(twin, node.addresses))
+        assert len(v4s) == nodes[node.name]["addresses"]
+        assert own == (v4s if bed.families.has_v4 else {node.v4}) | (v6s if bed.families.has_v6 else set())
+        answering.update(address for prefix in prefixes for address in prefix)
+    assert set(answering.values()) == {1}, "no address is that of two nodes"
+    assert all(address in plan.subnet or address in twin_network(plan.subnet) for address in answering)
+    reserved = (plan.subnet[0], plan.subnet[1])
+    assert not {*reserved, *map(twin, reserved)} & set(answering), "the network's own, and the engine's gateway"
+    real = [at for at in answering if at not in plan.mail and at not in twin_network(plan.mail)]
+    assert plan.needs.addresses == len(real) - (0 if bed.families.has_v4 else len(plan.nodes))
+    assert plan.needs.neighbour_entries == sum(len(_neighbours(plan, node)) for node in plan.nodes)
 
 
 def test_the_same_bed_gives_the_same_plan(plan: Plan) -> None:

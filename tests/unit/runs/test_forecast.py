@@ -1,6 +1,11 @@
 """What a plan will need, and what binds first."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from orchestrator import scenarios
 from orchestrator.bed.model import parse_bed
@@ -65,3 +70,49 @@ def test_what_a_scenario_names_is_there(name: str) -> None:
 
 def test_nothing_binds_where_nothing_is_a_figure() -> None:
     assert first_to_bind([Check(name="x", needed="", found="", do="", state="ok")]) is None
+
+
+LIMITS = st.one_of(st.none(), st.integers(64, 200))
+
+
+@given(
+    nofiles=st.lists(LIMITS, min_size=1, max_size=4),
+    host=st.fixed_dictionaries({"nofile": st.integers(1, 5000), "neighbour_limit": st.integers(0, 20)}),
+    neighbours=st.integers(0, 20),
+    memory_mb=st.integers(0, 1000),
+    rate=st.floats(0.1, 200_000),
+)
+def test_a_forecast_agrees_with_a_count_of_each_node(
+    nofiles: list[int | None], host: dict[str, Any], neighbours: int, memory_mb: int, rate: float
+) -> None:
+    """Name servers with these limits of open files; ``neighbours``: entries of others in the table of the host."""
+    nodes = {
+        f"n{i}": {"service": "bind", "release": "bullseye", "limits": {"nofile": nofile}}
+        for i, nofile in enumerate(nofiles)
+    }
+    made = make_plan(parse_bed({"name": "x", "nodes": nodes}, "bed"), cpus=2)
+    readings = replace(
+        READINGS, **host, neighbours=neighbours, neighbours_planned=0, memory_available_b=memory_mb << 20
+    )
+    checks = forecast(readings, made, connections={"n0": rate})
+    files = {node.name: node.fds for node in made.nodes}
+    assert _fits(checks, "open files of one process") == all(
+        max(files[f"n{i}"], nofile or 0) <= host["nofile"] for i, nofile in enumerate(nofiles)
+    )
+    assert _fits(checks, OWN_LIMIT) == all(
+        nofile is None or files[f"n{i}"] <= nofile for i, nofile in enumerate(nofiles)
+    )
+    pairs = sum(1 for a in nodes for b in nodes if a != b)
+    assert _fits(checks, "entries in the kernel's neighbour table") == (
+        pairs == 0 or neighbours + pairs <= host["neighbour_limit"]
+    )
+    assert _fits(checks, "memory, MiB") == (sum(node.memory_mb for node in made.nodes) <= memory_mb)
+    assert _fits(checks, "local ports to one address") == (rate <= 64_512)
+    first = first_to_bind(checks)
+    assert first
+    assert (first.state == "ok") == all(check.state == "ok" for check in checks if check.share is not None)
+
+
+def _fits(checks: list[Check], name: str) -> bool:
+    """Return whether no check of this name fails."""
+    return all(check.state == "ok" for check in checks if check.name == name)

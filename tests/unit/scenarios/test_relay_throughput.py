@@ -182,7 +182,7 @@ def test_a_number_of_connections_that_sets_the_pace_is_no_verdict_on_the_relay(
     assert (verdict.outcome, verdict.marks) == (Outcome.INCONCLUSIVE, ("concurrency-bound",))
     assert f"messages a second over {max(carries)} connections" in verdict.reason
     assert "--connections" in verdict.reason
-    assert "150" not in verdict.claim
+    assert not any(character.isdigit() for character in verdict.claim)
 
 
 @pytest.mark.parametrize(("probe", "given", "unsteady"), [(1.6, True, True), (1.6, False, True), (1.2, True, False)])

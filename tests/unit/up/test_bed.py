@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.agents.contract import LoadOrder
 from orchestrator.bed import builtin
-from orchestrator.errors import EngineFailed, NodeDied, TimedOut
+from orchestrator.errors import EngineFailed, InvalidInput, NodeDied, TimedOut
 from orchestrator.hosts import ContainerSpec, LogLine, Output, Overdue
 from orchestrator.hosts.fake import FakeHost
 from orchestrator.measurements.rundir import RunDir
@@ -90,6 +90,13 @@ def test_fifty_loads_leave_no_thread_and_one_listener_for_all(tmp_path: Path) ->
         assert {t.name for t in set(threading.enumerate()) - threads} == set()
         assert listeners(bed) == 1
     assert len(bed.phases) == 100
+
+
+def test_a_load_whose_name_is_no_part_of_a_file_name_is_not_sent(tmp_path: Path) -> None:
+    with up(tmp_path) as (bed, engine):
+        engine.answer = lambda _spec, command: pytest.fail(f"{command} was run")
+        with pytest.raises(InvalidInput, match="a name of 1 to 200 printable characters"):
+            bed.send("../load", LoadOrder(messages=1))
 
 
 def test_a_line_that_was_printed_already_leaves_no_listener(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """A bed that stays up, on the engine in memory: found again, refused by name, held against the host, expired."""
 
 import json
-import os
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,12 +22,10 @@ from orchestrator.up.collect.recorder import Recorder
 from orchestrator.up.keep import lifetime, up
 from tests.unit.cli import test_errors as test_cli_errors
 from tests.unit.cli.test_errors import Command
-from tests.unit.hosts import test_ownership
 from tests.unit.hosts.test_ownership import silent
 from tests.unit.runs.test_runner import READING, Breaking, Steps
 
 testbed = test_cli_errors.testbed
-dead = test_ownership.dead
 
 
 def a_bed(domains: int = 2) -> Bed:
@@ -38,12 +35,20 @@ def a_bed(domains: int = 2) -> Bed:
 
 
 @pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch, dead: str) -> Breaking:
-    """Give an engine whose beds were made by commands that have ended, as those of `testbed up` are."""
+def engine(monkeypatch: pytest.MonkeyPatch) -> Breaking:
+    """Give an engine; the beds on it are made by this process, which runs on."""
     made = Breaking()
     monkeypatch.setattr(docker, "connect", lambda: made)
-    monkeypatch.setattr(ownership, "_owner", lambda: dead)
     return made
+
+
+def raises(error: Exception) -> Callable[[], None]:
+    """Return a function that raises this error."""
+
+    def function() -> None:
+        raise error
+
+    return function
 
 
 @pytest.fixture
@@ -111,6 +116,21 @@ def test_a_bed_that_stands_damaged_is_named_with_its_cure(
     assert engine.find({}) == there
 
 
+def test_the_graph_of_a_name_is_that_of_the_bed_that_is_up(
+    testbed: Command, call: Callable[..., DeployedBed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nodes(*words: str) -> set[str]:
+        return {node["name"] for node in json.loads(testbed("graph", *words, "--format", "json").out)["nodes"]}
+
+    built_in = {"dns", "sink", "relay", "load"}
+    assert nodes("relay") == nodes() == built_in
+    bed = call(a_bed().model_copy(update={"name": "relay"}))
+    assert nodes("relay") == nodes() == nodes(bed.id) == {"dns", "ns2"}
+    assert nodes("relay", "--domains", "9") == built_in
+    monkeypatch.setattr(docker, "connect", raises(EngineFailed("an engine", "none", "start it")))
+    assert nodes("relay") == built_in
+
+
 def test_another_bed_of_the_same_name_is_named_and_another_name_helps(call: Callable[..., DeployedBed]) -> None:
     bed = call()
     with pytest.raises(InvalidInput, match="of another definition") as caught:
@@ -128,14 +148,10 @@ def test_a_bed_that_another_command_brings_up_is_waited_for(
         call()
 
 
-def this_process() -> str:
-    return "/".join((*ownership._machine(), str(os.getpid()), str(ownership._started(os.getpid()))))
-
-
 def the_other(created: str) -> NetworkSpec:
     """Describe the first object of the same bed, made by a command that runs."""
     identity = ownership.Identity.new(a_bed(), ownership.Kind.UP)
-    labels = identity.labels(owner=this_process(), created=created)
+    labels = identity.labels(created=created)
     return NetworkSpec(name=identity.name("control"), driver="bridge", labels=labels)
 
 
@@ -159,7 +175,6 @@ def test_of_two_commands_that_make_one_bed_at_the_same_time_the_younger_withdraw
         return make(spec)
 
     monkeypatch.setattr(engine, "create_network", both)
-    monkeypatch.setattr(ownership, "_owner", this_process)
     if withdraws:
         with pytest.raises(EngineFailed, match="another command is bringing it up"):
             call()
