@@ -19,8 +19,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     ],
     "blackhole": [
         {"data_delay_ms": 1.5, "max_size": 1024},
-        {"fault": "reset-after-mail", "fault_every": 3},
-        {"fault": "close-after-rcpt"},
+        {"rules": [{"on": "mail", "then": "reset", "every": 3}]},
         {"rules": [{"to": "*@d3.test", "then": "defer", "times": 2}], "tls": True},
     ],
     "dns-gate": [{"rules": [{"name": "*.d1.test", "type": "MX", "times": 2}]}],
