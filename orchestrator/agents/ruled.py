@@ -143,10 +143,6 @@ class RuledSession(Session):
         """Answer one line, CRLF included."""
         return super()._read_commands(line, replies)
 
-    @property
-    def _starts_tls(self) -> bool:
-        return self._secure is not None and not self._secure.done()
-
     def _read_content(self, data: bytes, replies: list[bytes]) -> bytes | None:
         try:
             return super()._read_content(data, replies)

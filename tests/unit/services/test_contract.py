@@ -25,7 +25,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "dns-gate": [{"rules": [{"name": "*.d1.test", "type": "MX", "times": 2}]}],
     "inbox": [
         {"max_size": 4096, "max_messages": 10, "max_stored_mb": 1, "users": {"ann": "secret"}},
-        {"require_auth": True},
+        {"require_auth": True, "timeout_s": 5},
         {"require_tls": True},
         {"rules": [{"to": "*@d1.test", "then": "defer"}]},
     ],
