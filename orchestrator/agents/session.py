@@ -33,8 +33,8 @@ _HELLO = re.compile(rb"[A-Za-z]{4} +[!-~\x80-\xff][ -~\x80-\xff]*")
 _VERB_ENDS = (b"", b" ")
 _BODY = (b"BODY=7BIT", b"BODY=8BITMIME")
 _SIZE = re.compile(rb"SIZE(?:=(\d{1,20}))?")
-_AT_ONCE = 8 * 1024
-"""Octets of a pipeline that are read before their replies are written: a short command may have a long reply."""
+_AT_ONCE = 4 * 1024
+"""Octets of a pipeline that are read before other connections have their turn."""
 _EARLY_S = 0.001
 """Added to every delay, because the event loop rounds timers down to whole milliseconds."""
 _HANDSHAKE_S = 30.0
@@ -110,8 +110,8 @@ class Session(asyncio.Protocol):
         self._sender = False
         self._recipients: list[int] = []
         self._content: DataReader | None = None
-        self._delay: asyncio.TimerHandle | asyncio.Future[None] | None = None
-        """What the client's data wait for: a reply that is due later, or a TLS handshake."""
+        self._delay: asyncio.Handle | asyncio.Future[None] | None = None
+        """What the client's data wait for: a reply that is due later, a TLS handshake, or other connections' turn."""
         self._full = False
         """The client does not read the replies; its data wait for that, too."""
         self._held = b""
@@ -150,7 +150,8 @@ class Session(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Read from the client again."""
         self._full = False
-        self._go_on()
+        if self._delay is None:
+            self._go_on()
 
     def data_received(self, data: bytes) -> None:
         """Read commands and content, and answer them in one write."""
@@ -178,12 +179,15 @@ class Session(asyncio.Protocol):
                 self._transport.close()
 
     def _read_pipeline(self, data: bytes, replies: list[bytes]) -> bytes | None:
-        """Read the first commands of a long pipeline, and write their replies; return the octets that are left."""
+        """Answer the first commands of a long pipeline; return the octets that are left, which wait for their turn."""
         rest = self._read_commands(data[:_AT_ONCE], replies)
         if self._transport is None or self._starts_tls or (replies and replies[-1] is BYE):
             return None
-        self._transport.write(b"".join(replies))
-        replies.clear()
+        if self._delay is None:
+            self._transport.write(b"".join(replies))
+            replies.clear()
+            self._transport.pause_reading()
+            self._delay = asyncio.get_running_loop().call_soon(self._go_on)
         return (rest or b"") + data[_AT_ONCE:]
 
     def _read_commands(self, data: bytes, replies: list[bytes]) -> bytes | None:
@@ -249,14 +253,13 @@ class Session(asyncio.Protocol):
         self._delay = asyncio.get_running_loop().call_later(seconds + _EARLY_S, self._answer_now, reply)
 
     def _answer_now(self, reply: bytes) -> None:
-        transport = cast("asyncio.Transport", self._transport)
-        self._delay = None
-        transport.write(reply)
+        cast("asyncio.Transport", self._transport).write(reply)
         self._go_on()
 
     def _go_on(self) -> None:
-        """Read what the client sent in the meantime, and then from the connection again."""
-        if self._transport is None or self._delay is not None or self._full:
+        """Read what the client sent while its data waited, and then from the connection again."""
+        self._delay = None
+        if self._transport is None or self._full:
             return
         held, self._held = self._held, b""
         if held:
@@ -386,7 +389,6 @@ class Session(asyncio.Protocol):
             return
         if secured is not None and self._transport is not None:
             self._transport = secured
-            self._delay = None
             self._go_on()
 
     def _argument(self, line: bytes, command: bytes) -> Argument | bytes:

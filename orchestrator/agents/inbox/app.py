@@ -15,6 +15,7 @@ LOCAL = ("127.0.0.1", "localhost", "::1", "inbox")
 """Names under which the page and the API are served: a page of any other name could read mail by DNS rebinding."""
 MOST_BODY = 16 * 1024 * 1024
 """Octets of a request's body; it is kept in memory and read at once. A larger message goes by SMTP."""
+_TOO_LARGE = f"a body of at most {MOST_BODY} octets is needed; send a larger message by SMTP"
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -60,6 +61,9 @@ class Guard:
         if reason is not None:
             await PlainTextResponse(reason + "\n", 403)(scope, receive, send)
             return
+        if int(headers.get(b"content-length", "0")) > MOST_BODY:
+            await PlainTextResponse(_TOO_LARGE + "\n", 413, {"Connection": "close"})(scope, receive, send)
+            return
         size = 0
 
         async def receive_some() -> Message:
@@ -67,7 +71,7 @@ class Guard:
             message = await receive()
             size += len(message.get("body", b""))
             if size > MOST_BODY:
-                raise HTTPException(413, f"a body of at most {MOST_BODY} octets is needed; send more by SMTP")
+                raise HTTPException(413, _TOO_LARGE, {"Connection": "close"})
             return message
 
         async def send_more(message: Message) -> None:

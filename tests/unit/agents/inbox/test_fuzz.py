@@ -148,11 +148,14 @@ class Wire:
         if before <= HIGH_WATER < self.unread and self.session:
             self.session.pause_writing()
 
-    def read(self) -> None:
-        """Read what was written."""
-        while self.unread > HIGH_WATER and self.session and not self.closed:
-            self.unread = 0
-            self.session.resume_writing()
+    async def read(self) -> None:
+        """Read all that is written."""
+        session = cast("Session", self.session)
+        while (self.unread > HIGH_WATER or isinstance(session._delay, asyncio.Handle)) and not self.closed:
+            if self.unread > HIGH_WATER:
+                self.unread = 0
+                session.resume_writing()
+            await asyncio.sleep(0)
         self.unread = 0
 
     def close(self) -> None:
@@ -214,8 +217,8 @@ class World:
             if not wire.closed:
                 session.data_received(piece)
             if chance is None or chance.random() < 0.2:
-                wire.read()
-        wire.read()
+                await wire.read()
+        await wire.read()
         session.connection_lost(None)
         return wire.written, self.kept()
 
