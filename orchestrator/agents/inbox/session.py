@@ -22,7 +22,7 @@ from orchestrator.agents.inbox.content import Content
 from orchestrator.agents.inbox.spool import Envelope, Event, Spool
 from orchestrator.agents.ledger import Books
 from orchestrator.agents.output import complain
-from orchestrator.agents.ruled import RuledReception, RuledSession
+from orchestrator.agents.ruled import Delayed, RuledReception, RuledSession
 from orchestrator.agents.rules import PASSED, Decision, Moment, Rules
 from orchestrator.agents.rules import Envelope as Known
 from orchestrator.agents.session import COMMAND_LIMIT, OK, PARAMETER, SYNTAX, TOO_BIG
@@ -210,9 +210,13 @@ class InboxSession(RuledSession):
             return _NOT_NOW
         if self._user is not None:
             return _AUTHENTICATED
-        reply = self._ruled(Moment.AUTH, OK)
-        if reply is not OK:
-            return reply
+        try:
+            reply = self._ruled(Moment.AUTH, OK)
+        except Delayed as late:
+            raise Delayed(self._log_in(line), late.seconds) from None
+        return self._log_in(line) if reply is OK else reply
+
+    def _log_in(self, line: bytes) -> bytes:
         mechanism, _, initial = line[5:].strip().partition(b" ")
         steps = {b"PLAIN": self._plain, b"LOGIN": self._login_name}
         step = steps.get(mechanism.upper())

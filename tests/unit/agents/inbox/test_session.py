@@ -210,6 +210,15 @@ def test_a_tarpit_answers_late_at_each_moment_and_loses_nothing(inbox: Inbox, on
     assert inbox.raw() == [LETTER]
 
 
+def test_a_tarpit_at_auth_logs_in_late(make_inbox: Callable[..., Inbox]) -> None:
+    inbox = make_inbox(users={"ann": "secret"})
+    inbox.rules({"on": "auth", "then": "tarpit", "delay_s": 0.2})
+    with client(inbox) as smtp:
+        before = time.monotonic()
+        assert smtp.login("ann", "secret")[0] == 235
+        assert time.monotonic() - before >= 0.2
+
+
 def test_a_pace_is_kept_for_many_recipients_of_one_write(inbox: Inbox) -> None:
     inbox.rules({"then": "pace", "per_second": 50})
     text = b"EHLO x\r\nMAIL FROM:<a@d0.test>\r\n" + b"RCPT TO:<b@d1.test>\r\n" * 11 + b"DATA\r\nx\r\n.\r\nQUIT\r\n"
