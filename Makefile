@@ -3,7 +3,7 @@
 # make test-all  the same, on every Debian release, with the long tests
 # All work on a bare Debian 12 or 13, as root or with sudo, and leave the command at .venv/bin/testbed.
 
-.PHONY: demo test test-all setup tools lint unit unit-inner unit-outer integration integration-all requirements uplot clean
+.PHONY: demo test test-all setup tools lint unit unit-inner unit-outer unit-long integration integration-all requirements uplot clean
 
 # Python compiles once, not in each process again.
 unexport PYTHONDONTWRITEBYTECODE
@@ -16,7 +16,7 @@ demo: setup
 
 test: setup tools lint unit integration
 
-test-all: setup tools lint unit integration-all
+test-all: setup tools lint unit unit-long integration-all
 
 setup: .venv/.installed
 	$(BIN)/testbed setup
@@ -43,13 +43,16 @@ INNER := tests/unit/agents tests/unit/services tests/unit/scenarios
 unit: .venv/.installed
 	$(MAKE) --jobs 2 --output-sync=target unit-inner unit-outer
 
-unit-inner unit-outer: export TMPDIR = $(firstword $(wildcard /dev/shm) /tmp)
+unit-inner unit-outer unit-long: export TMPDIR = $(firstword $(wildcard /dev/shm) /tmp)
 
 unit-inner: .venv/.installed
 	$(BIN)/pytest $(INNER)
 
 unit-outer: .venv/.installed
 	$(BIN)/pytest tests/unit $(INNER:%=--ignore %)
+
+unit-long: .venv/.installed
+	$(BIN)/pytest --numprocesses 2 -m long tests/unit
 
 # Images of further releases are there before two tests build the same one at the same time.
 OF_TESTS = [('bind', 'bullseye'), ('postfix', 'bullseye')]

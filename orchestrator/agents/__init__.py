@@ -4,7 +4,7 @@
 
     sink, load, probe, control   programs: python3 -m orchestrator.agents.<name>
     session, smtp                one SMTP connection: the sink's side, the generator's side
-    faults                       sessions that the sink breaks off
+    rules, ruled                 rules of a sink, and its sessions under rules
     order                        bounds of a load order
     ledger, content              accounting; reader of one message
     wire, histogram, output      stamped message, durations, printed lines

@@ -250,7 +250,7 @@ class SinkReport(Message):
     connections: int
     """Connections accepted by the sink since the run began."""
     broken: int = 0
-    """Connections broken off on purpose: see ``SinkSettings.fault``."""
+    """Connections that a rule ended (``rules``)."""
     domains: int
     """Distinct recipient domains of the run's mail, messages ``outside`` left out."""
     first: float | None
@@ -275,7 +275,3 @@ class SinkSettings(Order):
     """Delay, in ms, between the end of the data and its reply."""
     max_size: int = 50 * 1024 * 1024
     """SIZE announced in EHLO (RFC 1870), in octets."""
-    fault: str = "none"
-    """Fault of a session: ``none``, ``reset-after-mail`` or ``close-after-rcpt`` (``faults``)."""
-    fault_every: int = 1
-    """One of this many connections has the fault."""

@@ -41,7 +41,7 @@ def ruled(books: Books, settings: SinkSettings, most: int, tls: ssl.SSLContext |
     return reception
 
 
-class _Delayed(Exception):
+class Delayed(Exception):
     """The reply to a command is due later."""
 
     def __init__(self, reply: bytes, seconds: float) -> None:
@@ -96,11 +96,11 @@ class RuledSession(Session):
 
         Raises:
             _Ended: the connection ends.
-            _Delayed: ``good`` is due later.
+            Delayed: ``good`` is due later.
         """
         decision, reply = self._ask(moment, good, recipient)
         if decision.action in LATE:
-            raise _Delayed(good, decision.delay_s)
+            raise Delayed(good, decision.delay_s)
         return reply
 
     # --------------------------------------------------------------------------------------------- commands, one by one
@@ -110,7 +110,7 @@ class RuledSession(Session):
         replies: list[bytes] = []
         try:
             reply = self._ruled(Moment.CONNECT, b"")
-        except _Delayed as late:
+        except Delayed as late:
             self._answer_later(GREETING, late.seconds, replies)
         except _Ended as end:
             self._end(end, replies)
@@ -127,7 +127,7 @@ class RuledSession(Session):
             line, at = data[at:end], end
             try:
                 rest = self._read_line(line, replies)
-            except _Delayed as late:
+            except Delayed as late:
                 self._answer_later(late.reply, late.seconds, replies)
                 return data[at:]
             except _Ended as ended:
@@ -142,10 +142,6 @@ class RuledSession(Session):
     def _read_line(self, line: bytes, replies: list[bytes]) -> bytes | None:
         """Answer one line, CRLF included."""
         return super()._read_commands(line, replies)
-
-    @property
-    def _starts_tls(self) -> bool:
-        return self._secure is not None and not self._secure.done()
 
     def _read_content(self, data: bytes, replies: list[bytes]) -> bytes | None:
         try:

@@ -28,9 +28,13 @@ _USUAL_MAIL = re.compile(rb"MAIL FROM:" + _USUAL_PATH + rb"(?: SIZE=(\d{1,20}))?
 _USUAL_RCPT = re.compile(rb"RCPT TO:" + _USUAL_PATH)
 """The forms that nearly every client sends. ``path`` reads the whole grammar, in eight times the time."""
 _USUAL_LENGTH = len(b"RCPT TO:") + MAX_PATH
+_HELLO = re.compile(rb"[A-Za-z]{4} +[!-~\x80-\xff][ -~\x80-\xff]*")
+"""EHLO and HELO; the name may be any, but a bare CR or LF is no end of a line (RFC 5321, 2.3.8)."""
 _VERB_ENDS = (b"", b" ")
 _BODY = (b"BODY=7BIT", b"BODY=8BITMIME")
 _SIZE = re.compile(rb"SIZE(?:=(\d{1,20}))?")
+_AT_ONCE = 2 * 1024
+"""Octets of a pipeline that are read before other connections have their turn."""
 _EARLY_S = 0.001
 """Added to every delay, because the event loop rounds timers down to whole milliseconds."""
 _HANDSHAKE_S = 30.0
@@ -92,8 +96,8 @@ class Session(asyncio.Protocol):
     """One connection. Memory: an unfinished command line, 100 recipients, and ``Content``."""
 
     __slots__ = (
-        "_content", "_delay", "_dialled", "_greeted", "_held", "_line", "_overlong", "_reception", "_recipients",
-        "_secure", "_sender", "_transport",
+        "_content", "_delay", "_dialled", "_full", "_greeted", "_held", "_line", "_overlong", "_reception",
+        "_recipients", "_secure", "_sender", "_transport",
     )  # fmt: skip
 
     def __init__(self, reception: Reception) -> None:
@@ -106,7 +110,10 @@ class Session(asyncio.Protocol):
         self._sender = False
         self._recipients: list[int] = []
         self._content: DataReader | None = None
-        self._delay: asyncio.TimerHandle | None = None
+        self._delay: asyncio.Handle | asyncio.Future[None] | None = None
+        """What the client's data wait for: a reply that is due later, a TLS handshake, or other connections' turn."""
+        self._full = False
+        """The client does not read the replies; its data wait for that, too."""
         self._held = b""
         self._secure: asyncio.Future[None] | None = None
         """The TLS handshake, once STARTTLS was answered."""
@@ -136,31 +143,52 @@ class Session(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Stop reading from a client that does not read the replies."""
+        self._full = True
         if self._transport is not None:
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         """Read from the client again."""
-        if self._transport is not None and self._delay is None:
-            self._transport.resume_reading()
+        self._full = False
+        if self._delay is None:
+            self._go_on()
 
     def data_received(self, data: bytes) -> None:
         """Read commands and content, and answer them in one write."""
-        if self._delay is not None:
+        if self._delay is not None or self._full:
             self._held += data  # the event loop had read it before reading was paused
+            if self._transport is not None:
+                self._transport.pause_reading()  # it begins to read after connection_made, paused or not
             return
         replies: list[bytes] = []
         rest: bytes | None = data
-        while rest and self._delay is None and self._transport is not None:
-            rest = self._read_commands(rest, replies) if self._content is None else self._read_content(rest, replies)
-        if self._delay is not None:
-            self._held = rest or b""
+        while rest and self._delay is None and not self._full and self._transport is not None:
+            if self._content is not None:
+                rest = self._read_content(rest, replies)
+            elif len(rest) <= _AT_ONCE:
+                rest = self._read_commands(rest, replies)
+            else:
+                rest = self._read_pipeline(rest, replies)
+        if rest:
+            self._held = rest
         if self._transport is None:
             return
         if replies:
             self._transport.write(b"".join(replies))
             if replies[-1] is BYE:
                 self._transport.close()
+
+    def _read_pipeline(self, data: bytes, replies: list[bytes]) -> bytes | None:
+        """Answer the first commands of a long pipeline; return the octets that are left, which wait for their turn."""
+        rest = self._read_commands(data[:_AT_ONCE], replies)
+        if self._transport is None or self._starts_tls or (replies and replies[-1] is BYE):
+            return None
+        if self._delay is None:
+            self._transport.write(b"".join(replies))
+            replies.clear()
+            self._transport.pause_reading()
+            self._delay = asyncio.get_running_loop().call_soon(self._go_on)
+        return (rest or b"") + data[_AT_ONCE:]
 
     def _read_commands(self, data: bytes, replies: list[bytes]) -> bytes | None:
         """Answer complete command lines; return the octets after a DATA line, or ``None`` without one."""
@@ -225,13 +253,19 @@ class Session(asyncio.Protocol):
         self._delay = asyncio.get_running_loop().call_later(seconds + _EARLY_S, self._answer_now, reply)
 
     def _answer_now(self, reply: bytes) -> None:
-        transport = cast("asyncio.Transport", self._transport)
+        cast("asyncio.Transport", self._transport).write(reply)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Read what the client sent while its data waited, and then from the connection again."""
         self._delay = None
-        transport.write(reply)
-        transport.resume_reading()
+        if self._transport is None or self._full:
+            return
         held, self._held = self._held, b""
         if held:
             self.data_received(held)
+        if self._transport is not None and self._delay is None and not self._full:
+            self._transport.resume_reading()
 
     def _ehlo(self, line: bytes) -> bytes:
         return self._hello(line, self._reception.capabilities[self._secure is not None])
@@ -240,7 +274,7 @@ class Session(asyncio.Protocol):
         return self._hello(line, b"250 " + HOST + _CRLF)
 
     def _hello(self, line: bytes, reply: bytes) -> bytes:
-        if not line[5:].strip():
+        if _HELLO.fullmatch(line) is None:
             return SYNTAX
         self._greeted = True
         self._rset(line)
@@ -298,7 +332,7 @@ class Session(asyncio.Protocol):
         return RCPT_OK
 
     def _data(self, line: bytes) -> bytes:
-        if line[4:].strip():
+        if line[4:].strip(b" "):
             return SYNTAX
         if not self._sender:
             return NO_MAIL
@@ -320,7 +354,7 @@ class Session(asyncio.Protocol):
         return _VRFY if line[5:].strip() else SYNTAX
 
     def _quit(self, line: bytes) -> bytes:
-        return SYNTAX if line[4:].strip() else BYE
+        return SYNTAX if line[4:].strip(b" ") else BYE
 
     def _other(self, line: bytes) -> bytes:
         """Answer a command whose name has not four letters."""
@@ -328,7 +362,11 @@ class Session(asyncio.Protocol):
             return UNKNOWN
         if self._secure is not None:
             return _NESTED_TLS
-        return TLS_READY if line[8:].strip() == b"" else SYNTAX
+        return SYNTAX if line[8:].strip(b" ") else TLS_READY
+
+    @property
+    def _starts_tls(self) -> bool:
+        return self._secure is not None and self._delay is self._secure
 
     def _start_tls(self, replies: list[bytes]) -> None:
         transport = cast("asyncio.Transport", self._transport)
@@ -336,10 +374,11 @@ class Session(asyncio.Protocol):
         replies.clear()
         self._greeted = self._sender = False
         self._recipients = []
-        self._secure = asyncio.ensure_future(self._shake_hands(transport))
+        transport.pause_reading()  # what the client has sent already is not read as commands (RFC 3207, 4.2)
+        self._secure = self._delay = asyncio.ensure_future(self._shake_hands(transport))
 
     async def _shake_hands(self, transport: asyncio.Transport) -> None:
-        """Go on inside TLS; a handshake that fails ends the connection."""
+        """Go on inside TLS; a handshake that fails ends the connection. Data wait until their replies go out in TLS."""
         context = cast("ssl.SSLContext", self._reception.tls)
         try:
             secured = await asyncio.get_running_loop().start_tls(
@@ -350,6 +389,7 @@ class Session(asyncio.Protocol):
             return
         if secured is not None and self._transport is not None:
             self._transport = secured
+            self._go_on()
 
     def _argument(self, line: bytes, command: bytes) -> Argument | bytes:
         """Read what follows ``MAIL FROM:`` or ``RCPT TO:``, or return the reply that refuses it."""

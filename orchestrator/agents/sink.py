@@ -26,7 +26,6 @@ import uvloop
 
 from orchestrator.agents.contract import TICK_S, SinkSettings
 from orchestrator.agents.control import SOCKET
-from orchestrator.agents.faults import answer
 from orchestrator.agents.ledger import Books
 from orchestrator.agents.output import say
 from orchestrator.agents.session import Reception, Session
@@ -174,7 +173,7 @@ def main() -> None:
     session: Callable[[], Session]
     if options.rules is None:
         reception = Reception(books, settings, most, tls)
-        session = partial(answer, reception)
+        session = partial(Session, reception)
     else:
         from orchestrator.agents.ruled import RuledSession, ruled  # noqa: PLC0415 - a sink without rules pays nothing
 

@@ -21,6 +21,10 @@ SIZE, PER_CONNECTION = 2048, 10
 SIGSEGV = 139
 """Exit status after signal 11 (128 + 11)."""
 MESSAGE = "Can't write to socket."
+_RULES = {
+    "reset-after-mail": {"on": "mail", "then": "reset"},
+    "close-after-rcpt": {"on": "rcpt", "then": "disconnect"},
+}
 OVERTIME = 10.0
 """Most seconds from the end of the load's time to the end of our generator: connections may wait for a reply."""
 _NAMES = {129: "SIGHUP", 134: "SIGABRT", 136: "SIGFPE", 137: "SIGKILL", SIGSEGV: "SIGSEGV", 141: "SIGPIPE"}
@@ -30,9 +34,9 @@ class Params(OverIPv4):
     """Parameters of the scenario."""
 
     fault: Literal["reset-after-mail", "close-after-rcpt", "none"] = "reset-after-mail"
-    """Fault of the sink."""
+    """Rule of the sink: reset the connection (RST) at MAIL, or close it at RCPT."""
     every: Annotated[int, Field(ge=1, le=1_000_000)] = 2
-    """The sink breaks off one session in this many."""
+    """The sink breaks off at one in this many of these commands."""
     seconds: Annotated[float, Field(ge=1, le=3600)] = 8.0
     """Time of each generator, in seconds."""
     connections: Annotated[int, Field(ge=1, le=1000)] = 20
@@ -49,14 +53,14 @@ class PostalCrash:
     params = Params
 
     def bed(self, params: Params) -> Bed:
-        """Return a sink with the fault, and both generators."""
-        sink = {"fault": params.fault, "fault_every": params.every}
+        """Return a sink with the rule, and both generators."""
+        rules = [{**_RULES[params.fault], "every": params.every}] if params.fault in _RULES else []
         return Bed(
             name="postal-crash",
             domains=16,
             families=Families(params.families),
             nodes={
-                "sink": NodeSpec(service="blackhole", settings=sink),
+                "sink": NodeSpec(service="blackhole", settings={"rules": rules}),
                 "load": NodeSpec(service="smtp-load"),
                 "postal": NodeSpec(service="postal", release=params.release),
             },

@@ -2,9 +2,9 @@
 
 import json
 import re
-from typing import Annotated, Literal, Self
+from typing import Annotated
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field
 
 from orchestrator.agents.contract import SinkSettings
 from orchestrator.agents.rules import Action, Rule
@@ -27,20 +27,10 @@ class Settings(Strict):
     """Delay between the end of a message's data and the reply, in milliseconds."""
     max_size: Annotated[int, Field(ge=1024, le=1 << 40)] = 50 * 1024 * 1024
     """Announced SIZE (RFC 1870), in octets."""
-    fault: Literal["none", "reset-after-mail", "close-after-rcpt"] = "none"
-    """How the sink breaks sessions off: with a reset (RST) after MAIL, or a close after RCPT."""
-    fault_every: Annotated[int, Field(ge=1, le=1_000_000)] = 1
-    """Break off one of every N connections."""
     tls: bool = False
     """Offer STARTTLS, with the node's certificate."""
     rules: Annotated[tuple[Rule, ...], AfterValidator(_possible)] = ()
-    """What happens to sessions and messages, instead of a fault; the first rule that matches decides."""
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> Self:
-        if self.rules and self.fault != "none":
-            raise ValueError("rules: a sink has rules or a fault, not both")
-        return self
+    """What happens to sessions and messages; the first rule that matches decides."""
 
 
 class Blackhole:

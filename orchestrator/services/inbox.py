@@ -29,6 +29,8 @@ class Settings(Strict):
     """MiB of messages kept, likewise."""
     users: dict[Annotated[str, Field(min_length=1, max_length=255)], str] | None = None
     """Name -> password for AUTH. By default any name with any password."""
+    timeout_s: Annotated[float, Field(ge=1, le=3600)] = 300.0
+    """Seconds for a command, and for each 16 KiB of a message; then 421."""
     require_auth: bool = False
     require_tls: bool = False
     rules: tuple[Rule, ...] = ()

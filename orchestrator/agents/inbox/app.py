@@ -4,15 +4,18 @@ from collections.abc import Collection
 from importlib import resources
 from urllib.parse import urlsplit
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, HTTPException
 from fastapi.responses import PlainTextResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator.agents.inbox import mailpit
 from orchestrator.agents.inbox.api import Here, Served, api
 
 LOCAL = ("127.0.0.1", "localhost", "::1", "inbox")
 """Names under which the page and the API are served: a page of any other name could read mail by DNS rebinding."""
+MOST_BODY = 16 * 1024 * 1024
+"""Octets of a request's body; it is kept in memory and read at once. A larger message goes by SMTP."""
+_TOO_LARGE = f"a body of at most {MOST_BODY} octets is needed; send a larger message by SMTP"
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -43,7 +46,7 @@ def create(served: Served, names: Collection[str] = LOCAL) -> ASGIApp:
 
 
 class Guard:
-    """Refuses requests of pages from elsewhere: another Host (DNS rebinding), another Origin (CSRF)."""
+    """Refuses bodies that are too large, and pages from elsewhere: another Host (DNS rebinding) or Origin (CSRF)."""
 
     def __init__(self, app: ASGIApp, names: Collection[str]) -> None:
         self._app, self._names = app, {name.lower() for name in names}
@@ -58,13 +61,25 @@ class Guard:
         if reason is not None:
             await PlainTextResponse(reason + "\n", 403)(scope, receive, send)
             return
+        if int(headers.get(b"content-length", "0")) > MOST_BODY:
+            await PlainTextResponse(_TOO_LARGE + "\n", 413, {"Connection": "close"})(scope, receive, send)
+            return
+        size = 0
 
-        async def send_more(message: dict[str, object]) -> None:
+        async def receive_some() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > MOST_BODY:
+                raise HTTPException(413, _TOO_LARGE, {"Connection": "close"})
+            return message
+
+        async def send_more(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *_HEADERS]  # type: ignore[misc]
+                message["headers"] = [*message["headers"], *_HEADERS]
             await send(message)
 
-        await self._app(scope, receive, send_more)  # type: ignore[arg-type]
+        await self._app(scope, receive_some, send_more)
 
     def _refuse(self, method: str, headers: dict[bytes, str]) -> str | None:
         host = headers.get(b"host", "")

@@ -33,9 +33,13 @@ from orchestrator.agents.output import say
 from orchestrator.agents.rules import Rule, Rules
 from orchestrator.agents.sink import listen
 
-_BACKLOG = 1024
+_BACKLOG = 256
+_SOCKETS = 8
+"""Most listening sockets: three SMTP ports and one of HTTP, each over IPv4 and IPv6."""
+_MOST_HTTP = 512
+"""HTTP connections; further requests are answered with 503."""
 _SPARE_FDS = 256
-"""For files of the spool, and for HTTP."""
+"""For files of the spool."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +84,9 @@ class Inbox:
         if ports.smtps is not None and reception.tls is not None:
             await self._smtp("smtps", hosts, ports.smtps, implicit=True)
         config = uvicorn.Config(
-            self._app, lifespan="off", log_config=None, access_log=False, server_header=False, date_header=True
-        )
+            self._app, lifespan="off", log_config=None, access_log=False, server_header=False, date_header=True,
+            limit_concurrency=_MOST_HTTP,
+        )  # fmt: skip
         self._http = _Server(config)
         sockets = [listen(host, ports.http, _BACKLOG) for host in hosts]
         self.ports["http"] = sorted({opened.getsockname()[1] for opened in sockets})
@@ -117,7 +122,7 @@ async def run(options: argparse.Namespace, settings: InboxSettings, rules: Seque
         loop.add_signal_handler(number, ended.set)
     _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
-    most = files - 2 * _BACKLOG - _SPARE_FDS
+    most = files - _SOCKETS * _BACKLOG - _MOST_HTTP - _SPARE_FDS
     spool = Spool(options.spool, most_b=settings.max_stored_mb << 20, most_messages=settings.max_messages)
     tls = None
     if options.certificate and options.certificate.exists():

@@ -22,11 +22,14 @@ from orchestrator.agents.inbox.content import Content
 from orchestrator.agents.inbox.spool import Envelope, Event, Spool
 from orchestrator.agents.ledger import Books
 from orchestrator.agents.output import complain
-from orchestrator.agents.ruled import RuledReception, RuledSession
+from orchestrator.agents.ruled import Delayed, RuledReception, RuledSession
 from orchestrator.agents.rules import PASSED, Decision, Moment, Rules
 from orchestrator.agents.rules import Envelope as Known
-from orchestrator.agents.session import OK, PARAMETER, SYNTAX, TOO_BIG
+from orchestrator.agents.session import COMMAND_LIMIT, OK, PARAMETER, SYNTAX, TOO_BIG
 
+PIECE = 16 * 1024
+"""Octets of a message for which a client has ``timeout_s``; octets beyond the largest size do not count."""
+_TIMEOUT = b"421 4.4.2 Timeout\r\n"
 _CHALLENGE = b"334 \r\n"
 _WELCOME = b"235 2.7.0 Authentication successful\r\n"
 _WRONG = b"535 5.7.8 Authentication credentials invalid\r\n"
@@ -52,6 +55,8 @@ class InboxSettings(Order):
     """MiB of messages kept, likewise."""
     users: dict[str, str] | None = None
     """Name -> password. ``None``: any name with any password."""
+    timeout_s: float = 300.0
+    """Seconds for a command, and for each ``PIECE`` of a message (RFC 5321, 4.5.3.2.7: at least 5 minutes)."""
     require_auth: bool = False
     require_tls: bool = False
 
@@ -133,7 +138,7 @@ class InboxReception(RuledReception):
 class InboxSession(RuledSession):
     """One connection to an inbox."""
 
-    __slots__ = ("_exchange", "_implicit", "_inbox", "_login", "_user", "_utf8")
+    __slots__ = ("_exchange", "_implicit", "_inbox", "_lines", "_login", "_seen", "_timer", "_user", "_utf8")
 
     def __init__(self, reception: InboxReception, *, implicit: bool = False) -> None:
         super().__init__(reception)
@@ -145,9 +150,14 @@ class InboxSession(RuledSession):
         self._login = ""
         self._user: str | None = None
         self._utf8 = False
+        self._lines = 0
+        """Command lines read."""
+        self._seen = (-1, 0)
+        """Command lines, and pieces of a message, when ``_look`` looked last."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet."""
+        self._look(cast("asyncio.Transport", transport))
         if self._implicit:
             self._secure = asyncio.get_running_loop().create_future()
             self._secure.set_result(None)
@@ -156,11 +166,16 @@ class InboxSession(RuledSession):
     # ------------------------------------------------------------------------------------------------------- commands
 
     def _read_line(self, line: bytes, replies: list[bytes]) -> bytes | None:
-        if self._exchange is None:
-            return super()._read_line(line, replies)
+        self._lines += 1
         exchange, self._exchange = self._exchange, None
+        if exchange is None or self._overlong or len(line) > COMMAND_LIMIT + 2:
+            return super()._read_line(line, replies)
         replies.append(_ABORTED if line == b"*\r\n" else exchange(line[:-2]))
         return None
+
+    def _start_tls(self, replies: list[bytes]) -> None:
+        self._user = None
+        super()._start_tls(replies)
 
     def _path(self, text: bytes) -> path.Argument | None:
         return path.read(text, utf8=True)
@@ -195,9 +210,13 @@ class InboxSession(RuledSession):
             return _NOT_NOW
         if self._user is not None:
             return _AUTHENTICATED
-        reply = self._ruled(Moment.AUTH, OK)
-        if reply is not OK:
-            return reply
+        try:
+            reply = self._ruled(Moment.AUTH, OK)
+        except Delayed as late:
+            raise Delayed(self._log_in(line), late.seconds) from None
+        return self._log_in(line) if reply is OK else reply
+
+    def _log_in(self, line: bytes) -> bytes:
         mechanism, _, initial = line[5:].strip().partition(b" ")
         steps = {b"PLAIN": self._plain, b"LOGIN": self._login_name}
         step = steps.get(mechanism.upper())
@@ -262,8 +281,22 @@ class InboxSession(RuledSession):
     def _begin(self) -> DataReader:
         return self._inbox.spool.begin(self._inbox.inbox.max_size)
 
+    def _look(self, transport: asyncio.Transport) -> None:
+        """End a session without progress since the last look; repeat this every ``timeout_s``."""
+        content = self._content
+        pieces = content.size // PIECE if isinstance(content, Content) and content.refused is None else 0
+        before, self._seen = self._seen, (self._lines, pieces)
+        if before == self._seen and self._delay is None:
+            if self._full or self._transport is None or self._transport.is_closing():
+                transport.abort()  # a close would wait for the client to read
+                return
+            self._transport.write(_TIMEOUT)
+            self._transport.close()
+        self._timer = asyncio.get_running_loop().call_later(self._inbox.inbox.timeout_s, self._look, transport)
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget everything; what came of a message is removed."""
+        self._timer.cancel()
         if isinstance(self._content, Content):
             self._content.discard()
         super().connection_lost(exc)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from email.message import EmailMessage
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import aiosmtplib
 import pytest
@@ -330,12 +330,14 @@ def test_no_sink_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "is it running here?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("fault", "last"), [("reset-after-mail", b"MAIL FROM:<a@b.test>"), ("close-after-rcpt", b"RCPT TO:<user@d0.test>")]
-)
-def test_one_session_of_so_many_is_broken_off(tmp_path: Path, fault: str, last: bytes) -> None:
-    settings = ("--settings", json.dumps({"fault": fault, "fault_every": 2}))
-    with running_sink(tmp_path, "--listen", "127.0.0.1", *settings) as sink:
+RESET = {"on": "mail", "then": "reset"}
+CLOSE = {"on": "rcpt", "then": "disconnect"}
+
+
+@pytest.mark.parametrize(("rule", "last"), [(RESET, b"MAIL FROM:<a@b.test>"), (CLOSE, b"RCPT TO:<user@d0.test>")])
+def test_one_command_of_so_many_ends_its_session(tmp_path: Path, rule: dict[str, Any], last: bytes) -> None:
+    rules = ("--rules", json.dumps([{**rule, "every": 2}]))
+    with running_sink(tmp_path, "--listen", "127.0.0.1", *rules) as sink:
         run = sink.begin()
         whole = [b"EHLO x", b"MAIL FROM:<a@b.test>", b"RCPT TO:<user@d0.test>", b"NOOP"]
         for nth in range(1, 5):
@@ -346,7 +348,7 @@ def test_one_session_of_so_many_is_broken_off(tmp_path: Path, fault: str, last: 
                     assert talk.say(last)[0].startswith("250")
                     continue
                 talk.send(last + b"\r\nNOOP\r\n")
-                if fault == "close-after-rcpt":
+                if rule is CLOSE:
                     assert talk.file.read() == b""
                 else:
                     with pytest.raises(ConnectionResetError):
@@ -355,14 +357,16 @@ def test_one_session_of_so_many_is_broken_off(tmp_path: Path, fault: str, last: 
         assert sink.ask("count", run)["connections"] == 0
 
 
-@pytest.mark.parametrize("fault", ["reset-after-mail", "close-after-rcpt"])
-def test_our_generator_counts_what_a_broken_session_cost_it_and_goes_on(tmp_path: Path, fault: str) -> None:
-    settings = ("--settings", json.dumps({"fault": fault, "fault_every": 3}))
-    with running_sink(tmp_path, "--listen", "127.0.0.1", *settings) as sink:
+@pytest.mark.parametrize(("rule", "cause"), [(RESET, "ConnectionResetError"), (CLOSE, "connection closed")])
+def test_our_generator_counts_what_a_broken_session_cost_it_and_goes_on(
+    tmp_path: Path, rule: dict[str, Any], cause: str
+) -> None:
+    rules = ("--rules", json.dumps([{**rule, "every": 3}]))
+    with running_sink(tmp_path, "--listen", "127.0.0.1", *rules) as sink:
         run = sink.begin()
         load = send(run=run, port=sink.port, messages=30, connections=4, per_connection=2)
         assert load.offered == load.accepted + sum(load.failed.values()) == 30
-        assert set(load.failed) == {"ConnectionResetError" if fault == "reset-after-mail" else "connection closed"}
+        assert set(load.failed) == {cause}
         assert sink.report(run).delivered == load.accepted
         assert sink.report(run).broken == sum(load.failed.values())
 

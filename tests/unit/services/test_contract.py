@@ -19,14 +19,13 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     ],
     "blackhole": [
         {"data_delay_ms": 1.5, "max_size": 1024},
-        {"fault": "reset-after-mail", "fault_every": 3},
-        {"fault": "close-after-rcpt"},
+        {"rules": [{"on": "mail", "then": "reset", "every": 3}]},
         {"rules": [{"to": "*@d3.test", "then": "defer", "times": 2}], "tls": True},
     ],
     "dns-gate": [{"rules": [{"name": "*.d1.test", "type": "MX", "times": 2}]}],
     "inbox": [
         {"max_size": 4096, "max_messages": 10, "max_stored_mb": 1, "users": {"ann": "secret"}},
-        {"require_auth": True},
+        {"require_auth": True, "timeout_s": 5},
         {"require_tls": True},
         {"rules": [{"to": "*@d1.test", "then": "defer"}]},
     ],

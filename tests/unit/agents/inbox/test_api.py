@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from orchestrator.agents.inbox.app import MOST_BODY
 from tests.unit.agents.inbox.conftest import Inbox
 
 
@@ -224,3 +225,12 @@ def test_waiting_requests_end_with_the_inbox(make_inbox: Callable[..., Inbox]) -
             pass
         inbox.call(inbox._serving.feed.close)
         assert waiting.result(5).status_code == 408
+
+
+@pytest.mark.parametrize(("method", "path"), [("PUT", "/api/rules"), ("POST", "/api/v1/send")])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_that_is_too_large_is_refused(inbox: Inbox, method: str, path: str, chunked: bool) -> None:  # noqa: FBT001
+    pieces = [b" " * 1_000_000] * (MOST_BODY // 1_000_000 + 1)
+    content = iter(pieces) if chunked else b"".join(pieces)
+    assert inbox.client.request(method, path, content=content).status_code == 413
+    assert get(inbox, "rules") == []

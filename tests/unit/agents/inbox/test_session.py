@@ -16,6 +16,7 @@ import pytest
 from orchestrator.agents.inbox.bounce import Bouncer, notification
 from tests.unit.agents.inbox.conftest import Inbox, Tls
 
+TRANSACTION = b"MAIL FROM:<a@d0.test>\r\nRCPT TO:<b@d1.test>\r\nDATA\r\n"
 LETTER = b"Subject: hello\r\n\r\n.dot\r\n"
 
 
@@ -209,6 +210,15 @@ def test_a_tarpit_answers_late_at_each_moment_and_loses_nothing(inbox: Inbox, on
     assert inbox.raw() == [LETTER]
 
 
+def test_a_tarpit_at_auth_logs_in_late(make_inbox: Callable[..., Inbox]) -> None:
+    inbox = make_inbox(users={"ann": "secret"})
+    inbox.rules({"on": "auth", "then": "tarpit", "delay_s": 0.2})
+    with client(inbox) as smtp:
+        before = time.monotonic()
+        assert smtp.login("ann", "secret")[0] == 235
+        assert time.monotonic() - before >= 0.2
+
+
 def test_a_pace_is_kept_for_many_recipients_of_one_write(inbox: Inbox) -> None:
     inbox.rules({"then": "pace", "per_second": 50})
     text = b"EHLO x\r\nMAIL FROM:<a@d0.test>\r\n" + b"RCPT TO:<b@d1.test>\r\n" * 11 + b"DATA\r\nx\r\n.\r\nQUIT\r\n"
@@ -326,3 +336,58 @@ def test_many_clients_at_once_lose_no_message(inbox: Inbox) -> None:
     assert sorted(inbox.raw()) == sorted(
         b"Subject: %d-%d\r\n\r\n%b\r\n" % (i, k, b"x" * k) for i in range(30) for k in range(10)
     )
+
+
+# -------------------------------------------------------------------------------------------- strangers and their time
+
+
+@pytest.mark.parametrize("text", [b"", b"EHL", b"EHLO x\r\n", b"EHLO x\r\n" + TRANSACTION + b"half"])
+def test_a_session_without_progress_is_ended(make_inbox: Callable[..., Inbox], text: bytes) -> None:
+    inbox = make_inbox(timeout_s=0.2)
+    began = time.monotonic()
+    assert talk(inbox, text)[-1] == "421 4.4.2 Timeout"
+    assert 0.2 <= time.monotonic() - began < 2
+    assert inbox.raw() == []
+
+
+def test_a_client_that_reads_nothing_is_ended_too(make_inbox: Callable[..., Inbox]) -> None:
+    inbox = make_inbox(timeout_s=0.3)
+    with socket.create_connection(("127.0.0.1", inbox.port), timeout=10) as silent:
+        with pytest.raises(ConnectionError):
+            silent.sendall(b"EHLO x\r\n" * 4_000_000)
+        with client(inbox) as smtp:
+            smtp.sendmail("a@d0.test", ["b@d1.test"], LETTER)
+
+
+def test_what_comes_during_a_tarpit_is_not_kept_in_memory(inbox: Inbox) -> None:
+    inbox.rules({"on": "connect", "then": "tarpit", "delay_s": 60})
+    taken = 0
+    with socket.create_connection(("127.0.0.1", inbox.port), timeout=1) as eager, suppress(TimeoutError):
+        while taken < 200_000_000:
+            taken += eager.send(b"NOOP\r\n" * 100_000)
+    assert taken < 100_000_000, "more than the kernel's buffers hold (tcp(7))"
+
+
+def test_a_long_line_ends_the_exchange_of_auth_in_whatever_pieces(inbox: Inbox) -> None:
+    for pieces in ([b"A" * 4000 + b"\r\n"], [b"A" * 2000, b"A" * 2000 + b"\r\n"]):
+        with client(inbox) as smtp:
+            smtp.ehlo()
+            assert smtp.docmd("AUTH LOGIN")[0] == 334
+            for piece in pieces:
+                cast("socket.socket", smtp.sock).sendall(piece)
+                inbox.call(lambda: None)
+            assert smtp.getreply()[0] == 500
+            assert smtp.noop()[0] == 250
+
+
+def test_a_login_before_starttls_is_forgotten(make_inbox: Callable[..., Inbox], tls: Tls) -> None:
+    inbox = make_inbox(require_auth=True)
+    with client(inbox) as smtp:
+        smtp.login("ann", "secret")
+        smtp.starttls(context=tls.client)
+        smtp.ehlo()
+        assert smtp.mail("a@d0.test")[0] == 530
+
+
+def test_a_name_with_a_bare_line_feed_is_none(inbox: Inbox) -> None:
+    assert [reply[:3] for reply in talk(inbox, b"EHLO x\nMAIL FROM:<a@d0.test>\r\nQUIT\r\n")] == ["220", "501", "221"]
