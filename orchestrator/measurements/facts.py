@@ -6,6 +6,7 @@ from pydantic import AfterValidator, ValidationError
 
 from orchestrator.errors import InvalidInput
 from orchestrator.measurements.rundir import Kept, RunDir, check_name, place
+from orchestrator.measurements.verdict import Verdict
 
 _LEFT_OUT = {"verdict", "error", "phases"}
 """Keys not needed to judge a run: if invalid, they are left out; of the phases, only the invalid ones."""
@@ -60,37 +61,6 @@ class _Error(Kept):
     do: str
 
 
-class _Evidence(Kept):
-    fact: str
-    found: str
-    needed: str
-    holds: bool | None
-
-
-class _Table(Kept):
-    title: str
-    columns: list[str]
-    rows: list[list[str | int | float | None]]
-    bars: str | None = None
-
-
-class _Quote(Kept):
-    source: str
-    text: str
-
-
-class _Verdict(Kept):
-    outcome: Literal["CONFIRMED", "REFUTED", "INCONCLUSIVE"]
-    headline: str
-    claim: str
-    reason: str
-    marks: list[str]
-    figures: dict[str, int | float | None]
-    evidence: list[_Evidence]
-    tables: list[_Table] | None = None
-    quotes: list[_Quote] | None = None
-
-
 class _RunFacts(Kept):
     scenario: str | None = None
     status: str | None = None
@@ -103,7 +73,7 @@ class _RunFacts(Kept):
     environment: _Environment | None = None
     phases: list[_Phase] | None = None
     steps: list[_Step] | None = None
-    verdict: _Verdict | None = None
+    verdict: Verdict | None = None
     error: _Error | None = None
 
 
@@ -124,5 +94,7 @@ def read(rundir: RunDir) -> dict[str, Any]:
     broken = {e["loc"][: 2 if e["loc"][0] == "phases" else 1] for e in wrong}
     rundir.leave_out(path, ", ".join(sorted(".".join(map(str, key)) for key in broken)))
     whole = facts | {str(key): None for key, *entry in broken if not entry}
+    if whole.get("verdict"):
+        whole["verdict"] = Verdict.model_validate(whole["verdict"]).model_dump()
     phases = [phase for n, phase in enumerate(whole.get("phases") or []) if ("phases", n) not in broken]
     return whole | {"phases": phases}

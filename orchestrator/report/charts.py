@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from orchestrator.measurements import Latency, Measurements, Phase, Series
+from orchestrator.measurements.verdict import Cell, Table
 from orchestrator.report import drawing
 from orchestrator.report.drawing import Axis, Picture
 from orchestrator.report.summary import PERCENTILES, number, percentiles
-from orchestrator.report.tables import Cell, Table
 from orchestrator.services import Purpose
 
 MARKED = 60

@@ -96,7 +96,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters["number"] = number
+    environment.filters |= {"number": number, "cells": tables.cells}
     environment.policies["json.dumps_function"] = _dumps
     return environment
 

@@ -15,10 +15,10 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from orchestrator.measurements.rundir import replace
+from orchestrator.measurements.verdict import Table
 from orchestrator.plaintext import plain
 from orchestrator.report import html, tables
 from orchestrator.report.summary import figure
-from orchestrator.report.tables import Table
 from orchestrator.report.terminal import COLOURS, labelled, laid_out, section
 
 FIGURES = 2

@@ -1,9 +1,9 @@
 """Tables of a report as plain text, for the terminal and for HTML."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.measurements.verdict import Table
 from orchestrator.report.summary import PERCENTILES, RunFigures, fates, figure, number
 
 TOP_TROUBLES = 10
@@ -11,25 +11,10 @@ TOP_TROUBLES = 10
 HOLDS = {True: "holds", False: "FAILS", None: "unknown"}
 """Whether a fact of the evidence holds -> its word in a report."""
 
-Cell = str | float | None
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
-    """One table."""
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-    align: str = ""
-    """``l`` (left) or ``r`` (right) for each column; its last letter holds for all columns after it. Unset: ``lr``."""
-    strong: str | None = None
-    """First cell of an emphasized row."""
-
-    @property
-    def cells(self) -> list[list[str]]:
-        """The rows as text."""
-        return [[cell if isinstance(cell, str) else number(cell) for cell in row] for row in self.rows]
+def cells(table: Table) -> list[list[str]]:
+    """Return the rows of a table as text."""
+    return [[cell if isinstance(cell, str) else number(cell) for cell in row] for row in table.rows]
 
 
 def of_run(run: RunFigures) -> dict[str, Table]:
@@ -42,10 +27,7 @@ def of_run(run: RunFigures) -> dict[str, Table]:
     latencies = (run["latency_ms"].get(subject) or {}) | hops
     uses = ("cpu_cores", "cpu_s", "cpu_ms_per_message")
     return {
-        **{
-            f"verdict {n}": Table(title=table["title"], columns=table["columns"], rows=table["rows"])
-            for n, table in enumerate(verdict.get("tables") or ())
-        },
+        **{f"verdict {n}": Table(**table) for n, table in enumerate(verdict.get("tables") or ())},
         "figures": Table(
             title="Figures",
             columns=("", "", ""),

@@ -10,9 +10,10 @@ from rich.text import Text
 
 from orchestrator.measurements import Measurements, facts
 from orchestrator.measurements.rundir import RunDir
+from orchestrator.measurements.verdict import Table
 from orchestrator.plaintext import plain
 from orchestrator.report.summary import RunFigures, best_figure, summarize
-from orchestrator.report.tables import Table, of_run
+from orchestrator.report.tables import cells, of_run
 
 COLOURS = {
     "CONFIRMED": "bold green", "REFUTED": "bold red", "INCONCLUSIVE": "bold yellow",
@@ -122,16 +123,17 @@ def laid_out(part: Table) -> table.Table:
     """Lay a table out; markup in its text has no effect."""
     laid = table.Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim", show_edge=False)
     laid.show_header = any(part.columns)
+    rows = cells(part)
     for i, column in enumerate(part.columns):
-        right = (part.align or "lr")[: i + 1][-1] == "r"
-        longest = max((len(row[i]) for row in part.cells), default=0)
+        right = part.align[: i + 1][-1] == "r"
+        longest = max((len(row[i]) for row in rows), default=0)
         laid.add_column(
             Text(plain(column), overflow="fold"),
             justify="right" if right else "left",
             overflow="fold",
             no_wrap=longest <= WHOLE and not right,
         )
-    for row in part.cells:
-        cells = (Text(plain(cell), style=COLOURS.get(cell, ""), overflow="fold") for cell in row)
-        laid.add_row(*cells, style="bold" if row[0] == part.strong else "")
+    for row in rows:
+        laid_row = (Text(plain(cell), style=COLOURS.get(cell, ""), overflow="fold") for cell in row)
+        laid.add_row(*laid_row, style="bold" if row[0] == part.strong else "")
     return laid

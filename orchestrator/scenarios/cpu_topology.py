@@ -16,7 +16,7 @@ from orchestrator.bed.cpu_topology import ALL, CORE, CPUS, ONE_EACH, THREAD, Cpu
 from orchestrator.bed.model import Bed
 from orchestrator.measurements import Measurements, Phase
 from orchestrator.measurements.rundir import Kept
-from orchestrator.scenarios import Evidence, Outcome, Table, Verdict, unknown, unmet
+from orchestrator.measurements.verdict import Evidence, Outcome, Table, Verdict, unknown, unmet
 from orchestrator.scenarios.relay_load import probes
 from orchestrator.scenarios.relay_load.drive import calibrate, find_connections
 from orchestrator.scenarios.relay_load.evidence import CONCURRENCY, INSTRUMENT, UNSTEADY, accounting, instrument, worst

@@ -18,7 +18,8 @@ from orchestrator.bed import builtin
 from orchestrator.bed.model import MAX_DOMAINS, Bed, NodeSpec
 from orchestrator.errors import InvalidInput
 from orchestrator.measurements import Machine, Measurements
-from orchestrator.scenarios import Evidence, Outcome, OverIPv4, Table, Verdict, sentence, unknown, unmet
+from orchestrator.measurements.verdict import Evidence, Outcome, Table, Verdict, sentence, unknown, unmet
+from orchestrator.scenarios import OverIPv4
 from orchestrator.scenarios.relay_load.evidence import BUSY, NEAR_CEILING, at_most
 from orchestrator.scenarios.relay_load.params import OURS
 from orchestrator.scenarios.relay_load.probes import Cpu, cpu_of

@@ -12,7 +12,8 @@ from pydantic import Field
 from orchestrator.agents.contract import LoadOrder
 from orchestrator.bed.model import Bed, Families, NodeSpec, Release
 from orchestrator.measurements import Measurements
-from orchestrator.scenarios import Evidence, Outcome, OverIPv4, Quote, Table, Verdict, sentence, unknown, unmet
+from orchestrator.measurements.verdict import Evidence, Outcome, Quote, Table, Verdict, sentence, unknown, unmet
+from orchestrator.scenarios import OverIPv4
 from orchestrator.services import Role
 from orchestrator.up.bed import RecordedBed
 

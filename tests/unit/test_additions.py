@@ -11,8 +11,8 @@ import pytest
 
 from orchestrator import scenarios, services
 from orchestrator.bed.model import Strict
+from orchestrator.measurements.verdict import Outcome
 from orchestrator.runs import runner
-from orchestrator.scenarios import Outcome
 from tests.unit.runs.test_runner import READING, Steps
 
 SERVICE = '''
@@ -38,7 +38,7 @@ SERVICE = Added()
 SCENARIO = '''
 """Is the queue of the added relay empty?"""
 from orchestrator.bed.model import Strict, parse_bed
-from orchestrator.scenarios import Outcome, Verdict
+from orchestrator.measurements.verdict import Outcome, Verdict
 
 class Params(Strict):
     """What can be varied."""

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from orchestrator.measurements import Measurements
-from orchestrator.scenarios import Evidence, Outcome, Quote, Table, Verdict
+from orchestrator.measurements.verdict import Evidence, Outcome, Quote, Table, Verdict
 from orchestrator.scenarios.bind_fd_limit.named import (
     ADDRESSES,
     BIND,

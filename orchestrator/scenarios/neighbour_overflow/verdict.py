@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 
 from orchestrator.measurements import Measurements
-from orchestrator.scenarios import Evidence, Outcome, Quote, Table, Verdict
+from orchestrator.measurements.verdict import Evidence, Outcome, Quote, Table, Verdict
 from orchestrator.scenarios.neighbour_overflow.params import CONNECT_TIMEOUT_S, FIXED, REPORTED, Params
 from orchestrator.scenarios.neighbour_overflow.readings import PassReadings
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from orchestrator import services
 from orchestrator.measurements import Accounting, Measurements
-from orchestrator.scenarios import Evidence
+from orchestrator.measurements.verdict import Evidence
 from orchestrator.scenarios.relay_load.params import CALIBRATION, SINGLE
 
 INSTRUMENT, CONCURRENCY = "instrument-bound", "concurrency-bound"

@@ -12,7 +12,7 @@ from statistics import fmean, median
 
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import Kept
-from orchestrator.scenarios import Evidence, Table
+from orchestrator.measurements.verdict import Evidence, Table
 from orchestrator.services import Purpose, Role
 
 CONNECTIONS = "connections"

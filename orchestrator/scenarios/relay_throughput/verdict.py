@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from orchestrator import services
 from orchestrator.measurements import Latency, Machine, Measurements
+from orchestrator.measurements.verdict import Evidence, Outcome, Verdict, sentence, unknown, unmet
 from orchestrator.report.summary import number
-from orchestrator.scenarios import Evidence, Outcome, Verdict, sentence, unknown, unmet
 from orchestrator.scenarios.relay_load import probes
 from orchestrator.scenarios.relay_load.evidence import (
     CONCURRENCY,

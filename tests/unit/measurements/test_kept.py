@@ -15,9 +15,9 @@ from rich.console import Console
 from orchestrator import strict_json
 from orchestrator.errors import ExitCode, Problem
 from orchestrator.measurements.rundir import RunDir
+from orchestrator.measurements.verdict import Outcome
 from orchestrator.report import html, terminal
 from orchestrator.runs import capsule, runner
-from orchestrator.scenarios import Outcome
 from tests.unit import factory
 
 SCALARS = st.one_of(

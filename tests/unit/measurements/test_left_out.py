@@ -17,9 +17,9 @@ from orchestrator.agents.contract import LoadOrder, SinkSettings
 from orchestrator.errors import ExitCode, InvalidInput
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import RunDir
+from orchestrator.measurements.verdict import Outcome
 from orchestrator.report import html, terminal
 from orchestrator.runs import capsule, runner
-from orchestrator.scenarios import Outcome
 from tests.unit import factory
 
 
@@ -182,7 +182,7 @@ def test_a_report_that_cannot_be_read_is_named_and_there_is_a_verdict(
 def test_a_report_of_a_newer_version_with_one_key_more_is_read(rundir: RunDir, kept: RunDir, name: str) -> None:
     rundir.save_result(name, {**(rundir.result(name) or {}), "invented_later": 1})
     finished = runner.judge_again(rundir)
-    assert json.loads(json.dumps(finished.verdict.to_dict())) == kept.load()["verdict"]
+    assert json.loads(json.dumps(finished.verdict.model_dump())) == kept.load()["verdict"]
 
 
 def test_an_order_with_a_key_that_is_not_known_is_refused() -> None:

@@ -18,11 +18,11 @@ from rich.console import Console
 from orchestrator.agents.contract import LoadReport
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import RunDir
+from orchestrator.measurements.verdict import Outcome
 from orchestrator.report import html, terminal
 from orchestrator.report.charts import charts
 from orchestrator.report.drawing import POINTS
 from orchestrator.report.summary import best_figure, figure, number
-from orchestrator.scenarios import Outcome
 from tests.unit import factory
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\x1b]0;pwned\x07[bold]"

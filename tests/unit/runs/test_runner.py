@@ -24,9 +24,9 @@ from orchestrator.hosts.fake import FakeHost
 from orchestrator.interrupts import Interrupted
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import RunDir
+from orchestrator.measurements.verdict import Outcome, Verdict
 from orchestrator.report import html, terminal
 from orchestrator.runs import runner, sweep
-from orchestrator.scenarios import Outcome, Verdict
 from orchestrator.up import bringup, node
 from orchestrator.up.bed import RecordedBed
 from tests.unit import disk
@@ -293,7 +293,7 @@ def test_a_judge_that_fails_is_inconclusive_with_its_reason_and_can_judge_again(
     finished = _run(host, tmp_path, Judged(judge))
     assert host.find({}) == []
     assert finished.exit_code is ExitCode.INCONCLUSIVE
-    assert finished.verdict.reason.startswith(("The judge failed: TypeError", "The judge failed: AttributeError"))
+    assert finished.verdict.reason.startswith(("The judge failed: ValidationError", "The judge failed: AttributeError"))
     assert str(finished.broken) in sweep.told(finished)["error"]
     facts, folder = _facts(tmp_path), finished.rundir.path
     assert (facts["status"], facts["verdict"]["outcome"]) == ("finished", "INCONCLUSIVE")

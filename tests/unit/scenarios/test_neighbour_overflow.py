@@ -9,8 +9,8 @@ from orchestrator.agents.contract import LoadReport, SinkReport
 from orchestrator.errors import HostCannot
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import RunDir
+from orchestrator.measurements.verdict import Outcome, Verdict
 from orchestrator.plan import make_plan
-from orchestrator.scenarios import Outcome, Verdict
 from orchestrator.scenarios.neighbour_overflow import SCENARIO
 from orchestrator.scenarios.neighbour_overflow.fixes import thresholds
 from orchestrator.scenarios.neighbour_overflow.params import FIXED, REPORTED, Params

@@ -12,8 +12,9 @@ from pydantic import ValidationError
 from orchestrator.errors import InvalidInput
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import RunDir
+from orchestrator.measurements.verdict import Outcome, Verdict
 from orchestrator.plan import make_plan
-from orchestrator.scenarios import Outcome, Verdict, cpu_topology
+from orchestrator.scenarios import cpu_topology
 from orchestrator.scenarios.relay_load.probes import Cpu, Probe, cpu_of, enough, following
 from orchestrator.scenarios.relay_throughput import SCENARIO
 from orchestrator.scenarios.relay_throughput.params import Params
