@@ -323,11 +323,11 @@ class Measurements:
 
     def cpus(self, load: str) -> RecordedCpus | None:
         """Return the readings of the machine's CPUs before and after a load."""
-        return self.rundir.checked_result(f"{load}-cpus", RecordedCpus.model_validate)
+        return self.rundir.checked_result(f"{load}-cpus", RecordedCpus.from_dict)
 
     def drained(self, load: str) -> Drained | None:
         """Return the result of draining the relay's queue after a load."""
-        return self.rundir.checked_result(f"{load}-queue", Drained.model_validate)
+        return self.rundir.checked_result(f"{load}-queue", Drained.from_dict)
 
 
 def _reports(rundir: RunDir, kind: str, read: Callable[[dict[str, Any]], R]) -> Iterator[tuple[str, R]]:

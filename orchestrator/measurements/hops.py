@@ -5,11 +5,9 @@ results/hops.json caches the result, because a long log is slow to read. A log o
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import Field
+from typing import Any
 
 from orchestrator import services
 from orchestrator.measurements.latency import Latency
@@ -34,21 +32,15 @@ class Hops:
     """Troubles by reason, the most frequent first."""
 
 
-class _Trouble(Kept):
-    reason: str
-    count: int
-    example: str
-
-
 class _Kept(Kept):
     """results/hops.json."""
 
     node: str
     log_b: int
     latency: dict[str, str]
-    queue: list[Annotated[list[int | float], Field(min_length=2, max_length=2)]]
+    queue: list[tuple[float, int]]
     statuses: dict[str, int]
-    troubles: list[_Trouble]
+    troubles: list[Trouble]
     left_out: str | None
 
 
@@ -57,7 +49,7 @@ def read(rundir: RunDir, nodes: Mapping[str, Any], *, recompute: bool) -> Hops |
     for node, described in nodes.items():
         log = rundir.path / "logs" / f"{node}.log.gz"
         size = _size(log)
-        kept = None if recompute else rundir.checked_result("hops", _Kept.model_validate)
+        kept = None if recompute else rundir.checked_result("hops", _Kept.from_dict)
         if kept and (kept.node, kept.log_b) == (node, size):
             rundir.leave_out(log, kept.left_out)
             with suppress(ValueError):  # the cache holds no valid histogram
@@ -65,19 +57,19 @@ def read(rundir: RunDir, nodes: Mapping[str, Any], *, recompute: bool) -> Hops |
         service = str(described.get("service"))  # unknown if another version made the run
         relay_log = services.read_log(service, rundir.log(node)) if size and service in services.known() else None
         if relay_log:
-            data = {
-                "node": node,
-                "log_b": size,
-                "latency": {name: str(histogram.encode().decode()) for name, histogram in relay_log.hops.items()},
-                "queue": [list(point) for point in relay_log.queue],
-                "statuses": dict(relay_log.statuses),
-                "troubles": [asdict(trouble) for trouble in relay_log.troubles],
-                "left_out": rundir.left_out.get(str(log.relative_to(rundir.path))),
-            }
+            kept = _Kept(
+                node=node,
+                log_b=size,
+                latency={name: str(histogram.encode().decode()) for name, histogram in relay_log.hops.items()},
+                queue=list(relay_log.queue),
+                statuses=dict(relay_log.statuses),
+                troubles=list(relay_log.troubles),
+                left_out=rundir.left_out.get(str(log.relative_to(rundir.path))),
+            )
             rundir.leave_out(rundir.path / "results" / "hops.json", None)
             with suppress(OSError):  # the run directory may be read-only
-                rundir.save_result("hops", data)
-            return _hops(_Kept.model_validate(data))
+                rundir.save_result("hops", kept.model_dump())
+            return _hops(kept)
     return None
 
 
@@ -96,5 +88,5 @@ def _hops(kept: _Kept) -> Hops:
         latency={name: durations for name, durations in latency.items() if durations},
         queue=Series([t for t, _ in kept.queue], [length for _, length in kept.queue]),
         statuses=kept.statuses,
-        troubles=[Trouble(reason=one.reason, count=one.count, example=one.example) for one in kept.troubles],
+        troubles=kept.troubles,
     )

@@ -24,7 +24,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -45,6 +45,11 @@ class Kept(BaseModel):
     """Base of the shapes of files in a run directory: strict types, unknown keys ignored."""
 
     model_config = ConfigDict(strict=True, frozen=True)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """Check the content of a file; in JSON mode, a strict field may be a dataclass, an enumeration or a tuple."""
+        return cls.model_validate_json(strict_json.dumps(data))
 
 
 @dataclass(frozen=True, slots=True)

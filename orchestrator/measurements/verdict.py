@@ -98,11 +98,10 @@ class Table(Kept):
     """First cell of an emphasized row."""
 
     @classmethod
-    def across(
-        cls, title: str, things: Mapping[str, V], facts: Mapping[str, Callable[[V], Cell]], first: str = ""
-    ) -> Self:
-        """Return a table with a column for each thing and a row for each fact; ``first``: heading of the facts."""
-        rows = [(name, *map(read, things.values())) for name, read in facts.items()]
+    def across(cls, title: str, things: Mapping[str, Mapping[str, Cell]], first: str = "") -> Self:
+        """Return a table with a column for each thing and a row for each of its facts; ``first``: heading of these."""
+        facts = next(iter(things.values()))
+        rows = tuple((fact, *(thing[fact] for thing in things.values())) for fact in facts)
         return cls(title=title, columns=(first, *things), rows=rows)
 
 

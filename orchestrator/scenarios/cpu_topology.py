@@ -84,7 +84,7 @@ class CpuTopology:
 
     def judge(self, measured: Measurements, params: Params) -> Verdict:
         """Judge one run: how much mail does the relay carry on each set, and less on the smallest than the largest?"""
-        planned = measured.rundir.checked_result(PLAN, _Planned.model_validate)
+        planned = measured.rundir.checked_result(PLAN, _Planned.from_dict)
         paced = params.rate is not None
         lines = []
         for described in planned.sets if planned else ():

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from orchestrator.measurements import Measurements
-from orchestrator.measurements.verdict import Evidence, Outcome, Quote, Table, Verdict
+from orchestrator.measurements.verdict import Cell, Evidence, Outcome, Quote, Table, Verdict
 from orchestrator.scenarios.bind_fd_limit.named import (
     ADDRESSES,
     BIND,
@@ -36,11 +36,14 @@ def judge(measured: Measurements, params: Params) -> Verdict:
         marks=tuple(_marks(reported.setup, params)),
         figures=_figures(reported, fixed),
         tables=(
-            _servers_table(seen),
-            Table(
-                title="Lines in the logs",
-                columns=("line", *seen),
-                rows=tuple((name, *(len(one.lines[name]) for one in seen.values())) for name in SIGNATURES),
+            Table.across(
+                "named as reported" + (", and with the fix" if fixed else ""),
+                {node: _facts(one) for node, one in seen.items()},
+            ),
+            Table.across(
+                "Lines in the logs",
+                {node: {name: len(one.lines[name]) for name in SIGNATURES} for node, one in seen.items()},
+                "line",
             ),
         ),
         quotes=tuple(
@@ -152,22 +155,17 @@ def _figures(reported: ServerReadings, fixed: ServerReadings | None) -> dict[str
     return figures
 
 
-def _servers_table(seen: dict[str, ServerReadings]) -> Table:
-    rows: dict[str, list[str | float | None]] = {
-        "addresses that it listens on": [one.counts.addresses for one in seen.values()],
-        "listening sockets": [one.counts.sockets for one in seen.values()],
-        "open files, predicted": [one.setup.open_files for one in seen.values()],
-        "open files, measured": [one.counts.open_files for one in seen.values()],
-        "-S": [one.setup.max_sockets for one in seen.values()],
-        "ready after, s": [one.ready_s for one in seen.values()],
-        "memory, MB": [one.counts.memory_b and one.counts.memory_b / 1e6 for one in seen.values()],
-        "how it ends": [one.end for one in seen.values()],
+def _facts(one: ServerReadings) -> dict[str, Cell]:
+    return {
+        "addresses that it listens on": one.counts.addresses,
+        "listening sockets": one.counts.sockets,
+        "open files, predicted": one.setup.open_files,
+        "open files, measured": one.counts.open_files,
+        "-S": one.setup.max_sockets,
+        "ready after, s": one.ready_s,
+        "memory, MB": one.counts.memory_b and one.counts.memory_b / 1e6,
+        "how it ends": one.end,
     }
-    return Table(
-        title="named as reported" + (", and with the fix" if len(seen) > 1 else ""),
-        columns=("", *seen),
-        rows=tuple((name, *cells) for name, cells in rows.items()),
-    )
 
 
 def _number(value: int | None) -> str:

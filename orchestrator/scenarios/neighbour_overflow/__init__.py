@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from orchestrator.bed.model import Bed, Families, NodeSpec
 from orchestrator.errors import HostCannot
 from orchestrator.hosts import capacity
-from orchestrator.scenarios.neighbour_overflow.drive import ask
+from orchestrator.scenarios.neighbour_overflow.drive import make_pass
 from orchestrator.scenarios.neighbour_overflow.fixes import SETTING, apply_fix, thresholds
 from orchestrator.scenarios.neighbour_overflow.params import CONNECT_TIMEOUT_S, FIXED, REPORTED, Params
 from orchestrator.scenarios.neighbour_overflow.verdict import judge
@@ -58,11 +58,11 @@ class NeighbourOverflow:
             settings = None
             if params.fix == "gc-thresh":
                 settings = stack.enter_context(bed.kernel_settings(thresholds(params.addresses)))
-            ask(bed, params, REPORTED)
+            make_pass(bed, params, REPORTED)
             if params.fix:
                 with bed.phase(f"fix {params.fix}"):
                     apply_fix(bed, params.fix, settings)
-                ask(bed, params, FIXED)
+                make_pass(bed, params, FIXED)
 
 
 SCENARIO = NeighbourOverflow()

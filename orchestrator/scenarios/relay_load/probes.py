@@ -73,7 +73,7 @@ class Connections(Kept):
 
 
 def _saved(measured: Measurements) -> Connections | None:
-    return measured.rundir.checked_result(CONNECTIONS, Connections.model_validate)
+    return measured.rundir.checked_result(CONNECTIONS, Connections.from_dict)
 
 
 def used(measured: Measurements) -> int | None:
