@@ -103,11 +103,8 @@ class Measurements:
     def read(cls, rundir: RunDir, *, recompute: bool = False, logs: bool = True) -> Self:
         """Read a run directory; ``recompute`` reads the relay's log again, not its cached result (results/hops.json).
 
-        After the call, ``rundir.left_out`` names the unreadable files. ``logs=False`` skips the relay's log: it is
-        incomplete while the bed is up.
-
-        Raises:
-            InvalidInput: run.json cannot be read.
+        After the call, ``rundir.left_out`` names the unreadable files. ``logs=False`` skips the relay's log, which is
+        incomplete while the bed is up. Raises InvalidInput if run.json cannot be read.
         """
         known = facts.read(rundir)
         loads = dict(sorted(_reports(rundir, "load", LoadReport.from_dict), key=lambda named: named[1].started))

@@ -61,11 +61,7 @@ class Accounting:
 
 
 def bitmap(text: str) -> int:
-    """Decode a set of sequence numbers from a report.
-
-    Raises:
-        ValueError: the text is not in the contract's encoding.
-    """
+    """Decode a set of sequence numbers (``agents.contract``); raises ValueError if that fails."""
     try:
         return int.from_bytes(zlib.decompress(base64.b64decode(text)), "little")
     except zlib.error as error:

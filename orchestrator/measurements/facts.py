@@ -78,10 +78,9 @@ class _RunFacts(Kept):
 
 
 def read(rundir: RunDir) -> dict[str, Any]:
-    """Read run.json; an invalid verdict, error or phase is left out, and ``rundir.left_out`` names it.
+    """Read run.json; raises InvalidInput if that fails, or a key is invalid.
 
-    Raises:
-        InvalidInput: run.json cannot be read, or another key is invalid.
+    An invalid verdict, error or phase raises nothing: it is left out, and ``rundir.left_out`` names it.
     """
     facts, path = rundir.load(), rundir.path / "run.json"
     try:

@@ -19,11 +19,7 @@ class Latency:
 
     @classmethod
     def decode(cls, text: str) -> Self | None:
-        """Read the contract's encoding; ``None`` if the histogram is empty.
-
-        Raises:
-            ValueError: the text is no histogram.
-        """
+        """Decode a histogram (``agents.contract``); ``None`` if it is empty. Raises ValueError if that fails."""
         histogram = decode(text)
         return cls(histogram) if histogram.get_total_count() else None
 

@@ -30,11 +30,7 @@ FOLDER = Path(__file__).parent
 
 
 def write(rundir: RunDir) -> Path:
-    """Write report.html of a run and return its path.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Write report.html of a run and return its path; raises OSError if that fails."""
     path = rundir.path / "report.html"
     replace(path, render(Measurements.read(rundir)))
     return path

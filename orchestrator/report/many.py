@@ -184,11 +184,7 @@ def show(page: Page, where: Sequence[tuple[str, Path]], console: Console | None 
 
 
 def write(page: Page, folder: Path) -> Path:
-    """Write a page as report.html in a folder, and return its path.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Write a page as report.html in a folder and return its path; raises OSError if that fails."""
     path = folder / "report.html"
     runs = [Path(run["run"]) for run in page.facts["runs"] if run["run"]]
     links = [(run.name, os.path.relpath(run / "report.html", folder)) for run in runs]

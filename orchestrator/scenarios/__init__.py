@@ -80,11 +80,7 @@ def known() -> dict[str, Scenario[Any]]:
 
 
 def scenario(name: str) -> Scenario[Any]:
-    """Return the scenario of this name.
-
-    Raises:
-        InvalidInput: the name is unknown.
-    """
+    """Return a scenario; raises InvalidInput if none has this name."""
     try:
         return known()[name]
     except KeyError:

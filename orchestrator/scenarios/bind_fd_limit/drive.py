@@ -32,11 +32,7 @@ _WAYS = {
 
 
 def ended_at_start(bed: RecordedBed, node: RunningNode) -> bool:
-    """Return whether a node ended before it served; save its exit status if so.
-
-    Raises:
-        NodeDied: another node ended.
-    """
+    """Return whether a node ended before it served, and save its exit status; raises NodeDied if another node ended."""
     bed.check()
     if death := _end(node, 0):
         bed.rundir.save_result(f"{node.name}-end", {"status": death.exit_status})
@@ -51,11 +47,7 @@ def count_open(bed: RecordedBed, node: RunningNode) -> None:
 
 
 def stop(bed: RecordedBed, node: RunningNode) -> None:
-    """Stop a node with rndc, then with SIGTERM, and save the results.
-
-    Raises:
-        NodeDied: the node ended for another reason.
-    """
+    """Stop a node with rndc, then with SIGTERM; save the results. Raises NodeDied if it ended for another reason."""
     bed.check()
     node.expect_end()
     tried: list[dict[str, Any]] = []

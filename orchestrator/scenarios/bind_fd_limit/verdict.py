@@ -99,7 +99,7 @@ def _as_reported(seen: ServerReadings) -> tuple[Evidence, ...]:
 def _with_fix(seen: ServerReadings) -> tuple[Evidence, ...]:
     lines, log = None if seen.over is None else len(seen.lines[OVER]), f"logs/{seen.node}.log.gz"
     return (
-        Evidence.of("lines on the limit with the fix", lines, "0", lambda count: count == 0, log),
+        Evidence.none("lines on the limit with the fix", lines, log),
         _shutdown("with the fix it shuts down", seen, "ended", refused=False),
         _predicted(seen),
     )

@@ -30,11 +30,7 @@ class NeighbourOverflow:
     provokes = frozenset({capacity.NEIGHBOURS})
 
     def bed(self, params: Params) -> Bed:
-        """Return a relay bed; on the link are the mail addresses of all domains, and as many of the DNS server.
-
-        Raises:
-            HostCannot: the fix would change the host, and there is no consent.
-        """
+        """Return a relay bed with all addresses on the link; raises HostCannot if the user's consent is missing."""
         if params.fix == "gc-thresh" and not params.allow_host_changes:
             raise HostCannot(
                 f"consent to a change of {SETTING}1, 2 and 3, which the whole machine shares, until the run ends",

@@ -62,22 +62,13 @@ def _failed(seen: PassReadings) -> str:
 
 def _evidence(name: str, seen: PassReadings, *, wanted: bool) -> Iterator[Evidence]:
     """Yield the evidence of one pass: failures if they are ``wanted`` (as reported), else none (with a fix)."""
-
-    def count(fact: str, found: int | None, source: str, of: str = "") -> Evidence:
-        return Evidence(
-            fact=f"{name}: {fact}",
-            found="could not be read" if found is None else f"{found:,}{of}",
-            needed="at least 1" if wanted else "0",
-            holds=None if found is None else bool(found) is wanted,
-            source=source,
-        )
-
+    check = Evidence.some if wanted else Evidence.none
     sources = (f"results/{seen.name}-look-up.json", f"results/{seen.name}-connect.json", f"logs/{seen.relay}.log.gz")
     for (fact, (failed, tried)), source in zip(seen.failures.items(), sources, strict=True):
-        yield count(fact, failed, source, f" of {tried:,}")
-    yield count("entries that found no room (table_fulls)", seen.fulls, "series/readings.jsonl")
+        yield check(f"{name}: {fact}", failed, source, f" of {tried:,}")
+    yield check(f"{name}: entries that found no room (table_fulls)", seen.fulls, "series/readings.jsonl")
     lines = None if seen.kernel is None else len(seen.kernel)
-    yield count("lines of the kernel on the overflow", lines, f"results/{seen.name}-kernel.json")
+    yield check(f"{name}: lines of the kernel on the overflow", lines, f"results/{seen.name}-kernel.json")
 
 
 def _figures(reported: PassReadings | None, fixed: PassReadings | None) -> dict[str, float | None]:

@@ -80,10 +80,8 @@ class RelayLoad(Strict):
     def bed(self, seconds: float, *, load: str = OURS, cpus: float | None = None) -> Bed:
         """Return the built-in relay bed with the chosen relay; ``cpus``: its CPU limit, in cores.
 
-        ``seconds``, ``load``: time and generator of the measured load.
-
-        Raises:
-            InvalidInput: the chosen service is no relay, or the generator cannot send the measured load.
+        ``seconds``, ``load``: time and generator of the measured load. Raises InvalidInput if the chosen service is no
+        relay, or the generator cannot send this load.
         """
         self._check(self.order(seconds, self.connections or 1), load)
         if services.service(self.relay).role is not Role.RELAY:

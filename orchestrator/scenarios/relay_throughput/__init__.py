@@ -25,11 +25,7 @@ class RelayThroughput:
     judge = staticmethod(judge)
 
     def bed(self, params: Params) -> Bed:
-        """Return the built-in relay bed with the chosen services; our generator is always part of it.
-
-        Raises:
-            InvalidInput: a service does not fill its role.
-        """
+        """Return the built-in relay bed with the chosen services; raises InvalidInput if one does not fit its role."""
         _require("load", params.load, fits=services.service(params.load).role is Role.LOAD)
         _require("sink", params.sink, fits=services.service(params.sink).takes_mail)
         base = params.bed(params.seconds, load=params.load, cpus=params.relay_cpus)

@@ -13,7 +13,6 @@ from orchestrator.scenarios.relay_load.evidence import (
     INSTRUMENT,
     UNSTEADY,
     accounting,
-    at_most,
     instrument,
     instrument_ceiling,
     worst,
@@ -45,7 +44,7 @@ def judge(measured: Measurements, params: Params) -> Verdict:
     tried = [name for name in measured.sent(Purpose.PROBE) if measured.loads[name].accepted]
     load, sink = measured.loads.get(RUN), measured.sinks.get(RUN)
     late = load.late / load.offered if load and load.late is not None and load.offered else None
-    on_time = at_most("messages started over 10 ms late", late, LATE, f"results/{RUN}-load.json")
+    on_time = Evidence.at_most("messages started over 10 ms late", late, LATE, f"results/{RUN}-load.json")
     facts = _Facts(
         mail=worst(e for name in (RUN, *tried) for e in accounting(measured, name)),
         harness=instrument(measured, RUN),

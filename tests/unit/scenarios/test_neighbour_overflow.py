@@ -152,7 +152,7 @@ def test_a_fix_that_was_not_tried_to_its_end_is_inconclusive(tmp_path: Path) -> 
 def test_a_kernel_whose_log_is_closed_is_no_obstacle_and_is_said(tmp_path: Path) -> None:
     verdict = judged(tmp_path, SHOWN, kernel=False)
     assert verdict.outcome is Outcome.CONFIRMED
-    assert [e.found for e in verdict.evidence if e.holds is None] == ["could not be read"]
+    assert [e.found for e in verdict.evidence if e.holds is None] == ["not measured"]
 
 
 def test_the_bed_is_on_the_link_and_says_what_it_needs() -> None:
