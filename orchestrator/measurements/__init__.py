@@ -11,6 +11,7 @@ from typing import Any, Self, TypeVar
 from orchestrator.agents.contract import TICK_S, LoadReport, LoadTick, SinkReport, SinkTick
 from orchestrator.measurements import facts, hops
 from orchestrator.measurements.accounting import Accounting
+from orchestrator.measurements.facts import Phase
 from orchestrator.measurements.hops import Hops
 from orchestrator.measurements.latency import Latency
 from orchestrator.measurements.machine import Machine, RecordedCpus
@@ -21,17 +22,6 @@ from orchestrator.services import Purpose, Role
 __all__ = ["Accounting", "Hops", "Latency", "Machine", "Measurements", "Phase", "Series", "Use"]
 
 R = TypeVar("R")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Phase:
-    """A named period of the run; ``end`` is ``None`` if the run broke off during it."""
-
-    name: str
-    start: float
-    end: float | None
-    purpose: str = Purpose.MEASURE
-    """Purpose of the load that was sent or drained in this phase."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,10 +103,7 @@ class Measurements:
         return cls(
             rundir=rundir,
             facts=known,
-            phases=tuple(
-                Phase(**{"end": None, **{key: phase[key] for key in Phase.__slots__ if key in phase}})
-                for phase in known["phases"]
-            ),
+            phases=tuple(Phase.model_validate(phase) for phase in known["phases"]),
             loads=loads,
             sinks=sinks,
             hops=hops.read(rundir, (known.get("bed") or {}).get("nodes") or {}, recompute=recompute) if logs else None,

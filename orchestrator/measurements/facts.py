@@ -1,12 +1,13 @@
 """Types of run.json, and the check of a run.json against them."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from orchestrator.errors import InvalidInput
 from orchestrator.measurements.rundir import Kept, RunDir, check_name, place
 from orchestrator.measurements.verdict import Verdict
+from orchestrator.services import Purpose
 
 _LEFT_OUT = {"verdict", "error", "phases"}
 """Keys not needed to judge a run: if invalid, they are left out; of the phases, only the invalid ones."""
@@ -43,11 +44,14 @@ class _Environment(Kept):
     engine: _Engine | None = None
 
 
-class _Phase(Kept):
+class Phase(Kept):
+    """A named period of the run; ``end`` is ``None`` if the run broke off during it."""
+
     name: str
     start: float
     end: float | None = None
-    purpose: Literal["measure", "calibrate", "probe"] = "measure"
+    purpose: Annotated[Purpose, Field(strict=False)] = Purpose.MEASURE
+    """Purpose of the load that was sent or drained in this phase."""
 
 
 class _Step(Kept):
@@ -71,7 +75,7 @@ class _RunFacts(Kept):
     bed: _Bed | None = None
     plan: _Plan | None = None
     environment: _Environment | None = None
-    phases: list[_Phase] | None = None
+    phases: list[Phase] | None = None
     steps: list[_Step] | None = None
     verdict: Verdict | None = None
     error: _Error | None = None
@@ -95,5 +99,5 @@ def read(rundir: RunDir) -> dict[str, Any]:
     whole = facts | {str(key): None for key, *entry in broken if not entry}
     if whole.get("verdict"):
         whole["verdict"] = Verdict.model_validate(whole["verdict"]).model_dump()
-    phases = [phase for n, phase in enumerate(whole.get("phases") or []) if ("phases", n) not in broken]
+    phases = [phase for n, phase in enumerate(whole.get("phases") or ()) if ("phases", n) not in broken]
     return whole | {"phases": phases}

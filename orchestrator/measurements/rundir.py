@@ -83,7 +83,7 @@ class RunDir:
 
     @staticmethod
     def below(parent: Path) -> list[Path]:
-        """Return the run directories below ``parent``, also unreadable ones; raises InvalidInput if ``parent`` is unreadable."""
+        """Return the run directories below ``parent``, readable or not; raises InvalidInput if that fails."""
         with usable(parent, "a directory of runs"):
             return [path for path in sorted(parent.iterdir()) if _may_be_run(path)] if parent.exists() else []
 

@@ -21,6 +21,9 @@ START_ORDER = (Role.RELAY, Role.DNS, Role.GATE, Role.SINK, Role.LOAD)
 _MAIL = "mail"
 """The block that holds one delivery address for each domain."""
 
+_PLAIN = ["name", "service", "role", "command", "capabilities", "sysctls", "publish", "fds", "fd_limit", "memory_mb", "detours"]
+"""Fields of ``NodePlan`` that are plain data."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodePlan(Rendered):
@@ -51,6 +54,23 @@ class NodePlan(Rendered):
     def tag(self) -> str:
         """The tag of its image."""
         return f"testbed/{self.image}:{self.release}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the node as plain data; it has the size and SHA-256 of each file."""
+        return {
+            **{key: getattr(self, key) for key in _PLAIN},
+            "image": self.tag,
+            "v4": str(self.v4),
+            "v6": str(twin(self.v4)),
+            "addresses": len(self.addresses),
+            "limits": self.limits.model_dump(exclude_none=True),
+            "neighbours": self.peers,
+            "changes": [asdict(change) for change in self.changes],
+            "files": {
+                path: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+                for path, content in sorted(self.files.items())
+            },
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +123,7 @@ class Plan:
         return {node.name: node for node in self.nodes}[name]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the plan as plain data; it has the size and SHA-256 of each file."""
+        """Return the plan as plain data."""
         return {
             "bed": self.bed.name,
             "families": str(self.bed.families),
@@ -113,34 +133,8 @@ class Plan:
             "mail6": str(twin_network(self.mail)),
             "domains": len(self.deliveries),
             "parent": self.bed.parent,
-            "needs": {name: getattr(self.needs, name) for name in HostNeeds.__slots__},
-            "nodes": [
-                {
-                    "name": node.name,
-                    "service": node.service,
-                    "role": str(node.role),
-                    "image": node.tag,
-                    "v4": str(node.v4),
-                    "v6": str(twin(node.v4)),
-                    "addresses": len(node.addresses),
-                    "command": list(node.command),
-                    "capabilities": list(node.capabilities),
-                    "sysctls": dict(node.sysctls),
-                    "limits": node.limits.model_dump(exclude_none=True),
-                    "publish": list(node.publish),
-                    "fds": node.fds,
-                    "fd_limit": node.fd_limit,
-                    "memory_mb": node.memory_mb,
-                    "neighbours": node.peers,
-                    "changes": [asdict(change) for change in node.changes],
-                    "detours": list(node.detours),
-                    "files": {
-                        path: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-                        for path, content in sorted(node.files.items())
-                    },
-                }
-                for node in self.nodes
-            ],
+            "needs": asdict(self.needs),
+            "nodes": [node.to_dict() for node in self.nodes],
         }
 
 

@@ -47,7 +47,7 @@ def _phases(axis: Axis) -> list[Picture]:
     """Return the phases by start. Only the first calibration has a label, for all of them; likewise the first probe."""
     drawn, named = [], set()
     for phase in sorted(axis.phases, key=lambda p: p.start):
-        group = {Purpose.CALIBRATE: "calibration", Purpose.PROBE: "connections"}.get(Purpose(phase.purpose))
+        group = {Purpose.CALIBRATE: "calibration", Purpose.PROBE: "connections"}.get(phase.purpose)
         name = group or phase.name
         drawn.append({
             "from": axis.x(phase.start),

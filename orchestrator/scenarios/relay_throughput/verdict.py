@@ -6,17 +6,8 @@ from orchestrator import services
 from orchestrator.measurements import Latency, Machine, Measurements
 from orchestrator.measurements.verdict import Evidence, Outcome, Verdict, sentence, unknown, unmet
 from orchestrator.report.summary import number
-from orchestrator.scenarios.relay_load import probes
-from orchestrator.scenarios.relay_load.evidence import (
-    CONCURRENCY,
-    DISTURBED,
-    INSTRUMENT,
-    UNSTEADY,
-    accounting,
-    instrument,
-    instrument_ceiling,
-    worst,
-)
+from orchestrator.scenarios.relay_load import evidence, probes
+from orchestrator.scenarios.relay_load.evidence import CONCURRENCY, DISTURBED, INSTRUMENT, UNSTEADY
 from orchestrator.scenarios.relay_load.params import OURS
 from orchestrator.scenarios.relay_load.probes import Cpu
 from orchestrator.scenarios.relay_throughput.params import RUN, Params
@@ -39,15 +30,15 @@ def judge(measured: Measurements, params: Params) -> Verdict:
     """Judge one run."""
     rated = params.rate
     carried = measured.delivered_per_s(RUN) or _sent_per_s(measured, params)
-    ceiling = instrument_ceiling(measured)
+    ceiling = evidence.instrument_ceiling(measured)
     machine = measured.machine(RUN)
     tried = [name for name in measured.sent(Purpose.PROBE) if measured.loads[name].accepted]
     load, sink = measured.loads.get(RUN), measured.sinks.get(RUN)
     late = load.late / load.offered if load and load.late is not None and load.offered else None
     on_time = Evidence.at_most("messages started over 10 ms late", late, LATE, f"results/{RUN}-load.json")
     facts = _Facts(
-        mail=worst(e for name in (RUN, *tried) for e in accounting(measured, name)),
-        harness=instrument(measured, RUN),
+        mail=evidence.worst(e for name in (RUN, *tried) for e in evidence.accounting(measured, name)),
+        harness=evidence.instrument(measured, RUN),
         pace=(on_time,) if rated else probes.pace(measured, RUN),
         steady=() if rated else probes.steady(measured, [RUN]),
         kept=_kept(measured, rated) if rated else (),
