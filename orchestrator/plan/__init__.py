@@ -21,7 +21,7 @@ START_ORDER = (Role.RELAY, Role.DNS, Role.GATE, Role.SINK, Role.LOAD)
 _MAIL = "mail"
 """The block that holds one delivery address for each domain."""
 
-_PLAIN = ["name", "service", "role", "command", "capabilities", "sysctls", "publish", "fds", "fd_limit", "memory_mb", "detours"]
+_PLAIN = ("name", "service", "role", "command", "capabilities", "sysctls", "fds", "fd_limit", "memory_mb", "detours")
 """Fields of ``NodePlan`` that are plain data."""
 
 
@@ -59,6 +59,7 @@ class NodePlan(Rendered):
         """Return the node as plain data; it has the size and SHA-256 of each file."""
         return {
             **{key: getattr(self, key) for key in _PLAIN},
+            "publish": self.publish,
             "image": self.tag,
             "v4": str(self.v4),
             "v6": str(twin(self.v4)),

@@ -74,9 +74,8 @@ def throughput(measured: Measurements, axis: Axis) -> Chart | None:
 
 def queue(measured: Measurements, axis: Axis) -> Chart | None:
     """Draw the length of the relay's queue."""
-    if not measured.hops or not measured.hops.queue:
+    if not measured.hops or not (length := measured.hops.queued):
         return None
-    length = measured.hops.queue
     line = drawing.line(axis, "in the queue", length, drawing.PALETTE[0], pick=max, stepped=True, filled=True)
     longest, left = max(length.known, default=0), length.values[-1]
     return Chart(
