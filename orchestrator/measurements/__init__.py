@@ -159,8 +159,7 @@ class Measurements:
     def accepted_per_s(self, load: str) -> float | None:
         """Return messages accepted per second, from the time of the first due message to the last reply."""
         report = self.loads.get(load)
-        accepted = report.accepted if report else None
-        return None if report is None or accepted is None else _rate(accepted, report.started, report.ended)
+        return _rate(report.accepted, report.started, report.ended) if report else None
 
     def delivered_per_s(self, load: str, *, after: float = 0.0) -> float | None:
         """Return messages delivered per second, from the time of the first due message to the last delivery.
@@ -206,12 +205,8 @@ class Measurements:
 
     def latency(self, load: str) -> dict[str, Latency]:
         """Return latencies by name: ``response``, ``service``, ``transit``, ``age``, ``connect`` (agents' contract)."""
-        sent, got = self.loads.get(load), self.sinks.get(load)
-        texts: dict[str, str | None] = {}
-        if sent:
-            texts |= {"response": sent.response, "service": sent.service, "connect": sent.connect}
-        if got:
-            texts |= {"transit": got.transit, "age": got.age}
+        of = ((self.loads.get(load), ("response", "service", "connect")), (self.sinks.get(load), ("transit", "age")))
+        texts = {name: getattr(report, name) for report, names in of if report for name in names}
         decoded = {name: Latency.decode(text) for name, text in texts.items() if text}
         return {name: latency for name, latency in decoded.items() if latency}
 
@@ -321,8 +316,8 @@ def _reports(rundir: RunDir, kind: str, read: Callable[[dict[str, Any]], R]) -> 
             yield load, report
 
 
-def _rate(count: float, start: float, end: float | None) -> float | None:
-    return count / (end - start) if end is not None and end > start else None
+def _rate(count: float | None, start: float, end: float | None) -> float | None:
+    return count / (end - start) if count is not None and end is not None and end > start else None
 
 
 def _by(points: Iterable[dict[str, Any]], key: str) -> dict[str, list[dict[str, Any]]]:

@@ -5,6 +5,7 @@ in a loop and dies of SIGSEGV; our generator counts the errors by cause and comp
 fix; the workaround, another generator, is proved by the same run.
 """
 
+from signal import Signals
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -24,7 +25,6 @@ SIGSEGV = 139
 MESSAGE = "Can't write to socket."
 OVERTIME = 10.0
 """Most seconds from the end of the load's time to the end of our generator: connections may wait for a reply."""
-_NAMES = {129: "SIGHUP", 134: "SIGABRT", 136: "SIGFPE", 137: "SIGKILL", SIGSEGV: "SIGSEGV", 141: "SIGPIPE"}
 
 
 class Params(OverIPv4):
@@ -123,7 +123,8 @@ def _failures(measured: Measurements) -> int:
 
 
 def _ended(status: int) -> str:
-    return f"status {status}" + (f" ({_NAMES[status]})" if status in _NAMES else "")
+    number = status - 128
+    return f"status {status}" + (f" ({Signals(number).name})" if number in set(Signals) else "")
 
 
 def _postal(measured: Measurements) -> tuple[Evidence, ...]:

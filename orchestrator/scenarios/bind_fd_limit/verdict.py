@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.verdict import Cell, Evidence, Outcome, Quote, Table, Verdict
+from orchestrator.report.summary import number
 from orchestrator.scenarios.bind_fd_limit.named import (
     ADDRESSES,
     BIND,
@@ -58,7 +59,7 @@ def judge(measured: Measurements, params: Params) -> Verdict:
 def _outcome(reported: ServerReadings, fixed: ServerReadings | None, fix: str | None) -> tuple[Outcome, str]:
     if reported.over is None:
         return Outcome.INCONCLUSIVE, "No outgoing socket of named was observed, so its limit was not tested."
-    with_so_many = f"With {_number(reported.counts.open_files)} open files it"
+    with_so_many = f"With {number(reported.counts.open_files)} open files it"
     if not reported.over:
         for_moments = "met its limit only while several outgoing sockets were open at once"
         how = for_moments if reported.lines[OVER] else "was refused no outgoing socket"
@@ -72,7 +73,7 @@ def _outcome(reported: ServerReadings, fixed: ServerReadings | None, fix: str | 
     if fixed.over is None or fixed.refused is None:
         return Outcome.INCONCLUSIVE, f"{shown} The fix {fix} was not tested to the end; {fixed.end}."
     outcome = Outcome.REFUTED if fixed.over or fixed.lines[OVER] or fixed.refused else Outcome.CONFIRMED
-    return outcome, f"{shown} With the fix {fix} it has {_number(fixed.counts.open_files)}; {fixed.end}."
+    return outcome, f"{shown} With the fix {fix} it has {number(fixed.counts.open_files)}; {fixed.end}."
 
 
 def _as_reported(seen: ServerReadings) -> tuple[Evidence, ...]:
@@ -166,7 +167,3 @@ def _facts(one: ServerReadings) -> dict[str, Cell]:
         "memory, MB": one.counts.memory_b and one.counts.memory_b / 1e6,
         "how it ends": one.end,
     }
-
-
-def _number(value: int | None) -> str:
-    return "not measured" if value is None else f"{value:,}"

@@ -1,5 +1,6 @@
 """Verdict of a run: was it measured at all, was mail lost, and which part limited the rate?"""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from orchestrator import services
@@ -53,7 +54,7 @@ def judge(measured: Measurements, params: Params) -> Verdict:
         claim=_claim(outcome, carried, rated, response),
         reason=sentence(reason),
         evidence=(*facts.mail, *facts.kept, *facts.pace, *facts.steady, *facts.harness),
-        marks=(*marks, *_backlog(measured), *_full(measured, machine), *_own(measured)),
+        marks=(*marks, *_marks(measured, machine)),
         figures={
             "relay_messages_per_s": carried,
             "relay_messages_per_minute": carried * 60 if carried else None,
@@ -203,32 +204,19 @@ def _sent_per_s(measured: Measurements, params: Params) -> float | None:
     return log.statuses.get("sent", 0) / (log.queue[-1][0] - load.started)
 
 
-def _backlog(measured: Measurements) -> tuple[str, ...]:
-    """Return a warning if a backlog grew: the rate in the verdict then depends on the length of the load."""
+def _marks(measured: Measurements, machine: Machine | None) -> Iterator[str]:
+    """Yield warnings: a backlog grew, the CPU was used up, the relay ran with a user's own files."""
     accepted, delivered = measured.accepted_per_s(RUN), measured.delivered_under_load_per_s(RUN)
-    if not accepted or delivered is None or delivered >= (1 - BACKLOG) * accepted:
-        return ()
-    text = f"the relay accepted {accepted:,.0f} messages a second and delivered {delivered:,.0f} while load was offered"
-    return (f"a backlog grew: {text}; the rest went out in the drain, which the figure includes",)
-
-
-def _full(measured: Measurements, machine: Machine | None) -> tuple[str, ...]:
-    """Return a warning if the machine's CPUs were saturated: the relay alone on them would carry more."""
-    if machine is None or not machine.full:
-        return ()
-    relay = machine.nodes.get(measured.name_of(Role.RELAY), 0.0)
-    had = f"of {machine.cpus} CPUs, the relay had {relay:.2f}, the other nodes {machine.bed - relay:.2f}"
-    others = f"the engine, testbed and others {machine.others:.2f}"
-    return (f"{1 - machine.idle:.0%} of the machine's CPU was in use while load was offered: {had}, {others}",)
-
-
-def _own(measured: Measurements) -> tuple[str, ...]:
-    """Return warnings: what the bed changed in the user's files for the relay, and settings there that divert mail."""
+    if accepted and delivered is not None and delivered < (1 - BACKLOG) * accepted:
+        rates = f"the relay accepted {accepted:,.0f} messages a second and delivered {delivered:,.0f}"
+        yield f"a backlog grew: {rates} while load was offered; the rest went out in the drain, which the figure includes"
     relay = measured.planned(Role.RELAY)
-    changes = [str(Override(**change)) for change in relay.get("changes") or ()]
-    detours = list(relay.get("detours") or ())
-    remarks = (
-        ("the bed changed in the relay's own configuration", changes),
-        ("in the relay's own configuration, this can lead mail another way", detours),
-    )
-    return tuple(f"{remark}: {'; '.join(items)}" for remark, items in remarks if items)
+    if machine and machine.full:
+        share = machine.nodes.get(measured.name_of(Role.RELAY), 0.0)
+        had = f"of {machine.cpus} CPUs, the relay had {share:.2f}, the other nodes {machine.bed - share:.2f}"
+        others = f"the engine, testbed and others {machine.others:.2f}"
+        yield f"{1 - machine.idle:.0%} of the machine's CPU was in use while load was offered: {had}, {others}"
+    if changes := [str(Override(**change)) for change in relay.get("changes") or ()]:
+        yield f"the bed changed the relay's own configuration: {'; '.join(changes)}"
+    if detours := relay.get("detours"):
+        yield f"settings of the relay's own configuration that can divert mail: {'; '.join(detours)}"
