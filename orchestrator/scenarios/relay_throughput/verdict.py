@@ -208,8 +208,10 @@ def _marks(measured: Measurements, machine: Machine | None) -> Iterator[str]:
     """Yield warnings: a backlog grew, the CPU was used up, the relay ran with a user's own files."""
     accepted, delivered = measured.accepted_per_s(RUN), measured.delivered_under_load_per_s(RUN)
     if accepted and delivered is not None and delivered < (1 - BACKLOG) * accepted:
-        rates = f"the relay accepted {accepted:,.0f} messages a second and delivered {delivered:,.0f}"
-        yield f"a backlog grew: {rates} while load was offered; the rest went out in the drain, which the figure includes"
+        yield (
+            f"a backlog grew: the relay accepted {accepted:,.0f} messages a second and delivered {delivered:,.0f} while "
+            "load was offered; the rest went out in the drain, which the figure includes"
+        )
     relay = measured.planned(Role.RELAY)
     if machine and machine.full:
         share = machine.nodes.get(measured.name_of(Role.RELAY), 0.0)
@@ -219,4 +221,4 @@ def _marks(measured: Measurements, machine: Machine | None) -> Iterator[str]:
     if changes := [str(Override(**change)) for change in relay.get("changes") or ()]:
         yield f"the bed changed the relay's own configuration: {'; '.join(changes)}"
     if detours := relay.get("detours"):
-        yield f"settings of the relay's own configuration that can divert mail: {'; '.join(detours)}"
+        yield f"settings of the relay's own configuration that can lead mail another way: {'; '.join(detours)}"
