@@ -9,12 +9,12 @@ from functools import cached_property
 from typing import Any, Self, TypeVar
 
 from orchestrator.agents.contract import TICK_S, LoadReport, LoadTick, SinkReport, SinkTick
-from orchestrator.measurements import facts, hops
+from orchestrator.measurements import hops, run_json
 from orchestrator.measurements.accounting import Accounting
-from orchestrator.measurements.facts import Phase
 from orchestrator.measurements.hops import Hops
 from orchestrator.measurements.latency import Latency
 from orchestrator.measurements.machine import Machine, RecordedCpus
+from orchestrator.measurements.run_json import Phase
 from orchestrator.measurements.rundir import Kept, RunDir
 from orchestrator.measurements.series import Series, grown, growth, join, steady
 from orchestrator.services import Purpose, Role
@@ -77,7 +77,7 @@ class Measurements:
 
     rundir: RunDir
     facts: Mapping[str, Any]
-    """run.json, checked by ``facts.read``."""
+    """run.json, checked by ``run_json.read``."""
     phases: tuple[Phase, ...]
     loads: Mapping[str, LoadReport]
     """Name of a load (``calibration``, ``relay``, ...) -> report of its generator; in the order of sending."""
@@ -96,7 +96,7 @@ class Measurements:
         After the call, ``rundir.left_out`` names the unreadable files. ``logs=False`` skips the relay's log, which is
         incomplete while the bed is up. Raises InvalidInput if run.json cannot be read.
         """
-        known = facts.read(rundir)
+        known = run_json.read(rundir)
         loads = dict(sorted(_reports(rundir, "load", LoadReport.from_dict), key=lambda named: named[1].started))
         sinks = dict(_reports(rundir, "sink", SinkReport.from_dict))
         series = {name: rundir.series(name, _SHAPES.get(name)) for name in rundir.names("series", ".jsonl")}

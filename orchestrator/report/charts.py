@@ -9,7 +9,8 @@ from orchestrator.measurements import Latency, Measurements, Phase, Series
 from orchestrator.measurements.verdict import Cell, Table
 from orchestrator.report import drawing
 from orchestrator.report.drawing import Axis, Picture
-from orchestrator.report.summary import PERCENTILES, number, percentiles
+from orchestrator.report.figures import number
+from orchestrator.report.summary import PERCENTILES, percentiles
 from orchestrator.services import Purpose
 
 MARKED = 60

@@ -21,7 +21,8 @@ from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import RunDir, replace
 from orchestrator.report import tables
 from orchestrator.report.charts import charts
-from orchestrator.report.summary import FATES, best_figure, number, summarize, tried
+from orchestrator.report.figures import best_figure, number
+from orchestrator.report.summary import FATES, summarize, tried
 from orchestrator.services import Purpose
 
 _LONGEST = 400

@@ -18,7 +18,7 @@ from orchestrator.measurements.rundir import replace
 from orchestrator.measurements.verdict import Table
 from orchestrator.plaintext import plain
 from orchestrator.report import html, tables
-from orchestrator.report.summary import figure
+from orchestrator.report.figures import figure
 from orchestrator.report.terminal import COLOURS, labelled, laid_out, section
 
 FIGURES = 2

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.measurements.verdict import Table
-from orchestrator.report.summary import PERCENTILES, RunFigures, fates, figure, number
+from orchestrator.report.figures import figure, number
+from orchestrator.report.summary import PERCENTILES, RunFigures, fates
 
 TOP_TROUBLES = 10
 """Most reasons in the table of trouble; results/hops.json and ``--format json`` hold all."""

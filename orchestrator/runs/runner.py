@@ -14,7 +14,7 @@ from orchestrator.errors import EngineFailed, ExitCode, InvalidInput, NodeDied, 
 from orchestrator.hosts import Host, capacity, cleaning, images
 from orchestrator.hosts.ownership import Kind
 from orchestrator.interrupts import Interrupted
-from orchestrator.measurements import Measurements, facts
+from orchestrator.measurements import Measurements, run_json
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.measurements.verdict import Outcome, Verdict
 from orchestrator.plan import make_plan
@@ -205,7 +205,7 @@ def judge_again(rundir: RunDir) -> Finished:
     Raises:
         InvalidInput: the directory is no run, its scenario is unknown, or this user cannot write to it.
     """
-    known = facts.read(rundir)
+    known = run_json.read(rundir)
     try:
         chosen = scenario(str(known.get("scenario")))
     except InvalidInput as unknown:

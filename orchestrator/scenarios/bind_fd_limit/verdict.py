@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.verdict import Cell, Evidence, Outcome, Quote, Table, Verdict
-from orchestrator.report.summary import number
+from orchestrator.report.figures import number
 from orchestrator.scenarios.bind_fd_limit.named import (
     ADDRESSES,
     BIND,

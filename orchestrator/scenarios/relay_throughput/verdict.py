@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from orchestrator import services
 from orchestrator.measurements import Latency, Machine, Measurements
 from orchestrator.measurements.verdict import Evidence, Outcome, Verdict, sentence, unknown, unmet
-from orchestrator.report.summary import number
+from orchestrator.report.figures import number
 from orchestrator.scenarios.relay_load import evidence, probes
 from orchestrator.scenarios.relay_load.evidence import CONCURRENCY, DISTURBED, INSTRUMENT, UNSTEADY
 from orchestrator.scenarios.relay_load.params import OURS
@@ -209,8 +209,8 @@ def _marks(measured: Measurements, machine: Machine | None) -> Iterator[str]:
     accepted, delivered = measured.accepted_per_s(RUN), measured.delivered_under_load_per_s(RUN)
     if accepted and delivered is not None and delivered < (1 - BACKLOG) * accepted:
         yield (
-            f"a backlog grew: the relay accepted {accepted:,.0f} messages a second and delivered {delivered:,.0f} while "
-            "load was offered; the rest went out in the drain, which the figure includes"
+            f"a backlog grew: the relay accepted {accepted:,.0f} messages a second and delivered {delivered:,.0f} "
+            "while load was offered; the rest went out in the drain, which the figure includes"
         )
     relay = measured.planned(Role.RELAY)
     if machine and machine.full:

@@ -26,6 +26,7 @@ from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.measurements.verdict import Outcome, Verdict
 from orchestrator.report import html, terminal
+from orchestrator.report.summary import summarize_run
 from orchestrator.runs import runner, sweep
 from orchestrator.up import bringup, node
 from orchestrator.up.bed import RecordedBed
@@ -300,7 +301,7 @@ def test_a_judge_that_fails_is_inconclusive_with_its_reason_and_can_judge_again(
     assert facts["error"]["found"].startswith("the judge failed: ")
     assert "Traceback (most recent call last)" in (folder / "judge.traceback").read_text()
     assert "The judge failed: " in (folder / "report.html").read_text()
-    terminal.show(terminal.summary(finished.rundir), Console(file=io.StringIO()))
+    terminal.show(summarize_run(finished.rundir), Console(file=io.StringIO()))
 
     asked = Judged(judge)
     monkeypatch.setattr(runner, "scenario", lambda _: asked)

@@ -1,4 +1,4 @@
-"""Types of run.json, and the check of a run.json against them."""
+"""run.json: the types of its content, and a reader that checks them."""
 
 from typing import Annotated, Any
 
