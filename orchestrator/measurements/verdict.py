@@ -99,7 +99,7 @@ class Table(Kept):
 
     @classmethod
     def across(cls, title: str, things: Mapping[str, Mapping[str, Cell]], first: str = "") -> Self:
-        """Return a table with a column for each thing and a row for each of its facts; ``first``: heading of these."""
+        """Return a table: a column for each thing, a row for each fact. ``first``: heading of the first column."""
         facts = next(iter(things.values()))
         rows = tuple((fact, *(thing[fact] for thing in things.values())) for fact in facts)
         return cls(title=title, columns=(first, *things), rows=rows)

@@ -1,4 +1,4 @@
-"""The plan of a bed: every address, file, limit and container, the start order, and what it needs of the host.
+"""The plan of a bed: every address, file, limit and container, the start order, and the resources needed.
 
 Pure: the same bed, subnet and CPU count give the same plan, without a running engine.
 """
@@ -76,7 +76,7 @@ class NodePlan(Rendered):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostNeeds:
-    """What a bed needs of its host; each value is the total of all nodes, unless its text says otherwise."""
+    """Resources needed on the host; each value is the total of all nodes, unless its text says otherwise."""
 
     containers: int
     addresses: int
@@ -147,8 +147,8 @@ def subnet_prefix(bed: Bed) -> int:
 def make_plan(bed: Bed, *, subnet: IPv4Network | None = None, cpus: int) -> Plan:
     """Return the plan of a bed; raises InvalidInput if the bed cannot be built.
 
-    ``subnet``: the slice; by default the bed's own, or the first one that fits. ``cpus``: CPUs of the host, the default
-    number of a daemon's threads.
+    ``subnet``: the slice; by default the bed's own, or the first one that fits. ``cpus``: CPUs of the host; by
+    default a daemon starts as many threads.
     """
     kinds = {name: services.service(node.service) for name, node in bed.nodes.items()}
     _refuse(bed, kinds)
@@ -249,7 +249,7 @@ def make_plan(bed: Bed, *, subnet: IPv4Network | None = None, cpus: int) -> Plan
 
 
 def _laid_over(name: str, node: NodeSpec, rendered: Rendered) -> dict[str, bytes]:
-    """Return the user's own files that the node gets as they are; raises InvalidInput if the service writes one."""
+    """Return the user's own files that go to the node unchanged; raises InvalidInput if the service writes one."""
     own = {path: text.encode() for path, text in node.files.items() if path not in rendered.taken}
     if written := sorted(own.keys() & rendered.files.keys()):
         raise InvalidInput(

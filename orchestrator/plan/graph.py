@@ -41,13 +41,13 @@ class DrawnNode:
     role: str
     """Empty for a service that is unknown here."""
     addresses: tuple[str, ...]
-    """On the lab network: addresses, ``FIRST to LAST`` ranges, and prefixes."""
+    """On the lab network: single addresses, and ranges ``FIRST to LAST``."""
     ports: tuple[DrawnPort, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Graph:
-    """What a picture of a bed shows."""
+    """Content of a picture of a bed."""
 
     bed: str
     networks: tuple[DrawnNetwork, ...]

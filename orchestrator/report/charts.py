@@ -14,9 +14,9 @@ from orchestrator.report.summary import PERCENTILES, percentiles
 from orchestrator.services import Purpose
 
 MARKED = 60
-"""Most readings of a line that shows a circle at each one, because a scenario reads at irregular times."""
+"""A line of at most this many readings has a circle at each: a scenario reads at irregular times."""
 MINUTES_FROM_S = 1_800
-"""Longest run, in seconds, whose time axis is in seconds; that of a longer run is in minutes."""
+"""The time axis of a run longer than this, in seconds, is in minutes."""
 ABOVE = 1.2
 """Rates of calibrations above this multiple of the highest other rate are not drawn in the throughput chart."""
 

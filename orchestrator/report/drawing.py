@@ -62,7 +62,7 @@ def _phases(axis: Axis) -> list[Picture]:
 def line(
     axis: Axis, name: str, points: Series, colour: str, *, pick: Callable[..., float] = fmean, **look: bool
 ) -> Picture:
-    """Draw a line of at most ``POINTS`` points; if it has more, ``pick`` makes one of several.
+    """Draw a line; ``pick`` reduces it to at most ``POINTS`` points.
 
     ``look``: ``dashed``, ``filled``, ``stepped``, ``marked`` (a circle at each point).
     """

@@ -35,7 +35,7 @@ class Page:
     """The outcome that gives the word its colour."""
     says: str
     facts: Mapping[str, Any]
-    """The summary: its question, command and runs."""
+    """Summary of the runs, with question and command."""
     tables: tuple[Table, ...]
     quotes: tuple[tuple[str, str], ...] = ()
     """(source, line) of each quoted log line."""
@@ -126,7 +126,7 @@ def comparison(facts: Mapping[str, Any]) -> Page:
     return Page(
         word=here if same else "DIFFERENT",
         outcome=here if same or here == "INCONCLUSIVE" else "REFUTED",
-        says=f"The capsule and the run here: {here}." if same else f"The capsule: {original}; the run here: {here}.",
+        says=f"The capsule, and the run here: {here}." if same else f"The capsule: {original}; the run here: {here}.",
         facts=facts,
         tables=(
             Table(
@@ -167,7 +167,7 @@ def _shortened(text: str) -> str:
 
 
 def show(page: Page, where: Sequence[tuple[str, Path]], console: Console | None = None) -> None:
-    """Print a page, and the files in ``where``, such as ``("report", path)``."""
+    """Print a page, then a line (name, path) for each file in ``where``."""
     parts: list[RenderableType] = [
         Text(),
         Text.assemble((page.word, COLOURS[page.outcome]), "  ", (plain(page.says), "bold")),

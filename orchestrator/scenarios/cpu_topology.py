@@ -33,7 +33,7 @@ FULL = 0.05
 OTHERS = 0.1
 """Warn if other processes used, or the hypervisor stole, more than this share of a set's CPU time."""
 MOST_OTHERS = 0.95
-"""The correction of the throughput assumes that others took at most this share of the CPU time."""
+"""Cap of the share of other processes in the correction of the throughput."""
 
 
 class Params(RelayLoad):
@@ -63,7 +63,7 @@ class CpuTopology:
     def drive(self, bed: RecordedBed, params: Params) -> None:
         """Find the number of connections on the largest set, calibrate on the fewest harness CPUs, send in rounds.
 
-        Mail that a relay keeps in its queue ends the rounds: each later drain would last for the whole of ``--drain``.
+        Mail left in the relay's queue ends the rounds, because each later drain would take the full ``--drain``.
         """
         sets, same = cpu_sets(bed.topology())
         described = [{"name": s.name, "cpus": write(s.cpus), "harness": write(s.harness)} for s in sets]
@@ -83,7 +83,7 @@ class CpuTopology:
                     return
 
     def judge(self, measured: Measurements, params: Params) -> Verdict:
-        """Judge one run: how much mail does the relay carry on each set, and less on the smallest than the largest?"""
+        """Judge one run: does the relay carry less mail on the smallest set of CPUs than on the largest?"""
         planned = measured.rundir.checked_result(PLAN, _Planned.from_dict)
         paced = params.rate is not None
         lines = []
@@ -168,7 +168,7 @@ class _Set(Kept):
 
 
 class _Planned(Kept):
-    """The sets, largest first, and the sets left out: name -> the set with the same CPUs."""
+    """The sets, largest first. ``left_out``: name of a set -> name of the kept set with the same CPUs."""
 
     sets: list[_Set]
     left_out: dict[str, str]

@@ -256,7 +256,7 @@ def _room(one: Generator) -> Evidence:
 
 
 def _sink(generators: Sequence[Generator], params: Params) -> list[Evidence]:
-    """Return the evidence that the sink limits no generator, for a run without a generator that has its own limit."""
+    """Return the evidence that the sink limits no generator; needed if no generator has a limit of its own."""
     return [
         *(
             Evidence.at_most(

@@ -24,7 +24,7 @@ SIGSEGV = 139
 """Exit status after signal 11 (128 + 11)."""
 MESSAGE = "Can't write to socket."
 OVERTIME = 10.0
-"""Most seconds from the end of the load's time to the end of our generator: connections may wait for a reply."""
+"""Seconds that our generator may take after the end of the load's time, to receive replies."""
 
 
 class Params(OverIPv4):

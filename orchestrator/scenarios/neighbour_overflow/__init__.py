@@ -33,7 +33,7 @@ class NeighbourOverflow:
         """Return a relay bed with all addresses on the link; raises HostCannot if the user's consent is missing."""
         if params.fix == "gc-thresh" and not params.allow_host_changes:
             raise HostCannot(
-                f"consent to a change of {SETTING}1, 2 and 3, which the whole machine shares, until the run ends",
+                f"consent to raise {SETTING}1, 2 and 3 of the whole machine until the run ends",
                 "none",
                 "add --allow-host-changes; --fix route and --fix permanent change nothing outside the bed",
             )

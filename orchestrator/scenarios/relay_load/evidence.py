@@ -8,7 +8,7 @@ from orchestrator.measurements.verdict import Evidence
 from orchestrator.scenarios.relay_load.params import CALIBRATION, SINGLE
 
 INSTRUMENT, CONCURRENCY = "instrument-bound", "concurrency-bound"
-"""Marks: the harness may have set the pace; the number of its connections may have."""
+"""Marks: the harness may have limited the rate; the number of connections may have."""
 UNSTEADY, DISTURBED = "unsteady", "disturbed"
 """Marks: the relay's rate changed; other processes used the machine's CPU."""
 NEAR_CEILING = 0.7

@@ -1,4 +1,4 @@
-"""Parameters of a load through a relay, its bed, and names of loads and services."""
+"""Parameters of a relay and its load, and the bed that follows from them."""
 
 from dataclasses import replace
 from typing import Annotated, Any, Self

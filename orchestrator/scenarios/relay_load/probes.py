@@ -1,4 +1,4 @@
-"""Search for the number of connections that a relay needs, by probes: short loads, each over another number.
+"""Search for the number of connections that a relay needs, by probes: short loads over different numbers.
 
 In a closed loop the number of connections may limit the throughput: a relay that waits 500 ms for a policy service
 carries 40 messages a second over 20 connections. Only a load over more connections reveals that. The probes double the
@@ -24,7 +24,7 @@ TIMES = 4
 MORE, MUCH = 1.1, 1.25
 """Ratio from which a throughput counts as larger: MORE if CPU was left, MUCH if not (there is more noise)."""
 UNCLEAR = 1.0, 1.4
-"""A ratio of throughputs between these is measured once more."""
+"""A ratio between these two is unclear, and measured once more."""
 ENOUGH = 0.95
 """The run takes the smallest number of connections with at least this share of the best throughput."""
 WARM_UP_S = 1.0
@@ -138,7 +138,7 @@ def cpu_of(measured: Measurements, load: str) -> Cpu | None:
 def following(tried: Sequence[Probe]) -> int | None:
     """Return the number of connections to try next; ``None`` ends the search.
 
-    It ends at ``MOST``, or after two numbers in a row without a gain; after one if the bed used up the CPU in it.
+    The search ends at ``MOST``, or after two probes in a row without a gain; after one, if the bed used up the CPU.
     """
     if not tried:
         return FEWEST
@@ -150,9 +150,10 @@ def following(tried: Sequence[Probe]) -> int | None:
 
 
 def _last_gain(tried: Sequence[Probe]) -> tuple[Probe, int]:
-    """Return the last probe that carried ``MORE`` times the last such one (at first: the first), and how many follow.
+    """Return the last probe with a gain, and the number of probes after it.
 
-    Small gains add up: of 400, 436 and 475 messages a second, the third is more than ``MORE`` times the first.
+    A gain is ``MORE`` times the throughput of the gain before (the first probe counts as one), so small steps add up:
+    of 400, 436 and 475 messages a second, the third is a gain.
     """
     best, since = tried[0], 0
     for probe in tried[1:]:
@@ -191,7 +192,7 @@ def _other_generator(measured: Measurements, load: str) -> bool:
 def pace(measured: Measurements, load: str) -> tuple[Evidence, ...]:
     """Return the evidence that the number of connections did not limit a load; none if the probes do not compare.
 
-    If no two probes can be compared with each other, a load that used up the CPU was not limited by its connections.
+    Without two probes to compare, it is enough that the load used up the CPU.
     """
     if _other_generator(measured, load):
         return ()
@@ -221,8 +222,7 @@ def pace(measured: Measurements, load: str) -> tuple[Evidence, ...]:
 def steady(measured: Measurements, loads: Sequence[str]) -> tuple[Evidence, ...]:
     """Return the evidence that loads carry about as much as the probe over the same number of connections.
 
-    Of several loads the median counts. There is none without such a probe (at a rate, with the most connections, or if
-    another generator sent it).
+    Of several loads the median counts. Empty if there is no such probe, or if another generator sent it.
     """
     own = next((probe for probe in read(measured) if probe.connections == used(measured)), None)
     if own is None or not loads or _other_generator(measured, loads[0]):
@@ -249,9 +249,9 @@ def steady(measured: Measurements, loads: Sequence[str]) -> tuple[Evidence, ...]
 
 
 def _compared(tried: Sequence[Probe], taken: int | None) -> tuple[Probe, Probe, Cpu | None] | None:
-    """Return two probes to compare, and the CPU state of the run's own probe, the one over ``taken`` connections.
+    """Return two probes to compare, and the CPU state of the run's own probe (the one over ``taken`` connections).
 
-    The two: the run's and the best over more connections or, if none has more, the last gain below it and the run's.
+    The run's probe is compared with the best one over more connections; if there is none, with the last gain below it.
     """
     own = next((probe for probe in tried if probe.connections == taken), None)
     if own is None or len(tried) < 2:

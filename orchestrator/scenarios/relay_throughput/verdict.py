@@ -19,7 +19,7 @@ BACKLOG = 0.25
 TAKEN = 0.99
 """A relay keeps up only if it accepts at least this share of the offered messages."""
 OUT = 0.95
-"""Least share of the accepted messages delivered by ``TAIL_S`` after the last reply; the longer the run, the larger."""
+"""Minimum share of accepted messages delivered within ``TAIL_S`` of the last reply; it rises with the run's length."""
 TAIL_S = 1.0
 """Most mail in the queue of a relay that keeps up, in seconds of the offered rate."""
 QUIET = "Repeat the run on a quiet machine"
@@ -72,7 +72,7 @@ def judge(measured: Measurements, params: Params) -> Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Facts:
-    """The evidence, in groups by what a failure in them means."""
+    """The evidence in groups; the text of each group says what a failure in it means."""
 
     mail: tuple[Evidence, ...]
     """The relay loses or spoils mail."""
@@ -103,7 +103,7 @@ def _outcome(measured: Measurements, params: Params, facts: _Facts) -> _Judged:
 
 
 def _closed(measured: Measurements, facts: _Facts) -> _Judged:
-    """Judge a load without a given rate: it shows the relay's limit only if others left the relay the CPU."""
+    """Judge a load without a given rate: CONFIRMED if neither connections nor other processes set the pace."""
     machine = measured.machine(RUN) if probes.cpu_of(measured, RUN) is Cpu.TAKEN else None
     marks = (DISTURBED,) if machine else ()
     if few := [e.found for e in facts.pace if e.holds is False]:
@@ -119,7 +119,7 @@ def _closed(measured: Measurements, facts: _Facts) -> _Judged:
 
 
 def _rated(measured: Measurements, facts: _Facts) -> _Judged:
-    """Judge a load at a given rate; REFUTED if the relay fell behind, and not because of others or few connections."""
+    """Judge a load at a given rate: REFUTED if the relay itself fell behind."""
     late = unmet(facts.pace)
     connections = probes.used(measured)
     if not late or not connections or measured.connections_at_most(RUN) < connections:
@@ -194,7 +194,7 @@ def _why(params: Params) -> str:
 
 
 def _sent_per_s(measured: Measurements, params: Params) -> float | None:
-    """Return messages per second that the relay sent from the start of the load on; its log has whole seconds."""
+    """Return messages per second that the relay sent since the start of the load, from its log (times to 1 s)."""
     load, relay = measured.loads.get(RUN), measured.name_of(Role.RELAY)
     if load is None or not relay or params.relay not in services.known():
         return None
