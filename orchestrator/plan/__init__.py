@@ -5,7 +5,7 @@ Pure: the same bed, subnet and CPU count give the same plan, without a running e
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
@@ -204,22 +204,18 @@ def make_plan(bed: Bed, *, subnet: IPv4Network | None = None, cpus: int) -> Plan
             anyip=mail if name == sink else None,
             routes=[(prefix, via) for owner, prefix, via in routes if owner != name],
             resolver=dns if kind.role is Role.GATE else gate or dns,
-            attempts=1 if gate else 3,  # each question that a gate fails is one that its rule counts
+            attempts=1 if gate else 3,  # a rule of the gate counts each question, so none is repeated
             publish=rendered.publish,
         )
         on_link = len(deliveries) if bed.on_link and kind.role in {Role.RELAY, Role.LOAD} else 0
-        started = replace(
-            rendered,
-            command=(f"{wiring.DIRECTORY}/enter",),
-            files={
-                **_laid_over(name, node, rendered),
-                **rendered.files,
-                **wiring.files(wire, rendered.command, kind.capabilities),
-            },
-        )
+        files = {**rendered.files, **wiring.files(wire, rendered.command, kind.capabilities)}
+        start = {
+            "command": (f"{wiring.DIRECTORY}/enter",),
+            "files": _laid_over(name, node, rendered) | files,
+        }
         planned.append(
             NodePlan(
-                **{field.name: getattr(started, field.name) for field in fields(Rendered)},
+                **{field.name: getattr(rendered, field.name) for field in fields(Rendered)} | start,
                 name=name,
                 service=kind.name,
                 role=kind.role,

@@ -96,32 +96,33 @@ class CpuTopology:
         mail = worst(e for name in loads for e in accounting(measured, name))
         harness = worst(e for name in loads for e in instrument(measured, name))
         follows = [_share(lines[0], lines[-1], field) for field in ("carried", "undisturbed")] if len(lines) > 1 else []
-        evidence = [*mail, *harness, *worst(e for line in lines for e in _placed(line))]
         full = not paced and any(line.full for line in lines)
         # A pace that the number of connections sets would be the same on any CPUs.
         few = () if paced or not loads else probes.pace(measured, loads[0])
         steady = () if paced or not lines else probes.steady(measured, [point.load for point in lines[0].points])
-        evidence += [*few, *steady]
+        evidence = [*mail, *harness, *worst(e for line in lines for e in _placed(line)), *few, *steady]
         alone = "There is only one set of CPUs on this machine." if lines else "Not measured: no set of CPUs."
         outcome, reason = _outcome(evidence, follows, full=full) if follows else (Outcome.INCONCLUSIVE, alone)
-        figures: dict[str, float | None] = {}
-        for line in lines:
-            name = line.cpus.name.replace(" ", "_")
-            figures[f"messages_on_{name}_per_s"] = line.middle("carried")
-            figures[f"messages_on_{name}_undisturbed_per_s"] = line.middle("undisturbed")
-            figures[f"messages_on_{name}_per_cpu_s"] = line.middle("per_cpu_s")
+        known = [] if outcome is Outcome.INCONCLUSIVE else lines
+        units = {"carried": "per_s", "undisturbed": "undisturbed_per_s", "per_cpu_s": "per_cpu_s"}
         return Verdict(
             outcome=outcome,
-            claim=_claim([] if outcome is Outcome.INCONCLUSIVE else lines),
-            reason=" ".join([reason, *_answers(measured, [] if outcome is Outcome.INCONCLUSIVE else lines)]),
+            claim=_claim(known),
+            reason=" ".join([reason, *_answers(measured, known)]),
             evidence=(*follows, *evidence),
             marks=(
-                *([INSTRUMENT] if any(e.holds is False for e in harness) else []),
-                *([CONCURRENCY] if any(e.holds is False for e in few) else []),
-                *([UNSTEADY] if any(e.holds is False for e in steady) else []),
+                *(
+                    mark
+                    for mark, facts in ((INSTRUMENT, harness), (CONCURRENCY, few), (UNSTEADY, steady))
+                    if unmet(facts)
+                ),
                 *_marks(lines, planned.left_out if planned else {}),
             ),
-            figures=figures,
+            figures={
+                f"messages_on_{line.cpus.name.replace(' ', '_')}_{unit}": line.middle(field)
+                for line in lines
+                for field, unit in units.items()
+            },
             tables=(*((_carried(lines), _rounds(lines)) if lines else ()), *probes.tables(measured)),
         )
 
