@@ -22,7 +22,7 @@ from orchestrator.measurements.rundir import RunDir, replace
 from orchestrator.report import tables
 from orchestrator.report.charts import charts
 from orchestrator.report.figures import best_figure, number
-from orchestrator.report.summary import FATES, summarize, tried
+from orchestrator.report.summary import summarize, tried
 from orchestrator.services import Purpose
 
 _LONGEST = 400
@@ -64,7 +64,7 @@ def render(measured: Measurements) -> str:
         verdict_bars=[_bars(verdict_table) for verdict_table in verdict.get("tables") or ()],
         attempts=tables.attempts(run),
         rates=rates,
-        unmet=[fate for fate in FATES if fate not in shown["accounting"].columns]
+        unmet=[fate for fate in tables.FATES if fate not in shown["accounting"].columns]
         if all(run["accounting"].values())
         else [],
         over_time=[chart for chart in drawn if "x" in chart.picture],

@@ -1,6 +1,6 @@
 """Summary of a run as plain data, for ``--format json``, the terminal and report.html."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from typing import Any, TypeVar
@@ -96,19 +96,6 @@ def _throughput(measured: Measurements, load: str) -> dict[str, float | None]:
         for name, rate in rates.items()
         for unit, factor in (("s", 1), ("min", 60))
     }
-
-
-FATES = (
-    "offered", "accepted", "refused", "unresolved", "delivered", "lost", "duplicated", "corrupted", "misrouted",
-    "outside", "unaccepted", "foreign",
-)  # fmt: skip
-_ALWAYS = {"offered", "accepted", "delivered", "lost", "duplicated", "corrupted"}
-
-
-def fates(accounts: Iterable[Mapping[str, Any] | None]) -> list[str]:
-    """Return the columns of an accounting table: the usual fates of messages, and any other with a count above 0."""
-    known = [account for account in accounts if account]
-    return [fate for fate in FATES if fate in _ALWAYS or any(account[fate] for account in known)]
 
 
 def _account(measured: Measurements, load: str) -> dict[str, Any] | None:

@@ -5,10 +5,15 @@ from typing import Any
 
 from orchestrator.measurements.verdict import Table
 from orchestrator.report.figures import figure, number
-from orchestrator.report.summary import PERCENTILES, RunFigures, fates
+from orchestrator.report.summary import PERCENTILES, RunFigures
 
 TOP_TROUBLES = 10
 """Most reasons in the table of trouble; results/hops.json and ``--format json`` hold all."""
+FATES = (
+    "offered", "accepted", "refused", "unresolved", "delivered", "lost", "duplicated", "corrupted", "misrouted",
+    "outside", "unaccepted", "foreign",
+)  # fmt: skip
+_ALWAYS = {"offered", "accepted", "delivered", "lost", "duplicated", "corrupted"}
 HOLDS = {True: "holds", False: "FAILS", None: "unknown"}
 """Whether a fact of the evidence holds -> its word in a report."""
 
@@ -85,6 +90,12 @@ def of_run(run: RunFigures) -> dict[str, Table]:
         ),
         "quotes": quotes((quote["source"], quote["text"]) for quote in verdict.get("quotes") or ()),
     }
+
+
+def fates(accounts: Iterable[Mapping[str, Any] | None]) -> list[str]:
+    """Return the columns of an accounting table: the usual fates of messages, and any other with a count above 0."""
+    known = [account for account in accounts if account]
+    return [fate for fate in FATES if fate in _ALWAYS or any(account[fate] for account in known)]
 
 
 def quotes(lines: Iterable[tuple[str, str]]) -> Table:

@@ -16,13 +16,12 @@ from orchestrator import services
 from orchestrator.agents.contract import TICK_S, LoadOrder
 from orchestrator.bed import builtin
 from orchestrator.bed.model import MAX_DOMAINS, Bed, NodeSpec
-from orchestrator.errors import InvalidInput
 from orchestrator.measurements import Machine, Measurements
 from orchestrator.measurements.verdict import Evidence, Outcome, Table, Verdict, sentence, unknown, unmet
 from orchestrator.scenarios import OverIPv4
+from orchestrator.scenarios.relay_load.cpu import Cpu, cpu_of
 from orchestrator.scenarios.relay_load.evidence import BUSY, NEAR_CEILING
-from orchestrator.scenarios.relay_load.params import OURS
-from orchestrator.scenarios.relay_load.probes import Cpu, cpu_of
+from orchestrator.scenarios.relay_load.params import OURS, require
 from orchestrator.services import Purpose, Role
 from orchestrator.up.bed import RecordedBed
 from orchestrator.up.load import SentLoad
@@ -73,9 +72,7 @@ class GeneratorCeiling:
 
     def bed(self, params: Params) -> Bed:
         """Return the built-in relay bed with a node for each generator."""
-        possible = [name for name, kind in services.known().items() if kind.role is Role.LOAD]
-        if unknown := [name for name in params.names if name not in possible]:
-            raise InvalidInput("load generators", ", ".join(map(repr, unknown)), f"choose from {', '.join(possible)}")
+        require(Role.LOAD, *params.names)
         base = builtin.bed("relay", domains=params.domains, families=params.families)
         sink = NodeSpec(service="blackhole", settings={"data_delay_ms": params.data_delay_ms})
         others = {name: NodeSpec(service=name) for name in params.names if name != OURS}

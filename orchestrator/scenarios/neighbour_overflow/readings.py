@@ -10,7 +10,6 @@ from orchestrator.agents.neighbours import NeighbourTable, Report
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import Kept
 from orchestrator.services import Role
-from orchestrator.up.collect.kernel import KernelLine
 
 _DEFERRED = re.compile(r"/smtp\[\d+\]: [0-9A-Za-z]+: to=.*, status=deferred ")
 
@@ -23,8 +22,14 @@ class _Asked(_Part):
     report: Report
 
 
+class _KernelLine(Kept):
+    t: float
+    stamp: str
+    text: str
+
+
 class _Kernel(Kept):
-    lines: list[KernelLine] | None
+    lines: list[_KernelLine] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +52,7 @@ class PassReadings:
     """Messages that had reached the sink by the end of the drain."""
     deferred: dict[str, tuple[float, str]]
     """Queue id of a deferred message -> Unix time and text of its first log line."""
-    kernel: list[KernelLine] | None
+    kernel: list[_KernelLine] | None
     """Lines of the kernel on the overflow; ``None``: its log could not be read."""
 
     @classmethod

@@ -21,6 +21,14 @@ OURS = "smtp-load"
 MOST_CONNECTIONS = 10_000
 
 
+def require(role: Role, *names: str) -> None:
+    """Raise InvalidInput if one of these services does not fill the role."""
+    known = [name for name, kind in services.known().items() if kind.role is role]
+    if others := [name for name in names if name not in known]:
+        needed, found = f"a service that fills the role {role}", ", ".join(map(repr, others))
+        raise InvalidInput(needed, found, f"choose from {', '.join(known)}")
+
+
 class RelayLoad(Strict):
     """A relay and its load."""
 
@@ -84,9 +92,7 @@ class RelayLoad(Strict):
         relay, or the generator cannot send this load.
         """
         self._check(self.order(seconds, self.connections or 1), load)
-        if services.service(self.relay).role is not Role.RELAY:
-            relays = ", ".join(name for name, kind in services.known().items() if kind.role is Role.RELAY)
-            raise InvalidInput("a service that fills the role relay", repr(self.relay), f"choose one of {relays}")
+        require(Role.RELAY, self.relay)
         base = builtin.bed("relay")
         limits = base.nodes["relay"].limits.model_copy(update={"cpus": cpus})
         files, release = self.relay_files or {}, self.relay_release

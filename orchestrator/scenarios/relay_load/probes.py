@@ -7,13 +7,13 @@ number until the throughput stops growing; if ``--connections`` gives a number, 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from statistics import fmean, median
 
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import Kept
 from orchestrator.measurements.verdict import Evidence, Table
-from orchestrator.services import Purpose, Role
+from orchestrator.scenarios.relay_load.cpu import Cpu, cpu_of
+from orchestrator.services import Purpose
 
 CONNECTIONS = "connections"
 """results/connections.json: ``Connections``."""
@@ -34,18 +34,6 @@ STEADY = 0.8
 
 Probes are short, so the two differ: by a ratio of 0.87 to 1.12 for loads alone on the machine. If other processes start
 between probe and load, the ratio falls to 0.3 to 0.8."""
-AT_ITS_LIMIT = 0.9
-"""A relay that uses at least this share of its CPU limit counts as limited by it."""
-
-
-class Cpu(StrEnum):
-    """CPU state during a load."""
-
-    LEFT = "left"
-    SPENT = "spent"
-    """The bed used up all CPUs, or the relay reached its CPU limit."""
-    TAKEN = "taken"
-    """All CPUs were used up, many by processes outside the bed (``Machine.starved``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,20 +104,6 @@ def _warm(measured: Measurements, load: str) -> float | None:
 def _mean(values: Iterator[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return fmean(known) if known else None
-
-
-def cpu_of(measured: Measurements, load: str) -> Cpu | None:
-    """Return the CPU state during a load."""
-    machine, span = measured.machine(load), measured.span(load)
-    if machine is None or span is None:
-        return None
-    allowed = (measured.planned(Role.RELAY).get("limits") or {}).get("cpus")
-    relay = measured.use(measured.name_of(Role.RELAY), span)
-    if relay and allowed and relay.cores >= AT_ITS_LIMIT * allowed:
-        return Cpu.SPENT
-    if not machine.full:
-        return Cpu.LEFT
-    return Cpu.TAKEN if machine.starved else Cpu.SPENT
 
 
 # ------------------------------------------------------------------------------------------------------- the search

@@ -8,9 +8,9 @@ from orchestrator.measurements import Latency, Machine, Measurements
 from orchestrator.measurements.verdict import Evidence, Outcome, Verdict, sentence, unknown, unmet
 from orchestrator.report.figures import number
 from orchestrator.scenarios.relay_load import evidence, probes
+from orchestrator.scenarios.relay_load.cpu import Cpu, cpu_of
 from orchestrator.scenarios.relay_load.evidence import CONCURRENCY, DISTURBED, INSTRUMENT, UNSTEADY
 from orchestrator.scenarios.relay_load.params import OURS
-from orchestrator.scenarios.relay_load.probes import Cpu
 from orchestrator.scenarios.relay_throughput.params import RUN, Params
 from orchestrator.services import Override, Purpose, Role
 
@@ -104,7 +104,7 @@ def _outcome(measured: Measurements, params: Params, facts: _Facts) -> _Judged:
 
 def _closed(measured: Measurements, facts: _Facts) -> _Judged:
     """Judge a load without a given rate: CONFIRMED if neither connections nor other processes set the pace."""
-    machine = measured.machine(RUN) if probes.cpu_of(measured, RUN) is Cpu.TAKEN else None
+    machine = measured.machine(RUN) if cpu_of(measured, RUN) is Cpu.TAKEN else None
     marks = (DISTURBED,) if machine else ()
     if few := [e.found for e in facts.pace if e.holds is False]:
         reason = f"the number of connections set the pace: {'; '.join(few)}. {probes.advice(measured)}"
@@ -129,7 +129,7 @@ def _rated(measured: Measurements, facts: _Facts) -> _Judged:
     behind = "; ".join(filter(None, (unmet(facts.kept), late)))
     if not behind:
         return Outcome.CONFIRMED, "", ()
-    cpu = probes.cpu_of(measured, RUN)
+    cpu = cpu_of(measured, RUN)
     if cpu is Cpu.TAKEN:
         return Outcome.INCONCLUSIVE, f"other processes used the CPU, and the relay fell behind: {behind}", (DISTURBED,)
     if connections and cpu is not Cpu.SPENT:

@@ -15,7 +15,8 @@ from orchestrator.measurements.rundir import RunDir
 from orchestrator.measurements.verdict import Outcome, Verdict
 from orchestrator.plan import make_plan
 from orchestrator.scenarios import cpu_topology
-from orchestrator.scenarios.relay_load.probes import Cpu, Probe, cpu_of, enough, following
+from orchestrator.scenarios.relay_load.cpu import Cpu, cpu_of
+from orchestrator.scenarios.relay_load.probes import Probe, enough, following
 from orchestrator.scenarios.relay_throughput import SCENARIO
 from orchestrator.scenarios.relay_throughput.params import Params
 from orchestrator.services.agents import RECIPIENTS
