@@ -267,7 +267,7 @@ def check_format(data: Mapping[str, Any], known: int, path: Path) -> None:
         return
     made_by = f", written by testbed {data['version']}" if isinstance(data.get("version"), str) else ""
     if type(found) is not int:
-        do = "it is no file of testbed, or a damaged one"
+        do = "the file is damaged, or testbed did not write it"
     elif found < known:
         do = f"it was made before format {known}: use an earlier testbed (CHANGELOG.md lists them)"
     else:

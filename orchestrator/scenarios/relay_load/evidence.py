@@ -48,7 +48,7 @@ def _domains(measured: Measurements, name: str, count: Accounting | None, source
     There may be more: a message can arrive though its sender saw no acceptance (``unresolved``, ``unaccepted``). There
     may be fewer while the relay's queue holds mail.
     """
-    fact, load, sink = "domains that mail arrived for", measured.loads.get(name), measured.sinks.get(name)
+    fact, load, sink = "domains with delivered mail", measured.loads.get(name), measured.sinks.get(name)
     arrived, accepted = sink.domains if sink else None, load.domains if load else None
     if accepted is None or count is None:
         return Evidence.of(fact, arrived, "a figure", lambda _: None, source)
