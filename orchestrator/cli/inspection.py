@@ -53,11 +53,12 @@ def runs(where: shell.RunsOption = shell.RUNS, output: shell.FormatOption = "tex
     """List all runs, oldest first; mark each run whose environment differs from that of the newest."""
     from orchestrator.measurements.rundir import RunDir
     from orchestrator.report import terminal
+    from orchestrator.report.summary import in_brief
 
     found = []
     for path in RunDir.below(where):
         try:
-            terminal.line(run := RunDir.open(path))
+            in_brief(run := RunDir.open(path))
         except InvalidInput as broken:
             shell.say(f"left out: {broken.found}")
             continue
@@ -65,7 +66,7 @@ def runs(where: shell.RunsOption = shell.RUNS, output: shell.FormatOption = "tex
             shell.say(f"{path}: {mark}")
         found.append(run)
     if output == "json":
-        shell.print_json([terminal.line(run) for run in found])
+        shell.print_json([in_brief(run) for run in found])
     elif not found:
         shell.tell(f"no runs below {where}; `testbed run relay-throughput` makes one")
     else:

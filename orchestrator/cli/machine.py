@@ -164,7 +164,7 @@ def _walls(host: "Host") -> "Check":
 
 
 def _show(checks: "list[Check]") -> None:
-    from orchestrator.report.tables import Table
+    from orchestrator.measurements.verdict import Table
     from orchestrator.report.terminal import show_table
     from orchestrator.runs.forecast import first_to_bind
 

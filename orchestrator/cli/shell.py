@@ -91,8 +91,9 @@ def say(text: str) -> None:
 def conclude_run(finished: "Finished", output: Format) -> NoReturn:
     """Show a run and end with its exit code."""
     from orchestrator.report import terminal
+    from orchestrator.report.summary import summarize_run
 
-    run = terminal.summary(finished.rundir)
+    run = summarize_run(finished.rundir)
     answer(output, run, lambda: terminal.show(run))
     end_with(finished.exit_code, finished.unreported)
 

@@ -9,11 +9,12 @@ from functools import cached_property
 from typing import Any, Self, TypeVar
 
 from orchestrator.agents.contract import TICK_S, LoadReport, LoadTick, SinkReport, SinkTick
-from orchestrator.measurements import facts, hops
+from orchestrator.measurements import hops, run_json
 from orchestrator.measurements.accounting import Accounting
 from orchestrator.measurements.hops import Hops
 from orchestrator.measurements.latency import Latency
 from orchestrator.measurements.machine import Machine, RecordedCpus
+from orchestrator.measurements.run_json import Phase
 from orchestrator.measurements.rundir import Kept, RunDir
 from orchestrator.measurements.series import Series, grown, growth, join, steady
 from orchestrator.services import Purpose, Role
@@ -21,17 +22,6 @@ from orchestrator.services import Purpose, Role
 __all__ = ["Accounting", "Hops", "Latency", "Machine", "Measurements", "Phase", "Series", "Use"]
 
 R = TypeVar("R")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Phase:
-    """A named period of the run; ``end`` is ``None`` if the run broke off during it."""
-
-    name: str
-    start: float
-    end: float | None
-    purpose: str = Purpose.MEASURE
-    """Purpose of the load that was sent or drained in this phase."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +77,7 @@ class Measurements:
 
     rundir: RunDir
     facts: Mapping[str, Any]
-    """run.json, checked by ``facts.read``."""
+    """run.json, checked by ``run_json.read``."""
     phases: tuple[Phase, ...]
     loads: Mapping[str, LoadReport]
     """Name of a load (``calibration``, ``relay``, ...) -> report of its generator; in the order of sending."""
@@ -103,23 +93,17 @@ class Measurements:
     def read(cls, rundir: RunDir, *, recompute: bool = False, logs: bool = True) -> Self:
         """Read a run directory; ``recompute`` reads the relay's log again, not its cached result (results/hops.json).
 
-        After the call, ``rundir.left_out`` names the unreadable files. ``logs=False`` skips the relay's log: it is
-        incomplete while the bed is up.
-
-        Raises:
-            InvalidInput: run.json cannot be read.
+        After the call, ``rundir.left_out`` names the unreadable files. ``logs=False`` skips the relay's log, which is
+        incomplete while the bed is up. Raises InvalidInput if run.json cannot be read.
         """
-        known = facts.read(rundir)
+        known = run_json.read(rundir)
         loads = dict(sorted(_reports(rundir, "load", LoadReport.from_dict), key=lambda named: named[1].started))
         sinks = dict(_reports(rundir, "sink", SinkReport.from_dict))
         series = {name: rundir.series(name, _SHAPES.get(name)) for name in rundir.names("series", ".jsonl")}
         return cls(
             rundir=rundir,
             facts=known,
-            phases=tuple(
-                Phase(**{"end": None, **{key: phase[key] for key in Phase.__slots__ if key in phase}})
-                for phase in known["phases"]
-            ),
+            phases=tuple(Phase.model_validate(phase) for phase in known["phases"]),
             loads=loads,
             sinks=sinks,
             hops=hops.read(rundir, (known.get("bed") or {}).get("nodes") or {}, recompute=recompute) if logs else None,
@@ -175,8 +159,7 @@ class Measurements:
     def accepted_per_s(self, load: str) -> float | None:
         """Return messages accepted per second, from the time of the first due message to the last reply."""
         report = self.loads.get(load)
-        accepted = report.accepted if report else None
-        return None if report is None or accepted is None else _rate(accepted, report.started, report.ended)
+        return _rate(report.accepted, report.started, report.ended) if report else None
 
     def delivered_per_s(self, load: str, *, after: float = 0.0) -> float | None:
         """Return messages delivered per second, from the time of the first due message to the last delivery.
@@ -222,12 +205,8 @@ class Measurements:
 
     def latency(self, load: str) -> dict[str, Latency]:
         """Return latencies by name: ``response``, ``service``, ``transit``, ``age``, ``connect`` (agents' contract)."""
-        sent, got = self.loads.get(load), self.sinks.get(load)
-        texts: dict[str, str | None] = {}
-        if sent:
-            texts |= {"response": sent.response, "service": sent.service, "connect": sent.connect}
-        if got:
-            texts |= {"transit": got.transit, "age": got.age}
+        of = ((self.loads.get(load), ("response", "service", "connect")), (self.sinks.get(load), ("transit", "age")))
+        texts = {name: getattr(report, name) for report, names in of if report for name in names}
         decoded = {name: Latency.decode(text) for name, text in texts.items() if text}
         return {name: latency for name, latency in decoded.items() if latency}
 
@@ -323,11 +302,11 @@ class Measurements:
 
     def cpus(self, load: str) -> RecordedCpus | None:
         """Return the readings of the machine's CPUs before and after a load."""
-        return self.rundir.checked_result(f"{load}-cpus", RecordedCpus.model_validate)
+        return self.rundir.checked_result(f"{load}-cpus", RecordedCpus.from_dict)
 
     def drained(self, load: str) -> Drained | None:
         """Return the result of draining the relay's queue after a load."""
-        return self.rundir.checked_result(f"{load}-queue", Drained.model_validate)
+        return self.rundir.checked_result(f"{load}-queue", Drained.from_dict)
 
 
 def _reports(rundir: RunDir, kind: str, read: Callable[[dict[str, Any]], R]) -> Iterator[tuple[str, R]]:
@@ -337,8 +316,8 @@ def _reports(rundir: RunDir, kind: str, read: Callable[[dict[str, Any]], R]) -> 
             yield load, report
 
 
-def _rate(count: float, start: float, end: float | None) -> float | None:
-    return count / (end - start) if end is not None and end > start else None
+def _rate(count: float | None, start: float, end: float | None) -> float | None:
+    return count / (end - start) if count is not None and end is not None and end > start else None
 
 
 def _by(points: Iterable[dict[str, Any]], key: str) -> dict[str, list[dict[str, Any]]]:

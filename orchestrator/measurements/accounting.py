@@ -43,17 +43,13 @@ class Accounting:
         accepted, unresolved = bitmap(sent.accepted_set), bitmap(sent.unresolved_set)
         delivered = bitmap(got.delivered_set)
         lost = accepted & ~delivered
+        as_counted = ("delivered", "duplicated", "corrupted", "misrouted", "outside", "foreign")
         return cls(
+            **{name: getattr(got, name) for name in as_counted},
             offered=sent.offered,
             accepted=sent.accepted,
             refused=sum(sent.failed.values()),
             unresolved=sent.unresolved,
-            delivered=got.delivered,
-            duplicated=got.duplicated,
-            corrupted=got.corrupted,
-            misrouted=got.misrouted,
-            outside=got.outside,
-            foreign=got.foreign,
             lost=lost.bit_count(),
             lost_examples=tuple(lowest(lost, EXAMPLES)),
             unaccepted=(delivered & ~accepted & ~unresolved).bit_count(),
@@ -61,11 +57,7 @@ class Accounting:
 
 
 def bitmap(text: str) -> int:
-    """Decode a set of sequence numbers from a report.
-
-    Raises:
-        ValueError: the text is not in the contract's encoding.
-    """
+    """Decode a set of sequence numbers (``agents.contract``); raises ValueError if that fails."""
     try:
         return int.from_bytes(zlib.decompress(base64.b64decode(text)), "little")
     except zlib.error as error:

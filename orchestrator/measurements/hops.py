@@ -3,13 +3,12 @@
 results/hops.json caches the result, because a long log is slow to read. A log of another size is read again.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import PlainSerializer, PlainValidator
 
 from orchestrator import services
 from orchestrator.measurements.latency import Latency
@@ -18,38 +17,38 @@ from orchestrator.measurements.series import Series
 from orchestrator.services import Trouble
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hops:
-    """Delays, outcomes, queue length and troubles from the relay's log."""
+def _decoded(texts: Mapping[str, str]) -> dict[str, Latency]:
+    """Decode histograms, without the empty ones; raises ValueError or TypeError."""
+    latencies = {hop: Latency.decode(text) for hop, text in dict(texts).items()}
+    return {hop: latency for hop, latency in latencies.items() if latency}
+
+
+def _encoded(latencies: Mapping[str, Latency]) -> dict[str, str]:
+    return {hop: latency.histogram.encode().decode() for hop, latency in latencies.items()}
+
+
+class Hops(Kept):
+    """results/hops.json: delays, outcomes, queue length and troubles from the relay's log."""
 
     node: str
     """Name of the relay."""
-    latency: Mapping[str, Latency]
-    """Name of a hop, in the order in which a message passes them -> the delays there, one for each delivery attempt."""
-    queue: Series
-    """Messages in the relay's queue, at the end of each second in which the number changed."""
-    statuses: Mapping[str, int]
-    """Delivery attempts by outcome: ``sent``, ``deferred``, ``bounced``, ..."""
-    troubles: Sequence[Trouble]
-    """Troubles by reason, the most frequent first."""
-
-
-class _Trouble(Kept):
-    reason: str
-    count: int
-    example: str
-
-
-class _Kept(Kept):
-    """results/hops.json."""
-
-    node: str
     log_b: int
-    latency: dict[str, str]
-    queue: list[Annotated[list[int | float], Field(min_length=2, max_length=2)]]
+    """Size of the log file."""
+    latency: Annotated[dict[str, Latency], PlainValidator(_decoded), PlainSerializer(_encoded)]
+    """Name of a hop, in the order in which a message passes them -> the delays there, one for each delivery attempt."""
+    queue: list[tuple[float, int]]
+    """Unix time and number of messages in the relay's queue, for each second in which the number changed."""
     statuses: dict[str, int]
-    troubles: list[_Trouble]
+    """Delivery attempts by outcome: ``sent``, ``deferred``, ``bounced``, ..."""
+    troubles: list[Trouble]
+    """Troubles by reason, the most frequent first."""
     left_out: str | None
+    """The unreadable part of the log."""
+
+    @property
+    def queued(self) -> Series:
+        """Messages in the relay's queue over time."""
+        return Series([t for t, _ in self.queue], [length for _, length in self.queue])
 
 
 def read(rundir: RunDir, nodes: Mapping[str, Any], *, recompute: bool) -> Hops | None:
@@ -57,27 +56,26 @@ def read(rundir: RunDir, nodes: Mapping[str, Any], *, recompute: bool) -> Hops |
     for node, described in nodes.items():
         log = rundir.path / "logs" / f"{node}.log.gz"
         size = _size(log)
-        kept = None if recompute else rundir.checked_result("hops", _Kept.model_validate)
+        kept = None if recompute else rundir.checked_result("hops", Hops.from_dict)
         if kept and (kept.node, kept.log_b) == (node, size):
             rundir.leave_out(log, kept.left_out)
-            with suppress(ValueError):  # the cache holds no valid histogram
-                return _hops(kept)
+            return kept
         service = str(described.get("service"))  # unknown if another version made the run
         relay_log = services.read_log(service, rundir.log(node)) if size and service in services.known() else None
         if relay_log:
-            data = {
-                "node": node,
-                "log_b": size,
-                "latency": {name: str(histogram.encode().decode()) for name, histogram in relay_log.hops.items()},
-                "queue": [list(point) for point in relay_log.queue],
-                "statuses": dict(relay_log.statuses),
-                "troubles": [asdict(trouble) for trouble in relay_log.troubles],
-                "left_out": rundir.left_out.get(str(log.relative_to(rundir.path))),
-            }
+            kept = Hops.model_construct(
+                node=node,
+                log_b=size,
+                latency={hop: Latency(histogram) for hop, histogram in relay_log.hops.items() if histogram.total_count},
+                queue=list(relay_log.queue),
+                statuses=dict(relay_log.statuses),
+                troubles=list(relay_log.troubles),
+                left_out=rundir.left_out.get(str(log.relative_to(rundir.path))),
+            )
             rundir.leave_out(rundir.path / "results" / "hops.json", None)
             with suppress(OSError):  # the run directory may be read-only
-                rundir.save_result("hops", data)
-            return _hops(_Kept.model_validate(data))
+                rundir.save_result("hops", kept.model_dump())
+            return kept
     return None
 
 
@@ -87,14 +85,3 @@ def _size(log: Path) -> int:
         return log.stat().st_size
     except OSError:
         return 0
-
-
-def _hops(kept: _Kept) -> Hops:
-    latency = {name: Latency.decode(text) for name, text in kept.latency.items()}
-    return Hops(
-        node=kept.node,
-        latency={name: durations for name, durations in latency.items() if durations},
-        queue=Series([t for t, _ in kept.queue], [length for _, length in kept.queue]),
-        statuses=kept.statuses,
-        troubles=[Trouble(reason=one.reason, count=one.count, example=one.example) for one in kept.troubles],
-    )

@@ -19,20 +19,13 @@ class Latency:
 
     @classmethod
     def decode(cls, text: str) -> Self | None:
-        """Read the contract's encoding; ``None`` if the histogram is empty.
-
-        Raises:
-            ValueError: the text is no histogram.
-        """
+        """Decode a histogram (``agents.contract``); ``None`` if it is empty. Raises ValueError if that fails."""
         histogram = decode(text)
         return cls(histogram) if histogram.get_total_count() else None
 
     @cached_property
     def _filled(self) -> tuple[list[int], list[int]]:
-        """Values and counts of the non-empty buckets.
-
-        About 100 of the 23,552 buckets are filled; the library would visit all 23,552 for each percentile.
-        """
+        """Values and counts of the filled buckets, about 100 of 23,552; the library visits all for each percentile."""
         octets, size = bytes(self.histogram.counts), self.histogram.word_size
         first, end = (len(octets) - len(octets.lstrip(b"\0"))) // size, -(-len(octets.rstrip(b"\0")) // size)
         counts = self.histogram.counts[first:end]

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from orchestrator.measurements.rundir import Kept
 
 FULL = 0.1
-"""CPUs idle for less than this share of the time count as saturated; readings include a moment without load."""
+"""CPUs with a smaller idle share count as saturated. It is above 0: readings include a moment without load."""
 
 OTHERS = 0.27
 """If more than this share of saturated CPUs was in use outside the bed, other processes held the bed up.
 
-Between the shares of runs alone on 2 CPUs, 0.10 to 0.23, and those of runs beside one or two ``sha256sum /dev/zero``,
-0.30 to 0.45. Engine and testbed are outside the bed, too, and needed 0.10 of the first (0.21 CPUs)."""
+Measured on 2 CPUs: 0.10 to 0.23 in runs alone, 0.30 to 0.45 beside one or two ``sha256sum /dev/zero``. Engine and
+testbed count as outside the bed; they used 0.10 in a run alone (0.21 CPUs)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ class Machine:
 
 
 class UsedCpus(Kept):
-    """CPU seconds not idle (stolen ones included), and those stolen by the hypervisor."""
+    """CPU time in use, in seconds, and the part of it that the hypervisor stole."""
 
     busy_s: float
     steal_s: float

@@ -24,7 +24,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -46,6 +46,11 @@ class Kept(BaseModel):
 
     model_config = ConfigDict(strict=True, frozen=True)
 
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """Check the content of a file; in JSON mode, a strict field may be a dataclass, an enumeration or a tuple."""
+        return cls.model_validate_json(strict_json.dumps(data))
+
 
 @dataclass(frozen=True, slots=True)
 class RunDir:
@@ -57,22 +62,14 @@ class RunDir:
 
     @classmethod
     def create(cls, parent: Path, scenario: str) -> "RunDir":
-        """Make a new run directory below ``parent``.
-
-        Raises:
-            InvalidInput: the directory cannot be made or written.
-        """
+        """Make a new run directory below ``parent``; raises InvalidInput if that fails."""
         run = cls(make_directory(parent, scenario, parts=("config", "logs", "series", "results")))
         run.save({"scenario": scenario, "status": "created"})
         return run
 
     @classmethod
     def open(cls, path: Path) -> "RunDir":
-        """Open an existing run directory.
-
-        Raises:
-            InvalidInput: the path is no run directory.
-        """
+        """Open a run directory; raises InvalidInput if the path is none."""
         with usable(path, "a run directory"):
             if not (path / "run.json").is_file():
                 raise InvalidInput("a run directory (it holds a run.json)", str(path), "see `testbed runs`")
@@ -80,21 +77,13 @@ class RunDir:
 
     @classmethod
     def named(cls, run: Path, parent: Path) -> "RunDir":
-        """Open a run directory by its path, or by its name below ``parent``.
-
-        Raises:
-            InvalidInput: neither is a run directory.
-        """
+        """Open a run directory by its path, or by its name below ``parent``; raises InvalidInput if neither exists."""
         with usable(run, "a run directory"):
             return cls.open(run if run.exists() else parent / run)
 
     @staticmethod
     def below(parent: Path) -> list[Path]:
-        """Return the run directories below ``parent``, unreadable ones included; an empty list if it is missing.
-
-        Raises:
-            InvalidInput: ``parent`` cannot be read.
-        """
+        """Return the run directories below ``parent``, readable or not; raises InvalidInput if that fails."""
         with usable(parent, "a directory of runs"):
             return [path for path in sorted(parent.iterdir()) if _may_be_run(path)] if parent.exists() else []
 
@@ -112,11 +101,7 @@ class RunDir:
                 error.add_note(f"run.json in {self.path} could not be brought up to date: {full.strerror}")
 
     def load(self) -> dict[str, Any]:
-        """Read run.json.
-
-        Raises:
-            InvalidInput: run.json cannot be read, or its format is not FORMAT.
-        """
+        """Read run.json; raises InvalidInput if that fails, or if its format is not FORMAT."""
         path = self.path / "run.json"
         try:
             facts = _object(path)
@@ -245,11 +230,7 @@ def place(error: Mapping[str, Any]) -> str:
 
 
 def _object(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        OSError, ValueError, RecursionError: the file cannot be read, or holds no JSON object.
-    """
+    """Read a JSON object; raises OSError, ValueError or RecursionError."""
     data = strict_json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(data, dict):
         raise ValueError("the file holds no JSON object")  # noqa: TRY004 - the type of a file's content
@@ -280,17 +261,13 @@ def _point(line: bytes, check: Callable[[dict[str, Any]], object] | None) -> dic
 
 
 def check_format(data: Mapping[str, Any], known: int, path: Path) -> None:
-    """Check the ``format`` of a file that testbed writes; a file without one is of format 1.
-
-    Raises:
-        InvalidInput: the file's format is not ``known``.
-    """
+    """Raise InvalidInput if a file's ``format`` is not ``known``; a file without one has format 1."""
     found = data.get("format", 1)
     if type(found) is int and found == known:
         return
     made_by = f", written by testbed {data['version']}" if isinstance(data.get("version"), str) else ""
     if type(found) is not int:
-        do = "it is no file of testbed, or a damaged one"
+        do = "the file is damaged, or testbed did not write it"
     elif found < known:
         do = f"it was made before format {known}: use an earlier testbed (CHANGELOG.md lists them)"
     else:
@@ -299,11 +276,7 @@ def check_format(data: Mapping[str, Any], known: int, path: Path) -> None:
 
 
 def check_name(name: str) -> str:
-    """Return the name of a load, node or series if it can be part of a file's name.
-
-    Raises:
-        InvalidInput: the name is empty, begins with a dot, holds a slash or control character, or has over 200 octets.
-    """
+    """Return the name of a load, node or series; raises InvalidInput if it cannot be part of a file's name."""
     if name and name[0] != "." and "/" not in name and name.isprintable() and len(name.encode()) <= MAX_NAME:
         return name
     raise InvalidInput(
@@ -314,11 +287,7 @@ def check_name(name: str) -> str:
 
 
 def make_directory(parent: Path, name: str, parts: tuple[str, ...] = ()) -> Path:
-    """Make a new directory ``<time>-<name>`` below ``parent``, with the folders ``parts`` in it.
-
-    Raises:
-        InvalidInput: the directory cannot be made or written.
-    """
+    """Make a directory ``<time>-<name>`` with the folders ``parts`` in it; raises InvalidInput if that fails."""
     stem = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{check_name(name)}"
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -341,11 +310,7 @@ def make_directory(parent: Path, name: str, parts: tuple[str, ...] = ()) -> Path
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write the files of a node (absolute path -> content) below a folder.
-
-    Raises:
-        InvalidInput: a path leads out of the folder, or a file cannot be written.
-    """
+    """Write files (absolute path -> content) below a folder; raises InvalidInput if that fails."""
     for name in files:
         if ".." in Path(name).parts or "\0" in name:
             raise InvalidInput("paths of files without '..'", repr(name)[:100], "name the file by its whole path")
@@ -363,11 +328,7 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def replace(path: Path, text: str) -> None:
-    """Replace a file atomically.
-
-    Raises:
-        OSError: the file cannot be written; the old one stays.
-    """
+    """Replace a file atomically; raises OSError if that fails: the old file stays."""
     scratch = path.with_name(path.name + ".new")
     try:
         with scratch.open("w", encoding="utf-8") as file:

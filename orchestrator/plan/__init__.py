@@ -1,11 +1,11 @@
-"""The plan of a bed: every address, file, limit and container, the start order, and what it needs of the host.
+"""The plan of a bed: every address, file, limit and container, the start order, and the resources needed.
 
 Pure: the same bed, subnet and CPU count give the same plan, without a running engine.
 """
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
@@ -20,6 +20,9 @@ START_ORDER = (Role.RELAY, Role.DNS, Role.GATE, Role.SINK, Role.LOAD)
 """Start slow services first: no service needs another to start, and the engine starts containers one by one."""
 _MAIL = "mail"
 """The block that holds one delivery address for each domain."""
+
+_PLAIN = ("name", "service", "role", "command", "capabilities", "sysctls", "fds", "fd_limit", "memory_mb", "detours")
+"""Fields of ``NodePlan`` that are plain data."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,10 +55,28 @@ class NodePlan(Rendered):
         """The tag of its image."""
         return f"testbed/{self.image}:{self.release}"
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the node as plain data; it has the size and SHA-256 of each file."""
+        return {
+            **{key: getattr(self, key) for key in _PLAIN},
+            "publish": self.publish,
+            "image": self.tag,
+            "v4": str(self.v4),
+            "v6": str(twin(self.v4)),
+            "addresses": len(self.addresses),
+            "limits": self.limits.model_dump(exclude_none=True),
+            "neighbours": self.peers,
+            "changes": [asdict(change) for change in self.changes],
+            "files": {
+                path: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+                for path, content in sorted(self.files.items())
+            },
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostNeeds:
-    """What a bed needs of its host; each value is the total of all nodes, unless its text says otherwise."""
+    """Resources needed on the host; each value is the total of all nodes, unless its text says otherwise."""
 
     containers: int
     addresses: int
@@ -103,7 +124,7 @@ class Plan:
         return {node.name: node for node in self.nodes}[name]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the plan as plain data; it has the size and SHA-256 of each file."""
+        """Return the plan as plain data."""
         return {
             "bed": self.bed.name,
             "families": str(self.bed.families),
@@ -113,34 +134,8 @@ class Plan:
             "mail6": str(twin_network(self.mail)),
             "domains": len(self.deliveries),
             "parent": self.bed.parent,
-            "needs": {name: getattr(self.needs, name) for name in HostNeeds.__slots__},
-            "nodes": [
-                {
-                    "name": node.name,
-                    "service": node.service,
-                    "role": str(node.role),
-                    "image": node.tag,
-                    "v4": str(node.v4),
-                    "v6": str(twin(node.v4)),
-                    "addresses": len(node.addresses),
-                    "command": list(node.command),
-                    "capabilities": list(node.capabilities),
-                    "sysctls": dict(node.sysctls),
-                    "limits": node.limits.model_dump(exclude_none=True),
-                    "publish": list(node.publish),
-                    "fds": node.fds,
-                    "fd_limit": node.fd_limit,
-                    "memory_mb": node.memory_mb,
-                    "neighbours": node.peers,
-                    "changes": [asdict(change) for change in node.changes],
-                    "detours": list(node.detours),
-                    "files": {
-                        path: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-                        for path, content in sorted(node.files.items())
-                    },
-                }
-                for node in self.nodes
-            ],
+            "needs": asdict(self.needs),
+            "nodes": [node.to_dict() for node in self.nodes],
         }
 
 
@@ -152,8 +147,8 @@ def subnet_prefix(bed: Bed) -> int:
 def make_plan(bed: Bed, *, subnet: IPv4Network | None = None, cpus: int) -> Plan:
     """Return the plan of a bed; raises InvalidInput if the bed cannot be built.
 
-    ``subnet``: the slice; by default the bed's own, or the first one that fits. ``cpus``: CPUs of the host, the default
-    number of a daemon's threads.
+    ``subnet``: the slice; by default the bed's own, or the first one that fits. ``cpus``: CPUs of the host; by
+    default a daemon starts as many threads.
     """
     kinds = {name: services.service(node.service) for name, node in bed.nodes.items()}
     _refuse(bed, kinds)
@@ -209,22 +204,18 @@ def make_plan(bed: Bed, *, subnet: IPv4Network | None = None, cpus: int) -> Plan
             anyip=mail if name == sink else None,
             routes=[(prefix, via) for owner, prefix, via in routes if owner != name],
             resolver=dns if kind.role is Role.GATE else gate or dns,
-            attempts=1 if gate else 3,  # each question that a gate fails is one that its rule counts
+            attempts=1 if gate else 3,  # a rule of the gate counts each question, so none is repeated
             publish=rendered.publish,
         )
         on_link = len(deliveries) if bed.on_link and kind.role in {Role.RELAY, Role.LOAD} else 0
-        started = replace(
-            rendered,
-            command=(f"{wiring.DIRECTORY}/enter",),
-            files={
-                **_laid_over(name, node, rendered),
-                **rendered.files,
-                **wiring.files(wire, rendered.command, kind.capabilities),
-            },
-        )
+        files = {**rendered.files, **wiring.files(wire, rendered.command, kind.capabilities)}
+        start = {
+            "command": (f"{wiring.DIRECTORY}/enter",),
+            "files": _laid_over(name, node, rendered) | files,
+        }
         planned.append(
             NodePlan(
-                **{field.name: getattr(started, field.name) for field in fields(Rendered)},
+                **{field.name: getattr(rendered, field.name) for field in fields(Rendered)} | start,
                 name=name,
                 service=kind.name,
                 role=kind.role,
@@ -254,7 +245,7 @@ def make_plan(bed: Bed, *, subnet: IPv4Network | None = None, cpus: int) -> Plan
 
 
 def _laid_over(name: str, node: NodeSpec, rendered: Rendered) -> dict[str, bytes]:
-    """Return the user's own files that the node gets as they are; raises InvalidInput if the service writes one."""
+    """Return the user's own files that go to the node unchanged; raises InvalidInput if the service writes one."""
     own = {path: text.encode() for path, text in node.files.items() if path not in rendered.taken}
     if written := sorted(own.keys() & rendered.files.keys()):
         raise InvalidInput(

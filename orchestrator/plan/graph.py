@@ -41,13 +41,13 @@ class DrawnNode:
     role: str
     """Empty for a service that is unknown here."""
     addresses: tuple[str, ...]
-    """On the lab network: addresses, ``FIRST to LAST`` ranges, and prefixes."""
+    """On the lab network: single addresses, and ranges ``FIRST to LAST``."""
     ports: tuple[DrawnPort, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Graph:
-    """What a picture of a bed shows."""
+    """Content of a picture of a bed."""
 
     bed: str
     networks: tuple[DrawnNetwork, ...]
@@ -85,9 +85,8 @@ def _addresses(plan: Plan, node: NodePlan) -> tuple[str, ...]:
     result = [str(kind(first)) for kind in kinds]
     result += [f"{kind(further[0])} to {kind(further[-1])}" for kind in kinds if further]
     if services.service(node.service).takes_mail:
-        last = len(plan.deliveries) - 1
-        ends = [(kind(plan.deliveries[0].v4), kind(plan.deliveries[last].v4)) for kind in kinds]
-        result += [f"{begin} to {end}, one for each domain" for begin, end in ends]
+        ends = plan.deliveries[0].v4, plan.deliveries[-1].v4
+        result += ["{} to {}, one for each domain".format(*map(kind, ends)) for kind in kinds]
     return tuple(result)
 
 

@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from orchestrator.measurements import Latency, Measurements, Phase, Series
+from orchestrator.measurements.verdict import Cell, Table
 from orchestrator.report import drawing
 from orchestrator.report.drawing import Axis, Picture
-from orchestrator.report.summary import PERCENTILES, number, percentiles
-from orchestrator.report.tables import Cell, Table
+from orchestrator.report.figures import number
+from orchestrator.report.summary import PERCENTILES, percentiles
 from orchestrator.services import Purpose
 
 MARKED = 60
-"""Most readings of a line that shows a circle at each one, because a scenario reads at irregular times."""
+"""A line of at most this many readings has a circle at each: a scenario reads at irregular times."""
 MINUTES_FROM_S = 1_800
-"""Longest run, in seconds, whose time axis is in seconds; that of a longer run is in minutes."""
+"""The time axis of a run longer than this, in seconds, is in minutes."""
 ABOVE = 1.2
 """Rates of calibrations above this multiple of the highest other rate are not drawn in the throughput chart."""
 
@@ -74,9 +75,8 @@ def throughput(measured: Measurements, axis: Axis) -> Chart | None:
 
 def queue(measured: Measurements, axis: Axis) -> Chart | None:
     """Draw the length of the relay's queue."""
-    if not measured.hops or not measured.hops.queue:
+    if not measured.hops or not (length := measured.hops.queued):
         return None
-    length = measured.hops.queue
     line = drawing.line(axis, "in the queue", length, drawing.PALETTE[0], pick=max, stepped=True, filled=True)
     longest, left = max(length.known, default=0), length.values[-1]
     return Chart(

@@ -47,7 +47,7 @@ def _phases(axis: Axis) -> list[Picture]:
     """Return the phases by start. Only the first calibration has a label, for all of them; likewise the first probe."""
     drawn, named = [], set()
     for phase in sorted(axis.phases, key=lambda p: p.start):
-        group = {Purpose.CALIBRATE: "calibration", Purpose.PROBE: "connections"}.get(Purpose(phase.purpose))
+        group = {Purpose.CALIBRATE: "calibration", Purpose.PROBE: "connections"}.get(phase.purpose)
         name = group or phase.name
         drawn.append({
             "from": axis.x(phase.start),
@@ -62,7 +62,7 @@ def _phases(axis: Axis) -> list[Picture]:
 def line(
     axis: Axis, name: str, points: Series, colour: str, *, pick: Callable[..., float] = fmean, **look: bool
 ) -> Picture:
-    """Draw a line of at most ``POINTS`` points; if it has more, ``pick`` makes one of several.
+    """Draw a line; ``pick`` reduces it to at most ``POINTS`` points.
 
     ``look``: ``dashed``, ``filled``, ``stepped``, ``marked`` (a circle at each point).
     """

@@ -1,8 +1,8 @@
 """report.html: a run as one self-contained page.
 
 uPlot (folder uplot/, unchanged from the npm package) draws the charts in the browser. The page's Content Security
-Policy (CSP level 3) forbids loading anything, and every script but the one with the given hash, so that text from a run
-cannot run as a script even if an escape is missing.
+Policy (CSP level 3) forbids loading, and every script except the one with the given hash: text from a run cannot run as
+a script, even if it was not escaped.
 """
 
 import base64
@@ -21,7 +21,8 @@ from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import RunDir, replace
 from orchestrator.report import tables
 from orchestrator.report.charts import charts
-from orchestrator.report.summary import FATES, best_figure, number, summarize, tried
+from orchestrator.report.figures import best_figure, number
+from orchestrator.report.summary import summarize, tried
 from orchestrator.services import Purpose
 
 _LONGEST = 400
@@ -30,18 +31,14 @@ FOLDER = Path(__file__).parent
 
 
 def write(rundir: RunDir) -> Path:
-    """Write report.html of a run and return its path.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Write report.html of a run and return its path; raises OSError if that fails."""
     path = rundir.path / "report.html"
     replace(path, render(Measurements.read(rundir)))
     return path
 
 
 def unwritten(error: Exception, do: str) -> Problem:
-    """Return the problem of a page that could not be written; ``do``: what to do if it is a bug of ours."""
+    """Convert an error from ``write``; ``do``: advice to the user if the error is a bug of testbed."""
     refused = host_cannot(error, "report.html") if isinstance(error, OSError) else None
     return refused or Problem("report.html", f"the report failed: {type(error).__name__}: {error}", do)
 
@@ -67,7 +64,7 @@ def render(measured: Measurements) -> str:
         verdict_bars=[_bars(verdict_table) for verdict_table in verdict.get("tables") or ()],
         attempts=tables.attempts(run),
         rates=rates,
-        unmet=[fate for fate in FATES if fate not in shown["accounting"].columns]
+        unmet=[fate for fate in tables.FATES if fate not in shown["accounting"].columns]
         if all(run["accounting"].values())
         else [],
         over_time=[chart for chart in drawn if "x" in chart.picture],
@@ -96,7 +93,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters["number"] = number
+    environment.filters |= {"number": number, "cells": tables.cells}
     environment.policies["json.dumps_function"] = _dumps
     return environment
 

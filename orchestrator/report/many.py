@@ -15,10 +15,10 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from orchestrator.measurements.rundir import replace
+from orchestrator.measurements.verdict import Table
 from orchestrator.plaintext import plain
 from orchestrator.report import html, tables
-from orchestrator.report.summary import figure
-from orchestrator.report.tables import Table
+from orchestrator.report.figures import figure
 from orchestrator.report.terminal import COLOURS, labelled, laid_out, section
 
 FIGURES = 2
@@ -35,7 +35,7 @@ class Page:
     """The outcome that gives the word its colour."""
     says: str
     facts: Mapping[str, Any]
-    """The summary: its question, command and runs."""
+    """Summary of the runs, with question and command."""
     tables: tuple[Table, ...]
     quotes: tuple[tuple[str, str], ...] = ()
     """(source, line) of each quoted log line."""
@@ -126,7 +126,7 @@ def comparison(facts: Mapping[str, Any]) -> Page:
     return Page(
         word=here if same else "DIFFERENT",
         outcome=here if same or here == "INCONCLUSIVE" else "REFUTED",
-        says=f"The capsule and the run here: {here}." if same else f"The capsule: {original}; the run here: {here}.",
+        says=f"The capsule, and the run here: {here}." if same else f"The capsule: {original}; the run here: {here}.",
         facts=facts,
         tables=(
             Table(
@@ -167,7 +167,7 @@ def _shortened(text: str) -> str:
 
 
 def show(page: Page, where: Sequence[tuple[str, Path]], console: Console | None = None) -> None:
-    """Print a page, and the files in ``where``, such as ``("report", path)``."""
+    """Print a page, then a line (name, path) for each file in ``where``."""
     parts: list[RenderableType] = [
         Text(),
         Text.assemble((page.word, COLOURS[page.outcome]), "  ", (plain(page.says), "bold")),
@@ -184,11 +184,7 @@ def show(page: Page, where: Sequence[tuple[str, Path]], console: Console | None 
 
 
 def write(page: Page, folder: Path) -> Path:
-    """Write a page as report.html in a folder, and return its path.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Write a page as report.html in a folder and return its path; raises OSError if that fails."""
     path = folder / "report.html"
     runs = [Path(run["run"]) for run in page.facts["runs"] if run["run"]]
     links = [(run.name, os.path.relpath(run / "report.html", folder)) for run in runs]

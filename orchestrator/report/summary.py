@@ -1,11 +1,12 @@
 """Summary of a run as plain data, for ``--format json``, the terminal and report.html."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from typing import Any, TypeVar
 
-from orchestrator.measurements import Latency, Measurements
+from orchestrator.measurements import Latency, Measurements, run_json
+from orchestrator.measurements.rundir import RunDir
 from orchestrator.services import Purpose
 
 PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99_9": 99.9}
@@ -97,19 +98,6 @@ def _throughput(measured: Measurements, load: str) -> dict[str, float | None]:
     }
 
 
-FATES = (
-    "offered", "accepted", "refused", "unresolved", "delivered", "lost", "duplicated", "corrupted", "misrouted",
-    "outside", "unaccepted", "foreign",
-)  # fmt: skip
-_ALWAYS = {"offered", "accepted", "delivered", "lost", "duplicated", "corrupted"}
-
-
-def fates(accounts: Iterable[Mapping[str, Any] | None]) -> list[str]:
-    """Return the columns of an accounting table: the usual fates of messages, and any other with a count above 0."""
-    known = [account for account in accounts if account]
-    return [fate for fate in FATES if fate in _ALWAYS or any(account[fate] for account in known)]
-
-
 def _account(measured: Measurements, load: str) -> dict[str, Any] | None:
     accounting = measured.accounting(load)
     return asdict(accounting) if accounting else None
@@ -133,45 +121,17 @@ def _nodes(measured: Measurements, subject: str) -> dict[str, dict[str, float | 
     }
 
 
-FIGURE_UNITS = {
-    "_per_s": ("per second", 1.0),
-    "_per_minute": ("per minute", 1.0),
-    "_per_cpu_s": ("per CPU second", 1.0),
-    "_ms_per_message": ("ms per message", 1.0),
-    "_ms": ("ms", 1.0),
-    "_s": ("s", 1.0),
-    "_mb": ("MB", 1.0),
-    "_b": ("MB", 1e-6),
-}
-"""Suffix of a figure's name -> (unit in words, factor that converts to it); the first match counts."""
+def summarize_run(rundir: RunDir) -> RunFigures:
+    """Return the figures of a run directory as ``summarize`` does."""
+    return summarize(Measurements.read(rundir))
 
 
-def figure(name: str, value: float | None) -> tuple[str, str, str]:
-    """Return a figure of a verdict as text: (name without the unit, value, unit).
-
-    >>> figure("relay_messages_per_s", 451.3)
-    ('relay messages', '451', 'per second')
-    """
-    end, (unit, factor) = next(((e, u) for e, u in FIGURE_UNITS.items() if name.endswith(e)), ("", ("", 1.0)))
-    if name.startswith("share_") or name.endswith("_share"):
-        unit, factor = "%", 100.0
-    return name.removesuffix(end).replace("_", " ").replace("cpu", "CPU"), number(value, factor), unit
-
-
-def number(value: float | None, factor: float = 1.0) -> str:
-    """Format a number: three significant digits (integers: all), commas for thousands; None as ``not measured``."""
-    if value is None:
-        return "not measured"
-    if value == 0 or (isinstance(value, int) and factor == 1):
-        return f"{value:,.0f}"
-    value *= factor
-    places = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2 if abs(value) >= 1 else 3
-    return f"{value:,.{places}f}"
-
-
-def best_figure(verdict: Mapping[str, Any] | None) -> tuple[str, str, str] | None:
-    """Return the first measured figure of a verdict as text; None without one, or if the verdict is INCONCLUSIVE."""
-    if verdict and verdict.get("outcome") == "INCONCLUSIVE":
-        return None
-    figures = (verdict or {}).get("figures") or {}
-    return next((figure(name, value) for name, value in figures.items() if value is not None), None)
+def in_brief(rundir: RunDir) -> dict[str, Any]:
+    """Return run, scenario, status, outcome and figures of a run; outcome and figures are None without a verdict."""
+    known = run_json.read(rundir)
+    verdict = known.get("verdict") or {}
+    return {
+        "run": str(rundir.path),
+        **{key: known.get(key) for key in ("scenario", "status")},
+        **{key: verdict.get(key) for key in ("outcome", "figures")},
+    }

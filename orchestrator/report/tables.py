@@ -1,35 +1,26 @@
 """Tables of a report as plain text, for the terminal and for HTML."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.report.summary import PERCENTILES, RunFigures, fates, figure, number
+from orchestrator.measurements.verdict import Table
+from orchestrator.report.figures import figure, number
+from orchestrator.report.summary import PERCENTILES, RunFigures
 
 TOP_TROUBLES = 10
 """Most reasons in the table of trouble; results/hops.json and ``--format json`` hold all."""
+FATES = (
+    "offered", "accepted", "refused", "unresolved", "delivered", "lost", "duplicated", "corrupted", "misrouted",
+    "outside", "unaccepted", "foreign",
+)  # fmt: skip
+_ALWAYS = {"offered", "accepted", "delivered", "lost", "duplicated", "corrupted"}
 HOLDS = {True: "holds", False: "FAILS", None: "unknown"}
 """Whether a fact of the evidence holds -> its word in a report."""
 
-Cell = str | float | None
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
-    """One table."""
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-    align: str = ""
-    """``l`` (left) or ``r`` (right) for each column; its last letter holds for all columns after it. Unset: ``lr``."""
-    strong: str | None = None
-    """First cell of an emphasized row."""
-
-    @property
-    def cells(self) -> list[list[str]]:
-        """The rows as text."""
-        return [[cell if isinstance(cell, str) else number(cell) for cell in row] for row in self.rows]
+def cells(table: Table) -> list[list[str]]:
+    """Return the rows of a table as text."""
+    return [[cell if isinstance(cell, str) else number(cell) for cell in row] for row in table.rows]
 
 
 def of_run(run: RunFigures) -> dict[str, Table]:
@@ -42,10 +33,7 @@ def of_run(run: RunFigures) -> dict[str, Table]:
     latencies = (run["latency_ms"].get(subject) or {}) | hops
     uses = ("cpu_cores", "cpu_s", "cpu_ms_per_message")
     return {
-        **{
-            f"verdict {n}": Table(title=table["title"], columns=table["columns"], rows=table["rows"])
-            for n, table in enumerate(verdict.get("tables") or ())
-        },
+        **{f"verdict {n}": Table(**table) for n, table in enumerate(verdict.get("tables") or ())},
         "figures": Table(
             title="Figures",
             columns=("", "", ""),
@@ -102,6 +90,12 @@ def of_run(run: RunFigures) -> dict[str, Table]:
         ),
         "quotes": quotes((quote["source"], quote["text"]) for quote in verdict.get("quotes") or ()),
     }
+
+
+def fates(accounts: Iterable[Mapping[str, Any] | None]) -> list[str]:
+    """Return the columns of an accounting table: the usual fates of messages, and any other with a count above 0."""
+    known = [account for account in accounts if account]
+    return [fate for fate in FATES if fate in _ALWAYS or any(account[fate] for account in known)]
 
 
 def quotes(lines: Iterable[tuple[str, str]]) -> Table:

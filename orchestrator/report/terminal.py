@@ -2,17 +2,18 @@
 
 import shlex
 from collections.abc import Iterable
-from typing import Any
 
 from rich import box, table
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from orchestrator.measurements import Measurements, facts
+from orchestrator.measurements import run_json
 from orchestrator.measurements.rundir import RunDir
+from orchestrator.measurements.verdict import Table
 from orchestrator.plaintext import plain
-from orchestrator.report.summary import RunFigures, best_figure, summarize
-from orchestrator.report.tables import Table, of_run
+from orchestrator.report.figures import best_figure
+from orchestrator.report.summary import RunFigures, in_brief
+from orchestrator.report.tables import cells, of_run
 
 COLOURS = {
     "CONFIRMED": "bold green", "REFUTED": "bold red", "INCONCLUSIVE": "bold yellow",
@@ -26,25 +27,9 @@ WHOLE = 16
 """A column of text of at most this width, in characters, is never folded."""
 
 
-def summary(rundir: RunDir) -> RunFigures:
-    """Return the figures of a run as plain data; ``report.summary.summarize`` documents the shape."""
-    return summarize(Measurements.read(rundir))
-
-
 def show(run: RunFigures, console: Console | None = None) -> None:
     """Print the summary of a run to standard output, in colour on a terminal."""
     (console or Console(highlight=False)).print(render(run))
-
-
-def line(rundir: RunDir) -> dict[str, Any]:
-    """Return run, scenario, status, outcome and figures of a run; outcome and figures are None without a verdict."""
-    known = facts.read(rundir)
-    verdict = known.get("verdict") or {}
-    return {
-        "run": str(rundir.path),
-        **{key: known.get(key) for key in ("scenario", "status")},
-        **{key: verdict.get(key) for key in ("outcome", "figures")},
-    }
 
 
 def show_runs(rundirs: Iterable[RunDir], console: Console | None = None) -> None:
@@ -54,10 +39,10 @@ def show_runs(rundirs: Iterable[RunDir], console: Console | None = None) -> None
     """
     rows, environments = [], []
     for rundir in rundirs:
-        run = line(rundir)
+        run = in_brief(rundir)
         name, amount, unit = best_figure(run) or ("", "", "")
         rows.append((rundir.path.name, str(run["outcome"] or run["status"]), amount, f"{name} {unit}".strip()))
-        known = facts.read(rundir).get("environment")
+        known = run_json.read(rundir).get("environment")
         environments.append(known and {key: known.get(key) for key in ("source", "engine", "cpu")})
     newest = next(filter(None, reversed(environments)), None)
     marks = [_OTHER if environment and environment != newest else "" for environment in environments]
@@ -122,16 +107,17 @@ def laid_out(part: Table) -> table.Table:
     """Lay a table out; markup in its text has no effect."""
     laid = table.Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim", show_edge=False)
     laid.show_header = any(part.columns)
+    rows = cells(part)
     for i, column in enumerate(part.columns):
-        right = (part.align or "lr")[: i + 1][-1] == "r"
-        longest = max((len(row[i]) for row in part.cells), default=0)
+        right = part.align[: i + 1][-1] == "r"
+        longest = max((len(row[i]) for row in rows), default=0)
         laid.add_column(
             Text(plain(column), overflow="fold"),
             justify="right" if right else "left",
             overflow="fold",
             no_wrap=longest <= WHOLE and not right,
         )
-    for row in part.cells:
-        cells = (Text(plain(cell), style=COLOURS.get(cell, ""), overflow="fold") for cell in row)
-        laid.add_row(*cells, style="bold" if row[0] == part.strong else "")
+    for row in rows:
+        laid_row = (Text(plain(cell), style=COLOURS.get(cell, ""), overflow="fold") for cell in row)
+        laid.add_row(*laid_row, style="bold" if row[0] == part.strong else "")
     return laid

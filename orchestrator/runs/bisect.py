@@ -21,8 +21,9 @@ from typing import Any, get_args, get_type_hints
 
 from orchestrator.bed.model import Strict
 from orchestrator.errors import ExitCode, InvalidInput
+from orchestrator.measurements.verdict import Outcome
 from orchestrator.runs.sweep import Ask, Summary, parameter, told, varied
-from orchestrator.scenarios import Outcome, Scenario
+from orchestrator.scenarios import Scenario
 
 EXIT_CODES = {
     "found": ExitCode.OK,

@@ -14,11 +14,12 @@ from orchestrator.errors import EngineFailed, ExitCode, InvalidInput, NodeDied, 
 from orchestrator.hosts import Host, capacity, cleaning, images
 from orchestrator.hosts.ownership import Kind
 from orchestrator.interrupts import Interrupted
-from orchestrator.measurements import Measurements, facts
+from orchestrator.measurements import Measurements, run_json
 from orchestrator.measurements.rundir import RunDir
+from orchestrator.measurements.verdict import Outcome, Verdict
 from orchestrator.plan import make_plan
 from orchestrator.report import html
-from orchestrator.scenarios import Outcome, Provokes, Scales, Scenario, Verdict, scenario
+from orchestrator.scenarios import Provokes, Scales, Scenario, scenario
 from orchestrator.up.bed import RecordedBed
 from orchestrator.up.bringup import Progress, bring_up, verify
 from orchestrator.up.node import RunningNode
@@ -204,7 +205,7 @@ def judge_again(rundir: RunDir) -> Finished:
     Raises:
         InvalidInput: the directory is no run, its scenario is unknown, or this user cannot write to it.
     """
-    known = facts.read(rundir)
+    known = run_json.read(rundir)
     try:
         chosen = scenario(str(known.get("scenario")))
     except InvalidInput as unknown:
@@ -224,10 +225,10 @@ def _judge(scenario: Scenario[Any], rundir: RunDir, record: Record) -> Finished:
     verdict, failed = _verdict(scenario, rundir)
     if record.broken and verdict.outcome is not Outcome.INCONCLUSIVE:
         reason = f"The run broke off before its end. What was seen until then: {verdict.reason}"
-        verdict = replace(verdict, outcome=Outcome.INCONCLUSIVE, reason=reason)
+        verdict = verdict.model_copy(update={"outcome": Outcome.INCONCLUSIVE, "reason": reason})
     error = {**failed.to_dict(), "step": JUDGE} if failed else None
     try:
-        record.save(verdict=verdict.to_dict(), **({} if record.broken else {"status": "finished", "error": error}))
+        record.save(verdict=verdict.model_dump(), **({} if record.broken else {"status": "finished", "error": error}))
     except OSError as full:
         full.add_note(f"the verdict, which could not be saved: {verdict.outcome}. {verdict.reason}")
         raise
@@ -251,7 +252,7 @@ def _verdict(scenario: Scenario[Any], rundir: RunDir) -> tuple[Verdict, Problem 
     )
     try:
         verdict = scenario.judge(measured, params)
-        strict_json.dumps(verdict.to_dict(), default=str)  # run.json takes finite figures only
+        strict_json.dumps(verdict.model_dump(), default=str)  # run.json takes finite figures only
     except Exception as error:  # noqa: BLE001 - the measurements are saved, and can be judged again
         rundir.save_traceback(JUDGE, error)
         found = f"{type(error).__name__}: {error}"
@@ -259,4 +260,4 @@ def _verdict(scenario: Scenario[Any], rundir: RunDir) -> tuple[Verdict, Problem 
         verdict = Verdict(outcome=Outcome.INCONCLUSIVE, claim=scenario.question, reason=f"The judge failed: {found}")
     else:
         rundir.save_traceback(JUDGE, None)
-    return replace(verdict, marks=(*verdict.marks, *rundir.left_out_marks)), failed
+    return verdict.model_copy(update={"marks": (*verdict.marks, *rundir.left_out_marks)}), failed

@@ -19,9 +19,10 @@ from orchestrator.bed.model import Strict, checked
 from orchestrator.errors import ExitCode, InvalidInput, Problem
 from orchestrator.interrupts import Interrupted, shielded
 from orchestrator.measurements.rundir import make_directory, replace
+from orchestrator.measurements.verdict import Outcome
 from orchestrator.runs import runner
 from orchestrator.runs.runner import Finished
-from orchestrator.scenarios import Outcome, Scenario
+from orchestrator.scenarios import Scenario
 
 FORMAT = 1
 """Format of sweep.json, bisect.json and capsule.json."""

@@ -16,7 +16,7 @@ from orchestrator.bed.cpu_topology import ALL, CORE, CPUS, ONE_EACH, THREAD, Cpu
 from orchestrator.bed.model import Bed
 from orchestrator.measurements import Measurements, Phase
 from orchestrator.measurements.rundir import Kept
-from orchestrator.scenarios import Evidence, Outcome, Table, Verdict, unknown, unmet
+from orchestrator.measurements.verdict import Evidence, Outcome, Table, Verdict, unknown, unmet
 from orchestrator.scenarios.relay_load import probes
 from orchestrator.scenarios.relay_load.drive import calibrate, find_connections
 from orchestrator.scenarios.relay_load.evidence import CONCURRENCY, INSTRUMENT, UNSTEADY, accounting, instrument, worst
@@ -33,7 +33,7 @@ FULL = 0.05
 OTHERS = 0.1
 """Warn if other processes used, or the hypervisor stole, more than this share of a set's CPU time."""
 MOST_OTHERS = 0.95
-"""The correction of the throughput assumes that others took at most this share of the CPU time."""
+"""Cap of the share of other processes in the correction of the throughput."""
 
 
 class Params(RelayLoad):
@@ -63,7 +63,7 @@ class CpuTopology:
     def drive(self, bed: RecordedBed, params: Params) -> None:
         """Find the number of connections on the largest set, calibrate on the fewest harness CPUs, send in rounds.
 
-        Mail that a relay keeps in its queue ends the rounds: each later drain would last for the whole of ``--drain``.
+        Mail left in the relay's queue ends the rounds, because each later drain would take the full ``--drain``.
         """
         sets, same = cpu_sets(bed.topology())
         described = [{"name": s.name, "cpus": write(s.cpus), "harness": write(s.harness)} for s in sets]
@@ -83,8 +83,8 @@ class CpuTopology:
                     return
 
     def judge(self, measured: Measurements, params: Params) -> Verdict:
-        """Judge one run: how much mail does the relay carry on each set, and less on the smallest than the largest?"""
-        planned = measured.rundir.checked_result(PLAN, _Planned.model_validate)
+        """Judge one run: does the relay carry less mail on the smallest set of CPUs than on the largest?"""
+        planned = measured.rundir.checked_result(PLAN, _Planned.from_dict)
         paced = params.rate is not None
         lines = []
         for described in planned.sets if planned else ():
@@ -96,32 +96,33 @@ class CpuTopology:
         mail = worst(e for name in loads for e in accounting(measured, name))
         harness = worst(e for name in loads for e in instrument(measured, name))
         follows = [_share(lines[0], lines[-1], field) for field in ("carried", "undisturbed")] if len(lines) > 1 else []
-        evidence = [*mail, *harness, *worst(e for line in lines for e in _placed(line))]
         full = not paced and any(line.full for line in lines)
         # A pace that the number of connections sets would be the same on any CPUs.
         few = () if paced or not loads else probes.pace(measured, loads[0])
         steady = () if paced or not lines else probes.steady(measured, [point.load for point in lines[0].points])
-        evidence += [*few, *steady]
+        evidence = [*mail, *harness, *worst(e for line in lines for e in _placed(line)), *few, *steady]
         alone = "There is only one set of CPUs on this machine." if lines else "Not measured: no set of CPUs."
         outcome, reason = _outcome(evidence, follows, full=full) if follows else (Outcome.INCONCLUSIVE, alone)
-        figures: dict[str, float | None] = {}
-        for line in lines:
-            name = line.cpus.name.replace(" ", "_")
-            figures[f"messages_on_{name}_per_s"] = line.middle("carried")
-            figures[f"messages_on_{name}_undisturbed_per_s"] = line.middle("undisturbed")
-            figures[f"messages_on_{name}_per_cpu_s"] = line.middle("per_cpu_s")
+        known = [] if outcome is Outcome.INCONCLUSIVE else lines
+        units = {"carried": "per_s", "undisturbed": "undisturbed_per_s", "per_cpu_s": "per_cpu_s"}
         return Verdict(
             outcome=outcome,
-            claim=_claim([] if outcome is Outcome.INCONCLUSIVE else lines),
-            reason=" ".join([reason, *_answers(measured, [] if outcome is Outcome.INCONCLUSIVE else lines)]),
+            claim=_claim(known),
+            reason=" ".join([reason, *_answers(measured, known)]),
             evidence=(*follows, *evidence),
             marks=(
-                *([INSTRUMENT] if any(e.holds is False for e in harness) else []),
-                *([CONCURRENCY] if any(e.holds is False for e in few) else []),
-                *([UNSTEADY] if any(e.holds is False for e in steady) else []),
+                *(
+                    mark
+                    for mark, facts in ((INSTRUMENT, harness), (CONCURRENCY, few), (UNSTEADY, steady))
+                    if unmet(facts)
+                ),
                 *_marks(lines, planned.left_out if planned else {}),
             ),
-            figures=figures,
+            figures={
+                f"messages_on_{line.cpus.name.replace(' ', '_')}_{unit}": line.middle(field)
+                for line in lines
+                for field, unit in units.items()
+            },
             tables=(*((_carried(lines), _rounds(lines)) if lines else ()), *probes.tables(measured)),
         )
 
@@ -168,7 +169,7 @@ class _Set(Kept):
 
 
 class _Planned(Kept):
-    """The sets, largest first, and the sets left out: name -> the set with the same CPUs."""
+    """The sets, largest first. ``left_out``: name of a set -> name of the kept set with the same CPUs."""
 
     sets: list[_Set]
     left_out: dict[str, str]

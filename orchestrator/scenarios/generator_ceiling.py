@@ -16,12 +16,12 @@ from orchestrator import services
 from orchestrator.agents.contract import TICK_S, LoadOrder
 from orchestrator.bed import builtin
 from orchestrator.bed.model import MAX_DOMAINS, Bed, NodeSpec
-from orchestrator.errors import InvalidInput
 from orchestrator.measurements import Machine, Measurements
-from orchestrator.scenarios import Evidence, Outcome, OverIPv4, Table, Verdict, sentence, unknown, unmet
-from orchestrator.scenarios.relay_load.evidence import BUSY, NEAR_CEILING, at_most
-from orchestrator.scenarios.relay_load.params import OURS
-from orchestrator.scenarios.relay_load.probes import Cpu, cpu_of
+from orchestrator.measurements.verdict import Evidence, Outcome, Table, Verdict, sentence, unknown, unmet
+from orchestrator.scenarios import OverIPv4
+from orchestrator.scenarios.relay_load.cpu import Cpu, cpu_of
+from orchestrator.scenarios.relay_load.evidence import BUSY, NEAR_CEILING
+from orchestrator.scenarios.relay_load.params import OURS, require
 from orchestrator.services import Purpose, Role
 from orchestrator.up.bed import RecordedBed
 from orchestrator.up.load import SentLoad
@@ -72,9 +72,7 @@ class GeneratorCeiling:
 
     def bed(self, params: Params) -> Bed:
         """Return the built-in relay bed with a node for each generator."""
-        possible = [name for name, kind in services.known().items() if kind.role is Role.LOAD]
-        if unknown := [name for name in params.names if name not in possible]:
-            raise InvalidInput("load generators", ", ".join(map(repr, unknown)), f"choose from {', '.join(possible)}")
+        require(Role.LOAD, *params.names)
         base = builtin.bed("relay", domains=params.domains, families=params.families)
         sink = NodeSpec(service="blackhole", settings={"data_delay_ms": params.data_delay_ms})
         others = {name: NodeSpec(service=name) for name in params.names if name != OURS}
@@ -216,13 +214,13 @@ def _marks(one: Generator) -> Iterator[str]:
 
 def _own(one: Generator, limit: float, generators: Sequence[Generator]) -> Iterator[Evidence]:
     """Yield the evidence that a generator has this limit of its own, and that the sink can take more."""
-    off = None if one.ceiling is None else one.ceiling / limit - 1
-    yield Evidence(
-        fact=f"{one.name}'s pace",
-        found=PER_MINUTE.format(one.ceiling) if one.ceiling else "not measured",
-        needed=f"{limit:,.0f}, within {TOLERANCE:.0%}",
-        holds=_unless_starved(one, None if off is None else abs(off) <= TOLERANCE, slow=bool(off and off < 0)),
-        source="series/sink.jsonl",
+    yield Evidence.of(
+        f"{one.name}'s pace",
+        one.ceiling or None,
+        f"{limit:,.0f}, within {TOLERANCE:.0%}",
+        lambda pace: _unless_starved(one, abs(pace / limit - 1) <= TOLERANCE, slow=pace < limit),
+        "series/sink.jsonl",
+        PER_MINUTE,
     )
     rival = max(generators, key=lambda other: (other is not one, other.ceiling or 0.0))
     if rival is one or not rival.ceiling or not one.ceiling:
@@ -237,36 +235,34 @@ def _own(one: Generator, limit: float, generators: Sequence[Generator]) -> Itera
     )
 
 
-def _unless_starved(one: Generator, holds: bool | None, *, slow: bool) -> bool | None:  # noqa: FBT001
+def _unless_starved(one: Generator, holds: bool, *, slow: bool) -> bool | None:  # noqa: FBT001
     """Return None instead of False for a slow result on a starved machine."""
-    return None if holds is False and slow and one.starved else holds
+    return holds or (None if slow and one.starved else False)
 
 
 def _room(one: Generator) -> Evidence:
     """Return the evidence that CPU is not the limit of a generator."""
-    used = one.machine
-    return Evidence(
-        fact=f"cores that the bed used while {one.name} sent to the sink",
-        found=f"{used.bed:.2f} of {used.cpus}; {used.idle:.0%} of the CPU was idle" if used else "not measured",
-        needed=f"at most {HALF:.0%} of them",
-        holds=used.bed / used.cpus <= HALF if used else None,
-        source="series/stats.jsonl",
+    return Evidence.of(
+        f"cores that the bed used while {one.name} sent to the sink",
+        one.machine,
+        f"at most {HALF:.0%} of them",
+        lambda machine: machine.bed / machine.cpus <= HALF,
+        "series/stats.jsonl",
+        "{0.bed:.2f} of {0.cpus}; {0.idle:.0%} of the CPU was idle",
     )
 
 
 def _sink(generators: Sequence[Generator], params: Params) -> list[Evidence]:
-    """Return the evidence that the sink limits no generator, for a run without a generator that has its own limit."""
+    """Return the evidence that the sink limits no generator; needed if no generator has a limit of its own."""
     return [
         *(
-            at_most(f"CPU of the sink while {one.name} sent (one thread)", one.sink_cores, BUSY, "series/stats.jsonl")
+            Evidence.at_most(
+                f"CPU of the sink while {one.name} sent (one thread)", one.sink_cores, BUSY, "series/stats.jsonl"
+            )
             for one in generators
         ),
-        Evidence(
-            fact="delay of the sink's reply",
-            found=f"{params.data_delay_ms:g} ms",
-            needed="0 ms",
-            holds=not params.data_delay_ms,
-            source="run.json",
+        Evidence.of(
+            "delay of the sink's reply", params.data_delay_ms, "0 ms", lambda ms: ms == 0, "run.json", "{:g} ms"
         ),
     ]
 

@@ -5,6 +5,7 @@ in a loop and dies of SIGSEGV; our generator counts the errors by cause and comp
 fix; the workaround, another generator, is proved by the same run.
 """
 
+from signal import Signals
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -12,7 +13,8 @@ from pydantic import Field
 from orchestrator.agents.contract import LoadOrder
 from orchestrator.bed.model import Bed, Families, NodeSpec, Release
 from orchestrator.measurements import Measurements
-from orchestrator.scenarios import Evidence, Outcome, OverIPv4, Quote, Table, Verdict, sentence, unknown, unmet
+from orchestrator.measurements.verdict import Evidence, Outcome, Quote, Table, Verdict, sentence, unknown, unmet
+from orchestrator.scenarios import OverIPv4
 from orchestrator.services import Role
 from orchestrator.up.bed import RecordedBed
 
@@ -26,8 +28,7 @@ _RULES = {
     "close-after-rcpt": {"on": "rcpt", "then": "disconnect"},
 }
 OVERTIME = 10.0
-"""Most seconds from the end of the load's time to the end of our generator: connections may wait for a reply."""
-_NAMES = {129: "SIGHUP", 134: "SIGABRT", 136: "SIGFPE", 137: "SIGKILL", SIGSEGV: "SIGSEGV", 141: "SIGPIPE"}
+"""Seconds that our generator may take after the end of the load's time, to receive replies."""
 
 
 class Params(OverIPv4):
@@ -126,23 +127,22 @@ def _failures(measured: Measurements) -> int:
 
 
 def _ended(status: int) -> str:
-    return f"status {status}" + (f" ({_NAMES[status]})" if status in _NAMES else "")
+    number = status - 128
+    return f"status {status}" + (f" ({Signals(number).name})" if number in set(Signals) else "")
 
 
 def _postal(measured: Measurements) -> tuple[Evidence, ...]:
-    source = f"results/{POSTAL}-load.json"
-    crash = measured.loads.get(POSTAL)
-    printed = _failures(measured)
-    end = None if crash is None else "at the end of its time" if crash.cut_off else _ended(crash.exit_status)
+    source, crash = f"results/{POSTAL}-load.json", measured.loads.get(POSTAL)
     return (
-        Evidence(
-            fact="how postal ended",
-            found=end or "not measured",
-            needed=f"{_ended(SIGSEGV)}, before the end of its time",
-            holds=crash.exit_status == SIGSEGV if crash else None,
-            source=source,
+        Evidence.of(
+            "how postal ended",
+            crash.exit_status if crash else None,
+            f"{_ended(SIGSEGV)}, before the end of its time",
+            lambda status: status == SIGSEGV,
+            source,
+            "at the end of its time" if crash and crash.cut_off else _ended(crash.exit_status) if crash else "",
         ),
-        Evidence.some(f"lines {MESSAGE!r}", printed if crash else None, source),
+        Evidence.some(f"lines {MESSAGE!r}", _failures(measured) if crash else None, source),
     )
 
 
@@ -150,14 +150,10 @@ def _ours(measured: Measurements, params: Params) -> tuple[Evidence, ...]:
     source = f"results/{OURS}-load.json, results/{OURS}-sink.json"
     ours, sink, count = measured.loads.get(OURS), measured.sinks.get(OURS), measured.accounting(OURS)
     failed = sum(ours.failed.values()) if ours else 0
+    connections = f" of {sink.connections:,}" if sink else ""
     allowed = params.seconds + OVERTIME
     return (
-        Evidence.some(
-            "sessions that the sink broke off",
-            sink.broken if sink else None,
-            source,
-            of=f" of {sink.connections:,}" if sink else "",
-        ),
+        Evidence.some("sessions that the sink broke off", sink.broken if sink else None, source, of=connections),
         Evidence.some("errors that ours counted", failed if ours else None, source),
         Evidence.of(
             "seconds until ours ended",
@@ -167,17 +163,13 @@ def _ours(measured: Measurements, params: Params) -> tuple[Evidence, ...]:
             source,
             "{:.1f}",
         ),
-        Evidence.of(
+        Evidence.none(
             "messages of ours without an outcome",
             count.offered - count.accepted - failed if count else None,
-            "0",
-            lambda messages: messages == 0,
             source,
-            f"{{:,}} of {count.offered:,}" if count else "",
+            of=f" of {count.offered:,}" if count else "",
         ),
-        Evidence.of(
-            "messages of ours accepted, but lost", count.lost if count else None, "0", lambda lost: lost == 0, source
-        ),
+        Evidence.none("messages of ours accepted, but lost", count.lost if count else None, source),
     )
 
 

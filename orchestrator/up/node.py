@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
@@ -13,6 +13,7 @@ from typing import Any
 from orchestrator.errors import EngineFailed, InvalidInput, NodeDied, TimedOut
 from orchestrator.hosts import LogLine, Node, Output
 from orchestrator.plan import NodePlan
+from orchestrator.services.agents import PYTHON
 from orchestrator.up.collect.recorder import Recorder
 
 NEWS_S = 5.0
@@ -148,14 +149,14 @@ class RunningNode:
                 with self._death_first():
                     raise line
 
-    def json_lines(self, command: Sequence[str], seconds: float) -> Iterator[dict[str, Any]]:
-        """Run a command as ``lines`` does and yield its output, one JSON object per line."""
-        for line in self.lines(command, seconds):
+    def run_agent(self, module: str, words: Iterable[object], seconds: float) -> Iterator[dict[str, Any]]:
+        """Run a module of ``agents`` as ``lines`` does, and yield the JSON objects that it prints."""
+        for line in self.lines((*PYTHON, "-m", f"orchestrator.agents.{module}", *map(str, words)), seconds):
             try:
                 item: dict[str, Any] = json.loads(line)
             except ValueError as error:
                 with self._death_first():
-                    raise EngineFailed(f"{command[0]} in node {self.name}", line[:500], "read its log") from error
+                    raise EngineFailed(f"JSON from {module} in node {self.name}", line[:500], "read its log") from error
             yield item
 
     def end(self, seconds: float) -> NodeDied | None:

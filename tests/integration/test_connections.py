@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.scenarios import Outcome
+from orchestrator.measurements.verdict import Outcome
 from tests.integration import slow_relay
 
 pytestmark = [pytest.mark.docker, pytest.mark.alone]

@@ -115,7 +115,7 @@ def test_10_addresses_refute_it_and_a_fix_inside_the_bed_does_no_harm(tmp_path: 
 def test_consent_is_asked_for_before_anything_is_made(tmp_path: Path) -> None:
     done = call("run", NAME, "--runs", tmp_path, "--fix", "gc-thresh")
     assert done.returncode == 4
-    assert "needed: consent to a change of net.ipv4.neigh.default.gc_thresh1, 2 and 3" in done.stderr
+    assert "needed: consent to raise net.ipv4.neigh.default.gc_thresh1, 2 and 3" in done.stderr
     assert "do:     add --allow-host-changes" in done.stderr
     assert list(tmp_path.iterdir()) == []
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from orchestrator.measurements.rundir import RunDir
+from orchestrator.measurements.verdict import Outcome
 from orchestrator.report import html
-from orchestrator.scenarios import Outcome
 from tests.integration.browser import Browser
 from tests.unit import factory
 

@@ -13,7 +13,7 @@ from hdrh.histogram import HdrHistogram
 
 from orchestrator.agents.contract import LoadReport, LoadTick, SinkReport, SinkTick
 from orchestrator.measurements.rundir import RunDir
-from orchestrator.scenarios import Evidence, Outcome, Quote, Table, Verdict
+from orchestrator.measurements.verdict import Evidence, Outcome, Quote, Table, Verdict
 from orchestrator.services import Purpose
 
 BEGAN = 1_763_860_000.0
@@ -354,7 +354,7 @@ def _facts(
             "phases": phases,
             "steps": [{"name": "start the bed", "seconds": 3.2}, {"name": "calibrate", "seconds": 9.1}],
             "error": None,
-            "verdict": verdict.to_dict(),
+            "verdict": verdict.model_dump(),
             "version": "0.1.0",
         }
     )  # fmt: skip

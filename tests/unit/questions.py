@@ -10,8 +10,8 @@ from pydantic import Field
 from orchestrator.bed.model import Bed, Release, Strict, parse_bed
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import RunDir
+from orchestrator.measurements.verdict import Outcome, Quote, Verdict
 from orchestrator.runs.runner import Finished
-from orchestrator.scenarios import Outcome, Quote, Verdict
 
 
 class Params(Strict):

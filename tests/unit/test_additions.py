@@ -11,8 +11,8 @@ import pytest
 
 from orchestrator import scenarios, services
 from orchestrator.bed.model import Strict
+from orchestrator.measurements.verdict import Outcome
 from orchestrator.runs import runner
-from orchestrator.scenarios import Outcome
 from tests.unit.runs.test_runner import READING, Steps
 
 SERVICE = '''
@@ -38,7 +38,7 @@ SERVICE = Added()
 SCENARIO = '''
 """Is the queue of the added relay empty?"""
 from orchestrator.bed.model import Strict, parse_bed
-from orchestrator.scenarios import Outcome, Verdict
+from orchestrator.measurements.verdict import Outcome, Verdict
 
 class Params(Strict):
     """What can be varied."""
@@ -138,7 +138,7 @@ def imported(path: Path) -> Iterator[str]:
 
 def test_no_scenario_names_a_service_class_or_reaches_into_engine_recorder_or_another_scenario() -> None:
     root = Path(scenarios.__file__).parent
-    hidden = [f"orchestrator.services.{m.name}" for m in pkgutil.iter_modules(services.__path__) if m.name != "agents"]
+    hidden = [f"orchestrator.services.{m.name}" for m in pkgutil.iter_modules(services.__path__)]
     hidden += ["orchestrator.hosts.docker", "orchestrator.up.collect"]
     questions = {m.name for m in pkgutil.iter_modules([str(root)])} - {"relay_load"}
     reaches = {

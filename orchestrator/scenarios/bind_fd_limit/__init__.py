@@ -2,7 +2,7 @@
 
 named listens with a UDP and a TCP socket for each address and worker. BIND 9.16 refuses every outgoing socket whose
 descriptor is at or over ``-S``: it fetches no key, resolves nothing and accepts no rndc. The bed has a named set up as
-in the report (node ``dns``) and, to prove a fix, a second one with it (``fixed``). Background: docs/bind-fd-limit.md.
+in the report (node ``dns``) and, to prove a fix, one with the fix (node ``fixed``). Background: docs/bind-fd-limit.md.
 """
 
 from orchestrator.bed.model import Bed, Families

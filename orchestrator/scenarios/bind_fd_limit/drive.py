@@ -10,7 +10,7 @@ from orchestrator.up.bed import RecordedBed
 from orchestrator.up.node import RunningNode
 
 FETCH_S, SETTLE_S, STOP_S = 30.0, 5.0, 8.0
-"""Time limits to fetch the root's keys, to close the sockets of that fetch, and for each way to stop named."""
+"""Time limits: fetch of the root's keys, close of the sockets of that fetch, and each way to stop named."""
 SETTLING_S = 0.25
 """Time between two counts of open files; if they are equal, the number counts as stable."""
 ENDING_S = 0.5
@@ -32,11 +32,7 @@ _WAYS = {
 
 
 def ended_at_start(bed: RecordedBed, node: RunningNode) -> bool:
-    """Return whether a node ended before it served; save its exit status if so.
-
-    Raises:
-        NodeDied: another node ended.
-    """
+    """Return whether a node ended before it served, and save its exit status; raises NodeDied if another node ended."""
     bed.check()
     if death := _end(node, 0):
         bed.rundir.save_result(f"{node.name}-end", {"status": death.exit_status})
@@ -51,11 +47,7 @@ def count_open(bed: RecordedBed, node: RunningNode) -> None:
 
 
 def stop(bed: RecordedBed, node: RunningNode) -> None:
-    """Stop a node with rndc, then with SIGTERM, and save the results.
-
-    Raises:
-        NodeDied: the node ended for another reason.
-    """
+    """Stop a node with rndc, then with SIGTERM; save the results. Raises NodeDied if it ended for another reason."""
     bed.check()
     node.expect_end()
     tried: list[dict[str, Any]] = []
@@ -74,7 +66,7 @@ def stop(bed: RecordedBed, node: RunningNode) -> None:
 
 
 def _ask(bed: RecordedBed, node: RunningNode, *command: str) -> Output | None:
-    """Run a command in a node; return None after a timeout, or if a node that may end has ended."""
+    """Run a command in a node; return None if it timed out, or if the node has ended and may end."""
     try:
         output = node.exec(*command, timeout=STOP_S)
     except NodeDied:
@@ -92,7 +84,7 @@ def _ask(bed: RecordedBed, node: RunningNode, *command: str) -> Output | None:
 
 
 def _await_end(bed: RecordedBed, node: RunningNode, deadline: float) -> NodeDied | None:
-    """Wait for a node to end, at most until a monotonic time, and record its open files once a second."""
+    """Wait until a monotonic time for the end of a node; meanwhile record its open files once a second."""
     while (left := deadline - time.monotonic()) > 0:
         if death := _end(node, min(left, 1.0)):
             return death
@@ -122,7 +114,7 @@ def _settled(bed: RecordedBed, node: RunningNode) -> dict[str, int] | None:
 
 
 def _count(bed: RecordedBed, node: RunningNode) -> dict[str, int] | None:
-    """Return the counts of ``_COUNT``, and record the open files; return None if a node that may end has ended."""
+    """Return the counts of ``_COUNT`` and record the open files; None if the node has ended and may end."""
     output = _ask(bed, node, "sh", "-euc", _COUNT)
     figures = output.stdout.split() if output and output.status == 0 else []
     if len(figures) < len(_COUNTED):  # an exiting process has no VmRSS

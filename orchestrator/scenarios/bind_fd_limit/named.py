@@ -13,7 +13,7 @@ BIND = "bind"
 REPORTED, FIXED = "dns", "fixed"
 ADDRESSES, FULL_WORKERS = 2560, 24
 BOTH_FAMILIES = 800
-"""Addresses of each family for the fix listen-on-v6: both need 6,432 open files, over -S 4096; IPv4 alone, 3,232."""
+"""Addresses of each family for the fix listen-on-v6: 6,432 open files, above -S 4096; 3,232 with IPv4 alone."""
 RESERVED = 512
 """File descriptors that 9.16 reserves for other uses than sockets (``reserved-sockets``)."""
 

@@ -15,7 +15,7 @@ FETCHED = r"managed-keys-zone: Unable to fetch DNSKEY set"
 OVER = "socket: file descriptor exceeds limit (N/M)"
 RNDC_REFUSED = "accept: file descriptor exceeds limit (N/M)"
 """An accepted connection gets the lowest free descriptor, so this line appears only if even an idle named is over its
-limit. With a few addresses fewer, ``OVER`` still appears whenever enough outgoing sockets are open at once."""
+limit. Just below the limit, only ``OVER`` appears: while many outgoing sockets are open at once."""
 ABORT = "fatal error, and the end"
 SIGNATURES = {
     OVER: r"socket: file descriptor exceeds limit \(\d+/\d+\)",
@@ -87,15 +87,15 @@ class ServerReadings:
         begun, serves = lines.pop("starting BIND"), lines.pop("running")
         start = patterns["starting BIND"].search(begun[0][1]) if begun else None
         read = measured.rundir.checked_result
-        end = read(f"{node}-end", _End.model_validate)
+        end = read(f"{node}-end", _End.from_dict)
         return cls(
             node=node,
             setup=setup,
             version=start[1] if start else None,
             ready_s=serves[0][0] - begun[0][0] if begun and serves else None,
-            counts=read(f"{node}-open", FileCounts.model_validate) or FileCounts(),
+            counts=read(f"{node}-open", FileCounts.from_dict) or FileCounts(),
             lines=lines,
-            stop=read(f"{node}-stop", Stop.model_validate),
+            stop=read(f"{node}-stop", Stop.from_dict),
             ended=end.status if end else None,
         )
 

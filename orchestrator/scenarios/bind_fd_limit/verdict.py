@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 from orchestrator.measurements import Measurements
-from orchestrator.scenarios import Evidence, Outcome, Quote, Table, Verdict
+from orchestrator.measurements.verdict import Cell, Evidence, Outcome, Quote, Table, Verdict
+from orchestrator.report.figures import number
 from orchestrator.scenarios.bind_fd_limit.named import (
     ADDRESSES,
     BIND,
@@ -36,11 +37,14 @@ def judge(measured: Measurements, params: Params) -> Verdict:
         marks=tuple(_marks(reported.setup, params)),
         figures=_figures(reported, fixed),
         tables=(
-            _servers_table(seen),
-            Table(
-                title="Lines in the logs",
-                columns=("line", *seen),
-                rows=tuple((name, *(len(one.lines[name]) for one in seen.values())) for name in SIGNATURES),
+            Table.across(
+                "named as reported" + (", and with the fix" if fixed else ""),
+                {node: _facts(one) for node, one in seen.items()},
+            ),
+            Table.across(
+                "Lines in the logs",
+                {node: {name: len(one.lines[name]) for name in SIGNATURES} for node, one in seen.items()},
+                "line",
             ),
         ),
         quotes=tuple(
@@ -55,7 +59,7 @@ def judge(measured: Measurements, params: Params) -> Verdict:
 def _outcome(reported: ServerReadings, fixed: ServerReadings | None, fix: str | None) -> tuple[Outcome, str]:
     if reported.over is None:
         return Outcome.INCONCLUSIVE, "No outgoing socket of named was observed, so its limit was not tested."
-    with_so_many = f"With {_number(reported.counts.open_files)} open files it"
+    with_so_many = f"With {number(reported.counts.open_files)} open files it"
     if not reported.over:
         for_moments = "met its limit only while several outgoing sockets were open at once"
         how = for_moments if reported.lines[OVER] else "was refused no outgoing socket"
@@ -69,7 +73,7 @@ def _outcome(reported: ServerReadings, fixed: ServerReadings | None, fix: str | 
     if fixed.over is None or fixed.refused is None:
         return Outcome.INCONCLUSIVE, f"{shown} The fix {fix} was not tested to the end; {fixed.end}."
     outcome = Outcome.REFUTED if fixed.over or fixed.lines[OVER] or fixed.refused else Outcome.CONFIRMED
-    return outcome, f"{shown} With the fix {fix} it has {_number(fixed.counts.open_files)}; {fixed.end}."
+    return outcome, f"{shown} With the fix {fix} it has {number(fixed.counts.open_files)}; {fixed.end}."
 
 
 def _as_reported(seen: ServerReadings) -> tuple[Evidence, ...]:
@@ -96,7 +100,7 @@ def _as_reported(seen: ServerReadings) -> tuple[Evidence, ...]:
 def _with_fix(seen: ServerReadings) -> tuple[Evidence, ...]:
     lines, log = None if seen.over is None else len(seen.lines[OVER]), f"logs/{seen.node}.log.gz"
     return (
-        Evidence.of("lines on the limit with the fix", lines, "0", lambda count: count == 0, log),
+        Evidence.none("lines on the limit with the fix", lines, log),
         _shutdown("with the fix it shuts down", seen, "ended", refused=False),
         _predicted(seen),
     )
@@ -152,23 +156,14 @@ def _figures(reported: ServerReadings, fixed: ServerReadings | None) -> dict[str
     return figures
 
 
-def _servers_table(seen: dict[str, ServerReadings]) -> Table:
-    rows: dict[str, list[str | float | None]] = {
-        "addresses that it listens on": [one.counts.addresses for one in seen.values()],
-        "listening sockets": [one.counts.sockets for one in seen.values()],
-        "open files, predicted": [one.setup.open_files for one in seen.values()],
-        "open files, measured": [one.counts.open_files for one in seen.values()],
-        "-S": [one.setup.max_sockets for one in seen.values()],
-        "ready after, s": [one.ready_s for one in seen.values()],
-        "memory, MB": [one.counts.memory_b and one.counts.memory_b / 1e6 for one in seen.values()],
-        "how it ends": [one.end for one in seen.values()],
+def _facts(one: ServerReadings) -> dict[str, Cell]:
+    return {
+        "addresses that it listens on": one.counts.addresses,
+        "listening sockets": one.counts.sockets,
+        "open files, predicted": one.setup.open_files,
+        "open files, measured": one.counts.open_files,
+        "-S": one.setup.max_sockets,
+        "ready after, s": one.ready_s,
+        "memory, MB": one.counts.memory_b and one.counts.memory_b / 1e6,
+        "how it ends": one.end,
     }
-    return Table(
-        title="named as reported" + (", and with the fix" if len(seen) > 1 else ""),
-        columns=("", *seen),
-        rows=tuple((name, *cells) for name, cells in rows.items()),
-    )
-
-
-def _number(value: int | None) -> str:
-    return "not measured" if value is None else f"{value:,}"

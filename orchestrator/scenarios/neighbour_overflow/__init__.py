@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from orchestrator.bed.model import Bed, Families, NodeSpec
 from orchestrator.errors import HostCannot
 from orchestrator.hosts import capacity
-from orchestrator.scenarios.neighbour_overflow.drive import ask
+from orchestrator.scenarios.neighbour_overflow.drive import make_pass
 from orchestrator.scenarios.neighbour_overflow.fixes import SETTING, apply_fix, thresholds
 from orchestrator.scenarios.neighbour_overflow.params import CONNECT_TIMEOUT_S, FIXED, REPORTED, Params
 from orchestrator.scenarios.neighbour_overflow.verdict import judge
@@ -30,14 +30,10 @@ class NeighbourOverflow:
     provokes = frozenset({capacity.NEIGHBOURS})
 
     def bed(self, params: Params) -> Bed:
-        """Return a relay bed; on the link are the mail addresses of all domains, and as many of the DNS server.
-
-        Raises:
-            HostCannot: the fix would change the host, and there is no consent.
-        """
+        """Return a relay bed with all addresses on the link; raises HostCannot if the user's consent is missing."""
         if params.fix == "gc-thresh" and not params.allow_host_changes:
             raise HostCannot(
-                f"consent to a change of {SETTING}1, 2 and 3, which the whole machine shares, until the run ends",
+                f"consent to raise {SETTING}1, 2 and 3 of the whole machine until the run ends",
                 "none",
                 "add --allow-host-changes; --fix route and --fix permanent change nothing outside the bed",
             )
@@ -58,11 +54,11 @@ class NeighbourOverflow:
             settings = None
             if params.fix == "gc-thresh":
                 settings = stack.enter_context(bed.kernel_settings(thresholds(params.addresses)))
-            ask(bed, params, REPORTED)
+            make_pass(bed, params, REPORTED)
             if params.fix:
                 with bed.phase(f"fix {params.fix}"):
                     apply_fix(bed, params.fix, settings)
-                ask(bed, params, FIXED)
+                make_pass(bed, params, FIXED)
 
 
 SCENARIO = NeighbourOverflow()

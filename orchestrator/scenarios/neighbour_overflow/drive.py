@@ -1,6 +1,6 @@
 """One pass over the bed: look-ups and connections to every address, and mail while the table is full."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -11,7 +11,6 @@ from orchestrator.agents.contract import LoadOrder
 from orchestrator.scenarios.neighbour_overflow.fixes import blocks
 from orchestrator.scenarios.neighbour_overflow.params import Params
 from orchestrator.services import Role
-from orchestrator.services.agents import PYTHON
 from orchestrator.up.bed import RecordedBed
 
 TRIED_S = 20.0
@@ -29,50 +28,45 @@ _QUEUES = (f"/var/spool/postfix/{queue}" for queue in ("incoming", "active"))
 _UNTRIED = ("find", *_QUEUES, "-ignore_readdir_race", "-type", "f")
 _FLUSH = "ip -4 neighbour flush all"
 
+_Line = dict[str, Any]
+"""A line that the agent prints."""
 
-def ask(bed: RecordedBed, params: Params, name: str) -> None:
+
+def make_pass(bed: RecordedBed, params: Params, name: str) -> None:
     """Make one pass over the bed, and save its results as results/<pass>-*.json."""
-    load, relay = bed.role(Role.LOAD), bed.role(Role.RELAY)
+    relay, domain, count = bed.role(Role.RELAY), bed.plan.deliveries[0].domain, params.addresses
     servers, sinks = (block.first for block in blocks(bed))
-    domain, count = bed.plan.deliveries[0].domain, params.addresses
     before = bed.kernel_log(OVERFLOW)
-    for act, first, what in (("look-up", servers, domain), ("connect", sinks, SMTP)):
+    for act, first, word in (("look-up", servers, domain), ("connect", sinks, SMTP)):
         _flush(bed)
         with bed.phase(f"{name}: {act}"):
-            lines = [_keep(bed, one) for one in load.json_lines(_agent(act, first, count, what), PROBE_S)]
-            bed.rundir.save_result(f"{name}-{act}", _joined(lines))
+            _save(bed, f"{name}-{act}", _probe(bed, act, first, count, word))
     _flush(bed)
     messages = min(params.messages, count)
-    filling = _agent("fill", servers, count - messages, domain)
     with bed.phase(f"{name}: mail"):
         # The nodes that carry the mail get entries for each other before the table fills; these are kept for 5 s.
-        load.ask(*_agent("connect", relay.plan.v4, 1, SMTP))
-        relay.ask("getent", "hosts", f"{load.name}.nodes.test")
-        with _kept_full(bed, filling) as lines:
+        _probe(bed, "connect", relay.plan.v4, 1, SMTP)
+        relay.ask("getent", "hosts", f"{bed.role(Role.LOAD).name}.nodes.test")
+        with _repeated(lambda: _probe(bed, "fill", servers, count - messages, domain)) as lines:
             sent = bed.send(name, LoadOrder(messages=messages, sizes=[MESSAGE_B], timeout=TRIED_S))
             bed.until(lambda: not relay.ask(*_UNTRIED), TRIED_S, POLL_S)
-        bed.rundir.save_result(f"{name}-mail", _joined(lines))
+        _save(bed, f"{name}-mail", lines)
     _flush(bed)
     bed.relay.flush()
     sent.drain(SETTLE_S)
     newer = None if before is None else bed.kernel_log(OVERFLOW, after=before)
-    kernel_lines = None if newer is None else [asdict(line) for line in newer]
-    bed.rundir.save_result(f"{name}-kernel", {"lines": kernel_lines})
+    bed.rundir.save_result(f"{name}-kernel", {"lines": None if newer is None else list(map(asdict, newer))})
 
 
 @contextmanager
-def _kept_full(bed: RecordedBed, filling: tuple[str, ...]) -> Iterator[list[dict[str, Any]]]:
-    """Keep the table full while the block runs; the agent's lines are in the yielded list when it ends."""
-    load, done = bed.role(Role.LOAD), Event()
-
-    def fill() -> list[dict[str, Any]]:
-        return [_keep(bed, one) for one in load.json_lines(filling, PROBE_S)]
+def _repeated(fill: Callable[[], list[_Line]]) -> Iterator[list[_Line]]:
+    """Fill the table again and again while the block runs; all lines are in the yielded list when it ends."""
+    lines, done = fill(), Event()
 
     def go_on() -> None:
         while not done.wait(FILL_S):
             lines.extend(fill())
 
-    lines = fill()
     with ThreadPoolExecutor(1) as pool:
         going = pool.submit(go_on)
         try:
@@ -82,21 +76,19 @@ def _kept_full(bed: RecordedBed, filling: tuple[str, ...]) -> Iterator[list[dict
         going.result()
 
 
-def _agent(*words: object) -> tuple[str, ...]:
-    return (*PYTHON, "-m", "orchestrator.agents.neighbours", *map(str, words))
-
-
-def _keep(bed: RecordedBed, line: dict[str, Any]) -> dict[str, Any]:
-    """Save the reading of the table in a line of the agent, if it has one; return the line."""
-    if table := line.get("table"):
+def _probe(bed: RecordedBed, *words: object) -> list[_Line]:
+    """Run ``agents.neighbours`` in the load generator's node, keep its readings of the table and return its lines."""
+    lines = list(bed.role(Role.LOAD).run_agent("neighbours", words, PROBE_S))
+    for table in (line["table"] for line in lines if "table" in line):
         bed.keep("entries of the neighbour table", "all namespaces", table["entries"], at=table["t"])
         bed.keep("entries that found no room (table_fulls)", "all namespaces", table["fulls"], at=table["t"])
-    return line
+    return lines
 
 
-def _joined(lines: list[dict[str, Any]]) -> dict[str, Any]:
-    reports = [line["report"] for line in lines if "report" in line]
-    return {"tables": [line["table"] for line in lines if "table" in line], "report": reports[0] if reports else None}
+def _save(bed: RecordedBed, name: str, lines: list[_Line]) -> None:
+    report = next((line["report"] for line in lines if "report" in line), None)
+    tables = [line["table"] for line in lines if "table" in line]
+    bed.rundir.save_result(name, {"tables": tables, "report": report})
 
 
 def _flush(bed: RecordedBed) -> None:

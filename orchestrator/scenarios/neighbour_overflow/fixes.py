@@ -12,7 +12,7 @@ from orchestrator.up.node import RunningNode
 SETTING = "net.ipv4.neigh.default.gc_thresh"
 
 _LAB = "lab=$(ip -oneline -4 address show to \"$1\" | awk '{print $2}')"
-"""Finds the network device of the lab, given the node's own address there."""
+"""Script: finds the network device of the lab by the node's own address there ($1)."""
 _MAC = f'{_LAB}; cat "/sys/class/net/$lab/address"'
 _ROUTE = f'{_LAB}; ip route replace "$2" via "$3" dev "$lab"'
 _PERMANENT = f"""{_LAB}
@@ -49,7 +49,7 @@ def blocks(bed: RecordedBed) -> tuple[Block, Block]:
 
 
 def thresholds(addresses: int) -> dict[str, str]:
-    """Return kernel settings for a table of at least 4 entries for each of ``addresses``, and at least 4,096."""
+    """Return kernel settings for a table of 4 entries for each address, at least 4,096, rounded up to a power of 2."""
     limit = 1 << max(12, (4 * addresses - 1).bit_length())
     return {f"{SETTING}1": f"{limit // 4}", f"{SETTING}2": f"{limit // 2}", f"{SETTING}3": f"{limit}"}
 

@@ -6,6 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import Field
 
+from orchestrator.agents.neighbours import NeighbourTable, Report
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import Kept
 from orchestrator.services import Role
@@ -13,37 +14,22 @@ from orchestrator.services import Role
 _DEFERRED = re.compile(r"/smtp\[\d+\]: [0-9A-Za-z]+: to=.*, status=deferred ")
 
 
-class _TableReading(Kept):
-    t: float
-    entries: int
-    fulls: int
-    limit: int
-
-
-class _Report(Kept):
-    asked: int
-    reached: int
-    errors: dict[str, int]
-    told: dict[str, int]
-    dropped: int
-
-
 class _Part(Kept):
-    tables: Annotated[list[_TableReading], Field(min_length=1)]
+    tables: Annotated[list[NeighbourTable], Field(min_length=1)]
 
 
 class _Asked(_Part):
-    report: _Report
+    report: Report
 
 
-class _Line(Kept):
+class _KernelLine(Kept):
     t: float
     stamp: str
     text: str
 
 
 class _Kernel(Kept):
-    lines: list[_Line] | None
+    lines: list[_KernelLine] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,12 +39,11 @@ class PassReadings:
     name: str
     relay: str
     """Name of the relay's node."""
-    look_up: _Report
-    """``agents.neighbours.Report`` of the look-ups over UDP."""
-    connect: _Report
-    """``agents.neighbours.Report`` of the connections."""
-    tables: list[_TableReading]
-    """``agents.neighbours.NeighbourTable``, in the order of reading."""
+    look_up: Report
+    """Look-ups over UDP."""
+    connect: Report
+    tables: list[NeighbourTable]
+    """In the order of reading."""
     messages: int
     """Messages offered to the relay."""
     accepted: int
@@ -67,15 +52,15 @@ class PassReadings:
     """Messages that had reached the sink by the end of the drain."""
     deferred: dict[str, tuple[float, str]]
     """Queue id of a deferred message -> Unix time and text of its first log line."""
-    kernel: list[_Line] | None
-    """Lines of the kernel (``collect.kernel.KernelLine``); ``None``: its log could not be read."""
+    kernel: list[_KernelLine] | None
+    """Lines of the kernel on the overflow; ``None``: its log could not be read."""
 
     @classmethod
     def read(cls, measured: Measurements, name: str, messages: int, until: float) -> Self | None:
         """Read one pass, which ended before Unix time ``until``; ``None`` if it is incomplete."""
         read = measured.rundir.checked_result
-        look_up, connect = (read(f"{name}-{act}", _Asked.model_validate) for act in ("look-up", "connect"))
-        mail, kernel = read(f"{name}-mail", _Part.model_validate), read(f"{name}-kernel", _Kernel.model_validate)
+        look_up, connect = (read(f"{name}-{act}", _Asked.from_dict) for act in ("look-up", "connect"))
+        mail, kernel = read(f"{name}-mail", _Part.from_dict), read(f"{name}-kernel", _Kernel.from_dict)
         sent, got, began = measured.loads.get(name), measured.sinks.get(name), measured.phase(f"{name}: mail")
         relay = measured.name_of(Role.RELAY)
         if not (look_up and connect and mail and kernel and sent and sent.accepted is not None and got and began):

@@ -1,9 +1,9 @@
 """Verdict: did look-ups fail because the table was full, and not with the fix?"""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from orchestrator.measurements import Measurements
-from orchestrator.scenarios import Evidence, Outcome, Quote, Table, Verdict
+from orchestrator.measurements.verdict import Cell, Evidence, Outcome, Quote, Table, Verdict
 from orchestrator.scenarios.neighbour_overflow.params import CONNECT_TIMEOUT_S, FIXED, REPORTED, Params
 from orchestrator.scenarios.neighbour_overflow.readings import PassReadings
 
@@ -29,7 +29,12 @@ def judge(measured: Measurements, params: Params) -> Verdict:
         evidence=tuple(e for name, seen in passes.items() for e in _evidence(name, seen, wanted=seen is reported)),
         marks=(f"scaled: smtp_connect_timeout is {CONNECT_TIMEOUT_S} s here, and 30 s by default",),
         figures=_figures(reported, fixed),
-        tables=(_failures_table(passes), _errors_table(passes)) if passes else (),
+        tables=(
+            Table.across("What failed", {name: _failures(seen) for name, seen in passes.items()}),
+            Table.across("Errors that programs get", {name: _errors(seen) for name, seen in passes.items()}, "call"),
+        )
+        if passes
+        else (),
         quotes=tuple(quote for seen in passes.values() for quote in _quotes(seen)),
     )
 
@@ -57,22 +62,13 @@ def _failed(seen: PassReadings) -> str:
 
 def _evidence(name: str, seen: PassReadings, *, wanted: bool) -> Iterator[Evidence]:
     """Yield the evidence of one pass: failures if they are ``wanted`` (as reported), else none (with a fix)."""
-
-    def count(fact: str, found: int | None, source: str, of: str = "") -> Evidence:
-        return Evidence(
-            fact=f"{name}: {fact}",
-            found="could not be read" if found is None else f"{found:,}{of}",
-            needed="at least 1" if wanted else "0",
-            holds=None if found is None else bool(found) is wanted,
-            source=source,
-        )
-
+    check = Evidence.some if wanted else Evidence.none
     sources = (f"results/{seen.name}-look-up.json", f"results/{seen.name}-connect.json", f"logs/{seen.relay}.log.gz")
     for (fact, (failed, tried)), source in zip(seen.failures.items(), sources, strict=True):
-        yield count(fact, failed, source, f" of {tried:,}")
-    yield count("entries that found no room (table_fulls)", seen.fulls, "series/readings.jsonl")
+        yield check(f"{name}: {fact}", failed, source, f" of {tried:,}")
+    yield check(f"{name}: entries that found no room (table_fulls)", seen.fulls, "series/readings.jsonl")
     lines = None if seen.kernel is None else len(seen.kernel)
-    yield count("lines of the kernel on the overflow", lines, f"results/{seen.name}-kernel.json")
+    yield check(f"{name}: lines of the kernel on the overflow", lines, f"results/{seen.name}-kernel.json")
 
 
 def _figures(reported: PassReadings | None, fixed: PassReadings | None) -> dict[str, float | None]:
@@ -87,32 +83,24 @@ def _figures(reported: PassReadings | None, fixed: PassReadings | None) -> dict[
     return figures
 
 
-def _failures_table(passes: Mapping[str, PassReadings]) -> Table:
-    rows: dict[str, list[str | float | None]] = {
-        fact: ["{:,} of {:,}".format(*seen.failures[fact]) for seen in passes.values()]
-        for fact in next(iter(passes.values())).failures
+def _failures(seen: PassReadings) -> dict[str, Cell]:
+    return {
+        **{fact: f"{failed:,} of {tried:,}" for fact, (failed, tried) in seen.failures.items()},
+        "messages delivered in the end": seen.delivered,
+        "entries of the table at most": seen.most,
+        "entries that it holds (gc_thresh3)": seen.tables[-1].limit,
+        "entries that found no room (table_fulls)": seen.fulls,
     }
-    rows |= {
-        "messages delivered in the end": [seen.delivered for seen in passes.values()],
-        "entries of the table at most": [seen.most for seen in passes.values()],
-        "entries that it holds (gc_thresh3)": [seen.tables[-1].limit for seen in passes.values()],
-        "entries that found no room (table_fulls)": [seen.fulls for seen in passes.values()],
-    }
-    return Table(title="What failed", columns=("", *passes), rows=tuple((name, *cells) for name, cells in rows.items()))
 
 
-def _errors_table(passes: Mapping[str, PassReadings]) -> Table:
-    """Return a table of the errors that programs get, by system call and errno."""
-    calls: dict[str, Callable[[PassReadings], Mapping[str, int]]] = {
-        "connect(2)": lambda seen: seen.connect.errors,
-        "sendto(2)": lambda seen: seen.look_up.errors,
-        "sendto(2) with IP_RECVERR": lambda seen: seen.look_up.told,
+def _errors(seen: PassReadings) -> dict[str, Cell]:
+    """Return the errors that programs get, by system call."""
+    return {
+        "connect(2)": _names(seen.connect.errors),
+        "sendto(2)": _names(seen.look_up.errors),
+        "sendto(2) with IP_RECVERR": _names(seen.look_up.told),
+        "datagrams dropped in silence": seen.look_up.dropped,
     }
-    rows: list[tuple[str | float | None, ...]] = [
-        (call, *(_names(errors(seen)) for seen in passes.values())) for call, errors in calls.items()
-    ]
-    rows.append(("datagrams dropped in silence", *(seen.look_up.dropped for seen in passes.values())))
-    return Table(title="Errors that programs get", columns=("call", *passes), rows=tuple(rows))
 
 
 def _names(errors: Mapping[str, int]) -> str:

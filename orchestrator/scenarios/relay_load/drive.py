@@ -40,7 +40,7 @@ def find_connections(
 
 
 def _search(bed: RecordedBed, params: RelayLoad, cpus: Iterable[int] | None) -> int:
-    """Double the connections until the throughput stops growing, or the relay keeps mail of a probe."""
+    """Double the connections until the throughput stops growing, or a probe leaves mail in the relay's queue."""
     end = time.monotonic() + PROBING_S
     tried: tuple[probes.Probe, ...] = ()
     while (connections := probes.following(tried)) and (len(tried) < 2 or time.monotonic() < end):
@@ -53,7 +53,7 @@ def _search(bed: RecordedBed, params: RelayLoad, cpus: Iterable[int] | None) -> 
 def _compare_with_more(bed: RecordedBed, params: RelayLoad, given: int, cpus: Iterable[int] | None) -> None:
     """Probe the given number of connections and a larger one; probe both again if the comparison is unclear.
 
-    Mail that a probe leaves in the relay's queue ends the comparison.
+    Mail left in the relay's queue ends the comparison.
     """
     larger = min(probes.TIMES * given, MOST_CONNECTIONS)
     if larger <= given:
@@ -72,8 +72,8 @@ def _probe(
 ) -> tuple[tuple[probes.Probe, ...], bool]:
     """Send a short load over this many connections and drain it.
 
-    Return all probes so far, and whether the relay's queue is empty: with mail in it, each later drain would last for
-    the whole of ``--drain``, and the verdict is INCONCLUSIVE anyway.
+    Return all probes so far, and whether the relay's queue is empty. If it is not, more probes are of no use: each
+    drain would take the full ``--drain``, and the verdict is INCONCLUSIVE.
     """
     name = probes.name(connections, number)
     with bed.record_cpus(name, cpus):
@@ -85,7 +85,7 @@ def _probe(
 def calibrate(bed: RecordedBed, params: RelayLoad, connections: int, *, by: str | None = None) -> None:
     """Send a load straight to the sink, as fast as possible; with our generator, again with one message per connection.
 
-    For a measured load with a rate, ``connections`` is far more than it needs; a few are used, which saturate the sink.
+    If the measured load has a rate, ``connections`` is only its upper limit; ``probes.FEWEST`` saturate the sink.
     """
     used = connections if params.rate is None else min(connections, probes.FEWEST)
     node = bed.node(by) if by else bed.role(Role.LOAD)

@@ -4,11 +4,11 @@ from collections.abc import Iterable
 
 from orchestrator import services
 from orchestrator.measurements import Accounting, Measurements
-from orchestrator.scenarios import Evidence
+from orchestrator.measurements.verdict import Evidence
 from orchestrator.scenarios.relay_load.params import CALIBRATION, SINGLE
 
 INSTRUMENT, CONCURRENCY = "instrument-bound", "concurrency-bound"
-"""Marks: the harness may have set the pace; the number of its connections may have."""
+"""Marks: the harness may have limited the rate; the number of connections may have."""
 UNSTEADY, DISTURBED = "unsteady", "disturbed"
 """Marks: the relay's rate changed; other processes used the machine's CPU."""
 NEAR_CEILING = 0.7
@@ -19,54 +19,43 @@ BUSY = 0.9
 
 def accounting(measured: Measurements, name: str) -> tuple[Evidence, ...]:
     """Return the evidence that every message of a load through the relay arrived once and whole."""
-    count = measured.accounting(name)
-    load, sink = measured.loads.get(name), measured.sinks.get(name)
-    drained = measured.drained(name)
+    count, drained = measured.accounting(name), measured.drained(name)
     empty = drained is not None and drained.left == 0
     source = f"results/{name}-load.json, results/{name}-sink.json"
-
-    def none(fact: str, count: int | None) -> Evidence:
-        return Evidence.of(fact, count, "0", lambda n: n == 0, source)
-
     return (
         Evidence.some("messages accepted by the relay", count.accepted if count else None, source),
         # Messages in the relay's queue are neither lost nor delivered.
-        none("lost", count.lost if count and empty else None),
-        none("duplicated", count.duplicated if count else None),
-        none("corrupted", count.corrupted if count else None),
-        none("outside the prefix", count.outside if count else None),
-        none("misrouted", count.misrouted if count else None),
-        _domains(load.domains if load else None, sink.domains if sink else None, count, source, drained=empty),
-        Evidence(
-            fact="the relay's queue after the drain",
-            found="not measured" if drained is None or drained.left is None else f"{drained.left:,} messages",
-            needed="0 messages",
-            holds=True if empty else None,
-            source=f"results/{name}-queue.json",
+        Evidence.none("lost", count.lost if count and empty else None, source),
+        Evidence.none("duplicated", count.duplicated if count else None, source),
+        Evidence.none("corrupted", count.corrupted if count else None, source),
+        Evidence.none("outside the prefix", count.outside if count else None, source),
+        Evidence.none("misrouted", count.misrouted if count else None, source),
+        _domains(measured, name, count, source, drained=empty),
+        Evidence.of(
+            "the relay's queue after the drain",
+            drained.left if drained else None,
+            "0 messages",
+            lambda left: left == 0 or None,
+            f"results/{name}-queue.json",
+            "{:,} messages",
         ),
     )
 
 
-def _domains(
-    accepted: int | None, arrived: int | None, count: Accounting | None, source: str, *, drained: bool
-) -> Evidence:
+def _domains(measured: Measurements, name: str, count: Accounting | None, source: str, *, drained: bool) -> Evidence:
     """Compare the number of domains of delivered messages with that of accepted ones.
 
     There may be more: a message can arrive though its sender saw no acceptance (``unresolved``, ``unaccepted``). There
     may be fewer while the relay's queue holds mail.
     """
+    fact, load, sink = "domains with delivered mail", measured.loads.get(name), measured.sinks.get(name)
+    arrived, accepted = sink.domains if sink else None, load.domains if load else None
     if accepted is None or count is None:
-        needed, holds = "a figure", None
-    else:
-        most = accepted + count.unresolved + count.unaccepted
-        needed = f"{accepted:,}" if most == accepted else f"{accepted:,} to {most:,}"
-        holds = None if arrived is None or (arrived < accepted and not drained) else accepted <= arrived <= most
-    return Evidence(
-        fact="domains that mail arrived for",
-        found="not measured" if arrived is None else f"{arrived:,}",
-        needed=needed,
-        holds=holds,
-        source=source,
+        return Evidence.of(fact, arrived, "a figure", lambda _: None, source)
+    most = accepted + count.unresolved + count.unaccepted
+    needed = f"{accepted:,}" if most == accepted else f"{accepted:,} to {most:,}"
+    return Evidence.of(
+        fact, arrived, needed, lambda n: None if n < accepted and not drained else accepted <= n <= most, source
     )
 
 
@@ -84,25 +73,20 @@ def instrument(measured: Measurements, name: str) -> tuple[Evidence, ...]:
     share = carried / ceiling if carried and ceiling else None
     load, sink = measured.loads.get(name), measured.sinks.get(name)
     return (
-        at_most("share of the instrument's ceiling", share, NEAR_CEILING, "results/calibration*.json"),
-        at_most(
+        Evidence.at_most("share of the instrument's ceiling", share, NEAR_CEILING, "results/calibration*.json"),
+        Evidence.at_most(
             "CPU of the load generator (one thread)",
-            load.cpu_s / (load.ended - load.started) if load and load.ended > load.started else None,
+            load.cpu_s / load.seconds if load and load.seconds > 0 else None,
             BUSY,
             f"results/{name}-load.json",
         ),
-        at_most(
+        Evidence.at_most(
             "CPU of the sink (one thread)",
             sink.cpu_s / (sink.last - load.started) if load and sink and sink.last else None,
             BUSY,
             f"results/{name}-sink.json",
         ),
     )
-
-
-def at_most(fact: str, found: float | None, limit: float, source: str) -> Evidence:
-    """Return the evidence that a share is within its limit."""
-    return Evidence.of(fact, found, f"at most {limit:.0%}", lambda share: share <= limit, source, "{:.1%}")
 
 
 def instrument_ceiling(measured: Measurements) -> float | None:

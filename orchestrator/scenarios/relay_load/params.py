@@ -1,4 +1,4 @@
-"""Parameters of a load through a relay, its bed, and names of loads and services."""
+"""Parameters of a relay and its load, and the bed that follows from them."""
 
 from dataclasses import replace
 from typing import Annotated, Any, Self
@@ -19,6 +19,14 @@ CALIBRATION, SINGLE = "calibration", "calibration-single"
 OURS = "smtp-load"
 """The load generator that keeps an account of every message."""
 MOST_CONNECTIONS = 10_000
+
+
+def require(role: Role, *names: str) -> None:
+    """Raise InvalidInput if one of these services does not fill the role."""
+    known = [name for name, kind in services.known().items() if kind.role is role]
+    if others := [name for name in names if name not in known]:
+        needed, found = f"a service that fills the role {role}", ", ".join(map(repr, others))
+        raise InvalidInput(needed, found, f"choose from {', '.join(known)}")
 
 
 class RelayLoad(Strict):
@@ -80,15 +88,11 @@ class RelayLoad(Strict):
     def bed(self, seconds: float, *, load: str = OURS, cpus: float | None = None) -> Bed:
         """Return the built-in relay bed with the chosen relay; ``cpus``: its CPU limit, in cores.
 
-        ``seconds``, ``load``: time and generator of the measured load.
-
-        Raises:
-            InvalidInput: the chosen service is no relay, or the generator cannot send the measured load.
+        ``seconds``, ``load``: time and generator of the measured load. Raises InvalidInput if the chosen service is no
+        relay, or the generator cannot send this load.
         """
         self._check(self.order(seconds, self.connections or 1), load)
-        if services.service(self.relay).role is not Role.RELAY:
-            relays = ", ".join(name for name, kind in services.known().items() if kind.role is Role.RELAY)
-            raise InvalidInput("a service that fills the role relay", repr(self.relay), f"choose one of {relays}")
+        require(Role.RELAY, self.relay)
         base = builtin.bed("relay")
         limits = base.nodes["relay"].limits.model_copy(update={"cpus": cpus})
         files, release = self.relay_files or {}, self.relay_release

@@ -1,4 +1,4 @@
-"""Search for the number of connections that a relay needs, by probes: short loads, each over another number.
+"""Search for the number of connections that a relay needs, by probes: short loads over different numbers.
 
 In a closed loop the number of connections may limit the throughput: a relay that waits 500 ms for a policy service
 carries 40 messages a second over 20 connections. Only a load over more connections reveals that. The probes double the
@@ -7,13 +7,13 @@ number until the throughput stops growing; if ``--connections`` gives a number, 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from statistics import fmean, median
 
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import Kept
-from orchestrator.scenarios import Evidence, Table
-from orchestrator.services import Purpose, Role
+from orchestrator.measurements.verdict import Evidence, Table
+from orchestrator.scenarios.relay_load.cpu import Cpu, cpu_of
+from orchestrator.services import Purpose
 
 CONNECTIONS = "connections"
 """results/connections.json: ``Connections``."""
@@ -24,7 +24,7 @@ TIMES = 4
 MORE, MUCH = 1.1, 1.25
 """Ratio from which a throughput counts as larger: MORE if CPU was left, MUCH if not (there is more noise)."""
 UNCLEAR = 1.0, 1.4
-"""A ratio of throughputs between these is measured once more."""
+"""A ratio between these two is unclear, and measured once more."""
 ENOUGH = 0.95
 """The run takes the smallest number of connections with at least this share of the best throughput."""
 WARM_UP_S = 1.0
@@ -34,18 +34,6 @@ STEADY = 0.8
 
 Probes are short, so the two differ: by a ratio of 0.87 to 1.12 for loads alone on the machine. If other processes start
 between probe and load, the ratio falls to 0.3 to 0.8."""
-AT_ITS_LIMIT = 0.9
-"""A relay that uses at least this share of its CPU limit counts as limited by it."""
-
-
-class Cpu(StrEnum):
-    """CPU state during a load."""
-
-    LEFT = "left"
-    SPENT = "spent"
-    """The bed used up all CPUs, or the relay reached its CPU limit."""
-    TAKEN = "taken"
-    """All CPUs were used up, many by processes outside the bed (``Machine.starved``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +61,7 @@ class Connections(Kept):
 
 
 def _saved(measured: Measurements) -> Connections | None:
-    return measured.rundir.checked_result(CONNECTIONS, Connections.model_validate)
+    return measured.rundir.checked_result(CONNECTIONS, Connections.from_dict)
 
 
 def used(measured: Measurements) -> int | None:
@@ -118,27 +106,13 @@ def _mean(values: Iterator[float | None]) -> float | None:
     return fmean(known) if known else None
 
 
-def cpu_of(measured: Measurements, load: str) -> Cpu | None:
-    """Return the CPU state during a load."""
-    machine, span = measured.machine(load), measured.span(load)
-    if machine is None or span is None:
-        return None
-    allowed = (measured.planned(Role.RELAY).get("limits") or {}).get("cpus")
-    relay = measured.use(measured.name_of(Role.RELAY), span)
-    if relay and allowed and relay.cores >= AT_ITS_LIMIT * allowed:
-        return Cpu.SPENT
-    if not machine.full:
-        return Cpu.LEFT
-    return Cpu.TAKEN if machine.starved else Cpu.SPENT
-
-
 # ------------------------------------------------------------------------------------------------------- the search
 
 
 def following(tried: Sequence[Probe]) -> int | None:
     """Return the number of connections to try next; ``None`` ends the search.
 
-    It ends at ``MOST``, or after two numbers in a row without a gain; after one if the bed used up the CPU in it.
+    The search ends at ``MOST``, or after two probes in a row without a gain; after one, if the bed used up the CPU.
     """
     if not tried:
         return FEWEST
@@ -150,9 +124,10 @@ def following(tried: Sequence[Probe]) -> int | None:
 
 
 def _last_gain(tried: Sequence[Probe]) -> tuple[Probe, int]:
-    """Return the last probe that carried ``MORE`` times the last such one (at first: the first), and how many follow.
+    """Return the last probe with a gain, and the number of probes after it.
 
-    Small gains add up: of 400, 436 and 475 messages a second, the third is more than ``MORE`` times the first.
+    A gain is ``MORE`` times the throughput of the gain before (the first probe counts as one), so small steps add up:
+    of 400, 436 and 475 messages a second, the third is a gain.
     """
     best, since = tried[0], 0
     for probe in tried[1:]:
@@ -191,7 +166,7 @@ def _other_generator(measured: Measurements, load: str) -> bool:
 def pace(measured: Measurements, load: str) -> tuple[Evidence, ...]:
     """Return the evidence that the number of connections did not limit a load; none if the probes do not compare.
 
-    If no two probes can be compared with each other, a load that used up the CPU was not limited by its connections.
+    Without two probes to compare, it is enough that the load used up the CPU.
     """
     if _other_generator(measured, load):
         return ()
@@ -221,8 +196,7 @@ def pace(measured: Measurements, load: str) -> tuple[Evidence, ...]:
 def steady(measured: Measurements, loads: Sequence[str]) -> tuple[Evidence, ...]:
     """Return the evidence that loads carry about as much as the probe over the same number of connections.
 
-    Of several loads the median counts. There is none without such a probe (at a rate, with the most connections, or if
-    another generator sent it).
+    Of several loads the median counts. Empty if there is no such probe, or if another generator sent it.
     """
     own = next((probe for probe in read(measured) if probe.connections == used(measured)), None)
     if own is None or not loads or _other_generator(measured, loads[0]):
@@ -249,9 +223,9 @@ def steady(measured: Measurements, loads: Sequence[str]) -> tuple[Evidence, ...]
 
 
 def _compared(tried: Sequence[Probe], taken: int | None) -> tuple[Probe, Probe, Cpu | None] | None:
-    """Return two probes to compare, and the CPU state of the run's own probe, the one over ``taken`` connections.
+    """Return two probes to compare, and the CPU state of the run's own probe (the one over ``taken`` connections).
 
-    The two: the run's and the best over more connections or, if none has more, the last gain below it and the run's.
+    The run's probe is compared with the best one over more connections; if there is none, with the last gain below it.
     """
     own = next((probe for probe in tried if probe.connections == taken), None)
     if own is None or len(tried) < 2:

@@ -9,7 +9,7 @@ from orchestrator.bed.model import Bed, NodeSpec
 from orchestrator.errors import InvalidInput
 from orchestrator.scenarios.relay_load import probes
 from orchestrator.scenarios.relay_load.drive import calibrate, find_connections
-from orchestrator.scenarios.relay_load.params import OURS
+from orchestrator.scenarios.relay_load.params import OURS, require
 from orchestrator.scenarios.relay_throughput.params import RUN, Params
 from orchestrator.scenarios.relay_throughput.verdict import judge
 from orchestrator.services import Role
@@ -25,13 +25,9 @@ class RelayThroughput:
     judge = staticmethod(judge)
 
     def bed(self, params: Params) -> Bed:
-        """Return the built-in relay bed with the chosen services; our generator is always part of it.
-
-        Raises:
-            InvalidInput: a service does not fill its role.
-        """
-        _require("load", params.load, fits=services.service(params.load).role is Role.LOAD)
-        _require("sink", params.sink, fits=services.service(params.sink).takes_mail)
+        """Return the built-in relay bed with the chosen services; raises InvalidInput if one does not fit its role."""
+        require(Role.LOAD, params.load)
+        require(Role.SINK, params.sink)
         base = params.bed(params.seconds, load=params.load, cpus=params.relay_cpus)
         nodes = {**base.nodes, "sink": NodeSpec(service=params.sink)}
         if params.load != OURS:
@@ -58,11 +54,6 @@ class RelayThroughput:
         with bed.record_cpus(RUN):
             load = bed.send(RUN, params.order(params.seconds, connections), by=by)
         load.drain(params.drain)
-
-
-def _require(role: str, name: str, *, fits: bool) -> None:
-    if not fits:
-        raise InvalidInput(f"a service that fills the role {role}", repr(name), "see `testbed list`")
 
 
 SCENARIO = RelayThroughput()

@@ -1,25 +1,16 @@
 """Verdict of a run: was it measured at all, was mail lost, and which part limited the rate?"""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from orchestrator import services
 from orchestrator.measurements import Latency, Machine, Measurements
-from orchestrator.report.summary import number
-from orchestrator.scenarios import Evidence, Outcome, Verdict, sentence, unknown, unmet
-from orchestrator.scenarios.relay_load import probes
-from orchestrator.scenarios.relay_load.evidence import (
-    CONCURRENCY,
-    DISTURBED,
-    INSTRUMENT,
-    UNSTEADY,
-    accounting,
-    at_most,
-    instrument,
-    instrument_ceiling,
-    worst,
-)
+from orchestrator.measurements.verdict import Evidence, Outcome, Verdict, sentence, unknown, unmet
+from orchestrator.report.figures import number
+from orchestrator.scenarios.relay_load import evidence, probes
+from orchestrator.scenarios.relay_load.cpu import Cpu, cpu_of
+from orchestrator.scenarios.relay_load.evidence import CONCURRENCY, DISTURBED, INSTRUMENT, UNSTEADY
 from orchestrator.scenarios.relay_load.params import OURS
-from orchestrator.scenarios.relay_load.probes import Cpu
 from orchestrator.scenarios.relay_throughput.params import RUN, Params
 from orchestrator.services import Override, Purpose, Role
 
@@ -28,7 +19,7 @@ BACKLOG = 0.25
 TAKEN = 0.99
 """A relay keeps up only if it accepts at least this share of the offered messages."""
 OUT = 0.95
-"""Least share of the accepted messages delivered by ``TAIL_S`` after the last reply; the longer the run, the larger."""
+"""Minimum share of accepted messages delivered within ``TAIL_S`` of the last reply; it rises with the run's length."""
 TAIL_S = 1.0
 """Most mail in the queue of a relay that keeps up, in seconds of the offered rate."""
 QUIET = "Repeat the run on a quiet machine"
@@ -40,15 +31,15 @@ def judge(measured: Measurements, params: Params) -> Verdict:
     """Judge one run."""
     rated = params.rate
     carried = measured.delivered_per_s(RUN) or _sent_per_s(measured, params)
-    ceiling = instrument_ceiling(measured)
+    ceiling = evidence.instrument_ceiling(measured)
     machine = measured.machine(RUN)
     tried = [name for name in measured.sent(Purpose.PROBE) if measured.loads[name].accepted]
     load, sink = measured.loads.get(RUN), measured.sinks.get(RUN)
     late = load.late / load.offered if load and load.late is not None and load.offered else None
-    on_time = at_most("messages started over 10 ms late", late, LATE, f"results/{RUN}-load.json")
+    on_time = Evidence.at_most("messages started over 10 ms late", late, LATE, f"results/{RUN}-load.json")
     facts = _Facts(
-        mail=worst(e for name in (RUN, *tried) for e in accounting(measured, name)),
-        harness=instrument(measured, RUN),
+        mail=evidence.worst(e for name in (RUN, *tried) for e in evidence.accounting(measured, name)),
+        harness=evidence.instrument(measured, RUN),
         pace=(on_time,) if rated else probes.pace(measured, RUN),
         steady=() if rated else probes.steady(measured, [RUN]),
         kept=_kept(measured, rated) if rated else (),
@@ -63,7 +54,7 @@ def judge(measured: Measurements, params: Params) -> Verdict:
         claim=_claim(outcome, carried, rated, response),
         reason=sentence(reason),
         evidence=(*facts.mail, *facts.kept, *facts.pace, *facts.steady, *facts.harness),
-        marks=(*marks, *_backlog(measured), *_full(measured, machine), *_own(measured)),
+        marks=(*marks, *_marks(measured, machine)),
         figures={
             "relay_messages_per_s": carried,
             "relay_messages_per_minute": carried * 60 if carried else None,
@@ -81,7 +72,7 @@ def judge(measured: Measurements, params: Params) -> Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Facts:
-    """The evidence, in groups by what a failure in them means."""
+    """The evidence in groups; the text of each group says what a failure in it means."""
 
     mail: tuple[Evidence, ...]
     """The relay loses or spoils mail."""
@@ -112,8 +103,8 @@ def _outcome(measured: Measurements, params: Params, facts: _Facts) -> _Judged:
 
 
 def _closed(measured: Measurements, facts: _Facts) -> _Judged:
-    """Judge a load without a given rate: it shows the relay's limit only if others left the relay the CPU."""
-    machine = measured.machine(RUN) if probes.cpu_of(measured, RUN) is Cpu.TAKEN else None
+    """Judge a load without a given rate: CONFIRMED if neither connections nor other processes set the pace."""
+    machine = measured.machine(RUN) if cpu_of(measured, RUN) is Cpu.TAKEN else None
     marks = (DISTURBED,) if machine else ()
     if few := [e.found for e in facts.pace if e.holds is False]:
         reason = f"the number of connections set the pace: {'; '.join(few)}. {probes.advice(measured)}"
@@ -128,7 +119,7 @@ def _closed(measured: Measurements, facts: _Facts) -> _Judged:
 
 
 def _rated(measured: Measurements, facts: _Facts) -> _Judged:
-    """Judge a load at a given rate; REFUTED if the relay fell behind, and not because of others or few connections."""
+    """Judge a load at a given rate: REFUTED if the relay itself fell behind."""
     late = unmet(facts.pace)
     connections = probes.used(measured)
     if not late or not connections or measured.connections_at_most(RUN) < connections:
@@ -138,7 +129,7 @@ def _rated(measured: Measurements, facts: _Facts) -> _Judged:
     behind = "; ".join(filter(None, (unmet(facts.kept), late)))
     if not behind:
         return Outcome.CONFIRMED, "", ()
-    cpu = probes.cpu_of(measured, RUN)
+    cpu = cpu_of(measured, RUN)
     if cpu is Cpu.TAKEN:
         return Outcome.INCONCLUSIVE, f"other processes used the CPU, and the relay fell behind: {behind}", (DISTURBED,)
     if connections and cpu is not Cpu.SPENT:
@@ -203,7 +194,7 @@ def _why(params: Params) -> str:
 
 
 def _sent_per_s(measured: Measurements, params: Params) -> float | None:
-    """Return messages per second that the relay sent from the start of the load on; its log has whole seconds."""
+    """Return messages per second that the relay sent since the start of the load, from its log (times to 1 s)."""
     load, relay = measured.loads.get(RUN), measured.name_of(Role.RELAY)
     if load is None or not relay or params.relay not in services.known():
         return None
@@ -213,32 +204,21 @@ def _sent_per_s(measured: Measurements, params: Params) -> float | None:
     return log.statuses.get("sent", 0) / (log.queue[-1][0] - load.started)
 
 
-def _backlog(measured: Measurements) -> tuple[str, ...]:
-    """Return a warning if a backlog grew: the rate in the verdict then depends on the length of the load."""
+def _marks(measured: Measurements, machine: Machine | None) -> Iterator[str]:
+    """Yield warnings: a backlog grew, the CPU was used up, the relay ran with a user's own files."""
     accepted, delivered = measured.accepted_per_s(RUN), measured.delivered_under_load_per_s(RUN)
-    if not accepted or delivered is None or delivered >= (1 - BACKLOG) * accepted:
-        return ()
-    text = f"the relay accepted {accepted:,.0f} messages a second and delivered {delivered:,.0f} while load was offered"
-    return (f"a backlog grew: {text}; the rest went out in the drain, which the figure includes",)
-
-
-def _full(measured: Measurements, machine: Machine | None) -> tuple[str, ...]:
-    """Return a warning if the machine's CPUs were saturated: the relay alone on them would carry more."""
-    if machine is None or not machine.full:
-        return ()
-    relay = machine.nodes.get(measured.name_of(Role.RELAY), 0.0)
-    had = f"of {machine.cpus} CPUs, the relay had {relay:.2f}, the other nodes {machine.bed - relay:.2f}"
-    others = f"the engine, testbed and others {machine.others:.2f}"
-    return (f"{1 - machine.idle:.0%} of the machine's CPU was in use while load was offered: {had}, {others}",)
-
-
-def _own(measured: Measurements) -> tuple[str, ...]:
-    """Return warnings: what the bed changed in the user's files for the relay, and settings there that divert mail."""
+    if accepted and delivered is not None and delivered < (1 - BACKLOG) * accepted:
+        yield (
+            f"a backlog grew: the relay accepted {accepted:,.0f} messages a second and delivered {delivered:,.0f} "
+            "while load was offered; the rest went out in the drain, which the figure includes"
+        )
     relay = measured.planned(Role.RELAY)
-    changes = [str(Override(**change)) for change in relay.get("changes") or ()]
-    detours = list(relay.get("detours") or ())
-    remarks = (
-        ("the bed changed in the relay's own configuration", changes),
-        ("in the relay's own configuration, this can lead mail another way", detours),
-    )
-    return tuple(f"{remark}: {'; '.join(items)}" for remark, items in remarks if items)
+    if machine and machine.full:
+        share = machine.nodes.get(measured.name_of(Role.RELAY), 0.0)
+        had = f"of {machine.cpus} CPUs, the relay had {share:.2f}, the other nodes {machine.bed - share:.2f}"
+        others = f"the engine, testbed and others {machine.others:.2f}"
+        yield f"{1 - machine.idle:.0%} of the machine's CPU was in use while load was offered: {had}, {others}"
+    if changes := [str(Override(**change)) for change in relay.get("changes") or ()]:
+        yield f"the bed changed the relay's own configuration: {'; '.join(changes)}"
+    if detours := relay.get("detours"):
+        yield f"settings of the relay's own configuration that can lead mail another way: {'; '.join(detours)}"

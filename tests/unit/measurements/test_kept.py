@@ -15,9 +15,10 @@ from rich.console import Console
 from orchestrator import strict_json
 from orchestrator.errors import ExitCode, Problem
 from orchestrator.measurements.rundir import RunDir
+from orchestrator.measurements.verdict import Outcome
 from orchestrator.report import html, terminal
+from orchestrator.report.summary import in_brief, summarize_run
 from orchestrator.runs import capsule, runner
-from orchestrator.scenarios import Outcome
 from tests.unit import factory
 
 SCALARS = st.one_of(
@@ -76,7 +77,7 @@ def look(rundir: RunDir, folder: Path) -> None:
     console = Console(file=io.StringIO())
 
     def listed() -> None:
-        strict_json.dumps(terminal.line(RunDir(rundir.path)), default=str)
+        strict_json.dumps(in_brief(RunDir(rundir.path)), default=str)
         terminal.show_runs([RunDir(rundir.path)], console)
 
     def travels() -> None:
@@ -87,7 +88,7 @@ def look(rundir: RunDir, folder: Path) -> None:
         assert finished.broken is None or finished.verdict.outcome is Outcome.INCONCLUSIVE
 
     def shown() -> None:
-        summary = terminal.summary(RunDir(rundir.path))
+        summary = summarize_run(RunDir(rundir.path))
         strict_json.dumps(summary, default=str)
         console.print(terminal.render(summary))
 

@@ -17,9 +17,10 @@ from orchestrator.agents.contract import LoadOrder, SinkSettings
 from orchestrator.errors import ExitCode, InvalidInput
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import RunDir
+from orchestrator.measurements.verdict import Outcome
 from orchestrator.report import html, terminal
+from orchestrator.report.summary import in_brief, summarize_run
 from orchestrator.runs import capsule, runner
-from orchestrator.scenarios import Outcome
 from tests.unit import factory
 
 
@@ -94,7 +95,7 @@ def test_what_was_left_out_stands_beside_the_verdict(rundir: RunDir) -> None:
     assert rundir.load()["verdict"]["marks"] == [mark]
     assert mark in (rundir.path / "report.html").read_text()
     console = Console(file=io.StringIO(), width=200)
-    terminal.show(terminal.summary(RunDir(rundir.path)), console)
+    terminal.show(summarize_run(RunDir(rundir.path)), console)
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert shown.count(mark) == 1, "once, and not again as a fault"
 
@@ -103,7 +104,7 @@ def test_the_last_line_of_a_killed_run_is_named_though_nobody_judged_it(rundir: 
     rundir.save(rundir.load() | {"verdict": None, "status": "running"})
     path = rundir.path / "series" / "load.jsonl"
     path.write_bytes(path.read_bytes()[:-20])
-    summary = terminal.summary(rundir)
+    summary = summarize_run(rundir)
     assert [fault.partition(": ")[2] for fault in summary["faults"]] == [
         f"1 of {len(path.read_bytes().splitlines())} lines of series/load.jsonl"
     ]
@@ -182,7 +183,7 @@ def test_a_report_that_cannot_be_read_is_named_and_there_is_a_verdict(
 def test_a_report_of_a_newer_version_with_one_key_more_is_read(rundir: RunDir, kept: RunDir, name: str) -> None:
     rundir.save_result(name, {**(rundir.result(name) or {}), "invented_later": 1})
     finished = runner.judge_again(rundir)
-    assert json.loads(json.dumps(finished.verdict.to_dict())) == kept.load()["verdict"]
+    assert json.loads(json.dumps(finished.verdict.model_dump())) == kept.load()["verdict"]
 
 
 def test_an_order_with_a_key_that_is_not_known_is_refused() -> None:
@@ -204,9 +205,9 @@ def test_a_damaged_histogram_fails_the_judge_or_a_figure_and_neither_verdict_nor
     assert finished.unreported is None
     assert "The judge failed: " in (rundir.path / "report.html").read_text()
     assert "Traceback" in (rundir.path / "judge.traceback").read_text()
-    summary = terminal.summary(rundir)
+    summary = summarize_run(rundir)
     assert {fault.partition(":")[0] for fault in summary["faults"]} >= {"latency of relay", "account of relay"}
-    terminal.show(terminal.summary(rundir), Console(file=io.StringIO()))
+    terminal.show(summarize_run(rundir), Console(file=io.StringIO()))
 
 
 @pytest.mark.usefixtures("_no_report")
@@ -226,10 +227,10 @@ def test_an_error_in_run_json_that_cannot_be_read_is_an_error_all_the_same(rundi
     finished = runner.judge_again(rundir)
     assert finished.exit_code is ExitCode.INCONCLUSIVE
     assert finished.verdict.reason.startswith("The run broke off before its end.")
-    summary = terminal.summary(rundir)
+    summary = summarize_run(rundir)
     assert summary["error"] is None
     assert "left out, because it cannot be read: error of run.json" in finished.verdict.marks
-    terminal.show(terminal.summary(rundir), Console(file=io.StringIO()))
+    terminal.show(summarize_run(rundir), Console(file=io.StringIO()))
 
 
 @pytest.mark.usefixtures("_no_report")
@@ -255,7 +256,7 @@ def test_a_report_with_a_value_of_another_type_is_named_and_shown_without_it(
     assert finished.broken is None, "the judge did not fail"
     (mark,) = (mark for mark in finished.verdict.marks if mark.startswith("left out"))
     assert re.fullmatch(rf"left out, .*: all of it \({next(iter(values))}: .*\) of results/{name}\.json", mark)
-    terminal.show(terminal.summary(RunDir(rundir.path)), Console(file=io.StringIO()))
+    terminal.show(summarize_run(RunDir(rundir.path)), Console(file=io.StringIO()))
 
 
 def test_a_whole_number_stands_for_a_float(rundir: RunDir) -> None:
@@ -313,7 +314,7 @@ def test_a_key_of_run_json_with_another_type_is_named(rundir: RunDir, key: str, 
         return
     facts = rundir.load()
     rundir.save(facts | {key: value})
-    for look in (Measurements.read, terminal.line, terminal.summary, capsule.make):
+    for look in (Measurements.read, in_brief, summarize_run, capsule.make):
         again = RunDir(rundir.path)
         try:
             look(again)
@@ -360,7 +361,7 @@ def test_a_closed_file_or_folder_is_named(rundir: RunDir, monkeypatch: pytest.Mo
             (rundir.path / name).chmod(0)
         again = RunDir(Path(rundir.path.name))
         with nobody():
-            terminal.summary(again)
+            summarize_run(again)
             assert again.left_out.keys() >= set(closed) - {"config"}
             with pytest.raises(InvalidInput, match=r"run\.json.*: Permission denied"):
                 runner.judge_again(again)
@@ -371,7 +372,7 @@ def test_a_time_in_a_log_that_is_not_finite_costs_its_line(rundir: RunDir) -> No
     with gzip.open(rundir.path / "logs" / "relay.log.gz", "at") as log:
         log.write("nan postfix/master[1]: daemon started\ninf x\n1e999 y\n")
     (rundir.path / "results" / "hops.json").unlink()
-    terminal.summary(rundir)
+    summarize_run(rundir)
     assert rundir.left_out == {"logs/relay.log.gz": "3 lines"}
 
 

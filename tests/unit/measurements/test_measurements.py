@@ -197,8 +197,8 @@ def test_the_relays_log_tells_its_hops(kept: RunDir) -> None:
     before = next(iter(hops.latency.values()))
     assert before.at(50) == pytest.approx(factory.BEFORE_QUEUE_S, rel=0.05)
     assert hops.statuses == {"sent": accepted}
-    assert hops.queue.values[-1] == 0
-    assert max(v or 0 for v in hops.queue.values) > 5
+    assert hops.queued.values[-1] == 0
+    assert max(v or 0 for v in hops.queued.values) > 5
 
 
 def test_troubles_in_the_relays_log_reach_the_measurements(rundir: RunDir) -> None:

@@ -78,10 +78,10 @@ def test_a_run_says_its_format_and_one_of_the_first_format_is_refused(run: RunDi
     [
         *((older, f"made before format {FORMAT}: use an earlier testbed") for older in (1, 0, -1)),
         (FORMAT + 1, f"made after format {FORMAT}: use a later testbed"),
-        ("2", "no file of testbed, or a damaged one"),
-        (None, "no file of testbed, or a damaged one"),
-        (True, "no file of testbed, or a damaged one"),
-        (2.0, "no file of testbed, or a damaged one"),
+        ("2", "damaged, or testbed did not write it"),
+        (None, "damaged, or testbed did not write it"),
+        (True, "damaged, or testbed did not write it"),
+        (2.0, "damaged, or testbed did not write it"),
     ],
 )
 def test_a_run_of_another_format_is_refused(run: RunDir, number: object, do: str) -> None:

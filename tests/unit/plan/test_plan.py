@@ -214,7 +214,7 @@ def test_a_plan_names_a_users_own_files_and_what_the_bed_changed_in_them(capsys:
     bed = parse_bed({"name": "x", "nodes": {"relay": {"service": "postfix", "files": RELAY}}}, "bed")
     (relay,) = make_plan(bed, cpus=2).to_dict()["nodes"]
     assert relay["files"]["/usr/local/lib/policy"]["sha256"] == hashlib.sha256(b"#!/bin/sh\n").hexdigest()
-    assert relay["detours"] == ["relayhost = [smart.test]"]
+    assert relay["detours"] == ("relayhost = [smart.test]",)
     changed = {change["setting"]: (change["old"], change["new"]) for change in relay["changes"]}
     assert changed["maillog_file"] == ("/var/log/mail.log", "/dev/stdout")
     (node,) = make_plan(bed, cpus=2).nodes

@@ -18,11 +18,12 @@ from rich.console import Console
 from orchestrator.agents.contract import LoadReport
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import RunDir
+from orchestrator.measurements.verdict import Outcome
 from orchestrator.report import html, terminal
 from orchestrator.report.charts import charts
 from orchestrator.report.drawing import POINTS
-from orchestrator.report.summary import best_figure, figure, number
-from orchestrator.scenarios import Outcome
+from orchestrator.report.figures import best_figure, figure, number
+from orchestrator.report.summary import in_brief, summarize_run
 from tests.unit import factory
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\x1b]0;pwned\x07[bold]"
@@ -49,7 +50,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
 def shown(rundir: RunDir, width: int = 80, *, colour: bool = False) -> str:
     console = Console(width=width, highlight=False, force_terminal=colour, color_system="truecolor" if colour else None)
     with console.capture() as captured:
-        terminal.show(terminal.summary(rundir), console)
+        terminal.show(summarize_run(rundir), console)
     return captured.get()
 
 
@@ -109,7 +110,7 @@ def test_text_of_others_cannot_steer_the_terminal(hostile: RunDir) -> None:
 
 
 def test_the_summary_is_json_and_holds_the_figures(rundir: RunDir) -> None:
-    run = json.loads(json.dumps(terminal.summary(rundir)))
+    run = json.loads(json.dumps(summarize_run(rundir)))
     assert run["subject"] == "relay"
     rate = run["verdict"]["figures"]["relay_messages_per_s"]
     assert run["throughput"]["relay"]["delivered_per_min"] == pytest.approx(60 * rate, rel=2e-3)
@@ -124,7 +125,7 @@ def test_the_summary_is_json_and_holds_the_figures(rundir: RunDir) -> None:
 
 def test_deferred_mail_is_shown_with_its_reasons(rundir: RunDir, tmp_path: Path) -> None:
     copy = RunDir(Path(shutil.copytree(rundir.path, tmp_path / "copy")))
-    terminal.summary(copy)
+    summarize_run(copy)
     kept = copy.result("hops")
     assert kept
     reasons = [("deferred: host HOST said: 450 <wait>", 7), *((f"reason {n}", 2) for n in range(20))]
@@ -134,7 +135,7 @@ def test_deferred_mail_is_shown_with_its_reasons(rundir: RunDir, tmp_path: Path)
     assert "delivery attempts: 7 deferred, 4 sent" in text
     assert re.search(r"deferred: host HOST said: 450 <wait>\s+7\n", text)
     assert re.search(r"11 other reasons\s+22\n", text)
-    assert terminal.summary(copy)["troubles"] == troubles
+    assert summarize_run(copy)["troubles"] == troubles
     page = html.write(copy).read_text(encoding="utf-8")
     assert "450 &lt;wait&gt;" in page
     assert "11 other reasons" in page
@@ -183,7 +184,7 @@ def test_the_page_is_written_in_time_and_is_small(rundir: RunDir) -> None:
     assert time.perf_counter() - began < 2
     assert path.stat().st_size < 600e3
     assert [p.name for p in rundir.path.glob("report*")] == ["report.html"]
-    assert terminal.summary(rundir)["report"] == str(path)
+    assert summarize_run(rundir)["report"] == str(path)
 
 
 def test_the_page_asks_for_nothing(page: str) -> None:
@@ -291,7 +292,7 @@ def several_loads(rundir: RunDir, parent: Path, *names: str) -> RunDir:
 
 def test_a_run_with_several_loads_shows_no_figure_of_one_as_that_of_the_run(rundir: RunDir, tmp_path: Path) -> None:
     several = several_loads(rundir, tmp_path, "one-core-1", "all-threads-1")
-    run = terminal.summary(several)
+    run = summarize_run(several)
     assert run["subject"] is None
     assert list(run["throughput"]) == ["one-core-1", "all-threads-1", "calibration", "calibration-single"], (
         "as they ran"
@@ -357,7 +358,7 @@ def test_a_load_of_another_generator_is_one_of_several_and_its_fate_unknown(rund
     started = (rundir.result("relay-load") or {})["started"] + 60
     load = LoadReport(run="5eed0009", generator="postal", started=started, ended=started + 4, cpu_s=0.1, cut_off=True)
     copy.save_result("postal-load", load.to_dict())
-    run = terminal.summary(copy)
+    run = summarize_run(copy)
     assert (run["subject"], list(run["throughput"])[:2]) == (None, ["relay", "postal"])
     text = shown(copy, 120)
     assert re.search(r"^postal +not measured", text, re.MULTILINE)
@@ -381,7 +382,7 @@ def test_the_search_for_connections_has_one_label(rundir: RunDir, tmp_path: Path
              for i, name in enumerate(("probe-20", "probe-20 drain", "probe-40", "probe-40 drain"))]  # fmt: skip
     probed.save(facts | {"phases": tried + facts["phases"]})
     factory.add_probes(probed, {20: 100.0, 40: 100.0}, used=20)
-    run = terminal.summary(probed)
+    run = summarize_run(probed)
     assert run["subject"] == "relay"
     assert list(run["throughput"]) == list(run["accounting"]) == ["relay", "calibration", "calibration-single"]
     drawn = {chart.id: chart for chart in charts(Measurements.read(probed))}
@@ -400,7 +401,7 @@ def test_a_list_of_runs_shows_how_each_ended(rundir: RunDir, hostile: RunDir, tm
     assert "REFUTED" in second
     assert broken.path.name in third
     assert "created" in third
-    assert terminal.line(broken) == {
+    assert in_brief(broken) == {
         "run": str(broken.path), "scenario": "relay-throughput", "status": "created", "outcome": None, "figures": None,
     }  # fmt: skip
 

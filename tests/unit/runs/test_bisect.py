@@ -12,10 +12,10 @@ from rich.console import Console
 
 from orchestrator.errors import EngineFailed, ExitCode, InvalidInput
 from orchestrator.interrupts import Interrupted
+from orchestrator.measurements.verdict import Outcome
 from orchestrator.report import many
 from orchestrator.runs import bisect, sweep
 from orchestrator.runs.sweep import Summary
-from orchestrator.scenarios import Outcome
 from tests.unit import disk
 from tests.unit.questions import Asker, Params, Question
 

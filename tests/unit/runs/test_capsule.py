@@ -19,10 +19,11 @@ from orchestrator.bed.model import Bed, Strict, parse_bed
 from orchestrator.cli import run as cli_run
 from orchestrator.errors import ExitCode, HostCannot, InvalidInput
 from orchestrator.interrupts import Interrupted
+from orchestrator.measurements.verdict import Outcome
 from orchestrator.report import many
 from orchestrator.runs import capsule, runner
 from orchestrator.runs.runner import Finished
-from orchestrator.scenarios import Outcome, relay_throughput
+from orchestrator.scenarios import relay_throughput
 from tests.unit import disk
 from tests.unit.cli import test_errors as test_cli_errors
 from tests.unit.cli.test_errors import Command
@@ -138,7 +139,7 @@ def test_what_differs_is_named(made: Path, tmp_path: Path) -> None:
 )
 def test_the_outcome_decides_how_it_ends(made: Path, tmp_path: Path, here: Outcome, code: ExitCode) -> None:
     finished = run(tmp_path / "again")
-    finished = replace(finished, verdict=replace(finished.verdict, outcome=here))
+    finished = replace(finished, verdict=finished.verdict.model_copy(update={"outcome": here}))
     assert capsule.exit_code(capsule.compare(capsule.read(made), finished)) is code
 
 
@@ -163,11 +164,11 @@ def test_no_capsule_is_written_that_is_no_json(made: Path, tmp_path: Path) -> No
 
 def test_a_run_that_could_not_be_judged_is_compared_by_its_reason(made: Path, tmp_path: Path) -> None:
     finished = run(tmp_path / "again")
-    verdict = replace(finished.verdict, outcome=Outcome.INCONCLUSIVE, reason="It was too short.")
+    verdict = finished.verdict.model_copy(update={"outcome": Outcome.INCONCLUSIVE, "reason": "It was too short."})
     held = capsule.read(made)
     assert capsule.compare(held, replace(finished, verdict=verdict))["claim"] == [held.signature.claim, verdict.reason]
     facts = finished.rundir.load()
-    finished.rundir.save({**facts, "verdict": verdict.to_dict()})
+    finished.rundir.save({**facts, "verdict": verdict.model_dump()})
     assert capsule.make(finished.rundir).signature.claim == verdict.reason
 
 

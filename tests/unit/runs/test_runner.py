@@ -24,9 +24,10 @@ from orchestrator.hosts.fake import FakeHost
 from orchestrator.interrupts import Interrupted
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import RunDir
+from orchestrator.measurements.verdict import Outcome, Verdict
 from orchestrator.report import html, terminal
+from orchestrator.report.summary import summarize_run
 from orchestrator.runs import runner, sweep
-from orchestrator.scenarios import Outcome, Verdict
 from orchestrator.up import bringup, node
 from orchestrator.up.bed import RecordedBed
 from tests.unit import disk
@@ -293,14 +294,14 @@ def test_a_judge_that_fails_is_inconclusive_with_its_reason_and_can_judge_again(
     finished = _run(host, tmp_path, Judged(judge))
     assert host.find({}) == []
     assert finished.exit_code is ExitCode.INCONCLUSIVE
-    assert finished.verdict.reason.startswith(("The judge failed: TypeError", "The judge failed: AttributeError"))
+    assert finished.verdict.reason.startswith(("The judge failed: ValidationError", "The judge failed: AttributeError"))
     assert str(finished.broken) in sweep.told(finished)["error"]
     facts, folder = _facts(tmp_path), finished.rundir.path
     assert (facts["status"], facts["verdict"]["outcome"]) == ("finished", "INCONCLUSIVE")
     assert facts["error"]["found"].startswith("the judge failed: ")
     assert "Traceback (most recent call last)" in (folder / "judge.traceback").read_text()
     assert "The judge failed: " in (folder / "report.html").read_text()
-    terminal.show(terminal.summary(finished.rundir), Console(file=io.StringIO()))
+    terminal.show(summarize_run(finished.rundir), Console(file=io.StringIO()))
 
     asked = Judged(judge)
     monkeypatch.setattr(runner, "scenario", lambda _: asked)

@@ -11,10 +11,10 @@ from orchestrator import scenarios
 from orchestrator.bed.model import Strict
 from orchestrator.errors import EngineFailed, ExitCode, HostCannot, InvalidInput
 from orchestrator.interrupts import Interrupted
+from orchestrator.measurements.verdict import Outcome
 from orchestrator.report import many
 from orchestrator.runs import sweep
 from orchestrator.runs.runner import Finished
-from orchestrator.scenarios import Outcome
 from tests.unit import disk
 from tests.unit.questions import Asker, Params, Question
 

@@ -10,8 +10,8 @@ from orchestrator.errors import EngineFailed
 from orchestrator.hosts import ContainerSpec, Output
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import RunDir
+from orchestrator.measurements.verdict import Outcome, Verdict
 from orchestrator.plan import make_plan
-from orchestrator.scenarios import Outcome, Verdict
 from orchestrator.scenarios.bind_fd_limit import SCENARIO, drive
 from orchestrator.scenarios.bind_fd_limit.named import Params, servers
 from tests.unit.up.test_bed import up

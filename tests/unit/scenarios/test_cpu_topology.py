@@ -12,7 +12,7 @@ from orchestrator.agents.contract import LoadReport, SinkReport
 from orchestrator.bed.cpu_topology import ALL, CORE, ONE_EACH, THREAD, Topology, cpu_sets, write
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import RunDir
-from orchestrator.scenarios import Outcome, Verdict
+from orchestrator.measurements.verdict import Outcome, Verdict
 from orchestrator.scenarios.cpu_topology import SCENARIO, Params
 from orchestrator.up.collect.cpus import CpuTimes
 from tests.unit.factory import BEGAN, add_probes, bitmap, histogram

@@ -9,7 +9,7 @@ from orchestrator.agents.contract import LoadReport, SinkReport, SinkTick
 from orchestrator.errors import InvalidInput
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import RunDir
-from orchestrator.scenarios import Outcome, Verdict
+from orchestrator.measurements.verdict import Outcome, Verdict
 from orchestrator.scenarios.generator_ceiling import SCENARIO, Params
 from tests.unit.factory import bitmap, histogram
 

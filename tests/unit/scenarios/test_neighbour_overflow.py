@@ -9,8 +9,8 @@ from orchestrator.agents.contract import LoadReport, SinkReport
 from orchestrator.errors import HostCannot
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import RunDir
+from orchestrator.measurements.verdict import Outcome, Verdict
 from orchestrator.plan import make_plan
-from orchestrator.scenarios import Outcome, Verdict
 from orchestrator.scenarios.neighbour_overflow import SCENARIO
 from orchestrator.scenarios.neighbour_overflow.fixes import thresholds
 from orchestrator.scenarios.neighbour_overflow.params import FIXED, REPORTED, Params
@@ -152,7 +152,7 @@ def test_a_fix_that_was_not_tried_to_its_end_is_inconclusive(tmp_path: Path) -> 
 def test_a_kernel_whose_log_is_closed_is_no_obstacle_and_is_said(tmp_path: Path) -> None:
     verdict = judged(tmp_path, SHOWN, kernel=False)
     assert verdict.outcome is Outcome.CONFIRMED
-    assert [e.found for e in verdict.evidence if e.holds is None] == ["could not be read"]
+    assert [e.found for e in verdict.evidence if e.holds is None] == ["not measured"]
 
 
 def test_the_bed_is_on_the_link_and_says_what_it_needs() -> None:

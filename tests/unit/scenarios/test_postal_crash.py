@@ -8,7 +8,7 @@ import pytest
 from orchestrator.agents.contract import LoadReport, PrintedLine, SinkReport
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import RunDir
-from orchestrator.scenarios import Outcome, Verdict
+from orchestrator.measurements.verdict import Outcome, Verdict
 from orchestrator.scenarios.postal_crash import MESSAGE, OURS, POSTAL, SCENARIO, SIGSEGV, Params
 from tests.unit.factory import bitmap, histogram
 

@@ -43,7 +43,7 @@ def overflow(folder: Path) -> RunDir:
 def judged(rundir: RunDir) -> str:
     measured = Measurements.read(rundir)
     question = scenario(measured.facts["scenario"])
-    return json.dumps(question.judge(measured, question.params(**measured.params)).to_dict())
+    return json.dumps(question.judge(measured, question.params(**measured.params)).model_dump())
 
 
 def rename(rundir: RunDir, name: str) -> None:

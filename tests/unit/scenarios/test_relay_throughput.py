@@ -12,9 +12,11 @@ from pydantic import ValidationError
 from orchestrator.errors import InvalidInput
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import RunDir
+from orchestrator.measurements.verdict import Outcome, Verdict
 from orchestrator.plan import make_plan
-from orchestrator.scenarios import Outcome, Verdict, cpu_topology
-from orchestrator.scenarios.relay_load.probes import Cpu, Probe, cpu_of, enough, following
+from orchestrator.scenarios import cpu_topology
+from orchestrator.scenarios.relay_load.cpu import Cpu, cpu_of
+from orchestrator.scenarios.relay_load.probes import Probe, enough, following
 from orchestrator.scenarios.relay_throughput import SCENARIO
 from orchestrator.scenarios.relay_throughput.params import Params
 from orchestrator.services.agents import RECIPIENTS
@@ -121,13 +123,13 @@ def test_a_domain_whose_only_message_was_refused_is_owed_no_mail(tmp_path: Path,
     assert (measured.loads["relay"].accepted, measured.sinks["relay"].domains) == (274, 249)
     verdict = judge(measured)
     assert verdict.outcome is Outcome.CONFIRMED, verdict.reason
-    fact = next(e for e in verdict.evidence if e.fact == "domains that mail arrived for")
+    fact = next(e for e in verdict.evidence if e.fact == "domains with delivered mail")
     assert (fact.found, fact.needed) == ("249", "249")
 
 
 def test_mail_whose_reply_was_lost_may_arrive_for_a_domain_more(template: RunDir, tmp_path: Path) -> None:
     verdict = _judged(template, tmp_path, _set("relay-load", domains=99, unresolved=1))
-    fact = next(e for e in verdict.evidence if e.fact == "domains that mail arrived for")
+    fact = next(e for e in verdict.evidence if e.fact == "domains with delivered mail")
     assert (fact.found, fact.needed, fact.holds) == ("100", "99 to 100", True)
 
 

@@ -1,11 +1,13 @@
-"""Types of run.json, and the check of a run.json against them."""
+"""run.json: the types of its content, and a reader that checks them."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from orchestrator.errors import InvalidInput
 from orchestrator.measurements.rundir import Kept, RunDir, check_name, place
+from orchestrator.measurements.verdict import Verdict
+from orchestrator.services import Purpose
 
 _LEFT_OUT = {"verdict", "error", "phases"}
 """Keys not needed to judge a run: if invalid, they are left out; of the phases, only the invalid ones."""
@@ -42,11 +44,14 @@ class _Environment(Kept):
     engine: _Engine | None = None
 
 
-class _Phase(Kept):
+class Phase(Kept):
+    """A named period of the run; ``end`` is ``None`` if the run broke off during it."""
+
     name: str
     start: float
     end: float | None = None
-    purpose: Literal["measure", "calibrate", "probe"] = "measure"
+    purpose: Annotated[Purpose, Field(strict=False)] = Purpose.MEASURE
+    """Purpose of the load that was sent or drained in this phase."""
 
 
 class _Step(Kept):
@@ -60,37 +65,6 @@ class _Error(Kept):
     do: str
 
 
-class _Evidence(Kept):
-    fact: str
-    found: str
-    needed: str
-    holds: bool | None
-
-
-class _Table(Kept):
-    title: str
-    columns: list[str]
-    rows: list[list[str | int | float | None]]
-    bars: str | None = None
-
-
-class _Quote(Kept):
-    source: str
-    text: str
-
-
-class _Verdict(Kept):
-    outcome: Literal["CONFIRMED", "REFUTED", "INCONCLUSIVE"]
-    headline: str
-    claim: str
-    reason: str
-    marks: list[str]
-    figures: dict[str, int | float | None]
-    evidence: list[_Evidence]
-    tables: list[_Table] | None = None
-    quotes: list[_Quote] | None = None
-
-
 class _RunFacts(Kept):
     scenario: str | None = None
     status: str | None = None
@@ -101,17 +75,16 @@ class _RunFacts(Kept):
     bed: _Bed | None = None
     plan: _Plan | None = None
     environment: _Environment | None = None
-    phases: list[_Phase] | None = None
+    phases: list[Phase] | None = None
     steps: list[_Step] | None = None
-    verdict: _Verdict | None = None
+    verdict: Verdict | None = None
     error: _Error | None = None
 
 
 def read(rundir: RunDir) -> dict[str, Any]:
-    """Read run.json; an invalid verdict, error or phase is left out, and ``rundir.left_out`` names it.
+    """Read run.json; raises InvalidInput if that fails, or a key is invalid.
 
-    Raises:
-        InvalidInput: run.json cannot be read, or another key is invalid.
+    An invalid verdict, error or phase raises nothing: it is left out, and ``rundir.left_out`` names it.
     """
     facts, path = rundir.load(), rundir.path / "run.json"
     try:
@@ -124,5 +97,7 @@ def read(rundir: RunDir) -> dict[str, Any]:
     broken = {e["loc"][: 2 if e["loc"][0] == "phases" else 1] for e in wrong}
     rundir.leave_out(path, ", ".join(sorted(".".join(map(str, key)) for key in broken)))
     whole = facts | {str(key): None for key, *entry in broken if not entry}
-    phases = [phase for n, phase in enumerate(whole.get("phases") or []) if ("phases", n) not in broken]
+    if whole.get("verdict"):
+        whole["verdict"] = Verdict.model_validate(whole["verdict"]).model_dump()
+    phases = [phase for n, phase in enumerate(whole.get("phases") or ()) if ("phases", n) not in broken]
     return whole | {"phases": phases}
