@@ -241,6 +241,9 @@ class Bed(Strict):
     on_link: bool = False
     """Whether the IPv4 delivery addresses are on the link: each then takes an entry in the neighbour table of a sending
     node, which holds 1,024 by default. If not, one route leads to all of them."""
+    guests: bool = False
+    """Whether other containers may join a network of the engine, ``testbed-NAME-guests``, and reach the published ports
+    of the nodes there, by the names of the nodes."""
     nodes: Annotated[dict[Name, NodeSpec], Field(min_length=1, max_length=64)]
 
     @model_validator(mode="after")

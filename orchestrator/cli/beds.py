@@ -168,6 +168,10 @@ def up(
     parent: shell.ParentOption = None,
     families: shell.FamiliesOption = None,
     name: Annotated[str | None, typer.Option(help="Name to use instead of the bed's own.")] = None,
+    guests: Annotated[
+        bool | None,
+        typer.Option("--guests/--no-guests", help="A network `testbed-NAME-guests` that other containers may join."),
+    ] = None,
     lasts: Annotated[
         str | None,
         typer.Option(
@@ -190,7 +194,7 @@ def up(
     from orchestrator.up import keep
 
     life = None if lasts is None else keep.lifetime(lasts)
-    wanted = builtin.bed(bed, called=name, domains=domains, parent=parent, families=families)
+    wanted = builtin.bed(bed, called=name, domains=domains, parent=parent, families=families, guests=guests)
     host = docker.connect()
     with Steps() as steps:
         deployed = keep.up(host, wanted, runs=runs, steps=steps, life=life)
@@ -360,6 +364,8 @@ def _show(deployed: "DeployedBed", machine: "Target | None") -> None:
     for node in facts["nodes"]:
         ports = ", ".join(f"{port} at 127.0.0.1:{number}" for port, number in node["ports"].items())
         shell.tell(f"  {node['name']:8} {node['service']:10} {node['state']:9} {ports}")
+    if guests := facts["guests"]:
+        shell.tell(f"  guests: docker run --network {guests['network']} ... reaches {', '.join(guests['aliases'])}")
     tcp = [number for node in facts["nodes"] for port, number in node["ports"].items() if port.endswith("/tcp")]
     if machine and tcp:
         shell.tell(f"  127.0.0.1 is that of {machine.host}; this brings its TCP ports here: {ssh.way_to(machine, tcp)}")

@@ -35,6 +35,8 @@ class Endpoint:
 
     network: str
     v4: str | None = None
+    alias: str | None = None
+    """Name that other containers of the network resolve, beside the container's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,6 +264,10 @@ class Host(Protocol):
 
     def remove_network(self, network: str) -> None:
         """Remove a network; idempotent."""
+        ...
+
+    def disconnect(self, network: str) -> Sequence[str]:
+        """Disconnect the running containers from a network, and return their names; idempotent."""
         ...
 
     def create(self, spec: ContainerSpec) -> Node:

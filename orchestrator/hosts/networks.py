@@ -51,6 +51,12 @@ def make_control(host: Host, identity: Identity) -> str:
     return name
 
 
+def make_guests(host: Host, identity: Identity) -> str:
+    """Make the network that other containers may join; return its name. It is internal: no way leads out of it."""
+    host.create_network(NetworkSpec(name=identity.guests, driver="bridge", labels=identity.labels(), internal=True))
+    return identity.guests
+
+
 def make_parent(host: Host, identity: Identity) -> str:
     """Make the lab's veth pair, with the rule that drops its frames; return the name of the lab's end."""
     _change_veth(host, _MAKE, identity, bed=identity)

@@ -103,6 +103,11 @@ class Identity:
         return f"tb-{self.id}-{part}"
 
     @property
+    def guests(self) -> str:
+        """Name of the guest network of a bed that stays up: known beforehand, since only one such bed has the name."""
+        return f"testbed-{self.bed}-guests" if self.kind is Kind.UP else self.name("guests")
+
+    @property
     def veth(self) -> tuple[str, str]:
         """Names of the veth pair's ends, the lab's first; at most 15 characters (IFNAMSIZ)."""
         return f"tb{self.id}p", f"tb{self.id}q"
@@ -214,6 +219,11 @@ class DeployedBed:
         """Node -> ``25/tcp`` -> port on the host's 127.0.0.1."""
         return {c.labels[NODE]: c.ports for c in self.containers if NODE in c.labels}
 
+    @property
+    def guests(self) -> Found | None:
+        """The guest network; ``None`` if there is none."""
+        return next((n for n in self.networks if n.name == self.identity.guests), None)
+
     def node(self, name: str) -> Found | None:
         """Return the container of a node; ``None`` if there is none."""
         return next((c for c in self.containers if c.labels.get(NODE) == name), None)
@@ -228,6 +238,12 @@ class DeployedBed:
             "created": self.created,
             "expires": self.expires or None,
             "subnet": next((n.subnet for n in self.networks if n.subnet and n.name.endswith("-lab")), None),
+            "guests": {
+                "network": self.guests.name,
+                "aliases": sorted(name for name, ports in self.ports.items() if ports),
+            }
+            if self.guests
+            else None,
             "nodes": [
                 {
                     "name": c.labels[NODE],

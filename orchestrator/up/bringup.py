@@ -123,12 +123,13 @@ def _give_way(host: Host, identity: Identity) -> None:
         raise Withdrawn(f"one bed called {identity.bed}", f"bed {beds[0].id} of another command", "try again")
 
 
-def _networks(host: Host, bed: Bed, identity: Identity, cpus: int) -> tuple[Plan, tuple[str, str]]:
-    """Make the control network and the lab, and plan the bed for the lab's subnet."""
+def _networks(host: Host, bed: Bed, identity: Identity, cpus: int) -> tuple[Plan, tuple[str, ...]]:
+    """Make the control network, the lab and the guest network if any; plan the bed for the lab's subnet."""
     control = networks.make_control(host, identity)
     with ThreadPoolExecutor(1) as pool:
         with shielded():  # the pool does not wait for a thread whose start was interrupted
             making = pool.submit(networks.make_parent, host, identity) if identity.private else None
+            inviting = pool.submit(networks.make_guests, host, identity) if bed.guests else None
         _give_way(host, identity)
         for _ in range(_TRIES):
             subnet = networks.choose_subnet(host, subnet_prefix(bed), bed.subnet)
@@ -136,14 +137,15 @@ def _networks(host: Host, bed: Bed, identity: Identity, cpus: int) -> tuple[Plan
             parent = making.result() if making else bed.parent
             _log.info("take %s for the lab, on %s", subnet, parent or "a bridge")
             try:
-                return plan, (control, networks.make_lab(host, identity, parent, subnet))
+                names = control, networks.make_lab(host, identity, parent, subnet)
             except SubnetTaken:
                 continue
+            return plan, (*names, inviting.result()) if inviting else names
     raise EngineFailed("a free subnet for the lab", f"other beds took {_TRIES} subnets meanwhile", "try again")
 
 
 def _start(
-    host: Host, plan: Plan, identity: Identity, names: tuple[str, str], recorder: Recorder, cpus: int
+    host: Host, plan: Plan, identity: Identity, names: tuple[str, ...], recorder: Recorder, cpus: int
 ) -> dict[str, RunningNode]:
     """Start all nodes in parallel, and wait for the readiness line of each.
 
@@ -196,14 +198,15 @@ def _certificates(authority: Authority, plan: Plan, node: NodePlan) -> dict[str,
     return {wiring.CERTIFICATE: own.key + own.certificate, wiring.AUTHORITY: authority.certificate}
 
 
-def container_spec(node: NodePlan, control: str, lab: str) -> ContainerSpec:
-    """Return the container of a node on these two networks, unlabelled."""
+def container_spec(node: NodePlan, control: str, lab: str, guests: str | None = None) -> ContainerSpec:
+    """Return the container of a node on these networks, unlabelled."""
+    invited = (Endpoint(network=guests, alias=node.name),) if guests and node.guests else ()
     return ContainerSpec(
         name=node.name,
         image=node.tag,
         command=node.command,
         labels={},
-        networks=(Endpoint(network=control), Endpoint(network=lab, v4=str(node.v4))),
+        networks=(Endpoint(network=control), Endpoint(network=lab, v4=str(node.v4)), *invited),
         hostname=node.name,
         capabilities=(*node.capabilities, *wiring.SETUP_CAPABILITIES),
         sysctls=node.sysctls,

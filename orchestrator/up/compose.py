@@ -28,6 +28,11 @@ _PARENT = (
 _CODE = "${TESTBED_CODE:-../../orchestrator}"
 """The agents' code; the default is its place in a checkout."""
 _IMAGES = "${TESTBED_IMAGES:-../../images}"
+_INTERNAL = {
+    "driver": "bridge",
+    "internal": True,
+    "driver_opts": {"com.docker.network.bridge.inhibit_ipv4": "true"},
+}
 _LIB = f"{wiring.DIRECTORY}/lib/"
 
 
@@ -55,6 +60,7 @@ def files(plan: Plan, command: Sequence[str]) -> dict[str, bytes]:
 
 def render(plan: Plan, command: Sequence[str]) -> str:
     """Return compose.yaml. ``command``: the words of `testbed plan`, without --format and --files, for its header."""
+    guests = {"guests": _INTERNAL} if plan.bed.guests else {}
     whole = {
         "services": {node.name: _service(node) for node in plan.nodes},
         "networks": {
@@ -66,6 +72,7 @@ def render(plan: Plan, command: Sequence[str]) -> str:
                 },
             },
             "lab": {**_lab(plan.bed), "ipam": {"config": [{"subnet": str(plan.subnet)}]}},
+            **guests,
         },
     }
     header = _HEADER.format(command=plain(shlex.join(command), keep=""))
@@ -74,14 +81,13 @@ def render(plan: Plan, command: Sequence[str]) -> str:
 
 def _lab(bed: Bed) -> dict[str, Any]:
     if bed.lab == "bridge":
-        inhibited = {"com.docker.network.bridge.inhibit_ipv4": "true"}
-        return {"driver": "bridge", "internal": True, "driver_opts": inhibited}
+        return _INTERNAL
     return {"driver": "macvlan", "driver_opts": {"parent": bed.parent or _PARENT}}
 
 
 def _service(node: NodePlan) -> dict[str, Any]:
     """Translate the container of a node."""
-    spec = container_spec(node, "control", "lab")
+    spec = container_spec(node, "control", "lab", "guests")
     limits = spec.limits
     optional = {
         "cpus": limits.cpus,
