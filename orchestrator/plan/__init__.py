@@ -198,6 +198,7 @@ def make_plan(bed: Bed, *, subnet: IPv4Network | None = None, cpus: int) -> Plan
             families=bed.families,
             deliveries=deliveries,
             records=bed.records,
+            zones=bed.zones,
             workers=_workers(node, cpus),
             files=node.files,
         )
