@@ -78,7 +78,7 @@ def plan(
         given = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
         command = ["testbed", "plan", bed, *given]
         if files:
-            write_files(files, compose.files(composed, command))
+            write_files(files, {**compose.files(composed, command), **compose.certificates(composed)})
         else:
             typer.echo(compose.render(composed, command), nl=False)
         return

@@ -174,7 +174,7 @@ def _start(
             container_spec(node, *names),
             name=identity.name(node.name),
             labels=identity.labels(node=node.name, service=node.service, neighbours=str(node.peers)),
-            files={**node.files, **saved, **_certificates(authority, plan, node)},
+            files={**node.files, **saved, **certificates(authority, plan, node)},
         )
 
     with ThreadPoolExecutor(len(plan.nodes)) as pool:
@@ -189,7 +189,7 @@ def _start(
     return {n.name: RunningNode(plan=n, container=containers[n.name], recorder=recorder) for n in plan.nodes}
 
 
-def _certificates(authority: Authority, plan: Plan, node: NodePlan) -> dict[str, bytes]:
+def certificates(authority: Authority, plan: Plan, node: NodePlan) -> dict[str, bytes]:
     """Return the files of a node's certificate: for its names, those of mail hosts if it takes mail, and 127.0.0.1."""
     takes_mail = services.service(node.service).takes_mail
     hosts = [f"mx.{delivery.domain}" for delivery in plan.deliveries[:_MOST_NAMES]] if takes_mail else []

@@ -11,11 +11,12 @@ import yaml
 
 from orchestrator.bed import wiring
 from orchestrator.bed.addressing import V4
+from orchestrator.bed.certificates import Authority
 from orchestrator.bed.model import Bed
 from orchestrator.hosts import ContainerSpec
 from orchestrator.plaintext import plain
 from orchestrator.plan import NodePlan, Plan, make_plan, subnet_prefix
-from orchestrator.up.bringup import container_spec
+from orchestrator.up import bringup
 
 _HEADER = """\
 # Made by `{command} --format compose --files FOLDER`: change the bed, not this file.
@@ -58,6 +59,13 @@ def files(plan: Plan, command: Sequence[str]) -> dict[str, bytes]:
     return {"compose.yaml": render(plan, command).encode(), **rendered}
 
 
+def certificates(plan: Plan) -> dict[str, bytes]:
+    """Return the files of a new authority and of a certificate for each node, beside those of ``files``."""
+    authority = Authority(plan.bed.name)
+    issued = {node.name: bringup.certificates(authority, plan, node) for node in plan.nodes}
+    return {f"{node}{path}": content for node, made in issued.items() for path, content in made.items()}
+
+
 def render(plan: Plan, command: Sequence[str]) -> str:
     """Return compose.yaml. ``command``: the words of `testbed plan`, without --format and --files, for its header."""
     guests = {"guests": _INTERNAL} if plan.bed.guests else {}
@@ -87,7 +95,7 @@ def _lab(bed: Bed) -> dict[str, Any]:
 
 def _service(node: NodePlan) -> dict[str, Any]:
     """Translate the container of a node."""
-    spec = container_spec(node, "control", "lab", "guests")
+    spec = bringup.container_spec(node, "control", "lab", "guests")
     limits = spec.limits
     optional = {
         "cpus": limits.cpus,
@@ -114,7 +122,8 @@ def _service(node: NodePlan) -> dict[str, Any]:
 
 
 def _volumes(spec: ContainerSpec) -> list[dict[str, Any]]:
-    mounts = [(f"./{spec.name}{path}", path) for path in sorted(spec.files) if not path.startswith(_LIB)]
+    own = sorted({*spec.files, wiring.CERTIFICATE, wiring.AUTHORITY})
+    mounts = [(f"./{spec.name}{path}", path) for path in own if not path.startswith(_LIB)]
     if any(path.startswith(_LIB) for path in spec.files):
         mounts.append((_CODE, f"{_LIB}orchestrator"))
     return [{"type": "bind", "source": source, "target": target, "read_only": True} for source, target in mounts]
