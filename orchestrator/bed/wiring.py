@@ -31,16 +31,20 @@ SYSCTLS_V6 = {
 DIRECTORY = "/testbed"
 CONTROL = f"{DIRECTORY}/control"
 """File with the prefixes of the control network (172.18.0.0/16), from which the host connects, and of the guest
-network; written at the start."""
+network; of all addresses if other machines may connect; written at the start."""
 CERTIFICATE = f"{DIRECTORY}/certificate.pem"
 """File with key and certificate of the node, written when its container is created."""
 AUTHORITY = f"{DIRECTORY}/ca.pem"
 """File with the certificate of the bed's authority, written when the container is created."""
+PUBLISHED = f"{DIRECTORY}/published"
+"""File written when the container is created, if its ports are published on another address than 127.0.0.1."""
 WALL = f"{DIRECTORY}/wall"
 """File written at the start: the wall, which is the firewall rules for nft(8), with the names of the devices."""
 WALL_LOADED = f"{DIRECTORY}/wall.loaded"
 """File written at the start: the rules as nft(8) lists them after loading."""
 
+_ANSWERS = 100
+"""Routing table of replies to other machines, looked up after the main one (ip-rule(8))."""
 ON_LAB = 2560
 """Maximum number of further addresses on the lab device: inet_insert_ifa (net/ipv4/devinet.c) walks the interface's
 whole list at every insert, and above this number, several devices are faster."""
@@ -109,6 +113,9 @@ def _enter(wire: Wire, command: Sequence[str], capabilities: Sequence[str]) -> s
     of the guest network, which is internal and so has no default route. There may be others: a kernel with
     ipip or sit loaded adds ``tunl0`` or ``sit0`` to every network namespace (Documentation/admin-guide/sysctl/net.rst,
     fb_tunnels_only_for_init_net).
+
+    If ports are published for other machines, whose addresses the engine keeps, what the service address sends has a
+    route to them; the wall lets nothing but replies pass.
     """
     become = " ".join(quote(part) for part in without_setup_rights(command, capabilities))
     return f"""#!/bin/sh
@@ -126,7 +133,13 @@ printf 'define %s = %s\\n' lab "$lab" control "$control" guests "$guests" | cat 
 nft --file {WALL}
 nft --stateless list table inet bed > {WALL_LOADED}
 for device in "$control" "$guests"; do ip -4 route show dev "$device" proto kernel; done | cut -d ' ' -f 1 > {CONTROL}
+gateway=$(ip -4 route show default | cut -d ' ' -f 3)
 ip route flush default
+if [ -e {PUBLISHED} ]; then
+    echo 0.0.0.0/0 >> {CONTROL}
+    ip rule add from {wire.v4} lookup {_ANSWERS} priority 32768
+    ip route add default via "$gateway" dev "$control" table {_ANSWERS}
+fi
 [ ! -e /proc/sys/net/ipv6/conf ] || ip -6 route flush default
 sed "s/@lab$/$lab/" {DIRECTORY}/addresses | ip -batch -
 cat {DIRECTORY}/resolv.conf > /etc/resolv.conf

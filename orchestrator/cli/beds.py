@@ -180,6 +180,13 @@ def up(
             help="Life time: 90s, 30m, 2h, 1d. The first up, run or clean after that removes the bed.",
         ),
     ] = None,
+    publish: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Publish the ports on this address of the engine's host instead of 127.0.0.1, for other machines.",
+        ),
+    ] = None,
     runs: shell.RunsOption = shell.RUNS,
     output: shell.FormatOption = "text",
 ) -> None:
@@ -190,14 +197,14 @@ def up(
     """
     from orchestrator.bed import builtin
     from orchestrator.cli.progress import Steps
-    from orchestrator.hosts import docker
+    from orchestrator.hosts import LOOPBACK, docker
     from orchestrator.up import keep
 
     life = None if lasts is None else keep.lifetime(lasts)
     wanted = builtin.bed(bed, called=name, domains=domains, parent=parent, families=families, guests=guests)
     host = docker.connect()
     with Steps() as steps:
-        deployed = keep.up(host, wanted, runs=runs, steps=steps, life=life)
+        deployed = keep.up(host, wanted, runs=runs, steps=steps, life=life, publish_at=publish or LOOPBACK)
     with keep.stays_up(deployed.id):
         _show_up(deployed, host.address, output)
 
@@ -356,16 +363,18 @@ def _node(bed: str | None, name: str, *, running: bool = False) -> "RunningNode"
 
 def _show(deployed: "DeployedBed", machine: "Target | None") -> None:
     """Print a bed. ``machine``: the remote machine whose 127.0.0.1 has its published ports; ``None``: this machine."""
+    from orchestrator.hosts import LOOPBACK, ownership
     from orchestrator.hosts.docker import ssh
 
     facts = deployed.to_dict()
     until = f", until {deployed.expires}" if deployed.expires else ""
     shell.tell(f"{deployed.bed} {deployed.id} {facts['state']}, {facts['kind']}, on {facts['subnet']}{until}")
+    address = ownership.in_url(deployed.published_at)
     for node in facts["nodes"]:
-        ports = ", ".join(f"{port} at 127.0.0.1:{number}" for port, number in node["ports"].items())
+        ports = ", ".join(f"{port} at {address}:{number}" for port, number in node["ports"].items())
         shell.tell(f"  {node['name']:8} {node['service']:10} {node['state']:9} {ports}")
     if guests := facts["guests"]:
         shell.tell(f"  guests: docker run --network {guests['network']} ... reaches {', '.join(guests['aliases'])}")
     tcp = [number for node in facts["nodes"] for port, number in node["ports"].items() if port.endswith("/tcp")]
-    if machine and tcp:
+    if machine and tcp and deployed.published_at == LOOPBACK:
         shell.tell(f"  127.0.0.1 is that of {machine.host}; this brings its TCP ports here: {ssh.way_to(machine, tcp)}")

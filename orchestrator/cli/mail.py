@@ -191,8 +191,11 @@ def _node(bed: str | None, service: str) -> "tuple[RunningNode, Found]":
 
 
 def _url(bed: str | None) -> str:
+    from orchestrator.hosts import LOOPBACK, ownership
+
     _, container = _node(bed, "inbox")
-    return f"http://127.0.0.1:{container.ports[_HTTP]}"
+    host = ownership.in_url(container.labels.get(ownership.PUBLISHED_AT, LOOPBACK))
+    return f"http://{host}:{container.ports[_HTTP]}"
 
 
 def _ask(bed: str | None, path: str, words: list[tuple[str, str]], timeout: float) -> Any:

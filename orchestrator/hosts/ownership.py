@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.bed.model import Bed
-from orchestrator.hosts import Found, Host
+from orchestrator.hosts import LOOPBACK, Found, Host
 
-ID, BED, NODE, SERVICE, KIND, OWNER, CREATED, EXPIRES, NODES, PRIVATE, NEIGHBOURS, DEFINITION = (
+ID, BED, NODE, SERVICE, KIND, OWNER, CREATED, EXPIRES, NODES, PRIVATE, NEIGHBOURS, DEFINITION, PUBLISHED_AT = (
     f"testbed.{name}"
     for name in (
         "id", "bed", "node", "service", "kind", "owner", "created", "expires", "nodes", "private", "neighbours",
-        "definition",
+        "definition", "published-at",
     )
 )  # fmt: skip
 REMOVED = "removed"
@@ -64,9 +64,11 @@ class Identity:
     """Digest of the bed's definition."""
     expires: str = ""
     """Time of expiry (ISO 8601); empty: the bed does not expire."""
+    published_at: str = LOOPBACK
+    """Address of the host on which its ports are published."""
 
     @classmethod
-    def new(cls, bed: Bed, kind: Kind, life: timedelta | None = None) -> "Identity":
+    def new(cls, bed: Bed, kind: Kind, life: timedelta | None = None, published_at: str = LOOPBACK) -> "Identity":
         """Return the identity of a new bed."""
         return cls(
             id=secrets.token_hex(4),
@@ -76,6 +78,7 @@ class Identity:
             private=bed.private,
             definition=definition(bed),
             expires=(datetime.now(UTC) + life).isoformat(timespec="seconds") if life else "",
+            published_at=published_at,
         )
 
     @classmethod
@@ -94,6 +97,7 @@ class Identity:
             **({PRIVATE: "yes"} if self.private else {}),
             **({DEFINITION: self.definition} if self.definition else {}),
             **({EXPIRES: self.expires} if self.expires else {}),
+            **({PUBLISHED_AT: self.published_at} if self.published_at != LOOPBACK else {}),
             CREATED: datetime.now(UTC).isoformat(timespec="microseconds"),
             **{f"testbed.{name}": value for name, value in further.items()},
         }
@@ -111,6 +115,11 @@ class Identity:
     def veth(self) -> tuple[str, str]:
         """Names of the veth pair's ends, the lab's first; at most 15 characters (IFNAMSIZ)."""
         return f"tb{self.id}p", f"tb{self.id}q"
+
+
+def in_url(address: str) -> str:
+    """Return an address as the host of a URL (RFC 3986, 3.2.2)."""
+    return f"[{address}]" if ":" in address else address
 
 
 def definition(bed: Bed) -> str:
@@ -169,6 +178,8 @@ class DeployedBed:
     """Planned names of the nodes; empty for a one-shot container or a lock."""
     definition: str
     """Digest of the bed's definition."""
+    published_at: str
+    """Address of the host on which its ports are published."""
     containers: tuple[Found, ...]
     networks: tuple[Found, ...]
 
@@ -216,7 +227,7 @@ class DeployedBed:
 
     @property
     def ports(self) -> dict[str, Mapping[str, int]]:
-        """Node -> ``25/tcp`` -> port on the host's 127.0.0.1."""
+        """Node -> ``25/tcp`` -> port of the host's ``published_at``."""
         return {c.labels[NODE]: c.ports for c in self.containers if NODE in c.labels}
 
     @property
@@ -238,6 +249,7 @@ class DeployedBed:
             "created": self.created,
             "expires": self.expires or None,
             "subnet": next((n.subnet for n in self.networks if n.subnet and n.name.endswith("-lab")), None),
+            "published_at": self.published_at,
             "guests": {
                 "network": self.guests.name,
                 "aliases": sorted(name for name, ports in self.ports.items() if ports),
@@ -285,6 +297,7 @@ def _deployed(id_: str, group: Sequence[Found]) -> DeployedBed:
         expires=labels.get(EXPIRES, ""),
         nodes=tuple(filter(None, labels.get(NODES, "").split(","))),
         definition=labels.get(DEFINITION, ""),
+        published_at=labels.get(PUBLISHED_AT, LOOPBACK),
         containers=tuple(containers),
         networks=tuple(f for f in group if f.kind == "network"),
     )

@@ -16,7 +16,7 @@ from orchestrator.bed.certificates import Authority
 from orchestrator.bed.model import Bed
 from orchestrator.bed.zones import NODES
 from orchestrator.errors import EngineFailed, HostCannot, Problem
-from orchestrator.hosts import ContainerSpec, Endpoint, Host, Node, SubnetTaken, networks
+from orchestrator.hosts import LOOPBACK, ContainerSpec, Endpoint, Host, Node, SubnetTaken, networks
 from orchestrator.hosts.cleaning import remove_id
 from orchestrator.hosts.ownership import Identity, Kind, kept_beds
 from orchestrator.interrupts import shielded
@@ -77,6 +77,7 @@ def bring_up(
     stack: ExitStack,
     cpus: int,
     life: timedelta | None = None,
+    publish_at: str = LOOPBACK,
 ) -> tuple[Identity, RecordedBed]:
     """Bring a bed up and record it into ``rundir``; ``stack`` takes it down.
 
@@ -89,7 +90,7 @@ def bring_up(
     if bed.parent:
         networks.require_parent(host, bed.parent)
         steps.say(f"warning: the lab uses {bed.parent}: every machine on that link sees the bed, and can reach it")
-    identity = Identity.new(bed, kind, life)
+    identity = Identity.new(bed, kind, life, publish_at)
     _log.info("bring up bed %s %s: %d nodes, recorded in %s", bed.name, identity.id, len(bed.nodes), rundir.path)
     recorder = stack.enter_context(Recorder(rundir))
     stack.push(lambda _kind, error, _at: _take_down(host, identity, recorder, steps, error))
@@ -152,6 +153,7 @@ def _start(
     All containers are created before the first one starts: ``DeployedBed.made`` depends on it.
     """
     saved = {BED_FILE: saved_bed(plan, cpus)}
+    published = {wiring.PUBLISHED: b""} if identity.published_at != LOOPBACK else {}
     authority = Authority(plan.bed.name)
     watches = {node.name: recorder.watch(node.name, services.service(node.service).ready) for node in plan.nodes}
     if mortal := [name for name, node in plan.bed.nodes.items() if node.may_end]:
@@ -174,7 +176,8 @@ def _start(
             container_spec(node, *names),
             name=identity.name(node.name),
             labels=identity.labels(node=node.name, service=node.service, neighbours=str(node.peers)),
-            files={**node.files, **saved, **certificates(authority, plan, node)},
+            files={**node.files, **saved, **published, **certificates(authority, plan, node)},
+            publish_at=identity.published_at,
         )
 
     with ThreadPoolExecutor(len(plan.nodes)) as pool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from importlib import resources
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, FastAPI
@@ -11,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from orchestrator.agents.inbox import mailpit
 from orchestrator.agents.inbox.api import Here, Served, api
 
-LOCAL = ("127.0.0.1", "localhost", "::1", "inbox")
+LOCAL = ("localhost", "inbox")
 """Names under which the page and the API are served: a page of any other name could read mail by DNS rebinding."""
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _HEADERS = (
@@ -42,6 +43,15 @@ def create(served: Served, names: Collection[str] = LOCAL) -> ASGIApp:
     return Guard(app, names)
 
 
+def _is_address(host: str) -> bool:
+    """Return whether a host is an address: DNS rebinding needs a name."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 class Guard:
     """Refuses requests of pages from elsewhere: another Host (DNS rebinding), another Origin (CSRF)."""
 
@@ -68,8 +78,9 @@ class Guard:
 
     def _refuse(self, method: str, headers: dict[bytes, str]) -> str | None:
         host = headers.get(b"host", "")
-        if (urlsplit(f"//{host}").hostname or "") not in self._names:
-            return f"Host {host[:100]!r} is none of {', '.join(sorted(self._names))}"
+        name = urlsplit(f"//{host}").hostname or ""
+        if name not in self._names and not _is_address(name):
+            return f"Host {host[:100]!r} is no address, and none of {', '.join(sorted(self._names))}"
         origin = headers.get(b"origin")
         if origin is not None and origin != f"http://{host}" and (method not in _SAFE or origin != "null"):
             return f"Origin {origin[:100]!r} is not http://{host}"
