@@ -212,7 +212,7 @@ def up(
 def _show_up(deployed: "DeployedBed", machine: "Target | None", output: shell.Format) -> None:
     """Print a bed that is up, and the next commands."""
     if output == "json":
-        shell.print_json(deployed.to_dict())
+        shell.print_json(deployed.to_dict() | {"forward": _forward(deployed, machine)})
         return
     _show(deployed, machine)
     queue = (
@@ -234,6 +234,7 @@ def ps(output: shell.FormatOption = "text") -> None:
         shell.print_json(
             [
                 deployed.to_dict()
+                | {"forward": _forward(deployed, host.address)}
                 | {
                     name: [wall.to_dict() for wall in looked if wall.bed is deployed and wall.state is state]
                     for name, state in (("open", walls.State.OPEN), ("not_looked_at", walls.State.UNSEEN))
@@ -361,10 +362,18 @@ def _node(bed: str | None, name: str, *, running: bool = False) -> "RunningNode"
     return nodes[name]
 
 
+def _forward(deployed: "DeployedBed", machine: "Target | None") -> str | None:
+    """Return the ssh command that brings the TCP ports of a bed here; ``None`` if they can be reached without."""
+    from orchestrator.hosts import LOOPBACK
+    from orchestrator.hosts.docker import ssh
+
+    tcp = [number for ports in deployed.ports.values() for port, number in ports.items() if port.endswith("/tcp")]
+    return ssh.way_to(machine, tcp) if machine and tcp and deployed.published_at == LOOPBACK else None
+
+
 def _show(deployed: "DeployedBed", machine: "Target | None") -> None:
     """Print a bed. ``machine``: the remote machine whose 127.0.0.1 has its published ports; ``None``: this machine."""
-    from orchestrator.hosts import LOOPBACK, ownership
-    from orchestrator.hosts.docker import ssh
+    from orchestrator.hosts import ownership
 
     facts = deployed.to_dict()
     until = f", until {deployed.expires}" if deployed.expires else ""
@@ -375,6 +384,5 @@ def _show(deployed: "DeployedBed", machine: "Target | None") -> None:
         shell.tell(f"  {node['name']:8} {node['service']:10} {node['state']:9} {ports}")
     if guests := facts["guests"]:
         shell.tell(f"  guests: docker run --network {guests['network']} ... reaches {', '.join(guests['aliases'])}")
-    tcp = [number for node in facts["nodes"] for port, number in node["ports"].items() if port.endswith("/tcp")]
-    if machine and tcp and deployed.published_at == LOOPBACK:
-        shell.tell(f"  127.0.0.1 is that of {machine.host}; this brings its TCP ports here: {ssh.way_to(machine, tcp)}")
+    if machine and (forward := _forward(deployed, machine)):
+        shell.tell(f"  127.0.0.1 is that of {machine.host}; this brings its TCP ports here, until Ctrl-C: {forward}")

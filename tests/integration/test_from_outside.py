@@ -1,4 +1,4 @@
-"""A bed as it is reached from outside: by guests on its network, by other machines, and under a user's own zone file."""
+"""A bed as others reach it: guests on its network, other machines, and under a user's own zone file."""
 
 import json
 import secrets
@@ -154,7 +154,7 @@ def test_a_node_cannot_open_a_connection_to_a_guest_or_to_another_machine(
 
 
 def test_another_machine_uses_relay_inbox_and_dns_at_the_published_address(mail: Up, address: str) -> None:
-    """This machine's own address is no neighbour of a node, as that of any other machine."""
+    """Another machine is played by this one: its own address is no neighbour of a node either."""
     assert mail.facts["published_at"] == address
     with smtplib.SMTP(address, mail.port("relay", "25/tcp"), timeout=10) as smtp:
         smtp.sendmail("ann@example.org", ["eve@example.com"], "Subject: from afar\r\n\r\ntext\r\n")
