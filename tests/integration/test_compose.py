@@ -89,7 +89,12 @@ class Project:
         """Call Compose, and return what it prints."""
         done = subprocess.run(
             [*self.compose, "--project-name", self.project, "--file", self.folder / "compose.yaml", *words],
-            env={**os.environ, "TESTBED_PARENT": self.parent, "TESTBED_CODE": str(CHECKOUT / "orchestrator")},
+            env={
+                **os.environ,
+                "TESTBED_PARENT": self.parent,
+                "TESTBED_CODE": str(CHECKOUT / "orchestrator"),
+                "TESTBED_IMAGES": str(CHECKOUT / "images"),
+            },
             text=True,
             capture_output=True,
             check=False,
