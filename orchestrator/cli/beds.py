@@ -367,7 +367,7 @@ def _forward(deployed: "DeployedBed", machine: "Target | None") -> str | None:
     from orchestrator.hosts import LOOPBACK
     from orchestrator.hosts.docker import ssh
 
-    tcp = [number for ports in deployed.ports.values() for port, number in ports.items() if port.endswith("/tcp")]
+    tcp = sorted(n for ports in deployed.ports.values() for port, n in ports.items() if port.endswith("/tcp"))
     return ssh.way_to(machine, tcp) if machine and tcp and deployed.published_at == LOOPBACK else None
 
 
