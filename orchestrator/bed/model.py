@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import dns.exception
 import dns.name
 import dns.rdata
+import dns.zone
 import yaml
 from pydantic import (
     AfterValidator,
@@ -45,6 +46,7 @@ _DOMAIN = re.compile(rf"{DOMAIN}\.(?!arpa\Z)[a-z](?:[a-z0-9-]{{0,61}}[a-z0-9])?"
 _OWNER = re.compile(r"[a-z0-9_*-]+(?:\.[a-z0-9_-]+)+")
 RECORD_TYPES = ("TXT", "MX", "SRV", "CNAME", "CAA", "A", "AAAA", "TLSA", "NAPTR", "SSHFP", "HTTPS", "SVCB")
 """Types of further records."""
+_UNBOUNDED = re.compile(r"^\s*(\$(?:INCLUDE|GENERATE))\b", re.IGNORECASE | re.MULTILINE)
 _MAX_PATH = 256
 """Octets of a path, its angle brackets included (RFC 5321, 4.5.3.1.3)."""
 MAX_DOMAIN = _MAX_PATH - len("<probe@>")
@@ -83,20 +85,19 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
 Domain = Annotated[str, AfterValidator(_domain), Field(json_schema_extra={"maxLength": MAX_DOMAIN})]
 Release = Literal["bullseye", "bookworm", "trixie"]
+_FILES_SCHEMA = {
+    "type": "object",
+    "additionalProperties": {
+        "anyOf": [
+            {"type": "string", "description": "A file or folder beside the bed file."},
+            {"type": "object", "required": ["text"], "properties": {"text": {"type": "string"}}},
+        ]
+    },
+}
 Files = Annotated[
     dict[Annotated[str, AfterValidator(user_files.node_path)], str],
     AfterValidator(user_files.within_bounds),
-    WithJsonSchema(
-        {
-            "type": "object",
-            "additionalProperties": {
-                "anyOf": [
-                    {"type": "string", "description": "A file or folder beside the bed file."},
-                    {"type": "object", "required": ["text"], "properties": {"text": {"type": "string"}}},
-                ]
-            },
-        }
-    ),
+    WithJsonSchema(_FILES_SCHEMA),
 ]
 """Absolute path in a node -> text. (A bed file may name a file beside it instead: ``user_files.read_beside``.)"""
 
@@ -215,6 +216,25 @@ def _records(given: dict[str, dict[str, list[str]]]) -> dict[str, dict[str, list
 Records = Annotated[dict[str, dict[str, list[str]]], AfterValidator(_records)]
 
 
+def _zone(origin: str, text: str) -> str:
+    """Return a zone file; raises ValueError if it does not parse, or has a directive without a bound."""
+    if found := _UNBOUNDED.search(text):
+        raise ValueError(f"zone {origin}: {found[1]}: write the records out instead")
+    try:
+        dns.zone.from_text(text, origin=f"{origin}.", relativize=False)
+    except (dns.exception.DNSException, ValueError) as error:
+        raise ValueError(f"zone {origin}: {error or type(error).__name__}") from error
+    return text
+
+
+Zones = Annotated[
+    dict[Domain, str],
+    AfterValidator(lambda given: {origin: _zone(origin, text) for origin, text in given.items()}),
+    WithJsonSchema(_FILES_SCHEMA),
+]
+"""Name of a zone -> text of its file (RFC 1035, 5). (A bed file names a file beside it: ``user_files.read_beside``.)"""
+
+
 class Bed(Strict):
     """A network and its nodes."""
 
@@ -233,6 +253,9 @@ class Bed(Strict):
     """Further DNS records: owner -> type -> data of each record, such as ``example.com: {TXT: ["v=spf1 -all"]}``; text
     without quotes is one string. An MX takes the place of the bed's own for its domain; ``MX: ["0 ."]`` says that the
     domain takes no mail (RFC 7505)."""
+    zones: Zones = {}
+    """Whole zone files: name of the zone -> a file beside the bed file, or ``{text: ...}``. The bed adds nothing to
+    such a zone: mail for its domain reaches node ``inbox`` if its MX is ``inbox.nodes.test.``."""
     lab: Literal["macvlan", "bridge"] = "macvlan"
     """Driver of the lab network. A bridge needs neither macvlan in the kernel nor a rule on the host; its frames take a
     longer way, so measured beds keep macvlan."""
@@ -241,6 +264,9 @@ class Bed(Strict):
     on_link: bool = False
     """Whether the IPv4 delivery addresses are on the link: each then takes an entry in the neighbour table of a sending
     node, which holds 1,024 by default. If not, one route leads to all of them."""
+    guests: bool = False
+    """Whether other containers may join a network of the engine, ``testbed-NAME-guests``, and reach the published ports
+    of the nodes there, by the names of the nodes."""
     nodes: Annotated[dict[Name, NodeSpec], Field(min_length=1, max_length=64)]
 
     @model_validator(mode="after")
@@ -294,6 +320,8 @@ def read_bed(path: Path) -> Bed:
     for node in nodes.values() if isinstance(nodes, dict) else ():
         if isinstance(node, dict) and isinstance(node.get("files"), dict):
             node["files"] = user_files.read_beside(path, node["files"])
+    if isinstance(data, dict) and isinstance(data.get("zones"), dict):
+        data["zones"] = user_files.read_beside(path, data["zones"], "zones", folders=False)
     return parse_bed(data, str(path))
 
 

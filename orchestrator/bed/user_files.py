@@ -67,11 +67,13 @@ def read_tree(folder: Path, at: str = "/") -> dict[str, str]:
     return _read(folder, at, folder.resolve())
 
 
-def read_beside(bed: Path, files: Mapping[str, object]) -> dict[str, str]:
-    """Read a node's files as a bed file names them: path in the node -> text; raises InvalidInput.
+def read_beside(bed: Path, files: Mapping[str, object], key: str = "files", *, folders: bool = True) -> dict[str, str]:
+    """Read the files below a key of a bed file: path in the node, or name of the zone -> text; raises InvalidInput.
 
-    A value is the name of a file or folder beside the bed file, read as ``read_tree`` does, or ``{text: ...}``.
+    A value is the name of a file, or of a folder if ``folders``, beside the bed file, read as ``read_tree`` does, or
+    ``{text: ...}``.
     """
+    kinds = "a file or folder" if folders else "a file"
     beside = bed.parent.resolve()
     texts: dict[str, str] = {}
     for path, value in ((str(key), value) for key, value in files.items()):
@@ -79,10 +81,12 @@ def read_beside(bed: Path, files: Mapping[str, object]) -> dict[str, str]:
             texts[path] = value["text"]
         elif isinstance(value, str) and value and not Path(value).is_absolute() and "\0" not in value:
             source = bed.parent / value
-            texts |= _read(source, path, beside) if _is(Path.is_dir, source) else {path: _text(source, beside)}
+            texts |= (
+                _read(source, path, beside) if folders and _is(Path.is_dir, source) else {path: _text(source, beside)}
+            )
         else:
             raise InvalidInput(
-                f"files: {path}: the name of a file or folder beside {bed}, or {{text: ...}}",
+                f"{key}: {path}: the name of {kinds} beside {bed}, or {{text: ...}}",
                 repr(value)[:200],
                 "name it relative to the bed file",
             )

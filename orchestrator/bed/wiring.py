@@ -30,16 +30,21 @@ SYSCTLS_V6 = {
 
 DIRECTORY = "/testbed"
 CONTROL = f"{DIRECTORY}/control"
-"""File with the prefix of the control network (172.18.0.0/16), from which the host connects; written at the start."""
+"""File with the prefixes of the control network (172.18.0.0/16), from which the host connects, and of the guest
+network; of all addresses if other machines may connect; written at the start."""
 CERTIFICATE = f"{DIRECTORY}/certificate.pem"
 """File with key and certificate of the node, written when its container is created."""
 AUTHORITY = f"{DIRECTORY}/ca.pem"
 """File with the certificate of the bed's authority, written when the container is created."""
+PUBLISHED = f"{DIRECTORY}/published"
+"""File written when the container is created, if its ports are published on another address than 127.0.0.1."""
 WALL = f"{DIRECTORY}/wall"
 """File written at the start: the wall, which is the firewall rules for nft(8), with the names of the devices."""
 WALL_LOADED = f"{DIRECTORY}/wall.loaded"
 """File written at the start: the rules as nft(8) lists them after loading."""
 
+_ANSWERS = 100
+"""Routing table of replies to other machines, looked up after the main one (ip-rule(8))."""
 ON_LAB = 2560
 """Maximum number of further addresses on the lab device: inet_insert_ifa (net/ipv4/devinet.c) walks the interface's
 whole list at every insert, and above this number, several devices are faster."""
@@ -68,6 +73,8 @@ class Wire:
     """Questions of one look-up before it fails (resolv.conf(5))."""
     publish: Sequence[str] = ()
     """Ports that the control interface forwards to the service address, such as ``25/tcp``."""
+    guests: bool = False
+    """Whether the node is on the guest network, whose interface forwards the same ports and takes nothing else."""
 
 
 def files(wire: Wire, command: Sequence[str], capabilities: Sequence[str]) -> dict[str, bytes]:
@@ -102,24 +109,37 @@ def without_setup_rights(command: Sequence[str], capabilities: Sequence[str]) ->
 def _enter(wire: Wire, command: Sequence[str], capabilities: Sequence[str]) -> str:
     """Render the start script.
 
-    The control device is the one with the default route, or else with an address. There may be others: a kernel with
+    The control device is the one with the default route, or else with an address; a third one with an address is that
+    of the guest network, which is internal and so has no default route. There may be others: a kernel with
     ipip or sit loaded adds ``tunl0`` or ``sit0`` to every network namespace (Documentation/admin-guide/sysctl/net.rst,
     fb_tunnels_only_for_init_net).
+
+    If ports are published for other machines, whose addresses the engine keeps, what the service address sends has a
+    route to them; the wall lets nothing but replies pass.
     """
     become = " ".join(quote(part) for part in without_setup_rights(command, capabilities))
     return f"""#!/bin/sh
 set -eu
 set -- $(ip -oneline -4 address show to {wire.v4}); lab=$2
-control=lo
-for device in $(ip -oneline -4 address show scope global | cut -d ' ' -f 2) \\
-    $(ip -4 route show default | grep -o 'dev [^ ]*' | cut -d ' ' -f 2); do
+addressed=$(ip -oneline -4 address show scope global | cut -d ' ' -f 2)
+control=lo guests=lo
+for device in $addressed $(ip -4 route show default | grep -o 'dev [^ ]*' | cut -d ' ' -f 2); do
     [ "$device" = "$lab" ] || control=$device
 done
-{{ echo "define lab = $lab"; echo "define control = $control"; cat {DIRECTORY}/ruleset; }} > {WALL}
+for device in $addressed; do
+    [ "$device" = "$lab" ] || [ "$device" = "$control" ] || guests=$device
+done
+printf 'define %s = %s\\n' lab "$lab" control "$control" guests "$guests" | cat - {DIRECTORY}/ruleset > {WALL}
 nft --file {WALL}
 nft --stateless list table inet bed > {WALL_LOADED}
-ip -4 route show dev "$control" proto kernel | {{ read -r network rest || :; echo "$network"; }} > {CONTROL}
+for device in "$control" "$guests"; do ip -4 route show dev "$device" proto kernel; done | cut -d ' ' -f 1 > {CONTROL}
+gateway=$(ip -4 route show default | cut -d ' ' -f 3)
 ip route flush default
+if [ -e {PUBLISHED} ]; then
+    echo 0.0.0.0/0 >> {CONTROL}
+    ip rule add from {wire.v4} lookup {_ANSWERS} priority 32768
+    ip route add default via "$gateway" dev "$control" table {_ANSWERS}
+fi
 [ ! -e /proc/sys/net/ipv6/conf ] || ip -6 route flush default
 sed "s/@lab$/$lab/" {DIRECTORY}/addresses | ip -batch -
 cat {DIRECTORY}/resolv.conf > /etc/resolv.conf
@@ -185,15 +205,19 @@ def _further(wire: Wire) -> list[str]:
 
 
 def _ruleset(wire: Wire) -> str:
-    """Render the rules for nft(8): packets leave only for the lab, or as replies to the host.
+    """Render the rules for nft(8): packets leave only for the lab, or as replies to the host and to guests.
 
     Lab traffic is not tracked: a relay run opens more connections than a connection table holds. A reload replaces the
     table in one step.
     """
+    served = ("$control", "$guests") if wire.guests else ("$control",)
     forward = "\n        ".join(
-        f"iifname $control {protocol} dport {port} dnat ip to {wire.v4}"
+        f"iifname {device} {protocol} dport {port} dnat ip to {wire.v4}"
+        for device in served
         for port, protocol in (entry.split("/") for entry in wire.publish)
     )
+    only_published = "iifname $guests ct status dnat accept\n        iifname $guests reject" if wire.guests else ""
+    replies = "\n        ".join(f"oifname {device} ct state established,related accept" for device in served)
     lab = []
     if wire.families.has_v4:
         lab += [f"oifname $lab ip daddr {wire.lab} accept"]
@@ -219,13 +243,17 @@ table inet bed {{
     chain input {{
         type filter hook input priority filter; policy accept;
         icmpv6 type nd-router-advert drop
+        {only_published}
+    }}
+    chain forward {{
+        type filter hook forward priority filter; policy drop;
     }}
     chain output {{
         type filter hook output priority filter; policy drop;
         ip daddr 127.0.0.11 reject
         oifname lo accept
         {allowed}
-        oifname $control ct state established,related accept
+        {replies}
         reject
     }}
 }}

@@ -47,18 +47,23 @@ def build(
     dns_node: str,
     families: Families = Families.BOTH,
     records: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
+    own: Collection[str] = (),
 ) -> dict[str, str]:
     """Return every zone of a bed: name -> text (RFC 1035, 5); raises InvalidInput for an unusable domain or record.
 
-    ``records``: owner -> type -> data, as ``Bed.records``.
+    ``records``: owner -> type -> data, as ``Bed.records``. ``own``: names of the user's own zones, which are delegated
+    and left out: the bed has no record in them.
     """
     records = records or {}
     server = f"{dns_node}.{NODES}."
     hosts = [(f"{name}.{NODES}", address, str(address), str(twin(address))) for name, address in nodes.items()]
     forward: defaultdict[str, list[str]] = defaultdict(list, {_top_level(NODES): []})
     domains = {delivery.domain for delivery in deliveries}
-    for delivery in deliveries:
-        domain = _safe(delivery.domain, domains)
+    taken = {*domains, *own}
+    for zone in own:
+        forward[_top_level(_safe(zone, ()))].append(f"{zone}. NS {server}\n")
+    for delivery in (each for each in deliveries if not _within(each.domain, own)):
+        domain = _safe(delivery.domain, taken)
         host, v4, v6 = f"mx.{domain}", str(delivery.v4), str(delivery.v6)
         hosts.append((host, delivery.v4, v4, v6))
         mx = "" if "MX" in records.get(domain, ()) else f"{domain}. MX 10 {host}.\n"
@@ -68,9 +73,7 @@ def build(
 
     own_names = {*domains, *(host for host, *_ in hosts)}
     for owner, kinds in records.items():
-        if taken := own_names & {owner} and {"A", "AAAA", "CNAME"} & kinds.keys():
-            needed = f"records of {owner} other than {', '.join(sorted(taken))}"
-            raise InvalidInput(needed, "the bed itself has them", "take another name")
+        _refuse_records(owner, kinds, own_names, own)
         lines = [f"{owner}. {kind} {data}\n" for kind, all_of in kinds.items() for data in all_of]
         forward[_top_level(owner)] += [_FURTHER, *lines]
 
@@ -82,8 +85,8 @@ def build(
         four[f"{b}.{a}.in-addr.arpa."].append(f"{d}.{c} PTR {host}.\n")
         low = f"{int(address):08x}"
         six.append(f"{'.'.join(reversed(low))}.{'0.' * 11}0 PTR {host}.\n")
-    own = nodes[dns_node]
-    glue = _addresses(server.rstrip("."), str(own), str(twin(own)), families)
+    serving = nodes[dns_node]
+    glue = _addresses(server.rstrip("."), str(serving), str(twin(serving)), families)
     root = [_top(ROOT, server), *(f"{top} NS {server}\n" for top in forward), glue]
     reverse = {**({six_origin: six} if families.has_v6 else {}), **(four if families.has_v4 else {})}
     zones = {ROOT: root, **{top: [_top(top, server), *lines] for top, lines in forward.items()}, **reverse}
@@ -93,6 +96,20 @@ def build(
 def _top_level(name: str) -> str:
     """Return the zone of a name."""
     return f"{name.rpartition('.')[2]}."
+
+
+def _refuse_records(owner: str, kinds: Collection[str], own_names: Collection[str], own: Collection[str]) -> None:
+    """Raise InvalidInput for further records in the user's own zone, or of a type that the bed has for the name."""
+    if zone := _within(owner, own):
+        raise InvalidInput(f"records of {owner} in the file of zone {zone}", "in `records`", "move them to the file")
+    if owner in own_names and (taken := {"A", "AAAA", "CNAME"}.intersection(kinds)):
+        needed = f"records of {owner} other than {', '.join(sorted(taken))}"
+        raise InvalidInput(needed, "the bed itself has them", "take another name")
+
+
+def _within(name: str, own: Collection[str]) -> str | None:
+    """Return one of these zones that the name is in; ``None`` if it is in none."""
+    return next((zone for zone in own if f".{name}".endswith(f".{zone}")), None)
 
 
 def file_name(origin: str) -> str:

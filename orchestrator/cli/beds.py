@@ -78,7 +78,7 @@ def plan(
         given = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
         command = ["testbed", "plan", bed, *given]
         if files:
-            write_files(files, compose.files(composed, command))
+            write_files(files, {**compose.files(composed, command), **compose.certificates(composed)})
         else:
             typer.echo(compose.render(composed, command), nl=False)
         return
@@ -179,12 +179,23 @@ def up(
     parent: shell.ParentOption = None,
     families: shell.FamiliesOption = None,
     name: Annotated[str | None, typer.Option(help="Name to use instead of the bed's own.")] = None,
+    guests: Annotated[
+        bool | None,
+        typer.Option("--guests/--no-guests", help="A network `testbed-NAME-guests` that other containers may join."),
+    ] = None,
     lasts: Annotated[
         str | None,
         typer.Option(
             "--for",
             metavar="DURATION",
             help="Life time: 90s, 30m, 2h, 1d. The first up, run or clean after that removes the bed.",
+        ),
+    ] = None,
+    publish: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Publish the ports on this address of the engine's host instead of 127.0.0.1, for other machines.",
         ),
     ] = None,
     runs: shell.RunsOption = shell.RUNS,
@@ -197,14 +208,14 @@ def up(
     """
     from orchestrator.bed import builtin
     from orchestrator.cli.progress import Steps
-    from orchestrator.hosts import docker
+    from orchestrator.hosts import LOOPBACK, docker
     from orchestrator.up import keep
 
     life = None if lasts is None else keep.lifetime(lasts)
-    wanted = builtin.bed(bed, called=name, domains=domains, parent=parent, families=families)
+    wanted = builtin.bed(bed, called=name, domains=domains, parent=parent, families=families, guests=guests)
     host = docker.connect()
     with Steps() as steps:
-        deployed = keep.up(host, wanted, runs=runs, steps=steps, life=life)
+        deployed = keep.up(host, wanted, runs=runs, steps=steps, life=life, publish_at=publish or LOOPBACK)
     with keep.stays_up(deployed.id):
         _show_up(deployed, host.address, output)
 
@@ -212,7 +223,7 @@ def up(
 def _show_up(deployed: "DeployedBed", machine: "Target | None", output: shell.Format) -> None:
     """Print a bed that is up, and the next commands."""
     if output == "json":
-        shell.print_json(deployed.to_dict())
+        shell.print_json(deployed.to_dict() | {"forward": _forward(deployed, machine)})
         return
     _show(deployed, machine)
     queue = (
@@ -234,6 +245,7 @@ def ps(output: shell.FormatOption = "text") -> None:
         shell.print_json(
             [
                 deployed.to_dict()
+                | {"forward": _forward(deployed, host.address)}
                 | {
                     name: [wall.to_dict() for wall in looked if wall.bed is deployed and wall.state is state]
                     for name, state in (("open", walls.State.OPEN), ("not_looked_at", walls.State.UNSEEN))
@@ -361,16 +373,27 @@ def _node(bed: str | None, name: str, *, running: bool = False) -> "RunningNode"
     return nodes[name]
 
 
+def _forward(deployed: "DeployedBed", machine: "Target | None") -> str | None:
+    """Return the ssh command that brings the TCP ports of a bed here; ``None`` if they can be reached without."""
+    from orchestrator.hosts import LOOPBACK
+    from orchestrator.hosts.docker import ssh
+
+    tcp = sorted(n for ports in deployed.ports.values() for port, n in ports.items() if port.endswith("/tcp"))
+    return ssh.way_to(machine, tcp) if machine and tcp and deployed.published_at == LOOPBACK else None
+
+
 def _show(deployed: "DeployedBed", machine: "Target | None") -> None:
     """Print a bed. ``machine``: the remote machine whose 127.0.0.1 has its published ports; ``None``: this machine."""
-    from orchestrator.hosts.docker import ssh
+    from orchestrator.hosts import ownership
 
     facts = deployed.to_dict()
     until = f", until {deployed.expires}" if deployed.expires else ""
     shell.tell(f"{deployed.bed} {deployed.id} {facts['state']}, {facts['kind']}, on {facts['subnet']}{until}")
+    address = ownership.in_url(deployed.published_at)
     for node in facts["nodes"]:
-        ports = ", ".join(f"{port} at 127.0.0.1:{number}" for port, number in node["ports"].items())
+        ports = ", ".join(f"{port} at {address}:{number}" for port, number in node["ports"].items())
         shell.tell(f"  {node['name']:8} {node['service']:10} {node['state']:9} {ports}")
-    tcp = [number for node in facts["nodes"] for port, number in node["ports"].items() if port.endswith("/tcp")]
-    if machine and tcp:
-        shell.tell(f"  127.0.0.1 is that of {machine.host}; this brings its TCP ports here: {ssh.way_to(machine, tcp)}")
+    if guests := facts["guests"]:
+        shell.tell(f"  guests: docker run --network {guests['network']} ... reaches {', '.join(guests['aliases'])}")
+    if machine and (forward := _forward(deployed, machine)):
+        shell.tell(f"  127.0.0.1 is that of {machine.host}; this brings its TCP ports here, until Ctrl-C: {forward}")

@@ -12,6 +12,9 @@ from typing import Any, Protocol
 from orchestrator.bed.model import Limits
 from orchestrator.errors import EngineFailed, TimedOut
 
+LOOPBACK = "127.0.0.1"
+"""Address of the host on which ports are published by default."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostInfo:
@@ -35,6 +38,8 @@ class Endpoint:
 
     network: str
     v4: str | None = None
+    alias: str | None = None
+    """Name that other containers of the network resolve, beside the container's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +61,9 @@ class ContainerSpec:
     """Mount ``/proc/sys`` writable; capabilities still limit the writes (only the one-shot helper does)."""
     limits: Limits = field(default_factory=Limits)
     publish: tuple[str, ...] = ()
-    """Container ports as ``25/tcp``; each gets a free port of the host's 127.0.0.1."""
+    """Container ports as ``25/tcp``; each gets a free port of the host's ``publish_at``."""
+    publish_at: str = LOOPBACK
+    """Address of the host: another machine reaches the ports only if it is no loopback address."""
     files: Mapping[str, bytes] = field(default_factory=dict)
     """Absolute path -> content, written before the start; mode 0644, or 0755 if the content begins with ``#!``."""
 
@@ -105,7 +112,7 @@ class Found:
     subnets: tuple[IPv4Network, ...] = ()
     """IPv4 subnets of a network."""
     ports: Mapping[str, int] = field(default_factory=dict)
-    """Published ports of a container: ``25/tcp`` -> port on the host's 127.0.0.1."""
+    """Published ports of a container: ``25/tcp`` -> port of the host's 127.0.0.1, or of the bed's ``published_at``."""
 
     @property
     def subnet(self) -> str | None:
@@ -262,6 +269,10 @@ class Host(Protocol):
 
     def remove_network(self, network: str) -> None:
         """Remove a network; idempotent."""
+        ...
+
+    def disconnect(self, network: str) -> Sequence[str]:
+        """Disconnect the running containers from a network, and return their names; idempotent."""
         ...
 
     def create(self, spec: ContainerSpec) -> Node:

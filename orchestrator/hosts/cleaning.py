@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from orchestrator.errors import Problem
-from orchestrator.hosts import Host, images
+from orchestrator.hosts import Found, Host, images
 from orchestrator.hosts.kernel_settings import SETTINGS, put_back
 from orchestrator.hosts.networks import remove_parent
 from orchestrator.hosts.ownership import DeployedBed, deployed_beds
@@ -73,6 +73,13 @@ def remove_id(host: Host, id_: str, say: Callable[[str], None] = _log.info) -> N
             remove(host, bed, say)
 
 
+def _remove_network(host: Host, bed: DeployedBed, network: Found, say: Callable[[str], None]) -> None:
+    """Remove a network; guests are disconnected first, because the engine removes no network in use."""
+    for name in host.disconnect(network.id) if network is bed.guests else ():
+        say(f"warning: disconnected container {name} from {network.name}")
+    host.remove_network(network.id)
+
+
 def remove(host: Host, bed: DeployedBed, say: Callable[[str], None]) -> None:
     """Remove a bed: containers, lab network, veth pair; last the control network, whose labels identify the remains.
 
@@ -104,7 +111,7 @@ def remove(host: Host, bed: DeployedBed, say: Callable[[str], None]) -> None:
             attempt(host.node(lock.id).remove)
         control = [n for n in bed.networks if n.name.endswith("-control")]
         for network in [n for n in bed.networks if n not in control]:
-            attempt(partial(host.remove_network, network.id))
+            attempt(partial(_remove_network, host, bed, network, say))
         if bed.private and bed.networks:
             attempt(lambda: remove_parent(host, bed.identity))
         for network in control if not failed else ():

@@ -157,6 +157,9 @@ class FakeHost:
                     raise EngineFailed(f"network {made.name} removed", "a container is on it", "remove that first")
                 del self._made[made.id]
 
+    def disconnect(self, network: str) -> list[str]:  # noqa: ARG002
+        return []
+
     def find(self, labels: Mapping[str, str | None]) -> list[Found]:
         known = sorted(self._made.copy().values(), key=lambda f: f.kind)
         return [f for f in known if all(k in f.labels and v in {None, f.labels[k]} for k, v in labels.items())]

@@ -11,7 +11,8 @@ A lab on a bridge needs neither pair nor rule: the host has no IPv4 address on i
 that would leave it.
 """
 
-from ipaddress import IPv4Network
+import json
+from ipaddress import IPv4Network, ip_address
 
 from orchestrator.bed.addressing import V4, candidates, parse_slice
 from orchestrator.errors import HostCannot, InvalidInput
@@ -51,6 +52,12 @@ def make_control(host: Host, identity: Identity) -> str:
     return name
 
 
+def make_guests(host: Host, identity: Identity) -> str:
+    """Make the network that other containers may join; return its name. It is internal: no way leads out of it."""
+    host.create_network(NetworkSpec(name=identity.guests, driver="bridge", labels=identity.labels(), internal=True))
+    return identity.guests
+
+
 def make_parent(host: Host, identity: Identity) -> str:
     """Make the lab's veth pair, with the rule that drops its frames; return the name of the lab's end."""
     _change_veth(host, _MAKE, identity, bed=identity)
@@ -85,6 +92,23 @@ def require_parent(host: Host, parent: str) -> None:
     if carrier != "1":
         state = f"the host has {', '.join(sorted(filter(None, others)))}" if others and others[0] else "it is down"
         raise HostCannot(f"interface {parent} on the engine's host, up", state, "name another one, or none")
+
+
+def require_address(host: Host, address: str) -> None:
+    """Check that the host has an address to publish ports on; 0.0.0.0 and :: mean all it has.
+
+    Raises:
+        InvalidInput: it is no address, or not one of the host's.
+    """
+    needed, do = "an address of the engine's host for --publish", "name one of these, or 0.0.0.0 for all"
+    try:
+        wanted = ip_address(address)
+    except ValueError as error:
+        raise InvalidInput(needed, repr(address), "write an IPv4 or IPv6 address, such as 192.0.2.1") from error
+    listed = on_the_host(host, "ip -json address", needed=needed, do="see the engine's log")
+    has = [entry["local"] for device in json.loads(listed) for entry in device["addr_info"]]
+    if not wanted.is_unspecified and wanted not in map(ip_address, has):
+        raise InvalidInput(needed, f"{address}; the host has {', '.join(has)}", do)
 
 
 def make_lab(host: Host, identity: Identity, parent: str | None, subnet: IPv4Network) -> str:

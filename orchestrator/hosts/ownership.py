@@ -19,13 +19,13 @@ from threading import Event, Thread
 from typing import Any
 
 from orchestrator.bed.model import Bed
-from orchestrator.hosts import Found, Host
+from orchestrator.hosts import LOOPBACK, Found, Host
 
-ID, BED, NODE, SERVICE, KIND, OWNER, CREATED, EXPIRES, NODES, PRIVATE, NEIGHBOURS, DEFINITION = (
+ID, BED, NODE, SERVICE, KIND, OWNER, CREATED, EXPIRES, NODES, PRIVATE, NEIGHBOURS, DEFINITION, PUBLISHED_AT = (
     f"testbed.{name}"
     for name in (
         "id", "bed", "node", "service", "kind", "owner", "created", "expires", "nodes", "private", "neighbours",
-        "definition",
+        "definition", "published-at",
     )
 )  # fmt: skip
 REMOVED = "removed"
@@ -68,9 +68,13 @@ class Identity:
     """Time of expiry (ISO 8601); empty: the bed does not expire."""
     owner: str = ""
     """Label of the owner; empty: this process."""
+    published_at: str = LOOPBACK
+    """Address of the host on which its ports are published."""
 
     @classmethod
-    def new(cls, bed: Bed, kind: Kind, life: timedelta | None = None, owner: str = "") -> "Identity":
+    def new(
+        cls, bed: Bed, kind: Kind, life: timedelta | None = None, *, owner: str = "", published_at: str = LOOPBACK
+    ) -> "Identity":
         """Return the identity of a new bed."""
         return cls(
             id=secrets.token_hex(4),
@@ -81,6 +85,7 @@ class Identity:
             definition=definition(bed),
             expires=(datetime.now(UTC) + life).isoformat(timespec="seconds") if life else "",
             owner=owner,
+            published_at=published_at,
         )
 
     @classmethod
@@ -99,6 +104,7 @@ class Identity:
             **({PRIVATE: "yes"} if self.private else {}),
             **({DEFINITION: self.definition} if self.definition else {}),
             **({EXPIRES: self.expires} if self.expires else {}),
+            **({PUBLISHED_AT: self.published_at} if self.published_at != LOOPBACK else {}),
             CREATED: datetime.now(UTC).isoformat(timespec="microseconds"),
             **{f"testbed.{name}": value for name, value in further.items()},
         }
@@ -108,9 +114,19 @@ class Identity:
         return f"tb-{self.id}-{part}"
 
     @property
+    def guests(self) -> str:
+        """Name of the guest network of a bed that stays up: known beforehand, since only one such bed has the name."""
+        return f"testbed-{self.bed}-guests" if self.kind is Kind.UP else self.name("guests")
+
+    @property
     def veth(self) -> tuple[str, str]:
         """Names of the veth pair's ends, the lab's first; at most 15 characters (IFNAMSIZ)."""
         return f"tb{self.id}p", f"tb{self.id}q"
+
+
+def in_url(address: str) -> str:
+    """Return an address as the host of a URL (RFC 3986, 3.2.2)."""
+    return f"[{address}]" if ":" in address else address
 
 
 def definition(bed: Bed) -> str:
@@ -188,6 +204,8 @@ class DeployedBed:
     """Planned names of the nodes; empty for a one-shot container or a lock."""
     definition: str
     """Digest of the bed's definition."""
+    published_at: str
+    """Address of the host on which its ports are published."""
     containers: tuple[Found, ...]
     networks: tuple[Found, ...]
 
@@ -235,8 +253,13 @@ class DeployedBed:
 
     @property
     def ports(self) -> dict[str, Mapping[str, int]]:
-        """Node -> ``25/tcp`` -> port on the host's 127.0.0.1."""
+        """Node -> ``25/tcp`` -> port of the host's ``published_at``."""
         return {c.labels[NODE]: c.ports for c in self.containers if NODE in c.labels}
+
+    @property
+    def guests(self) -> Found | None:
+        """The guest network; ``None`` if there is none."""
+        return next((n for n in self.networks if n.name == self.identity.guests), None)
 
     def node(self, name: str) -> Found | None:
         """Return the container of a node; ``None`` if there is none."""
@@ -252,6 +275,13 @@ class DeployedBed:
             "created": self.created,
             "expires": self.expires or None,
             "subnet": next((n.subnet for n in self.networks if n.subnet and n.name.endswith("-lab")), None),
+            "published_at": self.published_at,
+            "guests": {
+                "network": self.guests.name,
+                "aliases": sorted(name for name, ports in self.ports.items() if ports),
+            }
+            if self.guests
+            else None,
             "nodes": [
                 {
                     "name": c.labels[NODE],
@@ -293,6 +323,7 @@ def _deployed(id_: str, group: Sequence[Found]) -> DeployedBed:
         expires=labels.get(EXPIRES, ""),
         nodes=tuple(filter(None, labels.get(NODES, "").split(","))),
         definition=labels.get(DEFINITION, ""),
+        published_at=labels.get(PUBLISHED_AT, LOOPBACK),
         containers=tuple(containers),
         networks=tuple(f for f in group if f.kind == "network"),
     )

@@ -42,6 +42,8 @@ class NodePlan(Rendered):
     """Capabilities of the service; the container also has those of the start script."""
     sysctls: Mapping[str, str]
     limits: Limits
+    guests: bool
+    """Whether the node is on the bed's guest network."""
     peers: int
     """Number of addresses that the node talks to on the link: each is an entry in the neighbour table, per family."""
 
@@ -191,6 +193,7 @@ def make_plan(bed: Bed, *, subnet: IPv4Network | None = None, cpus: int) -> Plan
             families=bed.families,
             deliveries=deliveries,
             records=bed.records,
+            zones=bed.zones,
             workers=_workers(node, cpus),
             files=node.files,
         )
@@ -206,6 +209,7 @@ def make_plan(bed: Bed, *, subnet: IPv4Network | None = None, cpus: int) -> Plan
             resolver=dns if kind.role is Role.GATE else gate or dns,
             attempts=1 if gate else 3,  # a rule of the gate counts each question, so none is repeated
             publish=rendered.publish,
+            guests=bed.guests and bool(rendered.publish),
         )
         on_link = len(deliveries) if bed.on_link and kind.role in {Role.RELAY, Role.LOAD} else 0
         files = {**rendered.files, **wiring.files(wire, rendered.command, kind.capabilities)}
@@ -227,6 +231,7 @@ def make_plan(bed: Bed, *, subnet: IPv4Network | None = None, cpus: int) -> Plan
                 capabilities=kind.capabilities,
                 sysctls=wiring.sysctls(bed.families),
                 limits=node.limits,
+                guests=wire.guests,
                 peers=len(bed.nodes) - 1 + on_link,
             )
         )

@@ -72,6 +72,8 @@ class Site(Generic[S]):
     """Every domain of the bed, with its delivery addresses."""
     records: Mapping[str, Mapping[str, Sequence[str]]]
     """Further DNS records of the bed: owner -> type -> data."""
+    zones: Mapping[str, str]
+    """The user's own zones: name -> text."""
     workers: int
     """Number of CPUs that the node may use; by default a daemon starts as many threads."""
     files: Mapping[str, str] = field(default_factory=dict)

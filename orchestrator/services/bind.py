@@ -12,6 +12,11 @@ from orchestrator.errors import InvalidInput
 from orchestrator.services import Rendered, Role, Site
 
 DIRECTORY = "/etc/bind/testbed"
+_OWN = f"{DIRECTORY}/own"
+"""Folder of the user's own zone files."""
+_CONF = f"{DIRECTORY}/named.conf"
+_CHECKED = ("sh", "-euc", f'named-checkconf -z {_CONF} && exec "$@"', "sh")
+"""Ends the node with BIND's own words if a zone is invalid: named would start without this zone."""
 _BESIDE = {"bullseye": (9, 12), "bookworm": (7, 11), "trixie": (9, 6)}
 """Open files of an idle named, listening sockets left out: a fixed number, and a number for each worker. Measured with
 1, 2, 4 and 8 workers, in 9.16.50, 9.18.49 and 9.20.30; `testbed run bind-fd-limit` measures it again."""
@@ -61,18 +66,23 @@ class Bind:
 
     def render(self, site: Site[Settings]) -> Rendered:
         """Render a server for the bed's zones."""
-        built = zones.build(site.deliveries, site.nodes, site.lab, site.node, site.families, site.records)
-        files = {f"{DIRECTORY}/{zones.file_name(origin)}": text.encode() for origin, text in built.items()}
+        built = zones.build(site.deliveries, site.nodes, site.lab, site.node, site.families, site.records, site.zones)
         if site.settings.resolver:
-            del built[zones.ROOT], files[f"{DIRECTORY}/{zones.file_name(zones.ROOT)}"]
+            del built[zones.ROOT]
+        paths = {origin: f"{DIRECTORY}/{zones.file_name(origin)}" for origin in built}
+        paths |= {f"{name}.": f"{_OWN}/{name}.zone" for name in site.zones}
+        texts = built | {f"{name}.": text for name, text in site.zones.items()}
         settings = site.settings
         workers = settings.workers or site.workers
         listen6 = _listen6(site)
         listening = _listening(settings.listen, site, real=site.families.has_v4) + _listening(listen6, site, real=True)
         limit = ("-S", str(settings.max_sockets)) if settings.max_sockets else ()
         return Rendered(
-            command=("named", "-g", "-u", "bind", "-n", str(workers), *limit, "-c", f"{DIRECTORY}/named.conf"),
-            files={**files, f"{DIRECTORY}/named.conf": _conf(site, list(built)).encode()},
+            command=(
+                *(_CHECKED if site.zones else ()),
+                *("named", "-g", "-u", "bind", "-n", str(workers), *limit, "-c", _CONF),
+            ),
+            files={**{path: texts[name].encode() for name, path in paths.items()}, _CONF: _conf(site, paths).encode()},
             publish=("53/udp", "53/tcp"),
             fds=self.open_files(listening, workers, site.release) + _OUTGOING_FDS,
             fd_limit=self.most_files(site.release, settings.max_sockets),
@@ -94,14 +104,14 @@ class Bind:
 
     def update(self, plan: Mapping[str, bytes], address: str, lines: Sequence[str]) -> tuple[str, ...] | None:
         """Return the command that changes records by nsupdate(1); ``None``: the node takes no changes."""
-        if b"update-policy local" not in plan.get(f"{DIRECTORY}/named.conf", b""):
+        if b"update-policy local" not in plan.get(_CONF, b""):
             return None
         script = "".join(f"{line}\n" for line in (f"server {address}", *lines, "send"))
         return ("sh", "-euc", 'printf %s "$1" | nsupdate -k /run/named/session.key', "sh", script)
 
     def verify(self, files: Mapping[str, bytes]) -> None:
         """Raise InvalidInput if the zones do not parse or contradict each other."""
-        paths = [path for path in files if path.startswith(f"{DIRECTORY}/") and path.endswith(".zone")]
+        paths = [path for path in files if path.endswith(".zone") and path.rpartition("/")[0] == DIRECTORY]
         zones.check({zones.origin(path.rpartition("/")[2]): files[path].decode() for path in paths})
 
 
@@ -126,16 +136,16 @@ def _listening(where: str, site: Site[Settings], *, real: bool) -> int:
     return {"none": 0, "service": 1, "lab": addresses, "all": addresses + 2}[where]
 
 
-def _conf(site: Site[Settings], origins: list[str]) -> str:
+def _conf(site: Site[Settings], paths: Mapping[str, str]) -> str:
     settings = site.settings
     four = {"service": str(site.v4), "lab": str(site.lab), "all": "any"}[settings.listen]
     six = {"service": str(site.v6), "lab": str(site.lab6), "all": "any", "none": "none"}[_listen6(site)]
     recursion, validation = ("yes;", "auto") if settings.resolver else (_AUTHORITATIVE, "no")
     dynamic = ' update-policy local; journal "{}.jnl";' if settings.update else ""
     statements = "".join(
-        f'zone "{origin}" {{ type primary; file "{DIRECTORY}/{zones.file_name(origin)}"; check-names ignore;'
+        f'zone "{origin}" {{ type primary; file "{path}"; check-names ignore;'
         f"{dynamic.format(zones.file_name(origin))} }};\n"
-        for origin in origins
+        for origin, path in paths.items()
     )
     return f"""\
 options {{

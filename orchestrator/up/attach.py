@@ -57,7 +57,12 @@ def attach(host: Host, deployed: DeployedBed) -> RunningBed:
     plan = make_plan(parse_bed(saved["bed"], "bed"), subnet=IPv4Network(saved["subnet"]), cpus=saved["cpus"])
     known = {node.name: node for node in plan.nodes}
     nodes = {
-        name: RunningNode(plan=known[name], container=containers[name], ports=found[name].ports)
+        name: RunningNode(
+            plan=known[name],
+            container=containers[name],
+            ports=found[name].ports,
+            published_at=deployed.published_at,
+        )
         for name in known
         if name in containers
     }

@@ -16,7 +16,7 @@ from orchestrator.bed.certificates import Authority
 from orchestrator.bed.model import Bed
 from orchestrator.bed.zones import NODES
 from orchestrator.errors import EngineFailed, HostCannot, Problem
-from orchestrator.hosts import ContainerSpec, Endpoint, Host, Node, SubnetTaken, networks
+from orchestrator.hosts import LOOPBACK, ContainerSpec, Endpoint, Host, Node, SubnetTaken, networks
 from orchestrator.hosts.cleaning import remove_id
 from orchestrator.hosts.ownership import Identity, Kind, kept_beds
 from orchestrator.interrupts import shielded
@@ -78,6 +78,7 @@ def bring_up(
     cpus: int,
     life: timedelta | None = None,
     owner: str = "",
+    publish_at: str = LOOPBACK,
 ) -> tuple[Identity, RecordedBed]:
     """Bring a bed up and record it into ``rundir``; ``stack`` takes it down. ``owner``: as in ``Identity``.
 
@@ -90,7 +91,7 @@ def bring_up(
     if bed.parent:
         networks.require_parent(host, bed.parent)
         steps.say(f"warning: the lab uses {bed.parent}: every machine on that link sees the bed, and can reach it")
-    identity = Identity.new(bed, kind, life, owner)
+    identity = Identity.new(bed, kind, life, owner=owner, published_at=publish_at)
     _log.info("bring up bed %s %s: %d nodes, recorded in %s", bed.name, identity.id, len(bed.nodes), rundir.path)
     recorder = stack.enter_context(Recorder(rundir))
     stack.push(lambda _kind, error, _at: _take_down(host, identity, recorder, steps, error))
@@ -124,12 +125,13 @@ def _give_way(host: Host, identity: Identity) -> None:
         raise Withdrawn(f"one bed called {identity.bed}", f"bed {beds[0].id} of another command", "try again")
 
 
-def _networks(host: Host, bed: Bed, identity: Identity, cpus: int) -> tuple[Plan, tuple[str, str]]:
-    """Make the control network and the lab, and plan the bed for the lab's subnet."""
+def _networks(host: Host, bed: Bed, identity: Identity, cpus: int) -> tuple[Plan, tuple[str, ...]]:
+    """Make the control network, the lab and the guest network if any; plan the bed for the lab's subnet."""
     control = networks.make_control(host, identity)
     with ThreadPoolExecutor(1) as pool:
         with shielded():  # the pool does not wait for a thread whose start was interrupted
             making = pool.submit(networks.make_parent, host, identity) if identity.private else None
+            inviting = pool.submit(networks.make_guests, host, identity) if bed.guests else None
         _give_way(host, identity)
         for _ in range(_TRIES):
             subnet = networks.choose_subnet(host, subnet_prefix(bed), bed.subnet)
@@ -137,20 +139,22 @@ def _networks(host: Host, bed: Bed, identity: Identity, cpus: int) -> tuple[Plan
             parent = making.result() if making else bed.parent
             _log.info("take %s for the lab, on %s", subnet, parent or "a bridge")
             try:
-                return plan, (control, networks.make_lab(host, identity, parent, subnet))
+                names = control, networks.make_lab(host, identity, parent, subnet)
             except SubnetTaken:
                 continue
+            return plan, (*names, inviting.result()) if inviting else names
     raise EngineFailed("a free subnet for the lab", f"other beds took {_TRIES} subnets meanwhile", "try again")
 
 
 def _start(
-    host: Host, plan: Plan, identity: Identity, names: tuple[str, str], recorder: Recorder, cpus: int
+    host: Host, plan: Plan, identity: Identity, names: tuple[str, ...], recorder: Recorder, cpus: int
 ) -> dict[str, RunningNode]:
     """Start all nodes in parallel, and wait for the readiness line of each.
 
     All containers are created before the first one starts: ``DeployedBed.made`` depends on it.
     """
     saved = {BED_FILE: saved_bed(plan, cpus)}
+    published = {wiring.PUBLISHED: b""} if identity.published_at != LOOPBACK else {}
     authority = Authority(plan.bed.name)
     watches = {node.name: recorder.watch(node.name, services.service(node.service).ready) for node in plan.nodes}
     if mortal := [name for name, node in plan.bed.nodes.items() if node.may_end]:
@@ -173,7 +177,8 @@ def _start(
             container_spec(node, *names),
             name=identity.name(node.name),
             labels=identity.labels(node=node.name, service=node.service, neighbours=str(node.peers)),
-            files={**node.files, **saved, **_certificates(authority, plan, node)},
+            files={**node.files, **saved, **published, **certificates(authority, plan, node)},
+            publish_at=identity.published_at,
         )
 
     with ThreadPoolExecutor(len(plan.nodes)) as pool:
@@ -188,7 +193,7 @@ def _start(
     return {n.name: RunningNode(plan=n, container=containers[n.name], recorder=recorder) for n in plan.nodes}
 
 
-def _certificates(authority: Authority, plan: Plan, node: NodePlan) -> dict[str, bytes]:
+def certificates(authority: Authority, plan: Plan, node: NodePlan) -> dict[str, bytes]:
     """Return the files of a node's certificate: for its names, those of mail hosts if it takes mail, and 127.0.0.1."""
     takes_mail = services.service(node.service).takes_mail
     hosts = [f"mx.{delivery.domain}" for delivery in plan.deliveries[:_MOST_NAMES]] if takes_mail else []
@@ -197,14 +202,15 @@ def _certificates(authority: Authority, plan: Plan, node: NodePlan) -> dict[str,
     return {wiring.CERTIFICATE: own.key + own.certificate, wiring.AUTHORITY: authority.certificate}
 
 
-def container_spec(node: NodePlan, control: str, lab: str) -> ContainerSpec:
-    """Return the container of a node on these two networks, unlabelled."""
+def container_spec(node: NodePlan, control: str, lab: str, guests: str | None = None) -> ContainerSpec:
+    """Return the container of a node on these networks, unlabelled."""
+    invited = (Endpoint(network=guests, alias=node.name),) if guests and node.guests else ()
     return ContainerSpec(
         name=node.name,
         image=node.tag,
         command=node.command,
         labels={},
-        networks=(Endpoint(network=control), Endpoint(network=lab, v4=str(node.v4))),
+        networks=(Endpoint(network=control), Endpoint(network=lab, v4=str(node.v4)), *invited),
         hostname=node.name,
         capabilities=(*node.capabilities, *wiring.SETUP_CAPABILITIES),
         sysctls=node.sysctls,

@@ -11,11 +11,12 @@ import yaml
 
 from orchestrator.bed import wiring
 from orchestrator.bed.addressing import V4
+from orchestrator.bed.certificates import Authority
 from orchestrator.bed.model import Bed
 from orchestrator.hosts import ContainerSpec
 from orchestrator.plaintext import plain
 from orchestrator.plan import NodePlan, Plan, make_plan, subnet_prefix
-from orchestrator.up.bringup import container_spec
+from orchestrator.up import bringup
 
 _HEADER = """\
 # Made by `{command} --format compose --files FOLDER`: change the bed, not this file.
@@ -28,6 +29,11 @@ _PARENT = (
 _CODE = "${TESTBED_CODE:-../../orchestrator}"
 """The agents' code; the default is its place in a checkout."""
 _IMAGES = "${TESTBED_IMAGES:-../../images}"
+_INTERNAL = {
+    "driver": "bridge",
+    "internal": True,
+    "driver_opts": {"com.docker.network.bridge.inhibit_ipv4": "true"},
+}
 _LIB = f"{wiring.DIRECTORY}/lib/"
 
 
@@ -53,8 +59,16 @@ def files(plan: Plan, command: Sequence[str]) -> dict[str, bytes]:
     return {"compose.yaml": render(plan, command).encode(), **rendered}
 
 
+def certificates(plan: Plan) -> dict[str, bytes]:
+    """Return the files of a new authority and of a certificate for each node, beside those of ``files``."""
+    authority = Authority(plan.bed.name)
+    issued = {node.name: bringup.certificates(authority, plan, node) for node in plan.nodes}
+    return {f"{node}{path}": content for node, made in issued.items() for path, content in made.items()}
+
+
 def render(plan: Plan, command: Sequence[str]) -> str:
     """Return compose.yaml. ``command``: the words of `testbed plan`, without --format and --files, for its header."""
+    guests = {"guests": _INTERNAL} if plan.bed.guests else {}
     whole = {
         "services": {node.name: _service(node) for node in plan.nodes},
         "networks": {
@@ -66,6 +80,7 @@ def render(plan: Plan, command: Sequence[str]) -> str:
                 },
             },
             "lab": {**_lab(plan.bed), "ipam": {"config": [{"subnet": str(plan.subnet)}]}},
+            **guests,
         },
     }
     header = _HEADER.format(command=plain(shlex.join(command), keep=""))
@@ -74,14 +89,13 @@ def render(plan: Plan, command: Sequence[str]) -> str:
 
 def _lab(bed: Bed) -> dict[str, Any]:
     if bed.lab == "bridge":
-        inhibited = {"com.docker.network.bridge.inhibit_ipv4": "true"}
-        return {"driver": "bridge", "internal": True, "driver_opts": inhibited}
+        return _INTERNAL
     return {"driver": "macvlan", "driver_opts": {"parent": bed.parent or _PARENT}}
 
 
 def _service(node: NodePlan) -> dict[str, Any]:
     """Translate the container of a node."""
-    spec = container_spec(node, "control", "lab")
+    spec = bringup.container_spec(node, "control", "lab", "guests")
     limits = spec.limits
     optional = {
         "cpus": limits.cpus,
@@ -108,7 +122,8 @@ def _service(node: NodePlan) -> dict[str, Any]:
 
 
 def _volumes(spec: ContainerSpec) -> list[dict[str, Any]]:
-    mounts = [(f"./{spec.name}{path}", path) for path in sorted(spec.files) if not path.startswith(_LIB)]
+    own = sorted({*spec.files, wiring.CERTIFICATE, wiring.AUTHORITY})
+    mounts = [(f"./{spec.name}{path}", path) for path in own if not path.startswith(_LIB)]
     if any(path.startswith(_LIB) for path in spec.files):
         mounts.append((_CODE, f"{_LIB}orchestrator"))
     return [{"type": "bind", "source": source, "target": target, "read_only": True} for source, target in mounts]

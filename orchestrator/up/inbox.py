@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.errors import EngineFailed, InvalidInput, TimedOut
+from orchestrator.hosts.ownership import in_url
 from orchestrator.plaintext import plain
 from orchestrator.services.inbox import HTTP
 from orchestrator.up.node import RunningNode
@@ -30,7 +31,7 @@ class Inbox:
     @property
     def url(self) -> str:
         """Address of the web page and the API, without a slash at its end."""
-        return f"http://127.0.0.1:{self.node.port(f'{HTTP}/tcp')}"
+        return f"http://{in_url(self.node.published_at)}:{self.node.port(f'{HTTP}/tcp')}"
 
     def messages(self, *, limit: int = 50, **conditions: Any) -> dict[str, Any]:
         """Return ``messages`` that match, the newest first, and the ``total`` of all that match."""

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
+from ipaddress import ip_address
 from pathlib import Path
 
 from orchestrator.bed.model import Bed
 from orchestrator.errors import EngineFailed, InvalidInput, Problem, usable
-from orchestrator.hosts import Host, capacity, cleaning, images, walls
+from orchestrator.hosts import LOOPBACK, Host, capacity, cleaning, images, networks, walls
 from orchestrator.hosts.ownership import DeployedBed, Kind, Owner, bringing_up, definition, deployed_beds, kept_beds
 from orchestrator.interrupts import Interrupted, shielded
 from orchestrator.measurements.rundir import RunDir
@@ -31,13 +32,16 @@ def lifetime(text: str) -> timedelta:
     raise InvalidInput("the lifetime of a bed", repr(text), "write a number and a unit: 90s, 30m, 2h or 1d")
 
 
-def up(host: Host, bed: Bed, *, runs: Path, steps: Progress, life: timedelta | None = None) -> DeployedBed:
+def up(
+    host: Host, bed: Bed, *, runs: Path, steps: Progress, life: timedelta | None = None, publish_at: str = LOOPBACK
+) -> DeployedBed:
     """Return the deployed bed of this name and definition; bring it up if there is none.
 
     Abandoned beds are removed and open walls of all beds restored first. ``life`` begins with the first object made.
+    ``publish_at``: address of the host on which the ports are published.
 
     Raises:
-        InvalidInput: another bed of this name is up, or the definition is invalid.
+        InvalidInput: another bed of this name is up, or the definition or ``publish_at`` is invalid.
         HostCannot: the bed needs more than the host has.
         EngineFailed: the deployed bed is damaged, or the bring-up failed; the logs of its nodes are kept.
     """
@@ -47,7 +51,7 @@ def up(host: Host, bed: Bed, *, runs: Path, steps: Progress, life: timedelta | N
             reading = pool.submit(capacity.read, host)  # the engine's time, while this process plans
         plan = make_plan(bed, cpus=cpus)
         verify(plan)  # before any object is made
-        if present := _present(host, bed, steps, life):
+        if present := _present(host, bed, steps, life, publish_at):
             return present
         with steps.step("find or build the images"):
             images.ensure(host, images.of(bed), steps.say)
@@ -56,10 +60,16 @@ def up(host: Host, bed: Bed, *, runs: Path, steps: Progress, life: timedelta | N
             except EngineFailed:  # the helper's image was missing
                 readings = capacity.read(host)
     capacity.admit(readings, plan.needs, runs, provoked=frozenset(), smaller=None, say=steps.say)
+    if publish_at != LOOPBACK:
+        networks.require_address(host, publish_at)
+        if not ip_address(publish_at).is_loopback:
+            steps.say(
+                f"warning: the ports are published on {publish_at}: every machine that reaches it can use the bed"
+            )
     try:
-        id_ = _bring_up(host, bed, runs, steps, life, cpus)
+        id_ = _bring_up(host, bed, runs, steps, life, cpus, publish_at)
     except Withdrawn:
-        if present := _present(host, bed, steps, life):
+        if present := _present(host, bed, steps, life, publish_at):
             return present
         raise
     with stays_up(id_):
@@ -78,7 +88,7 @@ def stays_up(id_: str) -> Iterator[None]:
         raise
 
 
-def _present(host: Host, bed: Bed, steps: Progress, life: timedelta | None) -> DeployedBed | None:
+def _present(host: Host, bed: Bed, steps: Progress, life: timedelta | None, publish_at: str) -> DeployedBed | None:
     """Return the undamaged deployed bed of this name and definition; ``None`` if no bed of this name is up."""
     with steps.step("look at the beds that are up"):
         cleaning.make_way(host, steps.say)
@@ -88,6 +98,11 @@ def _present(host: Host, bed: Bed, steps: Progress, life: timedelta | None) -> D
         if deployed.definition != definition(bed):
             found = f"{named}, {deployed.state}, of another definition"
             raise InvalidInput(f"no other bed called {bed.name}", found, f"{down}, or give this one another --name")
+        if deployed.published_at != publish_at:
+            found = f"{named}, with its ports on {deployed.published_at}"
+            raise InvalidInput(
+                f"the ports of bed {bed.name} on {publish_at}", found, f"{down} first, or the same --publish"
+            )
         if deployed.owner is Owner.ALIVE:
             raise EngineFailed(f"{named} up", "another command is bringing it up", "wait for the end of that command")
         if faults := [f"{wall.place}: {wall.found}" for wall in not_closed if wall.bed.id == deployed.id]:
@@ -100,7 +115,9 @@ def _present(host: Host, bed: Bed, steps: Progress, life: timedelta | None) -> D
     return None
 
 
-def _bring_up(host: Host, bed: Bed, runs: Path, steps: Progress, life: timedelta | None, cpus: int) -> str:
+def _bring_up(
+    host: Host, bed: Bed, runs: Path, steps: Progress, life: timedelta | None, cpus: int, publish_at: str
+) -> str:
     """Bring a bed up and return its id; keep the recording only of a failed bring-up with a log line."""
     with usable(runs):
         made = [folder for folder in (runs, *runs.parents) if not folder.exists()]
@@ -109,7 +126,16 @@ def _bring_up(host: Host, bed: Bed, runs: Path, steps: Progress, life: timedelta
         with ExitStack() as claim, ExitStack() as stack:
             owner = claim.enter_context(bringing_up())
             identity, live = bring_up(
-                host, bed, kind=Kind.UP, rundir=rundir, steps=steps, stack=stack, cpus=cpus, life=life, owner=owner
+                host,
+                bed,
+                kind=Kind.UP,
+                rundir=rundir,
+                steps=steps,
+                stack=stack,
+                cpus=cpus,
+                life=life,
+                owner=owner,
+                publish_at=publish_at,
             )
             with stays_up(identity.id), shielded():
                 stack.pop_all()

@@ -11,7 +11,7 @@ from threading import Thread
 from typing import Any
 
 from orchestrator.errors import EngineFailed, InvalidInput, NodeDied, TimedOut
-from orchestrator.hosts import LogLine, Node, Output
+from orchestrator.hosts import LOOPBACK, LogLine, Node, Output
 from orchestrator.plan import NodePlan
 from orchestrator.services.agents import PYTHON
 from orchestrator.up.collect.recorder import Recorder
@@ -32,7 +32,9 @@ class RunningNode:
     recorder: Recorder | None = None
     """Recorder of the bed; ``None``: another command brought the bed up."""
     ports: Mapping[str, int] = field(default_factory=dict)
-    """Published ports when ``attach`` found the node: ``25/tcp`` -> port on the host's 127.0.0.1."""
+    """Published ports when ``attach`` found the node: ``25/tcp`` -> port of ``published_at``."""
+    published_at: str = LOOPBACK
+    """Address of the host."""
 
     @property
     def name(self) -> str:

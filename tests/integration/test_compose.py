@@ -2,10 +2,14 @@
 
 import json
 import os
+import re
 import secrets
 import shutil
+import smtplib
+import ssl
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +17,14 @@ import pytest
 import yaml
 
 from orchestrator import services
-from orchestrator.hosts import Host, images
+from orchestrator.hosts import Host, Node, images
+from tests.integration.command import call
 from tests.integration.traces import on_the_host
 
 pytestmark = pytest.mark.docker
 
-FOLDERS = sorted((Path(__file__).parents[2] / "compose").glob("*/compose.yaml"))
-FILE = Path(__file__).parents[2] / "compose" / "relay" / "compose.yaml"
+CHECKOUT = Path(__file__).parents[2]
+FOLDERS = sorted((CHECKOUT / "compose").glob("*/compose.yaml"))
 SERVICES = {"dns": "bind", "relay": "postfix", "sink": "blackhole", "load": "smtp-load"}
 AGENTS = (
     *("setpriv", "--bounding-set=-all", "--no-new-privs", "--"),
@@ -73,17 +78,23 @@ def parent(real_engine: Host) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Project:
-    """One start of compose/relay."""
+    """A folder as the command of compose/README.md writes it, and one start of it."""
 
     compose: list[str]
     project: str
-    parent: str
+    folder: Path
+    parent: str = ""
 
     def __call__(self, *words: str) -> str:
         """Call Compose, and return what it prints."""
         done = subprocess.run(
-            [*self.compose, "--project-name", self.project, "--file", FILE, *words],
-            env={**os.environ, "TESTBED_PARENT": self.parent},
+            [*self.compose, "--project-name", self.project, "--file", self.folder / "compose.yaml", *words],
+            env={
+                **os.environ,
+                "TESTBED_PARENT": self.parent,
+                "TESTBED_CODE": str(CHECKOUT / "orchestrator"),
+                "TESTBED_IMAGES": str(CHECKOUT / "images"),
+            },
             text=True,
             capture_output=True,
             check=False,
@@ -93,39 +104,62 @@ class Project:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    def node(self, engine: Host, name: str, ready: re.Pattern[str]) -> Node:
+        """Return a node once it is ready, past Compose, which takes a second a call."""
+        found = engine.find({"com.docker.compose.project": self.project, "com.docker.compose.service": name})
+        node = engine.node(next(f.id for f in found if f.kind == "container"))
+        assert next(line for line in node.logs(follow=True) if ready.search(line.text))
+        return node
 
-@pytest.fixture
-def relay(compose: list[str], real_engine: Host, parent: str) -> Iterator[Project]:
-    """Start compose/relay."""
-    nodes = yaml.safe_load(FILE.read_text())["services"].values()
-    tags = {str(node["image"]).removeprefix("testbed/").partition(":") for node in nodes}
-    images.ensure(real_engine, [(image, release) for image, _, release in tags], print)
-    project = Project(compose=compose, project=f"tb-test-{parent}", parent=parent)
+
+@contextmanager
+def started(project: Project, engine: Host, bed: str, *nodes: str) -> Iterator[Project]:
+    """Write the folder of a bed, and start these of its nodes, or all."""
+    done = call("plan", bed, "--domains", "16", "--format", "compose", "--files", project.folder)
+    assert done.returncode == 0, done.stderr
+    written = yaml.safe_load((project.folder / "compose.yaml").read_text())["services"].values()
+    tags = {str(node["image"]).removeprefix("testbed/").partition(":") for node in written}
+    images.ensure(engine, [(image, release) for image, _, release in tags], print)
     try:
-        project("up", "--detach", "--no-build")
+        project("up", "--detach", "--no-build", *nodes)
         yield project
     finally:
         project("down", "--volumes", "--timeout", "1")
 
 
+@pytest.fixture
+def relay(compose: list[str], real_engine: Host, parent: str, tmp_path: Path) -> Iterator[Project]:
+    """Start compose/relay."""
+    project = Project(compose=compose, project=f"tb-test-{parent}", folder=tmp_path, parent=parent)
+    with started(project, real_engine, "relay"):
+        yield project
+
+
 def test_a_message_goes_through_the_bed_that_compose_starts(relay: Project, real_engine: Host) -> None:
     """One of them by `compose exec`, as compose/README.md says; the rest past Compose, which takes a second a call."""
     server = next(a for a in relay("exec", "-T", "relay", "hostname", "-I").split() if a.startswith("198."))
-    found = real_engine.find({"com.docker.compose.project": relay.project})
-    nodes = {f.labels["com.docker.compose.service"]: f.id for f in found if f.kind == "container"}
-    for node, service in SERVICES.items():
-        ready = services.service(service).ready
-        assert next(line for line in real_engine.node(nodes[node]).logs(follow=True) if ready.search(line.text))
+    nodes = {node: relay.node(real_engine, node, services.service(service).ready) for node, service in SERVICES.items()}
 
     def agent(node: str, name: str, *words: str) -> str:
-        done = real_engine.node(nodes[node]).exec((*AGENTS, f"orchestrator.agents.{name}", *words))
+        done = nodes[node].exec((*AGENTS, f"orchestrator.agents.{name}", *words))
         assert done.status == 0, done.failure
         return done.stdout
 
     agent("sink", "control", "expect", "0badcafe", "2")
     agent("load", "probe", "--server", server, "--run", "0badcafe", "--domains", "d0.test,d15.test")
-    assert next(
-        line for line in real_engine.node(nodes["sink"]).logs(follow=True) if '"complete": "0badcafe"' in line.text
-    )
+    assert next(line for line in nodes["sink"].logs(follow=True) if '"complete": "0badcafe"' in line.text)
     count = json.loads(agent("sink", "control", "count", "0badcafe"))
     assert (count["delivered"], count["foreign"]) == (2, 0)
+
+
+def test_the_inbox_that_compose_starts_has_a_certificate_of_the_authority_beside_it(
+    compose: list[str], real_engine: Host, tmp_path: Path
+) -> None:
+    project = Project(compose=compose, project=f"tb-test-{secrets.token_hex(4)}", folder=tmp_path)
+    with started(project, real_engine, "mail", "inbox"):
+        project.node(real_engine, "inbox", services.service("inbox").ready)
+        port = int(project("port", "inbox", "587").rpartition(":")[2])
+        trust = ssl.create_default_context(cafile=tmp_path / "inbox" / "testbed" / "ca.pem")
+        with smtplib.SMTP("localhost", port, timeout=10) as smtp:
+            smtp.starttls(context=trust)
+            assert smtp.sendmail("ann@example.org", ["bob@d0.test"], "Subject: x\r\n\r\ntext\r\n") == {}

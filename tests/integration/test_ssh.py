@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import docker as sdk
+import httpx
 import pytest
 
 from orchestrator.errors import EngineFailed
@@ -160,7 +161,7 @@ def here(host: Login, monkeypatch: pytest.MonkeyPatch) -> Iterator[Login]:
 @pytest.fixture(scope="module")
 def bed(host: Login, real_engine: Host) -> Iterator[tuple[Up, str]]:
     """Bring a bed up over ssh; give it, and what `up` printed. `down` leaves nothing of it."""
-    shown = host.call("up", "relay", "--domains", "8", "--name", "test-ssh")
+    shown = host.call("up", "mail", "--name", "test-ssh")
     assert shown.returncode == 0, shown.stderr
     facts = json.loads(host.call("ps", "--format", "json").stdout)
     up = next(Up(facts=bed) for bed in facts if bed["id"] in shown.stdout)
@@ -178,31 +179,34 @@ def test_a_bed_is_used_over_ssh(host: Login, bed: tuple[Up, str]) -> None:
     assert "daemon started" in host.call("logs", "--bed", up.id, "relay").stdout
     assert host.call("exec", "--bed", up.id, "relay", "--", "hostname").stdout == "relay\n"
     used = json.loads(host.call("stats", up.id, "--format", "json").stdout)
-    assert used.keys() == {"dns", "load", "relay", "sink"}
+    assert used.keys() == {"dns", "gate", "inbox", "relay"}
     assert all(node["memory_b"] > 0 for node in used.values())
     until(lambda: host.left == [])
 
 
-def test_the_printed_command_leads_to_the_published_ports(host: Login, bed: tuple[Up, str]) -> None:
+def test_the_printed_command_leads_to_the_relay_and_to_the_page_of_the_inbox(host: Login, bed: tuple[Up, str]) -> None:
     up, shown = bed
     (line,) = re.findall(r"127\.0\.0\.1 is that of 127\.0\.0\.1; .*: (ssh -nNT .*)", shown)
-    port, ours = up.port("relay", "25/tcp"), free_port()
     assert line in host.call("ps").stdout
-    assert f"-L {port}:127.0.0.1:{port} " in line
+    assert up.facts["forward"] == line
     assert line.endswith(f"-p {host.port} member@127.0.0.1")
-    # The other machine is this one, where the port is taken: it leads to another here.
-    words = shlex.split(line.replace(f"-L {port}:", f"-L {ours}:"))
-    with subprocess.Popen([host.folder / "bin" / "ssh", *words[1:]], stderr=subprocess.DEVNULL) as way:
+    # The other machine is this one, where the ports are taken: they lead to others here.
+    relay, page = free_port(), free_port()
+    for port, ours in ((up.port("relay", "25/tcp"), relay), (up.port("inbox", "8025/tcp"), page)):
+        assert f"-L {port}:127.0.0.1:{port} " in line
+        line = line.replace(f"-L {port}:", f"-L {ours}:")
+    with subprocess.Popen([host.folder / "bin" / "ssh", *shlex.split(line)[1:]], stderr=subprocess.DEVNULL) as way:
         try:
 
             def greeted() -> bool:
                 try:
-                    with socket.create_connection(("127.0.0.1", ours), timeout=5) as client:
+                    with socket.create_connection(("127.0.0.1", relay), timeout=5) as client:
                         return client.recv(3) == b"220"
                 except ConnectionRefusedError:
                     return False
 
             until(greeted)
+            assert "<html" in httpx.get(f"http://127.0.0.1:{page}/").text
         finally:
             way.kill()
 

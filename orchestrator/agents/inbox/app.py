@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from importlib import resources
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, FastAPI, HTTPException
@@ -11,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from orchestrator.agents.inbox import mailpit
 from orchestrator.agents.inbox.api import Here, Served, api
 
-LOCAL = ("127.0.0.1", "localhost", "::1", "inbox")
+LOCAL = ("localhost", "inbox")
 """Names under which the page and the API are served: a page of any other name could read mail by DNS rebinding."""
 MOST_BODY = 16 * 1024 * 1024
 """Octets of a request's body; it is kept in memory and read at once. A larger message goes by SMTP."""
@@ -43,6 +44,15 @@ def create(served: Served, names: Collection[str] = LOCAL) -> ASGIApp:
     for router in (api, mailpit.v1, mailpit.plain, rest):
         app.include_router(router)
     return Guard(app, names)
+
+
+def _is_address(host: str) -> bool:
+    """Return whether a host is an address: DNS rebinding needs a name."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 class Guard:
@@ -83,8 +93,9 @@ class Guard:
 
     def _refuse(self, method: str, headers: dict[bytes, str]) -> str | None:
         host = headers.get(b"host", "")
-        if (urlsplit(f"//{host}").hostname or "") not in self._names:
-            return f"Host {host[:100]!r} is none of {', '.join(sorted(self._names))}"
+        name = urlsplit(f"//{host}").hostname or ""
+        if name not in self._names and not _is_address(name):
+            return f"Host {host[:100]!r} is no address, and none of {', '.join(sorted(self._names))}"
         origin = headers.get(b"origin")
         if origin is not None and origin != f"http://{host}" and (method not in _SAFE or origin != "null"):
             return f"Origin {origin[:100]!r} is not http://{host}"

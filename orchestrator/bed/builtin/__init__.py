@@ -24,6 +24,7 @@ def bed(
     domains: int | None = None,
     parent: str | None = None,
     families: str | None = None,
+    guests: bool | None = None,
 ) -> Bed:
     """Return a built-in bed, or the one in a YAML file, with these options in place of its own; raises InvalidInput."""
     if name in names():
@@ -34,6 +35,6 @@ def bed(
     else:
         choice = f"choose one of {', '.join(names())}"
         raise InvalidInput("the name of a built-in bed, or a YAML file", repr(name), choice)
-    options = {"name": called, "domains": domains, "parent": parent, "families": families}
+    options = {"name": called, "domains": domains, "parent": parent, "families": families, "guests": guests}
     given = {key: value for key, value in options.items() if value is not None}
     return checked(Bed, {**written.model_dump(), **given}, f"a valid bed ({name})")

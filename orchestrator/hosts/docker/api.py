@@ -36,7 +36,7 @@ def host_config(spec: ContainerSpec) -> dict[str, Any]:
         "SecurityOpt": ["no-new-privileges", *(_NO_PROFILE if spec.writes_sysctls else ())],
         "ReadonlyPaths": list(_READ_ONLY) if spec.writes_sysctls else None,
         "Sysctls": dict(spec.sysctls),
-        "PortBindings": {port: [{"HostIp": "127.0.0.1", "HostPort": ""}] for port in spec.publish},
+        "PortBindings": {port: [{"HostIp": spec.publish_at, "HostPort": ""}] for port in spec.publish},
         "LogConfig": {
             "Type": "json-file",
             "Config": {"max-size": f"{LOG_FILE_MB}m", "max-file": str(LOG_FILES), "compress": "false"},

@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 import docker
 import docker.errors
@@ -72,7 +73,9 @@ class DockerHost:
     def create(self, spec: ContainerSpec) -> DockerNode:
         client = self._clients.here
         first, *others = spec.networks or (None,)
-        settings = {"IPAMConfig": {"IPv4Address": first.v4}} if first and first.v4 else {}
+        settings: dict[str, Any] = {"IPAMConfig": {"IPv4Address": first.v4}} if first and first.v4 else {}
+        if first and first.alias:
+            settings["Aliases"] = [first.alias]
         with translated(f"container {spec.name}"):
             made = client.create_container(
                 spec.image,
@@ -87,7 +90,10 @@ class DockerHost:
             )["Id"]
             try:
                 for endpoint in others:
-                    client.connect_container_to_network(made, endpoint.network, ipv4_address=endpoint.v4)
+                    aliases = [endpoint.alias] if endpoint.alias else None
+                    client.connect_container_to_network(
+                        made, endpoint.network, ipv4_address=endpoint.v4, aliases=aliases
+                    )
                 if spec.files:
                     client.put_archive(made, "/", api.archive(spec.files))
             except BaseException:
@@ -115,6 +121,14 @@ class DockerHost:
     def remove_network(self, network: str) -> None:
         with translated(f"network {network[:12]} removed"), suppress(docker.errors.NotFound):
             self._clients.here.remove_network(network)
+
+    def disconnect(self, network: str) -> list[str]:
+        gone = []
+        with translated(f"network {network[:12]} without containers"), suppress(docker.errors.NotFound):
+            for id_, facts in (self._clients.here.inspect_network(network).get("Containers") or {}).items():
+                self._clients.here.disconnect_container_from_network(id_, network, force=True)
+                gone.append(str(facts.get("Name") or id_[:12]))
+        return gone
 
     def find(self, labels: Mapping[str, str | None]) -> Sequence[Found]:
         filters = {"label": [name if value is None else f"{name}={value}" for name, value in labels.items()]}

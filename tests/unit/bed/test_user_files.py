@@ -125,3 +125,17 @@ def test_a_list_has_comments(tmp_path: Path) -> None:
 def test_a_list_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
     (tmp_path / "list").write_bytes(b"\xef\xbb\xbfa@d0.test\r\nb@d0.test\r\n")
     assert user_files.read_lines(tmp_path / "list") == ["a@d0.test", "b@d0.test"]
+
+
+def test_a_zone_file_beside_the_bed_file_is_read_and_a_folder_is_none(tmp_path: Path) -> None:
+    zone = "$TTL 60\n@ IN SOA ns hostmaster (1 2 3 4 5)\n@ NS ns\nns A 192.0.2.1\n"
+    (tmp_path / "example.zone").write_text(zone)
+    bed = tmp_path / "bed.yaml"
+    bed.write_text("name: x\nzones: {x.example: example.zone}\nnodes: {dns: {service: bind}}\n")
+    assert read_bed(bed).zones == {"x.example": zone}
+    bed.write_text("name: x\nzones: {x.example: .}\nnodes: {dns: {service: bind}}\n")
+    with pytest.raises(InvalidInput, match="no regular file"):
+        read_bed(bed)
+    bed.write_text("name: x\nzones: {x.example: /etc/passwd}\nnodes: {dns: {service: bind}}\n")
+    with pytest.raises(InvalidInput, match=r"zones: x\.example: the name of a file beside"):
+        read_bed(bed)

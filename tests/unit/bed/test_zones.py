@@ -163,3 +163,40 @@ def test_further_records_are_served_and_an_mx_takes_the_place_of_the_beds_own() 
 def test_records_that_cannot_be_served_are_refused(records: dict[str, object], said: str) -> None:
     with pytest.raises(InvalidInput, match=said):
         records_of({"records": records})
+
+
+ZONE = "$TTL 60\n@ IN SOA ns hostmaster (1 2 3 4 5)\n@ NS ns\nns A 192.0.2.1\n@ MX 10 inbox.nodes.test.\n"
+
+
+def test_a_zone_of_the_user_is_served_as_it_stands_and_the_bed_has_no_record_in_it() -> None:
+    bed = {"name": "x", "domains": ["d0.test", "d1.test"], "zones": {"d0.test": ZONE, "x.example": ZONE}}
+    files = make_plan(parse_bed({**bed, "nodes": {"dns": {"service": "bind"}}}, "bed"), cpus=2).named("dns").files
+    assert files["/etc/bind/testbed/own/d0.test.zone"].decode() == ZONE
+    lines = files["/etc/bind/testbed/test.zone"].decode().splitlines()
+    assert [line for line in lines if "d0.test." in line] == ["d0.test. NS dns.nodes.test."]
+    assert [line.split()[1] for line in lines if line.startswith("d1.test.")] == ["MX", "A", "AAAA"]
+    assert "x.example. NS dns.nodes.test." in files["/etc/bind/testbed/example.zone"].decode().splitlines()
+    conf = files["/etc/bind/testbed/named.conf"].decode()
+    assert 'zone "x.example." { type primary; file "/etc/bind/testbed/own/x.example.zone";' in conf
+    reverse = next(text.decode() for path, text in files.items() if path.endswith("in-addr.arpa.zone"))
+    assert "mx.d0.test." not in reverse
+
+
+@pytest.mark.parametrize(
+    ("bed", "said"),
+    [
+        ({"zones": {"x.example": ZONE.replace("@ IN SOA", "; @ IN SOA")}}, "no SOA"),
+        ({"zones": {"x.example": ZONE.replace("@ NS", "a NS")}}, "no NS"),
+        ({"zones": {"x.example": ZONE + "a A 300.0.0.1\n"}}, "x.example"),
+        ({"zones": {"x.example": ZONE + "$INCLUDE /etc/passwd\n"}}, "write the records out"),
+        ({"zones": {"x.example": ZONE + " $generate 1-4000000000 a$ A 192.0.2.1\n"}}, "write the records out"),
+        ({"zones": {"nodes.test": ZONE}}, "outside nodes.test"),
+        ({"zones": {"18.198.in-addr.arpa": ZONE}}, "outside .arpa"),
+        ({"zones": {"../x.example": ZONE}}, "not a domain"),
+        ({"zones": {"mx.d0.test": ZONE}}, "the mail host of d0.test"),
+        ({"zones": {"x.example": ZONE}, "records": {"a.x.example": {"TXT": ["a"]}}}, "in the file of zone x.example"),
+    ],
+)
+def test_zones_that_cannot_be_served_are_refused(bed: dict[str, object], said: str) -> None:
+    with pytest.raises(InvalidInput, match=said):
+        records_of(bed)

@@ -44,6 +44,12 @@ def test_a_container_is_asked_for_with_what_its_spec_names_and_no_more() -> None
     }
 
 
+@pytest.mark.parametrize("address", ["192.0.2.1", "2001:db8::1"])
+def test_ports_are_published_at_the_address_of_the_spec(address: str) -> None:
+    spec = ContainerSpec(name="x", image="x", command=(), labels={}, publish=("25/tcp",), publish_at=address)
+    assert host_config(spec)["PortBindings"] == {"25/tcp": [{"HostIp": address, "HostPort": ""}]}
+
+
 def test_archived_files_are_not_of_this_moment() -> None:
     """Postfix waits until main.cf has not changed for a second: a relay's start took 1 s longer than it should."""
     with tarfile.open(fileobj=io.BytesIO(archive({"/etc/postfix/main.cf": b"biff = no\n"}))) as tar:

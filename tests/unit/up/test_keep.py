@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from orchestrator.bed.model import Bed, parse_bed
+from orchestrator.bed.wiring import PUBLISHED
 from orchestrator.cli import beds
 from orchestrator.errors import EngineFailed, ExitCode, HostCannot, InvalidInput
-from orchestrator.hosts import NetworkSpec, docker, ownership
+from orchestrator.hosts import Endpoint, NetworkSpec, docker, networks, ownership
 from orchestrator.hosts.cleaning import clean
 from orchestrator.hosts.fake import FakeHost
 from orchestrator.hosts.helper import HELPER
@@ -137,6 +138,37 @@ def test_another_bed_of_the_same_name_is_named_and_another_name_helps(call: Call
         call(a_bed(3))
     assert f"`testbed down {bed.id}`" in caught.value.do
     assert call(a_bed(3).model_copy(update={"name": "two"})).state == "running"
+
+
+def test_a_bed_is_published_where_its_command_said_and_not_found_again_for_another_address(
+    engine: Breaking,
+    call: Callable[..., DeployedBed],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(networks, "require_address", lambda *_: None)
+    bed = call(publish_at="192.0.2.1")
+    assert (bed.to_dict()["published_at"], call(publish_at="192.0.2.1")) == ("192.0.2.1", bed)
+    specs = [engine.specs[container.id] for container in bed.containers]
+    assert {spec.publish_at for spec in specs} == {"192.0.2.1"}
+    assert all(PUBLISHED in spec.files for spec in specs)
+    with pytest.raises(InvalidInput, match=r"ports on 192\.0\.2\.1") as caught:
+        call()
+    assert f"`testbed down {bed.id}`" in caught.value.do
+
+
+def test_a_guest_network_has_the_beds_name_and_is_removed_with_the_bed(
+    testbed: Command, engine: Breaking, call: Callable[..., DeployedBed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bed = call(a_bed().model_copy(update={"guests": True}))
+    assert bed.to_dict()["guests"] == {"network": "testbed-one-guests", "aliases": ["dns", "ns2"]}
+    spec = engine.specs[bed.containers[0].id]
+    assert spec.networks[-1] == Endpoint(network="testbed-one-guests", alias="dns")
+    monkeypatch.setattr(
+        engine, "disconnect", lambda network: ["visitor"] if bed.guests and network == bed.guests.id else []
+    )
+    ended = testbed("down", bed.id)
+    assert "warning: disconnected container visitor from testbed-one-guests" in ended.err
+    assert (ended.code, engine.find({})) == (0, [])
 
 
 def test_a_bed_that_another_command_brings_up_is_waited_for(
