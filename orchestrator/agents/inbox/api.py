@@ -1,5 +1,6 @@
 """HTTP API of an inbox: messages, waiting, events, attempts, rules. ``/openapi.json`` describes it."""
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Iterator
@@ -116,7 +117,35 @@ class Gone(BaseModel):
     deleted: list[int]
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What the API speaks for: ``app.state.here``."""
+
+    inbox: InboxReception
+    feed: Feed
+
+    @property
+    def spool(self) -> Spool:
+        """Its messages."""
+        return self.inbox.spool
+
+    async def ready(self, where: search.Condition) -> search.Condition:
+        """Have every message indexed that a condition needs, and serve others meanwhile; return the condition."""
+        for _ in self.spool.words.fill(where[0]):
+            await asyncio.sleep(0)
+        return where
+
+
+async def _here(request: Request) -> Served:
+    served: Served = request.app.state.here
+    return served
+
+
+Here = Annotated[Served, Depends(_here)]
+
+
 async def terms(
+    here: Here,
     to: Annotated[list[str], Query(description="recipient of the envelope; several: each of them")] = [],  # noqa: B006
     sender: Annotated[str | None, Query(description="sender of the envelope; `<>`: the empty one")] = None,
     author: Annotated[str | None, Query(alias="from", description="address or name in From")] = None,
@@ -136,7 +165,7 @@ async def terms(
         sql, args = search.where([*(search.Term(field=f, value=v) for f, v in given), *search.parse(query)])
     except ValueError as error:
         raise HTTPException(422, str(error)) from error
-    return f"{sql} AND id > ?", [*args, after]
+    return await here.ready((f"{sql} AND id > ?", [*args, after]))
 
 
 def summary(stored: Stored) -> dict[str, Any]:
@@ -146,24 +175,6 @@ def summary(stored: Stored) -> dict[str, Any]:
     return {**stored.head, **envelope, **facts}
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
-    """What the API speaks for: ``app.state.here``."""
-
-    inbox: InboxReception
-    feed: Feed
-
-    @property
-    def spool(self) -> Spool:
-        """Its messages."""
-        return self.inbox.spool
-
-
-async def _here(request: Request) -> Served:
-    served: Served = request.app.state.here
-    return served
-
-
 async def _kept(here: Annotated[Served, Depends(_here)], id_: int) -> Stored:
     try:
         return here.spool.get(id_)
@@ -171,7 +182,6 @@ async def _kept(here: Annotated[Served, Depends(_here)], id_: int) -> Stored:
         raise HTTPException(404, f"message {id_} is not kept") from None
 
 
-Here = Annotated[Served, Depends(_here)]
 Kept = Annotated[Stored, Depends(_kept)]
 Searched = Annotated[search.Condition, Depends(terms)]
 Cursor = Annotated[int, Query(ge=0, description="id of the last event that is known")]
