@@ -74,6 +74,24 @@ def test_a_search_names_conditions(inbox: Inbox) -> None:
     assert inbox.client.get("/api/messages", params={"limit": 0}).status_code == 422
 
 
+def test_words_of_a_text_are_searched_waited_for_and_indexed_without_a_search(inbox: Inbox) -> None:
+    for i in range(100):
+        send(inbox, letter(f"number {i}"))
+    assert [m["subject"] for m in get(inbox, "messages", query='"your code is" number 42')["messages"]] == ["number 42"]
+    assert (
+        get(inbox, "messages", query="-code")["total"] == get(inbox, "messages", query="has:attachment")["total"] == 0
+    )
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(get, inbox, "wait", query="welcome", timeout=20)
+        send(inbox, letter("welcome back"))
+        assert waiting.result()["total"] == 1
+    send(inbox)
+    end = time.monotonic() + 10
+    while inbox.call(inbox.spool.words.behind) and time.monotonic() < end:
+        get(inbox, "messages", limit=1)
+    assert inbox.call(inbox.spool.words.behind) is None
+
+
 def test_a_wait_is_answered_when_the_mail_comes_and_not_before(inbox: Inbox) -> None:
     send(inbox, to=("eve@d1.test",))
     with ThreadPoolExecutor() as pool:
