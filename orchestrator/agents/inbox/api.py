@@ -4,7 +4,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Annotated, Any
 
@@ -13,6 +13,7 @@ from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, Field
 
 from orchestrator.agents.inbox import head, mime, search
+from orchestrator.agents.inbox.authentication import Authentication, check
 from orchestrator.agents.inbox.feed import Feed
 from orchestrator.agents.inbox.session import InboxReception
 from orchestrator.agents.inbox.spool import Event, Spool, Stored
@@ -123,6 +124,8 @@ class Served:
 
     inbox: InboxReception
     feed: Feed
+    checking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
+    """Messages whose authentication is checked at a time, each in a thread."""
 
     @property
     def spool(self) -> Spool:
@@ -231,6 +234,14 @@ async def message(here: Here, stored: Kept) -> Whole:
     parts = [PartOf(**{**facts(part), "size": len(part.content)}) for part in body.parts]
     shown = {"headers": list(head.fields(raw)), "text": body.text, "html": body.html, "parts": parts}
     return Whole(**{**summary(stored), **shown})
+
+
+@api.get("/messages/{id_}/authentication")
+async def authentication(here: Here, stored: Kept) -> Authentication:
+    """Check SPF, DKIM and DMARC of a message now, against the bed's DNS."""
+    authors = [author["address"] for author in stored.head["author"]]
+    async with here.checking:
+        return await asyncio.to_thread(check, here.spool.raw(stored.id), stored.envelope, authors)
 
 
 @api.delete("/messages/{id_}")
