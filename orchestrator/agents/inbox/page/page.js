@@ -90,6 +90,20 @@ const TABS = {
       element("tr", {},
         element("td", {}, element("a", { href: `/api/messages/${message.id}/parts/${encodeURIComponent(part.id)}`, download: part.filename || `part-${part.id}` }, part.id)),
         element("td", {}, part.content_type), element("td", {}, part.filename), element("td", {}, octets(part.size))))),
+  Authentication: (message) => {
+    const shown = element("div", {}, "…");
+    ask(`messages/${message.id}/authentication`).then(({ spf, dkim, dmarc }) => {
+      const rows = [["SPF", spf, `client ${spf.client || "none"}`], ...dkim.map((one) => ["DKIM", one, `selector ${one.selector}`]),
+        ["DMARC", dmarc, dmarc.policy && `policy ${dmarc.policy}`]];
+      shown.replaceChildren(
+        element("table", {}, ...rows.map(([method, { result, domain, reason }, fact]) =>
+          element("tr", {}, element("th", { scope: "row" }, method),
+            ...[result, domain, fact, reason].map((cell) => element("td", {}, cell))))),
+        dkim.length ? "" : element("p", { class: "soft" }, "The message has no DKIM signature."),
+      );
+    }, (error) => { shown.replaceChildren(element("p", { class: "wrong", role: "alert" }, error.message)); });
+    return shown;
+  },
   Source: (message) => {
     const shown = element("pre", {}, "…");
     fetch(`/api/messages/${message.id}/raw`).then((answer) => answer.text()).then((text) => { shown.textContent = text.slice(0, 1000000); });

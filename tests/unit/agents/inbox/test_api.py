@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from tests.unit.agents.inbox.conftest import Inbox
+from tests.unit.agents.inbox.test_authentication import Records, records  # noqa: F401
 
 
 def letter(subject: str = "hello", html: str = "") -> EmailMessage:
@@ -60,6 +61,16 @@ def test_a_message_is_listed_read_and_deleted(inbox: Inbox) -> None:
     assert inbox.client.delete(f"/api/messages/{listed['id']}").json() == {"deleted": [listed["id"]]}
     assert get(inbox, "messages")["total"] == 0
     assert inbox.client.get(f"/api/messages/{listed['id']}").status_code == 404
+
+
+def test_authentication_is_checked_when_it_is_asked_for(inbox: Inbox, records: Records) -> None:  # noqa: F811
+    send(inbox)
+    records["d0.test"] = ["v=spf1 ip4:127.0.0.1 -all"]
+    records["_dmarc.d0.test"] = ["v=DMARC1; p=reject"]
+    with ThreadPoolExecutor() as pool:
+        answers = list(pool.map(lambda _: get(inbox, "messages/1/authentication"), range(8)))
+    assert [(a["spf"]["result"], a["dkim"], a["dmarc"]["result"]) for a in answers] == [("pass", [], "pass")] * 8
+    assert inbox.client.get("/api/messages/2/authentication").status_code == 404
 
 
 def test_a_search_names_conditions(inbox: Inbox) -> None:
