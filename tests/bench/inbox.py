@@ -21,7 +21,7 @@ from orchestrator.agents.inbox import search
 from orchestrator.agents.inbox.spool import Envelope, Spool
 
 SIZE = 10_240
-LIMITS = {"memory": 200.0, "recipient": 10.0, "subject": 100.0, "words": 100.0, "common": 1000.0}
+LIMITS = {"memory": 200.0, "recipient": 10.0, "subject": 100.0, "words": 100.0, "common": 300.0, "starts": 300.0}
 _DICE = random.Random(1)
 _VOCABULARY = ["".join(_DICE.choices("aeioubcdfghlmnprst", k=_DICE.randint(2, 11))) for _ in range(30_000)]
 _WORDS = _DICE.choices(_VOCABULARY, [1 / rank for rank in range(1, 30_001)], k=500_000)
@@ -93,6 +93,7 @@ def main() -> int:
             "subject": search_ms(spool, [f'subject:"order {n}"' for n in some if n * 10 >= options.messages]),
             "words": search_ms(spool, [f"code{n}" for n in some if n * 10 >= options.messages]),
             "common": search_ms(spool, ["order"], options.messages),
+            "starts": search_ms(spool, ["ord"], options.messages),
             "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         }
         spool.close()

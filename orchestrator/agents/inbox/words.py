@@ -4,6 +4,7 @@ It is a contentless FTS5 table (sqlite.org/fts5.html): it holds the words and th
 whose message was deleted stays until such entries are the majority; ids are never given twice, so it is never found.
 """
 
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ LIMIT = 1024 * 1024
 """Octets of a message whose words are indexed, from its start."""
 SLICE_S = 0.02
 """Seconds that ``Words.fill`` works at a time, or one message longer."""
+_LONG = re.compile(r"[^\W_]{3}[\W_]*$")  # the many words that begin with one letter take a second to join
 _SCHEMA = """
 CREATE VIRTUAL TABLE IF NOT EXISTS words
 USING fts5 (text, has, content = '', tokenize = "unicode61 remove_diacritics 2")
@@ -28,9 +30,9 @@ FROM messages WHERE id > ? ORDER BY id LIMIT 64
 
 
 def matching(text: str) -> str:
-    """Return the FTS5 query for a phrase; its last word may go on."""
+    """Return the FTS5 query for a phrase; its last word may go on, if it has three letters."""
     quoted = text.replace('"', '""').replace("\0", " ")
-    return f'text : "{quoted}" *'
+    return f'text : "{quoted}"' + (" *" if _LONG.search(text) else "")
 
 
 class Words:

@@ -32,12 +32,16 @@ const person = ({ name, address }) => (name ? `${name} <${address}>` : address);
 
 // ------------------------------------------------------------------------------------------------------------- the list
 
+let latest = null;
 async function load(start = 0) {
+  const path = latest = `messages?${conditions({ limit: PAGE, start })}`;
   try {
-    const listing = await ask(`messages?${conditions({ limit: PAGE, start })}`);
-    state.messages = start ? [...state.messages, ...listing.messages] : listing.messages;
-    state.total = listing.total;
-    showList();
+    const listing = await ask(path);
+    if (path === latest) {  // no other search began meanwhile
+      state.messages = start ? [...state.messages, ...listing.messages] : listing.messages;
+      state.total = listing.total;
+      showList();
+    }
     return listing.cursor;
   } catch (error) {
     showProblem(error);
@@ -251,7 +255,11 @@ addEventListener("keydown", (event) => {
 });
 addEventListener("hashchange", route);
 byId("search").addEventListener("submit", (event) => event.preventDefault());
-byId("query").addEventListener("input", () => { state.query = byId("query").value; load(); });
+let typed = null;
+byId("query").addEventListener("input", () => {
+  clearTimeout(typed);
+  typed = setTimeout(() => { state.query = byId("query").value; load(); }, 100);
+});
 byId("more").addEventListener("click", () => load(state.messages.length));
 byId("show-rules").addEventListener("click", showRules);
 byId("show-attempts").addEventListener("click", showAttempts);

@@ -163,6 +163,7 @@ HIDDEN = Envelope(sender="", recipients=("Eve@d5.test", "eve@d5.test", "bob@d1.t
         ("gruße", True),
         ("ans", False),  # at the start of a word only
         ("han", True),
+        ("ha", False),  # of three letters at least
         ("carol@d2.test", True),
         ("1@d9.test", True),
         ('"no such"', False),
@@ -192,7 +193,7 @@ MIXED = (
 @pytest.mark.parametrize(
     "text",
     [
-        *('"welcome back"', '"code is 47"', "4711", "CAFE", "grün blau", "invoice.pdf", "-hid", "-red", "-binary"),
+        *('"welcome back"', '"code is 471"', "4711", "CAFE", "grün blau", "invoice.pdf", "-hid", "-red", "-binary"),
         *("has:attachment", "has:inlines", "mixed -nothing", "-attachments", "-secret"),
     ],
 )
@@ -230,6 +231,7 @@ def test_entries_of_deleted_messages_are_dropped_before_they_are_the_majority(sp
     again.close()
 
 
+@pytest.mark.filterwarnings("ignore:invalid escape sequence:DeprecationWarning")
 @settings(max_examples=30)
 @given(st.binary(max_size=300), st.text(max_size=20))
 @example(b"<script " * 30, '"')
