@@ -1,6 +1,7 @@
 """Commands about mail and DNS of a bed that is up: wait-mail, inbox, dns."""
 
 import json
+import re
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -45,10 +46,15 @@ def wait_mail(
 def inbox(
     query: Query = "",
     limit: Limit = 50,
+    log: Annotated[int | None, typer.Option(metavar="ID", help="Show the relay's log of this message instead.")] = None,
     bed: beds.DeployedOption = None,
     output: shell.FormatOption = "text",
 ) -> None:
     """List the messages in the inbox of a bed, and say where its web page is."""
+    if log is not None:
+        lines = _relay_log(bed, log)
+        shell.answer(output, lines, lambda: shell.tell("\n".join(plain(line["text"]) for line in lines)))
+        return
     listing = _ask(bed, "messages", [("query", query), ("limit", str(limit))], 60)
 
     def show() -> None:
@@ -162,6 +168,22 @@ def _show(messages: list[dict[str, Any]]) -> None:
     for one in messages:
         recipients = ", ".join(one["recipients"])
         shell.tell(plain(f"{one['id']:6}  {one['sender'] or '<>'} -> {recipients}  {one['subject']}"))
+
+
+def _relay_log(bed: str | None, message: int) -> list[dict[str, Any]]:
+    """Return the lines of the relay's log with the queue id of a message, which its newest Received field names."""
+    from orchestrator.bed.addressing import twin
+    from orchestrator.services import Role
+
+    kept = _ask(bed, f"messages/{message}", [], 60)
+    relay = _attached(bed).role(Role.RELAY)
+    received = next((value for name, value in kept["headers"] if name.lower() == "received"), "")
+    queued = re.search(r"\sid ([0-9A-Za-z]+)\b", received)
+    if queued is None or kept["client"] not in {str(relay.plan.v4), str(twin(relay.plan.v4))}:
+        found = f"message {message} from {kept['client'] or 'HTTP'}, {received or 'without a Received field'}"
+        raise InvalidInput(f"a message that came through node {relay.name}", plain(found), "see `testbed inbox`")
+    of_it = re.compile(rf"\b{queued[1]}\b")
+    return [{"t": round(line.t, 6), "text": line.text} for line in relay.log() if of_it.search(line.text)]
 
 
 def _attached(bed: str | None) -> "RunningBed":

@@ -137,7 +137,7 @@ async function open(id) {
     From: message.author.map(person).join(", "), To: message.to.map(person).join(", "), Cc: message.cc.map(person).join(", "),
     "Envelope sender": message.sender || "<>", "Envelope recipients": message.recipients.join(", "),
     Arrived: `${time(message.t)}, ${octets(message.size)}, from ${message.client || "HTTP"} (${message.helo})`,
-    Security: message.tls, User: message.user, Tags: message.tags.join(", "),
+    "Relay's log": message.client && `testbed inbox --log ${id}`, Security: message.tls, User: message.user, Tags: message.tags.join(", "),
   };
   const body = element("div", { role: "tabpanel" });
   const tabs = Object.keys(TABS).map((name) => element("button", { type: "button", role: "tab", onclick: () => show(name) }, name));
