@@ -1,7 +1,7 @@
 """Full-text index of an inbox: the words of subjects, addresses and texts, filled behind the acceptance of mail.
 
-It is a contentless FTS5 table (sqlite.org/fts5.html): it holds the words and their places, not the texts. An entry
-whose message was deleted stays until such entries are the majority; ids are never given twice, so it is never found.
+It is a contentless FTS5 table (sqlite.org/fts5.html): it holds the words and their places, not the texts. Entries of
+deleted messages stay until they are four fifths of it; ids are never given twice, so that none is ever found.
 """
 
 import re
@@ -75,10 +75,10 @@ class Words:
         self._live += len(added)
 
     def forget(self, ids: list[int]) -> None:
-        """Note that messages were deleted; begin the index anew if most of its entries are of deleted ones."""
+        """Note that messages were deleted; begin the index anew if four fifths of its entries are of deleted ones."""
         gone = sum(id_ <= self._last for id_ in ids)
         self._live -= gone
         self._dead += gone
-        if self._dead > self._live:
+        if self._dead > 4 * self._live:
             self._index.execute("INSERT INTO words (words) VALUES ('delete-all')")
             self._last = self._live = self._dead = 0
