@@ -101,8 +101,8 @@ const TABS = {
         ["DMARC", dmarc, dmarc.policy && `policy ${dmarc.policy}`]];
       shown.replaceChildren(
         element("table", {}, ...rows.map(([method, { result, domain, reason }, fact]) =>
-          element("tr", {}, element("th", { scope: "row" }, method),
-            ...[result, domain, fact, reason].map((cell) => element("td", {}, cell))))),
+          element("tr", {}, element("th", { scope: "row", class: "whole" }, method), element("td", { class: "whole" }, result),
+            element("td", {}, [domain, fact].filter(Boolean).join(", ")), element("td", {}, reason)))),
         dkim.length ? "" : element("p", { class: "soft" }, "The message has no DKIM signature."),
       );
     }, (error) => { shown.replaceChildren(element("p", { class: "wrong", role: "alert" }, error.message)); });
