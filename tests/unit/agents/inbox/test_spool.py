@@ -205,6 +205,14 @@ def test_words_of_every_shown_part_are_found(spool: Spool, text: str) -> None:
     assert id_ not in [stored.id for stored in spool.find(f"NOT ({sql})", args)]
 
 
+def test_the_first_mebibyte_is_searched(spool: Spool) -> None:
+    large = b"x" * 70 + b"\r\n"
+    id_ = put(spool, MIXED.replace(b"binary\r\n", large * (LIMIT // len(large)) + b"beyond\r\n"))
+    for text, found in (("welcome", 1), ("has:attachment", 1), ("has:inline", 0)):
+        assert spool.total(*search.where(search.parse(text))) == found, text
+    assert spool.get(id_).size > LIMIT
+
+
 def test_a_search_misses_no_message_that_came_before_it(spool: Spool) -> None:
     for number in range(300):
         put(spool, b"Subject: %d\r\n\r\nword%d all\r\n" % (number, number))
