@@ -37,11 +37,16 @@ def wait_mail(
 def inbox(
     query: Query = "",
     limit: Limit = 50,
+    log: Annotated[int | None, typer.Option(metavar="ID", help="Show the relay's log of this message instead.")] = None,
     bed: beds.DeployedOption = None,
     output: shell.FormatOption = "text",
 ) -> None:
     """List the messages in the inbox of a bed, and print the address of its web page."""
     asked = _attached(bed).inbox
+    if log is not None:
+        lines = asked.relay_log(log)
+        shell.answer(output, lines, lambda: shell.tell("\n".join(plain(line["text"]) for line in lines)))
+        return
     listing = asked.messages(query=query, limit=limit)
 
     def show() -> None:

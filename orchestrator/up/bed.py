@@ -73,14 +73,16 @@ class RunningBed:
         """The inbox."""
         for node in self.nodes.values():
             if node.plan.service == inbox.SERVICE.name:
-                return Inbox(node=node)
+                return Inbox(node=node, relay=self._first(Role.RELAY))
         raise InvalidInput("a node of the service inbox", f"none in bed {self.plan.bed.name}", "use the bed `mail`")
 
     @property
     def dns(self) -> Dns:
         """The DNS server and its gate."""
-        gates = [node for node in self.nodes.values() if node.plan.role is Role.GATE]
-        return Dns(server=self.role(Role.DNS), gate=gates[0] if gates else None)
+        return Dns(server=self.role(Role.DNS), gate=self._first(Role.GATE))
+
+    def _first(self, role: Role) -> RunningNode | None:
+        return next((node for node in self.nodes.values() if node.plan.role is role), None)
 
     def topology(self) -> Topology:
         """Return the CPUs of the host: threads, cores, sockets."""

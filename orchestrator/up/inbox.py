@@ -1,12 +1,14 @@
 """The inbox of a bed that is up: its messages, over its HTTP API."""
 
 import json
+import re
 import urllib.error
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.bed.addressing import twin
 from orchestrator.errors import EngineFailed, InvalidInput, TimedOut
 from orchestrator.hosts.ownership import in_url
 from orchestrator.plaintext import plain
@@ -27,6 +29,8 @@ class Inbox:
     """
 
     node: RunningNode
+    relay: RunningNode | None
+    """The relay of the bed."""
 
     @property
     def url(self) -> str:
@@ -47,6 +51,22 @@ class Inbox:
         answer = self._get("wait", timeout + _ANSWER_S, count=count, timeout=timeout, **conditions)
         messages: list[dict[str, Any]] = answer["messages"]
         return messages
+
+    def relay_log(self, message: int) -> list[dict[str, Any]]:
+        """Return the lines of the relay's log about a message, each with ``t`` (Unix time) and ``text``.
+
+        The newest Received field of the message names its queue id. Raises InvalidInput if the message did not come
+        through the relay.
+        """
+        kept = self._get(f"messages/{message}", _ANSWER_S)
+        received = next((value for name, value in kept["headers"] if name.lower() == "received"), "")
+        queued = re.search(r"\sid ([0-9A-Za-z]+)\b", received)
+        relay = self.relay
+        if relay is None or queued is None or kept["client"] not in {str(relay.plan.v4), str(twin(relay.plan.v4))}:
+            found = f"message {message} from {kept['client'] or 'HTTP'}, {received or 'without a Received field'}"
+            raise InvalidInput("a message that came through the bed's relay", plain(found), "see `testbed inbox`")
+        of_it = re.compile(rf"\b{queued[1]}\b")
+        return [{"t": round(line.t, 6), "text": line.text} for line in relay.log() if of_it.search(line.text)]
 
     def _get(self, path: str, seconds: float, **words: Any) -> Any:
         url = f"{self.url}/api/{path}?{urllib.parse.urlencode(words, doseq=True)}"

@@ -14,6 +14,7 @@ import pytest
 
 from tests.integration.browser import Browser
 from tests.unit.agents.inbox.conftest import Inbox, Tls, make_inbox, tls  # noqa: F401
+from tests.unit.agents.inbox.test_authentication import Records, records  # noqa: F401
 
 HOSTILE = """
 <script>window.top.hacked = 1; document.title = 'hacked'</script>
@@ -45,8 +46,17 @@ def visit(browser: Browser, inbox: Inbox, fragment: str = "") -> None:
     browser.wait("document.getElementById('live').textContent == 'live'")
 
 
-def send(inbox: Inbox, subject: str = "hello", text: str = "text", html: str = "", to: str = "bob@d1.test") -> None:
+def send(
+    inbox: Inbox,
+    subject: str = "hello",
+    text: str = "text",
+    html: str = "",
+    to: str = "bob@d1.test",
+    headers: dict[str, str] | None = None,
+) -> None:
     message = EmailMessage()
+    for name, value in (headers or {}).items():
+        message[name] = value
     message["From"], message["To"], message["Subject"] = "Ann <ann@d0.test>", to, subject
     message.set_content(text)
     if html:
@@ -107,6 +117,23 @@ def test_every_tab_of_a_message(inbox: Inbox, page: Browser) -> None:
         page.wait(f"document.querySelector('[role=tabpanel]').textContent.includes({json.dumps(text)})")
     click(page, "HTML")
     page.wait("document.querySelector('iframe[sandbox=\"\"]')")
+    assert page.console == []
+
+
+def test_authentication_is_shown_as_text(inbox: Inbox, page: Browser, records: Records) -> None:  # noqa: F811
+    records["d0.test"] = ["v=spf1 <img/src=x/onerror=window.hacked=1>"]
+    records["_dmarc.d0.test"] = ["v=DMARC1; p=reject"]
+    send(inbox, "forged", headers={"DKIM-Signature": f"v=1; d={TEXT.replace(';', '')}; s=s1"})
+    visit(page, inbox, "#1")
+    click(page, "Authentication")
+    page.wait("document.querySelectorAll('[role=tabpanel] tr').length == 3")
+    found = page.value("document.querySelector('[role=tabpanel]').innerText")
+    assert [word for word in ("permerror", "policy reject", "client 127.0.0.1") if word in found] == [
+        "permerror",
+        "policy reject",
+        "client 127.0.0.1",
+    ]
+    assert page.value("window.hacked") is None
     assert page.console == []
 
 

@@ -1,9 +1,10 @@
 """HTTP API of an inbox: messages, waiting, events, attempts, rules. ``/openapi.json`` describes it."""
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, Field
 
 from orchestrator.agents.inbox import head, mime, search
+from orchestrator.agents.inbox.authentication import Authentication, check
 from orchestrator.agents.inbox.feed import Feed
 from orchestrator.agents.inbox.session import InboxReception
 from orchestrator.agents.inbox.spool import Event, Spool, Stored
@@ -116,7 +118,37 @@ class Gone(BaseModel):
     deleted: list[int]
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What the API speaks for: ``app.state.here``."""
+
+    inbox: InboxReception
+    feed: Feed
+    checking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
+    """Messages whose authentication is checked at a time, each in a thread."""
+
+    @property
+    def spool(self) -> Spool:
+        """Its messages."""
+        return self.inbox.spool
+
+    async def ready(self, where: search.Condition) -> search.Condition:
+        """Have every message indexed that a condition needs, and serve others meanwhile; return the condition."""
+        for _ in self.spool.words.fill(where[0]):
+            await asyncio.sleep(0)
+        return where
+
+
+async def _here(request: Request) -> Served:
+    served: Served = request.app.state.here
+    return served
+
+
+Here = Annotated[Served, Depends(_here)]
+
+
 async def terms(
+    here: Here,
     to: Annotated[list[str], Query(description="recipient of the envelope; several: each of them")] = [],  # noqa: B006
     sender: Annotated[str | None, Query(description="sender of the envelope; `<>`: the empty one")] = None,
     author: Annotated[str | None, Query(alias="from", description="address or name in From")] = None,
@@ -136,7 +168,7 @@ async def terms(
         sql, args = search.where([*(search.Term(field=f, value=v) for f, v in given), *search.parse(query)])
     except ValueError as error:
         raise HTTPException(422, str(error)) from error
-    return f"{sql} AND id > ?", [*args, after]
+    return await here.ready((f"{sql} AND id > ?", [*args, after]))
 
 
 def summary(stored: Stored) -> dict[str, Any]:
@@ -146,24 +178,6 @@ def summary(stored: Stored) -> dict[str, Any]:
     return {**stored.head, **envelope, **facts}
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
-    """What the API speaks for: ``app.state.here``."""
-
-    inbox: InboxReception
-    feed: Feed
-
-    @property
-    def spool(self) -> Spool:
-        """Its messages."""
-        return self.inbox.spool
-
-
-async def _here(request: Request) -> Served:
-    served: Served = request.app.state.here
-    return served
-
-
 async def _kept(here: Annotated[Served, Depends(_here)], id_: int) -> Stored:
     try:
         return here.spool.get(id_)
@@ -171,7 +185,6 @@ async def _kept(here: Annotated[Served, Depends(_here)], id_: int) -> Stored:
         raise HTTPException(404, f"message {id_} is not kept") from None
 
 
-Here = Annotated[Served, Depends(_here)]
 Kept = Annotated[Stored, Depends(_kept)]
 Searched = Annotated[search.Condition, Depends(terms)]
 Cursor = Annotated[int, Query(ge=0, description="id of the last event that is known")]
@@ -221,6 +234,14 @@ async def message(here: Here, stored: Kept) -> Whole:
     parts = [PartOf(**{**facts(part), "size": len(part.content)}) for part in body.parts]
     shown = {"headers": list(head.fields(raw)), "text": body.text, "html": body.html, "parts": parts}
     return Whole(**{**summary(stored), **shown})
+
+
+@api.get("/messages/{id_}/authentication")
+async def authentication(here: Here, stored: Kept) -> Authentication:
+    """Check SPF, DKIM and DMARC of a message now, against the bed's DNS."""
+    authors = [author["address"] for author in stored.head["author"]]
+    async with here.checking:
+        return await asyncio.to_thread(check, here.spool.raw(stored.id), stored.envelope, authors)
 
 
 @api.delete("/messages/{id_}")

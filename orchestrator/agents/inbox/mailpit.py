@@ -39,9 +39,9 @@ async def _kept(here: Here, id_: str) -> Stored:
     return found[0]
 
 
-async def _condition(query: str) -> search.Condition:
+async def _condition(here: Here, query: str) -> search.Condition:
     try:
-        return search.where(search.parse(query))
+        return await here.ready(search.where(search.parse(query)))
     except ValueError as error:
         raise HTTPException(400, str(error)) from error
 
@@ -72,7 +72,7 @@ async def searched(here: Here, where: Searched, start: Start = 0, limit: Limit =
 @v1.put("/messages", response_class=PlainTextResponse)
 async def read(here: Here, body: Reading) -> str:
     """Mark messages as read or not."""
-    where = await _condition(body.Search) if body.Search else _of(body.IDs)
+    where = await _condition(here, body.Search) if body.Search else _of(body.IDs)
     here.spool.mark([stored.id for stored in here.spool.find(*where, limit=_MOST)], seen=body.Read)
     here.feed.wake()
     return "ok"

@@ -1,16 +1,18 @@
 """Parts of a message (RFC 2045, RFC 2046), read leniently: what cannot be read is text, and never an error."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from email import message_from_bytes
 from email.message import Message
+from html import unescape
 
 from orchestrator.agents.inbox.head import decoded
 
 MOST_PARTS = 1000
 """Parts of a message that are listed."""
 _SPACE = re.compile(r"\s+")
-_MARKUP = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.DOTALL | re.IGNORECASE)
+_TAG = re.compile(r"<(/?)([a-z0-9]*+)[^<>]*+>", re.IGNORECASE)
 SNIPPET = 250
 """Characters of a snippet."""
 
@@ -40,6 +42,11 @@ class Part:
         except (LookupError, ValueError):
             text = self.content.decode("utf-8", "replace")
         return text.replace("\r\n", "\n")
+
+    @property
+    def shown(self) -> str:
+        """Its text; that of HTML without tags, scripts and styles."""
+        return shown(self.text) if self.content_type == "text/html" else self.text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +78,13 @@ class Body:
     @property
     def snippet(self) -> str:
         """The start of the text, on one line."""
-        text = self.text or _MARKUP.sub(" ", self.html[: 100 * SNIPPET])
+        text = self.text or shown(self.html[: 100 * SNIPPET])
         return _SPACE.sub(" ", text[: 40 * SNIPPET]).strip()[:SNIPPET]
+
+    @property
+    def words(self) -> str:
+        """All texts without their markup, and the names of attached files: what a search looks through."""
+        return " ".join(part.filename if part.attachment else part.shown for part in self.parts)
 
     def part(self, id_: str) -> Part:
         """Return a part.
@@ -96,6 +108,29 @@ def read(message: bytes) -> Body:
     except (RecursionError, ValueError, TypeError, LookupError, AttributeError, AssertionError):
         parts = [_whole(message)]
     return Body(parts=parts)
+
+
+def shown(html: str) -> str:
+    """Return HTML without its tags, scripts and styles; takes time in proportion to its length."""
+    text = " ".join(_shown(html))
+    try:
+        return unescape(text)
+    except ValueError:  # a number of more digits than Python reads
+        return text
+
+
+def _shown(html: str) -> Iterator[str]:
+    at, hidden = 0, ""
+    for tag in _TAG.finditer(html):
+        name = tag[2].lower()
+        if not hidden:
+            yield html[at : tag.start()]
+            hidden = name if name in {"script", "style"} and not tag[1] else ""
+        elif tag[1] and name == hidden:
+            hidden = ""
+        at = tag.end()
+    if not hidden:
+        yield html[at:]
 
 
 def _whole(message: bytes) -> Part:

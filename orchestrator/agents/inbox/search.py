@@ -5,13 +5,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from orchestrator.agents.inbox.words import MATCHES, matching
+
 Condition = tuple[str, list[object]]
 """A condition on the table ``messages``, and its parameters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Term:
-    """One word of a search: ``to:bob@d1.test``, ``-subject:hello``; without a field, subject, addresses and id."""
+    """One condition of a search: ``to:bob@d1.test``, ``-subject:hello``; without a field, words of any part."""
 
     field: str
     value: str
@@ -24,13 +26,17 @@ _UNITS = {"": 1, "k": 1024, "m": 1024 * 1024}
 
 
 def parse(text: str) -> list[Term]:
-    """Read a search in the words of Mailpit: ``field:value``, quoted values, negated by ``-`` or ``!``."""
+    """Read a search in the words of Mailpit: ``field:value``, quoted values, negated by ``-`` or ``!``.
+
+    Signs alone are no term.
+    """
     terms = []
     for minus, name, quoted, bare in _WORD.findall(text):
         field, value = name.lower(), quoted or bare
         if field not in _FIELDS:
             field, value = "", f"{name}:{value}"
-        terms.append(Term(field=field, value=value, negated=bool(minus)))
+        if field or any(map(str.isalnum, value)):
+            terms.append(Term(field=field, value=value, negated=bool(minus)))
     return terms
 
 
@@ -72,9 +78,11 @@ def _subject(value: str) -> Condition:
     return "id IN (SELECT id FROM messages INDEXED BY by_subject WHERE subject LIKE ? ESCAPE '\\')", [_like(value)]
 
 
-def _any(value: str) -> Condition:
-    subject, addressed = _subject(value), _addressed(value)
-    return f"{subject[0]} OR {addressed[0]} OR message_id = ?", [*subject[1], *addressed[1], value]
+def _has(value: str) -> Condition:
+    kinds = {"attachment": "attachments", "attachments": "attachments", "inline": "inline", "inlines": "inline"}
+    if (kind := kinds.get(value.lower())) is None:
+        raise ValueError(f"has: goes with attachment or inline, not {value!r}")
+    return MATCHES, [f"has : {kind}"]
 
 
 def _is(value: str) -> Condition:
@@ -111,7 +119,7 @@ def _size(operator: str) -> Callable[[str], Condition]:
 
 _addressed = _address("author", "rcpt", "to", "cc", "bcc", "reply_to")
 _FIELDS: dict[str, Callable[[str], Condition]] = {
-    "": _any,
+    "": lambda value: (MATCHES, [matching(value)]),
     "rcpt": _address("rcpt"),
     "to": _address("rcpt", "to"),
     "from": _address("author"),
@@ -124,6 +132,7 @@ _FIELDS: dict[str, Callable[[str], Condition]] = {
     "message-id": lambda value: ("message_id = ?", [value.strip("<>")]),
     "tag": lambda value: ("id IN (SELECT message FROM tags WHERE tag = ? COLLATE NOCASE)", [value]),
     "is": _is,
+    "has": _has,
     "before": _time("<"),
     "after": _time(">="),
     "larger": _size(">"),

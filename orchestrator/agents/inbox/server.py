@@ -12,6 +12,7 @@ import asyncio
 import json
 import resource
 import signal
+import sqlite3
 import ssl
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ from orchestrator.agents.inbox.bounce import Bouncer
 from orchestrator.agents.inbox.feed import Feed
 from orchestrator.agents.inbox.session import InboxReception, InboxSession, InboxSettings
 from orchestrator.agents.inbox.spool import Event, Spool
-from orchestrator.agents.output import say
+from orchestrator.agents.output import complain, say
 from orchestrator.agents.rules import Rule, Rules
 from orchestrator.agents.sink import listen
 
@@ -40,6 +41,9 @@ _MOST_HTTP = 512
 """HTTP connections; further requests are answered with 503."""
 _SPARE_FDS = 256
 """For files of the spool."""
+_IDLE_S = 0.5
+"""Seconds without mail after which words are indexed; a search does not wait for that."""
+_HOUR_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +95,7 @@ class Inbox:
         sockets = [listen(host, ports.http, _BACKLOG) for host in hosts]
         self.ports["http"] = sorted({opened.getsockname()[1] for opened in sockets})
         self._serving = asyncio.ensure_future(self._http.serve(sockets))
+        self._filling = asyncio.ensure_future(self._fill())
 
     async def _smtp(self, name: str, hosts: Sequence[str], port: int, *, implicit: bool) -> None:
         for host in hosts:
@@ -105,13 +110,28 @@ class Inbox:
     def _hear(self, _event: Event) -> None:
         self.feed.wake()
 
+    async def _fill(self) -> None:
+        """Index the words of messages whenever none has come for a while."""
+        words, newest = self.reception.spool.words, 0
+        while not self.feed.closed:
+            newest = await self.feed.until(partial(words.behind, newest), _HOUR_S) or newest
+            if await self.feed.until(partial(words.behind, newest), _IDLE_S):
+                continue
+            try:
+                for _ in words.fill():
+                    await asyncio.sleep(0)
+                    if words.behind(newest) or self.feed.closed:
+                        break
+            except sqlite3.Error as error:
+                complain(f"words not indexed: {error}")
+
     async def close(self) -> None:
         """Stop serving: waiting requests are answered, open SMTP sessions end."""
         for server in self._servers:
             server.close()
         self.feed.close()
         self._http.should_exit = True
-        await self._serving
+        await asyncio.gather(self._serving, self._filling)
         self.reception.spool.close()
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from orchestrator.agents.inbox import head
 from orchestrator.agents.inbox.content import Content
+from orchestrator.agents.inbox.words import LIMIT, Words
 
 SEGMENT_B = 64 * 1024 * 1024
 """Octets of a shared file from which on a new one is begun."""
@@ -119,6 +120,8 @@ class Spool:
         self._index.executescript(_SCHEMA)
         self.count, self.size = self._index.execute("SELECT count(*), coalesce(sum(size), 0) FROM messages").fetchone()
         """Messages, and their octets."""
+        self.words = Words(self._index, lambda id_: b"".join(self.chunks(id_, LIMIT)))
+        """Search for words; may be filled ahead of a search, which fills the rest."""
         self._number = max((int(path.name) for path in folder.glob("[0-9]*")), default=0)
         self._segment = -1
         self._segment_size = 0
@@ -201,6 +204,7 @@ class Spool:
 
     def find(self, where: str = "1", args: Sequence[object] = (), *, limit: int = 50, start: int = 0) -> list[Stored]:
         """Return messages, the newest first; ``where`` is a condition on the table ``messages`` (``search.where``)."""
+        self._catch_up(where)
         rows = self._index.execute(
             f"SELECT id, t, size, seen, sender, client, helo, user, tls, head FROM messages WHERE {where}"  # noqa: S608
             " ORDER BY id DESC LIMIT ? OFFSET ?",
@@ -239,11 +243,16 @@ class Spool:
 
     def total(self, where: str = "1", args: Sequence[object] = ()) -> int:
         """Return how many messages fulfil a condition."""
+        self._catch_up(where)
         (count,) = self._index.execute(f"SELECT count(*) FROM messages WHERE {where}", args).fetchone()  # noqa: S608
         return int(count)
 
-    def chunks(self, id_: int) -> Iterator[bytes]:
-        """Yield the octets of a message, 256 KiB at a time at most.
+    def _catch_up(self, where: str) -> None:
+        for _ in self.words.fill(where):
+            pass
+
+    def chunks(self, id_: int, most: int | None = None) -> Iterator[bytes]:
+        """Yield the octets of a message, or the first ``most`` of them, 256 KiB at a time at most.
 
         Raises:
             KeyError: no such message is kept.
@@ -251,7 +260,8 @@ class Spool:
         place = self._index.execute("SELECT file, at, size FROM messages WHERE id = ?", (id_,)).fetchone()
         if place is None:
             raise KeyError(id_)
-        return self._read(*place)
+        name, at, size = place
+        return self._read(name, at, size if most is None else min(size, most))
 
     def raw(self, id_: int) -> bytes:
         """Return the octets of a message.
@@ -280,6 +290,7 @@ class Spool:
 
     def delete(self, where: str = "1", args: Sequence[object] = ()) -> list[int]:
         """Delete the messages that fulfil a condition, and the files that hold none any more; return their ids."""
+        self._catch_up(where)
         files = self._index.execute(f"SELECT DISTINCT file FROM messages WHERE {where}", args).fetchall()  # noqa: S608
         gone = self._index.execute(
             f"DELETE FROM messages WHERE {where} RETURNING id, size",  # noqa: S608
@@ -292,7 +303,9 @@ class Spool:
                 if self._segment >= 0 and name == self._segment_name:
                     self._close()
                 (self.folder / name).unlink(missing_ok=True)
-        return [id_ for id_, _ in gone]
+        ids = [id_ for id_, _ in gone]
+        self.words.forget(ids)
+        return ids
 
     # ----------------------------------------------------------------------------------------------------- events
 

@@ -32,12 +32,16 @@ const person = ({ name, address }) => (name ? `${name} <${address}>` : address);
 
 // ------------------------------------------------------------------------------------------------------------- the list
 
+let latest = null;
 async function load(start = 0) {
+  const path = latest = `messages?${conditions({ limit: PAGE, start })}`;
   try {
-    const listing = await ask(`messages?${conditions({ limit: PAGE, start })}`);
-    state.messages = start ? [...state.messages, ...listing.messages] : listing.messages;
-    state.total = listing.total;
-    showList();
+    const listing = await ask(path);
+    if (path === latest) {  // no other search began meanwhile
+      state.messages = start ? [...state.messages, ...listing.messages] : listing.messages;
+      state.total = listing.total;
+      showList();
+    }
     return listing.cursor;
   } catch (error) {
     showProblem(error);
@@ -90,6 +94,20 @@ const TABS = {
       element("tr", {},
         element("td", {}, element("a", { href: `/api/messages/${message.id}/parts/${encodeURIComponent(part.id)}`, download: part.filename || `part-${part.id}` }, part.id)),
         element("td", {}, part.content_type), element("td", {}, part.filename), element("td", {}, octets(part.size))))),
+  Authentication: (message) => {
+    const shown = element("div", {}, "…");
+    ask(`messages/${message.id}/authentication`).then(({ spf, dkim, dmarc }) => {
+      const rows = [["SPF", spf, `client ${spf.client || "none"}`], ...dkim.map((one) => ["DKIM", one, `selector ${one.selector}`]),
+        ["DMARC", dmarc, dmarc.policy && `policy ${dmarc.policy}`]];
+      shown.replaceChildren(
+        element("table", {}, ...rows.map(([method, { result, domain, reason }, fact]) =>
+          element("tr", {}, element("th", { scope: "row", class: "whole" }, method), element("td", { class: "whole" }, result),
+            element("td", {}, [domain, fact].filter(Boolean).join(", ")), element("td", {}, reason)))),
+        dkim.length ? "" : element("p", { class: "soft" }, "The message has no DKIM signature."),
+      );
+    }, (error) => { shown.replaceChildren(element("p", { class: "wrong", role: "alert" }, error.message)); });
+    return shown;
+  },
   Source: (message) => {
     const shown = element("pre", {}, "…");
     fetch(`/api/messages/${message.id}/raw`).then((answer) => answer.text()).then((text) => { shown.textContent = text.slice(0, 1000000); });
@@ -119,7 +137,7 @@ async function open(id) {
     From: message.author.map(person).join(", "), To: message.to.map(person).join(", "), Cc: message.cc.map(person).join(", "),
     "Envelope sender": message.sender || "<>", "Envelope recipients": message.recipients.join(", "),
     Arrived: `${time(message.t)}, ${octets(message.size)}, from ${message.client || "HTTP"} (${message.helo})`,
-    Security: message.tls, User: message.user, Tags: message.tags.join(", "),
+    "Relay's log": message.client && `testbed inbox --log ${id}`, Security: message.tls, User: message.user, Tags: message.tags.join(", "),
   };
   const body = element("div", { role: "tabpanel" });
   const tabs = Object.keys(TABS).map((name) => element("button", { type: "button", role: "tab", onclick: () => show(name) }, name));
@@ -237,7 +255,11 @@ addEventListener("keydown", (event) => {
 });
 addEventListener("hashchange", route);
 byId("search").addEventListener("submit", (event) => event.preventDefault());
-byId("query").addEventListener("input", () => { state.query = byId("query").value; load(); });
+let typed = null;
+byId("query").addEventListener("input", () => {
+  clearTimeout(typed);
+  typed = setTimeout(() => { state.query = byId("query").value; load(); }, 100);
+});
 byId("more").addEventListener("click", () => load(state.messages.length));
 byId("show-rules").addEventListener("click", showRules);
 byId("show-attempts").addEventListener("click", showAttempts);

@@ -14,6 +14,7 @@ import pytest
 
 from orchestrator.agents.inbox.app import MOST_BODY
 from tests.unit.agents.inbox.conftest import Inbox
+from tests.unit.agents.inbox.test_authentication import Records, records  # noqa: F401
 
 
 def letter(subject: str = "hello", html: str = "") -> EmailMessage:
@@ -63,6 +64,16 @@ def test_a_message_is_listed_read_and_deleted(inbox: Inbox) -> None:
     assert inbox.client.get(f"/api/messages/{listed['id']}").status_code == 404
 
 
+def test_authentication_is_checked_when_it_is_asked_for(inbox: Inbox, records: Records) -> None:  # noqa: F811
+    send(inbox)
+    records["d0.test"] = ["v=spf1 ip4:127.0.0.1 -all"]
+    records["_dmarc.d0.test"] = ["v=DMARC1; p=reject"]
+    with ThreadPoolExecutor() as pool:
+        answers = list(pool.map(lambda _: get(inbox, "messages/1/authentication"), range(8)))
+    assert [(a["spf"]["result"], a["dkim"], a["dmarc"]["result"]) for a in answers] == [("pass", [], "pass")] * 8
+    assert inbox.client.get("/api/messages/2/authentication").status_code == 404
+
+
 def test_a_search_names_conditions(inbox: Inbox) -> None:
     for i in range(5):
         send(inbox, letter(f"number {i}"), (f"user{i}@d1.test",))
@@ -73,6 +84,24 @@ def test_a_search_names_conditions(inbox: Inbox) -> None:
     assert inbox.client.get("/api/messages", params={"query": "larger:much"}).status_code == 422
     assert len(inbox.client.delete("/api/messages", params={"subject": "number 4"}).json()["deleted"]) == 1
     assert inbox.client.get("/api/messages", params={"limit": 0}).status_code == 422
+
+
+def test_words_of_a_text_are_searched_waited_for_and_indexed_without_a_search(inbox: Inbox) -> None:
+    for i in range(100):
+        send(inbox, letter(f"number {i}"))
+    assert [m["subject"] for m in get(inbox, "messages", query='"your code is" number 42')["messages"]] == ["number 42"]
+    assert (
+        get(inbox, "messages", query="-code")["total"] == get(inbox, "messages", query="has:attachment")["total"] == 0
+    )
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(get, inbox, "wait", query="welcome", timeout=20)
+        send(inbox, letter("welcome back"))
+        assert waiting.result()["total"] == 1
+    send(inbox)
+    end = time.monotonic() + 10
+    while inbox.call(inbox.spool.words.behind) and time.monotonic() < end:
+        get(inbox, "messages", limit=1)
+    assert inbox.call(inbox.spool.words.behind) is None
 
 
 def test_a_wait_is_answered_when_the_mail_comes_and_not_before(inbox: Inbox) -> None:

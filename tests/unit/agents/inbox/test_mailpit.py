@@ -43,6 +43,7 @@ def test_lists_and_searches(inbox: Inbox, mailpit: MailpitClient) -> None:
     assert len(mailpit.search_all("subject:number", page_size=2)) == 3
     (found,) = mailpit.search("to:user1@example.com").messages
     assert (found.subject, found.attachments, found.snippet) == ("number 1", 1, "Your code is 123456")
+    assert len(mailpit.search('"your code is" has:attachment -"number 1"').messages) == 2
     mailpit.set_tags([found.id], ["one", "two"])
     assert [m.id for m in mailpit.search("tag:one").messages] == [found.id]
     mailpit.mark_read([found.id])

@@ -2,17 +2,19 @@
 
 import errno
 import json
+import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.agents.inbox import search
+from orchestrator.agents.inbox import mime, search
 from orchestrator.agents.inbox.content import IN_MEMORY, Content
 from orchestrator.agents.inbox.spool import SEGMENT_B, Envelope, Spool
+from orchestrator.agents.inbox.words import LIMIT
 
 ALICE = Envelope(sender="alice@d0.test", recipients=("bob@d1.test",), client="198.18.0.2", helo="relay.test")
 END = b"\r\n.\r\n"
@@ -156,6 +158,17 @@ HIDDEN = Envelope(sender="", recipients=("Eve@d5.test", "eve@d5.test", "bob@d1.t
         ("after:2020/01/01", True),
         ("before:2020-01-01", False),
         ("hans", True),
+        ("GRÜSSE", False),  # the words of the text index: accents and case do not count
+        ("GRÜßE", True),
+        ("gruße", True),
+        ("ans", False),  # at the start of a word only
+        ("han", True),
+        ("ha", False),  # of three letters at least
+        ("carol@d2.test", True),
+        ("1@d9.test", True),
+        ('"no such"', False),
+        ("-no", False),
+        ("--- hans !!", True),
         ("nosuch:field", False),
         ("to:' OR 1=1 --", False),
         ("", True),
@@ -168,7 +181,84 @@ def test_a_message_is_found_by_its_words(spool: Spool, text: str, found: bool) -
     assert spool.total(*search.where(search.parse(text))) == found
 
 
-@pytest.mark.parametrize("text", ["larger:much", "is:odd", "before:yesterday"])
+MIXED = (
+    b"Subject: mixed\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n"
+    b"--b\r\nContent-Type: text/plain; charset=utf-8\r\n\r\nYour code is 4711, welcome\r\nback, caf\xc3\xa9\r\n"
+    b"--b\r\nContent-Type: text/html\r\n\r\n<style>.red {}</style><p class=hid>Gr&uuml;n<b>blau</b></p>\r\n"
+    b"--b\r\nContent-Type: application/pdf\r\nContent-Disposition: attachment; filename=invoice.pdf\r\n\r\nbinary\r\n"
+    b"--b\r\nContent-Type: image/png\r\nContent-ID: <i>\r\n\r\nsecret\r\n--b--\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *('"welcome back"', '"code is 471"', "4711", "CAFE", "grün blau", "invoice.pdf", "-hid", "-red", "-binary"),
+        *("has:attachment", "has:inlines", "mixed -nothing", "-attachments", "-secret"),
+    ],
+)
+def test_words_of_every_shown_part_are_found(spool: Spool, text: str) -> None:
+    put(spool, LETTER)
+    id_ = put(spool, MIXED)
+    assert id_ in [stored.id for stored in spool.find(*search.where(search.parse(text)))]
+    sql, args = search.where(search.parse(text))
+    assert id_ not in [stored.id for stored in spool.find(f"NOT ({sql})", args)]
+
+
+def test_the_first_mebibyte_is_searched(spool: Spool) -> None:
+    large = b"x" * 70 + b"\r\n"
+    id_ = put(spool, MIXED.replace(b"binary\r\n", large * (LIMIT // len(large)) + b"beyond\r\n"))
+    for text, found in (("welcome", 1), ("has:attachment", 1), ("has:inline", 0)):
+        assert spool.total(*search.where(search.parse(text))) == found, text
+    assert spool.get(id_).size > LIMIT
+
+
+def test_a_search_misses_no_message_that_came_before_it(spool: Spool) -> None:
+    for number in range(300):
+        put(spool, b"Subject: %d\r\n\r\nword%d all\r\n" % (number, number))
+        if number % 70 == 0:
+            assert spool.total(*search.where(search.parse(f"word{number}"))) == 1
+    assert spool.total(*search.where(search.parse("all"))) == 300
+
+
+def test_entries_of_deleted_messages_are_dropped_once_they_are_four_fifths(spool: Spool) -> None:
+    def entries() -> int:
+        return int(spool._index.execute("SELECT count(*) FROM words").fetchone()[0])
+
+    ids = [put(spool, b"Subject: x\r\n\r\nhello\r\n") for _ in range(15)]
+    hello = search.where(search.parse("hello"))
+    assert spool.total(*hello) == 15
+    spool.delete("id <= ?", (ids[11],))
+    assert (entries(), spool.total(*hello)) == (15, 3)
+    spool.delete("id <= ?", (ids[12],))
+    assert (entries(), spool.total(*hello), entries()) == (0, 2, 2)
+    put(spool, b"Subject: y\r\n\r\nhello\r\n")
+    again = Spool(spool.folder, most_b=1 << 30, most_messages=1000)
+    assert again.total(*hello) == 3
+    assert again.delete(*hello) == [*ids[13:], ids[-1] + 1]
+    again.close()
+
+
+@pytest.mark.filterwarnings("ignore:invalid escape sequence:DeprecationWarning")
+@settings(max_examples=30)
+@given(st.binary(max_size=300), st.text(max_size=20))
+@example(b"<script " * 30, '"')
+@example(b"&#" + b"9" * 5000, "\0*")
+def test_no_text_and_no_query_is_an_error(tmp_path_factory: pytest.TempPathFactory, body: bytes, query: str) -> None:
+    spool = Spool(tmp_path_factory.mktemp("words"), most_b=1 << 30, most_messages=1000)
+    put(spool, b"Content-Type: text/html; charset=unicode_escape\r\n\r\n" + body + b"\r\n")
+    spool.total(*search.where([search.Term(field="", value=query)]))
+    spool.close()
+
+
+@pytest.mark.parametrize("piece", ["<script ", "<", "<a ", "<!--", "a", "&#9", "<a" * 100])
+def test_markup_is_taken_away_in_linear_time(piece: str) -> None:
+    start = time.process_time()
+    mime.shown(piece * (LIMIT // len(piece)))
+    assert time.process_time() - start < 3
+
+
+@pytest.mark.parametrize("text", ["larger:much", "is:odd", "has:nothing", "before:yesterday"])
 def test_a_search_that_cannot_be_read_is_an_error(text: str) -> None:
     with pytest.raises(ValueError, match=text.partition(":")[2]):
         search.where(search.parse(text))

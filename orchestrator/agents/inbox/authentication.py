@@ -1,0 +1,206 @@
+"""SPF, DKIM and DMARC of a message that is kept (RFC 7208, RFC 6376, RFC 7489), checked against the bed's DNS.
+
+Results are the words of RFC 8601, 2.7. Questions go to the name server of ``/etc/resolv.conf``, and a check blocks.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import dkim
+import dns.exception
+import dns.resolver
+import spf
+from publicsuffixlist import PublicSuffixList
+
+from orchestrator.agents.inbox import head
+from orchestrator.agents.inbox.spool import Envelope
+
+LOOKUP_S = 2.0
+"""Seconds for one question; SPF as a whole has twice that."""
+MOST_SIGNATURES = 5
+"""DKIM signatures that are checked."""
+_DMARC1 = re.compile(rb"v\s*=\s*DMARC1\s*(;|$)")
+_POLICIES = {"none", "quarantine", "reject"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spf:
+    """Whether the sender's domain allows the client."""
+
+    result: str
+    """none, neutral, pass, fail, softfail, temperror or permerror."""
+    domain: str
+    """Of the envelope's sender, or of EHLO if that is empty."""
+    client: str
+    """IP address that is checked: of the host that handed the message to the inbox, as a rule the bed's relay."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dkim:
+    """Whether one signature is that of its domain for this message."""
+
+    result: str
+    """pass, fail, temperror or permerror."""
+    domain: str
+    selector: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dmarc:
+    """Whether SPF or DKIM passed for the domain of From."""
+
+    result: str
+    """none, pass, fail, temperror or permerror."""
+    domain: str
+    policy: str
+    """What the domain asks for if the result is fail: none, quarantine or reject. Empty: no record."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Authentication:
+    """All results for a message."""
+
+    spf: Spf
+    dkim: list[Dkim]
+    """One for each signature, in their order."""
+    dmarc: Dmarc
+
+
+class _Unanswered(Exception):
+    """The name server did not answer a question."""
+
+
+def check(message: bytes, envelope: Envelope, authors: Iterable[str]) -> Authentication:
+    """Check a message; ``authors``: the addresses in From."""
+    sender, signatures = _spf(envelope), list(_dkim(message))
+    domains = sorted({_domain(author) for author in authors})
+    try:
+        dmarc = _dmarc(domains, sender, signatures)
+    except _Unanswered as error:
+        dmarc = Dmarc(result="temperror", domain=", ".join(domains), policy="", reason=str(error))
+    return Authentication(spf=sender, dkim=signatures, dmarc=dmarc)
+
+
+def _spf(envelope: Envelope) -> Spf:
+    if not envelope.client:
+        result, reason = "none", "the message did not come over SMTP"
+    else:
+        try:
+            result, reason = spf.check2(
+                envelope.client, envelope.sender, envelope.helo, timeout=LOOKUP_S, querytime=2 * LOOKUP_S
+            )
+        except Exception as error:  # noqa: BLE001 names and records are anybody's: what the library trips over is a result
+            result, reason = "permerror", str(error)
+    domain = _domain(envelope.sender or envelope.helo)
+    return Spf(result=result, domain=domain, client=envelope.client, reason=reason)
+
+
+def _dkim(message: bytes) -> Iterator[Dkim]:
+    count = sum(name.lower() == "dkim-signature" for name, _ in head.fields(message))
+    for place in range(min(count, MOST_SIGNATURES)):
+        log, signed = _Errors(), None
+        try:
+            signed = dkim.DKIM(message, logger=log)
+            valid = signed.verify(place, dnsfunc=_key)
+            result = "pass" if valid else "permerror" if log.texts else "fail"
+            reason = "; ".join(log.texts) or ("" if valid else "the signature is not that of this message and key")
+        except _Unanswered as error:
+            result, reason = "temperror", str(error)
+        except dkim.ValidationError as error:
+            result, reason = "fail", str(error)
+        except Exception as error:  # noqa: BLE001 signatures and keys are anybody's: see above
+            result, reason = "permerror", str(error)
+        fields = signed.signature_fields if signed else {}
+        domain, selector = (fields.get(tag, b"").decode(errors="replace").lower() for tag in (b"d", b"s"))
+        yield Dkim(result=result, domain=domain, selector=selector, reason=reason)
+
+
+class _Errors:
+    """A logger for dkimpy: keeps the errors, a key that is absent or broken."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def error(self, text: object) -> None:
+        """Keep an error."""
+        self.texts.append(str(text))
+
+    def debug(self, text: object) -> None:
+        """Drop it."""
+
+
+def _key(name: bytes, timeout: float) -> bytes | None:  # noqa: ARG001 the library names it
+    return next(iter(_texts(name.decode())), None)
+
+
+def _dmarc(domains: Sequence[str], sender: Spf, signatures: Sequence[Dkim]) -> Dmarc:
+    if len(domains) != 1 or not domains[0]:
+        reason = f"From has to name one domain, not {len(domains)}"
+        return Dmarc(result="permerror", domain=", ".join(domains), policy="", reason=reason)
+    (domain,) = domains
+    for place in dict.fromkeys((domain, _organisation(domain))):
+        if record := _record(place):
+            break
+    else:
+        return Dmarc(result="none", domain=domain, policy="", reason=f"no record at _dmarc.{place}")
+    policy = record.get("p", "")
+    if place != domain:
+        policy = record.get("sp", policy)
+    if policy not in _POLICIES:
+        reason = f"the record at _dmarc.{place} has the policy {policy!r}"
+        return Dmarc(result="permerror", domain=domain, policy="", reason=reason)
+    modes = {"SPF": record.get("aspf"), "DKIM": record.get("adkim")}
+    checks: list[tuple[str, Spf | Dkim]] = [("SPF", sender), *(("DKIM", one) for one in signatures)]
+    passed = [(kind, one.domain) for kind, one in checks if one.result == "pass"]
+    aligned = [f"{kind} of {of}" for kind, of in passed if _aligned(of, domain, strict=modes[kind] == "s")]
+    unclear = any(one.result == "temperror" for _, one in checks)
+    result = "pass" if aligned else "temperror" if unclear else "fail"
+    reason = ", ".join(aligned) or "neither SPF nor DKIM passed for this domain"
+    return Dmarc(result=result, domain=domain, policy=policy, reason=f"{reason}; record at _dmarc.{place}")
+
+
+def _record(domain: str) -> dict[str, str]:
+    """Return the tags of a domain's DMARC record; several records are none (RFC 7489, 6.6.3)."""
+    records = [text for text in _texts(f"_dmarc.{domain}.") if _DMARC1.match(text)]
+    if len(records) != 1:
+        return {}
+    pairs = (tag.partition("=") for tag in records[0].decode(errors="replace").lower().split(";"))
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _aligned(of: str, domain: str, *, strict: bool) -> bool:
+    return of == domain if strict else _organisation(of) == _organisation(domain)
+
+
+def _organisation(domain: str) -> str:
+    """Return the organisational domain (RFC 7489, 3.2)."""
+    return _suffixes().privatesuffix(domain) or domain
+
+
+@cache
+def _suffixes() -> PublicSuffixList:
+    return PublicSuffixList()
+
+
+def _domain(address: str) -> str:
+    """Return the domain of an address, or a domain, in lower case and ASCII."""
+    domain = address.rpartition("@")[2].rstrip(".").lower()
+    try:
+        return domain.encode("idna").decode()
+    except UnicodeError:
+        return domain
+
+
+def _texts(name: str) -> list[bytes]:
+    try:
+        answer = dns.resolver.resolve(name, "TXT", lifetime=LOOKUP_S)
+    except (dns.resolver.NXDOMAIN, dns.resolver.NoAnswer):
+        return []
+    except dns.exception.DNSException as error:
+        raise _Unanswered(f"{name} {error}") from error
+    return [b"".join(record.strings) for record in answer]

@@ -1,0 +1,84 @@
+"""Full-text index of an inbox: the words of subjects, addresses and texts, filled behind the acceptance of mail.
+
+It is a contentless FTS5 table (sqlite.org/fts5.html): it holds the words and their places, not the texts. Entries of
+deleted messages stay until they are four fifths of it; ids are never given twice, so that none is ever found.
+"""
+
+import re
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+
+from orchestrator.agents.inbox import mime
+
+MATCHES = "id IN (SELECT rowid FROM words WHERE words MATCH ?)"
+"""A condition on the table ``messages``; its parameter is an FTS5 query."""
+LIMIT = 1024 * 1024
+"""Octets of a message whose words are indexed, from its start."""
+SLICE_S = 0.02
+"""Seconds that ``Words.fill`` works at a time, or one message longer."""
+_LONG = re.compile(r"[^\W_]{3}[\W_]*$")  # the many words that begin with one letter take a second to join
+_SCHEMA = """
+CREATE VIRTUAL TABLE IF NOT EXISTS words
+USING fts5 (text, has, content = '', tokenize = "unicode61 remove_diacritics 2")
+"""
+_NEXT = """
+SELECT id, subject || ' ' || message_id || ' ' || coalesce(
+    (SELECT group_concat(name || ' ' || address, ' ') FROM addresses WHERE message = id), '')
+FROM messages WHERE id > ? ORDER BY id LIMIT 64
+"""
+
+
+def matching(text: str) -> str:
+    """Return the FTS5 query for a phrase; its last word may go on, if it has three letters."""
+    quoted = text.replace('"', '""').replace("\0", " ")
+    return f'text : "{quoted}"' + (" *" if _LONG.search(text) else "")
+
+
+class Words:
+    """The index of one spool, in the spool's database."""
+
+    def __init__(self, index: sqlite3.Connection, read: Callable[[int], bytes]) -> None:
+        self._index, self._read = index, read
+        index.execute(_SCHEMA)
+        newest = index.execute("SELECT rowid FROM words ORDER BY rowid DESC LIMIT 1").fetchone()
+        self._last = newest[0] if newest else 0
+        (entries,) = index.execute("SELECT count(*) FROM words").fetchone()
+        (live,) = index.execute("SELECT count(*) FROM messages WHERE id <= ?", (self._last,)).fetchone()
+        self._live, self._dead = live, entries - live
+
+    def behind(self, known: int = 0) -> int | None:
+        """Return the id of the newest message, if it is not indexed yet and newer than ``known``."""
+        (newest,) = self._index.execute("SELECT coalesce(max(id), 0) FROM messages").fetchone()
+        return int(newest) if newest > max(self._last, known) else None
+
+    def fill(self, where: str = MATCHES) -> Iterator[None]:
+        """Index every message that is kept now, if a condition needs that; yields about every ``SLICE_S``."""
+        newest = self.behind() if MATCHES in where else None
+        while newest and self._last < newest and (rows := self._index.execute(_NEXT, (self._last,)).fetchall()):
+            self._add(rows)
+            yield
+
+    def _add(self, rows: list[tuple[int, str]]) -> None:
+        end, added = time.monotonic() + SLICE_S, list[int]()
+        with self._index:
+            self._index.execute("BEGIN")
+            for id_, head in rows:
+                body = mime.read(self._read(id_))
+                text = f"{head} {body.words}".encode(errors="replace").decode()
+                has = " ".join(kind for kind in ("attachments", "inline") if getattr(body, kind))
+                self._index.execute("INSERT INTO words (rowid, text, has) VALUES (?, ?, ?)", (id_, text, has))
+                added.append(id_)
+                if time.monotonic() > end:
+                    break
+        self._last = added[-1]
+        self._live += len(added)
+
+    def forget(self, ids: list[int]) -> None:
+        """Note that messages were deleted; begin the index anew if four fifths of its entries are of deleted ones."""
+        gone = sum(id_ <= self._last for id_ in ids)
+        self._live -= gone
+        self._dead += gone
+        if self._dead > 4 * self._live:
+            self._index.execute("INSERT INTO words (words) VALUES ('delete-all')")
+            self._last = self._live = self._dead = 0
