@@ -98,7 +98,7 @@ class _Tap(socketserver.ThreadingTCPServer):
     request_queue_size = 100
 
     def __init__(self, port: int, to: int, certificate: str) -> None:
-        super().__init__(("0.0.0.0", port), _Connection)  # noqa: S104 - the lab and the control bridge of its bed
+        super().__init__(("0.0.0.0", port), _Connection)
         self.to = to
         self.inner = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self.inner.load_cert_chain(certificate)
