@@ -76,7 +76,7 @@ class Clients:
         replies = "\n".join(f"Ok: message {id_}" for id_ in ids)
         found = "grep -o 'Ok: message [0-9]*' tap.log | grep -cxFe \"$1\""
         self.shell(f"until [ $({found}) = {len(ids)} ]; do sleep 0.05; done", replies)
-        lines = self.shell("cat tap.log")[1:]
+        lines = self.shell("test ! -s tap.err; cat tap.log")[1:]
         return {id_: line for line in lines if (id_ := int(line["reply"].split()[-1])) in ids}
 
 
@@ -114,7 +114,7 @@ def clients(real_engine: Host, mail: Up) -> Iterator[Clients]:
         with httpx.Client(base_url=f"http://127.0.0.1:{mail.port('inbox', '8025/tcp')}", timeout=120) as api:
             box = Clients(container=container, relay=str(mail.address("relay")), api=api)
             tap = (*PYTHON, "-m", "tests.integration.clients.tap", str(TAP), "25", CERTIFICATE)
-            start = 'setsid "$@" < /dev/null > tap.log 2>&1 & '
+            start = 'setsid "$@" < /dev/null > tap.log 2> tap.err & '
             box.shell(f"{start} until grep -q listening tap.log; do sleep 0.05; done", *tap)
             yield box
     finally:

@@ -17,6 +17,7 @@ import socketserver
 import ssl
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 _CHUNK_B = 1 << 16
@@ -66,31 +67,38 @@ def decode(client: bytes, server: bytes) -> Iterator[dict[str, Any]]:
 class _Connection(socketserver.BaseRequestHandler):
     server: "_Tap"
 
+    def setup(self) -> None:
+        self.client, self.to = self.request, socket.create_connection(("127.0.0.1", self.server.to))
+        self.octets, self.replies = bytearray(), bytearray()
+
     def handle(self) -> None:
-        client, server = self.request, socket.create_connection(("127.0.0.1", self.server.to))
-        heard: dict[bool, bytearray] = {True: bytearray(), False: bytearray()}
-        while True:
-            for source in select.select([client, server], [], [])[0]:
-                try:
-                    octets = source.recv(_CHUNK_B)
-                    while isinstance(source, ssl.SSLSocket) and (pending := source.pending()):
-                        octets += source.recv(pending)
-                except OSError:
-                    octets = b""
-                heard[source is client] += octets
-                if not octets:
-                    server.close()
-                    for message in decode(bytes(heard[True]), bytes(heard[False])):
-                        tell(message)
-                    return
-                (server if source is client else client).sendall(octets)
-                if source is client and octets.upper() == b"STARTTLS\r\n":
-                    reply = server.recv(_CHUNK_B)
-                    heard[False] += reply
-                    client.sendall(reply)
-                    if reply.startswith(b"220"):
-                        client = self.server.inner.wrap_socket(client, server_side=True)
-                        server = self.server.outer.wrap_socket(server)
+        with suppress(OSError):  # a side that has gone ends the connection
+            while self._pass_on():
+                pass
+        self.to.close()
+        for message in decode(bytes(self.octets), bytes(self.replies)):
+            tell(message)
+
+    def _pass_on(self) -> bool:
+        """Pass on what one side has sent; false: it has ended the connection."""
+        source = select.select([self.client, self.to], [], [])[0][0]
+        octets = source.recv(_CHUNK_B)
+        while isinstance(source, ssl.SSLSocket) and source.pending():
+            octets += source.recv(_CHUNK_B)
+        if source is self.to:
+            self.replies += octets
+            self.client.sendall(octets)
+            return bool(octets)
+        self.octets += octets
+        self.to.sendall(octets)
+        if octets.upper() == b"STARTTLS\r\n":
+            reply = self.to.recv(_CHUNK_B)
+            self.replies += reply
+            self.client.sendall(reply)
+            if reply.startswith(b"220"):
+                self.client = self.server.inner.wrap_socket(self.client, server_side=True)
+                self.to = self.server.outer.wrap_socket(self.to)
+        return bool(octets)
 
 
 class _Tap(socketserver.ThreadingTCPServer):
