@@ -147,9 +147,9 @@ def check(clients: Clients, client: str, count: int) -> None:
             sent = CHANGED.get((client, letter.kind), bytes)(letter.octets)
             assert raw == sent, f"{what}: {difference(raw, sent)}"
         assert [path(line) for line in (tap["mail"], *tap["rcpt"])] == [message["sender"], *message["recipients"]], what
-        secure = client in {"smtplib", "aiosmtplib", "swaks", "msmtp"} and letter.number % 2 == 0
-        assert (bool(message["tls"]), message["user"]) == (secure, "any" if secure else None), what
-        assert (tap["tls"], bool(tap["auth"])) == (secure, secure), what
+        login = client not in {"socket", POSTFIX} and letter.number % 2 == 0
+        assert (message["user"], bool(tap["auth"])) == ("any" if login else None, login), what
+        assert bool(message["tls"]) == tap["tls"] == (login or (client == POSTFIX and tap["tls"])), what
         came.update(message["recipients"])
     assert came == expected
 

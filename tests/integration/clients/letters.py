@@ -102,5 +102,5 @@ _KINDS: dict[str, Callable[[Random], list[bytes]]] = {
     "recipients": _plain,
     "folded": _plain,
     "bare": _bare,
-    "empty": _plain,
+    "empty": _plain,  # left out
 }
