@@ -21,12 +21,13 @@ test-all: setup tools lint unit unit-long integration-all
 setup: .venv/.installed
 	$(BIN)/testbed setup
 
-# What the tests use beside Python: a real browser for report.html, Compose for compose/, an SSH client.
+# What the tests use beside Python: a real browser for report.html, Compose for compose/, an SSH client, npm.
 tools: .venv/.installed
 	command -v chromium > /dev/null || $(call install,chromium,a browser for the tests of report.html)
 	docker compose version > /dev/null 2>&1 || command -v docker-compose > /dev/null \
 		|| $(call install,docker-compose,Compose for the tests of compose/)
 	command -v ssh > /dev/null || $(call install,openssh-client,an SSH client for the tests of DOCKER_HOST=ssh://)
+	command -v npm > /dev/null || $(call install,npm,npm for the tests with a client of Mailpit)
 
 install = $(BIN)/python -c "from orchestrator.hosts.debian import install; install(['$(1)'], needed='$(2)', say=print)"
 

@@ -11,6 +11,7 @@ from email import policy
 from email.message import EmailMessage
 from email.utils import format_datetime, formataddr, parsedate_to_datetime
 from hashlib import md5, sha1, sha256
+from mimetypes import guess_type
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, HTTPException, Query
@@ -18,7 +19,7 @@ from fastapi.responses import PlainTextResponse, Response
 
 from orchestrator.agents.inbox import head, mime, search
 from orchestrator.agents.inbox.api import ATTACHED, SEALED, Here, Served, media_type, remove
-from orchestrator.agents.inbox.mailpit_bodies import Address, Chaos, Ids, Reading, Send, Tagging, Trigger
+from orchestrator.agents.inbox.mailpit_bodies import Address, Chaos, Ids, Reading, Renaming, Send, Tagging, Trigger
 from orchestrator.agents.inbox.spool import Envelope, Stored
 from orchestrator.agents.rules import Action, Moment, Rule, Rules
 
@@ -28,6 +29,7 @@ _MOMENTS = {"Sender": Moment.MAIL, "Recipient": Moment.RCPT, "Authentication": M
 _SUMS = {"MD5": md5, "SHA1": sha1, "SHA256": sha256}
 _ABSENT = "not in this inbox: it never contacts what a message names, and keeps mail in the bed"
 _MOST = 100_000
+_RELAY = ("SMTPServer", "ReturnPath", "AllowedRecipients", "BlockedRecipients", "OverrideFrom")
 
 
 async def _kept(here: Here, id_: str) -> Stored:
@@ -103,6 +105,20 @@ async def put_tags(here: Here, body: Tagging) -> str:
     """Replace the tags of messages."""
     for stored in here.spool.find(*_of(body.IDs), limit=_MOST) if body.IDs else []:
         here.spool.tag(stored.id, body.Tags)
+    return "ok"
+
+
+@v1.put("/tags/{tag:path}", response_class=PlainTextResponse)
+async def rename_tag(here: Here, tag: str, body: Renaming) -> str:
+    """Rename a tag."""
+    here.spool.retag(tag, body.Name)
+    return "ok"
+
+
+@v1.delete("/tags/{tag:path}", response_class=PlainTextResponse)
+async def delete_tag(here: Here, tag: str) -> str:
+    """Take a tag from all messages."""
+    here.spool.retag(tag, None)
     return "ok"
 
 
@@ -188,7 +204,8 @@ async def send(here: Here, body: Send) -> dict[str, str]:
     if body.HTML:
         message.add_alternative(body.HTML, subtype="html")
     for file in body.Attachments:
-        main, _, sub = file.ContentType.partition("/")
+        media = file.ContentType or guess_type(file.Filename)[0] or "application/octet-stream"
+        main, _, sub = media.partition("/")
         cid = f"<{file.ContentID}>" if file.ContentID else None
         message.add_attachment(_octets(file.Content), main, sub or "octet-stream", filename=file.Filename, cid=cid)
     to = [address.Email for address in (*body.To, *body.Cc)] + body.Bcc
@@ -226,7 +243,7 @@ async def webui() -> dict[str, Any]:
     """Return how the web page is set up."""
     return {
         "Label": "testbed",
-        "MessageRelay": {"Enabled": False},
+        "MessageRelay": {"Enabled": False, "PreserveMessageIDs": False, **dict.fromkeys(_RELAY, "")},
         "SpamAssassin": False,
         "ChaosEnabled": True,
         "DuplicatesIgnored": False,

@@ -30,6 +30,12 @@ class Tagging(Ids):
     Tags: list[str] = []
 
 
+class Renaming(Words):
+    """New name of a tag."""
+
+    Name: Annotated[str, Field(min_length=1)]
+
+
 class Address(Words):
     """A mailbox."""
 
@@ -42,7 +48,8 @@ class Attachment(Words):
 
     Content: str
     Filename: str
-    ContentType: str = "application/octet-stream"
+    ContentType: str = ""
+    """Empty: by the file's name."""
     ContentID: str = ""
 
 

@@ -284,6 +284,13 @@ class Spool:
             self._index.execute("DELETE FROM tags WHERE message = ?", (id_,))
             self._index.executemany("INSERT OR IGNORE INTO tags VALUES (?, ?)", [(id_, tag) for tag in tags])
 
+    def retag(self, tag: str, new: str | None) -> None:
+        """Rename a tag of all messages; ``None``: delete it."""
+        if new is None:
+            self._index.execute("DELETE FROM tags WHERE tag = ?", (tag,))
+        else:
+            self._index.execute("UPDATE OR REPLACE tags SET tag = ? WHERE tag = ?", (new, tag))
+
     def tags(self) -> list[str]:
         """Return the tags in use, sorted."""
         return [tag for (tag,) in self._index.execute("SELECT DISTINCT tag FROM tags ORDER BY tag COLLATE NOCASE")]
