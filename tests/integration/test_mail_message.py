@@ -100,5 +100,5 @@ def test_the_log_of_the_relay_tells_of_one_message(mail: Up, inbox: httpx.Client
     assert sum("status=sent (250 " in text for text in texts) == 1, texts
     forged = b"Received: by relay.nodes.test (Postfix) with ESMTP id " + queued.encode() + b"\r\n" + LETTER
     direct = call("inbox", "--log", str(deliver(mail, inbox, forged, "inbox")), "--bed", mail.id)
-    assert (direct.returncode, "a message that came through node relay" in direct.stderr) == (2, True)
+    assert (direct.returncode, "a message that came through the bed's relay" in direct.stderr) == (2, True)
     assert call("inbox", "--log", "9999", "--bed", mail.id).returncode == 2
