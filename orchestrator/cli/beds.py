@@ -176,10 +176,13 @@ def up(
             help="Life time: 90s, 30m, 2h, 1d. The first up, run or clean after that removes the bed.",
         ),
     ] = None,
+    wait: Annotated[  # noqa: ARG001
+        bool, typer.Option("--wait", help="Nothing to switch on: the command always ends when each service answers.")
+    ] = False,
     runs: shell.RunsOption = shell.RUNS,
     output: shell.FormatOption = "text",
 ) -> None:
-    """Bring a bed up, wait until a test message is delivered to its domains, and leave it up.
+    """Bring a bed up, wait until each service answers and a bed with a load delivers a message, and leave it up.
 
     Before that, remove abandoned and expired beds, and restore missing firewall rules of running ones. If the same bed
     is already up, only show it; if the one of this name differs or is damaged, fail.
