@@ -6,11 +6,11 @@
 
 In turn, so that both see the same machine:
 
-- ``up``: the command, from its start to "a message to any domain will be delivered", with 2,560 domains; in bed ``mail``
-  to "each service answers".
+- ``up``: the command, from its start to "a message to any domain will be delivered", with 2,560 domains; of bed
+  ``mail``, to "each service answers".
 - ``by hand``: what a person would write in a shell script for the same four containers: two networks, and for each
   container ``docker create`` with the same image, capabilities, sysctls and ports, ``network connect``, ``cp`` of
-  the same files, ``start``. It delivers no message, and waits for no daemon but in bed ``mail``: for the same
+  the same files, ``start``. It delivers no message, and waits for no daemon but those of bed ``mail``: for the same
   log lines as ``up``. The bar is held against this one.
 - ``bare``: four times ``docker run -d IMAGE sleep``, with none of that: what the engine takes at the very least.
 """
