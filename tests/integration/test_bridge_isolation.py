@@ -33,7 +33,7 @@ def beds(tmp_path_factory: pytest.TempPathFactory, real_engine: Host) -> Iterato
     path = tmp_path_factory.mktemp("beds") / "other.yaml"
     path.write_text("name: other\nlab: bridge\ndomains: 4\nnodes: {sink: {service: blackhole}}\n", encoding="utf-8")
     with ExitStack() as stack:
-        up = [bring_up("mail")]
+        up = [bring_up("mail", "--wait")]
         stack.callback(bring_down, real_engine, up[0])
         up += [bring_up(path)]
         stack.callback(bring_down, real_engine, up[1])
