@@ -44,7 +44,7 @@ MAX_NAME = 200
 class Kept(BaseModel):
     """Base of the shapes of files in a run directory: strict types, unknown keys ignored."""
 
-    model_config = ConfigDict(strict=True, frozen=True, defer_build=True)
+    model_config = ConfigDict(strict=True, frozen=True)
 
 
 @dataclass(frozen=True, slots=True)
