@@ -198,10 +198,13 @@ def up(
             help="Publish the ports on this address of the engine's host instead of 127.0.0.1, for other machines.",
         ),
     ] = None,
+    wait: Annotated[  # noqa: ARG001
+        bool, typer.Option("--wait", help="For scripts that say it: `up` always waits until each service answers.")
+    ] = False,
     runs: shell.RunsOption = shell.RUNS,
     output: shell.FormatOption = "text",
 ) -> None:
-    """Bring a bed up, wait until a test message is delivered to its domains, and leave it up.
+    """Bring a bed up, wait until each service answers and a bed with a load delivers a message, and leave it up.
 
     Before that, remove abandoned and expired beds, and restore missing firewall rules of running ones. If the same bed
     is already up, only show it; if the one of this name differs or is damaged, fail.

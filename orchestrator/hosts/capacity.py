@@ -114,17 +114,23 @@ class Check:
         return asdict(self)
 
 
-def read(host: Host) -> Readings:
-    """Read the host with two one-shot helpers: in the host's network namespace without capabilities, and in its own."""
+def read(host: Host, *, features: bool = True) -> Readings:
+    """Read the host with one-shot helpers: in the host's network namespace without capabilities, and in its own.
+
+    ``features``: try out the kernel's features, in the second helper; otherwise ``lacks`` is empty.
+    """
     needed, do = "a reading of the host", "see the engine's log"
-    with ThreadPoolExecutor(2) as pool:
-        tried = pool.submit(
-            on_the_host, host, _TRY, needed=needed, do=do, host_network=False, capabilities=("NET_ADMIN",)
+    with ThreadPoolExecutor(1) as pool:
+        tried = (
+            pool.submit(on_the_host, host, _TRY, needed=needed, do=do, host_network=False, capabilities=("NET_ADMIN",))
+            if features
+            else None
         )
         info = host.info()
         beds = host.find({ownership.NEIGHBOURS: None})
         output = on_the_host(host, _READ, needed=needed, do=do)
     facts = dict(line.split("\t", 1) for line in output.splitlines() if "\t" in line)
+    lines = tried.result().splitlines() if tried else []
     sysctls = {
         name: " ".join(facts[name].split())
         for name in ("gc_thresh1", "gc_thresh2", "gc_thresh3", "ip_local_port_range", "nf_conntrack_max")
@@ -137,7 +143,7 @@ def read(host: Host) -> Readings:
         memory_available_b=_available(facts.get("meminfo", "")),
         nofile=1 << 30 if facts["nofile"].strip() == "unlimited" else int(facts["nofile"]),
         ipv6="ipv6" not in facts,
-        lacks=tuple(line.removeprefix(_LACKS) for line in tried.result().splitlines() if line.startswith(_LACKS)),
+        lacks=tuple(line.removeprefix(_LACKS) for line in lines if line.startswith(_LACKS)),
         neighbour_limit=int(sysctls["gc_thresh3"]) if "gc_thresh3" in sysctls else None,
         neighbours=_entries(facts.get("neighbours", "")),
         neighbours_planned=sum(int(count) for bed in beds if (count := bed.labels[ownership.NEIGHBOURS]).isdecimal()),

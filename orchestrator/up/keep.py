@@ -48,7 +48,7 @@ def up(
     cpus = host.info().cpus
     with ThreadPoolExecutor(1) as pool:
         with shielded():  # the pool does not wait for a thread whose start was interrupted
-            reading = pool.submit(capacity.read, host)  # the engine's time, while this process plans
+            reading = pool.submit(_read, host)  # the engine's time, while this process plans
         plan = make_plan(bed, cpus=cpus)
         verify(plan)  # before any object is made
         if present := _present(host, bed, steps, life, publish_at):
@@ -58,7 +58,7 @@ def up(
             try:
                 readings = reading.result()
             except EngineFailed:  # the helper's image was missing
-                readings = capacity.read(host)
+                readings = _read(host)
     capacity.admit(readings, plan.needs, runs, provoked=frozenset(), smaller=None, say=steps.say)
     if publish_at != LOOPBACK:
         networks.require_address(host, publish_at)
@@ -72,10 +72,19 @@ def up(
         if present := _present(host, bed, steps, life, publish_at):
             return present
         raise
+    except EngineFailed:
+        with suppress(EngineFailed):  # the first error stays, unless the kernel lacks what it is about
+            capacity.require(capacity.check(capacity.read(host), plan.needs))
+        raise
     with stays_up(id_):
         if made := next((deployed for deployed in deployed_beds(host) if deployed.id == id_), None):
             return made
     raise EngineFailed(f"bed {bed.name} {id_} up", "it was removed as soon as it was up", "find out who removed it")
+
+
+def _read(host: Host) -> capacity.Readings:
+    """Read the host, but not the features of its kernel: a bring-up finds out, and ``up`` looks at them if it fails."""
+    return capacity.read(host, features=False)
 
 
 @contextmanager

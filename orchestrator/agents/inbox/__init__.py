@@ -1,1 +1,5 @@
 """Mailbox with an HTTP API: keeps every message untouched, and finds it again."""
+
+import gc
+
+gc.set_threshold(50_000, 20, 20)  # with 700, the collections take a sixth of the CPU time of the imports

@@ -1,6 +1,6 @@
 """Recorder of a bed: writes logs and statistics into the run directory, and detects the end of a container.
 
-Each node has three threads (log, statistics, end), because the engine's answers are blocking streams.
+Each node has two or three threads (log, end, statistics), because the engine's answers are blocking streams.
 A broken stream does not end the run: it is reported in ``faults`` and series/recorder.jsonl.
 """
 
@@ -52,7 +52,7 @@ class Recorder:
     The run directory then holds the complete logs.
     """
 
-    def __init__(self, rundir: RunDir) -> None:
+    def __init__(self, rundir: RunDir, *, statistics: bool = True) -> None:
         self.faults: list[str] = []
         """Streams that could not be recorded, with reasons."""
         self.died = Event()
@@ -65,6 +65,7 @@ class Recorder:
         self._logs: dict[str, NodeLog] = {}
         self._ticks: dict[str, Ticks] = {}
         self._threads: list[Thread] = []
+        self._statistics = statistics
         self._stats: IO[str] = rundir.write_series("stats")
         self._fault_file: IO[str] | None = None
         self._ends: dict[str, Future[NodeDied]] = {}
@@ -84,7 +85,8 @@ class Recorder:
         """Record a node from its first log line. Its container must be started: the engine follows no other."""
         log, ended = self._log(node), Event()
         reader = self._thread("logs", node, lambda: self._read_log(log, container.logs(follow=True), ended))
-        self._thread("stats", node, lambda: self._read_stats(node, container))
+        if self._statistics:
+            self._thread("stats", node, lambda: self._read_stats(node, container))
         self._thread("end", node, lambda: self._await_end(log, container, reader, ended))
 
     def watch(self, node: str, pattern: re.Pattern[str] | str) -> Watch:

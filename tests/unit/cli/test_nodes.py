@@ -290,8 +290,9 @@ def test_up_removes_only_the_folders_that_it_made(
         raise EngineFailed("a network", "none", "make room")
 
     monkeypatch.setattr(images, "ensure", lambda *_: [])
-    monkeypatch.setattr(capacity, "read", lambda _: None)
+    monkeypatch.setattr(capacity, "read", lambda *_, **__: None)
     monkeypatch.setattr(capacity, "admit", lambda *_, **__: None)
+    monkeypatch.setattr(capacity, "check", lambda *_: [])
     monkeypatch.setattr(keep, "bring_up", refuse)
     (tmp_path / "there").mkdir()
     assert testbed("up", "--domains", 2, "--runs", tmp_path / folder).names("make room")

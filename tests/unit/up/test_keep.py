@@ -259,6 +259,29 @@ def test_up_refuses_a_disk_that_is_too_small(
     assert engine.find({}) == []
 
 
+@pytest.mark.parametrize(("lacks", "named"), [("", EngineFailed), ("lacks\tnf_tables (reject)\n", HostCannot)])
+def test_a_bring_up_that_fails_names_the_feature_that_the_kernel_lacks(
+    engine: Breaking,
+    call: Callable[..., DeployedBed],
+    monkeypatch: pytest.MonkeyPatch,
+    lacks: str,
+    named: type[EngineFailed | HostCannot],
+) -> None:
+    answer = engine.answer
+    monkeypatch.setattr(
+        engine,
+        "answer",
+        lambda spec, words: replace(answer(spec, words), stdout=READING if spec.host_network else lacks),
+    )
+
+    def refuse(*_: object, **__: object) -> None:
+        raise EngineFailed("node dns to run", "it ended: nft: Operation not supported", "read its log")
+
+    monkeypatch.setattr(keep, "bring_up", refuse)
+    with pytest.raises(named, match="missing: nf_tables" if lacks else "Operation not supported"):
+        call()
+
+
 # ------------------------------------------------------------------------------------------------------------ expiry
 
 
