@@ -33,7 +33,7 @@ from orchestrator.hosts.docker.api import archive
 from orchestrator.hosts.helper import HELPER
 from orchestrator.hosts.networks import choose_subnet
 from orchestrator.plan import NodePlan, Plan, make_plan, subnet_prefix
-from orchestrator.up.bringup import _certificates
+from orchestrator.up.bringup import certificates
 
 TESTBED = str(Path(sys.executable).with_name("testbed"))
 BARS = {"relay": 1.5, "mail": 1.3}
@@ -86,7 +86,7 @@ def by_hand(plan: Plan) -> float:
             name = f"{NAME}-{node.name}"
             docker("create", "--name", name, "--network", control, *_options(node), node.tag)
             docker("network", "connect", "--ip", str(node.v4), lab, name)
-            files = {**node.files, **_certificates(authority, plan, node)}
+            files = {**node.files, **certificates(authority, plan, node)}
             docker("cp", "-", f"{name}:/", data=archive(files))
             docker("start", name)
         if plan.bed.name == "mail":
