@@ -27,6 +27,7 @@ _OUTGOING_FDS = 64
 _SOCKET_B = {"bullseye": 60_000, "bookworm": 5_000, "trixie": 3_000}
 """Bytes of memory for each listening socket, measured with 2,560 addresses; 9.16 keeps buffers for each."""
 
+_RECURSIVE = "yes; allow-recursion { any; };"
 _AUTHORITATIVE = "no;                // authoritative only: other names do not exist"
 
 Listen = Literal["service", "lab", "all"]
@@ -47,6 +48,8 @@ class Settings(Strict):
     Debian. Without effect since 9.17.20."""
     update: bool = False
     """Take changes of records while it runs (RFC 2136), signed with the session key (RFC 8945) from the node itself."""
+    recursion: bool = False
+    """Follow a CNAME into another zone of the bed, as a resolver does; the root zone stays the bed's own."""
     resolver: bool = False
     """Resolve and validate as named does by default: without a root zone, and with a fetch of the root's keys at the
     start. (The fetch fails, because a bed has no route to a root server.)"""
@@ -140,7 +143,8 @@ def _conf(site: Site[Settings], paths: Mapping[str, str]) -> str:
     settings = site.settings
     four = {"service": str(site.v4), "lab": str(site.lab), "all": "any"}[settings.listen]
     six = {"service": str(site.v6), "lab": str(site.lab6), "all": "any", "none": "none"}[_listen6(site)]
-    recursion, validation = ("yes;", "auto") if settings.resolver else (_AUTHORITATIVE, "no")
+    recursion = _RECURSIVE if settings.resolver or settings.recursion else _AUTHORITATIVE
+    validation = "auto" if settings.resolver else "no"
     dynamic = ' update-policy local; journal "{}.jnl";' if settings.update else ""
     statements = "".join(
         f'zone "{origin}" {{ type primary; file "{path}"; check-names ignore;'

@@ -180,5 +180,10 @@ def test_the_commands_change_and_break_dns(mail: Up) -> None:
         *[("TXT", "REFUSED"), ("TXT", "NOERROR")],
         *[("A", "SERVFAIL"), ("TXT", "NXDOMAIN")],
     ]
+    run("set", "key.example.org", "CNAME", "shop.example.com.")
+    run("set", "shop.example.com", "TXT", '"of another zone"')
+    query = dns.message.make_query("key.example.org", "TXT")
+    found = dns.query.udp(query, "127.0.0.1", port=mail.port("gate", "53/udp"), timeout=10)
+    assert [str(item) for rrset in found.answer for item in rrset] == ["shop.example.com.", '"of another zone"']
     for words in (("fail", "example.org", "MX", "nosuchcode"), ("set", "example.org", "MX", "ten")):
         assert call("dns", words[0], "--bed", mail.id, *words[1:]).returncode == ExitCode.USAGE

@@ -43,11 +43,18 @@ def test_by_default_it_is_authoritative_for_everything() -> None:
     assert b" -S " not in node.files["/testbed/enter"]
 
 
+def test_recursion_keeps_the_root_of_the_bed() -> None:
+    _, conf = rendered(recursion=True)
+    assert 'zone "." {' in conf
+    assert "recursion yes; allow-recursion { any; };" in conf
+    assert "dnssec-validation no;" in conf
+
+
 def test_a_resolver_has_no_root_of_its_own() -> None:
     node, conf = rendered(resolver=True, max_sockets=4096)
     assert 'zone "." {' not in conf
     assert 'zone "test." {' in conf
     assert "/etc/bind/testbed/_root.zone" not in node.files
-    assert "recursion yes;" in conf
+    assert "recursion yes; allow-recursion { any; };" in conf
     assert "dnssec-validation auto;" in conf
     assert b" -S 4096 " in node.files["/testbed/enter"]

@@ -16,6 +16,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"listen": "lab", "listen_v6": "none", "workers": 3},
         {"listen": "all", "max_sockets": 4096},
         {"resolver": True, "update": True},
+        {"recursion": True},
     ],
     "blackhole": [
         {"data_delay_ms": 1.5, "max_size": 1024},
