@@ -379,6 +379,19 @@ def test_events_are_read_from_a_cursor_on(spool: Spool) -> None:
     assert spool.events(spool.cursor) == []
 
 
+def test_long_events_take_bounded_room(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.agents.inbox.spool.MOST_EVENTS_B", 1_000_000)
+    for i in range(2000):
+        spool.record("attempt", {"i": i, "recipients": ["x" * 250] * 20})
+    kept = spool.events()
+    assert 400_000 < sum(len(json.dumps(event.data)) for event in kept) < 1_000_000
+    assert [event.data["i"] for event in kept][-1] == 1999
+    again = Spool(spool.folder, most_b=1, most_messages=1)
+    again.record("attempt", {"long": "x" * 990_000})
+    assert len(again.events()) < len(kept)
+    again.close()
+
+
 def test_the_oldest_events_go_first(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orchestrator.agents.inbox.spool.MOST_EVENTS", 500)
     for i in range(2000):
