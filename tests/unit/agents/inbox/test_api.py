@@ -1,5 +1,6 @@
 """The HTTP API of an inbox, over a real socket."""
 
+import asyncio
 import json
 import smtplib
 import threading
@@ -7,12 +8,15 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from email.message import EmailMessage
+from functools import partial
 from typing import Any
 
 import httpx
 import pytest
 
+from orchestrator.agents.inbox.api import remove
 from orchestrator.agents.inbox.app import MOST_BODY
+from orchestrator.agents.inbox.spool import Envelope
 from tests.unit.agents.inbox.conftest import Inbox
 from tests.unit.agents.inbox.test_authentication import Records, records  # noqa: F401
 
@@ -219,6 +223,26 @@ def test_a_page_from_elsewhere_changes_nothing(inbox: Inbox, headers: dict[str, 
 def test_its_own_page_may(inbox: Inbox) -> None:
     own = {"Origin": f"http://127.0.0.1:{inbox.http}", "Sec-Fetch-Site": "same-origin"}
     assert inbox.client.delete("/api/messages", headers=own).status_code == 200
+
+
+def test_a_deletion_of_many_messages_lets_others_be_served(inbox: Inbox) -> None:
+    envelope = Envelope(sender="a@d0.test", recipients=("b@d1.test",), client="::1", helo="x")
+    for _ in range(2000):
+        inbox.call(partial(inbox.reception.put, b"Subject: x\r\n\r\n", envelope))
+    before = inbox.call(lambda: inbox.spool.cursor)
+    counts = list[int]()
+
+    async def delete() -> None:
+        deleting = asyncio.ensure_future(remove(inbox.reception, ("1", [])))
+        while not deleting.done():
+            counts.append(inbox.spool.count)
+            await asyncio.sleep(0)
+        assert len((await deleting).deleted) == 2000
+
+    inbox._wait(delete())
+    assert len(set(counts)) >= 10
+    told = inbox.call(lambda: inbox.spool.events(before, ["deleted"]))
+    assert sum(len(event.data["ids"]) for event in told) == 2000
 
 
 def test_html_of_a_message_is_sealed(inbox: Inbox) -> None:
