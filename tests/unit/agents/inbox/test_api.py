@@ -3,10 +3,12 @@
 import asyncio
 import json
 import smtplib
+import socket
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from email.message import EmailMessage
 from functools import partial
 from typing import Any
@@ -268,6 +270,21 @@ def test_a_part_is_no_page(inbox: Inbox, kind: str) -> None:
 @pytest.mark.parametrize("path", ["/page/..%2fserver.py", "/page/nosuch.html", "/page/%2e%2e/app.py", "/api/v2"])
 def test_no_other_file_is_served(inbox: Inbox, path: str) -> None:
     assert inbox.client.get(path).status_code == 404
+
+
+def test_a_connection_above_the_limit_is_answered_with_503(
+    make_inbox: Callable[..., Inbox], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.agents.inbox.server._MOST_HTTP", 20)
+    inbox = make_inbox()
+    with ExitStack() as stack:
+        for _ in range(19):
+            stack.enter_context(socket.create_connection(("127.0.0.1", inbox.http), timeout=5))
+        assert inbox.client.get("/metrics").status_code == 503
+        send(inbox)
+    while inbox.client.get("/metrics").status_code == 503:
+        pass
+    assert get(inbox, "messages")["total"] == 1
 
 
 def test_waiting_requests_end_with_the_inbox(make_inbox: Callable[..., Inbox]) -> None:
