@@ -287,6 +287,12 @@ def test_a_connection_above_the_limit_is_answered_with_503(
     assert get(inbox, "messages")["total"] == 1
 
 
+@pytest.mark.parametrize("path", ["messages?after=", "messages?start=", "messages/", "attempts?after=", "wait?after="])
+def test_a_number_that_is_too_great_is_refused(inbox: Inbox, path: str) -> None:
+    answer = inbox.client.get(f"/api/{path}{1 << 63}")
+    assert (answer.status_code, answer.json()) == (422, {"detail": "numbers below 2**63 are needed"})
+
+
 def test_waiting_requests_end_with_the_inbox(make_inbox: Callable[..., Inbox]) -> None:
     inbox = make_inbox()
     with ThreadPoolExecutor() as pool:
