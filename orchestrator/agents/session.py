@@ -33,11 +33,11 @@ _HELLO = re.compile(rb"[A-Za-z]{4} +[!-~\x80-\xff][ -~\x80-\xff]*")
 _VERB_ENDS = (b"", b" ")
 _BODY = (b"BODY=7BIT", b"BODY=8BITMIME")
 _SIZE = re.compile(rb"SIZE(?:=(\d{1,20}))?")
-_AT_ONCE = 2 * 1024
+_AT_ONCE = 512
 """Octets of a pipeline that are read before other connections have their turn."""
 _EARLY_S = 0.001
 """Added to every delay, because the event loop rounds timers down to whole milliseconds."""
-_HANDSHAKE_S = 30.0
+HANDSHAKE_S = 30.0
 
 _CRLF = b"\r\n"
 OK = b"250 2.0.0 Ok\r\n"
@@ -382,7 +382,7 @@ class Session(asyncio.Protocol):
         context = cast("ssl.SSLContext", self._reception.tls)
         try:
             secured = await asyncio.get_running_loop().start_tls(
-                transport, self, context, server_side=True, ssl_handshake_timeout=_HANDSHAKE_S
+                transport, self, context, server_side=True, ssl_handshake_timeout=HANDSHAKE_S
             )
         except (OSError, ssl.SSLError):
             transport.abort()

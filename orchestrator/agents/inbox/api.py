@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 
 from orchestrator.agents.inbox import head, mime, search
 from orchestrator.agents.inbox.authentication import Authentication, check
-from orchestrator.agents.inbox.feed import Feed
+from orchestrator.agents.inbox.feed import MESSAGE, Feed
 from orchestrator.agents.inbox.session import InboxReception
 from orchestrator.agents.inbox.spool import Event, Spool, Stored
 from orchestrator.agents.rules import Rule, Rules
@@ -29,6 +29,8 @@ KEEP_ALIVE_S = 15.0
 """Seconds of silence after which an event stream sends a comment, so that proxies and readers keep it open."""
 _PAGE = 1000
 _FEW = 10
+_SLICE = 200
+"""Messages that are deleted at a time."""
 
 
 class Mailbox(BaseModel):
@@ -207,7 +209,7 @@ async def messages(
 @api.delete("/messages")
 async def delete(here: Here, where: Searched) -> Gone:
     """Delete the messages that match: all of them without conditions."""
-    return remove(here.inbox, where)
+    return await remove(here.inbox, where)
 
 
 @api.get("/wait", responses={408: {"description": "the messages did not come in time"}})
@@ -218,7 +220,8 @@ async def wait(
     timeout: Annotated[float, Query(ge=0, le=MOST_WAIT_S, description="seconds")] = 30.0,  # noqa: ASYNC109
 ) -> Listing:
     """Wait until ``count`` messages match; they may have come before. The request is parked, nothing polls."""
-    found = await here.feed.until(lambda: enough(here.spool.find(*where, limit=_PAGE), count), timeout)
+    look = partial(_enough, here.spool, where, count)
+    found = await here.feed.until(look, timeout, MESSAGE)
     if found is None:
         total = here.spool.total(*where)
         last = [event.data["reply"] for event in here.spool.events(max(0, here.spool.cursor - _FEW), ["attempt"])]
@@ -247,7 +250,7 @@ async def authentication(here: Here, stored: Kept) -> Authentication:
 @api.delete("/messages/{id_}")
 async def delete_one(here: Here, stored: Kept) -> Gone:
     """Delete a message."""
-    return remove(here.inbox, ("id = ?", [stored.id]))
+    return await remove(here.inbox, ("id = ?", [stored.id]))
 
 
 @api.put("/messages/{id_}/seen")
@@ -308,17 +311,21 @@ async def put_rules(here: Here, rules: list[Rule]) -> None:
     here.inbox.record("rules", {"rules": [rule.to_dict() for rule in rules]})
 
 
-def remove(inbox: InboxReception, where: search.Condition) -> Gone:
-    """Delete the messages that match, and tell it."""
-    gone = inbox.spool.delete(*where)
-    if gone:
-        inbox.record("deleted", {"ids": gone})
-    return Gone(deleted=gone)
+async def remove(inbox: InboxReception, where: search.Condition) -> Gone:
+    """Delete the messages that match now, and tell it; others are served meanwhile."""
+    ids, deleted = inbox.spool.ids(*where), list[int]()
+    for i in range(0, len(ids), _SLICE):
+        some = ids[i : i + _SLICE]
+        if gone := inbox.spool.delete(f"id IN ({', '.join('?' * len(some))})", some):
+            inbox.record("deleted", {"ids": gone})
+        deleted += gone
+        await asyncio.sleep(0)
+    return Gone(deleted=deleted)
 
 
-def enough(found: list[Stored], count: int) -> list[Stored] | None:
-    """Return the messages if they are as many as are waited for."""
-    return found if len(found) >= count else None
+def _enough(spool: Spool, where: search.Condition, count: int) -> list[Stored] | None:
+    """Return the messages that match, if they are as many as are waited for."""
+    return spool.find(*where, limit=_PAGE) if spool.total(*where) >= count else None
 
 
 def facts(part: mime.Part) -> dict[str, Any]:

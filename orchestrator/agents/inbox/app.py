@@ -5,8 +5,8 @@ from importlib import resources
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from fastapi import APIRouter, FastAPI, HTTPException
-from fastapi.responses import PlainTextResponse, Response
+from fastapi import APIRouter, FastAPI, HTTPException, Request
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator.agents.inbox import mailpit
@@ -41,9 +41,15 @@ def create(served: Served, names: Collection[str] = LOCAL) -> ASGIApp:
         redoc_url=None,
     )
     app.state.here = served
+    app.add_exception_handler(OverflowError, _too_great)
     for router in (api, mailpit.v1, mailpit.plain, rest):
         app.include_router(router)
     return Guard(app, names)
+
+
+async def _too_great(_request: Request, _error: Exception) -> JSONResponse:
+    """Answer a request with a number that SQLite cannot hold."""
+    return JSONResponse({"detail": "numbers below 2**63 are needed"}, 422)
 
 
 def _is_address(host: str) -> bool:
