@@ -182,3 +182,6 @@ def test_the_commands_change_and_break_dns(mail: Up) -> None:
     ]
     for words in (("fail", "example.org", "MX", "nosuchcode"), ("set", "example.org", "MX", "ten")):
         assert call("dns", words[0], "--bed", mail.id, *words[1:]).returncode == ExitCode.USAGE
+    run("set", "alias.example.org", "CNAME", "example.com.")
+    for ignored in (("alias.example.org", "TXT", '"x"'), ("org", "SOA")):  # with NOERROR (RFC 2136, 3.4.2)
+        assert call("dns", "set", "--bed", mail.id, *ignored).returncode == ExitCode.ENGINE
