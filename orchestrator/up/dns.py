@@ -61,6 +61,11 @@ class Dns:
         """Remove every rule of the gate."""
         self._ask("clear")
 
+    def rules(self) -> list[dict[str, Any]]:
+        """Return the rules of the gate as ``DnsRule`` has them, the one that decides first, each with its ``hits``."""
+        rules: list[dict[str, Any]] = self._ask("rules")
+        return rules
+
     def queries(self, *, after: int = 0) -> list[dict[str, Any]]:
         """Return the questions with an id above ``after``, at most the last 100,000, the oldest first.
 

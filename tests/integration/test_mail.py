@@ -171,6 +171,8 @@ def test_the_commands_change_and_break_dns(mail: Up) -> None:
     run("fail", "*.example.org", "TXT", "refused", "--times", "1")
     assert [ask("TXT").rcode() for _ in range(2)] == [dns.rcode.REFUSED, dns.rcode.NOERROR]
     run("fail", "shop.example.org", "*")
+    rules = answer("dns", "rules", "--bed", mail.id)
+    assert (rules[0]["name"], rules[0]["rcode"], rules[0]["hits"]) == ("shop.example.org", "SERVFAIL", 0)
     assert ask("A").rcode() == dns.rcode.SERVFAIL
     run("clear")
     run("set", "shop.example.org", "TXT")
