@@ -2,7 +2,7 @@
 
 ::
 
-    python3 -m orchestrator.agents.dns_gate --upstream 198.18.0.2 [--rules FILE]
+    python3 -m orchestrator.agents.dns_gate --listen 198.18.0.3 --upstream 198.18.0.2 [--rules FILE]
 
 Prints ``{"event": "listening", ...}`` when it serves. SIGTERM ends it. ``control`` asks it:
 ``rules``, ``add RULES``, ``clear``, ``queries AFTER``.
@@ -30,7 +30,16 @@ import dns.message
 import dns.rcode
 import dns.rdatatype
 import uvloop
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from orchestrator.agents.control import SOCKET
 from orchestrator.agents.output import say
@@ -45,6 +54,8 @@ _IDLE_S = 30.0
 """Seconds of silence after which a TCP connection is closed (RFC 7766, 6.2.3)."""
 _LINGER_NOT = struct.pack("ii", 1, 0)
 _MAX_UDP = 65535
+_HEADER_B, _QR = 12, 0x80
+"""Octets of a header, and the bit of an answer in its third octet (RFC 1035, 4.1.1)."""
 _CONTROL_LIMIT = 1 << 20
 
 
@@ -58,11 +69,15 @@ class Action(StrEnum):
     DELAY = "delay"
     """Answer ``delay_s`` later."""
     TRUNCATE = "truncate"
-    """Answer over UDP with TC and no records, so that the client asks over TCP (RFC 1035, 4.2.1)."""
+    """Answer over UDP with TC and no records, so that the client asks over TCP (RFC 1035, 4.2.1). Matches UDP only."""
     RESET = "reset"
-    """Reset the connection of a question over TCP; a question over UDP is passed on."""
+    """Reset the connection. Matches TCP only."""
     PASS = "pass"  # noqa: S105
     """Pass it on; later rules are not looked at."""
+
+
+_OVER = {Action.TRUNCATE: "udp", Action.RESET: "tcp"}
+"""Actions of one transport."""
 
 
 class DnsRule(BaseModel):
@@ -71,7 +86,7 @@ class DnsRule(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Annotated[str, Field(min_length=1, max_length=255)] = "*"
-    """Domain name without its last dot, with ``*`` and ``?``; letters of either case."""
+    """Domain name with ``*`` and ``?``; letters of either case."""
     type: str = "*"
     """``MX``, ``AAAA``, ``TYPE65``, or ``*``."""
     then: Action = Action.ANSWER
@@ -80,15 +95,26 @@ class DnsRule(BaseModel):
     times: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
     """Apply to the first ``times`` matches only."""
     delay_s: Annotated[float, Field(ge=0, le=3600)] = 0.0
+    """Of ``answer`` and ``delay``: seconds before the answer."""
+
+    @field_validator("name", "type", "rcode")
+    @classmethod
+    def _canonical(cls, text: str, info: ValidationInfo) -> str:
+        """Write a value as the gate writes that of a question."""
+        try:
+            match info.field_name:
+                case "name":
+                    return text.removesuffix(".") or "."
+                case "rcode":
+                    return dns.rcode.to_text(dns.rcode.from_text(text))
+            return text if text == "*" else dns.rdatatype.to_text(dns.rdatatype.from_text(text))
+        except (dns.exception.DNSException, ValueError) as error:
+            raise ValueError(f"{info.field_name} {text}: {error}") from error
 
     @model_validator(mode="after")
-    def _is_dns(self) -> Self:
-        try:
-            dns.rcode.from_text(self.rcode)
-            if self.type != "*":
-                dns.rdatatype.from_text(self.type)
-        except (dns.exception.DNSException, ValueError) as error:
-            raise ValueError(f"rcode {self.rcode}, type {self.type}: {error}") from error
+    def _delays(self) -> Self:
+        if self.delay_s and self.then not in {Action.ANSWER, Action.DELAY}:
+            raise ValueError(f"delay_s {self.delay_s}: {self.then} has no delay")
         return self
 
 
@@ -98,10 +124,11 @@ class _Kept:
     def __init__(self, rule: DnsRule) -> None:
         self.rule = rule
         self.hits = 0
-        self._name, self._type = glob(rule.name), rule.type.upper()
+        self._name = glob(rule.name)
 
-    def concerns(self, name: str, kind: str) -> bool:
-        return (self._name is None or self._name.match(name) is not None) and self._type in {"*", kind}
+    def concerns(self, name: str, kind: str, over: str) -> bool:
+        matches = self._name is None or self._name.match(name) is not None
+        return matches and self.rule.type in {"*", kind} and over == _OVER.get(self.rule.then, over)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,20 +163,17 @@ class Gate:
         self._last = 0
 
     async def answer(self, wire: bytes, client: str, over: str) -> bytes | None:
-        """Return the answer to a question; ``None``: none.
+        """Return the answer to a question; ``None``: none. Octets that are no question are passed on.
 
         Raises:
             ConnectionAbortedError: the connection is to be reset.
         """
-        try:
-            query = dns.message.from_wire(wire, ignore_trailing=True)
-            question = query.question[0]
-        except (dns.exception.DNSException, IndexError, ValueError):
-            return None  # no question: nothing that a client could wait for
+        query = _question(wire)
+        if query is None:
+            return await self._forwarded(wire, over)
+        question = query.question[0]
         name, kind = question.name.to_text(omit_final_dot=True), dns.rdatatype.to_text(question.rdtype)
-        kept = next((kept for kept in self._live if kept.concerns(name, kind)), None)
-        if kept is not None and kept.rule.then is Action.RESET and over == "udp":
-            kept = None
+        kept = next((kept for kept in self._live if kept.concerns(name, kind, over)), None)
         if kept is None:
             return await self._passed(wire, query, client, over, None)
         kept.hits += 1
@@ -167,7 +191,7 @@ class Gate:
             case Action.ANSWER:
                 await asyncio.sleep(rule.delay_s)
                 return note(_without_records(query, rule.rcode).to_wire())
-            case Action.TRUNCATE if over == "udp":
+            case Action.TRUNCATE:
                 response = _without_records(query, "NOERROR")
                 response.flags |= dns.flags.TC
                 return note(response.to_wire())
@@ -178,13 +202,19 @@ class Gate:
     async def _passed(
         self, wire: bytes, query: dns.message.Message, client: str, over: str, then: Action | None
     ) -> bytes | None:
+        response = await self._forwarded(wire, over) or _without_records(query, "SERVFAIL").to_wire()
+        return self._note(query, client, over, then, response)
+
+    async def _forwarded(self, wire: bytes, over: str) -> bytes | None:
+        """Return the answer of the server behind; ``None``: it gives none, or ``wire`` is itself an answer."""
+        if len(wire) < _HEADER_B or wire[2] & _QR:
+            return None
         ask = self._ask_udp if over == "udp" else self._ask_tcp
         try:
             async with asyncio.timeout(UPSTREAM_S):
-                response = await ask(wire)
+                return await ask(wire)
         except (OSError, TimeoutError, asyncio.IncompleteReadError):
-            response = _without_records(query, "SERVFAIL").to_wire()
-        return self._note(query, client, over, then, response)
+            return None
 
     async def _ask_udp(self, wire: bytes) -> bytes:
         """Ask over a socket of its own, with an id of its own: nobody else's answer is taken (RFC 5452)."""
@@ -219,7 +249,7 @@ class Gate:
                 name=question.name.to_text(omit_final_dot=True),
                 type=dns.rdatatype.to_text(question.rdtype),
                 then=then,
-                rcode=None if response is None else dns.rcode.to_text(dns.rcode.Rcode(response[3] & 15)),
+                rcode=None if response is None else _rcode(response),
             )
         )
         return response
@@ -254,7 +284,7 @@ class _Once(asyncio.DatagramProtocol):
 
     def datagram_received(self, data: bytes, addr: tuple[str | Any, int]) -> None:  # noqa: ARG002
         """Take the answer."""
-        if data[:2] == self._number and len(data) >= 12 and not self.answer.done():
+        if data[:2] == self._number and len(data) >= _HEADER_B and not self.answer.done():
             self.answer.set_result(data)
 
     def error_received(self, exc: Exception) -> None:
@@ -327,10 +357,24 @@ async def serve(gate: Gate, hosts: Sequence[str], port: int, control: Path) -> i
     return port
 
 
+def _question(wire: bytes) -> dns.message.Message | None:
+    """Return a question, signed or not (RFC 8945); ``None``: the octets are none."""
+    try:
+        query = dns.message.from_wire(wire, keyring=False, ignore_trailing=True)
+    except (dns.exception.DNSException, ValueError):
+        return None
+    return query if query.question and not query.flags & dns.flags.QR else None
+
+
 def _without_records(query: dns.message.Message, rcode: str) -> dns.message.Message:
     response = dns.message.make_response(query, our_payload=_MAX_UDP)
     response.set_rcode(dns.rcode.from_text(rcode))
     return response
+
+
+def _rcode(response: bytes) -> str:
+    """Return the response code, with the bits in OPT if any (RFC 6891, 6.1.3)."""
+    return dns.rcode.to_text(dns.message.from_wire(response, keyring=False, continue_on_error=True).rcode())
 
 
 _RULES = TypeAdapter(list[DnsRule])
@@ -348,7 +392,7 @@ async def run(gate: Gate, hosts: Sequence[str], port: int, control: Path) -> Non
 def main() -> None:
     """Run the gate."""
     parser = argparse.ArgumentParser(description="a gate before a DNS server")
-    parser.add_argument("--listen", action="append", metavar="ADDRESS", help="default: all, IPv4 and IPv6")
+    parser.add_argument("--listen", action="append", required=True, metavar="ADDRESS", help="repeatable")
     parser.add_argument("--port", type=int, default=53, help="0 takes a free one")
     parser.add_argument("--upstream", required=True, metavar="ADDRESS", help="the server behind")
     parser.add_argument("--upstream-port", type=int, default=53)
@@ -361,7 +405,7 @@ def main() -> None:
         parser.error(str(error))
     gate = Gate((options.upstream, options.upstream_port), rules)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(run(gate, options.listen or ["0.0.0.0", "::"], options.port, options.control))
+        runner.run(run(gate, options.listen, options.port, options.control))
 
 
 if __name__ == "__main__":

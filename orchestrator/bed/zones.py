@@ -1,7 +1,8 @@
 """The DNS data of a bed: a root, a zone for each top-level domain, and the reverse zones of its slice.
 
-Every domain has an MX (RFC 5321, 5.1), its host an A and an AAAA, and both addresses a matching PTR, so that reverse
-look-ups by relay and sink succeed. No other names exist.
+Every domain has an MX (RFC 5321, 5.1), unless ``records`` gives it one or a zone of the user's contains it. Its host
+and every node have an address in each family of the bed and matching PTRs, so that reverse look-ups by relay and sink
+succeed. Only ``records`` and the user's own zones add other names.
 """
 
 import re

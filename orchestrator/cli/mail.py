@@ -69,10 +69,12 @@ def fail(
     kind: Annotated[str, typer.Argument(metavar="TYPE", help="MX, A, TXT, ..., or * for any.")],
     then: Annotated[
         str,
-        typer.Argument(metavar="THEN", help="SERVFAIL or another rcode, drop, truncate or reset."),
+        typer.Argument(metavar="THEN", help="SERVFAIL or another rcode, drop, delay, truncate or reset."),
     ] = "SERVFAIL",
     times: Annotated[int | None, typer.Option(min=1, help="Only the next questions, this many.")] = None,
-    delay: Annotated[float, typer.Option(min=0, max=3600, help="Seconds to wait before the answer.")] = 0.0,
+    delay: Annotated[
+        float, typer.Option(min=0, max=3600, help="Seconds to wait before the answer, of a rcode and of delay.")
+    ] = 0.0,
     bed: beds.DeployedOption = None,
 ) -> None:
     """Fail questions of a name and type; the newest rule that matches decides."""
@@ -101,8 +103,23 @@ def clear(bed: beds.DeployedOption = None) -> None:
 
 @dns_app.command()
 @verbose
+def rules(bed: beds.DeployedOption = None, output: shell.FormatOption = "text") -> None:
+    """List the rules, the one that decides first, and the questions that each was applied to."""
+    found = _attached(bed).dns.rules()
+
+    def show() -> None:
+        for one in found:
+            then = one["rcode"] if one["then"] == "answer" else one["then"]
+            limits = [f"{word} {one[key]}" for word, key in (("delay", "delay_s"), ("times", "times")) if one[key]]
+            shell.tell(f"{one['type']:6} {one['name']}  {', '.join([then, *limits])}; hits: {one['hits']}")
+
+    shell.answer(output, found, show)
+
+
+@dns_app.command()
+@verbose
 def queries(
-    after: Annotated[int, typer.Option(min=0, help="Only questions after the one with this id.")] = 0,
+    after: Annotated[int, typer.Option(min=0, help="Only questions with an id above this one.")] = 0,
     bed: beds.DeployedOption = None,
     output: shell.FormatOption = "text",
 ) -> None:

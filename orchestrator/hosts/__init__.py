@@ -7,10 +7,13 @@ Other modules use the protocols only. A function that takes a host raises ``Engi
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from orchestrator.bed.model import Limits
 from orchestrator.errors import EngineFailed, TimedOut
+
+if TYPE_CHECKING:
+    from orchestrator.hosts.docker.ssh import Target
 
 LOOPBACK = "127.0.0.1"
 """Address of the host on which ports are published by default."""
@@ -249,6 +252,11 @@ class Node(Protocol):
 
 class Host(Protocol):
     """A machine that runs nodes. Every method raises ``EngineFailed`` if the engine cannot be reached or refuses."""
+
+    @property
+    def address(self) -> "Target | None":
+        """Remote machine of the engine; ``None``: this machine."""
+        ...
 
     @property
     def images(self) -> Images:

@@ -110,7 +110,7 @@ _USERS, _SASL = "/etc/postfix/sasl/users", "/etc/postfix/sasl/smtpd.conf"
 _ADD_USERS = f"""\
 realm=$(postconf -hx smtpd_sasl_local_domain)
 while IFS= read -r user && IFS= read -r password; do
-    printf %s "$password" | saslpasswd2 -p -c -u "${{realm:-$(postconf -hx myhostname)}}" "$user"
+    printf %s "$password" | saslpasswd2 -p -c -u "${{realm:-$(postconf -hx myhostname)}}" -- "$user"
 done < {_USERS}
 chgrp postfix /etc/sasldb2
 [ -e {CERTIFICATE} ] || printf '%s starttls\\n' 0.0.0.0/0 ::/0 > /etc/postfix/sasl/discard

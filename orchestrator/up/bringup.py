@@ -99,7 +99,9 @@ def bring_up(
     stack.push(lambda _kind, error, _at: _take_down(host, identity, recorder, steps, error))
     with steps.step("make its networks"):
         plan, names = _networks(host, bed, identity, cpus)
-    _give_way(host, identity)
+        _give_way(host, identity)
+        if bed.guests:  # last: a bed that withdraws must not have taken the name, which two beds share
+            names = (*names, networks.make_guests(host, identity))
     for node in plan.nodes:
         rundir.save_config(node.name, node.files)
     with steps.step(f"start {len(plan.nodes)} nodes"):
@@ -128,12 +130,11 @@ def _give_way(host: Host, identity: Identity) -> None:
 
 
 def _networks(host: Host, bed: Bed, identity: Identity, cpus: int) -> tuple[Plan, tuple[str, ...]]:
-    """Make the control network, the lab and the guest network if any; plan the bed for the lab's subnet."""
+    """Make the control network and the lab; plan the bed for the lab's subnet."""
     control = networks.make_control(host, identity)
     with ThreadPoolExecutor(1) as pool:
         with shielded():  # the pool does not wait for a thread whose start was interrupted
             making = pool.submit(networks.make_parent, host, identity) if identity.private else None
-            inviting = pool.submit(networks.make_guests, host, identity) if bed.guests else None
         _give_way(host, identity)
         for _ in range(_TRIES):
             subnet = networks.choose_subnet(host, subnet_prefix(bed), bed.subnet)
@@ -144,7 +145,7 @@ def _networks(host: Host, bed: Bed, identity: Identity, cpus: int) -> tuple[Plan
                 names = control, networks.make_lab(host, identity, parent, subnet)
             except SubnetTaken:
                 continue
-            return plan, (*names, inviting.result()) if inviting else names
+            return plan, names
     raise EngineFailed("a free subnet for the lab", f"other beds took {_TRIES} subnets meanwhile", "try again")
 
 

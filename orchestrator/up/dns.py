@@ -29,6 +29,9 @@ class Dns:
         """Replace the records of a name and type (RFC 2136); the server answers with the new ones on return.
 
         ``data``: the data of each record in the presentation format of RFC 1035, names in it absolute.
+
+        Raises:
+            EngineFailed: the server keeps other records, such as a CNAME at this name or the last NS of a zone.
         """
         lines = changes(name, kind, data, ttl)
         service, command = services.service(self.server.plan.service), None
@@ -39,8 +42,8 @@ class Dns:
             raise InvalidInput(needed, f"service {service.name}", "give the node `settings: {update: true}` (bind)")
         done = self.server.exec(*command)
         if done.status != 0:
-            do = f"see `testbed logs {self.server.name}`"
-            raise EngineFailed(f"the records of {name} changed", done.failure, do)
+            do = f"see `testbed logs {self.server.name}`; a CNAME stands alone, and a zone keeps its SOA and NS"
+            raise EngineFailed(f"the {kind} records of {name} changed", done.failure, do)
 
     def fail(
         self, name: str, kind: str = "*", then: str = "SERVFAIL", *, times: int | None = None, delay_s: float = 0.0
@@ -58,8 +61,13 @@ class Dns:
         """Remove every rule of the gate."""
         self._ask("clear")
 
+    def rules(self) -> list[dict[str, Any]]:
+        """Return the rules of the gate as ``DnsRule`` has them, the one that decides first, each with its ``hits``."""
+        rules: list[dict[str, Any]] = self._ask("rules")
+        return rules
+
     def queries(self, *, after: int = 0) -> list[dict[str, Any]]:
-        """Return the questions since the one with id ``after``, the oldest first.
+        """Return the questions with an id above ``after``, at most the last 100,000, the oldest first.
 
         Each has ``id``, ``client``, ``over`` (udp or tcp), ``name``, ``type`` and ``rcode``, None without an answer.
         """
@@ -75,6 +83,8 @@ class Dns:
 def changes(name: str, kind: str, data: Sequence[str], ttl: int) -> list[str]:
     """Return the changes in the commands of nsupdate(1); dnspython has parsed every word.
 
+    A second message requires the new records: a server ignores some changes with NOERROR (RFC 2136, 3.4.2).
+
     Raises:
         InvalidInput: a name, a type or data that are none.
     """
@@ -84,8 +94,12 @@ def changes(name: str, kind: str, data: Sequence[str], ttl: int) -> list[str]:
     try:
         owner, of = dns.name.from_text(name).to_text(), dns.rdatatype.from_text(kind)
         made = [dns.rdata.from_text("IN", of, one, origin=dns.name.root, relativize=False) for one in data]
-        rdatas = [rdata.to_text() for rdata in made]
+        rdatas = list(dict.fromkeys(rdata.to_text() for rdata in made))
     except (dns.exception.DNSException, ValueError) as error:
         raise InvalidInput("a name, a type and data of DNS records", f"{name} {kind}: {error}", "correct it") from error
     word = dns.rdatatype.to_text(of)
-    return [f"update delete {owner} {word}", *(f"update add {owner} {ttl} IN {word} {rdata}" for rdata in rdatas)]
+    return [
+        *(f"update delete {owner} {word}", *(f"update add {owner} {ttl} IN {word} {rdata}" for rdata in rdatas)),
+        "send",
+        *([f"prereq yxrrset {owner} IN {word} {rdata}" for rdata in rdatas] or [f"prereq nxrrset {owner} IN {word}"]),
+    ]

@@ -171,6 +171,8 @@ def test_the_commands_change_and_break_dns(mail: Up) -> None:
     run("fail", "*.example.org", "TXT", "refused", "--times", "1")
     assert [ask("TXT").rcode() for _ in range(2)] == [dns.rcode.REFUSED, dns.rcode.NOERROR]
     run("fail", "shop.example.org", "*")
+    rules = answer("dns", "rules", "--bed", mail.id)
+    assert (rules[0]["name"], rules[0]["rcode"], rules[0]["hits"]) == ("shop.example.org", "SERVFAIL", 0)
     assert ask("A").rcode() == dns.rcode.SERVFAIL
     run("clear")
     run("set", "shop.example.org", "TXT")
@@ -187,3 +189,6 @@ def test_the_commands_change_and_break_dns(mail: Up) -> None:
     assert [str(item) for rrset in found.answer for item in rrset] == ["shop.example.com.", '"of another zone"']
     for words in (("fail", "example.org", "MX", "nosuchcode"), ("set", "example.org", "MX", "ten")):
         assert call("dns", words[0], "--bed", mail.id, *words[1:]).returncode == ExitCode.USAGE
+    run("set", "alias.example.org", "CNAME", "example.com.")
+    for ignored in (("alias.example.org", "TXT", '"x"'), ("org", "SOA")):  # with NOERROR (RFC 2136, 3.4.2)
+        assert call("dns", "set", "--bed", mail.id, *ignored).returncode == ExitCode.ENGINE

@@ -86,7 +86,7 @@ class Whole(Summary):
 class Listing(BaseModel):
     """A page of messages, the newest first."""
 
-    total: int = Field(description="messages that match")
+    total: int = Field(description="messages that match; in an answer of `wait` at most 1,000")
     messages: list[Summary]
     cursor: int = Field(description="of the newest event")
 

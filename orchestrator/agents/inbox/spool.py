@@ -4,7 +4,7 @@
 
     spool/index.sqlite     one row for each message, each recipient of an envelope, each event
     spool/000001           messages of at most 64 KiB, one behind the other
-    spool/incoming-x3f8    a larger message, in a file of its own
+    spool/000002           a larger message, in a file of its own; it is called incoming-x3f8 until it is kept
 
 The index is written before the reply to the end of the data, but not synced: the spool lives as long as its container.
 """

@@ -18,21 +18,28 @@ import dns.query
 import dns.rcode
 import dns.rdatatype
 import dns.rrset
+import dns.tsig
+import dns.update
 import pytest
 import uvloop
 from pydantic import ValidationError
 
 from orchestrator.agents import control
-from orchestrator.agents.dns_gate import DnsRule, Gate, _Kept, serve
+from orchestrator.agents.dns_gate import DnsRule, Gate, _Kept, main, serve
 
 T = TypeVar("T")
 
 
 def answered(wire: bytes) -> bytes:
-    """Answer any question with one record of its name: a TXT of 2,000 octets for TXT, else 192.0.2.1 as A."""
-    query = dns.message.from_wire(wire)
-    response = dns.message.make_response(query)
-    name = query.question[0].name
+    """Answer any question with one record of its name: a TXT of 2,000 octets for TXT, else 192.0.2.1 as A.
+
+    Octets that are no question are answered with FORMERR and no question.
+    """
+    try:
+        query = dns.message.from_wire(wire, keyring=False)
+        name, response = query.question[0].name, dns.message.make_response(query)
+    except (dns.exception.DNSException, IndexError):
+        return wire[:2] + b"\x80\x01" + bytes(8)
     if query.question[0].rdtype == dns.rdatatype.TXT:
         response.answer = [dns.rrset.from_text(name, 60, "IN", "TXT", " ".join(['"' + "x" * 250 + '"'] * 8))]
     else:
@@ -89,6 +96,13 @@ class Running:
         query = dns.message.make_query(name, kind)
         over: Callable[..., dns.message.Message] = dns.query.tcp if tcp else dns.query.udp
         return over(query, "127.0.0.1", port=self.port, timeout=timeout)
+
+    def send(self, wire: bytes, timeout: float = 5) -> bytes:
+        """Return the answer to octets over UDP."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+            udp.settimeout(timeout)
+            udp.sendto(wire, ("127.0.0.1", self.port))
+            return udp.recv(65535)
 
     def queries(self, after: int = 0) -> list[dict[str, Any]]:
         """Return what it remembers."""
@@ -195,6 +209,72 @@ def test_octets_that_are_no_question_harm_nothing(gate: Running, wire: bytes) ->
     assert gate.ask("d1.test").answer
 
 
+@pytest.mark.parametrize(
+    "wire", [b"\0\7" + bytes(10), b"\0\7\0\0\0\1" + bytes(6) + b"\xc0\x0c\0\1\0\1", b"\0\7" + b"\x7f" * 99]
+)
+def test_octets_that_are_no_question_are_passed_on(make_gate: Callable[..., Running], wire: bytes) -> None:
+    assert make_gate().send(wire)[:4] == b"\0\7\x80\1"  # FORMERR of the server behind
+
+
+def test_signed_questions_and_changes_are_passed_on_and_fail_too(gate: Running) -> None:
+    key = dns.tsig.Key("key.", b"secret")
+    query, update = dns.message.make_query("d1.test", "A"), dns.update.UpdateMessage("d1.test")
+    for message in (query, update):
+        message.use_tsig(key)
+        assert gate.send(message.to_wire())[3] & 15 == dns.rcode.NOERROR
+    gate.fail({"name": "d1.test"})
+    for message in (query, update):
+        assert gate.send(message.to_wire())[3] & 15 == dns.rcode.SERVFAIL
+    assert [q["type"] for q in gate.queries()] == ["A", "SOA", "A", "SOA"]
+
+
+def test_an_answer_is_no_question(gate: Running) -> None:
+    """Two servers could else send each other answers for ever."""
+    response = dns.message.make_response(dns.message.make_query("d1.test", "A"))
+    with pytest.raises(TimeoutError):
+        gate.send(response.to_wire(), timeout=0.2)
+    assert gate.queries() == []
+
+
+def test_rules_of_the_other_transport_hide_no_later_rule(gate: Running) -> None:
+    gate.fail({"then": "reset"}, {"then": "truncate", "times": 1}, {"rcode": "REFUSED"})
+    gate.fail({"name": "d2.test", "then": "truncate", "times": 1})
+    assert gate.ask("d1.test").flags & dns.flags.TC
+    assert rcode(gate.ask("d1.test")) == "REFUSED"
+    with pytest.raises((ConnectionError, EOFError)):
+        gate.ask("d2.test", tcp=True)
+    assert gate.ask("d2.test").flags & dns.flags.TC
+    assert [q["then"] for q in gate.queries()] == ["truncate", "answer", "reset", "truncate"]
+
+
+def test_an_extended_rcode_is_recorded(gate: Running) -> None:
+    gate.fail({"rcode": "badvers"})
+    assert rcode(gate.ask("d1.test")) == "BADVERS"
+    assert gate.queries()[0]["rcode"] == "BADVERS"
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "kind"),
+    [
+        ({"name": "d1.test.", "type": "TYPE15"}, "d1.test", "MX"),
+        ({"name": "d1.test", "type": "mx"}, "d1.test", "MX"),
+        ({"name": "."}, ".", "NS"),
+    ],
+)
+def test_a_name_and_a_type_are_written_in_several_ways(
+    gate: Running, given: dict[str, Any], name: str, kind: str
+) -> None:
+    gate.fail(given)
+    assert rcode(gate.ask(name, kind)) == "SERVFAIL"
+
+
+def test_addresses_are_required(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["dns_gate", "--upstream", "127.0.0.1", "--port", "0"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "--listen" in capsys.readouterr().err
+
+
 def test_rules_are_listed_and_cleared(gate: Running) -> None:
     gate.fail({"name": "a"})
     gate.fail({"name": "b", "times": 3})
@@ -212,9 +292,9 @@ def test_rules_that_are_used_up_are_shown_and_no_longer_compared(monkeypatch: py
     gate.obey(["add", json.dumps([*[{"name": "a", "times": 1}] * 1000, {"name": "b"}])])
     concerns = _Kept.concerns
 
-    def counted(kept: _Kept, name: str, kind: str) -> bool:
+    def counted(kept: _Kept, name: str, kind: str, over: str) -> bool:
         compared.append(name)
-        return concerns(kept, name, kind)
+        return concerns(kept, name, kind, over)
 
     async def ask(name: str) -> None:
         await gate.answer(dns.message.make_query(name, "A").to_wire(), "127.0.0.1", "udp")
@@ -230,7 +310,11 @@ def test_rules_that_are_used_up_are_shown_and_no_longer_compared(monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    "text", [{"rcode": "WRONG"}, {"type": "NOSUCH"}, {"then": "explode"}, {"times": 0}, {"nam": "x"}]
+    "text",
+    [
+        *({"rcode": "WRONG"}, {"type": "NOSUCH"}, {"then": "explode"}, {"times": 0}, {"nam": "x"}),
+        *({"then": then, "delay_s": 1} for then in ("drop", "truncate", "reset", "pass")),
+    ],
 )
 def test_a_rule_that_makes_no_sense_is_refused(text: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):

@@ -65,6 +65,7 @@ def test_only_a_relay_with_users_offers_submission() -> None:
     assert relay.files[MASTER].decode().count("permit_sasl_authenticated,reject") == 2
     assert _running(plain)["smtpd_tls_security_level"] == "none"
     assert relay.files["/etc/postfix/sasl/users"] == b"ann@example.com\na secret\n"
+    assert b'-- "$user"' in relay.files["/testbed/enter"]  # a name that begins with a dash is no option
 
 
 @pytest.mark.parametrize("users", [{"": "x"}, {"ann": ""}, {"ann\nbob": "x"}, {"ann": "x\ny"}, {"ann": "x\n"}])

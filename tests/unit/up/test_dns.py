@@ -11,8 +11,15 @@ def test_records_are_replaced_in_canonical_words() -> None:
         "update delete example.com. MX",
         "update add example.com. 60 IN MX 10 mx.example.com.",
         "update add example.com. 60 IN MX 20 b.example.com.",
+        "send",
+        "prereq yxrrset example.com. IN MX 10 mx.example.com.",
+        "prereq yxrrset example.com. IN MX 20 b.example.com.",
     ]
-    assert changes("a b.example.com", "TXT", [], 60) == [r"update delete a\032b.example.com. TXT"]
+    assert changes("a b.example.com", "TXT", [], 60) == [
+        r"update delete a\032b.example.com. TXT",
+        "send",
+        r"prereq nxrrset a\032b.example.com. IN TXT",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -216,6 +216,23 @@ def test_of_two_commands_that_make_one_bed_at_the_same_time_the_younger_withdraw
         assert call().state == "running"
 
 
+def test_a_bed_that_withdraws_has_not_taken_the_name_of_the_guest_network(
+    engine: Breaking, call: Callable[..., DeployedBed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, make, made = the_other("2001-01-01T00:00:00+00:00"), engine.create_network, list[str]()
+
+    def both(spec: NetworkSpec) -> str:
+        if spec.name.endswith("-lab"):
+            make(other)
+        made.append(spec.name)
+        return make(spec)
+
+    monkeypatch.setattr(engine, "create_network", both)
+    with pytest.raises(InvalidInput, match="no other bed called one"):
+        call(a_bed().model_copy(update={"guests": True}))
+    assert [name.rpartition("-")[2] for name in made] == ["control", "lab"]
+
+
 def test_a_bed_that_withdraws_from_one_that_is_given_up_says_to_try_again(
     engine: Breaking, call: Callable[..., DeployedBed], monkeypatch: pytest.MonkeyPatch
 ) -> None:
