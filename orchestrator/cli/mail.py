@@ -22,14 +22,15 @@ def wait_mail(
     sender: Annotated[str | None, typer.Option(help="Sender of the envelope; `<>` is the empty one.")] = None,
     subject: Annotated[str | None, typer.Option(help="A part of the subject.")] = None,
     query: Query = "",
+    after: Annotated[int | None, typer.Option(min=0, metavar="ID", help="Only messages after this one.")] = None,
     count: Annotated[int, typer.Option(min=1, max=1000, help="Messages to wait for.")] = 1,
     timeout: Annotated[float, typer.Option(min=0, max=600, help="Seconds to wait.")] = 30.0,
     bed: beds.DeployedOption = None,
     output: shell.FormatOption = "text",
 ) -> None:
     """Wait until messages have arrived in the inbox of a bed, and show them."""
-    given = {"to": to, "sender": sender, "subject": subject, "query": query}
-    conditions = {name: value for name, value in given.items() if value}
+    given = {"to": to, "sender": sender, "subject": subject, "query": query or None, "after": after}
+    conditions = {name: value for name, value in given.items() if value is not None}
     messages = _attached(bed).inbox.wait(count=count, timeout=timeout, **conditions)
     shell.answer(output, messages, lambda: _show(messages))
 
@@ -38,11 +39,16 @@ def inbox(
     query: Query = "",
     limit: Limit = 50,
     log: Annotated[int | None, typer.Option(metavar="ID", help="Show the relay's log of this message instead.")] = None,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete the messages that match --query, or all.")] = False,
     bed: beds.DeployedOption = None,
     output: shell.FormatOption = "text",
 ) -> None:
     """List the messages in the inbox of a bed, and print the address of its web page."""
     asked = _attached(bed).inbox
+    if delete:
+        deleted = asked.delete(query=query)
+        shell.answer(output, deleted, lambda: shell.tell(f"deleted: {len(deleted)}"))
+        return
     if log is not None:
         lines = asked.relay_log(log)
         shell.answer(output, lines, lambda: shell.tell("\n".join(plain(line["text"]) for line in lines)))

@@ -57,7 +57,7 @@ class Inbox:
 
     def messages(self, *, limit: int = 50, **conditions: Any) -> dict[str, Any]:
         """Return ``messages`` that match, the newest first, and the ``total`` of all that match."""
-        listing: dict[str, Any] = self._get("messages", _ANSWER_S, limit=limit, **conditions)
+        listing: dict[str, Any] = self._ask("messages", _ANSWER_S, limit=limit, **conditions)
         return listing
 
     def wait(self, *, count: int = 1, timeout: float = 30.0, **conditions: Any) -> list[dict[str, Any]]:
@@ -66,9 +66,15 @@ class Inbox:
         Raises:
             TimedOut: fewer had arrived after ``timeout`` seconds.
         """
-        answer = self._get("wait", timeout + _ANSWER_S, count=count, timeout=timeout, **conditions)
+        answer = self._ask("wait", timeout + _ANSWER_S, count=count, timeout=timeout, **conditions)
         messages: list[dict[str, Any]] = answer["messages"]
         return messages
+
+    def delete(self, **conditions: Any) -> list[int]:
+        """Delete the messages that match, without a condition all of them; return their ids."""
+        answer = self._ask("messages", _ANSWER_S, method="DELETE", **conditions)
+        deleted: list[int] = answer["deleted"]
+        return deleted
 
     def relay_log(self, message: int) -> list[dict[str, Any]]:
         """Return the lines of the relay's log about a message, each with ``t`` (Unix time) and ``text``.
@@ -76,7 +82,7 @@ class Inbox:
         The newest Received field of the message names its queue id. Raises InvalidInput if the message did not come
         through the relay.
         """
-        kept = self._get(f"messages/{message}", _ANSWER_S)
+        kept = self._ask(f"messages/{message}", _ANSWER_S)
         received = next((value for name, value in kept["headers"] if name.lower() == "received"), "")
         queued = re.search(r"\sid ([0-9A-Za-z]+)\b", received)
         relay = self.relay
@@ -86,10 +92,10 @@ class Inbox:
         of_it = re.compile(rf"\b{queued[1]}\b")
         return [{"t": round(line.t, 6), "text": line.text} for line in relay.log() if of_it.search(line.text)]
 
-    def _get(self, path: str, seconds: float, **words: Any) -> Any:
-        url = f"{self.url}/api/{path}?{urllib.parse.urlencode(words, doseq=True)}"
+    def _ask(self, path: str, seconds: float, method: str = "GET", **words: Any) -> Any:
+        url = f"{self.url}/api/{path}?{urllib.parse.urlencode(words, doseq=True, errors='surrogateescape')}"
         try:
-            with _DIRECT.open(url, timeout=seconds) as answer:
+            with _DIRECT.open(urllib.request.Request(url, method=method), timeout=seconds) as answer:  # noqa: S310
                 return json.load(answer)
         except urllib.error.HTTPError as error:
             raise _refused(error) from None

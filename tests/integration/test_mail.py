@@ -150,8 +150,15 @@ def test_the_commands_find_mail_and_wait_for_it(mail: Up) -> None:
     listing = answer("inbox", "--bed", mail.id, "--query", "to:eve@example.org")
     assert (listing["messages"], listing["total"]) == ([found], 1)
     assert found in both
+    after = [one["id"] for one in both if one != found]
+    newer = answer("wait-mail", "--bed", mail.id, "--sender", "ann@example.org", "--after", str(found["id"]))
+    assert [one["id"] for one in newer] == [id_ for id_ in after if id_ > found["id"]]
     page = call("inbox", "--bed", mail.id).stdout.splitlines()[-1]
     assert page == f"messages: 2; page: http://127.0.0.1:{mail.port('inbox', '8025/tcp')}/"
+    assert answer("inbox", "--bed", mail.id, "--query", "to:eve@example.org", "--delete") == [found["id"]]
+    assert call("inbox", "--bed", mail.id, "--delete").stdout == "deleted: 1\n"
+    unset = call("wait-mail", "--bed", mail.id, "--to", "", "--timeout", "0")
+    assert unset.returncode == ExitCode.USAGE
     bad = call("inbox", "--bed", mail.id, "--query", "before:never")
     assert (bad.returncode, "never" in bad.stderr) == (ExitCode.USAGE, True)
 
