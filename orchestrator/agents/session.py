@@ -96,13 +96,15 @@ class Session(asyncio.Protocol):
     """One connection. Memory: an unfinished command line, 100 recipients, and ``Content``."""
 
     __slots__ = (
-        "_content", "_delay", "_dialled", "_full", "_greeted", "_held", "_line", "_overlong", "_reception",
+        "_content", "_counted", "_delay", "_dialled", "_full", "_greeted", "_held", "_line", "_overlong", "_reception",
         "_recipients", "_secure", "_sender", "_transport",
     )  # fmt: skip
 
     def __init__(self, reception: Reception) -> None:
         self._reception = reception
         self._transport: asyncio.Transport | None = None
+        self._counted = False
+        """``Books.open`` counts it."""
         self._dialled: int | None = None
         self._line = b""
         self._overlong = False
@@ -123,6 +125,7 @@ class Session(asyncio.Protocol):
         books = self._reception.books
         books.accepted += 1
         books.open += 1
+        self._counted = True
         self._transport = cast("asyncio.Transport", transport)
         if books.open > self._reception.most:
             self._transport.write(_BUSY)
@@ -135,8 +138,9 @@ class Session(asyncio.Protocol):
         transport.write(GREETING)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        """Forget an unfinished message: it has not arrived."""
-        self._reception.books.open -= 1
+        """Forget an unfinished message: it has not arrived. Idempotent."""
+        self._reception.books.open -= self._counted
+        self._counted = False
         if self._delay is not None:
             self._delay.cancel()
         self._transport = self._content = None
@@ -386,6 +390,7 @@ class Session(asyncio.Protocol):
             )
         except (OSError, ssl.SSLError):
             transport.abort()
+            self.connection_lost(None)  # after a reset the event loop does not call it
             return
         if secured is not None and self._transport is not None:
             self._transport = secured

@@ -3,6 +3,7 @@
 import asyncio
 import smtplib
 import socket
+import struct
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -30,6 +31,13 @@ def talk(inbox: Inbox, text: bytes) -> list[str]:
         connection.sendall(text)
         with connection.makefile("rb") as file:
             return [line.decode().rstrip("\r\n") for line in file]
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Wait up to 5 s for a fact."""
+    deadline = time.monotonic() + 5
+    while not holds():
+        assert time.monotonic() < deadline
 
 
 # ---------------------------------------------------------------------------------------------------------- extensions
@@ -86,6 +94,16 @@ def test_a_handshake_that_fails_ends_the_connection_only(inbox: Inbox) -> None:
                 pass
     with client(inbox) as smtp:
         smtp.sendmail("a@d0.test", ["b@d1.test"], LETTER)
+
+
+def test_a_reset_during_the_handshake_ends_the_session(inbox: Inbox) -> None:
+    with socket.create_connection(("127.0.0.1", inbox.port), timeout=5) as plain:
+        plain.recv(100)
+        plain.sendall(b"EHLO x\r\nSTARTTLS\r\n")
+        while not plain.recv(1000).endswith(b"TLS\r\n"):
+            pass
+        plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    wait_until(lambda: inbox.call(lambda: inbox.reception.books.open) == 0)
 
 
 def test_smtputf8(inbox: Inbox) -> None:
@@ -314,10 +332,7 @@ def test_a_client_that_leaves_in_the_middle_leaves_nothing(inbox: Inbox) -> None
         connection.sendall(b"EHLO x\r\nMAIL FROM:<a@d0.test>\r\nRCPT TO:<b@d1.test>\r\nDATA\r\n" + b"x" * 200_000)
         while not list(inbox.spool.folder.glob("incoming-*")):
             connection.sendall(b"x")
-    deadline = time.monotonic() + 5
-    while list(inbox.spool.folder.glob("incoming-*")):
-        assert time.monotonic() < deadline
-        inbox.call(lambda: None)  # a turn of its event loop
+    wait_until(lambda: not inbox.call(lambda: list(inbox.spool.folder.glob("incoming-*"))))
     assert inbox.raw() == []
 
 
