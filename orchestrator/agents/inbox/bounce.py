@@ -13,6 +13,7 @@ import aiosmtplib
 from orchestrator.agents.inbox.head import LIMIT
 
 HOST = "sink.test"
+_PORT = 25
 _TIMEOUT_S = 60.0
 _TEXT = """\
 This is the mail system of {host}.
@@ -49,9 +50,10 @@ class Bouncer:
         await asyncio.sleep(seconds)
         facts: dict[str, Any] = {"sender": sender, "recipient": recipient}
         try:
-            async with aiosmtplib.SMTP(hostname=self._relay, port=25, start_tls=False, timeout=_TIMEOUT_S) as smtp:
-                await smtp.sendmail("", [sender], notification(sender, recipient, message))
-        except (OSError, aiosmtplib.SMTPException) as error:
+            async with aiosmtplib.SMTP(hostname=self._relay, port=_PORT, start_tls=False, timeout=_TIMEOUT_S) as smtp:
+                options = [] if (sender + recipient).isascii() else ["SMTPUTF8"]
+                await smtp.sendmail("", [sender], notification(sender, recipient, message), mail_options=options)
+        except Exception as error:  # noqa: BLE001  the message is a stranger's: whatever it leads to is recorded
             self._record("bounce", {**facts, "error": str(error)})
         else:
             self._record("bounce", facts)
@@ -78,8 +80,9 @@ def notification(sender: str, recipient: str, message: bytes) -> bytes:
             }
         )
     )
-    head = MIMEBase("text", "rfc822-headers", charset="utf-8")
-    head.set_payload(message[:LIMIT].partition(b"\r\n\r\n")[0].decode("utf-8", "replace").replace("\r\n", "\n") + "\n")
+    head = MIMEBase("text", "rfc822-headers")
+    fields = message[:LIMIT].partition(b"\r\n\r\n")[0].decode("utf-8", "replace").replace("\r\n", "\n") + "\n"
+    head.set_payload(fields, "us-ascii" if fields.isascii() else "utf-8")
     whole.make_mixed()
     whole.set_type("multipart/report")
     whole.set_param("report-type", "delivery-status")

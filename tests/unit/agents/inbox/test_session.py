@@ -14,6 +14,7 @@ from typing import cast
 import aiosmtplib
 import pytest
 
+from orchestrator.agents.inbox import bounce
 from orchestrator.agents.inbox.bounce import Bouncer, notification
 from tests.unit.agents.inbox.conftest import Inbox, Tls
 
@@ -273,6 +274,28 @@ def test_dropped_mail_is_accepted_and_not_kept(inbox: Inbox) -> None:
     assert stored.envelope.recipients == ("eve@d1.test",)
 
 
+@pytest.fixture
+def relay(make_inbox: Callable[..., Inbox], monkeypatch: pytest.MonkeyPatch) -> Inbox:
+    """Return an inbox in the place of the relay."""
+    relay = make_inbox()
+    monkeypatch.setattr(bounce, "_PORT", relay.port)
+    return relay
+
+
+@pytest.fixture
+def bounces(inbox: Inbox, relay: Inbox) -> Inbox:  # noqa: ARG001
+    """Return an inbox whose rule bounces every message."""
+    inbox.reception.bouncer = Bouncer("127.0.0.1", ["d0.test"], inbox.reception.record)
+    inbox.rules({"then": "bounce"})
+    return inbox
+
+
+def notified(inbox: Inbox) -> list[dict[str, object]]:
+    """Return what became of each notification, by recipient."""
+    events = inbox.call(lambda: [event.data for event in inbox.spool.events(kinds=["bounce"])])
+    return sorted(events, key=lambda event: str(event["recipient"]))
+
+
 def test_a_bounce_is_due_for_its_recipient_only(inbox: Inbox) -> None:
     due: list[tuple[str, str, bytes, float]] = []
 
@@ -302,6 +325,23 @@ def test_a_notification_has_the_three_parts_of_rfc_3464() -> None:
     _, recipient = cast("list[Message]", parts[1].get_payload())
     assert (recipient["Final-Recipient"], recipient["Action"]) == ("rfc822; bob@d1.test", "failed")
     assert str(parts[2].get_payload()).splitlines() == ["Subject: x", " y"]
+
+
+def test_a_notification_quotes_a_header_section_in_utf8() -> None:
+    message = message_from_bytes(notification("jörg@d0.test", "bob@d1.test", "Subject: Grüße".encode()))
+    head = cast("list[Message]", message.get_payload())[2]
+    assert (head.get_content_charset(), head.get_payload(decode=True)) == ("utf-8", "Subject: Grüße\n".encode())
+
+
+@pytest.mark.parametrize("sender", ["a@d0.test", "jörg@d0.test"])
+def test_each_notification_leaves_an_event(bounces: Inbox, relay: Inbox, sender: str) -> None:
+    mail = b"MAIL FROM:<%b> SMTPUTF8\r\n" % sender.encode()
+    recipients = b"RCPT TO:<bob@d1.test>\r\nRCPT TO:<eve@d1.test>\r\n"
+    letter = b"Subject: \xff\xc3\xbc\r\n\r\nbody\r\n"
+    talk(bounces, b"EHLO x\r\n" + mail + recipients + b"DATA\r\n" + letter + b".\r\nQUIT\r\n")
+    wait_until(lambda: len(notified(bounces)) == 2)
+    assert notified(bounces) == [{"sender": sender, "recipient": f"{name}@d1.test"} for name in ("bob", "eve")]
+    assert len(relay.raw()) == 2
 
 
 # -------------------------------------------------------------------------------------------------------------- bounds
