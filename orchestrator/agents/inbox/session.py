@@ -17,7 +17,7 @@ from typing import Any, ClassVar, cast
 from orchestrator.agents import path
 from orchestrator.agents.content import DataReader
 from orchestrator.agents.contract import Order, SinkSettings
-from orchestrator.agents.inbox.bounce import Bouncer
+from orchestrator.agents.inbox.bounce import Bouncer, header_section
 from orchestrator.agents.inbox.content import Content
 from orchestrator.agents.inbox.spool import Envelope, Event, Spool
 from orchestrator.agents.ledger import Books
@@ -321,10 +321,14 @@ class InboxSession(RuledSession):
         if bounced and self._inbox.bouncer.refuses(self._from):
             self._attempt(Moment.MESSAGE, _NO_WAY_BACK)
             return _NO_WAY_BACK, 0.0
-        for address, seconds in bounced:
-            self._inbox.bouncer.due(self._from, address, message.head, seconds)
-        if not kept:
-            return OK, 0.0
+        head = header_section(message.head) if bounced else b""
+        reply = self._store(message, kept) if kept else OK
+        if reply is not _NOT_KEPT:
+            for address, seconds in bounced:
+                self._inbox.bouncer.due(self._from, address, head, seconds)
+        return reply, 0.0
+
+    def _store(self, message: Content, kept: list[str]) -> bytes:
         envelope = Envelope(
             sender=self._from,
             recipients=tuple(kept),
@@ -336,10 +340,9 @@ class InboxSession(RuledSession):
         try:
             id_ = self._inbox.keep(message, envelope)
         except (OSError, sqlite3.Error) as error:
-            reply = _NOT_KEPT
-            self._attempt(Moment.MESSAGE, reply, error=str(error))
-            return reply, 0.0
-        return b"250 2.0.0 Ok: message %d\r\n" % id_, 0.0
+            self._attempt(Moment.MESSAGE, _NOT_KEPT, error=str(error))
+            return _NOT_KEPT
+        return b"250 2.0.0 Ok: message %d\r\n" % id_
 
     @property
     def _tls(self) -> str | None:

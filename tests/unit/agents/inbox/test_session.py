@@ -1,6 +1,7 @@
 """The inbox as SMTP clients see it: extensions, authentication, rules, and octets that nothing changes."""
 
 import asyncio
+import errno
 import smtplib
 import socket
 import struct
@@ -15,7 +16,7 @@ import aiosmtplib
 import pytest
 
 from orchestrator.agents.inbox import bounce
-from orchestrator.agents.inbox.bounce import Bouncer, notification
+from orchestrator.agents.inbox.bounce import Bouncer, header_section, notification
 from tests.unit.agents.inbox.conftest import Inbox, Tls
 
 TRANSACTION = b"MAIL FROM:<a@d0.test>\r\nRCPT TO:<b@d1.test>\r\nDATA\r\n"
@@ -290,6 +291,15 @@ def bounces(inbox: Inbox, relay: Inbox) -> Inbox:  # noqa: ARG001
     return inbox
 
 
+def raises(error: Exception) -> Callable[..., None]:
+    """Return a function that raises an error."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
+
+
 def notified(inbox: Inbox) -> list[dict[str, object]]:
     """Return what became of each notification, by recipient."""
     events = inbox.call(lambda: [event.data for event in inbox.spool.events(kinds=["bounce"])])
@@ -308,13 +318,15 @@ def test_a_bounce_is_due_for_its_recipient_only(inbox: Inbox) -> None:
     assert sent(inbox, sender="a@outside.test") == "550 5.7.1 A notification would leave the bed"
     with client(inbox) as smtp:
         smtp.sendmail("a@d0.test", ["bob@d1.test", "eve@d1.test"], LETTER)
-    assert due == [("a@d0.test", "bob@d1.test", LETTER, 3.0)]
+    assert due == [("a@d0.test", "bob@d1.test", b"Subject: hello", 3.0)]
     (stored,) = inbox.call(inbox.spool.find)
     assert stored.envelope.recipients == ("eve@d1.test",)
 
 
 def test_a_notification_has_the_three_parts_of_rfc_3464() -> None:
-    message = message_from_bytes(notification("a@d0.test", "bob@d1.test", b"Subject: x\r\n y\r\n\r\nbody\r\n"))
+    message = message_from_bytes(
+        notification("a@d0.test", "bob@d1.test", header_section(b"Subject: x\r\n y\r\n\r\nbody\r\n"))
+    )
     assert (message.get_content_type(), message.get_param("report-type")) == ("multipart/report", "delivery-status")
     parts = cast("list[Message]", message.get_payload())
     assert [part.get_content_type() for part in parts] == [
@@ -342,6 +354,35 @@ def test_each_notification_leaves_an_event(bounces: Inbox, relay: Inbox, sender:
     wait_until(lambda: len(notified(bounces)) == 2)
     assert notified(bounces) == [{"sender": sender, "recipient": f"{name}@d1.test"} for name in ("bob", "eve")]
     assert len(relay.raw()) == 2
+
+
+def test_notifications_beyond_the_limit_are_recorded_and_the_others_use_few_connections(
+    bounces: Inbox, relay: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounce, "MOST", 20)
+    relay.rules({"on": "connect", "then": "tarpit", "delay_s": 0.2})
+    with client(bounces) as smtp:
+        smtp.sendmail("a@d0.test", [f"{i}@d1.test" for i in range(21)], LETTER)
+    wait_until(lambda: relay.call(lambda: relay.reception.books.open) > 1)
+    most = 0
+    while len(notified(bounces)) < 21:
+        most = max(most, relay.call(lambda: relay.reception.books.open))
+    assert most <= bounce.CONNECTIONS + 1  # one may be closing
+    (refused,) = [event for event in notified(bounces) if "error" in event]
+    assert (refused["recipient"], refused["error"]) == ("20@d1.test", "20 notifications wait, the limit")
+    assert len(relay.raw()) == 20
+
+
+def test_a_message_that_is_not_kept_is_not_bounced_either(bounces: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    bounces.rules({"to": "b*", "then": "bounce"})
+    with monkeypatch.context() as broken, client(bounces) as smtp:
+        broken.setattr(bounces.spool, "keep", raises(OSError(errno.EIO, "Input/output error")))
+        with pytest.raises(smtplib.SMTPDataError):
+            smtp.sendmail("a@d0.test", ["bob@d1.test", "eve@d1.test"], LETTER)
+    with client(bounces) as smtp:
+        smtp.sendmail("a@d0.test", ["bea@d1.test", "eve@d1.test"], LETTER)
+    wait_until(lambda: "bea@d1.test" in [event["recipient"] for event in notified(bounces)])
+    assert len(notified(bounces)) == 1
 
 
 # -------------------------------------------------------------------------------------------------------------- bounds
