@@ -103,6 +103,22 @@ class RuledSession(Session):
             raise Delayed(good, decision.delay_s)
         return reply
 
+    def _ask_each(self, moment: Moment, good: bytes) -> tuple[list[Decision], bytes, float]:
+        """Return what the rules decide for each recipient; the first refusal, else ``good``; the longest delay in s.
+
+        Raises:
+            _Ended: the connection ends.
+        """
+        decisions, seconds = [], 0.0
+        for address in self._addresses:
+            decision, reply = self._ask(moment, good, address)
+            if reply is not good:
+                return [], reply, 0.0
+            if decision.action in LATE:
+                seconds = max(seconds, decision.delay_s)
+            decisions.append(decision)
+        return decisions, good, seconds
+
     # --------------------------------------------------------------------------------------------- commands, one by one
 
     def _greet(self, transport: asyncio.Transport) -> None:
@@ -170,16 +186,17 @@ class RuledSession(Session):
             self._greeted = answer is reply
         return answer
 
-    def _rset(self, line: bytes) -> bytes:
+    def _forget(self) -> None:
         self._from, self._addresses = "", []
-        return super()._rset(line)
+        super()._forget()
 
     def _ruled_mail(self, line: bytes) -> bytes:
         reply = self._mail(line)
         if reply is MAIL_OK:
-            self._from, self._addresses = self._address(line, b"MAIL FROM:"), []
+            self._from = self._address(line, b"MAIL FROM:")
             reply = self._ruled(Moment.MAIL, MAIL_OK)
-            self._sender = reply is MAIL_OK
+            if reply is not MAIL_OK:
+                self._forget()
         return reply
 
     def _ruled_rcpt(self, line: bytes) -> bytes:
@@ -197,10 +214,11 @@ class RuledSession(Session):
         reply = self._data(line)
         if reply is not DATA_OK:
             return reply
-        replies = (self._ruled(Moment.DATA, DATA_OK, address) for address in self._addresses)
-        reply = next((reply for reply in replies if reply is not DATA_OK), DATA_OK)
+        _, reply, seconds = self._ask_each(Moment.DATA, DATA_OK)
         if reply is not DATA_OK:
             self._content = None
+        elif seconds:
+            raise Delayed(reply, seconds)
         return reply
 
     def _address(self, line: bytes, command: bytes) -> str:
@@ -218,13 +236,11 @@ class RuledSession(Session):
         """Ask the rules for each recipient; a message whose last recipient drops it is accepted and not kept."""
         if content.size > self._reception.settings.max_size:
             return super()._take(content)
-        kept, bounced, seconds = [], [], 0.0
-        for address in self._addresses:
-            decision, reply = self._ask(Moment.MESSAGE, OK, address)
-            if reply is not OK:
-                return reply, 0.0
-            if decision.action in LATE:
-                seconds = max(seconds, decision.delay_s)
+        decisions, reply, seconds = self._ask_each(Moment.MESSAGE, OK)
+        if reply is not OK:
+            return reply, seconds
+        kept, bounced = [], []
+        for address, decision in zip(self._addresses, decisions, strict=True):
             if decision.action is Action.BOUNCE:
                 bounced.append((address, decision.delay_s))
             elif decision.action is not Action.DROP:

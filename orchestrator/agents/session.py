@@ -51,7 +51,7 @@ _VRFY = b"252 2.5.2 Cannot verify, but will take mail\r\n"
 _HELP = b"214 2.0.0 EHLO HELO MAIL RCPT DATA RSET NOOP QUIT VRFY HELP: see RFC 5321\r\n"
 _NO_LISTS = b"502 5.5.1 EXPN is not implemented\r\n"
 TOO_BIG = b"552 5.3.4 Message too big\r\n"
-_TOO_MANY = b"452 4.5.3 Too many recipients\r\n"
+TOO_MANY = b"452 4.5.3 Too many recipients\r\n"
 _TOO_LONG = b"500 5.5.6 Line too long\r\n"
 UNKNOWN = b"500 5.5.2 Command unknown\r\n"
 SYNTAX = b"501 5.5.4 Syntax error in parameters\r\n"
@@ -231,8 +231,7 @@ class Session(asyncio.Protocol):
             return None
         self._content = None
         reply, seconds = self._take(content)
-        self._sender = False
-        self._recipients = []
+        self._forget()
         if seconds > 0:
             self._answer_later(reply, seconds, replies)
         else:
@@ -281,7 +280,7 @@ class Session(asyncio.Protocol):
         if _HELLO.fullmatch(line) is None:
             return SYNTAX
         self._greeted = True
-        self._rset(line)
+        self._forget()
         return reply
 
     def _mail(self, line: bytes) -> bytes:
@@ -331,7 +330,7 @@ class Session(asyncio.Protocol):
                 return PARAMETER
             domain = argument.domain
         if len(self._recipients) >= MOST_RECIPIENTS:
-            return _TOO_MANY
+            return TOO_MANY
         self._recipients.append(self._reception.books.index_of(domain))
         return RCPT_OK
 
@@ -349,9 +348,13 @@ class Session(asyncio.Protocol):
         """Return the reader of a new message."""
         return Content()
 
-    def _rset(self, line: bytes) -> bytes:  # noqa: ARG002
+    def _forget(self) -> None:
+        """Forget the transaction."""
         self._sender = False
         self._recipients = []
+
+    def _rset(self, line: bytes) -> bytes:  # noqa: ARG002
+        self._forget()
         return OK
 
     def _vrfy(self, line: bytes) -> bytes:
@@ -376,8 +379,8 @@ class Session(asyncio.Protocol):
         transport = cast("asyncio.Transport", self._transport)
         transport.write(b"".join(replies))
         replies.clear()
-        self._greeted = self._sender = False
-        self._recipients = []
+        self._greeted = False
+        self._forget()
         transport.pause_reading()  # what the client has sent already is not read as commands (RFC 3207, 4.2)
         self._secure = self._delay = asyncio.ensure_future(self._shake_hands(transport))
 

@@ -25,7 +25,7 @@ from orchestrator.agents.output import complain
 from orchestrator.agents.ruled import Delayed, RuledReception, RuledSession
 from orchestrator.agents.rules import PASSED, Decision, Moment, Rules
 from orchestrator.agents.rules import Envelope as Known
-from orchestrator.agents.session import COMMAND_LIMIT, OK, PARAMETER, SYNTAX, TOO_BIG
+from orchestrator.agents.session import COMMAND_LIMIT, OK, SYNTAX, TOO_BIG, TOO_MANY
 
 PIECE = 16 * 1024
 """Octets of a message for which a client has ``timeout_s``; octets beyond the largest size do not count."""
@@ -40,6 +40,9 @@ _AUTH_FIRST = b"530 5.7.0 Authentication required\r\n"
 _TLS_FIRST = b"530 5.7.0 Must issue a STARTTLS command first\r\n"
 _NOT_NOW = b"503 5.5.1 Not now\r\n"
 _FULL = b"452 4.3.1 "
+_ASCII_SENDER = b"550 5.6.7 An address that is not ASCII needs SMTPUTF8\r\n"
+_ASCII_RECIPIENT = b"553 5.6.7 An address that is not ASCII needs SMTPUTF8\r\n"
+"""RFC 6531, 3.5."""
 _NO_WAY_BACK = b"550 5.7.1 A notification would leave the bed\r\n"
 _NOT_KEPT = b"451 4.3.0 The message could not be kept\r\n"
 
@@ -81,7 +84,8 @@ class InboxReception(RuledReception):
 
     def extensions(self, *, secure: bool) -> list[bytes]:
         """Return the keywords of the extensions that EHLO names."""
-        return [b"AUTH PLAIN LOGIN", b"SMTPUTF8", *super().extensions(secure=secure)]
+        auth = [b"AUTH PLAIN LOGIN"] if secure or not self.inbox.require_tls else []
+        return [*auth, b"SMTPUTF8", *super().extensions(secure=secure)]
 
     def decide(self, moment: Moment, envelope: Known) -> Decision:
         """Return what the rules decide."""
@@ -185,29 +189,47 @@ class InboxSession(RuledSession):
         if any(p.startswith(b"SMTPUTF8=") or p == b"AUTH" for p in own):
             return SYNTAX
         self._utf8 = b"SMTPUTF8" in own
+        if not self._utf8 and not (argument.local + argument.domain).isascii():
+            return _ASCII_SENDER
         rest = [p for p in argument.parameters if p not in own]
         return super()._refuse_sender(argument._replace(parameters=rest))
 
-    def _inbox_mail(self, line: bytes) -> bytes:
+    def _mail(self, line: bytes) -> bytes:
+        if not self._greeted or self._sender:
+            return super()._mail(line)
+        self._utf8 = False
+        limit = self._limit()
+        reply = limit or super()._mail(line)
+        if limit or reply is TOO_BIG:
+            argument = self._argument(line, b"MAIL FROM:")
+            if isinstance(argument, bytes):
+                return argument
+            self._attempt(Moment.MAIL, reply, sender=self._address(line, b"MAIL FROM:"))
+        return reply
+
+    def _limit(self) -> bytes | None:
+        """Return the reply to MAIL that a limit of the inbox demands, or ``None``."""
         if self._inbox.inbox.require_tls and self._secure is None:
             return _TLS_FIRST
         if self._inbox.inbox.require_auth and self._user is None:
             return _AUTH_FIRST
-        if not line.isascii() and b"SMTPUTF8" not in line.upper().split():
-            return PARAMETER if self._greeted else SYNTAX
-        self._utf8 = False
-        if self._greeted and (reason := self._inbox.spool.full) is not None:
-            reply = _FULL + reason.encode() + b"\r\n"
-            self._attempt(Moment.MAIL, reply)
-            return reply
-        return self._ruled_mail(line)
+        reason = self._inbox.spool.full
+        return None if reason is None else _FULL + reason.encode() + b"\r\n"
 
-    def _inbox_rcpt(self, line: bytes) -> bytes:
-        return self._ruled_rcpt(line) if self._utf8 or line.isascii() else SYNTAX
+    def _rcpt(self, line: bytes) -> bytes:
+        if self._sender and not self._utf8 and not line.isascii():
+            return _ASCII_RECIPIENT
+        reply = super()._rcpt(line)
+        if reply is TOO_MANY:
+            self._attempt(Moment.RCPT, reply, recipients=[*self._addresses, self._address(line, b"RCPT TO:")])
+        return reply
 
     def _auth(self, line: bytes) -> bytes:
         if not self._greeted or self._sender:
             return _NOT_NOW
+        if self._inbox.inbox.require_tls and self._secure is None:
+            self._attempt(Moment.AUTH, _TLS_FIRST)
+            return _TLS_FIRST
         if self._user is not None:
             return _AUTHENTICATED
         try:
@@ -252,7 +274,7 @@ class InboxSession(RuledSession):
         self._user = user
         return _WELCOME
 
-    COMMANDS: ClassVar = {**RuledSession.COMMANDS, b"MAIL": _inbox_mail, b"RCPT": _inbox_rcpt, b"AUTH": _auth}
+    COMMANDS: ClassVar = {**RuledSession.COMMANDS, b"AUTH": _auth}
 
     # ------------------------------------------------------------------------------------------------------- messages
 

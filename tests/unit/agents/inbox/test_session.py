@@ -23,6 +23,9 @@ TRANSACTION = b"MAIL FROM:<a@d0.test>\r\nRCPT TO:<b@d1.test>\r\nDATA\r\n"
 LETTER = b"Subject: hello\r\n\r\n.dot\r\n"
 
 
+ASCII_ONLY = b"5.6.7 An address that is not ASCII needs SMTPUTF8"
+
+
 def client(inbox: Inbox) -> smtplib.SMTP:
     return smtplib.SMTP("127.0.0.1", inbox.port, timeout=5)
 
@@ -116,15 +119,22 @@ def test_smtputf8(inbox: Inbox) -> None:
         smtp.send_message(message)
         smtp.ehlo()
         assert smtp.docmd("MAIL FROM:<a@d0.test>")[0] == 250
-        assert smtp.docmd("RCPT TO:<рик@d1.test>".encode().decode("latin-1"))[0] == 501
+        assert smtp.docmd("RCPT TO:<рик@d1.test>".encode().decode("latin-1")) == (553, ASCII_ONLY)
         smtp.rset()
     (stored,) = inbox.call(inbox.spool.find)
     assert (stored.envelope.sender, stored.envelope.recipients) == ("jörg@d0.test", ("рик@пример.test",))
 
 
-@pytest.mark.parametrize("line", [b"MAIL FROM:<\xfc@d0.test> SMTPUTF8", "MAIL FROM:<ü@d0.test>".encode()])
-def test_octets_that_are_no_utf8_or_not_announced_are_refused(inbox: Inbox, line: bytes) -> None:
-    assert talk(inbox, b"EHLO x\r\n" + line + b"\r\nQUIT\r\n")[-2][0] == "5"
+@pytest.mark.parametrize(
+    ("line", "reply"),
+    [
+        (b"MAIL FROM:<\xfc@d0.test> SMTPUTF8", "501 5.5.4"),
+        ("MAIL FROM:<ü@d0.test>".encode(), "550 5.6.7"),  # RFC 6531, 3.5
+        ("MAIL FROM:<a@ü.test> BODY=8BITMIME".encode(), "550 5.6.7"),
+    ],
+)
+def test_octets_that_are_no_utf8_or_not_announced_are_refused(inbox: Inbox, line: bytes, reply: str) -> None:
+    assert talk(inbox, b"EHLO x\r\n" + line + b"\r\nQUIT\r\n")[-2][:9] == reply
 
 
 # ------------------------------------------------------------------------------------------------------ authentication
@@ -146,7 +156,7 @@ def test_a_user_logs_in(make_inbox: Callable[..., Inbox], mechanism: str, initia
         smtp.sendmail("a@d0.test", ["b@d1.test"], LETTER)
     (stored,) = inbox.call(inbox.spool.find)
     assert stored.envelope.user == "ann"
-    assert [attempt["reply"][:3] for attempt in inbox.attempts()] == ["535"]
+    assert [(attempt["on"], attempt["reply"][:3]) for attempt in inbox.attempts()] == [("mail", "530"), ("auth", "535")]
 
 
 def _auth(smtp: smtplib.SMTP, mechanism: str, initial: bool) -> int:  # noqa: FBT001
@@ -176,9 +186,16 @@ def test_tls_may_be_required(make_inbox: Callable[..., Inbox], tls: Tls) -> None
     inbox = make_inbox(require_tls=True)
     with client(inbox) as smtp:
         smtp.ehlo()
+        assert "auth" not in smtp.esmtp_features
+        assert smtp.docmd("AUTH PLAIN AHgAeQ==")[0] == 530
         assert smtp.docmd("MAIL FROM:<a@d0.test>")[0] == 530
         smtp.starttls(context=tls.client)
+        assert smtp.login("x", "y")[0] == 235
         smtp.sendmail("a@d0.test", ["b@d1.test"], LETTER)
+    assert [(a["on"], a["sender"], a["reply"][:3]) for a in inbox.attempts()] == [
+        ("auth", None, "530"),
+        ("mail", "a@d0.test", "530"),
+    ]
 
 
 # --------------------------------------------------------------------------------------------------------------- rules
@@ -228,6 +245,19 @@ def test_a_tarpit_answers_late_at_each_moment_and_loses_nothing(inbox: Inbox, on
     assert time.monotonic() - before >= 0.2
     assert replies == ["220", "250", "250", "250", "354", "250", "221"]
     assert inbox.raw() == [LETTER]
+
+
+def test_a_refusal_for_a_later_recipient_counts_on_data(inbox: Inbox) -> None:
+    inbox.rules(
+        {"to": "slow@*", "on": "data", "then": "tarpit", "delay_s": 30},
+        {"to": "bad@*", "on": "data", "then": "reject", "reply": "554 5.7.1 not you"},
+    )
+    with client(inbox) as smtp:
+        smtp.ehlo()
+        smtp.mail("a@d0.test")
+        for to in ("slow", "bad"):
+            smtp.rcpt(f"{to}@d1.test")
+        assert smtp.docmd("DATA") == (554, b"5.7.1 not you")
 
 
 def test_a_tarpit_at_auth_logs_in_late(make_inbox: Callable[..., Inbox]) -> None:
@@ -393,6 +423,29 @@ def test_a_full_inbox_says_so_and_takes_mail_again(make_inbox: Callable[..., Inb
     assert [sent(inbox), sent(inbox)] == ["kept", "452 4.3.1 1 messages are kept, the limit"]
     inbox.call(inbox.spool.delete)
     assert sent(inbox) == "kept"
+
+
+def test_what_a_full_inbox_refuses_is_recorded_with_its_sender(make_inbox: Callable[..., Inbox]) -> None:
+    inbox = make_inbox(max_messages=1)
+    text = TRANSACTION + LETTER.replace(b".d", b"..d") + b".\r\nMAIL FROM:<c@d2.test>\r\nMAIL FROM:c\r\nQUIT\r\n"
+    talk(inbox, b"EHLO x\r\n" + text)
+    assert [(a["sender"], a["recipients"], a["reply"][:9]) for a in inbox.attempts()] == [
+        ("c@d2.test", [], "452 4.3.1")
+    ]
+
+
+def test_each_limit_that_is_met_is_recorded(make_inbox: Callable[..., Inbox]) -> None:
+    inbox = make_inbox(max_size=1000)
+    recipients = b"".join(b"RCPT TO:<%d@d1.test>\r\n" % i for i in range(101))
+    replies = talk(
+        inbox,
+        b"EHLO x\r\nMAIL FROM:<a@d0.test> SIZE=1001\r\nMAIL FROM:<a@d0.test>\r\n" + recipients + b"QUIT\r\n",
+    )
+    assert replies[-2][:9] == "452 4.5.3"
+    big, many = inbox.attempts()
+    assert (big["on"], big["sender"], big["recipients"], big["reply"][:9]) == ("mail", "a@d0.test", [], "552 5.3.4")
+    assert (many["on"], many["sender"], many["reply"][:9]) == ("rcpt", "a@d0.test", "452 4.5.3")
+    assert many["recipients"] == [f"{i}@d1.test" for i in range(101)]
 
 
 def test_a_message_that_is_too_big_leaves_nothing(make_inbox: Callable[..., Inbox]) -> None:
