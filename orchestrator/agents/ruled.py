@@ -7,6 +7,7 @@ import asyncio
 import socket
 import ssl
 import struct
+from collections.abc import Callable
 from typing import ClassVar, cast
 
 from pydantic import TypeAdapter
@@ -58,7 +59,7 @@ class _Ended(Exception):
 class RuledSession(Session):
     """One connection under rules."""
 
-    __slots__ = ("_addresses", "_client", "_from", "_name")
+    __slots__ = ("_addresses", "_client", "_from", "_name", "_turns")
 
     def __init__(self, reception: RuledReception) -> None:
         super().__init__(reception)
@@ -66,6 +67,8 @@ class RuledSession(Session):
         self._name = ""
         self._from = ""
         self._addresses: list[str] = []
+        self._turns: list[Callable[[], None]] = []
+        """Give back the turns that the client waits for."""
 
     # ------------------------------------------------------------------------------------------ what a rule is asked
 
@@ -83,6 +86,8 @@ class RuledSession(Session):
         decision = cast("RuledReception", self._reception).decide(moment, envelope)
         reply = decision.reply.encode("ascii") + b"\r\n" if decision.reply else good
         self.decided(moment, decision, reply)
+        if decision.action is Action.PACE:
+            self._turns.append(decision.give_back)
         if decision.action is Action.RESET:
             raise _Ended(b"", reset=True)
         if decision.action is Action.DISCONNECT:
@@ -118,6 +123,16 @@ class RuledSession(Session):
                 seconds = max(seconds, decision.delay_s)
             decisions.append(decision)
         return decisions, good, seconds
+
+    def _answer_now(self, reply: bytes) -> None:
+        self._turns.clear()
+        super()._answer_now(reply)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget an unfinished message, and leave the turns of a pace to others."""
+        while self._turns:
+            self._turns.pop()()
+        super().connection_lost(exc)
 
     # --------------------------------------------------------------------------------------------- commands, one by one
 

@@ -160,9 +160,9 @@ class Session(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Read commands and content, and answer them in one write."""
         if self._delay is not None or self._full:
-            self._held += data  # the event loop had read it before reading was paused
+            self._held += data  # reading is paused at the first data only, so that a client that leaves is noticed
             if self._transport is not None:
-                self._transport.pause_reading()  # it begins to read after connection_made, paused or not
+                self._transport.pause_reading()
             return
         replies: list[bytes] = []
         rest: bytes | None = data
@@ -252,7 +252,6 @@ class Session(asyncio.Protocol):
         transport = cast("asyncio.Transport", self._transport)
         transport.write(b"".join(replies))
         replies.clear()
-        transport.pause_reading()
         self._delay = asyncio.get_running_loop().call_later(seconds + _EARLY_S, self._answer_now, reply)
 
     def _answer_now(self, reply: bytes) -> None:

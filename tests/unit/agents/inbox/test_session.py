@@ -278,6 +278,19 @@ def test_a_pace_is_kept_for_many_recipients_of_one_write(inbox: Inbox) -> None:
     assert [reply[:3] for reply in replies[-3:]] == ["354", "250", "221"]
 
 
+def test_a_pace_waits_for_no_client_that_left(inbox: Inbox) -> None:
+    inbox.rules({"then": "pace", "per_second": 0.5})
+    text = b"EHLO x\r\nMAIL FROM:<a@d0.test>\r\nRCPT TO:<b@d1.test>\r\n"
+    for _ in range(20):
+        with socket.create_connection(("127.0.0.1", inbox.port), timeout=5) as leaves:
+            leaves.sendall(text)
+    wait_until(lambda: len(inbox.attempts()) == 20)
+    wait_until(lambda: inbox.call(lambda: inbox.reception.books.open) == 0)
+    before = time.monotonic()
+    talk(inbox, text + b"QUIT\r\n")
+    assert time.monotonic() - before < 3
+
+
 @pytest.mark.parametrize(
     ("then", "error"), [("reset", ConnectionResetError), ("disconnect", smtplib.SMTPServerDisconnected)]
 )
