@@ -20,6 +20,7 @@ from orchestrator.agents.session import BYE, DATA_OK, GREETING, MAIL_OK, OK, RCP
 
 _LINGER_NOT = struct.pack("ii", 1, 0)
 """SO_LINGER on, for no time: close(2) then sends RST (socket(7))."""
+_REFUSED = b"503 5.5.1 QUIT only\r\n"
 _CLOSES = "421"
 """A server that answers so closes the connection (RFC 5321, 4.2.1)."""
 
@@ -59,7 +60,7 @@ class _Ended(Exception):
 class RuledSession(Session):
     """One connection under rules."""
 
-    __slots__ = ("_addresses", "_client", "_from", "_name", "_turns")
+    __slots__ = ("_addresses", "_client", "_from", "_name", "_refused", "_turns")
 
     def __init__(self, reception: RuledReception) -> None:
         super().__init__(reception)
@@ -67,6 +68,8 @@ class RuledSession(Session):
         self._name = ""
         self._from = ""
         self._addresses: list[str] = []
+        self._refused = False
+        """The greeting was a refusal: only QUIT is taken."""
         self._turns: list[Callable[[], None]] = []
         """Give back the turns that the client waits for."""
 
@@ -146,10 +149,8 @@ class RuledSession(Session):
         except _Ended as end:
             self._end(end, replies)
         else:
-            if reply:
-                self._end(_Ended(reply), replies)  # RFC 5321, 3.1: 554; nothing but QUIT would follow
-            else:
-                transport.write(GREETING)
+            self._refused = bool(reply)
+            transport.write(reply or GREETING)
 
     def _read_commands(self, data: bytes, replies: list[bytes]) -> bytes | None:
         data, self._line = self._line + data, b""
@@ -172,6 +173,9 @@ class RuledSession(Session):
 
     def _read_line(self, line: bytes, replies: list[bytes]) -> bytes | None:
         """Answer one line, CRLF included."""
+        if self._refused and not self._overlong and line[:4].upper() != b"QUIT":
+            replies.append(_REFUSED)  # RFC 5321, 3.1
+            return None
         return super()._read_commands(line, replies)
 
     def _read_content(self, data: bytes, replies: list[bytes]) -> bytes | None:

@@ -79,6 +79,8 @@ _REPLIES: Mapping[Action, tuple[str, str]] = {
     Action.DISCONNECT: ("4", ""),
 }
 """First digit and default of the reply of those actions that have one."""
+_GREETINGS = {"4": "421", "5": "554"}
+"""Code of a default reply on connect, by its first digit (RFC 5321, 4.3.2)."""
 _NEEDS: Mapping[Action, str] = {
     Action.GREYLIST: "delay_s",
     Action.TARPIT: "delay_s",
@@ -152,8 +154,11 @@ class Rule(BaseModel):
         return self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
 
     def answer(self) -> str:
-        """Return the line that it answers with; empty: none of its own."""
-        return self.reply or _REPLIES.get(self.then, ("", ""))[1]
+        """Return the line that it answers with; empty if the rule sends no reply."""
+        usual = _REPLIES.get(self.then, ("", ""))[1]
+        if usual and self.moment is Moment.CONNECT:
+            usual = _GREETINGS[usual[0]] + usual[3:]
+        return self.reply or usual
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

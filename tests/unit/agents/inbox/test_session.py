@@ -228,7 +228,7 @@ def test_mail_is_deferred_twice_and_taken_then(inbox: Inbox) -> None:
 def test_a_session_is_refused_at_each_moment(inbox: Inbox, on: str) -> None:
     inbox.rules({"on": on, "then": "reject", "reply": "554 5.7.1 not you"})
     text = b"EHLO x\r\nMAIL FROM:<a@d0.test>\r\nRCPT TO:<b@d1.test>\r\nDATA\r\n"
-    text = b"" if on == "connect" else text + b"x\r\n.\r\nQUIT\r\n"
+    text += b"x\r\n.\r\nQUIT\r\n"
     replies = [line for line in talk(inbox, text) if line[3] == " "]
     place = ["connect", "ehlo", "mail", "rcpt", "data", "message"].index(on)
     assert replies[place] == "554 5.7.1 not you"
@@ -245,6 +245,20 @@ def test_a_tarpit_answers_late_at_each_moment_and_loses_nothing(inbox: Inbox, on
     assert time.monotonic() - before >= 0.2
     assert replies == ["220", "250", "250", "250", "354", "250", "221"]
     assert inbox.raw() == [LETTER]
+
+
+@pytest.mark.parametrize(("then", "code"), [("reject", "554"), ("defer", "421")])
+def test_a_refused_connection_waits_for_quit(inbox: Inbox, then: str, code: str) -> None:
+    """RFC 5321, 3.1; 421 closes (3.8)."""
+    inbox.rules({"on": "connect", "then": then})
+    with (
+        socket.create_connection(("127.0.0.1", inbox.port), timeout=5) as connection,
+        connection.makefile("rb") as file,
+    ):
+        assert file.readline()[:4].decode() == f"{code} "
+        if then == "reject":
+            connection.sendall(b"EHLO x\r\nSTARTTLS\r\nQUIT\r\n")
+        assert [line[:3] for line in file] == ([b"503", b"503", b"221"] if then == "reject" else [])
 
 
 def test_a_refusal_for_a_later_recipient_counts_on_data(inbox: Inbox) -> None:
