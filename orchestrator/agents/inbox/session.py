@@ -19,7 +19,7 @@ from orchestrator.agents.content import DataReader
 from orchestrator.agents.contract import Order, SinkSettings
 from orchestrator.agents.inbox.bounce import Bouncer, header_section
 from orchestrator.agents.inbox.content import Content
-from orchestrator.agents.inbox.spool import Envelope, Event, Spool
+from orchestrator.agents.inbox.spool import Envelope, Spool
 from orchestrator.agents.ledger import Books
 from orchestrator.agents.output import complain
 from orchestrator.agents.ruled import Delayed, RuledReception, RuledSession
@@ -67,7 +67,7 @@ class InboxSettings(Order):
 class InboxReception(RuledReception):
     """What all sessions of an inbox share."""
 
-    __slots__ = ("bouncer", "chaos", "heard", "inbox", "spool")
+    __slots__ = ("bouncer", "chaos", "inbox", "on_event", "spool")
 
     def __init__(
         self, spool: Spool, settings: InboxSettings, rules: Rules, most: int, tls: ssl.SSLContext | None
@@ -77,8 +77,8 @@ class InboxReception(RuledReception):
         self.rules = rules
         self.chaos = Rules([])
         """Rules that are looked at before the others, and set apart from them."""
-        self.heard: Callable[[Event], None] = lambda _event: None
-        """Takes each event."""
+        self.on_event: Callable[[], None] = lambda: None
+        """Called after each event is recorded."""
         self.bouncer = Bouncer(None, (), self.record)
         super().__init__(Books([], None), SinkSettings(max_size=settings.max_size), most, tls)
 
@@ -125,11 +125,11 @@ class InboxReception(RuledReception):
     def record(self, kind: str, data: dict[str, Any]) -> None:
         """Record an event and tell it; a disk that takes no more keeps no record."""
         try:
-            event = self.spool.record(kind, data)
+            self.spool.record(kind, data)
         except sqlite3.Error as error:
             complain(f"event not recorded: {error}")
         else:
-            self.heard(event)
+            self.on_event()
 
     def knows(self, user: str, password: str) -> bool:
         """Check a name and its password."""
@@ -157,11 +157,11 @@ class InboxSession(RuledSession):
         self._lines = 0
         """Command lines read."""
         self._seen = (-1, 0)
-        """Command lines, and pieces of a message, when ``_look`` looked last."""
+        """Command lines, and pieces of a message, when ``_end_if_idle`` looked last."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet."""
-        self._look(cast("asyncio.Transport", transport))
+        self._end_if_idle(cast("asyncio.Transport", transport))
         if self._implicit:
             self._secure = asyncio.get_running_loop().create_future()
             self._secure.set_result(None)
@@ -284,7 +284,7 @@ class InboxSession(RuledSession):
             self._attempt(moment, reply, decision)
 
     def _attempt(self, moment: Moment, reply: bytes, decision: Decision | None = None, **more: object) -> None:
-        """Record the reply to an attempt; the empty one: the rule sends none of its own."""
+        """Record the reply to an attempt. Empty if the rule sends no reply."""
         self._inbox.record(
             "attempt",
             {
@@ -303,7 +303,7 @@ class InboxSession(RuledSession):
     def _begin(self) -> DataReader:
         return self._inbox.spool.begin(self._inbox.inbox.max_size)
 
-    def _look(self, transport: asyncio.Transport) -> None:
+    def _end_if_idle(self, transport: asyncio.Transport) -> None:
         """End a session without progress since the last look; repeat this every ``timeout_s``."""
         content = self._content
         pieces = content.size // PIECE if isinstance(content, Content) and content.refused is None else 0
@@ -314,7 +314,7 @@ class InboxSession(RuledSession):
                 return
             self._transport.write(_TIMEOUT)
             self._transport.close()
-        self._timer = asyncio.get_running_loop().call_later(self._inbox.inbox.timeout_s, self._look, transport)
+        self._timer = asyncio.get_running_loop().call_later(self._inbox.inbox.timeout_s, self._end_if_idle, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget everything; what came of a message is removed."""
