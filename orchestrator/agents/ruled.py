@@ -89,7 +89,7 @@ class RuledSession(Session):
         decision = cast("RuledReception", self._reception).decide(moment, envelope)
         reply = decision.reply.encode("ascii") + b"\r\n" if decision.reply else good
         self.decided(moment, decision, reply)
-        if decision.action is Action.PACE:
+        if decision.action is Action.PACE and decision.delay_s > 0:
             self._turns.append(decision.give_back)
         if decision.action is Action.RESET:
             raise _Ended(b"", reset=True)
@@ -121,6 +121,7 @@ class RuledSession(Session):
         for address in self._addresses:
             decision, reply = self._ask(moment, good, address)
             if reply is not good:
+                self._give_back()
                 return [], reply, 0.0
             if decision.action in LATE:
                 seconds = max(seconds, decision.delay_s)
@@ -133,9 +134,12 @@ class RuledSession(Session):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget an unfinished message, and leave the turns of a pace to others."""
+        self._give_back()
+        super().connection_lost(exc)
+
+    def _give_back(self) -> None:
         while self._turns:
             self._turns.pop()()
-        super().connection_lost(exc)
 
     # --------------------------------------------------------------------------------------------- commands, one by one
 
