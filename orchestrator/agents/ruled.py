@@ -7,6 +7,7 @@ import asyncio
 import socket
 import ssl
 import struct
+from collections.abc import Callable
 from typing import ClassVar, cast
 
 from pydantic import TypeAdapter
@@ -19,6 +20,7 @@ from orchestrator.agents.session import BYE, DATA_OK, GREETING, MAIL_OK, OK, RCP
 
 _LINGER_NOT = struct.pack("ii", 1, 0)
 """SO_LINGER on, for no time: close(2) then sends RST (socket(7))."""
+_REFUSED = b"503 5.5.1 QUIT only\r\n"
 _CLOSES = "421"
 """A server that answers so closes the connection (RFC 5321, 4.2.1)."""
 
@@ -58,7 +60,7 @@ class _Ended(Exception):
 class RuledSession(Session):
     """One connection under rules."""
 
-    __slots__ = ("_addresses", "_client", "_from", "_name")
+    __slots__ = ("_addresses", "_client", "_from", "_name", "_refused", "_turns")
 
     def __init__(self, reception: RuledReception) -> None:
         super().__init__(reception)
@@ -66,6 +68,10 @@ class RuledSession(Session):
         self._name = ""
         self._from = ""
         self._addresses: list[str] = []
+        self._refused = False
+        """The greeting was a refusal: only QUIT is taken."""
+        self._turns: list[Callable[[], None]] = []
+        """Give back the turns that the client waits for."""
 
     # ------------------------------------------------------------------------------------------ what a rule is asked
 
@@ -83,6 +89,8 @@ class RuledSession(Session):
         decision = cast("RuledReception", self._reception).decide(moment, envelope)
         reply = decision.reply.encode("ascii") + b"\r\n" if decision.reply else good
         self.decided(moment, decision, reply)
+        if decision.action is Action.PACE and decision.delay_s > 0:
+            self._turns.append(decision.give_back)
         if decision.action is Action.RESET:
             raise _Ended(b"", reset=True)
         if decision.action is Action.DISCONNECT:
@@ -103,6 +111,36 @@ class RuledSession(Session):
             raise Delayed(good, decision.delay_s)
         return reply
 
+    def _ask_each(self, moment: Moment, good: bytes) -> tuple[list[Decision], bytes, float]:
+        """Return what the rules decide for each recipient; the first refusal, else ``good``; the longest delay in s.
+
+        Raises:
+            _Ended: the connection ends.
+        """
+        decisions, seconds = [], 0.0
+        for address in self._addresses:
+            decision, reply = self._ask(moment, good, address)
+            if reply is not good:
+                self._give_back()
+                return [], reply, 0.0
+            if decision.action in LATE:
+                seconds = max(seconds, decision.delay_s)
+            decisions.append(decision)
+        return decisions, good, seconds
+
+    def _answer_now(self, reply: bytes) -> None:
+        self._turns.clear()
+        super()._answer_now(reply)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget an unfinished message, and leave the turns of a pace to others."""
+        self._give_back()
+        super().connection_lost(exc)
+
+    def _give_back(self) -> None:
+        while self._turns:
+            self._turns.pop()()
+
     # --------------------------------------------------------------------------------------------- commands, one by one
 
     def _greet(self, transport: asyncio.Transport) -> None:
@@ -115,10 +153,8 @@ class RuledSession(Session):
         except _Ended as end:
             self._end(end, replies)
         else:
-            if reply:
-                self._end(_Ended(reply), replies)  # RFC 5321, 3.1: 554; nothing but QUIT would follow
-            else:
-                transport.write(GREETING)
+            self._refused = bool(reply)
+            transport.write(reply or GREETING)
 
     def _read_commands(self, data: bytes, replies: list[bytes]) -> bytes | None:
         data, self._line = self._line + data, b""
@@ -141,6 +177,9 @@ class RuledSession(Session):
 
     def _read_line(self, line: bytes, replies: list[bytes]) -> bytes | None:
         """Answer one line, CRLF included."""
+        if self._refused and not self._overlong and line[:4].upper() != b"QUIT":
+            replies.append(_REFUSED)  # RFC 5321, 3.1
+            return None
         return super()._read_commands(line, replies)
 
     def _read_content(self, data: bytes, replies: list[bytes]) -> bytes | None:
@@ -170,16 +209,17 @@ class RuledSession(Session):
             self._greeted = answer is reply
         return answer
 
-    def _rset(self, line: bytes) -> bytes:
+    def _forget(self) -> None:
         self._from, self._addresses = "", []
-        return super()._rset(line)
+        super()._forget()
 
     def _ruled_mail(self, line: bytes) -> bytes:
         reply = self._mail(line)
         if reply is MAIL_OK:
-            self._from, self._addresses = self._address(line, b"MAIL FROM:"), []
+            self._from = self._address(line, b"MAIL FROM:")
             reply = self._ruled(Moment.MAIL, MAIL_OK)
-            self._sender = reply is MAIL_OK
+            if reply is not MAIL_OK:
+                self._forget()
         return reply
 
     def _ruled_rcpt(self, line: bytes) -> bytes:
@@ -197,10 +237,11 @@ class RuledSession(Session):
         reply = self._data(line)
         if reply is not DATA_OK:
             return reply
-        replies = (self._ruled(Moment.DATA, DATA_OK, address) for address in self._addresses)
-        reply = next((reply for reply in replies if reply is not DATA_OK), DATA_OK)
+        _, reply, seconds = self._ask_each(Moment.DATA, DATA_OK)
         if reply is not DATA_OK:
             self._content = None
+        elif seconds:
+            raise Delayed(reply, seconds)
         return reply
 
     def _address(self, line: bytes, command: bytes) -> str:
@@ -218,13 +259,11 @@ class RuledSession(Session):
         """Ask the rules for each recipient; a message whose last recipient drops it is accepted and not kept."""
         if content.size > self._reception.settings.max_size:
             return super()._take(content)
-        kept, bounced, seconds = [], [], 0.0
-        for address in self._addresses:
-            decision, reply = self._ask(Moment.MESSAGE, OK, address)
-            if reply is not OK:
-                return reply, 0.0
-            if decision.action in LATE:
-                seconds = max(seconds, decision.delay_s)
+        decisions, reply, seconds = self._ask_each(Moment.MESSAGE, OK)
+        if reply is not OK:
+            return reply, seconds
+        kept, bounced = [], []
+        for address, decision in zip(self._addresses, decisions, strict=True):
             if decision.action is Action.BOUNCE:
                 bounced.append((address, decision.delay_s))
             elif decision.action is not Action.DROP:

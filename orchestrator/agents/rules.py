@@ -1,5 +1,7 @@
 """Rules of a sink: faults and limits by recipient, sender and moment. The first rule that matches decides.
 
+A ``greylist`` or ``rate`` that lets pass leaves the decision to the next rule.
+
 The model of a rule is the same in a bed file, in the HTTP API and on the control socket.
 """
 
@@ -12,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fnmatch import translate
+from functools import partial
+from heapq import heappop, heappush
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -75,6 +79,8 @@ _REPLIES: Mapping[Action, tuple[str, str]] = {
     Action.DISCONNECT: ("4", ""),
 }
 """First digit and default of the reply of those actions that have one."""
+_GREETINGS = {"4": "421", "5": "554"}
+"""Code of a default reply on connect, by its first digit (RFC 5321, 4.3.2)."""
 _NEEDS: Mapping[Action, str] = {
     Action.GREYLIST: "delay_s",
     Action.TARPIT: "delay_s",
@@ -148,8 +154,11 @@ class Rule(BaseModel):
         return self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
 
     def answer(self) -> str:
-        """Return the line that it answers with; empty: none of its own."""
-        return self.reply or _REPLIES.get(self.then, ("", ""))[1]
+        """Return the line that it answers with; empty if the rule sends no reply."""
+        usual = _REPLIES.get(self.then, ("", ""))[1]
+        if usual and self.moment is Moment.CONNECT:
+            usual = _GREETINGS[usual[0]] + usual[3:]
+        return self.reply or usual
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,6 +172,10 @@ class Envelope:
     recipient: str | None = None
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
     """What the first matching rule does."""
@@ -174,10 +187,12 @@ class Decision:
     """Line to answer with, without CRLF; empty: the usual one."""
     delay_s: float = 0.0
     """Answer this much later; of ``bounce``: send the notification this much later."""
+    give_back: Callable[[], None] = field(default=_nothing, compare=False)
+    """Give the turn of a ``pace`` to another client, because this one left before ``delay_s``."""
 
 
 PASSED = Decision(rule=-1, action=Action.ACCEPT)
-"""No rule matches, or the rule that matches lets it pass."""
+"""No rule matches, or each that matches lets it pass."""
 
 
 @dataclass(slots=True)
@@ -194,10 +209,12 @@ class _Kept:
     recent: deque[float] = field(default_factory=deque)
     """Times of those taken within the last minute."""
     due: float = -math.inf
-    """When the newest one was answered, or will be."""
+    """Time of the newest turn of a pace."""
+    free: list[float] = field(default_factory=list)
+    """Turns that were given back, the earliest first (heapq)."""
 
-    def concerns(self, envelope: Envelope) -> bool:
-        """Say whether patterns match, and this match is one of those that count."""
+    def count_match(self, envelope: Envelope) -> bool:
+        """Count a match of the patterns, and return whether the rule applies to it."""
         if self.to is not None and not (envelope.recipient and self.to.match(envelope.recipient)):
             return False
         if self.sender is not None and (envelope.sender is None or not self.sender.match(envelope.sender or "<>")):
@@ -212,7 +229,7 @@ class _Kept:
     def decide(self, envelope: Envelope, now: float) -> Decision:
         """Decide, and remember."""
         rule = self.rule
-        delay_s, reply = rule.delay_s or 0.0, rule.answer()
+        delay_s, reply, give_back = rule.delay_s or 0.0, rule.answer(), _nothing
         match rule.then:
             case Action.GREYLIST:
                 if self._waited(envelope, now, delay_s):
@@ -222,10 +239,17 @@ class _Kept:
                 if self._below(now, rule.per_minute or 1):
                     return PASSED
             case Action.PACE:
-                self.due = max(now, self.due + 1 / (rule.per_second or 1))
-                delay_s = self.due - now
+                turn = self._turn(now, 1 / (rule.per_second or 1))
+                delay_s, give_back = turn - now, partial(heappush, self.free, turn)
         self.hits += 1
-        return Decision(rule=self.index, action=rule.then, reply=reply, delay_s=delay_s)
+        return Decision(rule=self.index, action=rule.then, reply=reply, delay_s=delay_s, give_back=give_back)
+
+    def _turn(self, now: float, gap_s: float) -> float:
+        while self.free:
+            if (turn := heappop(self.free)) >= now:
+                return turn
+        self.due = max(now, self.due + gap_s)
+        return self.due
 
     def _waited(self, envelope: Envelope, now: float, delay_s: float) -> bool:
         triple = (envelope.client, (envelope.sender or "").lower(), (envelope.recipient or "").lower())
@@ -257,9 +281,11 @@ class Rules:
         return bool(self._kept)
 
     def decide(self, moment: Moment, envelope: Envelope) -> Decision:
-        """Return what the first matching rule of a moment does; ``PASSED``: nothing."""
-        kept = next((kept for kept in self._at.get(moment, ()) if kept.concerns(envelope)), None)
-        return kept.decide(envelope, self._clock()) if kept else PASSED
+        """Return what the first matching rule of a moment does that does not let it pass; ``PASSED``: nothing."""
+        for kept in self._at.get(moment, ()):
+            if kept.count_match(envelope) and (decision := kept.decide(envelope, self._clock())) is not PASSED:
+                return decision
+        return PASSED
 
     @property
     def hits(self) -> list[int]:

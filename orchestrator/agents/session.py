@@ -51,7 +51,7 @@ _VRFY = b"252 2.5.2 Cannot verify, but will take mail\r\n"
 _HELP = b"214 2.0.0 EHLO HELO MAIL RCPT DATA RSET NOOP QUIT VRFY HELP: see RFC 5321\r\n"
 _NO_LISTS = b"502 5.5.1 EXPN is not implemented\r\n"
 TOO_BIG = b"552 5.3.4 Message too big\r\n"
-_TOO_MANY = b"452 4.5.3 Too many recipients\r\n"
+TOO_MANY = b"452 4.5.3 Too many recipients\r\n"
 _TOO_LONG = b"500 5.5.6 Line too long\r\n"
 UNKNOWN = b"500 5.5.2 Command unknown\r\n"
 SYNTAX = b"501 5.5.4 Syntax error in parameters\r\n"
@@ -96,13 +96,15 @@ class Session(asyncio.Protocol):
     """One connection. Memory: an unfinished command line, 100 recipients, and ``Content``."""
 
     __slots__ = (
-        "_content", "_delay", "_dialled", "_full", "_greeted", "_held", "_line", "_overlong", "_reception",
+        "_content", "_counted", "_delay", "_dialled", "_full", "_greeted", "_held", "_line", "_overlong", "_reception",
         "_recipients", "_secure", "_sender", "_transport",
     )  # fmt: skip
 
     def __init__(self, reception: Reception) -> None:
         self._reception = reception
         self._transport: asyncio.Transport | None = None
+        self._counted = False
+        """``Books.open`` counts it."""
         self._dialled: int | None = None
         self._line = b""
         self._overlong = False
@@ -123,6 +125,7 @@ class Session(asyncio.Protocol):
         books = self._reception.books
         books.accepted += 1
         books.open += 1
+        self._counted = True
         self._transport = cast("asyncio.Transport", transport)
         if books.open > self._reception.most:
             self._transport.write(_BUSY)
@@ -135,8 +138,9 @@ class Session(asyncio.Protocol):
         transport.write(GREETING)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        """Forget an unfinished message: it has not arrived."""
-        self._reception.books.open -= 1
+        """Forget an unfinished message: it has not arrived. Idempotent."""
+        self._reception.books.open -= self._counted
+        self._counted = False
         if self._delay is not None:
             self._delay.cancel()
         self._transport = self._content = None
@@ -156,9 +160,9 @@ class Session(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Read commands and content, and answer them in one write."""
         if self._delay is not None or self._full:
-            self._held += data  # the event loop had read it before reading was paused
+            self._held += data  # reading is paused at the first data only, so that a client that leaves is noticed
             if self._transport is not None:
-                self._transport.pause_reading()  # it begins to read after connection_made, paused or not
+                self._transport.pause_reading()
             return
         replies: list[bytes] = []
         rest: bytes | None = data
@@ -227,8 +231,7 @@ class Session(asyncio.Protocol):
             return None
         self._content = None
         reply, seconds = self._take(content)
-        self._sender = False
-        self._recipients = []
+        self._forget()
         if seconds > 0:
             self._answer_later(reply, seconds, replies)
         else:
@@ -249,7 +252,6 @@ class Session(asyncio.Protocol):
         transport = cast("asyncio.Transport", self._transport)
         transport.write(b"".join(replies))
         replies.clear()
-        transport.pause_reading()
         self._delay = asyncio.get_running_loop().call_later(seconds + _EARLY_S, self._answer_now, reply)
 
     def _answer_now(self, reply: bytes) -> None:
@@ -277,7 +279,7 @@ class Session(asyncio.Protocol):
         if _HELLO.fullmatch(line) is None:
             return SYNTAX
         self._greeted = True
-        self._rset(line)
+        self._forget()
         return reply
 
     def _mail(self, line: bytes) -> bytes:
@@ -327,7 +329,7 @@ class Session(asyncio.Protocol):
                 return PARAMETER
             domain = argument.domain
         if len(self._recipients) >= MOST_RECIPIENTS:
-            return _TOO_MANY
+            return TOO_MANY
         self._recipients.append(self._reception.books.index_of(domain))
         return RCPT_OK
 
@@ -345,9 +347,13 @@ class Session(asyncio.Protocol):
         """Return the reader of a new message."""
         return Content()
 
-    def _rset(self, line: bytes) -> bytes:  # noqa: ARG002
+    def _forget(self) -> None:
+        """Forget the transaction."""
         self._sender = False
         self._recipients = []
+
+    def _rset(self, line: bytes) -> bytes:  # noqa: ARG002
+        self._forget()
         return OK
 
     def _vrfy(self, line: bytes) -> bytes:
@@ -372,8 +378,8 @@ class Session(asyncio.Protocol):
         transport = cast("asyncio.Transport", self._transport)
         transport.write(b"".join(replies))
         replies.clear()
-        self._greeted = self._sender = False
-        self._recipients = []
+        self._greeted = False
+        self._forget()
         transport.pause_reading()  # what the client has sent already is not read as commands (RFC 3207, 4.2)
         self._secure = self._delay = asyncio.ensure_future(self._shake_hands(transport))
 
@@ -386,6 +392,7 @@ class Session(asyncio.Protocol):
             )
         except (OSError, ssl.SSLError):
             transport.abort()
+            self.connection_lost(None)  # after a reset the event loop does not call it
             return
         if secured is not None and self._transport is not None:
             self._transport = secured

@@ -10,10 +10,15 @@ from typing import Any
 
 import aiosmtplib
 
-from orchestrator.agents.inbox.head import LIMIT
-
 HOST = "sink.test"
+_PORT = 25
 _TIMEOUT_S = 60.0
+MOST = 4096
+"""Notifications that wait; one more is recorded as not sent."""
+CONNECTIONS = 4
+"""Connections to the relay at a time."""
+_QUOTED = 16 * 1024
+"""Octets of a header section that a notification quotes."""
 _TEXT = """\
 This is the mail system of {host}.
 
@@ -33,31 +38,44 @@ class Bouncer:
     ) -> None:
         self._relay, self._domains, self._record = relay, frozenset(domains), record
         self._tasks: set[asyncio.Task[None]] = set()
+        self._connections = asyncio.Semaphore(CONNECTIONS)
 
     def refuses(self, sender: str) -> bool:
         """Say whether a notification for this sender would leave the bed, or cannot be sent at all."""
         return self._relay is None or (bool(sender) and sender.rpartition("@")[2].lower() not in self._domains)
 
-    def due(self, sender: str, recipient: str, message: bytes, seconds: float) -> None:
+    def due(self, sender: str, recipient: str, head: bytes, seconds: float) -> None:
         """Send a notification ``seconds`` later; none about a message from ``<>`` (RFC 5321, 4.5.5)."""
-        if sender:
-            task = asyncio.ensure_future(self._send(sender, recipient, message, seconds))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-    async def _send(self, sender: str, recipient: str, message: bytes, seconds: float) -> None:
-        await asyncio.sleep(seconds)
+        if not sender:
+            return
         facts: dict[str, Any] = {"sender": sender, "recipient": recipient}
+        if len(self._tasks) >= MOST:
+            self._record("bounce", {**facts, "error": f"{MOST} notifications wait, the limit"})
+            return
+        task = asyncio.ensure_future(self._send(facts, head, seconds))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _send(self, facts: dict[str, Any], head: bytes, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        sender, recipient = facts["sender"], facts["recipient"]
         try:
-            async with aiosmtplib.SMTP(hostname=self._relay, port=25, start_tls=False, timeout=_TIMEOUT_S) as smtp:
-                await smtp.sendmail("", [sender], notification(sender, recipient, message))
-        except (OSError, aiosmtplib.SMTPException) as error:
+            relay = aiosmtplib.SMTP(hostname=self._relay, port=_PORT, start_tls=False, timeout=_TIMEOUT_S)
+            async with self._connections, relay as smtp:
+                options = [] if (sender + recipient).isascii() else ["SMTPUTF8"]
+                await smtp.sendmail("", [sender], notification(sender, recipient, head), mail_options=options)
+        except Exception as error:  # noqa: BLE001  the message is a stranger's: whatever it leads to is recorded
             self._record("bounce", {**facts, "error": str(error)})
         else:
             self._record("bounce", facts)
 
 
-def notification(sender: str, recipient: str, message: bytes) -> bytes:
+def header_section(message: bytes) -> bytes:
+    """Return what a notification quotes of a message."""
+    return message[:_QUOTED].partition(b"\r\n\r\n")[0]
+
+
+def notification(sender: str, recipient: str, head: bytes) -> bytes:
     """Return a notification that a message was not delivered: text, machine-readable part, header section."""
     whole = EmailMessage()
     whole["From"] = f"Mail Delivery System <MAILER-DAEMON@{HOST}>"
@@ -78,12 +96,13 @@ def notification(sender: str, recipient: str, message: bytes) -> bytes:
             }
         )
     )
-    head = MIMEBase("text", "rfc822-headers", charset="utf-8")
-    head.set_payload(message[:LIMIT].partition(b"\r\n\r\n")[0].decode("utf-8", "replace").replace("\r\n", "\n") + "\n")
+    quoted = MIMEBase("text", "rfc822-headers")
+    fields = head.decode("utf-8", "replace").replace("\r\n", "\n") + "\n"
+    quoted.set_payload(fields, "us-ascii" if fields.isascii() else "utf-8")
     whole.make_mixed()
     whole.set_type("multipart/report")
     whole.set_param("report-type", "delivery-status")
-    for part in (text, status, head):
+    for part in (text, status, quoted):
         del part["MIME-Version"]
         whole.attach(part)  # type: ignore[arg-type]  # any part of the standard library's
     return whole.as_bytes(policy=policy.SMTPUTF8)

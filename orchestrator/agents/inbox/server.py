@@ -4,7 +4,7 @@
 
     python3 -m orchestrator.agents.inbox.server --spool DIR [--settings FILE] [--rules FILE] [--certificate PEM]
 
-Prints JSON lines: ``{"event": "listening", ...}`` when it serves, and each event of the inbox. SIGTERM ends it.
+Prints JSON lines: ``{"event": "listening", ...}`` when it serves. SIGTERM ends it.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from orchestrator.agents.inbox.app import LOCAL, create
 from orchestrator.agents.inbox.bounce import Bouncer
 from orchestrator.agents.inbox.feed import MESSAGE, Feed
 from orchestrator.agents.inbox.session import InboxReception, InboxSession, InboxSettings
-from orchestrator.agents.inbox.spool import Event, Spool
+from orchestrator.agents.inbox.spool import Spool
 from orchestrator.agents.output import complain, say
 from orchestrator.agents.rules import Rule, Rules
 from orchestrator.agents.session import HANDSHAKE_S
@@ -43,6 +43,8 @@ _MOST_HTTP = 512
 """HTTP connections; further requests are answered with 503."""
 _SPARE_FDS = 256
 """For files of the spool."""
+_GRACE_S = 2
+"""Seconds that an HTTP answer may take once the inbox ends."""
 _IDLE_S = 0.5
 """Seconds without mail after which words are indexed; a search does not wait for that."""
 _HOUR_S = 3600.0
@@ -72,7 +74,7 @@ class Inbox:
     def __init__(self, reception: InboxReception, *, names: Collection[str] = LOCAL) -> None:
         self.reception = reception
         self.feed = Feed()
-        reception.heard = self._hear
+        reception.on_event = self.feed.wake
         self._app = create(Served(reception, self.feed), names)
         self._servers: list[asyncio.AbstractServer] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -92,7 +94,7 @@ class Inbox:
             await self._smtp("smtps", hosts, ports.smtps, implicit=True)
         config = uvicorn.Config(
             self._app, lifespan="off", log_config=None, access_log=False, server_header=False, date_header=True,
-            limit_concurrency=_MOST_HTTP,
+            limit_concurrency=_MOST_HTTP, timeout_graceful_shutdown=_GRACE_S,
         )  # fmt: skip
         self._http = _Server(config)
         sockets = [listen(host, ports.http, _BACKLOG) for host in hosts]
@@ -141,9 +143,6 @@ class Inbox:
             finally:
                 books.open -= 1
 
-    def _hear(self, event: Event) -> None:
-        self.feed.wake(event.kind)
-
     async def _fill(self) -> None:
         """Index the words of messages whenever none has come for a while."""
         words, newest = self.reception.spool.words, 0
@@ -160,7 +159,7 @@ class Inbox:
                 complain(f"words not indexed: {error}")
 
     async def close(self) -> None:
-        """Stop serving: waiting requests are answered, open SMTP sessions end."""
+        """Stop serving: waiting requests are answered; open SMTP sessions last as long as the process."""
         for server in self._servers:
             server.close()
         for task in self._tasks:

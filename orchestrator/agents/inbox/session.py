@@ -17,16 +17,16 @@ from typing import Any, ClassVar, cast
 from orchestrator.agents import path
 from orchestrator.agents.content import DataReader
 from orchestrator.agents.contract import Order, SinkSettings
-from orchestrator.agents.inbox.bounce import Bouncer
+from orchestrator.agents.inbox.bounce import Bouncer, header_section
 from orchestrator.agents.inbox.content import Content
 from orchestrator.agents.inbox.feed import MESSAGE
-from orchestrator.agents.inbox.spool import Envelope, Event, Spool
+from orchestrator.agents.inbox.spool import Envelope, Spool
 from orchestrator.agents.ledger import Books
 from orchestrator.agents.output import complain
 from orchestrator.agents.ruled import Delayed, RuledReception, RuledSession
 from orchestrator.agents.rules import PASSED, Decision, Moment, Rules
 from orchestrator.agents.rules import Envelope as Known
-from orchestrator.agents.session import COMMAND_LIMIT, OK, PARAMETER, SYNTAX, TOO_BIG
+from orchestrator.agents.session import COMMAND_LIMIT, OK, SYNTAX, TOO_BIG, TOO_MANY
 
 PIECE = 16 * 1024
 """Octets of a message for which a client has ``timeout_s``; octets beyond the largest size do not count."""
@@ -41,6 +41,9 @@ _AUTH_FIRST = b"530 5.7.0 Authentication required\r\n"
 _TLS_FIRST = b"530 5.7.0 Must issue a STARTTLS command first\r\n"
 _NOT_NOW = b"503 5.5.1 Not now\r\n"
 _FULL = b"452 4.3.1 "
+_ASCII_SENDER = b"550 5.6.7 An address that is not ASCII needs SMTPUTF8\r\n"
+_ASCII_RECIPIENT = b"553 5.6.7 An address that is not ASCII needs SMTPUTF8\r\n"
+"""RFC 6531, 3.5."""
 _NO_WAY_BACK = b"550 5.7.1 A notification would leave the bed\r\n"
 _NOT_KEPT = b"451 4.3.0 The message could not be kept\r\n"
 
@@ -65,7 +68,7 @@ class InboxSettings(Order):
 class InboxReception(RuledReception):
     """What all sessions of an inbox share."""
 
-    __slots__ = ("bouncer", "chaos", "heard", "inbox", "spool")
+    __slots__ = ("bouncer", "chaos", "inbox", "on_event", "spool")
 
     def __init__(
         self, spool: Spool, settings: InboxSettings, rules: Rules, most: int, tls: ssl.SSLContext | None
@@ -75,14 +78,15 @@ class InboxReception(RuledReception):
         self.rules = rules
         self.chaos = Rules([])
         """Rules that are looked at before the others, and set apart from them."""
-        self.heard: Callable[[Event], None] = lambda _event: None
-        """Takes each event."""
+        self.on_event: Callable[[str], None] = lambda _kind: None
+        """Called with the kind of each event after it is recorded."""
         self.bouncer = Bouncer(None, (), self.record)
         super().__init__(Books([], None), SinkSettings(max_size=settings.max_size), most, tls)
 
     def extensions(self, *, secure: bool) -> list[bytes]:
         """Return the keywords of the extensions that EHLO names."""
-        return [b"AUTH PLAIN LOGIN", b"SMTPUTF8", *super().extensions(secure=secure)]
+        auth = [b"AUTH PLAIN LOGIN"] if secure or not self.inbox.require_tls else []
+        return [*auth, b"SMTPUTF8", *super().extensions(secure=secure)]
 
     def decide(self, moment: Moment, envelope: Known) -> Decision:
         """Return what the rules decide."""
@@ -122,11 +126,11 @@ class InboxReception(RuledReception):
     def record(self, kind: str, data: dict[str, Any]) -> None:
         """Record an event and tell it; a disk that takes no more keeps no record."""
         try:
-            event = self.spool.record(kind, data)
+            self.spool.record(kind, data)
         except sqlite3.Error as error:
             complain(f"event not recorded: {error}")
         else:
-            self.heard(event)
+            self.on_event(kind)
 
     def knows(self, user: str, password: str) -> bool:
         """Check a name and its password."""
@@ -154,11 +158,11 @@ class InboxSession(RuledSession):
         self._lines = 0
         """Command lines read."""
         self._seen = (-1, 0)
-        """Command lines, and pieces of a message, when ``_look`` looked last."""
+        """Command lines, and pieces of a message, when ``_end_if_idle`` looked last."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet."""
-        self._look(cast("asyncio.Transport", transport))
+        self._end_if_idle(cast("asyncio.Transport", transport))
         if self._implicit:
             self._secure = asyncio.get_running_loop().create_future()
             self._secure.set_result(None)
@@ -186,29 +190,47 @@ class InboxSession(RuledSession):
         if any(p.startswith(b"SMTPUTF8=") or p == b"AUTH" for p in own):
             return SYNTAX
         self._utf8 = b"SMTPUTF8" in own
+        if not self._utf8 and not (argument.local + argument.domain).isascii():
+            return _ASCII_SENDER
         rest = [p for p in argument.parameters if p not in own]
         return super()._refuse_sender(argument._replace(parameters=rest))
 
-    def _inbox_mail(self, line: bytes) -> bytes:
+    def _mail(self, line: bytes) -> bytes:
+        if not self._greeted or self._sender:
+            return super()._mail(line)
+        self._utf8 = False
+        limit = self._limit()
+        reply = limit or super()._mail(line)
+        if limit or reply is TOO_BIG:
+            argument = self._argument(line, b"MAIL FROM:")
+            if isinstance(argument, bytes):
+                return argument
+            self._attempt(Moment.MAIL, reply, sender=self._address(line, b"MAIL FROM:"))
+        return reply
+
+    def _limit(self) -> bytes | None:
+        """Return the reply to MAIL that a limit of the inbox demands, or ``None``."""
         if self._inbox.inbox.require_tls and self._secure is None:
             return _TLS_FIRST
         if self._inbox.inbox.require_auth and self._user is None:
             return _AUTH_FIRST
-        if not line.isascii() and b"SMTPUTF8" not in line.upper().split():
-            return PARAMETER if self._greeted else SYNTAX
-        self._utf8 = False
-        if self._greeted and (reason := self._inbox.spool.full) is not None:
-            reply = _FULL + reason.encode() + b"\r\n"
-            self._attempt(Moment.MAIL, reply)
-            return reply
-        return self._ruled_mail(line)
+        reason = self._inbox.spool.full
+        return None if reason is None else _FULL + reason.encode() + b"\r\n"
 
-    def _inbox_rcpt(self, line: bytes) -> bytes:
-        return self._ruled_rcpt(line) if self._utf8 or line.isascii() else SYNTAX
+    def _rcpt(self, line: bytes) -> bytes:
+        if self._sender and not self._utf8 and not line.isascii():
+            return _ASCII_RECIPIENT
+        reply = super()._rcpt(line)
+        if reply is TOO_MANY:
+            self._attempt(Moment.RCPT, reply, recipients=[*self._addresses, self._address(line, b"RCPT TO:")])
+        return reply
 
     def _auth(self, line: bytes) -> bytes:
         if not self._greeted or self._sender:
             return _NOT_NOW
+        if self._inbox.inbox.require_tls and self._secure is None:
+            self._attempt(Moment.AUTH, _TLS_FIRST)
+            return _TLS_FIRST
         if self._user is not None:
             return _AUTHENTICATED
         try:
@@ -253,7 +275,7 @@ class InboxSession(RuledSession):
         self._user = user
         return _WELCOME
 
-    COMMANDS: ClassVar = {**RuledSession.COMMANDS, b"MAIL": _inbox_mail, b"RCPT": _inbox_rcpt, b"AUTH": _auth}
+    COMMANDS: ClassVar = {**RuledSession.COMMANDS, b"AUTH": _auth}
 
     # ------------------------------------------------------------------------------------------------------- messages
 
@@ -263,7 +285,7 @@ class InboxSession(RuledSession):
             self._attempt(moment, reply, decision)
 
     def _attempt(self, moment: Moment, reply: bytes, decision: Decision | None = None, **more: object) -> None:
-        """Record the reply to an attempt; the empty one: the rule sends none of its own."""
+        """Record the reply to an attempt. Empty if the rule sends no reply."""
         self._inbox.record(
             "attempt",
             {
@@ -282,7 +304,7 @@ class InboxSession(RuledSession):
     def _begin(self) -> DataReader:
         return self._inbox.spool.begin(self._inbox.inbox.max_size)
 
-    def _look(self, transport: asyncio.Transport) -> None:
+    def _end_if_idle(self, transport: asyncio.Transport) -> None:
         """End a session without progress since the last look; repeat this every ``timeout_s``."""
         content = self._content
         pieces = content.size // PIECE if isinstance(content, Content) and content.refused is None else 0
@@ -293,7 +315,7 @@ class InboxSession(RuledSession):
                 return
             self._transport.write(_TIMEOUT)
             self._transport.close()
-        self._timer = asyncio.get_running_loop().call_later(self._inbox.inbox.timeout_s, self._look, transport)
+        self._timer = asyncio.get_running_loop().call_later(self._inbox.inbox.timeout_s, self._end_if_idle, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget everything; what came of a message is removed."""
@@ -322,10 +344,14 @@ class InboxSession(RuledSession):
         if bounced and self._inbox.bouncer.refuses(self._from):
             self._attempt(Moment.MESSAGE, _NO_WAY_BACK)
             return _NO_WAY_BACK, 0.0
-        for address, seconds in bounced:
-            self._inbox.bouncer.due(self._from, address, message.head, seconds)
-        if not kept:
-            return OK, 0.0
+        head = header_section(message.head) if bounced else b""
+        reply = self._store(message, kept) if kept else OK
+        if reply is not _NOT_KEPT:
+            for address, seconds in bounced:
+                self._inbox.bouncer.due(self._from, address, head, seconds)
+        return reply, 0.0
+
+    def _store(self, message: Content, kept: list[str]) -> bytes:
         envelope = Envelope(
             sender=self._from,
             recipients=tuple(kept),
@@ -337,10 +363,9 @@ class InboxSession(RuledSession):
         try:
             id_ = self._inbox.keep(message, envelope)
         except (OSError, sqlite3.Error) as error:
-            reply = _NOT_KEPT
-            self._attempt(Moment.MESSAGE, reply, error=str(error))
-            return reply, 0.0
-        return b"250 2.0.0 Ok: message %d\r\n" % id_, 0.0
+            self._attempt(Moment.MESSAGE, _NOT_KEPT, error=str(error))
+            return _NOT_KEPT
+        return b"250 2.0.0 Ok: message %d\r\n" % id_
 
     @property
     def _tls(self) -> str | None:

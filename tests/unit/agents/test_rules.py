@@ -97,6 +97,28 @@ def test_above_a_rate_it_defers_until_the_minute_is_over() -> None:
     assert them.hits == [3]
 
 
+@pytest.mark.parametrize(
+    ("first", "then"), [({"then": "greylist", "delay_s": 5}, 10), ({"then": "rate", "per_minute": 1}, 60)]
+)
+def test_what_a_rule_lets_pass_goes_on_to_the_next(first: dict[str, object], then: float) -> None:
+    clock = Clock()
+    them = rules(first, {"to": "bob@*", "then": "reject"}, clock=clock)
+    assert set(actions(them, count=2)) - {Action.REJECT} == {Action(str(first["then"]))}
+    clock.now += then
+    assert actions(them) == [Action.REJECT]
+
+
+def test_a_pace_gives_the_turns_of_clients_that_left_to_others() -> None:
+    clock = Clock()
+    them = rules({"then": "pace", "per_second": 1}, clock=clock)
+    waiting = [them.decide(Moment.RCPT, BOB) for _ in range(10)]
+    assert [decision.delay_s for decision in waiting] == list(range(10))
+    for decision in (waiting[7], waiting[2], waiting[3]):
+        decision.give_back()
+    clock.now += 2.5  # the turn at 2 s has passed
+    assert [them.decide(Moment.RCPT, BOB).delay_s for _ in range(3)] == [0.5, 4.5, 7.5]
+
+
 @given(st.lists(st.floats(min_value=0, max_value=2), min_size=1, max_size=50), st.integers(1, 20))
 def test_a_pace_is_never_passed_and_refuses_nothing(pauses: list[float], per_second: int) -> None:
     clock = Clock()
