@@ -90,7 +90,7 @@ class LoadOrder(Order):
     sizes: list[int] = field(default_factory=lambda: [2048])
     """Body sizes in bytes; message ``seq`` has ``sizes[seq % len(sizes)]``."""
     timeout: float = 60.0
-    """Time limit of one SMTP reply, in seconds; then the connection is given up."""
+    """Time limit of one SMTP reply, in seconds; after that, the connection is closed."""
     stall_at: float | None = None
     """Test aid: the generator's process pauses after this many seconds of the load ..."""
     stall_for: float = 0.0
@@ -145,7 +145,7 @@ class LoadReport(Message):
     """Unix time of the last reply."""
     offered: int | None = None
     accepted: int | None = None
-    """Messages whose data was answered with 250."""
+    """Messages whose data got the reply 250."""
     domains: int | None = None
     """Distinct domains that the accepted messages went to."""
     failed: dict[str, int] = field(default_factory=dict)
@@ -153,7 +153,7 @@ class LoadReport(Message):
     unresolved: int = 0
     """Failed messages whose data was written but not answered; the server may deliver them."""
     connections: int | None = None
-    """Connections that were greeted and whose EHLO was answered."""
+    """Connections with a greeting and a reply to EHLO."""
     connect_failed: dict[str, int] = field(default_factory=dict)
     """All other connections, by cause of the failure: ``no connection``, ``no greeting``, ``421 4.3.2``, ... Their
     messages wait for another connection."""
@@ -184,7 +184,7 @@ class LoadReport(Message):
     arrived: int | None = None
     """Messages without a sequence number that the sink had when the generator ended."""
     purpose: str = "measure"
-    """What the load is for: a ``services.Purpose``."""
+    """Purpose of the load: a ``services.Purpose``."""
     generator: str = ""
     """The service that sent the load."""
     node: str = ""

@@ -44,7 +44,7 @@ def ask(path: str, words: list[str]) -> Any:
 
 
 def main(words: list[str]) -> int:
-    """Run one request; ``--socket PATH`` before it names another socket."""
+    """Run one request, at the default socket or, with ``--socket PATH`` first, at another."""
     path = SOCKET
     if words[:1] == ["--socket"] and len(words) > 1:
         path, words = words[1], words[2:]

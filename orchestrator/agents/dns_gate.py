@@ -49,7 +49,7 @@ _CONTROL_LIMIT = 1 << 20
 
 
 class Action(StrEnum):
-    """What a rule does with a question."""
+    """Action of a rule on a question."""
 
     ANSWER = "answer"
     """Answer with ``rcode`` and no records."""
@@ -108,7 +108,7 @@ class _Kept:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """One question, and what became of it."""
+    """One question and its outcome."""
 
     id: int
     """Cursor: later questions have larger ones."""
@@ -119,9 +119,9 @@ class Query:
     name: str
     type: str
     then: str | None
-    """What a rule did; ``None``: it was passed on."""
+    """Action of the rule that matched; ``None``: the question was passed on."""
     rcode: str | None
-    """Of the answer; ``None``: none was sent."""
+    """Response code of the answer; ``None`` without an answer."""
 
 
 class Gate:

@@ -18,7 +18,7 @@ from orchestrator.agents.histogram import Histogram
 from orchestrator.agents.wire import MAX_SEQ, Stamp
 
 OUTSIDE = -2
-"""In place of a domain's index: the address is no domain's (a published port, the sink's own address)."""
+"""Index for an address outside every domain (a published port, the sink's own address)."""
 _STEP = 4096
 """A bitmap grows by at least this many octets: 32,768 messages."""
 
@@ -211,7 +211,7 @@ class Books:
         return self._domains.get(domain, -1)
 
     def dialled(self, address: str) -> int | None:
-        """Return the index of the domain that a local address belongs to; ``OUTSIDE`` if it is no domain's.
+        """Return the index of the domain that a local address belongs to; ``OUTSIDE`` if it belongs to none.
 
         Returns ``None`` without a prefix of domains. A domain's IPv6 address ends in the 32 bits of its IPv4 address.
         """

@@ -43,7 +43,7 @@ LATE_NS = 10_000_000
 BACKOFF_S = (0.02, 1.0)
 """Delay after a connection without an accepted message: initial and maximum, in seconds."""
 MOST_CAUSES = 50
-"""Most distinct causes of failure in a count; further ones count as ``other``."""
+"""Maximum number of distinct causes of failure; the rest count as ``other``."""
 
 
 class Load:
@@ -297,7 +297,7 @@ class Load:
         self._loop.call_later(BEAT_S, self._beat)
 
     def _sweep(self, now: int) -> None:
-        """Give up connections beyond their time limit, and a finished load whose last connections get no greeting."""
+        """Close connections beyond their time limit; stop a finished load whose last connections get no greeting."""
         if self._hangs(now):
             self.stop(NO_GREETING)
         for connection, task in list(self._open.items()):

@@ -24,13 +24,13 @@ _CLOSES = "421"
 
 
 class RuledReception(Reception):
-    """What all sessions of a sink with rules share."""
+    """State shared by all sessions of a sink with rules."""
 
     __slots__ = ("rules",)
     rules: Rules
 
     def decide(self, moment: Moment, envelope: Envelope) -> Decision:
-        """Return what the rules decide."""
+        """Return the rules' decision."""
         return self.rules.decide(moment, envelope)
 
 
@@ -67,13 +67,13 @@ class RuledSession(Session):
         self._from = ""
         self._addresses: list[str] = []
 
-    # ------------------------------------------------------------------------------------------ what a rule is asked
+    # ------------------------------------------------------------------------------------------ questions to the rules
 
     def decided(self, moment: Moment, decision: Decision, reply: bytes) -> None:
-        """Take note of a decision and its reply; for sinks that keep a record."""
+        """Record a decision and its reply; by default, nothing is recorded."""
 
     def _ask(self, moment: Moment, good: bytes, recipient: str | None = None) -> tuple[Decision, bytes]:
-        """Return what the rules decide, and the reply.
+        """Return the rules' decision, and the reply.
 
         Raises:
             _Ended: the connection ends.

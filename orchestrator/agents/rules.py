@@ -33,7 +33,7 @@ class Action(StrEnum):
     """What a rule does."""
 
     ACCEPT = "accept"
-    """Take it; later rules are not looked at."""
+    """Accept; later rules do not apply."""
     DEFER = "defer"
     """Answer with a temporary failure (4xx)."""
     REJECT = "reject"
@@ -49,9 +49,9 @@ class Action(StrEnum):
     RESET = "reset"
     """Reset the connection (RST), without a reply."""
     RATE = "rate"
-    """Defer what is above ``per_minute``."""
+    """Defer everything above ``per_minute``."""
     PACE = "pace"
-    """Answer late, so that at most ``per_second`` are taken; nothing is refused."""
+    """Delay replies, so that at most ``per_second`` are accepted; refuses nothing."""
     DROP = "drop"
     """Accept the message and discard it."""
 
@@ -84,7 +84,7 @@ _NEEDS: Mapping[Action, str] = {
 _TAKES: Mapping[Action, tuple[str, ...]] = {Action.BOUNCE: ("delay_s",)}
 _ONLY_SOME = ("delay_s", "per_minute", "per_second")
 MOST_TRIPLES = 100_000
-"""Triples that a greylisting rule remembers; the oldest are forgotten first."""
+"""Maximum number of triples that a greylisting rule remembers; the oldest are dropped first."""
 MOST_PER_MINUTE = 100_000
 
 Reply = Annotated[str, Field(pattern=r"^[45][0-9]{2}( [245]\.[0-9]{1,3}\.[0-9]{1,3})?( [!-~][ -~]{0,399})?$")]
@@ -94,7 +94,7 @@ Seconds = Annotated[float, Field(ge=0, le=3600)]
 
 
 class Rule(BaseModel):
-    """One rule: whom it concerns, when, and what it does."""
+    """A rule: its conditions, its moment and its action."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
@@ -120,7 +120,7 @@ class Rule(BaseModel):
     def _fits_together(self) -> Self:
         moments = _MOMENTS.get(self.then, tuple(Moment))
         if self.moment not in moments:
-            raise ValueError(f"{self.then} goes with on: {' or '.join(moments)}, not {self.moment}")
+            raise ValueError(f"{self.then} needs on: {' or '.join(moments)}; found {self.moment}")
         if self.to and self.moment not in _WITH_RECIPIENT:
             raise ValueError(f"to: needs on: rcpt, data or message; no recipient is known on {self.moment}")
         if self.from_ and self.moment not in ENVELOPE:
@@ -154,7 +154,7 @@ class Rule(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Envelope:
-    """What is known of a session at a moment."""
+    """Facts of a session that conditions are matched with."""
 
     client: str = ""
     """IP address."""
@@ -165,7 +165,7 @@ class Envelope:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What the first matching rule does."""
+    """Action of the first matching rule."""
 
     rule: int
     """Its index."""
@@ -194,10 +194,10 @@ class _Kept:
     recent: deque[float] = field(default_factory=deque)
     """Times of those taken within the last minute."""
     due: float = -math.inf
-    """When the newest one was answered, or will be."""
+    """Time of the newest one's reply, past or future."""
 
     def concerns(self, envelope: Envelope) -> bool:
-        """Say whether patterns match, and this match is one of those that count."""
+        """Return whether the patterns match, and ``times``, ``every`` and ``chance`` select this match."""
         if self.to is not None and not (envelope.recipient and self.to.match(envelope.recipient)):
             return False
         if self.sender is not None and (envelope.sender is None or not self.sender.match(envelope.sender or "<>")):
@@ -257,7 +257,7 @@ class Rules:
         return bool(self._kept)
 
     def decide(self, moment: Moment, envelope: Envelope) -> Decision:
-        """Return what the first matching rule of a moment does; ``PASSED``: nothing."""
+        """Return the decision of the first matching rule of a moment; ``PASSED`` without one."""
         kept = next((kept for kept in self._at.get(moment, ()) if kept.concerns(envelope)), None)
         return kept.decide(envelope, self._clock()) if kept else PASSED
 

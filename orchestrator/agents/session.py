@@ -111,7 +111,7 @@ class Session(asyncio.Protocol):
         self._recipients: list[int] = []
         self._content: DataReader | None = None
         self._delay: asyncio.Handle | asyncio.Future[None] | None = None
-        """What the client's data wait for: a reply that is due later, a TLS handshake, or other connections' turn."""
+        """Why the client's data waits: a delayed reply, a TLS handshake, or other connections' turn."""
         self._full = False
         """The client does not read the replies; its data wait for that, too."""
         self._held = b""
@@ -257,7 +257,7 @@ class Session(asyncio.Protocol):
         self._go_on()
 
     def _go_on(self) -> None:
-        """Read what the client sent while its data waited, and then from the connection again."""
+        """Read the data received during the wait, then resume reading from the connection."""
         self._delay = None
         if self._transport is None or self._full:
             return
@@ -357,7 +357,7 @@ class Session(asyncio.Protocol):
         return SYNTAX if line[4:].strip(b" ") else BYE
 
     def _other(self, line: bytes) -> bytes:
-        """Answer a command whose name has not four letters."""
+        """Answer a command whose name is not four letters long."""
         if line[:8].upper() != b"STARTTLS" or self._reception.tls is None:
             return UNKNOWN
         if self._secure is not None:
@@ -392,7 +392,7 @@ class Session(asyncio.Protocol):
             self._go_on()
 
     def _argument(self, line: bytes, command: bytes) -> Argument | bytes:
-        """Read what follows ``MAIL FROM:`` or ``RCPT TO:``, or return the reply that refuses it."""
+        """Read the argument of ``MAIL FROM:`` or ``RCPT TO:``, or return the reply that refuses it."""
         if line[: len(command)].upper() != command:
             return SYNTAX
         try:

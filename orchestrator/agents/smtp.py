@@ -18,7 +18,7 @@ WAIT = -1
 DONE = -2
 """From ``Load.take``: this connection gets no further message."""
 REPLY_LIMIT = 64 * 1024
-"""Most octets of an unfinished reply line (RFC 5321, 4.5.3.1.5, allows 512)."""
+"""Maximum octets of an unfinished reply line (RFC 5321, 4.5.3.1.5, allows 512)."""
 
 HOST = "load.nodes.test"
 """Name in EHLO; the bed's DNS has it, because servers may look it up."""
@@ -148,7 +148,7 @@ class Connection(asyncio.Protocol):
         self._load.closed(self, cause if state < SessionState.IDLE else None, fruitless=self._fruitless)
 
     def give_up(self, cause: str) -> None:
-        """Close at once; ``cause`` is what the load counts."""
+        """Close at once; the load counts the failure under ``cause``."""
         self._cause = cause
         if self._transport is not None:
             self._transport.abort()

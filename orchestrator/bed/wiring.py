@@ -70,11 +70,11 @@ class Wire:
     """Prefixes with a route through another node: one neighbour entry for all addresses."""
     resolver: IPv4Address | None = None
     attempts: int = 3
-    """Questions of one look-up before it fails (resolv.conf(5))."""
+    """Attempts of one look-up before it fails (resolv.conf(5))."""
     publish: Sequence[str] = ()
     """Ports that the control interface forwards to the service address, such as ``25/tcp``."""
     guests: bool = False
-    """Whether the node is on the guest network, whose interface forwards the same ports and takes nothing else."""
+    """Whether the node is on the guest network, whose interface forwards the same ports and accepts nothing else."""
 
 
 def files(wire: Wire, command: Sequence[str], capabilities: Sequence[str]) -> dict[str, bytes]:

@@ -98,7 +98,7 @@ class RunDir:
             try:
                 self.save(facts)
             except OSError as full:
-                error.add_note(f"run.json in {self.path} could not be brought up to date: {full.strerror}")
+                error.add_note(f"run.json in {self.path} could not be updated: {full.strerror}")
 
     def load(self) -> dict[str, Any]:
         """Read run.json; raises InvalidInput if that fails, or if its format is not FORMAT."""

@@ -39,7 +39,7 @@ class NodePlan(Rendered):
     addresses: tuple[IPv4Address, ...]
     """All its real IPv4 addresses, the service address first; each has an IPv6 twin."""
     capabilities: tuple[str, ...]
-    """Capabilities of the service; the container also has those of the start script."""
+    """Capabilities of the service; the container also has the start script's."""
     sysctls: Mapping[str, str]
     limits: Limits
     guests: bool

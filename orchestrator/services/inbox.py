@@ -34,7 +34,7 @@ class Settings(Strict):
     require_auth: bool = False
     require_tls: bool = False
     rules: tuple[Rule, ...] = ()
-    """What happens to sessions and messages; the first rule that matches decides."""
+    """Rules for sessions and messages; the first match decides."""
 
 
 class Inbox:

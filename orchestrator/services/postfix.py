@@ -132,7 +132,7 @@ exit $status'
 signals the process in its pid file. ``postfix start-fg`` ignores the signals, because it must end after master(8)."""
 
 _QUEUE = ("deferred", "incoming", "active", "deferred", "hold")
-"""Queue directories in the order in which messages move, so that a listing misses none that moves meanwhile."""
+"""Queue directories in the order in which messages move, so that a listing misses no message that moves during it."""
 
 
 _Word = Annotated[str, StringConstraints(pattern=r"^[ -~]{1,255}$")]
@@ -142,7 +142,7 @@ class Settings(Strict):
     """Settings of Postfix in a bed file."""
 
     main_cf: Annotated[dict[str, str | int | bool], AfterValidator(_overrides)] = Field(default_factory=dict)
-    """Parameters of main.cf (postconf(5)); they override ours, or those of the user's own main.cf (``files``). The plan
+    """Parameters of main.cf (postconf(5)); they override the bed's, or the user's own main.cf (``files``). The plan
     names each parameter that the bed overrides."""
     users: dict[_Word, _Word] = Field(default_factory=dict)
     """Name -> password for AUTH (RFC 4954). With users, the relay offers STARTTLS on port 25, and submission with TLS
@@ -226,7 +226,7 @@ _PROTOCOLS = {"all": {4, 6}, "ipv4": {4}, "ipv6": {6}}
 
 
 def _protocols(site: Site[Settings], wanted: str | None) -> set[int]:
-    """Return the IP versions that Postfix uses: ``wanted`` (inet_protocols), or those of the bed.
+    """Return the IP versions that Postfix uses: ``wanted`` (inet_protocols), or the bed's.
 
     Raises InvalidInput if the version that the bed uses is missing.
     """

@@ -60,7 +60,7 @@ def files(plan: Plan, command: Sequence[str]) -> dict[str, bytes]:
 
 
 def certificates(plan: Plan) -> dict[str, bytes]:
-    """Return the files of a new authority and of a certificate for each node, beside those of ``files``."""
+    """Return the files of a new authority and of a certificate for each node, in addition to ``files``."""
     authority = Authority(plan.bed.name)
     issued = {node.name: bringup.certificates(authority, plan, node) for node in plan.nodes}
     return {f"{node}{path}": content for node, made in issued.items() for path, content in made.items()}

@@ -76,7 +76,7 @@ def changes(name: str, kind: str, data: Sequence[str], ttl: int) -> list[str]:
     """Return the changes in the commands of nsupdate(1); dnspython has parsed every word.
 
     Raises:
-        InvalidInput: a name, a type or data that are none.
+        InvalidInput: an invalid name, type or data.
     """
     if not all(one.isprintable() for one in data):
         needed = "data of DNS records on one line"

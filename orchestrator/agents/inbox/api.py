@@ -120,12 +120,12 @@ class Gone(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What the API speaks for: ``app.state.here``."""
+    """The inbox behind the API, as ``app.state.here``."""
 
     inbox: InboxReception
     feed: Feed
     checking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
-    """Messages whose authentication is checked at a time, each in a thread."""
+    """At most this many authentication checks at a time, each in a thread."""
 
     @property
     def spool(self) -> Spool:
@@ -172,7 +172,7 @@ async def terms(
 
 
 def summary(stored: Stored) -> dict[str, Any]:
-    """Return what a list shows of a message."""
+    """Return a message's fields in a list."""
     envelope = {**asdict(stored.envelope), "recipients": list(stored.envelope.recipients)}
     facts = {"id": stored.id, "t": stored.t, "size": stored.size, "seen": stored.seen, "tags": list(stored.tags)}
     return {**stored.head, **envelope, **facts}
@@ -264,7 +264,7 @@ async def raw(here: Here, stored: Kept) -> StreamingResponse:
 
 @api.get("/messages/{id_}/html", response_class=Response)
 async def html(here: Here, stored: Kept) -> Response:
-    """Return the HTML of a message, for a frame in which nothing runs and nothing is fetched."""
+    """Return the HTML of a message, for a frame that runs no script and loads nothing."""
     body = mime.read(here.spool.raw(stored.id))
     return Response(body.html, media_type="text/html; charset=utf-8", headers={"Content-Security-Policy": SEALED})
 
@@ -281,7 +281,7 @@ async def part(here: Here, stored: Kept, place: str) -> Response:
 
 @api.get("/attempts")
 async def attempts(here: Here, after: Cursor = 0, limit: Annotated[int, Query(ge=1, le=_PAGE)] = _PAGE) -> Events:
-    """Return what rules, limits and authentication answered to clients, refusals too."""
+    """Return the replies of rules, limits and authentication, refusals included."""
     found = here.spool.events(after, ["attempt"], limit)
     return Events(events=[EventOf(**asdict(event)) for event in found], cursor=found[-1].id if found else after)
 
@@ -309,7 +309,7 @@ async def put_rules(here: Here, rules: list[Rule]) -> None:
 
 
 def remove(inbox: InboxReception, where: search.Condition) -> Gone:
-    """Delete the messages that match, and tell it."""
+    """Delete the matching messages, and record the event ``deleted``."""
     gone = inbox.spool.delete(*where)
     if gone:
         inbox.record("deleted", {"ids": gone})
@@ -317,12 +317,12 @@ def remove(inbox: InboxReception, where: search.Condition) -> Gone:
 
 
 def enough(found: list[Stored], count: int) -> list[Stored] | None:
-    """Return the messages if they are as many as are waited for."""
+    """Return the messages if there are at least ``count``."""
     return found if len(found) >= count else None
 
 
 def facts(part: mime.Part) -> dict[str, Any]:
-    """Return what a list shows of a part."""
+    """Return a part's fields in a list."""
     return {name: getattr(part, name) for name in ("id", "content_type", "filename", "content_id", "attachment")}
 
 

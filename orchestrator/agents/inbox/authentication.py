@@ -40,7 +40,7 @@ class Spf:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dkim:
-    """Whether one signature is that of its domain for this message."""
+    """Result of one DKIM signature of the message."""
 
     result: str
     """pass, fail, temperror or permerror."""
@@ -57,7 +57,7 @@ class Dmarc:
     """none, pass, fail, temperror or permerror."""
     domain: str
     policy: str
-    """What the domain asks for if the result is fail: none, quarantine or reject. Empty: no record."""
+    """The domain's policy for failures: none, quarantine or reject. Empty: no record."""
     reason: str
 
 
@@ -108,7 +108,7 @@ def _dkim(message: bytes) -> Iterator[Dkim]:
             signed = dkim.DKIM(message, logger=log)
             valid = signed.verify(place, dnsfunc=_key)
             result = "pass" if valid else "permerror" if log.texts else "fail"
-            reason = "; ".join(log.texts) or ("" if valid else "the signature is not that of this message and key")
+            reason = "; ".join(log.texts) or ("" if valid else "the signature does not match this message and key")
         except _Unanswered as error:
             result, reason = "temperror", str(error)
         except dkim.ValidationError as error:

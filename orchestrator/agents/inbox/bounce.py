@@ -26,7 +26,7 @@ because a rule of this inbox says so.
 
 
 class Bouncer:
-    """Sends notifications when they are due; ``record`` takes what became of each."""
+    """Sends notifications when they are due; ``record`` is called with the outcome of each."""
 
     def __init__(
         self, relay: str | None, domains: Collection[str], record: Callable[[str, dict[str, Any]], None]

@@ -27,7 +27,7 @@ class Feed:
         self.wake()
 
     async def until(self, look: Callable[[], T | None], seconds: float) -> T | None:
-        """Return what ``look`` returns as soon as it is not ``None``; ``None`` after ``seconds``, or once closed."""
+        """Wait for a result of ``look`` other than ``None``; return ``None`` after ``seconds``, or once closed."""
         end = time.monotonic() + seconds
         while True:
             news = self._news  # taken before the look: nothing that happens after it is missed

@@ -45,7 +45,7 @@ class Part:
 
     @property
     def shown(self) -> str:
-        """Its text; that of HTML without tags, scripts and styles."""
+        """Text of the part; HTML without tags, scripts and styles."""
         return shown(self.text) if self.content_type == "text/html" else self.text
 
 
@@ -67,7 +67,7 @@ class Body:
 
     @property
     def attachments(self) -> list[Part]:
-        """Parts that are attached, but for those that the text refers to."""
+        """Attached parts, without those that the text refers to."""
         return [part for part in self.parts if part.attachment and not part.content_id]
 
     @property
@@ -83,7 +83,7 @@ class Body:
 
     @property
     def words(self) -> str:
-        """All texts without their markup, and the names of attached files: what a search looks through."""
+        """All texts without their markup, and the names of attached files, for searches."""
         return " ".join(part.filename if part.attachment else part.shown for part in self.parts)
 
     def part(self, id_: str) -> Part:

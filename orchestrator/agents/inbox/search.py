@@ -26,9 +26,9 @@ _UNITS = {"": 1, "k": 1024, "m": 1024 * 1024}
 
 
 def parse(text: str) -> list[Term]:
-    """Read a search in the words of Mailpit: ``field:value``, quoted values, negated by ``-`` or ``!``.
+    """Parse a search in Mailpit's syntax: ``field:value``, quoted values, negated by ``-`` or ``!``.
 
-    Signs alone are no term.
+    A word of punctuation only is ignored.
     """
     terms = []
     for minus, name, quoted, bare in _WORD.findall(text):
@@ -81,7 +81,7 @@ def _subject(value: str) -> Condition:
 def _has(value: str) -> Condition:
     kinds = {"attachment": "attachments", "attachments": "attachments", "inline": "inline", "inlines": "inline"}
     if (kind := kinds.get(value.lower())) is None:
-        raise ValueError(f"has: goes with attachment or inline, not {value!r}")
+        raise ValueError(f"has: takes attachment or inline; found {value!r}")
     return MATCHES, [f"has : {kind}"]
 
 
@@ -93,7 +93,7 @@ def _is(value: str) -> Condition:
             return "seen = 0", []
         case "tagged":
             return "id IN (SELECT message FROM tags)", []
-    raise ValueError(f"is: goes with read, unread or tagged, not {value!r}")
+    raise ValueError(f"is: takes read, unread or tagged; found {value!r}")
 
 
 def _time(operator: str) -> Callable[[str], Condition]:

@@ -36,7 +36,7 @@ from orchestrator.agents.sink import listen
 
 _BACKLOG = 256
 _SOCKETS = 8
-"""Most listening sockets: three SMTP ports and one of HTTP, each over IPv4 and IPv6."""
+"""Maximum number of listening sockets: three SMTP ports and one HTTP port, each over IPv4 and IPv6."""
 _MOST_HTTP = 512
 """HTTP connections; further requests are answered with 503."""
 _SPARE_FDS = 256

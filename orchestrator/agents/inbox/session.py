@@ -62,7 +62,7 @@ class InboxSettings(Order):
 
 
 class InboxReception(RuledReception):
-    """What all sessions of an inbox share."""
+    """State shared by all sessions of an inbox."""
 
     __slots__ = ("bouncer", "chaos", "heard", "inbox", "spool")
 
@@ -73,9 +73,9 @@ class InboxReception(RuledReception):
         self.spool = spool
         self.rules = rules
         self.chaos = Rules([])
-        """Rules that are looked at before the others, and set apart from them."""
+        """Rules that apply before ``rules``; set separately."""
         self.heard: Callable[[Event], None] = lambda _event: None
-        """Takes each event."""
+        """Called with each event."""
         self.bouncer = Bouncer(None, (), self.record)
         super().__init__(Books([], None), SinkSettings(max_size=settings.max_size), most, tls)
 
@@ -84,7 +84,7 @@ class InboxReception(RuledReception):
         return [b"AUTH PLAIN LOGIN", b"SMTPUTF8", *super().extensions(secure=secure)]
 
     def decide(self, moment: Moment, envelope: Known) -> Decision:
-        """Return what the rules decide."""
+        """Return the rules' decision."""
         decision = self.chaos.decide(moment, envelope)
         return self.rules.decide(moment, envelope) if decision is PASSED else decision
 
@@ -108,10 +108,10 @@ class InboxReception(RuledReception):
                 content.discard()
 
     def keep(self, content: Content, envelope: Envelope) -> int:
-        """Keep a message, tell it, and return its id.
+        """Keep a message, record its event, and return its id.
 
         Raises:
-            OSError, sqlite3.Error: the disk did not take it.
+            OSError, sqlite3.Error: the message could not be written.
         """
         id_ = self.spool.keep(content, envelope)
         to = list(envelope.recipients)
@@ -119,7 +119,7 @@ class InboxReception(RuledReception):
         return id_
 
     def record(self, kind: str, data: dict[str, Any]) -> None:
-        """Record an event and tell it; a disk that takes no more keeps no record."""
+        """Record an event and call ``heard``; a full disk keeps no record."""
         try:
             event = self.spool.record(kind, data)
         except sqlite3.Error as error:
@@ -257,7 +257,7 @@ class InboxSession(RuledSession):
     # ------------------------------------------------------------------------------------------------------- messages
 
     def decided(self, moment: Moment, decision: Decision, reply: bytes) -> None:
-        """Record what a rule did."""
+        """Record a rule's decision."""
         if decision.rule >= 0:
             self._attempt(moment, reply, decision)
 
@@ -295,7 +295,7 @@ class InboxSession(RuledSession):
         self._timer = asyncio.get_running_loop().call_later(self._inbox.inbox.timeout_s, self._look, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget everything; what came of a message is removed."""
+        """Drop the session's state, and the received part of an unfinished message."""
         self._timer.cancel()
         if isinstance(self._content, Content):
             self._content.discard()

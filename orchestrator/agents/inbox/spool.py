@@ -61,7 +61,7 @@ _CHUNK = 256 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Envelope:
-    """What SMTP says of a message (RFC 5321, 2.3.1), apart from its header section."""
+    """SMTP envelope of a message (RFC 5321, 2.3.1), and facts of its session."""
 
     sender: str
     """Without angle brackets; empty: ``<>``."""
@@ -242,7 +242,7 @@ class Spool:
         return found[0]
 
     def total(self, where: str = "1", args: Sequence[object] = ()) -> int:
-        """Return how many messages fulfil a condition."""
+        """Return the number of messages that fulfil a condition."""
         self._catch_up(where)
         (count,) = self._index.execute(f"SELECT count(*) FROM messages WHERE {where}", args).fetchone()  # noqa: S608
         return int(count)
@@ -365,7 +365,7 @@ class Spool:
 
 
 def _addresses(envelope: Envelope, fields: head.Head) -> Iterator[tuple[str, str, str]]:
-    """Yield field, address and name: ``rcpt`` for those of the envelope, which may stand in no field."""
+    """Yield field, address and name: ``rcpt`` for the envelope's recipients, who may be in no header field."""
     yield from (("rcpt", address, "") for address in dict.fromkeys(envelope.recipients))
     for field in ("author", "to", "cc", "bcc", "reply_to"):
         yield from ((field, mailbox.address, mailbox.name) for mailbox in getattr(fields, field))

@@ -14,7 +14,7 @@ from orchestrator.agents.inbox import mime
 MATCHES = "id IN (SELECT rowid FROM words WHERE words MATCH ?)"
 """A condition on the table ``messages``; its parameter is an FTS5 query."""
 LIMIT = 1024 * 1024
-"""Octets of a message whose words are indexed, from its start."""
+"""Maximum octets of a message that are indexed, from its start."""
 SLICE_S = 0.02
 """Seconds that ``Words.fill`` works at a time, or one message longer."""
 _LONG = re.compile(r"[^\W_]{3}[\W_]*$")  # the many words that begin with one letter take a second to join
