@@ -51,7 +51,7 @@ class DataReader:
         raise NotImplementedError
 
     def finish(self) -> None:
-        """Finish the checks; called once the content is complete."""
+        """Finish; called once the content is complete."""
         raise NotImplementedError
 
 

@@ -64,7 +64,7 @@ class Order(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadOrder(Order):
-    """One load: which messages, where to, how fast."""
+    """One load: its messages, target and rate."""
 
     run: str = ""
     """Eight hex digits that every message of this load carries."""
@@ -178,7 +178,7 @@ class LoadReport(Message):
     exit_status: int = 0
     """Exit status of the generator; 128 + N if signal N ended it (139: SIGSEGV)."""
     cut_off: bool = False
-    """Whether the generator was ended at its time limit."""
+    """Whether the generator was stopped at its time limit."""
     printed: list[PrintedLine] = field(default_factory=list)
     """Output of a third-party generator: the first 50 distinct lines."""
     arrived: int | None = None

@@ -27,7 +27,7 @@ def ask(path: str, words: list[str]) -> Any:
     """Send one request to the agent and return its answer.
 
     Raises:
-        ValueError: the agent refused; the text says why.
+        ValueError: the agent refused, with the reason.
         OSError: it cannot be reached.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sink:

@@ -38,9 +38,9 @@ from orchestrator.agents.rules import glob
 from orchestrator.agents.sink import listen, listen_locally
 
 MOST_QUERIES = 100_000
-"""Questions remembered; the oldest are forgotten first."""
+"""Maximum number of remembered questions; the oldest are dropped first."""
 UPSTREAM_S = 5.0
-"""Seconds that the server behind may take; the client gets SERVFAIL then."""
+"""Time limit of the server behind the gate, in seconds; after that, the client gets SERVFAIL."""
 _IDLE_S = 30.0
 """Seconds of silence after which a TCP connection is closed (RFC 7766, 6.2.3)."""
 _LINGER_NOT = struct.pack("ii", 1, 0)
@@ -62,7 +62,7 @@ class Action(StrEnum):
     RESET = "reset"
     """Reset the connection of a question over TCP; a question over UDP is passed on."""
     PASS = "pass"  # noqa: S105
-    """Pass it on; later rules are not looked at."""
+    """Pass the question on; later rules do not apply."""
 
 
 class DnsRule(BaseModel):
@@ -76,7 +76,7 @@ class DnsRule(BaseModel):
     """``MX``, ``AAAA``, ``TYPE65``, or ``*``."""
     then: Action = Action.ANSWER
     rcode: str = "SERVFAIL"
-    """Of ``answer``: SERVFAIL, NXDOMAIN, REFUSED, NOTIMP, ..."""
+    """Response code of the action ``answer``: SERVFAIL, NXDOMAIN, REFUSED, NOTIMP, ..."""
     times: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
     """Apply to the first ``times`` matches only."""
     delay_s: Annotated[float, Field(ge=0, le=3600)] = 0.0
@@ -132,7 +132,7 @@ class Gate:
         self.kept = [_Kept(rule) for rule in rules]
         self.queries: deque[Query] = deque(maxlen=MOST_QUERIES)
         self.servers: list[asyncio.AbstractServer] = []
-        """They serve for as long as they are held."""
+        """They serve while the caller holds them."""
         self._last = 0
 
     async def answer(self, wire: bytes, client: str, over: str) -> bytes | None:
@@ -185,7 +185,7 @@ class Gate:
         return self._note(query, client, over, then, response)
 
     async def _ask_udp(self, wire: bytes) -> bytes:
-        """Ask over a socket of its own, with an id of its own: nobody else's answer is taken (RFC 5452)."""
+        """Ask over a new socket with a new id, so that only the server's own answer is accepted (RFC 5452)."""
         loop, number = asyncio.get_running_loop(), random.getrandbits(16)
         transport, protocol = await loop.create_datagram_endpoint(partial(_Once, number), remote_addr=self.upstream)
         try:
@@ -226,7 +226,7 @@ class Gate:
         """Carry out a request, and return its result.
 
         Raises:
-            ValueError: it cannot be done; the text says why.
+            ValueError: the request cannot be carried out, with the reason.
         """
         match words:
             case ["rules"]:
@@ -243,7 +243,7 @@ class Gate:
 
 
 class _Once(asyncio.DatagramProtocol):
-    """Waits for the answer with one id."""
+    """Waits for the answer to the question with an id."""
 
     def __init__(self, number: int) -> None:
         self._number = struct.pack("!H", number)
@@ -255,7 +255,7 @@ class _Once(asyncio.DatagramProtocol):
             self.answer.set_result(data)
 
     def error_received(self, exc: Exception) -> None:
-        """Give up at once: the server behind refuses."""
+        """Fail at once: the server behind the gate refuses the connection."""
         if not self.answer.done():
             self.answer.set_exception(exc)
 

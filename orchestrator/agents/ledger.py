@@ -187,7 +187,7 @@ class Books:
         """Connections that are open now."""
 
     def begin(self, run: str) -> Ledger:
-        """Open the ledger of a run; raises ValueError if it has been opened before, or ``run`` is no run id."""
+        """Open the ledger of a run; raises ValueError if it was opened before, or ``run`` is not a run id."""
         if not re.fullmatch("[0-9a-f]{8}", run):
             raise ValueError(f"a run id is eight hex digits, not {run!r}")
         key = run.encode()

@@ -1,6 +1,6 @@
 """A sink's session under rules (``rules``): refused, delayed or broken off, as the first matching rule says.
 
-Sessions of a sink without rules are of the plain class, so that they pay nothing for it.
+Sessions of a sink without rules are of the plain class, so that rules cost them nothing.
 """
 
 import asyncio
@@ -18,9 +18,9 @@ from orchestrator.agents.rules import ENVELOPE, LATE, Action, Decision, Envelope
 from orchestrator.agents.session import BYE, DATA_OK, GREETING, MAIL_OK, OK, RCPT_OK, Reception, Session
 
 _LINGER_NOT = struct.pack("ii", 1, 0)
-"""SO_LINGER on, for no time: close(2) then sends RST (socket(7))."""
+"""Turns SO_LINGER on with a time of 0, so that close(2) sends RST (socket(7))."""
 _CLOSES = "421"
-"""A server that answers so closes the connection (RFC 5321, 4.2.1)."""
+"""Reply code after which the server closes the connection (RFC 5321, 4.2.1)."""
 
 
 class RuledReception(Reception):
@@ -35,14 +35,14 @@ class RuledReception(Reception):
 
 
 def ruled(books: Books, settings: SinkSettings, most: int, tls: ssl.SSLContext | None, rules: str) -> RuledReception:
-    """Return the reception of a sink; ``rules``: JSON. Raises ValueError if they are none."""
+    """Return the reception of a sink; ``rules``: JSON. Raises ValueError if the rules are invalid."""
     reception = RuledReception(books, settings, most, tls)
     reception.rules = Rules(TypeAdapter(list[Rule]).validate_json(rules))
     return reception
 
 
 class Delayed(Exception):
-    """The reply to a command is due later."""
+    """The reply to a command is delayed."""
 
     def __init__(self, reply: bytes, seconds: float) -> None:
         self.reply, self.seconds = reply, seconds
@@ -233,6 +233,6 @@ class RuledSession(Session):
         return reply, max(seconds, usual)
 
     def keep(self, content: DataReader, kept: list[str], bounced: list[tuple[str, float]]) -> tuple[bytes, float]:
-        """Keep a message for the recipients ``kept``; each of ``bounced`` is due a notification that much later."""
+        """Keep a message for the recipients ``kept``; each of ``bounced`` gets a notification after the given delay."""
         del kept, bounced
         return super()._take(content)

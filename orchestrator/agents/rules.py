@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Moment(StrEnum):
-    """When a rule is looked at: before the reply to a command, or to the end of a message."""
+    """Moment at which rules apply: before the reply to a command, or to the end of a message."""
 
     CONNECT = "connect"
     EHLO = "ehlo"
@@ -66,7 +66,7 @@ _MOMENTS: Mapping[Action, tuple[Moment, ...]] = {
     Action.BOUNCE: (Moment.MESSAGE,),
     Action.DROP: (Moment.MESSAGE,),
 }
-"""Moments of those actions that make no sense at every moment; the first is the default."""
+"""Actions with a limited choice of moments -> these moments; the first is the default."""
 _REPLIES: Mapping[Action, tuple[str, str]] = {
     Action.DEFER: ("4", "451 4.3.0 Try again later"),
     Action.REJECT: ("5", "550 5.7.1 Rejected"),
@@ -74,7 +74,7 @@ _REPLIES: Mapping[Action, tuple[str, str]] = {
     Action.RATE: ("4", "450 4.7.1 Too many messages, try again later"),
     Action.DISCONNECT: ("4", ""),
 }
-"""First digit and default of the reply of those actions that have one."""
+"""Actions with a reply -> its first digit and its default."""
 _NEEDS: Mapping[Action, str] = {
     Action.GREYLIST: "delay_s",
     Action.TARPIT: "delay_s",
@@ -101,9 +101,9 @@ class Rule(BaseModel):
     to: Address | None = None
     """Recipient, with ``*`` and ``?``; letters of either case. Default: any."""
     from_: Annotated[Address | None, Field(alias="from")] = None
-    """Sender of the envelope, likewise; ``<>`` is the empty one."""
+    """Envelope sender, as a pattern like ``to``; ``<>`` is the empty sender."""
     on: Moment | None = None
-    """Default: ``rcpt``; of bounce and drop ``message``."""
+    """Default: ``rcpt``; for bounce and drop ``message``."""
     then: Action
     reply: Reply | None = None
     times: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
@@ -148,7 +148,7 @@ class Rule(BaseModel):
         return self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
 
     def answer(self) -> str:
-        """Return the line that it answers with; empty: none of its own."""
+        """Return the rule's reply line; empty if it has none of its own."""
         return self.reply or _REPLIES.get(self.then, ("", ""))[1]
 
 
@@ -171,18 +171,18 @@ class Decision:
     """Its index."""
     action: Action
     reply: str = ""
-    """Line to answer with, without CRLF; empty: the usual one."""
+    """Reply line without CRLF; empty: the usual reply."""
     delay_s: float = 0.0
-    """Answer this much later; of ``bounce``: send the notification this much later."""
+    """Delay of the reply, in seconds; for ``bounce``, of the notification."""
 
 
 PASSED = Decision(rule=-1, action=Action.ACCEPT)
-"""No rule matches, or the rule that matches lets it pass."""
+"""Decision if no rule matches, or the matching rule lets the command pass."""
 
 
 @dataclass(slots=True)
 class _Kept:
-    """A rule with the state that it gathers."""
+    """A rule with its state."""
 
     index: int
     rule: Rule
@@ -192,7 +192,7 @@ class _Kept:
     hits: int = 0
     first_seen: dict[tuple[str, str, str], float] = field(default_factory=dict)
     recent: deque[float] = field(default_factory=deque)
-    """Times of those taken within the last minute."""
+    """Times of the matches accepted within the last minute."""
     due: float = -math.inf
     """Time of the newest one's reply, past or future."""
 

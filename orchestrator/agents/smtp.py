@@ -85,7 +85,7 @@ class Connection(asyncio.Protocol):
         self.first = first
         """Next sequence number of its own messages, if the load gave it a range of them."""
         self.stop = stop
-        """End of that range; not in it."""
+        """End of that range, exclusive."""
         self.state = SessionState.CONNECT
         self.opened = self.connected = self.since = time.monotonic_ns()
         """``since``: start of the wait for a reply."""
@@ -269,7 +269,7 @@ class Connection(asyncio.Protocol):
         self._load.patience.goodbye()
 
     def _on_surprise(self, line: bytes, now: int) -> None:  # noqa: ARG002
-        """Give up a connection with an unexpected reply."""
+        """Close a connection after an unexpected reply."""
         self.give_up(cause_of(line))
 
     _ON_REPLY: ClassVar[dict[SessionState, Callable[["Connection", bytes, int], None]]] = {

@@ -30,8 +30,8 @@ SYSCTLS_V6 = {
 
 DIRECTORY = "/testbed"
 CONTROL = f"{DIRECTORY}/control"
-"""File with the prefixes of the control network (172.18.0.0/16), from which the host connects, and of the guest
-network; of all addresses if other machines may connect; written at the start."""
+"""File written at the start: prefixes that may connect, namely the control network (172.18.0.0/16), from which the host
+connects, and the guest network; or all addresses, if other machines may connect."""
 CERTIFICATE = f"{DIRECTORY}/certificate.pem"
 """File with key and certificate of the node, written when its container is created."""
 AUTHORITY = f"{DIRECTORY}/ca.pem"

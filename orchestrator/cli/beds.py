@@ -113,7 +113,7 @@ def _show_own(node: "NodePlan", own: Iterable[str]) -> None:
     for change in node.changes:
         typer.echo(f"           changed: {change}")
     for detour in node.detours:
-        typer.echo(f"           can lead mail another way: {detour}")
+        typer.echo(f"           can route mail elsewhere: {detour}")
 
 
 def graph(
@@ -157,7 +157,7 @@ def graph(
 
 
 def _is_up(bed: str) -> bool:
-    """Return whether a bed of this name is up; no, if no engine answers."""
+    """Return whether a bed of this name is up; False if no engine answers."""
     from orchestrator.hosts import docker, ownership
 
     try:
@@ -377,7 +377,7 @@ def _node(bed: str | None, name: str, *, running: bool = False) -> "RunningNode"
 
 
 def _forward(deployed: "DeployedBed", machine: "Target | None") -> str | None:
-    """Return the ssh command that brings the TCP ports of a bed here; ``None`` if they can be reached without."""
+    """Return the ssh command that forwards a bed's TCP ports to this machine; ``None`` if none is needed."""
     from orchestrator.hosts import LOOPBACK
     from orchestrator.hosts.docker import ssh
 

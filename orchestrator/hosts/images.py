@@ -347,7 +347,7 @@ def _host_arguments() -> dict[str, str]:
 
 
 def _authorities() -> dict[str, bytes]:
-    """Return the certificate authorities that this machine trusts, among them that of a TLS-intercepting proxy."""
+    """Return the certificate authorities that this machine trusts, including a TLS-intercepting proxy's."""
     named = (os.environ.get(name) for name in ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"))
     usual = (
         "/etc/ssl/certs/ca-certificates.crt",

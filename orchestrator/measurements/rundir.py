@@ -69,7 +69,7 @@ class RunDir:
 
     @classmethod
     def open(cls, path: Path) -> "RunDir":
-        """Open a run directory; raises InvalidInput if the path is none."""
+        """Open a run directory; raises InvalidInput if the path is not a run directory."""
         with usable(path, "a run directory"):
             if not (path / "run.json").is_file():
                 raise InvalidInput("a run directory (it holds a run.json)", str(path), "see `testbed runs`")

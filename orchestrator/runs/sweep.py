@@ -76,7 +76,7 @@ class Summary:
         replace(self.path, strict_json.dumps(self.facts, indent=1, default=str) + "\n")
 
     def broken(self, error: BaseException) -> None:
-        """Save the error in the summary; note on the error the summary's path, or the runs so far if that fails."""
+        """Save the error in the summary; note the summary's path on the error, or the runs so far if the save fails."""
         with shielded():
             try:
                 self.save(status="interrupted" if isinstance(error, Interrupted) else "failed", error=str(error))

@@ -78,7 +78,7 @@ _REMOTE = re.compile(
     r"(?!(?:proxy:)?(?:hash|btree|cdb|lmdb|texthash|regexp|pcre|cidr|static|inline):)\w+:[^\s,]+",
     re.IGNORECASE,
 )
-"""A query in a restriction whose answer we cannot know: a policy service, or a table without a file of text."""
+"""A query in a restriction with an unknowable answer: a policy service, or a table without a file of text."""
 _REFERENCE = re.compile(r"\$(?:(\w+)|\{(\w+)\}|\((\w+)\))")
 _MOST_DEPTH = 10
 _MOST_EXPANDED = 16_384
@@ -181,7 +181,7 @@ def _queries(value: str) -> list[str]:
 
 
 def table_detours(files: Mapping[str, str]) -> list[str]:
-    """Name the actions in lookup tables that can lead mail another way (access(5), header_checks(5))."""
+    """Return the actions in lookup tables that can route mail elsewhere (access(5), header_checks(5))."""
     actions = {
         f"{path}: {' '.join(action.split())}": None
         for path, text in files.items()
@@ -193,7 +193,7 @@ def table_detours(files: Mapping[str, str]) -> list[str]:
 
 
 def _actions(line: str) -> list[str]:
-    """Return the actions and queries of one entry that can lead mail another way."""
+    """Return the actions and queries of one entry that can route mail elsewhere."""
     entry = _ENTRY.match(line)
     if not entry or _TEXT.match(entry[2]):
         return []

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 UNBOUNDED_S = 86_400.0
 """Time limit of a load without a duration."""
 OVERTIME_S = 120.0
-"""Maximum time from a load's planned end to its generator's; after that, the generator counts as hung."""
+"""Time limit of a generator after its load's planned end, in seconds; then it counts as hung."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -133,7 +133,7 @@ class Served:
         return self.inbox.spool
 
     async def ready(self, where: search.Condition) -> search.Condition:
-        """Have every message indexed that a condition needs, and serve others meanwhile; return the condition."""
+        """Index the messages that a condition needs, serving other requests meanwhile; return the condition."""
         for _ in self.spool.words.fill(where[0]):
             await asyncio.sleep(0)
         return where
@@ -217,7 +217,7 @@ async def wait(
     count: Annotated[int, Query(ge=1, le=_PAGE)] = 1,
     timeout: Annotated[float, Query(ge=0, le=MOST_WAIT_S, description="seconds")] = 30.0,  # noqa: ASYNC109
 ) -> Listing:
-    """Wait until ``count`` messages match; they may have come before. The request is parked, nothing polls."""
+    """Wait until ``count`` messages match; messages that came earlier count. The request waits; nothing polls."""
     found = await here.feed.until(lambda: enough(here.spool.find(*where, limit=_PAGE), count), timeout)
     if found is None:
         total = here.spool.total(*where)

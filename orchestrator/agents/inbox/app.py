@@ -47,7 +47,7 @@ def create(served: Served, names: Collection[str] = LOCAL) -> ASGIApp:
 
 
 def _is_address(host: str) -> bool:
-    """Return whether a host is an address: DNS rebinding needs a name."""
+    """Return whether a host is an address, not a name; DNS rebinding needs a name."""
     try:
         ip_address(host)
     except ValueError:

@@ -18,7 +18,7 @@ from orchestrator.agents.inbox import head
 from orchestrator.agents.inbox.spool import Envelope
 
 LOOKUP_S = 2.0
-"""Seconds for one question; SPF as a whole has twice that."""
+"""Time limit of one question, in seconds; SPF as a whole has twice as long."""
 MOST_SIGNATURES = 5
 """DKIM signatures that are checked."""
 _DMARC1 = re.compile(rb"v\s*=\s*DMARC1\s*(;|$)")
@@ -32,9 +32,9 @@ class Spf:
     result: str
     """none, neutral, pass, fail, softfail, temperror or permerror."""
     domain: str
-    """Of the envelope's sender, or of EHLO if that is empty."""
+    """Domain of the envelope's sender, or of EHLO if the sender is empty."""
     client: str
-    """IP address that is checked: of the host that handed the message to the inbox, as a rule the bed's relay."""
+    """Checked IP address: the client's that sent the message to the inbox, usually the bed's relay."""
     reason: str
 
 

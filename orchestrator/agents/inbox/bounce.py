@@ -35,7 +35,7 @@ class Bouncer:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def refuses(self, sender: str) -> bool:
-        """Say whether a notification for this sender would leave the bed, or cannot be sent at all."""
+        """Return whether a notification for this sender would leave the bed, or cannot be sent."""
         return self._relay is None or (bool(sender) and sender.rpartition("@")[2].lower() not in self._domains)
 
     def due(self, sender: str, recipient: str, message: bytes, seconds: float) -> None:

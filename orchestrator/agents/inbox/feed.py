@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 class Feed:
-    """Wakes those who wait whenever something has happened. For one event loop."""
+    """Wakes waiting coroutines when an event is recorded. For one event loop."""
 
     def __init__(self) -> None:
         self._news = asyncio.Event()

@@ -1,4 +1,4 @@
-"""Header section of a message, read leniently: a broken field is shown as it stands and never an error (RFC 5322)."""
+"""Header section of a message, read leniently: a broken field is shown unchanged, without an error (RFC 5322)."""
 
 import re
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from email.utils import getaddresses
 from typing import Any
 
 LIMIT = 256 * 1024
-"""Octets of a header section that are read."""
+"""Maximum octets of a header section that are read."""
 _FOLD = re.compile(r"\r?\n[ \t]*|\r")
 _FIELD = re.compile(rb"^([!-9;-~]{1,200})[ \t]*:(.*(?:\r?\n[ \t].*)*)", re.MULTILINE)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")

@@ -27,7 +27,7 @@ LIKE = "v1.30.0"
 """Release of Mailpit whose API is followed here in part."""
 _MOMENTS = {"Sender": Moment.MAIL, "Recipient": Moment.RCPT, "Authentication": Moment.AUTH}
 _SUMS = {"MD5": md5, "SHA1": sha1, "SHA256": sha256}
-_ABSENT = "not supported: this inbox never contacts addresses in a message, and keeps mail in the bed"
+_ABSENT = "not in this inbox: an inbox follows no link in a message, and keeps mail in the bed"
 _MOST = 100_000
 _RELAY = ("SMTPServer", "ReturnPath", "AllowedRecipients", "BlockedRecipients", "OverrideFrom")
 
@@ -82,7 +82,7 @@ async def read(here: Here, body: Reading) -> str:
 
 @v1.delete("/messages", response_class=PlainTextResponse)
 async def delete(here: Here, body: Ids | None = None) -> str:
-    """Delete messages: all of them, if none is named."""
+    """Delete the named messages; without names, all."""
     remove(here.inbox, _of(body.IDs if body else []))
     return "ok"
 
@@ -240,7 +240,7 @@ async def info(here: Here) -> dict[str, Any]:
 
 @v1.get("/webui")
 async def webui() -> dict[str, Any]:
-    """Return how the web page is set up."""
+    """Return the settings of the web page."""
     return {
         "Label": "testbed",
         "MessageRelay": {"Enabled": False, "PreserveMessageIDs": False, **dict.fromkeys(_RELAY, "")},
@@ -292,7 +292,7 @@ async def absent(path: str) -> Response:
 
 
 def _of(ids: Sequence[str]) -> search.Condition:
-    """Name messages by their ids; none: all."""
+    """Select messages by id; without ids, all."""
     numbers = [int(id_) for id_ in ids if id_.isdecimal()]
     if not ids:
         return "1", []

@@ -1,4 +1,4 @@
-"""Parts of a message (RFC 2045, RFC 2046), read leniently: what cannot be read is text, and never an error."""
+"""Parts of a message (RFC 2045, RFC 2046), read leniently: unreadable parts become text, without an error."""
 
 import re
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from html import unescape
 from orchestrator.agents.inbox.head import decoded
 
 MOST_PARTS = 1000
-"""Parts of a message that are listed."""
+"""Maximum number of parts that are listed."""
 _SPACE = re.compile(r"\s+")
 _TAG = re.compile(r"<(/?)([a-z0-9]*+)[^<>]*+>", re.IGNORECASE)
 SNIPPET = 250
@@ -30,7 +30,7 @@ class Part:
     content_id: str
     """Without angle brackets."""
     attachment: bool
-    """It has a file name or the disposition ``attachment``, and is not shown with the text."""
+    """Whether it has a file name or the disposition ``attachment``, and is not shown with the text."""
     content: bytes
     """Without its transfer encoding."""
 
@@ -57,12 +57,12 @@ class Body:
 
     @property
     def text(self) -> str:
-        """The first plain text that is not attached; empty: none."""
+        """The first plain text that is not attached; empty without one."""
         return self._first("text/plain")
 
     @property
     def html(self) -> str:
-        """The first HTML that is not attached; empty: none."""
+        """The first HTML that is not attached; empty without one."""
         return self._first("text/html")
 
     @property

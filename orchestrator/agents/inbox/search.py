@@ -41,7 +41,7 @@ def parse(text: str) -> list[Term]:
 
 
 def where(terms: Sequence[Term]) -> Condition:
-    """Join terms: all of them have to hold.
+    """Join terms; all must match.
 
     Raises:
         ValueError: a value cannot be read; the text names it.
@@ -111,7 +111,7 @@ def _time(operator: str) -> Callable[[str], Condition]:
 def _size(operator: str) -> Callable[[str], Condition]:
     def condition(value: str) -> Condition:
         if not (found := _SIZE.fullmatch(value)):
-            raise ValueError(f"a size is a number of octets, of k or of M, not {value!r}")
+            raise ValueError(f"a size is a number of octets, or a number with k or M; found {value!r}")
         return f"size {operator} ?", [int(found[1]) * _UNITS[found[2].lower()]]
 
     return condition

@@ -28,7 +28,7 @@ from orchestrator.agents.rules import Envelope as Known
 from orchestrator.agents.session import COMMAND_LIMIT, OK, PARAMETER, SYNTAX, TOO_BIG
 
 PIECE = 16 * 1024
-"""Octets of a message for which a client has ``timeout_s``; octets beyond the largest size do not count."""
+"""A client has ``timeout_s`` for each piece of this many octets; octets beyond the largest size do not count."""
 _TIMEOUT = b"421 4.4.2 Timeout\r\n"
 _CHALLENGE = b"334 \r\n"
 _WELCOME = b"235 2.7.0 Authentication successful\r\n"
@@ -46,11 +46,11 @@ _NOT_KEPT = b"451 4.3.0 The message could not be kept\r\n"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InboxSettings(Order):
-    """How an inbox behaves; ``SinkSettings`` of the same names mean the same."""
+    """Behaviour of an inbox; ``SinkSettings`` explains fields of the same names."""
 
     max_size: int = 50 * 1024 * 1024
     max_messages: int = 200_000
-    """Messages kept; the next one is answered with 452."""
+    """Maximum number of kept messages; the next one gets the reply 452."""
     max_stored_mb: int = 4096
     """MiB of messages kept, likewise."""
     users: dict[str, str] | None = None
@@ -92,7 +92,7 @@ class InboxReception(RuledReception):
         """Keep a message that did not come by SMTP, and return its id.
 
         Raises:
-            OSError: it is too big, or there is no room.
+            OSError: the message is too big, or the disk is full.
         """
         content = self.spool.begin(self.inbox.max_size)
         dots = b"." if message.startswith(b".") else b""
@@ -153,7 +153,7 @@ class InboxSession(RuledSession):
         self._lines = 0
         """Command lines read."""
         self._seen = (-1, 0)
-        """Command lines, and pieces of a message, when ``_look`` looked last."""
+        """Number of command lines and of pieces of a message at the last ``_look``."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet."""
@@ -262,7 +262,7 @@ class InboxSession(RuledSession):
             self._attempt(moment, reply, decision)
 
     def _attempt(self, moment: Moment, reply: bytes, decision: Decision | None = None, **more: object) -> None:
-        """Record the reply to an attempt; the empty one: the rule sends none of its own."""
+        """Record the reply to an attempt; empty: the rule has no reply of its own."""
         self._inbox.record(
             "attempt",
             {
@@ -282,7 +282,7 @@ class InboxSession(RuledSession):
         return self._inbox.spool.begin(self._inbox.inbox.max_size)
 
     def _look(self, transport: asyncio.Transport) -> None:
-        """End a session without progress since the last look; repeat this every ``timeout_s``."""
+        """End a session without progress since the last call; runs every ``timeout_s``."""
         content = self._content
         pieces = content.size // PIECE if isinstance(content, Content) and content.refused is None else 0
         before, self._seen = self._seen, (self._lines, pieces)
@@ -316,7 +316,7 @@ class InboxSession(RuledSession):
                 message.discard()
 
     def keep(self, content: DataReader, kept: list[str], bounced: list[tuple[str, float]]) -> tuple[bytes, float]:
-        """Keep a message for the recipients ``kept``; each of ``bounced`` is due a notification that much later."""
+        """Keep a message for the recipients ``kept``; each of ``bounced`` gets a notification after the given delay."""
         message = cast("Content", content)
         if bounced and self._inbox.bouncer.refuses(self._from):
             self._attempt(Moment.MESSAGE, _NO_WAY_BACK)

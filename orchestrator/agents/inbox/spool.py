@@ -24,11 +24,11 @@ from orchestrator.agents.inbox.content import Content
 from orchestrator.agents.inbox.words import LIMIT, Words
 
 SEGMENT_B = 64 * 1024 * 1024
-"""Octets of a shared file from which on a new one is begun."""
+"""Size of a shared file, in octets, after which a new file is begun."""
 MOST_EVENTS = 200_000
 """Events kept; the oldest go first."""
 ROOM_B = 16 * 1024 * 1024
-"""Octets of the file system that stay free."""
+"""Octets of the file system to leave free."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS messages (
@@ -77,7 +77,7 @@ class Envelope:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """One message of the spool, as its index tells of it."""
+    """Index entry of one message of the spool."""
 
     id: int
     t: float
@@ -121,7 +121,7 @@ class Spool:
         self.count, self.size = self._index.execute("SELECT count(*), coalesce(sum(size), 0) FROM messages").fetchone()
         """Messages, and their octets."""
         self.words = Words(self._index, lambda id_: b"".join(self.chunks(id_, LIMIT)))
-        """Search for words; may be filled ahead of a search, which fills the rest."""
+        """Full-text index; filled ahead of searches, or by a search that needs it."""
         self._number = max((int(path.name) for path in folder.glob("[0-9]*")), default=0)
         self._segment = -1
         self._segment_size = 0
@@ -134,7 +134,7 @@ class Spool:
 
     @property
     def full(self) -> str | None:
-        """Why no further message can be kept; ``None``: there is room."""
+        """Why no further message can be kept; ``None`` if there is room."""
         if self.count >= self._most_messages:
             return f"{self.count} messages are kept, the limit"
         if self.size >= self._most_b:
@@ -147,7 +147,7 @@ class Spool:
         """Keep a message that has ended, and return its id.
 
         Raises:
-            OSError, sqlite3.Error: the disk did not take it; nothing of it is kept.
+            OSError, sqlite3.Error: the write failed; nothing of the message is kept.
         """
         try:
             name, at, octets = self._lay(content)
@@ -296,7 +296,7 @@ class Spool:
         return [tag for (tag,) in self._index.execute("SELECT DISTINCT tag FROM tags ORDER BY tag COLLATE NOCASE")]
 
     def delete(self, where: str = "1", args: Sequence[object] = ()) -> list[int]:
-        """Delete the messages that fulfil a condition, and the files that hold none any more; return their ids."""
+        """Delete the messages that fulfil a condition, and the files without remaining messages; return their ids."""
         self._catch_up(where)
         files = self._index.execute(f"SELECT DISTINCT file FROM messages WHERE {where}", args).fetchall()  # noqa: S608
         gone = self._index.execute(
@@ -338,7 +338,7 @@ class Spool:
 
     @property
     def cursor(self) -> int:
-        """The id of the newest event; 0: there was none."""
+        """The id of the newest event; 0 without events."""
         (newest,) = self._index.execute("SELECT coalesce(max(id), 0) FROM events").fetchone()
         return int(newest)
 

@@ -1,4 +1,4 @@
-"""Steps with each named: wait for its outgoing sockets, count its open files, stop it."""
+"""Steps for each name server (named): wait for its outgoing sockets, count its open files, stop it."""
 
 import time
 from typing import Any

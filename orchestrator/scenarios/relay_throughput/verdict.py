@@ -221,4 +221,4 @@ def _marks(measured: Measurements, machine: Machine | None) -> Iterator[str]:
     if changes := [str(Override(**change)) for change in relay.get("changes") or ()]:
         yield f"the bed changed the relay's own configuration: {'; '.join(changes)}"
     if detours := relay.get("detours"):
-        yield f"settings of the relay's own configuration that can lead mail another way: {'; '.join(detours)}"
+        yield f"settings of the relay's own configuration that can route mail elsewhere: {'; '.join(detours)}"
