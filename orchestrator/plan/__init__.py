@@ -254,7 +254,9 @@ def _laid_over(name: str, node: NodeSpec, rendered: Rendered) -> dict[str, bytes
     own = {path: text.encode() for path, text in node.files.items() if path not in rendered.taken}
     if written := sorted(own.keys() & rendered.files.keys()):
         raise InvalidInput(
-            f"own files of node {name}, none of its service", f"the service writes {', '.join(written)}", "remove these"
+            f"own files for node {name} that its service does not write",
+            f"the service writes {', '.join(written)}",
+            "remove these",
         )
     return own
 

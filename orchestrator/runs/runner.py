@@ -203,7 +203,7 @@ def judge_again(rundir: RunDir) -> Finished:
     """Judge a run from its directory, and rewrite its report.
 
     Raises:
-        InvalidInput: the directory is no run, its scenario is unknown, or this user cannot write to it.
+        InvalidInput: the directory is not a run, its scenario is unknown, or this user cannot write to it.
     """
     known = run_json.read(rundir)
     try:
@@ -256,7 +256,9 @@ def _verdict(scenario: Scenario[Any], rundir: RunDir) -> tuple[Verdict, Problem 
     except Exception as error:  # noqa: BLE001 - the measurements are saved, and can be judged again
         rundir.save_traceback(JUDGE, error)
         found = f"{type(error).__name__}: {error}"
-        failed = Problem("a verdict", f"the judge failed: {found}", f"report it with {JUDGE}.traceback of the run")
+        failed = Problem(
+            "a verdict", f"the judge failed: {found}", f"report it, and attach the run's {JUDGE}.traceback"
+        )
         verdict = Verdict(outcome=Outcome.INCONCLUSIVE, claim=scenario.question, reason=f"The judge failed: {found}")
     else:
         rundir.save_traceback(JUDGE, None)

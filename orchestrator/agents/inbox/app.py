@@ -118,7 +118,7 @@ async def metrics(here: Here) -> str:
     }
     lines = [f"# HELP {n} {text}\n# TYPE {n} {kind}\n{n} {value}\n" for n, (kind, text, value) in figures.items()]
     hits = [f'inbox_rule_hits_total{{rule="{i}"}} {count}\n' for i, count in enumerate(here.inbox.rules.hits)]
-    kind = "# HELP inbox_rule_hits_total times that a rule was applied\n# TYPE inbox_rule_hits_total counter\n"
+    kind = "# HELP inbox_rule_hits_total applications of a rule\n# TYPE inbox_rule_hits_total counter\n"
     return "".join([*lines, kind, *hits])
 
 

@@ -230,5 +230,5 @@ def test_a_users_own_file_reaches_compose_and_one_that_a_service_writes_is_refus
     made = compose.files(compose.compose_plan(bed, cpus=2), ["testbed"])
     assert made["relay/usr/local/lib/policy"] == b"#!/bin/sh\n"
     dns = {"service": "bind", "files": {"/etc/bind/testbed/named.conf": "x"}}
-    with pytest.raises(InvalidInput, match="none of its service"):
+    with pytest.raises(InvalidInput, match="that its service does not write"):
         make_plan(parse_bed({"name": "x", "nodes": {"dns": dns}}, "bed"), cpus=2)
