@@ -332,7 +332,7 @@ def _facts(
     rundir.save(
         {
             "scenario": "relay-throughput",
-            "question": "How many messages a second does this relay carry, and did the relay limit the rate?",
+            "question": "How many messages a second does this relay carry, and was it the relay that was measured?",
             "status": "finished",
             "params": {
                 "domains": domains, "seconds": seconds, "rate": None, "size": 2048, "relay": "postfix" + hostile,

@@ -20,7 +20,7 @@ class RelayThroughput:
     """The scenario."""
 
     name = "relay-throughput"
-    question = "How many messages a second does this relay carry, and did the relay limit the rate?"
+    question = "How many messages a second does this relay carry, and was it the relay that was measured?"
     params = Params
     judge = staticmethod(judge)
 
