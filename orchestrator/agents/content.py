@@ -9,7 +9,7 @@ from zlib import crc32
 from orchestrator.agents.wire import END, Stamp, read_stamp
 
 HEAD_LIMIT = 32 * 1024
-"""Most octets of the header section that are searched for the stamp."""
+"""Maximum octets of the header section that are searched for the stamp."""
 _PREFIXES = (b"\r\n.\r", b"\r\n.", b"\r\n", b"\r")
 _CRLF = b"\r\n"
 
@@ -51,7 +51,7 @@ class DataReader:
         raise NotImplementedError
 
     def finish(self) -> None:
-        """Do what is due once the content is complete."""
+        """Finish; called once the content is complete."""
         raise NotImplementedError
 
 

@@ -64,7 +64,7 @@ class Order(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadOrder(Order):
-    """One load: which messages, where to, how fast."""
+    """One load: its messages, target and rate."""
 
     run: str = ""
     """Eight hex digits that every message of this load carries."""
@@ -90,7 +90,7 @@ class LoadOrder(Order):
     sizes: list[int] = field(default_factory=lambda: [2048])
     """Body sizes in bytes; message ``seq`` has ``sizes[seq % len(sizes)]``."""
     timeout: float = 60.0
-    """Time limit of one SMTP reply, in seconds; then the connection is given up."""
+    """Time limit of one SMTP reply, in seconds; after that, the connection is closed."""
     stall_at: float | None = None
     """Test aid: the generator's process pauses after this many seconds of the load ..."""
     stall_for: float = 0.0
@@ -145,7 +145,7 @@ class LoadReport(Message):
     """Unix time of the last reply."""
     offered: int | None = None
     accepted: int | None = None
-    """Messages whose data was answered with 250."""
+    """Messages whose data got the reply 250."""
     domains: int | None = None
     """Distinct domains that the accepted messages went to."""
     failed: dict[str, int] = field(default_factory=dict)
@@ -153,7 +153,7 @@ class LoadReport(Message):
     unresolved: int = 0
     """Failed messages whose data was written but not answered; the server may deliver them."""
     connections: int | None = None
-    """Connections that were greeted and whose EHLO was answered."""
+    """Connections with a greeting and a reply to EHLO."""
     connect_failed: dict[str, int] = field(default_factory=dict)
     """All other connections, by cause of the failure: ``no connection``, ``no greeting``, ``421 4.3.2``, ... Their
     messages wait for another connection."""
@@ -178,13 +178,13 @@ class LoadReport(Message):
     exit_status: int = 0
     """Exit status of the generator; 128 + N if signal N ended it (139: SIGSEGV)."""
     cut_off: bool = False
-    """Whether the generator was ended at its time limit."""
+    """Whether the generator was stopped at its time limit."""
     printed: list[PrintedLine] = field(default_factory=list)
     """Output of a third-party generator: the first 50 distinct lines."""
     arrived: int | None = None
     """Messages without a sequence number that the sink had when the generator ended."""
     purpose: str = "measure"
-    """What the load is for: a ``services.Purpose``."""
+    """Purpose of the load: a ``services.Purpose``."""
     generator: str = ""
     """The service that sent the load."""
     node: str = ""

@@ -27,7 +27,7 @@ def ask(path: str, words: list[str]) -> Any:
     """Send one request to the agent and return its answer.
 
     Raises:
-        ValueError: the agent refused; the text says why.
+        ValueError: the agent refused, with the reason.
         OSError: it cannot be reached.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sink:
@@ -44,7 +44,7 @@ def ask(path: str, words: list[str]) -> Any:
 
 
 def main(words: list[str]) -> int:
-    """Run one request; ``--socket PATH`` before it names another socket."""
+    """Run one request, at the default socket or, with ``--socket PATH`` first, at another."""
     path = SOCKET
     if words[:1] == ["--socket"] and len(words) > 1:
         path, words = words[1], words[2:]

@@ -47,9 +47,9 @@ from orchestrator.agents.rules import glob
 from orchestrator.agents.sink import listen, listen_locally
 
 MOST_QUERIES = 100_000
-"""Questions remembered; the oldest are forgotten first."""
+"""Maximum number of remembered questions; the oldest are dropped first."""
 UPSTREAM_S = 5.0
-"""Seconds that the server behind may take; the client gets SERVFAIL then."""
+"""Time limit of the server behind the gate, in seconds; after that, the client gets SERVFAIL."""
 _IDLE_S = 30.0
 """Seconds of silence after which a TCP connection is closed (RFC 7766, 6.2.3)."""
 _LINGER_NOT = struct.pack("ii", 1, 0)
@@ -60,7 +60,7 @@ _CONTROL_LIMIT = 1 << 20
 
 
 class Action(StrEnum):
-    """What a rule does with a question."""
+    """Action of a rule on a question."""
 
     ANSWER = "answer"
     """Answer with ``rcode`` and no records."""
@@ -73,7 +73,7 @@ class Action(StrEnum):
     RESET = "reset"
     """Reset the connection. Matches TCP only."""
     PASS = "pass"  # noqa: S105
-    """Pass it on; later rules are not looked at."""
+    """Pass the question on; later rules do not apply."""
 
 
 _OVER = {Action.TRUNCATE: "udp", Action.RESET: "tcp"}
@@ -91,7 +91,7 @@ class DnsRule(BaseModel):
     """``MX``, ``AAAA``, ``TYPE65``, or ``*``."""
     then: Action = Action.ANSWER
     rcode: str = "SERVFAIL"
-    """Of ``answer``: SERVFAIL, NXDOMAIN, REFUSED, NOTIMP, ..."""
+    """Response code of the action ``answer``: SERVFAIL, NXDOMAIN, REFUSED, NOTIMP, ..."""
     times: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
     """Apply to the first ``times`` matches only."""
     delay_s: Annotated[float, Field(ge=0, le=3600)] = 0.0
@@ -133,7 +133,7 @@ class _Kept:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """One question, and what became of it."""
+    """One question and its outcome."""
 
     id: int
     """Cursor: later questions have larger ones."""
@@ -144,9 +144,9 @@ class Query:
     name: str
     type: str
     then: str | None
-    """What a rule did; ``None``: it was passed on."""
+    """Action of the rule that matched; ``None``: the question was passed on."""
     rcode: str | None
-    """Of the answer; ``None``: none was sent."""
+    """Response code of the answer; ``None`` without an answer."""
 
 
 class Gate:
@@ -159,7 +159,7 @@ class Gate:
         """Those that still apply: a rule with ``times`` leaves them with its last hit."""
         self.queries: deque[Query] = deque(maxlen=MOST_QUERIES)
         self.servers: list[asyncio.AbstractServer] = []
-        """They serve for as long as they are held."""
+        """They serve while the caller holds them."""
         self._last = 0
 
     async def answer(self, wire: bytes, client: str, over: str) -> bytes | None:
@@ -217,7 +217,7 @@ class Gate:
             return None
 
     async def _ask_udp(self, wire: bytes) -> bytes:
-        """Ask over a socket of its own, with an id of its own: nobody else's answer is taken (RFC 5452)."""
+        """Ask over a new socket with a new id, so that only the server's own answer is accepted (RFC 5452)."""
         loop, number = asyncio.get_running_loop(), random.getrandbits(16)
         transport, protocol = await loop.create_datagram_endpoint(partial(_Once, number), remote_addr=self.upstream)
         try:
@@ -258,7 +258,7 @@ class Gate:
         """Carry out a request, and return its result.
 
         Raises:
-            ValueError: it cannot be done; the text says why.
+            ValueError: the request cannot be carried out, with the reason.
         """
         match words:
             case ["rules"]:
@@ -276,7 +276,7 @@ class Gate:
 
 
 class _Once(asyncio.DatagramProtocol):
-    """Waits for the answer with one id."""
+    """Waits for the answer to the question with an id."""
 
     def __init__(self, number: int) -> None:
         self._number = struct.pack("!H", number)
@@ -288,7 +288,7 @@ class _Once(asyncio.DatagramProtocol):
             self.answer.set_result(data)
 
     def error_received(self, exc: Exception) -> None:
-        """Give up at once: the server behind refuses."""
+        """Fail at once: the server behind the gate refuses the connection."""
         if not self.answer.done():
             self.answer.set_exception(exc)
 

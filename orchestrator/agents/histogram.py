@@ -1,6 +1,6 @@
 """Durations, counted in an HdrHistogram: 1 us to 1 h, three significant digits, in constant memory.
 
-A record in the library takes 0.9 us (pure Python), three or four times for each message. So the hot path counts in a
+The library takes 0.9 us to record a value (pure Python), and a message has three or four. So the hot path counts in a
 dictionary, whose keys are the lowest values of HdrHistogram's buckets (at most 23,552): 0.2 us. The counts go to the
 library only when a histogram is encoded or its percentiles are needed.
 ``tests/bench/agents.py`` measures both.

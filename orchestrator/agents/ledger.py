@@ -18,7 +18,7 @@ from orchestrator.agents.histogram import Histogram
 from orchestrator.agents.wire import MAX_SEQ, Stamp
 
 OUTSIDE = -2
-"""In place of a domain's index: the address is no domain's (a published port, the sink's own address)."""
+"""Index for an address outside every domain (a published port, the sink's own address)."""
 _STEP = 4096
 """A bitmap grows by at least this many octets: 32,768 messages."""
 
@@ -187,7 +187,7 @@ class Books:
         """Connections that are open now."""
 
     def begin(self, run: str) -> Ledger:
-        """Open the ledger of a run; raises ValueError if it has been opened before, or ``run`` is no run id."""
+        """Open the ledger of a run; raises ValueError if it was opened before, or ``run`` is not a run id."""
         if not re.fullmatch("[0-9a-f]{8}", run):
             raise ValueError(f"a run id is eight hex digits, not {run!r}")
         key = run.encode()
@@ -211,7 +211,7 @@ class Books:
         return self._domains.get(domain, -1)
 
     def dialled(self, address: str) -> int | None:
-        """Return the index of the domain that a local address belongs to; ``OUTSIDE`` if it is no domain's.
+        """Return the index of the domain that a local address belongs to; ``OUTSIDE`` if it belongs to none.
 
         Returns ``None`` without a prefix of domains. A domain's IPv6 address ends in the 32 bits of its IPv4 address.
         """

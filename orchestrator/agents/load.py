@@ -43,7 +43,7 @@ LATE_NS = 10_000_000
 BACKOFF_S = (0.02, 1.0)
 """Delay after a connection without an accepted message: initial and maximum, in seconds."""
 MOST_CAUSES = 50
-"""Most distinct causes of failure in a count; further ones count as ``other``."""
+"""Maximum number of distinct causes of failure; the rest count as ``other``."""
 
 
 class Load:
@@ -161,7 +161,7 @@ class Load:
         return due
 
     def ready(self, connection: Connection, now: int) -> None:
-        """Count a connection whose EHLO has been answered."""
+        """Count a connection that got its reply to EHLO."""
         self._opening -= 1
         self._connections += 1
         self._last_ready = now
@@ -169,7 +169,7 @@ class Load:
         self._connect.record_ns(now - connection.opened)
 
     def accepted(self, seq: int, due: int, sent: int, now: int) -> None:
-        """Count a message whose end was answered with 250."""
+        """Count a message whose data got the reply 250."""
         self._accepted.add(seq)
         self._service.record_ns(now - sent)
         self._response.record_ns(now - due)
@@ -177,7 +177,7 @@ class Load:
         self._backoff = 0.0
 
     def failed(self, seq: int, cause: str, *, unresolved: bool) -> None:
-        """Count a message that was not accepted; ``unresolved``: it was written, the reply never came."""
+        """Count a message that was not accepted; ``unresolved``: the data was written, but not answered."""
         _count(self._failed, cause)
         if unresolved:
             self._unresolved.add(seq)
@@ -186,7 +186,7 @@ class Load:
     def closed(self, connection: Connection, cause: str | None, *, fruitless: bool) -> None:
         """Open another connection if there is work for it.
 
-        ``cause``: why the closed one never got ready. ``fruitless``: it carried no accepted message.
+        ``cause``: why the closed connection was never ready. ``fruitless``: no message over it was accepted.
         """
         self._open.pop(connection, None)
         self._idle.pop(connection, None)
@@ -297,7 +297,7 @@ class Load:
         self._loop.call_later(BEAT_S, self._beat)
 
     def _sweep(self, now: int) -> None:
-        """Give up connections beyond their time limit, and a finished load whose last connections get no greeting."""
+        """Close connections beyond their time limit; stop a finished load whose last connections get no greeting."""
         if self._hangs(now):
             self.stop(NO_GREETING)
         for connection, task in list(self._open.items()):

@@ -29,7 +29,7 @@ from pathlib import Path
 from orchestrator.agents.output import complain, say
 
 TRIES = 3
-"""Most queries to one address: as many as dig(1) sends, but at shorter intervals."""
+"""Maximum number of queries to one address: as many as dig(1) sends, but at shorter intervals."""
 ROUND_S = 1.0
 CONNECT_S = 3.5
 """Time limit of all connections, in seconds: the kernel repeats a SYN 1 s and 3 s after the first."""
@@ -51,7 +51,7 @@ class NeighbourTable:
     fulls: int
     """Failed allocations of an entry since the boot (table_fulls)."""
     limit: int
-    """Most entries: gc_thresh3 (arp(7))."""
+    """Maximum number of entries: gc_thresh3 (arp(7))."""
 
     @classmethod
     def read(cls) -> "NeighbourTable":

@@ -44,14 +44,14 @@ class PathTooLong(ValueError):
 
 
 class Argument(NamedTuple):
-    """What follows ``MAIL FROM:`` or ``RCPT TO:``."""
+    """Argument of ``MAIL FROM:`` or ``RCPT TO:``: a path and parameters."""
 
     local: bytes
-    """As it was written; empty in ``<>``, ``postmaster`` in ``<postmaster>``."""
+    """Local-part as written; empty in ``<>``, ``postmaster`` in ``<postmaster>``."""
     domain: bytes
-    """In lower case; empty in ``<>`` and ``<postmaster>``."""
+    """Domain in lower case; empty in ``<>`` and ``<postmaster>``."""
     parameters: list[bytes]
-    """In upper case, each ``KEYWORD`` or ``KEYWORD=VALUE``."""
+    """Parameters in upper case, each ``KEYWORD`` or ``KEYWORD=VALUE``."""
 
 
 def read(text: bytes, *, utf8: bool = False) -> Argument | None:

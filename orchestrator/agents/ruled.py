@@ -1,6 +1,6 @@
 """A sink's session under rules (``rules``): refused, delayed or broken off, as the first matching rule says.
 
-Sessions of a sink without rules are of the plain class, so that they pay nothing for it.
+Sessions of a sink without rules are of the plain class, so that rules cost them nothing.
 """
 
 import asyncio
@@ -22,29 +22,29 @@ _LINGER_NOT = struct.pack("ii", 1, 0)
 """SO_LINGER on, for no time: close(2) then sends RST (socket(7))."""
 _REFUSED = b"503 5.5.1 QUIT only\r\n"
 _CLOSES = "421"
-"""A server that answers so closes the connection (RFC 5321, 4.2.1)."""
+"""Reply code after which the server closes the connection (RFC 5321, 4.2.1)."""
 
 
 class RuledReception(Reception):
-    """What all sessions of a sink with rules share."""
+    """State shared by all sessions of a sink with rules."""
 
     __slots__ = ("rules",)
     rules: Rules
 
     def decide(self, moment: Moment, envelope: Envelope) -> Decision:
-        """Return what the rules decide."""
+        """Return the rules' decision."""
         return self.rules.decide(moment, envelope)
 
 
 def ruled(books: Books, settings: SinkSettings, most: int, tls: ssl.SSLContext | None, rules: str) -> RuledReception:
-    """Return the reception of a sink; ``rules``: JSON. Raises ValueError if they are none."""
+    """Return the reception of a sink; ``rules``: JSON. Raises ValueError if the rules are invalid."""
     reception = RuledReception(books, settings, most, tls)
     reception.rules = Rules(TypeAdapter(list[Rule]).validate_json(rules))
     return reception
 
 
 class Delayed(Exception):
-    """The reply to a command is due later."""
+    """The reply to a command is delayed."""
 
     def __init__(self, reply: bytes, seconds: float) -> None:
         self.reply, self.seconds = reply, seconds
@@ -73,13 +73,13 @@ class RuledSession(Session):
         self._turns: list[Callable[[], None]] = []
         """Give back the turns that the client waits for."""
 
-    # ------------------------------------------------------------------------------------------ what a rule is asked
+    # ------------------------------------------------------------------------------------------ questions to the rules
 
     def decided(self, moment: Moment, decision: Decision, reply: bytes) -> None:
-        """Take note of a decision and its reply; for sinks that keep a record."""
+        """Record a decision and its reply; by default, nothing is recorded."""
 
     def _ask(self, moment: Moment, good: bytes, recipient: str | None = None) -> tuple[Decision, bytes]:
-        """Return what the rules decide, and the reply.
+        """Return the rules' decision, and the reply.
 
         Raises:
             _Ended: the connection ends.
@@ -272,6 +272,6 @@ class RuledSession(Session):
         return reply, max(seconds, usual)
 
     def keep(self, content: DataReader, kept: list[str], bounced: list[tuple[str, float]]) -> tuple[bytes, float]:
-        """Keep a message for the recipients ``kept``; each of ``bounced`` is due a notification that much later."""
+        """Keep a message for the recipients ``kept``; each of ``bounced`` gets a notification after the given delay."""
         del kept, bounced
         return super()._take(content)

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Moment(StrEnum):
-    """When a rule is looked at: before the reply to a command, or to the end of a message."""
+    """Moment at which rules apply: before the reply to a command, or to the end of a message."""
 
     CONNECT = "connect"
     EHLO = "ehlo"
@@ -37,7 +37,7 @@ class Action(StrEnum):
     """What a rule does."""
 
     ACCEPT = "accept"
-    """Take it; later rules are not looked at."""
+    """Accept; later rules do not apply."""
     DEFER = "defer"
     """Answer with a temporary failure (4xx)."""
     REJECT = "reject"
@@ -53,9 +53,9 @@ class Action(StrEnum):
     RESET = "reset"
     """Reset the connection (RST), without a reply."""
     RATE = "rate"
-    """Defer what is above ``per_minute``."""
+    """Defer everything above ``per_minute``."""
     PACE = "pace"
-    """Answer late, so that at most ``per_second`` are taken; nothing is refused."""
+    """Delay replies, so that at most ``per_second`` are accepted; refuses nothing."""
     DROP = "drop"
     """Accept the message and discard it."""
 
@@ -70,7 +70,7 @@ _MOMENTS: Mapping[Action, tuple[Moment, ...]] = {
     Action.BOUNCE: (Moment.MESSAGE,),
     Action.DROP: (Moment.MESSAGE,),
 }
-"""Moments of those actions that make no sense at every moment; the first is the default."""
+"""Actions with a limited choice of moments -> these moments; the first is the default."""
 _REPLIES: Mapping[Action, tuple[str, str]] = {
     Action.DEFER: ("4", "451 4.3.0 Try again later"),
     Action.REJECT: ("5", "550 5.7.1 Rejected"),
@@ -90,7 +90,7 @@ _NEEDS: Mapping[Action, str] = {
 _TAKES: Mapping[Action, tuple[str, ...]] = {Action.BOUNCE: ("delay_s",)}
 _ONLY_SOME = ("delay_s", "per_minute", "per_second")
 MOST_TRIPLES = 100_000
-"""Triples that a greylisting rule remembers; the oldest are forgotten first."""
+"""Maximum number of triples that a greylisting rule remembers; the oldest are dropped first."""
 MOST_PER_MINUTE = 100_000
 
 Reply = Annotated[str, Field(pattern=r"^[45][0-9]{2}( [245]\.[0-9]{1,3}\.[0-9]{1,3})?( [!-~][ -~]{0,399})?$")]
@@ -100,16 +100,16 @@ Seconds = Annotated[float, Field(ge=0, le=3600)]
 
 
 class Rule(BaseModel):
-    """One rule: whom it concerns, when, and what it does."""
+    """A rule: its conditions, its moment and its action."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
     to: Address | None = None
     """Recipient, with ``*`` and ``?``; letters of either case. Default: any."""
     from_: Annotated[Address | None, Field(alias="from")] = None
-    """Sender of the envelope, likewise; ``<>`` is the empty one."""
+    """Envelope sender, as a pattern like ``to``; ``<>`` is the empty sender."""
     on: Moment | None = None
-    """Default: ``rcpt``; of bounce and drop ``message``."""
+    """Default: ``rcpt``; for bounce and drop ``message``."""
     then: Action
     reply: Reply | None = None
     times: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
@@ -126,7 +126,7 @@ class Rule(BaseModel):
     def _fits_together(self) -> Self:
         moments = _MOMENTS.get(self.then, tuple(Moment))
         if self.moment not in moments:
-            raise ValueError(f"{self.then} goes with on: {' or '.join(moments)}, not {self.moment}")
+            raise ValueError(f"{self.then} needs on: {' or '.join(moments)}; found {self.moment}")
         if self.to and self.moment not in _WITH_RECIPIENT:
             raise ValueError(f"to: needs on: rcpt, data or message; no recipient is known on {self.moment}")
         if self.from_ and self.moment not in ENVELOPE:
@@ -163,7 +163,7 @@ class Rule(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Envelope:
-    """What is known of a session at a moment."""
+    """Facts of a session that conditions are matched with."""
 
     client: str = ""
     """IP address."""
@@ -178,13 +178,13 @@ def _nothing() -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What the first matching rule does."""
+    """Action of the first matching rule."""
 
     rule: int
     """Its index."""
     action: Action
     reply: str = ""
-    """Line to answer with, without CRLF; empty: the usual one."""
+    """Reply line without CRLF; empty: the usual reply."""
     delay_s: float = 0.0
     """Answer this much later; of ``bounce``: send the notification this much later."""
     give_back: Callable[[], None] = field(default=_nothing, compare=False)
@@ -197,7 +197,7 @@ PASSED = Decision(rule=-1, action=Action.ACCEPT)
 
 @dataclass(slots=True)
 class _Kept:
-    """A rule with the state that it gathers."""
+    """A rule with its state."""
 
     index: int
     rule: Rule
@@ -207,7 +207,7 @@ class _Kept:
     hits: int = 0
     first_seen: dict[tuple[str, str, str], float] = field(default_factory=dict)
     recent: deque[float] = field(default_factory=deque)
-    """Times of those taken within the last minute."""
+    """Times of the matches accepted within the last minute."""
     due: float = -math.inf
     """Time of the newest turn of a pace."""
     free: list[float] = field(default_factory=list)

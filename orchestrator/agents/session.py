@@ -26,10 +26,10 @@ MOST_RECIPIENTS = 100
 _USUAL_PATH = rb"<[A-Za-z0-9_+=-]{1,64}@([A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*(?:\.[A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*)*)>"
 _USUAL_MAIL = re.compile(rb"MAIL FROM:" + _USUAL_PATH + rb"(?: SIZE=(\d{1,20}))?")
 _USUAL_RCPT = re.compile(rb"RCPT TO:" + _USUAL_PATH)
-"""The forms that nearly every client sends. ``path`` reads the whole grammar, in eight times the time."""
+"""The forms that nearly every client sends. ``path`` reads the whole grammar, but takes eight times as long."""
 _USUAL_LENGTH = len(b"RCPT TO:") + MAX_PATH
 _HELLO = re.compile(rb"[A-Za-z]{4} +[!-~\x80-\xff][ -~\x80-\xff]*")
-"""EHLO and HELO; the name may be any, but a bare CR or LF is no end of a line (RFC 5321, 2.3.8)."""
+"""EHLO and HELO; any name is accepted, but a bare CR or LF does not end a line (RFC 5321, 2.3.8)."""
 _VERB_ENDS = (b"", b" ")
 _BODY = (b"BODY=7BIT", b"BODY=8BITMIME")
 _SIZE = re.compile(rb"SIZE(?:=(\d{1,20}))?")
@@ -73,7 +73,7 @@ class Reception:
     def __init__(self, books: Books, settings: SinkSettings, most: int, tls: ssl.SSLContext | None = None) -> None:
         self.books = books
         self.most = most
-        """Maximum number of concurrent connections; one more gets 421."""
+        """Maximum number of concurrent connections; further ones get 421."""
         self.tls = tls
         """With the certificate that STARTTLS shows."""
         self.settings = settings
@@ -113,9 +113,9 @@ class Session(asyncio.Protocol):
         self._recipients: list[int] = []
         self._content: DataReader | None = None
         self._delay: asyncio.Handle | asyncio.Future[None] | None = None
-        """What the client's data wait for: a reply that is due later, a TLS handshake, or other connections' turn."""
+        """Why the client's data waits: a delayed reply, a TLS handshake, or other connections' turn."""
         self._full = False
-        """The client does not read the replies; its data wait for that, too."""
+        """The client does not read the replies; its data waits until it does."""
         self._held = b""
         self._secure: asyncio.Future[None] | None = None
         """The TLS handshake, once STARTTLS was answered."""
@@ -259,7 +259,7 @@ class Session(asyncio.Protocol):
         self._go_on()
 
     def _go_on(self) -> None:
-        """Read what the client sent while its data waited, and then from the connection again."""
+        """Read the data received during the wait, then resume reading from the connection."""
         self._delay = None
         if self._transport is None or self._full:
             return
@@ -363,7 +363,7 @@ class Session(asyncio.Protocol):
         return SYNTAX if line[4:].strip(b" ") else BYE
 
     def _other(self, line: bytes) -> bytes:
-        """Answer a command whose name has not four letters."""
+        """Answer a command whose name is not four letters long."""
         if line[:8].upper() != b"STARTTLS" or self._reception.tls is None:
             return UNKNOWN
         if self._secure is not None:
@@ -399,7 +399,7 @@ class Session(asyncio.Protocol):
             self._go_on()
 
     def _argument(self, line: bytes, command: bytes) -> Argument | bytes:
-        """Read what follows ``MAIL FROM:`` or ``RCPT TO:``, or return the reply that refuses it."""
+        """Read the argument of ``MAIL FROM:`` or ``RCPT TO:``, or return the reply that refuses it."""
         if line[: len(command)].upper() != command:
             return SYNTAX
         try:

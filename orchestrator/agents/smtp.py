@@ -18,7 +18,7 @@ WAIT = -1
 DONE = -2
 """From ``Load.take``: this connection gets no further message."""
 REPLY_LIMIT = 64 * 1024
-"""Most octets of an unfinished reply line (RFC 5321, 4.5.3.1.5, allows 512)."""
+"""Maximum octets of an unfinished reply line (RFC 5321, 4.5.3.1.5, allows 512)."""
 
 HOST = "load.nodes.test"
 """Name in EHLO; the bed's DNS has it, because servers may look it up."""
@@ -85,7 +85,7 @@ class Connection(asyncio.Protocol):
         self.first = first
         """Next sequence number of its own messages, if the load gave it a range of them."""
         self.stop = stop
-        """End of that range; not in it."""
+        """End of that range, exclusive."""
         self.state = SessionState.CONNECT
         self.opened = self.connected = self.since = time.monotonic_ns()
         """``since``: start of the wait for a reply."""
@@ -148,7 +148,7 @@ class Connection(asyncio.Protocol):
         self._load.closed(self, cause if state < SessionState.IDLE else None, fruitless=self._fruitless)
 
     def give_up(self, cause: str) -> None:
-        """Close at once; ``cause`` is what the load counts."""
+        """Close at once; the load counts the failure under ``cause``."""
         self._cause = cause
         if self._transport is not None:
             self._transport.abort()
@@ -269,7 +269,7 @@ class Connection(asyncio.Protocol):
         self._load.patience.goodbye()
 
     def _on_surprise(self, line: bytes, now: int) -> None:  # noqa: ARG002
-        """Give up a connection with an unexpected reply."""
+        """Close a connection after an unexpected reply."""
         self.give_up(cause_of(line))
 
     _ON_REPLY: ClassVar[dict[SessionState, Callable[["Connection", bytes, int], None]]] = {

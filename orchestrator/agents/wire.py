@@ -44,7 +44,7 @@ _LINES = (
     *(*_PLAIN, b".a line that begins with a dot goes out with two, and arrives with one again"),
     *(*_PLAIN, b"", b".."),
 )
-"""Lines of a body, some of which need transparency (RFC 5321, 4.5.2)."""
+"""Lines of a body; some need dot-stuffing (RFC 5321, 4.5.2)."""
 
 
 MAX_ADDRESS = 254

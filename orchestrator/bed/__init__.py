@@ -1,1 +1,1 @@
-"""A bed as its author writes it, and what follows from that: addresses, zones, wiring."""
+"""Definition of a bed, and the data derived from it: addresses, zones, wiring."""

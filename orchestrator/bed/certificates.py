@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 _LIFE = timedelta(days=397)
-"""What browsers and TLS libraries accept of a server's certificate."""
+"""Longest lifetime of a server's certificate that browsers and TLS libraries accept."""
 _EARLIER = timedelta(hours=1)
 """Clocks that differ from ours."""
 
@@ -43,7 +43,7 @@ class Authority:
 
     @property
     def certificate(self) -> bytes:
-        """Its certificate, PEM: what a client has to trust."""
+        """The authority's certificate, PEM, for clients to trust."""
         return self._certificate.public_bytes(Encoding.PEM)
 
     def issue(self, names: Iterable[str], addresses: Iterable[IPv4Address | IPv6Address] = ()) -> Credentials:

@@ -37,7 +37,7 @@ MAX_DOMAINS = 65_536
 """Half of 198.18.0.0/15: one sink address for each domain, and room for the nodes."""
 
 _MAX_FILE_B = 32 * 2**20
-"""Most bytes of a bed file: more than the largest number of the longest domain names takes."""
+"""Maximum bytes of a bed file: enough for the largest number of the longest domain names."""
 _MAX_DEPTH = 32
 _REWORDED = {"extra_forbidden": "unknown key"}
 _SCHEMA = "see `testbed schema`"
@@ -184,9 +184,9 @@ class NodeSpec(Strict):
 
 
 def _record(owner: str, kind: str, data: str) -> str:
-    """Return the canonical data of a record; raises ValueError if it is none, or one that only the bed may have."""
+    """Return the canonical data of a record; raises ValueError if it is invalid, or reserved for the bed."""
     if kind not in RECORD_TYPES:
-        raise ValueError(f"records of {owner}: type {kind!r} is none of {', '.join(RECORD_TYPES)}")
+        raise ValueError(f"records of {owner}: type {kind!r} is not one of {', '.join(RECORD_TYPES)}")
     if kind == "TXT" and not data.startswith('"'):
         data = " ".join(f'"{_quoted(data[i : i + 255])}"' for i in range(0, len(data), 255))  # RFC 1035, 3.3.14
     try:

@@ -63,7 +63,7 @@ def read_tree(folder: Path, at: str = "/") -> dict[str, str]:
     A link to a folder or to a file outside, and a file that is not text, are refused.
     """
     if not _is(Path.is_dir, folder):
-        raise InvalidInput("a folder of files for a node", f"{folder}: there is none", "name a folder")
+        raise InvalidInput("a folder of files for a node", f"{folder} is not a folder", "name a folder")
     return _read(folder, at, folder.resolve())
 
 
@@ -137,14 +137,14 @@ def _unreadable(error: OSError) -> NoReturn:
 
 
 def _text(file: Path, within: Path) -> str:
-    """Read a text file; raises InvalidInput if its real path is outside ``within``, or it is no text."""
+    """Read a text file; raises InvalidInput if its real path is outside ``within``, or its content is not text."""
     needed, do = f"a file of text below {within}", "copy it there, or leave it out"
     try:
         real = file.resolve(strict=True)
         if not real.is_relative_to(within):
             raise InvalidInput(needed, f"{file}: it is {real}", do)
         if not real.is_file():
-            raise InvalidInput(needed, f"{file}: it is no regular file", do)
+            raise InvalidInput(needed, f"{file}: it is not a regular file", do)
         with real.open("rb") as opened:
             content = opened.read(MAX_FILES_B + 1)
     except (OSError, ValueError, RuntimeError) as error:
@@ -157,5 +157,5 @@ def _text(file: Path, within: Path) -> str:
         return content.decode()
     except UnicodeDecodeError as error:
         raise InvalidInput(
-            needed, f"{file}: it is no UTF-8", "give the source of a lookup table: the node compiles it"
+            needed, f"{file}: it is not UTF-8", "give the source of a lookup table: the node compiles it"
         ) from error

@@ -30,8 +30,8 @@ SYSCTLS_V6 = {
 
 DIRECTORY = "/testbed"
 CONTROL = f"{DIRECTORY}/control"
-"""File with the prefixes of the control network (172.18.0.0/16), from which the host connects, and of the guest
-network; of all addresses if other machines may connect; written at the start."""
+"""File written at the start: prefixes that may connect, namely the control network (172.18.0.0/16), from which the host
+connects, and the guest network; or all addresses, if other machines may connect."""
 CERTIFICATE = f"{DIRECTORY}/certificate.pem"
 """File with key and certificate of the node, written when its container is created."""
 AUTHORITY = f"{DIRECTORY}/ca.pem"
@@ -70,11 +70,11 @@ class Wire:
     """Prefixes with a route through another node: one neighbour entry for all addresses."""
     resolver: IPv4Address | None = None
     attempts: int = 3
-    """Questions of one look-up before it fails (resolv.conf(5))."""
+    """Attempts of one look-up before it fails (resolv.conf(5))."""
     publish: Sequence[str] = ()
     """Ports that the control interface forwards to the service address, such as ``25/tcp``."""
     guests: bool = False
-    """Whether the node is on the guest network, whose interface forwards the same ports and takes nothing else."""
+    """Whether the node is on the guest network, whose interface forwards the same ports and accepts nothing else."""
 
 
 def files(wire: Wire, command: Sequence[str], capabilities: Sequence[str]) -> dict[str, bytes]:

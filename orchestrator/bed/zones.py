@@ -27,7 +27,7 @@ _TTL = 3600
 _SERIAL = 1
 _BUG = "report it: testbed built invalid zones"
 _FURTHER = "; further records\n"
-"""Before those of the bed file: they are read as DNS data, and not compared with the others."""
+"""Line before the records of the bed file: these are parsed as DNS data, and not compared with the bed's own."""
 _SAFE = re.compile(r"[a-z0-9_.-]+\Z")
 _MAX_NAME = 254
 """Octets of a name as text, its final dot included: 255 on the wire (RFC 1035, 2.3.4)."""
@@ -177,12 +177,12 @@ def _checked(name: str, kind: str, data: str) -> Record:
     if kind == "AAAA":
         return name, kind, IPv6Address(data)
     if data[-1] != "." or max(len(name), len(data)) > _MAX_NAME:
-        raise ValueError(f"{data} is no absolute name of at most {_MAX_NAME} octets")
+        raise ValueError(f"{data} is not an absolute name of at most {_MAX_NAME} octets")
     return name, kind, data
 
 
 def _reversed(name: str) -> Address:
-    """Return the address of a reverse name (RFC 1035, 3.5; RFC 3596, 2.5); raises InvalidInput if it is none."""
+    """Return the address of a reverse name (RFC 1035, 3.5; RFC 3596, 2.5); raises InvalidInput if it is not one."""
     try:
         if name.endswith(_REVERSE_V4):
             return IPv4Address(".".join(reversed(name.removesuffix(_REVERSE_V4).split("."))))

@@ -113,7 +113,7 @@ def _show_own(node: "NodePlan", own: Iterable[str]) -> None:
     for change in node.changes:
         typer.echo(f"           changed: {change}")
     for detour in node.detours:
-        typer.echo(f"           can lead mail another way: {detour}")
+        typer.echo(f"           can route mail elsewhere: {detour}")
 
 
 def graph(
@@ -157,7 +157,7 @@ def graph(
 
 
 def _is_up(bed: str) -> bool:
-    """Return whether a bed of this name is up; no, if no engine answers."""
+    """Return whether a bed of this name is up; False if no engine answers."""
     from orchestrator.hosts import docker, ownership
 
     try:
@@ -299,7 +299,7 @@ def exec_(
     node: NodeArgument,
     command: Annotated[list[str], typer.Argument(metavar="-- COMMAND", help="The command and its arguments.")],
     bed: DeployedOption = None,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Most seconds that the command may take.")] = 60.0,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Time limit of the command, in seconds.")] = 60.0,
     output: shell.FormatOption = "text",
 ) -> None:
     """Run a command in a node with its service's capabilities; on a terminal, control characters become visible."""
@@ -336,7 +336,7 @@ def stats(bed: DeployedArgument = None, output: shell.FormatOption = "text") -> 
 def find(host: "Host", wanted: str | None, give: str, *, of_runs: bool = True) -> "DeployedBed":
     """Return the deployed bed of this name or id; if None, the only bed.
 
-    ``give``: how to name a bed, for the error. ``of_runs``: the only bed may be that of a running measurement.
+    ``give``: how to name a bed, for the error. ``of_runs``: beds of running measurements count, too.
     """
     from orchestrator.hosts import ownership
 
@@ -377,7 +377,7 @@ def _node(bed: str | None, name: str, *, running: bool = False) -> "RunningNode"
 
 
 def _forward(deployed: "DeployedBed", machine: "Target | None") -> str | None:
-    """Return the ssh command that brings the TCP ports of a bed here; ``None`` if they can be reached without."""
+    """Return the ssh command that forwards a bed's TCP ports to this machine; ``None`` if none is needed."""
     from orchestrator.hosts import LOOPBACK
     from orchestrator.hosts.docker import ssh
 
@@ -399,4 +399,4 @@ def _show(deployed: "DeployedBed", machine: "Target | None") -> None:
     if guests := facts["guests"]:
         shell.tell(f"  guests: docker run --network {guests['network']} ... reaches {', '.join(guests['aliases'])}")
     if machine and (forward := _forward(deployed, machine)):
-        shell.tell(f"  127.0.0.1 is that of {machine.host}; this brings its TCP ports here, until Ctrl-C: {forward}")
+        shell.tell(f"  127.0.0.1 is {machine.host}'s; to forward its TCP ports here, until Ctrl-C: {forward}")

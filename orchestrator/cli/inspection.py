@@ -50,7 +50,7 @@ def list_(output: shell.FormatOption = "text") -> None:
 
 
 def runs(where: shell.RunsOption = shell.RUNS, output: shell.FormatOption = "text") -> None:
-    """List all runs, oldest first; mark each run whose environment differs from that of the newest."""
+    """List all runs, oldest first; mark each run whose environment differs from the newest run's."""
     from orchestrator.measurements.rundir import RunDir
     from orchestrator.report import terminal
     from orchestrator.report.summary import in_brief

@@ -23,7 +23,7 @@ def _timed(name: str, taken: list[dict[str, Any]]) -> Iterator[None]:
 
 
 class Steps:
-    """Shows the steps of a command: a line for each that has ended; on a terminal, a spinner for the running one."""
+    """Shows a command's steps: one line for each finished step; on a terminal, a spinner for the running step."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)

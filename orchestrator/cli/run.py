@@ -130,7 +130,7 @@ def _again(
     parent: shell.ParentOption = None,
     output: shell.FormatOption = "text",
 ) -> None:
-    """Run a capsule's scenario here, with the capsule's parameters, and list what differs."""
+    """Run a capsule's scenario here, with the capsule's parameters, and list the differences."""
     from orchestrator.cli.progress import Steps
     from orchestrator.report import many as report
     from orchestrator.runs import capsule

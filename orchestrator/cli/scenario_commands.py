@@ -62,8 +62,8 @@ class Scenarios(shell.Panels):
 def command(name: str, body: Callable[..., None]) -> Any:
     """Make the command of a scenario; its options are the scenario's parameters and the keyword parameters of ``body``.
 
-    ``body`` is called with the scenario, the parameters given on the command line, and its own options. If both have
-    an option of the same name, it sets that of ``body``, and the scenario's parameter keeps its default.
+    ``body`` is called with the scenario, the parameters given on the command line, and its own options. An option
+    of ``body`` overrides a scenario parameter of the same name, which keeps its default.
     """
     from orchestrator import scenarios
     from orchestrator.bed.user_files import FromDisk

@@ -153,7 +153,7 @@ def _notes(error: BaseException) -> list[str]:
 
 
 def _left(signal: BaseException) -> list[str]:
-    """Return what the errors in the chain say about objects left behind; a second signal may have hidden the first."""
+    """Return the chained errors' notes about objects left behind; a second signal may have hidden the first."""
     notes = _notes(signal)
     error = signal.__cause__ or signal.__context__
     while error:

@@ -66,7 +66,7 @@ class ContainerSpec:
     publish: tuple[str, ...] = ()
     """Container ports as ``25/tcp``; each gets a free port of the host's ``publish_at``."""
     publish_at: str = LOOPBACK
-    """Address of the host: another machine reaches the ports only if it is no loopback address."""
+    """Address of the host; with a loopback address, other machines cannot reach the ports."""
     files: Mapping[str, bytes] = field(default_factory=dict)
     """Absolute path -> content, written before the start; mode 0644, or 0755 if the content begins with ``#!``."""
 
@@ -205,9 +205,9 @@ class Node(Protocol):
         ...
 
     def exec(self, command: Sequence[str], *, capabilities: Sequence[str] | None = None, timeout: float = 60) -> Output:
-        """Run a command in the container to its end, with these capabilities; ``None``: those of the container.
+        """Run a command in the container to its end; ``capabilities``: by default the container's.
 
-        On a signal the command is ended; a note of the exception says if that failed.
+        Ends the command on a signal; if that fails, adds a note to the exception.
 
         Raises:
             Overdue: the command runs longer than ``timeout`` seconds.
@@ -234,7 +234,7 @@ class Node(Protocol):
         ...
 
     def read_file(self, path: str) -> bytes | None:
-        """Return the content of a file in the container, running or not; ``None`` if there is no such file."""
+        """Return the content of a file in the container, running or not; ``None`` if the file is missing."""
         ...
 
     def wait(self) -> int:

@@ -19,7 +19,7 @@ Say: TypeAlias = Callable[[str], None]
 ARCHIVE = (
     "a release whose support has ended leaves the mirrors: set DEBIAN_MIRROR to the address of an archive of Debian"
 )
-"""What to do if no mirror has a release. An archive has only the release's ``main``, without updates."""
+"""Advice if no mirror has a release. An archive has only the release's ``main``, without updates."""
 _NOT_SERVED = re.compile(
     r"does(?:n't| not) have a Release file|no longer has a Release file|is expired|is not valid yet|is not signed"
     r"|Failed to fetch|Could not (?:resolve|connect|handshake)|Unable to (?:connect|locate package)"
@@ -61,7 +61,7 @@ def as_root(command: Sequence[str]) -> list[str] | None:
 
 
 def install(packages: Sequence[str], *, needed: str, say: Say) -> None:
-    """Install packages, without recommended ones; ``needed``: what they are for, for the error message.
+    """Install packages, without recommended ones; ``needed``: their purpose, for the error message.
 
     Raises:
         EngineFailed: apt-get is missing, the user has no root rights, or apt-get failed.

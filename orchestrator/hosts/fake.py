@@ -86,7 +86,7 @@ class FakeHost:
     def pin(self, container: str, cpus: str) -> None:
         made = self.found(container)
         if not set(parse(cpus)) <= set(range(self.info().cpus)):
-            raise EngineFailed(f"container {made.name} on CPUs {cpus}", "there are no such CPUs", "name others")
+            raise EngineFailed(f"container {made.name} on CPUs {cpus}", "no such CPUs", "name others")
         spec = self.specs[made.id]
         self.specs[made.id] = replace(spec, limits=spec.limits.model_copy(update={"cpuset": cpus}))
 
@@ -168,7 +168,7 @@ class FakeHost:
         for made in list(self._made.values()):
             if name in {made.id, made.name}:
                 return made
-        raise EngineFailed(f"{name} in the engine", "there is no such thing", "make it")
+        raise EngineFailed(f"{name} in the engine", "no such object", "make it")
 
     def _add(self, made: Found) -> str:
         if any(made.name == other.name for other in self._made.values()):

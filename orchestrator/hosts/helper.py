@@ -22,7 +22,7 @@ def on_the_host(
 ) -> str:
     """Run a script in ``sh -eu`` with ``words`` as its arguments; return its output.
 
-    ``needed`` (what the script is for) and ``do`` (what to do if it fails) go into the error message. ``bed``: give the
+    ``needed`` (the script's purpose) and ``do`` (advice if it fails) go into the error message. ``bed``: give the
     container the labels of this bed, so that a clean-up of the bed removes it.
 
     Raises:

@@ -88,7 +88,7 @@ def context(folder: Path, extra: Mapping[str, bytes] | None = None) -> bytes:
 
 
 def _ours(path: Path, folder: Path) -> bool:
-    """Whether a file belongs to an image: it is no hidden file, cache or editor's backup."""
+    """Whether a file belongs to an image: hidden files, caches and editors' backups do not."""
     return not any(
         part.startswith((".", "__pycache__")) or part.endswith("~") for part in path.relative_to(folder).parts
     )
@@ -115,7 +115,7 @@ class State:
     size_b: int | None
     """Size with shared layers; ``None`` if the image is missing."""
     build: str = ""
-    """What ``build_all`` did, and why; empty if it was not called."""
+    """Action of ``build_all`` and its reason; empty if it was not called."""
 
     def to_dict(self) -> dict[str, str | int | None]:
         """Return plain data for a script."""
@@ -347,7 +347,7 @@ def _host_arguments() -> dict[str, str]:
 
 
 def _authorities() -> dict[str, bytes]:
-    """Return the certificate authorities that this machine trusts, among them that of a TLS-intercepting proxy."""
+    """Return the certificate authorities that this machine trusts, including a TLS-intercepting proxy's."""
     named = (os.environ.get(name) for name in ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"))
     usual = (
         "/etc/ssl/certs/ca-certificates.crt",

@@ -95,10 +95,10 @@ def require_parent(host: Host, parent: str) -> None:
 
 
 def require_address(host: Host, address: str) -> None:
-    """Check that the host has an address to publish ports on; 0.0.0.0 and :: mean all it has.
+    """Check that the host has an address to publish ports on; 0.0.0.0 and :: stand for all of them.
 
     Raises:
-        InvalidInput: it is no address, or not one of the host's.
+        InvalidInput: not an address, or not one of the host's.
     """
     needed, do = "an address of the engine's host for --publish", "name one of these, or 0.0.0.0 for all"
     try:

@@ -36,7 +36,7 @@ class Kind(StrEnum):
     """Intended lifetime of a bed."""
 
     RUN = "run"
-    """Lifetime of the command that made it."""
+    """As long as the command that made the bed runs."""
     UP = "up"
     """Until ``testbed down``, or until it expires."""
 
@@ -136,7 +136,7 @@ def definition(bed: Bed) -> str:
 
 @cache
 def _machine() -> tuple[str, str, str]:
-    """Return where this process's id is valid: machine, boot, PID namespace (pid_namespaces(7))."""
+    """Return the scope of this process's id: machine, boot, PID namespace (pid_namespaces(7))."""
     try:
         machine = Path("/etc/machine-id").read_text(encoding="ascii").strip()
     except OSError:

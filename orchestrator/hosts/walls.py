@@ -51,7 +51,7 @@ class Wall:
     """``None``: the wall on the host."""
     state: State
     found: str = ""
-    """What was found in place of the rules, or why the wall was not checked."""
+    """Rules found instead of the wall's, or the reason why the wall was not checked."""
     do: str = ""
 
     @property
@@ -88,7 +88,7 @@ def look(host: Host, beds: Iterable[DeployedBed]) -> list[Wall]:
 
 
 def unseen(walls: Iterable[Wall]) -> list[tuple[str, str, str]]:
-    """Return places, reason and what to do for the UNSEEN walls, one entry for each bed and reason."""
+    """Group the UNSEEN walls by bed and reason: (places, ``found``, ``do``)."""
     return [(places, found, do) for _, places, found, do in _grouped(walls, State.UNSEEN)]
 
 
@@ -102,7 +102,7 @@ def summary(walls: Sequence[Wall]) -> str:
 
 
 def _grouped(walls: Iterable[Wall], state: State) -> list[tuple[str, str, str, str]]:
-    """Return bed, places, ``found`` and ``do`` of the walls in this state, one entry for each bed and reason."""
+    """Group the walls in a state by bed and reason: (bed, places, ``found``, ``do``)."""
     groups: dict[tuple[str, str, str], list[str]] = {}
     for wall in walls:
         if wall.state is state:

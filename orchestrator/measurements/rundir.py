@@ -69,7 +69,7 @@ class RunDir:
 
     @classmethod
     def open(cls, path: Path) -> "RunDir":
-        """Open a run directory; raises InvalidInput if the path is none."""
+        """Open a run directory; raises InvalidInput if the path is not a run directory."""
         with usable(path, "a run directory"):
             if not (path / "run.json").is_file():
                 raise InvalidInput("a run directory (it holds a run.json)", str(path), "see `testbed runs`")
@@ -98,7 +98,7 @@ class RunDir:
             try:
                 self.save(facts)
             except OSError as full:
-                error.add_note(f"run.json in {self.path} could not be brought up to date: {full.strerror}")
+                error.add_note(f"run.json in {self.path} could not be updated: {full.strerror}")
 
     def load(self) -> dict[str, Any]:
         """Read run.json; raises InvalidInput if that fails, or if its format is not FORMAT."""

@@ -39,7 +39,7 @@ class NodePlan(Rendered):
     addresses: tuple[IPv4Address, ...]
     """All its real IPv4 addresses, the service address first; each has an IPv6 twin."""
     capabilities: tuple[str, ...]
-    """Capabilities of the service; the container also has those of the start script."""
+    """Capabilities of the service; the container also has the start script's."""
     sysctls: Mapping[str, str]
     limits: Limits
     guests: bool
@@ -254,7 +254,9 @@ def _laid_over(name: str, node: NodeSpec, rendered: Rendered) -> dict[str, bytes
     own = {path: text.encode() for path, text in node.files.items() if path not in rendered.taken}
     if written := sorted(own.keys() & rendered.files.keys()):
         raise InvalidInput(
-            f"own files of node {name}, none of its service", f"the service writes {', '.join(written)}", "remove these"
+            f"own files for node {name} that its service does not write",
+            f"the service writes {', '.join(written)}",
+            "remove these",
         )
     return own
 

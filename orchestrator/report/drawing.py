@@ -16,7 +16,7 @@ from orchestrator.services import Purpose
 Picture = dict[str, Any]
 
 POINTS = 1_200
-"""Most points of a line; without this limit, the page of a day-long run would have 100 MB."""
+"""Maximum number of points of a line; without this limit, the page of a day-long run would have 100 MB."""
 PALETTE = ("--series-1", "--series-2", "--series-3", "--series-4", "--series-5", "--series-6")
 CURVE_STEPS = 24
 """Points of a percentile curve for each factor of ten on its x axis."""

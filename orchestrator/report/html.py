@@ -26,7 +26,7 @@ from orchestrator.report.summary import summarize, tried
 from orchestrator.services import Purpose
 
 _LONGEST = 400
-"""Most characters of a value on the page: a parameter may hold a whole file."""
+"""Maximum number of characters of a value on the page: a parameter may hold a whole file."""
 FOLDER = Path(__file__).parent
 
 

@@ -22,7 +22,7 @@ from orchestrator.report.figures import figure
 from orchestrator.report.terminal import COLOURS, labelled, laid_out, section
 
 FIGURES = 2
-"""Most figures of a run in its row."""
+"""Maximum number of figures in a run's row."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +110,7 @@ def search(facts: Mapping[str, Any]) -> Page:
 
 
 DIFFERENCES, DIFF_LINES = 20, 40
-"""Most differing files on the page, and most lines of each difference."""
+"""Maximum number of differing files on the page, and of lines of each difference."""
 
 
 def comparison(facts: Mapping[str, Any]) -> Page:

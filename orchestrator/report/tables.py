@@ -8,7 +8,7 @@ from orchestrator.report.figures import figure, number
 from orchestrator.report.summary import PERCENTILES, RunFigures
 
 TOP_TROUBLES = 10
-"""Most reasons in the table of trouble; results/hops.json and ``--format json`` hold all."""
+"""Maximum number of reasons in the table of trouble; results/hops.json and ``--format json`` hold all."""
 FATES = (
     "offered", "accepted", "refused", "unresolved", "delivered", "lost", "duplicated", "corrupted", "misrouted",
     "outside", "unaccepted", "foreign",

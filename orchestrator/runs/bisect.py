@@ -34,7 +34,7 @@ EXIT_CODES = {
 }
 """Status of a search -> exit code of the command."""
 _TRIES = 2
-"""Most runs of a value as long as they are INCONCLUSIVE."""
+"""Maximum number of runs of one value while all are INCONCLUSIVE."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ def parse(scenario: Scenario[Any], text: str) -> Over:
     """Read ``addresses=10..4000``.
 
     Raises:
-        InvalidInput: the text has another form, or the parameter is no whole number.
+        InvalidInput: the text has another form, or the parameter is not a whole number.
     """
     word, _, span = text.partition("=")
     low, _, high = span.partition("..")
@@ -87,8 +87,8 @@ def bisect(
     on each side of the threshold, ``tolerance`` the largest distance between the sides.
 
     Raises:
-        Problem: a run failed; the summary holds the runs until then.
-        Interrupted: a signal came; the summary holds the runs until then.
+        Problem: a run failed; the summary holds the runs so far.
+        Interrupted: a signal came; the summary holds the runs so far.
     """
     search = _Search(scenario, base, over, ask, summary)
     try:

@@ -31,7 +31,7 @@ FORMAT = 1
 MAX_FILE_B = 8 * 2**20
 """Largest capsule that is read."""
 MAX_CONFIG_B = 3 * 2**20
-"""Most bytes of rendered files that a capsule holds as text, small files first; of the others it holds digests."""
+"""Maximum bytes of rendered files that a capsule holds as text, small files first; other files as digests."""
 MAX_DIFF_LINES = 4_000
 """Two files with more lines in total are not compared line by line."""
 CONSENT = "allow_host_changes"

@@ -31,7 +31,7 @@ EXIT_CODES = {
 }
 
 JUDGE = "judge"
-"""Name of the step that judges; an error in it is no error of the run."""
+"""Name of the step that judges; an error in this step does not fail the run."""
 REPORT = "report"
 """Stem of the file that keeps the traceback of a failed report."""
 
@@ -102,7 +102,7 @@ def run(
     9. Write the report; a failure of the report does not change the verdict.
 
     Raises:
-        Problem: the first failure; the run directory holds the results until then.
+        Problem: the first failure; the run directory holds the results so far.
         Interrupted: a signal came; the bed is removed.
     """
     bed = prepare(scenario, params, parent=parent)
@@ -157,7 +157,7 @@ def run(
         record.save_end(signal, status="interrupted")
         raise
     except Problem as problem:
-        problem.add_note(f"kept:   {rundir.path}, with the results until then")
+        problem.add_note(f"kept:   {rundir.path}, with the results so far")
         record.save_end(problem, status="failed", error=problem.to_dict())
         raise
     except BaseException as error:
@@ -203,7 +203,7 @@ def judge_again(rundir: RunDir) -> Finished:
     """Judge a run from its directory, and rewrite its report.
 
     Raises:
-        InvalidInput: the directory is no run, its scenario is unknown, or this user cannot write to it.
+        InvalidInput: the directory is not a run, its scenario is unknown, or this user cannot write to it.
     """
     known = run_json.read(rundir)
     try:
@@ -224,7 +224,7 @@ def _judge(scenario: Scenario[Any], rundir: RunDir, record: Record) -> Finished:
     """
     verdict, failed = _verdict(scenario, rundir)
     if record.broken and verdict.outcome is not Outcome.INCONCLUSIVE:
-        reason = f"The run broke off before its end. What was seen until then: {verdict.reason}"
+        reason = f"The run broke off before its end. Observed so far: {verdict.reason}"
         verdict = verdict.model_copy(update={"outcome": Outcome.INCONCLUSIVE, "reason": reason})
     error = {**failed.to_dict(), "step": JUDGE} if failed else None
     try:
@@ -256,7 +256,9 @@ def _verdict(scenario: Scenario[Any], rundir: RunDir) -> tuple[Verdict, Problem 
     except Exception as error:  # noqa: BLE001 - the measurements are saved, and can be judged again
         rundir.save_traceback(JUDGE, error)
         found = f"{type(error).__name__}: {error}"
-        failed = Problem("a verdict", f"the judge failed: {found}", f"report it with {JUDGE}.traceback of the run")
+        failed = Problem(
+            "a verdict", f"the judge failed: {found}", f"report it, and attach the run's {JUDGE}.traceback"
+        )
         verdict = Verdict(outcome=Outcome.INCONCLUSIVE, claim=scenario.question, reason=f"The judge failed: {found}")
     else:
         rundir.save_traceback(JUDGE, None)

@@ -27,7 +27,7 @@ from orchestrator.scenarios import Scenario
 FORMAT = 1
 """Format of sweep.json, bisect.json and capsule.json."""
 MAX_RUNS = 64
-"""Most runs of one sweep: a typing mistake must not take a day."""
+"""Maximum number of runs of one sweep: a typing mistake must not take a day."""
 UNSET = "unset"
 """Word for a parameter's value None in ``--vary``."""
 
@@ -76,16 +76,16 @@ class Summary:
         replace(self.path, strict_json.dumps(self.facts, indent=1, default=str) + "\n")
 
     def broken(self, error: BaseException) -> None:
-        """Save the error in the summary; note on the error the summary's path, or the runs so far if that fails."""
+        """Save the error in the summary; note the summary's path on the error, or the runs so far if the save fails."""
         with shielded():
             try:
                 self.save(status="interrupted" if isinstance(error, Interrupted) else "failed", error=str(error))
             except OSError as full:
-                error.add_note(f"{self.path} could not be brought up to date: {full.strerror}; the runs until then:")
+                error.add_note(f"{self.path} could not be updated: {full.strerror}; the runs so far:")
                 for run in self.runs:
                     error.add_note(f"        {run['run']}: {run['outcome'] or run['error']}")
             else:
-                error.add_note(f"kept:   {self.path}, with {len(self.runs)} runs until then")
+                error.add_note(f"kept:   {self.path}, with {len(self.runs)} runs so far")
 
 
 def told(finished: Finished) -> dict[str, Any]:
@@ -165,7 +165,7 @@ def sweep(planned: Sequence[tuple[Mapping[str, Any], Strict]], ask: Ask, summary
 
     Raises:
         Problem: no run completed; it is the problem of the last run.
-        Interrupted: a signal came; the summary holds the runs until then.
+        Interrupted: a signal came; the summary holds the runs so far.
     """
     try:
         for number, (values, params) in enumerate(planned, 1):

@@ -228,7 +228,7 @@ def _point(measured: Measurements, cpus: CpuSet, load: str, *, paced: bool) -> P
 
 
 def _share(largest: MeasuredSet, smallest: MeasuredSet, field: str) -> Evidence:
-    """Compare a field of the smallest set with that of the largest, round by round."""
+    """Compare a field of the smallest and the largest set, round by round."""
     pairs = [
         (least, most)
         for a, b in zip(smallest.points, largest.points, strict=True)

@@ -41,7 +41,7 @@ class Params(OverIPv4):
     seconds: Annotated[float, Field(ge=1, le=3600)] = 8.0
     """Time of each generator, in seconds."""
     connections: Annotated[int, Field(ge=1, le=1000)] = 20
-    """Most open connections of each generator."""
+    """Maximum number of open connections of each generator."""
     release: Release = "bookworm"
     """Debian release of postal."""
 

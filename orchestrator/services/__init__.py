@@ -99,7 +99,7 @@ class Override:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendered:
-    """A rendered node: its files, its command, and what it needs of the host."""
+    """A rendered node: its files, its command, and its needs of the host."""
 
     command: tuple[str, ...]
     files: Mapping[str, bytes] = field(default_factory=dict)
@@ -109,7 +109,7 @@ class Rendered:
     changes: tuple[Override, ...] = ()
     """Changes to the user's own files and settings."""
     detours: tuple[str, ...] = ()
-    """Settings of the user that can lead mail another way than to the MX of its domain: ``name = value``."""
+    """The user's settings that can route mail elsewhere than to its domain's MX: ``name = value``."""
     publish: tuple[str, ...] = ()
     """Ports of the service address that the host may reach on its 127.0.0.1, such as ``25/tcp``."""
     fds: int = 64
@@ -275,7 +275,7 @@ class TakesUpdates(Protocol):
     """Added by a DNS server whose records can be changed while it runs."""
 
     def update(self, plan: Mapping[str, bytes], address: str, lines: Sequence[str]) -> tuple[str, ...] | None:
-        """Return the command that makes these changes at an address, in the words of nsupdate(1).
+        """Return the command that makes these changes at an address, in the language of nsupdate(1).
 
         ``plan``: the files of its node. ``None``: this node takes no changes.
         """

@@ -6,7 +6,10 @@ from importlib import resources
 
 from orchestrator.bed.addressing import Delivery
 
-PYTHON = ("env", "PYTHONPATH=/testbed/lib", "/opt/agents/bin/python")
+LIB = "/testbed/lib"
+"""Folder of the agents' code in a container."""
+
+PYTHON = ("env", f"PYTHONPATH={LIB}", "/opt/agents/bin/python")
 """Start of an agent's command: ``(*PYTHON, "-m", "orchestrator.agents.sink", ...)``."""
 
 DOMAINS = "/testbed/domains"
@@ -15,7 +18,7 @@ DOMAINS = "/testbed/domains"
 RECIPIENTS = "/testbed/recipients"
 """File of the load generator's recipients, one a line."""
 
-_PLACE = "/testbed/lib/orchestrator"
+_PLACE = f"{LIB}/orchestrator"
 
 
 @cache

@@ -23,7 +23,7 @@ _BESIDE = {"bullseye": (9, 12), "bookworm": (7, 11), "trixie": (9, 6)}
 DEBIAN_MAX_SOCKETS = 21_000
 """Default of ``-S`` in Debian's 9.16; later versions have no such limit."""
 _OUTGOING_FDS = 64
-"""Descriptors in reserve for what named opens briefly: outgoing sockets, TCP clients, zone files."""
+"""Descriptors reserved for files and sockets that named opens briefly: outgoing sockets, TCP clients, zone files."""
 _SOCKET_B = {"bullseye": 60_000, "bookworm": 5_000, "trixie": 3_000}
 """Bytes of memory for each listening socket, measured with 2,560 addresses; 9.16 keeps buffers for each."""
 
@@ -102,7 +102,7 @@ class Bind:
         return addresses * 2 * workers + each * workers + fixed
 
     def most_files(self, release: str, max_sockets: int | None = None) -> int | None:
-        """Return the limit ``-S``, or that of Debian's build; ``None``: this release has no such limit."""
+        """Return the limit ``-S``, by default Debian's; ``None``: this release has no such limit."""
         return max_sockets or DEBIAN_MAX_SOCKETS if release == "bullseye" else None
 
     def update(self, plan: Mapping[str, bytes], address: str, lines: Sequence[str]) -> tuple[str, ...] | None:
@@ -131,7 +131,7 @@ def _listen6(site: Site[Settings]) -> str:
 
 
 def _listening(where: str, site: Site[Settings], *, real: bool) -> int:
-    """Return the number of listening addresses of one family; ``all`` adds those of lo and the control network.
+    """Return the number of listening addresses of one family; ``all`` adds the addresses of lo and the control network.
 
     ``real``: in this family the node has all its addresses, not only its service address.
     """

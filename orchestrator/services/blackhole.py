@@ -16,7 +16,7 @@ from orchestrator.services.agents import DOMAINS, PYTHON, files
 
 def _possible(rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
     if any(rule.then is Action.BOUNCE for rule in rules):
-        raise ValueError("bounce: a sink that keeps no mail sends none; use the service inbox")
+        raise ValueError("bounce: the service blackhole keeps no mail, so it cannot bounce it; use the service inbox")
     return rules
 
 
@@ -30,7 +30,7 @@ class Settings(Strict):
     tls: bool = False
     """Offer STARTTLS, with the node's certificate."""
     rules: Annotated[tuple[Rule, ...], AfterValidator(_possible)] = ()
-    """What happens to sessions and messages; the first rule that matches decides."""
+    """Rules for sessions and messages; the first match decides."""
 
 
 class Blackhole:

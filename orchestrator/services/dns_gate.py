@@ -17,7 +17,7 @@ class Settings(Strict):
     """Settings of a gate in a bed file."""
 
     rules: tuple[DnsRule, ...] = ()
-    """What happens to questions; the first rule that matches decides."""
+    """Rules for questions; the first match decides."""
 
 
 class DnsGate:

@@ -24,17 +24,17 @@ class Settings(Strict):
     max_size: Annotated[int, Field(ge=1024, le=1 << 40)] = 50 * 1024 * 1024
     """Announced SIZE (RFC 1870), in octets."""
     max_messages: Annotated[int, Field(ge=1, le=10_000_000)] = 200_000
-    """Messages kept; the next one is answered with 452."""
+    """Maximum number of kept messages; the next one gets the reply 452."""
     max_stored_mb: Annotated[int, Field(ge=1, le=1 << 20)] = 4096
     """MiB of messages kept, likewise."""
     users: dict[Annotated[str, Field(min_length=1, max_length=255)], str] | None = None
     """Name -> password for AUTH. By default any name with any password."""
     timeout_s: Annotated[float, Field(ge=1, le=3600)] = 300.0
-    """Seconds for a command, and for each 16 KiB of a message; then 421."""
+    """Time limit of a command, and of each 16 KiB of a message, in seconds; then 421."""
     require_auth: bool = False
     require_tls: bool = False
     rules: tuple[Rule, ...] = ()
-    """What happens to sessions and messages; the first rule that matches decides."""
+    """Rules for sessions and messages; the first match decides."""
 
 
 class Inbox:

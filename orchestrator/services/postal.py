@@ -10,11 +10,11 @@ from orchestrator.services.third_party import Settings, ThirdParty
 USERS = "/testbed/users"
 """File of one recipient in each domain, one a line: postal chooses at random."""
 BURST_S = 5.0
-"""Period of its bursts, in seconds, from its start and again from each full minute: it must start at a multiple."""
+"""Period of postal's bursts, seconds, counted from its start and from each full minute: postal starts at a multiple."""
 TOKENS = 2048
-"""Most messages that postal hands out to its threads in each burst."""
+"""Maximum number of messages that postal hands out to its threads in each burst."""
 PER_MINUTE = 60 / BURST_S * TOKENS
-"""Most messages a minute, 24,576, however fast the server is (Debian 0.76+nmu1, measured)."""
+"""Maximum messages a minute, 24,576, at any speed of the server (Debian 0.76+nmu1, measured)."""
 MOST_PER_MINUTE = 1_000_000
 """``-r`` for a load without a rate; postal's default is 24,000."""
 

@@ -132,7 +132,7 @@ exit $status'
 signals the process in its pid file. ``postfix start-fg`` ignores the signals, because it must end after master(8)."""
 
 _QUEUE = ("deferred", "incoming", "active", "deferred", "hold")
-"""Queue directories in the order in which messages move, so that a listing misses none that moves meanwhile."""
+"""Queue directories in the order in which messages move, so that a listing misses no message that moves during it."""
 
 
 _Word = Annotated[str, StringConstraints(pattern=r"^[ -~]{1,255}$")]
@@ -142,7 +142,7 @@ class Settings(Strict):
     """Settings of Postfix in a bed file."""
 
     main_cf: Annotated[dict[str, str | int | bool], AfterValidator(_overrides)] = Field(default_factory=dict)
-    """Parameters of main.cf (postconf(5)); they override ours, or those of the user's own main.cf (``files``). The plan
+    """Parameters of main.cf (postconf(5)); they override the bed's, or the user's own main.cf (``files``). The plan
     names each parameter that the bed overrides."""
     users: dict[_Word, _Word] = Field(default_factory=dict)
     """Name -> password for AUTH (RFC 4954). With users, the relay offers STARTTLS on port 25, and submission with TLS
@@ -226,7 +226,7 @@ _PROTOCOLS = {"all": {4, 6}, "ipv4": {4}, "ipv6": {6}}
 
 
 def _protocols(site: Site[Settings], wanted: str | None) -> set[int]:
-    """Return the IP versions that Postfix uses: ``wanted`` (inet_protocols), or those of the bed.
+    """Return the IP versions that Postfix uses: ``wanted`` (inet_protocols), or the bed's.
 
     Raises InvalidInput if the version that the bed uses is missing.
     """
@@ -234,15 +234,15 @@ def _protocols(site: Site[Settings], wanted: str | None) -> set[int]:
     words = (wanted or ("all" if families.has_v6 else "ipv4")).replace(",", " ").split()
     if not words or not set(words) <= set(_PROTOCOLS):
         raise InvalidInput(f"inet_protocols of node {site.node}: all, ipv4 or ipv6", repr(wanted), "correct it")
-    spoken = set().union(*(_PROTOCOLS[word] for word in words))
+    versions = set().union(*(_PROTOCOLS[word] for word in words))
     needed = 4 if families.has_v4 else 6
-    if needed not in spoken:
+    if needed not in versions:
         raise InvalidInput(
             f"inet_protocols of node {site.node} with IPv{needed}: the bed has `families: {families}`",
             repr(wanted),
             f"leave it out, and give the bed `families: v{10 - needed}`",
         )
-    return spoken if families.has_v6 else {4}
+    return versions if families.has_v6 else {4}
 
 
 def _given(site: Site[Settings]) -> dict[str, str]:
@@ -272,29 +272,29 @@ def _main_cf(site: Site[Settings]) -> tuple[str, list[Override], list[str]]:
     return text, changes, postfix_config.detours(theirs)
 
 
-def _place(site: Site[Settings], spoken: set[int]) -> dict[str, tuple[str, str]]:
+def _place(site: Site[Settings], versions: set[int]) -> dict[str, tuple[str, str]]:
     """Return the parameters of the node's addresses, name and network: name -> value, reason."""
     own = {4: str(site.v4), 6: str(twin(site.v4))}
     networks = {4: str(site.lab), 6: f"[{site.lab6.network_address}]/{site.lab6.prefixlen}"}
     return {
         "inet_protocols": (
-            "all" if spoken == {4, 6} else f"ipv{min(spoken)}",
+            "all" if versions == {4, 6} else f"ipv{min(versions)}",
             "the families of the bed" if site.families.has_v4 else "IPv4 for the published port only; see master.cf",
         ),
         "myhostname": (f"{site.node}.nodes.test", "the node's name in the bed's DNS"),
         "mydomain": ("nodes.test", "the nodes' domain in the bed's DNS"),
         "inet_interfaces": (
-            ", ".join(own[version] for version in sorted(spoken)),
+            ", ".join(own[version] for version in sorted(versions)),
             "its service address; published ports lead there",
         ),
         **{
             name: (own[version], "mail leaves over the lab")
             for version, name in ((4, "smtp_bind_address"), (6, "smtp_bind_address6"))
-            if version in spoken
+            if version in versions
         },
         # The host connects from the control network's gateway; the engine chooses that network's addresses.
         "mynetworks": (
-            ", ".join([*(networks[version] for version in sorted(spoken)), CONTROL]),
+            ", ".join([*(networks[version] for version in sorted(versions)), CONTROL]),
             "the bed, and the host through its published port",
         ),
     }

@@ -51,7 +51,7 @@ _DETOUR = re.compile(
     r"|mydestination|luser_relay|disable_dns_lookups|smtp_host_lookup|smtp_dns_support_level)\Z"
 )
 _STRAIGHT = re.compile(r"(?:smtp|relay|error(?::.*)?|)\Z", re.DOTALL)
-"""Values of ``_DETOUR`` parameters that are no detour."""
+"""Values of ``_DETOUR`` parameters that keep the route to the MX."""
 _STRAIGHT_OF = {
     "disable_dns_lookups": {"no"},
     "smtp_host_lookup": {"dns", ""},
@@ -70,7 +70,7 @@ _TEXT = re.compile(
 )
 """An action that takes the rest of its entry as text."""
 MOST_ACTIONS = 20
-"""Most actions of lookup tables that the plan names."""
+"""Maximum number of lookup-table actions in the plan."""
 _BRACES = r"\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}"
 _INLINE = re.compile(rf"(?:static|inline|regexp|pcre|cidr):{_BRACES}")
 _REMOTE = re.compile(
@@ -78,11 +78,11 @@ _REMOTE = re.compile(
     r"(?!(?:proxy:)?(?:hash|btree|cdb|lmdb|texthash|regexp|pcre|cidr|static|inline):)\w+:[^\s,]+",
     re.IGNORECASE,
 )
-"""A query in a restriction whose answer we cannot know: a policy service, or a table without a file of text."""
+"""A query in a restriction with an unknowable answer: a policy service, or a table without a file of text."""
 _REFERENCE = re.compile(r"\$(?:(\w+)|\{(\w+)\}|\((\w+)\))")
 _MOST_DEPTH = 10
 _MOST_EXPANDED = 16_384
-"""Most characters that the references of one value expand to; longer values are searched unexpanded."""
+"""Maximum characters of one value with its references expanded; longer values are searched unexpanded."""
 
 _FIELDS = re.compile(r"(\S+\s+\S+\s+\S+\s+\S+\s+)([yn-])(?=\s)")
 _OPTION = re.compile(rf"(?<!\S)-o\s*(?:\{{\s*([\w.-]+)\s*=\s*((?:[^{{}}]|{_BRACES})*?)\s*\}}|([\w.-]+)=(\S*))")
@@ -146,7 +146,7 @@ def needed(given: Mapping[str, str], place: Mapping[str, str]) -> tuple[dict[str
 
 
 def detours(given: Mapping[str, str], main: Mapping[str, str] | None = None) -> list[str]:
-    """Name the parameters, and the queries in them, that can lead mail another way than to the MX of its domain.
+    """Return parameters, and queries in them, that can route mail elsewhere than to its domain's MX.
 
     ``main``: parameters of main.cf that the values may refer to, besides ``given``.
     """
@@ -181,7 +181,7 @@ def _queries(value: str) -> list[str]:
 
 
 def table_detours(files: Mapping[str, str]) -> list[str]:
-    """Name the actions in lookup tables that can lead mail another way (access(5), header_checks(5))."""
+    """Return the actions in lookup tables that can route mail elsewhere (access(5), header_checks(5))."""
     actions = {
         f"{path}: {' '.join(action.split())}": None
         for path, text in files.items()
@@ -193,7 +193,7 @@ def table_detours(files: Mapping[str, str]) -> list[str]:
 
 
 def _actions(line: str) -> list[str]:
-    """Return the actions and queries of one entry that can lead mail another way."""
+    """Return the actions and queries of one entry that can route mail elsewhere."""
     entry = _ENTRY.match(line)
     if not entry or _TEXT.match(entry[2]):
         return []
@@ -247,7 +247,7 @@ def master(text: str, own: Sequence[str], main: Mapping[str, str]) -> tuple[str,
 
 
 def addresses(text: str, families: Families) -> int:
-    """Return the number of addresses that a node needs for the services of a master.cf that share a port."""
+    """Return the number of addresses that a node needs because services of a master.cf share a port."""
     most = 1
     for listeners in _by_port(text.splitlines()).values():
         hosts = [host for _, host, _, _ in listeners if not _LOOPBACK.match(host)]

@@ -24,7 +24,7 @@ def saved_bed(plan: Plan, cpus: int) -> bytes:
 
 
 def unfinished(deployed: DeployedBed) -> EngineFailed:
-    """Return the error for a bed of which not every node was made."""
+    """Return the error for a bed with missing nodes."""
     found, do = "another command is bringing it up", "wait for the end of that command"
     if deployed.abandoned:
         found, do = "its bring-up was never finished", "`testbed clean` removes it"

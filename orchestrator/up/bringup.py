@@ -197,7 +197,7 @@ def _start(
 
 
 def certificates(authority: Authority, plan: Plan, node: NodePlan) -> dict[str, bytes]:
-    """Return the files of a node's certificate: for its names, those of mail hosts if it takes mail, and 127.0.0.1."""
+    """Return the files of a node's certificate: its names, 127.0.0.1, and the mail hosts' names if it takes mail."""
     takes_mail = services.service(node.service).takes_mail
     hosts = [f"mx.{delivery.domain}" for delivery in plan.deliveries[:_MOST_NAMES]] if takes_mail else []
     names = [f"{node.name}.{NODES}", node.name, "localhost", *hosts]

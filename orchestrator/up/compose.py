@@ -16,6 +16,7 @@ from orchestrator.bed.model import Bed
 from orchestrator.hosts import ContainerSpec
 from orchestrator.plaintext import plain
 from orchestrator.plan import NodePlan, Plan, make_plan, subnet_prefix
+from orchestrator.services.agents import LIB
 from orchestrator.up import bringup
 
 _HEADER = """\
@@ -34,7 +35,6 @@ _INTERNAL = {
     "internal": True,
     "driver_opts": {"com.docker.network.bridge.inhibit_ipv4": "true"},
 }
-_LIB = f"{wiring.DIRECTORY}/lib/"
 
 
 def compose_plan(bed: Bed, *, cpus: int) -> Plan:
@@ -54,13 +54,13 @@ def files(plan: Plan, command: Sequence[str]) -> dict[str, bytes]:
         f"{node.name}{path}": content
         for node in plan.nodes
         for path, content in sorted(node.files.items())
-        if not path.startswith(_LIB)
+        if not path.startswith(f"{LIB}/")
     }
     return {"compose.yaml": render(plan, command).encode(), **rendered}
 
 
 def certificates(plan: Plan) -> dict[str, bytes]:
-    """Return the files of a new authority and of a certificate for each node, beside those of ``files``."""
+    """Return the files of a new authority and of a certificate for each node, in addition to ``files``."""
     authority = Authority(plan.bed.name)
     issued = {node.name: bringup.certificates(authority, plan, node) for node in plan.nodes}
     return {f"{node}{path}": content for node, made in issued.items() for path, content in made.items()}
@@ -123,7 +123,7 @@ def _service(node: NodePlan) -> dict[str, Any]:
 
 def _volumes(spec: ContainerSpec) -> list[dict[str, Any]]:
     own = sorted({*spec.files, wiring.CERTIFICATE, wiring.AUTHORITY})
-    mounts = [(f"./{spec.name}{path}", path) for path in own if not path.startswith(_LIB)]
-    if any(path.startswith(_LIB) for path in spec.files):
-        mounts.append((_CODE, f"{_LIB}orchestrator"))
+    mounts = [(f"./{spec.name}{path}", path) for path in own if not path.startswith(f"{LIB}/")]
+    if any(path.startswith(f"{LIB}/") for path in spec.files):
+        mounts.append((_CODE, f"{LIB}/orchestrator"))
     return [{"type": "bind", "source": source, "target": target, "read_only": True} for source, target in mounts]

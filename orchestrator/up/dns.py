@@ -86,7 +86,7 @@ def changes(name: str, kind: str, data: Sequence[str], ttl: int) -> list[str]:
     A second message requires the new records: a server ignores some changes with NOERROR (RFC 2136, 3.4.2).
 
     Raises:
-        InvalidInput: a name, a type or data that are none.
+        InvalidInput: an invalid name, type or data.
     """
     if not all(one.isprintable() for one in data):
         needed = "data of DNS records on one line"

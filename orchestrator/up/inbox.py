@@ -61,10 +61,10 @@ class Inbox:
         return listing
 
     def wait(self, *, count: int = 1, timeout: float = 30.0, **conditions: Any) -> list[dict[str, Any]]:
-        """Return the messages that match as soon as there are ``count``; the inbox parks the request until then.
+        """Wait for ``count`` matching messages and return them; the inbox holds the request meanwhile.
 
         Raises:
-            TimedOut: fewer had arrived after ``timeout`` seconds.
+            TimedOut: fewer arrived within ``timeout`` seconds.
         """
         answer = self._ask("wait", timeout + _ANSWER_S, count=count, timeout=timeout, **conditions)
         messages: list[dict[str, Any]] = answer["messages"]

@@ -83,13 +83,13 @@ def up(
 
 
 def _read(host: Host) -> capacity.Readings:
-    """Read the host, but not the features of its kernel: a bring-up finds out, and ``up`` looks at them if it fails."""
+    """Read the host without its kernel's features; ``up`` tries them out only after a failed bring-up."""
     return capacity.read(host, features=False)
 
 
 @contextmanager
 def stays_up(id_: str) -> Iterator[None]:
-    """If the block is interrupted, note on the exception that this bed is up."""
+    """If the block is interrupted, add a note to the exception that this bed is up."""
     try:
         yield
     except Interrupted as signal:

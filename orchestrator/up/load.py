@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 UNBOUNDED_S = 86_400.0
 """Time limit of a load without a duration."""
 OVERTIME_S = 120.0
-"""Time after a load's planned end, when its generator counts as hung."""
+"""Time limit of a generator after its load's planned end, in seconds; then it counts as hung."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +83,7 @@ def send(
         order: the load; this function fills in its run, target, domains and sender.
         to: role of the receiving node: the relay, or the sink (bypassing the relay).
         by: the sending node; by default the first load generator.
-        purpose: what the load is for.
+        purpose: the load's purpose.
 
     Raises:
         InvalidInput: the node is no load generator, or cannot send this load.

@@ -160,7 +160,7 @@ def test_a_full_disk_hides_no_interrupt_of_a_sweep(real_engine: Host, tmp_path: 
     _, said = sweep.communicate(timeout=60)
     assert "interrupted (SIGINT)" in said
     assert "run.json in " in said
-    assert "sweep.json could not be brought up to date: No space left on device" in said
+    assert "sweep.json could not be updated: No space left on device" in said
     assert "Traceback" not in said
     assert sweep.returncode == ExitCode.INTERRUPTED
     assert _objects(real_engine) <= before

@@ -90,7 +90,7 @@ def test_the_plan_and_the_verdict_name_what_the_bed_changed(summary: dict[str, A
     said = "\n".join(summary["verdict"]["marks"])
     assert all(f"{setting}: " in said for setting in old if "chroot" not in setting)
     policy = "smtpd_recipient_restrictions = check_policy_service unix:private/policy"
-    assert f"can lead mail another way: {policy}; header_checks = pcre:" in said
+    assert f"can route mail elsewhere: {policy}; header_checks = pcre:" in said
 
 
 def test_what_went_wrong_is_said_with_its_reason(summary: dict[str, Any]) -> None:

@@ -87,7 +87,7 @@ def test_a_search_that_is_interrupted_keeps_its_runs_and_leaves_no_bed(real_engi
     search.send_signal(signal.SIGINT)
     _, said = search.communicate(timeout=60)
     assert search.returncode == 130
-    assert "bisect.json, with 1 runs until then" in said
+    assert "bisect.json, with 1 runs so far" in said
     assert (kept()["status"], kept()["runs"][0]["outcome"]) == ("interrupted", "REFUTED")
     assert beds() == []
 

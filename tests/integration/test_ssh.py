@@ -291,7 +291,7 @@ def test_a_docker_context_names_it(here: Login, tmp_path: Path, monkeypatch: pyt
         ("member", "/nowhere.sock", "that answers", "no /nowhere.sock there", "name its socket"),
         ("member", "/dev/null", "that answers", "no answer at /dev/null there", "start it there"),
         ("forbidden", "", "that answers", "its sshd forwards no socket", "AllowStreamLocalForwarding yes"),
-        ("intruder", "", "without a question", "Permission denied (publickey)", "ssh-agent"),
+        ("intruder", "", "without a prompt", "Permission denied (publickey)", "ssh-agent"),
         ("member:secret", "", "ssh://[user@]host", "member:...@127.0.0.1", "correct DOCKER_HOST"),
     ],
 )  # fmt: skip

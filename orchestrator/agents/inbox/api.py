@@ -122,12 +122,12 @@ class Gone(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What the API speaks for: ``app.state.here``."""
+    """The inbox behind the API, as ``app.state.here``."""
 
     inbox: InboxReception
     feed: Feed
     checking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
-    """Messages whose authentication is checked at a time, each in a thread."""
+    """At most this many authentication checks at a time, each in a thread."""
 
     @property
     def spool(self) -> Spool:
@@ -135,7 +135,7 @@ class Served:
         return self.inbox.spool
 
     async def ready(self, where: search.Condition) -> search.Condition:
-        """Have every message indexed that a condition needs, and serve others meanwhile; return the condition."""
+        """Index the messages that a condition needs, serving other requests meanwhile; return the condition."""
         for _ in self.spool.words.fill(where[0]):
             await asyncio.sleep(0)
         return where
@@ -174,7 +174,7 @@ async def terms(
 
 
 def summary(stored: Stored) -> dict[str, Any]:
-    """Return what a list shows of a message."""
+    """Return a message's fields in a list."""
     envelope = {**asdict(stored.envelope), "recipients": list(stored.envelope.recipients)}
     facts = {"id": stored.id, "t": stored.t, "size": stored.size, "seen": stored.seen, "tags": list(stored.tags)}
     return {**stored.head, **envelope, **facts}
@@ -267,7 +267,7 @@ async def raw(here: Here, stored: Kept) -> StreamingResponse:
 
 @api.get("/messages/{id_}/html", response_class=Response)
 async def html(here: Here, stored: Kept) -> Response:
-    """Return the HTML of a message, for a frame in which nothing runs and nothing is fetched."""
+    """Return the HTML of a message, for a frame that runs no script and loads nothing."""
     body = mime.read(here.spool.raw(stored.id))
     return Response(body.html, media_type="text/html; charset=utf-8", headers={"Content-Security-Policy": SEALED})
 
@@ -284,7 +284,7 @@ async def part(here: Here, stored: Kept, place: str) -> Response:
 
 @api.get("/attempts")
 async def attempts(here: Here, after: Cursor = 0, limit: Annotated[int, Query(ge=1, le=_PAGE)] = _PAGE) -> Events:
-    """Return what rules, limits and authentication answered to clients, refusals too."""
+    """Return the replies of rules, limits and authentication, refusals included."""
     found = here.spool.events(after, ["attempt"], limit)
     return Events(events=[EventOf(**asdict(event)) for event in found], cursor=found[-1].id if found else after)
 
@@ -329,7 +329,7 @@ def _enough(spool: Spool, where: search.Condition, count: int) -> list[Stored] |
 
 
 def facts(part: mime.Part) -> dict[str, Any]:
-    """Return what a list shows of a part."""
+    """Return a part's fields in a list."""
     return {name: getattr(part, name) for name in ("id", "content_type", "filename", "content_id", "attachment")}
 
 

@@ -13,9 +13,9 @@ from orchestrator.agents.inbox import mailpit
 from orchestrator.agents.inbox.api import Here, Served, api
 
 LOCAL = ("localhost", "inbox")
-"""Names under which the page and the API are served: a page of any other name could read mail by DNS rebinding."""
+"""Accepted names in the Host field; other names are refused, against DNS rebinding."""
 MOST_BODY = 16 * 1024 * 1024
-"""Octets of a request's body; it is kept in memory and read at once. A larger message goes by SMTP."""
+"""Maximum octets of a request's body, which is read into memory as a whole."""
 _TOO_LARGE = f"a body of at most {MOST_BODY} octets is needed; send a larger message by SMTP"
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _HEADERS = (
@@ -32,7 +32,7 @@ rest = APIRouter()
 
 
 def create(served: Served, names: Collection[str] = LOCAL) -> ASGIApp:
-    """Return the application; ``names``: those that a request's Host may have."""
+    """Return the application; ``names``: accepted names in the Host field."""
     app = FastAPI(
         title="Inbox of a testbed",
         description="Messages, waiting for them, rules that refuse or delay mail. `/api/v1` is a part of Mailpit's.",
@@ -53,7 +53,7 @@ async def _too_great(_request: Request, _error: Exception) -> JSONResponse:
 
 
 def _is_address(host: str) -> bool:
-    """Return whether a host is an address: DNS rebinding needs a name."""
+    """Return whether a host is an address, not a name; DNS rebinding needs a name."""
     try:
         ip_address(host)
     except ValueError:
@@ -101,12 +101,12 @@ class Guard:
         host = headers.get(b"host", "")
         name = urlsplit(f"//{host}").hostname or ""
         if name not in self._names and not _is_address(name):
-            return f"Host {host[:100]!r} is no address, and none of {', '.join(sorted(self._names))}"
+            return f"Host {host[:100]!r} is neither an address nor one of {', '.join(sorted(self._names))}"
         origin = headers.get(b"origin")
         if origin is not None and origin != f"http://{host}" and (method not in _SAFE or origin != "null"):
             return f"Origin {origin[:100]!r} is not http://{host}"
         if headers.get(b"sec-fetch-site") in {"cross-site", "same-site"} and method not in _SAFE:
-            return "a page of another site asked"
+            return "the request comes from a page of another site"
         return None
 
 
@@ -124,7 +124,7 @@ async def metrics(here: Here) -> str:
     }
     lines = [f"# HELP {n} {text}\n# TYPE {n} {kind}\n{n} {value}\n" for n, (kind, text, value) in figures.items()]
     hits = [f'inbox_rule_hits_total{{rule="{i}"}} {count}\n' for i, count in enumerate(here.inbox.rules.hits)]
-    kind = "# HELP inbox_rule_hits_total times that a rule was applied\n# TYPE inbox_rule_hits_total counter\n"
+    kind = "# HELP inbox_rule_hits_total applications of a rule\n# TYPE inbox_rule_hits_total counter\n"
     return "".join([*lines, kind, *hits])
 
 

@@ -18,7 +18,7 @@ from orchestrator.agents.inbox import head
 from orchestrator.agents.inbox.spool import Envelope
 
 LOOKUP_S = 2.0
-"""Seconds for one question; SPF as a whole has twice that."""
+"""Time limit of one question, in seconds; SPF as a whole has twice as long."""
 MOST_SIGNATURES = 5
 """DKIM signatures that are checked."""
 _DMARC1 = re.compile(rb"v\s*=\s*DMARC1\s*(;|$)")
@@ -32,15 +32,15 @@ class Spf:
     result: str
     """none, neutral, pass, fail, softfail, temperror or permerror."""
     domain: str
-    """Of the envelope's sender, or of EHLO if that is empty."""
+    """Domain of the envelope's sender, or of EHLO if the sender is empty."""
     client: str
-    """IP address that is checked: of the host that handed the message to the inbox, as a rule the bed's relay."""
+    """Checked IP address: the client's that sent the message to the inbox, usually the bed's relay."""
     reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dkim:
-    """Whether one signature is that of its domain for this message."""
+    """Result of one DKIM signature of the message."""
 
     result: str
     """pass, fail, temperror or permerror."""
@@ -57,7 +57,7 @@ class Dmarc:
     """none, pass, fail, temperror or permerror."""
     domain: str
     policy: str
-    """What the domain asks for if the result is fail: none, quarantine or reject. Empty: no record."""
+    """The domain's policy for failures: none, quarantine or reject. Empty: no record."""
     reason: str
 
 
@@ -108,7 +108,7 @@ def _dkim(message: bytes) -> Iterator[Dkim]:
             signed = dkim.DKIM(message, logger=log)
             valid = signed.verify(place, dnsfunc=_key)
             result = "pass" if valid else "permerror" if log.texts else "fail"
-            reason = "; ".join(log.texts) or ("" if valid else "the signature is not that of this message and key")
+            reason = "; ".join(log.texts) or ("" if valid else "the signature does not match this message and key")
         except _Unanswered as error:
             result, reason = "temperror", str(error)
         except dkim.ValidationError as error:

@@ -31,7 +31,7 @@ because a rule of this inbox says so.
 
 
 class Bouncer:
-    """Sends notifications when they are due; ``record`` takes what became of each."""
+    """Sends notifications when they are due; ``record`` is called with the outcome of each."""
 
     def __init__(
         self, relay: str | None, domains: Collection[str], record: Callable[[str, dict[str, Any]], None]
@@ -41,7 +41,7 @@ class Bouncer:
         self._connections = asyncio.Semaphore(CONNECTIONS)
 
     def refuses(self, sender: str) -> bool:
-        """Say whether a notification for this sender would leave the bed, or cannot be sent at all."""
+        """Return whether a notification for this sender would leave the bed, or cannot be sent."""
         return self._relay is None or (bool(sender) and sender.rpartition("@")[2].lower() not in self._domains)
 
     def due(self, sender: str, recipient: str, head: bytes, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Content of one message after DATA, on its way to the spool: nothing but the dot-stuffing is taken away.
+"""Content of one message after DATA, on its way to the spool: only the dot-stuffing is removed.
 
 Only CRLF.CRLF ends it; a dot between bare line feeds or carriage returns is text (RFC 5321, 2.3.8 and 4.1.1.4).
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 from orchestrator.agents.content import DataReader
 
 IN_MEMORY = 64 * 1024
-"""Octets of a message that are kept in memory until its end; a larger one goes to a file of its own as it comes."""
+"""Maximum octets of a message in memory; a larger message goes to a file of its own during reception."""
 _CRLF = b"\r\n"
 
 
@@ -34,7 +34,7 @@ class Content(DataReader):
         self.kept = False
         """The spool holds it now."""
         self.refused: OSError | None = None
-        """Why it cannot be kept: EMSGSIZE, too many octets; another error: the disk did not take them."""
+        """Why the message cannot be kept: EMSGSIZE if it is too big, else the error of the disk."""
 
     def finish(self) -> None:
         """Close the file of a large message."""
@@ -44,7 +44,7 @@ class Content(DataReader):
 
     @property
     def octets(self) -> bytes:
-        """The message; of a large one, its file holds it."""
+        """The message; a large message is in its file."""
         return bytes(self._head[len(_CRLF) :])
 
     @property
@@ -64,7 +64,7 @@ class Content(DataReader):
         self._head.clear()
 
     def take(self, text: bytes) -> None:
-        """Keep a piece; an error of the disk is kept in ``refused``."""
+        """Keep a piece; ``refused`` gets an error of the disk."""
         if self.refused is not None:
             return
         if self.size > self._most:

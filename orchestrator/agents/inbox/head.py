@@ -1,4 +1,4 @@
-"""Header section of a message, read leniently: a broken field is shown as it stands and never an error (RFC 5322)."""
+"""Header section of a message, read leniently: a broken field is shown unchanged, without an error (RFC 5322)."""
 
 import re
 from collections.abc import Iterator

@@ -25,10 +25,10 @@ from orchestrator.agents.inbox.spool import Envelope, Stored
 from orchestrator.agents.rules import Action, Moment, Rule, Rules
 
 LIKE = "v1.30.0"
-"""Release of Mailpit whose API this is a part of."""
+"""Release of Mailpit whose API is followed here in part."""
 _MOMENTS = {"Sender": Moment.MAIL, "Recipient": Moment.RCPT, "Authentication": Moment.AUTH}
 _SUMS = {"MD5": md5, "SHA1": sha1, "SHA256": sha256}
-_ABSENT = "not in this inbox: it never contacts what a message names, and keeps mail in the bed"
+_ABSENT = "not in this inbox: an inbox follows no link in a message, and keeps mail in the bed"
 _MOST = 100_000
 _RELAY = ("SMTPServer", "ReturnPath", "AllowedRecipients", "BlockedRecipients", "OverrideFrom")
 
@@ -224,7 +224,7 @@ async def send(here: Here, body: Send) -> dict[str, str]:
 
 @v1.get("/info")
 async def info(here: Here) -> dict[str, Any]:
-    """Return what the inbox holds."""
+    """Return the inbox's version and counts."""
     return {
         "Version": LIKE,
         "LatestVersion": LIKE,
@@ -241,7 +241,7 @@ async def info(here: Here) -> dict[str, Any]:
 
 @v1.get("/webui")
 async def webui() -> dict[str, Any]:
-    """Return how the web page is set up."""
+    """Return the settings of the web page."""
     return {
         "Label": "testbed",
         "MessageRelay": {"Enabled": False, "PreserveMessageIDs": False, **dict.fromkeys(_RELAY, "")},
@@ -288,12 +288,12 @@ async def alive() -> str:
 
 @v1.api_route("/{path:path}", methods=["GET", "POST", "PUT", "DELETE"], include_in_schema=False)
 async def absent(path: str) -> Response:
-    """Refuse what is not here."""
+    """Refuse every other path of Mailpit's API."""
     return PlainTextResponse(f"/api/v1/{path} is {_ABSENT}", 501)
 
 
 def _of(ids: Sequence[str]) -> search.Condition:
-    """Name messages by their ids; none: all."""
+    """Select messages by id; without ids, all."""
     numbers = [int(id_) for id_ in ids if id_.isdecimal()]
     if not ids:
         return "1", []

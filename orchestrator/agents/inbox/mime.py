@@ -1,4 +1,4 @@
-"""Parts of a message (RFC 2045, RFC 2046), read leniently: what cannot be read is text, and never an error."""
+"""Parts of a message (RFC 2045, RFC 2046), read leniently: unreadable parts become text, without an error."""
 
 import re
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ class Part:
     content_id: str
     """Without angle brackets."""
     attachment: bool
-    """It has a file name or the disposition ``attachment``, and is not shown with the text."""
+    """Whether it has a file name or the disposition ``attachment``, and is not shown with the text."""
     content: bytes
     """Without its transfer encoding."""
 
@@ -50,7 +50,7 @@ class Part:
 
     @property
     def shown(self) -> str:
-        """Its text; that of HTML without tags, scripts and styles."""
+        """Text of the part; HTML without tags, scripts and styles."""
         return shown(self.text) if self.content_type == "text/html" else self.text
 
 
@@ -62,17 +62,17 @@ class Body:
 
     @property
     def text(self) -> str:
-        """The first plain text that is not attached; empty: none."""
+        """The first plain text that is not attached; empty without one."""
         return self._first("text/plain")
 
     @property
     def html(self) -> str:
-        """The first HTML that is not attached; empty: none."""
+        """The first HTML that is not attached; empty without one."""
         return self._first("text/html")
 
     @property
     def attachments(self) -> list[Part]:
-        """Parts that are attached, but for those that the text refers to."""
+        """Attached parts, without those that the text refers to."""
         return [part for part in self.parts if part.attachment and not part.content_id]
 
     @property
@@ -88,7 +88,7 @@ class Body:
 
     @property
     def words(self) -> str:
-        """All texts without their markup, and the names of attached files: what a search looks through."""
+        """All texts without their markup, and the names of attached files, for searches."""
         return " ".join(part.filename if part.attachment else part.shown for part in self.parts)
 
     def part(self, id_: str) -> Part:

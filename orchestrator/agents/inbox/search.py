@@ -28,9 +28,9 @@ _UNITS = {"": 1, "k": 1024, "m": 1024 * 1024}
 
 
 def parse(text: str) -> list[Term]:
-    """Read a search in the words of Mailpit: ``field:value``, quoted values, negated by ``-`` or ``!``.
+    """Parse a search in Mailpit's syntax: ``field:value``, quoted values, negated by ``-`` or ``!``.
 
-    Signs alone are no term.
+    A word of punctuation only is ignored.
     """
     terms = []
     for minus, name, quoted, bare in _WORD.findall(text):
@@ -43,7 +43,7 @@ def parse(text: str) -> list[Term]:
 
 
 def where(terms: Sequence[Term]) -> Condition:
-    """Join terms: all of them have to hold.
+    """Join terms; all must match.
 
     Raises:
         ValueError: a value cannot be read; the text names it.

@@ -38,21 +38,21 @@ from orchestrator.agents.sink import listen
 
 _BACKLOG = 256
 _SOCKETS = 8
-"""Most listening sockets: three SMTP ports and one of HTTP, each over IPv4 and IPv6."""
+"""Maximum number of listening sockets: three SMTP ports and one HTTP port, each over IPv4 and IPv6."""
 _MOST_HTTP = 512
-"""HTTP connections; further requests are answered with 503."""
+"""Maximum number of HTTP connections; further requests get 503."""
 _SPARE_FDS = 256
 """For files of the spool."""
 _GRACE_S = 2
 """Seconds that an HTTP answer may take once the inbox ends."""
 _IDLE_S = 0.5
-"""Seconds without mail after which words are indexed; a search does not wait for that."""
+"""Seconds without mail until words are indexed; a search indexes without this wait."""
 _HOUR_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
-    """Where it listens; 0 takes a free port, ``None`` opens none."""
+    """Addresses to listen on; port 0 takes a free port, ``None`` opens no port."""
 
     smtp: Sequence[int] = (25, 587)
     smtps: int | None = 465
@@ -144,7 +144,7 @@ class Inbox:
                 books.open -= 1
 
     async def _fill(self) -> None:
-        """Index the words of messages whenever none has come for a while."""
+        """Index the words of messages after a while without new mail."""
         words, newest = self.reception.spool.words, 0
         while not self.feed.closed:
             newest = await self.feed.until(partial(words.behind, newest), _HOUR_S, MESSAGE) or newest

@@ -29,7 +29,7 @@ from orchestrator.agents.rules import Envelope as Known
 from orchestrator.agents.session import COMMAND_LIMIT, OK, SYNTAX, TOO_BIG, TOO_MANY
 
 PIECE = 16 * 1024
-"""Octets of a message for which a client has ``timeout_s``; octets beyond the largest size do not count."""
+"""A client has ``timeout_s`` for each piece of this many octets; octets beyond the largest size do not count."""
 _TIMEOUT = b"421 4.4.2 Timeout\r\n"
 _CHALLENGE = b"334 \r\n"
 _WELCOME = b"235 2.7.0 Authentication successful\r\n"
@@ -50,11 +50,11 @@ _NOT_KEPT = b"451 4.3.0 The message could not be kept\r\n"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InboxSettings(Order):
-    """How an inbox behaves; ``SinkSettings`` of the same names mean the same."""
+    """Behaviour of an inbox; ``SinkSettings`` explains fields of the same names."""
 
     max_size: int = 50 * 1024 * 1024
     max_messages: int = 200_000
-    """Messages kept; the next one is answered with 452."""
+    """Maximum number of kept messages; the next one gets the reply 452."""
     max_stored_mb: int = 4096
     """MiB of messages kept, likewise."""
     users: dict[str, str] | None = None
@@ -66,7 +66,7 @@ class InboxSettings(Order):
 
 
 class InboxReception(RuledReception):
-    """What all sessions of an inbox share."""
+    """State shared by all sessions of an inbox."""
 
     __slots__ = ("bouncer", "chaos", "inbox", "on_event", "spool")
 
@@ -89,7 +89,7 @@ class InboxReception(RuledReception):
         return [*auth, b"SMTPUTF8", *super().extensions(secure=secure)]
 
     def decide(self, moment: Moment, envelope: Known) -> Decision:
-        """Return what the rules decide."""
+        """Return the rules' decision."""
         decision = self.chaos.decide(moment, envelope)
         return self.rules.decide(moment, envelope) if decision is PASSED else decision
 
@@ -97,7 +97,7 @@ class InboxReception(RuledReception):
         """Keep a message that did not come by SMTP, and return its id.
 
         Raises:
-            OSError: it is too big, or there is no room.
+            OSError: the message is too big, or the disk is full.
         """
         content = self.spool.begin(self.inbox.max_size)
         dots = b"." if message.startswith(b".") else b""
@@ -113,10 +113,10 @@ class InboxReception(RuledReception):
                 content.discard()
 
     def keep(self, content: Content, envelope: Envelope) -> int:
-        """Keep a message, tell it, and return its id.
+        """Keep a message, record its event, and return its id.
 
         Raises:
-            OSError, sqlite3.Error: the disk did not take it.
+            OSError, sqlite3.Error: the message could not be written.
         """
         id_ = self.spool.keep(content, envelope)
         to = list(envelope.recipients)
@@ -124,7 +124,7 @@ class InboxReception(RuledReception):
         return id_
 
     def record(self, kind: str, data: dict[str, Any]) -> None:
-        """Record an event and tell it; a disk that takes no more keeps no record."""
+        """Record an event and call ``heard``; a full disk keeps no record."""
         try:
             self.spool.record(kind, data)
         except sqlite3.Error as error:
@@ -280,7 +280,7 @@ class InboxSession(RuledSession):
     # ------------------------------------------------------------------------------------------------------- messages
 
     def decided(self, moment: Moment, decision: Decision, reply: bytes) -> None:
-        """Record what a rule did."""
+        """Record a rule's decision."""
         if decision.rule >= 0:
             self._attempt(moment, reply, decision)
 
@@ -318,7 +318,7 @@ class InboxSession(RuledSession):
         self._timer = asyncio.get_running_loop().call_later(self._inbox.inbox.timeout_s, self._end_if_idle, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget everything; what came of a message is removed."""
+        """Drop the session's state, and the received part of an unfinished message."""
         self._timer.cancel()
         if isinstance(self._content, Content):
             self._content.discard()
@@ -339,7 +339,7 @@ class InboxSession(RuledSession):
                 message.discard()
 
     def keep(self, content: DataReader, kept: list[str], bounced: list[tuple[str, float]]) -> tuple[bytes, float]:
-        """Keep a message for the recipients ``kept``; each of ``bounced`` is due a notification that much later."""
+        """Keep a message for the recipients ``kept``; each of ``bounced`` gets a notification after the given delay."""
         message = cast("Content", content)
         if bounced and self._inbox.bouncer.refuses(self._from):
             self._attempt(Moment.MESSAGE, _NO_WAY_BACK)

@@ -24,13 +24,13 @@ from orchestrator.agents.inbox.content import Content
 from orchestrator.agents.inbox.words import LIMIT, Words
 
 SEGMENT_B = 64 * 1024 * 1024
-"""Octets of a shared file from which on a new one is begun."""
+"""Size of a shared file, in octets, after which a new file is begun."""
 MOST_EVENTS = 200_000
 """Events kept; the oldest go first."""
 MOST_EVENTS_B = 64 * 1024 * 1024
 """Octets of the data of all events, likewise."""
 ROOM_B = 16 * 1024 * 1024
-"""Octets of the file system that stay free."""
+"""Octets of the file system to leave free."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS messages (
@@ -63,7 +63,7 @@ _CHUNK = 256 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Envelope:
-    """What SMTP says of a message (RFC 5321, 2.3.1), apart from its header section."""
+    """SMTP envelope of a message (RFC 5321, 2.3.1), and facts of its session."""
 
     sender: str
     """Without angle brackets; empty: ``<>``."""
@@ -79,7 +79,7 @@ class Envelope:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """One message of the spool, as its index tells of it."""
+    """Index entry of one message of the spool."""
 
     id: int
     t: float
@@ -137,7 +137,7 @@ class Spool:
 
     @property
     def full(self) -> str | None:
-        """Why no further message can be kept; ``None``: there is room."""
+        """Why no further message can be kept; ``None`` if there is room."""
         if self.count >= self._most_messages:
             return f"{self.count} messages are kept, the limit"
         if self.size >= self._most_b:
@@ -150,7 +150,7 @@ class Spool:
         """Keep a message that has ended, and return its id.
 
         Raises:
-            OSError, sqlite3.Error: the disk did not take it; nothing of it is kept.
+            OSError, sqlite3.Error: the write failed; nothing of the message is kept.
         """
         try:
             name, at, octets = self._lay(content)
@@ -245,7 +245,7 @@ class Spool:
         return found[0]
 
     def total(self, where: str = "1", args: Sequence[object] = ()) -> int:
-        """Return how many messages fulfil a condition."""
+        """Return the number of messages that fulfil a condition."""
         self._catch_up(where)
         (count,) = self._index.execute(f"SELECT count(*) FROM messages WHERE {where}", args).fetchone()  # noqa: S608
         return int(count)
@@ -304,7 +304,7 @@ class Spool:
         return [tag for (tag,) in self._index.execute("SELECT DISTINCT tag FROM tags ORDER BY tag COLLATE NOCASE")]
 
     def delete(self, where: str = "1", args: Sequence[object] = ()) -> list[int]:
-        """Delete the messages that fulfil a condition, and the files that hold none any more; return their ids."""
+        """Delete the messages that fulfil a condition, and the files without remaining messages; return their ids."""
         self._catch_up(where)
         files = self._index.execute(f"SELECT DISTINCT file FROM messages WHERE {where}", args).fetchall()  # noqa: S608
         gone = self._index.execute(
@@ -353,7 +353,7 @@ class Spool:
 
     @property
     def cursor(self) -> int:
-        """The id of the newest event; 0: there was none."""
+        """The id of the newest event; 0 without events."""
         (newest,) = self._index.execute("SELECT coalesce(max(id), 0) FROM events").fetchone()
         return int(newest)
 
@@ -380,7 +380,7 @@ class Spool:
 
 
 def _addresses(envelope: Envelope, fields: head.Head) -> Iterator[tuple[str, str, str]]:
-    """Yield field, address and name: ``rcpt`` for those of the envelope, which may stand in no field."""
+    """Yield field, address and name: ``rcpt`` for the envelope's recipients, who may be in no header field."""
     yield from (("rcpt", address, "") for address in dict.fromkeys(envelope.recipients))
     for field in ("author", "to", "cc", "bcc", "reply_to"):
         yield from ((field, mailbox.address, mailbox.name) for mailbox in getattr(fields, field))

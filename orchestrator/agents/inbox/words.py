@@ -1,4 +1,4 @@
-"""Full-text index of an inbox: the words of subjects, addresses and texts, filled behind the acceptance of mail.
+"""Full-text index of an inbox: the words of subjects, addresses and texts, filled after mail is accepted.
 
 It is a contentless FTS5 table (sqlite.org/fts5.html): it holds the words and their places, not the texts. Entries of
 deleted messages stay until they are four fifths of it; ids are never given twice, so that none is ever found.
@@ -14,9 +14,9 @@ from orchestrator.agents.inbox import mime
 MATCHES = "id IN (SELECT rowid FROM words WHERE words MATCH ?)"
 """A condition on the table ``messages``; its parameter is an FTS5 query."""
 LIMIT = 1024 * 1024
-"""Octets of a message whose words are indexed, from its start."""
+"""Maximum octets of a message that are indexed, from its start."""
 SLICE_S = 0.02
-"""Seconds that ``Words.fill`` works at a time, or one message longer."""
+"""Duration of one step of ``Words.fill``, in seconds; the step ends with the message under way."""
 _LONG = re.compile(r"[^\W_]{3}[\W_]*$")  # the many words that begin with one letter take a second to join
 _SCHEMA = """
 CREATE VIRTUAL TABLE IF NOT EXISTS words
@@ -30,7 +30,7 @@ FROM messages WHERE id > ? ORDER BY id LIMIT 64
 
 
 def matching(text: str) -> str:
-    """Return the FTS5 query for a phrase; its last word may go on, if it has three letters."""
+    """Return the FTS5 query for a phrase; a last word of three letters or more matches as a prefix."""
     quoted = text.replace('"', '""').replace("\0", " ")
     return f'text : "{quoted}"' + (" *" if _LONG.search(text) else "")
 
@@ -53,7 +53,7 @@ class Words:
         return int(newest) if newest > max(self._last, known) else None
 
     def fill(self, where: str = MATCHES) -> Iterator[None]:
-        """Index every message that is kept now, if a condition needs that; yields about every ``SLICE_S``."""
+        """Index every stored message if a condition needs it; yields about every ``SLICE_S``."""
         newest = self.behind() if MATCHES in where else None
         while newest and self._last < newest and (rows := self._index.execute(_NEXT, (self._last,)).fetchall()):
             self._add(rows)
@@ -75,7 +75,7 @@ class Words:
         self._live += len(added)
 
     def forget(self, ids: list[int]) -> None:
-        """Note that messages were deleted; begin the index anew if four fifths of its entries are of deleted ones."""
+        """Record a deletion; rebuild the index if four fifths of its entries belong to deleted messages."""
         gone = sum(id_ <= self._last for id_ in ids)
         self._live -= gone
         self._dead += gone

@@ -26,7 +26,7 @@ def bed(
     families: str | None = None,
     guests: bool | None = None,
 ) -> Bed:
-    """Return a built-in bed, or the one in a YAML file, with these options in place of its own; raises InvalidInput."""
+    """Return a built-in bed or a YAML file's, with its settings overridden by these options; raises InvalidInput."""
     if name in names():
         with as_file(files(__name__) / f"{name}.yaml") as path:
             written = read_bed(path)

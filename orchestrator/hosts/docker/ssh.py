@@ -168,7 +168,7 @@ class Forward:
             needed = f"the host key of {self.target.host} known to ssh"
             do = f"run {by_hand} once, and compare the fingerprint that it shows with the host's"
         elif "Permission denied" in output or "Too many authentication failures" in output:
-            needed = f"a login at {self.target.host} by ssh without a question"
+            needed = f"an ssh login to {self.target.host} without a prompt"
             do = f"add your key to ssh-agent, or name it in ~/.ssh/config: {by_hand} must ask for no password"
         end = "\n".join(line.strip() for line in output.splitlines()[-10:] if line.strip())
         return EngineFailed(needed, end or "ssh ended without a message", do)

@@ -1,4 +1,4 @@
-"""Steps with each named: wait for its outgoing sockets, count its open files, stop it."""
+"""Steps for each name server (named): wait for its outgoing sockets, count its open files, stop it."""
 
 import time
 from typing import Any
@@ -66,7 +66,7 @@ def stop(bed: RecordedBed, node: RunningNode) -> None:
 
 
 def _ask(bed: RecordedBed, node: RunningNode, *command: str) -> Output | None:
-    """Run a command in a node; return None if it timed out, or if the node has ended and may end."""
+    """Run a command in a node; return None if it timed out, or if the node has stopped (``may_end``)."""
     try:
         output = node.exec(*command, timeout=STOP_S)
     except NodeDied:
@@ -114,7 +114,7 @@ def _settled(bed: RecordedBed, node: RunningNode) -> dict[str, int] | None:
 
 
 def _count(bed: RecordedBed, node: RunningNode) -> dict[str, int] | None:
-    """Return the counts of ``_COUNT`` and record the open files; None if the node has ended and may end."""
+    """Return the counts of ``_COUNT`` and record the open files; None if the node has stopped (``may_end``)."""
     output = _ask(bed, node, "sh", "-euc", _COUNT)
     figures = output.stdout.split() if output and output.status == 0 else []
     if len(figures) < len(_COUNTED):  # an exiting process has no VmRSS

@@ -15,7 +15,7 @@ FETCHED = r"managed-keys-zone: Unable to fetch DNSKEY set"
 OVER = "socket: file descriptor exceeds limit (N/M)"
 RNDC_REFUSED = "accept: file descriptor exceeds limit (N/M)"
 """An accepted connection gets the lowest free descriptor, so this line appears only if even an idle named is over its
-limit. Just below the limit, only ``OVER`` appears: while many outgoing sockets are open at once."""
+limit. Just below the limit, only ``OVER`` appears, and only while many outgoing sockets are open at once."""
 ABORT = "fatal error, and the end"
 SIGNATURES = {
     OVER: r"socket: file descriptor exceeds limit \(\d+/\d+\)",

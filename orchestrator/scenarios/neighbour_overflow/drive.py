@@ -14,7 +14,7 @@ from orchestrator.services import Role
 from orchestrator.up.bed import RecordedBed
 
 TRIED_S = 20.0
-"""Most seconds that the table is kept full; it ends earlier if Postfix has tried every message once."""
+"""Maximum time, seconds, that the table is kept full; it ends earlier if Postfix has tried every message once."""
 FILL_S = 0.5
 """Pause between fillings of the table; the kernel's garbage collection spares an entry for 5 s (arp(7))."""
 SETTLE_S = 60.0

@@ -43,7 +43,7 @@ def accounting(measured: Measurements, name: str) -> tuple[Evidence, ...]:
 
 
 def _domains(measured: Measurements, name: str, count: Accounting | None, source: str, *, drained: bool) -> Evidence:
-    """Compare the number of domains of delivered messages with that of accepted ones.
+    """Compare the numbers of domains of delivered and of accepted messages.
 
     There may be more: a message can arrive though its sender saw no acceptance (``unresolved``, ``unaccepted``). There
     may be fewer while the relay's queue holds mail.

@@ -37,7 +37,7 @@ class RelayLoad(Strict):
     domain_names: Annotated[
         Annotated[list[Domain], Field(min_length=1)] | None, FromDisk(user_files.read_lines, "FILE")
     ] = None
-    """Names of the domains under .test, one a line; unset: those of the recipients, else d0.test, d1.test, ..."""
+    """Names of the domains under .test, one a line; unset: the recipients' domains, else d0.test, d1.test, ..."""
     recipients: Annotated[Recipients | None, FromDisk(user_files.read_lines, "FILE")] = None
     """Recipients, one a line: local parts (in every domain) or full addresses; unset: user."""
     families: Families = Families.BOTH
@@ -47,8 +47,8 @@ class RelayLoad(Strict):
     size: Annotated[int, Field(ge=64, le=50 * 1024 * 1024)] = 2048
     """Bytes in the body of a message."""
     connections: Annotated[int, Field(ge=1, le=MOST_CONNECTIONS)] | None = None
-    """Most open connections of the load generator; unset: the number that the relay needs, found by short loads (at a
-    rate: up to 640, opened on demand)."""
+    """Maximum number of open connections of the load generator; unset: found by short loads (at a rate: up to 640,
+    opened on demand)."""
     probe: Annotated[float, Field(ge=1, le=60)] = 3.0
     """Seconds of each short load that helps to find the number of connections."""
     calibration: Annotated[float, Field(ge=1, le=600)] = 4.0

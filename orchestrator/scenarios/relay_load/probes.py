@@ -196,7 +196,7 @@ def pace(measured: Measurements, load: str) -> tuple[Evidence, ...]:
 def steady(measured: Measurements, loads: Sequence[str]) -> tuple[Evidence, ...]:
     """Return the evidence that loads carry about as much as the probe over the same number of connections.
 
-    Of several loads the median counts. Empty if there is no such probe, or if another generator sent it.
+    Of several loads the median counts. Empty without such a probe, or if another generator sent it.
     """
     own = next((probe for probe in read(measured) if probe.connections == used(measured)), None)
     if own is None or not loads or _other_generator(measured, loads[0]):
@@ -225,7 +225,7 @@ def steady(measured: Measurements, loads: Sequence[str]) -> tuple[Evidence, ...]
 def _compared(tried: Sequence[Probe], taken: int | None) -> tuple[Probe, Probe, Cpu | None] | None:
     """Return two probes to compare, and the CPU state of the run's own probe (the one over ``taken`` connections).
 
-    The run's probe is compared with the best one over more connections; if there is none, with the last gain below it.
+    Compares the run's probe with the best probe over more connections, or else with the last gain below it.
     """
     own = next((probe for probe in tried if probe.connections == taken), None)
     if own is None or len(tried) < 2:
@@ -244,7 +244,7 @@ def advice(measured: Measurements) -> str:
     """Return advice for the user of a run whose number of connections set the pace."""
     saved = _saved(measured)
     if saved and saved.given:
-        return "Leave --connections out, and the run finds their number"
+        return "Omit --connections; the run then finds the number"
     most = max((probe.connections for probe in read(measured)), default=MOST)
     return f"No number up to {most:,} was enough: give a larger one with --connections"
 

@@ -21,7 +21,7 @@ TAKEN = 0.99
 OUT = 0.95
 """Minimum share of accepted messages delivered within ``TAIL_S`` of the last reply; it rises with the run's length."""
 TAIL_S = 1.0
-"""Most mail in the queue of a relay that keeps up, in seconds of the offered rate."""
+"""Maximum queue of a relay that keeps up, in seconds of the offered rate."""
 QUIET = "Repeat the run on a quiet machine"
 LATE = 0.01
 """A generator is on time if it starts at most this share of its messages over 10 ms late."""
@@ -221,4 +221,4 @@ def _marks(measured: Measurements, machine: Machine | None) -> Iterator[str]:
     if changes := [str(Override(**change)) for change in relay.get("changes") or ()]:
         yield f"the bed changed the relay's own configuration: {'; '.join(changes)}"
     if detours := relay.get("detours"):
-        yield f"settings of the relay's own configuration that can lead mail another way: {'; '.join(detours)}"
+        yield f"settings of the relay's own configuration that can route mail elsewhere: {'; '.join(detours)}"

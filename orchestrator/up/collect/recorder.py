@@ -82,7 +82,7 @@ class Recorder:
         self.close()
 
     def record(self, node: str, container: Node) -> None:
-        """Record a node from its first log line. Its container must be started: the engine follows no other."""
+        """Record a node from its first log line. Its container must be started, or the engine follows no log."""
         log, ended = self._log(node), Event()
         reader = self._thread("logs", node, lambda: self._read_log(log, container.logs(follow=True), ended))
         if self._statistics:

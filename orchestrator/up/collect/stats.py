@@ -31,7 +31,7 @@ Point = dict[str, float | int | str | None]
 _NEVER = "0001-01-01T00:00:00Z"
 """Go's zero time: the reading time of a stopped container."""
 _UNLIMITED = 1 << 60
-"""Limits from here on mean none: cgroup v1 writes "no limit" as the largest multiple of the page size."""
+"""A limit of at least this value means no limit: cgroup v1 writes the largest multiple of the page size."""
 
 
 def point(node: str, raw: Mapping[str, Any]) -> Point | None:

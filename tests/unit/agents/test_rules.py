@@ -142,7 +142,7 @@ def test_a_pace_is_never_passed_and_refuses_nothing(pauses: list[float], per_sec
         ({"then": "greylist"}, "needs delay_s"),
         ({"then": "pace"}, "needs per_second"),
         ({"then": "defer", "delay_s": 3}, "has no delay_s"),
-        ({"then": "drop", "on": "rcpt"}, "goes with on: message"),
+        ({"then": "drop", "on": "rcpt"}, "needs on: message"),
         ({"then": "drop", "reply": "451 later"}, "has no reply"),
         ({"to": "*@d1.test", "on": "mail", "then": "reject"}, "no recipient is known on mail"),
         ({"from": "*", "on": "ehlo", "then": "reject"}, "no sender is known on ehlo"),

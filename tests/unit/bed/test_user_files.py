@@ -134,7 +134,7 @@ def test_a_zone_file_beside_the_bed_file_is_read_and_a_folder_is_none(tmp_path: 
     bed.write_text("name: x\nzones: {x.example: example.zone}\nnodes: {dns: {service: bind}}\n")
     assert read_bed(bed).zones == {"x.example": zone}
     bed.write_text("name: x\nzones: {x.example: .}\nnodes: {dns: {service: bind}}\n")
-    with pytest.raises(InvalidInput, match="no regular file"):
+    with pytest.raises(InvalidInput, match="not a regular file"):
         read_bed(bed)
     bed.write_text("name: x\nzones: {x.example: /etc/passwd}\nnodes: {dns: {service: bind}}\n")
     with pytest.raises(InvalidInput, match=r"zones: x\.example: the name of a file beside"):

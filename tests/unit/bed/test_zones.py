@@ -151,7 +151,7 @@ def test_further_records_are_served_and_an_mx_takes_the_place_of_the_beds_own() 
     [
         ({"d0.test": {"A": ["192.0.2.1"]}}, "the bed itself has them"),
         ({"mx.d0.test": {"CNAME": ["d1.test."]}}, "the bed itself has them"),
-        ({"d0.test": {"NS": ["ns.test."]}}, "type 'NS' is none of"),
+        ({"d0.test": {"NS": ["ns.test."]}}, "type 'NS' is not one of"),
         ({"d0.test": {"MX": ["ten mx.d0.test."]}}, "MX 'ten"),
         ({"d0.test": {"TXT": ['"a" ) evil 60 IN A 1.2.3.4']}}, "TXT"),
         ({"x": {"TXT": ["a"]}}, "two labels"),

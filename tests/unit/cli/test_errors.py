@@ -125,7 +125,10 @@ FILES: dict[str, tuple[bytes | str, str]] = {
     "a file that the engine writes": (OWN_FILE.format("/etc/resolv.conf"), "written by the bed or the engine"),
     "a file that leaves its folder": (OWN_FILE.format("/etc/../testbed/enter"), "without '..'"),
     "a file with a shell's words": (OWN_FILE.format("/etc/$(id)"), "plain characters"),
-    "a file that its service writes": (OWN_FILE.format("/var/spool/postfix/quick-start"), "none of its service"),
+    "a file that its service writes": (
+        OWN_FILE.format("/var/spool/postfix/quick-start"),
+        "that its service does not write",
+    ),
     "nothing": ("", "got 'None'"),
     "a list": ("- a", "dictionary"),
     "binary data": (bytes(range(256)), "codec can't decode"),

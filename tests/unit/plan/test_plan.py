@@ -222,7 +222,7 @@ def test_a_plan_names_a_users_own_files_and_what_the_bed_changed_in_them(capsys:
     said = capsys.readouterr().out
     assert f"/usr/local/lib/policy  10 bytes, sha256 {hashlib.sha256(b'#!/bin/sh' + bytes([10])).hexdigest()}" in said
     assert "changed: maillog_file: /var/log/mail.log -> /dev/stdout (the bed reads the log from there)" in said
-    assert "can lead mail another way: relayhost = [smart.test]" in said
+    assert "can route mail elsewhere: relayhost = [smart.test]" in said
 
 
 def test_a_users_own_file_reaches_compose_and_one_that_a_service_writes_is_refused() -> None:
@@ -230,5 +230,5 @@ def test_a_users_own_file_reaches_compose_and_one_that_a_service_writes_is_refus
     made = compose.files(compose.compose_plan(bed, cpus=2), ["testbed"])
     assert made["relay/usr/local/lib/policy"] == b"#!/bin/sh\n"
     dns = {"service": "bind", "files": {"/etc/bind/testbed/named.conf": "x"}}
-    with pytest.raises(InvalidInput, match="none of its service"):
+    with pytest.raises(InvalidInput, match="that its service does not write"):
         make_plan(parse_bed({"name": "x", "nodes": {"dns": dns}}, "bed"), cpus=2)

@@ -143,7 +143,7 @@ def test_a_full_disk_hides_no_first_error(tmp_path: Path) -> None:
     with disk.full(1 << 30), pytest.raises(Interrupted) as caught:
         search(tmp_path, answer)
     assert caught.value is error
-    assert "could not be brought up to date: File too large" in caught.value.__notes__[0]
+    assert "could not be updated: File too large" in caught.value.__notes__[0]
     assert "time-asked-1: REFUTED" in caught.value.__notes__[1]
 
 

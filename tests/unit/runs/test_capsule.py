@@ -319,7 +319,7 @@ def test_a_full_disk_hides_no_interrupt_of_a_capsule(
     monkeypatch.setattr(cli_run, "many", many)
     with disk.full(1 << 30), pytest.raises(Interrupted) as caught:
         cli_run._again(made, runs=tmp_path)
-    assert "capsule.json could not be brought up to date: File too large" in caught.value.__notes__[0]
+    assert "capsule.json could not be updated: File too large" in caught.value.__notes__[0]
 
 
 def test_a_page_that_cannot_be_written_costs_no_answer(

@@ -410,5 +410,5 @@ def test_a_bed_that_does_not_come_up_on_a_full_disk_says_why_it_did_not(tmp_path
     before = rundir.load()
     with disk.full():
         rundir.save_end({"scenario": "up", "error": error.to_dict()}, error)
-    assert error.__notes__ == [f"run.json in {rundir.path} could not be brought up to date: File too large"]
+    assert error.__notes__ == [f"run.json in {rundir.path} could not be updated: File too large"]
     assert rundir.load() == before

@@ -141,7 +141,7 @@ def test_a_full_disk_hides_no_first_error_and_names_the_runs_until_then(tmp_path
         run(tmp_path, "addresses=1,2", ask=ask)
     notes = "\n".join(caught.value.__notes__)
     assert caught.value is error or isinstance(error, HostCannot), "the row of a refusal could not be kept"
-    assert "sweep.json could not be brought up to date: File too large" in notes
+    assert "sweep.json could not be updated: File too large" in notes
     assert "time-asked-1: REFUTED" in notes
     (kept,) = tmp_path.glob("*/sweep.json")
     assert [row["outcome"] for row in json.loads(kept.read_text())["runs"]] == ["REFUTED"], "whole, as it was before"

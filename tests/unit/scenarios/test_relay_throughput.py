@@ -609,4 +609,4 @@ def test_what_the_bed_changed_in_the_users_own_files_is_in_the_verdict(template:
 
     changed, detour = _judged(template, tmp_path, own).marks
     assert "maillog_file: /var/log/mail.log -> /dev/stdout" in changed
-    assert detour.endswith("can lead mail another way: relayhost = [smart.test]")
+    assert detour.endswith("can route mail elsewhere: relayhost = [smart.test]")
