@@ -186,7 +186,7 @@ def test_a_bed_is_used_over_ssh(host: Login, bed: tuple[Up, str]) -> None:
 
 def test_the_printed_command_leads_to_the_relay_and_to_the_page_of_the_inbox(host: Login, bed: tuple[Up, str]) -> None:
     up, shown = bed
-    (line,) = re.findall(r"127\.0\.0\.1 is that of 127\.0\.0\.1; .*: (ssh -nNT .*)", shown)
+    (line,) = re.findall(r"127\.0\.0\.1 is 127\.0\.0\.1's; .*: (ssh -nNT .*)", shown)
     assert line in host.call("ps").stdout
     assert up.facts["forward"] == line
     assert line.endswith(f"-p {host.port} member@127.0.0.1")
