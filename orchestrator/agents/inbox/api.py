@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 
 from orchestrator.agents.inbox import head, mime, search
 from orchestrator.agents.inbox.authentication import Authentication, check
-from orchestrator.agents.inbox.feed import Feed
+from orchestrator.agents.inbox.feed import MESSAGE, Feed
 from orchestrator.agents.inbox.session import InboxReception
 from orchestrator.agents.inbox.spool import Event, Spool, Stored
 from orchestrator.agents.rules import Rule, Rules
@@ -218,7 +218,8 @@ async def wait(
     timeout: Annotated[float, Query(ge=0, le=MOST_WAIT_S, description="seconds")] = 30.0,  # noqa: ASYNC109
 ) -> Listing:
     """Wait until ``count`` messages match; they may have come before. The request is parked, nothing polls."""
-    found = await here.feed.until(lambda: enough(here.spool.find(*where, limit=_PAGE), count), timeout)
+    look = partial(_enough, here.spool, where, count)
+    found = await here.feed.until(look, timeout, MESSAGE)
     if found is None:
         total = here.spool.total(*where)
         last = [event.data["reply"] for event in here.spool.events(max(0, here.spool.cursor - _FEW), ["attempt"])]
@@ -316,9 +317,9 @@ def remove(inbox: InboxReception, where: search.Condition) -> Gone:
     return Gone(deleted=gone)
 
 
-def enough(found: list[Stored], count: int) -> list[Stored] | None:
-    """Return the messages if they are as many as are waited for."""
-    return found if len(found) >= count else None
+def _enough(spool: Spool, where: search.Condition, count: int) -> list[Stored] | None:
+    """Return the messages that match, if they are as many as are waited for."""
+    return spool.find(*where, limit=_PAGE) if spool.total(*where) >= count else None
 
 
 def facts(part: mime.Part) -> dict[str, Any]:

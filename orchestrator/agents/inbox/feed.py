@@ -2,35 +2,42 @@
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
+MESSAGE = "message"
+"""News of a message that came or has changed."""
 
 
 class Feed:
-    """Wakes those who wait whenever something has happened. For one event loop."""
+    """Wakes those who wait whenever something of their kind has happened. For one event loop."""
 
     def __init__(self) -> None:
-        self._news = asyncio.Event()
+        self._news = defaultdict[str, asyncio.Event](asyncio.Event)
+        """By kind; of the empty kind are all news."""
         self.closed = False
         """Nobody waits any longer."""
 
-    def wake(self) -> None:
-        """Have every waiter look again."""
-        news, self._news = self._news, asyncio.Event()
-        news.set()
+    def wake(self, *kinds: str) -> None:
+        """Have those look again who wait for one of these kinds of news, or for all news."""
+        for kind in ("", *kinds):
+            self._news.pop(kind, asyncio.Event()).set()
 
     def close(self) -> None:
         """Let nobody wait any longer."""
         self.closed = True
-        self.wake()
+        self.wake(*self._news)
 
-    async def until(self, look: Callable[[], T | None], seconds: float) -> T | None:
-        """Return what ``look`` returns as soon as it is not ``None``; ``None`` after ``seconds``, or once closed."""
+    async def until(self, look: Callable[[], T | None], seconds: float, kind: str = "") -> T | None:
+        """Return what ``look`` returns as soon as it is not ``None``; ``None`` after ``seconds``, or once closed.
+
+        ``look`` is called at first, and after each news of the kind.
+        """
         end = time.monotonic() + seconds
         while True:
-            news = self._news  # taken before the look: nothing that happens after it is missed
+            news = self._news[kind]  # taken before the look: nothing that happens after it is missed
             if (seen := look()) is not None:
                 return seen
             rest = end - time.monotonic()

@@ -8,8 +8,14 @@ from email.header import decode_header
 from email.utils import getaddresses
 from typing import Any
 
-LIMIT = 256 * 1024
+LIMIT = 64 * 1024
 """Octets of a header section that are read."""
+MOST_DECODED = 16 * 1024
+"""Characters of a field whose encoded words are decoded; a longer field stays as it is."""
+MOST_ADDRESSES = 8 * 1024
+"""Characters of all address fields of a message that are read; ``email.utils`` takes 2 us for each."""
+_FIELD_COST = 16
+"""Characters that a field counts for beside its own."""
 _FOLD = re.compile(r"\r?\n[ \t]*|\r")
 _FIELD = re.compile(rb"^([!-9;-~]{1,200})[ \t]*:(.*(?:\r?\n[ \t].*)*)", re.MULTILINE)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -53,11 +59,11 @@ def fields(message: bytes) -> Iterator[tuple[str, str]]:
 
 
 def decoded(value: str) -> str:
-    """Decode the encoded words of a field; a broken one stays as it is, control characters become spaces."""
+    """Decode the encoded words of a field; a broken or long one stays as it is, control characters become spaces."""
     try:
         parts = [
             part if isinstance(part, str) else part.decode(charset or "ascii", "replace")
-            for part, charset in decode_header(value)
+            for part, charset in (decode_header(value) if len(value) <= MOST_DECODED else [(value, None)])
         ]
     except (HeaderParseError, LookupError, ValueError):
         parts = [value]
@@ -74,25 +80,25 @@ def mailboxes(value: str) -> list[Mailbox]:
 
 
 def read(message: bytes) -> Head:
-    """Read the header section of a message."""
+    """Read the header section of a message; addresses beyond ``MOST_ADDRESSES`` are left out."""
     first: dict[str, str] = {}
-    several: dict[str, list[str]] = {}
+    lists: dict[str, list[Mailbox]] = {name: [] for name in ("from", "to", "cc", "bcc", "reply-to")}
+    room = MOST_ADDRESSES
     for name, value in fields(message):
-        first.setdefault(name.lower(), value)
-        several.setdefault(name.lower(), []).append(value)
-
-    def those(name: str) -> list[Mailbox]:
-        return [mailbox for value in several.get(name, []) for mailbox in mailboxes(value)]
-
+        key = name.lower()
+        first.setdefault(key, value)
+        if key in lists and room > 0:
+            lists[key] += mailboxes(value if len(value) <= room else value[:room].rpartition(",")[0])
+            room -= len(value) + _FIELD_COST
     return Head(
         subject=decoded(first.get("subject", "")),
         message_id=first.get("message-id", "").strip("<> "),
         date=first.get("date", ""),
-        author=those("from"),
-        to=those("to"),
-        cc=those("cc"),
-        bcc=those("bcc"),
-        reply_to=those("reply-to"),
+        author=lists["from"],
+        to=lists["to"],
+        cc=lists["cc"],
+        bcc=lists["bcc"],
+        reply_to=lists["reply-to"],
     )
 
 

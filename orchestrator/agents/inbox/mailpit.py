@@ -19,6 +19,7 @@ from fastapi.responses import PlainTextResponse, Response
 
 from orchestrator.agents.inbox import head, mime, search
 from orchestrator.agents.inbox.api import ATTACHED, SEALED, Here, Served, media_type, remove
+from orchestrator.agents.inbox.feed import MESSAGE
 from orchestrator.agents.inbox.mailpit_bodies import Address, Chaos, Ids, Reading, Renaming, Send, Tagging, Trigger
 from orchestrator.agents.inbox.spool import Envelope, Stored
 from orchestrator.agents.rules import Action, Moment, Rule, Rules
@@ -76,7 +77,7 @@ async def read(here: Here, body: Reading) -> str:
     """Mark messages as read or not."""
     where = await _condition(here, body.Search) if body.Search else _of(body.IDs)
     here.spool.mark([stored.id for stored in here.spool.find(*where, limit=_MOST)], seen=body.Read)
-    here.feed.wake()
+    here.feed.wake(MESSAGE)
     return "ok"
 
 

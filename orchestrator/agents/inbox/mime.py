@@ -5,12 +5,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from email import message_from_bytes
 from email.message import Message
+from email.policy import Compat32
 from html import unescape
 
 from orchestrator.agents.inbox.head import decoded
 
 MOST_PARTS = 1000
 """Parts of a message that are listed."""
+MOST_MULTIPARTS = 20
+"""Multiparts of a message that are split; a line of a nested one is compared with the boundary of each around it."""
+MOST_FIELD, MOST_PARAMETERS = 4096, 64
+"""Characters and parameters of a part's field; a field with more counts as empty, as does a further multipart."""
 _SPACE = re.compile(r"\s+")
 _TAG = re.compile(r"<(/?)([a-z0-9]*+)[^<>]*+>", re.IGNORECASE)
 SNIPPET = 250
@@ -101,10 +106,27 @@ class Body:
         return next((part.text for part in self.parts if part.content_type == kind and not part.attachment), "")
 
 
+class _Bounded(Compat32):
+    """Policy of the parser: leaves out fields for which ``email`` takes the square of their length, or longer."""
+
+    multiparts = 0
+
+    def header_source_parse(self, sourcelines: list[str]) -> tuple[str, str]:
+        """Return name and value of a field."""
+        name, value = super().header_source_parse(sourcelines)
+        if not name.lower().startswith("content-"):
+            return name, value
+        readable = len(value) <= MOST_FIELD and value.count(";") <= MOST_PARAMETERS
+        if readable and "multipart" in value.lower():
+            object.__setattr__(self, "multiparts", self.multiparts + 1)  # a policy lets nothing else be set
+            readable = self.multiparts <= MOST_MULTIPARTS
+        return name, value if readable else ""
+
+
 def read(message: bytes) -> Body:
     """Read the parts of a message."""
     try:
-        parts = _parts(message_from_bytes(message))
+        parts = _parts(message_from_bytes(message, policy=_Bounded()))
     except (RecursionError, ValueError, TypeError, LookupError, AttributeError, AssertionError):
         parts = [_whole(message)]
     return Body(parts=parts)

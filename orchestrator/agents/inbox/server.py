@@ -27,7 +27,7 @@ from pydantic import TypeAdapter, ValidationError
 from orchestrator.agents.inbox.api import Served
 from orchestrator.agents.inbox.app import LOCAL, create
 from orchestrator.agents.inbox.bounce import Bouncer
-from orchestrator.agents.inbox.feed import Feed
+from orchestrator.agents.inbox.feed import MESSAGE, Feed
 from orchestrator.agents.inbox.session import InboxReception, InboxSession, InboxSettings
 from orchestrator.agents.inbox.spool import Event, Spool
 from orchestrator.agents.output import complain, say
@@ -107,15 +107,15 @@ class Inbox:
             self._servers.append(server)
         self.ports[name].append(port)
 
-    def _hear(self, _event: Event) -> None:
-        self.feed.wake()
+    def _hear(self, event: Event) -> None:
+        self.feed.wake(event.kind)
 
     async def _fill(self) -> None:
         """Index the words of messages whenever none has come for a while."""
         words, newest = self.reception.spool.words, 0
         while not self.feed.closed:
-            newest = await self.feed.until(partial(words.behind, newest), _HOUR_S) or newest
-            if await self.feed.until(partial(words.behind, newest), _IDLE_S):
+            newest = await self.feed.until(partial(words.behind, newest), _HOUR_S, MESSAGE) or newest
+            if await self.feed.until(partial(words.behind, newest), _IDLE_S, MESSAGE):
                 continue
             try:
                 for _ in words.fill():

@@ -19,6 +19,7 @@ from orchestrator.agents.content import DataReader
 from orchestrator.agents.contract import Order, SinkSettings
 from orchestrator.agents.inbox.bounce import Bouncer
 from orchestrator.agents.inbox.content import Content
+from orchestrator.agents.inbox.feed import MESSAGE
 from orchestrator.agents.inbox.spool import Envelope, Event, Spool
 from orchestrator.agents.ledger import Books
 from orchestrator.agents.output import complain
@@ -115,7 +116,7 @@ class InboxReception(RuledReception):
         """
         id_ = self.spool.keep(content, envelope)
         to = list(envelope.recipients)
-        self.record("message", {"id": id_, "sender": envelope.sender, "recipients": to, "size": content.size})
+        self.record(MESSAGE, {"id": id_, "sender": envelope.sender, "recipients": to, "size": content.size})
         return id_
 
     def record(self, kind: str, data: dict[str, Any]) -> None:

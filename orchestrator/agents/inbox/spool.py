@@ -27,6 +27,8 @@ SEGMENT_B = 64 * 1024 * 1024
 """Octets of a shared file from which on a new one is begun."""
 MOST_EVENTS = 200_000
 """Events kept; the oldest go first."""
+MOST_EVENTS_B = 64 * 1024 * 1024
+"""Octets of the data of all events, likewise."""
 ROOM_B = 16 * 1024 * 1024
 """Octets of the file system that stay free."""
 
@@ -122,6 +124,7 @@ class Spool:
         """Messages, and their octets."""
         self.words = Words(self._index, lambda id_: b"".join(self.chunks(id_, LIMIT)))
         """Search for words; may be filled ahead of a search, which fills the rest."""
+        (self._events_b,) = self._index.execute("SELECT coalesce(sum(length(data)), 0) FROM events").fetchone()
         self._number = max((int(path.name) for path in folder.glob("[0-9]*")), default=0)
         self._segment = -1
         self._segment_size = 0
@@ -323,9 +326,16 @@ class Spool:
         id_ = (
             self._index.execute("INSERT INTO events (t, kind, data) VALUES (?, ?, ?)", (now, kind, text)).lastrowid or 0
         )
+        self._events_b += len(text)
         if id_ % 1000 == 0:
-            self._index.execute("DELETE FROM events WHERE id <= ?", (id_ - MOST_EVENTS,))
+            self._forget_events("id <= ?", id_ - MOST_EVENTS)
+        if self._events_b > MOST_EVENTS_B:
+            self._forget_events("id <= (SELECT min(id) + 99 FROM events) AND id < ?", id_)
         return Event(id=id_, t=now, kind=kind, data=data)
+
+    def _forget_events(self, where: str, id_: int) -> None:
+        gone = self._index.execute(f"DELETE FROM events WHERE {where} RETURNING length(data)", (id_,))  # noqa: S608
+        self._events_b -= sum(size for (size,) in gone)
 
     def events(self, after: int = 0, kinds: Sequence[str] = (), limit: int = 1000) -> list[Event]:
         """Return the events behind a cursor, the oldest first; of all kinds by default."""
