@@ -9,6 +9,7 @@ from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends, HTTPException, Query, Request
+from fastapi.dependencies.utils import get_flat_params
 from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, Field
 
@@ -147,6 +148,13 @@ async def _here(request: Request) -> Served:
 Here = Annotated[Served, Depends(_here)]
 
 
+async def _only_known(request: Request) -> None:
+    """Refuse an unknown query parameter: a misspelt condition would match every message."""
+    known = {param.alias for param in get_flat_params(request.scope["route"].dependant)}
+    if unknown := sorted(set(request.query_params) - known):
+        raise HTTPException(422, f"query parameters of {request.url.path}: {sorted(known)}; unknown: {unknown}")
+
+
 async def terms(
     here: Here,
     to: Annotated[list[str], Query(description="recipient of the envelope; several: each of them")] = [],  # noqa: B006
@@ -188,7 +196,7 @@ async def _kept(here: Annotated[Served, Depends(_here)], id_: int) -> Stored:
 Kept = Annotated[Stored, Depends(_kept)]
 Searched = Annotated[search.Condition, Depends(terms)]
 Cursor = Annotated[int, Query(ge=0, description="id of the last event that is known")]
-api = APIRouter(prefix="/api")
+api = APIRouter(prefix="/api", dependencies=[Depends(_only_known)])
 """All functions, dependencies too, are coroutines: the spool belongs to the event loop's thread."""
 
 

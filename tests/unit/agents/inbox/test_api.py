@@ -104,6 +104,17 @@ def test_words_of_a_text_are_searched_waited_for_and_indexed_without_a_search(in
     assert inbox.call(inbox.spool.words.behind) is None
 
 
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("DELETE", "messages?recipient=bob"), ("GET", "wait?too=x&timeout=0"), ("DELETE", "messages/1?query=x")],
+)
+def test_an_unknown_query_parameter_is_refused(inbox: Inbox, method: str, path: str) -> None:
+    send(inbox)
+    answer = inbox.client.request(method, f"/api/{path}")
+    assert (answer.status_code, "unknown: [" in answer.json()["detail"]) == (422, True)
+    assert get(inbox, "messages?query=&limit=1&start=0&to=bob")["total"] == 1
+
+
 def test_a_wait_is_answered_when_the_mail_comes_and_not_before(inbox: Inbox) -> None:
     send(inbox, to=("eve@d1.test",))
     with ThreadPoolExecutor() as pool:
