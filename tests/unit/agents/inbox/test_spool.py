@@ -4,7 +4,8 @@ import errno
 import json
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -258,7 +259,13 @@ def test_markup_is_taken_away_in_linear_time(piece: str) -> None:
     assert time.process_time() - start < 3
 
 
-@pytest.mark.parametrize("text", ["larger:much", "is:odd", "has:nothing", "before:yesterday"])
+@pytest.mark.parametrize("case", [str.lower, str.upper])
+def test_a_sender_is_found_in_any_case(spool: Spool, case: Callable[[str], str]) -> None:
+    put(spool, LETTER, replace(HIDDEN, sender="Ann@D0.test"))
+    assert spool.total(*search.where(search.parse(f"sender:{case('Ann@D0.test')}"))) == 1
+
+
+@pytest.mark.parametrize("text", ["larger:much", "is:odd", "has:nothing", "before:yesterday", "--"])
 def test_a_search_that_cannot_be_read_is_an_error(text: str) -> None:
     with pytest.raises(ValueError, match=text.partition(":")[2]):
         search.where(search.parse(text))
