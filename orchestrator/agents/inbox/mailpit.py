@@ -44,6 +44,8 @@ async def _kept(here: Here, id_: str) -> Stored:
 
 async def _condition(here: Here, query: str) -> search.Condition:
     try:
+        if not query.strip():
+            raise ValueError("a query is needed")
         return await here.ready(search.where(search.parse(query)))
     except ValueError as error:
         raise HTTPException(400, str(error)) from error

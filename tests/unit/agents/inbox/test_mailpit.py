@@ -56,6 +56,23 @@ def test_lists_and_searches(inbox: Inbox, mailpit: MailpitClient) -> None:
     assert mailpit.messages().messages == ()
 
 
+def test_names_in_a_body_count_in_any_case(inbox: Inbox) -> None:
+    for i in range(2):
+        send(inbox, letter("bob@example.com", f"number {i}"))
+    inbox.client.request("DELETE", "/api/v1/messages", json={"ids": ["1"]})
+    inbox.client.put("/api/v1/tags", json={"iDs": ["2"], "tags": ["one"]})
+    (left,) = inbox.client.get("/api/v1/messages").json()["messages"]
+    assert (left["ID"], left["Tags"]) == ("2", ["one"])
+
+
+@pytest.mark.parametrize("query", ["", " ", "--", '"" ...'])
+def test_a_search_without_words_deletes_nothing(inbox: Inbox, query: str) -> None:
+    send(inbox, letter("bob@example.com"))
+    assert inbox.client.delete("/api/v1/search", params={"query": query}).status_code == 400
+    assert inbox.client.delete("/api/messages", params={"query": query.strip() or "-"}).status_code == 422
+    assert inbox.spool.count == 1
+
+
 def test_a_message_with_its_parts(inbox: Inbox, mailpit: MailpitClient) -> None:
     send(inbox, letter("bob@example.com"), "bob@example.com", "hidden@example.com")
     message = mailpit.get_message("latest")
