@@ -101,8 +101,6 @@ class _Kept:
         self._name, self._type = glob(rule.name), rule.type.upper()
 
     def concerns(self, name: str, kind: str) -> bool:
-        if self.rule.times is not None and self.hits >= self.rule.times:
-            return False
         return (self._name is None or self._name.match(name) is not None) and self._type in {"*", kind}
 
 
@@ -130,6 +128,8 @@ class Gate:
     def __init__(self, upstream: tuple[str, int], rules: Sequence[DnsRule] = ()) -> None:
         self.upstream = upstream
         self.kept = [_Kept(rule) for rule in rules]
+        self._live = self.kept.copy()
+        """Those that still apply: a rule with ``times`` leaves them with its last hit."""
         self.queries: deque[Query] = deque(maxlen=MOST_QUERIES)
         self.servers: list[asyncio.AbstractServer] = []
         """They serve for as long as they are held."""
@@ -147,13 +147,15 @@ class Gate:
         except (dns.exception.DNSException, IndexError, ValueError):
             return None  # no question: nothing that a client could wait for
         name, kind = question.name.to_text(omit_final_dot=True), dns.rdatatype.to_text(question.rdtype)
-        kept = next((kept for kept in self.kept if kept.concerns(name, kind)), None)
+        kept = next((kept for kept in self._live if kept.concerns(name, kind)), None)
         if kept is not None and kept.rule.then is Action.RESET and over == "udp":
             kept = None
         if kept is None:
             return await self._passed(wire, query, client, over, None)
         kept.hits += 1
         rule = kept.rule
+        if kept.hits == rule.times:
+            self._live.remove(kept)
         note = partial(self._note, query, client, over, rule.then)
         match rule.then:
             case Action.DROP:
@@ -232,10 +234,11 @@ class Gate:
             case ["rules"]:
                 return [{**kept.rule.model_dump(mode="json"), "hits": kept.hits} for kept in self.kept]
             case ["add", str(text)]:
-                self.kept = [*map(_Kept, _RULES.validate_json(text)), *self.kept]  # the newest decides
+                new = [_Kept(rule) for rule in _RULES.validate_json(text)]
+                self.kept, self._live = [*new, *self.kept], [*new, *self._live]  # the newest decides
                 return len(self.kept)
             case ["clear"]:
-                self.kept = []
+                self.kept, self._live = [], []
                 return 0
             case ["queries", str(after)]:
                 return [asdict(query) for query in self.queries if query.id > int(after)]

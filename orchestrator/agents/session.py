@@ -37,7 +37,7 @@ _AT_ONCE = 2 * 1024
 """Octets of a pipeline that are read before other connections have their turn."""
 _EARLY_S = 0.001
 """Added to every delay, because the event loop rounds timers down to whole milliseconds."""
-_HANDSHAKE_S = 30.0
+HANDSHAKE_S = 30.0
 
 _CRLF = b"\r\n"
 OK = b"250 2.0.0 Ok\r\n"
@@ -382,7 +382,7 @@ class Session(asyncio.Protocol):
         context = cast("ssl.SSLContext", self._reception.tls)
         try:
             secured = await asyncio.get_running_loop().start_tls(
-                transport, self, context, server_side=True, ssl_handshake_timeout=_HANDSHAKE_S
+                transport, self, context, server_side=True, ssl_handshake_timeout=HANDSHAKE_S
             )
         except (OSError, ssl.SSLError):
             transport.abort()

@@ -20,8 +20,10 @@ class Term:
     negated: bool = False
 
 
+MOST_TERMS = 50
+"""Terms of a search; SQLite nests one expression for each."""
 _WORD = re.compile(r'([-!]?)(?:([a-z-]+):)?(?:"([^"]*)"|(\S+))', re.IGNORECASE)
-_SIZE = re.compile(r"(\d{1,15})([km]?)b?", re.IGNORECASE)
+_SIZE = re.compile(r"(\d{1,12})([km]?)b?", re.IGNORECASE)
 _UNITS = {"": 1, "k": 1024, "m": 1024 * 1024}
 
 
@@ -51,6 +53,8 @@ def where(terms: Sequence[Term]) -> Condition:
     Raises:
         ValueError: a value cannot be read; the text names it.
     """
+    if len(terms) > MOST_TERMS:
+        raise ValueError(f"a search has at most {MOST_TERMS} terms, not {len(terms)}")
     sql, args = ["1"], list[object]()
     for term in terms:
         condition, values = _FIELDS[term.field](term.value)
@@ -86,7 +90,7 @@ def _subject(value: str) -> Condition:
 def _has(value: str) -> Condition:
     kinds = {"attachment": "attachments", "attachments": "attachments", "inline": "inline", "inlines": "inline"}
     if (kind := kinds.get(value.lower())) is None:
-        raise ValueError(f"has: goes with attachment or inline, not {value!r}")
+        raise ValueError(f"has: needs attachment or inline, not {value!r:.40}")
     return MATCHES, [f"has : {kind}"]
 
 
@@ -98,25 +102,32 @@ def _is(value: str) -> Condition:
             return "seen = 0", []
         case "tagged":
             return "id IN (SELECT message FROM tags)", []
-    raise ValueError(f"is: goes with read, unread or tagged, not {value!r}")
+    raise ValueError(f"is: needs read, unread or tagged, not {value!r:.40}")
 
 
-def _time(operator: str) -> Callable[[str], Condition]:
+def _unix_time(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        read = datetime.fromisoformat(text)
+        return (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp()
+
+
+def _time(field: str, operator: str) -> Callable[[str], Condition]:
     def condition(value: str) -> Condition:
         try:
-            t = float(value)
+            t = _unix_time(value.replace("/", "-"))
         except ValueError:
-            read = datetime.fromisoformat(value.replace("/", "-"))
-            t = (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp()
+            raise ValueError(f"{field}: needs a date as 2026-11-27 or 2026-11-27T08:00, not {value!r:.40}") from None
         return f"t {operator} ?", [t]
 
     return condition
 
 
-def _size(operator: str) -> Callable[[str], Condition]:
+def _size(field: str, operator: str) -> Callable[[str], Condition]:
     def condition(value: str) -> Condition:
         if not (found := _SIZE.fullmatch(value)):
-            raise ValueError(f"a size is a number of octets, of k or of M, not {value!r}")
+            raise ValueError(f"{field}: needs octets as 900, 10k or 2M, not {value!r:.40}")
         return f"size {operator} ?", [int(found[1]) * _UNITS[found[2].lower()]]
 
     return condition
@@ -138,8 +149,8 @@ _FIELDS: dict[str, Callable[[str], Condition]] = {
     "tag": lambda value: ("id IN (SELECT message FROM tags WHERE tag = ? COLLATE NOCASE)", [value]),
     "is": _is,
     "has": _has,
-    "before": _time("<"),
-    "after": _time(">="),
-    "larger": _size(">"),
-    "smaller": _size("<"),
+    "before": _time("before", "<"),
+    "after": _time("after", ">="),
+    "larger": _size("larger", ">"),
+    "smaller": _size("smaller", "<"),
 }

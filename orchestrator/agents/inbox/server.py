@@ -12,10 +12,11 @@ import asyncio
 import json
 import resource
 import signal
+import socket
 import sqlite3
 import ssl
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,7 @@ from orchestrator.agents.inbox.session import InboxReception, InboxSession, Inbo
 from orchestrator.agents.inbox.spool import Event, Spool
 from orchestrator.agents.output import complain, say
 from orchestrator.agents.rules import Rule, Rules
+from orchestrator.agents.session import HANDSHAKE_S
 from orchestrator.agents.sink import listen
 
 _BACKLOG = 256
@@ -73,6 +75,7 @@ class Inbox:
         reception.heard = self._hear
         self._app = create(Served(reception, self.feed), names)
         self._servers: list[asyncio.AbstractServer] = []
+        self._tasks: set[asyncio.Task[None]] = set()
         self.ports: dict[str, list[int]] = {"smtp": [], "smtps": [], "http": []}
         """Open ports by protocol."""
 
@@ -98,14 +101,45 @@ class Inbox:
         self._filling = asyncio.ensure_future(self._fill())
 
     async def _smtp(self, name: str, hosts: Sequence[str], port: int, *, implicit: bool) -> None:
+        factory = partial(InboxSession, self.reception, implicit=implicit)
         for host in hosts:
             opened = listen(host, port, _BACKLOG)
             port = opened.getsockname()[1]
-            factory = partial(InboxSession, self.reception, implicit=implicit)
-            tls = self.reception.tls if implicit else None
-            server = await asyncio.get_running_loop().create_server(factory, sock=opened, backlog=_BACKLOG, ssl=tls)
-            self._servers.append(server)
+            if implicit:
+                self._start(self._accept(opened, factory))
+            else:
+                server = await asyncio.get_running_loop().create_server(factory, sock=opened, backlog=_BACKLOG)
+                self._servers.append(server)
         self.ports[name].append(port)
+
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _accept(self, opened: socket.socket, factory: Callable[[], InboxSession]) -> None:
+        """Take connections that begin with a TLS handshake."""
+        opened.settimeout(0)
+        with opened:
+            while True:
+                with suppress(OSError):  # the client has left already
+                    accepted, _ = await asyncio.get_running_loop().sock_accept(opened)
+                    self._start(self._shake_hands(accepted, factory))
+
+    async def _shake_hands(self, accepted: socket.socket, factory: Callable[[], InboxSession]) -> None:
+        """Have a session inside TLS; it counts as open from here on, which a server of asyncio cannot do."""
+        books, loop = self.reception.books, asyncio.get_running_loop()
+        with suppress(OSError):
+            if books.open >= self.reception.most:
+                accepted.close()
+                return
+            books.open += 1
+            try:
+                await loop.connect_accepted_socket(
+                    factory, accepted, ssl=self.reception.tls, ssl_handshake_timeout=HANDSHAKE_S
+                )
+            finally:
+                books.open -= 1
 
     def _hear(self, event: Event) -> None:
         self.feed.wake(event.kind)
@@ -129,6 +163,8 @@ class Inbox:
         """Stop serving: waiting requests are answered, open SMTP sessions end."""
         for server in self._servers:
             server.close()
+        for task in self._tasks:
+            task.cancel()
         self.feed.close()
         self._http.should_exit = True
         await asyncio.gather(self._serving, self._filling)

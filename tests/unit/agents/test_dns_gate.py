@@ -23,7 +23,7 @@ import uvloop
 from pydantic import ValidationError
 
 from orchestrator.agents import control
-from orchestrator.agents.dns_gate import DnsRule, Gate, serve
+from orchestrator.agents.dns_gate import DnsRule, Gate, _Kept, serve
 
 T = TypeVar("T")
 
@@ -205,6 +205,28 @@ def test_rules_are_listed_and_cleared(gate: Running) -> None:
     ]
     control.ask(str(gate.control), ["clear"])
     assert rcode(gate.ask("b")) == "NOERROR"
+
+
+def test_rules_that_are_used_up_are_shown_and_no_longer_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, compared = Gate(("127.0.0.1", 9)), list[str]()
+    gate.obey(["add", json.dumps([*[{"name": "a", "times": 1}] * 1000, {"name": "b"}])])
+    concerns = _Kept.concerns
+
+    def counted(kept: _Kept, name: str, kind: str) -> bool:
+        compared.append(name)
+        return concerns(kept, name, kind)
+
+    async def ask(name: str) -> None:
+        await gate.answer(dns.message.make_query(name, "A").to_wire(), "127.0.0.1", "udp")
+
+    for _ in range(1000):
+        asyncio.run(ask("a"))
+    monkeypatch.setattr(_Kept, "concerns", counted)
+    asyncio.run(ask("b"))
+    assert compared == ["b"]
+    assert [rule["hits"] for rule in gate.obey(["rules"])] == [1] * 1001
+    assert gate.obey(["add", json.dumps([{"name": "a"}])]) == 1002
+    assert gate.obey(["clear"]) == 0
 
 
 @pytest.mark.parametrize(

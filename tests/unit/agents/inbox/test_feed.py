@@ -1,6 +1,7 @@
 """The feed: who waits is woken by news of its kind only."""
 
 import asyncio
+from functools import partial
 
 from orchestrator.agents.inbox.feed import MESSAGE, Feed
 
@@ -13,7 +14,7 @@ def test_a_waiter_looks_again_after_news_of_its_kind_only() -> None:
             looks[kind] += 1
             return True if feed.closed else None
 
-        waiting = asyncio.gather(*(feed.until(lambda k=kind: look(k), 10, kind) for kind in looks))
+        waiting = asyncio.gather(*(feed.until(partial(look, kind), 10, kind) for kind in looks))
         for kind in ("", "attempt", "attempt", MESSAGE):
             feed.wake(kind) if kind else None
             for _ in range(3):

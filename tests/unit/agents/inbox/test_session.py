@@ -5,7 +5,7 @@ import smtplib
 import socket
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from email import message_from_bytes
 from email.message import EmailMessage, Message
 from typing import cast
@@ -86,6 +86,69 @@ def test_a_handshake_that_fails_ends_the_connection_only(inbox: Inbox) -> None:
                 pass
     with client(inbox) as smtp:
         smtp.sendmail("a@d0.test", ["b@d1.test"], LETTER)
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+@pytest.mark.parametrize("hello", [b"", b"NOOP\r\n" * 10])
+def test_connections_count_during_a_handshake_which_takes_limited_time(
+    inbox: Inbox, monkeypatch: pytest.MonkeyPatch, hello: bytes, *, implicit: bool
+) -> None:
+    for module in ("session", "inbox.server"):
+        monkeypatch.setattr(f"orchestrator.agents.{module}.HANDSHAKE_S", 1.0)
+    books = inbox.reception.books
+    with ExitStack() as stack:
+        for _ in range(20):
+            opened = socket.create_connection(("127.0.0.1", inbox.smtps if implicit else inbox.port), timeout=5)
+            stack.enter_context(opened)
+            if not implicit:
+                opened.sendall(b"EHLO x\r\nSTARTTLS\r\n")
+                while not (opened.recv(1000)).endswith(b"TLS\r\n"):
+                    pass
+            opened.sendall(hello)
+        while not hello and books.open < 20:
+            assert books.accepted <= 20
+        with suppress(ConnectionError):
+            while opened.recv(1000):
+                pass
+        inbox.reception.most = 20
+        end = time.monotonic() + 5
+        while books.open and time.monotonic() < end:
+            inbox.call(bool)
+        assert books.open == 0
+    with client(inbox) as smtp:
+        smtp.sendmail("a@d0.test", ["b@d1.test"], LETTER)
+
+
+def test_a_client_that_leaves_during_the_handshake_is_forgotten(inbox: Inbox, tls: Tls) -> None:
+    for _ in range(20):
+        socket.create_connection(("127.0.0.1", inbox.smtps), timeout=5).close()
+    with smtplib.SMTP_SSL("localhost", inbox.smtps, timeout=5, context=tls.client) as smtp:
+        smtp.noop()
+    books, end = inbox.reception.books, time.monotonic() + 5
+    while books.open and time.monotonic() < end:
+        inbox.call(bool)
+    assert books.open == 0
+
+
+def test_silent_handshakes_count_in_the_limit_of_connections(inbox: Inbox) -> None:
+    inbox.reception.most = 5
+    with ExitStack() as stack:
+        silent = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", inbox.smtps), timeout=5)) for _ in range(6)
+        ]
+        assert silent[-1].recv(1) == b""
+        with pytest.raises(smtplib.SMTPConnectError, match="Too many connections"):
+            client(inbox)
+
+
+def test_a_rule_at_connect_is_answered_inside_tls(inbox: Inbox, tls: Tls) -> None:
+    inbox.rules({"on": "connect", "then": "tarpit", "delay_s": 0.3, "times": 1}, {"on": "connect", "then": "reject"})
+    began = time.monotonic()
+    with smtplib.SMTP_SSL("localhost", inbox.smtps, timeout=5, context=tls.client) as smtp:
+        assert time.monotonic() - began > 0.3
+        smtp.sendmail("a@d0.test", ["b@d1.test"], LETTER)
+    with pytest.raises(smtplib.SMTPConnectError):
+        smtplib.SMTP_SSL("localhost", inbox.smtps, timeout=5, context=tls.client)
 
 
 def test_smtputf8(inbox: Inbox) -> None:

@@ -271,6 +271,30 @@ def test_a_search_that_cannot_be_read_is_an_error(text: str) -> None:
         search.where(search.parse(text))
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("before:never", "before: needs a date as 2026-11-27 or 2026-11-27T08:00, not 'never'"),
+        ("after:2026-13-01", "after: needs a date as 2026-11-27 or 2026-11-27T08:00, not '2026-13-01'"),
+        ("larger:" + "x" * 10_000, "larger: needs octets as 900, 10k or 2M, not 'xxx"),
+        ("is:odd", "is: needs read, unread or tagged, not 'odd'"),
+        ("has:nothing", "has: needs attachment or inline, not 'nothing'"),
+        ("a " * 1001, "a search has at most 50 terms, not 1001"),
+    ],
+)
+def test_an_error_of_a_search_says_what_is_needed_and_what_was_found(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=r"needs|at most") as caught:
+        search.where(search.parse(text))
+    assert str(caught.value).startswith(message)
+    assert len(str(caught.value)) < 200
+
+
+def test_a_search_of_the_most_terms_is_carried_out(spool: Spool) -> None:
+    put(spool, LETTER)
+    for term in ("to:bob", "-to:bob", "subject:x", "before:2026-11-27", "a", "has:inline", "larger:999999999999M"):
+        spool.total(*search.where(search.parse(f"{term} " * search.MOST_TERMS)))
+
+
 def test_the_envelope_stands_apart_from_the_header(spool: Spool) -> None:
     stored = spool.get(put(spool, LETTER, HIDDEN))
     assert (stored.envelope.sender, stored.envelope.recipients) == ("", HIDDEN.recipients)
