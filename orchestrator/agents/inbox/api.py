@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Depends, HTTPException, Query, Request
+from fastapi import APIRouter, Body, Depends, Header, HTTPException, Path, Query, Request
 from fastapi.dependencies.utils import get_flat_params
 from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, Field
@@ -28,6 +28,8 @@ _HARMLESS = re.compile(r"image/(png|jpeg|gif|webp)|text/plain|application/pdf|au
 MOST_WAIT_S = 600.0
 KEEP_ALIVE_S = 15.0
 """Seconds of silence after which an event stream sends a comment, so that proxies and readers keep it open."""
+LARGEST = 2**63 - 1
+"""Largest integer of SQLite."""
 _PAGE = 1000
 _FEW = 10
 
@@ -163,7 +165,7 @@ async def terms(
     subject: Annotated[str | None, Query(description="a part of the subject")] = None,
     message_id: str | None = None,
     query: Annotated[str, Query(description='words as Mailpit knows them: `to:x subject:"y z" -tag:old`')] = "",
-    after: Annotated[int, Query(description="messages with a larger id only")] = 0,
+    after: Annotated[int, Query(ge=0, le=LARGEST, description="messages with a larger id only")] = 0,
 ) -> search.Condition:
     """Read the conditions of a search from a query string."""
     given = [("rcpt", address) for address in to]
@@ -186,7 +188,7 @@ def summary(stored: Stored) -> dict[str, Any]:
     return {**stored.head, **envelope, **facts}
 
 
-async def _kept(here: Annotated[Served, Depends(_here)], id_: int) -> Stored:
+async def _kept(here: Annotated[Served, Depends(_here)], id_: Annotated[int, Path(le=LARGEST)]) -> Stored:
     try:
         return here.spool.get(id_)
     except KeyError:
@@ -195,7 +197,8 @@ async def _kept(here: Annotated[Served, Depends(_here)], id_: int) -> Stored:
 
 Kept = Annotated[Stored, Depends(_kept)]
 Searched = Annotated[search.Condition, Depends(terms)]
-Cursor = Annotated[int, Query(ge=0, description="id of the last event that is known")]
+Cursor = Annotated[int, Query(ge=0, le=LARGEST, description="id of the last event that is known")]
+LastEvent = Annotated[int | None, Header(alias="last-event-id", ge=0, le=LARGEST, description="`after` of a reconnect")]
 api = APIRouter(prefix="/api", dependencies=[Depends(_only_known)])
 """All functions, dependencies too, are coroutines: the spool belongs to the event loop's thread."""
 
@@ -205,7 +208,7 @@ async def messages(
     here: Here,
     where: Searched,
     limit: Annotated[int, Query(ge=1, le=_PAGE)] = 50,
-    start: Annotated[int, Query(ge=0)] = 0,
+    start: Annotated[int, Query(ge=0, le=LARGEST)] = 0,
 ) -> Listing:
     """List messages, the newest first."""
     found = [Summary(**summary(stored)) for stored in here.spool.find(*where, limit=limit, start=start)]
@@ -262,7 +265,7 @@ async def delete_one(here: Here, stored: Kept) -> Gone:
 @api.put("/messages/{id_}/seen")
 async def seen(here: Here, stored: Kept, seen: Annotated[bool, Body()]) -> None:
     """Mark a message as seen or not."""
-    here.spool.mark([stored.id], seen=seen)
+    here.spool.mark("id = ?", [stored.id], seen=seen)
 
 
 @api.get("/messages/{id_}/raw", response_class=StreamingResponse)
@@ -296,10 +299,9 @@ async def attempts(here: Here, after: Cursor = 0, limit: Annotated[int, Query(ge
 
 
 @api.get("/events", response_class=StreamingResponse)
-async def events(here: Here, request: Request, after: Cursor | None = None) -> StreamingResponse:
+async def events(here: Here, after: Cursor | None = None, last: LastEvent = None) -> StreamingResponse:
     """Stream events as they happen (server-sent events), from a cursor on, or from now on."""
-    known = request.headers.get("last-event-id", "")
-    cursor = int(known) if known.isdecimal() else here.spool.cursor if after is None else after
+    cursor = next((known for known in (last, after) if known is not None), here.spool.cursor)
     return StreamingResponse(_events(here, cursor), media_type="text/event-stream", headers=NOT_STORED)
 
 

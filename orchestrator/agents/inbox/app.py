@@ -5,7 +5,7 @@ from importlib import resources
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from fastapi import APIRouter, FastAPI, HTTPException
+from fastapi import APIRouter, FastAPI, HTTPException, Request
 from fastapi.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -41,9 +41,15 @@ def create(served: Served, names: Collection[str] = LOCAL) -> ASGIApp:
         redoc_url=None,
     )
     app.state.here = served
+    app.add_exception_handler(UnicodeEncodeError, _no_text)
     for router in (api, mailpit.v1, mailpit.plain, rest):
         app.include_router(router)
     return Guard(app, names)
+
+
+async def _no_text(_request: Request, error: Exception) -> Response:
+    """Refuse half a surrogate pair, which JSON can name: neither SQLite nor UTF-8 has it."""
+    return PlainTextResponse(f"Unicode text is needed: {error}\n", 400)
 
 
 def _is_address(host: str) -> bool:
@@ -93,7 +99,10 @@ class Guard:
 
     def _refuse(self, method: str, headers: dict[bytes, str]) -> str | None:
         host = headers.get(b"host", "")
-        name = urlsplit(f"//{host}").hostname or ""
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:  # brackets without an address
+            name = ""
         if name not in self._names and not _is_address(name):
             return f"Host {host[:100]!r} is no address, and none of {', '.join(sorted(self._names))}"
         origin = headers.get(b"origin")

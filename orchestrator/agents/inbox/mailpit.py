@@ -3,8 +3,9 @@
 Ids are the inbox's numbers, as text. A request that is not supported gets 501 with the reason.
 """
 
+import json
+import re
 from base64 import b64decode
-from binascii import Error as NotBase64
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from email import policy
@@ -18,8 +19,7 @@ from fastapi import APIRouter, Depends, HTTPException, Query
 from fastapi.responses import PlainTextResponse, Response
 
 from orchestrator.agents.inbox import head, mime, search
-from orchestrator.agents.inbox.api import ATTACHED, SEALED, Here, Served, media_type, remove
-from orchestrator.agents.inbox.feed import MESSAGE
+from orchestrator.agents.inbox.api import ATTACHED, LARGEST, SEALED, Here, Served, media_type, remove
 from orchestrator.agents.inbox.mailpit_bodies import Address, Chaos, Ids, Reading, Renaming, Send, Tagging, Trigger
 from orchestrator.agents.inbox.spool import Envelope, Stored
 from orchestrator.agents.rules import Action, Moment, Rule, Rules
@@ -29,7 +29,9 @@ LIKE = "v1.30.0"
 _MOMENTS = {"Sender": Moment.MAIL, "Recipient": Moment.RCPT, "Authentication": Moment.AUTH}
 _SUMS = {"MD5": md5, "SHA1": sha1, "SHA256": sha256}
 _ABSENT = "not in this inbox: it never contacts what a message names, and keeps mail in the bed"
-_MOST = 100_000
+_MOST = 1000
+"""Messages of a list."""
+_NAME = re.compile(r"[!-9;-~]+")  # RFC 5322, 2.2
 _RELAY = ("SMTPServer", "ReturnPath", "AllowedRecipients", "BlockedRecipients", "OverrideFrom")
 
 
@@ -43,9 +45,9 @@ async def _kept(here: Here, id_: str) -> Stored:
 
 
 async def _condition(here: Here, query: str) -> search.Condition:
+    if not query.strip():
+        raise HTTPException(400, "a query is needed")
     try:
-        if not query.strip():
-            raise ValueError("a query is needed")
         return await here.ready(search.where(search.parse(query)))
     except ValueError as error:
         raise HTTPException(400, str(error)) from error
@@ -53,7 +55,7 @@ async def _condition(here: Here, query: str) -> search.Condition:
 
 Kept = Annotated[Stored, Depends(_kept)]
 Searched = Annotated[search.Condition, Depends(_condition)]
-Start = Annotated[int, Query(ge=0)]
+Start = Annotated[int, Query(ge=0, le=LARGEST)]
 Limit = Annotated[int, Query(ge=0, le=_MOST)]
 v1 = APIRouter(prefix="/api/v1", tags=["Mailpit"])
 plain = APIRouter(tags=["Mailpit"])
@@ -78,8 +80,7 @@ async def searched(here: Here, where: Searched, start: Start = 0, limit: Limit =
 async def read(here: Here, body: Reading) -> str:
     """Mark messages as read or not."""
     where = await _condition(here, body.Search) if body.Search else _of(body.IDs)
-    here.spool.mark([stored.id for stored in here.spool.find(*where, limit=_MOST)], seen=body.Read)
-    here.feed.wake(MESSAGE)
+    here.spool.mark(*where, seen=body.Read)
     return "ok"
 
 
@@ -106,8 +107,8 @@ async def tags(here: Here) -> list[str]:
 @v1.put("/tags", response_class=PlainTextResponse)
 async def put_tags(here: Here, body: Tagging) -> str:
     """Replace the tags of messages."""
-    for stored in here.spool.find(*_of(body.IDs), limit=_MOST) if body.IDs else []:
-        here.spool.tag(stored.id, body.Tags)
+    if body.IDs:
+        here.spool.tag(body.Tags, *_of(body.IDs))
     return "ok"
 
 
@@ -133,7 +134,7 @@ async def message(here: Here, stored: Kept) -> dict[str, Any]:
     """Return a message, and mark it as read."""
     raw = here.spool.raw(stored.id)
     body, fields = mime.read(raw), list(head.fields(raw))
-    here.spool.mark([stored.id], seen=True)
+    here.spool.mark("id = ?", [stored.id], seen=True)
     listed = _listed(stored, body)
     for name in ("Read", "Created", "Snippet", "Attachments"):
         del listed[name]
@@ -195,32 +196,17 @@ async def view(here: Here, name: str) -> Response:
 @v1.post("/send")
 async def send(here: Here, body: Send) -> dict[str, str]:
     """Put a message into the inbox, without SMTP."""
-    message = EmailMessage()
-    message["From"], message["Subject"] = _written(body.From), body.Subject
-    for name, those in (("To", body.To), ("Cc", body.Cc), ("Reply-To", body.ReplyTo)):
-        if those:
-            message[name] = ", ".join(map(_written, those))
-    message["Date"] = format_datetime(datetime.now(UTC))
-    for name, value in body.Headers.items():
-        message[name] = value
-    message.set_content(body.Text)
-    if body.HTML:
-        message.add_alternative(body.HTML, subtype="html")
-    for file in body.Attachments:
-        media = file.ContentType or guess_type(file.Filename)[0] or "application/octet-stream"
-        main, _, sub = media.partition("/")
-        cid = f"<{file.ContentID}>" if file.ContentID else None
-        message.add_attachment(_octets(file.Content), main, sub or "octet-stream", filename=file.Filename, cid=cid)
     to = [address.Email for address in (*body.To, *body.Cc)] + body.Bcc
     if not to:
         raise HTTPException(400, "To, Cc or Bcc is needed")
     envelope = Envelope(sender=body.From.Email, recipients=tuple(to), client="", helo="")
     try:
-        id_ = here.inbox.put(message.as_bytes(policy=policy.SMTP), envelope)
-    except OSError as error:
+        "".join(body.Tags).encode()  # half a surrogate pair has no octets
+        id_ = here.inbox.put(_composed(body), envelope)
+    except (OSError, TypeError, ValueError) as error:
         raise HTTPException(400, str(error)) from error
     if body.Tags:
-        here.spool.tag(id_, body.Tags)
+        here.spool.tag(body.Tags, "id = ?", [id_])
     return {"ID": str(id_)}
 
 
@@ -296,10 +282,7 @@ async def absent(path: str) -> Response:
 
 def _of(ids: Sequence[str]) -> search.Condition:
     """Name messages by their ids; none: all."""
-    numbers = [int(id_) for id_ in ids if id_.isdecimal()]
-    if not ids:
-        return "1", []
-    return f"id IN ({', '.join('?' * len(numbers))})", list(numbers)
+    return ("id IN (SELECT value FROM json_each(?))", [json.dumps(ids)]) if ids else ("1", [])
 
 
 def _listing(here: Served, where: search.Condition, start: int, limit: int) -> dict[str, Any]:
@@ -366,12 +349,33 @@ def _attached(part: mime.Part) -> dict[str, Any]:
     }
 
 
+def _composed(body: Send) -> bytes:
+    """Return a message.
+
+    Raises:
+        TypeError, ValueError: a field cannot be written.
+    """
+    message = EmailMessage()
+    message["From"], message["Subject"] = _written(body.From), body.Subject
+    for name, those in (("To", body.To), ("Cc", body.Cc), ("Reply-To", body.ReplyTo)):
+        if those:
+            message[name] = ", ".join(map(_written, those))
+    message["Date"] = format_datetime(datetime.now(UTC))
+    for name, value in body.Headers.items():
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"the name of a header field is of visible ASCII characters, not {name[:40]!r}")
+        message[name] = value
+    message.set_content(body.Text)
+    if body.HTML:
+        message.add_alternative(body.HTML, subtype="html")
+    for file in body.Attachments:
+        media = file.ContentType or guess_type(file.Filename)[0] or "application/octet-stream"
+        main, _, sub = media.partition("/")
+        cid = f"<{file.ContentID}>" if file.ContentID else None
+        content = b64decode(file.Content, validate=True)
+        message.add_attachment(content, main, sub or "octet-stream", filename=file.Filename, cid=cid)
+    return message.as_bytes(policy=policy.SMTP)
+
+
 def _written(address: Address) -> str:
     return formataddr((address.Name, address.Email))
-
-
-def _octets(text: str) -> bytes:
-    try:
-        return b64decode(text, validate=True)
-    except NotBase64 as error:
-        raise HTTPException(400, f"an attachment is not base64: {error}") from error

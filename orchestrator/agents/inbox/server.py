@@ -73,6 +73,7 @@ class Inbox:
         self.reception = reception
         self.feed = Feed()
         reception.heard = self._hear
+        reception.spool.changed = partial(self.feed.wake, MESSAGE)
         self._app = create(Served(reception, self.feed), names)
         self._servers: list[asyncio.AbstractServer] = []
         self._tasks: set[asyncio.Task[None]] = set()

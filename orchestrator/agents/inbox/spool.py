@@ -125,6 +125,8 @@ class Spool:
         self.words = Words(self._index, lambda id_: b"".join(self.chunks(id_, LIMIT)))
         """Search for words; may be filled ahead of a search, which fills the rest."""
         (self._events_b,) = self._index.execute("SELECT coalesce(sum(length(data)), 0) FROM events").fetchone()
+        self.changed: Callable[[], None] = lambda: None
+        """Called after a change of marks or tags."""
         self._number = max((int(path.name) for path in folder.glob("[0-9]*")), default=0)
         self._segment = -1
         self._segment_size = 0
@@ -276,16 +278,22 @@ class Spool:
 
     # ----------------------------------------------------------------------------------------------------- change
 
-    def mark(self, ids: Iterable[int], *, seen: bool) -> None:
-        """Mark messages as seen or not."""
-        self._index.executemany("UPDATE messages SET seen = ? WHERE id = ?", [(seen, id_) for id_ in ids])
+    def mark(self, where: str, args: Sequence[object], *, seen: bool) -> None:
+        """Mark the messages that fulfil a condition as seen or not."""
+        self._catch_up(where)
+        self._index.execute(f"UPDATE messages SET seen = ? WHERE {where}", (seen, *args))  # noqa: S608
+        self.changed()
 
-    def tag(self, id_: int, tags: Iterable[str]) -> None:
-        """Replace the tags of a message."""
+    def tag(self, tags: Iterable[str], where: str, args: Sequence[object]) -> None:
+        """Replace the tags of the messages that fulfil a condition."""
+        self._catch_up(where)
         with self._index:
             self._index.execute("BEGIN")
-            self._index.execute("DELETE FROM tags WHERE message = ?", (id_,))
-            self._index.executemany("INSERT OR IGNORE INTO tags VALUES (?, ?)", [(id_, tag) for tag in tags])
+            self._index.execute(f"DELETE FROM tags WHERE message IN (SELECT id FROM messages WHERE {where})", args)  # noqa: S608
+            for tag in tags:
+                put = f"INSERT OR IGNORE INTO tags SELECT id, ? FROM messages WHERE {where}"  # noqa: S608
+                self._index.execute(put, (tag, *args))
+        self.changed()
 
     def retag(self, tag: str, new: str | None) -> None:
         """Rename a tag of all messages; ``None``: delete it."""
@@ -293,6 +301,7 @@ class Spool:
             self._index.execute("DELETE FROM tags WHERE tag = ?", (tag,))
         else:
             self._index.execute("UPDATE OR REPLACE tags SET tag = ? WHERE tag = ?", (new, tag))
+        self.changed()
 
     def tags(self) -> list[str]:
         """Return the tags in use, sorted."""

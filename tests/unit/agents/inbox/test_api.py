@@ -1,5 +1,6 @@
 """The HTTP API of an inbox, over a real socket."""
 
+import asyncio
 import json
 import smtplib
 import threading
@@ -13,6 +14,8 @@ import httpx
 import pytest
 
 from orchestrator.agents.inbox.app import MOST_BODY
+from orchestrator.agents.inbox.feed import MESSAGE
+from orchestrator.agents.inbox.spool import Spool
 from tests.unit.agents.inbox.conftest import Inbox
 from tests.unit.agents.inbox.test_authentication import Records, records  # noqa: F401
 
@@ -115,6 +118,22 @@ def test_an_unknown_query_parameter_is_refused(inbox: Inbox, method: str, path: 
     assert get(inbox, "messages?query=&limit=1&start=0&to=bob")["total"] == 1
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "messages?after=9223372036854775808",
+        "messages?start=9223372036854775808",
+        "messages?query=larger:999999999999999M",
+        "messages/9223372036854775808",
+        "attempts?after=9223372036854775808",
+        "events?after=9223372036854775808",
+    ],
+)
+def test_a_number_beyond_those_of_sqlite_is_refused(inbox: Inbox, path: str) -> None:
+    assert inbox.client.get(f"/api/{path}").status_code == 422
+    assert inbox.client.get("/api/events", headers={"Last-Event-ID": "9" * 5000}).status_code == 422
+
+
 def test_a_wait_is_answered_when_the_mail_comes_and_not_before(inbox: Inbox) -> None:
     send(inbox, to=("eve@d1.test",))
     with ThreadPoolExecutor() as pool:
@@ -124,6 +143,31 @@ def test_a_wait_is_answered_when_the_mail_comes_and_not_before(inbox: Inbox) -> 
         send(inbox)
         assert {future.result(5)["total"] for future in waiting} == {2}
     assert get(inbox, "wait", to="eve@d1.test", timeout=0)["total"] == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda spool: spool.mark("1", [], seen=True),
+        lambda spool: spool.tag(["new"], "1", []),
+        lambda spool: spool.retag("old", "new"),
+        lambda spool: spool.retag("old", None),
+    ],
+)
+def test_a_change_of_marks_and_tags_wakes_those_who_wait(inbox: Inbox, change: Callable[[Spool], None]) -> None:
+    looks: list[None] = []
+
+    def look() -> bool | None:
+        looks.append(None)
+        return len(looks) > 1 or None
+
+    async def wait() -> bool | None:
+        waiting = asyncio.ensure_future(inbox.feed.until(look, 60, MESSAGE))
+        await asyncio.sleep(0)
+        change(inbox.spool)
+        return await asyncio.wait_for(waiting, 1)
+
+    assert inbox.wait(wait())
 
 
 def test_a_wait_in_vain_says_what_there_was(inbox: Inbox) -> None:
@@ -207,7 +251,7 @@ def test_metrics(inbox: Inbox) -> None:
 # ------------------------------------------------------------------------------------------------------------ strangers
 
 
-@pytest.mark.parametrize("host", ["evil.test", "evil.test:8025", "127.0.0.1.evil.test", "", "127.0.0.1@evil.test"])
+@pytest.mark.parametrize("host", ["evil.test", "evil.test:8025", "127.0.0.1.evil.test", "", "127.0.0.1@evil.test", "["])
 def test_another_host_is_refused(inbox: Inbox, host: str) -> None:
     assert inbox.client.get("/api/messages", headers={"Host": host}).status_code in {400, 403}
 

@@ -1,5 +1,6 @@
 """A client of Mailpit, pytest-mailpit from PyPI, works with the inbox unchanged."""
 
+import json
 import re
 import smtplib
 import subprocess
@@ -131,6 +132,38 @@ def test_a_message_is_put_in_by_http(inbox: Inbox) -> None:
     assert (message["Subject"], message["Text"], message["Tags"]) == ("Grüße", ".dot\n..dots\n", ["sent"])
     assert [part["ContentID"] for part in message["Inline"]] == ["one"]
     assert inbox.client.post("/api/v1/send", json={**body, "To": [], "Bcc": []}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"From": {"Email": "jörg@example.com"}},
+        {"From": {"Email": "a@example.com\r\nBcc: x@example.com"}},
+        {"Subject": "a\nb"},
+        {"Headers": {"Subject": "second"}},
+        {"Headers": {"X-A: b\r\nX-Injected": "c"}},
+        {"Headers": {"X-Ä": "c"}},
+        {"Headers": {"Content-Type": "multipart/mixed"}},
+        {"Subject": "\ud800"},
+        {"Text": "\ud800"},
+        {"Tags": ["\ud800"]},
+        {"Bcc": ["\ud800@example.com"]},
+        {"Attachments": [{"Content": "AAE=", "Filename": "\ud800"}]},
+        {"Attachments": [{"Content": "AAE=", "Filename": "x", "ContentType": "text/x\r\nX-Injected: y"}]},
+        {"Attachments": [{"Content": "AAE=", "Filename": "x", "ContentID": "a\r\nX-Injected: y"}]},
+    ],
+)
+def test_a_message_that_cannot_be_written_is_refused(inbox: Inbox, change: dict[str, object]) -> None:
+    body = {"From": {"Email": "a@example.com"}, "To": [{"Email": "b@example.com"}], "Subject": "x", **change}
+    json_type = {"Content-Type": "application/json"}
+    answer = inbox.client.post("/api/v1/send", content=json.dumps(body), headers=json_type)
+    assert (answer.status_code in {400, 422}, inbox.spool.count) == (True, 0), answer.text
+
+
+def test_half_a_surrogate_pair_is_no_tag(inbox: Inbox) -> None:
+    send(inbox, letter("bob@example.com"))
+    body, json_type = json.dumps({"IDs": ["1"], "Tags": ["\ud800"]}), {"Content-Type": "application/json"}
+    assert inbox.client.put("/api/v1/tags", content=body, headers=json_type).status_code == 400
 
 
 PAGE = Path(__file__).parents[4] / "docs" / "mail.md"

@@ -177,7 +177,7 @@ HIDDEN = Envelope(sender="", recipients=("Eve@d5.test", "eve@d5.test", "bob@d1.t
 )
 def test_a_message_is_found_by_its_words(spool: Spool, text: str, found: bool) -> None:  # noqa: FBT001
     id_ = put(spool, LETTER, HIDDEN)
-    spool.tag(id_, ["urgent"])
+    spool.tag(["urgent"], "id = ?", [id_])
     assert [stored.id for stored in spool.find(*search.where(search.parse(text)))] == ([id_] if found else [])
     assert spool.total(*search.where(search.parse(text))) == found
 
