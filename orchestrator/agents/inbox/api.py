@@ -32,6 +32,8 @@ LARGEST = 2**63 - 1
 """Largest integer of SQLite."""
 _PAGE = 1000
 _FEW = 10
+_SLICE = 200
+"""Messages that are deleted at a time."""
 
 
 class Mailbox(BaseModel):
@@ -218,7 +220,7 @@ async def messages(
 @api.delete("/messages")
 async def delete(here: Here, where: Searched) -> Gone:
     """Delete the messages that match: all of them without conditions."""
-    return remove(here.inbox, where)
+    return await remove(here.inbox, where)
 
 
 @api.get("/wait", responses={408: {"description": "the messages did not come in time"}})
@@ -259,7 +261,7 @@ async def authentication(here: Here, stored: Kept) -> Authentication:
 @api.delete("/messages/{id_}")
 async def delete_one(here: Here, stored: Kept) -> Gone:
     """Delete a message."""
-    return remove(here.inbox, ("id = ?", [stored.id]))
+    return await remove(here.inbox, ("id = ?", [stored.id]))
 
 
 @api.put("/messages/{id_}/seen")
@@ -319,12 +321,16 @@ async def put_rules(here: Here, rules: list[Rule]) -> None:
     here.inbox.record("rules", {"rules": [rule.to_dict() for rule in rules]})
 
 
-def remove(inbox: InboxReception, where: search.Condition) -> Gone:
-    """Delete the messages that match, and tell it."""
-    gone = inbox.spool.delete(*where)
-    if gone:
-        inbox.record("deleted", {"ids": gone})
-    return Gone(deleted=gone)
+async def remove(inbox: InboxReception, where: search.Condition) -> Gone:
+    """Delete the messages that match now, and tell it; others are served meanwhile."""
+    ids, deleted = inbox.spool.ids(*where), list[int]()
+    for i in range(0, len(ids), _SLICE):
+        some = ids[i : i + _SLICE]
+        if gone := inbox.spool.delete(f"id IN ({', '.join('?' * len(some))})", some):
+            inbox.record("deleted", {"ids": gone})
+        deleted += gone
+        await asyncio.sleep(0)
+    return Gone(deleted=deleted)
 
 
 def _enough(spool: Spool, where: search.Condition, count: int) -> list[Stored] | None:

@@ -87,14 +87,14 @@ async def read(here: Here, body: Reading) -> str:
 @v1.delete("/messages", response_class=PlainTextResponse)
 async def delete(here: Here, body: Ids | None = None) -> str:
     """Delete messages: all of them, if none is named."""
-    remove(here.inbox, _of(body.IDs if body else []))
+    await remove(here.inbox, _of(body.IDs if body else []))
     return "ok"
 
 
 @v1.delete("/search", response_class=PlainTextResponse)
 async def delete_searched(here: Here, where: Searched) -> str:
     """Delete the messages that match."""
-    remove(here.inbox, where)
+    await remove(here.inbox, where)
     return "ok"
 
 

@@ -252,6 +252,11 @@ class Spool:
         (count,) = self._index.execute(f"SELECT count(*) FROM messages WHERE {where}", args).fetchone()  # noqa: S608
         return int(count)
 
+    def ids(self, where: str = "1", args: Sequence[object] = ()) -> list[int]:
+        """Return the ids of all messages that fulfil a condition."""
+        self._catch_up(where)
+        return [id_ for (id_,) in self._index.execute(f"SELECT id FROM messages WHERE {where}", args)]  # noqa: S608
+
     def _catch_up(self, where: str) -> None:
         for _ in self.words.fill(where):
             pass

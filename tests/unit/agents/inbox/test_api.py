@@ -3,19 +3,23 @@
 import asyncio
 import json
 import smtplib
+import socket
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from email.message import EmailMessage
+from functools import partial
 from typing import Any
 
 import httpx
 import pytest
 
+from orchestrator.agents.inbox.api import remove
 from orchestrator.agents.inbox.app import MOST_BODY
 from orchestrator.agents.inbox.feed import MESSAGE
-from orchestrator.agents.inbox.spool import Spool
+from orchestrator.agents.inbox.spool import Envelope, Spool
 from tests.unit.agents.inbox.conftest import Inbox
 from tests.unit.agents.inbox.test_authentication import Records, records  # noqa: F401
 
@@ -276,6 +280,26 @@ def test_its_own_page_may(inbox: Inbox) -> None:
     assert inbox.client.delete("/api/messages", headers=own).status_code == 200
 
 
+def test_a_deletion_of_many_messages_lets_others_be_served(inbox: Inbox) -> None:
+    envelope = Envelope(sender="a@d0.test", recipients=("b@d1.test",), client="::1", helo="x")
+    for _ in range(2000):
+        inbox.call(partial(inbox.reception.put, b"Subject: x\r\n\r\n", envelope))
+    before = inbox.call(lambda: inbox.spool.cursor)
+    counts = list[int]()
+
+    async def delete() -> None:
+        deleting = asyncio.ensure_future(remove(inbox.reception, ("1", [])))
+        while not deleting.done():
+            counts.append(inbox.spool.count)
+            await asyncio.sleep(0)
+        assert len((await deleting).deleted) == 2000
+
+    inbox._wait(delete())
+    assert len(set(counts)) >= 10
+    told = inbox.call(lambda: inbox.spool.events(before, ["deleted"]))
+    assert sum(len(event.data["ids"]) for event in told) == 2000
+
+
 def test_html_of_a_message_is_sealed(inbox: Inbox) -> None:
     send(inbox, letter(html="<script>alert(1)</script>"))
     answer = inbox.client.get("/api/messages/1/html")
@@ -299,6 +323,21 @@ def test_a_part_is_no_page(inbox: Inbox, kind: str) -> None:
 @pytest.mark.parametrize("path", ["/page/..%2fserver.py", "/page/nosuch.html", "/page/%2e%2e/app.py", "/api/v2"])
 def test_no_other_file_is_served(inbox: Inbox, path: str) -> None:
     assert inbox.client.get(path).status_code == 404
+
+
+def test_a_connection_above_the_limit_is_answered_with_503(
+    make_inbox: Callable[..., Inbox], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.agents.inbox.server._MOST_HTTP", 20)
+    inbox = make_inbox()
+    with ExitStack() as stack:
+        for _ in range(19):
+            stack.enter_context(socket.create_connection(("127.0.0.1", inbox.http), timeout=5))
+        assert inbox.client.get("/metrics").status_code == 503
+        send(inbox)
+    while inbox.client.get("/metrics").status_code == 503:
+        pass
+    assert get(inbox, "messages")["total"] == 1
 
 
 def test_waiting_requests_end_with_the_inbox(make_inbox: Callable[..., Inbox]) -> None:
