@@ -51,14 +51,13 @@ class Inbox:
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
         self._serving = self.call(lambda: Serving(make()))
-        self.wait(self._serving.open(["127.0.0.1"], Ports(smtp=(0,), smtps=0, http=0)))
+        self._wait(self._serving.open(["127.0.0.1"], Ports(smtp=(0,), smtps=0, http=0)))
         self.feed, self.reception = self._serving.feed, self._serving.reception
         self.spool = self.reception.spool
         ((self.port,), (self.smtps,), (self.http,)) = self._serving.ports.values()
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.http}", timeout=10)
 
-    def wait(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine in the inbox's thread."""
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
 
     def call(self, function: Callable[[], T]) -> T:
@@ -83,7 +82,7 @@ class Inbox:
     def stop(self) -> None:
         """End it."""
         self.client.close()
-        self.wait(self._serving.close())
+        self._wait(self._serving.close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
 

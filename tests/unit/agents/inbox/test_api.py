@@ -171,7 +171,7 @@ def test_a_change_of_marks_and_tags_wakes_those_who_wait(inbox: Inbox, change: C
         change(inbox.spool)
         return await asyncio.wait_for(waiting, 1)
 
-    assert inbox.wait(wait())
+    assert inbox._wait(wait())
 
 
 def test_a_wait_in_vain_says_what_there_was(inbox: Inbox) -> None:
