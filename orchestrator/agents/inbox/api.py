@@ -223,7 +223,7 @@ async def delete(here: Here, where: Searched) -> Gone:
     return await remove(here.inbox, where)
 
 
-@api.get("/wait", responses={408: {"description": "the messages did not come in time"}})
+@api.get("/wait", responses={409: {"description": "the messages did not come in time"}})
 async def wait(
     here: Here,
     where: Searched,
@@ -236,7 +236,7 @@ async def wait(
     if found is None:
         total = here.spool.total(*where)
         last = [event.data["reply"] for event in here.spool.events(max(0, here.spool.cursor - _FEW), ["attempt"])]
-        raise HTTPException(408, {"needed": count, "found": total, "kept": here.spool.count, "last_attempts": last})
+        raise HTTPException(409, {"needed": count, "found": total, "kept": here.spool.count, "last_attempts": last})
     return Listing(total=len(found), messages=[Summary(**summary(s)) for s in found], cursor=here.spool.cursor)
 
 

@@ -179,7 +179,7 @@ def test_a_wait_in_vain_says_what_there_was(inbox: Inbox) -> None:
     with pytest.raises(smtplib.SMTPRecipientsRefused):
         send(inbox)
     answer = inbox.client.get("/api/wait", params={"to": "bob@d1.test", "timeout": 0.05})
-    assert answer.status_code == 408
+    assert answer.status_code == 409
     assert answer.json()["detail"] == {
         "needed": 1,
         "found": 0,
@@ -347,7 +347,7 @@ def test_waiting_requests_end_with_the_inbox(make_inbox: Callable[..., Inbox]) -
         while not inbox.client.get("/metrics").is_success:
             pass
         inbox.call(inbox._serving.feed.close)
-        assert waiting.result(5).status_code == 408
+        assert waiting.result(5).status_code == 409
 
 
 @pytest.mark.parametrize(("method", "path"), [("PUT", "/api/rules"), ("POST", "/api/v1/send")])
