@@ -294,10 +294,16 @@ async def part(here: Here, stored: Kept, place: str) -> Response:
 
 
 @api.get("/attempts")
-async def attempts(here: Here, after: Cursor = 0, limit: Annotated[int, Query(ge=1, le=_PAGE)] = _PAGE) -> Events:
+async def attempts(
+    here: Here,
+    after: Cursor = 0,
+    limit: Annotated[int, Query(ge=1, le=_PAGE)] = _PAGE,
+    newest: Annotated[bool, Query(description="the newest first, instead of the oldest")] = False,  # noqa: FBT002
+) -> Events:
     """Return what rules, limits and authentication answered to clients, refusals too."""
-    found = here.spool.events(after, ["attempt"], limit)
-    return Events(events=[EventOf(**asdict(event)) for event in found], cursor=found[-1].id if found else after)
+    found = here.spool.events(after, ["attempt"], limit, newest=newest)
+    cursor = max((event.id for event in found), default=after)
+    return Events(events=[EventOf(**asdict(event)) for event in found], cursor=cursor)
 
 
 @api.get("/events", response_class=StreamingResponse)

@@ -351,11 +351,14 @@ class Spool:
         gone = self._index.execute(f"DELETE FROM events WHERE {where} RETURNING length(data)", (id_,))  # noqa: S608
         self._events_b -= sum(size for (size,) in gone)
 
-    def events(self, after: int = 0, kinds: Sequence[str] = (), limit: int = 1000) -> list[Event]:
-        """Return the events behind a cursor, the oldest first; of all kinds by default."""
+    def events(
+        self, after: int = 0, kinds: Sequence[str] = (), limit: int = 1000, *, newest: bool = False
+    ) -> list[Event]:
+        """Return events behind a cursor, the oldest or the newest first; of all kinds by default."""
         only = f"AND kind IN ({', '.join('?' * len(kinds))})" if kinds else ""
         rows = self._index.execute(
-            f"SELECT id, t, kind, data FROM events WHERE id > ? {only} ORDER BY id LIMIT ?",  # noqa: S608
+            f"SELECT id, t, kind, data FROM events WHERE id > ? {only}"  # noqa: S608
+            f" ORDER BY id {'DESC' if newest else 'ASC'} LIMIT ?",
             (after, *kinds, limit),
         ).fetchall()
         return [Event(id=id_, t=t, kind=kind, data=json.loads(data)) for id_, t, kind, data in rows]

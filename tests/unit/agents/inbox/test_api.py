@@ -237,6 +237,14 @@ def test_rules_are_set_and_count_their_hits(inbox: Inbox) -> None:
     assert [rule["hits"] for rule in get(inbox, "rules")] == [1, 0]
 
 
+def test_attempts_are_listed_from_either_end(inbox: Inbox) -> None:
+    for i in range(3):
+        inbox.call(partial(inbox.reception.record, "attempt", {"i": i}))
+    assert [event["data"]["i"] for event in get(inbox, "attempts", limit=2)["events"]] == [0, 1]
+    newest = get(inbox, "attempts", limit=2, newest=True)
+    assert ([event["data"]["i"] for event in newest["events"]], newest["cursor"]) == ([2, 1], 3)
+
+
 def test_its_document_names_every_path_and_the_rules_of_bed_files(inbox: Inbox) -> None:
     document = inbox.client.get("/openapi.json").json()
     assert {"/api/wait", "/api/events", "/api/rules", "/api/v1/messages", "/metrics"} <= document["paths"].keys()

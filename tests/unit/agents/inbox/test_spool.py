@@ -410,6 +410,12 @@ def test_events_are_read_from_a_cursor_on(spool: Spool) -> None:
     assert spool.events(spool.cursor) == []
 
 
+def test_the_newest_events_come_first_on_demand(spool: Spool) -> None:
+    for i in range(4):
+        spool.record("attempt", {"i": i})
+    assert [event.data["i"] for event in spool.events(1, ["attempt"], 2, newest=True)] == [3, 2]
+
+
 def test_long_events_take_bounded_room(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orchestrator.agents.inbox.spool.MOST_EVENTS_B", 1_000_000)
     for i in range(2000):
