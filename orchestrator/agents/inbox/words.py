@@ -53,7 +53,7 @@ class Words:
         return int(newest) if newest > max(self._last, known) else None
 
     def fill(self, where: str = MATCHES) -> Iterator[None]:
-        """Index every message that is kept now, if a condition needs that; yields about every ``SLICE_S``."""
+        """Index all pending messages if ``where`` uses the word index; yields about every ``SLICE_S``."""
         newest = self.behind() if MATCHES in where else None
         while newest and self._last < newest and (rows := self._index.execute(_NEXT, (self._last,)).fetchall()):
             self._add(rows)
