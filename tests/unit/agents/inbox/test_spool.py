@@ -327,6 +327,21 @@ def test_no_header_section_takes_long(field: str, piece: str) -> None:
     assert time.process_time() - start < 0.3  # 0.03 on an idle machine; it took 0.5 to 150
 
 
+@pytest.mark.parametrize(
+    ("field", "addresses"),
+    [
+        ("bob@@x", ["bob@@x"]),
+        ("a@b, bob@@x, Eve <eve@x>", ["a@b", "bob@@x", "eve@x"]),
+        ("bob@", ["bob@"]),
+        ("<bob@x", ["bob@x"]),
+        ("undisclosed-recipients:;", []),
+        (",@", ["@"]),
+    ],
+)
+def test_a_broken_address_stands_as_it_is(field: str, addresses: list[str]) -> None:
+    assert [mailbox.address for mailbox in head.mailboxes(field)] == addresses
+
+
 def test_the_first_addresses_of_a_long_field_are_read() -> None:
     read = head.read(
         b"To: " + b",\r\n ".join(b"user%d@d1.test" % i for i in range(10_000)) + b"\r\nCc: a@d1.test\r\n\r\n"
