@@ -21,6 +21,7 @@ _SAFE = ("GET", "HEAD", "OPTIONS")
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
+    (b"x-dns-prefetch-control", b"off"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
 _PAGE_POLICY = (

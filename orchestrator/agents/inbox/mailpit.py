@@ -19,7 +19,7 @@ from fastapi import APIRouter, Depends, HTTPException, Query
 from fastapi.responses import PlainTextResponse, Response
 
 from orchestrator.agents.inbox import head, mime, search
-from orchestrator.agents.inbox.api import ATTACHED, LARGEST, SEALED, Here, Served, media_type, remove
+from orchestrator.agents.inbox.api import ATTACHED, LARGEST, SEALED, Here, Served, framed, media_type, remove
 from orchestrator.agents.inbox.mailpit_bodies import Address, Chaos, Ids, Reading, Renaming, Send, Tagging, Trigger
 from orchestrator.agents.inbox.spool import Envelope, Stored
 from orchestrator.agents.rules import Action, Moment, Rule, Rules
@@ -184,10 +184,9 @@ async def view(here: Here, name: str) -> Response:
     if kind not in {"html", "txt"}:
         raise HTTPException(404, "message not found")
     body = mime.read(here.spool.raw((await _kept(here, id_)).id))
-    text, media = (
-        (body.html, "text/html; charset=utf-8") if kind == "html" else (body.text, "text/plain; charset=utf-8")
-    )
-    return Response(text, media_type=media, headers={"Content-Security-Policy": SEALED})
+    if kind == "html":
+        return framed(body.html)
+    return PlainTextResponse(body.text, headers={"Content-Security-Policy": SEALED})
 
 
 # ------------------------------------------------------------------------------------------------------------ the rest

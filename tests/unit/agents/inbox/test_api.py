@@ -317,6 +317,15 @@ def test_html_of_a_message_is_sealed(inbox: Inbox) -> None:
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
+@pytest.mark.parametrize("path", ["/api/messages/1/html", "/view/1.html"])
+def test_html_of_a_message_asks_for_no_connection(inbox: Inbox, path: str) -> None:
+    send(inbox, letter(html='<LINK title=">" rel=preconnect href="http://x.test"><p>a</p>'))
+    answer = inbox.client.get(path)
+    assert "<link" not in answer.text.lower()
+    assert answer.text.endswith("<p>a</p>\n")
+    assert answer.headers["x-dns-prefetch-control"] == "off"
+
+
 @pytest.mark.parametrize("kind", ["text/html", "image/svg+xml", "text/javascript", "application/xhtml+xml"])
 def test_a_part_is_no_page(inbox: Inbox, kind: str) -> None:
     message = letter()
