@@ -33,7 +33,7 @@ _HELLO = re.compile(rb"[A-Za-z]{4} +[!-~\x80-\xff][ -~\x80-\xff]*")
 _VERB_ENDS = (b"", b" ")
 _BODY = (b"BODY=7BIT", b"BODY=8BITMIME")
 _SIZE = re.compile(rb"SIZE(?:=(\d{1,20}))?")
-_AT_ONCE = 2 * 1024
+_AT_ONCE = 512
 """Octets of a pipeline that are read before other connections have their turn."""
 _EARLY_S = 0.001
 """Added to every delay, because the event loop rounds timers down to whole milliseconds."""

@@ -127,6 +127,7 @@ def test_an_unknown_query_parameter_is_refused(inbox: Inbox, method: str, path: 
     [
         "messages?after=9223372036854775808",
         "messages?start=9223372036854775808",
+        "wait?after=9223372036854775808",
         "messages?query=larger:999999999999999M",
         "messages/9223372036854775808",
         "attempts?after=9223372036854775808",

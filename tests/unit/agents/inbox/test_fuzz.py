@@ -303,6 +303,18 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     made.runner.close()
 
 
+def test_a_long_pipeline_lets_others_have_their_turn_soon() -> None:
+    async def scene() -> int:
+        session, wire = Session(Reception(Books([], None), SinkSettings(), 10)), Wire()
+        session.connection_made(cast("asyncio.BaseTransport", wire))
+        session.data_received(b"NOOP\r\n" * 10_000)
+        answered = wire.written.count(b"250 ")
+        session.connection_lost(None)
+        return answered
+
+    assert 0 < asyncio.run(scene()) < 100
+
+
 def cut(text: bytes, places: list[int]) -> list[bytes]:
     ends = [0, *sorted(place % (len(text) + 1) for place in places), len(text)]
     return [text[a:b] for a, b in pairwise(ends)]
