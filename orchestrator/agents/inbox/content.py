@@ -5,6 +5,7 @@ Only CRLF.CRLF ends it; a dot between bare line feeds or carriage returns is tex
 
 import errno
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from orchestrator.agents.content import DataReader
 
 IN_MEMORY = 64 * 1024
 """Octets of a message that are kept in memory until its end; a larger one goes to a file of its own as it comes."""
+ROOM_B = 16 * 1024 * 1024
+"""Octets of the file system that stay free."""
 _CRLF = b"\r\n"
 
 
@@ -81,6 +84,8 @@ class Content(DataReader):
             self.refused = error
 
     def _write(self, text: bytes) -> None:
+        if shutil.disk_usage(self._folder).free < ROOM_B:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if self._file < 0:
             self._file, name = tempfile.mkstemp(dir=self._folder, prefix="incoming-")
             self.path = Path(name)

@@ -101,8 +101,6 @@ class InboxReception(RuledReception):
         try:
             if content.refused is not None:
                 raise content.refused
-            if (reason := self.spool.full) is not None:
-                raise OSError(errno.ENOSPC, reason)
             return self.keep(content, envelope)
         finally:
             if not content.kept:
@@ -338,6 +336,8 @@ class InboxSession(RuledSession):
             id_ = self._inbox.keep(message, envelope)
         except (OSError, sqlite3.Error) as error:
             reply = _NOT_KEPT
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                reply = _FULL + str(error.strerror).encode() + b"\r\n"
             self._attempt(Moment.MESSAGE, reply, error=str(error))
             return reply, 0.0
         return b"250 2.0.0 Ok: message %d\r\n" % id_, 0.0

@@ -9,6 +9,7 @@
 The index is written before the reply to the end of the data, but not synced: the spool lives as long as its container.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -20,17 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.agents.inbox import head
-from orchestrator.agents.inbox.content import Content
+from orchestrator.agents.inbox.content import ROOM_B, Content
 from orchestrator.agents.inbox.words import LIMIT, Words
 
-SEGMENT_B = 64 * 1024 * 1024
-"""Octets of a shared file from which on a new one is begun."""
+SEGMENT_B = 8 * 1024 * 1024
+"""Octets of a shared file from which on a new one is begun; it stays as long as one of its messages."""
 MOST_EVENTS = 200_000
 """Events kept; the oldest go first."""
 MOST_EVENTS_B = 64 * 1024 * 1024
 """Octets of the data of all events, likewise."""
-ROOM_B = 16 * 1024 * 1024
-"""Octets of the file system that stay free."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS messages (
@@ -127,7 +126,9 @@ class Spool:
         (self._events_b,) = self._index.execute("SELECT coalesce(sum(length(data)), 0) FROM events").fetchone()
         self.changed: Callable[[], None] = lambda: None
         """Called after a change of marks or tags."""
-        self._number = max((int(path.name) for path in folder.glob("[0-9]*")), default=0)
+        files = list(folder.glob("[0-9]*"))
+        self._number = max((int(path.name) for path in files), default=0)
+        self._files_b = sum(path.stat().st_size for path in files)
         self._segment = -1
         self._segment_size = 0
 
@@ -142,8 +143,8 @@ class Spool:
         """Why no further message can be kept; ``None``: there is room."""
         if self.count >= self._most_messages:
             return f"{self.count} messages are kept, the limit"
-        if self.size >= self._most_b:
-            return f"{self.size} octets are kept, the limit is {self._most_b}"
+        if self._files_b >= self._most_b:
+            return f"the files of messages have {self._files_b} octets, the limit is {self._most_b}"
         if shutil.disk_usage(self.folder).free < ROOM_B:
             return "the disk is full"
         return None
@@ -152,8 +153,11 @@ class Spool:
         """Keep a message that has ended, and return its id.
 
         Raises:
-            OSError, sqlite3.Error: the disk did not take it; nothing of it is kept.
+            OSError, sqlite3.Error: there is no room (ENOSPC), or the disk did not take it; nothing of it is kept.
         """
+        if (reason := self.full) is not None:  # other sessions may have filled it since MAIL
+            content.discard()
+            raise OSError(errno.ENOSPC, reason)
         try:
             name, at, octets = self._lay(content)
             now, fields = self._clock(), head.read(octets)
@@ -173,6 +177,7 @@ class Spool:
             content.discard()
             raise
         content.kept = True
+        self._files_b += content.size if content.path is not None else 0
         self.count += 1
         self.size += content.size
         return id_
@@ -197,6 +202,7 @@ class Spool:
         while rest:
             done = os.write(self._segment, rest)
             self._segment_size += done
+            self._files_b += done
             rest = rest[done:]
         return self._segment_name, at, octets
 
@@ -326,7 +332,8 @@ class Spool:
             if not self._index.execute("SELECT 1 FROM messages WHERE file = ? LIMIT 1", (name,)).fetchone():
                 if self._segment >= 0 and name == self._segment_name:
                     self._close()
-                (self.folder / name).unlink(missing_ok=True)
+                self._files_b -= (self.folder / name).stat().st_size
+                (self.folder / name).unlink()
         ids = [id_ for id_, _ in gone]
         self.words.forget(ids)
         return ids

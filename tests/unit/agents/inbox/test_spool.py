@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.agents.inbox import head, mime, search
-from orchestrator.agents.inbox.content import IN_MEMORY, Content
+from orchestrator.agents.inbox.content import IN_MEMORY, ROOM_B, Content
 from orchestrator.agents.inbox.spool import SEGMENT_B, Envelope, Spool
 from orchestrator.agents.inbox.words import LIMIT
 
@@ -371,7 +372,32 @@ def test_it_says_why_it_is_full(tmp_path: Path) -> None:
     assert spool.full == "2 messages are kept, the limit"
     spool.delete()
     put(spool, b"x" * 99 + b"\r\n")
-    assert spool.full == "101 octets are kept, the limit is 100"
+    assert spool.full == "the files of messages have 101 octets, the limit is 100"
+
+
+@pytest.mark.parametrize("size", [60_000, 100_000])
+def test_the_files_of_messages_count_and_not_the_messages_in_them(tmp_path: Path, size: int) -> None:
+    spool = Spool(tmp_path, most_b=size + 10, most_messages=10)
+    first = put(spool, b"x" * size + b"\r\n")
+    put(spool, b"x" * 100 + b"\r\n")
+    assert spool.full
+    spool.delete("id = ?", [first])
+    assert bool(spool.full) == (size <= IN_MEMORY)  # the second one keeps the file that both share
+    spool.close()
+    assert Spool(tmp_path, most_b=size + 10, most_messages=10).full == spool.full
+    spool = Spool(tmp_path, most_b=size + 10, most_messages=10)
+    spool.delete()
+    assert spool.full is None
+
+
+def test_a_large_message_leaves_room_on_the_disk(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    content, usage = spool.begin(1 << 26), shutil.disk_usage(spool.folder)
+    content.feed(b"x" * 100_000 + b"\r\n")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=ROOM_B - 1))
+    assert content.feed(b"x" * 100_000 + b"\r\n.\r\n") == b""
+    assert content.refused
+    assert content.refused.errno == errno.ENOSPC
+    assert files(spool) == set()
 
 
 def test_files_without_a_message_are_removed(spool: Spool) -> None:
