@@ -18,6 +18,7 @@ from orchestrator.agents.inbox.authentication import Authentication, check
 from orchestrator.agents.inbox.feed import MESSAGE, Feed
 from orchestrator.agents.inbox.session import InboxReception
 from orchestrator.agents.inbox.spool import Event, Spool, Stored
+from orchestrator.agents.inbox.words import LIMIT
 from orchestrator.agents.rules import Rule, Rules
 
 SEALED = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'none'; base-uri 'none'; sandbox"
@@ -133,10 +134,28 @@ class Served:
     checking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
     """Messages whose authentication is checked at a time, each in a thread."""
 
+    reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+    """Large messages that are read at a time: each takes seven times its size of memory."""
+
     @property
     def spool(self) -> Spool:
         """Its messages."""
         return self.inbox.spool
+
+    def fields(self, stored: Stored) -> list[tuple[str, str]]:
+        """Return the header fields of a message."""
+        return list(head.fields(b"".join(self.spool.chunks(stored.id, head.LIMIT))))
+
+    async def body(self, stored: Stored) -> mime.Body:
+        """Read the parts of a message; those of a large one in a thread, one message at a time."""
+        if stored.size <= LIMIT:
+            return mime.read(self.spool.raw(stored.id))
+        async with self.reading:
+            try:
+                raw = self.spool.raw(stored.id)
+            except KeyError:
+                raise HTTPException(404, f"message {stored.id} is not kept any longer") from None
+            return await asyncio.to_thread(mime.read, raw)
 
     async def ready(self, where: search.Condition) -> search.Condition:
         """Have every message indexed that a condition needs, and serve others meanwhile; return the condition."""
@@ -244,10 +263,9 @@ async def wait(
 @api.get("/messages/{id_}")
 async def message(here: Here, stored: Kept) -> Whole:
     """Return a message with its text and parts."""
-    raw = here.spool.raw(stored.id)
-    body = mime.read(raw)
+    fields, body = here.fields(stored), await here.body(stored)
     parts = [PartOf(**{**facts(part), "size": len(part.content)}) for part in body.parts]
-    shown = {"headers": list(head.fields(raw)), "text": body.text, "html": body.html, "parts": parts}
+    shown = {"headers": fields, "text": body.text, "html": body.html, "parts": parts}
     return Whole(**{**summary(stored), **shown})
 
 
@@ -280,14 +298,14 @@ async def raw(here: Here, stored: Kept) -> StreamingResponse:
 @api.get("/messages/{id_}/html", response_class=Response)
 async def html(here: Here, stored: Kept) -> Response:
     """Return the HTML of a message, for a frame in which nothing runs and nothing is fetched."""
-    return framed(mime.read(here.spool.raw(stored.id)).html)
+    return framed((await here.body(stored)).html)
 
 
 @api.get("/messages/{id_}/parts/{place}", response_class=Response)
 async def part(here: Here, stored: Kept, place: str) -> Response:
     """Return the content of a part, without its transfer encoding."""
     try:
-        found = mime.read(here.spool.raw(stored.id)).part(place)
+        found = (await here.body(stored)).part(place)
     except KeyError:
         raise HTTPException(404, f"message {stored.id} has no part {place}") from None
     return Response(found.content, media_type=media_type(found), headers=ATTACHED)

@@ -22,6 +22,7 @@ from orchestrator.agents.inbox import head, mime, search
 from orchestrator.agents.inbox.api import ATTACHED, LARGEST, SEALED, Here, Served, framed, media_type, remove
 from orchestrator.agents.inbox.mailpit_bodies import Address, Chaos, Ids, Reading, Renaming, Send, Tagging, Trigger
 from orchestrator.agents.inbox.spool import Envelope, Stored
+from orchestrator.agents.inbox.words import MATCHES
 from orchestrator.agents.rules import Action, Moment, Rule, Rules
 
 LIKE = "v1.30.0"
@@ -67,13 +68,13 @@ plain = APIRouter(tags=["Mailpit"])
 @v1.get("/messages")
 async def messages(here: Here, start: Start = 0, limit: Limit = 50) -> dict[str, Any]:
     """List messages, the newest first."""
-    return _listing(here, ("1", []), start, limit)
+    return await _listing(here, ("1", []), start, limit)
 
 
 @v1.get("/search")
 async def searched(here: Here, where: Searched, start: Start = 0, limit: Limit = 50) -> dict[str, Any]:
     """List the messages that match."""
-    return _listing(here, where, start, limit)
+    return await _listing(here, where, start, limit)
 
 
 @v1.put("/messages", response_class=PlainTextResponse)
@@ -132,10 +133,9 @@ async def delete_tag(here: Here, tag: str) -> str:
 @v1.get("/message/{id_}")
 async def message(here: Here, stored: Kept) -> dict[str, Any]:
     """Return a message, and mark it as read."""
-    raw = here.spool.raw(stored.id)
-    body, fields = mime.read(raw), list(head.fields(raw))
+    fields, body = here.fields(stored), await here.body(stored)
     here.spool.mark("id = ?", [stored.id], seen=True)
-    listed = _listed(stored, body)
+    listed = _listed(stored)
     for name in ("Read", "Created", "Snippet", "Attachments"):
         del listed[name]
     unsubscribe = next((value for name, value in fields if name.lower() == "list-unsubscribe"), "")
@@ -155,7 +155,7 @@ async def message(here: Here, stored: Kept) -> dict[str, Any]:
 async def headers(here: Here, stored: Kept) -> dict[str, list[str]]:
     """Return the header fields by name."""
     found: dict[str, list[str]] = {}
-    for name, value in head.fields(here.spool.raw(stored.id)):
+    for name, value in here.fields(stored):
         found.setdefault(name.title(), []).append(head.decoded(value))
     return found
 
@@ -171,7 +171,7 @@ async def raw(here: Here, stored: Kept) -> Response:
 async def part(here: Here, stored: Kept, place: str) -> Response:
     """Return the content of a part."""
     try:
-        found = mime.read(here.spool.raw(stored.id)).part(place)
+        found = (await here.body(stored)).part(place)
     except KeyError:
         raise HTTPException(404, "part not found") from None
     return Response(found.content, media_type=media_type(found), headers=ATTACHED)
@@ -183,7 +183,7 @@ async def view(here: Here, name: str) -> Response:
     id_, _, kind = name.rpartition(".")
     if kind not in {"html", "txt"}:
         raise HTTPException(404, "message not found")
-    body = mime.read(here.spool.raw((await _kept(here, id_)).id))
+    body = await here.body(await _kept(here, id_))
     if kind == "html":
         return framed(body.html)
     return PlainTextResponse(body.text, headers={"Content-Security-Policy": SEALED})
@@ -284,7 +284,8 @@ def _of(ids: Sequence[str]) -> search.Condition:
     return ("id IN (SELECT value FROM json_each(?))", [json.dumps(ids)]) if ids else ("1", [])
 
 
-def _listing(here: Served, where: search.Condition, start: int, limit: int) -> dict[str, Any]:
+async def _listing(here: Served, where: search.Condition, start: int, limit: int) -> dict[str, Any]:
+    await here.ready((MATCHES, []))  # snippets are read with the words
     found = here.spool.find(*where, limit=limit, start=start)
     sql, args = where
     total, unread = here.spool.total(sql, args), here.spool.total(f"{sql} AND seen = 0", args)
@@ -296,11 +297,11 @@ def _listing(here: Served, where: search.Condition, start: int, limit: int) -> d
         "messages_unread": unread,
         "start": start,
         "tags": here.spool.tags(),
-        "messages": [_listed(stored, mime.read(here.spool.raw(stored.id))) for stored in found],
+        "messages": [_listed(stored) for stored in found],
     }
 
 
-def _listed(stored: Stored, body: mime.Body) -> dict[str, Any]:
+def _listed(stored: Stored) -> dict[str, Any]:
     fields = stored.head
     named = {one["address"].lower() for name in ("to", "cc", "bcc") for one in fields[name]}
     hidden = [{"name": "", "address": to} for to in stored.envelope.recipients if to.lower() not in named]
@@ -319,8 +320,8 @@ def _listed(stored: Stored, body: mime.Body) -> dict[str, Any]:
         "Username": stored.envelope.user or "",
         "Tags": list(stored.tags),
         "Size": stored.size,
-        "Attachments": len(body.attachments),
-        "Snippet": body.snippet,
+        "Attachments": stored.attachments,
+        "Snippet": stored.snippet,
     }
 
 

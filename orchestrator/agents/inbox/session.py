@@ -53,7 +53,7 @@ class InboxSettings(Order):
     max_messages: int = 200_000
     """Messages kept; the next one is answered with 452."""
     max_stored_mb: int = 4096
-    """MiB of messages kept, likewise."""
+    """MiB of the files of messages, likewise; the index is not counted."""
     users: dict[str, str] | None = None
     """Name -> password. ``None``: any name with any password."""
     timeout_s: float = 300.0

@@ -36,7 +36,7 @@ CREATE TABLE IF NOT EXISTS messages (
     id INTEGER PRIMARY KEY AUTOINCREMENT, t REAL NOT NULL, sender TEXT NOT NULL, client TEXT NOT NULL,
     helo TEXT NOT NULL, user TEXT, tls TEXT, size INTEGER NOT NULL, file TEXT NOT NULL, at INTEGER NOT NULL,
     subject TEXT NOT NULL, message_id TEXT NOT NULL, head TEXT NOT NULL,
-    seen INTEGER NOT NULL DEFAULT 0
+    seen INTEGER NOT NULL DEFAULT 0, snippet TEXT NOT NULL DEFAULT '', attachments INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX IF NOT EXISTS by_file ON messages (file);
 CREATE INDEX IF NOT EXISTS by_subject ON messages (subject);
@@ -90,6 +90,10 @@ class Stored:
     head: dict[str, Any]
     """``head.Head``."""
     tags: tuple[str, ...]
+    snippet: str
+    """Start of its text; empty until its words are indexed (``Words.fill``)."""
+    attachments: int
+    """Attached files in its first ``words.LIMIT`` octets; 0 until its words are indexed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,8 +221,8 @@ class Spool:
         """Return messages, the newest first; ``where`` is a condition on the table ``messages`` (``search.where``)."""
         self._catch_up(where)
         rows = self._index.execute(
-            f"SELECT id, t, size, seen, sender, client, helo, user, tls, head FROM messages WHERE {where}"  # noqa: S608
-            " ORDER BY id DESC LIMIT ? OFFSET ?",
+            "SELECT id, t, size, seen, sender, client, helo, user, tls, head, snippet, attachments"  # noqa: S608
+            f" FROM messages WHERE {where} ORDER BY id DESC LIMIT ? OFFSET ?",
             (*args, limit, start),
         ).fetchall()
         return [
@@ -237,8 +241,10 @@ class Spool:
                 ),
                 head=json.loads(fields),
                 tags=self._tags(id_),
+                snippet=snippet,
+                attachments=attachments,
             )
-            for id_, t, size, seen, sender, client, helo, user, tls, fields in rows
+            for id_, t, size, seen, sender, client, helo, user, tls, fields, snippet, attachments in rows
         ]
 
     def get(self, id_: int) -> Stored:

@@ -28,6 +28,13 @@ SELECT id, subject || ' ' || message_id || ' ' || coalesce(
 FROM messages WHERE id > ? ORDER BY id LIMIT 64
 """
 
+_DESCRIBE = "UPDATE messages SET snippet = ?, attachments = ? WHERE id = ?"
+
+
+def _unicode(text: str) -> str:
+    """Return a text without halves of surrogate pairs."""
+    return text.encode(errors="replace").decode()
+
 
 def matching(text: str) -> str:
     """Return the FTS5 query for a phrase; its last word may go on, if it has three letters."""
@@ -65,9 +72,10 @@ class Words:
             self._index.execute("BEGIN")
             for id_, head in rows:
                 body = mime.read(self._read(id_))
-                text = f"{head} {body.words}".encode(errors="replace").decode()
+                text, snippet = (_unicode(one) for one in (f"{head} {body.words}", body.snippet))
                 has = " ".join(kind for kind in ("attachments", "inline") if getattr(body, kind))
                 self._index.execute("INSERT INTO words (rowid, text, has) VALUES (?, ?, ?)", (id_, text, has))
+                self._index.execute(_DESCRIBE, (snippet, len(body.attachments), id_))
                 added.append(id_)
                 if time.monotonic() > end:
                     break

@@ -5,6 +5,7 @@ import re
 import smtplib
 import subprocess
 import sys
+import threading
 from email.message import EmailMessage
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pytest_mailpit.client import MailpitClient
 from pytest_mailpit.errors import MailpitAPIError
 from pytest_mailpit.models import ChaosTrigger, ChaosTriggers
 
+from orchestrator.agents.inbox import mime
 from tests.unit.agents.inbox.conftest import Inbox
 
 
@@ -55,6 +57,28 @@ def test_lists_and_searches(inbox: Inbox, mailpit: MailpitClient) -> None:
     assert [m.subject for m in mailpit.messages().messages] == ["number 2"]
     mailpit.delete_all()
     assert mailpit.messages().messages == ()
+
+
+def test_a_large_message_is_read_beside_others(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = []
+
+    def read(message: bytes) -> mime.Body:
+        threads.append(threading.current_thread())
+        return whole(message)
+
+    whole = mime.read
+    message = letter("bob@example.com")
+    message.add_attachment(bytes(2 << 20), "application", "zip", filename="large.zip")
+    send(inbox, message)
+    assert inbox.client.get("/api/v1/messages").json()["messages"][0]["Attachments"] == 2
+    monkeypatch.setattr(mime, "read", read)
+    for path in ("/api/v1/message/1", "/api/v1/message/1/part/2", "/view/1.txt", "/api/messages/1"):
+        assert inbox.client.get(path).status_code == 200
+    assert len(threads) == 4
+    assert inbox._thread not in threads
+    assert inbox.client.get("/api/v1/messages").json()["messages"][0]["Snippet"] == "Your code is 123456"
+    assert len(threads) == 4
+    assert inbox.client.get("/api/v1/messages?limit=1001").status_code == 422
 
 
 def test_names_in_a_body_count_in_any_case(inbox: Inbox) -> None:
