@@ -18,7 +18,7 @@ ROOM_B = 16 * 1024 * 1024
 _CRLF = b"\r\n"
 
 
-class Content(DataReader):
+class SpooledContent(DataReader):
     """Octets of one message: ``feed`` it until it returns the rest, then hand it to the spool or ``discard`` it.
 
     Beyond ``most`` octets, or on a full disk, the rest is read and thrown away: ``refused`` says why.

@@ -18,7 +18,7 @@ from orchestrator.agents import path
 from orchestrator.agents.content import DataReader
 from orchestrator.agents.contract import Order, SinkSettings
 from orchestrator.agents.inbox.bounce import Bouncer
-from orchestrator.agents.inbox.content import Content
+from orchestrator.agents.inbox.content import SpooledContent
 from orchestrator.agents.inbox.feed import MESSAGE
 from orchestrator.agents.inbox.spool import Envelope, Event, Spool
 from orchestrator.agents.ledger import Books
@@ -106,7 +106,7 @@ class InboxReception(RuledReception):
             if not content.kept:
                 content.discard()
 
-    def keep(self, content: Content, envelope: Envelope) -> int:
+    def keep(self, content: SpooledContent, envelope: Envelope) -> int:
         """Keep a message, tell it, and return its id.
 
         Raises:
@@ -283,7 +283,7 @@ class InboxSession(RuledSession):
     def _look(self, transport: asyncio.Transport) -> None:
         """End a session without progress since the last look; repeat this every ``timeout_s``."""
         content = self._content
-        pieces = content.size // PIECE if isinstance(content, Content) and content.refused is None else 0
+        pieces = content.size // PIECE if isinstance(content, SpooledContent) and content.refused is None else 0
         before, self._seen = self._seen, (self._lines, pieces)
         if before == self._seen and self._delay is None:
             if self._full or self._transport is None or self._transport.is_closing():
@@ -296,13 +296,13 @@ class InboxSession(RuledSession):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget everything; what came of a message is removed."""
         self._timer.cancel()
-        if isinstance(self._content, Content):
+        if isinstance(self._content, SpooledContent):
             self._content.discard()
         super().connection_lost(exc)
 
     def _take(self, content: DataReader) -> tuple[bytes, float]:
         """Keep a message, as the rules say; a message that is not kept leaves nothing behind."""
-        message, reply = cast("Content", content), b""
+        message, reply = cast("SpooledContent", content), b""
         try:
             if message.refused is not None:
                 too_big = message.refused.errno == errno.EMSGSIZE
@@ -316,7 +316,7 @@ class InboxSession(RuledSession):
 
     def keep(self, content: DataReader, kept: list[str], bounced: list[tuple[str, float]]) -> tuple[bytes, float]:
         """Keep a message for the recipients ``kept``; each of ``bounced`` is due a notification that much later."""
-        message = cast("Content", content)
+        message = cast("SpooledContent", content)
         if bounced and self._inbox.bouncer.refuses(self._from):
             self._attempt(Moment.MESSAGE, _NO_WAY_BACK)
             return _NO_WAY_BACK, 0.0

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.agents.inbox import head
-from orchestrator.agents.inbox.content import ROOM_B, Content
+from orchestrator.agents.inbox.content import ROOM_B, SpooledContent
 from orchestrator.agents.inbox.words import LIMIT, Words
 
 SEGMENT_B = 8 * 1024 * 1024
@@ -138,9 +138,9 @@ class Spool:
 
     # ------------------------------------------------------------------------------------------------------- keep
 
-    def begin(self, most: int) -> Content:
+    def begin(self, most: int) -> SpooledContent:
         """Return the content of a new message, of at most ``most`` octets."""
-        return Content(self.folder, most)
+        return SpooledContent(self.folder, most)
 
     @property
     def full(self) -> str | None:
@@ -153,7 +153,7 @@ class Spool:
             return "the disk is full"
         return None
 
-    def keep(self, content: Content, envelope: Envelope) -> int:
+    def keep(self, content: SpooledContent, envelope: Envelope) -> int:
         """Keep a message that has ended, and return its id.
 
         Raises:

@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.agents.inbox import head, mime, search
-from orchestrator.agents.inbox.content import IN_MEMORY, ROOM_B, Content
+from orchestrator.agents.inbox.content import IN_MEMORY, ROOM_B, SpooledContent
 from orchestrator.agents.inbox.spool import SEGMENT_B, Envelope, Spool
 from orchestrator.agents.inbox.words import LIMIT
 
@@ -61,7 +61,7 @@ def test_only_crlf_dot_crlf_ends_a_message_and_nothing_else_changes_it(
 ) -> None:
     message = text + b"\r\n" if text else b""
     wire = stuffed(message) + behind
-    content = Content(tmp_path_factory.getbasetemp(), 1 << 20)
+    content = SpooledContent(tmp_path_factory.getbasetemp(), 1 << 20)
     at, rest = 0, None
     for cut in [*sorted(min(c, len(stuffed(message)) - 1) for c in cuts), len(wire)]:
         rest = content.feed(wire[at:cut])
