@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Depends, HTTPException, Query, Request
+from fastapi import APIRouter, Body, Depends, Header, HTTPException, Path, Query, Request
+from fastapi.dependencies.utils import get_flat_params
 from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, Field
 
@@ -17,6 +18,7 @@ from orchestrator.agents.inbox.authentication import Authentication, check
 from orchestrator.agents.inbox.feed import MESSAGE, Feed
 from orchestrator.agents.inbox.session import InboxReception
 from orchestrator.agents.inbox.spool import Event, Spool, Stored
+from orchestrator.agents.inbox.words import LIMIT
 from orchestrator.agents.rules import Rule, Rules
 
 SEALED = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'none'; base-uri 'none'; sandbox"
@@ -24,9 +26,12 @@ SEALED = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-act
 ATTACHED = {"Content-Disposition": "attachment", "Content-Security-Policy": SEALED}
 NOT_STORED = {"Cache-Control": "no-store"}
 _HARMLESS = re.compile(r"image/(png|jpeg|gif|webp)|text/plain|application/pdf|audio/[a-z0-9.+-]+|video/[a-z0-9.+-]+")
+_LINK = re.compile("<link", re.IGNORECASE)
 MOST_WAIT_S = 600.0
 KEEP_ALIVE_S = 15.0
 """Seconds of silence after which an event stream sends a comment, so that proxies and readers keep it open."""
+LARGEST = 2**63 - 1
+"""Largest integer of SQLite."""
 _PAGE = 1000
 _FEW = 10
 _SLICE = 200
@@ -129,10 +134,28 @@ class Served:
     checking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
     """At most this many authentication checks at a time, each in a thread."""
 
+    reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+    """Large messages that are read at a time: each takes seven times its size of memory."""
+
     @property
     def spool(self) -> Spool:
         """Its messages."""
         return self.inbox.spool
+
+    def fields(self, stored: Stored) -> list[tuple[str, str]]:
+        """Return the header fields of a message."""
+        return list(head.fields(b"".join(self.spool.chunks(stored.id, head.LIMIT))))
+
+    async def body(self, stored: Stored) -> mime.Body:
+        """Read the parts of a message; those of a large one in a thread, one message at a time."""
+        if stored.size <= LIMIT:
+            return mime.read(self.spool.raw(stored.id))
+        async with self.reading:
+            try:
+                raw = self.spool.raw(stored.id)
+            except KeyError:
+                raise HTTPException(404, f"message {stored.id} is not kept any longer") from None
+            return await asyncio.to_thread(mime.read, raw)
 
     async def ready(self, where: search.Condition) -> search.Condition:
         """Index the messages that a condition needs, serving other requests meanwhile; return the condition."""
@@ -149,6 +172,13 @@ async def _here(request: Request) -> Served:
 Here = Annotated[Served, Depends(_here)]
 
 
+async def _only_known(request: Request) -> None:
+    """Refuse an unknown query parameter: a misspelt condition would match every message."""
+    known = {param.alias for param in get_flat_params(request.scope["route"].dependant)}
+    if unknown := sorted(set(request.query_params) - known):
+        raise HTTPException(422, f"query parameters of {request.url.path}: {sorted(known)}; unknown: {unknown}")
+
+
 async def terms(
     here: Here,
     to: Annotated[list[str], Query(description="recipient of the envelope; several: each of them")] = [],  # noqa: B006
@@ -157,7 +187,7 @@ async def terms(
     subject: Annotated[str | None, Query(description="a part of the subject")] = None,
     message_id: str | None = None,
     query: Annotated[str, Query(description='words as Mailpit knows them: `to:x subject:"y z" -tag:old`')] = "",
-    after: Annotated[int, Query(description="messages with a larger id only")] = 0,
+    after: Annotated[int, Query(ge=0, le=LARGEST, description="messages with a larger id only")] = 0,
 ) -> search.Condition:
     """Read the conditions of a search from a query string."""
     given = [("rcpt", address) for address in to]
@@ -180,7 +210,7 @@ def summary(stored: Stored) -> dict[str, Any]:
     return {**stored.head, **envelope, **facts}
 
 
-async def _kept(here: Annotated[Served, Depends(_here)], id_: int) -> Stored:
+async def _kept(here: Annotated[Served, Depends(_here)], id_: Annotated[int, Path(le=LARGEST)]) -> Stored:
     try:
         return here.spool.get(id_)
     except KeyError:
@@ -189,8 +219,9 @@ async def _kept(here: Annotated[Served, Depends(_here)], id_: int) -> Stored:
 
 Kept = Annotated[Stored, Depends(_kept)]
 Searched = Annotated[search.Condition, Depends(terms)]
-Cursor = Annotated[int, Query(ge=0, description="id of the last event that is known")]
-api = APIRouter(prefix="/api")
+Cursor = Annotated[int, Query(ge=0, le=LARGEST, description="id of the last event that is known")]
+LastEvent = Annotated[int | None, Header(alias="last-event-id", ge=0, le=LARGEST, description="`after` of a reconnect")]
+api = APIRouter(prefix="/api", dependencies=[Depends(_only_known)])
 """All functions, dependencies too, are coroutines: the spool belongs to the event loop's thread."""
 
 
@@ -199,7 +230,7 @@ async def messages(
     here: Here,
     where: Searched,
     limit: Annotated[int, Query(ge=1, le=_PAGE)] = 50,
-    start: Annotated[int, Query(ge=0)] = 0,
+    start: Annotated[int, Query(ge=0, le=LARGEST)] = 0,
 ) -> Listing:
     """List messages, the newest first."""
     found = [Summary(**summary(stored)) for stored in here.spool.find(*where, limit=limit, start=start)]
@@ -212,7 +243,7 @@ async def delete(here: Here, where: Searched) -> Gone:
     return await remove(here.inbox, where)
 
 
-@api.get("/wait", responses={408: {"description": "the messages did not come in time"}})
+@api.get("/wait", responses={409: {"description": "the messages did not come in time"}})
 async def wait(
     here: Here,
     where: Searched,
@@ -225,17 +256,16 @@ async def wait(
     if found is None:
         total = here.spool.total(*where)
         last = [event.data["reply"] for event in here.spool.events(max(0, here.spool.cursor - _FEW), ["attempt"])]
-        raise HTTPException(408, {"needed": count, "found": total, "kept": here.spool.count, "last_attempts": last})
+        raise HTTPException(409, {"needed": count, "found": total, "kept": here.spool.count, "last_attempts": last})
     return Listing(total=len(found), messages=[Summary(**summary(s)) for s in found], cursor=here.spool.cursor)
 
 
 @api.get("/messages/{id_}")
 async def message(here: Here, stored: Kept) -> Whole:
     """Return a message with its text and parts."""
-    raw = here.spool.raw(stored.id)
-    body = mime.read(raw)
+    fields, body = here.fields(stored), await here.body(stored)
     parts = [PartOf(**{**facts(part), "size": len(part.content)}) for part in body.parts]
-    shown = {"headers": list(head.fields(raw)), "text": body.text, "html": body.html, "parts": parts}
+    shown = {"headers": fields, "text": body.text, "html": body.html, "parts": parts}
     return Whole(**{**summary(stored), **shown})
 
 
@@ -256,7 +286,7 @@ async def delete_one(here: Here, stored: Kept) -> Gone:
 @api.put("/messages/{id_}/seen")
 async def seen(here: Here, stored: Kept, seen: Annotated[bool, Body()]) -> None:
     """Mark a message as seen or not."""
-    here.spool.mark([stored.id], seen=seen)
+    here.spool.mark("id = ?", [stored.id], seen=seen)
 
 
 @api.get("/messages/{id_}/raw", response_class=StreamingResponse)
@@ -268,32 +298,36 @@ async def raw(here: Here, stored: Kept) -> StreamingResponse:
 @api.get("/messages/{id_}/html", response_class=Response)
 async def html(here: Here, stored: Kept) -> Response:
     """Return the HTML of a message, for a frame that runs no script and loads nothing."""
-    body = mime.read(here.spool.raw(stored.id))
-    return Response(body.html, media_type="text/html; charset=utf-8", headers={"Content-Security-Policy": SEALED})
+    return framed((await here.body(stored)).html)
 
 
 @api.get("/messages/{id_}/parts/{place}", response_class=Response)
 async def part(here: Here, stored: Kept, place: str) -> Response:
     """Return the content of a part, without its transfer encoding."""
     try:
-        found = mime.read(here.spool.raw(stored.id)).part(place)
+        found = (await here.body(stored)).part(place)
     except KeyError:
         raise HTTPException(404, f"message {stored.id} has no part {place}") from None
     return Response(found.content, media_type=media_type(found), headers=ATTACHED)
 
 
 @api.get("/attempts")
-async def attempts(here: Here, after: Cursor = 0, limit: Annotated[int, Query(ge=1, le=_PAGE)] = _PAGE) -> Events:
+async def attempts(
+    here: Here,
+    after: Cursor = 0,
+    limit: Annotated[int, Query(ge=1, le=_PAGE)] = _PAGE,
+    newest: Annotated[bool, Query(description="the newest first, instead of the oldest")] = False,  # noqa: FBT002
+) -> Events:
     """Return the replies of rules, limits and authentication, refusals included."""
-    found = here.spool.events(after, ["attempt"], limit)
-    return Events(events=[EventOf(**asdict(event)) for event in found], cursor=found[-1].id if found else after)
+    found = here.spool.events(after, ["attempt"], limit, newest=newest)
+    cursor = max((event.id for event in found), default=after)
+    return Events(events=[EventOf(**asdict(event)) for event in found], cursor=cursor)
 
 
 @api.get("/events", response_class=StreamingResponse)
-async def events(here: Here, request: Request, after: Cursor | None = None) -> StreamingResponse:
+async def events(here: Here, after: Cursor | None = None, last: LastEvent = None) -> StreamingResponse:
     """Stream events as they happen (server-sent events), from a cursor on, or from now on."""
-    known = request.headers.get("last-event-id", "")
-    cursor = int(known) if known.isdecimal() else here.spool.cursor if after is None else after
+    cursor = next((known for known in (last, after) if known is not None), here.spool.cursor)
     return StreamingResponse(_events(here, cursor), media_type="text/event-stream", headers=NOT_STORED)
 
 
@@ -326,6 +360,12 @@ async def remove(inbox: InboxReception, where: search.Condition) -> Gone:
 def _enough(spool: Spool, where: search.Condition, count: int) -> list[Stored] | None:
     """Return the messages that match, if they are as many as are waited for."""
     return spool.find(*where, limit=_PAGE) if spool.total(*where) >= count else None
+
+
+def framed(html: str) -> Response:
+    """Return HTML for a frame. Its ``<link>`` become unknown elements: no policy covers ``dns-prefetch``."""
+    text, policy = _LINK.sub("<no-link", html), {"Content-Security-Policy": SEALED}
+    return Response(text, media_type="text/html; charset=utf-8", headers=policy)
 
 
 def facts(part: mime.Part) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, FastAPI, HTTPException, Request
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator.agents.inbox import mailpit
@@ -21,6 +21,7 @@ _SAFE = ("GET", "HEAD", "OPTIONS")
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
+    (b"x-dns-prefetch-control", b"off"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
 _PAGE_POLICY = (
@@ -41,15 +42,15 @@ def create(served: Served, names: Collection[str] = LOCAL) -> ASGIApp:
         redoc_url=None,
     )
     app.state.here = served
-    app.add_exception_handler(OverflowError, _too_great)
+    app.add_exception_handler(UnicodeEncodeError, _no_text)
     for router in (api, mailpit.v1, mailpit.plain, rest):
         app.include_router(router)
     return Guard(app, names)
 
 
-async def _too_great(_request: Request, _error: Exception) -> JSONResponse:
-    """Answer a request with a number that SQLite cannot hold."""
-    return JSONResponse({"detail": "numbers below 2**63 are needed"}, 422)
+async def _no_text(_request: Request, error: Exception) -> Response:
+    """Refuse half a surrogate pair, which JSON can name: neither SQLite nor UTF-8 has it."""
+    return PlainTextResponse(f"Unicode text is needed: {error}\n", 400)
 
 
 def _is_address(host: str) -> bool:
@@ -99,7 +100,10 @@ class Guard:
 
     def _refuse(self, method: str, headers: dict[bytes, str]) -> str | None:
         host = headers.get(b"host", "")
-        name = urlsplit(f"//{host}").hostname or ""
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:  # brackets without an address
+            name = ""
         if name not in self._names and not _is_address(name):
             return f"Host {host[:100]!r} is neither an address nor one of {', '.join(sorted(self._names))}"
         origin = headers.get(b"origin")

@@ -144,10 +144,12 @@ def _dmarc(domains: Sequence[str], sender: Spf, signatures: Sequence[Dkim]) -> D
         return Dmarc(result="permerror", domain=", ".join(domains), policy="", reason=reason)
     (domain,) = domains
     for place in dict.fromkeys((domain, _organisation(domain))):
-        if record := _record(place):
+        if records := _records(place):
             break
-    else:
-        return Dmarc(result="none", domain=domain, policy="", reason=f"no record at _dmarc.{place}")
+    if len(records) != 1:
+        reason = f"{len(records) or 'no'} record{'s' * (len(records) > 1)} at _dmarc.{place}"
+        return Dmarc(result="none", domain=domain, policy="", reason=reason)
+    (record,) = records
     policy = record.get("p", "")
     if place != domain:
         policy = record.get("sp", policy)
@@ -164,13 +166,11 @@ def _dmarc(domains: Sequence[str], sender: Spf, signatures: Sequence[Dkim]) -> D
     return Dmarc(result=result, domain=domain, policy=policy, reason=f"{reason}; record at _dmarc.{place}")
 
 
-def _record(domain: str) -> dict[str, str]:
-    """Return the tags of a domain's DMARC record; several records are none (RFC 7489, 6.6.3)."""
+def _records(domain: str) -> list[dict[str, str]]:
+    """Return the tags of each DMARC record of a domain; several end the discovery (RFC 7489, 6.6.3)."""
     records = [text for text in _texts(f"_dmarc.{domain}.") if _DMARC1.match(text)]
-    if len(records) != 1:
-        return {}
-    pairs = (tag.partition("=") for tag in records[0].decode(errors="replace").lower().split(";"))
-    return {name.strip(): value.strip() for name, _, value in pairs}
+    pairs = ((tag.partition("=") for tag in record.decode(errors="replace").lower().split(";")) for record in records)
+    return [{name.strip(): value.strip() for name, _, value in tags} for tags in pairs]
 
 
 def _aligned(of: str, domain: str, *, strict: bool) -> bool:

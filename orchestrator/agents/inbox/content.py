@@ -5,6 +5,7 @@ Only CRLF.CRLF ends it; a dot between bare line feeds or carriage returns is tex
 
 import errno
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -12,10 +13,12 @@ from orchestrator.agents.content import DataReader
 
 IN_MEMORY = 64 * 1024
 """Maximum octets of a message in memory; a larger message goes to a file of its own during reception."""
+ROOM_B = 16 * 1024 * 1024
+"""Octets of the file system to leave free."""
 _CRLF = b"\r\n"
 
 
-class Content(DataReader):
+class SpooledContent(DataReader):
     """Octets of one message: ``feed`` it until it returns the rest, then hand it to the spool or ``discard`` it.
 
     Beyond ``most`` octets, or on a full disk, the rest is read and thrown away: ``refused`` says why.
@@ -81,6 +84,8 @@ class Content(DataReader):
             self.refused = error
 
     def _write(self, text: bytes) -> None:
+        if shutil.disk_usage(self._folder).free < ROOM_B:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if self._file < 0:
             self._file, name = tempfile.mkstemp(dir=self._folder, prefix="incoming-")
             self.path = Path(name)

@@ -1,5 +1,6 @@
 """Header section of a message, read leniently: a broken field is shown unchanged, without an error (RFC 5322)."""
 
+import email.utils
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ MOST_ADDRESSES = 8 * 1024
 """Characters of all address fields of a message that are read; ``email.utils`` takes 2 us for each."""
 _FIELD_COST = 16
 """Characters that a field counts for beside its own."""
+_LENIENT = {"strict": False} if getattr(email.utils, "supports_strict_parsing", False) else {}
 _FOLD = re.compile(r"\r?\n[ \t]*|\r")
 _FIELD = re.compile(rb"^([!-9;-~]{1,200})[ \t]*:(.*(?:\r?\n[ \t].*)*)", re.MULTILINE)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -71,12 +73,19 @@ def decoded(value: str) -> str:
 
 
 def mailboxes(value: str) -> list[Mailbox]:
-    """Read a list of addresses; names are decoded after they are split."""
+    """Read a list of addresses; names are decoded after they are split. A broken address stands as it is."""
+    return [Mailbox(name=decoded(name), address=decoded(address)) for name, address in _pairs(value)]
+
+
+def _pairs(value: str) -> list[tuple[str, str]]:
     try:
-        pairs = getaddresses([value])
+        pairs = [pair for pair in getaddresses([value], **_LENIENT) if any(pair)]
     except (ValueError, IndexError, RecursionError):
         pairs = [("", value)]
-    return [Mailbox(name=decoded(name), address=decoded(address)) for name, address in pairs if name or address]
+    if all(not address.startswith("@") for _, address in pairs) and (pairs or "@" not in value):
+        return pairs
+    pieces = value.split(",")  # a local part was lost
+    return [pair for piece in pieces for pair in _pairs(piece)] if len(pieces) > 1 else [("", value.strip())]
 
 
 def read(message: bytes) -> Head:

@@ -3,8 +3,9 @@
 Ids are the inbox's numbers, as text. A request that is not supported gets 501 with the reason.
 """
 
+import json
+import re
 from base64 import b64decode
-from binascii import Error as NotBase64
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from email import policy
@@ -18,10 +19,10 @@ from fastapi import APIRouter, Depends, HTTPException, Query
 from fastapi.responses import PlainTextResponse, Response
 
 from orchestrator.agents.inbox import head, mime, search
-from orchestrator.agents.inbox.api import ATTACHED, SEALED, Here, Served, media_type, remove
-from orchestrator.agents.inbox.feed import MESSAGE
+from orchestrator.agents.inbox.api import ATTACHED, LARGEST, SEALED, Here, Served, framed, media_type, remove
 from orchestrator.agents.inbox.mailpit_bodies import Address, Chaos, Ids, Reading, Renaming, Send, Tagging, Trigger
 from orchestrator.agents.inbox.spool import Envelope, Stored
+from orchestrator.agents.inbox.words import MATCHES
 from orchestrator.agents.rules import Action, Moment, Rule, Rules
 
 LIKE = "v1.30.0"
@@ -29,7 +30,9 @@ LIKE = "v1.30.0"
 _MOMENTS = {"Sender": Moment.MAIL, "Recipient": Moment.RCPT, "Authentication": Moment.AUTH}
 _SUMS = {"MD5": md5, "SHA1": sha1, "SHA256": sha256}
 _ABSENT = "not in this inbox: an inbox follows no link in a message, and keeps mail in the bed"
-_MOST = 100_000
+_MOST = 1000
+"""Maximum messages of a list."""
+_NAME = re.compile(r"[!-9;-~]+")  # RFC 5322, 2.2
 _RELAY = ("SMTPServer", "ReturnPath", "AllowedRecipients", "BlockedRecipients", "OverrideFrom")
 
 
@@ -43,6 +46,8 @@ async def _kept(here: Here, id_: str) -> Stored:
 
 
 async def _condition(here: Here, query: str) -> search.Condition:
+    if not query.strip():
+        raise HTTPException(400, "a query is needed")
     try:
         return await here.ready(search.where(search.parse(query)))
     except ValueError as error:
@@ -51,7 +56,7 @@ async def _condition(here: Here, query: str) -> search.Condition:
 
 Kept = Annotated[Stored, Depends(_kept)]
 Searched = Annotated[search.Condition, Depends(_condition)]
-Start = Annotated[int, Query(ge=0)]
+Start = Annotated[int, Query(ge=0, le=LARGEST)]
 Limit = Annotated[int, Query(ge=0, le=_MOST)]
 v1 = APIRouter(prefix="/api/v1", tags=["Mailpit"])
 plain = APIRouter(tags=["Mailpit"])
@@ -63,21 +68,20 @@ plain = APIRouter(tags=["Mailpit"])
 @v1.get("/messages")
 async def messages(here: Here, start: Start = 0, limit: Limit = 50) -> dict[str, Any]:
     """List messages, the newest first."""
-    return _listing(here, ("1", []), start, limit)
+    return await _listing(here, ("1", []), start, limit)
 
 
 @v1.get("/search")
 async def searched(here: Here, where: Searched, start: Start = 0, limit: Limit = 50) -> dict[str, Any]:
     """List the messages that match."""
-    return _listing(here, where, start, limit)
+    return await _listing(here, where, start, limit)
 
 
 @v1.put("/messages", response_class=PlainTextResponse)
 async def read(here: Here, body: Reading) -> str:
     """Mark messages as read or not."""
     where = await _condition(here, body.Search) if body.Search else _of(body.IDs)
-    here.spool.mark([stored.id for stored in here.spool.find(*where, limit=_MOST)], seen=body.Read)
-    here.feed.wake(MESSAGE)
+    here.spool.mark(*where, seen=body.Read)
     return "ok"
 
 
@@ -104,8 +108,8 @@ async def tags(here: Here) -> list[str]:
 @v1.put("/tags", response_class=PlainTextResponse)
 async def put_tags(here: Here, body: Tagging) -> str:
     """Replace the tags of messages."""
-    for stored in here.spool.find(*_of(body.IDs), limit=_MOST) if body.IDs else []:
-        here.spool.tag(stored.id, body.Tags)
+    if body.IDs:
+        here.spool.tag(body.Tags, *_of(body.IDs))
     return "ok"
 
 
@@ -129,10 +133,9 @@ async def delete_tag(here: Here, tag: str) -> str:
 @v1.get("/message/{id_}")
 async def message(here: Here, stored: Kept) -> dict[str, Any]:
     """Return a message, and mark it as read."""
-    raw = here.spool.raw(stored.id)
-    body, fields = mime.read(raw), list(head.fields(raw))
-    here.spool.mark([stored.id], seen=True)
-    listed = _listed(stored, body)
+    fields, body = here.fields(stored), await here.body(stored)
+    here.spool.mark("id = ?", [stored.id], seen=True)
+    listed = _listed(stored)
     for name in ("Read", "Created", "Snippet", "Attachments"):
         del listed[name]
     unsubscribe = next((value for name, value in fields if name.lower() == "list-unsubscribe"), "")
@@ -152,7 +155,7 @@ async def message(here: Here, stored: Kept) -> dict[str, Any]:
 async def headers(here: Here, stored: Kept) -> dict[str, list[str]]:
     """Return the header fields by name."""
     found: dict[str, list[str]] = {}
-    for name, value in head.fields(here.spool.raw(stored.id)):
+    for name, value in here.fields(stored):
         found.setdefault(name.title(), []).append(head.decoded(value))
     return found
 
@@ -168,7 +171,7 @@ async def raw(here: Here, stored: Kept) -> Response:
 async def part(here: Here, stored: Kept, place: str) -> Response:
     """Return the content of a part."""
     try:
-        found = mime.read(here.spool.raw(stored.id)).part(place)
+        found = (await here.body(stored)).part(place)
     except KeyError:
         raise HTTPException(404, "part not found") from None
     return Response(found.content, media_type=media_type(found), headers=ATTACHED)
@@ -180,11 +183,10 @@ async def view(here: Here, name: str) -> Response:
     id_, _, kind = name.rpartition(".")
     if kind not in {"html", "txt"}:
         raise HTTPException(404, "message not found")
-    body = mime.read(here.spool.raw((await _kept(here, id_)).id))
-    text, media = (
-        (body.html, "text/html; charset=utf-8") if kind == "html" else (body.text, "text/plain; charset=utf-8")
-    )
-    return Response(text, media_type=media, headers={"Content-Security-Policy": SEALED})
+    body = await here.body(await _kept(here, id_))
+    if kind == "html":
+        return framed(body.html)
+    return PlainTextResponse(body.text, headers={"Content-Security-Policy": SEALED})
 
 
 # ------------------------------------------------------------------------------------------------------------ the rest
@@ -193,32 +195,17 @@ async def view(here: Here, name: str) -> Response:
 @v1.post("/send")
 async def send(here: Here, body: Send) -> dict[str, str]:
     """Put a message into the inbox, without SMTP."""
-    message = EmailMessage()
-    message["From"], message["Subject"] = _written(body.From), body.Subject
-    for name, those in (("To", body.To), ("Cc", body.Cc), ("Reply-To", body.ReplyTo)):
-        if those:
-            message[name] = ", ".join(map(_written, those))
-    message["Date"] = format_datetime(datetime.now(UTC))
-    for name, value in body.Headers.items():
-        message[name] = value
-    message.set_content(body.Text)
-    if body.HTML:
-        message.add_alternative(body.HTML, subtype="html")
-    for file in body.Attachments:
-        media = file.ContentType or guess_type(file.Filename)[0] or "application/octet-stream"
-        main, _, sub = media.partition("/")
-        cid = f"<{file.ContentID}>" if file.ContentID else None
-        message.add_attachment(_octets(file.Content), main, sub or "octet-stream", filename=file.Filename, cid=cid)
     to = [address.Email for address in (*body.To, *body.Cc)] + body.Bcc
     if not to:
         raise HTTPException(400, "To, Cc or Bcc is needed")
     envelope = Envelope(sender=body.From.Email, recipients=tuple(to), client="", helo="")
     try:
-        id_ = here.inbox.put(message.as_bytes(policy=policy.SMTP), envelope)
-    except OSError as error:
+        "".join(body.Tags).encode()  # half a surrogate pair has no octets
+        id_ = here.inbox.put(_composed(body), envelope)
+    except (OSError, TypeError, ValueError) as error:
         raise HTTPException(400, str(error)) from error
     if body.Tags:
-        here.spool.tag(id_, body.Tags)
+        here.spool.tag(body.Tags, "id = ?", [id_])
     return {"ID": str(id_)}
 
 
@@ -294,13 +281,11 @@ async def absent(path: str) -> Response:
 
 def _of(ids: Sequence[str]) -> search.Condition:
     """Select messages by id; without ids, all."""
-    numbers = [int(id_) for id_ in ids if id_.isdecimal()]
-    if not ids:
-        return "1", []
-    return f"id IN ({', '.join('?' * len(numbers))})", list(numbers)
+    return ("id IN (SELECT value FROM json_each(?))", [json.dumps(ids)]) if ids else ("1", [])
 
 
-def _listing(here: Served, where: search.Condition, start: int, limit: int) -> dict[str, Any]:
+async def _listing(here: Served, where: search.Condition, start: int, limit: int) -> dict[str, Any]:
+    await here.ready((MATCHES, []))  # snippets are read with the words
     found = here.spool.find(*where, limit=limit, start=start)
     sql, args = where
     total, unread = here.spool.total(sql, args), here.spool.total(f"{sql} AND seen = 0", args)
@@ -312,11 +297,11 @@ def _listing(here: Served, where: search.Condition, start: int, limit: int) -> d
         "messages_unread": unread,
         "start": start,
         "tags": here.spool.tags(),
-        "messages": [_listed(stored, mime.read(here.spool.raw(stored.id))) for stored in found],
+        "messages": [_listed(stored) for stored in found],
     }
 
 
-def _listed(stored: Stored, body: mime.Body) -> dict[str, Any]:
+def _listed(stored: Stored) -> dict[str, Any]:
     fields = stored.head
     named = {one["address"].lower() for name in ("to", "cc", "bcc") for one in fields[name]}
     hidden = [{"name": "", "address": to} for to in stored.envelope.recipients if to.lower() not in named]
@@ -335,8 +320,8 @@ def _listed(stored: Stored, body: mime.Body) -> dict[str, Any]:
         "Username": stored.envelope.user or "",
         "Tags": list(stored.tags),
         "Size": stored.size,
-        "Attachments": len(body.attachments),
-        "Snippet": body.snippet,
+        "Attachments": stored.attachments,
+        "Snippet": stored.snippet,
     }
 
 
@@ -364,12 +349,33 @@ def _attached(part: mime.Part) -> dict[str, Any]:
     }
 
 
+def _composed(body: Send) -> bytes:
+    """Return a message.
+
+    Raises:
+        TypeError, ValueError: a field cannot be written.
+    """
+    message = EmailMessage()
+    message["From"], message["Subject"] = _written(body.From), body.Subject
+    for name, those in (("To", body.To), ("Cc", body.Cc), ("Reply-To", body.ReplyTo)):
+        if those:
+            message[name] = ", ".join(map(_written, those))
+    message["Date"] = format_datetime(datetime.now(UTC))
+    for name, value in body.Headers.items():
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"the name of a header field is of visible ASCII characters, not {name[:40]!r}")
+        message[name] = value
+    message.set_content(body.Text)
+    if body.HTML:
+        message.add_alternative(body.HTML, subtype="html")
+    for file in body.Attachments:
+        media = file.ContentType or guess_type(file.Filename)[0] or "application/octet-stream"
+        main, _, sub = media.partition("/")
+        cid = f"<{file.ContentID}>" if file.ContentID else None
+        content = b64decode(file.Content, validate=True)
+        message.add_attachment(content, main, sub or "octet-stream", filename=file.Filename, cid=cid)
+    return message.as_bytes(policy=policy.SMTP)
+
+
 def _written(address: Address) -> str:
     return formataddr((address.Name, address.Email))
-
-
-def _octets(text: str) -> bytes:
-    try:
-        return b64decode(text, validate=True)
-    except NotBase64 as error:
-        raise HTTPException(400, f"an attachment is not base64: {error}") from error

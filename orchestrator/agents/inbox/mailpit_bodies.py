@@ -1,17 +1,25 @@
 """Bodies of requests in Mailpit's HTTP API v1, with its names."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
-class Words(BaseModel):
-    """Base of bodies: Mailpit's clients may send more than is read here."""
+class RequestBody(BaseModel):
+    """Base of bodies: Mailpit's clients may send more than is read here, and names in any case, as Go reads them."""
 
     model_config = ConfigDict(extra="ignore")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _in_any_case(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        names = {name.lower(): name for name in cls.model_fields}
+        return {names.get(name.lower(), name): value for name, value in given.items()}
 
-class Ids(Words):
+
+class Ids(RequestBody):
     """Ids of messages; none: all."""
 
     IDs: list[str] = []
@@ -30,20 +38,20 @@ class Tagging(Ids):
     Tags: list[str] = []
 
 
-class Renaming(Words):
+class Renaming(RequestBody):
     """New name of a tag."""
 
     Name: Annotated[str, Field(min_length=1)]
 
 
-class Address(Words):
+class Address(RequestBody):
     """A mailbox."""
 
     Email: str
     Name: str = ""
 
 
-class Attachment(Words):
+class Attachment(RequestBody):
     """A file, base64."""
 
     Content: str
@@ -53,7 +61,7 @@ class Attachment(Words):
     ContentID: str = ""
 
 
-class Send(Words):
+class Send(RequestBody):
     """A message to put into the inbox."""
 
     From: Address
@@ -69,14 +77,14 @@ class Send(Words):
     Attachments: list[Attachment] = []
 
 
-class Trigger(Words):
+class Trigger(RequestBody):
     """A random failure."""
 
     ErrorCode: Annotated[int, Field(ge=400, le=599)] = 451
     Probability: Annotated[int, Field(ge=0, le=100)] = 0
 
 
-class Chaos(Words):
+class Chaos(RequestBody):
     """Random failures, by command."""
 
     Sender: Trigger = Trigger()

@@ -31,6 +31,9 @@ def parse(text: str) -> list[Term]:
     """Parse a search in Mailpit's syntax: ``field:value``, quoted values, negated by ``-`` or ``!``.
 
     A word of punctuation only is ignored.
+
+    Raises:
+        ValueError: every word is punctuation only.
     """
     terms = []
     for minus, name, quoted, bare in _WORD.findall(text):
@@ -39,6 +42,8 @@ def parse(text: str) -> list[Term]:
             field, value = "", f"{name}:{value}"
         if field or any(map(str.isalnum, value)):
             terms.append(Term(field=field, value=value, negated=bool(minus)))
+    if text.strip() and not terms:
+        raise ValueError(f"words are needed, not signs alone: {text[:40]!r}")
     return terms
 
 
@@ -138,7 +143,7 @@ _FIELDS: dict[str, Callable[[str], Condition]] = {
     "bcc": _address("bcc"),
     "reply-to": _address("reply_to"),
     "addressed": _addressed,
-    "sender": lambda value: ("sender = ?", [value.strip("<>")]),
+    "sender": lambda value: ("sender = ? COLLATE NOCASE", [value.strip("<>")]),
     "subject": _subject,
     "message-id": lambda value: ("message_id = ?", [value.strip("<>")]),
     "tag": lambda value: ("id IN (SELECT message FROM tags WHERE tag = ? COLLATE NOCASE)", [value]),

@@ -75,6 +75,7 @@ class Inbox:
         self.reception = reception
         self.feed = Feed()
         reception.on_event = self.feed.wake
+        reception.spool.changed = partial(self.feed.wake, MESSAGE)
         self._app = create(Served(reception, self.feed), names)
         self._servers: list[asyncio.AbstractServer] = []
         self._tasks: set[asyncio.Task[None]] = set()

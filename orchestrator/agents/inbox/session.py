@@ -18,7 +18,7 @@ from orchestrator.agents import path
 from orchestrator.agents.content import DataReader
 from orchestrator.agents.contract import Order, SinkSettings
 from orchestrator.agents.inbox.bounce import Bouncer, header_section
-from orchestrator.agents.inbox.content import Content
+from orchestrator.agents.inbox.content import SpooledContent
 from orchestrator.agents.inbox.feed import MESSAGE
 from orchestrator.agents.inbox.spool import Envelope, Spool
 from orchestrator.agents.ledger import Books
@@ -56,7 +56,7 @@ class InboxSettings(Order):
     max_messages: int = 200_000
     """Maximum number of kept messages; the next one gets the reply 452."""
     max_stored_mb: int = 4096
-    """MiB of messages kept, likewise."""
+    """MiB of the files of messages, likewise; the index is not counted."""
     users: dict[str, str] | None = None
     """Name -> password. ``None``: any name with any password."""
     timeout_s: float = 300.0
@@ -105,14 +105,12 @@ class InboxReception(RuledReception):
         try:
             if content.refused is not None:
                 raise content.refused
-            if (reason := self.spool.full) is not None:
-                raise OSError(errno.ENOSPC, reason)
             return self.keep(content, envelope)
         finally:
             if not content.kept:
                 content.discard()
 
-    def keep(self, content: Content, envelope: Envelope) -> int:
+    def keep(self, content: SpooledContent, envelope: Envelope) -> int:
         """Keep a message, record its event, and return its id.
 
         Raises:
@@ -307,7 +305,7 @@ class InboxSession(RuledSession):
     def _end_if_idle(self, transport: asyncio.Transport) -> None:
         """End a session without progress since the last look; repeat this every ``timeout_s``."""
         content = self._content
-        pieces = content.size // PIECE if isinstance(content, Content) and content.refused is None else 0
+        pieces = content.size // PIECE if isinstance(content, SpooledContent) and content.refused is None else 0
         before, self._seen = self._seen, (self._lines, pieces)
         if before == self._seen and self._delay is None:
             if self._full or self._transport is None or self._transport.is_closing():
@@ -320,13 +318,13 @@ class InboxSession(RuledSession):
     def connection_lost(self, exc: Exception | None) -> None:
         """Drop the session's state, and the received part of an unfinished message."""
         self._timer.cancel()
-        if isinstance(self._content, Content):
+        if isinstance(self._content, SpooledContent):
             self._content.discard()
         super().connection_lost(exc)
 
     def _take(self, content: DataReader) -> tuple[bytes, float]:
         """Keep a message, as the rules say; a message that is not kept leaves nothing behind."""
-        message, reply = cast("Content", content), b""
+        message, reply = cast("SpooledContent", content), b""
         try:
             if message.refused is not None:
                 too_big = message.refused.errno == errno.EMSGSIZE
@@ -340,7 +338,7 @@ class InboxSession(RuledSession):
 
     def keep(self, content: DataReader, kept: list[str], bounced: list[tuple[str, float]]) -> tuple[bytes, float]:
         """Keep a message for the recipients ``kept``; each of ``bounced`` gets a notification after the given delay."""
-        message = cast("Content", content)
+        message = cast("SpooledContent", content)
         if bounced and self._inbox.bouncer.refuses(self._from):
             self._attempt(Moment.MESSAGE, _NO_WAY_BACK)
             return _NO_WAY_BACK, 0.0
@@ -351,7 +349,7 @@ class InboxSession(RuledSession):
                 self._inbox.bouncer.due(self._from, address, head, seconds)
         return reply, 0.0
 
-    def _store(self, message: Content, kept: list[str]) -> bytes:
+    def _store(self, message: SpooledContent, kept: list[str]) -> bytes:
         envelope = Envelope(
             sender=self._from,
             recipients=tuple(kept),
@@ -363,8 +361,11 @@ class InboxSession(RuledSession):
         try:
             id_ = self._inbox.keep(message, envelope)
         except (OSError, sqlite3.Error) as error:
-            self._attempt(Moment.MESSAGE, _NOT_KEPT, error=str(error))
-            return _NOT_KEPT
+            reply = _NOT_KEPT
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                reply = _FULL + str(error.strerror).encode() + b"\r\n"
+            self._attempt(Moment.MESSAGE, reply, error=str(error))
+            return reply
         return b"250 2.0.0 Ok: message %d\r\n" % id_
 
     @property

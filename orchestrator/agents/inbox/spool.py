@@ -9,6 +9,7 @@
 The index is written before the reply to the end of the data, but not synced: the spool lives as long as its container.
 """
 
+import errno
 import json
 import os
 import shutil
@@ -20,24 +21,22 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.agents.inbox import head
-from orchestrator.agents.inbox.content import Content
+from orchestrator.agents.inbox.content import ROOM_B, SpooledContent
 from orchestrator.agents.inbox.words import LIMIT, Words
 
-SEGMENT_B = 64 * 1024 * 1024
-"""Size of a shared file, in octets, after which a new file is begun."""
+SEGMENT_B = 8 * 1024 * 1024
+"""Size of a shared file, in octets, after which a new file is begun; it stays as long as one of its messages."""
 MOST_EVENTS = 200_000
 """Events kept; the oldest go first."""
 MOST_EVENTS_B = 64 * 1024 * 1024
 """Octets of the data of all events, likewise."""
-ROOM_B = 16 * 1024 * 1024
-"""Octets of the file system to leave free."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS messages (
     id INTEGER PRIMARY KEY AUTOINCREMENT, t REAL NOT NULL, sender TEXT NOT NULL, client TEXT NOT NULL,
     helo TEXT NOT NULL, user TEXT, tls TEXT, size INTEGER NOT NULL, file TEXT NOT NULL, at INTEGER NOT NULL,
     subject TEXT NOT NULL, message_id TEXT NOT NULL, head TEXT NOT NULL,
-    seen INTEGER NOT NULL DEFAULT 0
+    seen INTEGER NOT NULL DEFAULT 0, snippet TEXT NOT NULL DEFAULT '', attachments INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX IF NOT EXISTS by_file ON messages (file);
 CREATE INDEX IF NOT EXISTS by_subject ON messages (subject);
@@ -91,6 +90,10 @@ class Stored:
     head: dict[str, Any]
     """``head.Head``."""
     tags: tuple[str, ...]
+    snippet: str
+    """Start of its text; empty until its words are indexed (``Words.fill``)."""
+    attachments: int
+    """Attached files in its first ``words.LIMIT`` octets; 0 until its words are indexed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,33 +128,40 @@ class Spool:
         self.words = Words(self._index, lambda id_: b"".join(self.chunks(id_, LIMIT)))
         """Search for words; may be filled ahead of a search, which fills the rest."""
         (self._events_b,) = self._index.execute("SELECT coalesce(sum(length(data)), 0) FROM events").fetchone()
-        self._number = max((int(path.name) for path in folder.glob("[0-9]*")), default=0)
+        self.changed: Callable[[], None] = lambda: None
+        """Called after a change of marks or tags."""
+        files = list(folder.glob("[0-9]*"))
+        self._number = max((int(path.name) for path in files), default=0)
+        self._files_b = sum(path.stat().st_size for path in files)
         self._segment = -1
         self._segment_size = 0
 
     # ------------------------------------------------------------------------------------------------------- keep
 
-    def begin(self, most: int) -> Content:
+    def begin(self, most: int) -> SpooledContent:
         """Return the content of a new message, of at most ``most`` octets."""
-        return Content(self.folder, most)
+        return SpooledContent(self.folder, most)
 
     @property
     def full(self) -> str | None:
         """Why no further message can be kept; ``None`` if there is room."""
         if self.count >= self._most_messages:
             return f"{self.count} messages are kept, the limit"
-        if self.size >= self._most_b:
-            return f"{self.size} octets are kept, the limit is {self._most_b}"
+        if self._files_b >= self._most_b:
+            return f"the files of messages have {self._files_b} octets, the limit is {self._most_b}"
         if shutil.disk_usage(self.folder).free < ROOM_B:
             return "the disk is full"
         return None
 
-    def keep(self, content: Content, envelope: Envelope) -> int:
+    def keep(self, content: SpooledContent, envelope: Envelope) -> int:
         """Keep a message that has ended, and return its id.
 
         Raises:
-            OSError, sqlite3.Error: the write failed; nothing of the message is kept.
+            OSError, sqlite3.Error: there is no room (ENOSPC), or the write failed; nothing of the message is kept.
         """
+        if (reason := self.full) is not None:  # other sessions may have filled it since MAIL
+            content.discard()
+            raise OSError(errno.ENOSPC, reason)
         try:
             name, at, octets = self._lay(content)
             now, fields = self._clock(), head.read(octets)
@@ -171,11 +181,12 @@ class Spool:
             content.discard()
             raise
         content.kept = True
+        self._files_b += content.size if content.path is not None else 0
         self.count += 1
         self.size += content.size
         return id_
 
-    def _lay(self, content: Content) -> tuple[str, int, bytes]:
+    def _lay(self, content: SpooledContent) -> tuple[str, int, bytes]:
         """Put the octets into their file; return its name, their place in it, and the first of them."""
         if content.path is not None:
             with content.path.open("rb") as file:
@@ -195,6 +206,7 @@ class Spool:
         while rest:
             done = os.write(self._segment, rest)
             self._segment_size += done
+            self._files_b += done
             rest = rest[done:]
         return self._segment_name, at, octets
 
@@ -209,8 +221,8 @@ class Spool:
         """Return messages, the newest first; ``where`` is a condition on the table ``messages`` (``search.where``)."""
         self._catch_up(where)
         rows = self._index.execute(
-            f"SELECT id, t, size, seen, sender, client, helo, user, tls, head FROM messages WHERE {where}"  # noqa: S608
-            " ORDER BY id DESC LIMIT ? OFFSET ?",
+            "SELECT id, t, size, seen, sender, client, helo, user, tls, head, snippet, attachments"  # noqa: S608
+            f" FROM messages WHERE {where} ORDER BY id DESC LIMIT ? OFFSET ?",
             (*args, limit, start),
         ).fetchall()
         return [
@@ -229,8 +241,10 @@ class Spool:
                 ),
                 head=json.loads(fields),
                 tags=self._tags(id_),
+                snippet=snippet,
+                attachments=attachments,
             )
-            for id_, t, size, seen, sender, client, helo, user, tls, fields in rows
+            for id_, t, size, seen, sender, client, helo, user, tls, fields, snippet, attachments in rows
         ]
 
     def get(self, id_: int) -> Stored:
@@ -281,16 +295,22 @@ class Spool:
 
     # ----------------------------------------------------------------------------------------------------- change
 
-    def mark(self, ids: Iterable[int], *, seen: bool) -> None:
-        """Mark messages as seen or not."""
-        self._index.executemany("UPDATE messages SET seen = ? WHERE id = ?", [(seen, id_) for id_ in ids])
+    def mark(self, where: str, args: Sequence[object], *, seen: bool) -> None:
+        """Mark the messages that fulfil a condition as seen or not."""
+        self._catch_up(where)
+        self._index.execute(f"UPDATE messages SET seen = ? WHERE {where}", (seen, *args))  # noqa: S608
+        self.changed()
 
-    def tag(self, id_: int, tags: Iterable[str]) -> None:
-        """Replace the tags of a message."""
+    def tag(self, tags: Iterable[str], where: str, args: Sequence[object]) -> None:
+        """Replace the tags of the messages that fulfil a condition."""
+        self._catch_up(where)
         with self._index:
             self._index.execute("BEGIN")
-            self._index.execute("DELETE FROM tags WHERE message = ?", (id_,))
-            self._index.executemany("INSERT OR IGNORE INTO tags VALUES (?, ?)", [(id_, tag) for tag in tags])
+            self._index.execute(f"DELETE FROM tags WHERE message IN (SELECT id FROM messages WHERE {where})", args)  # noqa: S608
+            for tag in tags:
+                put = f"INSERT OR IGNORE INTO tags SELECT id, ? FROM messages WHERE {where}"  # noqa: S608
+                self._index.execute(put, (tag, *args))
+        self.changed()
 
     def retag(self, tag: str, new: str | None) -> None:
         """Rename a tag of all messages; ``None``: delete it."""
@@ -298,6 +318,7 @@ class Spool:
             self._index.execute("DELETE FROM tags WHERE tag = ?", (tag,))
         else:
             self._index.execute("UPDATE OR REPLACE tags SET tag = ? WHERE tag = ?", (new, tag))
+        self.changed()
 
     def tags(self) -> list[str]:
         """Return the tags in use, sorted."""
@@ -317,7 +338,8 @@ class Spool:
             if not self._index.execute("SELECT 1 FROM messages WHERE file = ? LIMIT 1", (name,)).fetchone():
                 if self._segment >= 0 and name == self._segment_name:
                     self._close()
-                (self.folder / name).unlink(missing_ok=True)
+                self._files_b -= (self.folder / name).stat().st_size
+                (self.folder / name).unlink()
         ids = [id_ for id_, _ in gone]
         self.words.forget(ids)
         return ids
@@ -342,11 +364,14 @@ class Spool:
         gone = self._index.execute(f"DELETE FROM events WHERE {where} RETURNING length(data)", (id_,))  # noqa: S608
         self._events_b -= sum(size for (size,) in gone)
 
-    def events(self, after: int = 0, kinds: Sequence[str] = (), limit: int = 1000) -> list[Event]:
-        """Return the events behind a cursor, the oldest first; of all kinds by default."""
+    def events(
+        self, after: int = 0, kinds: Sequence[str] = (), limit: int = 1000, *, newest: bool = False
+    ) -> list[Event]:
+        """Return events behind a cursor, the oldest or the newest first; of all kinds by default."""
         only = f"AND kind IN ({', '.join('?' * len(kinds))})" if kinds else ""
         rows = self._index.execute(
-            f"SELECT id, t, kind, data FROM events WHERE id > ? {only} ORDER BY id LIMIT ?",  # noqa: S608
+            f"SELECT id, t, kind, data FROM events WHERE id > ? {only}"  # noqa: S608
+            f" ORDER BY id {'DESC' if newest else 'ASC'} LIMIT ?",
             (after, *kinds, limit),
         ).fetchall()
         return [Event(id=id_, t=t, kind=kind, data=json.loads(data)) for id_, t, kind, data in rows]

@@ -28,6 +28,13 @@ SELECT id, subject || ' ' || message_id || ' ' || coalesce(
 FROM messages WHERE id > ? ORDER BY id LIMIT 64
 """
 
+_DESCRIBE = "UPDATE messages SET snippet = ?, attachments = ? WHERE id = ?"
+
+
+def _unicode(text: str) -> str:
+    """Return a text without halves of surrogate pairs."""
+    return text.encode(errors="replace").decode()
+
 
 def matching(text: str) -> str:
     """Return the FTS5 query for a phrase; a last word of three letters or more matches as a prefix."""
@@ -53,7 +60,7 @@ class Words:
         return int(newest) if newest > max(self._last, known) else None
 
     def fill(self, where: str = MATCHES) -> Iterator[None]:
-        """Index every stored message if a condition needs it; yields about every ``SLICE_S``."""
+        """Index all pending messages if ``where`` uses the word index; yields about every ``SLICE_S``."""
         newest = self.behind() if MATCHES in where else None
         while newest and self._last < newest and (rows := self._index.execute(_NEXT, (self._last,)).fetchall()):
             self._add(rows)
@@ -65,9 +72,10 @@ class Words:
             self._index.execute("BEGIN")
             for id_, head in rows:
                 body = mime.read(self._read(id_))
-                text = f"{head} {body.words}".encode(errors="replace").decode()
+                text, snippet = (_unicode(one) for one in (f"{head} {body.words}", body.snippet))
                 has = " ".join(kind for kind in ("attachments", "inline") if getattr(body, kind))
                 self._index.execute("INSERT INTO words (rowid, text, has) VALUES (?, ?, ?)", (id_, text, has))
+                self._index.execute(_DESCRIBE, (snippet, len(body.attachments), id_))
                 added.append(id_)
                 if time.monotonic() > end:
                     break

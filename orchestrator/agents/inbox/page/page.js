@@ -196,13 +196,13 @@ async function showRules() {
 
 async function showAttempts() {
   document.body.classList.add("open");
-  const { events } = await ask("attempts?limit=1000");
+  const { events } = await ask("attempts?newest=true");
   byId("detail").replaceChildren(
     element("p", {}, element("a", { href: "#" }, "Back")),
     element("h2", {}, "Attempts that rules, limits or passwords answered"),
     element("table", {},
       element("tr", {}, ...["Time", "On", "Sender", "Recipients", "Reply", "Rule"].map((name) => element("th", { scope: "col" }, name))),
-      ...events.reverse().map(({ t, data }) => element("tr", {}, ...[
+      ...events.map(({ t, data }) => element("tr", {}, ...[
         time(t), data.on, data.sender ?? "", (data.recipients || []).join(", "), data.reply || data.then || "", data.rule ?? "",
       ].map((cell) => element("td", {}, String(cell)))))),
   );

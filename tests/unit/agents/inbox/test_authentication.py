@@ -163,6 +163,14 @@ def test_a_subdomain_has_the_record_of_its_organisation(records: Records) -> Non
     assert check(LETTER, envelope, ["a@d0.test", "b@d1.test"]).dmarc.result == "permerror"
 
 
+def test_several_dmarc_records_end_the_discovery(records: Records) -> None:
+    records["_dmarc.my.shop.test"] = ["v=DMARC1; p=none", "v=DMARC1; p=reject"]
+    records["_dmarc.shop.test"] = ["v=DMARC1; p=reject"]
+    envelope = Envelope(sender="ann@d0.test", recipients=(), client=RELAY, helo="x")
+    dmarc = check(LETTER, envelope, ["ann@my.shop.test"]).dmarc
+    assert (dmarc.result, dmarc.reason) == ("none", "2 records at _dmarc.my.shop.test")
+
+
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.binary(max_size=100), st.text(max_size=30), st.text("v=spf1 +-?~:/%{}ilmx.0a;pDMARC", max_size=30))
 @example(b"; s=" + b"x" * 80 + b"; d=" + b"y" * 80 + b"; h=from; b=; bh=; a=rsa-sha256", "a@" + "ü" * 70, "%{ir1000}")

@@ -1,9 +1,11 @@
 """A client of Mailpit, pytest-mailpit from PyPI, works with the inbox unchanged."""
 
+import json
 import re
 import smtplib
 import subprocess
 import sys
+import threading
 from email.message import EmailMessage
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from pytest_mailpit.client import MailpitClient
 from pytest_mailpit.errors import MailpitAPIError
 from pytest_mailpit.models import ChaosTrigger, ChaosTriggers
 
+from orchestrator.agents.inbox import mime
 from tests.unit.agents.inbox.conftest import Inbox
 
 
@@ -54,6 +57,45 @@ def test_lists_and_searches(inbox: Inbox, mailpit: MailpitClient) -> None:
     assert [m.subject for m in mailpit.messages().messages] == ["number 2"]
     mailpit.delete_all()
     assert mailpit.messages().messages == ()
+
+
+def test_a_large_message_is_read_beside_others(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = []
+
+    def read(message: bytes) -> mime.Body:
+        threads.append(threading.current_thread())
+        return whole(message)
+
+    whole = mime.read
+    message = letter("bob@example.com")
+    message.add_attachment(bytes(2 << 20), "application", "zip", filename="large.zip")
+    send(inbox, message)
+    assert inbox.client.get("/api/v1/messages").json()["messages"][0]["Attachments"] == 2
+    monkeypatch.setattr(mime, "read", read)
+    for path in ("/api/v1/message/1", "/api/v1/message/1/part/2", "/view/1.txt", "/api/messages/1"):
+        assert inbox.client.get(path).status_code == 200
+    assert len(threads) == 4
+    assert inbox._thread not in threads
+    assert inbox.client.get("/api/v1/messages").json()["messages"][0]["Snippet"] == "Your code is 123456"
+    assert len(threads) == 4
+    assert inbox.client.get("/api/v1/messages?limit=1001").status_code == 422
+
+
+def test_names_in_a_body_count_in_any_case(inbox: Inbox) -> None:
+    for i in range(2):
+        send(inbox, letter("bob@example.com", f"number {i}"))
+    inbox.client.request("DELETE", "/api/v1/messages", json={"ids": ["1"]})
+    inbox.client.put("/api/v1/tags", json={"iDs": ["2"], "tags": ["one"]})
+    (left,) = inbox.client.get("/api/v1/messages").json()["messages"]
+    assert (left["ID"], left["Tags"]) == ("2", ["one"])
+
+
+@pytest.mark.parametrize("query", ["", " ", "--", '"" ...'])
+def test_a_search_without_words_deletes_nothing(inbox: Inbox, query: str) -> None:
+    send(inbox, letter("bob@example.com"))
+    assert inbox.client.delete("/api/v1/search", params={"query": query}).status_code == 400
+    assert inbox.client.delete("/api/messages", params={"query": query.strip() or "-"}).status_code == 422
+    assert inbox.spool.count == 1
 
 
 def test_a_message_with_its_parts(inbox: Inbox, mailpit: MailpitClient) -> None:
@@ -114,6 +156,38 @@ def test_a_message_is_put_in_by_http(inbox: Inbox) -> None:
     assert (message["Subject"], message["Text"], message["Tags"]) == ("Grüße", ".dot\n..dots\n", ["sent"])
     assert [part["ContentID"] for part in message["Inline"]] == ["one"]
     assert inbox.client.post("/api/v1/send", json={**body, "To": [], "Bcc": []}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"From": {"Email": "jörg@example.com"}},
+        {"From": {"Email": "a@example.com\r\nBcc: x@example.com"}},
+        {"Subject": "a\nb"},
+        {"Headers": {"Subject": "second"}},
+        {"Headers": {"X-A: b\r\nX-Injected": "c"}},
+        {"Headers": {"X-Ä": "c"}},
+        {"Headers": {"Content-Type": "multipart/mixed"}},
+        {"Subject": "\ud800"},
+        {"Text": "\ud800"},
+        {"Tags": ["\ud800"]},
+        {"Bcc": ["\ud800@example.com"]},
+        {"Attachments": [{"Content": "AAE=", "Filename": "\ud800"}]},
+        {"Attachments": [{"Content": "AAE=", "Filename": "x", "ContentType": "text/x\r\nX-Injected: y"}]},
+        {"Attachments": [{"Content": "AAE=", "Filename": "x", "ContentID": "a\r\nX-Injected: y"}]},
+    ],
+)
+def test_a_message_that_cannot_be_written_is_refused(inbox: Inbox, change: dict[str, object]) -> None:
+    body = {"From": {"Email": "a@example.com"}, "To": [{"Email": "b@example.com"}], "Subject": "x", **change}
+    json_type = {"Content-Type": "application/json"}
+    answer = inbox.client.post("/api/v1/send", content=json.dumps(body), headers=json_type)
+    assert (answer.status_code in {400, 422}, inbox.spool.count) == (True, 0), answer.text
+
+
+def test_half_a_surrogate_pair_is_no_tag(inbox: Inbox) -> None:
+    send(inbox, letter("bob@example.com"))
+    body, json_type = json.dumps({"IDs": ["1"], "Tags": ["\ud800"]}), {"Content-Type": "application/json"}
+    assert inbox.client.put("/api/v1/tags", content=body, headers=json_type).status_code == 400
 
 
 PAGE = Path(__file__).parents[4] / "docs" / "mail.md"

@@ -551,6 +551,17 @@ def test_each_limit_that_is_met_is_recorded(make_inbox: Callable[..., Inbox]) ->
     assert many["recipients"] == [f"{i}@d1.test" for i in range(101)]
 
 
+def test_sessions_that_are_open_when_it_gets_full_are_told_at_the_end_of_data(make_inbox: Callable[..., Inbox]) -> None:
+    inbox = make_inbox(max_messages=1)
+    with client(inbox) as smtp:
+        smtp.ehlo()
+        smtp.mail("a@d0.test")
+        smtp.rcpt("b@d1.test")
+        assert sent(inbox) == "kept"
+        assert smtp.data(b"x") == (452, b"4.3.1 1 messages are kept, the limit")
+    assert len(inbox.raw()) == 1
+
+
 def test_a_message_that_is_too_big_leaves_nothing(make_inbox: Callable[..., Inbox]) -> None:
     inbox = make_inbox(max_size=200_000)
     body = b"x" * 998 + b"\r\n"
