@@ -83,7 +83,7 @@ _OVER = {Action.TRUNCATE: "udp", Action.RESET: "tcp"}
 class DnsRule(BaseModel):
     """One rule: a pattern for questions, and an action. The first rule that matches a question decides."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: Annotated[str, Field(min_length=1, max_length=255)] = "*"
     """Domain name with ``*`` and ``?``; letters of either case."""

@@ -102,7 +102,7 @@ Seconds = Annotated[float, Field(ge=0, le=3600)]
 class Rule(BaseModel):
     """A rule: its conditions, its moment and its action."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
 
     to: Address | None = None
     """Recipient, with ``*`` and ``?``; letters of either case. Default: any."""

@@ -93,7 +93,7 @@ class Listing(BaseModel):
 
     total: int = Field(description="messages that match; in an answer of `wait` at most 1,000")
     messages: list[Summary]
-    cursor: int = Field(description="of the newest event")
+    cursor: int = Field(description="id of the newest event, for `after` of events; messages have ids of their own")
 
 
 class EventOf(BaseModel):
@@ -196,6 +196,9 @@ async def terms(
         for field, value in (("sender", sender), ("from", author), ("subject", subject), ("message-id", message_id))
         if value is not None
     ]
+    for field, value in given:
+        if not value.strip() or "\0" in value:
+            raise HTTPException(422, f"{field}: needs a value without NUL (the empty sender is <>), not {value!r}")
     try:
         sql, args = search.where([*(search.Term(field=f, value=v) for f, v in given), *search.parse(query)])
     except ValueError as error:

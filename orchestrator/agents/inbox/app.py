@@ -3,10 +3,12 @@
 from collections.abc import Collection
 from importlib import resources
 from ipaddress import ip_address
+from typing import cast
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, FastAPI, HTTPException, Request
-from fastapi.responses import PlainTextResponse, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from orchestrator.agents.inbox import mailpit
@@ -43,6 +45,7 @@ def create(served: Served, names: Collection[str] = LOCAL) -> ASGIApp:
     )
     app.state.here = served
     app.add_exception_handler(UnicodeEncodeError, _no_text)
+    app.add_exception_handler(RequestValidationError, _invalid)
     for router in (api, mailpit.v1, mailpit.plain, rest):
         app.include_router(router)
     return Guard(app, names)
@@ -51,6 +54,12 @@ def create(served: Served, names: Collection[str] = LOCAL) -> ASGIApp:
 async def _no_text(_request: Request, error: Exception) -> Response:
     """Refuse half a surrogate pair, which JSON can name: neither SQLite nor UTF-8 has it."""
     return PlainTextResponse(f"Unicode text is needed: {error}\n", 400)
+
+
+async def _invalid(_request: Request, error: Exception) -> Response:
+    """Say what is invalid, and where; without the value, which JSON may be unable to hold (NaN)."""
+    errors = cast("RequestValidationError", error).errors()
+    return JSONResponse({"detail": [{name: one[name] for name in ("type", "loc", "msg")} for one in errors]}, 422)
 
 
 def _is_address(host: str) -> bool:

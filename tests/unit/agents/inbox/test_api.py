@@ -375,3 +375,18 @@ def test_a_body_that_is_too_large_is_refused(inbox: Inbox, method: str, path: st
     content = iter(pieces) if chunked else b"".join(pieces)
     assert inbox.client.request(method, path, content=content).status_code == 413
     assert get(inbox, "rules") == []
+
+
+@pytest.mark.parametrize("path", ["to=", "sender=%20", "subject=", "from=", "subject=%00plain"])
+def test_an_empty_condition_is_refused(inbox: Inbox, path: str) -> None:
+    send(inbox)
+    for method, route in (("GET", "messages"), ("DELETE", "messages"), ("GET", "wait")):
+        answer = inbox.client.request(method, f"/api/{route}?{path}")
+        assert (answer.status_code, "needs a value" in answer.json()["detail"]) == (422, True)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-1e999"])
+def test_a_rule_with_a_number_that_is_none_is_refused(inbox: Inbox, number: str) -> None:
+    rule = f'[{{"then": "pace", "per_second": {number}}}]'
+    answer = inbox.client.put("/api/rules", content=rule, headers={"content-type": "application/json"})
+    assert answer.status_code == 422

@@ -266,7 +266,7 @@ def test_a_sender_is_found_in_any_case(spool: Spool, case: Callable[[str], str])
     assert spool.total(*search.where(search.parse(f"sender:{case('Ann@D0.test')}"))) == 1
 
 
-@pytest.mark.parametrize("text", ["larger:much", "is:odd", "has:nothing", "before:yesterday", "--"])
+@pytest.mark.parametrize("text", ["larger:much", "is:odd", "has:nothing", "before:yesterday", ":--"])
 def test_a_search_that_cannot_be_read_is_an_error(text: str) -> None:
     with pytest.raises(ValueError, match=text.partition(":")[2]):
         search.where(search.parse(text))
