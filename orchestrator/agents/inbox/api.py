@@ -196,9 +196,9 @@ async def terms(
         for field, value in (("sender", sender), ("from", author), ("subject", subject), ("message-id", message_id))
         if value is not None
     ]
-    for field, value in given:
+    for name, value in given:
         if not value.strip() or "\0" in value:
-            raise HTTPException(422, f"{field}: needs a value without NUL (the empty sender is <>), not {value!r}")
+            raise HTTPException(422, f"{name}: needs a value without NUL (the empty sender is <>), not {value!r}")
     try:
         sql, args = search.where([*(search.Term(field=f, value=v) for f, v in given), *search.parse(query)])
     except ValueError as error:

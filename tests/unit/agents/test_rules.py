@@ -147,7 +147,7 @@ def test_a_pace_is_never_passed_and_refuses_nothing(pauses: list[float], per_sec
         ({"to": "*@d1.test", "on": "mail", "then": "reject"}, "no recipient is known on mail"),
         ({"from": "*", "on": "ehlo", "then": "reject"}, "no sender is known on ehlo"),
         ({"then": "reject", "whom": "bob"}, "Extra inputs"),
-        ({"then": "tarpit", "delay_s": float("inf")}, "less than or equal"),
+        ({"then": "tarpit", "delay_s": float("inf")}, "finite number"),
     ],
 )
 def test_what_makes_no_sense_is_refused_with_its_reason(text: dict[str, object], reason: str) -> None:
