@@ -108,7 +108,7 @@ def _refused(error: urllib.error.HTTPError) -> Problem:
     is_json = error.headers.get_content_type() == "application/json"
     told: Any = json.load(error)["detail"] if is_json else error.read(500).decode(errors="replace")
     match error.code:
-        case HTTPStatus.REQUEST_TIMEOUT | HTTPStatus.CONFLICT:
+        case HTTPStatus.CONFLICT:
             last = "; ".join(told["last_attempts"]) or "none was refused"
             found = f"{told['found']} of {told['kept']} messages match; last refused attempts: {last}"
             needed = f"{told['needed']} messages that match"

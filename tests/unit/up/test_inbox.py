@@ -67,7 +67,6 @@ def test_it_is_asked_without_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
         (503, "too many connections", EngineFailed, "503 too many"),
         (422, {"detail": "before:never is no date"}, InvalidInput, "conditions that the inbox can read"),
         (404, {"detail": "message 999 is not kept"}, InvalidInput, "a message in the inbox"),
-        (408, LATE, TimedOut, "1 of 3 messages match; last refused attempts: 450 later"),
         (409, LATE, TimedOut, "1 of 3 messages match; last refused attempts: 450 later"),
     ],
 )
