@@ -42,7 +42,7 @@ LABEL = "testbed.context"
 RELEASES: tuple[str, ...] = get_args(Release)
 DEFAULT_RELEASE = "bookworm"
 
-_NOT_ON = {("agents", "bullseye"): "its Python is 3.9, the agents need 3.11"}
+_NOT_ON = {(image, "bullseye"): "its Python is 3.9, the agents need 3.11" for image in ("agents", "inbox")}
 _AT_ONCE = 2
 """Number of parallel builds; they mostly wait for the network and for dpkg's writes."""
 _LAYER = re.compile(r" ---> ([0-9a-f]{12})$")
