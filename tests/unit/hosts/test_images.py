@@ -474,3 +474,12 @@ def test_what_cannot_be_built_is_refused_before_the_engine_is_asked(image: str, 
         images.ensure(cast("Host", None), [("bind", "bookworm"), (image, release)], silent)
     assert named in caught.value.found
     assert "bookworm" in caught.value.do or "postfix" in caught.value.do
+
+
+def test_an_image_with_python_libraries_is_not_offered_on_a_release_whose_python_is_too_old() -> None:
+    folder = Path(__file__).parents[3] / "images"
+    with_libraries = {image for image in images.catalogue() if (folder / image / "requirements.txt").exists()}
+    assert with_libraries == {"agents", "inbox"}
+    assert with_libraries.isdisjoint(images.names("bullseye"))
+    with pytest.raises(InvalidInput, match=r"Python is 3\.9"):
+        images.ensure(cast("Host", FakeHost()), [("inbox", "bullseye")], lambda _line: None)
