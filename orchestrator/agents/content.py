@@ -4,6 +4,7 @@ Only CRLF.CRLF ends the content. A dot between bare line feeds or carriage retur
 hide a second one (RFC 5321, 2.3.8 and 4.1.1.4). Memory for a message of any size: up to 32 KiB of header, and 4 octets.
 """
 
+from abc import ABC, abstractmethod
 from zlib import crc32
 
 from orchestrator.agents.wire import END, Stamp, read_stamp
@@ -14,7 +15,7 @@ _PREFIXES = (b"\r\n.\r", b"\r\n.", b"\r\n", b"\r")
 _CRLF = b"\r\n"
 
 
-class DataReader:
+class DataReader(ABC):
     """Reads the content after DATA to its end, without dot-stuffing (RFC 5321, 4.5.2).
 
     The content is complete once ``feed`` does not return ``None``. ``take`` gets each piece; the first one begins with
@@ -46,13 +47,13 @@ class DataReader:
         self.size += len(text)
         self.take(text)
 
+    @abstractmethod
     def take(self, text: bytes) -> None:
         """Take a piece of the content."""
-        raise NotImplementedError
 
+    @abstractmethod
     def finish(self) -> None:
         """Finish; called once the content is complete."""
-        raise NotImplementedError
 
 
 class Content(DataReader):

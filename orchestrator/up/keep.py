@@ -73,7 +73,7 @@ def up(
             return present
         raise
     except EngineFailed:
-        with suppress(EngineFailed):  # the first error stays, unless the kernel lacks what it is about
+        with suppress(EngineFailed):  # the first error stays, unless a kernel feature is missing
             capacity.require(capacity.check(capacity.read(host), plan.needs))
         raise
     with stays_up(id_):

@@ -52,7 +52,7 @@ class Inbox:
             return until(smtp, b"221 ")
 
     def keeps(self, message: bytes) -> None:
-        """Send a message, and compare what is kept of it."""
+        """Send a message, and compare the stored octets."""
         found = re.search(rb"message (\d+)", self.send(message))
         assert found
         assert self.client.get(f"/api/messages/{int(found[1])}/raw").content == message

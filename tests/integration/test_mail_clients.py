@@ -72,7 +72,7 @@ class Clients:
         return self.shell('"$@"', *PYTHON, "-m", "tests.integration.clients.send", str(SEED), str(count), *words)
 
     def recorded(self, ids: set[int]) -> dict[int, dict[str, Any]]:
-        """Wait until the tap has recorded these messages, and return what it recorded, by the inbox's id."""
+        """Wait until the tap has recorded these messages, and return its records by the inbox's id."""
         replies = "\n".join(f"Ok: message {id_}" for id_ in ids)
         found = "grep -o 'Ok: message [0-9]*' tap.log | grep -cxFe \"$1\""
         self.shell(f"until [ $({found}) = {len(ids)} ]; do sleep 0.05; done", replies)
@@ -122,7 +122,7 @@ def clients(real_engine: Host, mail: Up) -> Iterator[Clients]:
 
 
 def check(clients: Clients, client: str, count: int) -> None:
-    """Send messages with a client; compare what it sent, what the tap recorded and what the inbox keeps."""
+    """Send messages with a client; compare them with the tap's records and with the inbox."""
     clients.api.delete("/api/messages").raise_for_status()
     wanted = {letter.sender: letter for letter in letters.letters(SEED, count)}
     refused = {letter.number: letter.kind for letter in wanted.values() if (client, letter.kind) in REFUSED}

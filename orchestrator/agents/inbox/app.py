@@ -57,7 +57,7 @@ async def _no_text(_request: Request, error: Exception) -> Response:
 
 
 async def _invalid(_request: Request, error: Exception) -> Response:
-    """Say what is invalid, and where; without the value, which JSON may be unable to hold (NaN)."""
+    """List the invalid fields and reasons, without their values: JSON cannot hold NaN."""
     errors = cast("RequestValidationError", error).errors()
     return JSONResponse({"detail": [{name: one[name] for name in ("type", "loc", "msg")} for one in errors]}, 422)
 

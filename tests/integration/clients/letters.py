@@ -27,7 +27,7 @@ class Letter:
 
 
 def letters(seed: int, count: int) -> Iterator[Letter]:
-    """Yield ``count`` messages: of each kind in turn, and one of 25 MB where there are 100 or more."""
+    """Yield ``count`` messages, one kind after the other; of 100 or more messages one has 25 MB."""
     random = Random(seed)
     kinds = list(_KINDS)
     for number in range(count):

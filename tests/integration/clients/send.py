@@ -69,7 +69,7 @@ def with_aiosmtplib(letter: Letter, to: Server) -> None:
 
 
 def with_swaks(letter: Letter, to: Server) -> None:
-    """Send with swaks: PLAIN and LOGIN in turn."""
+    """Send with swaks; alternate PLAIN and LOGIN."""
     mechanism = ("PLAIN", "LOGIN")[letter.number // 2 % 2]
     secure = ("--tls", "--tls-verify", "--tls-ca-path", AUTHORITY, "--auth", mechanism, "-au", USER, "-ap", PASSWORD)
     raw = letter.kind == "bare"  # it would make CRLF of bare line feeds

@@ -267,7 +267,7 @@ class SinkWorld(World):
         self._taken = taken
 
         class Recording(kind):  # type: ignore[valid-type, misc]
-            """Records what it takes."""
+            """Records each message."""
 
             def _begin(self) -> DataReader:
                 return Recorded()

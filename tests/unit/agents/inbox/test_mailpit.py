@@ -198,7 +198,7 @@ ANSWERS = {
     for methods, path in re.findall(r"`((?:[A-Z]+ )+)(/[^`]*)`", requests)
     for method in methods.split()
 }
-"""The table of docs/mail.md: method and path -> what it says of the answer."""
+"""The table of docs/mail.md: method and path -> text about the answer."""
 
 
 def test_each_request_is_answered_as_the_table_in_the_docs_says(inbox: Inbox) -> None:
