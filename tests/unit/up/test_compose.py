@@ -29,9 +29,7 @@ def test_the_committed_files_are_what_the_plan_says(name: str) -> None:
         ["testbed", "plan", name, "--domains", str(DOMAINS)],
     )
     there = {str(p.relative_to(FOLDER / name)): p for p in (FOLDER / name).rglob("*") if p.is_file()}
-    there = {
-        path: file for path, file in there.items() if file.suffix != ".pem"
-    }  # not in git
+    there = {path: file for path, file in there.items() if file.suffix != ".pem"}  # not in git
     again = f"testbed plan {name} --domains {DOMAINS} --format compose --files compose/{name}"
     assert sorted(there) == sorted(made), again
     assert [path for path, content in made.items() if there[path].read_bytes() != content] == [], again

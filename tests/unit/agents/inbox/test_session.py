@@ -48,6 +48,14 @@ def wait_until(holds: Callable[[], bool]) -> None:
 # ---------------------------------------------------------------------------------------------------------- extensions
 
 
+def until_tls_begins(plain: socket.socket) -> None:
+    """Ask for STARTTLS, and read the reply."""
+    plain.recv(100)
+    plain.sendall(b"EHLO x\r\nSTARTTLS\r\n")
+    while not plain.recv(1000).endswith(b"TLS\r\n"):
+        pass
+
+
 def test_it_names_its_extensions_and_starts_tls(inbox: Inbox, tls: Tls) -> None:
     with client(inbox) as smtp:
         smtp.ehlo()
@@ -89,10 +97,7 @@ def test_commands_behind_starttls_are_dropped(inbox: Inbox, tls: Tls) -> None:
 
 def test_a_handshake_that_fails_ends_the_connection_only(inbox: Inbox) -> None:
     with socket.create_connection(("127.0.0.1", inbox.port), timeout=5) as plain:
-        plain.recv(100)
-        plain.sendall(b"EHLO x\r\nSTARTTLS\r\n")
-        while not plain.recv(1000).endswith(b"TLS\r\n"):
-            pass
+        until_tls_begins(plain)
         plain.sendall(b"NOOP\r\n" * 10)
         with suppress(ConnectionError):
             while plain.recv(1000):
@@ -166,10 +171,7 @@ def test_a_rule_at_connect_is_answered_inside_tls(inbox: Inbox, tls: Tls) -> Non
 
 def test_a_reset_during_the_handshake_ends_the_session(inbox: Inbox) -> None:
     with socket.create_connection(("127.0.0.1", inbox.port), timeout=5) as plain:
-        plain.recv(100)
-        plain.sendall(b"EHLO x\r\nSTARTTLS\r\n")
-        while not plain.recv(1000).endswith(b"TLS\r\n"):
-            pass
+        until_tls_begins(plain)
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     wait_until(lambda: inbox.call(lambda: inbox.reception.books.open) == 0)
 
