@@ -57,7 +57,7 @@ class MailBed:
             raise InvalidInput(f"a bed with the id {id_}", "none", "see `testbed ps`")
         running = attach(engine, deployed)
         made = cls(running.plan.bed, host=engine)
-        made._take(id_, running)  # noqa: SLF001 - of this class
+        made._take(id_, running)
         return made
 
     def start(self) -> Self:

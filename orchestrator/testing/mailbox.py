@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 class Mailbox(str):
     """An address that no other test has: a str, with the methods of the inbox limited to it."""
 
+    __slots__ = ("_inbox",)
     _inbox: "BedInbox"
 
     def __new__(cls, address: str, inbox: "BedInbox") -> Self:
@@ -18,6 +19,10 @@ class Mailbox(str):
         made = super().__new__(cls, address)
         made._inbox = inbox
         return made
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        """Return how to copy it or to send it to another process: as a plain str."""
+        return str, (str(self),)
 
     def wait_for(self, **conditions: Any) -> Message:
         """Wait for a message to this address; as ``BedInbox.wait_for``."""
