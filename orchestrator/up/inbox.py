@@ -6,12 +6,15 @@ import socket
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from ipaddress import ip_address
 from typing import Any
 
+from orchestrator.agents.rules import Rule
 from orchestrator.bed.addressing import twin
+from orchestrator.bed.model import checked
 from orchestrator.errors import EngineFailed, InvalidInput, Problem, TimedOut
 from orchestrator.hosts.ownership import in_url
 from orchestrator.plaintext import plain
@@ -72,9 +75,33 @@ class Inbox:
 
     def delete(self, **conditions: Any) -> list[int]:
         """Delete the messages that match, without a condition all of them; return their ids."""
-        answer = self._ask("messages", _ANSWER_S, method="DELETE", **conditions)
+        answer = self._ask("messages", _ANSWER_S, "DELETE", **conditions)
         deleted: list[int] = answer["deleted"]
         return deleted
+
+    def rules(self) -> list[dict[str, Any]]:
+        """Return the rules in force, the one that decides first; each has ``id``, ``rule`` and ``hits``."""
+        in_force: list[dict[str, Any]] = self._ask("rules", _ANSWER_S)
+        return in_force
+
+    def add_rule(self, rule: Mapping[str, Any]) -> dict[str, Any]:
+        """Put a rule in front of all others; return it with its ``id``. ``rule``: as in a bed file.
+
+        Raises:
+            InvalidInput: the rule is invalid.
+        """
+        made = checked(Rule, dict(rule), "a rule that the inbox takes", "correct it")
+        added: dict[str, Any] = self._ask("rules", _ANSWER_S, "POST", made.to_dict())
+        return added
+
+    def remove_rule(self, id_: int) -> dict[str, Any]:
+        """Remove one rule; return it with its ``hits``.
+
+        Raises:
+            InvalidInput: no rule in force has this id.
+        """
+        removed: dict[str, Any] = self._ask(f"rules/{id_}", _ANSWER_S, "DELETE")
+        return removed
 
     def relay_log(self, message: int) -> list[dict[str, Any]]:
         """Return the lines of the relay's log about a message, each with ``t`` (Unix time) and ``text``.
@@ -92,10 +119,12 @@ class Inbox:
         of_it = re.compile(rf"\b{queued[1]}\b")
         return [{"t": round(line.t, 6), "text": line.text} for line in relay.log() if of_it.search(line.text)]
 
-    def _ask(self, path: str, seconds: float, method: str = "GET", **words: Any) -> Any:
+    def _ask(self, path: str, seconds: float, method: str = "GET", body: object = None, /, **words: Any) -> Any:
         url = f"{self.url}/api/{path}?{urllib.parse.urlencode(words, doseq=True, errors='surrogateescape')}"
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(url, data, {"Content-Type": "application/json"}, method=method)  # noqa: S310
         try:
-            with _DIRECT.open(urllib.request.Request(url, method=method), timeout=seconds) as answer:  # noqa: S310
+            with _DIRECT.open(request, timeout=seconds) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
             raise _refused(error) from None
@@ -116,5 +145,5 @@ def _refused(error: urllib.error.HTTPError) -> Problem:
         case HTTPStatus.UNPROCESSABLE_ENTITY:
             return InvalidInput("conditions that the inbox can read", plain(str(told)), "correct them")
         case HTTPStatus.NOT_FOUND:
-            return InvalidInput("a message in the inbox", plain(str(told)), "see `testbed inbox`")
+            return InvalidInput("a message or a rule of the inbox", plain(str(told)), "see `testbed inbox`, `rules()`")
     return EngineFailed("an answer of the inbox", f"{error.code} {plain(str(told))}", "see `testbed logs inbox`")
