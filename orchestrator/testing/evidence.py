@@ -97,5 +97,5 @@ def _faults(bed: RunningBed) -> list[str]:
     lines = []
     for one in bed.dns.rules():
         then = one["rcode"] if one["then"] == "answer" else one["then"]
-        lines.append(f"{one['type']} {one['name']}: {then}, {one['hits']} hits")
+        lines.append(f"{one['type']} {one['name']}: {then}, hits: {one['hits']}")
     return lines
