@@ -20,6 +20,7 @@ from orchestrator.testing.inbox import BedInbox
 from orchestrator.testing.mailbox import Mailbox
 from orchestrator.testing.progress import Logged
 from orchestrator.testing.relay import BedRelay
+from orchestrator.testing.watchdog import guarded
 from orchestrator.up.admission import admit, features_explained, reading
 from orchestrator.up.attach import attach
 from orchestrator.up.bed import RunningBed
@@ -72,6 +73,7 @@ class MailBed:
         host = self._host or docker.connect()
         steps = Logged()
         with ExitStack() as stack:
+            stack.enter_context(guarded())
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="testbed-")))
             cpus = host.info().cpus
             with reading(host) as read:
