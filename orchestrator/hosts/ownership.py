@@ -100,7 +100,7 @@ class Identity:
             BED: self.bed,
             KIND: self.kind,
             NODES: ",".join(self.nodes),
-            OWNER: self.owner or _owner(os.getpid()),
+            OWNER: self.owner or this_process(),
             **({PRIVATE: "yes"} if self.private else {}),
             **({DEFINITION: self.definition} if self.definition else {}),
             **({EXPIRES: self.expires} if self.expires else {}),
@@ -160,6 +160,11 @@ def _started(pid: int) -> str | None:
 
 def _owner(pid: int) -> str:
     return "/".join((*_machine(), str(pid), str(_started(pid))))
+
+
+def this_process() -> str:
+    """Return the OWNER label of objects that this process makes."""
+    return _owner(os.getpid())
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from orchestrator.testing.inbox import BedInbox
 from orchestrator.testing.mailbox import Mailbox
 from orchestrator.testing.outgoing import compose
 from orchestrator.testing.relay import BedRelay
+from orchestrator.testing.watchdog import guarded
 from orchestrator.up.attach import attach
 from orchestrator.up.bed import RecordedBed, RunningBed
 from orchestrator.up.partition import partition
@@ -82,7 +83,8 @@ class MailBed(Definition):
     def start_as(self, kind: Kind, *, owner: str = "") -> Self:
         """Bring the bed up as ``start`` does, for the pytest plugin.
 
-        A bed of ``Kind.UP`` gets a name that no other bed has. ``owner``: as in ``Identity``.
+        A bed of ``Kind.UP`` gets a name that no other bed has. ``owner``: as in ``Identity``; a bed of another process
+        gets no watchdog.
         """
         if self._running is not None:
             return self
@@ -90,6 +92,8 @@ class MailBed(Definition):
             self._change(name=f"{self._bed.name}-{secrets.token_hex(2)}")
         host = self._host or docker.connect()
         with ExitStack() as files, ExitStack() as stack:
+            if kind is Kind.RUN and not owner:
+                stack.enter_context(guarded())
             self._take(*life.start(host, self._bed, kind=kind, owner=owner, files=files, stack=stack))
             self._files, self._stack = files.pop_all(), stack.pop_all()
         atexit.register(self._stop_at_exit, os.getpid())

@@ -44,6 +44,14 @@ class BedRelay:
         """Make the relay try every queued message now, those that are deferred, too."""
         self._relay.flush()
 
+    def restart(self) -> None:
+        """Stop the relay and start it again: its queue and its ports stay. It serves again on return.
+
+        Raises:
+            TimedOut: it does not serve within 60 s.
+        """
+        self._relay.restart()
+
     def log(self, to: str | None = None) -> list[str]:
         """Return the lines of the relay's log; with ``to`` those about messages to this recipient."""
         return [line.text for line in self._relay.log(to)]

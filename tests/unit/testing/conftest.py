@@ -67,5 +67,5 @@ def queued(
 
 
 @pytest.fixture
-def bed(make_inbox: Callable[..., Inbox]) -> Bed:  # noqa: F811 - the fixture
+def bed(make_inbox: Callable[..., Inbox]) -> Bed:
     return Bed(make_inbox())

@@ -54,7 +54,7 @@ def test_several_are_waited_for_in_one_time_limit(bed: Bed) -> None:
     both = bed.inbox.wait_for_all({"to": "a@example.com"}, {"to": "b@example.com"}, subject="welcome")
     assert [message.subject for message in both] == ["Welcome, a", "Welcome, b"]
     assert [one.subject for one in bed.inbox.wait_for_all(count=2, to="a@example.com")] == ["Welcome, a", "again"]
-    with pytest.raises(NotArrived, match="fewer than 3 messages with to 'a@example.com' arrived within 0 s"):
+    with pytest.raises(NotArrived, match=r"fewer than 3 messages with to 'a@example\.com' arrived within 0 s"):
         bed.inbox.wait_for_all(count=3, to="a@example.com", timeout=0)
 
 
@@ -115,7 +115,7 @@ def test_what_cannot_be_read_hides_nothing_else(bed: Bed) -> None:
 def test_bad_conditions_are_the_callers_error(bed: Bed) -> None:
     with pytest.raises(InvalidInput, match="subject"):
         bed.inbox.wait_for(subject="", timeout=0)
-    with pytest.raises(InvalidInput, match="greylist needs delay_s|delay_s"):
+    with pytest.raises(InvalidInput, match="delay_s"):
         bed.inbox.greylist(delay_s=-1)
 
 
@@ -154,9 +154,9 @@ def test_the_header_section_of_deferred_mail_is_read(bed: Bed) -> None:
     bed.heads = {"A": "From: Ann <ann@example.org>\nSubject: =?utf-8?q?caf=C3=A9?= today\nMessage-ID: <1@x>\n"}
     for conditions in ({"subject": "CAFÉ"}, {"from_": "ann"}, {"message_id": "<1@x>"}, {"query": "subject:other"}):
         with pytest.raises(Unexpected, match="A deferred"):
-            bed.inbox.expect_none(to=TO, **conditions)  # type: ignore[misc]
+            bed.inbox.expect_none(to=TO, **conditions)  # type: ignore[arg-type]
     for conditions in ({"subject": "tea"}, {"from_": "bob@example.org"}, {"message_id": "<2@x>"}):
-        bed.inbox.expect_none(to=TO, **conditions)  # type: ignore[misc]
+        bed.inbox.expect_none(to=TO, **conditions)  # type: ignore[arg-type]
 
 
 def test_mail_on_its_way_is_waited_for(bed: Bed) -> None:
@@ -257,7 +257,7 @@ def test_coroutines_wait_at_the_same_time(bed: Bed) -> None:
 
 def test_a_coroutine_explains_what_did_not_arrive(bed: Bed) -> None:
     bed.take("eve@example.com")
-    with pytest.raises(NotArrived, match="eve@example.com"):
+    with pytest.raises(NotArrived, match=r"eve@example\.com"):
         asyncio.run(bed.inbox.aio.wait_for(to=TO, timeout=0.01))
     with pytest.raises(InvalidInput):
         asyncio.run(bed.inbox.aio.wait_for(subject=""))

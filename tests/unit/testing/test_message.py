@@ -1,5 +1,6 @@
 """Messages: links, codes, attachments, header fields, octets."""
 
+from collections.abc import Mapping
 from email.message import EmailMessage
 from pathlib import Path
 
@@ -14,7 +15,7 @@ def message(raw: bytes, subject: str = "") -> Message:
     return Message(summary, {7: raw}.__getitem__)
 
 
-def written(text: str = "", html: str = "", **attachments: bytes) -> Message:
+def written(text: str = "", html: str = "", attachments: Mapping[str, bytes] | None = None) -> Message:
     made = EmailMessage()
     made["From"] = "Ann <ann@example.org>"
     if text:
@@ -23,7 +24,7 @@ def written(text: str = "", html: str = "", **attachments: bytes) -> Message:
         made.add_alternative(html, subtype="html")
     elif html:
         made.set_content(html, subtype="html")
-    for name, content in attachments.items():
+    for name, content in (attachments or {}).items():
         made.add_attachment(content, maintype="application", subtype="pdf", filename=name)
     return message(bytes(made))
 
@@ -89,7 +90,7 @@ def test_a_code_is_found_in_html_and_in_the_subject() -> None:
 
 
 def test_attachments_are_found_by_name() -> None:
-    sent = written("see", **{"bill.pdf": b"%PDF", "Rechnung für Bob.pdf": b"2"})
+    sent = written("see", attachments={"bill.pdf": b"%PDF", "Rechnung für Bob.pdf": b"2"})
     assert sent.attachment("bill.pdf").content == b"%PDF"
     assert sent.attachment("Rechnung für Bob.pdf").content_type == "application/pdf"
     with pytest.raises(Missing, match=r"attachment 'x'\nattachments:\n    bill.pdf\n    Rechnung"):
