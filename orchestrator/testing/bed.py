@@ -123,8 +123,9 @@ class MailBed(Definition):
             self.stop()
 
     def _take(self, id_: str, running: RunningBed) -> None:
-        self._id, self._running, self._inbox = id_, running, BedInbox(running)
-        self.begin()
+        inbox = BedInbox(running)
+        inbox.begin()
+        self._id, self._running, self._inbox = id_, running, inbox
 
     def __enter__(self) -> Self:
         return self.start()

@@ -491,6 +491,19 @@ def test_each_notification_leaves_an_event(bounces: Inbox, relay: Inbox, sender:
     assert len(relay.raw()) == 2
 
 
+def test_the_api_lists_notifications_until_the_relay_has_taken_them(bounces: Inbox, relay: Inbox) -> None:
+    relay.rules({"on": "message", "then": "tarpit", "delay_s": 1.0})
+    assert bounces.client.get("/api/bounces").json() == {"waiting": [], "total": 0}
+    with client(bounces) as smtp:
+        smtp.sendmail("a@d0.test", ["bob@d1.test"], "Subject: a\r\n\r\n")
+    waiting = {"waiting": [{"sender": "a@d0.test", "recipient": "bob@d1.test"}], "total": 1}
+    assert bounces.client.get("/api/bounces").json() == waiting
+    wait_until(lambda: len(relay.raw()) == 1)
+    assert bounces.client.get("/api/bounces").json() == waiting, "the relay has not answered yet"
+    wait_until(lambda: notified(bounces) != [])
+    assert bounces.client.get("/api/bounces").json() == {"waiting": [], "total": 1}
+
+
 def test_notifications_beyond_the_limit_are_recorded_and_the_others_use_few_connections(
     bounces: Inbox, relay: Inbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
