@@ -1,0 +1,121 @@
+"""pytest plugin of testbed: options, and the fixtures ``mail_bed``, ``mailbox`` and ``inbox``; see docs/testing.md.
+
+This module imports no other module of testbed until a test uses one of the fixtures. It stands outside testbed's package
+``orchestrator``, because a project under test may have a package of that name: then the fixtures fail with an error that
+says so, and all other tests run.
+"""
+
+import importlib.util
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import pytest
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from orchestrator.testing import Mailbox, MailBed
+    from orchestrator.testing.inbox import Inbox
+
+Scope: TypeAlias = Literal["session", "package", "module", "class", "function"]
+
+_SHARED = pytest.StashKey[Path]()
+"""Folder that this process, a controller of pytest-xdist, shares with its workers."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options and settings."""
+    group = parser.getgroup("testbed", "testbed (beds for tests of mail and DNS)")
+    group.addoption(
+        "--testbed-keep",
+        nargs="?",
+        const="failed",
+        choices=("failed", "always"),
+        help="keep beds up after the tests: if a test that used the bed failed (default), or always",
+    )
+    group.addoption(
+        "--testbed-report",
+        type=Path,
+        metavar="DIR",
+        help="for each failed test that used a bed, save the mail (.eml), the nodes' logs and the queue below DIR",
+    )
+    group.addoption(
+        "--testbed-engine",
+        choices=("skip", "require"),
+        help="without a container engine, skip the tests that use a bed, or fail them (default if CI is set)",
+    )
+    parser.addini("mail_bed_scope", "scope of the fixture mail_bed: session, package, module, class, function", "string", "session")
+    parser.addini(
+        "mail_bed_workers",
+        "beds of session scope under pytest-xdist: one `shared` by all workers, or one for `each`",
+        "string",
+        "shared",
+    )
+
+
+def _scope(fixture_name: str, config: pytest.Config) -> Scope:
+    scope: Scope = config.getini(fixture_name + "_scope")
+    return scope
+
+
+@pytest.fixture(scope=_scope)
+def mail_bed(request: pytest.FixtureRequest) -> "Iterator[MailBed]":
+    """A bed with a relay, DNS and an inbox; one for all tests unless the setting mail_bed_scope names another scope."""
+    yield from _code().hold(request)
+
+
+@pytest.fixture
+def mailbox(mail_bed: "MailBed") -> "Mailbox":
+    """An address of this test alone."""
+    return mail_bed.mailbox()
+
+
+@pytest.fixture
+def inbox(mail_bed: "MailBed") -> "Inbox":
+    """The inbox of the bed; mail that arrived before this test does not count."""
+    return mail_bed.inbox
+
+
+def _code() -> "ModuleType":
+    """Import the plugin's code from the package beside this module; fail the test if Python finds another package."""
+    spec = importlib.util.find_spec("orchestrator")
+    found = [Path(place) for place in (spec and spec.submodule_search_locations) or ()]
+    ours = Path(__file__).with_name("orchestrator")
+    if not any(place.resolve() == ours.resolve() for place in found):
+        other = ", ".join(map(str, found)) or (spec and spec.origin)
+        pytest.fail(
+            "the fixtures of pytest_testbed need the package `orchestrator` of testbed\n"
+            f"needed: {ours}\nfound:  {other}, another package of that name, which Python finds first\n"
+            "do:     rename that package; or `testbed up mail` from an environment of its own, see docs/mail.md",
+            pytrace=False,
+        )
+    from orchestrator.testing import plugin  # noqa: PLC0415 - only when a test uses a fixture
+
+    return plugin
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """In a controller of pytest-xdist: name the folder through which its workers share a bed."""
+    stash: pytest.Stash = node.config.stash
+    if _SHARED not in stash:
+        stash[_SHARED] = Path(tempfile.mkdtemp(prefix="pytest-testbed-"))
+    node.workerinput["testbed"] = {"folder": str(stash[_SHARED]), "controller": os.getpid()}
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """In a controller of pytest-xdist: name the beds that stay up."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """In a controller of pytest-xdist, whose workers have ended: take the shared beds down."""
+    if folder := config.stash.get(_SHARED, None):
+        if any(folder.iterdir()):
+            _code().take_down(config, folder)
+        shutil.rmtree(folder, ignore_errors=True)
