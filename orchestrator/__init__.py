@@ -6,6 +6,7 @@ The layout is the architecture; imports point down this list and never up::
     runs          one run from start to end, and its forecast; many runs: sweeps, bisection, capsules
     scenarios     one file or package = one question: bed(params), drive(bed, params), judge(measured, params)
     report        a run directory -> terminal, HTML
+    testing       the public Python API: a bed in the tests of other programs
     up            a bed that is up: bring-up (or its Compose files), its handle, its recording
     hosts         where nodes run: the engine, networks, images, capacity, ownership, clean-up
     measurements  the run directory, and its only reader

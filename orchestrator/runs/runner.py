@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from orchestrator.measurements.verdict import Outcome, Verdict
 from orchestrator.plan import make_plan
 from orchestrator.report import html
 from orchestrator.scenarios import Provokes, Scales, Scenario, scenario
+from orchestrator.up.admission import admit
 from orchestrator.up.bed import RecordedBed
 from orchestrator.up.bringup import Progress, bring_up, verify
 from orchestrator.up.node import RunningNode
@@ -129,18 +131,16 @@ def run(
             plan = make_plan(bed, cpus=cpus)
         with steps.step("verify the rendered files"):
             verify(plan)
-        with steps.step("find or build the images"):
-            old = images.ensure(host, images.of(bed), steps.say)
-            readings = capacity.read(host)
-            provoked = scenario.provokes if isinstance(scenario, Provokes) else frozenset()
-            smaller = scenario.smaller(params) if isinstance(scenario, Scales) else None
-            capacity.admit(readings, plan.needs, runs, provoked=provoked, smaller=smaller, say=steps.say)
-            tags = [images.tag(*image) for image in images.of(bed)]
-            environment = capacity.environment(readings) | {
-                "images": {tag: (host.images.find(tag) or {}).get("id", "") for tag in tags},
-                "old_images": ", ".join(old),
-            }
-            record.save(environment=environment, plan=plan.to_dict())
+        provoked = scenario.provokes if isinstance(scenario, Provokes) else frozenset()
+        smaller = scenario.smaller(params) if isinstance(scenario, Scales) else None
+        read = partial(capacity.read, host)
+        readings, old = admit(host, plan, read, disk=runs, steps=steps, provoked=provoked, smaller=smaller)
+        tags = [images.tag(*image) for image in images.of(bed)]
+        environment = capacity.environment(readings) | {
+            "images": {tag: (host.images.find(tag) or {}).get("id", "") for tag in tags},
+            "old_images": ", ".join(old),
+        }
+        record.save(environment=environment, plan=plan.to_dict())
         with ExitStack() as stack:
             _, running = bring_up(host, bed, kind=Kind.RUN, rundir=rundir, steps=steps, stack=stack, cpus=cpus)
             # ``running.phases`` is the list that grows: each of the following saves writes all phases so far.

@@ -6,10 +6,11 @@ import socket
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from ipaddress import ip_address
-from typing import Any
+from typing import IO, Any
 
 from orchestrator.bed.addressing import twin
 from orchestrator.errors import EngineFailed, InvalidInput, Problem, TimedOut
@@ -70,6 +71,11 @@ class Inbox:
         messages: list[dict[str, Any]] = answer["messages"]
         return messages
 
+    def raw(self, message: int) -> bytes:
+        """Return the octets of a message as they came after DATA."""
+        octets: bytes = self._ask(f"messages/{message}/raw", _ANSWER_S, read=lambda answer: answer.read())
+        return octets
+
     def delete(self, **conditions: Any) -> list[int]:
         """Delete the messages that match, without a condition all of them; return their ids."""
         answer = self._ask("messages", _ANSWER_S, method="DELETE", **conditions)
@@ -92,11 +98,18 @@ class Inbox:
         of_it = re.compile(rf"\b{queued[1]}\b")
         return [{"t": round(line.t, 6), "text": line.text} for line in relay.log() if of_it.search(line.text)]
 
-    def _ask(self, path: str, seconds: float, method: str = "GET", **words: Any) -> Any:
+    def _ask(
+        self,
+        path: str,
+        seconds: float,
+        method: str = "GET",
+        read: Callable[[IO[bytes]], Any] = json.load,
+        **words: Any,
+    ) -> Any:
         url = f"{self.url}/api/{path}?{urllib.parse.urlencode(words, doseq=True, errors='surrogateescape')}"
         try:
             with _DIRECT.open(urllib.request.Request(url, method=method), timeout=seconds) as answer:  # noqa: S310
-                return json.load(answer)
+                return read(answer)
         except urllib.error.HTTPError as error:
             raise _refused(error) from None
         except OSError as error:

@@ -3,7 +3,6 @@
 import re
 import shutil
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from ipaddress import ip_address
@@ -11,11 +10,12 @@ from pathlib import Path
 
 from orchestrator.bed.model import Bed
 from orchestrator.errors import EngineFailed, InvalidInput, Problem, usable
-from orchestrator.hosts import LOOPBACK, Host, capacity, cleaning, images, networks, walls
+from orchestrator.hosts import LOOPBACK, Host, cleaning, networks, walls
 from orchestrator.hosts.ownership import DeployedBed, Kind, Owner, bringing_up, definition, deployed_beds, kept_beds
 from orchestrator.interrupts import Interrupted, shielded
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.plan import make_plan
+from orchestrator.up.admission import admit, features_explained, reading
 from orchestrator.up.bringup import Progress, Withdrawn, bring_up, verify
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -46,20 +46,12 @@ def up(
         EngineFailed: the deployed bed is damaged, or the bring-up failed; the logs of its nodes are kept.
     """
     cpus = host.info().cpus
-    with ThreadPoolExecutor(1) as pool:
-        with shielded():  # the pool does not wait for a thread whose start was interrupted
-            reading = pool.submit(_read, host)  # the engine's time, while this process plans
+    with reading(host) as read:  # the engine's time, while this process plans
         plan = make_plan(bed, cpus=cpus)
         verify(plan)  # before any object is made
         if present := _present(host, bed, steps, life, publish_at):
             return present
-        with steps.step("find or build the images"):
-            images.ensure(host, images.of(bed), steps.say)
-            try:
-                readings = reading.result()
-            except EngineFailed:  # the helper's image was missing
-                readings = _read(host)
-    capacity.admit(readings, plan.needs, runs, provoked=frozenset(), smaller=None, say=steps.say)
+        admit(host, plan, read, disk=runs, steps=steps)
     if publish_at != LOOPBACK:
         networks.require_address(host, publish_at)
         if not ip_address(publish_at).is_loopback:
@@ -67,24 +59,16 @@ def up(
                 f"warning: the ports are published on {publish_at}: every machine that reaches it can use the bed"
             )
     try:
-        id_ = _bring_up(host, bed, runs, steps, life, cpus, publish_at)
+        with features_explained(host, plan.needs):
+            id_ = _bring_up(host, bed, runs, steps, life, cpus, publish_at)
     except Withdrawn:
         if present := _present(host, bed, steps, life, publish_at):
             return present
-        raise
-    except EngineFailed:
-        with suppress(EngineFailed):  # the first error stays, unless a kernel feature is missing
-            capacity.require(capacity.check(capacity.read(host), plan.needs))
         raise
     with stays_up(id_):
         if made := next((deployed for deployed in deployed_beds(host) if deployed.id == id_), None):
             return made
     raise EngineFailed(f"bed {bed.name} {id_} up", "it was removed as soon as it was up", "find out who removed it")
-
-
-def _read(host: Host) -> capacity.Readings:
-    """Read the host without its kernel's features; ``up`` tries them out only after a failed bring-up."""
-    return capacity.read(host, features=False)
 
 
 @contextmanager
@@ -142,6 +126,7 @@ def _bring_up(
                 steps=steps,
                 stack=stack,
                 cpus=cpus,
+                statistics=False,
                 life=life,
                 owner=owner,
                 publish_at=publish_at,
