@@ -100,7 +100,7 @@ class Identity:
             BED: self.bed,
             KIND: self.kind,
             NODES: ",".join(self.nodes),
-            OWNER: self.owner or _owner(os.getpid()),
+            OWNER: self.owner or owner_label(os.getpid()),
             **({PRIVATE: "yes"} if self.private else {}),
             **({DEFINITION: self.definition} if self.definition else {}),
             **({EXPIRES: self.expires} if self.expires else {}),
@@ -158,7 +158,8 @@ def _started(pid: int) -> str | None:
     return None if state in "ZX" else fields[18]
 
 
-def _owner(pid: int) -> str:
+def owner_label(pid: int) -> str:
+    """Return the OWNER label of a process or thread of this machine."""
     return "/".join((*_machine(), str(pid), str(_started(pid))))
 
 
@@ -170,7 +171,7 @@ def bringing_up() -> Iterator[str]:
     thread.start()
     pid = thread.native_id or 0
     try:
-        yield _owner(pid)
+        yield owner_label(pid)
     finally:
         over.set()
         thread.join()

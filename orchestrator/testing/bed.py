@@ -22,7 +22,7 @@ from orchestrator.testing.progress import Logged
 from orchestrator.testing.relay import BedRelay
 from orchestrator.up.admission import admit, features_explained, reading
 from orchestrator.up.attach import attach
-from orchestrator.up.bed import RunningBed
+from orchestrator.up.bed import RecordedBed, RunningBed
 from orchestrator.up.bringup import bring_up, verify
 
 
@@ -38,7 +38,7 @@ class MailBed:
     def __init__(self, bed: str | Path | Bed = "mail", *, host: Host | None = None, name: str | None = None) -> None:
         self._bed = bed if isinstance(bed, Bed) else builtin.bed(str(bed), called=name)
         self._host = host
-        self._stack = ExitStack()
+        self._files, self._stack = ExitStack(), ExitStack()
         self._running: RunningBed | None = None
         self._id = ""
         self._inbox: BedInbox | None = None
@@ -67,12 +67,21 @@ class MailBed:
             HostCannot: the host lacks something that the bed needs.
             EngineFailed: no engine answers, or the bring-up failed.
         """
+        return self.start_as(Kind.RUN)
+
+    def start_as(self, kind: Kind, *, owner: str = "") -> Self:
+        """Bring the bed up as ``start`` does, for the pytest plugin.
+
+        A bed of ``Kind.UP`` gets a name that no other bed has. ``owner``: as in ``Identity``.
+        """
         if self._running is not None:
             return self
+        if kind is Kind.UP:
+            self._bed = self._bed.model_copy(update={"name": f"{self._bed.name}-{secrets.token_hex(2)}"})
         host = self._host or docker.connect()
         steps = Logged()
-        with ExitStack() as stack:
-            folder = Path(stack.enter_context(TemporaryDirectory(prefix="testbed-")))
+        with ExitStack() as files, ExitStack() as stack:
+            folder = Path(files.enter_context(TemporaryDirectory(prefix="testbed-")))
             cpus = host.info().cpus
             with reading(host) as read:
                 plan = make_plan(self._bed, cpus=cpus)
@@ -84,7 +93,8 @@ class MailBed:
                 identity, live = bring_up(
                     host,
                     self._bed,
-                    kind=Kind.RUN,
+                    kind=kind,
+                    owner=owner,
                     rundir=rundir,
                     steps=steps,
                     stack=stack,
@@ -94,7 +104,7 @@ class MailBed:
             found = {one.labels[NODE]: one.ports for one in host.find({ID: identity.id}) if NODE in one.labels}
             nodes = {name: replace(node, ports=found[name]) for name, node in live.nodes.items()}
             self._take(identity.id, replace(live, nodes=nodes))
-            self._stack = stack.pop_all()
+            self._files, self._stack = files.pop_all(), stack.pop_all()
         atexit.register(self._stop_at_exit, os.getpid())
         return self
 
@@ -106,7 +116,15 @@ class MailBed:
         """Remove the bed, if this object brought it up; idempotent."""
         self._running = self._inbox = None
         atexit.unregister(self._stop_at_exit)
-        self._stack.close()
+        with self._files:
+            self._stack.close()
+
+    def leave(self) -> None:
+        """Give the bed up without its removal: another process takes it down, or it stays up."""
+        if isinstance(self._running, RecordedBed):
+            self._running.recorder.close(timeout=0)
+        self._stack.pop_all()
+        self.stop()
 
     def _stop_at_exit(self, pid: int) -> None:
         """Stop at the end of the process that started the bed, and not of a child that it forked."""
