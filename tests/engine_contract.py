@@ -187,6 +187,26 @@ class EngineContract:
         with pytest.raises(EngineFailed):
             engine.node(f"tb-test-{secrets.token_hex(4)}").pin("0")
 
+    def test_a_paused_container_runs_nothing_until_it_continues(
+        self, engine: Host, spec: ContainerSpec, labels: Mapping[str, str]
+    ) -> None:
+        node = engine.create(spec)
+        with pytest.raises(EngineFailed):
+            node.pause()
+        node.start()
+        node.unpause()
+        node.pause()
+        assert [f.state for f in engine.find({**labels})] == ["paused"]
+        for refused in (node.pause, lambda: node.exec(("true",))):
+            with pytest.raises(EngineFailed):
+                refused()
+        node.unpause()
+        assert node.exec(("echo", "again")).stdout == "again\n"
+        node.pause()
+        node.remove()
+        node.unpause()
+        assert engine.find({**labels}) == []
+
     def test_a_one_shot_leaves_nothing(self, engine: Host, spec: ContainerSpec, labels: Mapping[str, str]) -> None:
         done = engine.run(replace(spec, command=("sh", "-c", "echo out; echo err >&2; exit 4")))
         assert (done.status, done.stdout, done.stderr) == (4, "out\n", "err\n")

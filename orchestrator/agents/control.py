@@ -7,8 +7,9 @@
     python3 -m orchestrator.agents.control expect RUN COUNT       begin; the sink prints {"complete": RUN} at COUNT
     python3 -m orchestrator.agents.control report RUN             the whole account: a SinkReport
 
-A DNS gate has ``rules``, ``add RULES``, ``clear`` and ``queries AFTER``. Prints one JSON value. Exit code 1: the agent
-refused or cannot be reached; 2: no such request. Imports few modules, because it is started again for every request.
+A DNS gate has ``rules``, ``add RULES`` (answers the new rules with their ids), ``remove ID`` (answers the hits of the
+rule; ``null``: no such rule), ``clear`` and ``queries AFTER``. Prints one JSON value. Exit code 1: the agent refused or
+cannot be reached; 2: no such request. Imports few modules, because it is started again for every request.
 """
 
 import json
@@ -19,7 +20,10 @@ from typing import Any
 from orchestrator.agents.output import complain, say
 
 SOCKET = "/run/testbed-sink.sock"
-_WORDS = {"begin": 1, "count": 1, "expect": 2, "report": 1, "rules": 0, "add": 1, "clear": 0, "queries": 1}
+_SINK = {"begin": 1, "count": 1, "expect": 2, "report": 1}
+_GATE = {"rules": 0, "add": 1, "remove": 1, "clear": 0, "queries": 1}
+_WORDS = _SINK | _GATE
+"""Request -> number of its arguments."""
 _TIMEOUT_S = 30.0
 
 

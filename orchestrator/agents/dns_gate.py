@@ -5,7 +5,7 @@
     python3 -m orchestrator.agents.dns_gate --listen 198.18.0.3 --upstream 198.18.0.2 [--rules FILE]
 
 Prints ``{"event": "listening", ...}`` when it serves. SIGTERM ends it. ``control`` asks it:
-``rules``, ``add RULES``, ``clear``, ``queries AFTER``.
+``rules``, ``add RULES``, ``remove ID``, ``clear``, ``queries AFTER``.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from functools import partial
+from itertools import count
 from pathlib import Path
 from socket import SO_LINGER, SOL_SOCKET
 from typing import Annotated, Any, Self, cast
@@ -119,9 +120,10 @@ class DnsRule(BaseModel):
 
 
 class _Kept:
-    """A rule in force, with its hits."""
+    """A rule in force, with its id and its hits."""
 
-    def __init__(self, rule: DnsRule) -> None:
+    def __init__(self, id_: int, rule: DnsRule) -> None:
+        self.id = id_
         self.rule = rule
         self.hits = 0
         self._name = glob(rule.name)
@@ -129,6 +131,9 @@ class _Kept:
     def concerns(self, name: str, kind: str, over: str) -> bool:
         matches = self._name is None or self._name.match(name) is not None
         return matches and self.rule.type in {"*", kind} and over == _OVER.get(self.rule.then, over)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"id": self.id, **self.rule.model_dump(mode="json"), "hits": self.hits}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +159,9 @@ class Gate:
 
     def __init__(self, upstream: tuple[str, int], rules: Sequence[DnsRule] = ()) -> None:
         self.upstream = upstream
-        self.kept = [_Kept(rule) for rule in rules]
+        self._ids = count(1)
+        """Ids of rules; none is used again."""
+        self.kept = self._numbered(rules)
         self._live = self.kept.copy()
         """Those that still apply: a rule with ``times`` leaves them with its last hit."""
         self.queries: deque[Query] = deque(maxlen=MOST_QUERIES)
@@ -262,17 +269,24 @@ class Gate:
         """
         match words:
             case ["rules"]:
-                return [{**kept.rule.model_dump(mode="json"), "hits": kept.hits} for kept in self.kept]
+                return [kept.to_dict() for kept in self.kept]
             case ["add", str(text)]:
-                new = [_Kept(rule) for rule in _RULES.validate_json(text)]
+                new = self._numbered(_RULES.validate_json(text))
                 self.kept, self._live = [*new, *self.kept], [*new, *self._live]  # the newest decides
-                return len(self.kept)
+                return [kept.to_dict() for kept in new]
+            case ["remove", str(text)]:
+                removed = next((kept for kept in self.kept if kept.id == int(text)), None)
+                self.kept, self._live = ([one for one in of if one is not removed] for of in (self.kept, self._live))
+                return removed and removed.hits
             case ["clear"]:
                 self.kept, self._live = [], []
                 return 0
             case ["queries", str(after)]:
                 return [asdict(query) for query in self.queries if query.id > int(after)]
         raise ValueError(f"no such request: {words!r:.200}")
+
+    def _numbered(self, rules: Sequence[DnsRule]) -> list[_Kept]:
+        return [_Kept(next(self._ids), rule) for rule in rules]
 
 
 class _Once(asyncio.DatagramProtocol):

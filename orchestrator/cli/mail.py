@@ -82,9 +82,11 @@ def fail(
         float, typer.Option(min=0, max=3600, help="Seconds to wait before the answer, of a rcode and of delay.")
     ] = 0.0,
     bed: beds.DeployedOption = None,
+    output: shell.FormatOption = "text",
 ) -> None:
-    """Fail questions of a name and type; the newest rule that matches decides."""
-    _attached(bed).dns.fail(name, kind, then, times=times, delay_s=delay)
+    """Fail questions of a name and type; the newest rule that matches decides. Show the rule, with its id."""
+    rule = _attached(bed).dns.fail(name, kind, then, times=times, delay_s=delay)
+    shell.answer(output, rule, lambda: _show_rules([rule]))
 
 
 @dns_app.command(name="set")
@@ -102,24 +104,24 @@ def set_(
 
 @dns_app.command()
 @verbose
-def clear(bed: beds.DeployedOption = None) -> None:
-    """Remove every rule."""
-    _attached(bed).dns.clear()
+def clear(
+    rule: Annotated[int | None, typer.Argument(metavar="ID", help="The id of a rule; none: all rules.")] = None,
+    bed: beds.DeployedOption = None,
+) -> None:
+    """Remove one rule, or every rule."""
+    gate = _attached(bed).dns
+    if rule is None:
+        gate.clear()
+    else:
+        gate.remove(rule)
 
 
 @dns_app.command()
 @verbose
 def rules(bed: beds.DeployedOption = None, output: shell.FormatOption = "text") -> None:
-    """List the rules, the one that decides first, and the questions that each was applied to."""
+    """List the rules, the one that decides first, each with its id and its hits: how often it was applied."""
     found = _attached(bed).dns.rules()
-
-    def show() -> None:
-        for one in found:
-            then = one["rcode"] if one["then"] == "answer" else one["then"]
-            limits = [f"{word} {one[key]}" for word, key in (("delay", "delay_s"), ("times", "times")) if one[key]]
-            shell.tell(f"{one['type']:6} {one['name']}  {', '.join([then, *limits])}; hits: {one['hits']}")
-
-    shell.answer(output, found, show)
+    shell.answer(output, found, lambda: _show_rules(found))
 
 
 @dns_app.command()
@@ -138,6 +140,13 @@ def queries(
             shell.tell(f"{one['id']:6}  {one['client']:15}  {one['over']}  {one['type']:6} {one['name']}  {answer}")
 
     shell.answer(output, asked, show)
+
+
+def _show_rules(rules: list[dict[str, Any]]) -> None:
+    for one in rules:
+        then = one["rcode"] if one["then"] == "answer" else one["then"]
+        limits = [f"{word} {one[key]}" for word, key in (("delay", "delay_s"), ("times", "times")) if one[key]]
+        shell.tell(f"{one['id']:6}  {one['type']:6} {one['name']}  {', '.join([then, *limits])}; hits: {one['hits']}")
 
 
 def _show(messages: list[dict[str, Any]]) -> None:

@@ -204,6 +204,18 @@ class Node(Protocol):
         """Restrict the container to these CPUs (a list as in cpuset(7)), effective at once."""
         ...
 
+    def pause(self) -> None:
+        """Stop all processes of the container; its connections stay open, and the engine runs no command in it.
+
+        Raises:
+            EngineFailed: the container does not run, or is paused.
+        """
+        ...
+
+    def unpause(self) -> None:
+        """Continue the processes of a paused container; no effect if it is not paused, has ended or was removed."""
+        ...
+
     def exec(self, command: Sequence[str], *, capabilities: Sequence[str] | None = None, timeout: float = 60) -> Output:
         """Run a command in the container to its end; ``capabilities``: by default the container's.
 

@@ -3,6 +3,7 @@
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from ipaddress import IPv4Network
@@ -89,6 +90,19 @@ class FakeHost:
             raise EngineFailed(f"container {made.name} on CPUs {cpus}", "no such CPUs", "name others")
         spec = self.specs[made.id]
         self.specs[made.id] = replace(spec, limits=spec.limits.model_copy(update={"cpuset": cpus}))
+
+    def pause(self, container: str) -> None:
+        self._change(container, "running", "paused")
+
+    def unpause(self, container: str) -> None:
+        with suppress(EngineFailed):
+            self._change(container, "paused", "running")
+
+    def _change(self, container: str, state: str, to: str) -> None:
+        made = self.found(container)
+        if made.state != state:
+            raise EngineFailed(f"container {made.name} {to}", made.state, "start it")
+        self._made[made.id] = replace(made, state=to)
 
     def exec(
         self,

@@ -47,22 +47,34 @@ class Dns:
 
     def fail(
         self, name: str, kind: str = "*", then: str = "SERVFAIL", *, times: int | None = None, delay_s: float = 0.0
-    ) -> None:
-        """Fail questions of a name and type; the rule comes before all others of the gate.
+    ) -> dict[str, Any]:
+        """Fail questions of a name and type; the rule comes before all others of the gate. Return it as ``rules`` does.
 
         ``then``: a response code, or an ``Action`` such as ``drop``. ``times``: only the next questions, this many.
         """
         rule = {"name": name, "type": kind, "times": times, "delay_s": delay_s}
         rule |= {"then": then.lower()} if then.lower() in set(Action) else {"rcode": then.upper()}
         made = checked(DnsRule, rule, "a rule that the gate takes", "correct it")
-        self._ask("add", json.dumps([made.model_dump(mode="json")]))
+        (added,) = self._ask("add", json.dumps([made.model_dump(mode="json")]))
+        rule_in_force: dict[str, Any] = added
+        return rule_in_force
+
+    def remove(self, rule: int) -> int:
+        """Remove the rule with this id, and return its hits; raises InvalidInput if the gate has no such rule."""
+        hits: int | None = self._ask("remove", str(rule))
+        if hits is None:
+            raise InvalidInput("a rule of the gate", f"none with the id {rule}", "see `testbed dns rules`")
+        return hits
 
     def clear(self) -> None:
         """Remove every rule of the gate."""
         self._ask("clear")
 
     def rules(self) -> list[dict[str, Any]]:
-        """Return the rules of the gate as ``DnsRule`` has them, the one that decides first, each with its ``hits``."""
+        """Return the rules of the gate as ``DnsRule`` has them, the one that decides first.
+
+        Each has an ``id``, which no later rule gets, and its ``hits``.
+        """
         rules: list[dict[str, Any]] = self._ask("rules")
         return rules
 

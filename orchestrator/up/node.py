@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from queue import SimpleQueue
@@ -12,6 +12,7 @@ from typing import Any
 
 from orchestrator.errors import EngineFailed, InvalidInput, NodeDied, TimedOut
 from orchestrator.hosts import LOOPBACK, LogLine, Node, Output
+from orchestrator.interrupts import shielded
 from orchestrator.plan import NodePlan
 from orchestrator.services.agents import PYTHON
 from orchestrator.up.collect.recorder import Recorder
@@ -99,6 +100,15 @@ class RunningNode:
         """Restrict the node to these CPUs (a list as in cpuset(7)), effective at once."""
         with self._death_first():
             self.container.pin(cpus)
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Pause the node during the block: its connections stay open, and nothing answers."""
+        with ExitStack() as stack:
+            with shielded(), self._death_first():
+                self.container.pause()
+                stack.callback(shielded()(self.container.unpause))
+            yield
 
     def log(self, *, follow: bool = False) -> Iterator[LogLine]:
         """Yield the node's log from its start; with ``follow`` until the node ends."""

@@ -181,6 +181,12 @@ def test_the_commands_change_and_break_dns(mail: Up) -> None:
     rules = answer("dns", "rules", "--bed", mail.id)
     assert (rules[0]["name"], rules[0]["rcode"], rules[0]["hits"]) == ("shop.example.org", "SERVFAIL", 0)
     assert ask("A").rcode() == dns.rcode.SERVFAIL
+    failed = answer("dns", "fail", "*", "TXT", "refused", "--bed", mail.id)
+    assert answer("dns", "rules", "--bed", mail.id)[0] == failed
+    run("clear", str(failed["id"]))
+    assert answer("dns", "rules", "--bed", mail.id)[0]["id"] == rules[0]["id"]
+    again = call("dns", "clear", str(failed["id"]), "--bed", mail.id)
+    assert (again.returncode, f"none with the id {failed['id']}" in again.stderr) == (ExitCode.USAGE, True)
     run("clear")
     run("set", "shop.example.org", "TXT")
     assert ask("TXT").rcode() == dns.rcode.NXDOMAIN

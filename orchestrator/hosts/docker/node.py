@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 import tarfile
 import time
 from collections.abc import Iterator, Sequence
@@ -45,6 +46,18 @@ class DockerNode:
     def pin(self, cpus: str) -> None:
         with translated(f"container {self.id[:12]} on CPUs {cpus}"):
             self._clients.here.update_container(self.id, cpuset_cpus=cpus)
+
+    def pause(self) -> None:
+        with translated(f"container {self.id[:12]} paused"):
+            self._clients.here.pause(self.id)
+
+    def unpause(self) -> None:
+        with translated(f"container {self.id[:12]} continued"), suppress(docker.errors.NotFound):
+            try:
+                self._clients.here.unpause(self.id)
+            except docker.errors.APIError as error:
+                if not re.search("is not (paused|running)", str(error)):
+                    raise
 
     def exec(self, command: Sequence[str], *, capabilities: Sequence[str] | None = None, timeout: float = 60) -> Output:
         pieces: tuple[list[bytes], list[bytes]] = ([], [])

@@ -87,9 +87,13 @@ class Running:
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
 
-    def fail(self, *rules: dict[str, Any]) -> None:
-        """Put rules in force."""
-        control.ask(str(self.control), ["add", json.dumps(rules)])
+    def request(self, *words: str) -> Any:
+        """Send a request to its control socket, and return the answer."""
+        return control.ask(str(self.control), list(words))
+
+    def fail(self, *rules: dict[str, Any]) -> list[dict[str, Any]]:
+        """Put rules in force, and return them with their ids."""
+        return cast("list[dict[str, Any]]", self.request("add", json.dumps(rules)))
 
     def ask(self, name: str, kind: str = "A", *, tcp: bool = False, timeout: float = 5) -> dns.message.Message:
         """Ask it."""
@@ -106,7 +110,7 @@ class Running:
 
     def queries(self, after: int = 0) -> list[dict[str, Any]]:
         """Return what it remembers."""
-        return list(control.ask(str(self.control), ["queries", str(after)]))
+        return list(self.request("queries", str(after)))
 
     def stop(self) -> None:
         """End it."""
@@ -279,12 +283,27 @@ def test_rules_are_listed_and_cleared(gate: Running) -> None:
     gate.fail({"name": "a"})
     gate.fail({"name": "b", "times": 3})
     gate.ask("b")
-    assert [(r["name"], r["hits"]) for r in cast("Any", control.ask(str(gate.control), ["rules"]))] == [
-        ("b", 1),
-        ("a", 0),
-    ]
-    control.ask(str(gate.control), ["clear"])
+    assert [(r["id"], r["name"], r["hits"]) for r in gate.request("rules")] == [(2, "b", 1), (1, "a", 0)]
+    gate.request("clear")
     assert rcode(gate.ask("b")) == "NOERROR"
+
+
+def test_exactly_one_of_two_equal_rules_is_removed(gate: Running) -> None:
+    first, second, other = ({"name": "a"}, {"name": "a", "rcode": "REFUSED"}, {"name": "a", "times": 1})
+    ids = [rule["id"] for one in (first, first, second, other) for rule in gate.fail(one)]
+    assert ids == [1, 2, 3, 4]
+    assert [rcode(gate.ask("a")) for _ in range(3)] == ["SERVFAIL", "REFUSED", "REFUSED"]
+    assert [gate.request("remove", str(id_)) for id_ in (3, 4, 3, 99)] == [2, 1, None, None]
+    assert [rule["id"] for rule in gate.request("rules")] == [2, 1]
+    assert gate.request("remove", "2") == 0
+    assert rcode(gate.ask("a")) == "SERVFAIL"
+    assert gate.request("remove", "1") == 1
+    assert (rcode(gate.ask("a")), gate.request("rules")) == ("NOERROR", [])
+    gate.fail({"name": "a"})
+    gate.request("clear")
+    assert [rule["id"] for rule in gate.fail({"name": "a"}, {"name": "b"})] == [6, 7]
+    with pytest.raises(ValueError, match="invalid literal"):
+        gate.request("remove", "a")
 
 
 def test_rules_that_are_used_up_are_shown_and_no_longer_compared(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,7 +324,7 @@ def test_rules_that_are_used_up_are_shown_and_no_longer_compared(monkeypatch: py
     asyncio.run(ask("b"))
     assert compared == ["b"]
     assert [rule["hits"] for rule in gate.obey(["rules"])] == [1] * 1001
-    assert gate.obey(["add", json.dumps([{"name": "a"}])]) == 1002
+    assert [rule["id"] for rule in gate.obey(["add", json.dumps([{"name": "a"}])])] == [1002]
     assert gate.obey(["clear"]) == 0
 
 

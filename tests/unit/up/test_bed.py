@@ -1,6 +1,7 @@
 """The handle to a bed, on the fake engine: what a load leaves behind, and what it hears."""
 
 import json
+import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -9,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator import interrupts
 from orchestrator.agents.contract import LoadOrder
 from orchestrator.bed import builtin
 from orchestrator.errors import EngineFailed, InvalidInput, NodeDied, TimedOut
 from orchestrator.hosts import ContainerSpec, LogLine, Output, Overdue
 from orchestrator.hosts.fake import FakeHost
+from orchestrator.interrupts import Interrupted
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.plan import make_plan
 from orchestrator.services import Role
@@ -69,6 +72,39 @@ def up(tmp_path: Path, output: Output | None = None) -> Iterator[tuple[RecordedB
         recorder.expect_end()
         for running in nodes.values():
             running.container.remove()
+
+
+def test_a_paused_node_continues_whatever_ends_its_block(tmp_path: Path) -> None:
+    with up(tmp_path) as (bed, engine):
+        relay = bed.node("relay")
+
+        def fail() -> None:
+            with relay.pause():
+                assert engine.found("relay").state == "paused"
+                raise KeyError("relay")
+
+        with pytest.raises(KeyError):
+            fail()
+        assert engine.found("relay").state == "running"
+        with pytest.raises(Interrupted), relay.pause():
+            raise Interrupted(signal.SIGINT)
+        assert engine.found("relay").state == "running"
+
+
+def test_a_signal_while_a_node_is_being_paused_leaves_it_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with up(tmp_path) as (bed, engine):
+        pause = engine.pause
+
+        def paused(container: str) -> None:
+            pause(container)
+            interrupts._interrupt(signal.SIGTERM, None)
+
+        monkeypatch.setattr(engine, "pause", paused)
+        with pytest.raises(Interrupted), bed.node("relay").pause():
+            pytest.fail("the block runs in spite of the signal")
+        assert engine.found("relay").state == "running"
 
 
 @pytest.fixture
