@@ -1,8 +1,8 @@
 """pytest plugin of testbed: options, and the fixtures ``mail_bed``, ``mailbox`` and ``inbox``; see docs/testing.md.
 
-This module imports no other module of testbed until a test uses one of the fixtures. It stands outside testbed's package
-``orchestrator``, because a project under test may have a package of that name: then the fixtures fail with an error that
-says so, and all other tests run.
+This module imports no other module of testbed before a test uses one of the fixtures. It stands outside testbed's
+package ``orchestrator``, because a project under test may have a package of that name: then the fixtures fail with an
+error that says so, and all other tests run.
 """
 
 import importlib.util
@@ -16,10 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import pytest
 
 if TYPE_CHECKING:
-    from types import ModuleType
-
-    from orchestrator.testing import Mailbox, MailBed
-    from orchestrator.testing.inbox import Inbox
+    from orchestrator.testing import MailBed, Mailbox
+    from orchestrator.testing.inbox import BedInbox
 
 Scope: TypeAlias = Literal["session", "package", "module", "class", "function"]
 
@@ -48,13 +46,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=("skip", "require"),
         help="without a container engine, skip the tests that use a bed, or fail them (default if CI is set)",
     )
-    parser.addini("mail_bed_scope", "scope of the fixture mail_bed: session, package, module, class, function", "string", "session")
+    scopes = "scope of the fixture mail_bed: session, package, module, class or function"
+    parser.addini("mail_bed_scope", scopes, "string", "session")
     parser.addini(
         "mail_bed_workers",
         "beds of session scope under pytest-xdist: one `shared` by all workers, or one for `each`",
         "string",
         "shared",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Check the setting that pytest does not check."""
+    if (found := config.getini("mail_bed_workers")) not in {"shared", "each"}:
+        raise pytest.UsageError(f"mail_bed_workers: needed: shared or each; found: {found!r}")
 
 
 def _scope(fixture_name: str, config: pytest.Config) -> Scope:
@@ -64,38 +69,38 @@ def _scope(fixture_name: str, config: pytest.Config) -> Scope:
 
 @pytest.fixture(scope=_scope)
 def mail_bed(request: pytest.FixtureRequest) -> "Iterator[MailBed]":
-    """A bed with a relay, DNS and an inbox; one for all tests unless the setting mail_bed_scope names another scope."""
-    yield from _code().hold(request)
+    """Provide a bed with a relay, DNS and an inbox, one for all tests (or as the setting mail_bed_scope says)."""
+    _require_ours()
+    from orchestrator.testing.plugin import hold  # noqa: PLC0415 - imports nothing of testbed before a test needs it
+
+    yield from hold(request)
 
 
 @pytest.fixture
 def mailbox(mail_bed: "MailBed") -> "Mailbox":
-    """An address of this test alone."""
+    """Return an address of this test alone."""
     return mail_bed.mailbox()
 
 
 @pytest.fixture
-def inbox(mail_bed: "MailBed") -> "Inbox":
-    """The inbox of the bed; mail that arrived before this test does not count."""
+def inbox(mail_bed: "MailBed") -> "BedInbox":
+    """Return the inbox of the bed; mail that arrived before this test does not count."""
     return mail_bed.inbox
 
 
-def _code() -> "ModuleType":
-    """Import the plugin's code from the package beside this module; fail the test if Python finds another package."""
+def _require_ours() -> None:
+    """Fail the test if Python finds another package ``orchestrator`` than the one beside this module."""
     spec = importlib.util.find_spec("orchestrator")
     found = [Path(place) for place in (spec and spec.submodule_search_locations) or ()]
     ours = Path(__file__).with_name("orchestrator")
     if not any(place.resolve() == ours.resolve() for place in found):
         other = ", ".join(map(str, found)) or (spec and spec.origin)
         pytest.fail(
-            "the fixtures of pytest_testbed need the package `orchestrator` of testbed\n"
+            "the fixtures of pytest_testbed need testbed's package `orchestrator`\n"
             f"needed: {ours}\nfound:  {other}, another package of that name, which Python finds first\n"
-            "do:     rename that package; or `testbed up mail` from an environment of its own, see docs/mail.md",
+            "do:     rename that package, or bring the bed up with `testbed up mail` from an environment of its own",
             pytrace=False,
         )
-    from orchestrator.testing import plugin  # noqa: PLC0415 - only when a test uses a fixture
-
-    return plugin
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -107,15 +112,21 @@ def pytest_configure_node(node: Any) -> None:
     node.workerinput["testbed"] = {"folder": str(stash[_SHARED]), "controller": os.getpid()}
 
 
-@pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """In a controller of pytest-xdist: name the beds that stay up."""
+    folder = config.stash.get(_SHARED, None)
+    if folder and any(folder.iterdir()):
+        from orchestrator.testing.plugin import workers  # noqa: PLC0415
+
+        for note in workers.notes(config, folder):
+            terminalreporter.write_line(note)
 
 
-@pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """In a controller of pytest-xdist, whose workers have ended: take the shared beds down."""
+    """In a controller of pytest-xdist: take the shared beds down. Its workers have ended (pytest-xdist#1045)."""
     if folder := config.stash.get(_SHARED, None):
         if any(folder.iterdir()):
-            _code().take_down(config, folder)
+            from orchestrator.testing.plugin import workers  # noqa: PLC0415
+
+            workers.take_down(config, folder)
         shutil.rmtree(folder, ignore_errors=True)

@@ -15,9 +15,29 @@ Names and semantics here are a public promise. Errors of a bed are those of ``or
 expectation are AssertionErrors of ``orchestrator.testing.failure``.
 """
 
-from orchestrator.testing.bed import MailBed
-from orchestrator.testing.failure import NotArrived
-from orchestrator.testing.mailbox import Mailbox
-from orchestrator.testing.message import Message
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["MailBed", "Mailbox", "Message", "NotArrived"]
+if TYPE_CHECKING:
+    from orchestrator.testing.bed import MailBed
+    from orchestrator.testing.failure import NotArrived
+    from orchestrator.testing.mailbox import Mailbox
+    from orchestrator.testing.message import Message
+    from orchestrator.testing.plugin import mail_bed_fixture
+
+__all__ = ["MailBed", "Mailbox", "Message", "NotArrived", "mail_bed_fixture"]
+
+_MODULES = {
+    "MailBed": "bed",
+    "Mailbox": "mailbox",
+    "Message": "message",
+    "NotArrived": "failure",
+    "mail_bed_fixture": "plugin",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name at its first use (PEP 562): a conftest.py of pytest costs no second at each start."""
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 def mail_bed_fixture(
     *, scope: Any = "session", bed: "str | Path | Callable[[], MailBed]" = "mail"
 ) -> Callable[[pytest.FixtureRequest], "Iterator[MailBed]"]:
-    """Return a fixture for a conftest.py or a test module: ``mail_bed = mail_bed_fixture(scope="module")``.
+    """Return a fixture of a bed, for a conftest.py or a test module.
+
+    ``mail_bed = mail_bed_fixture(scope="module")`` replaces the fixture ``mail_bed`` of the plugin, and so the bed of
+    ``mailbox`` and ``inbox``.
 
     Args:
         scope: a scope of pytest.
@@ -22,21 +25,15 @@ def mail_bed_fixture(
 
     @pytest.fixture(scope=scope)
     def mail_bed(request: pytest.FixtureRequest) -> "Iterator[MailBed]":
-        """Bed with a relay, DNS and an inbox."""
+        """Provide a bed."""
         yield from hold(request, bed)
 
     return mail_bed
 
 
-def hold(
-    request: pytest.FixtureRequest, bed: "str | Path | Callable[[], MailBed]" = "mail"
-) -> "Iterator[MailBed]":
+def hold(request: pytest.FixtureRequest, bed: "str | Path | Callable[[], MailBed]" = "mail") -> "Iterator[MailBed]":
     """Bring a bed up for a fixture, yield it, and take it down at the end of the fixture."""
     from orchestrator.testing.plugin.beds import Beds  # noqa: PLC0415 - 1 s of imports, at the first use only
 
     with Beds.of(request.config).hold(request, bed) as held:
         yield held
-
-
-def kept(folder: Path, config: pytest.Config) -> list[str]:
-    """Return a line about each bed of the workers that stays up."""

@@ -2,11 +2,10 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,9 +15,9 @@ from orchestrator.hosts.ownership import Kind, owner_label
 from orchestrator.plaintext import plain
 from orchestrator.testing.bed import MailBed
 from orchestrator.testing.plugin import evidence
-from orchestrator.testing.plugin.workers import Folder, Record
+from orchestrator.testing.plugin.workers import Folder, Record, stays
 
-_NAME = "testbed-beds"
+_BEDS = pytest.StashKey["Beds"]()
 _BEGUN = pytest.StashKey[float]()
 """Unix time of a test's begin."""
 
@@ -52,14 +51,17 @@ class Beds:
     @classmethod
     def of(cls, config: pytest.Config) -> "Beds":
         """Return the object of this process."""
-        if not config.pluginmanager.has_plugin(_NAME):
-            config.pluginmanager.register(cls(config), _NAME)
-        beds: Beds = config.pluginmanager.get_plugin(_NAME)
-        return beds
+        if _BEDS not in config.stash:
+            config.stash[_BEDS] = cls(config)
+            config.pluginmanager.register(config.stash[_BEDS], "testbed-beds")
+        return config.stash[_BEDS]
 
     @contextmanager
     def hold(self, request: pytest.FixtureRequest, bed: str | Path | Callable[[], MailBed]) -> Iterator[MailBed]:
-        """Bring a bed up during the block; skip or fail the test if no engine answers, fail it if the bring-up fails."""
+        """Hold a bed up during the block.
+
+        The test is skipped or fails if no engine answers, and fails if the bring-up fails.
+        """
         name, scope = str(request.fixturename), request.scope
         workers = self._config.getini("mail_bed_workers")
         host = self._engine()
@@ -133,9 +135,9 @@ class Beds:
                 held.bed.begin()
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(self, item: pytest.Item) -> Iterator[Any]:
+    def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Add the evidence of each bed that a failed test used to its report."""
-        report: pytest.TestReport = yield
+        report = yield
         if report.failed:
             names = _fixtures(item)
             for held in self._held:
@@ -148,22 +150,20 @@ class Beds:
         if held.shared and self._folder:
             self._folder.note_failure(held.bed.id)
         since = max(held.since, item.stash.get(_BEGUN, 0.0))
-        directory = self._config.getoption("testbed_report")
         found = evidence.collect(held.bed, since)
-        if directory:
-            place = found.save(directory / evidence.folder_name(item.nodeid))
-            item.user_properties.append(("testbed_report", str(place)))  # in JUnit's XML, too
         report.sections.extend(found.sections())
+        if directory := self._config.getoption("testbed_report"):
+            place = directory / evidence.folder_name(item.nodeid)
+            try:
+                found.save(place)
+            except (Problem, OSError) as error:
+                report.sections.append((f"testbed: {place} is not complete", plain(error)))
+            item.user_properties.append(("testbed_report", str(place)))  # JUnit's XML names it, too
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Name the beds that stay up."""
         for line in self._kept:
             terminalreporter.write_line(line)
-
-
-def stays(config: pytest.Config, *, failed: bool) -> bool:
-    """Return whether a bed stays up after its tests, of which one failed or none."""
-    return bool(config.getoption("testbed_keep") == "always" or (config.getoption("testbed_keep") and failed))
 
 
 def _required(config: pytest.Config) -> bool:

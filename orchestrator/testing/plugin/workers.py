@@ -1,16 +1,20 @@
 """Beds of pytest-xdist's workers, through a folder of their controller: one shared bed, and beds that stay up.
 
-The first worker that needs the shared bed brings it up under a lock; the others attach to it. Its owner is the controller,
-which takes it down when all workers have ended.
+The first worker that needs the shared bed brings it up under a lock; the others attach to it. The controller is its
+owner, and takes it down when all workers have ended.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from fcntl import LOCK_EX, flock
 from hashlib import sha256
 from pathlib import Path
+
+import pytest
+
+from orchestrator.hosts import cleaning, docker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +52,10 @@ class Folder:
         self._file(key, "json").write_text(json.dumps(asdict(record)), encoding="utf-8")
 
     def records(self) -> list[Record]:
-        """Return all records."""
-        return [Record(**json.loads(file.read_text(encoding="utf-8"))) for file in sorted(self._path.glob("*.json"))]
+        """Return the records of all beds that came up."""
+        files = sorted(self._path.glob("*.json"))
+        records = [Record(**json.loads(file.read_text(encoding="utf-8"))) for file in files]
+        return [record for record in records if record.id]
 
     def note_failure(self, id_: str) -> None:
         """Note that a test failed that used this bed."""
@@ -61,3 +67,26 @@ class Folder:
 
     def _file(self, key: str, kind: str) -> Path:
         return self._path / f"{sha256(key.encode()).hexdigest()[:16]}.{kind}"
+
+
+def stays(config: pytest.Config, *, failed: bool) -> bool:
+    """Return whether a bed stays up after its tests; ``failed``: one of them failed."""
+    return config.getoption("testbed_keep") == "always" or (bool(config.getoption("testbed_keep")) and failed)
+
+
+def notes(config: pytest.Config, path: Path) -> list[str]:
+    """Return a line about each bed of the workers that stays up."""
+    folder = Folder(path)
+    return [
+        record.note
+        for record in folder.records()
+        if not record.shared or stays(config, failed=folder.failed(record.id))
+    ]
+
+
+def take_down(config: pytest.Config, path: Path) -> None:
+    """Take the shared beds down, unless they stay up; all workers have ended."""
+    folder = Folder(path)
+    for record in folder.records():
+        if record.shared and not stays(config, failed=folder.failed(record.id)):
+            cleaning.remove_id(docker.connect(), record.id)
