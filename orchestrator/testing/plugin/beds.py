@@ -64,9 +64,9 @@ class Beds:
         """
         name, scope = str(request.fixturename), request.scope
         workers = self._config.getini("mail_bed_workers")
-        host = self._engine()
         try:
-            made = bed() if callable(bed) else MailBed(bed, host=host)
+            made = bed() if callable(bed) else MailBed(bed)
+            host = self._engine()
             if self._folder and scope == "session" and workers == "shared":
                 held = _Held(fixture=name, bed=self._share(self._folder, f"{name} {bed}", made, host), shared=True)
             else:
