@@ -10,12 +10,13 @@ import random
 import re
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fnmatch import translate
 from functools import partial
 from heapq import heappop, heappush
+from itertools import count
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -181,7 +182,7 @@ class Decision:
     """Action of the first matching rule."""
 
     rule: int
-    """Its index."""
+    """Its id; 0: no rule."""
     action: Action
     reply: str = ""
     """Reply line without CRLF; empty: the usual reply."""
@@ -191,15 +192,15 @@ class Decision:
     """Give the turn of a ``pace`` to another client, because this one left before ``delay_s``."""
 
 
-PASSED = Decision(rule=-1, action=Action.ACCEPT)
+PASSED = Decision(rule=0, action=Action.ACCEPT)
 """No rule matches, or each that matches lets it pass."""
 
 
 @dataclass(slots=True)
-class _Kept:
-    """A rule with its state."""
+class RuleInForce:
+    """A rule with its id and its state."""
 
-    index: int
+    id: int
     rule: Rule
     to: re.Pattern[str] | None
     sender: re.Pattern[str] | None
@@ -242,7 +243,7 @@ class _Kept:
                 turn = self._turn(now, 1 / (rule.per_second or 1))
                 delay_s, give_back = turn - now, partial(heappush, self.free, turn)
         self.hits += 1
-        return Decision(rule=self.index, action=rule.then, reply=reply, delay_s=delay_s, give_back=give_back)
+        return Decision(rule=self.id, action=rule.then, reply=reply, delay_s=delay_s, give_back=give_back)
 
     def _turn(self, now: float, gap_s: float) -> float:
         while self.free:
@@ -268,17 +269,50 @@ class _Kept:
 
 
 class Rules:
-    """A list of rules in force, with the hits of each."""
+    """A list of rules in force, with the hits of each. An id is never given twice."""
 
-    def __init__(self, rules: Sequence[Rule], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, rules: Sequence[Rule], clock: Callable[[], float] = time.monotonic, ids: Iterator[int] | None = None
+    ) -> None:
         self._clock = clock
-        self._kept = [_Kept(i, rule, glob(rule.to), glob(rule.from_)) for i, rule in enumerate(rules)]
-        self._at: dict[Moment, list[_Kept]] = defaultdict(list)
-        for kept in self._kept:
-            self._at[kept.rule.moment].append(kept)
+        self.ids = ids or count(1)
+        """Ids of new rules."""
+        self.replace(rules)
 
     def __bool__(self) -> bool:
-        return bool(self._kept)
+        return bool(self.in_force)
+
+    def replace(self, rules: Sequence[Rule]) -> None:
+        """Put rules in force instead of all others; hits begin at 0."""
+        self._put([self._new(rule) for rule in rules])
+
+    def add(self, rule: Rule) -> RuleInForce:
+        """Put a rule in front of all others."""
+        added = self._new(rule)
+        self._put([added, *self.in_force])
+        return added
+
+    def remove(self, id_: int) -> RuleInForce:
+        """Remove a rule and return it.
+
+        Raises:
+            KeyError: no rule in force has this id.
+        """
+        for kept in self.in_force:
+            if kept.id == id_:
+                self._put([other for other in self.in_force if other is not kept])
+                return kept
+        raise KeyError(id_)
+
+    def _new(self, rule: Rule) -> RuleInForce:
+        return RuleInForce(next(self.ids), rule, glob(rule.to), glob(rule.from_))
+
+    def _put(self, rules: list[RuleInForce]) -> None:
+        self.in_force = rules
+        """The rules, in their order."""
+        self._at: dict[Moment, list[RuleInForce]] = defaultdict(list)
+        for kept in rules:
+            self._at[kept.rule.moment].append(kept)
 
     def decide(self, moment: Moment, envelope: Envelope) -> Decision:
         """Return what the first matching rule of a moment does that does not let it pass; ``PASSED``: nothing."""
@@ -286,16 +320,6 @@ class Rules:
             if kept.count_match(envelope) and (decision := kept.decide(envelope, self._clock())) is not PASSED:
                 return decision
         return PASSED
-
-    @property
-    def hits(self) -> list[int]:
-        """How often each rule was applied."""
-        return [kept.hits for kept in self._kept]
-
-    @property
-    def rules(self) -> list[Rule]:
-        """The rules, in their order."""
-        return [kept.rule for kept in self._kept]
 
 
 def glob(pattern: str | None) -> re.Pattern[str] | None:

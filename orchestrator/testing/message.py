@@ -6,7 +6,7 @@ from email import message_from_bytes, policy
 from email.message import EmailMessage
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 
 class Message:
@@ -36,7 +36,7 @@ class Message:
     @cached_property
     def headers(self) -> EmailMessage:
         """The parsed message: ``headers["List-Id"]`` is a field, by its name in any case, or ``None``."""
-        return cast("EmailMessage", message_from_bytes(self.raw, policy=policy.SMTP))
+        return message_from_bytes(self.raw, policy=policy.SMTP)
 
     def save(self, path: str | Path) -> Path:
         """Write the raw octets to a file, as mail programs read them (.eml), and return its path."""

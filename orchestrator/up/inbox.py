@@ -1,18 +1,24 @@
 """The inbox of a bed that is up: its messages, over its HTTP API."""
 
+import asyncio
+import itertools
 import json
 import re
 import socket
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from http import HTTPStatus
+from http.client import HTTPException
 from ipaddress import ip_address
-from typing import IO, Any
+from typing import Any
 
+from orchestrator.agents.rules import Rule
 from orchestrator.bed.addressing import twin
+from orchestrator.bed.model import checked
 from orchestrator.errors import EngineFailed, InvalidInput, Problem, TimedOut
 from orchestrator.hosts.ownership import in_url
 from orchestrator.plaintext import plain
@@ -21,6 +27,8 @@ from orchestrator.up.node import RunningNode
 
 _ANSWER_S = 60.0
 """Time limit of an answer that waits for nothing."""
+_PAGE = 1000
+"""Most messages of one answer."""
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 """Asks without a proxy, whatever the environment says: the port is of this machine or the engine's."""
 
@@ -71,16 +79,74 @@ class Inbox:
         messages: list[dict[str, Any]] = answer["messages"]
         return messages
 
+    async def wait_async(self, *, count: int = 1, timeout: float = 30.0, **conditions: Any) -> list[dict[str, Any]]:  # noqa: ASYNC109
+        """Wait as ``wait`` does, in an event loop. When the task is cancelled, its request is closed."""
+        at, words = urllib.parse.urlsplit(self.url), {"count": count, "timeout": timeout, **conditions}
+        request = f"GET {_path('wait', words)} HTTP/1.1\r\nHost: {at.netloc}\r\nConnection: close\r\n\r\n"
+        try:
+            async with asyncio.timeout(timeout + _ANSWER_S):
+                reader, writer = await asyncio.open_connection(at.hostname, at.port)
+                with closing(writer):
+                    writer.write(request.encode())
+                    head, end, body = (await reader.read()).partition(b"\r\n\r\n")
+        except OSError as error:
+            raise _unreachable(error) from error
+        if not end:
+            raise _unreachable(ConnectionError("the connection was closed"))
+        if (status := int(head.split()[1])) != HTTPStatus.OK:
+            raise _refused(status, body)
+        messages: list[dict[str, Any]] = json.loads(body)["messages"]
+        return messages
+
+    def all_messages(self, **conditions: Any) -> list[dict[str, Any]]:
+        """Return all messages that match, the oldest first, however many they are."""
+        found: dict[int, dict[str, Any]] = {}
+        for start in itertools.count(0, _PAGE):
+            page = self.messages(limit=_PAGE, start=start, **conditions)["messages"]
+            found |= {one["id"]: one for one in page}  # a message that comes meanwhile moves the pages
+            if len(page) < _PAGE:
+                break
+        return [found[id_] for id_ in sorted(found)]
+
+    def attempts(self, *, after: int = 0, limit: int = 100) -> list[dict[str, Any]]:
+        """Return the newest replies of rules and limits with an event id above ``after``, the oldest first."""
+        answer = self._ask("attempts", _ANSWER_S, after=after, limit=limit, newest=True)
+        events: list[dict[str, Any]] = answer["events"]
+        return events[::-1]
+
     def raw(self, message: int) -> bytes:
         """Return the octets of a message as they came after DATA."""
-        octets: bytes = self._ask(f"messages/{message}/raw", _ANSWER_S, read=lambda answer: answer.read())
-        return octets
+        return self._answer(f"messages/{message}/raw", _ANSWER_S)
 
     def delete(self, **conditions: Any) -> list[int]:
         """Delete the messages that match, without a condition all of them; return their ids."""
-        answer = self._ask("messages", _ANSWER_S, method="DELETE", **conditions)
+        answer = self._ask("messages", _ANSWER_S, "DELETE", **conditions)
         deleted: list[int] = answer["deleted"]
         return deleted
+
+    def rules(self) -> list[dict[str, Any]]:
+        """Return the rules in force, the one that decides first; each has ``id``, ``rule`` and ``hits``."""
+        in_force: list[dict[str, Any]] = self._ask("rules", _ANSWER_S)
+        return in_force
+
+    def add_rule(self, rule: Mapping[str, Any]) -> dict[str, Any]:
+        """Put a rule in front of all others; return it with its ``id``. ``rule``: as in a bed file.
+
+        Raises:
+            InvalidInput: the rule is invalid.
+        """
+        made = checked(Rule, dict(rule), "a rule that the inbox takes", "correct it")
+        added: dict[str, Any] = self._ask("rules", _ANSWER_S, "POST", made.to_dict())
+        return added
+
+    def remove_rule(self, id_: int) -> dict[str, Any]:
+        """Remove one rule; return it with its ``hits``.
+
+        Raises:
+            InvalidInput: no rule in force has this id.
+        """
+        removed: dict[str, Any] = self._ask(f"rules/{id_}", _ANSWER_S, "DELETE")
+        return removed
 
     def relay_log(self, message: int) -> list[dict[str, Any]]:
         """Return the lines of the relay's log about a message, each with ``t`` (Unix time) and ``text``.
@@ -98,29 +164,39 @@ class Inbox:
         of_it = re.compile(rf"\b{queued[1]}\b")
         return [{"t": round(line.t, 6), "text": line.text} for line in relay.log() if of_it.search(line.text)]
 
-    def _ask(
-        self,
-        path: str,
-        seconds: float,
-        method: str = "GET",
-        read: Callable[[IO[bytes]], Any] = json.load,
-        **words: Any,
-    ) -> Any:
-        url = f"{self.url}/api/{path}?{urllib.parse.urlencode(words, doseq=True, errors='surrogateescape')}"
+    def _ask(self, path: str, seconds: float, method: str = "GET", body: object = None, /, **words: Any) -> Any:
+        return json.loads(self._answer(path, seconds, method, body, **words))
+
+    def _answer(self, path: str, seconds: float, method: str = "GET", body: object = None, /, **words: Any) -> bytes:
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(self.url + _path(path, words), data, headers, method=method)  # noqa: S310
         try:
-            with _DIRECT.open(urllib.request.Request(url, method=method), timeout=seconds) as answer:  # noqa: S310
-                return read(answer)
+            with _DIRECT.open(request, timeout=seconds) as answer:
+                content: bytes = answer.read()
+                return content
         except urllib.error.HTTPError as error:
-            raise _refused(error) from None
-        except OSError as error:
-            raise EngineFailed("the inbox's published port", str(error), "see `testbed ps`") from error
+            raise _refused(error.code, error.read()) from None
+        except (OSError, HTTPException) as error:
+            raise _unreachable(error) from error
 
 
-def _refused(error: urllib.error.HTTPError) -> Problem:
+def _path(path: str, words: Mapping[str, Any]) -> str:
+    return f"/api/{path}?{urllib.parse.urlencode(words, doseq=True, errors='surrogateescape')}"
+
+
+def _unreachable(error: Exception) -> EngineFailed:
+    found = str(error) or type(error).__name__
+    return EngineFailed("an answer from the inbox's published port", found, "see `testbed ps`")
+
+
+def _refused(status: int, body: bytes) -> Problem:
     """Return the error of an unsuccessful answer; it is JSON from the API, and text from the server before it."""
-    is_json = error.headers.get_content_type() == "application/json"
-    told: Any = json.load(error)["detail"] if is_json else error.read(500).decode(errors="replace")
-    match error.code:
+    try:
+        told: Any = json.loads(body)["detail"]
+    except (ValueError, TypeError, KeyError):
+        told = body[:500].decode(errors="replace")
+    match status:
         case HTTPStatus.CONFLICT:
             last = "; ".join(told["last_attempts"]) or "none was refused"
             found = f"{told['found']} of {told['kept']} messages match; last refused attempts: {last}"
@@ -129,5 +205,5 @@ def _refused(error: urllib.error.HTTPError) -> Problem:
         case HTTPStatus.UNPROCESSABLE_ENTITY:
             return InvalidInput("conditions that the inbox can read", plain(str(told)), "correct them")
         case HTTPStatus.NOT_FOUND:
-            return InvalidInput("a message in the inbox", plain(str(told)), "see `testbed inbox`")
-    return EngineFailed("an answer of the inbox", f"{error.code} {plain(str(told))}", "see `testbed logs inbox`")
+            return InvalidInput("a message or a rule of the inbox", plain(str(told)), "see `testbed inbox`, `rules()`")
+    return EngineFailed("an answer of the inbox", f"{status} {plain(str(told))}", "see `testbed logs inbox`")

@@ -11,15 +11,16 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Depends, Header, HTTPException, Path, Query, Request
 from fastapi.dependencies.utils import get_flat_params
 from fastapi.responses import Response, StreamingResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
+from orchestrator.agents import rules
 from orchestrator.agents.inbox import head, mime, search
 from orchestrator.agents.inbox.authentication import Authentication, check
 from orchestrator.agents.inbox.feed import MESSAGE, Feed
 from orchestrator.agents.inbox.session import InboxReception
 from orchestrator.agents.inbox.spool import Event, Spool, Stored
 from orchestrator.agents.inbox.words import LIMIT
-from orchestrator.agents.rules import Rule, Rules
+from orchestrator.agents.rules import Rule
 
 SEALED = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'none'; base-uri 'none'; sandbox"
 """Content-Security-Policy of untrusted HTML: no script, no form, nothing from outside (CSP level 3)."""
@@ -115,6 +116,9 @@ class Events(BaseModel):
 class RuleInForce(BaseModel):
     """A rule, and how often it was applied."""
 
+    model_config = ConfigDict(from_attributes=True)
+
+    id: int
     rule: Rule
     hits: int
 
@@ -334,18 +338,36 @@ async def events(here: Here, after: Cursor | None = None, last: LastEvent = None
     return StreamingResponse(_events(here, cursor), media_type="text/event-stream", headers=NOT_STORED)
 
 
-@api.get("/rules")
-async def rules(here: Here) -> list[RuleInForce]:
+@api.get("/rules", response_model=list[RuleInForce])
+async def get_rules(here: Here) -> list[rules.RuleInForce]:
     """Return the rules in force, in their order."""
-    of = here.inbox.rules
-    return [RuleInForce(rule=rule, hits=hits) for rule, hits in zip(of.rules, of.hits, strict=True)]
+    return here.inbox.rules.in_force
 
 
 @api.put("/rules")
-async def put_rules(here: Here, rules: list[Rule]) -> None:
-    """Replace the rules; hits begin at 0."""
-    here.inbox.rules = Rules(rules)
-    here.inbox.record("rules", {"rules": [rule.to_dict() for rule in rules]})
+async def put_rules(here: Here, new: list[Rule]) -> None:
+    """Replace all rules; hits begin at 0."""
+    here.inbox.rules.replace(new)
+    here.inbox.record("rules", {"rules": [rule.to_dict() for rule in new]})
+
+
+@api.post("/rules", response_model=RuleInForce, status_code=201)
+async def add_rule(here: Here, rule: Rule) -> rules.RuleInForce:
+    """Put a rule in front of all others."""
+    added = here.inbox.rules.add(rule)
+    here.inbox.record("rules", {"added": added.id, "rule": rule.to_dict()})
+    return added
+
+
+@api.delete("/rules/{id_}", response_model=RuleInForce)
+async def remove_rule(here: Here, id_: int) -> rules.RuleInForce:
+    """Remove one rule."""
+    try:
+        removed = here.inbox.rules.remove(id_)
+    except KeyError:
+        raise HTTPException(404, f"no rule {id_} is in force") from None
+    here.inbox.record("rules", {"removed": id_, "hits": removed.hits})
+    return removed
 
 
 async def remove(inbox: InboxReception, where: search.Condition) -> Gone:

@@ -136,7 +136,7 @@ async def metrics(here: Here) -> str:
         "inbox_events_total": ("counter", "events recorded", spool.cursor),
     }
     lines = [f"# HELP {n} {text}\n# TYPE {n} {kind}\n{n} {value}\n" for n, (kind, text, value) in figures.items()]
-    hits = [f'inbox_rule_hits_total{{rule="{i}"}} {count}\n' for i, count in enumerate(here.inbox.rules.hits)]
+    hits = [f'inbox_rule_hits_total{{rule="{kept.id}"}} {kept.hits}\n' for kept in here.inbox.rules.in_force]
     kind = "# HELP inbox_rule_hits_total applications of a rule\n# TYPE inbox_rule_hits_total counter\n"
     return "".join([*lines, kind, *hits])
 

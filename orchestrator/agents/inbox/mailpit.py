@@ -23,7 +23,7 @@ from orchestrator.agents.inbox.api import ATTACHED, LARGEST, SEALED, Here, Serve
 from orchestrator.agents.inbox.mailpit_bodies import Address, Chaos, Ids, Reading, Renaming, Send, Tagging, Trigger
 from orchestrator.agents.inbox.spool import Envelope, Stored
 from orchestrator.agents.inbox.words import MATCHES
-from orchestrator.agents.rules import Action, Moment, Rule, Rules
+from orchestrator.agents.rules import Action, Moment, Rule
 
 LIKE = "v1.30.0"
 """Release of Mailpit whose API is followed here in part."""
@@ -242,7 +242,7 @@ async def webui() -> dict[str, Any]:
 @v1.get("/chaos")
 async def chaos(here: Here) -> Chaos:
     """Return the random failures in force."""
-    triggers = {rule.moment: rule for rule in here.inbox.chaos.rules}
+    triggers = {rule.moment: rule for rule in (kept.rule for kept in here.inbox.chaos.in_force)}
     return Chaos(
         **{
             name: Trigger(ErrorCode=int(rule.answer()[:3]), Probability=round(100 * rule.chance))
@@ -262,7 +262,7 @@ async def put_chaos(here: Here, body: Chaos | None = None) -> Chaos:
             then = Action.DEFER if trigger.ErrorCode < 500 else Action.REJECT
             reply = f"{trigger.ErrorCode} Chaos sends this"
             rules.append(Rule(on=moment, then=then, reply=reply, chance=trigger.Probability / 100))
-    here.inbox.chaos = Rules(rules)
+    here.inbox.chaos.replace(rules)
     return await chaos(here)
 
 

@@ -76,7 +76,7 @@ class InboxReception(RuledReception):
         self.inbox = settings
         self.spool = spool
         self.rules = rules
-        self.chaos = Rules([])
+        self.chaos = Rules([], ids=rules.ids)
         """Rules that are looked at before the others, and set apart from them."""
         self.on_event: Callable[[str], None] = lambda _kind: None
         """Called with the kind of each event after it is recorded."""
@@ -279,7 +279,7 @@ class InboxSession(RuledSession):
 
     def decided(self, moment: Moment, decision: Decision, reply: bytes) -> None:
         """Record a rule's decision."""
-        if decision.rule >= 0:
+        if decision.rule:
             self._attempt(moment, reply, decision)
 
     def _attempt(self, moment: Moment, reply: bytes, decision: Decision | None = None, **more: object) -> None:

@@ -25,6 +25,10 @@ def rules(*texts: dict[str, object], clock: Clock | None = None) -> Rules:
     return Rules([Rule.model_validate(text) for text in texts], clock or Clock())
 
 
+def hits(of: Rules) -> list[int]:
+    return [kept.hits for kept in of.in_force]
+
+
 def actions(of: Rules, envelope: Envelope = BOB, moment: Moment = Moment.RCPT, count: int = 1) -> list[Action]:
     return [of.decide(moment, envelope).action for _ in range(count)]
 
@@ -35,9 +39,21 @@ def test_the_first_rule_that_matches_decides() -> None:
         {"to": "bob@*", "then": "defer", "reply": "451 4.7.1 later"},
         {"then": "reject"},
     )
-    assert them.decide(Moment.RCPT, BOB) == Decision(rule=1, action=Action.DEFER, reply="451 4.7.1 later")
+    assert them.decide(Moment.RCPT, BOB) == Decision(rule=2, action=Action.DEFER, reply="451 4.7.1 later")
     assert them.decide(Moment.MAIL, BOB) is PASSED
-    assert them.hits == [0, 1, 0]
+    assert hits(them) == [0, 1, 0]
+
+
+def test_a_rule_is_put_before_the_others_and_removed_by_an_id_that_no_other_rule_gets() -> None:
+    them = rules({"then": "reject"})
+    added = them.add(Rule.model_validate({"to": "bob@*", "then": "defer", "times": 1}))
+    assert actions(them, count=2) == [Action.DEFER, Action.REJECT]
+    assert (them.remove(added.id).hits, hits(them)) == (1, [1])
+    with pytest.raises(KeyError):
+        them.remove(added.id)
+    assert them.add(added.rule).id == added.id + 1
+    them.replace([added.rule])
+    assert [kept.id for kept in them.in_force] == [added.id + 2]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +82,7 @@ def test_the_empty_sender_has_a_pattern() -> None:
 def test_times_counts_what_was_done_and_then_the_next_rule_decides() -> None:
     them = rules({"to": "bob@*", "then": "defer", "times": 2}, {"then": "reject", "times": 1})
     assert actions(them, count=4) == [Action.DEFER, Action.DEFER, Action.REJECT, Action.ACCEPT]
-    assert them.hits == [2, 1]
+    assert hits(them) == [2, 1]
 
 
 def test_every_third_is_reset() -> None:
@@ -85,7 +101,7 @@ def test_greylisting_asks_for_the_same_triple_later() -> None:
     clock.now += 0.2
     assert actions(them) == [Action.ACCEPT]
     assert actions(them, other) == [Action.GREYLIST]
-    assert them.hits == [4]
+    assert hits(them) == [4]
 
 
 def test_above_a_rate_it_defers_until_the_minute_is_over() -> None:
@@ -94,7 +110,7 @@ def test_above_a_rate_it_defers_until_the_minute_is_over() -> None:
     assert actions(them, count=5) == [Action.ACCEPT] * 3 + [Action.RATE] * 2
     clock.now += 60
     assert actions(them, count=4) == [Action.ACCEPT] * 3 + [Action.RATE]
-    assert them.hits == [3]
+    assert hits(them) == [3]
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_it_is_asked_without_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
         (500, "Internal Server Error", EngineFailed, "500 Internal"),
         (503, "too many connections", EngineFailed, "503 too many"),
         (422, {"detail": "before:never is no date"}, InvalidInput, "conditions that the inbox can read"),
-        (404, {"detail": "message 999 is not kept"}, InvalidInput, "a message in the inbox"),
+        (404, {"detail": "message 999 is not kept"}, InvalidInput, "a message or a rule of the inbox"),
         (409, LATE, TimedOut, "1 of 3 messages match; last refused attempts: 450 later"),
     ],
 )

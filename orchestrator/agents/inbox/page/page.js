@@ -188,8 +188,8 @@ async function showRules() {
   byId("detail").replaceChildren(
     element("p", {}, element("a", { href: "#" }, "Back")),
     element("h2", {}, "Rules: the first one that matches decides"),
-    element("table", {}, ...rules.map(({ rule, hits }, i) =>
-      element("tr", {}, element("td", {}, String(i)), element("td", {}, JSON.stringify(plain[i])), element("td", {}, `${hits} hits`)))),
+    element("table", {}, ...rules.map(({ id, hits }, i) =>
+      element("tr", {}, element("td", {}, String(id)), element("td", {}, JSON.stringify(plain[i])), element("td", {}, `${hits} hits`)))),
     text, element("p", {}, element("button", { type: "button", onclick: put }, "Put in force")), outcome,
   );
 }

@@ -68,8 +68,8 @@ class Inbox:
 
     def rules(self, *texts: dict[str, object]) -> None:
         """Put rules in force."""
-        rules = Rules([Rule.model_validate(text) for text in texts])
-        self.call(lambda: setattr(self.reception, "rules", rules))
+        rules = [Rule.model_validate(text) for text in texts]
+        self.call(lambda: self.reception.rules.replace(rules))
 
     def raw(self) -> list[bytes]:
         """Return every message that is kept, the oldest first."""

@@ -20,8 +20,10 @@ from orchestrator.agents.inbox.api import remove
 from orchestrator.agents.inbox.app import MOST_BODY
 from orchestrator.agents.inbox.feed import MESSAGE
 from orchestrator.agents.inbox.spool import Envelope, Spool
+from orchestrator.errors import InvalidInput
 from tests.unit.agents.inbox.conftest import Inbox
 from tests.unit.agents.inbox.test_authentication import Records, records  # noqa: F401
+from tests.unit.up.test_inbox import inbox as handle
 
 
 def letter(subject: str = "hello", html: str = "") -> EmailMessage:
@@ -232,10 +234,36 @@ def test_rules_are_set_and_count_their_hits(inbox: Inbox) -> None:
     assert [rule["hits"] for rule in shown] == [1, 0]
     assert {k: v for k, v in shown[1]["rule"].items() if v is not None and k in texts[1]} == texts[1]
     (attempt,) = get(inbox, "attempts")["events"]
-    assert (attempt["data"]["rule"], attempt["data"]["then"]) == (0, "defer")
+    assert (attempt["data"]["rule"], attempt["data"]["then"]) == (shown[0]["id"], "defer")
     refused = inbox.client.put("/api/rules", json=[{"then": "greylist"}])
     assert (refused.status_code, "needs delay_s" in refused.text) == (422, True)
     assert [rule["hits"] for rule in get(inbox, "rules")] == [1, 0]
+
+
+def test_programs_that_share_an_inbox_do_not_lose_each_others_rules(inbox: Inbox) -> None:
+    there = handle(inbox.http)
+    there.add_rule({"to": "nobody@*", "then": "reject"})
+
+    def use_own_rules(name: int) -> list[tuple[str, int]]:
+        of_it = []
+        for i in range(10):
+            address = f"{i}@d{name}.test"
+            own = there.add_rule({"to": address, "then": "defer", "reply": f"451 4.7.1 {address}"})
+            assert own["id"] in [rule["id"] for rule in there.rules()]
+            with pytest.raises(smtplib.SMTPRecipientsRefused, match=f"4.7.1 {address}"):
+                send(inbox, to=(address,))
+            removed = there.remove_rule(own["id"])
+            of_it.append((removed["rule"]["to"], removed["hits"]))
+        return of_it
+
+    with ThreadPoolExecutor(4) as pool:
+        used = list(pool.map(use_own_rules, range(4)))
+    assert used == [[(f"{i}@d{name}.test", 1) for i in range(10)] for name in range(4)]
+    assert [(rule["id"], rule["rule"]["to"]) for rule in there.rules()] == [(1, "nobody@*")]
+    with pytest.raises(InvalidInput, match="no rule 2 is in force"):
+        there.remove_rule(2)
+    with pytest.raises(InvalidInput, match="greylist needs delay_s"):
+        there.add_rule({"then": "greylist"})
 
 
 def test_attempts_are_listed_from_either_end(inbox: Inbox) -> None:

@@ -285,7 +285,7 @@ def test_mail_is_deferred_twice_and_taken_then(inbox: Inbox) -> None:
     assert [sent(inbox) for _ in range(3)] == ["451 4.7.1 later"] * 2 + ["kept"]
     assert sent(inbox, "bob@d2.test") == "kept"
     assert [(a["on"], a["rule"], a["then"], a["reply"]) for a in inbox.attempts()] == [
-        ("rcpt", 0, "defer", "451 4.7.1 later")
+        ("rcpt", 1, "defer", "451 4.7.1 later")
     ] * 2
 
 
