@@ -14,7 +14,7 @@ from orchestrator.hosts import Host, docker
 from orchestrator.hosts.ownership import Kind, owner_label
 from orchestrator.plaintext import plain
 from orchestrator.testing.bed import MailBed
-from orchestrator.testing.plugin import evidence
+from orchestrator.testing.plugin import report as reports
 from orchestrator.testing.plugin.workers import Folder, Record, stays
 
 _BEDS = pytest.StashKey["Beds"]()
@@ -150,10 +150,10 @@ class Beds:
         if held.shared and self._folder:
             self._folder.note_failure(held.bed.id)
         since = max(held.since, item.stash.get(_BEGUN, 0.0))
-        found = evidence.collect(held.bed, since)
+        found = reports.collect(held.bed, since)
         report.sections.extend(found.sections())
         if directory := self._config.getoption("testbed_report"):
-            place = directory / evidence.folder_name(item.nodeid)
+            place = directory / reports.folder_name(item.nodeid)
             try:
                 found.save(place)
             except (Problem, OSError) as error:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.testing.plugin import evidence
+from orchestrator.testing.plugin import report
 from orchestrator.testing.plugin.workers import Folder, Record
 
 pytest_plugins = ["pytester"]
@@ -113,9 +113,7 @@ def test_the_folder_of_a_controller_keeps_records_of_beds(tmp_path: Path) -> Non
 
 
 def test_a_report_is_bounded_and_shows_control_characters() -> None:
-    found = evidence.Evidence(
-        texts={"relay.log": [f"{n} \x1b[31m\x00" + "x" * 10_000 for n in range(1000)]}, messages=[]
-    )
+    found = report.Evidence(texts={"relay.log": [f"{n} \x1b[31m\x00" + "x" * 10_000 for n in range(1000)]}, messages=[])
     ((title, text),) = found.sections()
     assert title == "testbed: relay.log, the last 40 of 1000 lines"
     assert text.startswith(r"960 \x1b[31m\x00x")
@@ -124,7 +122,7 @@ def test_a_report_is_bounded_and_shows_control_characters() -> None:
 
 def test_folders_of_tests_have_names_that_every_file_system_takes() -> None:
     names = [
-        evidence.folder_name(test) for test in ("a/test_b.py::test[x/y]", "a/test_b.py::test[x:y]", "::" + "é" * 999)
+        report.folder_name(test) for test in ("a/test_b.py::test[x/y]", "a/test_b.py::test[x:y]", "::" + "é" * 999)
     ]
     assert names[0].startswith("a-test_b.py-test-x-y-")
     assert len({*names}) == 3

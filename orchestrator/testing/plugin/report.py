@@ -1,4 +1,4 @@
-"""Evidence of a bed for the report of a failed test: nodes' logs, the relay's queue, the mail."""
+"""Report of a failed test: nodes' logs, the queue of the relay, the mail, as sections of pytest and as files."""
 
 import hashlib
 import re
