@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.bed import builtin
 from orchestrator.errors import EngineFailed, Problem
 from orchestrator.hosts import Host, docker
 from orchestrator.hosts.ownership import Kind, owner_label
@@ -65,7 +66,7 @@ class Beds:
         name, scope = str(request.fixturename), request.scope
         workers = self._config.getini("mail_bed_workers")
         try:
-            made = bed() if callable(bed) else MailBed(bed)
+            made = bed() if callable(bed) else MailBed(self._place(bed))
             host = self._engine()
             if self._folder and scope == "session" and workers == "shared":
                 held = _Held(fixture=name, bed=self._share(self._folder, f"{name} {bed}", made, host), shared=True)
@@ -79,6 +80,9 @@ class Beds:
         finally:
             self._held.remove(held)
             self._let_go(held)
+
+    def _place(self, bed: str | Path) -> str | Path:
+        return bed if str(bed) in builtin.names() else self._config.rootpath / bed
 
     @property
     def _kind(self) -> Kind:

@@ -82,7 +82,7 @@ def test_a_bed_file_with_an_error_fails_the_test_with_the_three_lines(pytester: 
     """The bed is read before an engine is asked for: an error in it shows on every machine."""
     pytester.makefile(".yaml", bed="name: [")
     pytester.makeconftest(
-        "from orchestrator.testing import mail_bed_fixture\nmail_bed = mail_bed_fixture(bed='./bed.yaml')"
+        "from orchestrator.testing import mail_bed_fixture\nmail_bed = mail_bed_fixture(bed='bed.yaml')"
     )
     pytester.makepyfile(TEST)
     result = pytester.runpytest()
