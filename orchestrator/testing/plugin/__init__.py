@@ -20,7 +20,8 @@ def mail_bed_fixture(
 
     Args:
         scope: a scope of pytest.
-        bed: the name of a built-in bed, a YAML file (relative to pytest's rootdir), or a function that returns a MailBed which is not started.
+        bed: the name of a built-in bed, a YAML file (relative to pytest's rootdir), or a function that returns a
+            MailBed before its start.
     """
 
     @pytest.fixture(scope=scope)

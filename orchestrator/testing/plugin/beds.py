@@ -82,7 +82,8 @@ class Beds:
             self._let_go(held)
 
     def _place(self, bed: str | Path) -> str | Path:
-        return bed if str(bed) in builtin.names() else self._config.rootpath / bed
+        is_file = builtin.is_named(str(bed)) and str(bed) not in builtin.names()
+        return self._config.rootpath / bed if is_file else bed
 
     @property
     def _kind(self) -> Kind:
