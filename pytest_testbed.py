@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import pytest
 
@@ -21,8 +21,16 @@ if TYPE_CHECKING:
 
 Scope: TypeAlias = Literal["session", "package", "module", "class", "function"]
 
-_SHARED = pytest.StashKey[Path]()
-"""Folder that this process, a controller of pytest-xdist, shares with its workers."""
+
+class Shared(NamedTuple):
+    """Means by which the workers of pytest-xdist share a bed, held by their controller."""
+
+    folder: Path
+    lifeline: int
+    """File descriptor that is open for writing as long as the controller lives."""
+
+
+_SHARED = pytest.StashKey[Shared]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -108,25 +116,28 @@ def pytest_configure_node(node: Any) -> None:
     """In a controller of pytest-xdist: name the folder through which its workers share a bed."""
     stash: pytest.Stash = node.config.stash
     if _SHARED not in stash:
-        stash[_SHARED] = Path(tempfile.mkdtemp(prefix="pytest-testbed-"))
-    node.workerinput["testbed"] = {"folder": str(stash[_SHARED]), "controller": os.getpid()}
+        folder = Path(tempfile.mkdtemp(prefix="pytest-testbed-"))
+        os.mkfifo(folder / "lifeline")
+        stash[_SHARED] = Shared(folder, os.open(folder / "lifeline", os.O_RDWR))
+    node.workerinput["testbed"] = {"folder": str(stash[_SHARED].folder), "controller": os.getpid()}
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """In a controller of pytest-xdist: name the beds that stay up."""
-    folder = config.stash.get(_SHARED, None)
-    if folder and any(folder.iterdir()):
+    shared = config.stash.get(_SHARED, None)
+    if shared and any(shared.folder.glob("*.json")):
         from orchestrator.testing.plugin import workers  # noqa: PLC0415
 
-        for note in workers.notes(config, folder):
+        for note in workers.notes(config, shared.folder):
             terminalreporter.write_line(note)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """In a controller of pytest-xdist: take the shared beds down. Its workers have ended (pytest-xdist#1045)."""
-    if folder := config.stash.get(_SHARED, None):
-        if any(folder.iterdir()):
+    if shared := config.stash.get(_SHARED, None):
+        if any(shared.folder.glob("*.json")):
             from orchestrator.testing.plugin import workers  # noqa: PLC0415
 
-            workers.take_down(config, folder)
-        shutil.rmtree(folder, ignore_errors=True)
+            workers.take_down(config, *shared)
+        os.close(shared.lifeline)
+        shutil.rmtree(shared.folder, ignore_errors=True)

@@ -11,7 +11,7 @@ from orchestrator.errors import Problem
 from orchestrator.hosts import Found, Host, images
 from orchestrator.hosts.kernel_settings import SETTINGS, put_back
 from orchestrator.hosts.networks import remove_parent
-from orchestrator.hosts.ownership import DeployedBed, deployed_beds
+from orchestrator.hosts.ownership import ID, OWNER, DeployedBed, deployed_beds
 from orchestrator.interrupts import shielded
 
 _log = logging.getLogger(__name__)
@@ -64,6 +64,17 @@ def _remove_each(host: Host, beds: Sequence[DeployedBed], say: Callable[[str], N
             problems.append(problem)
             say(f"warning: bed {bed.bed} {bed.id} is not wholly removed: {problem}; `testbed clean` tries again")
     return problems
+
+
+def remove_owned(host: Host, owner: str, say: Callable[[str], None] = _log.info) -> None:
+    """Remove every bed with this OWNER label; idempotent.
+
+    Raises:
+        EngineFailed: an object could not be removed; the other objects were.
+    """
+    ids = {item.labels.get(ID) for item in host.find({OWNER: owner})}
+    if problems := _remove_each(host, [bed for bed in deployed_beds(host) if bed.id in ids], say):
+        raise problems[0]
 
 
 def remove_id(host: Host, id_: str, say: Callable[[str], None] = _log.info) -> None:

@@ -100,7 +100,7 @@ class Identity:
             BED: self.bed,
             KIND: self.kind,
             NODES: ",".join(self.nodes),
-            OWNER: self.owner or owner_label(os.getpid()),
+            OWNER: self.owner or this_process(),
             **({PRIVATE: "yes"} if self.private else {}),
             **({DEFINITION: self.definition} if self.definition else {}),
             **({EXPIRES: self.expires} if self.expires else {}),
@@ -161,6 +161,11 @@ def _started(pid: int) -> str | None:
 def owner_label(pid: int) -> str:
     """Return the OWNER label of a process or thread of this machine."""
     return "/".join((*_machine(), str(pid), str(_started(pid))))
+
+
+def this_process() -> str:
+    """Return the OWNER label of objects that this process makes."""
+    return owner_label(os.getpid())
 
 
 @contextmanager

@@ -162,6 +162,14 @@ class HoldsMail(Protocol):
 
 
 @runtime_checkable
+class Restarts(Protocol):
+    """A service whose daemon can stop and start again in its running container."""
+
+    restart: tuple[str, ...]
+    """Command that ends when the daemon serves again."""
+
+
+@runtime_checkable
 class GeneratesLoad(Protocol):
     """A load generator: a node that waits, and sends each load that is ordered."""
 

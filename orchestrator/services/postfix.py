@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, StringConstraints
 
 from orchestrator.bed.addressing import twin
 from orchestrator.bed.model import Families, Strict
-from orchestrator.bed.wiring import CERTIFICATE, CONTROL
+from orchestrator.bed.wiring import CERTIFICATE, CONTROL, DIRECTORY
 from orchestrator.errors import InvalidInput
 from orchestrator.services import Override, Queue, RelayLog, Rendered, Role, Site, postfix_config, postfix_log
 from orchestrator.services.postfix_config import MAIN, MASTER
@@ -119,17 +119,41 @@ touch /etc/postfix/sasl/discard
 """Writes the password file of Cyrus SASL (saslpasswd2(8)), which smtpd(8) reads without root's rights. A node without a
 certificate (Compose) offers no STARTTLS: a client that takes the offer would fail."""
 _AUXPROP = "pwcheck_method: auxprop\nauxprop_plugin: sasldb\nmech_list: PLAIN LOGIN\n"
-_START = """\
+_QUICK_START = "/var/spool/postfix/quick-start"
+"""Makes Postfix's start script skip its check of the queue's folders; the image build has done it."""
+_AGAIN = f"{DIRECTORY}/again"
+"""If this file exists when Postfix ends, the start script starts it again."""
+_LISTENING = 'listening() { ss -Hltn "! src 127.0.0.11" | tr -s " " | cut -d " " -f 4 | sort; }\n'
+"""Lists the addresses on which Postfix listens; 127.0.0.11 is Docker's resolver."""
+_PID = "/var/spool/postfix/pid/master.pid"
+_START = f"""\
 exec gather sh -uc '
+{_LISTENING}
 stopped=
-trap "stopped=1; kill \\$(cat /var/spool/postfix/pid/master.pid) 2>/dev/null || kill -9 \\$child" HUP INT QUIT TERM
-(trap "" HUP INT QUIT TERM; exec postfix start-fg) & child=$!
-while wait $child; status=$?; kill -0 $child 2>/dev/null; do :; done
-[ -z "$stopped" ] || exit 0
-exit $status'
+trap "stopped=1; kill \\$(cat {_PID}) 2>/dev/null || kill -9 \\$child" HUP INT QUIT TERM
+while :; do
+    (trap "" HUP INT QUIT TERM; exec postfix start-fg) & child=$!
+    while wait $child; status=$?; kill -0 $child 2>/dev/null; do :; done
+    [ -z "$stopped" ] || exit 0
+    [ -e {_AGAIN} ] || exit $status
+    until [ -z "$(listening)" ]; do sleep 0.02; done
+    : > {_QUICK_START}
+    rm {_AGAIN}
+done'
 """
 """master(8) has a session of its own, so a signal to the process group of the start script does not reach it; the trap
-signals the process in its pid file. ``postfix start-fg`` ignores the signals, because it must end after master(8)."""
+signals the process in its pid file. ``postfix start-fg`` ignores the signals, because it must end after master(8).
+
+Processes of a stopped Postfix hold its ports a moment longer than master(8) lives."""
+_RESTART = f"""\
+{_LISTENING}
+before=$(listening)
+: > {_AGAIN}
+kill "$(cat {_PID})"
+while [ -e {_AGAIN} ]; do sleep 0.02; done
+until [ "$(listening)" = "$before" ]; do sleep 0.02; done
+"""
+"""Stops Postfix and waits until it listens again on each address that it listened on before."""
 
 _QUEUE = ("deferred", "incoming", "active", "deferred", "hold")
 """Queue directories in the order in which messages move, so that a listing misses no message that moves during it."""
@@ -147,10 +171,6 @@ class Settings(Strict):
     users: dict[_Word, _Word] = Field(default_factory=dict)
     """Name -> password for AUTH (RFC 4954). With users, the relay offers STARTTLS on port 25, and submission with TLS
     and AUTH on ports 587 (RFC 6409) and 465 (RFC 8314). A user's own main.cf or master.cf has its own settings."""
-
-
-_QUICK_START = "/var/spool/postfix/quick-start"
-"""Makes Postfix's start script skip its check of the queue's folders; the image build has done it."""
 
 
 class Postfix:
@@ -172,6 +192,7 @@ class Postfix:
         length=lambda printed: len(set(printed.split())),  # a message keeps its file name
         flush=("postqueue", "-f"),
     )
+    restart = ("sh", "-euc", _RESTART)
 
     def render(self, site: Site[Settings]) -> Rendered:
         """Render a relay for the bed; a user's own main.cf or master.cf replaces ours."""

@@ -20,6 +20,7 @@ from orchestrator.testing.inbox import BedInbox
 from orchestrator.testing.mailbox import Mailbox
 from orchestrator.testing.progress import Logged
 from orchestrator.testing.relay import BedRelay
+from orchestrator.testing.watchdog import guarded
 from orchestrator.up.admission import admit, features_explained, reading
 from orchestrator.up.attach import attach
 from orchestrator.up.bed import RecordedBed, RunningBed
@@ -72,7 +73,8 @@ class MailBed:
     def start_as(self, kind: Kind, *, owner: str = "") -> Self:
         """Bring the bed up as ``start`` does, for the pytest plugin.
 
-        A bed of ``Kind.UP`` gets a name that no other bed has. ``owner``: as in ``Identity``.
+        A bed of ``Kind.UP`` gets a name that no other bed has. ``owner``: as in ``Identity``; a bed of another process
+        gets no watchdog.
         """
         if self._running is not None:
             return self
@@ -81,6 +83,8 @@ class MailBed:
         host = self._host or docker.connect()
         steps = Logged()
         with ExitStack() as files, ExitStack() as stack:
+            if kind is Kind.RUN and not owner:
+                stack.enter_context(guarded())
             folder = Path(files.enter_context(TemporaryDirectory(prefix="testbed-")))
             cpus = host.info().cpus
             with reading(host) as read:

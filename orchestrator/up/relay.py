@@ -1,8 +1,9 @@
-"""The relay of a bed that is up: its queue."""
+"""The relay of a bed that is up: its queue, and its restart."""
 
 from dataclasses import dataclass
 
 from orchestrator import services
+from orchestrator.errors import InvalidInput
 from orchestrator.up.node import RunningNode
 
 
@@ -21,3 +22,17 @@ class Relay:
         """Make the relay try every queued message now; no effect if its service has no command for that."""
         if (queue := services.queue_of(self.node.plan.service)) and queue.flush:
             self.node.ask(*queue.flush)
+
+    def restart(self) -> None:
+        """Stop the relay and start it again in its container: its queue and its published ports stay.
+
+        Connections of its clients break, and new ones are refused until it serves again, which is before the return.
+
+        Raises:
+            InvalidInput: its service has no command for that.
+            TimedOut: it does not serve within 60 s.
+        """
+        service = services.service(self.node.plan.service)
+        if not isinstance(service, services.Restarts):
+            raise InvalidInput("a relay that can restart in its container", f"service {service.name}", "use postfix")
+        self.node.ask(*service.restart)

@@ -56,14 +56,14 @@ def test_the_test_of_the_readme_passes_with_the_wheel_and_pytest_alone(
     python = tmp_path / "venv/bin/python"
     wanted = tmp_path / "requirements.txt"
     wanted.write_text((ROOT / "requirements.txt").read_text() + _pinned("pytest", "iniconfig", "packaging", "pluggy"))
-    pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+    pip: tuple[str | Path, ...] = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
     subprocess.run([*pip, "--require-hashes", "-r", wanted], check=True, cwd=tmp_path)
     subprocess.run([*pip, "--no-index", "--no-deps", wheel], check=True, cwd=tmp_path)
     (example,) = re.findall(r"```python\n(def test_.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert len(example.splitlines()) == 3
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "test_mail.py").write_text(example)
-    command = [python, "-m", "pytest", "--testbed-engine=require", "--durations=0"]
+    command: list[str | Path] = [python, "-m", "pytest", "--testbed-engine=require", "--durations=0"]
     ran = subprocess.run(command, cwd=tmp_path / "tests", check=False, capture_output=True, text=True)
     assert "1 passed" in ran.stdout, ran.stdout + ran.stderr
 

@@ -17,6 +17,7 @@ from orchestrator.plaintext import plain
 from orchestrator.testing.bed import MailBed
 from orchestrator.testing.plugin import report as reports
 from orchestrator.testing.plugin.workers import Folder, Record, stays
+from orchestrator.testing.watchdog import watch_over
 
 _BEDS = pytest.StashKey["Beds"]()
 _BEGUN = pytest.StashKey[float]()
@@ -107,8 +108,11 @@ class Beds:
         with folder.locked(key):
             record = folder.read(key)
             if record is None:
+                owner = owner_label(self._controller)
+                if self._kind is Kind.RUN:
+                    watch_over(owner, folder.lifeline)
                 try:
-                    made.start_as(self._kind, owner=owner_label(self._controller))
+                    made.start_as(self._kind, owner=owner)
                 except Problem as problem:
                     folder.write(key, Record(note=_text(problem)))
                     raise

@@ -5,6 +5,7 @@ owner, and takes it down when all workers have ended.
 """
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.hosts import cleaning, docker
+from orchestrator.testing.reaper import WORD
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +59,11 @@ class Folder:
         records = [Record(**json.loads(file.read_text(encoding="utf-8"))) for file in files]
         return [record for record in records if record.id]
 
+    @property
+    def lifeline(self) -> Path:
+        """FIFO that the controller holds open for writing as long as it lives."""
+        return self._path / "lifeline"
+
     def note_failure(self, id_: str) -> None:
         """Note that a test failed that used this bed."""
         (self._path / f"{id_}.failed").touch()
@@ -84,9 +91,13 @@ def notes(config: pytest.Config, path: Path) -> list[str]:
     ]
 
 
-def take_down(config: pytest.Config, path: Path) -> None:
-    """Take the shared beds down, unless they stay up; all workers have ended."""
+def take_down(config: pytest.Config, path: Path, lifeline: int) -> None:
+    """Take the shared beds down, unless they stay up; all workers have ended.
+
+    ``lifeline``: the file descriptor of the controller that ends the watch of their watchdogs.
+    """
     folder = Folder(path)
     for record in folder.records():
         if record.shared and not stays(config, failed=folder.failed(record.id)):
             cleaning.remove_id(docker.connect(), record.id)
+    os.write(lifeline, WORD)
