@@ -20,20 +20,39 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from orchestrator.testing.bed import MailBed
-    from orchestrator.testing.failure import NotArrived
+    from orchestrator.testing.failure import Missing, NotArrived, Unexpected, Unsettled
     from orchestrator.testing.mailbox import Mailbox
-    from orchestrator.testing.message import Message
+    from orchestrator.testing.message import Attachment, Link, Message
     from orchestrator.testing.plugin import mail_bed_fixture
-
-__all__ = ["MailBed", "Mailbox", "Message", "NotArrived", "mail_bed_fixture"]
+    from orchestrator.testing.rules import Rule
 
 _MODULES = {
     "MailBed": "bed",
-    "Mailbox": "mailbox",
-    "Message": "message",
+    "Missing": "failure",
     "NotArrived": "failure",
+    "Unexpected": "failure",
+    "Unsettled": "failure",
+    "Mailbox": "mailbox",
+    "Attachment": "message",
+    "Link": "message",
+    "Message": "message",
+    "Rule": "rules",
     "mail_bed_fixture": "plugin",
 }
+
+__all__ = [
+    "Attachment",
+    "Link",
+    "MailBed",
+    "Mailbox",
+    "Message",
+    "Missing",
+    "NotArrived",
+    "Rule",
+    "Unexpected",
+    "Unsettled",
+    "mail_bed_fixture",
+]
 
 
 def __getattr__(name: str) -> Any:

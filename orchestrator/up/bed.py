@@ -50,6 +50,16 @@ class RunningBed:
         """
         return self.nodes[name]
 
+    def named(self, name: str) -> RunningNode:
+        """Return the node of a name that a user gave.
+
+        Raises:
+            InvalidInput: the bed has no such node.
+        """
+        if name not in self.nodes:
+            raise InvalidInput(f"a node called {name!r}", f"the bed has {', '.join(self.nodes)}", "name one of these")
+        return self.nodes[name]
+
     def role(self, role: Role) -> RunningNode:
         """Return the first node with a role.
 

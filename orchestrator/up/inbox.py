@@ -114,6 +114,15 @@ class Inbox:
         events: list[dict[str, Any]] = answer["events"]
         return events[::-1]
 
+    def bounces(self) -> dict[str, Any]:
+        """Return the notifications of rules ``bounce``.
+
+        ``waiting`` lists ``sender`` and ``recipient`` of each message whose notification is not yet in the relay's
+        queue; ``total`` counts all since the start.
+        """
+        bounces: dict[str, Any] = self._ask("bounces", _ANSWER_S)
+        return bounces
+
     def raw(self, message: int) -> bytes:
         """Return the octets of a message as they came after DATA."""
         return self._answer(f"messages/{message}/raw", _ANSWER_S)

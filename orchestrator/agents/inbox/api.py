@@ -123,6 +123,20 @@ class RuleInForce(BaseModel):
     hits: int
 
 
+class Bounced(BaseModel):
+    """A message whose sender gets a notification."""
+
+    sender: str
+    recipient: str
+
+
+class Bounces(BaseModel):
+    """Notifications of the rules ``bounce``."""
+
+    waiting: list[Bounced] = Field(description="those that the relay has not taken yet")
+    total: int = Field(description="all since the start of the inbox")
+
+
 class Gone(BaseModel):
     """Ids of the messages that were deleted."""
 
@@ -329,6 +343,13 @@ async def attempts(
     found = here.spool.events(after, ["attempt"], limit, newest=newest)
     cursor = max((event.id for event in found), default=after)
     return Events(events=[EventOf(**asdict(event)) for event in found], cursor=cursor)
+
+
+@api.get("/bounces")
+async def bounces(here: Here) -> Bounces:
+    """Return the notifications that wait to be sent."""
+    of = here.inbox.bouncer
+    return Bounces(waiting=[Bounced(**facts) for facts in of.waiting], total=of.taken)
 
 
 @api.get("/events", response_class=StreamingResponse)

@@ -37,7 +37,9 @@ class Bouncer:
         self, relay: str | None, domains: Collection[str], record: Callable[[str, dict[str, Any]], None]
     ) -> None:
         self._relay, self._domains, self._record = relay, frozenset(domains), record
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], dict[str, Any]] = {}
+        self.taken = 0
+        """Notifications that were ordered."""
         self._connections = asyncio.Semaphore(CONNECTIONS)
 
     def refuses(self, sender: str) -> bool:
@@ -52,9 +54,15 @@ class Bouncer:
         if len(self._tasks) >= MOST:
             self._record("bounce", {**facts, "error": f"{MOST} notifications wait, the limit"})
             return
+        self.taken += 1
         task = asyncio.ensure_future(self._send(facts, head, seconds))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = facts
+        task.add_done_callback(self._tasks.pop)
+
+    @property
+    def waiting(self) -> list[dict[str, Any]]:
+        """``sender`` and ``recipient`` of each message whose notification the relay has not taken yet."""
+        return list(self._tasks.values())
 
     async def _send(self, facts: dict[str, Any], head: bytes, seconds: float) -> None:
         await asyncio.sleep(seconds)

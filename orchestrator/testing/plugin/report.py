@@ -13,6 +13,7 @@ from orchestrator.errors import Problem
 from orchestrator.plaintext import LAYOUT, plain
 from orchestrator.testing.bed import MailBed
 from orchestrator.testing.message import Message
+from orchestrator.testing.traffic import entry
 from orchestrator.up.node import RunningNode
 
 _LINES, _CHARACTERS = 40, 400
@@ -85,7 +86,7 @@ def _line(message: Message) -> str:
 
 
 def _queue(bed: MailBed) -> list[str]:
-    return [f"{bed.running.relay.queue_length()} messages"]
+    return [entry(queued) for queued in bed.relay.queue()]
 
 
 def _log(node: RunningNode, since: float) -> list[str]:

@@ -1,0 +1,19 @@
+"""Mail that a test sends itself."""
+
+import mimetypes
+from collections.abc import Mapping, Sequence
+from email.message import EmailMessage
+from email.utils import formatdate, make_msgid
+
+
+def compose(to: Sequence[str], sender: str, subject: str, text: str, attachments: Mapping[str, bytes]) -> EmailMessage:
+    """Return a message with Date and Message-ID; ``attachments``: file name -> content."""
+    message = EmailMessage()
+    message["From"], message["To"], message["Subject"] = sender or "MAILER-DAEMON", ", ".join(to), subject
+    message["Date"], message["Message-ID"] = formatdate(), make_msgid(domain="testbed.test")
+    message.set_content(text)
+    for name, content in attachments.items():
+        kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+        maintype, subtype = kind.split("/")
+        message.add_attachment(content, maintype=maintype, subtype=subtype, filename=name)
+    return message
