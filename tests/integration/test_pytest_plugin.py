@@ -66,12 +66,23 @@ def test_tests_begin_anew_and_a_failed_one_is_reported(real_engine: Host, pytest
         """
         import pytest
 
-        def test_mail_arrives(mailbox, inbox, send):
+        @pytest.fixture(scope="module", autouse=True)
+        def welcome(mail_bed): return mail_bed.inbox.accept(to="ann@example.com")
+
+        @pytest.fixture
+        def refused(mail_bed): return mail_bed.inbox.reject(to="bob@example.com")
+
+        def test_mail_arrives(mailbox, inbox, send, mail_bed, refused):
+            mailbox.tarpit(0.1)
+            mail_bed.dns.fail("example.org")
+            assert (len(inbox.api.rules()), len(mail_bed.dns.faults())) == (3, 1)
             send(mailbox, "Welcome")
             assert inbox.wait_for(to=mailbox).subject == "Welcome"
 
-        def test_earlier_mail_does_not_count(inbox):
+        def test_earlier_mail_and_rules_do_not_count(inbox, mail_bed, welcome):
             assert inbox.messages() == []
+            assert [rule["id"] for rule in inbox.api.rules()] == [welcome.id]
+            assert mail_bed.dns.faults() == []
 
         def test_fails(mailbox, inbox, send):
             send(mailbox, "Goodbye")
@@ -154,7 +165,7 @@ def test_ctrl_c_takes_the_bed_down(real_engine: Host, pytester: pytest.Pytester,
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as session:
         deadline = time.monotonic() + 60
         while len(_ids(pytester.path)) < (2 if words else 1):
-            assert session.poll() is None
+            assert session.poll() is None, session.communicate()
             assert time.monotonic() < deadline
             time.sleep(POLL_S)
         os.killpg(session.pid, signal.SIGINT)  # as a terminal does

@@ -2,10 +2,11 @@
 
 import os
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from orchestrator.plaintext import plain
 from orchestrator.testing.bed import MailBed
 from orchestrator.testing.plugin import report as reports
 from orchestrator.testing.plugin.workers import Folder, Record, stays
+from orchestrator.testing.rules import Rule
 from orchestrator.testing.watchdog import watch_over
 
 _BEDS = pytest.StashKey["Beds"]()
@@ -35,6 +37,16 @@ class _Held:
     """Unix time of the end of its bring-up."""
     failed: bool = False
     """A test failed that used the bed."""
+    lasting: list[Rule] = field(default_factory=list)
+    """Rules of fixtures that several tests share."""
+
+    def remove_rules(self, lasting: Collection[Rule] = ()) -> None:
+        """Remove the rules that were made by this process, but for the lasting ones."""
+        with ExitStack() as stack:  # each is tried, though one fails
+            for rule in self.bed.rules:
+                if rule not in lasting:
+                    stack.callback(rule.remove)
+            self.bed.rules[:] = lasting
 
 
 class Beds:
@@ -125,6 +137,8 @@ class Beds:
 
     def _let_go(self, held: _Held) -> None:
         bed = held.bed
+        if held.shared:
+            held.remove_rules()
         if held.shared or not stays(self._config, failed=held.failed):
             bed.stop()
             return
@@ -142,6 +156,24 @@ class Beds:
         for held in self._held:
             if held.fixture in names or "request" in names:  # by which a test uses a fixture that it does not name
                 held.bed.begin()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Generator[None, object, object]:
+        """Keep the rules that a fixture of a wider scope makes: they are not those of a test."""
+        before = {id(held): len(held.bed.rules) for held in self._held}
+        result = yield
+        if fixturedef.scope != "function":
+            for held in self._held:
+                held.lasting += held.bed.rules[before.get(id(held), 0) :]
+        return result
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_teardown(self) -> Generator[None, object, object]:
+        """Remove the rules that the test and its fixtures made."""
+        result = yield
+        for held in self._held:
+            held.remove_rules(held.lasting)
+        return result
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
