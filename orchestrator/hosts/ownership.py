@@ -158,13 +158,14 @@ def _started(pid: int) -> str | None:
     return None if state in "ZX" else fields[18]
 
 
-def _owner(pid: int) -> str:
+def owner_label(pid: int) -> str:
+    """Return the OWNER label of a process or thread of this machine."""
     return "/".join((*_machine(), str(pid), str(_started(pid))))
 
 
 def this_process() -> str:
     """Return the OWNER label of objects that this process makes."""
-    return _owner(os.getpid())
+    return owner_label(os.getpid())
 
 
 @contextmanager
@@ -175,7 +176,7 @@ def bringing_up() -> Iterator[str]:
     thread.start()
     pid = thread.native_id or 0
     try:
-        yield _owner(pid)
+        yield owner_label(pid)
     finally:
         over.set()
         thread.join()

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from orchestrator.testing.failure import Missing, NotArrived, Unexpected, Unsettled
     from orchestrator.testing.mailbox import Mailbox
     from orchestrator.testing.message import Attachment, Link, Message
+    from orchestrator.testing.plugin import mail_bed_fixture
     from orchestrator.testing.rules import Rule
 
 _MODULES = {
@@ -36,6 +37,7 @@ _MODULES = {
     "Link": "message",
     "Message": "message",
     "Rule": "rules",
+    "mail_bed_fixture": "plugin",
 }
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "Rule",
     "Unexpected",
     "Unsettled",
+    "mail_bed_fixture",
 ]
 
 

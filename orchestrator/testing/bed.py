@@ -23,6 +23,7 @@ from orchestrator.testing.inbox import BedInbox
 from orchestrator.testing.mailbox import Mailbox
 from orchestrator.testing.outgoing import compose
 from orchestrator.testing.relay import BedRelay
+from orchestrator.testing.rules import Rule
 from orchestrator.testing.watchdog import guarded
 from orchestrator.up.attach import attach
 from orchestrator.up.bed import RecordedBed, RunningBed
@@ -50,6 +51,8 @@ class MailBed(Definition):
         self._running: RunningBed | None = None
         self._inbox: BedInbox | None = None
         self._id = ""
+        self.rules: list[Rule] = []
+        """Rules and faults that this object made, the oldest first, with those that were removed."""
         super().__init__(bed, name)
 
     # ------------------------------------------------------------------------------------------------------- its life
@@ -123,7 +126,7 @@ class MailBed(Definition):
             self.stop()
 
     def _take(self, id_: str, running: RunningBed) -> None:
-        inbox = BedInbox(running)
+        inbox = BedInbox(running, self.rules)
         inbox.begin()
         self._id, self._running, self._inbox = id_, running, inbox
 
@@ -165,12 +168,12 @@ class MailBed(Definition):
     @property
     def inbox(self) -> BedInbox:
         """The inbox, to which all mail comes."""
-        return self._inbox or BedInbox(self.running)
+        return self._inbox or BedInbox(self.running, self.rules)
 
     @property
     def dns(self) -> BedDns:
         """The DNS of the bed."""
-        return BedDns(self.running.dns)
+        return BedDns(self.running.dns, self.rules)
 
     @property
     def ca(self) -> str:

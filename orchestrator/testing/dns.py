@@ -9,8 +9,8 @@ from orchestrator.up.dns import Dns
 class BedDns:
     """The DNS server of a bed, and the gate before it. Methods raise InvalidInput for a bad name, type or record."""
 
-    def __init__(self, dns: Dns) -> None:
-        self._dns = dns
+    def __init__(self, dns: Dns, made: list[Rule]) -> None:
+        self._dns, self._made = dns, made
 
     def set(self, name: str, kind: str, *data: str, ttl: int = 60) -> None:
         """Replace the records of a name and type: ``set("example.com", "MX", "10 inbox.nodes.test.")``.
@@ -35,7 +35,8 @@ class BedDns:
         questions, this many. ``delay_s``: seconds before the answer.
         """
         made = self._dns.fail(name, kind, then, times=times, delay_s=delay_s)
-        return Rule(self, made["id"], f"{kind} {name}: {then}")
+        self._made.append(Rule(self, made["id"], f"{kind} {name}: {then}"))
+        return self._made[-1]
 
     def queries(self, name: str | None = None, kind: str | None = None, *, after: int = 0) -> list[dict[str, Any]]:
         """Return the questions that the nodes asked, the oldest first, at most the last 100,000.

@@ -23,8 +23,8 @@ class BedInbox(MakesRules):
     not answer. Rules that its methods make stay in force until they are removed.
     """
 
-    def __init__(self, bed: RunningBed) -> None:
-        self._bed = bed
+    def __init__(self, bed: RunningBed, made: list[Rule]) -> None:
+        self._bed, self._made = bed, made
         self.api = bed.inbox
         """The inbox as commands hold it: its HTTP API."""
         self._after = self._since = 0
@@ -130,7 +130,9 @@ class BedInbox(MakesRules):
         """Put a rule in front of all others; ``given``: as the methods of the actions take it."""
         rule = words.rule(then, given)
         made = self.api.add_rule(rule)
-        return Rule(self, made["id"], ", ".join(f"{name}: {value}" for name, value in rule.items()))
+        text = ", ".join(f"{name}: {value}" for name, value in rule.items())
+        self._made.append(Rule(self, made["id"], text))
+        return self._made[-1]
 
     def remove(self, rule: int) -> int:
         """Remove the rule with this id, and return its hits; raises InvalidInput if there is none."""

@@ -1,4 +1,4 @@
-"""The relay of a bed that is up: its queue, its log, and its restart."""
+"""The relay of a bed that is up: its queue, its log, its restart."""
 
 import re
 from collections.abc import Sequence
@@ -30,6 +30,20 @@ class Relay:
         if (queue := services.queue_of(self.node.plan.service)) and queue.flush:
             self.node.ask(*queue.flush)
 
+    def restart(self) -> None:
+        """Stop the relay and start it again in its container: its queue and its published ports stay.
+
+        Connections of its clients break, and new ones are refused until it serves again, which is before the return.
+
+        Raises:
+            InvalidInput: its service has no command for that.
+            TimedOut: it does not serve within 60 s.
+        """
+        service = services.service(self.node.plan.service)
+        if not isinstance(service, services.Restarts):
+            raise InvalidInput("a relay that can restart in its container", f"service {service.name}", "use postfix")
+        self.node.ask(*service.restart)
+
     def queue(self) -> Sequence[Queued]:
         """Return the messages in the queue; it misses no message that moves meanwhile.
 
@@ -60,17 +74,3 @@ class Relay:
             found = f"node {self.node.name}, service {self.node.plan.service}"
             raise InvalidInput("a relay that lists its queue", found, "use the service postfix")
         return queue.listing
-
-    def restart(self) -> None:
-        """Stop the relay and start it again in its container: its queue and its published ports stay.
-
-        Connections of its clients break, and new ones are refused until it serves again, which is before the return.
-
-        Raises:
-            InvalidInput: its service has no command for that.
-            TimedOut: it does not serve within 60 s.
-        """
-        service = services.service(self.node.plan.service)
-        if not isinstance(service, services.Restarts):
-            raise InvalidInput("a relay that can restart in its container", f"service {service.name}", "use postfix")
-        self.node.ask(*service.restart)

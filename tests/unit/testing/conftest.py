@@ -37,7 +37,7 @@ class Bed:
             container.start()
             nodes[node.name] = RunningNode(plan=node, container=container, ports={"8025/tcp": served.http})
         self.running = RunningBed(host=host, plan=plan, nodes=nodes)
-        self.inbox = BedInbox(self.running)
+        self.inbox = BedInbox(self.running, [])
 
     def _answer(self, spec: ContainerSpec, command: tuple[str, ...]) -> Output:
         if spec.name == "gate":
