@@ -11,7 +11,7 @@ import dns.rdata
 import dns.rdatatype
 
 from orchestrator import services
-from orchestrator.agents.dns_gate import Action, DnsRule
+from orchestrator.agents.dns_rules import Action, DnsRule
 from orchestrator.bed.model import checked
 from orchestrator.errors import EngineFailed, InvalidInput
 from orchestrator.services import TakesUpdates, dns_gate
