@@ -361,19 +361,14 @@ def _node(bed: str | None, name: str, *, running: bool = False) -> "RunningNode"
 
     host = docker.connect()
     deployed = find(host, bed, "`--bed ID`")
-    if name in deployed.lost:
-        do = f"`testbed down {deployed.id}`, then `testbed up` again"
-        raise EngineFailed(f"node {name} of bed {deployed.bed}", "its container was removed", do)
-    nodes = attach(host, deployed).nodes
+    deployed.check_kept(name)
+    attached = attach(host, deployed)
+    nodes = attached.nodes
     if name in deployed.nodes and name not in nodes:
         raise unfinished(deployed)
     if name not in nodes:
         raise InvalidInput(f"a node of bed {deployed.bed}", repr(name), f"choose one of {', '.join(sorted(nodes))}")
-    container = deployed.node(name)
-    if running and container and container.state != "running":
-        do = f"see `testbed logs --bed {deployed.id} {name}`"
-        raise EngineFailed(f"node {name} running", f"it is {container.state}", do)
-    return nodes[name]
+    return attached.running(name) if running else nodes[name]
 
 
 def _forward(deployed: "DeployedBed", machine: "Target | None") -> str | None:
