@@ -54,6 +54,12 @@ def built_in_beds() -> list[str]:
     return sorted(path.stem for path in (Path(__file__).parents[1] / "bed" / "builtin").glob("*.yaml"))
 
 
+BedArgument = Annotated[
+    str,
+    typer.Argument(metavar="BED", help="A built-in bed (see list) or a YAML file.", autocompletion=built_in_beds),
+]
+
+
 def made_runs(ctx: typer.Context) -> list[str]:
     """Name the runs, for shell completion."""
     from orchestrator.measurements.rundir import RunDir

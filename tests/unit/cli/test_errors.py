@@ -15,7 +15,7 @@ import typer
 
 from orchestrator import cli
 from orchestrator.bed import zones
-from orchestrator.cli import beds, shell
+from orchestrator.cli import chosen, shell
 from orchestrator.errors import ExitCode, InvalidInput
 from orchestrator.hosts import ContainerSpec, Output, docker
 from orchestrator.hosts.capacity import room_for_runs
@@ -340,7 +340,7 @@ def test_the_only_bed_is_found_beside_the_helper_of_another_command(
     helper = Identity.reading()
     host.create(ContainerSpec(name="helper", image="x", command=("true",), labels=helper.labels()))
     monkeypatch.setattr(docker, "connect", lambda: host)
-    assert beds.find(host, None, "its id").id == "0000000a"
+    assert chosen.find(host, None, "its id").id == "0000000a"
     assert testbed("down").code == 0
     assert [found.name for found in host.find({})] == ["helper"]
 
