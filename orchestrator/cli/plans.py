@@ -24,7 +24,11 @@ def plan(
     cpus: Annotated[int, typer.Option(min=1, help="Number of CPUs of the host to plan for.")] = _CPUS,
     output: Annotated[
         Literal["text", "json", "compose"],
-        typer.Option("--format", help="text for people, json for scripts, compose for `docker compose`."),
+        typer.Option(
+            "--format",
+            callback=shell.errors_as,
+            help="text for people, json for scripts, compose for `docker compose`.",
+        ),
     ] = "text",
 ) -> None:
     """Print the plan of a bed without starting it: addresses, files, limits, and the needed resources of the host."""
@@ -92,7 +96,9 @@ def graph(
     families: shell.FamiliesOption = None,
     output: Annotated[
         Literal["mermaid", "dot", "json"],
-        typer.Option("--format", help="mermaid for Markdown, dot for Graphviz, json for scripts."),
+        typer.Option(
+            "--format", callback=shell.errors_as, help="mermaid for Markdown, dot for Graphviz, json for scripts."
+        ),
     ] = "mermaid",
 ) -> None:
     """Draw a bed: its networks, and its nodes with roles, addresses and published ports."""
