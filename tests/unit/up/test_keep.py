@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from orchestrator.bed.model import Bed, parse_bed
 from orchestrator.bed.wiring import PUBLISHED
 from orchestrator.cli import beds
 from orchestrator.errors import EngineFailed, ExitCode, HostCannot, InvalidInput
-from orchestrator.hosts import Endpoint, NetworkSpec, docker, networks, ownership
+from orchestrator.hosts import Endpoint, NetworkSpec, capacity, docker, networks, ownership
 from orchestrator.hosts.cleaning import clean
 from orchestrator.hosts.fake import FakeHost
 from orchestrator.hosts.helper import HELPER
@@ -214,6 +215,25 @@ def test_of_two_commands_that_make_one_bed_at_the_same_time_the_younger_withdraw
         assert not (tmp_path / "runs").exists()
     else:
         assert call().state == "running"
+
+
+def test_a_command_that_withdraws_says_so_and_shows_the_bed_of_the_other(
+    engine: Breaking, call: Callable[..., DeployedBed], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    admit, winners, steps = capacity.admit, list[DeployedBed](), Steps()
+
+    def admitted(*words: Any, **further: Any) -> None:
+        monkeypatch.setattr(capacity, "admit", admit)
+        winners.append(call())
+        admit(*words, **further)
+
+    monkeypatch.setattr(capacity, "admit", admitted)
+    assert [up(engine, a_bed(), runs=tmp_path / "others", steps=steps)] == winners
+    assert steps.said[-1] == f"this is bed one {winners[0].id} of the other command"
+    assert [step["name"] for step in steps.taken][-2:] == [
+        "withdraw: another command began first to bring this bed up",
+        "look at the beds that are up",
+    ]
 
 
 def test_a_bed_that_withdraws_has_not_taken_the_name_of_the_guest_network(
