@@ -103,8 +103,10 @@ def graph(
 ) -> None:
     """Draw a bed: its networks, and its nodes with roles, addresses and published ports."""
     from orchestrator.bed import builtin
+    from orchestrator.hosts import docker
     from orchestrator.plan import graph as drawing
     from orchestrator.plan import make_plan
+    from orchestrator.up.attach import attach
 
     options = domains or parent or families
     if builtin.is_named(bed) and (options or not _is_up(bed)):
@@ -113,8 +115,9 @@ def graph(
     elif options:
         raise InvalidInput("a bed file for --domains, --parent and --families", f"bed {bed!r}", "leave them out")
     else:
-        up = chosen.attached(bed, "`testbed graph ID`")
-        drawn = drawing.of_plan(up.plan, {name: node.ports for name, node in up.nodes.items()})
+        host = docker.connect()
+        found = chosen.find(host, bed, "`testbed graph ID`")
+        drawn = drawing.of_plan(attach(host, found).plan, found.ports, found.published_at)
     if output == "json":
         shell.print_json(drawn.to_dict())
     else:

@@ -142,6 +142,7 @@ def test_another_bed_of_the_same_name_is_named_and_another_name_helps(call: Call
 
 
 def test_a_bed_is_published_where_its_command_said_and_not_found_again_for_another_address(
+    testbed: Command,
     engine: Breaking,
     call: Callable[..., DeployedBed],
     monkeypatch: pytest.MonkeyPatch,
@@ -149,6 +150,7 @@ def test_a_bed_is_published_where_its_command_said_and_not_found_again_for_anoth
     monkeypatch.setattr(networks, "require_address", lambda *_: None)
     bed = call(publish_at="192.0.2.1")
     assert (bed.to_dict()["published_at"], call(publish_at="192.0.2.1")) == ("192.0.2.1", bed)
+    assert json.loads(testbed("graph", bed.id, "--format", "json").out)["published_at"] == "192.0.2.1"
     specs = [engine.specs[container.id] for container in bed.containers]
     assert {spec.publish_at for spec in specs} == {"192.0.2.1"}
     assert all(PUBLISHED in spec.files for spec in specs)
