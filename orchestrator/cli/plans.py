@@ -33,7 +33,7 @@ def plan(
 ) -> None:
     """Print the plan of a bed without starting it: addresses, files, limits, and the needed resources of the host."""
     from orchestrator.bed import builtin
-    from orchestrator.measurements.rundir import write_files
+    from orchestrator.measurements.files import write_files
     from orchestrator.plan import make_plan
     from orchestrator.up import compose
 
