@@ -251,8 +251,8 @@ class MailBed(Definition):
 
     def pause(self, node: str) -> AbstractContextManager[None]:
         """Stop a node's processes during the block (cgroup freezer): its connections stay open, and nothing answers."""
-        return self.running.named(node).pause()
+        return self.running.running(node).pause()
 
     def partition(self, one: str, other: str) -> AbstractContextManager[None]:
         """Let nothing pass between two nodes during the block, without an error, as over a broken network."""
-        return partition(self.running.plan, self.running.named(one), self.running.named(other))
+        return partition(self.running.plan, self.running.running(one), self.running.running(other))
