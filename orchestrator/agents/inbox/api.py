@@ -168,6 +168,24 @@ class Served:
         return where
 
 
+class Parked:
+    """A request that waits for messages, and evaluates each message once."""
+
+    def __init__(self, spool: Spool, where: search.Condition, count: int) -> None:
+        self._spool, self._where, self._count = spool, where, count
+        self._matched = self._newest = 0
+
+    def look(self) -> list[Stored] | None:
+        """Return the messages that match, if they are as many as are waited for."""
+        if search.by_marks(self._where):
+            self._matched = self._newest = 0
+        self._matched += self._spool.total(*self._where, after=self._newest)
+        self._newest = self._spool.newest
+        if self._matched >= self._count:  # some may have been deleted
+            self._matched = self._spool.total(*self._where)
+        return self._spool.find(*self._where, limit=_PAGE) if self._matched >= self._count else None
+
+
 async def _here(request: Request) -> Served:
     served: Served = request.app.state.here
     return served
@@ -258,8 +276,7 @@ async def wait(
     timeout: Annotated[float, Query(ge=0, le=MOST_WAIT_S, description="seconds")] = 30.0,  # noqa: ASYNC109
 ) -> Listing:
     """Wait until ``count`` messages match; they may have come before. The request is parked, nothing polls."""
-    look = partial(_enough, here.spool, where, count)
-    found = await here.feed.until(look, timeout, MESSAGE)
+    found = await here.feed.until(Parked(here.spool, where, count).look, timeout, MESSAGE)
     if found is None:
         total = here.spool.total(*where)
         last = [event.data["reply"] for event in here.spool.events(max(0, here.spool.cursor - _FEW), ["attempt"])]
@@ -380,11 +397,6 @@ async def remove(inbox: InboxReception, where: search.Condition) -> Gone:
         deleted += gone
         await asyncio.sleep(0)
     return Gone(deleted=deleted)
-
-
-def _enough(spool: Spool, where: search.Condition, count: int) -> list[Stored] | None:
-    """Return the messages that match, if they are as many as are waited for."""
-    return spool.find(*where, limit=_PAGE) if spool.total(*where) >= count else None
 
 
 def framed(html: str) -> Response:

@@ -58,6 +58,12 @@ CREATE TABLE IF NOT EXISTS events (
 _COLUMNS = "t, sender, client, helo, user, tls, size, file, at, subject, message_id, head"
 _INSERT = f"INSERT INTO messages ({_COLUMNS}) VALUES ({', '.join('?' * 12)})"  # noqa: S608
 _CHUNK = 256 * 1024
+_NEWER = """
+WITH messages AS NOT MATERIALIZED (SELECT * FROM main.messages WHERE id > {0}),
+     addresses AS NOT MATERIALIZED (SELECT * FROM main.addresses WHERE message > {0}),
+     tags AS NOT MATERIALIZED (SELECT * FROM main.tags WHERE message > {0})
+"""
+"""Before a query: it sees only messages with a larger id, and reads no row of the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,11 +264,18 @@ class Spool:
             raise KeyError(id_)
         return found[0]
 
-    def total(self, where: str = "1", args: Sequence[object] = ()) -> int:
-        """Return the number of messages that fulfil a condition."""
+    def total(self, where: str = "1", args: Sequence[object] = (), *, after: int = 0) -> int:
+        """Return the number of messages with an id above ``after`` that fulfil a condition."""
         self._catch_up(where)
-        (count,) = self._index.execute(f"SELECT count(*) FROM messages WHERE {where}", args).fetchone()  # noqa: S608
+        only = _NEWER.format(after) if after else ""
+        (count,) = self._index.execute(f"{only} SELECT count(*) FROM messages WHERE {where}", args).fetchone()  # noqa: S608
         return int(count)
+
+    @property
+    def newest(self) -> int:
+        """The id of the newest message; 0 without messages."""
+        (newest,) = self._index.execute("SELECT coalesce(max(id), 0) FROM messages").fetchone()
+        return int(newest)
 
     def ids(self, where: str = "1", args: Sequence[object] = ()) -> list[int]:
         """Return the ids of all messages that fulfil a condition."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 from orchestrator.agents.inbox import mime
 
-MATCHES = "id IN (SELECT rowid FROM words WHERE words MATCH ?)"
+MATCHES = "id IN (SELECT rowid FROM words WHERE words MATCH ? AND rowid >= (SELECT min(id) FROM messages))"
 """A condition on the table ``messages``; its parameter is an FTS5 query."""
 LIMIT = 1024 * 1024
 """Maximum octets of a message that are indexed, from its start."""
