@@ -20,6 +20,7 @@ from fastapi.responses import PlainTextResponse, Response
 
 from orchestrator.agents.inbox import head, mime, search
 from orchestrator.agents.inbox.api import ATTACHED, LARGEST, SEALED, Here, Served, framed, media_type, remove
+from orchestrator.agents.inbox.folding import not_named
 from orchestrator.agents.inbox.mailpit_bodies import Address, Chaos, Ids, Reading, Renaming, Send, Tagging, Trigger
 from orchestrator.agents.inbox.spool import Envelope, Stored
 from orchestrator.agents.inbox.words import MATCHES
@@ -303,8 +304,8 @@ async def _listing(here: Served, where: search.Condition, start: int, limit: int
 
 def _listed(stored: Stored) -> dict[str, Any]:
     fields = stored.head
-    named = {one["address"].lower() for name in ("to", "cc", "bcc") for one in fields[name]}
-    hidden = [{"name": "", "address": to} for to in stored.envelope.recipients if to.lower() not in named]
+    named = [one["address"] for name in ("to", "cc", "bcc") for one in fields[name]]
+    hidden = [{"name": "", "address": to} for to in not_named(stored.envelope.recipients, named)]
     author = fields["author"][0] if fields["author"] else {"name": "", "address": stored.envelope.sender}
     return {
         "ID": str(stored.id),

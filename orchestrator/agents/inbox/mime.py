@@ -87,9 +87,9 @@ class Body:
         return _SPACE.sub(" ", text[: 40 * SNIPPET]).strip()[:SNIPPET]
 
     @property
-    def words(self) -> str:
+    def words(self) -> list[str]:
         """All texts without their markup, and the names of attached files, for searches."""
-        return " ".join(part.filename if part.attachment else part.shown for part in self.parts)
+        return [part.filename if part.attachment else part.shown for part in self.parts]
 
     def part(self, id_: str) -> Part:
         """Return a part.
