@@ -300,6 +300,17 @@ class Spool:
         name, at, size = place
         return self._read(name, at, size if most is None else min(size, most))
 
+    def path(self, id_: int) -> Path:
+        """Return the file of a message of more than ``content.IN_MEMORY`` octets, which has nothing else in it.
+
+        Raises:
+            KeyError: no such message is kept.
+        """
+        place = self._index.execute("SELECT file FROM messages WHERE id = ?", (id_,)).fetchone()
+        if place is None:
+            raise KeyError(id_)
+        return self.folder / str(place[0])
+
     def raw(self, id_: int) -> bytes:
         """Return the octets of a message.
 

@@ -71,16 +71,16 @@ def test_lists_and_searches(inbox: Inbox, mailpit: MailpitClient) -> None:
 def test_a_large_message_is_read_beside_others(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
     threads = []
 
-    def read(message: bytes) -> mime.Body:
+    def read(path: Path) -> mime.Body:
         threads.append(threading.current_thread())
-        return whole(message)
+        return whole(path)
 
-    whole = mime.read
+    whole = mime.read_file
     message = letter("bob@example.com")
     message.add_attachment(bytes(2 << 20), "application", "zip", filename="large.zip")
     send(inbox, message)
     assert inbox.client.get("/api/v1/messages").json()["messages"][0]["Attachments"] == 2
-    monkeypatch.setattr(mime, "read", read)
+    monkeypatch.setattr(mime, "read_file", read)
     for path in ("/api/v1/message/1", "/api/v1/message/1/part/2", "/view/1.txt", "/api/messages/1"):
         assert inbox.client.get(path).status_code == 200
     assert len(threads) == 4
