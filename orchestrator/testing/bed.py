@@ -3,7 +3,6 @@
 import atexit
 import os
 import secrets
-import smtplib
 import ssl
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack
@@ -16,21 +15,17 @@ from orchestrator.bed.wiring import AUTHORITY
 from orchestrator.errors import EngineFailed, InvalidInput
 from orchestrator.hosts import Host, docker
 from orchestrator.hosts.ownership import Kind, deployed_beds
-from orchestrator.testing import life, traffic
+from orchestrator.testing import life, outgoing, traffic
 from orchestrator.testing.definition import Definition
 from orchestrator.testing.dns import BedDns
 from orchestrator.testing.inbox import BedInbox
 from orchestrator.testing.mailbox import Mailbox
-from orchestrator.testing.outgoing import compose
 from orchestrator.testing.relay import BedRelay
 from orchestrator.testing.rules import Rule
 from orchestrator.testing.watchdog import guarded
 from orchestrator.up.attach import attach
 from orchestrator.up.bed import RecordedBed, RunningBed
 from orchestrator.up.partition import partition
-
-_SMTP_S = 30.0
-"""Time limit of each reply of the relay to ``send``."""
 
 
 class MailBed(Definition):
@@ -234,12 +229,8 @@ class MailBed(Definition):
         """
         recipients = [to] if isinstance(to, str) else list(to)
         source = f"test@{self._bed.domain_names[0]}" if sender is None else sender
-        made = compose(recipients, source, subject, text, attachments or {}) if message is None else message
-        with smtplib.SMTP(self.relay.host, self.relay.port, timeout=_SMTP_S) as smtp:
-            if isinstance(made, bytes):
-                smtp.sendmail(source, recipients, made)
-            else:
-                smtp.send_message(made, source, recipients)
+        made = message or outgoing.compose(recipients, source, subject, text, attachments or {})
+        outgoing.send(self.relay.host, self.relay.port, made, source, recipients)
 
     def settle(self, timeout: float = 10.0) -> None:
         """Wait up to ``timeout`` seconds until no mail is queued, deferred or on its way.

@@ -94,7 +94,7 @@ class Message:
     def attachments(self) -> list[Attachment]:
         """The attached files, and those that the HTML refers to."""
         parts = (*self._body.attachments, *self._body.inline)
-        return [Attachment(part.filename, part.content_type, part.content) for part in parts]
+        return [Attachment(part.filename, part.content_type, b"".join(part.octets())) for part in parts]
 
     def attachment(self, name: str) -> Attachment:
         """Return the first attachment of this file name.

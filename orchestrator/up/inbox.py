@@ -187,7 +187,8 @@ class Inbox:
         except urllib.error.HTTPError as error:
             raise _refused(error.code, error.read()) from None
         except (OSError, HTTPException) as error:
-            raise _unreachable(error) from error
+            with self.node.death_first():
+                raise _unreachable(error) from error
 
 
 def _path(path: str, words: Mapping[str, Any]) -> str:

@@ -289,6 +289,14 @@ def test_mail_is_deferred_twice_and_taken_then(inbox: Inbox) -> None:
     ] * 2
 
 
+@pytest.mark.parametrize("pattern", ["*@bücher.example", "*@xn--BCHER-kva.example", "JOSÉ@*"])
+@pytest.mark.parametrize("domain", ["Bücher.example", "xn--bcher-kva.example"])
+def test_a_rule_knows_both_forms_of_a_domain(inbox: Inbox, pattern: str, domain: str) -> None:
+    inbox.rules({"to": pattern, "then": "reject", "reply": "550 5.1.1 no"})
+    text = f"EHLO x\r\nMAIL FROM:<a@d0.test> SMTPUTF8\r\nRCPT TO:<josé@{domain}>\r\nQUIT\r\n"
+    assert "550 5.1.1 no" in talk(inbox, text.encode())
+
+
 @pytest.mark.parametrize("on", ["connect", "ehlo", "mail", "rcpt", "data", "message"])
 def test_a_session_is_refused_at_each_moment(inbox: Inbox, on: str) -> None:
     inbox.rules({"on": on, "then": "reject", "reply": "554 5.7.1 not you"})
