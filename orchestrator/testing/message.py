@@ -82,12 +82,12 @@ class Message:
 
     @property
     def text(self) -> str:
-        """The first plain text that is not attached, with LF; empty without one."""
+        """The first plain text that is not attached, its first MiB, with LF; empty without one."""
         return self._body.text
 
     @property
     def html(self) -> str:
-        """The first HTML that is not attached, with LF; empty without one."""
+        """The first HTML that is not attached, its first MiB, with LF; empty without one."""
         return self._body.html
 
     @property

@@ -77,14 +77,14 @@ def test_none_is_expected_of_mail_that_was_refused(bed: MailBed, box: Mailbox) -
 
 
 def test_mail_that_arrives_during_the_check_fails_it(box: Mailbox, bed: MailBed) -> None:
-    with box.tarpit(1.0, on="message"):
+    with box.tarpit(1.0):
         bed.send(to=box, subject="slow")
         with pytest.raises(Unexpected, match="slow"):
             box.expect_none(subject="slow")
 
 
 def test_mail_that_is_queued_or_deferred_fails_the_check(box: Mailbox, bed: MailBed) -> None:
-    with box.tarpit(3.0, on="message"):
+    with box.tarpit(3.0):
         bed.send(to=box, subject="queued")
         with pytest.raises(Unexpected, match=f"(?s)still on its way.*{box}"):
             box.expect_none(timeout=0.2)
@@ -151,11 +151,11 @@ def test_four_with_four_rules_at_once_see_their_own_only(bed: MailBed) -> None:
 
 def test_dns_is_changed_and_broken(bed: MailBed) -> None:
     to = bed.mailbox("example.org")
-    with bed.dns.fail("example.org", "MX", "NXDOMAIN", times=1) as fault:
+    with bed.dns.fail("example.org", then="NXDOMAIN") as fault:
         bed.send(to=to, sender=bed.mailbox())
         to.expect_none()
-        assert fault.hits == 1
-    assert bed.dns.queries("example.org.", "MX")[-1]["rcode"] == "NXDOMAIN"
+    assert fault.hits == len([one for one in bed.dns.queries("example.org") if one["rcode"] == "NXDOMAIN"]) > 0
+    assert bed.dns.queries("EXAMPLE.org.", "MX")[-1]["rcode"] == "NXDOMAIN"
     assert [one["id"] for one in bed.dns.faults() if one["id"] == fault.id] == []
     bed.dns.set("here.example.org", "MX", "10 inbox.nodes.test.")
     box = bed.mailbox("here.example.org")
