@@ -74,7 +74,7 @@ class RunningBed:
         for node in self.nodes.values():
             if node.plan.service == inbox.SERVICE.name:
                 machine = self.host.address.host if self.host.address else "localhost"
-                return Inbox(node=node, relay=self._first(Role.RELAY), machine=machine)
+                return Inbox(node=node, machine=machine)
         raise InvalidInput("a node of the service inbox", f"none in bed {self.plan.bed.name}", "use the bed `mail`")
 
     @property

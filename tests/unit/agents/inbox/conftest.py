@@ -51,10 +51,10 @@ class Inbox:
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
         self._serving = self.call(lambda: Serving(make()))
-        self._wait(self._serving.open(["127.0.0.1"], Ports(smtp=(0,), smtps=0, http=0)))
+        self._wait(self._serving.open(["127.0.0.1"], Ports(smtp=(0,), smtps=0, http=0, log=0)))
         self.feed, self.reception = self._serving.feed, self._serving.reception
         self.spool = self.reception.spool
-        ((self.port,), (self.smtps,), (self.http,)) = self._serving.ports.values()
+        ((self.port,), (self.smtps,), (self.http,), self.log) = self._serving.ports.values()
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.http}", timeout=10)
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
