@@ -40,10 +40,10 @@ def inbox(mail: Up) -> Iterator[httpx.Client]:
         yield client
 
 
-def deliver(mail: Up, inbox: httpx.Client, message: bytes, node: str = "relay") -> int:
-    """Send a message through the relay, or to the inbox itself, and return its id."""
+def deliver(mail: Up, inbox: httpx.Client, message: bytes) -> int:
+    """Send a message through the relay, and return its id."""
     newest = max((m["id"] for m in inbox.get("/messages").json()["messages"]), default=0)
-    with smtplib.SMTP("127.0.0.1", mail.port(node, "25/tcp"), timeout=10) as smtp:
+    with smtplib.SMTP("127.0.0.1", mail.port("relay", "25/tcp"), timeout=10) as smtp:
         smtp.sendmail("ann@example.org", ["bob@example.com"], message)
     (kept,) = inbox.get("/wait", params={"after": newest, "timeout": 30}).json()["messages"]
     return int(kept["id"])

@@ -105,7 +105,7 @@ def test_a_line_of_the_real_gather_comes_through(
     inbox = make_inbox(relays={"other": ["127.0.0.9"], "relay": ["127.0.0.1"]})
     id_ = send(inbox, "127.0.0.1")
     words = ("--copy", "127.0.0.1", str(inbox.log[0]), str(tmp_path / "copy"))
-    command = [GATHER, *words, "sh", "-c", 'echo "$0"; read _', LINES[0]]
+    command: list[str | Path] = [GATHER, *words, "sh", "-c", 'echo "$0"; read _', LINES[0]]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
         found = log(inbox, id_, known=0)
         process.communicate(b"\n", timeout=10)
