@@ -35,10 +35,9 @@ _RECEIVED = re.compile(r"\sid ([0-9A-Za-z]+)\b")
 
 _SCHEMA = """
 CREATE TABLE lines (
-    queue_id TEXT NOT NULL, relay TEXT NOT NULL, n INTEGER NOT NULL, t INTEGER NOT NULL, text TEXT NOT NULL,
-    PRIMARY KEY (queue_id, relay, n)
-) WITHOUT ROWID;
-CREATE INDEX by_age ON lines (n);
+    n INTEGER PRIMARY KEY, queue_id TEXT NOT NULL, relay TEXT NOT NULL, t INTEGER NOT NULL, text TEXT NOT NULL
+);
+CREATE INDEX by_queue_id ON lines (queue_id);
 """
 
 
@@ -101,8 +100,8 @@ class RelayLogs:
         self.relays = [Relay(name, frozenset(addresses)) for name, addresses in relays.items()]
         self.changed = changed
         self._most_text = most_text
-        self._text = self._count = self._pruned = 0
-        """Characters of text that are kept; lines that were kept; lines of these that were removed again."""
+        self._text = 0
+        """Characters of text that are kept."""
         file.unlink(missing_ok=True)
         self._index = sqlite3.connect(file, isolation_level=None)
         self._index.execute("PRAGMA journal_mode = MEMORY")
@@ -145,15 +144,13 @@ class RelayLogs:
                 continue
             relay.dropped += number - relay.newest - 1
             relay.newest = number
-            if queue_ids := set(_QUEUE_ID.findall(text)):
-                self._count += 1
-                rows += [(queue_id, relay.name, self._count, t, text) for queue_id in queue_ids]
+            rows += [(queue_id, relay.name, t, text) for queue_id in set(_QUEUE_ID.findall(text))]
         if not rows:
             return
         try:
             with self._index:
                 self._index.execute("BEGIN")
-                self._index.executemany("INSERT INTO lines VALUES (?, ?, ?, ?, ?)", rows)
+                self._index.executemany("INSERT INTO lines (queue_id, relay, t, text) VALUES (?, ?, ?, ?)", rows)
             self._text += sum(len(text) for *_, text in rows)
             while self._text > self._most_text:
                 self._prune()
@@ -164,12 +161,12 @@ class RelayLogs:
 
     def _prune(self) -> None:
         """Remove the oldest lines."""
-        self._pruned = min(self._pruned + _PRUNED, self._count)
-        query = "DELETE FROM lines WHERE n <= ? RETURNING n, relay, length(text)"
-        gone = self._index.execute(query, (self._pruned,)).fetchall()
-        self._text -= sum(length for _, _, length in gone)
+        oldest = "SELECT n FROM lines ORDER BY n LIMIT ?"
+        query = f"DELETE FROM lines WHERE n IN ({oldest}) RETURNING relay, length(text)"  # noqa: S608
+        gone = self._index.execute(query, (_PRUNED,)).fetchall()
+        self._text -= sum(length for _, length in gone)
         for relay in self.relays:
-            relay.dropped += len({n for n, name, _ in gone if name == relay.name})
+            relay.dropped += sum(name == relay.name for name, _ in gone)
 
     def close(self) -> None:
         """End the connections of the relays."""
