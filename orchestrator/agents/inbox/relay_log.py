@@ -56,7 +56,7 @@ class MessageLog(BaseModel):
     relay: str | None = Field(description="node that the message came from; null: no relay of the bed")
     queue_id: str = Field(description="of the message in the relay")
     lines: list[LogLine]
-    problem: str = Field(description="why there are no lines, or some may be missing; empty: the log is complete")
+    problem: str = Field(description="why there are no lines, or some may be missing; empty: no reason is known")
 
 
 @dataclass(slots=True, eq=False)
@@ -75,9 +75,9 @@ class Relay:
 
     @property
     def problem(self) -> str:
-        """Why lines of the log may be missing; empty: none is."""
+        """Why lines of the log may be missing; empty: no reason is known."""
         if not self.log_id:
-            return f"Relay {self.name} has sent no log: its settings need `log_to` with the name of the inbox's node."
+            return f"Relay {self.name} has sent no log: it is not connected yet, or its settings lack `log_to`."
         dropped = f"{self.dropped} lines of the log of relay {self.name} are not kept." if self.dropped else ""
         away = "" if self.connections else f"Relay {self.name} is not connected: its newest lines are missing."
         return " ".join(filter(None, (dropped, away)))
