@@ -47,8 +47,9 @@ def inbox(
         shell.answer(output, deleted, lambda: shell.tell(f"deleted: {len(deleted)}"))
         return
     if log is not None:
-        lines = asked.relay_log(log)
-        shell.answer(output, lines, lambda: shell.tell("\n".join(plain(line["text"]) for line in lines)))
+        found = asked.relay_log(log)
+        texts = [*(line["text"] for line in found["lines"]), *filter(None, [found["problem"]])]
+        shell.answer(output, found, lambda: shell.tell("\n".join(map(plain, texts))))
         return
     listing = asked.messages(query=query, limit=limit)
 

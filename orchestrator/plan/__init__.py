@@ -190,6 +190,7 @@ def make_plan(bed: Bed, *, subnet: IPv4Network | None = None, cpus: int) -> Plan
             block=mail if name == sink else None,
             nodes=layout.nodes,
             first=first,
+            relays={relay: layout.nodes[relay] for relay, kind in kinds.items() if kind.role is Role.RELAY},
             families=bed.families,
             deliveries=deliveries,
             records=bed.records,

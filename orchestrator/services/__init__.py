@@ -66,6 +66,8 @@ class Site(Generic[S]):
     """The service address of every node of the bed, by name."""
     first: Mapping[Role, IPv4Address]
     """The service address of the first node of each role."""
+    relays: Mapping[str, IPv4Address]
+    """The service address of every relay of the bed, by name."""
     families: Families
     """Address families of mail and DNS; published ports always lead to ``v4``."""
     deliveries: tuple[Delivery, ...]

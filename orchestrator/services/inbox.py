@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from orchestrator.agents.rules import Rule
+from orchestrator.bed.addressing import twin
 from orchestrator.bed.model import Strict
 from orchestrator.bed.wiring import CERTIFICATE
 from orchestrator.services import Rendered, Role, Site
@@ -57,6 +58,7 @@ class Inbox:
             *("--spool", SPOOL, "--settings", _SETTINGS, "--rules", _RULES),
             *("--certificate", CERTIFICATE, "--name", site.node, "--domains", DOMAINS),
             *(("--relay", str(site.first[Role.RELAY])) if Role.RELAY in site.first else ()),
+            *(word for name, v4 in site.relays.items() for word in ("--log-from", name, str(v4), str(twin(v4)))),
         )
         return Rendered(
             command=(*PYTHON, "-m", "orchestrator.agents.inbox.server", *listen, *options),

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, StringConstraints
 
+from orchestrator.agents.inbox import relay_log
 from orchestrator.bed.addressing import twin
 from orchestrator.bed.model import Families, Strict
 from orchestrator.bed.wiring import CERTIFICATE, CONTROL, DIRECTORY
@@ -139,7 +140,7 @@ _LISTENING = 'listening() { ss -Hltn "! src 127.0.0.11" | tr -s " " | cut -d " "
 """Lists the addresses on which Postfix listens; 127.0.0.11 is Docker's resolver."""
 _PID = "/var/spool/postfix/pid/master.pid"
 _START = f"""\
-exec gather sh -uc '
+exec gather ${{2-}} sh -uc '
 {_LISTENING}
 stopped=
 trap "stopped=1; kill \\$(cat {_PID}) 2>/dev/null || kill -9 \\$child" HUP INT QUIT TERM
@@ -187,6 +188,8 @@ class Settings(Strict):
     users: dict[_Word, _Word] = Field(default_factory=dict)
     """Name -> password for AUTH (RFC 4954). With users, the relay offers STARTTLS on port 25, and submission with TLS
     and AUTH on ports 587 (RFC 6409) and 465 (RFC 8314). A user's own main.cf or master.cf has its own settings."""
+    log_to: str | None = None
+    """Name of an inbox's node that gets a copy of the log, for its page and API."""
 
 
 def _entries(printed: str) -> list[Queued]:
@@ -247,7 +250,7 @@ class Postfix:
         users = "".join(f"{name}\n{password}\n" for name, password in site.settings.users.items())
         sasl = {_USERS: users.encode(), _SASL: _AUXPROP.encode()} if users else {}
         return Rendered(
-            command=("sh", "-euc", "".join(script), "sh", _fatal(site)),
+            command=("sh", "-euc", "".join(script), "sh", _fatal(site), *_copy(site)),
             files={MAIN: main_cf.encode(), MASTER: master_cf.encode(), _QUICK_START: b"", **sasl},
             taken=frozenset({MAIN, MASTER, *packaged}),
             changes=tuple(changes),
@@ -273,6 +276,17 @@ def _fatal(site: Site[Settings]) -> str:
     """
     names = "|".join(re.escape(name) for name in site.settings.main_cf)
     return rf"unused parameter: ({names})=" if MAIN in site.files else "."
+
+
+def _copy(site: Site[Settings]) -> tuple[str, ...]:
+    """Return the option of gather that sends a copy of the log; raises InvalidInput if no such node takes it."""
+    to = site.settings.log_to
+    if to is None:
+        return ()
+    if to not in site.nodes.keys() - site.relays.keys():
+        raise InvalidInput(f"the name of an inbox's node as log_to of node {site.node}", repr(to), "correct it")
+    address = site.nodes[to] if site.families.has_v4 else twin(site.nodes[to])
+    return (f"--copy {address} {relay_log.PORT} /var/log/copy",)
 
 
 _PROTOCOLS = {"all": {4, 6}, "ipv4": {4}, "ipv6": {6}}

@@ -91,8 +91,7 @@ class RunningBed:
         for node in self.plan.nodes:
             if node.service == inbox.SERVICE.name:
                 machine = self.host.address.host if self.host.address else "localhost"
-                relay = next((other for other in self.nodes.values() if other.plan.role is Role.RELAY), None)
-                return Inbox(node=self.running(node.name), relay=relay, machine=machine)
+                return Inbox(node=self.running(node.name), machine=machine)
         raise InvalidInput("a node of the service inbox", f"none in bed {self.plan.bed.name}", "use the bed `mail`")
 
     @property

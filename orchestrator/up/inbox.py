@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 import json
-import re
 import socket
 import urllib.error
 import urllib.parse
@@ -17,7 +16,6 @@ from ipaddress import ip_address
 from typing import Any
 
 from orchestrator.agents.rules import Rule
-from orchestrator.bed.addressing import twin
 from orchestrator.bed.model import checked
 from orchestrator.errors import EngineFailed, InvalidInput, Problem, TimedOut
 from orchestrator.hosts.ownership import in_url
@@ -43,8 +41,6 @@ class Inbox:
     """
 
     node: RunningNode
-    relay: RunningNode | None
-    """The relay of the bed."""
     machine: str = "localhost"
     """Name or address of the engine's machine."""
 
@@ -157,21 +153,18 @@ class Inbox:
         removed: dict[str, Any] = self._ask(f"rules/{id_}", _ANSWER_S, "DELETE")
         return removed
 
-    def relay_log(self, message: int) -> list[dict[str, Any]]:
-        """Return the lines of the relay's log about a message, each with ``t`` (Unix time) and ``text``.
+    def relay_log(self, message: int) -> dict[str, Any]:
+        """Return the ``lines`` of the relay's log about a message, each with ``t`` (Unix time) and ``text``.
 
-        The newest Received field of the message names its queue id. Raises InvalidInput if the message did not come
-        through the relay.
+        ``problem``: why lines may be missing, or empty. Raises InvalidInput if the message did not come through the
+        relay.
         """
-        kept = self._ask(f"messages/{message}", _ANSWER_S)
-        received = next((value for name, value in kept["headers"] if name.lower() == "received"), "")
-        queued = re.search(r"\sid ([0-9A-Za-z]+)\b", received)
-        relay = self.relay
-        if relay is None or queued is None or kept["client"] not in {str(relay.plan.v4), str(twin(relay.plan.v4))}:
-            found = f"message {message} from {kept['client'] or 'HTTP'}, {received or 'without a Received field'}"
-            raise InvalidInput("a message that came through the bed's relay", plain(found), "see `testbed inbox`")
-        of_it = re.compile(rf"\b{queued[1]}\b")
-        return [{"t": round(line.t, 6), "text": line.text} for line in relay.log() if of_it.search(line.text)]
+        log: dict[str, Any] = self._ask(f"messages/{message}/log", _ANSWER_S)
+        if log["relay"] is None:
+            raise InvalidInput(
+                "a message that came through the bed's relay", plain(log["problem"]), "see `testbed inbox`"
+            )
+        return log
 
     def _ask(self, path: str, seconds: float, method: str = "GET", body: object = None, /, **words: Any) -> Any:
         return json.loads(self._answer(path, seconds, method, body, **words))

@@ -15,6 +15,7 @@ import pytest
 from tests.integration.browser import Browser
 from tests.unit.agents.inbox.conftest import Inbox, Tls, make_inbox, tls  # noqa: F401
 from tests.unit.agents.inbox.test_authentication import Records, records  # noqa: F401
+from tests.unit.agents.inbox.test_relay_log import LINES, numbered, relay
 
 HOSTILE = """
 <script>window.top.hacked = 1; document.title = 'hacked'</script>
@@ -135,6 +136,36 @@ def test_authentication_is_shown_as_text(inbox: Inbox, page: Browser, records: R
     ]
     assert page.value("window.hacked") is None
     assert page.console == []
+
+
+def test_the_log_of_the_relay_is_shown_as_text_as_it_comes(make_inbox: Callable[..., Inbox]) -> None:  # noqa: F811
+    inbox = make_inbox(relays={"relay": ["127.0.0.1"]})
+    send(
+        inbox,
+        headers={"Received": "from x by relay (Postfix) with ESMTP id 8DFD119A248; Fri, 27 Nov 2026 12:00:00 +0000"},
+    )
+    with Browser() as page, relay(inbox, "127.0.0.1") as connection:
+        visit(page, inbox, "#1")
+        click(page, "Relay's log")
+        panel = "document.querySelector('[role=tabpanel]').innerText"
+        page.wait(f"{panel}.includes('Relay relay has sent no log')")
+        lines = numbered(LINES[0].replace("unknown", TEXT), LINES[1])
+        connection.sendall(b"log a-1\n" + lines)
+        page.wait(f"{panel}.includes('nrcpt=1')")
+        assert page.value(panel).strip() == "\n".join([LINES[0].replace("unknown", TEXT), LINES[1]])
+        connection.sendall(numbered(LINES[2], first=3))
+        page.wait(f"{panel}.includes('status=deferred')")
+        assert page.value("window.hacked") is None
+        click(page, "Text")
+        page.wait("document.querySelector('[role=tabpanel] > pre')")
+        assert page.console == []
+
+
+def test_the_page_says_that_no_relay_has_a_log_of_a_message(inbox: Inbox, page: Browser) -> None:
+    send(inbox)
+    visit(page, inbox, "#1")
+    click(page, "Relay's log")
+    page.wait("document.querySelector('[role=tabpanel]').innerText.includes('not through a relay of the bed')")
 
 
 def test_rules_are_edited_and_attempts_are_listed(inbox: Inbox, page: Browser) -> None:

@@ -17,6 +17,7 @@ from orchestrator.agents import rules
 from orchestrator.agents.inbox import head, mime, search
 from orchestrator.agents.inbox.authentication import MOST_CHECKED, Authentication, check
 from orchestrator.agents.inbox.feed import MESSAGE, Feed
+from orchestrator.agents.inbox.relay_log import LOG, MessageLog, RelayLogs
 from orchestrator.agents.inbox.session import InboxReception
 from orchestrator.agents.inbox.spool import Event, Spool, Stored
 from orchestrator.agents.inbox.words import LIMIT
@@ -149,6 +150,7 @@ class Served:
 
     inbox: InboxReception
     feed: Feed
+    logs: RelayLogs
     checking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
     """At most this many authentication checks at a time, each in a thread."""
 
@@ -313,6 +315,22 @@ async def authentication(here: Here, stored: Kept) -> Authentication:
     async with here.checking:
         start = b"".join(here.spool.chunks(stored.id, MOST_CHECKED))
         return await asyncio.to_thread(check, start, stored.envelope, authors, whole=len(start) == stored.size)
+
+
+@api.get("/messages/{id_}/log")
+async def log(
+    here: Here,
+    stored: Kept,
+    known: Annotated[int, Query(ge=-1, le=LARGEST, description="wait for more lines than this")] = -1,
+    timeout: Annotated[float, Query(ge=0, le=MOST_WAIT_S, description="seconds")] = 0.0,  # noqa: ASYNC109
+) -> MessageLog:
+    """Return the lines of the relay's log about a message: once there are more than ``known``, or after ``timeout``."""
+    look = partial(here.logs.about, stored.envelope.client, here.fields(stored))
+
+    def more() -> MessageLog | None:
+        return found if len((found := look()).lines) > known else None
+
+    return await here.feed.until(more, timeout, LOG) or look()
 
 
 @api.delete("/messages/{id_}")

@@ -15,11 +15,12 @@ import signal
 import socket
 import sqlite3
 import ssl
-from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import uvicorn
 import uvloop
@@ -30,6 +31,7 @@ from orchestrator.agents.inbox.app import LOCAL, create
 from orchestrator.agents.inbox.bounce import Bouncer
 from orchestrator.agents.inbox.feed import MESSAGE, Feed
 from orchestrator.agents.inbox.folding import fold_address
+from orchestrator.agents.inbox.relay_log import LOG, PORT, LogReception, RelayLogs
 from orchestrator.agents.inbox.session import InboxReception, InboxSession, InboxSettings
 from orchestrator.agents.inbox.spool import Spool
 from orchestrator.agents.output import complain, say
@@ -38,8 +40,8 @@ from orchestrator.agents.session import HANDSHAKE_S
 from orchestrator.agents.sink import listen
 
 _BACKLOG = 256
-_SOCKETS = 8
-"""Maximum number of listening sockets: three SMTP ports and one HTTP port, each over IPv4 and IPv6."""
+_SOCKETS = 10
+"""Maximum number of listening sockets: three SMTP ports, HTTP, and the relays' logs, each over IPv4 and IPv6."""
 _MOST_HTTP = 512
 """Maximum number of HTTP connections; further requests get 503."""
 _SPARE_FDS = 256
@@ -58,6 +60,8 @@ class Ports:
     smtp: Sequence[int] = (25, 587)
     smtps: int | None = 465
     http: int = 8025
+    log: int = PORT
+    """For the logs of relays; not opened without a relay."""
 
 
 class _Server(uvicorn.Server):
@@ -72,15 +76,22 @@ class _Server(uvicorn.Server):
 class Inbox:
     """An inbox that serves, in the running event loop."""
 
-    def __init__(self, reception: InboxReception, *, names: Collection[str] = LOCAL) -> None:
+    def __init__(
+        self,
+        reception: InboxReception,
+        *,
+        names: Collection[str] = LOCAL,
+        relays: Mapping[str, Collection[str]] = MappingProxyType({}),
+    ) -> None:
         self.reception = reception
         self.feed = Feed()
         reception.on_event = self.feed.wake
         reception.spool.changed = partial(self.feed.wake, MESSAGE)
-        self._app = create(Served(reception, self.feed), names)
+        self._logs = RelayLogs(reception.spool.folder / "relay-log.sqlite", relays, partial(self.feed.wake, LOG))
+        self._app = create(Served(reception, self.feed, self._logs), names)
         self._servers: list[asyncio.AbstractServer] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self.ports: dict[str, list[int]] = {"smtp": [], "smtps": [], "http": []}
+        self.ports: dict[str, list[int]] = {"smtp": [], "smtps": [], "http": [], "log": []}
         """Open ports by protocol."""
 
     async def open(self, hosts: Sequence[str], ports: Ports) -> None:
@@ -94,6 +105,10 @@ class Inbox:
             await self._smtp("smtp", hosts, port, implicit=False)
         if ports.smtps is not None and reception.tls is not None:
             await self._smtp("smtps", hosts, ports.smtps, implicit=True)
+        for host in hosts if self._logs.relays else ():
+            opened = listen(host, ports.log, _BACKLOG)
+            await self._serve(opened, partial(LogReception, self._logs))
+            self.ports["log"].append(opened.getsockname()[1])
         config = uvicorn.Config(
             self._app, lifespan="off", log_config=None, access_log=False, server_header=False, date_header=True,
             limit_concurrency=_MOST_HTTP, timeout_graceful_shutdown=_GRACE_S,
@@ -112,9 +127,12 @@ class Inbox:
             if implicit:
                 self._start(self._accept(opened, factory))
             else:
-                server = await asyncio.get_running_loop().create_server(factory, sock=opened, backlog=_BACKLOG)
-                self._servers.append(server)
+                await self._serve(opened, factory)
         self.ports[name].append(port)
+
+    async def _serve(self, opened: socket.socket, factory: Callable[[], asyncio.Protocol]) -> None:
+        server = await asyncio.get_running_loop().create_server(factory, sock=opened, backlog=_BACKLOG)
+        self._servers.append(server)
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.ensure_future(work)
@@ -166,6 +184,7 @@ class Inbox:
             server.close()
         for task in self._tasks:
             task.cancel()
+        self._logs.close()
         self.feed.close()
         self._http.should_exit = True
         await asyncio.gather(self._serving, self._filling)
@@ -188,7 +207,8 @@ async def run(options: argparse.Namespace, settings: InboxSettings, rules: Seque
     reception = InboxReception(spool, settings, Rules(rules, fold=fold_address), max(most, 64), tls)
     domains = options.domains.read_text(encoding="ascii").split() if options.domains else []
     reception.bouncer = Bouncer(options.relay, domains, reception.record)
-    inbox = Inbox(reception, names=(*LOCAL, *options.name))
+    relays = {name: addresses for name, *addresses in options.log_from}
+    inbox = Inbox(reception, names=(*LOCAL, *options.name), relays=relays)
     await inbox.open(options.listen or ["0.0.0.0", "::"], Ports(smtp=options.smtp or (25, 587), http=options.http))
     say({"event": "listening", **inbox.ports})
     await ended.wait()
@@ -203,6 +223,9 @@ def main() -> None:
     parser.add_argument("--http", type=int, default=8025, metavar="PORT")
     parser.add_argument("--name", action="append", default=[], help="a further Host that HTTP answers to")
     parser.add_argument("--relay", metavar="ADDRESS", help="where notifications go")
+    parser.add_argument(
+        "--log-from", action="append", default=[], nargs="+", metavar="RELAY ADDRESS", help="who may send its log"
+    )
     parser.add_argument("--domains", type=Path, metavar="FILE", help="those of the bed, one a line")
     parser.add_argument("--spool", type=Path, required=True, metavar="DIR")
     parser.add_argument("--certificate", type=Path, metavar="FILE", help="PEM with its key, for TLS; may be missing")

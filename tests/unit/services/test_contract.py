@@ -31,6 +31,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"rules": [{"to": "*@d1.test", "then": "defer"}]},
     ],
     "postfix": [
+        {"log_to": "dns"},
         {"main_cf": {"default_process_limit": 7, "smtputf8_enable": True, "smtpd_banner": "x"}},
         {"users": {"ann@example.com": "a secret"}},
     ],

@@ -389,3 +389,26 @@ def test_the_ready_line_is_the_one_that_master_prints() -> None:
 def test_a_message_that_moves_while_the_queue_is_listed_counts_once() -> None:
     assert SERVICE.queue.length("") == 0
     assert SERVICE.queue.length("A1\nB2\nA1\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("families", "address"), [("both", "198.18.0.3"), ("v4", "198.18.0.3"), ("v6", "2001:2::c612:3")]
+)
+def test_a_copy_of_the_log_goes_to_the_address_of_a_node(families: str, address: str) -> None:
+    nodes = {"relay": {"service": "postfix", "settings": {"log_to": "box"}}, "box": {"service": "inbox"}}
+    plan = make_plan(parse_bed({"name": "x", "families": families, "nodes": nodes}, "bed"), cpus=2)
+    (start,) = plan.named("relay").command
+    assert f" '--copy {address} 8026 /var/log/copy'" in plan.named("relay").files[start].decode()
+    (start,) = plan.named("box").command
+    assert " --log-from relay 198.18.0.2 2001:2::c612:2" in plan.named("box").files[start].decode()
+
+
+def test_no_copy_of_the_log_is_made_by_default() -> None:
+    relay = _relay()
+    assert "--copy" not in relay.files[relay.command[0]].decode()
+
+
+@pytest.mark.parametrize("to", ["relay", "nobody"])
+def test_a_copy_of_the_log_goes_to_another_node_of_the_bed(to: str) -> None:
+    with pytest.raises(InvalidInput, match="the name of an inbox's node as log_to of node relay"):
+        _relay({"log_to": to})

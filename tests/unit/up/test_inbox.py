@@ -24,7 +24,7 @@ def inbox(port: int, published_at: str = "127.0.0.1", machine: str = "localhost"
     plan = next(node for node in make_plan(builtin.bed("mail"), cpus=2).nodes if node.name == "inbox")
     container = FakeHost().create(ContainerSpec(name="inbox", image="", command=(), labels={}))
     node = RunningNode(plan=plan, container=container, ports={"8025/tcp": port}, published_at=published_at)
-    return Inbox(node=node, relay=None, machine=machine)
+    return Inbox(node=node, machine=machine)
 
 
 @contextmanager

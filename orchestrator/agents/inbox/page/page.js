@@ -1,6 +1,7 @@
 // The page of an inbox. Text of mail reaches the document as text nodes only; HTML of mail only a sandboxed frame.
 
 const PAGE = 100;
+const LOG_S = 60;  // seconds that a request waits for further lines
 const byId = (id) => document.getElementById(id);
 const state = { query: "", messages: [], total: 0, selected: null, tab: "Text" };
 
@@ -108,6 +109,12 @@ const TABS = {
     }, (error) => { shown.replaceChildren(element("p", { class: "wrong", role: "alert" }, error.message)); });
     return shown;
   },
+  "Relay's log": (message, left) => {
+    const lines = element("pre", {}, "…");
+    const problem = element("p", { class: "soft", role: "status" });
+    followLog(message.id, lines, problem, left);
+    return element("div", {}, lines, problem);
+  },
   Source: (message) => {
     const shown = element("pre", {}, "…");
     fetch(`/api/messages/${message.id}/raw`).then((answer) => answer.text()).then((text) => { shown.textContent = text.slice(0, 1000000); });
@@ -115,6 +122,23 @@ const TABS = {
   },
 };
 
+async function followLog(id, lines, problem, left) {
+  for (let known = -1; ;) {
+    let log;
+    try {
+      log = await ask(`messages/${id}/log?known=${known}&timeout=${known < 0 ? 0 : LOG_S}`, { signal: left });
+    } catch (error) {
+      if (!left.aborted) problem.textContent = error.message;
+      return;
+    }
+    lines.textContent = log.lines.map(({ text }) => text).join("\n");
+    problem.textContent = log.problem || (log.lines.length ? "" : "The log has no line about the message yet.");
+    if (log.relay === null) return;
+    known = log.lines.length;
+  }
+}
+
+let leave = new AbortController();  // ends the requests of the tab that is shown
 async function open(id) {
   state.selected = id;
   document.body.classList.add("open");
@@ -137,14 +161,16 @@ async function open(id) {
     From: message.author.map(person).join(", "), To: message.to.map(person).join(", "), Cc: message.cc.map(person).join(", "),
     "Envelope sender": message.sender || "<>", "Envelope recipients": message.recipients.join(", "),
     Arrived: `${time(message.t)}, ${octets(message.size)}, from ${message.client || "HTTP"} (${message.helo})`,
-    "Relay's log": message.client && `testbed inbox --log ${id}`, Security: message.tls, User: message.user, Tags: message.tags.join(", "),
+    Security: message.tls, User: message.user, Tags: message.tags.join(", "),
   };
   const body = element("div", { role: "tabpanel" });
   const tabs = Object.keys(TABS).map((name) => element("button", { type: "button", role: "tab", onclick: () => show(name) }, name));
   const show = (name) => {
     state.tab = name;
     for (const tab of tabs) tab.setAttribute("aria-selected", String(tab.textContent === name));
-    body.replaceChildren(TABS[name](message));
+    leave.abort();
+    leave = new AbortController();
+    body.replaceChildren(TABS[name](message, leave.signal));
   };
   byId("detail").replaceChildren(
     element("p", {}, element("a", { href: "#" }, "Back"), " ",
@@ -215,6 +241,7 @@ function showProblem(error) {
 // ------------------------------------------------------------------------------------------------------------- the page
 
 function route() {
+  leave.abort();
   const id = Number(location.hash.slice(1));
   if (Number.isInteger(id) && id > 0) {
     open(id);

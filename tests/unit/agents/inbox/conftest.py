@@ -3,11 +3,12 @@
 import asyncio
 import ssl
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import httpx
@@ -47,15 +48,15 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
 class Inbox:
     """An inbox that serves."""
 
-    def __init__(self, make: Callable[[], InboxReception]) -> None:
+    def __init__(self, make: Callable[[], InboxReception], relays: Mapping[str, Collection[str]]) -> None:
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
-        self._serving = self.call(lambda: Serving(make()))
-        self._wait(self._serving.open(["127.0.0.1"], Ports(smtp=(0,), smtps=0, http=0)))
+        self._serving = self.call(lambda: Serving(make(), relays=relays))
+        self._wait(self._serving.open(["127.0.0.1"], Ports(smtp=(0,), smtps=0, http=0, log=0)))
         self.feed, self.reception = self._serving.feed, self._serving.reception
         self.spool = self.reception.spool
-        ((self.port,), (self.smtps,), (self.http,)) = self._serving.ports.values()
+        ((self.port,), (self.smtps,), (self.http,), self.log) = self._serving.ports.values()
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.http}", timeout=10)
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
@@ -93,13 +94,13 @@ def make_inbox(tmp_path: Path, tls: Tls) -> Iterator[Callable[..., Inbox]]:
     """Return a function that starts an inbox with some settings."""
     started: list[Inbox] = []
 
-    def start(**settings: Any) -> Inbox:
+    def start(*, relays: Mapping[str, Collection[str]] = MappingProxyType({}), **settings: Any) -> Inbox:
         def make() -> InboxReception:
             most = settings.get("max_messages", 100_000)
             spool = Spool(tmp_path / str(len(started)), most_b=1 << 40, most_messages=most)
             return InboxReception(spool, InboxSettings(**settings), Rules([], fold=fold_address), 1000, tls.server)
 
-        started.append(Inbox(make))
+        started.append(Inbox(make, relays))
         return started[-1]
 
     yield start
