@@ -56,7 +56,7 @@ class InboxSettings(Order):
     max_messages: int = 200_000
     """Maximum number of kept messages; the next one gets the reply 452."""
     max_stored_mb: int = 4096
-    """MiB of the files of messages, likewise; the index is not counted."""
+    """MiB of the files of messages and of the index in use, likewise."""
     users: dict[str, str] | None = None
     """Name -> password. ``None``: any name with any password."""
     timeout_s: float = 300.0

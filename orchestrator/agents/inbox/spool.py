@@ -30,7 +30,7 @@ SEGMENT_B = 8 * 1024 * 1024
 MOST_EVENTS = 200_000
 """Events kept; the oldest go first."""
 MOST_EVENTS_B = 64 * 1024 * 1024
-"""Octets of the data of all events, likewise."""
+"""Octets of the data of all events, likewise; also an eighth of what the spool may hold."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS messages (
@@ -151,12 +151,21 @@ class Spool:
         return SpooledContent(self.folder, most)
 
     @property
+    def stored_b(self) -> int:
+        """Octets of the files of messages, and of the pages of the index that are in use."""
+        pages, unused, page_b = (
+            self._index.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("page_count", "freelist_count", "page_size")
+        )
+        return int(self._files_b + (pages - unused) * page_b)
+
+    @property
     def full(self) -> str | None:
         """Why no further message can be kept; ``None`` if there is room."""
         if self.count >= self._most_messages:
             return f"{self.count} messages are kept, the limit"
-        if self._files_b >= self._most_b:
-            return f"the files of messages have {self._files_b} octets, the limit is {self._most_b}"
+        if (stored := self.stored_b) >= self._most_b:
+            return f"messages and index have {stored} octets, the limit is {self._most_b}"
         if shutil.disk_usage(self.folder).free < ROOM_B:
             return "the disk is full"
         return None
@@ -382,7 +391,7 @@ class Spool:
         self._events_b += len(text)
         if id_ % 1000 == 0:
             self._forget_events("id <= ?", id_ - MOST_EVENTS)
-        if self._events_b > MOST_EVENTS_B:
+        if self._events_b > min(MOST_EVENTS_B, self._most_b // 8):
             self._forget_events("id <= (SELECT min(id) + 99 FROM events) AND id < ?", id_)
         return Event(id=id_, t=now, kind=kind, data=data)
 

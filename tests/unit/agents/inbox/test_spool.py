@@ -426,27 +426,52 @@ def test_multiparts_may_be_nested_deeply(depth: int) -> None:
 
 
 def test_it_says_why_it_is_full(tmp_path: Path) -> None:
-    spool = Spool(tmp_path, most_b=100, most_messages=2)
+    empty = Spool(tmp_path / "empty", most_b=0, most_messages=2).stored_b
+    spool = Spool(tmp_path, most_b=empty + 100, most_messages=2)
     assert spool.full is None
     put(spool, b"x\r\n")
     put(spool, b"x\r\n")
     assert spool.full == "2 messages are kept, the limit"
     spool.delete()
     put(spool, b"x" * 99 + b"\r\n")
-    assert spool.full == "the files of messages have 101 octets, the limit is 100"
+    assert spool.full == f"messages and index have {empty + 101} octets, the limit is {empty + 100}"
+
+
+@pytest.mark.parametrize("recipients", [1, 100])
+def test_the_index_counts_and_has_room_again_once_its_messages_are_deleted(tmp_path: Path, recipients: int) -> None:
+    envelope = replace(ALICE, recipients=tuple(f"bob{i}@d1.test" for i in range(recipients)))
+    spool, most = Spool(tmp_path, most_b=1 << 20, most_messages=100_000), 0
+    while spool.full is None:
+        put(spool, b"Subject: x\r\n\r\n", envelope)
+        most = max(most, spool.count)
+    assert spool.size < (1 << 20) // 10
+    assert (tmp_path / "index.sqlite").stat().st_size < 2 << 20
+    spool.delete()
+    for _ in range(most // 2):
+        put(spool, b"Subject: x\r\n\r\n", envelope)
+
+
+def test_events_take_an_eighth_of_the_room_at_most(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, most_b=1 << 20, most_messages=100)
+    for i in range(3000):
+        spool.record("attempt", {"i": i, "reply": "x" * 400})
+    assert spool.full is None
+    assert len(spool.events()) > 100
+    assert spool.stored_b < 1 << 19
 
 
 @pytest.mark.parametrize("size", [60_000, 100_000])
 def test_the_files_of_messages_count_and_not_the_messages_in_them(tmp_path: Path, size: int) -> None:
-    spool = Spool(tmp_path, most_b=size + 10, most_messages=10)
+    most = Spool(tmp_path / "empty", most_b=0, most_messages=2).stored_b + size + 10
+    spool = Spool(tmp_path, most_b=most, most_messages=10)
     first = put(spool, b"x" * size + b"\r\n")
     put(spool, b"x" * 100 + b"\r\n")
     assert spool.full
     spool.delete("id = ?", [first])
     assert bool(spool.full) == (size <= IN_MEMORY)  # the second one keeps the file that both share
     spool.close()
-    assert Spool(tmp_path, most_b=size + 10, most_messages=10).full == spool.full
-    spool = Spool(tmp_path, most_b=size + 10, most_messages=10)
+    spool = Spool(tmp_path, most_b=most, most_messages=10)
+    assert bool(spool.full) == (size <= IN_MEMORY)
     spool.delete()
     assert spool.full is None
 
