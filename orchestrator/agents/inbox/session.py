@@ -20,7 +20,8 @@ from orchestrator.agents.contract import Order, SinkSettings
 from orchestrator.agents.inbox.bounce import Bouncer, header_section
 from orchestrator.agents.inbox.content import SpooledContent
 from orchestrator.agents.inbox.feed import MESSAGE
-from orchestrator.agents.inbox.spool import Envelope, Spool
+from orchestrator.agents.inbox.spool import Spool
+from orchestrator.agents.inbox.stored import Envelope
 from orchestrator.agents.ledger import Books
 from orchestrator.agents.output import complain
 from orchestrator.agents.ruled import Delayed, RuledReception, RuledSession
@@ -124,7 +125,7 @@ class InboxReception(RuledReception):
     def record(self, kind: str, data: dict[str, Any]) -> None:
         """Record an event and call ``heard``; a full disk keeps no record."""
         try:
-            self.spool.record(kind, data)
+            self.spool.events.record(kind, data)
         except sqlite3.Error as error:
             complain(f"event not recorded: {error}")
         else:

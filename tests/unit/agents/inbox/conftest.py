@@ -78,7 +78,7 @@ class Inbox:
 
     def attempts(self) -> list[dict[str, Any]]:
         """Return the record of each attempt."""
-        return self.call(lambda: [event.data for event in self.spool.events(kinds=["attempt"])])
+        return self.call(lambda: [event.data for event in self.spool.events.since(kinds=["attempt"])])
 
     def stop(self) -> None:
         """End it."""
