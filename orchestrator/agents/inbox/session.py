@@ -25,8 +25,7 @@ from orchestrator.agents.inbox.stored import Envelope
 from orchestrator.agents.ledger import Books
 from orchestrator.agents.output import complain
 from orchestrator.agents.ruled import Delayed, RuledReception, RuledSession
-from orchestrator.agents.rules import PASSED, Decision, Moment, Rules
-from orchestrator.agents.rules import Envelope as Known
+from orchestrator.agents.rules import PASSED, Decision, Moment, Rules, Transaction
 from orchestrator.agents.session import COMMAND_LIMIT, OK, SYNTAX, TOO_BIG, TOO_MANY
 
 PIECE = 16 * 1024
@@ -89,10 +88,10 @@ class InboxReception(RuledReception):
         auth = [b"AUTH PLAIN LOGIN"] if secure or not self.inbox.require_tls else []
         return [*auth, b"SMTPUTF8", *super().extensions(secure=secure)]
 
-    def decide(self, moment: Moment, envelope: Known) -> Decision:
+    def decide(self, moment: Moment, transaction: Transaction) -> Decision:
         """Return the rules' decision."""
-        decision = self.chaos.decide(moment, envelope)
-        return self.rules.decide(moment, envelope) if decision is PASSED else decision
+        decision = self.chaos.decide(moment, transaction)
+        return self.rules.decide(moment, transaction) if decision is PASSED else decision
 
     def put(self, message: bytes, envelope: Envelope) -> int:
         """Keep a message that did not come by SMTP, and return its id.
