@@ -73,7 +73,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-class Inbox:
+class InboxServer:
     """An inbox that serves, in the running event loop."""
 
     def __init__(
@@ -208,7 +208,7 @@ async def run(options: argparse.Namespace, settings: InboxSettings, rules: Seque
     domains = options.domains.read_text(encoding="ascii").split() if options.domains else []
     reception.bouncer = Bouncer(options.relay, domains, reception.record)
     relays = {name: addresses for name, *addresses in options.log_from}
-    inbox = Inbox(reception, names=(*LOCAL, *options.name), relays=relays)
+    inbox = InboxServer(reception, names=(*LOCAL, *options.name), relays=relays)
     await inbox.open(options.listen or ["0.0.0.0", "::"], Ports(smtp=options.smtp or (25, 587), http=options.http))
     say({"event": "listening", **inbox.ports})
     await ended.wait()
