@@ -595,7 +595,7 @@ def test_a_message_that_is_too_big_leaves_nothing(make_inbox: Callable[..., Inbo
         + b".\r\nQUIT\r\n",
     )
     assert [line[:9] for line in replies if line[:2] == "55"] == ["552 5.3.4", "552 5.3.4"]
-    assert (inbox.raw(), [p for p in inbox.spool.folder.iterdir() if "index" not in p.name]) == ([], [])
+    assert (inbox.raw(), [p for p in inbox.spool.folder.iterdir() if ".sqlite" not in p.name]) == ([], [])
 
 
 def test_a_client_that_leaves_in_the_middle_leaves_nothing(inbox: Inbox) -> None:

@@ -391,7 +391,7 @@ def test_no_header_section_takes_long(field: str, piece: str) -> None:
         head.read(message)
         mime.read(message)
         took.append(time.process_time() - start)
-    assert min(took) < 0.3  # 0.03 on an idle machine; it took 0.5 to 150
+    assert min(took) < 0.8  # 0.03, and 0.25 for 50,000 fields; it took up to 150
 
 
 @pytest.mark.parametrize(
