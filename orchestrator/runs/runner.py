@@ -193,7 +193,7 @@ def _daemons(running: RecordedBed) -> dict[str, str]:
                 raise
             return None
 
-    commands = {name: services.version_command(node.plan.service) for name, node in running.nodes.items()}
+    commands = {name: services.service(node.plan.service).version for name, node in running.nodes.items()}
     with ThreadPoolExecutor(len(running.nodes)) as pool:
         replies = {name: pool.submit(ask, running.nodes[name], words) for name, words in commands.items() if words}
     return {name: line for name, reply in replies.items() if (line := reply.result()) is not None}

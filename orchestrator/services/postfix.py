@@ -10,7 +10,7 @@ from orchestrator.bed.addressing import twin
 from orchestrator.bed.model import Families, Strict
 from orchestrator.bed.wiring import CERTIFICATE, CONTROL
 from orchestrator.errors import InvalidInput
-from orchestrator.services import Override, Queue, RelayLog, Rendered, Role, Site, postfix_config, postfix_log
+from orchestrator.services import Override, Queue, RelayLog, Rendered, Role, Service, Site, postfix_config, postfix_log
 from orchestrator.services.postfix_config import MAIN, MASTER
 
 _OWN = {
@@ -153,7 +153,7 @@ _QUICK_START = "/var/spool/postfix/quick-start"
 """Makes Postfix's start script skip its check of the queue's folders; the image build has done it."""
 
 
-class Postfix:
+class Postfix(Service[Settings]):
     """The service."""
 
     name = "postfix"
@@ -161,7 +161,6 @@ class Postfix:
     image = "postfix"
     settings = Settings
     capabilities = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "NET_BIND_SERVICE", "SETGID", "SETUID")
-    takes_mail = False
     ready = re.compile(r"postfix/master\[\d+\]: daemon started ")
     version = ("postconf", "-h", "mail_version")
     queue = Queue(

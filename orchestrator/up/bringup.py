@@ -64,7 +64,7 @@ def verify(plan: Plan) -> None:
         InvalidInput: a rendered file is invalid.
     """
     for node in plan.nodes:
-        services.verify(node.service, node.files)
+        services.service(node.service).verify(node.files)
 
 
 def bring_up(

@@ -14,10 +14,10 @@ class Relay:
 
     def queue_length(self) -> int | None:
         """Return the number of queued messages; ``None`` if this relay cannot report it."""
-        queue = services.queue_of(self.node.plan.service)
+        queue = services.service(self.node.plan.service).queue
         return queue.length(self.node.ask(*queue.command)) if queue else None
 
     def flush(self) -> None:
         """Make the relay try every queued message now; no effect if its service has no command for that."""
-        if (queue := services.queue_of(self.node.plan.service)) and queue.flush:
+        if (queue := services.service(self.node.plan.service).queue) and queue.flush:
             self.node.ask(*queue.flush)

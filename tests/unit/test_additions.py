@@ -19,15 +19,15 @@ SERVICE = '''
 """A service of somebody else."""
 import re
 from orchestrator.bed.model import Strict
-from orchestrator.services import Queue, Rendered, Role
+from orchestrator.services import Queue, Rendered, Role, Service
 
 class Settings(Strict):
     """None."""
 
-class Added:
+class Added(Service[Settings]):
     """The service."""
     name, role, image, settings = "added-{role}", Role.{ROLE}, "bind", Settings
-    capabilities, takes_mail, ready = (), Role.{ROLE} is Role.SINK, re.compile("ready")
+    takes_mail, ready = Role.{ROLE} is Role.SINK, re.compile("ready")
     queue = Queue(command=("added-queue",), length=int)
 
     def render(self, site):

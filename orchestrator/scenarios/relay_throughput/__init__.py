@@ -34,7 +34,7 @@ class RelayThroughput:
             if params.recipients:
                 raise InvalidInput("the load generator smtp-load for recipients", repr(params.load), "leave one out")
             nodes[params.load] = NodeSpec(service=params.load)
-        if settings := services.relay_settings(params.relay, params.sink):
+        if settings := services.service(params.sink).relays.get(params.relay):
             nodes["relay"] = nodes["relay"].model_copy(update={"settings": dict(settings)})
         return base.model_copy(update={"nodes": nodes})
 

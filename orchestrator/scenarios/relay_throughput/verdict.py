@@ -196,9 +196,10 @@ def _why(params: Params) -> str:
 def _sent_per_s(measured: Measurements, params: Params) -> float | None:
     """Return messages per second that the relay sent since the start of the load, from its log (times to 1 s)."""
     load, relay = measured.loads.get(RUN), measured.name_of(Role.RELAY)
-    if load is None or not relay or params.relay not in services.known():
+    service = services.known().get(params.relay)  # unknown if another version made the run
+    if load is None or not relay or service is None:
         return None
-    log = services.read_log(params.relay, (line for line in measured.rundir.log(relay) if line[0] >= load.started))
+    log = service.read_log(line for line in measured.rundir.log(relay) if line[0] >= load.started)
     if log is None or not log.queue:
         return None
     return log.statuses.get("sent", 0) / (log.queue[-1][0] - load.started)

@@ -6,8 +6,8 @@ import pytest
 
 from orchestrator.agents.contract import LoadOrder, LoadReport
 from orchestrator.errors import InvalidInput
-from orchestrator.services import third_party
-from orchestrator.services.third_party import ThirdParty
+from orchestrator.services import Rendered, Site, third_party
+from orchestrator.services.third_party import Settings, ThirdParty
 
 
 class Program(ThirdParty):
@@ -21,6 +21,10 @@ class Program(ThirdParty):
     def program(self, order: LoadOrder) -> tuple[str, ...]:  # noqa: ARG002
         """Return the command."""
         return self._command
+
+    def render(self, site: Site[Settings]) -> Rendered:
+        """No node is needed."""
+        raise NotImplementedError
 
 
 def went(*command: str, seconds: float = 5.0) -> LoadReport:
