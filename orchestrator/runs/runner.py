@@ -19,7 +19,7 @@ from orchestrator.measurements.rundir import RunDir
 from orchestrator.measurements.verdict import Outcome, Verdict
 from orchestrator.plan import make_plan
 from orchestrator.report import html
-from orchestrator.scenarios import Provokes, Scales, Scenario, scenario
+from orchestrator.scenarios import Scenario, scenario
 from orchestrator.up.bed import RecordedBed
 from orchestrator.up.bringup import Progress, bring_up, verify
 from orchestrator.up.node import RunningNode
@@ -132,9 +132,8 @@ def run(
         with steps.step("find or build the images"):
             old = images.ensure(host, images.of(bed), steps.say)
             readings = capacity.read(host)
-            provoked = scenario.provokes if isinstance(scenario, Provokes) else frozenset()
-            smaller = scenario.smaller(params) if isinstance(scenario, Scales) else None
-            capacity.admit(readings, plan.needs, runs, provoked=provoked, smaller=smaller, say=steps.say)
+            smaller = scenario.smaller(params)
+            capacity.admit(readings, plan.needs, runs, provoked=scenario.provokes, smaller=smaller, say=steps.say)
             tags = [images.tag(*image) for image in images.of(bed)]
             environment = capacity.environment(readings) | {
                 "images": {tag: (host.images.find(tag) or {}).get("id", "") for tag in tags},

@@ -18,7 +18,7 @@ from orchestrator.bed import builtin
 from orchestrator.bed.model import MAX_DOMAINS, Bed, NodeSpec
 from orchestrator.measurements import Machine, Measurements
 from orchestrator.measurements.verdict import Evidence, Outcome, Table, Verdict, sentence, unknown, unmet
-from orchestrator.scenarios import OverIPv4
+from orchestrator.scenarios import OverIPv4, Scenario
 from orchestrator.scenarios.relay_load.cpu import Cpu, cpu_of
 from orchestrator.scenarios.relay_load.evidence import BUSY, NEAR_CEILING
 from orchestrator.scenarios.relay_load.params import OURS, require
@@ -63,7 +63,7 @@ class Params(OverIPv4):
         return list(dict.fromkeys(name.strip() for name in self.engines.split(",")))
 
 
-class GeneratorCeiling:
+class GeneratorCeiling(Scenario[Params]):
     """The scenario."""
 
     name = "generator-ceiling"

@@ -14,7 +14,7 @@ from orchestrator.agents.contract import LoadOrder
 from orchestrator.bed.model import Bed, Families, NodeSpec, Release
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.verdict import Evidence, Outcome, Quote, Table, Verdict, sentence, unknown, unmet
-from orchestrator.scenarios import OverIPv4
+from orchestrator.scenarios import OverIPv4, Scenario
 from orchestrator.services import Role
 from orchestrator.up.bed import RecordedBed
 
@@ -46,7 +46,7 @@ class Params(OverIPv4):
     """Debian release of postal."""
 
 
-class PostalCrash:
+class PostalCrash(Scenario[Params]):
     """The scenario."""
 
     name = "postal-crash"

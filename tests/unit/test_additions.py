@@ -39,12 +39,13 @@ SCENARIO = '''
 """Is the queue of the added relay empty?"""
 from orchestrator.bed.model import Strict, parse_bed
 from orchestrator.measurements.verdict import Outcome, Verdict
+from orchestrator.scenarios import Scenario
 
 class Params(Strict):
     """What can be varied."""
     domains: int = 3
 
-class Asked:
+class Asked(Scenario[Params]):
     """The scenario."""
     name, question, params = "added", "Is its queue empty?", Params
 

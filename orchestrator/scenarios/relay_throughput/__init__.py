@@ -7,6 +7,7 @@ first rate is the ceiling of the instrument (load generator and sink): a result 
 from orchestrator import services
 from orchestrator.bed.model import Bed, NodeSpec
 from orchestrator.errors import InvalidInput
+from orchestrator.scenarios import Scenario
 from orchestrator.scenarios.relay_load import probes
 from orchestrator.scenarios.relay_load.drive import calibrate, find_connections
 from orchestrator.scenarios.relay_load.params import OURS, require
@@ -16,7 +17,7 @@ from orchestrator.services import Role
 from orchestrator.up.bed import RecordedBed
 
 
-class RelayThroughput:
+class RelayThroughput(Scenario[Params]):
     """The scenario."""
 
     name = "relay-throughput"
