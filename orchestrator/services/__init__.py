@@ -22,7 +22,6 @@ from orchestrator.agents.contract import TICK_S, LoadOrder, LoadReport
 from orchestrator.bed.addressing import Delivery
 from orchestrator.bed.model import Bed, Families, Strict
 from orchestrator.errors import InvalidInput
-from orchestrator.services import waiting
 
 S = TypeVar("S", bound=Strict)
 
@@ -206,7 +205,10 @@ class GeneratesLoad(Service[S]):
     """A load generator: a node that waits, and sends each load that is ordered."""
 
     role = Role.LOAD
-    ready = waiting.READY
+    # The shell reaps orphans of an exec, and its trap ends it at once on SIGTERM.
+    wait = ("sh", "-c", "trap 'exit 0' TERM; echo waiting for orders; sleep infinity & wait")
+    """Start command of its container, which waits for an exec."""
+    ready = re.compile(r"^waiting for orders$")
     burst_s: float = TICK_S
     """Period of its bursts, in seconds; they start at its multiples in Unix time. Rates are means of whole periods."""
     numbers: bool = False
@@ -225,7 +227,6 @@ class GeneratesLoad(Service[S]):
         """Read the command's output as a stream; call ``tick`` with each tick. ``None`` if no report was printed."""
 
 
-@runtime_checkable
 class OpensFiles(Protocol):
     """A server whose number of open files follows from its settings."""
 
@@ -286,14 +287,6 @@ def most_per_minute(name: str) -> float | None:
     """Return a load generator's own limit in messages a minute; ``None`` for other or unknown services."""
     kind = known().get(name)
     return kind.most_per_minute if isinstance(kind, GeneratesLoad) else None
-
-
-def files_of(name: str) -> OpensFiles:
-    """Return a service; raises InvalidInput if none has this name, or its number of open files is not predictable."""
-    found = service(name)
-    if isinstance(found, OpensFiles):
-        return found
-    raise InvalidInput("a service whose open files are predictable", repr(name), "choose another one")
 
 
 def schema() -> dict[str, Any]:

@@ -9,7 +9,7 @@ from orchestrator.agents.contract import LoadOrder, LoadReport, LoadTick
 from orchestrator.agents.wire import recipients_of
 from orchestrator.bed.model import Recipients, Strict
 from orchestrator.errors import EngineFailed, InvalidInput
-from orchestrator.services import GeneratesLoad, Rendered, Site, waiting
+from orchestrator.services import GeneratesLoad, Rendered, Site
 from orchestrator.services.agents import DOMAINS, PYTHON, RECIPIENTS, files
 
 _MESSAGES: dict[str, Callable[[Any], LoadReport | LoadTick]] = {
@@ -43,7 +43,7 @@ class SmtpLoad(GeneratesLoad[Settings]):
                 raise InvalidInput(f"recipients of node {site.node}", str(error), "change the list") from error
         recipients = "".join(f"{recipient}\n" for recipient in named or LoadOrder().recipients)
         return Rendered(
-            command=waiting.COMMAND,
+            command=self.wait,
             files={**files(site.deliveries), RECIPIENTS: recipients.encode()},
             fds=4096,
             memory_mb=96,

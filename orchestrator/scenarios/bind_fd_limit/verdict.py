@@ -7,16 +7,15 @@ from orchestrator.measurements.verdict import Cell, Evidence, Outcome, Quote, Ta
 from orchestrator.report.figures import number
 from orchestrator.scenarios.bind_fd_limit.named import (
     ADDRESSES,
-    BIND,
     FIXED,
     FULL_WORKERS,
     REPORTED,
     Named,
     Params,
+    files_of_named,
     servers,
 )
 from orchestrator.scenarios.bind_fd_limit.readings import ABORT, OVER, RNDC_REFUSED, SIGNATURES, ServerReadings
-from orchestrator.services import files_of
 
 TOLERANCE, TOLERANCE_FILES = 0.02, 2
 """Relative and absolute (files) tolerance of a prediction; the larger one counts."""
@@ -130,7 +129,7 @@ def _marks(setup: Named, params: Params) -> list[str]:
             f"scaled: {setup.listening:,} addresses x 2 x {setup.workers} workers = "
             f"{setup.listening * 2 * setup.workers:,} sockets; at full size {ADDRESSES:,} x 2 x {FULL_WORKERS} = "
             f"{full.listening * 2 * full.workers:,}, in all {full.open_files:,} open files, over Debian's -S "
-            f"{files_of(BIND).most_files('bullseye'):,}"
+            f"{files_of_named().most_files('bullseye'):,}"
         )
     if setup.release != "bullseye" and setup.max_sockets:
         marks.append("-S has no effect since BIND 9.17.20: this release meets only the kernel's limit (--nofile)")
