@@ -114,8 +114,8 @@ def _enter(wire: Wire, command: Sequence[str], capabilities: Sequence[str]) -> s
     ipip or sit loaded adds ``tunl0`` or ``sit0`` to every network namespace (Documentation/admin-guide/sysctl/net.rst,
     fb_tunnels_only_for_init_net).
 
-    If ports are published for other machines, whose addresses the engine keeps, what the service address sends has a
-    route to them; the wall lets nothing but replies pass.
+    If ports are published for other machines, the engine keeps the addresses of these. So packets from the service
+    address have a route to them, and the wall lets only replies pass.
     """
     become = " ".join(quote(part) for part in without_setup_rights(command, capabilities))
     return f"""#!/bin/sh

@@ -33,7 +33,9 @@ class RelayThroughput(Scenario[Params]):
         nodes = {**base.nodes, "sink": NodeSpec(service=params.sink)}
         if params.load != OURS:
             if params.recipients:
-                raise InvalidInput("the load generator smtp-load for recipients", repr(params.load), "leave one out")
+                raise InvalidInput(
+                    "the load generator smtp-load for recipients", repr(params.load), "leave --load or --recipients out"
+                )
             nodes[params.load] = NodeSpec(service=params.load)
         if settings := services.service(params.sink).relays.get(params.relay):
             nodes["relay"] = nodes["relay"].model_copy(update={"settings": dict(settings)})

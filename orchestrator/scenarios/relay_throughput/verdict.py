@@ -72,7 +72,7 @@ def judge(measured: Measurements, params: Params) -> Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Facts:
-    """The evidence in groups; the text of each group says what a failure in it means."""
+    """Groups of evidence; the text below a group is the meaning of a failure in it."""
 
     mail: tuple[Evidence, ...]
     """The relay loses or spoils mail."""
