@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import cycle
 from statistics import fmean
 
 from orchestrator.measurements import Latency, Measurements, Phase, Series
@@ -208,4 +209,5 @@ def _by_phase(
 
 
 def _lines(axis: Axis, series: Mapping[str, Series], pick: Callable[..., float]) -> list[Picture]:
-    return [drawing.line(axis, name, points, colour, pick=pick) for (name, points), colour in drawing.coloured(series)]
+    coloured = zip(series.items(), cycle(drawing.PALETTE), strict=False)
+    return [drawing.line(axis, name, points, colour, pick=pick) for (name, points), colour in coloured]
