@@ -30,8 +30,8 @@ SYSCTLS_V6 = {
 
 DIRECTORY = "/testbed"
 CONTROL = f"{DIRECTORY}/control"
-"""File written at the start: prefixes that may connect, namely the control network (172.18.0.0/16), from which the host
-connects, and the guest network; or all addresses, if other machines may connect."""
+"""File written at the start: the prefixes that may connect. These are the control network (172.18.0.0/16), which the
+host uses, and the guest network; or all addresses, if ports are published for other machines."""
 CERTIFICATE = f"{DIRECTORY}/certificate.pem"
 """File with key and certificate of the node, written when its container is created."""
 AUTHORITY = f"{DIRECTORY}/ca.pem"

@@ -37,7 +37,7 @@ class Params(OverIPv4):
     fault: Literal["reset-after-mail", "close-after-rcpt", "none"] = "reset-after-mail"
     """Rule of the sink: reset the connection (RST) at MAIL, or close it at RCPT."""
     every: Annotated[int, Field(ge=1, le=1_000_000)] = 2
-    """The sink applies the rule to every n-th of these commands; ``every`` is n."""
+    """The sink applies the rule to every n-th of these commands."""
     seconds: Annotated[float, Field(ge=1, le=3600)] = 8.0
     """Time of each generator, in seconds."""
     connections: Annotated[int, Field(ge=1, le=1000)] = 20

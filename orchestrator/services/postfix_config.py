@@ -274,7 +274,7 @@ def _listening(lines: list[str], own: Sequence[str], interfaces: str) -> dict[in
     """Return line number -> new service name, for each inet service at an address that the node does not have.
 
     A service that alone has its port listens at all addresses of the node; one that shares its port, at one address.
-    The service addresses are left to a service at every address or without one (inet_interfaces), as it takes the mail.
+    A service at every address, or without one (inet_interfaces), keeps the service addresses: it takes the mail.
     But if the user's ``interfaces`` are loopback ones, a service without an address listens there.
     """
     names = {}
