@@ -18,11 +18,7 @@ def judge(measured: Measurements, params: Params) -> Verdict:
     reported = PassReadings.read(measured, REPORTED, messages, again.start if again else float("inf"))
     fixed = PassReadings.read(measured, FIXED, messages, float("inf")) if params.fix else None
     outcome, reason = _outcome(reported, fixed, params.fix)
-    passes = {
-        name: readings
-        for name, readings in (("as reported", reported), (f"with the fix {params.fix}", fixed))
-        if readings
-    }
+    passes = {name: r for name, r in (("as reported", reported), (f"with the fix {params.fix}", fixed)) if r}
     limit = f", which holds {reported.limit:,} entries" if reported else ""
     return Verdict(
         outcome=outcome,
@@ -30,20 +26,16 @@ def judge(measured: Measurements, params: Params) -> Verdict:
         f"{limit}: look-ups, connections or deliveries fail"
         + (f"; with the fix {params.fix} none does." if params.fix else "."),
         reason=reason,
-        evidence=tuple(
-            e for name, readings in passes.items() for e in _evidence(name, readings, wanted=readings is reported)
-        ),
+        evidence=tuple(e for name, r in passes.items() for e in _evidence(name, r, wanted=r is reported)),
         marks=(f"scaled: smtp_connect_timeout is {CONNECT_TIMEOUT_S} s here, and 30 s by default",),
         figures=_figures(reported, fixed),
         tables=(
-            Table.across("What failed", {name: _failures(readings) for name, readings in passes.items()}),
-            Table.across(
-                "Errors that programs get", {name: _errors(readings) for name, readings in passes.items()}, "call"
-            ),
+            Table.across("What failed", {name: _failures(r) for name, r in passes.items()}),
+            Table.across("Errors that programs get", {name: _errors(r) for name, r in passes.items()}, "call"),
         )
         if passes
         else (),
-        quotes=tuple(quote for readings in passes.values() for quote in _quotes(readings)),
+        quotes=tuple(quote for r in passes.values() for quote in _quotes(r)),
     )
 
 
@@ -71,16 +63,13 @@ def _failed(readings: PassReadings) -> str:
 def _evidence(name: str, readings: PassReadings, *, wanted: bool) -> Iterator[Evidence]:
     """Yield the evidence of one pass: failures if they are ``wanted`` (as reported), else none (with a fix)."""
     check = Evidence.some if wanted else Evidence.none
-    sources = (
-        f"results/{readings.name}-look-up.json",
-        f"results/{readings.name}-connect.json",
-        f"logs/{readings.relay}.log.gz",
-    )
+    results = f"results/{readings.name}"
+    sources = (f"{results}-look-up.json", f"{results}-connect.json", f"logs/{readings.relay}.log.gz")
     for (fact, (failed, tried)), source in zip(readings.failures.items(), sources, strict=True):
         yield check(f"{name}: {fact}", failed, source, f" of {tried:,}")
     yield check(f"{name}: entries that found no room (table_fulls)", readings.fulls, "series/readings.jsonl")
     lines = None if readings.kernel is None else len(readings.kernel)
-    yield check(f"{name}: lines of the kernel on the overflow", lines, f"results/{readings.name}-kernel.json")
+    yield check(f"{name}: lines of the kernel on the overflow", lines, f"{results}-kernel.json")
 
 
 def _figures(reported: PassReadings | None, fixed: PassReadings | None) -> dict[str, float | None]:
@@ -88,9 +77,8 @@ def _figures(reported: PassReadings | None, fixed: PassReadings | None) -> dict[
     for prefix, readings in (("", reported), ("fixed_", fixed)):
         if readings:
             names = ("look_ups_failed", "connections_failed", "messages_not_delivered_at_once")
-            figures |= {
-                f"{prefix}{n}": failed for n, (failed, _) in zip(names, readings.failures.values(), strict=True)
-            }
+            failures = zip(names, readings.failures.values(), strict=True)
+            figures |= {f"{prefix}{name}": failed for name, (failed, _) in failures}
             figures |= {f"{prefix}table_fulls": readings.fulls, f"{prefix}entries_at_most": readings.most}
     if reported:
         figures["predicted_threshold_addresses"] = reported.limit - AMONG_THEMSELVES + 1

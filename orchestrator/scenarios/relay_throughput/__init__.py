@@ -33,9 +33,8 @@ class RelayThroughput(Scenario[Params]):
         nodes = {**base.nodes, "sink": NodeSpec(service=params.sink)}
         if params.load != OURS:
             if params.recipients:
-                raise InvalidInput(
-                    "the load generator smtp-load for recipients", repr(params.load), "leave --load or --recipients out"
-                )
+                needed, do = "the load generator smtp-load for recipients", "leave --load or --recipients out"
+                raise InvalidInput(needed, repr(params.load), do)
             nodes[params.load] = NodeSpec(service=params.load)
         if settings := services.service(params.sink).relays.get(params.relay):
             nodes["relay"] = nodes["relay"].model_copy(update={"settings": dict(settings)})
