@@ -1,4 +1,4 @@
-"""Probe of many addresses on the link at once: which of them answer, and the kernel's errors for the rest.
+"""Probe of many addresses on the link at once: counts the answers, and the kernel's errors for the rest.
 
 ::
 
@@ -189,13 +189,13 @@ def _show() -> None:
 def main(words: list[str]) -> int:
     """Run one of the three commands."""
     try:
-        act, first, count, what = words
+        act, first, count, word = words
         start = int(IPv4Address(first))
         addresses = [str(IPv4Address(start + n)) for n in range(int(count))]
         acts: dict[str, Callable[[], Report | None]] = {
-            "look-up": lambda: look_up(addresses, what),
-            "connect": lambda: connect(addresses, int(what)),
-            "fill": lambda: fill(addresses, what),
+            "look-up": lambda: look_up(addresses, word),
+            "connect": lambda: connect(addresses, int(word)),
+            "fill": lambda: fill(addresses, word),
         }
         _show()
         report = acts[act]()

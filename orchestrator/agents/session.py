@@ -380,7 +380,7 @@ class Session(asyncio.Protocol):
         replies.clear()
         self._greeted = False
         self._forget()
-        transport.pause_reading()  # what the client has sent already is not read as commands (RFC 3207, 4.2)
+        transport.pause_reading()  # data that came already are no commands (RFC 3207, 4.2)
         self._secure = self._delay = asyncio.ensure_future(self._shake_hands(transport))
 
     async def _shake_hands(self, transport: asyncio.Transport) -> None:

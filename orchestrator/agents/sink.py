@@ -102,21 +102,6 @@ def obey(books: Books, words: list[str]) -> dict[str, Any]:
     raise ValueError(f"no such request: {words!r}")
 
 
-async def serve(
-    reception: Reception, session: Callable[[], Session], hosts: list[str], port: int, control: Path, backlog: int
-) -> list[asyncio.AbstractServer]:
-    """Open every socket and print the ``listening`` event; the servers serve while the caller keeps them."""
-    loop = asyncio.get_running_loop()
-    servers: list[asyncio.AbstractServer] = []
-    for host in hosts:
-        opened = listen(host, port, backlog)
-        port = opened.getsockname()[1]
-        servers.append(await loop.create_server(session, sock=opened, backlog=backlog))
-    servers.append(await loop.create_unix_server(partial(Control, reception.books), sock=listen_locally(control)))
-    say({"event": "listening", "port": port, "addresses": hosts})
-    return servers
-
-
 def tick(books: Books) -> None:
     """Print a SinkTick for each run whose counters have changed; repeat this every second."""
     for ledger in books:
@@ -128,16 +113,20 @@ def tick(books: Books) -> None:
 async def run(
     reception: Reception, session: Callable[[], Session], hosts: list[str], port: int, control: Path, backlog: int
 ) -> None:
-    """Serve until SIGTERM or SIGINT."""
+    """Open every socket, print the ``listening`` event, and serve until SIGTERM or SIGINT."""
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
-    servers = await serve(reception, session, hosts, port, control, backlog)
+    servers: list[asyncio.AbstractServer] = []
+    for host in hosts:
+        opened = listen(host, port, backlog)
+        port = opened.getsockname()[1]
+        servers.append(await loop.create_server(session, sock=opened, backlog=backlog))
+    servers.append(await loop.create_unix_server(partial(Control, reception.books), sock=listen_locally(control)))
+    say({"event": "listening", "port": port, "addresses": hosts})
     tick(reception.books)
     await ended.wait()
-    for server in servers:
-        server.close()
     os._exit(0)  # without closing ten thousand connections one by one
 
 

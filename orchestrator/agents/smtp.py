@@ -133,7 +133,7 @@ class Connection(asyncio.Protocol):
         """Account for the unanswered message."""
         self.lost(type(exc).__name__ if exc is not None else "connection closed")
 
-    # what the load calls
+    # calls of the load
 
     def lost(self, cause: str) -> None:
         """Account for the end of a connection that was lost, or never established."""

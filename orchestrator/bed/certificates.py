@@ -1,7 +1,6 @@
 """Certificate authority of a bed, and certificates for its hosts (RFC 5280), made when the bed is brought up."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address, IPv6Address
 
@@ -15,14 +14,6 @@ _LIFE = timedelta(days=397)
 """Longest lifetime of a server's certificate that browsers and TLS libraries accept."""
 _EARLIER = timedelta(hours=1)
 """Clocks that differ from ours."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Credentials:
-    """A certificate and its private key, both PEM."""
-
-    certificate: bytes
-    key: bytes
 
 
 class Authority:
@@ -46,8 +37,8 @@ class Authority:
         """The authority's certificate, PEM, for clients to trust."""
         return self._certificate.public_bytes(Encoding.PEM)
 
-    def issue(self, names: Iterable[str], addresses: Iterable[IPv4Address | IPv6Address] = ()) -> Credentials:
-        """Issue a server's certificate for DNS names and addresses; the first name is its common name."""
+    def issue(self, names: Iterable[str], addresses: Iterable[IPv4Address | IPv6Address] = ()) -> bytes:
+        """Return the key and certificate of a server, as PEM; the first of its DNS names is the common name."""
         names = list(names)
         key = generate_private_key(SECP256R1())
         alternatives: list[x509.GeneralName] = [x509.DNSName(name) for name in names]
@@ -62,9 +53,8 @@ class Authority:
             .add_extension(authority, critical=False)
             .sign(self._key, SHA256())
         )
-        return Credentials(
-            certificate=certificate.public_bytes(Encoding.PEM),
-            key=key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+        return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + certificate.public_bytes(
+            Encoding.PEM
         )
 
 

@@ -30,8 +30,8 @@ SYSCTLS_V6 = {
 
 DIRECTORY = "/testbed"
 CONTROL = f"{DIRECTORY}/control"
-"""File written at the start: prefixes that may connect, namely the control network (172.18.0.0/16), from which the host
-connects, and the guest network; or all addresses, if other machines may connect."""
+"""File written at the start: the prefixes that may connect. These are the control network (172.18.0.0/16), which the
+host uses, and the guest network; or all addresses, if ports are published for other machines."""
 CERTIFICATE = f"{DIRECTORY}/certificate.pem"
 """File with key and certificate of the node, written when its container is created."""
 AUTHORITY = f"{DIRECTORY}/ca.pem"
@@ -114,8 +114,8 @@ def _enter(wire: Wire, command: Sequence[str], capabilities: Sequence[str]) -> s
     ipip or sit loaded adds ``tunl0`` or ``sit0`` to every network namespace (Documentation/admin-guide/sysctl/net.rst,
     fb_tunnels_only_for_init_net).
 
-    If ports are published for other machines, whose addresses the engine keeps, what the service address sends has a
-    route to them; the wall lets nothing but replies pass.
+    If ports are published for other machines, the engine keeps the addresses of these. So packets from the service
+    address have a route to them, and the wall lets only replies pass.
     """
     become = " ".join(quote(part) for part in without_setup_rights(command, capabilities))
     return f"""#!/bin/sh

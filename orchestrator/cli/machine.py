@@ -75,15 +75,14 @@ def _doctor(
     """Check if this host can run a scenario."""
     from orchestrator.runs import runner
     from orchestrator.runs.forecast import first_to_bind
-    from orchestrator.scenarios import Connects, Provokes
 
     params = scenario_commands.params_of(scenario, values)
     wanted = runner.prepare(scenario, params)
     checks, plan, code = _examine(
         wanted,
         runs,
-        connections=scenario.connections(params) if isinstance(scenario, Connects) else {},
-        provoked=scenario.provokes if isinstance(scenario, Provokes) else frozenset(),
+        connections=scenario.connections(params),
+        provoked=scenario.provokes,
     )
     nodes = [
         {"name": node.name, "image": node.tag, "fds": node.fds, "memory_mb": node.memory_mb, "neighbours": node.peers}

@@ -61,8 +61,8 @@ def read(rundir: RunDir, nodes: Mapping[str, Any], *, recompute: bool) -> Hops |
         if kept and (kept.node, kept.log_b) == (node, size):
             rundir.leave_out(log, kept.left_out)
             return kept
-        service = str(described.get("service"))  # unknown if another version made the run
-        relay_log = services.read_log(service, rundir.log(node)) if size and service in services.known() else None
+        service = services.known().get(str(described.get("service")))  # unknown if another version made the run
+        relay_log = service.read_log(rundir.log(node)) if size and service else None
         if relay_log:
             kept = Hops.model_construct(
                 node=node,

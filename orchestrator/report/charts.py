@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import cycle
 from statistics import fmean
 
 from orchestrator.measurements import Latency, Measurements, Phase, Series
@@ -191,7 +192,7 @@ def _percentile_chart(name: str, title: str, says: str, curves: Mapping[str, Lat
 
 
 def _by_phase(
-    measured: Measurements, title: str, series: Mapping[str, Series], pick: Callable[..., float], what: str
+    measured: Measurements, title: str, series: Mapping[str, Series], pick: Callable[..., float], heading: str
 ) -> Table:
     """Return the table of a chart: a row for each phase, a column for each line."""
     rows = []
@@ -204,8 +205,9 @@ def _by_phase(
             ]
             row.append(pick(inside) if inside else None)
         rows.append(row)
-    return Table(title=title, columns=(what, *series), rows=rows)
+    return Table(title=title, columns=(heading, *series), rows=rows)
 
 
 def _lines(axis: Axis, series: Mapping[str, Series], pick: Callable[..., float]) -> list[Picture]:
-    return [drawing.line(axis, name, points, colour, pick=pick) for (name, points), colour in drawing.coloured(series)]
+    coloured = zip(series.items(), cycle(drawing.PALETTE), strict=False)
+    return [drawing.line(axis, name, points, colour, pick=pick) for (name, points), colour in coloured]

@@ -6,7 +6,7 @@ A colour is the name of a CSS variable (``--series-1``), so that one chart serve
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import cycle, pairwise
 from statistics import fmean
 from typing import Any
 
@@ -94,7 +94,7 @@ def over_percentiles(curves: Mapping[str, Latency]) -> Picture:
     x is 1 / (1 - share): 2 for 50 %, 10 for 90 %, 100 for 99 %. The y axis starts below the 10th percentile.
     """
     lines = []
-    for (name, curve), colour in coloured(curves):
+    for (name, curve), colour in zip(curves.items(), cycle(PALETTE), strict=False):
         steps = math.floor(math.log10(max(curve.count, 10)) * CURVE_STEPS)
         x = [10 ** (step / CURVE_STEPS) for step in range(steps + 1)]
         y = [float(f"{curve.at(100 - 100 / at) * 1e3:.4g}") for at in x]
@@ -103,8 +103,3 @@ def over_percentiles(curves: Mapping[str, Latency]) -> Picture:
     top = max(curve.max for curve in curves.values()) * 1e3
     decades = [10.0 ** math.floor(math.log10(low)), 10.0 ** math.ceil(math.log10(top))]
     return {"y": "milliseconds", "decades": decades, "phases": [], "lines": lines}
-
-
-def coloured(series: Mapping[str, Any]) -> list[tuple[tuple[str, Any], str]]:
-    """Return each item with a colour, in order."""
-    return [(item, PALETTE[i % len(PALETTE)]) for i, item in enumerate(series.items())]

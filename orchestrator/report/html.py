@@ -7,7 +7,6 @@ a script, even if it was not escaped.
 
 import base64
 import hashlib
-import json
 import shlex
 from datetime import UTC, datetime
 from functools import cache, partial
@@ -95,13 +94,8 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {"number": number, "cells": tables.cells}
-    environment.policies["json.dumps_function"] = _dumps
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     return environment
-
-
-def _dumps(data: Any, **options: Any) -> str:
-    """Return compact JSON; keys keep the order of the charts."""
-    return json.dumps(data, **{**options, "sort_keys": False, "separators": (",", ":"), "allow_nan": False})
 
 
 @cache

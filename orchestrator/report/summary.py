@@ -73,12 +73,12 @@ def summarize(measured: Measurements) -> RunFigures:
 T = TypeVar("T")
 
 
-def tried(faults: list[str], what: str, make: Callable[[], T]) -> T | None:
+def tried(faults: list[str], part: str, make: Callable[[], T]) -> T | None:
     """Return the result of ``make``; if it raises, return None and add the reason to ``faults``."""
     try:
         return make()
     except Exception as error:  # noqa: BLE001 - a failed figure must not hide the others, or the verdict
-        faults.append(f"{what}: {type(error).__name__}: {error}")
+        faults.append(f"{part}: {type(error).__name__}: {error}")
         return None
 
 

@@ -1,4 +1,4 @@
-"""Report of a run on the terminal: the verdict first, then its figures. Colour only repeats what words say."""
+"""Report of a run on the terminal: the verdict first, then its figures. Colour only repeats the words."""
 
 import shlex
 from collections.abc import Iterable

@@ -20,7 +20,7 @@ from orchestrator.measurements.rundir import RunDir
 from orchestrator.measurements.verdict import Outcome, Verdict
 from orchestrator.plan import make_plan
 from orchestrator.report import html
-from orchestrator.scenarios import Provokes, Scales, Scenario, scenario
+from orchestrator.scenarios import Scenario, scenario
 from orchestrator.up.admission import admit
 from orchestrator.up.bed import RecordedBed
 from orchestrator.up.bringup import Progress, bring_up, verify
@@ -131,9 +131,8 @@ def run(
             plan = make_plan(bed, cpus=cpus)
         with steps.step("verify the rendered files"):
             verify(plan)
-        provoked = scenario.provokes if isinstance(scenario, Provokes) else frozenset()
-        smaller = scenario.smaller(params) if isinstance(scenario, Scales) else None
         read = partial(capacity.read, host)
+        provoked, smaller = scenario.provokes, scenario.smaller(params)
         readings, old = admit(host, plan, read, disk=runs, steps=steps, provoked=provoked, smaller=smaller)
         tags = [images.tag(*image) for image in images.of(bed)]
         environment = capacity.environment(readings) | {
@@ -193,7 +192,7 @@ def _daemons(running: RecordedBed) -> dict[str, str]:
                 raise
             return None
 
-    commands = {name: services.version_command(node.plan.service) for name, node in running.nodes.items()}
+    commands = {name: services.service(node.plan.service).version for name, node in running.nodes.items()}
     with ThreadPoolExecutor(len(running.nodes)) as pool:
         replies = {name: pool.submit(ask, running.nodes[name], words) for name, words in commands.items() if words}
     return {name: line for name, reply in replies.items() if (line := reply.result()) is not None}

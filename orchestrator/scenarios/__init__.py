@@ -6,9 +6,10 @@ judged again without Docker. ``bed`` and ``judge`` are pure.
 
 import importlib
 import pkgutil
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from orchestrator.bed.model import Bed, Strict
 from orchestrator.errors import InvalidInput
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from orchestrator.measurements.verdict import Verdict
     from orchestrator.up.bed import RecordedBed
 
-P_contra = TypeVar("P_contra", bound=Strict, contravariant=True)
+P = TypeVar("P", bound=Strict)
 
 
 class OverIPv4(Strict):
@@ -28,7 +29,7 @@ class OverIPv4(Strict):
     """IP versions of mail and DNS in the bed; v4 needs no IPv6 on the host."""
 
 
-class Scenario(Protocol[P_contra]):
+class Scenario(ABC, Generic[P]):
     """One question, and how to answer it."""
 
     name: str
@@ -36,39 +37,28 @@ class Scenario(Protocol[P_contra]):
     """One line, for ``testbed list``."""
     params: type[Strict]
     """Parameters: each field becomes an option of ``testbed run``."""
+    provokes: frozenset[str] = frozenset()
+    """Names of the host's checks (``hosts.capacity.Check.name``) that may fail: it exceeds limits on purpose."""
 
-    def bed(self, params: P_contra) -> Bed:
+    @abstractmethod
+    def bed(self, params: P) -> Bed:
         """Return the bed."""
 
-    def drive(self, bed: "RecordedBed", params: P_contra) -> None:
+    @abstractmethod
+    def drive(self, bed: "RecordedBed", params: P) -> None:
         """Drive load through the bed and save the results in the run directory."""
 
-    def judge(self, measured: "Measurements", params: P_contra) -> "Verdict":
+    @abstractmethod
+    def judge(self, measured: "Measurements", params: P) -> "Verdict":
         """Return the verdict on the measurements."""
 
+    def smaller(self, params: P) -> str | None:  # noqa: ARG002
+        """Return advice for a host that is too small for these parameters; ``None``: there is no smaller size."""
+        return None
 
-@runtime_checkable
-class Provokes(Protocol):
-    """A scenario that exceeds limits of the host on purpose."""
-
-    provokes: frozenset[str]
-    """Names of the host's checks (``hosts.capacity.Check.name``) that may fail."""
-
-
-@runtime_checkable
-class Scales(Protocol):
-    """A scenario that can run at several sizes."""
-
-    def smaller(self, params: Any) -> str | None:
-        """Return advice for a host that is too small for these parameters; None if these are the smallest size."""
-
-
-@runtime_checkable
-class Connects(Protocol[P_contra]):
-    """A scenario with a predictable rate of new connections."""
-
-    def connections(self, params: P_contra) -> Mapping[str, float]:
-        """Return node -> new connections a second to one address."""
+    def connections(self, params: P) -> Mapping[str, float]:  # noqa: ARG002
+        """Return node -> new connections a second to one address, where they can be predicted."""
+        return {}
 
 
 @cache

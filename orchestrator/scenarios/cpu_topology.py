@@ -17,6 +17,7 @@ from orchestrator.bed.model import Bed
 from orchestrator.measurements import Measurements, Phase
 from orchestrator.measurements.kept import Kept
 from orchestrator.measurements.verdict import Evidence, Outcome, Table, Verdict, unknown, unmet
+from orchestrator.scenarios import Scenario
 from orchestrator.scenarios.relay_load import probes
 from orchestrator.scenarios.relay_load.drive import calibrate, find_connections
 from orchestrator.scenarios.relay_load.evidence import CONCURRENCY, INSTRUMENT, UNSTEADY, accounting, instrument, worst
@@ -49,7 +50,7 @@ class Params(RelayLoad):
     """Seconds that the relay may take to empty its queue on each set."""
 
 
-class CpuTopology:
+class CpuTopology(Scenario[Params]):
     """The scenario."""
 
     name = "cpu-topology"

@@ -18,7 +18,7 @@ from orchestrator.bed import builtin
 from orchestrator.bed.model import MAX_DOMAINS, Bed, NodeSpec
 from orchestrator.measurements import Machine, Measurements
 from orchestrator.measurements.verdict import Evidence, Outcome, Table, Verdict, sentence, unknown, unmet
-from orchestrator.scenarios import OverIPv4
+from orchestrator.scenarios import OverIPv4, Scenario
 from orchestrator.scenarios.relay_load.cpu import Cpu, cpu_of
 from orchestrator.scenarios.relay_load.evidence import BUSY, NEAR_CEILING
 from orchestrator.scenarios.relay_load.params import OURS, require
@@ -63,7 +63,7 @@ class Params(OverIPv4):
         return list(dict.fromkeys(name.strip() for name in self.engines.split(",")))
 
 
-class GeneratorCeiling:
+class GeneratorCeiling(Scenario[Params]):
     """The scenario."""
 
     name = "generator-ceiling"
@@ -93,8 +93,8 @@ class GeneratorCeiling:
             Evidence.of(f"ceiling of {g.name}", g.ceiling or None, "a figure", bool, "series/sink.jsonl", PER_MINUTE)
             for g in generators
         ]
-        own = [e for one in generators if one.name in limits for e in _own(one, limits[one.name], generators)]
-        room = [_room(one) for one in generators if one.name in limits] or _sink(generators, params)
+        own = [e for g in generators if g.name in limits for e in _own(g, limits[g.name], generators)]
+        room = [_room(g) for g in generators if g.name in limits] or _sink(generators, params)
         evidence = (*known, *own, *room)
         missing = unknown(evidence)
         if wrong := unmet(own):
@@ -103,18 +103,18 @@ class GeneratorCeiling:
             outcome, reason = Outcome.INCONCLUSIVE, wrong
         else:
             outcome = Outcome.CONFIRMED
-            reason = "; ".join(f"{one.name} sends {one.ceiling:,.0f} a minute at most" for one in generators)
+            reason = "; ".join(f"{g.name} sends {g.ceiling:,.0f} a minute at most" for g in generators)
         own_limits = [f"{name}'s is a limit of its own: {limit:,.0f} a minute" for name, limit in limits.items()]
         return Verdict(
             outcome=outcome,
             claim=", and ".join(["Each generator's ceiling is known", *own_limits]) + ".",
             reason=sentence(reason),
             evidence=evidence,
-            marks=tuple(mark for one in generators for mark in _marks(one)),
+            marks=tuple(mark for g in generators for mark in _marks(g)),
             figures={
-                f"{one.name.replace('-', '_')}_{where}_messages_per_minute": rate
-                for one in generators
-                for where, rate in (("ceiling", one.ceiling), ("relay", one.through))
+                f"{g.name.replace('-', '_')}_{where}_messages_per_minute": rate
+                for g in generators
+                for where, rate in (("ceiling", g.ceiling), ("relay", g.through))
             },
             tables=(_table(generators),),
         )
@@ -204,28 +204,29 @@ def _table(generators: Sequence[Generator]) -> Table:
     )
 
 
-def _marks(one: Generator) -> Iterator[str]:
-    if one.machine and one.starved:
-        bed = f"the bed had {one.machine.bed:.1f} of {one.machine.cpus} cores"
-        yield f"busy machine: while {one.name} sent, {bed}, other processes the rest"
-    if one.sink_cores and one.sink_cores > BUSY:
-        yield f"the ceiling of {one.name} may be that of the sink, which used {one.sink_cores:.0%} of its core"
+def _marks(generator: Generator) -> Iterator[str]:
+    if generator.machine and generator.starved:
+        bed = f"the bed had {generator.machine.bed:.1f} of {generator.machine.cpus} cores"
+        yield f"busy machine: while {generator.name} sent, {bed}, other processes the rest"
+    if generator.sink_cores and generator.sink_cores > BUSY:
+        used = f"used {generator.sink_cores:.0%} of its core"
+        yield f"the ceiling of {generator.name} may be that of the sink, which {used}"
 
 
-def _own(one: Generator, limit: float, generators: Sequence[Generator]) -> Iterator[Evidence]:
+def _own(generator: Generator, limit: float, generators: Sequence[Generator]) -> Iterator[Evidence]:
     """Yield the evidence that a generator has this limit of its own, and that the sink can take more."""
     yield Evidence.of(
-        f"{one.name}'s pace",
-        one.ceiling or None,
+        f"{generator.name}'s pace",
+        generator.ceiling or None,
         f"{limit:,.0f}, within {TOLERANCE:.0%}",
-        lambda pace: _unless_starved(one, abs(pace / limit - 1) <= TOLERANCE, slow=pace < limit),
+        lambda pace: _unless_starved(generator, abs(pace / limit - 1) <= TOLERANCE, slow=pace < limit),
         "series/sink.jsonl",
         PER_MINUTE,
     )
-    rival = max(generators, key=lambda other: (other is not one, other.ceiling or 0.0))
-    if rival is one or not rival.ceiling or not one.ceiling:
+    rival = max(generators, key=lambda other: (other is not generator, other.ceiling or 0.0))
+    if rival is generator or not rival.ceiling or not generator.ceiling:
         return
-    times = rival.ceiling / one.ceiling
+    times = rival.ceiling / generator.ceiling
     yield Evidence(
         fact="rate of the same sink with another generator",
         found=f"{rival.ceiling:,.0f} a minute from {rival.name}, {times:.0f} times as much",
@@ -235,16 +236,16 @@ def _own(one: Generator, limit: float, generators: Sequence[Generator]) -> Itera
     )
 
 
-def _unless_starved(one: Generator, holds: bool, *, slow: bool) -> bool | None:  # noqa: FBT001
+def _unless_starved(generator: Generator, holds: bool, *, slow: bool) -> bool | None:  # noqa: FBT001
     """Return None instead of False for a slow result on a starved machine."""
-    return holds or (None if slow and one.starved else False)
+    return holds or (None if slow and generator.starved else False)
 
 
-def _room(one: Generator) -> Evidence:
+def _room(generator: Generator) -> Evidence:
     """Return the evidence that CPU is not the limit of a generator."""
     return Evidence.of(
-        f"cores that the bed used while {one.name} sent to the sink",
-        one.machine,
+        f"cores that the bed used while {generator.name} sent to the sink",
+        generator.machine,
         f"at most {HALF:.0%} of them",
         lambda machine: machine.bed / machine.cpus <= HALF,
         "series/stats.jsonl",
@@ -257,9 +258,12 @@ def _sink(generators: Sequence[Generator], params: Params) -> list[Evidence]:
     return [
         *(
             Evidence.at_most(
-                f"CPU of the sink while {one.name} sent (one thread)", one.sink_cores, BUSY, "series/stats.jsonl"
+                f"CPU of the sink while {generator.name} sent (one thread)",
+                generator.sink_cores,
+                BUSY,
+                "series/stats.jsonl",
             )
-            for one in generators
+            for generator in generators
         ),
         Evidence.of(
             "delay of the sink's reply", params.data_delay_ms, "0 ms", lambda ms: ms == 0, "run.json", "{:g} ms"

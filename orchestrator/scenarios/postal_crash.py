@@ -14,7 +14,7 @@ from orchestrator.agents.contract import LoadOrder
 from orchestrator.bed.model import Bed, Families, NodeSpec, Release
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.verdict import Evidence, Outcome, Quote, Table, Verdict, sentence, unknown, unmet
-from orchestrator.scenarios import OverIPv4
+from orchestrator.scenarios import OverIPv4, Scenario
 from orchestrator.services import Role
 from orchestrator.up.bed import RecordedBed
 
@@ -37,7 +37,7 @@ class Params(OverIPv4):
     fault: Literal["reset-after-mail", "close-after-rcpt", "none"] = "reset-after-mail"
     """Rule of the sink: reset the connection (RST) at MAIL, or close it at RCPT."""
     every: Annotated[int, Field(ge=1, le=1_000_000)] = 2
-    """The sink breaks off at one in this many of these commands."""
+    """The sink applies the rule to every n-th of these commands."""
     seconds: Annotated[float, Field(ge=1, le=3600)] = 8.0
     """Time of each generator, in seconds."""
     connections: Annotated[int, Field(ge=1, le=1000)] = 20
@@ -46,7 +46,7 @@ class Params(OverIPv4):
     """Debian release of postal."""
 
 
-class PostalCrash:
+class PostalCrash(Scenario[Params]):
     """The scenario."""
 
     name = "postal-crash"
@@ -91,7 +91,7 @@ class PostalCrash:
             outcome = Outcome.CONFIRMED
             reason = (
                 f"postal died of SIGSEGV after {1000 * crash.seconds:,.0f} ms and {_failures(measured):,} times "
-                f"{MESSAGE!r}; ours counted {sum(ours.failed.values()):,} errors and went on for "
+                f"{MESSAGE!r}; our generator counted {sum(ours.failed.values()):,} errors and went on for "
                 f"{ours.seconds:.1f} s. Debian's postal has no fix: the fix is another generator"
             )
         return Verdict(
@@ -154,9 +154,9 @@ def _ours(measured: Measurements, params: Params) -> tuple[Evidence, ...]:
     allowed = params.seconds + OVERTIME
     return (
         Evidence.some("sessions that the sink broke off", sink.broken if sink else None, source, of=connections),
-        Evidence.some("errors that ours counted", failed if ours else None, source),
+        Evidence.some("errors that our generator counted", failed if ours else None, source),
         Evidence.of(
-            "seconds until ours ended",
+            "seconds until our generator ended",
             ours.seconds if ours else None,
             f"at most {allowed:.0f}",
             lambda seconds: seconds <= allowed,
@@ -164,12 +164,12 @@ def _ours(measured: Measurements, params: Params) -> tuple[Evidence, ...]:
             "{:.1f}",
         ),
         Evidence.none(
-            "messages of ours without an outcome",
+            "messages of our generator without an outcome",
             count.offered - count.accepted - failed if count else None,
             source,
             of=f" of {count.offered:,}" if count else "",
         ),
-        Evidence.none("messages of ours accepted, but lost", count.lost if count else None, source),
+        Evidence.none("messages of our generator accepted, but lost", count.lost if count else None, source),
     )
 
 

@@ -7,11 +7,13 @@ A service names its role and its image, and renders a node: files, command, limi
 import importlib
 import pkgutil
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from hdrh.histogram import HdrHistogram
@@ -124,27 +126,6 @@ class Rendered:
     """Whether the daemon listens on each IPv6 address that it finds on the node's interfaces."""
 
 
-class Service(Protocol[S]):
-    """One kind of server."""
-
-    name: str
-    role: Role
-    image: str
-    """The folder under images/ that makes its image."""
-    settings: type[S]
-    """Model of the node's ``settings`` in a bed file."""
-    capabilities: tuple[str, ...]
-    """Capabilities of the daemon (capabilities(7), without ``CAP_``)."""
-    takes_mail: bool
-    """Whether the node answers on the delivery address of every domain (AnyIP)."""
-    ready: re.Pattern[str]
-    """Log line printed once the daemon serves."""
-
-    def render(self, site: Site[S]) -> Rendered:
-        """Render one node of this kind."""
-        ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queued:
     """A message in a relay's queue."""
@@ -188,78 +169,6 @@ class Queue:
     """``None``: the relay cannot list its queue."""
 
 
-@runtime_checkable
-class HoldsMail(Protocol):
-    """A service with a mail queue: a relay."""
-
-    queue: Queue
-
-
-@runtime_checkable
-class Restarts(Protocol):
-    """A service whose daemon can stop and start again in its running container."""
-
-    restart: tuple[str, ...]
-    """Command that ends when the daemon serves again."""
-
-
-@runtime_checkable
-class GeneratesLoad(Protocol):
-    """A load generator: a node that waits, and sends each load that is ordered."""
-
-    burst_s: float
-    """Period of its bursts, in seconds; they start at its multiples in Unix time. Rates are means of whole periods."""
-    numbers: bool
-    """Whether messages are numbered, so that each is accounted for, and can go straight to each domain's address."""
-
-    def command(self, order: LoadOrder) -> tuple[str, ...]:
-        """Return the command that sends a load; raises InvalidInput if the generator cannot."""
-        ...
-
-    def read(
-        self, printed: Iterable[str], order: LoadOrder, tick: Callable[[dict[str, Any]], None]
-    ) -> LoadReport | None:
-        """Read the command's output as a stream; call ``tick`` with each tick. ``None`` if no report was printed."""
-        ...
-
-
-@runtime_checkable
-class LimitsItself(Protocol):
-    """A load generator whose rate has a limit of its own, however fast the server is."""
-
-    most_per_minute: float
-    """Maximum number of messages a minute."""
-
-
-@runtime_checkable
-class AdaptsRelay(Protocol):
-    """A sink that needs certain settings of the relay."""
-
-    relays: Mapping[str, Mapping[str, Any]]
-    """Name of a relay service -> its settings in a bed with this sink."""
-
-
-@runtime_checkable
-class OpensFiles(Protocol):
-    """A server whose number of open files follows from its settings."""
-
-    def open_files(self, addresses: int, workers: int, release: str) -> int:
-        """Return an idle server's number of open files; ``addresses``: those it listens on, of both families."""
-        ...
-
-    def most_files(self, release: str, max_sockets: int | None = None) -> int | None:
-        """Return the daemon's own limit of open files, or ``None``; ``max_sockets``: the node's setting, if any."""
-        ...
-
-
-@runtime_checkable
-class Counts(Protocol):
-    """A sink that accounts for each message, and counts unnumbered messages of other generators."""
-
-    control: tuple[str, ...]
-    """Command that takes a request as its last words (``agents.control``)."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trouble:
     """Lines of a relay's log that report the same trouble."""
@@ -285,36 +194,90 @@ class RelayLog:
     """Troubles by reason, the most frequent first."""
 
 
-@runtime_checkable
-class ReadsLog(Protocol):
-    """A relay whose log records every delivery."""
+class Service(ABC, Generic[S]):
+    """One kind of server; its class overrides the defaults that do not fit."""
 
-    def read_log(self, lines: Iterable[tuple[float, str]]) -> RelayLog:
-        """Read a log: Unix time and text of each line."""
-        ...
+    name: str
+    role: Role
+    image: str
+    """The folder under images/ that makes its image."""
+    settings: type[S]
+    """Model of the node's ``settings`` in a bed file."""
+    ready: re.Pattern[str]
+    """Log line printed once the daemon serves."""
+    capabilities: tuple[str, ...] = ()
+    """Capabilities of the daemon (capabilities(7), without ``CAP_``)."""
+    takes_mail: bool = False
+    """Whether the node answers on the delivery address of every domain (AnyIP)."""
+    version: tuple[str, ...] = ()
+    """Command whose first output is the daemon's version; empty: it has none."""
+    queue: Queue | None = None
+    """The mail queue of a relay."""
+    restart: tuple[str, ...] = ()
+    """Command that restarts the daemon in its container, and ends when it serves again; empty: it has none."""
+    control: tuple[str, ...] = ()
+    """Command that takes a request as its last words (``agents.control``). A sink with such a command accounts for each
+    message, and counts unnumbered messages of other generators."""
+    relays: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+    """Of a sink: name of a relay service -> the settings that the relay needs in a bed with this sink."""
 
+    @abstractmethod
+    def render(self, site: Site[S]) -> Rendered:
+        """Render one node of this kind."""
 
-@runtime_checkable
-class NeedsAddresses(Protocol):
-    """A service whose number of addresses follows from the user's own files."""
-
-    def addresses(self, files: Mapping[str, str], families: Families) -> int:
-        """Return the number of addresses that a node with these files needs."""
-        ...
-
-
-@runtime_checkable
-class Verifies(Protocol):
-    """A service that can check its rendered files without starting the daemon."""
+    def addresses(self, files: Mapping[str, str], families: Families) -> int:  # noqa: ARG002
+        """Return the number of addresses that a node needs for the user's own files."""
+        return 1
 
     def verify(self, files: Mapping[str, bytes]) -> None:
-        """Raise InvalidInput if the files of a node are invalid."""
+        """Check the files of a node without starting the daemon; raises InvalidInput if they are invalid."""
+
+    def read_log(self, lines: Iterable[tuple[float, str]]) -> RelayLog | None:  # noqa: ARG002
+        """Read a relay's log (Unix time and text of each line); ``None``: it does not record every delivery."""
+        return None
+
+
+class GeneratesLoad(Service[S]):
+    """A load generator: a node that waits, and sends each load that is ordered."""
+
+    role = Role.LOAD
+    # The shell reaps orphans of an exec, and its trap ends it at once on SIGTERM.
+    wait = ("sh", "-c", "trap 'exit 0' TERM; echo waiting for orders; sleep infinity & wait")
+    """Start command of its container, which waits for an exec."""
+    ready = re.compile(r"^waiting for orders$")
+    burst_s: float = TICK_S
+    """Period of its bursts, in seconds; they start at its multiples in Unix time. Rates are means of whole periods."""
+    numbers: bool = False
+    """Whether messages are numbered, so that each is accounted for, and can go straight to each domain's address."""
+    most_per_minute: float | None = None
+    """Limit of its own, in messages a minute, however fast the server is."""
+
+    @abstractmethod
+    def command(self, order: LoadOrder) -> tuple[str, ...]:
+        """Return the command that sends a load; raises InvalidInput if the generator cannot."""
+
+    @abstractmethod
+    def read(
+        self, printed: Iterable[str], order: LoadOrder, tick: Callable[[dict[str, Any]], None]
+    ) -> LoadReport | None:
+        """Read the command's output as a stream; call ``tick`` with each tick. ``None`` if no report was printed."""
+
+
+class OpensFiles(Protocol):
+    """A server whose number of open files follows from its settings."""
+
+    def open_files(self, addresses: int, workers: int, release: str) -> int:
+        """Return an idle server's number of open files; ``addresses``: those it listens on, of both families."""
+        ...
+
+    def most_files(self, release: str, max_sockets: int | None = None) -> int | None:
+        """Return the daemon's own limit of open files, or ``None``; ``max_sockets``: the node's setting, if any."""
         ...
 
 
 @runtime_checkable
 class TakesUpdates(Protocol):
-    """Added by a DNS server whose records can be changed while it runs."""
+    """A DNS server whose records can be changed while it runs."""
 
     def update(self, plan: Mapping[str, bytes], address: str, lines: Sequence[str]) -> tuple[str, ...] | None:
         """Return the command that makes these changes at an address, in the language of nsupdate(1).
@@ -322,14 +285,6 @@ class TakesUpdates(Protocol):
         ``plan``: the files of its node. ``None``: this node takes no changes.
         """
         ...
-
-
-@runtime_checkable
-class TellsVersion(Protocol):
-    """A service whose daemon has a version."""
-
-    version: tuple[str, ...]
-    """Command whose first output is the version."""
 
 
 def require_v4(site: Site[Any], program: str) -> None:
@@ -365,54 +320,9 @@ def burst_s(name: str) -> float:
 
 
 def most_per_minute(name: str) -> float | None:
-    """Return a load generator's own limit in messages a minute; ``None``: it has none."""
-    found = known().get(name)
-    return found.most_per_minute if isinstance(found, LimitsItself) else None
-
-
-def relay_settings(relay: str, sink: str) -> Mapping[str, Any]:
-    """Return the settings of a relay service in a bed with this sink service."""
-    found = known().get(sink)
-    return found.relays.get(relay, {}) if isinstance(found, AdaptsRelay) else {}
-
-
-def files_of(name: str) -> OpensFiles:
-    """Return a service; raises InvalidInput if none has this name, or its number of open files is not predictable."""
-    found = service(name)
-    if isinstance(found, OpensFiles):
-        return found
-    raise InvalidInput("a service whose open files are predictable", repr(name), "choose another one")
-
-
-def addresses(name: str, files: Mapping[str, str], families: Families) -> int:
-    """Return the number of addresses that a node of this service needs for the user's own files."""
-    kind = service(name)
-    return kind.addresses(files, families) if isinstance(kind, NeedsAddresses) else 1
-
-
-def queue_of(name: str) -> Queue | None:
-    """Return the queue commands of a service; ``None`` if it has no queue."""
-    kind = service(name)
-    return kind.queue if isinstance(kind, HoldsMail) else None
-
-
-def verify(name: str, files: Mapping[str, bytes]) -> None:
-    """Raise InvalidInput if the service finds these files of its node invalid."""
-    kind = service(name)
-    if isinstance(kind, Verifies):
-        kind.verify(files)
-
-
-def version_command(name: str) -> tuple[str, ...] | None:
-    """Return the command that prints the version of a service's daemon; ``None`` if it has no version."""
-    kind = service(name)
-    return kind.version if isinstance(kind, TellsVersion) else None
-
-
-def read_log(name: str, lines: Iterable[tuple[float, str]]) -> RelayLog | None:
-    """Read the log of a service; ``None`` if the service has no reader."""
-    kind = service(name)
-    return kind.read_log(lines) if isinstance(kind, ReadsLog) else None
+    """Return a load generator's own limit in messages a minute; ``None`` for other or unknown services."""
+    kind = known().get(name)
+    return kind.most_per_minute if isinstance(kind, GeneratesLoad) else None
 
 
 def schema() -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import Field
 
 from orchestrator.bed.model import Strict
-from orchestrator.services import Rendered, Role, Site, require_v4
+from orchestrator.services import Rendered, Role, Service, Site, require_v4
 
 _USERS = "/testbed/users"
 _START = f"""\
@@ -33,7 +33,7 @@ class Settings(Strict):
     """Concurrent connections (``-t``)."""
 
 
-class Bhm:
+class Bhm(Service[Settings]):
     """The service."""
 
     name = "bhm"

@@ -9,7 +9,7 @@ from pydantic import Field
 from orchestrator.bed import zones
 from orchestrator.bed.model import Strict
 from orchestrator.errors import InvalidInput
-from orchestrator.services import Rendered, Role, Site
+from orchestrator.services import Rendered, Role, Service, Site
 
 DIRECTORY = "/etc/bind/testbed"
 _OWN = f"{DIRECTORY}/own"
@@ -55,7 +55,7 @@ class Settings(Strict):
     start. (The fetch fails, because a bed has no route to a root server.)"""
 
 
-class Bind:
+class Bind(Service[Settings]):
     """The service."""
 
     name = "bind"
@@ -63,7 +63,6 @@ class Bind:
     image = "bind"
     settings = Settings
     capabilities = ("DAC_OVERRIDE", "NET_BIND_SERVICE", "SETGID", "SETUID")  # the first: rndc reads bind's key
-    takes_mail = False
     ready = re.compile(r" running$")
     version = ("named", "-v")
 

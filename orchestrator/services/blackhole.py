@@ -10,7 +10,7 @@ from orchestrator.agents.contract import SinkSettings
 from orchestrator.agents.rules import Action, Rule
 from orchestrator.bed.model import Strict
 from orchestrator.bed.wiring import CERTIFICATE
-from orchestrator.services import Rendered, Role, Site
+from orchestrator.services import Rendered, Role, Service, Site
 from orchestrator.services.agents import DOMAINS, PYTHON, files
 
 
@@ -33,7 +33,7 @@ class Settings(Strict):
     """Rules for sessions and messages; the first match decides."""
 
 
-class Blackhole:
+class Blackhole(Service[Settings]):
     """The service."""
 
     name = "blackhole"

@@ -7,7 +7,7 @@ from orchestrator.agents.dns_rules import DnsRule
 from orchestrator.bed.addressing import twin
 from orchestrator.bed.model import Strict
 from orchestrator.errors import InvalidInput
-from orchestrator.services import Rendered, Role, Site
+from orchestrator.services import Rendered, Role, Service, Site
 from orchestrator.services.agents import PYTHON, code
 
 _RULES = "/testbed/dns-rules.json"
@@ -20,7 +20,7 @@ class Settings(Strict):
     """Rules for questions; the first match decides."""
 
 
-class DnsGate:
+class DnsGate(Service[Settings]):
     """The service."""
 
     name = "dns-gate"
@@ -28,7 +28,6 @@ class DnsGate:
     image = "inbox"
     settings = Settings
     capabilities = ("NET_BIND_SERVICE",)
-    takes_mail = False
     ready = re.compile(r'"event": "listening"')
     control = (*PYTHON, "-m", "orchestrator.agents.control")
 

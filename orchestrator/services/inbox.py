@@ -10,7 +10,7 @@ from orchestrator.agents.rules import Rule
 from orchestrator.bed.addressing import twin
 from orchestrator.bed.model import Strict
 from orchestrator.bed.wiring import CERTIFICATE
-from orchestrator.services import Rendered, Role, Site
+from orchestrator.services import Rendered, Role, Service, Site
 from orchestrator.services.agents import DOMAINS, PYTHON, code, files
 
 SPOOL = "/var/spool/inbox"
@@ -38,7 +38,7 @@ class Settings(Strict):
     """Rules for sessions and messages; the first match decides."""
 
 
-class Inbox:
+class Inbox(Service[Settings]):
     """The service."""
 
     name = "inbox"

@@ -4,7 +4,7 @@ It numbers no messages and measures no latency; its messages are counted at the 
 """
 
 from orchestrator.agents.contract import LoadOrder
-from orchestrator.services import Rendered, Site, require_v4, waiting
+from orchestrator.services import Rendered, Site, require_v4
 from orchestrator.services.third_party import Settings, ThirdParty
 
 USERS = "/testbed/users"
@@ -32,7 +32,7 @@ class Postal(ThirdParty):
         require_v4(site, "postal")
         users = "".join(f"user@{delivery.domain}\n" for delivery in site.deliveries)
         return Rendered(
-            command=waiting.COMMAND,
+            command=self.wait,
             files={USERS: users.encode()},
             fds=1024,
         )

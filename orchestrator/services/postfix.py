@@ -20,6 +20,7 @@ from orchestrator.services import (
     RelayLog,
     Rendered,
     Role,
+    Service,
     Site,
     postfix_config,
     postfix_log,
@@ -207,7 +208,7 @@ def _entries(printed: str) -> list[Queued]:
     return list(found.values())
 
 
-class Postfix:
+class Postfix(Service[Settings]):
     """The service."""
 
     name = "postfix"
@@ -215,7 +216,6 @@ class Postfix:
     image = "postfix"
     settings = Settings
     capabilities = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "NET_BIND_SERVICE", "SETGID", "SETUID")
-    takes_mail = False
     ready = re.compile(r"postfix/master\[\d+\]: daemon started ")
     version = ("postconf", "-h", "mail_version")
     queue = Queue(

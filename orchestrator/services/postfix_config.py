@@ -232,13 +232,13 @@ def master(text: str, own: Sequence[str], main: Mapping[str, str]) -> tuple[str,
             if other := _SYSLOG_NAME.search(lines[number]):
                 lines[number] = _SYSLOG_NAME.sub(r"\1postfix/\2", lines[number])
                 reason = "the bed reads the log by this name"
-                what = f"{MASTER} {entry} syslog_name"
-                changes.append(Override(setting=what, old=other[2], new=f"postfix/{other[2]}", reason=reason))
+                setting = f"{MASTER} {entry} syslog_name"
+                changes.append(Override(setting=setting, old=other[2], new=f"postfix/{other[2]}", reason=reason))
         options = {a or c: b or d for a, b, c, d in _OPTION.findall(" ".join(line for _, line in group))}
         away += [f"{MASTER} {entry}: {detour}" for detour in detours(options, main)]
     if chrooted:
-        what = f"{MASTER} chroot of {len(chrooted)} services, {', '.join(chrooted[:2])}, ..."
-        changes.append(Override(setting=what, old="y", new="n", reason="a node has a root of its own"))
+        setting = f"{MASTER} chroot of {len(chrooted)} services, {', '.join(chrooted[:2])}, ..."
+        changes.append(Override(setting=setting, old="y", new="n", reason="a node has a root of its own"))
     if "postlog/unix-dgram" not in names:
         lines.append(POSTLOG)
         reason = "postlogd writes the log to /dev/stdout"
@@ -274,7 +274,7 @@ def _listening(lines: list[str], own: Sequence[str], interfaces: str) -> dict[in
     """Return line number -> new service name, for each inet service at an address that the node does not have.
 
     A service that alone has its port listens at all addresses of the node; one that shares its port, at one address.
-    The service addresses are left to a service at every address or without one (inet_interfaces), as it takes the mail.
+    A service at every address, or without one (inet_interfaces), keeps the service addresses: it takes the mail.
     But if the user's ``interfaces`` are loopback ones, a service without an address listens there.
     """
     names = {}

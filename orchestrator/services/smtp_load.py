@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from orchestrator import strict_json
-from orchestrator.agents.contract import TICK_S, LoadOrder, LoadReport, LoadTick
+from orchestrator.agents.contract import LoadOrder, LoadReport, LoadTick
 from orchestrator.agents.wire import recipients_of
 from orchestrator.bed.model import Recipients, Strict
 from orchestrator.errors import EngineFailed, InvalidInput
-from orchestrator.services import Rendered, Role, Site, waiting
+from orchestrator.services import GeneratesLoad, Rendered, Site
 from orchestrator.services.agents import DOMAINS, PYTHON, RECIPIENTS, files
 
 _MESSAGES: dict[str, Callable[[Any], LoadReport | LoadTick]] = {
@@ -25,17 +25,12 @@ class Settings(Strict):
     """Local parts valid in every domain, or full addresses. Unset: ``user`` in each domain."""
 
 
-class SmtpLoad:
+class SmtpLoad(GeneratesLoad[Settings]):
     """The service."""
 
     name = "smtp-load"
-    role = Role.LOAD
     image = "agents"
     settings = Settings
-    capabilities: tuple[str, ...] = ()
-    takes_mail = False
-    ready = waiting.READY
-    burst_s = TICK_S
     numbers = True
 
     def render(self, site: Site[Settings]) -> Rendered:
@@ -48,7 +43,7 @@ class SmtpLoad:
                 raise InvalidInput(f"recipients of node {site.node}", str(error), "change the list") from error
         recipients = "".join(f"{recipient}\n" for recipient in named or LoadOrder().recipients)
         return Rendered(
-            command=waiting.COMMAND,
+            command=self.wait,
             files={**files(site.deliveries), RECIPIENTS: recipients.encode()},
             fds=4096,
             memory_mb=96,

@@ -5,7 +5,7 @@ It sends to one recipient per process, without PIPELINING or TLS, and measures n
 
 from orchestrator.agents.contract import LoadOrder
 from orchestrator.errors import InvalidInput
-from orchestrator.services import Rendered, Site, waiting
+from orchestrator.services import Rendered, Site
 from orchestrator.services.third_party import Settings, ThirdParty
 
 _ENDLESS = str(2**31 - 1)
@@ -20,7 +20,7 @@ class SmtpSource(ThirdParty):
 
     def render(self, site: Site[Settings]) -> Rendered:  # noqa: ARG002
         """Render a node that waits for loads."""
-        return Rendered(command=waiting.COMMAND, fds=1024, memory_mb=32)
+        return Rendered(command=self.wait, fds=1024, memory_mb=32)
 
     def program(self, order: LoadOrder) -> tuple[str, ...]:
         """Return the command of smtp-source; a connection carries one message, or (``-d``) all."""

@@ -5,14 +5,14 @@ The script runs in the generator's node, so its times do not include the engine'
 
 import re
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from orchestrator.agents.contract import TICK_S, LoadOrder, LoadReport, PrintedLine
+from orchestrator.agents.contract import LoadOrder, LoadReport, PrintedLine
 from orchestrator.bed.model import Strict
 from orchestrator.errors import InvalidInput
-from orchestrator.services import Role, waiting
+from orchestrator.services import GeneratesLoad
 
 MOST_LINES = 50
 """Maximum number of distinct output lines that are kept."""
@@ -41,16 +41,10 @@ class Settings(Strict):
     """No settings: each load has its own order (``LoadOrder``)."""
 
 
-class ThirdParty(ABC):
+class ThirdParty(GeneratesLoad[Settings]):
     """A load generator without message numbers: a node that waits, and runs one program for each load."""
 
-    role = Role.LOAD
     settings = Settings
-    capabilities: tuple[str, ...] = ()
-    takes_mail = False
-    ready = waiting.READY
-    burst_s = TICK_S
-    numbers = False
 
     @abstractmethod
     def program(self, order: LoadOrder) -> tuple[str, ...]:

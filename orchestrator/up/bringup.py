@@ -64,7 +64,7 @@ def verify(plan: Plan) -> None:
         InvalidInput: a rendered file is invalid.
     """
     for node in plan.nodes:
-        services.verify(node.service, node.files)
+        services.service(node.service).verify(node.files)
 
 
 def bring_up(
@@ -203,7 +203,7 @@ def certificates(authority: Authority, plan: Plan, node: NodePlan) -> dict[str, 
     hosts = [f"mx.{delivery.domain}" for delivery in plan.deliveries[:_MOST_NAMES]] if takes_mail else []
     names = [f"{node.name}.{NODES}", node.name, "localhost", *hosts]
     own = authority.issue(names, [node.v4, twin(node.v4), IPv4Address("127.0.0.1")])
-    return {wiring.CERTIFICATE: own.key + own.certificate, wiring.AUTHORITY: authority.certificate}
+    return {wiring.CERTIFICATE: own, wiring.AUTHORITY: authority.certificate}
 
 
 def container_spec(node: NodePlan, control: str, lab: str, guests: str | None = None) -> ContainerSpec:

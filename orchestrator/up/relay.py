@@ -22,12 +22,12 @@ class Relay:
 
     def queue_length(self) -> int | None:
         """Return the number of queued messages; ``None`` if this relay cannot report it."""
-        queue = services.queue_of(self.node.plan.service)
+        queue = services.service(self.node.plan.service).queue
         return queue.length(self.node.ask(*queue.command)) if queue else None
 
     def flush(self) -> None:
         """Make the relay try every queued message now; no effect if its service has no command for that."""
-        if (queue := services.queue_of(self.node.plan.service)) and queue.flush:
+        if (queue := services.service(self.node.plan.service).queue) and queue.flush:
             self.node.ask(*queue.flush)
 
     def restart(self) -> None:
@@ -40,7 +40,7 @@ class Relay:
             TimedOut: it does not serve within 60 s.
         """
         service = services.service(self.node.plan.service)
-        if not isinstance(service, services.Restarts):
+        if not service.restart:
             raise InvalidInput("a relay that can restart in its container", f"service {service.name}", "use postfix")
         self.node.ask(*service.restart)
 
@@ -69,7 +69,7 @@ class Relay:
 
     @property
     def _listing(self) -> Listing:
-        queue = services.queue_of(self.node.plan.service)
+        queue = services.service(self.node.plan.service).queue
         if queue is None or queue.listing is None:
             found = f"node {self.node.name}, service {self.node.plan.service}"
             raise InvalidInput("a relay that lists its queue", found, "use the service postfix")

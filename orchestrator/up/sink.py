@@ -7,7 +7,6 @@ from typing import Any
 from orchestrator import services
 from orchestrator.agents.contract import SinkReport
 from orchestrator.errors import InvalidInput
-from orchestrator.services import Counts
 from orchestrator.up.collect.logs import Watch
 from orchestrator.up.node import RunningNode
 
@@ -21,7 +20,7 @@ class Sink:
     @property
     def counts(self) -> bool:
         """Whether the sink can count the messages of each load."""
-        return isinstance(services.service(self.node.plan.service), Counts)
+        return bool(services.service(self.node.plan.service).control)
 
     def begin(self, run: str, load: str) -> None:
         """Begin to count a load's messages, and record the sink's ticks (periodic counts) under the load's name."""
@@ -51,7 +50,7 @@ class Sink:
             EngineFailed: the sink refused.
         """
         kind = services.service(self.node.plan.service)
-        if not isinstance(kind, Counts):
+        if not kind.control:
             needed, found = "a sink that counts messages", f"service {kind.name}"
             raise InvalidInput(needed, found, "use the service blackhole")
         answer: dict[str, Any] = json.loads(self.node.ask(*kind.control, *words))

@@ -48,7 +48,7 @@ def bed(*, others: bool) -> Bed:
     base = builtin.bed("relay")
     nodes = {
         **base.nodes,
-        "relay": NodeSpec(service="postfix", settings=dict(services.relay_settings("postfix", "bhm"))),
+        "relay": NodeSpec(service="postfix", settings=dict(services.service("bhm").relays["postfix"])),
     }
     if others:
         nodes |= {"sink": NodeSpec(service="bhm"), "load": NodeSpec(service="postal")}
@@ -103,7 +103,7 @@ def cpu_s(running: RecordedBed) -> float:
 def sent(running: RecordedBed) -> int:
     """Count what the relay's log calls sent."""
     relay = running.relay.node
-    log = services.read_log(relay.plan.service, ((line.t, line.text) for line in relay.log()))
+    log = services.service(relay.plan.service).read_log((line.t, line.text) for line in relay.log())
     return log.statuses.get("sent", 0) if log else 0
 
 

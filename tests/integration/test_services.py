@@ -101,7 +101,7 @@ class Up:
     def relay_log(self, since: float) -> RelayLog:
         """Read what the relay has printed since then (Unix time)."""
         lines = self.running.relay.node.log()
-        read = services.read_log("postfix", ((line.t, line.text) for line in lines if line.t >= since))
+        read = services.service("postfix").read_log((line.t, line.text) for line in lines if line.t >= since)
         assert read
         return read
 

@@ -12,6 +12,7 @@ from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.measurements.verdict import Outcome, Quote, Verdict
 from orchestrator.runs.runner import Finished
+from orchestrator.scenarios import Scenario
 
 
 class Params(Strict):
@@ -29,7 +30,7 @@ class Params(Strict):
     """What can be unset."""
 
 
-class Question:
+class Question(Scenario[Params]):
     """The scenario."""
 
     name, question = "asked", "Is it there?"
@@ -39,7 +40,7 @@ class Question:
         dns = {"service": "bind", "release": params.dns_release, "addresses": params.addresses or 1}
         return parse_bed({"name": "one", "domains": 2, "nodes": {"dns": dns}}, "bed")
 
-    def drive(self, live: object, params: Params) -> None:
+    def drive(self, bed: object, params: Params) -> None:
         """Nothing: the tests know the answer."""
 
     def judge(self, measured: Measurements, params: Params) -> Verdict:  # noqa: D102

@@ -19,15 +19,15 @@ SERVICE = '''
 """A service of somebody else."""
 import re
 from orchestrator.bed.model import Strict
-from orchestrator.services import Queue, Rendered, Role
+from orchestrator.services import Queue, Rendered, Role, Service
 
 class Settings(Strict):
     """None."""
 
-class Added:
+class Added(Service[Settings]):
     """The service."""
     name, role, image, settings = "added-{role}", Role.{ROLE}, "bind", Settings
-    capabilities, takes_mail, ready = (), Role.{ROLE} is Role.SINK, re.compile("ready")
+    takes_mail, ready = Role.{ROLE} is Role.SINK, re.compile("ready")
     queue = Queue(command=("added-queue",), length=int)
 
     def render(self, site):
@@ -39,12 +39,13 @@ SCENARIO = '''
 """Is the queue of the added relay empty?"""
 from orchestrator.bed.model import Strict, parse_bed
 from orchestrator.measurements.verdict import Outcome, Verdict
+from orchestrator.scenarios import Scenario
 
 class Params(Strict):
     """What can be varied."""
     domains: int = 3
 
-class Asked:
+class Asked(Scenario[Params]):
     """The scenario."""
     name, question, params = "added", "Is its queue empty?", Params
 

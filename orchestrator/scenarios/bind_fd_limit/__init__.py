@@ -6,13 +6,14 @@ in the report (node ``dns``) and, to prove a fix, one with the fix (node ``fixed
 """
 
 from orchestrator.bed.model import Bed, Families
+from orchestrator.scenarios import Scenario
 from orchestrator.scenarios.bind_fd_limit.drive import count_open, ended_at_start, stop
 from orchestrator.scenarios.bind_fd_limit.named import Params, servers
 from orchestrator.scenarios.bind_fd_limit.verdict import judge
 from orchestrator.up.bed import RecordedBed
 
 
-class BindFdLimit:
+class BindFdLimit(Scenario[Params]):
     """The scenario."""
 
     name = "bind-fd-limit"

@@ -1,13 +1,13 @@
 """Parameters, and settings of each named of the bed, with predicted open files, limit and threshold."""
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 from pydantic import Field
 
 from orchestrator.bed.model import MAX_DOMAINS, Limits, NodeSpec, Release
 from orchestrator.scenarios import OverIPv4
-from orchestrator.services import files_of
+from orchestrator.services import OpensFiles, service
 
 BIND = "bind"
 REPORTED, FIXED = "dns", "fixed"
@@ -37,6 +37,11 @@ class Params(OverIPv4):
     """Full size instead of addresses, workers, max-sockets and nofile: 2,560 addresses, 24 workers, Debian's own -S."""
 
 
+def files_of_named() -> OpensFiles:
+    """Return the service that predicts named's open files."""
+    return cast("OpensFiles", service(BIND))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Named:
     """Settings of one named of the bed."""
@@ -63,12 +68,12 @@ class Named:
     @property
     def open_files(self) -> int:
         """Predicted open files."""
-        return files_of(BIND).open_files(self.listening, self.workers, self.release)
+        return files_of_named().open_files(self.listening, self.workers, self.release)
 
     @property
     def limit(self) -> int | None:
         """Number of open files at which the next one fails; ``None``: the engine's default limit."""
-        limits = [self.nofile, files_of(BIND).most_files(self.release, self.max_sockets)]
+        limits = [self.nofile, files_of_named().most_files(self.release, self.max_sockets)]
         return min((limit for limit in limits if limit), default=None)
 
     @property
@@ -77,7 +82,7 @@ class Named:
         if self.limit is None:
             return None
         each = 2 * self.workers * (2 if self.listen_v6 == "lab" else 1)
-        return -(-(self.limit - files_of(BIND).open_files(0, self.workers, self.release)) // each)
+        return -(-(self.limit - files_of_named().open_files(0, self.workers, self.release)) // each)
 
     def node(self) -> NodeSpec:
         """Return the node; it is allowed to end by itself if the kernel's limit is too low for named to start."""

@@ -7,16 +7,15 @@ from orchestrator.measurements.verdict import Cell, Evidence, Outcome, Quote, Ta
 from orchestrator.report.figures import number
 from orchestrator.scenarios.bind_fd_limit.named import (
     ADDRESSES,
-    BIND,
     FIXED,
     FULL_WORKERS,
     REPORTED,
     Named,
     Params,
+    files_of_named,
     servers,
 )
 from orchestrator.scenarios.bind_fd_limit.readings import ABORT, OVER, RNDC_REFUSED, SIGNATURES, ServerReadings
-from orchestrator.services import files_of
 
 TOLERANCE, TOLERANCE_FILES = 0.02, 2
 """Relative and absolute (files) tolerance of a prediction; the larger one counts."""
@@ -24,8 +23,8 @@ TOLERANCE, TOLERANCE_FILES = 0.02, 2
 
 def judge(measured: Measurements, params: Params) -> Verdict:
     """Judge one run: was the limit exceeded as reported, and does the fix avoid that?"""
-    seen = {name: ServerReadings.read(measured, name, named) for name, named in servers(params).items()}
-    reported, fixed = seen[REPORTED], seen.get(FIXED)
+    readings = {name: ServerReadings.read(measured, name, named) for name, named in servers(params).items()}
+    reported, fixed = readings[REPORTED], readings.get(FIXED)
     outcome, reason = _outcome(reported, fixed, params.fix)
     return Verdict(
         outcome=outcome,
@@ -39,18 +38,18 @@ def judge(measured: Measurements, params: Params) -> Verdict:
         tables=(
             Table.across(
                 "named as reported" + (", and with the fix" if fixed else ""),
-                {node: _facts(one) for node, one in seen.items()},
+                {node: _facts(server) for node, server in readings.items()},
             ),
             Table.across(
                 "Lines in the logs",
-                {node: {name: len(one.lines[name]) for name in SIGNATURES} for node, one in seen.items()},
+                {node: {name: len(server.lines[name]) for name in SIGNATURES} for node, server in readings.items()},
                 "line",
             ),
         ),
         quotes=tuple(
-            Quote(source=f"log of {one.node}", t=lines[0][0], text=lines[0][1])
-            for one in seen.values()
-            for lines in one.lines.values()
+            Quote(source=f"log of {server.node}", t=lines[0][0], text=lines[0][1])
+            for server in readings.values()
+            for lines in server.lines.values()
             if lines
         ),
     )
@@ -59,12 +58,12 @@ def judge(measured: Measurements, params: Params) -> Verdict:
 def _outcome(reported: ServerReadings, fixed: ServerReadings | None, fix: str | None) -> tuple[Outcome, str]:
     if reported.over is None:
         return Outcome.INCONCLUSIVE, "No outgoing socket of named was observed, so its limit was not tested."
-    with_so_many = f"With {number(reported.counts.open_files)} open files it"
+    files = f"With {number(reported.counts.open_files)} open files it"
     if not reported.over:
-        for_moments = "met its limit only while several outgoing sockets were open at once"
-        how = for_moments if reported.lines[OVER] else "was refused no outgoing socket"
-        return Outcome.REFUTED, f"{with_so_many} {how}; {reported.end}."
-    shown = f"{with_so_many} is over its limit; {reported.end}."
+        briefly = "met its limit only while several outgoing sockets were open at once"
+        how = briefly if reported.lines[OVER] else "was refused no outgoing socket"
+        return Outcome.REFUTED, f"{files} {how}; {reported.end}."
+    shown = f"{files} is over its limit; {reported.end}."
     if reported.ended is not None:
         needed, allowed = reported.setup.open_files, reported.setup.nofile
         shown = f"It needs {needed:,} open files, and may have {allowed:,}: {reported.end}."
@@ -76,20 +75,20 @@ def _outcome(reported: ServerReadings, fixed: ServerReadings | None, fix: str | 
     return outcome, f"{shown} With the fix {fix} it has {number(fixed.counts.open_files)}; {fixed.end}."
 
 
-def _as_reported(seen: ServerReadings) -> tuple[Evidence, ...]:
-    node, log, sockets = seen.node, f"logs/{seen.node}.log.gz", seen.counts.sockets
-    lines = seen.lines[ABORT] if seen.ended is not None else seen.lines[OVER]
-    turned_away = None if seen.stop is None else len(seen.lines[RNDC_REFUSED])
-    listening = 2 * seen.setup.workers
+def _as_reported(server: ServerReadings) -> tuple[Evidence, ...]:
+    node, log, sockets = server.node, f"logs/{server.node}.log.gz", server.counts.sockets
+    lines = server.lines[ABORT] if server.ended is not None else server.lines[OVER]
+    turned_away = None if server.stop is None else len(server.lines[RNDC_REFUSED])
+    listening = 2 * server.setup.workers
     return (
-        Evidence.some(f"lines on the limit in the log of {node}", None if seen.over is None else len(lines), log),
+        Evidence.some(f"lines on the limit in the log of {node}", None if server.over is None else len(lines), log),
         Evidence.some(f"{node} is over its limit even when idle: rndc is turned away", turned_away, log, of=" lines"),
-        _shutdown(f"{node} refuses to shut down", seen, "still there after rndc stop and SIGTERM", refused=True),
-        _predicted(seen),
+        _shutdown(f"{node} refuses to shut down", server, "still there after rndc stop and SIGTERM", refused=True),
+        _predicted(server),
         Evidence.of(
             f"sockets for each address of {node}",
-            sockets / seen.counts.addresses if sockets is not None and seen.counts.addresses else None,
-            f"{listening}: UDP and TCP, {seen.setup.workers} workers",
+            sockets / server.counts.addresses if sockets is not None and server.counts.addresses else None,
+            f"{listening}: UDP and TCP, {server.setup.workers} workers",
             lambda each: each == listening,
             f"results/{node}-open.json",
             "{:,g}",
@@ -97,28 +96,28 @@ def _as_reported(seen: ServerReadings) -> tuple[Evidence, ...]:
     )
 
 
-def _with_fix(seen: ServerReadings) -> tuple[Evidence, ...]:
-    lines, log = None if seen.over is None else len(seen.lines[OVER]), f"logs/{seen.node}.log.gz"
+def _with_fix(server: ServerReadings) -> tuple[Evidence, ...]:
+    lines, log = None if server.over is None else len(server.lines[OVER]), f"logs/{server.node}.log.gz"
     return (
         Evidence.none("lines on the limit with the fix", lines, log),
-        _shutdown("with the fix it shuts down", seen, "ended", refused=False),
-        _predicted(seen),
+        _shutdown("with the fix it shuts down", server, "ended", refused=False),
+        _predicted(server),
     )
 
 
-def _shutdown(fact: str, seen: ServerReadings, needed: str, *, refused: bool) -> Evidence:
-    holds = None if seen.refused is None else seen.refused is refused
-    return Evidence(fact=fact, found=seen.end, needed=needed, holds=holds, source=f"results/{seen.node}-stop.json")
+def _shutdown(fact: str, server: ServerReadings, needed: str, *, refused: bool) -> Evidence:
+    holds = None if server.refused is None else server.refused is refused
+    return Evidence(fact=fact, found=server.end, needed=needed, holds=holds, source=f"results/{server.node}-stop.json")
 
 
-def _predicted(seen: ServerReadings) -> Evidence:
-    predicted = seen.setup.open_files
+def _predicted(server: ServerReadings) -> Evidence:
+    predicted = server.setup.open_files
     return Evidence.of(
-        f"open files of {seen.node}",
-        seen.counts.open_files,
+        f"open files of {server.node}",
+        server.counts.open_files,
         f"within {TOLERANCE:.0%} of the {predicted:,} predicted",
         lambda found: abs(found - predicted) <= max(TOLERANCE * predicted, TOLERANCE_FILES),
-        f"results/{seen.node}-open.json",
+        f"results/{server.node}-open.json",
     )
 
 
@@ -130,7 +129,7 @@ def _marks(setup: Named, params: Params) -> list[str]:
             f"scaled: {setup.listening:,} addresses x 2 x {setup.workers} workers = "
             f"{setup.listening * 2 * setup.workers:,} sockets; at full size {ADDRESSES:,} x 2 x {FULL_WORKERS} = "
             f"{full.listening * 2 * full.workers:,}, in all {full.open_files:,} open files, over Debian's -S "
-            f"{files_of(BIND).most_files('bullseye'):,}"
+            f"{files_of_named().most_files('bullseye'):,}"
         )
     if setup.release != "bullseye" and setup.max_sockets:
         marks.append("-S has no effect since BIND 9.17.20: this release meets only the kernel's limit (--nofile)")
@@ -156,14 +155,14 @@ def _figures(reported: ServerReadings, fixed: ServerReadings | None) -> dict[str
     return figures
 
 
-def _facts(one: ServerReadings) -> dict[str, Cell]:
+def _facts(server: ServerReadings) -> dict[str, Cell]:
     return {
-        "addresses that it listens on": one.counts.addresses,
-        "listening sockets": one.counts.sockets,
-        "open files, predicted": one.setup.open_files,
-        "open files, measured": one.counts.open_files,
-        "-S": one.setup.max_sockets,
-        "ready after, s": one.ready_s,
-        "memory, MB": one.counts.memory_b and one.counts.memory_b / 1e6,
-        "how it ends": one.end,
+        "addresses that it listens on": server.counts.addresses,
+        "listening sockets": server.counts.sockets,
+        "open files, predicted": server.setup.open_files,
+        "open files, measured": server.counts.open_files,
+        "-S": server.setup.max_sockets,
+        "ready after, s": server.ready_s,
+        "memory, MB": server.counts.memory_b and server.counts.memory_b / 1e6,
+        "how it ends": server.end,
     }

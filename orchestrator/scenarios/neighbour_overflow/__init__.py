@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from orchestrator.bed.model import Bed, Families, NodeSpec
 from orchestrator.errors import HostCannot
 from orchestrator.hosts import capacity
+from orchestrator.scenarios import Scenario
 from orchestrator.scenarios.neighbour_overflow.drive import make_pass
 from orchestrator.scenarios.neighbour_overflow.fixes import SETTING, apply_fix, thresholds
 from orchestrator.scenarios.neighbour_overflow.params import CONNECT_TIMEOUT_S, FIXED, REPORTED, Params
@@ -20,7 +21,7 @@ _IPV4_ALONE = {"smtp_address_preference": "ipv4", "smtp_mx_address_limit": 1, "s
 """No retry over IPv6, which has a neighbour table of its own (ndisc_cache)."""
 
 
-class NeighbourOverflow:
+class NeighbourOverflow(Scenario[Params]):
     """The scenario."""
 
     name = "neighbour-overflow"

@@ -18,7 +18,7 @@ def judge(measured: Measurements, params: Params) -> Verdict:
     reported = PassReadings.read(measured, REPORTED, messages, again.start if again else float("inf"))
     fixed = PassReadings.read(measured, FIXED, messages, float("inf")) if params.fix else None
     outcome, reason = _outcome(reported, fixed, params.fix)
-    passes = {name: seen for name, seen in (("as reported", reported), (f"with the fix {params.fix}", fixed)) if seen}
+    passes = {name: r for name, r in (("as reported", reported), (f"with the fix {params.fix}", fixed)) if r}
     limit = f", which holds {reported.limit:,} entries" if reported else ""
     return Verdict(
         outcome=outcome,
@@ -26,16 +26,16 @@ def judge(measured: Measurements, params: Params) -> Verdict:
         f"{limit}: look-ups, connections or deliveries fail"
         + (f"; with the fix {params.fix} none does." if params.fix else "."),
         reason=reason,
-        evidence=tuple(e for name, seen in passes.items() for e in _evidence(name, seen, wanted=seen is reported)),
+        evidence=tuple(e for name, r in passes.items() for e in _evidence(name, r, wanted=r is reported)),
         marks=(f"scaled: smtp_connect_timeout is {CONNECT_TIMEOUT_S} s here, and 30 s by default",),
         figures=_figures(reported, fixed),
         tables=(
-            Table.across("What failed", {name: _failures(seen) for name, seen in passes.items()}),
-            Table.across("Errors that programs get", {name: _errors(seen) for name, seen in passes.items()}, "call"),
+            Table.across("What failed", {name: _failures(r) for name, r in passes.items()}),
+            Table.across("Errors that programs get", {name: _errors(r) for name, r in passes.items()}, "call"),
         )
         if passes
         else (),
-        quotes=tuple(quote for seen in passes.values() for quote in _quotes(seen)),
+        quotes=tuple(quote for r in passes.values() for quote in _quotes(r)),
     )
 
 
@@ -56,50 +56,52 @@ def _outcome(reported: PassReadings | None, fixed: PassReadings | None, fix: str
     return outcome, f"{shown} With the fix {fix}: {_failed(fixed)}; {fixed.fulls:,} times there was no room."
 
 
-def _failed(seen: PassReadings) -> str:
-    return ", ".join(f"{failed:,} of {tried:,} {what}" for what, (failed, tried) in seen.failures.items())
+def _failed(readings: PassReadings) -> str:
+    return ", ".join(f"{failed:,} of {tried:,} {outcome}" for outcome, (failed, tried) in readings.failures.items())
 
 
-def _evidence(name: str, seen: PassReadings, *, wanted: bool) -> Iterator[Evidence]:
+def _evidence(name: str, readings: PassReadings, *, wanted: bool) -> Iterator[Evidence]:
     """Yield the evidence of one pass: failures if they are ``wanted`` (as reported), else none (with a fix)."""
     check = Evidence.some if wanted else Evidence.none
-    sources = (f"results/{seen.name}-look-up.json", f"results/{seen.name}-connect.json", f"logs/{seen.relay}.log.gz")
-    for (fact, (failed, tried)), source in zip(seen.failures.items(), sources, strict=True):
+    results = f"results/{readings.name}"
+    sources = (f"{results}-look-up.json", f"{results}-connect.json", f"logs/{readings.relay}.log.gz")
+    for (fact, (failed, tried)), source in zip(readings.failures.items(), sources, strict=True):
         yield check(f"{name}: {fact}", failed, source, f" of {tried:,}")
-    yield check(f"{name}: entries that found no room (table_fulls)", seen.fulls, "series/readings.jsonl")
-    lines = None if seen.kernel is None else len(seen.kernel)
-    yield check(f"{name}: lines of the kernel on the overflow", lines, f"results/{seen.name}-kernel.json")
+    yield check(f"{name}: entries that found no room (table_fulls)", readings.fulls, "series/readings.jsonl")
+    lines = None if readings.kernel is None else len(readings.kernel)
+    yield check(f"{name}: lines of the kernel on the overflow", lines, f"{results}-kernel.json")
 
 
 def _figures(reported: PassReadings | None, fixed: PassReadings | None) -> dict[str, float | None]:
     figures: dict[str, float | None] = {}
-    for prefix, seen in (("", reported), ("fixed_", fixed)):
-        if seen:
+    for prefix, readings in (("", reported), ("fixed_", fixed)):
+        if readings:
             names = ("look_ups_failed", "connections_failed", "messages_not_delivered_at_once")
-            figures |= {f"{prefix}{n}": failed for n, (failed, _) in zip(names, seen.failures.values(), strict=True)}
-            figures |= {f"{prefix}table_fulls": seen.fulls, f"{prefix}entries_at_most": seen.most}
+            failures = zip(names, readings.failures.values(), strict=True)
+            figures |= {f"{prefix}{name}": failed for name, (failed, _) in failures}
+            figures |= {f"{prefix}table_fulls": readings.fulls, f"{prefix}entries_at_most": readings.most}
     if reported:
         figures["predicted_threshold_addresses"] = reported.limit - AMONG_THEMSELVES + 1
     return figures
 
 
-def _failures(seen: PassReadings) -> dict[str, Cell]:
+def _failures(readings: PassReadings) -> dict[str, Cell]:
     return {
-        **{fact: f"{failed:,} of {tried:,}" for fact, (failed, tried) in seen.failures.items()},
-        "messages delivered in the end": seen.delivered,
-        "entries of the table at most": seen.most,
-        "entries that it holds (gc_thresh3)": seen.tables[-1].limit,
-        "entries that found no room (table_fulls)": seen.fulls,
+        **{fact: f"{failed:,} of {tried:,}" for fact, (failed, tried) in readings.failures.items()},
+        "messages delivered in the end": readings.delivered,
+        "entries of the table at most": readings.most,
+        "entries that it holds (gc_thresh3)": readings.tables[-1].limit,
+        "entries that found no room (table_fulls)": readings.fulls,
     }
 
 
-def _errors(seen: PassReadings) -> dict[str, Cell]:
+def _errors(readings: PassReadings) -> dict[str, Cell]:
     """Return the errors that programs get, by system call."""
     return {
-        "connect(2)": _names(seen.connect.errors),
-        "sendto(2)": _names(seen.look_up.errors),
-        "sendto(2) with IP_RECVERR": _names(seen.look_up.told),
-        "datagrams dropped in silence": seen.look_up.dropped,
+        "connect(2)": _names(readings.connect.errors),
+        "sendto(2)": _names(readings.look_up.errors),
+        "sendto(2) with IP_RECVERR": _names(readings.look_up.told),
+        "datagrams dropped in silence": readings.look_up.dropped,
     }
 
 
@@ -107,12 +109,12 @@ def _names(errors: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count:,} times" for name, count in sorted(errors.items())) or "no error"
 
 
-def _quotes(seen: PassReadings) -> Iterator[Quote]:
+def _quotes(readings: PassReadings) -> Iterator[Quote]:
     """Yield one quote of the kernel, and one of the relay for each kind of reason."""
-    for line in (seen.kernel or ())[:1]:
+    for line in (readings.kernel or ())[:1]:
         yield Quote(source="the kernel's log", t=line.t, text=f"[{line.stamp}] {line.text}")
     kinds: dict[str, Quote] = {}
-    for t, text in seen.deferred.values():
+    for t, text in readings.deferred.values():
         kind = "connect" if "(connect to " in text else "name" if "Name service error" in text else "other"
-        kinds.setdefault(kind, Quote(source=f"log of {seen.relay}", t=t, text=text))
+        kinds.setdefault(kind, Quote(source=f"log of {readings.relay}", t=t, text=text))
     yield from kinds.values()

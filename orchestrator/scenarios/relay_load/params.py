@@ -96,7 +96,7 @@ class RelayLoad(Strict):
         base = builtin.bed("relay")
         limits = base.nodes["relay"].limits.model_copy(update={"cpus": cpus})
         files, release = self.relay_files or {}, self.relay_release
-        addresses = services.addresses(self.relay, files, self.families)
+        addresses = services.service(self.relay).addresses(files, self.families)
         relay = NodeSpec(service=self.relay, release=release, addresses=addresses, limits=limits, files=files)
         ours = NodeSpec(service=OURS, settings={"recipients": self.recipients} if self.recipients else {})
         nodes = {**base.nodes, "relay": relay, "load": ours}

@@ -7,6 +7,7 @@ first rate is the ceiling of the instrument (load generator and sink): a result 
 from orchestrator import services
 from orchestrator.bed.model import Bed, NodeSpec
 from orchestrator.errors import InvalidInput
+from orchestrator.scenarios import Scenario
 from orchestrator.scenarios.relay_load import probes
 from orchestrator.scenarios.relay_load.drive import calibrate, find_connections
 from orchestrator.scenarios.relay_load.params import OURS, require
@@ -16,7 +17,7 @@ from orchestrator.services import Role
 from orchestrator.up.bed import RecordedBed
 
 
-class RelayThroughput:
+class RelayThroughput(Scenario[Params]):
     """The scenario."""
 
     name = "relay-throughput"
@@ -32,9 +33,10 @@ class RelayThroughput:
         nodes = {**base.nodes, "sink": NodeSpec(service=params.sink)}
         if params.load != OURS:
             if params.recipients:
-                raise InvalidInput("the load generator smtp-load for recipients", repr(params.load), "leave one out")
+                needed, do = "the load generator smtp-load for recipients", "leave --load or --recipients out"
+                raise InvalidInput(needed, repr(params.load), do)
             nodes[params.load] = NodeSpec(service=params.load)
-        if settings := services.relay_settings(params.relay, params.sink):
+        if settings := services.service(params.sink).relays.get(params.relay):
             nodes["relay"] = nodes["relay"].model_copy(update={"settings": dict(settings)})
         return base.model_copy(update={"nodes": nodes})
 

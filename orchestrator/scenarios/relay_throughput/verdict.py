@@ -72,7 +72,7 @@ def judge(measured: Measurements, params: Params) -> Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Facts:
-    """The evidence in groups; the text of each group says what a failure in it means."""
+    """Groups of evidence; the text below a group is the meaning of a failure in it."""
 
     mail: tuple[Evidence, ...]
     """The relay loses or spoils mail."""
@@ -196,9 +196,10 @@ def _why(params: Params) -> str:
 def _sent_per_s(measured: Measurements, params: Params) -> float | None:
     """Return messages per second that the relay sent since the start of the load, from its log (times to 1 s)."""
     load, relay = measured.loads.get(RUN), measured.name_of(Role.RELAY)
-    if load is None or not relay or params.relay not in services.known():
+    service = services.known().get(params.relay)  # unknown if another version made the run
+    if load is None or not relay or service is None:
         return None
-    log = services.read_log(params.relay, (line for line in measured.rundir.log(relay) if line[0] >= load.started))
+    log = service.read_log(line for line in measured.rundir.log(relay) if line[0] >= load.started)
     if log is None or not log.queue:
         return None
     return log.statuses.get("sent", 0) / (log.queue[-1][0] - load.started)

@@ -115,7 +115,7 @@ def test_delivery_addresses_on_the_link_are_those_of_ipv4() -> None:
 @pytest.mark.parametrize("families", Families)
 def test_the_zones_of_every_choice_check_themselves(families: Families) -> None:
     dns = planned(families).node(Role.DNS)
-    services.verify(dns.service, dns.files)
+    services.service(dns.service).verify(dns.files)
 
 
 @pytest.mark.parametrize(("families", "more"), [("v4", 2), ("v6", 2), ("both", 4)])

@@ -163,7 +163,7 @@ def one_key_less(text: str) -> str:
 
 @pytest.mark.usefixtures("_no_report")
 @pytest.mark.parametrize(
-    ("damage", "why"), [(truncated, "Unterminated"), (a_list, "no JSON object"), (one_key_less, "'started'")]
+    ("damage", "why"), [(truncated, "Unterminated"), (a_list, "no JSON object"), (one_key_less, "started: ")]
 )
 def test_a_report_that_cannot_be_read_is_named_and_there_is_a_verdict(
     rundir: RunDir, damage: Callable[[str], str], why: str
@@ -255,7 +255,7 @@ def test_a_report_with_a_value_of_another_type_is_named_and_shown_without_it(
     assert finished.exit_code is ExitCode.INCONCLUSIVE
     assert finished.broken is None, "the judge did not fail"
     (mark,) = (mark for mark in finished.verdict.marks if mark.startswith("left out"))
-    assert re.fullmatch(rf"left out, .*: all of it \({next(iter(values))}: .*\) of results/{name}\.json", mark)
+    assert re.fullmatch(rf"left out, .*: all of it \({next(iter(values))}(\.451)?: .*\) of results/{name}\.json", mark)
     terminal.show(summarize_run(RunDir(rundir.path)), Console(file=io.StringIO()))
 
 

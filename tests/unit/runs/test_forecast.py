@@ -12,7 +12,6 @@ from orchestrator.bed.model import parse_bed
 from orchestrator.hosts.capacity import Check, read
 from orchestrator.plan import Plan, make_plan
 from orchestrator.runs.forecast import OWN_LIMIT, first_to_bind, forecast
-from orchestrator.scenarios import Connects, Provokes
 from tests.unit.hosts.test_capacity import engine
 
 
@@ -62,10 +61,8 @@ def test_what_a_scenario_names_is_there(name: str) -> None:
     scenario = scenarios.scenario(name)
     params = scenario.params()
     made = make_plan(scenario.bed(params), cpus=2)
-    provoked = scenario.provokes if isinstance(scenario, Provokes) else frozenset()
-    connections = scenario.connections(params) if isinstance(scenario, Connects) else {}
-    checks = forecast(READINGS, made, connections=connections)
-    assert provoked <= {check.name for check in checks}
+    checks = forecast(READINGS, made, connections=scenario.connections(params))
+    assert scenario.provokes <= {check.name for check in checks}
 
 
 def test_nothing_binds_where_nothing_is_a_figure() -> None:

@@ -15,7 +15,6 @@ import pytest
 import typer
 from rich.console import Console
 
-from orchestrator import services
 from orchestrator.bed.model import Bed, Strict, parse_bed
 from orchestrator.cli.shell import end_with
 from orchestrator.errors import EngineFailed, ExitCode, HostCannot, NodeDied, Problem
@@ -28,6 +27,8 @@ from orchestrator.measurements.verdict import Outcome, Verdict
 from orchestrator.report import html, terminal
 from orchestrator.report.summary import summarize_run
 from orchestrator.runs import runner, sweep
+from orchestrator.scenarios import Scenario
+from orchestrator.services.bind import Bind
 from orchestrator.up import bringup, node
 from orchestrator.up.bed import RecordedBed
 from tests.unit import disk
@@ -39,7 +40,7 @@ class Params(Strict):
     """None."""
 
 
-class Asked:
+class Asked(Scenario[Params]):
     """A question that one name server answers."""
 
     name, question = "asked", "Does it answer?"
@@ -51,8 +52,8 @@ class Asked:
     def bed(self, params: Params) -> Bed:  # noqa: ARG002, D102
         return parse_bed({"name": "one", "domains": 2, "nodes": {"dns": {"service": "bind"}}}, "bed")
 
-    def drive(self, running: RecordedBed, params: Params) -> None:  # noqa: ARG002, D102
-        self._drive(running)
+    def drive(self, bed: RecordedBed, params: Params) -> None:  # noqa: ARG002, D102
+        self._drive(bed)
 
     def judge(self, measured: Measurements, params: Params) -> Verdict:  # noqa: ARG002, D102
         there = measured.rundir.logs() == ["dns"]
@@ -174,7 +175,7 @@ def _calls() -> int:
     host = Breaking()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner, "html", type("NoReport", (), {"write": staticmethod(lambda _: None)}))
-        patch.setattr(services, "verify", lambda *_: None)
+        patch.setattr(Bind, "verify", lambda *_: None)
         with tempfile.TemporaryDirectory() as scratch:
             _run(host, Path(scratch))
     return next(host.calls) - 1

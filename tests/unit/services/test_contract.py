@@ -72,7 +72,7 @@ def test_what_it_renders_is_complete_and_checks_itself(name: str, release: str, 
     assert node.fds > 0
     assert node.memory_mb > 0
     assert all(re.fullmatch(r"\d+/(tcp|udp)", port) for port in node.publish)
-    services.verify(name, node.files)
+    services.service(name).verify(node.files)
 
 
 @pytest.mark.parametrize("name", services.known())

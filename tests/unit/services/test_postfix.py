@@ -355,11 +355,12 @@ def test_a_service_without_an_address_leaves_the_further_addresses_to_others(
 def test_the_addresses_that_files_need_are_enough(services_of_a_port: list[str], addresses: dict[str, int]) -> None:
     files = {MASTER: "".join(f"{name} inet n - n - - smtpd\n" for name in services_of_a_port)}
     for families, number in addresses.items():
-        assert services.addresses("postfix", files, Families(families)) == number
+        assert services.service("postfix").addresses(files, Families(families)) == number
         relay = {"service": "postfix", "files": files, "addresses": number}
         bed = {"name": "x", "domains": 4, "families": families, "nodes": {"relay": relay}}
         make_plan(parse_bed(bed, "bed"), cpus=2)
-    assert services.addresses("postfix", {}, Families.BOTH) == services.addresses("bind", files, Families.BOTH) == 1
+    assert services.service("postfix").addresses({}, Families.BOTH) == 1
+    assert services.service("bind").addresses(files, Families.BOTH) == 1
 
 
 def test_an_address_format_that_hides_attempts_is_changed_and_named() -> None:

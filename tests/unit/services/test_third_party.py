@@ -3,11 +3,12 @@
 import subprocess
 
 import pytest
+from pydantic import ValidationError
 
 from orchestrator.agents.contract import LoadOrder, LoadReport
 from orchestrator.errors import InvalidInput
-from orchestrator.services import third_party
-from orchestrator.services.third_party import ThirdParty
+from orchestrator.services import Rendered, Site, third_party
+from orchestrator.services.third_party import Settings, ThirdParty
 
 
 class Program(ThirdParty):
@@ -21,6 +22,10 @@ class Program(ThirdParty):
     def program(self, order: LoadOrder) -> tuple[str, ...]:  # noqa: ARG002
         """Return the command."""
         return self._command
+
+    def render(self, site: Site[Settings]) -> Rendered:
+        """No node is needed."""
+        raise NotImplementedError
 
 
 def went(*command: str, seconds: float = 5.0) -> LoadReport:
@@ -95,5 +100,5 @@ def test_a_load_without_a_duration_is_refused() -> None:
 def test_a_value_of_another_type_is_refused(values: dict[str, object]) -> None:
     whole = went("true").to_dict()
     assert LoadReport.from_dict(whole).exit_status == 0
-    with pytest.raises(TypeError, match="was needed"):
+    with pytest.raises(ValidationError, match=next(iter(values))):
         LoadReport.from_dict(whole | values)

@@ -36,9 +36,8 @@ class Tls:
 @pytest.fixture(scope="session")
 def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
     folder, authority = tmp_path_factory.mktemp("tls"), Authority("test")
-    credentials = authority.issue(["localhost"], [IPv4Address("127.0.0.1")])
     file = folder / "server.pem"
-    file.write_bytes(credentials.key + credentials.certificate)
+    file.write_bytes(authority.issue(["localhost"], [IPv4Address("127.0.0.1")]))
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     server.load_cert_chain(file)
     return Tls(server=server, client=ssl.create_default_context(cadata=authority.certificate.decode()))
