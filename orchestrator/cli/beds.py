@@ -369,7 +369,7 @@ def _node(bed: str | None, name: str, *, running: bool = False) -> "RunningNode"
         raise unfinished(deployed)
     if name not in nodes:
         raise InvalidInput(f"a node of bed {deployed.bed}", repr(name), f"choose one of {', '.join(sorted(nodes))}")
-    container = deployed.node(name)
+    container = deployed.node_containers.get(name)
     if running and container and container.state != "running":
         do = f"see `testbed logs --bed {deployed.id} {name}`"
         raise EngineFailed(f"node {name} running", f"it is {container.state}", do)

@@ -75,7 +75,7 @@ def remove_id(host: Host, id_: str, say: Callable[[str], None] = _log.info) -> N
 
 def _remove_network(host: Host, bed: DeployedBed, network: Found, say: Callable[[str], None]) -> None:
     """Remove a network; guests are disconnected first, because the engine removes no network in use."""
-    for name in host.disconnect(network.id) if network is bed.guests else ():
+    for name in host.disconnect(network.id) if network is bed.guest_network else ():
         say(f"warning: disconnected container {name} from {network.name}")
     host.remove_network(network.id)
 
@@ -113,7 +113,7 @@ def remove(host: Host, bed: DeployedBed, say: Callable[[str], None]) -> None:
         for network in [n for n in bed.networks if n not in control]:
             attempt(partial(_remove_network, host, bed, network, say))
         if bed.private and bed.networks:
-            attempt(lambda: remove_parent(host, bed.identity))
+            attempt(lambda: remove_parent(host, bed))
         for network in control if not failed else ():
             attempt(partial(host.remove_network, network.id))
     if failed:

@@ -81,7 +81,7 @@ def look(host: Host, beds: Iterable[DeployedBed]) -> list[Wall]:
     visible = [place for place in places if not _hidden(*place)]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         on_host = pool.submit(_host_walls, host, [bed for bed, node in visible if node is None])
-        nodes = [(bed, container) for bed, node in visible if node and (container := bed.node(node))]
+        nodes = [(bed, container) for bed, node in visible if node and (container := bed.node_containers.get(node))]
         looked = pool.map(lambda at: _node_wall(host, *at), nodes)
         result += [*on_host.result(), *looked]
     return result if all(wall.state is State.CLOSED for wall in result) else _still_there(host, result)
@@ -143,7 +143,7 @@ def mend(host: Host, say: Callable[[str], None]) -> list[Wall]:
 
 def _hidden(bed: DeployedBed, node: str | None) -> Wall | None:
     """Return an UNSEEN wall with its reason; ``None`` if the wall can be checked."""
-    container = bed.node(node) if node else None
+    container = bed.node_containers.get(node) if node else None
     if not bed.made:
         found, do = ("its bed is abandoned", "`testbed clean` removes it") if bed.abandoned else _PARTLY
     elif node and (container is None or container.state != "running"):
@@ -199,9 +199,9 @@ def _still_there(host: Host, walls: Iterable[Wall]) -> list[Wall]:
 
 def _mend(host: Host, wall: Wall) -> None:
     """Restore one wall."""
-    container = wall.bed.node(wall.node) if wall.node else None
+    container = wall.bed.node_containers.get(wall.node) if wall.node else None
     if container is None:
-        networks.close_parent(host, wall.bed.identity)
+        networks.close_parent(host, wall.bed)
         return
     for script in (_LOAD, _LOOK):
         done = host.node(container.id).exec(("sh", "-euc", script))

@@ -6,7 +6,7 @@ from orchestrator import strict_json
 from orchestrator.bed.model import parse_bed
 from orchestrator.errors import EngineFailed, InvalidInput
 from orchestrator.hosts import Host
-from orchestrator.hosts.ownership import NODE, DeployedBed
+from orchestrator.hosts.ownership import DeployedBed
 from orchestrator.plan import Plan, make_plan
 from orchestrator.up.bed import RunningBed
 from orchestrator.up.node import RunningNode
@@ -38,7 +38,7 @@ def attach(host: Host, deployed: DeployedBed) -> RunningBed:
         EngineFailed: the bed is being brought up, or its bring-up was never finished.
         InvalidInput: another version of testbed brought the bed up, or no container of a node remains.
     """
-    found = {c.labels[NODE]: c for c in deployed.containers if NODE in c.labels}
+    found = deployed.node_containers
     containers = {name: host.node(c.id) for name, c in found.items()}
     content = next(iter(containers.values())).read_file(BED_FILE) if containers else None
     if content is None and not deployed.made:

@@ -112,7 +112,7 @@ def _present(host: Host, bed: Bed, steps: Progress, life: timedelta | None, publ
             raise InvalidInput(
                 f"the ports of bed {bed.name} on {publish_at}", found, f"{down} first, or the same --publish"
             )
-        if deployed.owner is Owner.ALIVE:
+        if deployed.owner_state is Owner.ALIVE:
             raise EngineFailed(f"{named} up", "another command is bringing it up", "wait for the end of that command")
         if faults := [f"{wall.place}: {wall.found}" for wall in not_closed if wall.bed.id == deployed.id]:
             do = f"{down}, then `testbed up` again; `testbed logs --bed {deployed.id} NODE` says why a node ended"

@@ -163,7 +163,7 @@ def test_beds_come_oldest_first_and_what_carries_half_our_labels_is_no_stumbling
     engine = FakeHost()
     for id_, created in (("bbbbbbbb", "2026-02"), ("aaaaaaaa", "2026-03"), ("cccccccc", "2026-01")):
         engine.create_network(NetworkSpec(name=id_, driver="bridge", labels={ID: id_, CREATED: created}))
-    assert [(s.id, s.owner) for s in deployed_beds(engine)] == [
+    assert [(s.id, s.owner_state) for s in deployed_beds(engine)] == [
         ("cccccccc", Owner.UNKNOWN),
         ("bbbbbbbb", Owner.UNKNOWN),
         ("aaaaaaaa", Owner.UNKNOWN),

@@ -163,9 +163,8 @@ def test_a_guest_network_has_the_beds_name_and_is_removed_with_the_bed(
     assert bed.to_dict()["guests"] == {"network": "testbed-one-guests", "aliases": ["dns", "ns2"]}
     spec = engine.specs[bed.containers[0].id]
     assert spec.networks[-1] == Endpoint(network="testbed-one-guests", alias="dns")
-    monkeypatch.setattr(
-        engine, "disconnect", lambda network: ["visitor"] if bed.guests and network == bed.guests.id else []
-    )
+    guests = bed.guest_network
+    monkeypatch.setattr(engine, "disconnect", lambda network: ["visitor"] if guests and network == guests.id else [])
     ended = testbed("down", bed.id)
     assert "warning: disconnected container visitor from testbed-one-guests" in ended.err
     assert (ended.code, engine.find({})) == (0, [])
