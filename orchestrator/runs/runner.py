@@ -12,7 +12,7 @@ from orchestrator import services, strict_json
 from orchestrator.bed.model import Bed, Strict, checked
 from orchestrator.errors import EngineFailed, ExitCode, InvalidInput, NodeDied, Problem, host_cannot, usable
 from orchestrator.hosts import Host, capacity, cleaning, images
-from orchestrator.hosts.ownership import Kind
+from orchestrator.hosts.ownership import Identity, Kind
 from orchestrator.interrupts import Interrupted
 from orchestrator.measurements import Measurements, run_json
 from orchestrator.measurements.rundir import RunDir
@@ -142,7 +142,8 @@ def run(
             }
             record.save(environment=environment, plan=plan.to_dict())
         with ExitStack() as stack:
-            _, running = bring_up(host, bed, kind=Kind.RUN, rundir=rundir, steps=steps, stack=stack, cpus=cpus)
+            identity = Identity.new(bed, Kind.RUN)
+            running = bring_up(host, bed, identity, rundir=rundir, steps=steps, stack=stack, cpus=cpus)
             # ``running.phases`` is the list that grows: each of the following saves writes all phases so far.
             record.save(plan=running.plan.to_dict(), phases=running.phases)
             try:

@@ -5,7 +5,6 @@ import random
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
-from datetime import timedelta
 from ipaddress import IPv4Address
 from typing import Any, Protocol
 
@@ -70,17 +69,14 @@ def verify(plan: Plan) -> None:
 def bring_up(
     host: Host,
     bed: Bed,
+    identity: Identity,
     *,
-    kind: Kind,
     rundir: RunDir,
     steps: Progress,
     stack: ExitStack,
     cpus: int,
-    life: timedelta | None = None,
-    owner: str = "",
-    publish_at: str = LOOPBACK,
-) -> tuple[Identity, RecordedBed]:
-    """Bring a bed up and record it into ``rundir``; ``stack`` takes it down. ``owner``: as in ``Identity``.
+) -> RecordedBed:
+    """Bring a bed up and record it into ``rundir``; ``stack`` takes it down.
 
     A bed that stays up is recorded without statistics: for four nodes they take 0.3 s of the engine's CPU time.
 
@@ -93,9 +89,8 @@ def bring_up(
     if bed.parent:
         networks.require_parent(host, bed.parent)
         steps.say(f"warning: the lab uses {bed.parent}: every machine on that link sees the bed, and can reach it")
-    identity = Identity.new(bed, kind, life, owner=owner, published_at=publish_at)
     _log.info("bring up bed %s %s: %d nodes, recorded in %s", bed.name, identity.id, len(bed.nodes), rundir.path)
-    recorder = stack.enter_context(Recorder(rundir, statistics=kind is Kind.RUN))
+    recorder = stack.enter_context(Recorder(rundir, statistics=identity.kind is Kind.RUN))
     stack.push(lambda _kind, error, _at: _take_down(host, identity, recorder, steps, error))
     with steps.step("make its networks"):
         plan, names = _networks(host, bed, identity, cpus)
@@ -111,7 +106,7 @@ def bring_up(
         with steps.step("deliver a message"):
             domains = bed.domain_names
             running.deliver_first(list(dict.fromkeys([domains[0], random.choice(domains), domains[-1]])))
-    return identity, running
+    return running
 
 
 def _give_way(host: Host, identity: Identity) -> None:

@@ -12,7 +12,16 @@ from pathlib import Path
 from orchestrator.bed.model import Bed
 from orchestrator.errors import EngineFailed, InvalidInput, Problem, usable
 from orchestrator.hosts import LOOPBACK, Host, capacity, cleaning, images, networks, walls
-from orchestrator.hosts.ownership import DeployedBed, Kind, Owner, bringing_up, definition, deployed_beds, kept_beds
+from orchestrator.hosts.ownership import (
+    DeployedBed,
+    Identity,
+    Kind,
+    Owner,
+    bringing_up,
+    definition,
+    deployed_beds,
+    kept_beds,
+)
 from orchestrator.interrupts import Interrupted, shielded
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.plan import make_plan
@@ -134,21 +143,11 @@ def _bring_up(
     try:
         with ExitStack() as claim, ExitStack() as stack:
             owner = claim.enter_context(bringing_up())
-            identity, live = bring_up(
-                host,
-                bed,
-                kind=Kind.UP,
-                rundir=rundir,
-                steps=steps,
-                stack=stack,
-                cpus=cpus,
-                life=life,
-                owner=owner,
-                publish_at=publish_at,
-            )
+            identity = Identity.new(bed, Kind.UP, life, owner=owner, published_at=publish_at)
+            running = bring_up(host, bed, identity, rundir=rundir, steps=steps, stack=stack, cpus=cpus)
             with stays_up(identity.id), shielded():
                 stack.pop_all()
-                live.recorder.close(timeout=0)
+                running.recorder.close(timeout=0)
                 claim.close()
     except Interrupted:
         _discard(rundir.path, made)

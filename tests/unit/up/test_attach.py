@@ -35,7 +35,8 @@ def host() -> FakeHost:
 def test_the_handle_is_that_of_the_command_that_brought_it_up(host: FakeHost, tmp_path: Path) -> None:
     with ExitStack() as stack:
         rundir = RunDir.create(tmp_path, "up")
-        _, made = bringup.bring_up(host, BED, kind=Kind.UP, rundir=rundir, steps=Steps(), stack=stack, cpus=4)
+        identity = Identity.new(BED, Kind.UP)
+        made = bringup.bring_up(host, BED, identity, rundir=rundir, steps=Steps(), stack=stack, cpus=4)
         found = attach(host, deployed_beds(host)[0])
         assert found.plan == made.plan
         assert list(found.nodes) == list(made.nodes)
@@ -50,9 +51,8 @@ def test_the_handle_is_that_of_the_command_that_brought_it_up(host: FakeHost, tm
 
 def test_a_node_that_was_removed_is_left_out(host: FakeHost, tmp_path: Path) -> None:
     with ExitStack() as stack:
-        _, made = bringup.bring_up(
-            host, BED, kind=Kind.UP, rundir=RunDir.create(tmp_path, "up"), steps=Steps(), stack=stack, cpus=2
-        )
+        identity, rundir = Identity.new(BED, Kind.UP), RunDir.create(tmp_path, "up")
+        made = bringup.bring_up(host, BED, identity, rundir=rundir, steps=Steps(), stack=stack, cpus=2)
         made.recorder.expect_end()
         made.node("dns").container.remove()
         assert list(attach(host, deployed_beds(host)[0]).nodes) == ["sink"]
