@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -61,7 +62,7 @@ def doctor(
     wanted = builtin.bed(bed, domains=domains, families=families)
     make_plan(wanted, cpus=1)  # raises InvalidInput if no machine could build this bed
     checks, _, code = _examine(wanted, runs)
-    shell.answer(output, [check.to_dict() for check in checks], lambda: _show(checks))
+    shell.answer(output, [asdict(check) for check in checks], lambda: _show(checks))
     raise typer.Exit(code)
 
 
@@ -91,8 +92,8 @@ def _doctor(
     ]
     if output == "json":
         first = first_to_bind(checks)
-        data = {"checks": [check.to_dict() for check in checks], "nodes": nodes}
-        shell.print_json(data | {"first_to_bind": first and first.to_dict()})
+        data = {"checks": [asdict(check) for check in checks], "nodes": nodes}
+        shell.print_json(data | {"first_to_bind": first and asdict(first)})
     else:
         _show(checks)
         if nodes:
@@ -127,12 +128,13 @@ def _examine(
         lacking = [tag for tag in tags if not host.images.find(tag)]
         checks = [
             capacity.Check(name="engine", needed="Docker 20.10 or later", found=found, do="", state="ok"),
-            capacity.Check(
-                name="images of the bed",
-                needed=f"{len(tags)}",
-                found=f"missing: {', '.join(lacking)}" if lacking else "all of them",
-                do="`testbed setup` builds them, and so does the first run" if lacking else "",
-                state="warn" if lacking else "ok",
+            capacity.Check.of(
+                "images of the bed",
+                f"{len(tags)}",
+                f"missing: {', '.join(lacking)}" if lacking else "all of them",
+                "`testbed setup` builds them, and so does the first run",
+                enough=not lacking,
+                short="warn",
             ),
         ]
         if HELPER not in lacking:  # the helper container reads the host's limits
@@ -154,13 +156,10 @@ def _walls(host: "Host") -> "Check":
     beds = [bed for bed in ownership.deployed_beds(host) if bed.networks]
     looked = walls.look(host, beds)
     faults = [wall for wall in looked if wall.state is not walls.State.CLOSED]
-    return capacity.Check(
-        name="walls of the beds that are up",
-        needed="all of them closed",
-        found=walls.summary(looked) if faults else "all of them",
-        do=", ".join(dict.fromkeys(wall.do for wall in faults)),
-        state="warn" if faults else "ok",
-    )
+    found = walls.summary(looked) if faults else "all of them"
+    do = ", ".join(dict.fromkeys(wall.do for wall in faults))
+    name = "walls of the beds that are up"
+    return capacity.Check.of(name, "all of them closed", found, do, enough=not faults, short="warn")
 
 
 def _show(checks: "list[Check]") -> None:
@@ -194,7 +193,7 @@ def images(
     else:
         states = catalogue.states(host, release)
     if output == "json":
-        shell.print_json([state.to_dict() for state in states])
+        shell.print_json([asdict(state) for state in states])
     else:
         for state in states:
             size = f"{state.size_b / 1e6:7.0f} MB" if state.size_b else ""
@@ -210,7 +209,7 @@ def clean(
 
     done = cleaning.clean(docker.connect(), everything=everything, say=shell.say)
     if output == "json":
-        shell.print_json(done.to_dict())
+        shell.print_json({name: [bed.to_dict() for bed in beds] for name, beds in done._asdict().items()})
         return
     shell.tell(f"{len(done.removed)} removed, {len(done.kept)} kept")
     for bed in done.kept:

@@ -3,9 +3,8 @@
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import NamedTuple
 
 from orchestrator.errors import Problem
 from orchestrator.hosts import Found, Host, images
@@ -17,16 +16,11 @@ from orchestrator.interrupts import shielded
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cleaned:
+class Cleaned(NamedTuple):
     """Result of a clean-up."""
 
-    removed: tuple[DeployedBed, ...]
-    kept: tuple[DeployedBed, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data for a script."""
-        return {"removed": [s.to_dict() for s in self.removed], "kept": [s.to_dict() for s in self.kept]}
+    removed: list[DeployedBed]
+    kept: list[DeployedBed]
 
 
 def clean(host: Host, *, everything: bool, say: Callable[[str], None]) -> Cleaned:
@@ -41,7 +35,7 @@ def clean(host: Host, *, everything: bool, say: Callable[[str], None]) -> Cleane
     removed = [bed for bed in beds if everything or bed.abandoned]
     if problems := _remove_each(host, removed, say):
         raise problems[0]
-    return Cleaned(removed=tuple(removed), kept=tuple(bed for bed in beds if bed not in removed))
+    return Cleaned(removed, [bed for bed in beds if bed not in removed])
 
 
 def make_way(host: Host, say: Callable[[str], None]) -> None:

@@ -117,10 +117,6 @@ class State:
     build: str = ""
     """Action of ``build_all`` and its reason; empty if it was not called."""
 
-    def to_dict(self) -> dict[str, str | int | None]:
-        """Return plain data for a script."""
-        return {"tag": self.tag, "state": self.state, "size_b": self.size_b, "build": self.build}
-
 
 def states(host: Host, release: str) -> list[State]:
     """Return the state of every image of a Debian release.

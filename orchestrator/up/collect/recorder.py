@@ -67,7 +67,6 @@ class Recorder:
         self._threads: list[Thread] = []
         self._statistics = statistics
         self._stats: IO[str] = rundir.write_series("stats")
-        self._fault_file: IO[str] | None = None
         self._ends: dict[str, Future[NodeDied]] = {}
         self._expected: set[str] = set()
         self._all_expected = False
@@ -188,23 +187,17 @@ class Recorder:
         self._closed.set()
         self._flusher.join()
         for log in list(self._logs.values()):
-            try:
-                log.close()
-            except OSError as error:
-                self._fault(f"logs of {log.node}", str(error))
+            log.close()
         with self._lock:
-            for file in (self._stats, self._fault_file):
-                if file:
-                    try:
-                        file.close()
-                    except OSError as error:
-                        self.faults.append(f"series: {error}")
-            self._fault_file = None
+            try:
+                self._stats.close()
+            except OSError as error:
+                self.faults.append(f"series: {error}")
 
     def _log(self, node: str) -> NodeLog:
         with self._lock:
             if node not in self._logs:
-                self._logs[node] = NodeLog(node, self._rundir)
+                self._logs[node] = NodeLog(node, self._rundir, partial(self._fault, f"logs of {node}"))
             return self._logs[node]
 
     def _end(self, node: str) -> Future[NodeDied]:
@@ -231,10 +224,7 @@ class Recorder:
         for line in lines:
             if self._closed.is_set():
                 return
-            try:
-                log.put(line)
-            except OSError as error:  # a full disk; go on, because watches and ticks need this thread
-                self._fault(f"logs of {log.node}", str(error))
+            log.put(line)
         log.cut = True
         if not ended.wait(GRACE_S) and not self._closed.is_set():
             raise EngineFailed(
@@ -294,18 +284,12 @@ class Recorder:
     def _flush(self) -> None:
         while not self._closed.wait(FLUSH_S):  # periodic: SIGKILL comes without notice
             for log in list(self._logs.values()):
-                try:
-                    log.flush()
-                except OSError as error:
-                    self._fault(f"logs of {log.node}", str(error))
+                log.flush()
 
     def _fault(self, stream: str, error: str) -> None:
         self.faults.append(f"{stream}: {error}")
-        with self._lock:
-            if self._closed.is_set():
-                return
-            try:
-                self._fault_file = self._fault_file or self._rundir.write_series("recorder")
-                self._fault_file.write(json.dumps({"t": time.time(), "stream": stream, "error": error}) + "\n")
-            except OSError as failed:
-                self.faults.append(f"series/recorder.jsonl: {failed}")
+        try:
+            with self._rundir.write_series("recorder") as series:
+                series.write(json.dumps({"t": time.time(), "stream": stream, "error": error}) + "\n")
+        except OSError as failed:
+            self.faults.append(f"series/recorder.jsonl: {failed}")

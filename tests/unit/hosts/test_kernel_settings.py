@@ -162,7 +162,7 @@ def test_clean_puts_back_what_a_killed_command_left_and_leaves_a_living_one_alon
     killed = HostSettings(host.engine, WANTED)
     killed.__enter__()
     killed.apply()
-    assert cleaning.clean(host.engine, everything=False, say=print).removed == ()
+    assert cleaning.clean(host.engine, everything=False, say=print).removed == []
     assert host.values[NAME] == "16384"
     assert cleaned(host, monkeypatch)[0].startswith("removing host-settings ")
     assert host.as_it_was

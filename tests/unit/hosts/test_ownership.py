@@ -133,7 +133,7 @@ def test_a_bed_that_is_up_stays_when_one_of_its_nodes_has_died(dead: str) -> Non
     build(engine, identity, owner=dead)
     engine.end(identity.name("n1"), 1)
     assert [s.state for s in deployed_beds(engine)] == ["incomplete"]
-    assert clean(engine, everything=False, say=silent).removed == ()
+    assert clean(engine, everything=False, say=silent).removed == []
 
 
 @pytest.mark.parametrize("lost", ["n0", "n1"])
@@ -143,7 +143,7 @@ def test_a_bed_that_is_up_stays_when_one_of_its_containers_is_gone(dead: str, lo
     build(engine, identity, owner=dead)
     engine.node(identity.name(lost)).remove()
     make_way(engine, silent)
-    assert clean(engine, everything=False, say=silent).removed == ()
+    assert clean(engine, everything=False, say=silent).removed == []
     (bed,) = deployed_beds(engine)
     assert (bed.state, bed.lost) == ("incomplete", (lost,))
     assert [(node["name"], node["state"]) for node in bed.to_dict()["nodes"] if node["name"] == lost] == [

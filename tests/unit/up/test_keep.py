@@ -308,7 +308,7 @@ def test_a_bed_with_an_end_says_so_and_goes_when_it_has_come(
     assert timedelta(hours=1.9) < datetime.fromisoformat(bed.expires) - datetime.now(UTC) <= timedelta(hours=2)
     assert f"until {bed.expires}" in testbed("ps").out
     assert [found["expires"] for found in json.loads(testbed("ps", "--format", "json").out)] == [bed.expires]
-    assert clean(engine, everything=False, say=silent).removed == ()
+    assert clean(engine, everything=False, say=silent).removed == []
 
     over = call(a_bed().model_copy(update={"name": "two"}), life=timedelta(seconds=-1))
     assert (over.state, over.expired) == ("abandoned", True)
