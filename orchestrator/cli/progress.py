@@ -53,16 +53,15 @@ class Steps:
             self._status = None
             self._console.print(f"{mark} {escape(plain(name))} [dim]{self.taken[-1]['seconds']:.1f} s[/dim]")
 
-    def show(self, text: str) -> None:
-        """Show progress of the running step on a terminal, where the next text replaces it; print nothing elsewhere."""
-        if self._console.is_terminal and self._status:
+    def show(self, text: str) -> bool:
+        """Show progress of the running step if this is a terminal, where the next text replaces it; return whether."""
+        if shown := self._console.is_terminal and self._status is not None:
             self._status.update(escape(plain(text)))
+        return shown
 
     def say(self, text: str) -> None:
         """Show progress of the running step; on a terminal the next text replaces it, unless it begins "warning:"."""
-        if self._console.is_terminal and self._status and not text.startswith("warning:"):
-            self._status.update(escape(plain(text)))
-        else:
+        if text.startswith("warning:") or not self.show(text):
             self._console.print(f"   {plain(text)}", markup=False)
 
 

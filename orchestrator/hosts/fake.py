@@ -135,23 +135,22 @@ class FakeHost:
         return self.answer(spec, spec.command)
 
     def wait(self, container: str) -> int:
-        made = next((f.id for f in self._made.copy().values() if container in {f.id, f.name}), None)
+        made = self._named(container)
         if made is None:
             raise ContainerGone(container)
-        ended, statuses = self._ended[made]
+        ended, statuses = self._ended[made.id]
         ended.wait()
         return statuses[0]
 
     def remove(self, container: str) -> None:
         with self._lock:
-            if any(container in {f.id, f.name} for f in self._made.values()):
-                made = self.found(container)
+            if made := self._named(container):
                 self.end(made.id, 137)
                 del self._made[made.id]
 
     def remove_network(self, network: str) -> None:
         with self._lock:
-            for made in [f for f in self._made.values() if network in {f.id, f.name}]:
+            if made := self._named(network):
                 users = (self.specs[f.id] for f in self._made.values() if f.state == "running")
                 if any(e.network in {made.id, made.name} for spec in users for e in spec.networks):
                     raise EngineFailed(f"network {made.name} removed", "a container is on it", "remove that first")
@@ -165,10 +164,12 @@ class FakeHost:
         return [f for f in known if all(k in f.labels and v in {None, f.labels[k]} for k, v in labels.items())]
 
     def found(self, name: str) -> Found:
-        for made in list(self._made.values()):
-            if name in {made.id, made.name}:
-                return made
+        if made := self._named(name):
+            return made
         raise EngineFailed(f"{name} in the engine", "no such object", "make it")
+
+    def _named(self, name: str) -> Found | None:
+        return next((made for made in self._made.copy().values() if name in {made.id, made.name}), None)
 
     def _add(self, made: Found) -> str:
         if any(made.name == other.name for other in self._made.values()):

@@ -273,22 +273,17 @@ def _changed(capsule: Capsule, here: Plan) -> list[dict[str, Any]]:
     for node in sorted({*capsule.config, *files}):
         original, mine = capsule.config.get(node, {}), files.get(node, {})
         for path in sorted({*original, *mine} - agents.code().keys()):
-            one, other = original.get(path), mine.get(path)
-            if not _same(one, other):
-                changed.setdefault((path, _diff(one, other)), []).append(node)
+            if diff := _diff(original.get(path), mine.get(path)):
+                changed.setdefault((path, diff), []).append(node)
     return [{"nodes": nodes, "path": path, "diff": diff} for (path, diff), nodes in changed.items()]
 
 
-def _same(original: File | None, here: File | None) -> bool:
-    if not original or not here:
-        return False
-    return original.sha256 == here.sha256 if original.text is None else original.text == here.text
-
-
-def _diff(original: File | None, here: File | None) -> str:
-    """Return a unified diff of two files, or a sentence if a text is missing or too long."""
+def _diff(original: File | None, here: File | None) -> str | None:
+    """Return a unified diff, or a sentence if a text is missing or too long; ``None`` if the files are equal."""
     if not original or not here:
         return "only here" if here else "only in the capsule"
+    if (original.sha256 == here.sha256) if original.text is None else (original.text == here.text):
+        return None
     if original.text is None or here.text is None:
         return "differs; the capsule holds its digest only"
     one, other = original.text.splitlines(), here.text.splitlines()

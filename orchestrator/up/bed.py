@@ -42,14 +42,6 @@ class RunningBed:
     nodes: Mapping[str, RunningNode]
     """By name, in start order."""
 
-    def node(self, name: str) -> RunningNode:
-        """Return the node of this name.
-
-        Raises:
-            KeyError: the bed has no such node.
-        """
-        return self.nodes[name]
-
     def role(self, role: Role) -> RunningNode:
         """Return the first node with a role.
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -55,9 +56,10 @@ def up(
         EngineFailed: the deployed bed is damaged, or the bring-up failed; the logs of its nodes are kept.
     """
     cpus = host.info().cpus
+    read = partial(capacity.read, host, features=False)  # the kernel's features: only after a failed bring-up
     with ThreadPoolExecutor(1) as pool:
         with shielded():  # the pool does not wait for a thread whose start was interrupted
-            reading = pool.submit(_read, host)  # the engine's time, while this process plans
+            reading = pool.submit(read)  # the engine's time, while this process plans
         plan = make_plan(bed, cpus=cpus)
         verify(plan)  # before any object is made
         if present := _present(host, bed, steps, life, publish_at):
@@ -67,7 +69,7 @@ def up(
             try:
                 readings = reading.result()
             except EngineFailed:  # the helper's image was missing
-                readings = _read(host)
+                readings = read()
     capacity.admit(readings, plan.needs, runs, provoked=frozenset(), smaller=None, say=steps.say)
     if publish_at != LOOPBACK:
         networks.require_address(host, publish_at)
@@ -89,11 +91,6 @@ def up(
         if made := next((deployed for deployed in deployed_beds(host) if deployed.id == id_), None):
             return made
     raise EngineFailed(f"bed {bed.name} {id_} up", "it was removed as soon as it was up", "find out who removed it")
-
-
-def _read(host: Host) -> capacity.Readings:
-    """Read the host without its kernel's features; ``up`` tries them out only after a failed bring-up."""
-    return capacity.read(host, features=False)
 
 
 @contextmanager

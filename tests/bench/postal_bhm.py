@@ -96,7 +96,7 @@ def measure(engine: DockerHost, drive: Callable[[RecordedBed, int, int], None], 
 
 def cpu_s(running: RecordedBed) -> float:
     """Return the CPU seconds that sink and load have used so far."""
-    stats = (next(iter(running.node(name).container.stats())) for name in ("sink", "load"))
+    stats = (next(iter(running.nodes[name].container.stats())) for name in ("sink", "load"))
     return sum(float(found["cpu_s"] or 0) for found in (point("", raw) for raw in stats) if found)
 
 

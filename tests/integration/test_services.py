@@ -300,7 +300,7 @@ def test_the_first_process_reaps_orphans_and_ends_when_told_to(
 ) -> None:
     with ExitStack() as stack:
         running = up(engine, stack, tmp_path, {name: {"service": service}}).running
-        node = running.node(name)
+        node = running.nodes[name]
         reaped = node.exec("sh", "-euc", _ORPHAN)
         assert reaped.status == 0, reaped
         node.expect_end()

@@ -51,6 +51,18 @@ def host_config(spec: ContainerSpec) -> dict[str, Any]:
     return {key: value for key, value in config.items() if value}
 
 
+def network_options(driver: str, *, parent: str | None = None, internal: bool = False) -> dict[str, str]:
+    """Return the driver's options of a network, as in ``NetworkSpec``."""
+    if driver == "macvlan":
+        return {"parent": parent} if parent else {}
+    if internal:
+        return {"com.docker.network.bridge.inhibit_ipv4": "true"}
+    return {
+        "com.docker.network.bridge.enable_icc": "false",
+        "com.docker.network.bridge.host_binding_ipv4": "127.0.0.1",
+    }
+
+
 def limited(command: Sequence[str], seconds: float, *, kill_after: float) -> tuple[list[str], str]:
     """Return a command with a time limit, and a text that its standard error holds if and only if time ran out.
 

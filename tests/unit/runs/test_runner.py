@@ -229,7 +229,7 @@ def test_a_node_that_dies_ends_the_run_with_the_end_of_its_log(tmp_path: Path) -
     host = Breaking()
 
     def kill(running: RecordedBed) -> None:
-        host.end(running.node("dns").container.id, 139)
+        host.end(running.nodes["dns"].container.id, 139)
         assert running.recorder.died.wait(5)
         running.check()
 
@@ -315,7 +315,7 @@ def test_a_judge_that_fails_is_inconclusive_with_its_reason_and_can_judge_again(
 
 def test_a_judge_that_fails_after_a_death_does_not_hide_the_death(tmp_path: Path) -> None:
     def kill(running: RecordedBed) -> None:
-        host.end(running.node("dns").container.id, 139)
+        host.end(running.nodes["dns"].container.id, 139)
         assert running.recorder.died.wait(5)
         running.check()
 

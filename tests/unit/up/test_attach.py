@@ -43,9 +43,9 @@ def test_the_handle_is_that_of_the_command_that_brought_it_up(host: FakeHost, tm
         assert {n: node.container.id for n, node in found.nodes.items()} == {
             n: node.container.id for n, node in made.nodes.items()
         }
-        assert found.node("dns").exec("true").status == 0
+        assert found.nodes["dns"].exec("true").status == 0
         with pytest.raises(InvalidInput, match="recorded"):
-            list(found.node("dns").lines(("true",), 1))
+            list(found.nodes["dns"].lines(("true",), 1))
         made.recorder.expect_end()
 
 
@@ -54,7 +54,7 @@ def test_a_node_that_was_removed_is_left_out(host: FakeHost, tmp_path: Path) -> 
         identity, rundir = Identity.new(BED, Kind.UP), RunDir.create(tmp_path, "up")
         made = bringup.bring_up(host, BED, identity, rundir=rundir, steps=Steps(), stack=stack, cpus=2)
         made.recorder.expect_end()
-        made.node("dns").container.remove()
+        made.nodes["dns"].container.remove()
         assert list(attach(host, deployed_beds(host)[0]).nodes) == ["sink"]
 
 

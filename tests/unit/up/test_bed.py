@@ -143,7 +143,7 @@ def test_a_probe_names_the_node_that_died(tmp_path: Path, monkeypatch: pytest.Mo
 
         def die(spec: ContainerSpec, command: tuple[str, ...]) -> Output:
             if "orchestrator.agents.probe" in command:
-                engine.end(bed.node("relay").container.id, 75)
+                engine.end(bed.nodes["relay"].container.id, 75)
             return answer(spec, command)
 
         engine.answer = die
@@ -210,7 +210,7 @@ def test_a_silent_command_ends_at_once_when_a_node_dies(tmp_path: Path, monkeypa
     with up(tmp_path) as (bed, engine):
         reading = bed.relay.node.lines(("cat",), 3600)
         assert next(reading) == "first"
-        engine.end(bed.node("load").container.id, 3)
+        engine.end(bed.nodes["load"].container.id, 3)
         with pytest.raises(NodeDied, match="node load"):
             next(reading)
         assert bed.recorder._told == [], "nothing listens any more"
@@ -227,7 +227,7 @@ def test_a_fact_that_nothing_announces_is_looked_for_until_it_holds_the_time_is_
         assert not bed.until(lambda: False, 0.01, 0.001)
 
         def die() -> bool:
-            engine.end(bed.node("relay").container.id, 9)
+            engine.end(bed.nodes["relay"].container.id, 9)
             return False
 
         with pytest.raises(NodeDied, match="node relay"):
