@@ -54,7 +54,7 @@ class Steps:
             self._console.print(f"{mark} {escape(plain(name))} [dim]{self.taken[-1]['seconds']:.1f} s[/dim]")
 
     def show(self, text: str) -> bool:
-        """Show progress of the running step if this is a terminal, where the next text replaces it; return whether."""
+        """Show progress of the running step on a terminal, where the next text replaces it; return False elsewhere."""
         if shown := self._console.is_terminal and self._status is not None:
             self._status.update(escape(plain(text)))
         return shown

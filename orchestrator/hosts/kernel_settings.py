@@ -7,7 +7,6 @@ any other command can restore the old ones.
 
 import json
 import re
-import secrets
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self
@@ -15,7 +14,7 @@ from typing import Self
 from orchestrator.errors import EngineFailed, HostCannot, Problem
 from orchestrator.hosts import ContainerSpec, Found, Host
 from orchestrator.hosts.helper import HELPER, on_the_host
-from orchestrator.hosts.ownership import ID, Identity, Kind
+from orchestrator.hosts.ownership import ID, Identity
 from orchestrator.interrupts import shielded
 
 LOCK = "testbed-host-settings"
@@ -63,7 +62,7 @@ class HostSettings:
     def __init__(self, host: Host, wanted: Mapping[str, str]) -> None:
         self._host, self._wanted = host, wanted
         self._lock: str | None = None
-        self._identity = Identity(id=secrets.token_hex(4), bed="host-settings", kind=Kind.RUN, nodes=(), private=False)
+        self._identity = Identity(bed="host-settings")
         self._values: _Values = {}
 
     def __enter__(self) -> Self:

@@ -10,10 +10,10 @@ import secrets
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -54,13 +54,13 @@ class Owner(StrEnum):
 class Identity:
     """Id of a bed, and the names and labels of its objects."""
 
-    id: str
+    id: str = field(default_factory=partial(secrets.token_hex, 4))
     """Eight hex digits."""
     bed: str
-    kind: Kind
-    nodes: tuple[str, ...]
-    """Planned names of the nodes."""
-    private: bool
+    kind: Kind = Kind.RUN
+    nodes: tuple[str, ...] = ()
+    """Planned names of the nodes; empty for a one-shot container or a lock."""
+    private: bool = False
     """The lab network is on a veth pair of its own, not on a real interface or a bridge."""
     definition: str = ""
     """Digest of the bed's definition."""
@@ -77,7 +77,6 @@ class Identity:
     ) -> "Identity":
         """Return the identity of a new bed."""
         return cls(
-            id=secrets.token_hex(4),
             bed=bed.name,
             kind=kind,
             nodes=tuple(bed.nodes),
@@ -87,11 +86,6 @@ class Identity:
             owner=owner,
             published_at=published_at,
         )
-
-    @classmethod
-    def reading(cls) -> "Identity":
-        """Return an identity for a one-shot container without a bed."""
-        return cls(id=secrets.token_hex(4), bed="helper", kind=Kind.RUN, nodes=(), private=False)
 
     def labels(self, **further: str) -> dict[str, str]:
         """Return the labels of an object; ``further``: labels to add, their names without ``testbed.``."""
@@ -191,7 +185,7 @@ def owner_state(label: str) -> Owner:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeployedBed(Identity):
-    """State of a deployed bed, read from its objects' labels; a one-shot container or a lock has no ``nodes``."""
+    """State of a deployed bed, read from its objects' labels."""
 
     owner_state: Owner
     created: str

@@ -87,7 +87,7 @@ class RunningBed:
         ``None``: the log is not readable.
         """
         try:
-            return kernel.newer(kernel.lines(self.host, pattern), after)
+            return kernel.lines(self.host, pattern, after)
         except EngineFailed:
             return None
 

@@ -337,7 +337,7 @@ def test_the_only_bed_is_found_beside_the_helper_of_another_command(
 ) -> None:
     host = FakeHost()
     build(host, Identity(id="0000000a", bed="bed", kind=Kind.UP, nodes=("n0", "n1"), private=False))
-    helper = Identity.reading()
+    helper = Identity(bed="helper")
     host.create(ContainerSpec(name="helper", image="x", command=("true",), labels=helper.labels()))
     monkeypatch.setattr(docker, "connect", lambda: host)
     assert beds.find(host, None, "its id").id == "0000000a"

@@ -218,7 +218,7 @@ def test_a_setting_that_the_kernel_refuses_does_not_stop_the_others(tmp_path: Pa
     ],
 )
 def test_a_label_that_is_none_of_ours_is_refused(host: Kernel, monkeypatch: pytest.MonkeyPatch, label: str) -> None:
-    identity = ownership.Identity.reading()
+    identity = ownership.Identity(bed="helper")
     labels: dict[str, Any] = {**identity.labels(), SETTINGS: label}
     host.engine.create(ContainerSpec(name=LOCK, image="x", command=("true",), labels=labels))
     with pytest.raises(EngineFailed):
