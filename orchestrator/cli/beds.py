@@ -263,7 +263,7 @@ def ps(output: shell.FormatOption = "text") -> None:
         for wall in own:
             if wall.state is walls.State.OPEN:
                 shell.tell(f"  open: needed {wall.needed}; found {wall.found}; do: {wall.do}")
-        for places, why, do in walls.unseen(own):
+        for _, places, why, do in walls.grouped(own, walls.State.UNSEEN):
             shell.tell(f"  not looked at: {places}: {why}; do: {do}")
     if not beds:
         shell.tell("no bed is up")

@@ -87,21 +87,16 @@ def look(host: Host, beds: Iterable[DeployedBed]) -> list[Wall]:
     return result if all(wall.state is State.CLOSED for wall in result) else _still_there(host, result)
 
 
-def unseen(walls: Iterable[Wall]) -> list[tuple[str, str, str]]:
-    """Group the UNSEEN walls by bed and reason: (places, ``found``, ``do``)."""
-    return [(places, found, do) for _, places, found, do in _grouped(walls, State.UNSEEN)]
-
-
 def summary(walls: Sequence[Wall]) -> str:
     """Return one line that lists the open, closed and UNSEEN walls of all beds, with reasons."""
     lacks = [f"{w.bed.bed} {w.bed.id} lacks {w.needed}: {w.found}" for w in walls if w.state is State.OPEN]
-    closed = [f"{bed} ({places})" for bed, places, *_ in _grouped(walls, State.CLOSED)]
-    hidden = [f"{bed} ({places}: {found})" for bed, places, found, _ in _grouped(walls, State.UNSEEN)]
+    closed = [f"{bed} ({places})" for bed, places, *_ in grouped(walls, State.CLOSED)]
+    hidden = [f"{bed} ({places}: {found})" for bed, places, found, _ in grouped(walls, State.UNSEEN)]
     parts = ("closed", closed), ("not looked at", hidden)
     return "; ".join([*lacks, *(f"{state}: {', '.join(those)}" for state, those in parts if those)])
 
 
-def _grouped(walls: Iterable[Wall], state: State) -> list[tuple[str, str, str, str]]:
+def grouped(walls: Iterable[Wall], state: State) -> list[tuple[str, str, str, str]]:
     """Group the walls in a state by bed and reason: (bed, places, ``found``, ``do``)."""
     groups: dict[tuple[str, str, str], list[str]] = {}
     for wall in walls:

@@ -64,7 +64,8 @@ def found(engine: FakeHost) -> list[tuple[str, str]]:
 
 
 def unseen(engine: FakeHost) -> list[tuple[str, str]]:
-    return [(places, why) for places, why, _ in walls.unseen(walls.look(engine, deployed_beds(engine)))]
+    looked = walls.look(engine, deployed_beds(engine))
+    return [(places, why) for _, places, why, _ in walls.grouped(looked, walls.State.UNSEEN)]
 
 
 def test_walls_that_stand_are_no_gap_and_no_bed_takes_no_helper(engine: FakeHost) -> None:
