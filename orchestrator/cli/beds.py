@@ -217,8 +217,8 @@ def up(
     life = None if lasts is None else keep.lifetime(lasts)
     wanted = builtin.bed(bed, called=name, domains=domains, parent=parent, families=families, guests=guests)
     host = docker.connect()
-    with Steps() as steps:
-        deployed = keep.up(host, wanted, runs=runs, steps=steps, life=life, publish_at=publish or LOOPBACK)
+    steps = Steps()
+    deployed = keep.up(host, wanted, runs=runs, steps=steps, life=life, publish_at=publish or LOOPBACK)
     with keep.stays_up(deployed.id):
         _show_up(deployed, host.address, output)
 

@@ -37,10 +37,10 @@ def _bisect(
     span = searching.parse(scenario, over)
     for end in (span.low, span.high):
         varied(scenario, params, {span.name: end})
-    summary = Summary.create(runs, "bisect", scenario, command=called())
-    with Steps() as steps:
-        ask = many(scenario, steps, runs, parent)
-        code = searching.bisect(scenario, params, span, ask, summary, repeat=repeat, tolerance=tolerance)
+    summary = Summary(runs, "bisect", scenario, command=called())
+    steps = Steps()
+    ask = many(scenario, steps, runs, parent)
+    code = searching.bisect(scenario, params, span, ask, summary, repeat=repeat, tolerance=tolerance)
     conclude(report.search(summary.facts), summary, output, code)
 
 

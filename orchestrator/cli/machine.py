@@ -25,7 +25,8 @@ def setup() -> None:
     from orchestrator.cli.progress import Steps
     from orchestrator.hosts import setup as setting_up
 
-    with Steps() as steps, steps.step("set up this machine"):
+    steps = Steps()
+    with steps.step("set up this machine"):
         setting_up.setup(steps.say)
 
 
@@ -188,7 +189,8 @@ def images(
 
     host = docker.connect()
     if build:
-        with Steps() as steps, steps.step(f"build the images for {release}"):
+        steps = Steps()
+        with steps.step(f"build the images for {release}"):
             states = catalogue.build_all(host, release, steps.say)
     else:
         states = catalogue.states(host, release)

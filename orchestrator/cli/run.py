@@ -45,13 +45,13 @@ def _run(
     from orchestrator.runs import sweep
 
     params = scenario_commands.params_of(scenario, values)
-    with Steps() as steps:
-        if vary:
-            planned = sweep.combinations(scenario, params, vary)
-            summary = sweep.Summary.create(runs, "sweep", scenario, command=called(), varied=list(planned[0][0]))
-            code = sweep.sweep(planned, many(scenario, steps, runs, parent), summary)
-            conclude(report.sweep(summary.facts), summary, output, code)
-        finished = _execute(scenario, params, runs, parent, called(), steps)
+    steps = Steps()
+    if vary:
+        planned = sweep.combinations(scenario, params, vary)
+        summary = sweep.Summary(runs, "sweep", scenario, command=called(), varied=list(planned[0][0]))
+        code = sweep.sweep(planned, many(scenario, steps, runs, parent), summary)
+        conclude(report.sweep(summary.facts), summary, output, code)
+    finished = _execute(scenario, params, runs, parent, called(), steps)
     shell.conclude_run(finished, output)
 
 
@@ -140,10 +140,10 @@ def _again(
     scenario, params = capsule.question(taken, consent=allow_host_changes)
     if (files := capsule.brought(params)) and not trust_files:
         _ask_trust(file, files)
-    summary = Summary.create(runs, "capsule", scenario, command=called(), capsule=str(file))
+    summary = Summary(runs, "capsule", scenario, command=called(), capsule=str(file))
     try:
-        with Steps() as steps:
-            finished = many(scenario, steps, runs, parent)(params)
+        steps = Steps()
+        finished = many(scenario, steps, runs, parent)(params)
         summary.runs.append(told(finished))
         compared = capsule.compare(taken, finished)
         summary.save(status="finished", **compared)

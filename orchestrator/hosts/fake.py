@@ -3,6 +3,8 @@
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from ipaddress import IPv4Network
@@ -44,15 +46,15 @@ class FakeHost:
         self.images = FakeImages()
         self.specs: dict[str, ContainerSpec] = {}
         self._made: dict[str, Found] = {}
-        self._ended: dict[str, tuple[threading.Event, list[int]]] = {}
+        self._ended: dict[str, Future[int]] = {}
         self._lock, self._ids = threading.RLock(), itertools.count(1)
 
     def end(self, container: str, status: int) -> None:
         """End a container with this exit status."""
         made = self.found(container)
         self._made[made.id] = replace(made, state="exited", ports={})
-        self._ended[made.id][1].append(status)
-        self._ended[made.id][0].set()
+        with suppress(InvalidStateError):  # it has ended before
+            self._ended[made.id].set_result(status)
 
     def info(self) -> HostInfo:
         return HostInfo(**INFO, cpus=2, memory_b=8 << 30)
@@ -71,7 +73,7 @@ class FakeHost:
             for endpoint in spec.networks:
                 self.found(endpoint.network)
             made = self._add(Found(kind="container", id="", name=spec.name, labels=spec.labels, state="created"))
-            self.specs[made], self._ended[made] = spec, (threading.Event(), [])
+            self.specs[made], self._ended[made] = spec, Future()
             return self.node(made)
 
     def node(self, container: str) -> Node:
@@ -90,14 +92,7 @@ class FakeHost:
         spec = self.specs[made.id]
         self.specs[made.id] = replace(spec, limits=spec.limits.model_copy(update={"cpuset": cpus}))
 
-    def exec(
-        self,
-        container: str,
-        command: Sequence[str],
-        *,
-        capabilities: Sequence[str] | None = None,  # noqa: ARG002
-        timeout: float = 60,
-    ) -> Output:
+    def exec(self, container: str, command: Sequence[str], *, timeout: float = 60, **_: object) -> Output:
         made = self.found(container)
         if made.state != "running":
             raise EngineFailed(f"container {made.name} running", made.state, "start it")
@@ -106,10 +101,8 @@ class FakeHost:
         except TimeoutError as late:
             raise Overdue(command, timeout) from late
 
-    def exec_lines(
-        self, container: str, command: Sequence[str], *, capabilities: Sequence[str] | None = None, timeout: float
-    ) -> Iterator[str]:
-        output = self.exec(container, command, capabilities=capabilities, timeout=timeout)
+    def exec_lines(self, container: str, command: Sequence[str], *, timeout: float, **_: object) -> Iterator[str]:
+        output = self.exec(container, command, timeout=timeout)
         yield from output.stdout.splitlines()
         if output.status:
             needed = f"{' '.join(command)[:200]} to succeed"
@@ -138,9 +131,7 @@ class FakeHost:
         made = self._named(container)
         if made is None:
             raise ContainerGone(container)
-        ended, statuses = self._ended[made.id]
-        ended.wait()
-        return statuses[0]
+        return self._ended[made.id].result()
 
     def remove(self, container: str) -> None:
         with self._lock:

@@ -10,7 +10,6 @@ The summary ``runs/<time>-sweep-<scenario>/sweep.json`` is saved after each run:
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,40 +34,25 @@ Ask = Callable[[Strict], Finished]
 """Executes one run with these parameters."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """Results of many runs, saved after each of them."""
+    """Results of many runs in a new directory below ``runs``, saved after each run.
 
-    path: Path
-    facts: dict[str, Any]
+    Raises:
+        InvalidInput: the directory cannot be made.
+    """
 
-    @classmethod
-    def create(cls, runs: Path, kind: str, scenario: Scenario[Any], **facts: Any) -> "Summary":
-        """Begin a summary in a new directory.
-
-        Raises:
-            InvalidInput: the directory cannot be made.
-        """
-        folder = make_directory(runs, f"{kind}-{scenario.name}")
-        made = cls(
-            path=folder / f"{kind}.json",
-            facts={
-                "format": FORMAT,
-                "scenario": scenario.name,
-                "question": scenario.question,
-                "status": "running",
-                **facts,
-                "runs": [],
-            },
-        )
-        made.save()
-        return made
-
-    @property
-    def runs(self) -> list[dict[str, Any]]:
-        """The runs so far."""
-        runs: list[dict[str, Any]] = self.facts["runs"]
-        return runs
+    def __init__(self, runs: Path, kind: str, scenario: Scenario[Any], **facts: Any) -> None:
+        self.path = make_directory(runs, f"{kind}-{scenario.name}") / f"{kind}.json"
+        self.runs: list[dict[str, Any]] = []
+        self.facts = {
+            "format": FORMAT,
+            "scenario": scenario.name,
+            "question": scenario.question,
+            "status": "running",
+            **facts,
+            "runs": self.runs,
+        }
+        self.save()
 
     def save(self, **facts: Any) -> None:
         """Add facts and write the file."""

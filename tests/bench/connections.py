@@ -31,7 +31,8 @@ def sweep(runs: Path, wait_s: float, seconds: float) -> dict[int, float]:
     """Return messages a second, the drain included, by number of connections."""
     engine, params = docker.connect(), Params(domains=DOMAINS, relay=slow_relay.NAME)
     rundir = RunDir.create(runs, "sweep-of-connections")
-    with slow_relay.known(wait_s), Steps() as steps, ExitStack() as stack:
+    steps = Steps()
+    with slow_relay.known(wait_s), ExitStack() as stack:
         bed, cpus = SCENARIO.bed(params), engine.info().cpus
         identity = Identity.new(bed, Kind.RUN)
         running = bring_up(engine, bed, identity, rundir=rundir, steps=steps, stack=stack, cpus=cpus)

@@ -75,7 +75,8 @@ def theirs(running: RecordedBed, seconds: int, per_minute: int) -> None:
 def measure(engine: DockerHost, drive: Callable[[RecordedBed, int, int], None], seconds: int, per_minute: int) -> float:
     """Return the CPU time of the harness for one message, in milliseconds."""
     wanted = bed(others=drive is theirs)
-    with Steps() as steps, TemporaryDirectory() as scratch, ExitStack() as stack:
+    steps = Steps()
+    with TemporaryDirectory() as scratch, ExitStack() as stack:
         rundir = RunDir.create(Path(scratch), "bench")
         identity = Identity.new(wanted, Kind.RUN)
         recorder = stack.enter_context(Recorder(rundir))

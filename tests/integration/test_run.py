@@ -168,7 +168,8 @@ def test_a_known_delay_is_measured_as_such(real_engine: Host, tmp_path: Path) ->
         "bed",
     )
     rundir = RunDir.create(tmp_path, "delay")
-    with Steps() as steps, ExitStack() as stack:
+    steps = Steps()
+    with ExitStack() as stack:
         identity = Identity.new(bed, Kind.RUN)
         running = bring_up_here(real_engine, bed, identity, rundir=rundir, steps=steps, stack=stack, cpus=2)
         report = running.send("delayed", LoadOrder(rate=60.0, seconds=3.0), to=Role.SINK).report

@@ -301,7 +301,8 @@ def test_up_removes_only_the_folders_that_it_made(
 
 
 def test_progress_and_messages_are_plain_text(capsys: pytest.CaptureFixture[str]) -> None:
-    with Steps() as steps, steps.step(HOSTILE):
+    steps = Steps()
+    with steps.step(HOSTILE):
         steps.say(HOSTILE)
         steps.show(HOSTILE)
         Within(steps).say(HOSTILE)

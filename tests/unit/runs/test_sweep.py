@@ -25,7 +25,7 @@ ANSWERS = {"bullseye": Outcome.CONFIRMED, "bookworm": Outcome.REFUTED, "trixie":
 def run(runs: Path, *vary: str, ask: sweep.Ask | None = None) -> tuple[ExitCode, dict[str, Any]]:
     """Sweep over values; return how it ended and what was kept."""
     planned = sweep.combinations(ASKED, Params(), vary)
-    summary = sweep.Summary.create(runs, "sweep", ASKED, command=["testbed"], varied=list(planned[0][0]))
+    summary = sweep.Summary(runs, "sweep", ASKED, command=["testbed"], varied=list(planned[0][0]))
     answers = ask or Asker(runs, lambda params: ANSWERS[params.dns_release], lines=3.0)
     return sweep.sweep(planned, answers, summary), json.loads(summary.path.read_text())
 
