@@ -193,7 +193,6 @@ def _still_there(host: Host, walls: Iterable[Wall]) -> list[Wall]:
 
 
 def _mend(host: Host, wall: Wall) -> None:
-    """Restore one wall."""
     container = wall.bed.node_containers.get(wall.node) if wall.node else None
     if container is None:
         networks.close_parent(host, wall.bed)

@@ -232,16 +232,14 @@ def _without_texts(bed: Mapping[str, Any]) -> dict[str, Any]:
 
 def _config(folder: Path) -> dict[str, dict[str, File]]:
     """Return the rendered files of every node."""
-    contents = {}
-    for path in (p for p in sorted(folder.rglob("*")) if p.is_file()):
-        node, *parts = path.relative_to(folder).parts
-        contents[node, "/" + "/".join(parts)] = path.read_bytes()
     config: dict[str, dict[str, File]] = {}
     room = MAX_CONFIG_B
-    for (node, name), content in sorted(contents.items(), key=lambda item: len(item[1])):
-        if name not in agents.code():  # not the agents' code: the environment holds its digest
+    for path in sorted(sorted(p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size):
+        node, name = str(path.relative_to(folder)).split("/", 1)
+        if f"/{name}" not in agents.code():  # not the agents' code: the environment holds its digest
+            content = path.read_bytes()
             room -= len(content)
-            config.setdefault(node, {})[name] = _file(content, carried=room >= 0)
+            config.setdefault(node, {})[f"/{name}"] = _file(content, carried=room >= 0)
     return config
 
 

@@ -85,7 +85,6 @@ def _lab(bed: Bed) -> dict[str, Any]:
 
 
 def _service(node: NodePlan) -> dict[str, Any]:
-    """Translate the container of a node."""
     spec = bringup.container_spec(node, "control", "lab", "guests")
     limits = spec.limits
     optional = {
