@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 def setup() -> None:
     """Make this machine ready: the container engine, the base images, our images. A second call takes seconds."""
     from orchestrator.cli.progress import Steps
-    from orchestrator.hosts import setup as setting_up
+    from orchestrator.hosts import setup as machine_setup
 
     steps = Steps()
     with steps.step("set up this machine"):
-        setting_up.setup(steps.say)
+        machine_setup.setup(steps.say)
 
 
 class Doctor(TyperCommand):
@@ -125,7 +125,7 @@ def _examine(
         info = host.info()
         plan = make_plan(wanted, cpus=info.cpus)
         found = f"{info.version} on {info.operating_system}, {info.cpus} CPUs"
-        tags = [catalogue.tag(*image) for image in catalogue.of(wanted)]
+        tags = [catalogue.tag(*image) for image in catalogue.needed_by(wanted)]
         lacking = [tag for tag in tags if not host.images.find(tag)]
         checks = [
             capacity.Check(name="engine", needed="Docker 20.10 or later", found=found, do="", state="ok"),
@@ -178,11 +178,13 @@ def _show(checks: "list[Check]") -> None:
 
 
 def images(
-    build: Annotated[bool, typer.Option("--build", help="Build what is missing or older than its files.")] = False,
+    build: Annotated[
+        bool, typer.Option("--build", help="Build each image that is missing or older than its files.")
+    ] = False,
     release: Annotated[str, typer.Option(help="The Debian release that supplies the daemons.")] = "bookworm",
     output: shell.FormatOption = "text",
 ) -> None:
-    """List the images, each current, stale or missing; with --build, build them and list what was done."""
+    """List the images, each current, stale or missing; with --build, build them first."""
     from orchestrator.cli.progress import Steps
     from orchestrator.hosts import docker
     from orchestrator.hosts import images as catalogue

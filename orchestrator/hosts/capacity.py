@@ -232,9 +232,9 @@ def room_for_runs(folder: Path) -> Check:
     return replace(result, state="warn") if result.state == "fail" else result
 
 
-def _room(what: str, needed_mb: int, free_b: int | None) -> Check:
+def _room(place: str, needed_mb: int, free_b: int | None) -> Check:
     """Compare the needed disk space (upper bound) with the free space; fail below ``FLOOR_MB``."""
-    name, needed = f"{_DISK}{what}, MiB", f"{needed_mb:,} at most"
+    name, needed = f"{_DISK}{place}, MiB", f"{needed_mb:,} at most"
     if free_b is None:
         return Check.of(name, needed, "unknown", "", enough=True)
     free_mb = free_b >> 20

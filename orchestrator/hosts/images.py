@@ -149,7 +149,7 @@ def build_all(host: Host, release: str, say: Say) -> list[State]:
     ]
 
 
-def of(bed: Bed) -> list[tuple[str, str]]:
+def needed_by(bed: Bed) -> list[tuple[str, str]]:
     """Return the images that a bed needs, with the helper's: name, Debian release."""
     nodes = [(services.service(node.service).image, node.release) for node in bed.nodes.values()]
     return [("helper", DEFAULT_RELEASE), *dict.fromkeys(nodes)]

@@ -61,7 +61,7 @@ class Wall:
 
     @property
     def needed(self) -> str:
-        """Name of the nftables table, and what its rules are for."""
+        """Name of the nftables table, and the purpose of its rules."""
         if self.node is None:
             return f"table netdev tb{self.bed.id} in the host's nftables, which keeps the lab out of the host"
         return f"table inet bed in the nftables of node {self.node}, which keeps it in its bed"
@@ -93,7 +93,7 @@ def summary(walls: Sequence[Wall]) -> str:
     closed = [f"{bed} ({places})" for bed, places, *_ in grouped(walls, State.CLOSED)]
     hidden = [f"{bed} ({places}: {found})" for bed, places, found, _ in grouped(walls, State.UNSEEN)]
     parts = ("closed", closed), ("not looked at", hidden)
-    return "; ".join([*lacks, *(f"{state}: {', '.join(those)}" for state, those in parts if those)])
+    return "; ".join([*lacks, *(f"{state}: {', '.join(names)}" for state, names in parts if names)])
 
 
 def grouped(walls: Iterable[Wall], state: State) -> list[tuple[str, str, str, str]]:
@@ -161,7 +161,7 @@ def _host_walls(host: Host, beds: Sequence[DeployedBed]) -> list[Wall]:
     return [
         Wall(bed=bed, node=None, state=State.CLOSED)
         if bed.id in closed
-        else Wall(bed=bed, node=None, state=State.OPEN, found="none that drops everything", do=_MEND)
+        else Wall(bed=bed, node=None, state=State.OPEN, found="no rule that drops every frame", do=_MEND)
         for bed in beds
     ]
 

@@ -170,7 +170,7 @@ def question(capsule: Capsule, *, consent: bool = False) -> tuple[Scenario[Any],
     return chosen, params
 
 
-def brought(params: Strict) -> list[str]:
+def installed_files(params: Strict) -> list[str]:
     """Return the paths of files that the parameters install in a node; each may start programs, as master.cf does."""
     fields = type(params).model_fields.items()
     trees = [

@@ -1,4 +1,4 @@
-"""Forecast from a bed's plan: what it needs, and which limit of this host it reaches first."""
+"""Forecast from a bed's plan: its needs, and the first limit of this host that it reaches."""
 
 import math
 from collections.abc import Mapping

@@ -130,12 +130,12 @@ def run(
         with steps.step("verify the rendered files"):
             verify(plan)
         with steps.step("find or build the images"):
-            old = images.ensure(host, images.of(bed), steps.say)
+            old = images.ensure(host, images.needed_by(bed), steps.say)
             readings = capacity.read(host)
             provoked = scenario.provokes if isinstance(scenario, Provokes) else frozenset()
             smaller = scenario.smaller(params) if isinstance(scenario, Scales) else None
             capacity.admit(readings, plan.needs, runs, provoked=provoked, smaller=smaller, say=steps.say)
-            tags = [images.tag(*image) for image in images.of(bed)]
+            tags = [images.tag(*image) for image in images.needed_by(bed)]
             environment = capacity.environment(readings) | {
                 "images": {tag: (host.images.find(tag) or {}).get("id", "") for tag in tags},
                 "old_images": ", ".join(old),
@@ -179,7 +179,7 @@ def prepare(scenario: Scenario[Any], params: Strict, *, parent: str | None = Non
     """
     bed = checked(Bed, {**scenario.bed(params).model_dump(), "parent": parent}, f"a valid bed for {scenario.name}")
     make_plan(bed, cpus=1)
-    images.check(images.of(bed))
+    images.check(images.needed_by(bed))
     return bed
 
 

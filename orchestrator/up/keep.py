@@ -65,7 +65,7 @@ def up(
         if present := _present(host, bed, steps, life, publish_at):
             return present
         with steps.step("find or build the images"):
-            images.ensure(host, images.of(bed), steps.say)
+            images.ensure(host, images.needed_by(bed), steps.say)
             try:
                 readings = reading.result()
             except EngineFailed:  # the helper's image was missing

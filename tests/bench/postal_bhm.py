@@ -117,7 +117,7 @@ def main() -> None:
     options = parser.parse_args()
     engine = connect()
     for others in (False, True):
-        images.ensure(engine, images.of(bed(others=others)), print)
+        images.ensure(engine, images.needed_by(bed(others=others)), print)
     costs: dict[str, list[float]] = {"ours": [], "theirs": []}
     for _ in range(options.repeat):
         for drive in (ours, theirs):

@@ -59,7 +59,7 @@ class Recorder:
         """Set if a container ended unexpectedly, or the engine cannot report ends any more."""
         self._broken: Future[None] = Future()
         """Holds, as an exception, the reason why ``died`` is set."""
-        self._told: list[Callable[[EngineFailed], None]] = []
+        self._on_death: list[Callable[[EngineFailed], None]] = []
         self._rundir = rundir
         self._lock = Lock()
         self._logs: dict[str, NodeLog] = {}
@@ -158,17 +158,17 @@ class Recorder:
             self._broken.result()
 
     @contextmanager
-    def telling(self, tell: Callable[[EngineFailed], None]) -> Iterator[None]:
-        """Call ``tell`` with ``check``'s error if a node dies during the block, or has died before it."""
+    def on_death(self, callback: Callable[[EngineFailed], None]) -> Iterator[None]:
+        """Call ``callback`` with ``check``'s error if a node dies during the block, or has died before it."""
         with self._lock:
-            self._told.append(tell)
+            self._on_death.append(callback)
             if self._broken.done():
-                tell(cast("EngineFailed", self._broken.exception()))
+                callback(cast("EngineFailed", self._broken.exception()))
         try:
             yield
         finally:
             with self._lock:
-                self._told.remove(tell)
+                self._on_death.remove(callback)
 
     def close(self, timeout: float = GRACE_S) -> None:
         """Wait up to ``timeout`` seconds for the streams to end, then close the files. Never raises; idempotent.
@@ -278,8 +278,8 @@ class Recorder:
             if not self._all_expected and node not in self._expected and not self._broken.done():
                 self._broken.set_exception(error)
                 self.died.set()
-                for tell in self._told:
-                    tell(error)
+                for callback in self._on_death:
+                    callback(error)
 
     def _flush(self) -> None:
         while not self._closed.wait(FLUSH_S):  # periodic: SIGKILL comes without notice

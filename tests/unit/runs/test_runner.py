@@ -81,7 +81,7 @@ class Breaking(FakeHost):
     def __init__(self, at: int | None = None) -> None:
         super().__init__(answer=_answer, prints=lambda _: ["all zones loaded", "23-Nov running"])
         self.images.tags["testbed/debian:bookworm"] = {"id": "base"}
-        for image, release in images.of(Asked().bed(Params())):
+        for image, release in images.needed_by(Asked().bed(Params())):
             self.images.tags[images.tag(image, release)] = {images.LABEL: images.digest(image), "id": image}
         self.calls = itertools.count(1)
         self.at = at
@@ -295,7 +295,7 @@ def test_a_judge_that_fails_is_inconclusive_with_its_reason_and_can_judge_again(
     assert host.find({}) == []
     assert finished.exit_code is ExitCode.INCONCLUSIVE
     assert finished.verdict.reason.startswith(("The judge failed: ValidationError", "The judge failed: AttributeError"))
-    assert str(finished.broken) in sweep.told(finished)["error"]
+    assert str(finished.broken) in sweep.summary_row(finished)["error"]
     facts, folder = _facts(tmp_path), finished.rundir.path
     assert (facts["status"], facts["verdict"]["outcome"]) == ("finished", "INCONCLUSIVE")
     assert facts["error"]["found"].startswith("the judge failed: ")
@@ -376,7 +376,7 @@ class Stillborn(Breaking):
     def __init__(self) -> None:
         super().__init__()
         self.prints = lambda _: ["fatal: no such file"]
-        for image, release in images.of(Pair().bed(Params())):
+        for image, release in images.needed_by(Pair().bed(Params())):
             self.images.tags[images.tag(image, release)] = {images.LABEL: images.digest(image), "id": image}
 
     def start(self, container: str) -> None:

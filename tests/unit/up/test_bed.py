@@ -213,7 +213,7 @@ def test_a_silent_command_ends_at_once_when_a_node_dies(tmp_path: Path, monkeypa
         engine.end(bed.nodes["load"].container.id, 3)
         with pytest.raises(NodeDied, match="node load"):
             next(reading)
-        assert bed.recorder._told == [], "nothing listens any more"
+        assert bed.recorder._on_death == [], "nothing listens any more"
     ended.set()
 
 
