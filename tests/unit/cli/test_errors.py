@@ -19,9 +19,9 @@ from orchestrator.cli import beds, shell
 from orchestrator.errors import ExitCode, InvalidInput
 from orchestrator.hosts import ContainerSpec, Output, docker
 from orchestrator.hosts.capacity import room_for_runs
-from orchestrator.hosts.fake import FakeHost
 from orchestrator.hosts.ownership import Identity, Kind
 from orchestrator.interrupts import Interrupted
+from tests.unit.hosts.fake import FakeHost
 from tests.unit.hosts.test_ownership import build
 from tests.unit.runs.test_runner import READING
 

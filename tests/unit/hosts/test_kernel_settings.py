@@ -10,10 +10,10 @@ import pytest
 
 from orchestrator.errors import EngineFailed, HostCannot
 from orchestrator.hosts import ContainerSpec, Host, Output, cleaning, kernel_settings, ownership
-from orchestrator.hosts.fake import FakeHost
 from orchestrator.hosts.kernel_settings import LOCK, SETTINGS, HostSettings
 from orchestrator.interrupts import Interrupted, raise_on_signals
 from tests.unit.hosts.broken import broken
+from tests.unit.hosts.fake import FakeHost
 
 NAME = "net.ipv4.neigh.default.gc_thresh3"
 WANTED = {NAME: "16384"}

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from orchestrator.errors import EngineFailed
 from orchestrator.hosts import ContainerSpec, Endpoint, Host, NetworkSpec, Output, images, ownership
 from orchestrator.hosts.cleaning import clean, make_way, remove_id
-from orchestrator.hosts.fake import FakeHost
 from orchestrator.hosts.helper import HELPER
 from orchestrator.hosts.ownership import (
     CREATED,
@@ -26,6 +25,7 @@ from orchestrator.hosts.ownership import (
     owner_state,
 )
 from tests.unit.hosts.broken import broken
+from tests.unit.hosts.fake import FakeHost
 
 
 def silent(_text: str) -> None:

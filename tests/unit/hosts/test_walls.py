@@ -5,9 +5,9 @@ import pytest
 from orchestrator.errors import EngineFailed
 from orchestrator.hosts import ContainerSpec, Output, walls
 from orchestrator.hosts.cleaning import remove_id
-from orchestrator.hosts.fake import FakeHost
 from orchestrator.hosts.ownership import Identity, Kind, deployed_beds
 from orchestrator.hosts.walls import State
+from tests.unit.hosts.fake import FakeHost
 from tests.unit.hosts.test_ownership import build
 
 CLOSED = """table netdev other {{

@@ -20,7 +20,6 @@ from orchestrator.bed.model import Bed, Strict, parse_bed
 from orchestrator.cli.shell import end_with
 from orchestrator.errors import EngineFailed, ExitCode, HostCannot, NodeDied, Problem
 from orchestrator.hosts import ContainerSpec, Output, cleaning, images
-from orchestrator.hosts.fake import FakeHost
 from orchestrator.interrupts import Interrupted
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import RunDir
@@ -31,6 +30,7 @@ from orchestrator.runs import runner, sweep
 from orchestrator.up import bringup, node
 from orchestrator.up.bed import RecordedBed
 from tests.unit import disk
+from tests.unit.hosts.fake import FakeHost
 
 READING = "nofile\t20000\ngc_thresh3\t1024\nneighbours\tentries 00000002\nmeminfo\tMemAvailable: 8000000 kB\n"
 

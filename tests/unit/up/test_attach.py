@@ -8,11 +8,11 @@ import pytest
 from orchestrator.bed.model import parse_bed
 from orchestrator.errors import EngineFailed, InvalidInput
 from orchestrator.hosts import ContainerSpec
-from orchestrator.hosts.fake import FakeHost
 from orchestrator.hosts.ownership import Identity, Kind, deployed_beds
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.up import bringup
 from orchestrator.up.attach import BED_FILE, attach
+from tests.unit.hosts.fake import FakeHost
 from tests.unit.runs.test_runner import Steps
 
 BED = parse_bed(

@@ -13,7 +13,6 @@ from orchestrator.agents.contract import LoadOrder
 from orchestrator.bed import builtin
 from orchestrator.errors import EngineFailed, InvalidInput, NodeDied, TimedOut
 from orchestrator.hosts import ContainerSpec, LogLine, Output, Overdue
-from orchestrator.hosts.fake import FakeHost
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.plan import make_plan
 from orchestrator.services import Role
@@ -25,6 +24,7 @@ from orchestrator.up.node import RunningNode
 from orchestrator.up.relay import Relay
 from orchestrator.up.sink import Sink
 from tests.unit import factory
+from tests.unit.hosts.fake import FakeHost
 
 REPORT = {
     "run": "00000000", "started": 1.0, "ended": 2.0, "offered": 1, "accepted": 1, "failed": {}, "unresolved": 0,

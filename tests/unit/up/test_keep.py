@@ -15,7 +15,6 @@ from orchestrator.cli import beds
 from orchestrator.errors import EngineFailed, ExitCode, HostCannot, InvalidInput
 from orchestrator.hosts import Endpoint, NetworkSpec, docker, networks, ownership
 from orchestrator.hosts.cleaning import clean
-from orchestrator.hosts.fake import FakeHost
 from orchestrator.hosts.helper import HELPER
 from orchestrator.hosts.ownership import DeployedBed
 from orchestrator.up import keep
@@ -23,6 +22,7 @@ from orchestrator.up.collect.recorder import Recorder
 from orchestrator.up.keep import lifetime, up
 from tests.unit.cli import test_errors as test_cli_errors
 from tests.unit.cli.test_errors import Command
+from tests.unit.hosts.fake import FakeHost
 from tests.unit.hosts.test_ownership import silent
 from tests.unit.runs.test_runner import READING, Breaking, Steps
 

@@ -4,8 +4,8 @@ import pytest
 
 from orchestrator.errors import EngineFailed
 from orchestrator.hosts import ContainerSpec, Output
-from orchestrator.hosts.fake import FakeHost
 from orchestrator.up.collect import kernel
+from tests.unit.hosts.fake import FakeHost
 
 OVERFLOW = "neighbour: arp_cache: neighbor table overflow!"
 PRINTED = f"""\
