@@ -7,7 +7,7 @@ any other command can restore the old ones.
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
@@ -88,7 +88,7 @@ class HostSettings:
 
     def apply(self) -> None:
         """Write the wanted values."""
-        _write(self._host, [(name, old, new) for name, (old, new) in self._values.items()])
+        _change(self._host, self._values)
 
     def _take(self) -> None:
         """Create the lock with the current values in its label; if a value changes meanwhile, start again."""
@@ -136,14 +136,15 @@ def put_back(host: Host, lock: Found) -> None:
 
 def _restore(host: Host, values: _Values) -> None:
     """Restore the old value of every setting that still has the new one."""
-    _write(host, [(name, new, old) for name, (old, new) in values.items()])
+    _change(host, {name: (new, old) for name, (old, new) in values.items()})
 
 
-def _write(host: Host, changes: Sequence[tuple[str, str, str]]) -> None:
-    for name, *values in changes:
-        if not _NAME.fullmatch(name) or not all(_VALUE.fullmatch(value) for value in values):
-            raise EngineFailed("a setting that this program changes", f"{name}: {values}", "see the label of its lock")
-    _run(host, _WRITE, *(word for change in changes for word in change))
+def _change(host: Host, values: _Values) -> None:
+    """Write the second value of every setting that has the first one."""
+    for name, both in values.items():
+        if not _NAME.fullmatch(name) or not all(map(_VALUE.fullmatch, both)):
+            raise EngineFailed("a setting that this program changes", f"{name}: {both}", "see the label of its lock")
+    _run(host, _WRITE, *(word for name, both in values.items() for word in (name, *both)))
 
 
 def _run(host: Host, script: str, *words: str) -> str:

@@ -131,17 +131,14 @@ def read(path: Path) -> Capsule:
     Raises:
         InvalidInput: the file is missing, too long, or no capsule of a known format.
     """
+    with usable(path, "a capsule"), path.open("rb") as file:
+        content = file.read(MAX_FILE_B + 1)
+    if len(content) > MAX_FILE_B:
+        raise InvalidInput(f"a capsule of at most {MAX_FILE_B >> 20} MiB", f"{path}: it is larger", "ask its maker")
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE_B + 1)
-        if len(content) > MAX_FILE_B:
-            raise InvalidInput(f"a capsule of at most {MAX_FILE_B >> 20} MiB", f"{path}: it is larger", "ask its maker")
         data = strict_json.loads(content)
-    except (OSError, ValueError, RecursionError) as error:
-        if isinstance(error, InvalidInput):
-            raise
-        found = f"{path}: {getattr(error, 'strerror', None) or error}"
-        raise InvalidInput("a capsule, made by `testbed capsule`", found, "name a file that can be read") from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput("a capsule, made by `testbed capsule`", f"{path}: {error}", "name another file") from error
     if not isinstance(data, dict) or "format" not in data:
         raise InvalidInput("a capsule, made by `testbed capsule`", f"{path}: JSON of another kind", "name another file")
     check_format(data, FORMAT, path)

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future
 from concurrent.futures import TimeoutError as WaitTimeout
 from concurrent.futures import wait as wait_for
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from threading import Event, Lock, Thread
-from typing import IO, Any, Self, cast
+from typing import IO, Any, cast
 
 from orchestrator.errors import EngineFailed, NodeDied, Problem
 from orchestrator.hosts import ContainerGone, LogLine, Node
@@ -33,7 +33,7 @@ PAUSES_S = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Pauses between attempts to wait for a container's end; a restarting engine does not answer for some seconds."""
 
 
-class Recorder:
+class Recorder(AbstractContextManager["Recorder"]):
     """Records a bed.
 
     Enter it before the first container starts and leave it after the last one is removed::
@@ -73,9 +73,6 @@ class Recorder:
         self._closed = Event()
         self._flusher = Thread(target=self._flush, name="flush", daemon=True)
         self._flusher.start()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
