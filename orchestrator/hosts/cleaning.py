@@ -50,7 +50,7 @@ def _remove_each(host: Host, beds: Sequence[DeployedBed], say: Callable[[str], N
     """Remove beds and return the problems; report each bed that is not wholly removed."""
     problems = []
     for bed in beds:
-        why = f", expired at {bed.expires}" if bed.expired else ", left by a command that is gone"
+        why = f", expired at {bed.expires}" if bed.expired else ", left by a command that has ended"
         say(f"removing {bed.bed} {bed.id}{why}" if bed.abandoned else f"removing {bed.id}")
         try:
             remove(host, bed, say)

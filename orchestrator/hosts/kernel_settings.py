@@ -100,7 +100,9 @@ class HostSettings:
                 return
             self._host.node(self._lock).remove()
             self._lock = None
-        raise HostCannot("settings of the host that do not change", "another program changes them", "try again")
+        raise HostCannot(
+            "settings of the host that no other program changes now", "they changed meanwhile", "try again"
+        )
 
     def _make(self) -> str:
         labels = {**self._identity.labels(), SETTINGS: json.dumps(self._values)}
@@ -130,7 +132,9 @@ def put_back(host: Host, lock: Found) -> None:
     try:
         values = {name: (str(old), str(new)) for name, (old, new) in json.loads(lock.labels[SETTINGS]).items()}
     except (ValueError, AttributeError, TypeError) as error:
-        raise EngineFailed(f"settings of the host in the label of {lock.name}", str(error), "remove it") from error
+        raise EngineFailed(
+            f"settings of the host in the label of {lock.name}", str(error), "remove that container"
+        ) from error
     _restore(host, values)
 
 

@@ -119,7 +119,7 @@ def write(capsule: Capsule, path: Path) -> None:
     text = strict_json.dumps(capsule.model_dump(mode="json"), indent=1) + "\n"
     if len(text) > MAX_FILE_B:
         raise InvalidInput(
-            f"a capsule of at most {MAX_FILE_B:,} bytes", f"{len(text):,}", "run it with fewer names and files"
+            f"a capsule of at most {MAX_FILE_B:,} bytes", f"{len(text):,}", "repeat the run with fewer domains or files"
         )
     with usable(path, "a file to write"):
         replace(path, text)
@@ -134,7 +134,9 @@ def read(path: Path) -> Capsule:
     with usable(path, "a capsule"), path.open("rb") as file:
         content = file.read(MAX_FILE_B + 1)
     if len(content) > MAX_FILE_B:
-        raise InvalidInput(f"a capsule of at most {MAX_FILE_B >> 20} MiB", f"{path}: it is larger", "ask its maker")
+        raise InvalidInput(
+            f"a capsule of at most {MAX_FILE_B >> 20} MiB", f"{path}: it is larger", "ask its maker for a smaller one"
+        )
     try:
         data = strict_json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -154,7 +156,9 @@ def question(capsule: Capsule, *, consent: bool = False) -> tuple[Scenario[Any],
     chosen = scenario(capsule.scenario)
     if CONSENT in capsule.params:
         raise InvalidInput(
-            "a capsule that leaves consent to you", CONSENT, f"remove it there; --{CONSENT.replace('_', '-')} consents"
+            "a capsule without consent to change this host",
+            f"the parameter {CONSENT}",
+            f"remove it from the capsule; --{CONSENT.replace('_', '-')} consents",
         )
     given = {CONSENT: True} if consent and CONSENT in chosen.params.model_fields else {}
     params = checked(

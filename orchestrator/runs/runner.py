@@ -164,7 +164,11 @@ def run(
     except BaseException as error:
         refused = host_cannot(error, str(rundir.path)) if isinstance(error, OSError) else None
         if refused is None:
-            record.save_end(error, status="failed", error=Problem("no bug", repr(error), "report it").to_dict())
+            record.save_end(
+                error,
+                status="failed",
+                error=Problem("a run without a bug of testbed", repr(error), "report it").to_dict(),
+            )
             raise
         record.save_end(refused, status="failed", error=refused.to_dict())
         raise refused from error

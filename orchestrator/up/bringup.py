@@ -121,7 +121,7 @@ def _give_way(host: Host, identity: Identity) -> None:
     """
     beds = kept_beds(host, identity.bed) if identity.kind is Kind.UP else []
     if beds and beds[0].id != identity.id:
-        raise Withdrawn(f"one bed called {identity.bed}", f"bed {beds[0].id} of another command", "try again")
+        raise Withdrawn(f"no other bed called {identity.bed}", f"bed {beds[0].id} of another command", "try again")
 
 
 def _networks(host: Host, bed: Bed, identity: Identity, cpus: int) -> tuple[Plan, tuple[str, ...]]:

@@ -243,7 +243,7 @@ class Recorder(AbstractContextManager["Recorder"]):
             status = self._exit_status(container)
         except Exception as error:  # noqa: BLE001 - any error must wake the waiters for this end
             self._fault(f"end of {log.node}", f"{type(error).__name__}: {error}")
-            lost = EngineFailed(f"news of node {log.node}", f"none: {error}", "see whether the engine runs")
+            lost = EngineFailed(f"the exit status of node {log.node}", f"none: {error}", "see whether the engine runs")
             self._break(log.node, lost)
             log.end(lost)
             self._end(log.node).set_exception(lost)

@@ -176,7 +176,7 @@ def test_consent_is_given_here_or_not_at_all(made: Path) -> None:
     assert capsule.question(capsule.read(made))[1] == Params()
     assert capsule.question(capsule.read(made), consent=True)[1] == Params(allow_host_changes=True)
     taken = capsule.read(changed(made, lambda data: data["params"].update(allow_host_changes=True)))
-    with pytest.raises(InvalidInput, match="leaves consent to you"):
+    with pytest.raises(InvalidInput, match="without consent to change this host"):
         capsule.question(taken)
 
 

@@ -293,7 +293,7 @@ def test_whoever_waits_hears_of_it_when_an_end_cannot_be_learnt(
         script.end(EngineFailed("the end of container c1", "no engine", "see whether it runs"))
         assert recorder.died.wait(5)
         for wait in (recorder.check, lambda: line(recorder, watch, 60), lambda: recorder.await_end("relay", 60)):
-            with pytest.raises(EngineFailed, match=r"news of node relay.*no engine"):
+            with pytest.raises(EngineFailed, match=r"exit status of node relay.*no engine"):
                 wait()
     assert [fault.partition(":")[0] for fault in recorder.faults] == ["end of relay"]
 
