@@ -100,9 +100,7 @@ class HostSettings:
                 return
             self._host.node(self._lock).remove()
             self._lock = None
-        raise HostCannot(
-            "settings of the host that no other program changes now", "they changed meanwhile", "try again"
-        )
+        raise HostCannot("settings of the host that stay as they are", "another program changes them", "try again")
 
     def _make(self) -> str:
         labels = {**self._identity.labels(), SETTINGS: json.dumps(self._values)}
@@ -132,9 +130,8 @@ def put_back(host: Host, lock: Found) -> None:
     try:
         values = {name: (str(old), str(new)) for name, (old, new) in json.loads(lock.labels[SETTINGS]).items()}
     except (ValueError, AttributeError, TypeError) as error:
-        raise EngineFailed(
-            f"settings of the host in the label of {lock.name}", str(error), "remove that container"
-        ) from error
+        needed = f"settings of the host in the label of {lock.name}"
+        raise EngineFailed(needed, str(error), "remove that container") from error
     _restore(host, values)
 
 

@@ -73,7 +73,7 @@ def remove_parent(host: Host, identity: Identity) -> None:
 
 
 def _change_veth(host: Host, script: str, identity: Identity, *, bed: Identity | None = None) -> None:
-    """Run a script on a bed's veth pair. ``bed``: as in ``on_the_host`` (a clean-up would kill a removal)."""
+    """Run a script on a bed's veth pair. ``bed``: as in ``on_the_host``; a removal gives none (it would end itself)."""
     needed = f"the veth pair of bed {identity.id}"
     on_the_host(host, script, *identity.veth, identity.id, needed=needed, bed=bed, capabilities=("NET_ADMIN",))
 

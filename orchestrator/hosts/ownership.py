@@ -109,7 +109,7 @@ class Identity:
 
     @property
     def guests(self) -> str:
-        """Name of the guest network of a bed that stays up: known beforehand, since only one such bed has the name."""
+        """Name of the guest network; for a bed that stays up it follows from the bed's name, known beforehand."""
         return f"testbed-{self.bed}-guests" if self.kind is Kind.UP else self.name("guests")
 
     @property
@@ -158,7 +158,7 @@ def _owner(pid: int) -> str:
 
 @contextmanager
 def bringing_up() -> Iterator[str]:
-    """Return an OWNER label that is alive during the block: a thread's, as the process may outlive the bring-up."""
+    """Yield an OWNER label that is alive during the block; it names a thread: the process may outlive the bring-up."""
     over = Event()
     thread = Thread(target=over.wait, name="bring-up", daemon=True)
     thread.start()

@@ -108,9 +108,7 @@ def answering(started: "subprocess.Popen[bytes]", log: Path | None, connect: Cal
                 time.sleep(_LOOK_S)  # dockerd reports its readiness to systemd only
                 continue
             end = f"no answer within {_START_S:.0f} s" if late else f"it ended with {status}"
-            raise EngineFailed(
-                NEEDED, f"it does not start: {end}{_tail(log)}", "correct the error in its log"
-            ) from error
+            raise EngineFailed(NEEDED, f"it does not start: {end}{_tail(log)}", "correct the error above") from error
 
 
 def _tail(log: Path | None) -> str:

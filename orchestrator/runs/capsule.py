@@ -134,9 +134,8 @@ def read(path: Path) -> Capsule:
     with usable(path, "a capsule"), path.open("rb") as file:
         content = file.read(MAX_FILE_B + 1)
     if len(content) > MAX_FILE_B:
-        raise InvalidInput(
-            f"a capsule of at most {MAX_FILE_B >> 20} MiB", f"{path}: it is larger", "ask its maker for a smaller one"
-        )
+        needed = f"a capsule of at most {MAX_FILE_B >> 20} MiB"
+        raise InvalidInput(needed, f"{path}: it is larger", "ask its maker for a smaller one")
     try:
         data = strict_json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -155,11 +154,8 @@ def question(capsule: Capsule, *, consent: bool = False) -> tuple[Scenario[Any],
     """
     chosen = scenario(capsule.scenario)
     if CONSENT in capsule.params:
-        raise InvalidInput(
-            "a capsule without consent to change this host",
-            f"the parameter {CONSENT}",
-            f"remove it from the capsule; --{CONSENT.replace('_', '-')} consents",
-        )
+        do = f"remove it from the capsule; --{CONSENT.replace('_', '-')} consents"
+        raise InvalidInput("a capsule without consent to change this host", f"the parameter {CONSENT}", do)
     given = {CONSENT: True} if consent and CONSENT in chosen.params.model_fields else {}
     params = checked(
         chosen.params,

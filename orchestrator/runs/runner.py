@@ -164,11 +164,8 @@ def run(
     except BaseException as error:
         refused = host_cannot(error, str(rundir.path)) if isinstance(error, OSError) else None
         if refused is None:
-            record.save_end(
-                error,
-                status="failed",
-                error=Problem("a run without a bug of testbed", repr(error), "report it").to_dict(),
-            )
+            bug = Problem("a run without a bug of testbed", repr(error), "report it")
+            record.save_end(error, status="failed", error=bug.to_dict())
             raise
         record.save_end(refused, status="failed", error=refused.to_dict())
         raise refused from error
@@ -188,7 +185,7 @@ def prepare(scenario: Scenario[Any], params: Strict, *, parent: str | None = Non
 
 
 def _daemons(running: RecordedBed) -> dict[str, str]:
-    """Return node -> version line of its daemon; leave out nodes that have ended and may; raise any other failure."""
+    """Return node -> version line of its daemon, without nodes that ended as expected; raise any other failure."""
 
     def ask(node: RunningNode, command: Sequence[str]) -> str | None:
         try:

@@ -133,7 +133,7 @@ def _present(host: Host, bed: Bed, steps: Progress, life: timedelta | None, publ
 def _bring_up(
     host: Host, bed: Bed, runs: Path, steps: Progress, life: timedelta | None, cpus: int, publish_at: str
 ) -> str:
-    """Bring a bed up and return its id; keep the recording only of a failed bring-up with a log line."""
+    """Bring a bed up and return its id; keep the recording only if the bring-up failed and a node logged a line."""
     with usable(runs):
         made = [folder for folder in (runs, *runs.parents) if not folder.exists()]
     rundir = RunDir.create(runs, "up")
