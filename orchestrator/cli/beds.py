@@ -55,8 +55,8 @@ def up(
     life = None if lasts is None else keep.lifetime(lasts)
     wanted = builtin.bed(bed, called=name, domains=domains, parent=parent, families=families, guests=guests)
     host = docker.connect()
-    with Steps() as steps:
-        deployed = keep.up(host, wanted, runs=runs, steps=steps, life=life, publish_at=publish or LOOPBACK)
+    steps = Steps()
+    deployed = keep.up(host, wanted, runs=runs, steps=steps, life=life, publish_at=publish or LOOPBACK)
     with keep.stays_up(deployed.id):
         _show_up(deployed, host.address, output)
 
@@ -101,7 +101,7 @@ def ps(output: shell.FormatOption = "text") -> None:
         for wall in own:
             if wall.state is walls.State.OPEN:
                 shell.tell(f"  open: needed {wall.needed}; found {wall.found}; do: {wall.do}")
-        for places, why, do in walls.unseen(own):
+        for _, places, why, do in walls.grouped(own, walls.State.UNSEEN):
             shell.tell(f"  not looked at: {places}: {why}; do: {do}")
     if not beds:
         shell.tell("no bed is up")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator.cli import scenario_commands, shell
-from orchestrator.cli.run import called, conclude, many
+from orchestrator.cli.run import command_line, conclude, one_of_many
 from orchestrator.cli.verbosity import verbose
 
 if TYPE_CHECKING:
@@ -30,17 +30,17 @@ def _bisect(
     """Search for the threshold, and show every run."""
     from orchestrator.cli.progress import Steps
     from orchestrator.report import many as report
-    from orchestrator.runs import bisect as searching
+    from orchestrator.runs import bisect as bisection
     from orchestrator.runs.sweep import Summary, varied
 
     params = scenario_commands.params_of(scenario, values)
-    span = searching.parse(scenario, over)
+    span = bisection.parse(scenario, over)
     for end in (span.low, span.high):
         varied(scenario, params, {span.name: end})
-    summary = Summary.create(runs, "bisect", scenario, command=called())
-    with Steps() as steps:
-        ask = many(scenario, steps, runs, parent)
-        code = searching.bisect(scenario, params, span, ask, summary, repeat=repeat, tolerance=tolerance)
+    summary = Summary(runs, "bisect", scenario, command=command_line())
+    steps = Steps()
+    execute = one_of_many(scenario, steps, runs, parent)
+    code = bisection.bisect(scenario, params, span, execute, summary, repeat=repeat, tolerance=tolerance)
     conclude(report.search(summary.facts), summary, output, code)
 
 

@@ -103,12 +103,12 @@ def capsule(
 ) -> None:
     """Write a run into one file, a capsule, which `testbed run FILE` repeats and compares on another machine."""
     from orchestrator.measurements.rundir import RunDir
-    from orchestrator.runs import capsule as travelling
+    from orchestrator.runs import capsule as capsules
 
     rundir = RunDir.named(run, where)
     path = file or Path(f"{rundir.path.resolve().name}.capsule.json")
     if path.suffix != ".json":
         path = Path(f"{path}.json")
-    travelling.write(travelling.make(rundir), path)
+    capsules.write(capsules.make(rundir), path)
     again = shlex.join(["testbed", "run", str(path)])
     shell.tell(f"{path}, {path.stat().st_size:,} bytes; `{again}` runs it again and compares")

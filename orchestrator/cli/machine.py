@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,10 +23,11 @@ if TYPE_CHECKING:
 def setup() -> None:
     """Make this machine ready: the container engine, the base images, our images. A second call takes seconds."""
     from orchestrator.cli.progress import Steps
-    from orchestrator.hosts import setup as setting_up
+    from orchestrator.hosts import setup as machine_setup
 
-    with Steps() as steps, steps.step("set up this machine"):
-        setting_up.setup(steps.say)
+    steps = Steps()
+    with steps.step("set up this machine"):
+        machine_setup.setup(steps.say)
 
 
 class Doctor(TyperCommand):
@@ -61,7 +63,7 @@ def doctor(
     wanted = builtin.bed(bed, domains=domains, families=families)
     make_plan(wanted, cpus=1)  # raises InvalidInput if no machine could build this bed
     checks, _, code = _examine(wanted, runs)
-    shell.answer(output, [check.to_dict() for check in checks], lambda: _show(checks))
+    shell.answer(output, [asdict(check) for check in checks], lambda: _show(checks))
     raise typer.Exit(code)
 
 
@@ -90,8 +92,8 @@ def _doctor(
     ]
     if output == "json":
         first = first_to_bind(checks)
-        data = {"checks": [check.to_dict() for check in checks], "nodes": nodes}
-        shell.print_json(data | {"first_to_bind": first and first.to_dict()})
+        data = {"checks": [asdict(check) for check in checks], "nodes": nodes}
+        shell.print_json(data | {"first_to_bind": first and asdict(first)})
     else:
         _show(checks)
         if nodes:
@@ -122,16 +124,17 @@ def _examine(
         info = host.info()
         plan = make_plan(wanted, cpus=info.cpus)
         found = f"{info.version} on {info.operating_system}, {info.cpus} CPUs"
-        tags = [catalogue.tag(*image) for image in catalogue.of(wanted)]
+        tags = [catalogue.tag(*image) for image in catalogue.needed_by(wanted)]
         lacking = [tag for tag in tags if not host.images.find(tag)]
         checks = [
             capacity.Check(name="engine", needed="Docker 20.10 or later", found=found, do="", state="ok"),
-            capacity.Check(
-                name="images of the bed",
-                needed=f"{len(tags)}",
-                found=f"missing: {', '.join(lacking)}" if lacking else "all of them",
-                do="`testbed setup` builds them, and so does the first run" if lacking else "",
-                state="warn" if lacking else "ok",
+            capacity.Check.of(
+                "images of the bed",
+                f"{len(tags)}",
+                f"missing: {', '.join(lacking)}" if lacking else "all of them",
+                "`testbed setup` builds them, and so does the first run",
+                enough=not lacking,
+                short="warn",
             ),
         ]
         if HELPER not in lacking:  # the helper container reads the host's limits
@@ -153,13 +156,10 @@ def _walls(host: "Host") -> "Check":
     beds = [bed for bed in ownership.deployed_beds(host) if bed.networks]
     looked = walls.look(host, beds)
     faults = [wall for wall in looked if wall.state is not walls.State.CLOSED]
-    return capacity.Check(
-        name="walls of the beds that are up",
-        needed="all of them closed",
-        found=walls.summary(looked) if faults else "all of them",
-        do=", ".join(dict.fromkeys(wall.do for wall in faults)),
-        state="warn" if faults else "ok",
-    )
+    found = walls.summary(looked) if faults else "all of them"
+    do = ", ".join(dict.fromkeys(wall.do for wall in faults))
+    name = "walls of the beds that are up"
+    return capacity.Check.of(name, "all of them closed", found, do, enough=not faults, short="warn")
 
 
 def _show(checks: "list[Check]") -> None:
@@ -177,23 +177,26 @@ def _show(checks: "list[Check]") -> None:
 
 
 def images(
-    build: Annotated[bool, typer.Option("--build", help="Build what is missing or older than its files.")] = False,
+    build: Annotated[
+        bool, typer.Option("--build", help="Build each image that is missing or older than its files.")
+    ] = False,
     release: Annotated[str, typer.Option(help="The Debian release that supplies the daemons.")] = "bookworm",
     output: shell.FormatOption = "text",
 ) -> None:
-    """List the images, each current, stale or missing; with --build, build them and list what was done."""
+    """List the images, each current, stale or missing; with --build, build them first."""
     from orchestrator.cli.progress import Steps
     from orchestrator.hosts import docker
     from orchestrator.hosts import images as catalogue
 
     host = docker.connect()
     if build:
-        with Steps() as steps, steps.step(f"build the images for {release}"):
+        steps = Steps()
+        with steps.step(f"build the images for {release}"):
             states = catalogue.build_all(host, release, steps.say)
     else:
         states = catalogue.states(host, release)
     if output == "json":
-        shell.print_json([state.to_dict() for state in states])
+        shell.print_json([asdict(state) for state in states])
     else:
         for state in states:
             size = f"{state.size_b / 1e6:7.0f} MB" if state.size_b else ""
@@ -209,7 +212,7 @@ def clean(
 
     done = cleaning.clean(docker.connect(), everything=everything, say=shell.say)
     if output == "json":
-        shell.print_json(done.to_dict())
+        shell.print_json({name: [bed.to_dict() for bed in beds] for name, beds in done._asdict().items()})
         return
     shell.tell(f"{len(done.removed)} removed, {len(done.kept)} kept")
     for bed in done.kept:

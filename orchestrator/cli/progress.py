@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -31,38 +31,29 @@ class Steps:
         self.taken: list[dict[str, Any]] = []
         """Name and duration in seconds of every step that has ended."""
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._status:
-            self._status.stop()
-
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
         """Show one step while the block runs."""
-        self._status = self._console.status(escape(plain(f"{name} ...", keep="")))
-        self._status.start()
-        mark = "[red]x[/red]"
-        try:
-            with _timed(name, self.taken):
-                yield
-            mark = "[green]ok[/green]"
-        finally:
-            self._status.stop()
-            self._status = None
-            self._console.print(f"{mark} {escape(plain(name))} [dim]{self.taken[-1]['seconds']:.1f} s[/dim]")
+        with self._console.status(escape(plain(f"{name} ...", keep=""))) as status:
+            self._status = status
+            mark = "[red]x[/red]"
+            try:
+                with _timed(name, self.taken):
+                    yield
+                mark = "[green]ok[/green]"
+            finally:
+                self._status = None
+                self._console.print(f"{mark} {escape(plain(name))} [dim]{self.taken[-1]['seconds']:.1f} s[/dim]")
 
-    def show(self, text: str) -> None:
-        """Show progress of the running step on a terminal, where the next text replaces it; print nothing elsewhere."""
-        if self._console.is_terminal and self._status:
+    def show(self, text: str) -> bool:
+        """Show progress of the running step on a terminal, where the next text replaces it; return False elsewhere."""
+        if shown := self._console.is_terminal and self._status is not None:
             self._status.update(escape(plain(text)))
+        return shown
 
     def say(self, text: str) -> None:
         """Show progress of the running step; on a terminal the next text replaces it, unless it begins "warning:"."""
-        if self._console.is_terminal and self._status and not text.startswith("warning:"):
-            self._status.update(escape(plain(text)))
-        else:
+        if text.startswith("warning:") or not self.show(text):
             self._console.print(f"   {plain(text)}", markup=False)
 
 

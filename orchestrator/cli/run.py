@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from orchestrator.cli.progress import Steps
     from orchestrator.report.many import Page
     from orchestrator.runs.runner import Finished
-    from orchestrator.runs.sweep import Ask, Summary
+    from orchestrator.runs.sweep import Execute, Summary
     from orchestrator.scenarios import Scenario
     from orchestrator.up.bringup import Progress
 
@@ -45,13 +45,13 @@ def _run(
     from orchestrator.runs import sweep
 
     params = scenario_commands.params_of(scenario, values)
-    with Steps() as steps:
-        if vary:
-            planned = sweep.combinations(scenario, params, vary)
-            summary = sweep.Summary.create(runs, "sweep", scenario, command=called(), varied=list(planned[0][0]))
-            code = sweep.sweep(planned, many(scenario, steps, runs, parent), summary)
-            conclude(report.sweep(summary.facts), summary, output, code)
-        finished = _execute(scenario, params, runs, parent, called(), steps)
+    steps = Steps()
+    if vary:
+        planned = sweep.combinations(scenario, params, vary)
+        summary = sweep.Summary(runs, "sweep", scenario, command=command_line(), varied=list(planned[0][0]))
+        code = sweep.sweep(planned, one_of_many(scenario, steps, runs, parent), summary)
+        conclude(report.sweep(summary.facts), summary, output, code)
+    finished = _execute(scenario, params, runs, parent, command_line(), steps)
     shell.conclude_run(finished, output)
 
 
@@ -64,13 +64,13 @@ def _execute(
     return runner.run(scenario, params, connect=docker.connect, runs=runs, parent=parent, command=command, steps=steps)
 
 
-def many(scenario: "Scenario[Any]", steps: "Steps", runs: Path, parent: str | None) -> "Ask":
+def one_of_many(scenario: "Scenario[Any]", steps: "Steps", runs: Path, parent: str | None) -> "Execute":
     """Return a callable that executes one run and prints one line with its outcome."""
     from orchestrator.cli.progress import Within
     from orchestrator.runs import sweep
 
-    def ask(params: "Strict") -> "Finished":
-        command = [*sweep.words(scenario, params), *(["--parent", parent] if parent else [])]
+    def execute(params: "Strict") -> "Finished":
+        command = [*sweep.command_of(scenario, params), *(["--parent", parent] if parent else [])]
         with steps.step(" ".join(command[2:])):
             finished = _execute(scenario, params, runs, parent, command, Within(steps))
         steps.say(f"{finished.verdict.outcome}: {finished.rundir.path.name}")
@@ -78,10 +78,10 @@ def many(scenario: "Scenario[Any]", steps: "Steps", runs: Path, parent: str | No
             steps.say(f"warning: {finished.unreported}")
         return finished
 
-    return ask
+    return execute
 
 
-def called() -> list[str]:
+def command_line() -> list[str]:
     """Return the command line of this process, without the program's folder."""
     return [Path(sys.argv[0]).name, *sys.argv[1:]]
 
@@ -134,17 +134,17 @@ def _again(
     from orchestrator.cli.progress import Steps
     from orchestrator.report import many as report
     from orchestrator.runs import capsule
-    from orchestrator.runs.sweep import Summary, told
+    from orchestrator.runs.sweep import Summary, summary_row
 
     taken = capsule.read(file)
     scenario, params = capsule.question(taken, consent=allow_host_changes)
-    if (files := capsule.brought(params)) and not trust_files:
+    if (files := capsule.installed_files(params)) and not trust_files:
         _ask_trust(file, files)
-    summary = Summary.create(runs, "capsule", scenario, command=called(), capsule=str(file))
+    summary = Summary(runs, "capsule", scenario, command=command_line(), capsule=str(file))
     try:
-        with Steps() as steps:
-            finished = many(scenario, steps, runs, parent)(params)
-        summary.runs.append(told(finished))
+        steps = Steps()
+        finished = one_of_many(scenario, steps, runs, parent)(params)
+        summary.runs.append(summary_row(finished))
         compared = capsule.compare(taken, finished)
         summary.save(status="finished", **compared)
     except BaseException as error:

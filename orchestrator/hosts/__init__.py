@@ -1,6 +1,6 @@
 """Protocols of a host, its nodes and its images; the modules here hold all operations on a host.
 
-``docker`` is a host with a Docker Engine (20.10 and later, local or remote); ``fake`` is an in-memory host for tests.
+``docker`` is a host with a Docker Engine (20.10 and later, local or remote); the tests have an in-memory host.
 Other modules use the protocols only. A function that takes a host raises ``EngineFailed`` as the host's methods do.
 """
 

@@ -10,7 +10,7 @@ from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 from orchestrator.bed.cpu_topology import Topology
 from orchestrator.errors import HostCannot, usable
@@ -109,9 +109,16 @@ class Check:
     share: float | None = None
     """Needed divided by found; 1: nothing remains. ``None``: not a figure."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data for a script."""
-        return asdict(self)
+    @classmethod
+    def of(cls, name: str, needed: str, found: str, do: str, *, enough: bool, short: Short = "fail") -> Self:
+        """Return a check that is in the state ``short`` if the host has not enough."""
+        return cls(name=name, needed=needed, found=found, do="" if enough else do, state="ok" if enough else short)
+
+    @classmethod
+    def figure(cls, name: str, needed: int, found: int, do: str, *, short: Short = "fail", of: str = "") -> Self:
+        """Compare two figures; ``of`` follows the needed one."""
+        compared = cls.of(name, f"{needed:,}{of}", f"{found:,}", do, enough=needed <= found, short=short)
+        return replace(compared, share=needed / max(found, 1))
 
 
 def read(host: Host, *, features: bool = True) -> Readings:
@@ -160,20 +167,20 @@ def check(readings: Readings, needs: HostNeeds) -> list[Check]:
     memory = readings.memory_available_b // 2**20
     lacks = [feature for feature in readings.lacks if needs.macvlan or feature not in _OF_MACVLAN]
     checks = [
-        _check(
+        Check.of(
             "features of the kernel",
             "veth, macvlan, nf_tables" if needs.macvlan else "nf_tables",
             f"missing: {', '.join(lacks)}" if lacks else "all of them",
             "load the modules, or take a kernel of the distribution" + (", or `lab: bridge`" if needs.macvlan else ""),
             enough=not lacks,
         ),
-        _figure(
+        Check.figure(
             "open files of one process",
             needs.fds,
             readings.nofile,
             "raise the limit of the engine's service (LimitNOFILE=), or ask for fewer addresses or workers",
         ),
-        _check(
+        Check.of(
             NEIGHBOURS,
             f"{needs.neighbour_entries:,}",
             "unknown: the engine hides net.ipv4.neigh.default.gc_thresh3",
@@ -182,16 +189,16 @@ def check(readings: Readings, needs: HostNeeds) -> list[Check]:
             short="warn",
         )
         if limit is None
-        else _figure(NEIGHBOURS, needs.neighbour_entries, max(0, limit - taken), raise_limit),
-        _figure("memory, MiB", needs.memory_mb, memory, "free some memory, or ask for less", short="warn"),
+        else Check.figure(NEIGHBOURS, needs.neighbour_entries, max(0, limit - taken), raise_limit),
+        Check.figure("memory, MiB", needs.memory_mb, memory, "free some memory, or ask for less", short="warn"),
         _room("the engine's data", needs.containers * LOG_FILE_MB * LOG_FILES, readings.disk_free_b),
     ]
     if needs.ipv6:
         found = "yes" if readings.ipv6 else "no: /proc/sys/net/ipv6 is not there"
-        checks.append(_check("IPv6 in the kernel", "yes", found, ENABLE_IPV6, enough=readings.ipv6))
+        checks.append(Check.of("IPv6 in the kernel", "yes", found, ENABLE_IPV6, enough=readings.ipv6))
     if needs.cpus:  # no share: a limit of all CPUs is no shortage
         cpus, do = readings.engine.cpus, "lower the node's limit, cpus"
-        checks.append(_check("CPUs of one node", f"{needs.cpus:g}", f"{cpus}", do, enough=needs.cpus <= cpus))
+        checks.append(Check.of("CPUs of one node", f"{needs.cpus:g}", f"{cpus}", do, enough=needs.cpus <= cpus))
     return checks
 
 
@@ -225,15 +232,15 @@ def room_for_runs(folder: Path) -> Check:
     return replace(result, state="warn") if result.state == "fail" else result
 
 
-def _room(what: str, needed_mb: int, free_b: int | None) -> Check:
+def _room(place: str, needed_mb: int, free_b: int | None) -> Check:
     """Compare the needed disk space (upper bound) with the free space; fail below ``FLOOR_MB``."""
-    name, needed = f"{_DISK}{what}, MiB", f"{needed_mb:,} at most"
+    name, needed = f"{_DISK}{place}, MiB", f"{needed_mb:,} at most"
     if free_b is None:
-        return _check(name, needed, "unknown", "", enough=True)
+        return Check.of(name, needed, "unknown", "", enough=True)
     free_mb = free_b >> 20
     do = "free some space there (`testbed clean`, `docker system df`)"
     short: Short = "warn" if free_mb >= FLOOR_MB else "fail"
-    return _check(name, needed, f"{free_mb:,}", do, enough=free_mb >= needed_mb, short=short)
+    return Check.of(name, needed, f"{free_mb:,}", do, enough=free_mb >= needed_mb, short=short)
 
 
 def require(checks: list[Check], smaller: str | None = None) -> None:
@@ -263,26 +270,6 @@ def _source() -> str:
     for path in sorted(p for kind in ("*.py", "*.yaml", "*.j2") for p in package.rglob(kind)):
         digest.update(f"{path.relative_to(package)}\n".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def _figure(name: str, needed: int, found: int, do: str, *, short: Short = "fail") -> Check:
-    """Compare two figures."""
-    share = needed / max(found, 1)
-    return _check(name, f"{needed:,}", f"{found:,}", do, enough=needed <= found, short=short, share=share)
-
-
-def _check(
-    name: str, needed: str, found: str, do: str, *, enough: bool, short: Short = "fail", share: float | None = None
-) -> Check:
-    """Return a check that is in the state ``short`` if the host has not enough."""
-    return Check(
-        name=name,
-        needed=needed,
-        found=found,
-        do="" if enough else do,
-        state="ok" if enough else short,
-        share=share,
-    )
 
 
 def _free_disk(output: str) -> int | None:

@@ -2,10 +2,9 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from threading import Thread
-from typing import Any
+from typing import NamedTuple
 
 from orchestrator.errors import Problem
 from orchestrator.hosts import Found, Host, images
@@ -17,16 +16,11 @@ from orchestrator.interrupts import shielded
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cleaned:
+class Cleaned(NamedTuple):
     """Result of a clean-up."""
 
-    removed: tuple[DeployedBed, ...]
-    kept: tuple[DeployedBed, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data for a script."""
-        return {"removed": [s.to_dict() for s in self.removed], "kept": [s.to_dict() for s in self.kept]}
+    removed: list[DeployedBed]
+    kept: list[DeployedBed]
 
 
 def clean(host: Host, *, everything: bool, say: Callable[[str], None]) -> Cleaned:
@@ -41,7 +35,7 @@ def clean(host: Host, *, everything: bool, say: Callable[[str], None]) -> Cleane
     removed = [bed for bed in beds if everything or bed.abandoned]
     if problems := _remove_each(host, removed, say):
         raise problems[0]
-    return Cleaned(removed=tuple(removed), kept=tuple(bed for bed in beds if bed not in removed))
+    return Cleaned(removed, [bed for bed in beds if bed not in removed])
 
 
 def make_way(host: Host, say: Callable[[str], None]) -> None:
@@ -56,7 +50,7 @@ def _remove_each(host: Host, beds: Sequence[DeployedBed], say: Callable[[str], N
     """Remove beds and return the problems; report each bed that is not wholly removed."""
     problems = []
     for bed in beds:
-        why = f", expired at {bed.expires}" if bed.expired else ", left by a command that is gone"
+        why = f", expired at {bed.expires}" if bed.expired else ", left by a command that has ended"
         say(f"removing {bed.bed} {bed.id}{why}" if bed.abandoned else f"removing {bed.id}")
         try:
             remove(host, bed, say)
@@ -86,7 +80,7 @@ def remove_id(host: Host, id_: str, say: Callable[[str], None] = _log.info) -> N
 
 def _remove_network(host: Host, bed: DeployedBed, network: Found, say: Callable[[str], None]) -> None:
     """Remove a network; guests are disconnected first, because the engine removes no network in use."""
-    for name in host.disconnect(network.id) if network is bed.guests else ():
+    for name in host.disconnect(network.id) if network is bed.guest_network else ():
         say(f"warning: disconnected container {name} from {network.name}")
     host.remove_network(network.id)
 
@@ -123,7 +117,7 @@ def remove(host: Host, bed: DeployedBed, say: Callable[[str], None]) -> None:
         for network in [n for n in bed.networks if n not in control]:
             attempt(partial(_remove_network, host, bed, network, say))
         if bed.private and bed.networks:
-            attempt(lambda: remove_parent(host, bed.identity))
+            attempt(lambda: remove_parent(host, bed))
         for network in control if not failed else ():
             attempt(partial(host.remove_network, network.id))
     if failed:

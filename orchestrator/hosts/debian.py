@@ -69,16 +69,14 @@ def install(packages: Sequence[str], *, needed: str, say: Say) -> None:
     names = " ".join(packages)
     if tool("apt-get") is None:
         raise EngineFailed(needed, "no apt-get to install it", f"install the equivalent of the Debian packages {names}")
-    apt = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet", "--option=DPkg::Lock::Timeout=300"]
-    update = as_root([*apt, "update"])
-    get = as_root([*apt, "install", "--yes", "--no-install-recommends", *packages])
-    if update is None or get is None:
+    apt = as_root(["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet", "--option=DPkg::Lock::Timeout=300"])
+    if apt is None:
         raise EngineFailed(
             needed, "not root, and no sudo without a password", f"run this as root, or apt-get install {names}"
         )
     say(f"installing {names}")
-    _run(update, needed)
-    _run(get, needed)
+    _run([*apt, "update"], needed)
+    _run([*apt, "install", "--yes", "--no-install-recommends", *packages], needed)
 
 
 def _run(command: Sequence[str], needed: str) -> None:

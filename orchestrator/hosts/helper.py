@@ -28,7 +28,7 @@ def on_the_host(
     Raises:
         EngineFailed: the script failed, or the engine refused.
     """
-    identity = bed or Identity.reading()
+    identity = bed or Identity(bed="helper")
     done = host.run(
         ContainerSpec(
             name=identity.name(f"helper-{secrets.token_hex(3)}"),

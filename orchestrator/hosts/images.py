@@ -47,6 +47,8 @@ _AT_ONCE = 2
 """Number of parallel builds; they mostly wait for the network and for dpkg's writes."""
 _LAYER = re.compile(r" ---> ([0-9a-f]{12})$")
 """Line in a build's output with the image id of a step."""
+_NOT_OURS = re.compile(r"(^|/)(\.|__pycache__)|~(/|$)")
+"""Path of a hidden file, a cache or an editor's backup."""
 _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
 """Build arguments predefined by the engine: a Dockerfile needs no ARG for them, and they do not enter the image."""
 
@@ -77,21 +79,13 @@ def digest(image: str) -> str:
 
 
 def context(folder: Path, extra: Mapping[str, bytes] | None = None) -> bytes:
-    """Return a folder as a tar, without hidden files and editors' backups; equal files give equal bytes.
+    """Return a folder as a tar, without hidden files, caches and editors' backups; equal files give equal bytes.
 
     ``extra``: files to add, path -> content.
     """
-    content = {
-        str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file() and _ours(p, folder)
-    }
+    paths = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    content = {name: path.read_bytes() for name, path in paths.items() if not _NOT_OURS.search(name)}
     return archive({**content, **(extra or {})})
-
-
-def _ours(path: Path, folder: Path) -> bool:
-    """Whether a file belongs to an image: hidden files, caches and editors' backups do not."""
-    return not any(
-        part.startswith((".", "__pycache__")) or part.endswith("~") for part in path.relative_to(folder).parts
-    )
 
 
 def names(release: str = DEFAULT_RELEASE) -> list[str]:
@@ -116,10 +110,6 @@ class State:
     """Size with shared layers; ``None`` if the image is missing."""
     build: str = ""
     """Action of ``build_all`` and its reason; empty if it was not called."""
-
-    def to_dict(self) -> dict[str, str | int | None]:
-        """Return plain data for a script."""
-        return {"tag": self.tag, "state": self.state, "size_b": self.size_b, "build": self.build}
 
 
 def states(host: Host, release: str) -> list[State]:
@@ -159,7 +149,7 @@ def build_all(host: Host, release: str, say: Say) -> list[State]:
     ]
 
 
-def of(bed: Bed) -> list[tuple[str, str]]:
+def needed_by(bed: Bed) -> list[tuple[str, str]]:
     """Return the images that a bed needs, with the helper's: name, Debian release."""
     nodes = [(services.service(node.service).image, node.release) for node in bed.nodes.values()]
     return [("helper", DEFAULT_RELEASE), *dict.fromkeys(nodes)]

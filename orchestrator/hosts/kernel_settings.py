@@ -7,15 +7,14 @@ any other command can restore the old ones.
 
 import json
 import re
-import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
 from orchestrator.errors import EngineFailed, HostCannot, Problem
 from orchestrator.hosts import ContainerSpec, Found, Host
 from orchestrator.hosts.helper import HELPER, on_the_host
-from orchestrator.hosts.ownership import ID, Identity, Kind
+from orchestrator.hosts.ownership import ID, Identity
 from orchestrator.interrupts import shielded
 
 LOCK = "testbed-host-settings"
@@ -63,7 +62,7 @@ class HostSettings:
     def __init__(self, host: Host, wanted: Mapping[str, str]) -> None:
         self._host, self._wanted = host, wanted
         self._lock: str | None = None
-        self._identity = Identity(id=secrets.token_hex(4), bed="host-settings", kind=Kind.RUN, nodes=(), private=False)
+        self._identity = Identity(bed="host-settings")
         self._values: _Values = {}
 
     def __enter__(self) -> Self:
@@ -89,7 +88,7 @@ class HostSettings:
 
     def apply(self) -> None:
         """Write the wanted values."""
-        _write(self._host, [(name, old, new) for name, (old, new) in self._values.items()])
+        _change(self._host, self._values)
 
     def _take(self) -> None:
         """Create the lock with the current values in its label; if a value changes meanwhile, start again."""
@@ -101,7 +100,7 @@ class HostSettings:
                 return
             self._host.node(self._lock).remove()
             self._lock = None
-        raise HostCannot("settings of the host that do not change", "another program changes them", "try again")
+        raise HostCannot("settings of the host that stay as they are", "another program changes them", "try again")
 
     def _make(self) -> str:
         labels = {**self._identity.labels(), SETTINGS: json.dumps(self._values)}
@@ -131,20 +130,22 @@ def put_back(host: Host, lock: Found) -> None:
     try:
         values = {name: (str(old), str(new)) for name, (old, new) in json.loads(lock.labels[SETTINGS]).items()}
     except (ValueError, AttributeError, TypeError) as error:
-        raise EngineFailed(f"settings of the host in the label of {lock.name}", str(error), "remove it") from error
+        needed = f"settings of the host in the label of {lock.name}"
+        raise EngineFailed(needed, str(error), "remove that container") from error
     _restore(host, values)
 
 
 def _restore(host: Host, values: _Values) -> None:
     """Restore the old value of every setting that still has the new one."""
-    _write(host, [(name, new, old) for name, (old, new) in values.items()])
+    _change(host, {name: (new, old) for name, (old, new) in values.items()})
 
 
-def _write(host: Host, changes: Sequence[tuple[str, str, str]]) -> None:
-    for name, *values in changes:
-        if not _NAME.fullmatch(name) or not all(_VALUE.fullmatch(value) for value in values):
-            raise EngineFailed("a setting that this program changes", f"{name}: {values}", "see the label of its lock")
-    _run(host, _WRITE, *(word for change in changes for word in change))
+def _change(host: Host, values: _Values) -> None:
+    """Write the second value of every setting that has the first one."""
+    for name, both in values.items():
+        if not _NAME.fullmatch(name) or not all(map(_VALUE.fullmatch, both)):
+            raise EngineFailed("a setting that this program changes", f"{name}: {both}", "see the label of its lock")
+    _run(host, _WRITE, *(word for name, both in values.items() for word in (name, *both)))
 
 
 def _run(host: Host, script: str, *words: str) -> str:

@@ -13,6 +13,7 @@ that would leave it.
 
 import json
 from ipaddress import IPv4Network, ip_address
+from typing import Any
 
 from orchestrator.bed.addressing import V4, candidates, parse_slice
 from orchestrator.errors import HostCannot, InvalidInput
@@ -47,15 +48,12 @@ delete table netdev tb$3"
 
 def make_control(host: Host, identity: Identity) -> str:
     """Make the control bridge, which carries published ports; return its name."""
-    name = identity.name("control")
-    host.create_network(NetworkSpec(name=name, driver="bridge", labels=identity.labels()))
-    return name
+    return _make_network(host, identity, identity.name("control"))
 
 
 def make_guests(host: Host, identity: Identity) -> str:
     """Make the network that other containers may join; return its name. It is internal: no way leads out of it."""
-    host.create_network(NetworkSpec(name=identity.guests, driver="bridge", labels=identity.labels(), internal=True))
-    return identity.guests
+    return _make_network(host, identity, identity.guests, internal=True)
 
 
 def make_parent(host: Host, identity: Identity) -> str:
@@ -75,7 +73,7 @@ def remove_parent(host: Host, identity: Identity) -> None:
 
 
 def _change_veth(host: Host, script: str, identity: Identity, *, bed: Identity | None = None) -> None:
-    """Run a script on a bed's veth pair. ``bed``: as in ``on_the_host`` (a clean-up would kill a removal)."""
+    """Run a script on a bed's veth pair. ``bed``: as in ``on_the_host``; a removal gives none (it would end itself)."""
     needed = f"the veth pair of bed {identity.id}"
     on_the_host(host, script, *identity.veth, identity.id, needed=needed, bed=bed, capabilities=("NET_ADMIN",))
 
@@ -117,17 +115,12 @@ def make_lab(host: Host, identity: Identity, parent: str | None, subnet: IPv4Net
     Raises:
         SubnetTaken: the subnet overlaps with another network's.
     """
-    name = identity.name("lab")
-    host.create_network(
-        NetworkSpec(
-            name=name,
-            driver="macvlan" if parent else "bridge",
-            labels=identity.labels(),
-            subnet=str(subnet),
-            parent=parent,
-            internal=parent is None,
-        )
-    )
+    driver, name = "macvlan" if parent else "bridge", identity.name("lab")
+    return _make_network(host, identity, name, driver, subnet=str(subnet), parent=parent, internal=parent is None)
+
+
+def _make_network(host: Host, identity: Identity, name: str, driver: str = "bridge", **options: Any) -> str:
+    host.create_network(NetworkSpec(name=name, driver=driver, labels=identity.labels(), **options))
     return name
 
 

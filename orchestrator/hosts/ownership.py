@@ -10,10 +10,10 @@ import secrets
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -55,13 +55,13 @@ class Owner(StrEnum):
 class Identity:
     """Id of a bed, and the names and labels of its objects."""
 
-    id: str
+    id: str = field(default_factory=partial(secrets.token_hex, 4))
     """Eight hex digits."""
     bed: str
-    kind: Kind
-    nodes: tuple[str, ...]
-    """Planned names of the nodes."""
-    private: bool
+    kind: Kind = Kind.RUN
+    nodes: tuple[str, ...] = ()
+    """Planned names of the nodes; empty for a one-shot container or a lock."""
+    private: bool = False
     """The lab network is on a veth pair of its own, not on a real interface or a bridge."""
     definition: str = ""
     """Digest of the bed's definition."""
@@ -78,7 +78,6 @@ class Identity:
     ) -> "Identity":
         """Return the identity of a new bed."""
         return cls(
-            id=secrets.token_hex(4),
             bed=bed.name,
             kind=kind,
             nodes=tuple(bed.nodes),
@@ -88,11 +87,6 @@ class Identity:
             owner=owner,
             published_at=published_at,
         )
-
-    @classmethod
-    def reading(cls) -> "Identity":
-        """Return an identity for a one-shot container without a bed."""
-        return cls(id=secrets.token_hex(4), bed="helper", kind=Kind.RUN, nodes=(), private=False)
 
     def labels(self, **further: str) -> dict[str, str]:
         """Return the labels of an object; ``further``: labels to add, their names without ``testbed.``."""
@@ -116,7 +110,7 @@ class Identity:
 
     @property
     def guests(self) -> str:
-        """Name of the guest network of a bed that stays up: known beforehand, since only one such bed has the name."""
+        """Name of the guest network; for a bed that stays up it follows from the bed's name, known beforehand."""
         return f"testbed-{self.bed}-guests" if self.kind is Kind.UP else self.name("guests")
 
     @property
@@ -171,7 +165,7 @@ def this_process() -> str:
 
 @contextmanager
 def bringing_up() -> Iterator[str]:
-    """Return an OWNER label that is alive during the block: a thread's, as the process may outlive the bring-up."""
+    """Yield an OWNER label that is alive during the block; it names a thread: the process may outlive the bring-up."""
     over = Event()
     thread = Thread(target=over.wait, name="bring-up", daemon=True)
     thread.start()
@@ -197,24 +191,18 @@ def owner_state(label: str) -> Owner:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeployedBed:
+class DeployedBed(Identity):
     """State of a deployed bed, read from its objects' labels."""
 
-    id: str
-    bed: str
-    kind: Kind
-    owner: Owner
+    owner_state: Owner
     created: str
-    expires: str
-    private: bool
-    nodes: tuple[str, ...]
-    """Planned names of the nodes; empty for a one-shot container or a lock."""
-    definition: str
-    """Digest of the bed's definition."""
-    published_at: str
-    """Address of the host on which its ports are published."""
     containers: tuple[Found, ...]
     networks: tuple[Found, ...]
+
+    @property
+    def node_containers(self) -> dict[str, Found]:
+        """Name of a node -> its container; a node without one is left out."""
+        return {c.labels[NODE]: c for c in self.containers if NODE in c.labels}
 
     @property
     def made(self) -> bool:
@@ -222,20 +210,20 @@ class DeployedBed:
 
         ``bringup`` creates all containers before it starts the first one.
         """
-        states = [c.state for c in self.containers if NODE in c.labels]
+        states = [c.state for c in self.node_containers.values()]
         return bool(states) and "created" not in states
 
     @property
     def lost(self) -> tuple[str, ...]:
         """Nodes whose container was removed."""
-        return tuple(name for name in self.nodes if self.made and not self.node(name))
+        return tuple(name for name in self.nodes if self.made and name not in self.node_containers)
 
     @property
     def abandoned(self) -> bool:
         """The bed expired, its run was killed, or its bring-up was never finished."""
         if self.expired:
-            return self.owner is not Owner.ALIVE
-        return self.owner is Owner.DEAD and (self.kind == Kind.RUN or not self.made)
+            return self.owner_state is not Owner.ALIVE
+        return self.owner_state is Owner.DEAD and (self.kind == Kind.RUN or not self.made)
 
     @property
     def expired(self) -> bool:
@@ -250,27 +238,18 @@ class DeployedBed:
         """``abandoned``, ``running`` or ``incomplete``."""
         if self.abandoned:
             return "abandoned"
-        running = {c.labels[NODE] for c in self.containers if NODE in c.labels and c.state == "running"}
+        running = {name for name, c in self.node_containers.items() if c.state == "running"}
         return "running" if running >= {*self.nodes} else "incomplete"
-
-    @property
-    def identity(self) -> Identity:
-        """Identity of the bed, for the names of its objects."""
-        return Identity(id=self.id, bed=self.bed, kind=self.kind, nodes=self.nodes, private=self.private)
 
     @property
     def ports(self) -> dict[str, Mapping[str, int]]:
         """Node -> ``25/tcp`` -> port of the host's ``published_at``."""
-        return {c.labels[NODE]: c.ports for c in self.containers if NODE in c.labels}
+        return {name: c.ports for name, c in self.node_containers.items()}
 
     @property
-    def guests(self) -> Found | None:
+    def guest_network(self) -> Found | None:
         """The guest network; ``None`` if there is none."""
-        return next((n for n in self.networks if n.name == self.identity.guests), None)
-
-    def node(self, name: str) -> Found | None:
-        """Return the container of a node; ``None`` if there is none."""
-        return next((c for c in self.containers if c.labels.get(NODE) == name), None)
+        return next((n for n in self.networks if n.name == self.guests), None)
 
     def check_kept(self, name: str) -> None:
         """Raise EngineFailed if the container of a node was removed."""
@@ -281,7 +260,7 @@ class DeployedBed:
     def check_running(self, name: str) -> None:
         """Raise EngineFailed if a node has ended, or its container was removed."""
         self.check_kept(name)
-        container = self.node(name)
+        container = self.node_containers.get(name)
         if container and container.state != "running":
             do = f"see `testbed logs --bed {self.id} {name}`"
             raise EngineFailed(f"node {name} running", f"it is {container.state}", do)
@@ -298,21 +277,20 @@ class DeployedBed:
             "subnet": next((n.subnet for n in self.networks if n.subnet and n.name.endswith("-lab")), None),
             "published_at": self.published_at,
             "guests": {
-                "network": self.guests.name,
+                "network": self.guests,
                 "aliases": sorted(name for name, ports in self.ports.items() if ports),
             }
-            if self.guests
+            if self.guest_network
             else None,
             "nodes": [
                 {
-                    "name": c.labels[NODE],
+                    "name": name,
                     "service": c.labels.get(SERVICE, ""),
                     "state": c.state,
                     "container": c.name,
                     "ports": dict(c.ports),
                 }
-                for c in self.containers
-                if NODE in c.labels
+                for name, c in self.node_containers.items()
             ]
             + [{"name": n, "service": "", "state": REMOVED, "container": None, "ports": {}} for n in self.lost],
         }
@@ -339,7 +317,8 @@ def _deployed(id_: str, group: Sequence[Found]) -> DeployedBed:
         bed=labels.get(BED, ""),
         kind=Kind.UP if labels.get(KIND) == Kind.UP else Kind.RUN,
         private=PRIVATE in labels,
-        owner=owner_state(labels.get(OWNER, "")),
+        owner=labels.get(OWNER, ""),
+        owner_state=owner_state(labels.get(OWNER, "")),
         created=min(item.labels.get(CREATED, "") for item in group),
         expires=labels.get(EXPIRES, ""),
         nodes=tuple(filter(None, labels.get(NODES, "").split(","))),

@@ -1,6 +1,5 @@
 """Set-up of a bare machine: a container engine and the images of the default release. Idempotent."""
 
-import json
 import os
 import subprocess
 import time
@@ -58,14 +57,8 @@ def ensure_engine(say: Say) -> Host:
 
 def chosen() -> str | None:
     """Return the engine that DOCKER_HOST or a Docker context names; ``None`` if it is this machine's usual one."""
-    named = os.environ.get("DOCKER_HOST") or os.environ.get("DOCKER_CONTEXT")
-    if named is None:
-        config = Path(os.environ.get("DOCKER_CONFIG", Path.home() / ".docker")) / "config.json"
-        try:
-            named = json.loads(config.read_text(encoding="utf-8")).get("currentContext")
-        except (OSError, ValueError, AttributeError):
-            return None
-    return None if named in {None, "", "default", f"unix://{SOCKET}"} else named
+    named = os.environ.get("DOCKER_HOST") or os.environ.get("DOCKER_CONTEXT") or docker.current_context()
+    return None if named in {"default", f"unix://{SOCKET}"} else named
 
 
 def closed(socket: Path) -> bool:
@@ -115,11 +108,10 @@ def answering(started: "subprocess.Popen[bytes]", log: Path | None, connect: Cal
                 time.sleep(_LOOK_S)  # dockerd reports its readiness to systemd only
                 continue
             end = f"no answer within {_START_S:.0f} s" if late else f"it ended with {status}"
-            raise EngineFailed(NEEDED, f"it does not start: {end}{_tail(log)}", "correct its error") from error
+            raise EngineFailed(NEEDED, f"it does not start: {end}{_tail(log)}", "correct the error above") from error
 
 
 def _tail(log: Path | None) -> str:
-    """Return the end of an engine's log for an error message."""
     if log is None:
         return "; `journalctl -u docker` shows its log"
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []

@@ -61,7 +61,7 @@ class Wall:
 
     @property
     def needed(self) -> str:
-        """Name of the nftables table, and what its rules are for."""
+        """Name of the nftables table, and the purpose of its rules."""
         if self.node is None:
             return f"table netdev tb{self.bed.id} in the host's nftables, which keeps the lab out of the host"
         return f"table inet bed in the nftables of node {self.node}, which keeps it in its bed"
@@ -81,27 +81,22 @@ def look(host: Host, beds: Iterable[DeployedBed]) -> list[Wall]:
     visible = [place for place in places if not _hidden(*place)]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         on_host = pool.submit(_host_walls, host, [bed for bed, node in visible if node is None])
-        nodes = [(bed, container) for bed, node in visible if node and (container := bed.node(node))]
+        nodes = [(bed, container) for bed, node in visible if node and (container := bed.node_containers.get(node))]
         looked = pool.map(lambda at: _node_wall(host, *at), nodes)
         result += [*on_host.result(), *looked]
     return result if all(wall.state is State.CLOSED for wall in result) else _still_there(host, result)
 
 
-def unseen(walls: Iterable[Wall]) -> list[tuple[str, str, str]]:
-    """Group the UNSEEN walls by bed and reason: (places, ``found``, ``do``)."""
-    return [(places, found, do) for _, places, found, do in _grouped(walls, State.UNSEEN)]
-
-
 def summary(walls: Sequence[Wall]) -> str:
     """Return one line that lists the open, closed and UNSEEN walls of all beds, with reasons."""
     lacks = [f"{w.bed.bed} {w.bed.id} lacks {w.needed}: {w.found}" for w in walls if w.state is State.OPEN]
-    closed = [f"{bed} ({places})" for bed, places, *_ in _grouped(walls, State.CLOSED)]
-    hidden = [f"{bed} ({places}: {found})" for bed, places, found, _ in _grouped(walls, State.UNSEEN)]
+    closed = [f"{bed} ({places})" for bed, places, *_ in grouped(walls, State.CLOSED)]
+    hidden = [f"{bed} ({places}: {found})" for bed, places, found, _ in grouped(walls, State.UNSEEN)]
     parts = ("closed", closed), ("not looked at", hidden)
-    return "; ".join([*lacks, *(f"{state}: {', '.join(those)}" for state, those in parts if those)])
+    return "; ".join([*lacks, *(f"{state}: {', '.join(names)}" for state, names in parts if names)])
 
 
-def _grouped(walls: Iterable[Wall], state: State) -> list[tuple[str, str, str, str]]:
+def grouped(walls: Iterable[Wall], state: State) -> list[tuple[str, str, str, str]]:
     """Group the walls in a state by bed and reason: (bed, places, ``found``, ``do``)."""
     groups: dict[tuple[str, str, str], list[str]] = {}
     for wall in walls:
@@ -143,7 +138,7 @@ def mend(host: Host, say: Callable[[str], None]) -> list[Wall]:
 
 def _hidden(bed: DeployedBed, node: str | None) -> Wall | None:
     """Return an UNSEEN wall with its reason; ``None`` if the wall can be checked."""
-    container = bed.node(node) if node else None
+    container = bed.node_containers.get(node) if node else None
     if not bed.made:
         found, do = ("its bed is abandoned", "`testbed clean` removes it") if bed.abandoned else _PARTLY
     elif node and (container is None or container.state != "running"):
@@ -166,7 +161,7 @@ def _host_walls(host: Host, beds: Sequence[DeployedBed]) -> list[Wall]:
     return [
         Wall(bed=bed, node=None, state=State.CLOSED)
         if bed.id in closed
-        else Wall(bed=bed, node=None, state=State.OPEN, found="none that drops everything", do=_MEND)
+        else Wall(bed=bed, node=None, state=State.OPEN, found="no rule that drops every frame", do=_MEND)
         for bed in beds
     ]
 
@@ -198,10 +193,9 @@ def _still_there(host: Host, walls: Iterable[Wall]) -> list[Wall]:
 
 
 def _mend(host: Host, wall: Wall) -> None:
-    """Restore one wall."""
-    container = wall.bed.node(wall.node) if wall.node else None
+    container = wall.bed.node_containers.get(wall.node) if wall.node else None
     if container is None:
-        networks.close_parent(host, wall.bed.identity)
+        networks.close_parent(host, wall.bed)
         return
     for script in (_LOAD, _LOOK):
         done = host.node(container.id).exec(("sh", "-euc", script))

@@ -11,7 +11,7 @@ after each run::
     threshold    the smallest value confirmed in all of its runs; None until it is found
     absent       the largest value below the threshold that was refuted in all of its runs
     predicted    the threshold that the scenario predicts (its figure predicted_threshold_<parameter>)
-    runs         value, seconds, and the facts from ``sweep.told``, of each run in the order of execution
+    runs         value, seconds, and the facts of ``sweep.summary_row``, of each run in the order of execution
     says         the answer in words
 """
 
@@ -22,7 +22,7 @@ from typing import Any, get_args, get_type_hints
 from orchestrator.bed.model import Strict
 from orchestrator.errors import ExitCode, InvalidInput
 from orchestrator.measurements.verdict import Outcome
-from orchestrator.runs.sweep import Ask, Summary, parameter, told, varied
+from orchestrator.runs.sweep import Execute, Summary, parameter, summary_row, varied
 from orchestrator.scenarios import Scenario
 
 EXIT_CODES = {
@@ -75,7 +75,7 @@ def bisect(
     scenario: Scenario[Any],
     base: Strict,
     over: Over,
-    ask: Ask,
+    execute: Execute,
     summary: Summary,
     *,
     repeat: int = 2,
@@ -83,14 +83,14 @@ def bisect(
 ) -> ExitCode:
     """Search for the threshold, and save every run and the answer in the summary.
 
-    ``base`` holds the other parameters; ``ask`` executes one run; ``repeat`` is the number of equal outcomes required
+    ``base`` holds the other parameters; ``execute`` makes one run; ``repeat`` is the number of equal outcomes required
     on each side of the threshold, ``tolerance`` the largest distance between the sides.
 
     Raises:
         Problem: a run failed; the summary holds the runs so far.
         Interrupted: a signal came; the summary holds the runs so far.
     """
-    search = _Search(scenario, base, over, ask, summary)
+    search = _Search(scenario, base, over, execute, summary)
     try:
         summary.save(
             over=over.name, low=over.low, high=over.high, tolerance=tolerance, repeat=repeat, params=base.model_dump(),
@@ -110,9 +110,9 @@ def bisect(
 class _Search:
     """One search, with all outcomes so far by value."""
 
-    def __init__(self, scenario: Scenario[Any], base: Strict, over: Over, ask: Ask, summary: Summary) -> None:
+    def __init__(self, scenario: Scenario[Any], base: Strict, over: Over, execute: Execute, summary: Summary) -> None:
         self._scenario, self._base, self._over = scenario, base, over
-        self._ask, self._summary = ask, summary
+        self._execute, self._summary = execute, summary
         self._answers: dict[int, list[bool]] = {}
 
     def run(self, repeat: int, tolerance: int) -> tuple[str, str]:
@@ -128,8 +128,8 @@ class _Search:
                 high = middle
             else:
                 low = middle
-        low = self._sure(low, self._over.low, repeat, shown=False)
-        high = self._sure(high, self._over.high, repeat, shown=True)
+        low = self._repeated(low, self._over.low, repeat, shown=False)
+        high = self._repeated(high, self._over.high, repeat, shown=True)
         self._summary.save(threshold=high, absent=low)
         times = f"in {repeat} of {repeat} runs"
         sides = f"confirmed {times} at {high:,}, refuted {times} at {low:,}"
@@ -146,12 +146,12 @@ class _Search:
         params = varied(self._scenario, self._base, {self._over.name: value})
         for _ in range(_TRIES):
             began = time.monotonic()
-            finished = self._ask(params)
+            finished = self._execute(params)
             seconds = round(time.monotonic() - began, 1)
             predicted = finished.verdict.figures.get(f"predicted_threshold_{self._over.name}")
             if predicted is not None:
                 self._summary.facts["predicted"] = predicted
-            self._summary.runs.append({"value": value, "seconds": seconds, **told(finished)})
+            self._summary.runs.append({"value": value, "seconds": seconds, **summary_row(finished)})
             self._summary.save()
             if finished.verdict.outcome is not Outcome.INCONCLUSIVE:
                 self._answers.setdefault(value, []).append(finished.verdict.outcome is Outcome.CONFIRMED)
@@ -160,18 +160,18 @@ class _Search:
             f"At {self._over.name} {value:,} {_TRIES} runs of {_TRIES} were inconclusive: {finished.verdict.reason}"
         )
 
-    def _sure(self, value: int, end: int, repeat: int, *, shown: bool) -> int:
+    def _repeated(self, value: int, end: int, repeat: int, *, shown: bool) -> int:
         """Return the first value, from this one towards ``end``, for which ``repeat`` runs all agree with ``shown``."""
         step = 1
         while True:
-            while self._alike(value, shown=shown) and len(self._answers.get(value, ())) < repeat:
+            while self._agree(value, shown=shown) and len(self._answers.get(value, ())) < repeat:
                 self._shown(value)
-            if self._alike(value, shown=shown):
+            if self._agree(value, shown=shown):
                 return value
             if value == end:
                 raise _Unanswered(f"At {self._over.name} {value:,}, an end of the range, the symptom is intermittent.")
             value = min(value + step, end) if shown else max(value - step, end)
             step *= 2
 
-    def _alike(self, value: int, *, shown: bool) -> bool:
+    def _agree(self, value: int, *, shown: bool) -> bool:
         return all(answer is shown for answer in self._answers.get(value, ()))

@@ -121,7 +121,7 @@ def write(capsule: Capsule, path: Path) -> None:
     text = strict_json.dumps(capsule.model_dump(mode="json"), indent=1) + "\n"
     if len(text) > MAX_FILE_B:
         raise InvalidInput(
-            f"a capsule of at most {MAX_FILE_B:,} bytes", f"{len(text):,}", "run it with fewer names and files"
+            f"a capsule of at most {MAX_FILE_B:,} bytes", f"{len(text):,}", "repeat the run with fewer domains or files"
         )
     with usable(path, "a file to write"):
         replace(path, text)
@@ -133,17 +133,15 @@ def read(path: Path) -> Capsule:
     Raises:
         InvalidInput: the file is missing, too long, or no capsule of a known format.
     """
+    with usable(path, "a capsule"), path.open("rb") as file:
+        content = file.read(MAX_FILE_B + 1)
+    if len(content) > MAX_FILE_B:
+        needed = f"a capsule of at most {MAX_FILE_B >> 20} MiB"
+        raise InvalidInput(needed, f"{path}: it is larger", "ask its maker for a smaller one")
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE_B + 1)
-        if len(content) > MAX_FILE_B:
-            raise InvalidInput(f"a capsule of at most {MAX_FILE_B >> 20} MiB", f"{path}: it is larger", "ask its maker")
         data = strict_json.loads(content)
-    except (OSError, ValueError, RecursionError) as error:
-        if isinstance(error, InvalidInput):
-            raise
-        found = f"{path}: {getattr(error, 'strerror', None) or error}"
-        raise InvalidInput("a capsule, made by `testbed capsule`", found, "name a file that can be read") from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput("a capsule, made by `testbed capsule`", f"{path}: {error}", "name another file") from error
     if not isinstance(data, dict) or "format" not in data:
         raise InvalidInput("a capsule, made by `testbed capsule`", f"{path}: JSON of another kind", "name another file")
     check_format(data, FORMAT, path)
@@ -158,9 +156,8 @@ def question(capsule: Capsule, *, consent: bool = False) -> tuple[Scenario[Any],
     """
     chosen = scenario(capsule.scenario)
     if CONSENT in capsule.params:
-        raise InvalidInput(
-            "a capsule that leaves consent to you", CONSENT, f"remove it there; --{CONSENT.replace('_', '-')} consents"
-        )
+        do = f"remove it from the capsule; --{CONSENT.replace('_', '-')} consents"
+        raise InvalidInput("a capsule without consent to change this host", f"the parameter {CONSENT}", do)
     given = {CONSENT: True} if consent and CONSENT in chosen.params.model_fields else {}
     params = checked(
         chosen.params,
@@ -172,7 +169,7 @@ def question(capsule: Capsule, *, consent: bool = False) -> tuple[Scenario[Any],
     return chosen, params
 
 
-def brought(params: Strict) -> list[str]:
+def installed_files(params: Strict) -> list[str]:
     """Return the paths of files that the parameters install in a node; each may start programs, as master.cf does."""
     fields = type(params).model_fields.items()
     trees = [
@@ -234,16 +231,14 @@ def _without_texts(bed: Mapping[str, Any]) -> dict[str, Any]:
 
 def _config(folder: Path) -> dict[str, dict[str, File]]:
     """Return the rendered files of every node."""
-    contents = {}
-    for path in (p for p in sorted(folder.rglob("*")) if p.is_file()):
-        node, *parts = path.relative_to(folder).parts
-        contents[node, "/" + "/".join(parts)] = path.read_bytes()
     config: dict[str, dict[str, File]] = {}
     room = MAX_CONFIG_B
-    for (node, name), content in sorted(contents.items(), key=lambda item: len(item[1])):
-        if name not in agents.code():  # not the agents' code: the environment holds its digest
+    for path in sorted(sorted(p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size):
+        node, name = str(path.relative_to(folder)).split("/", 1)
+        if f"/{name}" not in agents.code():  # not the agents' code: the environment holds its digest
+            content = path.read_bytes()
             room -= len(content)
-            config.setdefault(node, {})[name] = _file(content, carried=room >= 0)
+            config.setdefault(node, {})[f"/{name}"] = _file(content, carried=room >= 0)
     return config
 
 
@@ -275,22 +270,17 @@ def _changed(capsule: Capsule, here: Plan) -> list[dict[str, Any]]:
     for node in sorted({*capsule.config, *files}):
         original, mine = capsule.config.get(node, {}), files.get(node, {})
         for path in sorted({*original, *mine} - agents.code().keys()):
-            one, other = original.get(path), mine.get(path)
-            if not _same(one, other):
-                changed.setdefault((path, _diff(one, other)), []).append(node)
+            if diff := _diff(original.get(path), mine.get(path)):
+                changed.setdefault((path, diff), []).append(node)
     return [{"nodes": nodes, "path": path, "diff": diff} for (path, diff), nodes in changed.items()]
 
 
-def _same(original: File | None, here: File | None) -> bool:
-    if not original or not here:
-        return False
-    return original.sha256 == here.sha256 if original.text is None else original.text == here.text
-
-
-def _diff(original: File | None, here: File | None) -> str:
-    """Return a unified diff of two files, or a sentence if a text is missing or too long."""
+def _diff(original: File | None, here: File | None) -> str | None:
+    """Return a unified diff, or a sentence if a text is missing or too long; ``None`` if the files are equal."""
     if not original or not here:
         return "only here" if here else "only in the capsule"
+    if (original.sha256 == here.sha256) if original.text is None else (original.text == here.text):
+        return None
     if original.text is None or here.text is None:
         return "differs; the capsule holds its digest only"
     one, other = original.text.splitlines(), here.text.splitlines()

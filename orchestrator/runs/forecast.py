@@ -1,4 +1,4 @@
-"""Forecast from a bed's plan: what it needs, and which limit of this host it reaches first."""
+"""Forecast from a bed's plan: its needs, and the first limit of this host that it reaches."""
 
 import math
 from collections.abc import Mapping
@@ -43,7 +43,8 @@ def _own_limits(plan: Plan) -> list[Check]:
     for node in plan.nodes:
         limits = [limit for limit in (node.fd_limit, node.limits.nofile) if limit]
         if limits:
-            checks.append(_share(OWN_LIMIT, node.fds, min(limits), node.name, "raise the limit or use fewer addresses"))
+            do = "raise the limit or use fewer addresses"
+            checks.append(Check.figure(OWN_LIMIT, node.fds, min(limits), do, short="warn", of=f" ({node.name})"))
     return sorted(checks, key=lambda c: c.share or 0.0)[-1:]
 
 
@@ -51,22 +52,11 @@ def _ports(node: NodePlan, rate: float) -> Check:
     """Compare the local ports that connections to one address occupy with the node's own port range."""
     low, high = (int(port) for port in node.sysctls["net.ipv4.ip_local_port_range"].split())
     held = REUSE_S if node.sysctls.get("net.ipv4.tcp_tw_reuse") == "1" else TIME_WAIT_S
-    return _share(
+    return Check.figure(
         "local ports to one address",
         math.ceil(rate * held),
         high - low + 1,
-        f"{node.name}: {rate:,.0f} connections a second, each port kept {held} s in TIME-WAIT",
         "send more messages over one connection, or fewer a second",
-    )
-
-
-def _share(name: str, needed: int, found: int, what: str, do: str) -> Check:
-    enough = needed <= found
-    return Check(
-        name=name,
-        needed=f"{needed:,} ({what})",
-        found=f"{found:,}",
-        do="" if enough else do,
-        state="ok" if enough else "warn",
-        share=needed / found,
+        short="warn",
+        of=f" ({node.name}: {rate:,.0f} connections a second, each port kept {held} s in TIME-WAIT)",
     )

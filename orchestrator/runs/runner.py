@@ -13,7 +13,7 @@ from orchestrator import services, strict_json
 from orchestrator.bed.model import Bed, Strict, checked
 from orchestrator.errors import EngineFailed, ExitCode, InvalidInput, NodeDied, Problem, host_cannot, usable
 from orchestrator.hosts import Host, capacity, cleaning, images
-from orchestrator.hosts.ownership import Kind
+from orchestrator.hosts.ownership import Identity, Kind
 from orchestrator.interrupts import Interrupted
 from orchestrator.measurements import Measurements, run_json
 from orchestrator.measurements.rundir import RunDir
@@ -134,14 +134,15 @@ def run(
         read = partial(capacity.read, host)
         provoked, smaller = scenario.provokes, scenario.smaller(params)
         readings, old = admit(host, plan, read, disk=runs, steps=steps, provoked=provoked, smaller=smaller)
-        tags = [images.tag(*image) for image in images.of(bed)]
+        tags = [images.tag(*image) for image in images.needed_by(bed)]
         environment = capacity.environment(readings) | {
             "images": {tag: (host.images.find(tag) or {}).get("id", "") for tag in tags},
             "old_images": ", ".join(old),
         }
         record.save(environment=environment, plan=plan.to_dict())
         with ExitStack() as stack:
-            _, running = bring_up(host, bed, kind=Kind.RUN, rundir=rundir, steps=steps, stack=stack, cpus=cpus)
+            identity = Identity.new(bed, Kind.RUN)
+            running = bring_up(host, bed, identity, rundir=rundir, steps=steps, stack=stack, cpus=cpus)
             # ``running.phases`` is the list that grows: each of the following saves writes all phases so far.
             record.save(plan=running.plan.to_dict(), phases=running.phases)
             try:
@@ -162,7 +163,8 @@ def run(
     except BaseException as error:
         refused = host_cannot(error, str(rundir.path)) if isinstance(error, OSError) else None
         if refused is None:
-            record.save_end(error, status="failed", error=Problem("no bug", repr(error), "report it").to_dict())
+            bug = Problem("a run without a bug of testbed", repr(error), "report it")
+            record.save_end(error, status="failed", error=bug.to_dict())
             raise
         record.save_end(refused, status="failed", error=refused.to_dict())
         raise refused from error
@@ -177,12 +179,12 @@ def prepare(scenario: Scenario[Any], params: Strict, *, parent: str | None = Non
     """
     bed = checked(Bed, {**scenario.bed(params).model_dump(), "parent": parent}, f"a valid bed for {scenario.name}")
     make_plan(bed, cpus=1)
-    images.check(images.of(bed))
+    images.check(images.needed_by(bed))
     return bed
 
 
 def _daemons(running: RecordedBed) -> dict[str, str]:
-    """Return node -> version line of its daemon; leave out nodes that have ended and may; raise any other failure."""
+    """Return node -> version line of its daemon, without nodes that ended as expected; raise any other failure."""
 
     def ask(node: RunningNode, command: Sequence[str]) -> str | None:
         try:

@@ -4,13 +4,12 @@ The summary ``runs/<time>-sweep-<scenario>/sweep.json`` is saved after each run:
 
     format, scenario, question, command, status
     varied       names of the parameters, in the order given
-    runs         values {parameter -> value}, and the facts from ``told``, of each run
+    runs         values {parameter -> value}, and the facts of ``summary_row``, of each run
 """
 
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,44 +30,29 @@ MAX_RUNS = 64
 UNSET = "unset"
 """Word for a parameter's value None in ``--vary``."""
 
-Ask = Callable[[Strict], Finished]
+Execute = Callable[[Strict], Finished]
 """Executes one run with these parameters."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """Results of many runs, saved after each of them."""
+    """Results of many runs in a new directory below ``runs``, saved after each run.
 
-    path: Path
-    facts: dict[str, Any]
+    Raises:
+        InvalidInput: the directory cannot be made.
+    """
 
-    @classmethod
-    def create(cls, runs: Path, kind: str, scenario: Scenario[Any], **facts: Any) -> "Summary":
-        """Begin a summary in a new directory.
-
-        Raises:
-            InvalidInput: the directory cannot be made.
-        """
-        folder = make_directory(runs, f"{kind}-{scenario.name}")
-        made = cls(
-            path=folder / f"{kind}.json",
-            facts={
-                "format": FORMAT,
-                "scenario": scenario.name,
-                "question": scenario.question,
-                "status": "running",
-                **facts,
-                "runs": [],
-            },
-        )
-        made.save()
-        return made
-
-    @property
-    def runs(self) -> list[dict[str, Any]]:
-        """The runs so far."""
-        runs: list[dict[str, Any]] = self.facts["runs"]
-        return runs
+    def __init__(self, runs: Path, kind: str, scenario: Scenario[Any], **facts: Any) -> None:
+        self.path = make_directory(runs, f"{kind}-{scenario.name}") / f"{kind}.json"
+        self.runs: list[dict[str, Any]] = []
+        self.facts = {
+            "format": FORMAT,
+            "scenario": scenario.name,
+            "question": scenario.question,
+            "status": "running",
+            **facts,
+            "runs": self.runs,
+        }
+        self.save()
 
     def save(self, **facts: Any) -> None:
         """Add facts and write the file."""
@@ -88,7 +72,7 @@ class Summary:
                 error.add_note(f"kept:   {self.path}, with {len(self.runs)} runs so far")
 
 
-def told(finished: Finished) -> dict[str, Any]:
+def summary_row(finished: Finished) -> dict[str, Any]:
     """Return a run's entry in a summary.
 
     ``error`` is None if the run completed; ``reason`` is None unless the outcome is INCONCLUSIVE.
@@ -157,7 +141,7 @@ def combinations(scenario: Scenario[Any], base: Strict, vary: Sequence[str]) -> 
     return planned
 
 
-def sweep(planned: Sequence[tuple[Mapping[str, Any], Strict]], ask: Ask, summary: Summary) -> ExitCode:
+def sweep(planned: Sequence[tuple[Mapping[str, Any], Strict]], execute: Execute, summary: Summary) -> ExitCode:
     """Execute one run for each combination; after a failed run, which is a row of the summary, too, continue.
 
     Returns:
@@ -171,7 +155,7 @@ def sweep(planned: Sequence[tuple[Mapping[str, Any], Strict]], ask: Ask, summary
         for number, (values, params) in enumerate(planned, 1):
             row: dict[str, Any] = {"values": dict(values)}
             try:
-                row |= told(ask(params))
+                row |= summary_row(execute(params))
             except Problem as problem:
                 row |= dict.fromkeys(("run", "outcome", "claim", "reason"))
                 row |= {"figures": {}, "quotes": [], "error": str(problem)}
@@ -187,7 +171,7 @@ def sweep(planned: Sequence[tuple[Mapping[str, Any], Strict]], ask: Ask, summary
     return ExitCode.OK if answered else ExitCode.INCONCLUSIVE
 
 
-def words(scenario: Scenario[Any], params: Strict) -> list[str]:
+def command_of(scenario: Scenario[Any], params: Strict) -> list[str]:
     """Return the command that repeats a run: every parameter that differs from its default, as an option."""
     options = []
     for name, value in params.model_dump().items():

@@ -191,9 +191,9 @@ class MailBed(Definition):
             InvalidInput: the bed was started without ``with_network``.
         """
         deployed = next((one for one in deployed_beds(self.running.host) if one.id == self._id), None)
-        if deployed is None or deployed.guests is None:
+        if deployed is None or deployed.guest_network is None:
             raise InvalidInput("a network for other containers", "the bed has none", "start it after with_network()")
-        return deployed.guests.name
+        return deployed.guests
 
     def get_connection_url(self) -> str:
         """Return the address of the relay: ``smtp://127.0.0.1:32768``."""

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from orchestrator.bed.model import Bed
 from orchestrator.errors import Problem
 from orchestrator.hosts import Host, cleaning
-from orchestrator.hosts.ownership import ID, NODE, Kind
+from orchestrator.hosts.ownership import ID, NODE, Identity, Kind
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.plan import make_plan
 from orchestrator.testing.failure import part
@@ -38,17 +38,8 @@ def start(
     rundir = RunDir.create(folder, "testing")
     try:
         with features_explained(host, plan.needs), ExitStack() as up:
-            identity, live = bring_up(
-                host,
-                bed,
-                kind=kind,
-                owner=owner,
-                rundir=rundir,
-                steps=steps,
-                stack=up,
-                cpus=cpus,
-                statistics=False,
-            )
+            identity = Identity.new(bed, kind, owner=owner)
+            live = bring_up(host, bed, identity, rundir=rundir, steps=steps, stack=up, cpus=cpus, statistics=False)
             found = {one.labels[NODE]: one.ports for one in host.find({ID: identity.id}) if NODE in one.labels}
             stack.push(up.pop_all())
     except Problem as problem:

@@ -54,7 +54,7 @@ def admit(
         EngineFailed: an image could not be built.
     """
     with steps.step("find or build the images"):
-        old = images.ensure(host, images.of(plan.bed), steps.say)
+        old = images.ensure(host, images.needed_by(plan.bed), steps.say)
         readings = read()
         capacity.admit(readings, plan.needs, disk, provoked=provoked, smaller=smaller, say=steps.say)
     return readings, old

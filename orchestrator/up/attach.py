@@ -6,7 +6,7 @@ from orchestrator import strict_json
 from orchestrator.bed.model import parse_bed
 from orchestrator.errors import EngineFailed, InvalidInput
 from orchestrator.hosts import Host
-from orchestrator.hosts.ownership import NODE, DeployedBed
+from orchestrator.hosts.ownership import DeployedBed
 from orchestrator.plan import Plan, make_plan
 from orchestrator.up.bed import RunningBed
 from orchestrator.up.node import RunningNode
@@ -38,12 +38,12 @@ def attach(host: Host, deployed: DeployedBed) -> RunningBed:
         EngineFailed: the bed is being brought up, or its bring-up was never finished.
         InvalidInput: another version of testbed brought the bed up, or no container of a node remains.
     """
-    found = {c.labels[NODE]: c for c in deployed.containers if NODE in c.labels}
-    containers = {name: host.node(c.id) for name, c in found.items()}
-    content = next(iter(containers.values())).read_file(BED_FILE) if containers else None
+    containers = deployed.node_containers
+    first = next(iter(containers.values()), None)
+    content = host.node(first.id).read_file(BED_FILE) if first else None
     if content is None and not deployed.made:
         raise unfinished(deployed)
-    if not containers:
+    if not first:
         raise InvalidInput(f"a node of bed {deployed.bed} {deployed.id}", "all were removed", "see `testbed ps`")
     try:
         saved = strict_json.loads((content or b"").decode())
@@ -55,15 +55,14 @@ def attach(host: Host, deployed: DeployedBed) -> RunningBed:
         do = "use the version that brought it up, or bring it up again"
         raise InvalidInput(needed, f"bed {deployed.bed} {deployed.id}, {file}", do)
     plan = make_plan(parse_bed(saved["bed"], "bed"), subnet=IPv4Network(saved["subnet"]), cpus=saved["cpus"])
-    known = {node.name: node for node in plan.nodes}
     nodes = {
-        name: RunningNode(
-            plan=known[name],
-            container=containers[name],
-            ports=found[name].ports,
+        node.name: RunningNode(
+            plan=node,
+            container=host.node(container.id),
+            ports=container.ports,
             published_at=deployed.published_at,
         )
-        for name in known
-        if name in containers
+        for node in plan.nodes
+        if (container := containers.get(node.name))
     }
     return RunningBed(host=host, plan=plan, nodes=nodes, deployed=deployed)

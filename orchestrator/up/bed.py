@@ -45,14 +45,6 @@ class RunningBed:
     deployed: DeployedBed | None = None
     """State of the bed when ``attach`` found it; ``None``: its recorder detects the end of a node."""
 
-    def node(self, name: str) -> RunningNode:
-        """Return the node of this name.
-
-        Raises:
-            KeyError: the bed has no such node.
-        """
-        return self.nodes[name]
-
     def running(self, name: str) -> RunningNode:
         """Return the node of this name.
 
@@ -109,7 +101,7 @@ class RunningBed:
         ``None``: the log is not readable.
         """
         try:
-            return kernel.newer(kernel.lines(self.host, pattern), after)
+            return kernel.lines(self.host, pattern, after)
         except EngineFailed:
             return None
 

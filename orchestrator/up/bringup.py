@@ -5,7 +5,6 @@ import random
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
-from datetime import timedelta
 from ipaddress import IPv4Address
 from typing import Any, Protocol
 
@@ -70,18 +69,15 @@ def verify(plan: Plan) -> None:
 def bring_up(
     host: Host,
     bed: Bed,
+    identity: Identity,
     *,
-    kind: Kind,
     rundir: RunDir,
     steps: Progress,
     stack: ExitStack,
     cpus: int,
     statistics: bool = True,
-    life: timedelta | None = None,
-    owner: str = "",
-    publish_at: str = LOOPBACK,
-) -> tuple[Identity, RecordedBed]:
-    """Bring a bed up and record it into ``rundir``; ``stack`` takes it down. ``owner``: as in ``Identity``.
+) -> RecordedBed:
+    """Bring a bed up and record it into ``rundir``; ``stack`` takes it down.
 
     ``statistics``: record those of the engine, too: for four nodes they take 0.3 s of its CPU time.
 
@@ -94,7 +90,6 @@ def bring_up(
     if bed.parent:
         networks.require_parent(host, bed.parent)
         steps.say(f"warning: the lab uses {bed.parent}: every machine on that link sees the bed, and can reach it")
-    identity = Identity.new(bed, kind, life, owner=owner, published_at=publish_at)
     _log.info("bring up bed %s %s: %d nodes, recorded in %s", bed.name, identity.id, len(bed.nodes), rundir.path)
     recorder = stack.enter_context(Recorder(rundir, statistics=statistics))
     stack.push(lambda _kind, error, _at: _take_down(host, identity, recorder, steps, error))
@@ -112,7 +107,7 @@ def bring_up(
         with steps.step("deliver a message"):
             domains = bed.domain_names
             running.deliver_first(list(dict.fromkeys([domains[0], random.choice(domains), domains[-1]])))
-    return identity, running
+    return running
 
 
 def _give_way(host: Host, identity: Identity) -> None:
@@ -127,7 +122,7 @@ def _give_way(host: Host, identity: Identity) -> None:
     """
     beds = kept_beds(host, identity.bed) if identity.kind is Kind.UP else []
     if beds and beds[0].id != identity.id:
-        raise Withdrawn(f"one bed called {identity.bed}", f"bed {beds[0].id} of another command", "try again")
+        raise Withdrawn(f"no other bed called {identity.bed}", f"bed {beds[0].id} of another command", "try again")
 
 
 def _networks(host: Host, bed: Bed, identity: Identity, cpus: int) -> tuple[Plan, tuple[str, ...]]:

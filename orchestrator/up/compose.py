@@ -14,6 +14,7 @@ from orchestrator.bed.addressing import V4
 from orchestrator.bed.certificates import Authority
 from orchestrator.bed.model import Bed
 from orchestrator.hosts import ContainerSpec
+from orchestrator.hosts.docker.api import network_options
 from orchestrator.plaintext import plain
 from orchestrator.plan import NodePlan, Plan, make_plan, subnet_prefix
 from orchestrator.services.agents import LIB
@@ -30,11 +31,7 @@ _PARENT = (
 _CODE = "${TESTBED_CODE:-../../orchestrator}"
 """The agents' code; the default is its place in a checkout."""
 _IMAGES = "${TESTBED_IMAGES:-../../images}"
-_INTERNAL = {
-    "driver": "bridge",
-    "internal": True,
-    "driver_opts": {"com.docker.network.bridge.inhibit_ipv4": "true"},
-}
+_INTERNAL = {"driver": "bridge", "internal": True, "driver_opts": network_options("bridge", internal=True)}
 
 
 def compose_plan(bed: Bed, *, cpus: int) -> Plan:
@@ -72,13 +69,7 @@ def render(plan: Plan, command: Sequence[str]) -> str:
     whole = {
         "services": {node.name: _service(node) for node in plan.nodes},
         "networks": {
-            "control": {
-                "driver": "bridge",
-                "driver_opts": {
-                    "com.docker.network.bridge.enable_icc": "false",
-                    "com.docker.network.bridge.host_binding_ipv4": "127.0.0.1",
-                },
-            },
+            "control": {"driver": "bridge", "driver_opts": network_options("bridge")},
             "lab": {**_lab(plan.bed), "ipam": {"config": [{"subnet": str(plan.subnet)}]}},
             **guests,
         },
@@ -90,11 +81,10 @@ def render(plan: Plan, command: Sequence[str]) -> str:
 def _lab(bed: Bed) -> dict[str, Any]:
     if bed.lab == "bridge":
         return _INTERNAL
-    return {"driver": "macvlan", "driver_opts": {"parent": bed.parent or _PARENT}}
+    return {"driver": "macvlan", "driver_opts": network_options("macvlan", parent=bed.parent or _PARENT)}
 
 
 def _service(node: NodePlan) -> dict[str, Any]:
-    """Translate the container of a node."""
     spec = bringup.container_spec(node, "control", "lab", "guests")
     limits = spec.limits
     optional = {

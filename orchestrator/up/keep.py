@@ -11,7 +11,16 @@ from pathlib import Path
 from orchestrator.bed.model import Bed
 from orchestrator.errors import EngineFailed, InvalidInput, Problem, usable
 from orchestrator.hosts import LOOPBACK, Host, cleaning, networks, walls
-from orchestrator.hosts.ownership import DeployedBed, Kind, Owner, bringing_up, definition, deployed_beds, kept_beds
+from orchestrator.hosts.ownership import (
+    DeployedBed,
+    Identity,
+    Kind,
+    Owner,
+    bringing_up,
+    definition,
+    deployed_beds,
+    kept_beds,
+)
 from orchestrator.interrupts import Interrupted, shielded
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.plan import make_plan
@@ -97,7 +106,7 @@ def _present(host: Host, bed: Bed, steps: Progress, life: timedelta | None, publ
             raise InvalidInput(
                 f"the ports of bed {bed.name} on {publish_at}", found, f"{down} first, or the same --publish"
             )
-        if deployed.owner is Owner.ALIVE:
+        if deployed.owner_state is Owner.ALIVE:
             raise EngineFailed(f"{named} up", "another command is bringing it up", "wait for the end of that command")
         if faults := [f"{wall.place}: {wall.found}" for wall in not_closed if wall.bed.id == deployed.id]:
             do = f"{down}, then `testbed up` again; `testbed logs --bed {deployed.id} NODE` says why a node ended"
@@ -112,29 +121,20 @@ def _present(host: Host, bed: Bed, steps: Progress, life: timedelta | None, publ
 def _bring_up(
     host: Host, bed: Bed, runs: Path, steps: Progress, life: timedelta | None, cpus: int, publish_at: str
 ) -> str:
-    """Bring a bed up and return its id; keep the recording only of a failed bring-up with a log line."""
+    """Bring a bed up and return its id; keep the recording only if the bring-up failed and a node logged a line."""
     with usable(runs):
         made = [folder for folder in (runs, *runs.parents) if not folder.exists()]
     rundir = RunDir.create(runs, "up")
     try:
         with ExitStack() as claim, ExitStack() as stack:
             owner = claim.enter_context(bringing_up())
-            identity, live = bring_up(
-                host,
-                bed,
-                kind=Kind.UP,
-                rundir=rundir,
-                steps=steps,
-                stack=stack,
-                cpus=cpus,
-                statistics=False,
-                life=life,
-                owner=owner,
-                publish_at=publish_at,
+            identity = Identity.new(bed, Kind.UP, life, owner=owner, published_at=publish_at)
+            running = bring_up(
+                host, bed, identity, rundir=rundir, steps=steps, stack=stack, cpus=cpus, statistics=False
             )
             with stays_up(identity.id), shielded():
                 stack.pop_all()
-                live.recorder.close(timeout=0)
+                running.recorder.close(timeout=0)
                 claim.close()
     except Interrupted:
         _discard(rundir.path, made)

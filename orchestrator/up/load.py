@@ -90,7 +90,7 @@ def send(
         EngineFailed: the generator failed, exceeded its time limit, or reported nothing.
     """
     check_name(name)
-    node = bed.node(by) if by else bed.role(Role.LOAD)
+    node = bed.nodes[by] if by else bed.role(Role.LOAD)
     kind = services.service(node.plan.service)
     if not isinstance(kind, GeneratesLoad):
         raise InvalidInput("a load generator", f"node {node.name}, service {kind.name}", "name another node")

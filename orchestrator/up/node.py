@@ -151,7 +151,7 @@ class RunningNode:
 
         reader = Thread(target=read, name=f"exec in {self.name}", daemon=True)
         reader.start()
-        with recorder.telling(queue.put):
+        with recorder.on_death(queue.put):
             while isinstance(line := queue.get(), str):
                 recorder.check()
                 yield line

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from orchestrator.cli.progress import Steps
 from orchestrator.hosts import docker
-from orchestrator.hosts.ownership import Kind
+from orchestrator.hosts.ownership import Identity, Kind
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.scenarios.relay_throughput import SCENARIO
@@ -31,9 +31,11 @@ def sweep(runs: Path, wait_s: float, seconds: float) -> dict[int, float]:
     """Return messages a second, the drain included, by number of connections."""
     engine, params = docker.connect(), Params(domains=DOMAINS, relay=slow_relay.NAME)
     rundir = RunDir.create(runs, "sweep-of-connections")
-    with slow_relay.known(wait_s), Steps() as steps, ExitStack() as stack:
+    steps = Steps()
+    with slow_relay.known(wait_s), ExitStack() as stack:
         bed, cpus = SCENARIO.bed(params), engine.info().cpus
-        _, running = bring_up(engine, bed, kind=Kind.RUN, rundir=rundir, steps=steps, stack=stack, cpus=cpus)
+        identity = Identity.new(bed, Kind.RUN)
+        running = bring_up(engine, bed, identity, rundir=rundir, steps=steps, stack=stack, cpus=cpus)
         for number in NUMBERS:
             for part, lasts in (("warm-up", 1.0 + number / 160), ("load", seconds)):
                 running.send(f"{part}-{number}", params.order(lasts, number)).drain(60)

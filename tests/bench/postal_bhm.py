@@ -75,7 +75,8 @@ def theirs(running: RecordedBed, seconds: int, per_minute: int) -> None:
 def measure(engine: DockerHost, drive: Callable[[RecordedBed, int, int], None], seconds: int, per_minute: int) -> float:
     """Return the CPU time of the harness for one message, in milliseconds."""
     wanted = bed(others=drive is theirs)
-    with Steps() as steps, TemporaryDirectory() as scratch, ExitStack() as stack:
+    steps = Steps()
+    with TemporaryDirectory() as scratch, ExitStack() as stack:
         rundir = RunDir.create(Path(scratch), "bench")
         identity = Identity.new(wanted, Kind.RUN)
         recorder = stack.enter_context(Recorder(rundir))
@@ -96,7 +97,7 @@ def measure(engine: DockerHost, drive: Callable[[RecordedBed, int, int], None], 
 
 def cpu_s(running: RecordedBed) -> float:
     """Return the CPU seconds that sink and load have used so far."""
-    stats = (next(iter(running.node(name).container.stats())) for name in ("sink", "load"))
+    stats = (next(iter(running.nodes[name].container.stats())) for name in ("sink", "load"))
     return sum(float(found["cpu_s"] or 0) for found in (point("", raw) for raw in stats) if found)
 
 
@@ -116,7 +117,7 @@ def main() -> None:
     options = parser.parse_args()
     engine = connect()
     for others in (False, True):
-        images.ensure(engine, images.of(bed(others=others)), print)
+        images.ensure(engine, images.needed_by(bed(others=others)), print)
     costs: dict[str, list[float]] = {"ours": [], "theirs": []}
     for _ in range(options.repeat):
         for drive in (ours, theirs):

@@ -73,13 +73,13 @@ def run(runs: Path, *, wait_s: float, most: int | None = None, **params: object)
     """Run relay-throughput on such a relay, in this process."""
     with known(wait_s, most):
         asked = scenario("relay-throughput")
-        with Steps() as steps:
-            return runner.run(
-                asked,
-                asked.params.model_validate({"relay": NAME, **params}),
-                connect=docker.connect,
-                runs=runs,
-                parent=None,
-                command=[],
-                steps=steps,
-            )
+        steps = Steps()
+        return runner.run(
+            asked,
+            asked.params.model_validate({"relay": NAME, **params}),
+            connect=docker.connect,
+            runs=runs,
+            parent=None,
+            command=[],
+            steps=steps,
+        )

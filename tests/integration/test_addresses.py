@@ -129,7 +129,7 @@ def seconds(engine: Host, bed: Up, sink: NodePlan, pattern: str) -> float:
 
 def added_in(engine: Host, node: NodePlan) -> tuple[float, float]:
     """Add the addresses of a node in a network namespace of their own; return seconds: elapsed, and of CPU time."""
-    identity = Identity.reading()
+    identity = Identity(bed="helper")
     done = engine.run(
         ContainerSpec(
             name=identity.name("addresses"),

@@ -108,7 +108,7 @@ def knock(bed: Up, node: str, outside: list[str], inside: list[str]) -> tuple[di
 
 
 def test_a_container_without_a_wall_is_counted(real_engine: Host, beds: tuple[Up, Up], counter: Counter) -> None:
-    identity, before, devices = Identity.reading(), counter.packets(), ("eth0", "eth1")
+    identity, before, devices = Identity(bed="helper"), counter.packets(), ("eth0", "eth1")
     up = "until ip -6 address show dev {} scope link -tentative | grep -q fe80; do sleep 0.1; done; "
     ready = "".join(up.format(device) for device in devices)
     knocks = knocking([f"udp {ALL_NODES}%{device} 53" for device in devices])

@@ -163,7 +163,7 @@ def test_the_next_run_names_and_removes_what_a_killed_one_left(real_engine: Host
     kill(killed)
     following = start()
     following.until(step("look at the host"))
-    assert f"removing relay {left}, left by a command that is gone" in following.said
+    assert f"removing relay {left}, left by a command that has ended" in following.said
     assert traces(real_engine, killed.ids) == []
     following.process.terminate()
     assert following.end() == 130, following.said

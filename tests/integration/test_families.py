@@ -14,7 +14,7 @@ from orchestrator.bed.model import Bed, parse_bed
 from orchestrator.errors import HostCannot
 from orchestrator.hosts import ContainerSpec, Host, capacity
 from orchestrator.hosts.docker import api
-from orchestrator.hosts.ownership import ID, NODE, Kind
+from orchestrator.hosts.ownership import ID, NODE, Identity, Kind
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.plan import make_plan
 from orchestrator.services import Role
@@ -88,7 +88,8 @@ def relay_bed(families: str, **main_cf: str) -> Bed:
 def up(engine: Host, bed: Bed, stack: ExitStack, runs: Path) -> tuple[str, RecordedBed]:
     """Bring a bed up: with that, a message to its domains has been delivered."""
     rundir = RunDir.create(runs, "families")
-    identity, running = bring_up(engine, bed, kind=Kind.RUN, rundir=rundir, steps=Silent(), stack=stack, cpus=2)
+    identity = Identity.new(bed, Kind.RUN)
+    running = bring_up(engine, bed, identity, rundir=rundir, steps=Silent(), stack=stack, cpus=2)
     return identity.id, running
 
 

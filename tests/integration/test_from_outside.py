@@ -73,7 +73,7 @@ def guest(bed: Up, *command: str, capabilities: tuple[str, ...] = ()) -> Contain
         name=f"tb-test-guest-{secrets.token_hex(4)}",
         image="testbed/inbox:bookworm",
         command=command,
-        labels=Identity.reading().labels(),
+        labels=Identity(bed="helper").labels(),
         networks=(Endpoint(network=bed.facts["guests"]["network"], alias="visitor"),),
         capabilities=capabilities,
     )

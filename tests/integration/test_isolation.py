@@ -163,7 +163,7 @@ def devices_of(bed: Up, node: str) -> list[str]:
 
 def plain(engine: Host, relay_bed: Up, targets: Sequence[str], name: str) -> dict[str, str]:
     """Knock from a container on the bed's control network that has no wall around it."""
-    identity = Identity.reading()
+    identity = Identity(bed="helper")
     wait = 'until ip -6 address show dev eth0 scope link -tentative | grep -q fe80; do sleep 0.1; done; exec "$@"'
     done = engine.run(
         ContainerSpec(

@@ -261,7 +261,7 @@ def test_a_bed_that_is_up_outlives_its_command_and_every_clean(engine: Host) -> 
     try:
         left_by_a_killed_process(identity, 5)
         cleaned = clean(ours, everything=False, say=silent)
-        assert ([s.id for s in cleaned.kept], cleaned.removed) == ([identity.id], ())
+        assert ([s.id for s in cleaned.kept], cleaned.removed) == ([identity.id], [])
         assert [s.state for s in deployed_beds(ours)] == ["running"]
         cleaned = clean(ours, everything=True, say=silent)
         assert [s.id for s in cleaned.removed] == [identity.id]

@@ -15,7 +15,7 @@ from orchestrator.agents.contract import LoadOrder
 from orchestrator.bed.model import parse_bed
 from orchestrator.cli.progress import Steps
 from orchestrator.hosts import Host
-from orchestrator.hosts.ownership import Kind
+from orchestrator.hosts.ownership import Identity, Kind
 from orchestrator.measurements import Latency, Measurements
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.services import Role
@@ -168,10 +168,10 @@ def test_a_known_delay_is_measured_as_such(real_engine: Host, tmp_path: Path) ->
         "bed",
     )
     rundir = RunDir.create(tmp_path, "delay")
-    with Steps() as steps, ExitStack() as stack:
-        identity, running = bring_up_here(
-            real_engine, bed, kind=Kind.RUN, rundir=rundir, steps=steps, stack=stack, cpus=2
-        )
+    steps = Steps()
+    with ExitStack() as stack:
+        identity = Identity.new(bed, Kind.RUN)
+        running = bring_up_here(real_engine, bed, identity, rundir=rundir, steps=steps, stack=stack, cpus=2)
         report = running.send("delayed", LoadOrder(rate=60.0, seconds=3.0), to=Role.SINK).report
     service = Latency.decode(report.service or "")
     assert service

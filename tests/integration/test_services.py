@@ -26,7 +26,7 @@ from orchestrator.bed.addressing import Delivery
 from orchestrator.bed.model import parse_bed
 from orchestrator.errors import NodeDied
 from orchestrator.hosts import Host, docker, images
-from orchestrator.hosts.ownership import ID, NODE, Kind
+from orchestrator.hosts.ownership import ID, NODE, Identity, Kind
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.services import RelayLog, Role
 from orchestrator.services.bind import DIRECTORY
@@ -120,7 +120,8 @@ def engine() -> Host:
 def up(engine: Host, stack: ExitStack, runs: Path, nodes: dict[str, Any]) -> Up:
     bed = parse_bed({"name": "services", "domains": DOMAINS, "nodes": nodes}, "bed")
     rundir = RunDir.create(runs, "services")
-    identity, running = bring_up(engine, bed, kind=Kind.RUN, rundir=rundir, steps=Silent(), stack=stack, cpus=2)
+    identity = Identity.new(bed, Kind.RUN)
+    running = bring_up(engine, bed, identity, rundir=rundir, steps=Silent(), stack=stack, cpus=2)
     return Up(running=running, id=identity.id)
 
 
@@ -299,7 +300,7 @@ def test_the_first_process_reaps_orphans_and_ends_when_told_to(
 ) -> None:
     with ExitStack() as stack:
         running = up(engine, stack, tmp_path, {name: {"service": service}}).running
-        node = running.node(name)
+        node = running.nodes[name]
         reaped = node.exec("sh", "-euc", _ORPHAN)
         assert reaped.status == 0, reaped
         node.expect_end()

@@ -197,15 +197,15 @@ def test_two_nodes_do_not_reach_each_other_over_either_family(bed: MailBed, box:
 
     def connect(node: str, address: object, port: int) -> int:
         script = 'timeout 2 bash -c "exec 3<>/dev/tcp/$1/$2"'
-        return bed.running.node(node).exec("sh", "-c", script, "sh", str(address), str(port)).status
+        return bed.running.nodes[node].exec("sh", "-c", script, "sh", str(address), str(port)).status
 
-    relay = bed.running.node("relay").plan
+    relay = bed.running.nodes["relay"].plan
     there = [("relay", delivery.v4, 25), ("relay", delivery.v6, 25), ("inbox", relay.v4, 25)]
     assert [connect(*one) for one in there] == [0, 0, 0]
     with bed.partition("relay", "inbox"):
         with ThreadPoolExecutor(3) as pool:
             assert list(pool.map(lambda one: connect(*one), there)) == [124, 124, 124]
-        assert connect("relay", bed.running.node("dns").address, 53) == 0
+        assert connect("relay", bed.running.nodes["dns"].address, 53) == 0
         bed.send(to=box)  # the test still reaches both
         with pytest.raises(Unexpected, match="on its way"):
             box.expect_none(timeout=0)
@@ -215,7 +215,7 @@ def test_two_nodes_do_not_reach_each_other_over_either_family(bed: MailBed, box:
     assert [connect(*one) for one in there] == [0, 0, 0]
     assert box.wait_for(timeout=60)
     for node in ("relay", "inbox"):
-        assert "cut_" not in bed.running.node(node).change_network("nft list tables")
+        assert "cut_" not in bed.running.nodes[node].change_network("nft list tables")
 
 
 # ------------------------------------------------------------------------------------------------- TLS, coroutines

@@ -102,13 +102,13 @@ def test_a_process_that_goes_on_and_every_other_find_the_bed_that_it_brought_up(
     file = tmp_path / "bed.yaml"
     file.write_text(f"name: test-{secrets.token_hex(4)}\ndomains: 2\nnodes: {{dns: {{service: bind}}}}\n", "utf-8")
     bed = read_bed(file)
-    with Steps() as steps:
-        first = keep.up(real_engine, bed, runs=tmp_path, steps=steps)
-        try:
-            assert keep.up(real_engine, bed, runs=tmp_path, steps=steps).id == first.id
-            assert answer("up", file)["id"] == first.id
-        finally:
-            cleaning.remove(real_engine, first, print)
+    steps = Steps()
+    first = keep.up(real_engine, bed, runs=tmp_path, steps=steps)
+    try:
+        assert keep.up(real_engine, bed, runs=tmp_path, steps=steps).id == first.id
+        assert answer("up", file)["id"] == first.id
+    finally:
+        cleaning.remove(real_engine, first, print)
 
 
 def test_an_interrupted_exec_ends_its_command_in_the_node(relay_bed: Up, real_engine: Host) -> None:

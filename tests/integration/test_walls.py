@@ -35,7 +35,7 @@ def test_a_flush_of_the_rules_is_named_and_up_mends_it(real_engine: Host, relay_
     assert real_engine.node(sink).exec(("nft", "flush", "chain", "inet", "bed", "output")).status == 0
     said = {gap["needed"].partition(", which")[0]: gap["found"] for gap in _open(relay_bed)}
     assert said == {
-        f"table netdev {table} in the host's nftables": "none that drops everything",
+        f"table netdev {table} in the host's nftables": "no rule that drops every frame",
         "table inet bed in the nftables of node relay": "none",
         "table inet bed in the nftables of node sink": "different rules in it",
     }

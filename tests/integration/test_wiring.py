@@ -47,7 +47,7 @@ def spare(relay_bed: Up) -> IPv4Address:
 @pytest.fixture
 def beside_strays(real_engine: Host, relay_bed: Up, spare: IPv4Address) -> Iterator[tuple[str, dict[str, str]]]:
     """Start one node more in a bed: its namespace has other devices than those of the engine."""
-    identity = Identity.reading()
+    identity = Identity(bed="helper")
     wire = Wire(v4=spare, lab=relay_bed.subnet, publish=("25/tcp",))
     serve = ("/opt/agents/bin/python", "-c", _SERVE.replace("198.18.0.0", str(spare)))
     spec = ContainerSpec(

@@ -22,7 +22,7 @@ def traces(engine: Host, ids: Iterable[str]) -> list[str]:
 
 def on_the_host(engine: Host, *command: str) -> str:
     """Run a command in the host's network namespace that succeeds, and return what it prints."""
-    identity = Identity.reading()
+    identity = Identity(bed="helper")
     done = engine.run(
         ContainerSpec(
             name=identity.name(f"test-{secrets.token_hex(3)}"),

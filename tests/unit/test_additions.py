@@ -65,7 +65,7 @@ SCENARIO = Asked()
 HOST = '''
 """Another kind of host."""
 from orchestrator.hosts import Output
-from orchestrator.hosts.fake import FakeHost
+from tests.unit.hosts.fake import FakeHost
 
 class Host(FakeHost):
     """Counts what it is asked to make."""

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import docker
 import docker.errors
 from docker.context import ContextAPI
+from docker.context.config import get_current_context_name
 from docker.utils import kwargs_from_env
 
 from orchestrator.errors import EngineFailed
@@ -17,7 +18,7 @@ from orchestrator.hosts.docker import ssh
 from orchestrator.hosts.docker.client import TIMEOUT_S, Clients, short
 from orchestrator.hosts.docker.host import DockerHost
 
-__all__ = ["DockerHost", "connect"]
+__all__ = ["DockerHost", "connect", "current_context"]
 
 _CORRECT_TLS = (
     "correct DOCKER_TLS_VERIFY and DOCKER_CERT_PATH (a folder with ca.pem, cert.pem and key.pem), or unset both for an "
@@ -57,6 +58,11 @@ def connect() -> DockerHost:
             "correct it, or remove it",
         ) from error
     return DockerHost(Clients(client, options, forward=forward), address=address)
+
+
+def current_context() -> str:
+    """Return the name of the current Docker context; ``default`` if none is chosen."""
+    return str(get_current_context_name() or "default")
 
 
 def _options() -> dict[str, Any]:

@@ -1,13 +1,12 @@
 """Conversion to and from Docker Engine API JSON (1.41 and later); calls no engine."""
 
 import io
-import re
 import secrets
 import struct
 import tarfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from ipaddress import IPv4Network
 from typing import Any
 
@@ -21,7 +20,6 @@ _REMEMBERED = 20_000
 """Number of time stamps that ``once`` remembers; a reader that keeps up gets few new lines before a repetition."""
 _READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sysrq-trigger")
 """Read-only paths of a container by default, without ``/proc/sys``, which stays writable."""
-_STAMP = re.compile(r"(\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d)(?:\.(\d+))?([Zz]|[+-]\d\d:\d\d)?")
 _NO_PROFILE = ("apparmor=unconfined", "label=disable")
 """Turns off the default AppArmor and SELinux profiles, which deny writes to ``/proc/sys/net``."""
 
@@ -49,6 +47,18 @@ def host_config(spec: ContainerSpec) -> dict[str, Any]:
         "PidsLimit": limits.pids,
     }
     return {key: value for key, value in config.items() if value}
+
+
+def network_options(driver: str, *, parent: str | None = None, internal: bool = False) -> dict[str, str]:
+    """Return the driver's options of a network, as in ``NetworkSpec``."""
+    if driver == "macvlan":
+        return {"parent": parent} if parent else {}
+    if internal:
+        return {"com.docker.network.bridge.inhibit_ipv4": "true"}
+    return {
+        "com.docker.network.bridge.enable_icc": "false",
+        "com.docker.network.bridge.host_binding_ipv4": "127.0.0.1",
+    }
 
 
 def limited(command: Sequence[str], seconds: float, *, kill_after: float) -> tuple[list[str], str]:
@@ -133,17 +143,13 @@ def _line(stamp: bytes, pieces: Sequence[bytes]) -> LogLine:
 
 
 def unix(stamp: str) -> float:
-    """Convert an RFC 3339 time to Unix time; any zone (none: UTC), any number of fractional digits.
+    """Convert an RFC 3339 time to Unix time, to the microsecond; any zone (none: UTC), any number of fractional digits.
 
     Raises:
-        ValueError: ``stamp`` is not an RFC 3339 time.
+        ValueError: ``stamp`` is no time.
     """
-    match = _STAMP.fullmatch(stamp)
-    if not match:
-        raise ValueError(f"no time as in RFC 3339: {stamp!r}")
-    whole, fraction, zone = match.groups()
-    zone = "+00:00" if zone in {None, "Z", "z"} else zone
-    return datetime.fromisoformat(f"{whole}{zone}").timestamp() + float(f"0.{fraction or 0}")
+    time = datetime.fromisoformat(stamp.replace("z", "Z"))
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
 
 
 def refusal(part: Mapping[str, Any]) -> str | None:

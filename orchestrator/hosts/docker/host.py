@@ -37,22 +37,13 @@ class DockerHost:
             return api.engine_info(self._clients.here.info(), self._clients.here.api_version)
 
     def create_network(self, spec: NetworkSpec) -> str:
-        options = {
-            "macvlan": {"parent": spec.parent} if spec.parent else {},
-            "bridge": {"com.docker.network.bridge.inhibit_ipv4": "true"}
-            if spec.internal
-            else {
-                "com.docker.network.bridge.enable_icc": "false",
-                "com.docker.network.bridge.host_binding_ipv4": "127.0.0.1",
-            },
-        }[spec.driver]
         pools = [docker.types.IPAMPool(subnet=spec.subnet)] if spec.subnet else []
         with translated(f"network {spec.name}"):
             try:
                 made = self._clients.here.create_network(
                     spec.name,
                     driver=spec.driver,
-                    options=options,
+                    options=api.network_options(spec.driver, parent=spec.parent, internal=spec.internal),
                     ipam=docker.types.IPAMConfig(pool_configs=pools),
                     labels=dict(spec.labels),
                     check_duplicate=True,

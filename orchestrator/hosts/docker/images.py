@@ -36,7 +36,7 @@ class DockerImages:
         with translated(f"image {tag} from its registry"):
             for part in self._clients.here.pull(tag, stream=True, decode=True):
                 if reason := api.refusal(part):
-                    raise EngineFailed(f"image {tag} from its registry", reason, "see whether it is there")
+                    raise EngineFailed(f"image {tag} from its registry", reason, "check that the registry has it")
             if self.find(tag) is None:
                 raise EngineFailed(f"image {tag} from its registry", "no such image after the pull", "try again")
 

@@ -61,7 +61,7 @@ class DockerNode:
 
     def exec(self, command: Sequence[str], *, capabilities: Sequence[str] | None = None, timeout: float = 60) -> Output:
         pieces: tuple[list[bytes], list[bytes]] = ([], [])
-        limited, at_its_end = api.limited(_with(capabilities, command), timeout, kill_after=_KILL_AFTER_S)
+        limited, late_mark = api.limited(_with(capabilities, command), timeout, kill_after=_KILL_AFTER_S)
         with translated(f"an answer of {command[0]} in container {self.id[:12]}"):
             run = self._clients.here.exec_create(self.id, limited)["Id"]
             try:
@@ -71,12 +71,12 @@ class DockerNode:
                 status = self._exec_status(run)
             except Interrupted as signal:
                 with shielded():
-                    if not self._ended(run, at_its_end):
+                    if not self._ended(run, late_mark):
                         signal.add_note(f"{' '.join(command)[:200]} may still run in container {self.id[:12]}")
                 raise
         out, err = (b"".join(kept).decode(errors="replace") for kept in pieces)
-        if at_its_end in err:
-            own = "".join(line for line in err.splitlines(keepends=True) if at_its_end not in line)
+        if late_mark in err:
+            own = "".join(line for line in err.splitlines(keepends=True) if late_mark not in line)
             raise Overdue(command, timeout, stdout=out, stderr=own)
         return Output(status=status, stdout=out, stderr=err)
 
@@ -84,12 +84,12 @@ class DockerNode:
         self, command: Sequence[str], *, capabilities: Sequence[str] | None = None, timeout: float
     ) -> Iterator[str]:
         rest, errors, late = b"", b"", False
-        limited, at_its_end = api.limited(_with(capabilities, command), timeout, kill_after=_KILL_AFTER_S)
+        limited, late_mark = api.limited(_with(capabilities, command), timeout, kill_after=_KILL_AFTER_S)
         with translated(f"{command[0]} in container {self.id[:12]}"):
             run = self._clients.here.exec_create(self.id, limited)["Id"]
             for out, err in self._clients.here.exec_start(run, stream=True, demux=True):
                 errors += err or b""
-                late = late or at_its_end.encode() in errors
+                late = late or late_mark.encode() in errors
                 errors = errors[-4096:]
                 *lines, rest = (rest + (out or b"")).split(b"\n")
                 yield from (line.decode(errors="replace") for line in lines)

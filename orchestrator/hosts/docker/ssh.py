@@ -120,7 +120,7 @@ class Forward:
         with ExitStack() as unless_ready:
             unless_ready.callback(self.close)
             if not (keeper.stdout and keeper.stdout.readline()):
-                raise self._not_in()
+                raise self._login_error()
             unless_ready.pop_all()
 
     def close(self) -> None:
@@ -130,7 +130,7 @@ class Forward:
     def refused(self) -> EngineFailed | None:
         """Return why the engine's socket takes no connection; ``None`` if ssh reports no refused connection."""
         where = self.target
-        if "open failed" not in self._said():
+        if "open failed" not in self._output():
             return None
         look = shlex.join(["sh", "-c", _LOOK, where.socket])
         command = [*self._ssh("ClearAllForwardings=yes"), "-nT", *where.words, look]
@@ -155,14 +155,14 @@ class Forward:
     def _ssh(self, *options: str) -> list[str]:
         return ["ssh", *(word for option in (*_OPTIONS, *options) for word in ("-o", option))]
 
-    def _said(self) -> str:
+    def _output(self) -> str:
         try:
             return (self._folder / "said").read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return ""
 
-    def _not_in(self) -> EngineFailed:
-        output, by_hand = self._said(), f"`{shlex.join(['ssh', *self.target.words, 'true'])}`"
+    def _login_error(self) -> EngineFailed:
+        output, by_hand = self._output(), f"`{shlex.join(['ssh', *self.target.words, 'true'])}`"
         needed, do = f"a connection to {self.target.host} by ssh", f"let {by_hand} succeed first"
         if "Host key verification failed" in output or "host key is known" in output:
             needed = f"the host key of {self.target.host} known to ssh"

@@ -88,7 +88,7 @@ def calibrate(bed: RecordedBed, params: RelayLoad, connections: int, *, by: str 
     If the measured load has a rate, ``connections`` is only its upper limit; ``probes.FEWEST`` saturate the sink.
     """
     used = connections if params.rate is None else min(connections, probes.FEWEST)
-    node = bed.node(by) if by else bed.role(Role.LOAD)
+    node = bed.nodes[by] if by else bed.role(Role.LOAD)
     burst_s = services.burst_s(node.plan.service)
     numbered = by is None
     seconds = params.calibration if numbered else burst_s * max(LEAST_BURSTS, math.ceil(params.calibration / burst_s))

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from orchestrator.hosts import Host
 from orchestrator.hosts.helper import on_the_host
@@ -20,15 +20,15 @@ _LINE = re.compile(r"(?:<\d+>)?\[\s*(\d+\.\d+)\](?:\[[^]]*\])? ?(.*)")
 class KernelLine:
     """One line of the kernel's log."""
 
-    t: float
+    t: float = field(compare=False)
     """Approximate Unix time: the log's own clock differs from CLOCK_BOOTTIME and from CLOCK_REALTIME."""
     stamp: str
     """Seconds since the boot, as printed; unique together with the text."""
     text: str
 
 
-def lines(host: Host, pattern: str) -> list[KernelLine]:
-    """Return the lines in the kernel's buffer that match ``pattern`` (grep -E).
+def lines(host: Host, pattern: str, after: Collection[KernelLine] = ()) -> list[KernelLine]:
+    """Return the lines in the kernel's buffer that match ``pattern`` (grep -E) and are not in ``after``.
 
     Raises:
         EngineFailed: the log could not be read.
@@ -45,10 +45,6 @@ def lines(host: Host, pattern: str) -> list[KernelLine]:
     uptime, now, *printed = output.splitlines()
     boot = float(now) - float(uptime)
     matches = (_LINE.fullmatch(line) for line in printed)
-    return [KernelLine(t=boot + float(line[1]), stamp=line[1], text=line[2]) for line in matches if line]
-
-
-def newer(now: Collection[KernelLine], before: Collection[KernelLine]) -> list[KernelLine]:
-    """Return the lines of ``now`` that are not in ``before``."""
-    seen = {(line.stamp, line.text) for line in before}
-    return [line for line in now if (line.stamp, line.text) not in seen]
+    found = [KernelLine(t=boot + float(line[1]), stamp=line[1], text=line[2]) for line in matches if line]
+    known = set(after)
+    return [line for line in found if line not in known]

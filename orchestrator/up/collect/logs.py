@@ -7,9 +7,9 @@ the watch; nothing polls.
 import json
 import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from threading import RLock
 
 from orchestrator.errors import EngineFailed, Problem, TimedOut
@@ -23,8 +23,9 @@ TAIL = 20
 class NodeLog:
     """One node's log: writes it to the run directory, keeps its tail for errors, notifies listeners."""
 
-    def __init__(self, node: str, rundir: RunDir) -> None:
+    def __init__(self, node: str, rundir: RunDir, fault: Callable[[str], None]) -> None:
         self.node = node
+        self._fault = fault
         self._file = rundir.write_log(node)
         self._lock = RLock()
         self._tail: deque[str] = deque(maxlen=TAIL)
@@ -36,33 +37,23 @@ class NodeLog:
         """No more lines will come; ``end`` will give the reason."""
 
     def put(self, line: LogLine) -> None:
-        """Keep one line.
-
-        Raises:
-            OSError: the line cannot be written; listeners got it, and the next lines are not written.
-        """
+        """Keep one line; a full disk is reported, and the next lines are only passed to the listeners."""
         with self._lock:
             self._tail.append(line.text)
             for listener in self._listeners:
                 listener.line(line)
             if self._writable:
-                try:
+                with self._reported():
                     self._file.write(f"{line.t:.6f} {line.text}\n")
-                except OSError:
-                    self._writable = False
-                    raise
-                self._unwritten = True
+                    self._unwritten = True
 
     def flush(self) -> None:
         """Flush the file, so that the lines survive a killed orchestrator."""
         with self._lock:
             if self._unwritten and self._writable:
-                try:
+                with self._reported():
                     self._file.flush()
-                except OSError:
-                    self._writable = False
-                    raise
-                self._unwritten = False
+                    self._unwritten = False
 
     def end(self, why: Problem | None) -> None:
         """Notify the listeners of the log's end; a second call has no effect."""
@@ -74,15 +65,20 @@ class NodeLog:
                 self._listeners.clear()
 
     def close(self) -> None:
-        """End the log and close its file; lines that come afterwards are dropped.
-
-        Raises:
-            OSError: the last lines could not be written.
-        """
+        """End the log and close its file; lines that come afterwards are dropped."""
         self.end(None)
-        with self._lock:
+        with self._lock, self._reported():
             self._writable = False
             self._file.close()
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        """Report a full disk, and write no more lines."""
+        try:
+            yield
+        except OSError as error:
+            self._writable = False
+            self._fault(str(error))
 
     def listen(self, listener: "Watch | Ticks") -> None:
         """Notify ``listener`` of every new line, in the thread that reads the log, and of the log's end."""

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future
 from concurrent.futures import TimeoutError as WaitTimeout
 from concurrent.futures import wait as wait_for
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from threading import Event, Lock, Thread
-from typing import IO, Any, Self, cast
+from typing import IO, Any, cast
 
 from orchestrator.errors import EngineFailed, NodeDied, Problem
 from orchestrator.hosts import ContainerGone, LogLine, Node
@@ -33,7 +33,7 @@ PAUSES_S = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Pauses between attempts to wait for a container's end; a restarting engine does not answer for some seconds."""
 
 
-class Recorder:
+class Recorder(AbstractContextManager["Recorder"]):
     """Records a bed.
 
     Enter it before the first container starts and leave it after the last one is removed::
@@ -59,7 +59,7 @@ class Recorder:
         """Set if a container ended unexpectedly, or the engine cannot report ends any more."""
         self._broken: Future[None] = Future()
         """Holds, as an exception, the reason why ``died`` is set."""
-        self._told: list[Callable[[EngineFailed], None]] = []
+        self._on_death: list[Callable[[EngineFailed], None]] = []
         self._rundir = rundir
         self._lock = Lock()
         self._logs: dict[str, NodeLog] = {}
@@ -67,16 +67,12 @@ class Recorder:
         self._threads: list[Thread] = []
         self._statistics = statistics
         self._stats: IO[str] = rundir.write_series("stats")
-        self._fault_file: IO[str] | None = None
         self._ends: dict[str, Future[NodeDied]] = {}
         self._expected: set[str] = set()
         self._all_expected = False
         self._closed = Event()
         self._flusher = Thread(target=self._flush, name="flush", daemon=True)
         self._flusher.start()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -159,17 +155,17 @@ class Recorder:
             self._broken.result()
 
     @contextmanager
-    def telling(self, tell: Callable[[EngineFailed], None]) -> Iterator[None]:
-        """Call ``tell`` with ``check``'s error if a node dies during the block, or has died before it."""
+    def on_death(self, callback: Callable[[EngineFailed], None]) -> Iterator[None]:
+        """Call ``callback`` with ``check``'s error if a node dies during the block, or has died before it."""
         with self._lock:
-            self._told.append(tell)
+            self._on_death.append(callback)
             if self._broken.done():
-                tell(cast("EngineFailed", self._broken.exception()))
+                callback(cast("EngineFailed", self._broken.exception()))
         try:
             yield
         finally:
             with self._lock:
-                self._told.remove(tell)
+                self._on_death.remove(callback)
 
     def close(self, timeout: float = GRACE_S) -> None:
         """Wait up to ``timeout`` seconds for the streams to end, then close the files. Never raises; idempotent.
@@ -188,23 +184,17 @@ class Recorder:
         self._closed.set()
         self._flusher.join()
         for log in list(self._logs.values()):
-            try:
-                log.close()
-            except OSError as error:
-                self._fault(f"logs of {log.node}", str(error))
+            log.close()
         with self._lock:
-            for file in (self._stats, self._fault_file):
-                if file:
-                    try:
-                        file.close()
-                    except OSError as error:
-                        self.faults.append(f"series: {error}")
-            self._fault_file = None
+            try:
+                self._stats.close()
+            except OSError as error:
+                self.faults.append(f"series: {error}")
 
     def _log(self, node: str) -> NodeLog:
         with self._lock:
             if node not in self._logs:
-                self._logs[node] = NodeLog(node, self._rundir)
+                self._logs[node] = NodeLog(node, self._rundir, partial(self._fault, f"logs of {node}"))
             return self._logs[node]
 
     def _end(self, node: str) -> Future[NodeDied]:
@@ -231,10 +221,7 @@ class Recorder:
         for line in lines:
             if self._closed.is_set():
                 return
-            try:
-                log.put(line)
-            except OSError as error:  # a full disk; go on, because watches and ticks need this thread
-                self._fault(f"logs of {log.node}", str(error))
+            log.put(line)
         log.cut = True
         if not ended.wait(GRACE_S) and not self._closed.is_set():
             raise EngineFailed(
@@ -256,7 +243,7 @@ class Recorder:
             status = self._exit_status(container)
         except Exception as error:  # noqa: BLE001 - any error must wake the waiters for this end
             self._fault(f"end of {log.node}", f"{type(error).__name__}: {error}")
-            lost = EngineFailed(f"news of node {log.node}", f"none: {error}", "see whether the engine runs")
+            lost = EngineFailed(f"the exit status of node {log.node}", f"none: {error}", "see whether the engine runs")
             self._break(log.node, lost)
             log.end(lost)
             self._end(log.node).set_exception(lost)
@@ -288,24 +275,18 @@ class Recorder:
             if not self._all_expected and node not in self._expected and not self._broken.done():
                 self._broken.set_exception(error)
                 self.died.set()
-                for tell in self._told:
-                    tell(error)
+                for callback in self._on_death:
+                    callback(error)
 
     def _flush(self) -> None:
         while not self._closed.wait(FLUSH_S):  # periodic: SIGKILL comes without notice
             for log in list(self._logs.values()):
-                try:
-                    log.flush()
-                except OSError as error:
-                    self._fault(f"logs of {log.node}", str(error))
+                log.flush()
 
     def _fault(self, stream: str, error: str) -> None:
         self.faults.append(f"{stream}: {error}")
-        with self._lock:
-            if self._closed.is_set():
-                return
-            try:
-                self._fault_file = self._fault_file or self._rundir.write_series("recorder")
-                self._fault_file.write(json.dumps({"t": time.time(), "stream": stream, "error": error}) + "\n")
-            except OSError as failed:
-                self.faults.append(f"series/recorder.jsonl: {failed}")
+        try:
+            with self._rundir.write_series("recorder") as series:
+                series.write(json.dumps({"t": time.time(), "stream": stream, "error": error}) + "\n")
+        except OSError as failed:
+            self.faults.append(f"series/recorder.jsonl: {failed}")

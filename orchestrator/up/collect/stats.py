@@ -17,8 +17,6 @@ from orchestrator.hosts.ownership import NODE, REMOVED
 if TYPE_CHECKING:  # up.bed imports the recorder, which imports this module
     from orchestrator.up.bed import RunningBed
 
-FIGURES = ("cores", "memory_b", "rx_b_per_s", "tx_b_per_s", "pids")
-"""Names of the figures that ``rates`` returns."""
 _COLUMNS = (
     ("cores", 8, 2, 1),
     ("memory_b", 8, 0, 2**20),
@@ -26,6 +24,8 @@ _COLUMNS = (
     ("tx_b_per_s", 10, 1, 1e3),
     ("pids", 7, 0, 1),
 )
+"""Figures that ``rates`` returns, as columns of ``table``: name, width, digits, unit."""
+FIGURES = tuple(name for name, *_ in _COLUMNS)
 Point = dict[str, float | int | str | None]
 
 _NEVER = "0001-01-01T00:00:00Z"
@@ -130,14 +130,9 @@ def _use(host: Host, container: str) -> dict[str, float | None]:
     if seconds <= 0:
         return dict.fromkeys(FIGURES)
     first, last = readings
-    grown = {key: (_figure(last[key]) - _figure(first[key])) / seconds for key in ("cpu_s", "rx_b", "tx_b")}
-    return {
-        "cores": grown["cpu_s"],
-        "memory_b": _figure(last["memory_b"]),
-        "rx_b_per_s": grown["rx_b"],
-        "tx_b_per_s": grown["tx_b"],
-        "pids": _figure(last["pids"]),
-    }
+    cores, received, sent = ((_figure(last[key]) - _figure(first[key])) / seconds for key in ("cpu_s", "rx_b", "tx_b"))
+    memory_b, pids = _figure(last["memory_b"]), _figure(last["pids"])
+    return {"cores": cores, "memory_b": memory_b, "rx_b_per_s": received, "tx_b_per_s": sent, "pids": pids}
 
 
 def table(used: Mapping[str, Mapping[str, float | str | None]]) -> str:

@@ -20,9 +20,9 @@ from orchestrator.cli import chosen, shell
 from orchestrator.errors import EngineFailed, ExitCode, InvalidInput
 from orchestrator.hosts import ContainerSpec, Output, docker
 from orchestrator.hosts.capacity import room_for_runs
-from orchestrator.hosts.fake import FakeHost
 from orchestrator.hosts.ownership import Identity, Kind
 from orchestrator.interrupts import Interrupted
+from tests.unit.hosts.fake import FakeHost
 from tests.unit.hosts.test_ownership import build
 from tests.unit.runs.test_runner import READING
 
@@ -384,7 +384,7 @@ def test_the_only_bed_is_found_beside_the_helper_of_another_command(
 ) -> None:
     host = FakeHost()
     build(host, Identity(id="0000000a", bed="bed", kind=Kind.UP, nodes=("n0", "n1"), private=False))
-    helper = Identity.reading()
+    helper = Identity(bed="helper")
     host.create(ContainerSpec(name="helper", image="x", command=("true",), labels=helper.labels()))
     monkeypatch.setattr(docker, "connect", lambda: host)
     assert chosen.find(host, None, "its id").id == "0000000a"

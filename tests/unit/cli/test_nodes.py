@@ -14,13 +14,13 @@ from orchestrator.cli import shell
 from orchestrator.cli.progress import Steps, Within
 from orchestrator.errors import EngineFailed, ExitCode
 from orchestrator.hosts import ContainerSpec, NetworkSpec, Output, Overdue, capacity, docker, images, ownership
-from orchestrator.hosts.fake import FakeHost
 from orchestrator.hosts.ownership import Identity, Kind, deployed_beds
 from orchestrator.plan import make_plan
 from orchestrator.up import keep
 from orchestrator.up.attach import BED_FILE, saved_bed
 from tests.unit.cli import test_errors as test_cli_errors
 from tests.unit.cli.test_errors import Command
+from tests.unit.hosts.fake import FakeHost
 from tests.unit.hosts.test_ownership import build
 from tests.unit.runs import test_runner
 from tests.unit.up.test_collect import V2
@@ -338,7 +338,8 @@ def test_up_removes_only_the_folders_that_it_made(
 
 
 def test_progress_and_messages_are_plain_text(capsys: pytest.CaptureFixture[str]) -> None:
-    with Steps() as steps, steps.step(HOSTILE):
+    steps = Steps()
+    with steps.step(HOSTILE):
         steps.say(HOSTILE)
         steps.show(HOSTILE)
         Within(steps).say(HOSTILE)

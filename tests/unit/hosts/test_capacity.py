@@ -13,8 +13,8 @@ from orchestrator.bed.cpu_topology import Topology
 from orchestrator.errors import EngineFailed, HostCannot
 from orchestrator.hosts import ContainerSpec, Output, capacity
 from orchestrator.hosts.capacity import Readings
-from orchestrator.hosts.fake import FakeHost
 from orchestrator.plan import HostNeeds
+from tests.unit.hosts.fake import FakeHost
 
 NEIGHBOURS = (
     "entries  allocs   destroys hash_grows lookups  hits     res_failed rcv_probes_mcast rcv_probes_ucast "

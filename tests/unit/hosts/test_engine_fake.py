@@ -7,9 +7,9 @@ import pytest
 
 from orchestrator.errors import EngineFailed
 from orchestrator.hosts import ContainerSpec, Host, Output
-from orchestrator.hosts.fake import FakeHost
 from tests.engine_contract import SERVE, EngineContract
 from tests.unit.hosts.broken import broken
+from tests.unit.hosts.fake import FakeHost
 
 
 def answer(_spec: ContainerSpec, command: tuple[str, ...]) -> Output:

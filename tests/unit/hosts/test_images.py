@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 
 from orchestrator.errors import EngineFailed, InvalidInput
 from orchestrator.hosts import Host, docker, images
-from orchestrator.hosts.fake import FakeHost
 from tests.unit.cli import test_errors as test_cli_errors
 from tests.unit.cli.test_errors import Command
+from tests.unit.hosts.fake import FakeHost
 
 ROOT = Path(__file__).parents[3]
 testbed = test_cli_errors.testbed

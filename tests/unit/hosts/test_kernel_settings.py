@@ -10,10 +10,10 @@ import pytest
 
 from orchestrator.errors import EngineFailed, HostCannot
 from orchestrator.hosts import ContainerSpec, Host, Output, cleaning, kernel_settings, ownership
-from orchestrator.hosts.fake import FakeHost
 from orchestrator.hosts.kernel_settings import LOCK, SETTINGS, HostSettings
 from orchestrator.interrupts import Interrupted, raise_on_signals
 from tests.unit.hosts.broken import broken
+from tests.unit.hosts.fake import FakeHost
 
 NAME = "net.ipv4.neigh.default.gc_thresh3"
 WANTED = {NAME: "16384"}
@@ -162,7 +162,7 @@ def test_clean_puts_back_what_a_killed_command_left_and_leaves_a_living_one_alon
     killed = HostSettings(host.engine, WANTED)
     killed.__enter__()
     killed.apply()
-    assert cleaning.clean(host.engine, everything=False, say=print).removed == ()
+    assert cleaning.clean(host.engine, everything=False, say=print).removed == []
     assert host.values[NAME] == "16384"
     assert cleaned(host, monkeypatch)[0].startswith("removing host-settings ")
     assert host.as_it_was
@@ -218,7 +218,7 @@ def test_a_setting_that_the_kernel_refuses_does_not_stop_the_others(tmp_path: Pa
     ],
 )
 def test_a_label_that_is_none_of_ours_is_refused(host: Kernel, monkeypatch: pytest.MonkeyPatch, label: str) -> None:
-    identity = ownership.Identity.reading()
+    identity = ownership.Identity(bed="helper")
     labels: dict[str, Any] = {**identity.labels(), SETTINGS: label}
     host.engine.create(ContainerSpec(name=LOCK, image="x", command=("true",), labels=labels))
     with pytest.raises(EngineFailed):

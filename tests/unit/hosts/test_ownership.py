@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from orchestrator.errors import EngineFailed
 from orchestrator.hosts import ContainerSpec, Endpoint, Host, NetworkSpec, Output, images, ownership
 from orchestrator.hosts.cleaning import clean, make_way, remove_id
-from orchestrator.hosts.fake import FakeHost
 from orchestrator.hosts.helper import HELPER
 from orchestrator.hosts.ownership import (
     CREATED,
@@ -26,6 +25,7 @@ from orchestrator.hosts.ownership import (
     owner_state,
 )
 from tests.unit.hosts.broken import broken
+from tests.unit.hosts.fake import FakeHost
 
 
 def silent(_text: str) -> None:
@@ -57,7 +57,9 @@ def build(engine: Host, identity: Identity, *, nodes: int = 2, started: int = 2,
 @pytest.fixture(scope="module")
 def dead() -> str:
     """Give the label of a process that has ended."""
-    program = "from orchestrator.hosts.ownership import Identity; print(Identity.reading().labels()['testbed.owner'])"
+    program = (
+        "from orchestrator.hosts.ownership import Identity; print(Identity(bed='helper').labels()['testbed.owner'])"
+    )
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
 
 
@@ -103,7 +105,7 @@ def test_a_label_that_is_none_of_ours_is_nobody_we_know(label: str) -> None:
 def test_names_fit_where_they_go() -> None:
     identity = an_identity()
     assert all(len(end) <= 15 for end in identity.veth), "IFNAMSIZ"
-    assert {len(Identity.reading().id) for _ in range(50)} == {8}
+    assert {len(Identity(bed="helper").id) for _ in range(50)} == {8}
 
 
 @pytest.mark.parametrize(
@@ -133,7 +135,7 @@ def test_a_bed_that_is_up_stays_when_one_of_its_nodes_has_died(dead: str) -> Non
     build(engine, identity, owner=dead)
     engine.end(identity.name("n1"), 1)
     assert [s.state for s in deployed_beds(engine)] == ["incomplete"]
-    assert clean(engine, everything=False, say=silent).removed == ()
+    assert clean(engine, everything=False, say=silent).removed == []
 
 
 @pytest.mark.parametrize("lost", ["n0", "n1"])
@@ -143,7 +145,7 @@ def test_a_bed_that_is_up_stays_when_one_of_its_containers_is_gone(dead: str, lo
     build(engine, identity, owner=dead)
     engine.node(identity.name(lost)).remove()
     make_way(engine, silent)
-    assert clean(engine, everything=False, say=silent).removed == ()
+    assert clean(engine, everything=False, say=silent).removed == []
     (bed,) = deployed_beds(engine)
     assert (bed.state, bed.lost) == ("incomplete", (lost,))
     assert [(node["name"], node["state"]) for node in bed.to_dict()["nodes"] if node["name"] == lost] == [
@@ -163,7 +165,7 @@ def test_beds_come_oldest_first_and_what_carries_half_our_labels_is_no_stumbling
     engine = FakeHost()
     for id_, created in (("bbbbbbbb", "2026-02"), ("aaaaaaaa", "2026-03"), ("cccccccc", "2026-01")):
         engine.create_network(NetworkSpec(name=id_, driver="bridge", labels={ID: id_, CREATED: created}))
-    assert [(s.id, s.owner) for s in deployed_beds(engine)] == [
+    assert [(s.id, s.owner_state) for s in deployed_beds(engine)] == [
         ("cccccccc", Owner.UNKNOWN),
         ("bbbbbbbb", Owner.UNKNOWN),
         ("aaaaaaaa", Owner.UNKNOWN),

@@ -5,9 +5,9 @@ import pytest
 from orchestrator.errors import EngineFailed
 from orchestrator.hosts import ContainerSpec, Output, walls
 from orchestrator.hosts.cleaning import remove_id
-from orchestrator.hosts.fake import FakeHost
 from orchestrator.hosts.ownership import Identity, Kind, deployed_beds
 from orchestrator.hosts.walls import State
+from tests.unit.hosts.fake import FakeHost
 from tests.unit.hosts.test_ownership import build
 
 CLOSED = """table netdev other {{
@@ -64,7 +64,8 @@ def found(engine: FakeHost) -> list[tuple[str, str]]:
 
 
 def unseen(engine: FakeHost) -> list[tuple[str, str]]:
-    return [(places, why) for places, why, _ in walls.unseen(walls.look(engine, deployed_beds(engine)))]
+    looked = walls.look(engine, deployed_beds(engine))
+    return [(places, why) for _, places, why, _ in walls.grouped(looked, walls.State.UNSEEN)]
 
 
 def test_walls_that_stand_are_no_gap_and_no_bed_takes_no_helper(engine: FakeHost) -> None:
@@ -86,7 +87,7 @@ def test_walls_that_stand_are_no_gap_and_no_bed_takes_no_helper(engine: FakeHost
 )
 def test_a_host_table_that_does_not_drop_everything_is_a_gap(engine: FakeHost, kernel: Kernel, rules: str) -> None:
     kernel.host = rules + CLOSED.format("0000000b")
-    assert found(engine) == [("0000000a", "none that drops everything")]
+    assert found(engine) == [("0000000a", "no rule that drops every frame")]
     said: list[str] = []
     assert walls.mend(engine, said.append) == []
     assert "bed bed 0000000a was open, and is closed again" in said[0]
@@ -131,7 +132,8 @@ def test_a_bed_that_lost_a_container_is_looked_at_as_far_as_it_is_there(engine: 
     kernel.broken["tb-0000000a-n1"] = 3
     kernel.host = ""
     assert sorted(found(engine)) == [
-        ("0000000a", "none"), ("0000000a", "none that drops everything"), ("0000000b", "none that drops everything"),
+        ("0000000a", "no rule that drops every frame"), ("0000000a", "none"),
+        ("0000000b", "no rule that drops every frame"),
     ]  # fmt: skip
     assert unseen(engine) == [("node n0", "it is removed")]
     assert [wall.place for wall in walls.mend(engine, lambda _: None)] == ["node n0"]

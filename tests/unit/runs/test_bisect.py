@@ -28,7 +28,7 @@ def search(
     """Search; return how it ended, what was kept, and whom was asked."""
     figures = {"predicted_threshold_addresses": options.pop("predicted", None), "open_files": 1.0}
     ask = Asker(runs, answer, **figures)
-    summary = Summary.create(runs, "bisect", SEARCH, command=["testbed", "bisect", "asked"])
+    summary = Summary(runs, "bisect", SEARCH, command=["testbed", "bisect", "asked"])
     code = bisect.bisect(SEARCH, Params(), bisect.parse(SEARCH, over), ask, summary, **options)
     return code, json.loads(summary.path.read_text()), ask
 

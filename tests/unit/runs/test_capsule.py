@@ -176,7 +176,7 @@ def test_consent_is_given_here_or_not_at_all(made: Path) -> None:
     assert capsule.question(capsule.read(made))[1] == Params()
     assert capsule.question(capsule.read(made), consent=True)[1] == Params(allow_host_changes=True)
     taken = capsule.read(changed(made, lambda data: data["params"].update(allow_host_changes=True)))
-    with pytest.raises(InvalidInput, match="leaves consent to you"):
+    with pytest.raises(InvalidInput, match="without consent to change this host"):
         capsule.question(taken)
 
 
@@ -253,10 +253,10 @@ class Terminal(io.StringIO):
 def test_the_files_that_a_capsule_brings_run_only_with_consent(
     bringing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def many(*_: object) -> Callable[[Any], Finished]:
+    def one_of_many(*_: object) -> Callable[[Any], Finished]:
         raise Interrupted(signal.SIGINT)  # a run would begin here
 
-    monkeypatch.setattr(cli_run, "many", many)
+    monkeypatch.setattr(cli_run, "one_of_many", one_of_many)
     monkeypatch.setattr("sys.stdin", io.StringIO())
     with pytest.raises(HostCannot, match="consent") as refused:
         cli_run._again(bringing, runs=tmp_path / "runs")
@@ -309,14 +309,14 @@ def test_long_files_travel_as_digests(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_full_disk_hides_no_interrupt_of_a_capsule(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def many(*_: object) -> Callable[[Any], Finished]:
+    def one_of_many(*_: object) -> Callable[[Any], Finished]:
         def ask(_: Any) -> Finished:
             disk.fill()
             raise Interrupted(signal.SIGINT)
 
         return ask
 
-    monkeypatch.setattr(cli_run, "many", many)
+    monkeypatch.setattr(cli_run, "one_of_many", one_of_many)
     with disk.full(1 << 30), pytest.raises(Interrupted) as caught:
         cli_run._again(made, runs=tmp_path)
     assert "capsule.json could not be updated: File too large" in caught.value.__notes__[0]
@@ -330,7 +330,7 @@ def test_a_page_that_cannot_be_written_costs_no_answer(
     def fail(*_: object) -> Path:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(cli_run, "many", lambda *_: lambda _: finished)
+    monkeypatch.setattr(cli_run, "one_of_many", lambda *_: lambda _: finished)
     monkeypatch.setattr(many, "write", fail)
     with pytest.raises(HostCannot, match=r"report\.html.*No space left"):
         cli_run._again(made, runs=tmp_path)

@@ -19,7 +19,6 @@ from orchestrator.bed.model import Bed, Strict, parse_bed
 from orchestrator.cli.shell import end_with
 from orchestrator.errors import EngineFailed, ExitCode, HostCannot, NodeDied, Problem
 from orchestrator.hosts import ContainerSpec, Output, cleaning, images
-from orchestrator.hosts.fake import FakeHost
 from orchestrator.interrupts import Interrupted
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import RunDir
@@ -32,6 +31,7 @@ from orchestrator.services.bind import Bind
 from orchestrator.up import bringup, node
 from orchestrator.up.bed import RecordedBed
 from tests.unit import disk
+from tests.unit.hosts.fake import FakeHost
 
 READING = "nofile\t20000\ngc_thresh3\t1024\nneighbours\tentries 00000002\nmeminfo\tMemAvailable: 8000000 kB\n"
 
@@ -82,7 +82,7 @@ class Breaking(FakeHost):
     def __init__(self, at: int | None = None) -> None:
         super().__init__(answer=_answer, prints=lambda _: ["all zones loaded", "23-Nov running"])
         self.images.tags["testbed/debian:bookworm"] = {"id": "base"}
-        for image, release in images.of(Asked().bed(Params())):
+        for image, release in images.needed_by(Asked().bed(Params())):
             self.images.tags[images.tag(image, release)] = {images.LABEL: images.digest(image), "id": image}
         self.calls = itertools.count(1)
         self.at = at
@@ -230,7 +230,7 @@ def test_a_node_that_dies_ends_the_run_with_the_end_of_its_log(tmp_path: Path) -
     host = Breaking()
 
     def kill(running: RecordedBed) -> None:
-        host.end(running.node("dns").container.id, 139)
+        host.end(running.nodes["dns"].container.id, 139)
         assert running.recorder.died.wait(5)
         running.check()
 
@@ -296,7 +296,7 @@ def test_a_judge_that_fails_is_inconclusive_with_its_reason_and_can_judge_again(
     assert host.find({}) == []
     assert finished.exit_code is ExitCode.INCONCLUSIVE
     assert finished.verdict.reason.startswith(("The judge failed: ValidationError", "The judge failed: AttributeError"))
-    assert str(finished.broken) in sweep.told(finished)["error"]
+    assert str(finished.broken) in sweep.summary_row(finished)["error"]
     facts, folder = _facts(tmp_path), finished.rundir.path
     assert (facts["status"], facts["verdict"]["outcome"]) == ("finished", "INCONCLUSIVE")
     assert facts["error"]["found"].startswith("the judge failed: ")
@@ -316,7 +316,7 @@ def test_a_judge_that_fails_is_inconclusive_with_its_reason_and_can_judge_again(
 
 def test_a_judge_that_fails_after_a_death_does_not_hide_the_death(tmp_path: Path) -> None:
     def kill(running: RecordedBed) -> None:
-        host.end(running.node("dns").container.id, 139)
+        host.end(running.nodes["dns"].container.id, 139)
         assert running.recorder.died.wait(5)
         running.check()
 
@@ -377,7 +377,7 @@ class Stillborn(Breaking):
     def __init__(self) -> None:
         super().__init__()
         self.prints = lambda _: ["fatal: no such file"]
-        for image, release in images.of(Pair().bed(Params())):
+        for image, release in images.needed_by(Pair().bed(Params())):
             self.images.tags[images.tag(image, release)] = {images.LABEL: images.digest(image), "id": image}
 
     def start(self, container: str) -> None:

@@ -22,10 +22,10 @@ ASKED = Question()
 ANSWERS = {"bullseye": Outcome.CONFIRMED, "bookworm": Outcome.REFUTED, "trixie": Outcome.INCONCLUSIVE}
 
 
-def run(runs: Path, *vary: str, ask: sweep.Ask | None = None) -> tuple[ExitCode, dict[str, Any]]:
+def run(runs: Path, *vary: str, ask: sweep.Execute | None = None) -> tuple[ExitCode, dict[str, Any]]:
     """Sweep over values; return how it ended and what was kept."""
     planned = sweep.combinations(ASKED, Params(), vary)
-    summary = sweep.Summary.create(runs, "sweep", ASKED, command=["testbed"], varied=list(planned[0][0]))
+    summary = sweep.Summary(runs, "sweep", ASKED, command=["testbed"], varied=list(planned[0][0]))
     answers = ask or Asker(runs, lambda params: ANSWERS[params.dns_release], lines=3.0)
     return sweep.sweep(planned, answers, summary), json.loads(summary.path.read_text())
 
@@ -89,7 +89,7 @@ def test_one_that_is_inconclusive_makes_the_sweep_so(tmp_path: Path) -> None:
     assert page.tables[1].rows == (("time-2", "So."),)
 
 
-def failing(runs: Path, *releases: str) -> sweep.Ask:
+def failing(runs: Path, *releases: str) -> sweep.Execute:
     """Answer, but not for these releases."""
     answers = Asker(runs, lambda params: ANSWERS[params.dns_release])
 
@@ -148,11 +148,11 @@ def test_a_full_disk_hides_no_first_error_and_names_the_runs_until_then(tmp_path
 
 
 def test_the_command_of_each_run_repeats_it() -> None:
-    assert sweep.words(ASKED, Params(addresses=7, full=True, dns_release="trixie")) == [
+    assert sweep.command_of(ASKED, Params(addresses=7, full=True, dns_release="trixie")) == [
         *("testbed", "run", "asked"),
         *("--addresses=7", "--dns-release=trixie", "--full"),
     ]
-    assert sweep.words(ASKED, Params(fix=None))[3:] == ["--vary", "fix=unset"]
+    assert sweep.command_of(ASKED, Params(fix=None))[3:] == ["--vary", "fix=unset"]
 
 
 @pytest.mark.parametrize("name", scenarios.known())
@@ -164,4 +164,4 @@ def test_every_parameter_of_a_scenario_is_an_option_of_run(name: str) -> None:
 def test_the_command_of_a_run_says_how_much_came_from_disk() -> None:
     relay = scenarios.scenario("relay-throughput")
     params = relay.params.model_validate({"relay_files": {"/etc/a": "x" * 99}, "recipients": ["a", "b"]})
-    assert sweep.words(relay, params)[3:] == ["--recipients=(2 of recipients)", "--relay-files=(1 of relay-files)"]
+    assert sweep.command_of(relay, params)[3:] == ["--recipients=(2 of recipients)", "--relay-files=(1 of relay-files)"]

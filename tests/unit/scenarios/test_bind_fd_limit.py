@@ -206,8 +206,8 @@ def test_only_an_engine_that_is_lost_ends_the_run(
 
         def fail(spec: ContainerSpec, command: tuple[str, ...]) -> Output:
             if ends:
-                engine.end(bed.node(spec.name).container.id, 0)
-                bed.node(spec.name).end(5)
+                engine.end(bed.nodes[spec.name].container.id, 0)
+                bed.nodes[spec.name].end(5)
             raise error or TimeoutError(command)
 
         engine.answer = fail

@@ -9,12 +9,12 @@ import pytest
 
 from orchestrator.bed import builtin
 from orchestrator.hosts import ContainerSpec, Output
-from orchestrator.hosts.fake import FakeHost
 from orchestrator.plan import make_plan
 from orchestrator.testing.inbox import BedInbox
 from orchestrator.up.bed import RunningBed
 from orchestrator.up.node import RunningNode
 from tests.unit.agents.inbox.conftest import Inbox, make_inbox, tls
+from tests.unit.hosts.fake import FakeHost
 
 __all__ = ["make_inbox", "tls"]
 

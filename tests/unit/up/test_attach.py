@@ -8,11 +8,11 @@ import pytest
 from orchestrator.bed.model import parse_bed
 from orchestrator.errors import EngineFailed, InvalidInput
 from orchestrator.hosts import ContainerSpec
-from orchestrator.hosts.fake import FakeHost
 from orchestrator.hosts.ownership import Identity, Kind, deployed_beds
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.up import bringup
 from orchestrator.up.attach import BED_FILE, attach
+from tests.unit.hosts.fake import FakeHost
 from tests.unit.runs.test_runner import Steps
 
 BED = parse_bed(
@@ -35,26 +35,26 @@ def host() -> FakeHost:
 def test_the_handle_is_that_of_the_command_that_brought_it_up(host: FakeHost, tmp_path: Path) -> None:
     with ExitStack() as stack:
         rundir = RunDir.create(tmp_path, "up")
-        _, made = bringup.bring_up(host, BED, kind=Kind.UP, rundir=rundir, steps=Steps(), stack=stack, cpus=4)
+        identity = Identity.new(BED, Kind.UP)
+        made = bringup.bring_up(host, BED, identity, rundir=rundir, steps=Steps(), stack=stack, cpus=4)
         found = attach(host, deployed_beds(host)[0])
         assert found.plan == made.plan
         assert list(found.nodes) == list(made.nodes)
         assert {n: node.container.id for n, node in found.nodes.items()} == {
             n: node.container.id for n, node in made.nodes.items()
         }
-        assert found.node("dns").exec("true").status == 0
+        assert found.nodes["dns"].exec("true").status == 0
         with pytest.raises(InvalidInput, match="recorded"):
-            list(found.node("dns").lines(("true",), 1))
+            list(found.nodes["dns"].lines(("true",), 1))
         made.recorder.expect_end()
 
 
 def test_a_node_that_was_removed_is_left_out(host: FakeHost, tmp_path: Path) -> None:
     with ExitStack() as stack:
-        _, made = bringup.bring_up(
-            host, BED, kind=Kind.UP, rundir=RunDir.create(tmp_path, "up"), steps=Steps(), stack=stack, cpus=2
-        )
+        identity, rundir = Identity.new(BED, Kind.UP), RunDir.create(tmp_path, "up")
+        made = bringup.bring_up(host, BED, identity, rundir=rundir, steps=Steps(), stack=stack, cpus=2)
         made.recorder.expect_end()
-        made.node("dns").container.remove()
+        made.nodes["dns"].container.remove()
         assert list(attach(host, deployed_beds(host)[0]).nodes) == ["sink"]
 
 

@@ -15,7 +15,6 @@ from orchestrator.agents.contract import LoadOrder
 from orchestrator.bed import builtin
 from orchestrator.errors import EngineFailed, InvalidInput, NodeDied, TimedOut
 from orchestrator.hosts import ContainerSpec, LogLine, Output, Overdue
-from orchestrator.hosts.fake import FakeHost
 from orchestrator.interrupts import Interrupted
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.plan import make_plan
@@ -28,6 +27,7 @@ from orchestrator.up.node import RunningNode
 from orchestrator.up.relay import Relay
 from orchestrator.up.sink import Sink
 from tests.unit import factory
+from tests.unit.hosts.fake import FakeHost
 
 REPORT = {
     "run": "00000000", "started": 1.0, "ended": 2.0, "offered": 1, "accepted": 1, "failed": {}, "unresolved": 0,
@@ -76,7 +76,7 @@ def up(tmp_path: Path, output: Output | None = None) -> Iterator[tuple[RecordedB
 
 def test_a_paused_node_continues_whatever_ends_its_block(tmp_path: Path) -> None:
     with up(tmp_path) as (bed, engine):
-        relay = bed.node("relay")
+        relay = bed.nodes["relay"]
 
         def fail() -> None:
             with relay.pause():
@@ -102,7 +102,7 @@ def test_a_signal_while_a_node_is_being_paused_leaves_it_running(
             interrupts._interrupt(signal.SIGTERM, None)
 
         monkeypatch.setattr(engine, "pause", paused)
-        with pytest.raises(Interrupted), bed.node("relay").pause():
+        with pytest.raises(Interrupted), bed.nodes["relay"].pause():
             pytest.fail("the block runs in spite of the signal")
         assert engine.found("relay").state == "running"
 
@@ -179,7 +179,7 @@ def test_a_probe_names_the_node_that_died(tmp_path: Path, monkeypatch: pytest.Mo
 
         def die(spec: ContainerSpec, command: tuple[str, ...]) -> Output:
             if "orchestrator.agents.probe" in command:
-                engine.end(bed.node("relay").container.id, 75)
+                engine.end(bed.nodes["relay"].container.id, 75)
             return answer(spec, command)
 
         engine.answer = die
@@ -246,10 +246,10 @@ def test_a_silent_command_ends_at_once_when_a_node_dies(tmp_path: Path, monkeypa
     with up(tmp_path) as (bed, engine):
         reading = bed.relay.node.lines(("cat",), 3600)
         assert next(reading) == "first"
-        engine.end(bed.node("load").container.id, 3)
+        engine.end(bed.nodes["load"].container.id, 3)
         with pytest.raises(NodeDied, match="node load"):
             next(reading)
-        assert bed.recorder._told == [], "nothing listens any more"
+        assert bed.recorder._on_death == [], "nothing listens any more"
     ended.set()
 
 
@@ -263,7 +263,7 @@ def test_a_fact_that_nothing_announces_is_looked_for_until_it_holds_the_time_is_
         assert not bed.until(lambda: False, 0.01, 0.001)
 
         def die() -> bool:
-            engine.end(bed.node("relay").container.id, 9)
+            engine.end(bed.nodes["relay"].container.id, 9)
             return False
 
         with pytest.raises(NodeDied, match="node relay"):

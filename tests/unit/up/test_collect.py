@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from orchestrator.bed.model import parse_bed
 from orchestrator.errors import EngineFailed, NodeDied
 from orchestrator.hosts import ContainerGone, ContainerSpec, LogLine, Node
-from orchestrator.hosts.fake import FakeHost, FakeNode
 from orchestrator.hosts.ownership import Identity, Kind, deployed_beds
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.plan import make_plan
@@ -25,6 +24,7 @@ from orchestrator.up.collect import recorder as recorder_module
 from orchestrator.up.collect.logs import Watch
 from orchestrator.up.collect.recorder import Recorder
 from orchestrator.up.collect.stats import FIGURES, point, rates
+from tests.unit.hosts.fake import FakeHost, FakeNode
 
 V1: dict[str, Any] = json.loads("""
 {"read":"2026-11-23T01:31:43.04446716Z","preread":"2026-11-23T01:31:42.039425212Z","pids_stats":{"current":1},
@@ -293,7 +293,7 @@ def test_whoever_waits_hears_of_it_when_an_end_cannot_be_learnt(
         script.end(EngineFailed("the end of container c1", "no engine", "see whether it runs"))
         assert recorder.died.wait(5)
         for wait in (recorder.check, lambda: line(recorder, watch, 60), lambda: recorder.await_end("relay", 60)):
-            with pytest.raises(EngineFailed, match=r"news of node relay.*no engine"):
+            with pytest.raises(EngineFailed, match=r"exit status of node relay.*no engine"):
                 wait()
     assert [fault.partition(":")[0] for fault in recorder.faults] == ["end of relay"]
 

@@ -12,10 +12,10 @@ import pytest
 from orchestrator.bed import builtin
 from orchestrator.errors import EngineFailed, InvalidInput, Problem, TimedOut
 from orchestrator.hosts import ContainerSpec
-from orchestrator.hosts.fake import FakeHost
 from orchestrator.plan import make_plan
 from orchestrator.up.inbox import Inbox
 from orchestrator.up.node import RunningNode
+from tests.unit.hosts.fake import FakeHost
 
 LATE = {"detail": {"needed": 2, "found": 1, "kept": 3, "last_attempts": ["450 later"]}}
 

@@ -16,7 +16,6 @@ from orchestrator.cli import beds
 from orchestrator.errors import EngineFailed, ExitCode, HostCannot, InvalidInput
 from orchestrator.hosts import Endpoint, NetworkSpec, capacity, docker, networks, ownership
 from orchestrator.hosts.cleaning import clean
-from orchestrator.hosts.fake import FakeHost
 from orchestrator.hosts.helper import HELPER
 from orchestrator.hosts.ownership import DeployedBed
 from orchestrator.up import keep
@@ -24,6 +23,7 @@ from orchestrator.up.collect.recorder import Recorder
 from orchestrator.up.keep import lifetime, up
 from tests.unit.cli import test_errors as test_cli_errors
 from tests.unit.cli.test_errors import Command
+from tests.unit.hosts.fake import FakeHost
 from tests.unit.hosts.test_ownership import silent
 from tests.unit.runs.test_runner import READING, Breaking, Steps
 
@@ -166,9 +166,8 @@ def test_a_guest_network_has_the_beds_name_and_is_removed_with_the_bed(
     assert bed.to_dict()["guests"] == {"network": "testbed-one-guests", "aliases": ["dns", "ns2"]}
     spec = engine.specs[bed.containers[0].id]
     assert spec.networks[-1] == Endpoint(network="testbed-one-guests", alias="dns")
-    monkeypatch.setattr(
-        engine, "disconnect", lambda network: ["visitor"] if bed.guests and network == bed.guests.id else []
-    )
+    guests = bed.guest_network
+    monkeypatch.setattr(engine, "disconnect", lambda network: ["visitor"] if guests and network == guests.id else [])
     ended = testbed("down", bed.id)
     assert "warning: disconnected container visitor from testbed-one-guests" in ended.err
     assert (ended.code, engine.find({})) == (0, [])
@@ -331,7 +330,7 @@ def test_a_bed_with_an_end_says_so_and_goes_when_it_has_come(
     assert timedelta(hours=1.9) < datetime.fromisoformat(bed.expires) - datetime.now(UTC) <= timedelta(hours=2)
     assert f"until {bed.expires}" in testbed("ps").out
     assert [found["expires"] for found in json.loads(testbed("ps", "--format", "json").out)] == [bed.expires]
-    assert clean(engine, everything=False, say=silent).removed == ()
+    assert clean(engine, everything=False, say=silent).removed == []
 
     over = call(a_bed().model_copy(update={"name": "two"}), life=timedelta(seconds=-1))
     assert (over.state, over.expired) == ("abandoned", True)

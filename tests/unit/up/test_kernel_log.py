@@ -4,8 +4,8 @@ import pytest
 
 from orchestrator.errors import EngineFailed
 from orchestrator.hosts import ContainerSpec, Output
-from orchestrator.hosts.fake import FakeHost
 from orchestrator.up.collect import kernel
+from tests.unit.hosts.fake import FakeHost
 
 OVERFLOW = "neighbour: arp_cache: neighbor table overflow!"
 PRINTED = f"""\
@@ -43,8 +43,9 @@ def test_lines_have_a_time_and_the_words_of_the_kernel() -> None:
 
 def test_only_what_an_earlier_reading_did_not_hold_is_newer() -> None:
     lines = kernel.lines(engine()[0], OVERFLOW)
-    assert kernel.newer(lines, lines[:1]) == lines[1:]
-    assert kernel.newer(lines, lines) == []
+    later = engine(stdout=PRINTED.replace("17600.50", "17600.49"))[0]
+    assert kernel.lines(later, OVERFLOW, lines[:1]) == lines[1:]
+    assert kernel.lines(later, OVERFLOW, lines) == []
 
 
 def test_a_log_that_may_not_be_read_is_told() -> None:

@@ -4,10 +4,10 @@ import pytest
 
 from orchestrator.bed import builtin
 from orchestrator.hosts import ContainerSpec, Output
-from orchestrator.hosts.fake import FakeHost
 from orchestrator.plan import make_plan
 from orchestrator.up.node import RunningNode
 from orchestrator.up.partition import partition
+from tests.unit.hosts.fake import FakeHost
 
 PLAN = make_plan(builtin.bed("mail"), cpus=1)
 

@@ -7,11 +7,11 @@ import pytest
 from orchestrator.bed import builtin
 from orchestrator.errors import InvalidInput
 from orchestrator.hosts import ContainerSpec, Output
-from orchestrator.hosts.fake import FakeHost
 from orchestrator.plan import make_plan
 from orchestrator.services import Queued
 from orchestrator.up.node import RunningNode
 from orchestrator.up.relay import Relay
+from tests.unit.hosts.fake import FakeHost
 
 LISTED = """\
 4A1

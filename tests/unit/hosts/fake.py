@@ -3,6 +3,7 @@
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -45,15 +46,15 @@ class FakeHost:
         self.images = FakeImages()
         self.specs: dict[str, ContainerSpec] = {}
         self._made: dict[str, Found] = {}
-        self._ended: dict[str, tuple[threading.Event, list[int]]] = {}
+        self._ended: dict[str, Future[int]] = {}
         self._lock, self._ids = threading.RLock(), itertools.count(1)
 
     def end(self, container: str, status: int) -> None:
         """End a container with this exit status."""
         made = self.found(container)
         self._made[made.id] = replace(made, state="exited", ports={})
-        self._ended[made.id][1].append(status)
-        self._ended[made.id][0].set()
+        with suppress(InvalidStateError):  # it has ended before
+            self._ended[made.id].set_result(status)
 
     def info(self) -> HostInfo:
         return HostInfo(**INFO, cpus=2, memory_b=8 << 30)
@@ -72,7 +73,7 @@ class FakeHost:
             for endpoint in spec.networks:
                 self.found(endpoint.network)
             made = self._add(Found(kind="container", id="", name=spec.name, labels=spec.labels, state="created"))
-            self.specs[made], self._ended[made] = spec, (threading.Event(), [])
+            self.specs[made], self._ended[made] = spec, Future()
             return self.node(made)
 
     def node(self, container: str) -> Node:
@@ -120,10 +121,8 @@ class FakeHost:
         except TimeoutError as late:
             raise Overdue(command, timeout) from late
 
-    def exec_lines(
-        self, container: str, command: Sequence[str], *, capabilities: Sequence[str] | None = None, timeout: float
-    ) -> Iterator[str]:
-        output = self.exec(container, command, capabilities=capabilities, timeout=timeout)
+    def exec_lines(self, container: str, command: Sequence[str], *, timeout: float, **_: object) -> Iterator[str]:
+        output = self.exec(container, command, timeout=timeout)
         yield from output.stdout.splitlines()
         if output.status:
             needed = f"{' '.join(command)[:200]} to succeed"
@@ -149,23 +148,20 @@ class FakeHost:
         return self.answer(spec, spec.command)
 
     def wait(self, container: str) -> int:
-        made = next((f.id for f in self._made.copy().values() if container in {f.id, f.name}), None)
+        made = self._named(container)
         if made is None:
             raise ContainerGone(container)
-        ended, statuses = self._ended[made]
-        ended.wait()
-        return statuses[0]
+        return self._ended[made.id].result()
 
     def remove(self, container: str) -> None:
         with self._lock:
-            if any(container in {f.id, f.name} for f in self._made.values()):
-                made = self.found(container)
+            if made := self._named(container):
                 self.end(made.id, 137)
                 del self._made[made.id]
 
     def remove_network(self, network: str) -> None:
         with self._lock:
-            for made in [f for f in self._made.values() if network in {f.id, f.name}]:
+            if made := self._named(network):
                 users = (self.specs[f.id] for f in self._made.values() if f.state == "running")
                 if any(e.network in {made.id, made.name} for spec in users for e in spec.networks):
                     raise EngineFailed(f"network {made.name} removed", "a container is on it", "remove that first")
@@ -179,10 +175,12 @@ class FakeHost:
         return [f for f in known if all(k in f.labels and v in {None, f.labels[k]} for k, v in labels.items())]
 
     def found(self, name: str) -> Found:
-        for made in list(self._made.values()):
-            if name in {made.id, made.name}:
-                return made
+        if made := self._named(name):
+            return made
         raise EngineFailed(f"{name} in the engine", "no such object", "make it")
+
+    def _named(self, name: str) -> Found | None:
+        return next((made for made in self._made.copy().values() if name in {made.id, made.name}), None)
 
     def _add(self, made: Found) -> str:
         if any(made.name == other.name for other in self._made.values()):
