@@ -158,10 +158,13 @@ class MailBed(Definition):
 
         Raises:
             InvalidInput: the bed is not up.
+            NodeDied: a node of it has ended, and this process brought it up.
         """
         if self._running is None:
             found = "it was stopped" if self._id else "it was not started"
             raise InvalidInput("a bed that is up", found, "use `with MailBed() as bed:`")
+        if isinstance(self._running, RecordedBed):
+            self._running.check()
         return self._running
 
     @property
@@ -172,7 +175,8 @@ class MailBed(Definition):
     @property
     def inbox(self) -> BedInbox:
         """The inbox, to which all mail comes."""
-        return self._inbox or BedInbox(self.running, self.rules)
+        running = self.running
+        return self._inbox or BedInbox(running, self.rules)
 
     @property
     def dns(self) -> BedDns:
@@ -238,8 +242,9 @@ class MailBed(Definition):
         """
         recipients = [to] if isinstance(to, str) else list(to)
         source = f"test@{self._bed.domain_names[0]}" if sender is None else sender
-        made = message or outgoing.compose(recipients, source, subject, text, attachments or {})
-        outgoing.send(self.relay.host, self.relay.port, made, source, recipients)
+        if message is None:
+            message = outgoing.compose(recipients, source, subject, text, attachments or {})
+        outgoing.send(self.relay.host, self.relay.port, message, source, recipients)
 
     def settle(self, timeout: float = 10.0) -> None:
         """Wait up to ``timeout`` seconds until no mail is queued, deferred or on its way.
