@@ -2,8 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from queue import SimpleQueue
@@ -179,14 +179,28 @@ class RunningNode:
         """From now on, do not count the end of this node as a death."""
         self.recording.expect_end(self.name)
 
+    def on_death(self, act: Callable[[], None]) -> AbstractContextManager[None]:
+        """Call ``act`` in another thread if a node of the bed ends during the block, or has ended before it."""
+        return self.recorder.telling(lambda _: act()) if self.recorder else nullcontext()
+
+    def cause(self, error: EngineFailed) -> EngineFailed:
+        """Return NodeDied, or the loss of news about the nodes, if that came before ``error``; otherwise ``error``."""
+        if self.recorder:
+            try:
+                self.recorder.check()
+                with suppress(EngineFailed):
+                    self.recorder.await_end(self.name, NEWS_S)
+                self.recorder.check()
+            except EngineFailed as first:
+                return first
+        return error
+
     @contextmanager
     def _death_first(self) -> Iterator[None]:
         """Replace EngineFailed by NodeDied if a node of the bed has ended."""
         try:
             yield
-        except EngineFailed:
-            if self.recorder:
-                with suppress(EngineFailed):
-                    self.recorder.await_end(self.name, NEWS_S)
-                self.recorder.check()
+        except EngineFailed as error:
+            if (cause := self.cause(error)) is not error:
+                raise cause from error
             raise
