@@ -122,7 +122,7 @@ def pytest_configure_node(node: Any) -> None:
     node.workerinput["testbed"] = {"folder": str(stash[_SHARED].folder), "controller": os.getpid()}
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter", config: pytest.Config) -> None:
     """In a controller of pytest-xdist: name the beds that stay up."""
     shared = config.stash.get(_SHARED, None)
     if shared and any(shared.folder.glob("*.json")):
