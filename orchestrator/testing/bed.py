@@ -13,7 +13,7 @@ from typing import Self
 from orchestrator.bed.model import Bed
 from orchestrator.bed.wiring import AUTHORITY
 from orchestrator.errors import EngineFailed, InvalidInput
-from orchestrator.hosts import Host, docker
+from orchestrator.hosts import LOOPBACK, Host, docker
 from orchestrator.hosts.ownership import Kind, deployed_beds
 from orchestrator.testing import life, outgoing, traffic
 from orchestrator.testing.definition import Definition
@@ -38,10 +38,19 @@ class MailBed(Definition):
         bed: the name of a built-in bed, a YAML file, or a bed in Python.
         host: the engine; by default that of the docker command.
         name: name of the bed, as ``testbed ps`` shows it.
+        publish_at: address of the engine's machine on which the ports are published. An engine on another machine
+            needs ``0.0.0.0``, or one of its addresses; then every machine that reaches it can use the bed.
     """
 
-    def __init__(self, bed: str | Path | Bed = "mail", *, host: Host | None = None, name: str | None = None) -> None:
-        self._host = host
+    def __init__(
+        self,
+        bed: str | Path | Bed = "mail",
+        *,
+        host: Host | None = None,
+        name: str | None = None,
+        publish_at: str = LOOPBACK,
+    ) -> None:
+        self._host, self._publish_at = host, publish_at
         self._files, self._stack = ExitStack(), ExitStack()
         self._running: RunningBed | None = None
         self._inbox: BedInbox | None = None
@@ -92,7 +101,7 @@ class MailBed(Definition):
         with ExitStack() as files, ExitStack() as stack:
             if kind is Kind.RUN and not owner:
                 stack.enter_context(guarded())
-            self._take(*life.start(host, self._bed, kind=kind, owner=owner, files=files, stack=stack))
+            self._take(*life.start(host, self._bed, self._publish_at, kind=kind, owner=owner, files=files, stack=stack))
             self._files, self._stack = files.pop_all(), stack.pop_all()
         atexit.register(self._stop_at_exit, os.getpid())
         return self
@@ -149,21 +158,25 @@ class MailBed(Definition):
 
         Raises:
             InvalidInput: the bed is not up.
+            NodeDied: a node of it has ended, and this process brought it up.
         """
         if self._running is None:
             found = "it was stopped" if self._id else "it was not started"
             raise InvalidInput("a bed that is up", found, "use `with MailBed() as bed:`")
+        if isinstance(self._running, RecordedBed):
+            self._running.check()
         return self._running
 
     @property
     def relay(self) -> BedRelay:
         """The relay, to which the program under test sends its mail."""
-        return BedRelay(self.running.relay)
+        return BedRelay(self.running.relay, self.inbox.api.address)
 
     @property
     def inbox(self) -> BedInbox:
         """The inbox, to which all mail comes."""
-        return self._inbox or BedInbox(self.running, self.rules)
+        running = self.running
+        return self._inbox or BedInbox(running, self.rules)
 
     @property
     def dns(self) -> BedDns:
@@ -229,8 +242,9 @@ class MailBed(Definition):
         """
         recipients = [to] if isinstance(to, str) else list(to)
         source = f"test@{self._bed.domain_names[0]}" if sender is None else sender
-        made = message or outgoing.compose(recipients, source, subject, text, attachments or {})
-        outgoing.send(self.relay.host, self.relay.port, made, source, recipients)
+        if message is None:
+            message = outgoing.compose(recipients, source, subject, text, attachments or {})
+        outgoing.send(self.relay.host, self.relay.port, message, source, recipients)
 
     def settle(self, timeout: float = 10.0) -> None:
         """Wait up to ``timeout`` seconds until no mail is queued, deferred or on its way.

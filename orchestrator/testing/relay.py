@@ -9,13 +9,10 @@ from orchestrator.up.relay import Relay
 class BedRelay:
     """The relay. Methods raise EngineFailed if the engine refuses, or NodeDied if a node has ended."""
 
-    def __init__(self, relay: Relay) -> None:
+    def __init__(self, relay: Relay, host: str) -> None:
         self._relay = relay
-
-    @property
-    def host(self) -> str:
-        """Address on which the relay takes mail."""
-        return self._relay.node.published_at
+        self.host = host
+        """IP address at which the relay takes mail."""
 
     @property
     def port(self) -> int:
