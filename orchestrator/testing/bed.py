@@ -3,6 +3,7 @@
 import atexit
 import os
 import secrets
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -92,6 +93,7 @@ class MailBed:
                     stack=stack,
                     cpus=cpus,
                     statistics=False,
+                    labels=self._labels(),
                 )
             found = {one.labels[NODE]: one.ports for one in host.find({ID: identity.id}) if NODE in one.labels}
             nodes = {name: replace(node, ports=found[name]) for name, node in live.nodes.items()}
@@ -99,6 +101,10 @@ class MailBed:
             self._stack = stack.pop_all()
         atexit.register(self._stop_at_exit, os.getpid())
         return self
+
+    def _labels(self) -> Mapping[str, str]:
+        """Return further labels of the bed's objects."""
+        return {}
 
     def _take(self, id_: str, running: RunningBed) -> None:
         self._id, self._running, self._inbox = id_, running, BedInbox(running.inbox)
