@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli import beds, bisect, inspection, machine, mail, run, shell
+from orchestrator.cli import beds, bisect, images, inspection, machine, mail, run, shell
 from orchestrator.cli.verbosity import verbose
 
 app = typer.Typer(
@@ -45,7 +45,7 @@ _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Ask": (inspection.analyze, inspection.capsule, inspection.runs, inspection.list_),
     "Beds": (beds.up, beds.down, beds.ps, beds.logs, beds.exec_, beds.stats, beds.plan, beds.graph, beds.schema),
     "Mail and DNS of a bed": (mail.wait_mail, mail.inbox),
-    "This machine": (machine.setup, machine.doctor, machine.images, machine.clean),
+    "This machine": (machine.setup, machine.doctor, machine.clean),
 }
 for panel, commands in _PANELS.items():
     for command in commands:
@@ -53,6 +53,7 @@ for panel, commands in _PANELS.items():
         app.command(command.__name__.rstrip("_").replace("_", "-"), cls=kind, rich_help_panel=panel)(verbose(command))
 
 
+app.add_typer(images.app, name="images", rich_help_panel="This machine")
 app.add_typer(mail.dns_app, name="dns", rich_help_panel="Mail and DNS of a bed")
 
 

@@ -260,9 +260,9 @@ class BindContainer(NodeContainer):
     def get_udp_port(self) -> int:
         """Return the published port of DNS over UDP; ``get_exposed_port(53)`` is that of TCP."""
         client = self.get_docker_client()
-        return (
-            int(client.port(self.get_container_id(), "53/udp")) if client.get_connection_mode().use_mapped_port else 53
-        )  # type: ignore[arg-type]  # the SDK takes a protocol, too
+        if not client.get_connection_mode().use_mapped_port:
+            return 53
+        return int(client.port(self.get_container_id(), "53/udp"))  # type: ignore[arg-type]  # the SDK takes that
 
 
 class PostfixContainer(NodeContainer):
