@@ -19,6 +19,7 @@ from threading import Event, Thread
 from typing import Any
 
 from orchestrator.bed.model import Bed
+from orchestrator.errors import EngineFailed
 from orchestrator.hosts import LOOPBACK, Found, Host
 
 ID, BED, NODE, SERVICE, KIND, OWNER, CREATED, EXPIRES, NODES, PRIVATE, NEIGHBOURS, DEFINITION, PUBLISHED_AT = (
@@ -169,13 +170,14 @@ def _started(pid: int) -> str | None:
     return None if state in "ZX" else fields[18]
 
 
-def _owner(pid: int) -> str:
+def owner_label(pid: int) -> str:
+    """Return the OWNER label of a process or thread of this machine."""
     return "/".join((*_machine(), str(pid), str(_started(pid))))
 
 
 def this_process() -> str:
     """Return the OWNER label of objects that this process makes."""
-    return _owner(os.getpid())
+    return owner_label(os.getpid())
 
 
 @contextmanager
@@ -186,7 +188,7 @@ def bringing_up() -> Iterator[str]:
     thread.start()
     pid = thread.native_id or 0
     try:
-        yield _owner(pid)
+        yield owner_label(pid)
     finally:
         over.set()
         thread.join()
@@ -280,6 +282,20 @@ class DeployedBed:
     def node(self, name: str) -> Found | None:
         """Return the container of a node; ``None`` if there is none."""
         return next((c for c in self.containers if c.labels.get(NODE) == name), None)
+
+    def check_kept(self, name: str) -> None:
+        """Raise EngineFailed if the container of a node was removed."""
+        if name in self.lost:
+            do = f"`testbed down {self.id}`, then `testbed up` again"
+            raise EngineFailed(f"node {name} of bed {self.bed}", "its container was removed", do)
+
+    def check_running(self, name: str) -> None:
+        """Raise EngineFailed if a node has ended, or its container was removed."""
+        self.check_kept(name)
+        container = self.node(name)
+        if container and container.state != "running":
+            do = f"see `testbed logs --bed {self.id} {name}`"
+            raise EngineFailed(f"node {name} running", f"it is {container.state}", do)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for a script."""

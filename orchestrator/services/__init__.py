@@ -144,6 +144,36 @@ class Service(Protocol[S]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Queued:
+    """A message in a relay's queue."""
+
+    id: str
+    sender: str
+    """Of the envelope; empty: a notification."""
+    recipients: Mapping[str, str]
+    """Recipient that is still to be served -> reason of the last failed attempt, empty before one."""
+    state: str
+    """``deferred``: it waits for its next attempt; ``hold``: it waits for the administrator; else it is on its way."""
+
+    @property
+    def on_its_way(self) -> bool:
+        """Whether its next attempt waits for nothing."""
+        return self.state not in {"deferred", "hold"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """Commands that list a relay's queue."""
+
+    command: tuple[str, ...]
+    """Misses no message that moves meanwhile."""
+    read: Callable[[str], Sequence[Queued]]
+    """Converts the command's output. A message that moved meanwhile may lack sender and recipients."""
+    head: Callable[[str], tuple[str, ...]]
+    """Command that prints the header section of a message, by its id; it fails once the message has left."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Queue:
     """Commands that read and flush a relay's queue."""
 
@@ -152,6 +182,8 @@ class Queue:
     """Converts the command's output to the number of messages."""
     flush: tuple[str, ...] | None = None
     """Command that retries every queued message now; ``None``: the relay has no such command."""
+    listing: Listing | None = None
+    """``None``: the relay cannot list its queue."""
 
 
 @runtime_checkable

@@ -1,5 +1,6 @@
 """Postfix as a relay to thousands of domains: takes mail over SMTP, sends it by MX, delivers none locally."""
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated
@@ -10,7 +11,18 @@ from orchestrator.bed.addressing import twin
 from orchestrator.bed.model import Families, Strict
 from orchestrator.bed.wiring import CERTIFICATE, CONTROL, DIRECTORY
 from orchestrator.errors import InvalidInput
-from orchestrator.services import Override, Queue, RelayLog, Rendered, Role, Site, postfix_config, postfix_log
+from orchestrator.services import (
+    Listing,
+    Override,
+    Queue,
+    Queued,
+    RelayLog,
+    Rendered,
+    Role,
+    Site,
+    postfix_config,
+    postfix_log,
+)
 from orchestrator.services.postfix_config import MAIN, MASTER
 
 _OWN = {
@@ -157,6 +169,10 @@ until [ "$(listening)" = "$before" ]; do sleep 0.02; done
 
 _QUEUE = ("deferred", "incoming", "active", "deferred", "hold")
 """Queue directories in the order in which messages move, so that a listing misses no message that moves during it."""
+_FIND = (  # a message that moves during the listing is no error
+    *("find", *(f"/var/spool/postfix/{name}" for name in _QUEUE)),
+    *("-ignore_readdir_race", "-type", "f", "-printf", "%f\\n"),
+)
 
 
 _Word = Annotated[str, StringConstraints(pattern=r"^[ -~]{1,255}$")]
@@ -173,6 +189,21 @@ class Settings(Strict):
     and AUTH on ports 587 (RFC 6409) and 465 (RFC 8314). A user's own main.cf or master.cf has its own settings."""
 
 
+def _entries(printed: str) -> list[Queued]:
+    """Read the ids that find(1) printed, and then what postqueue(1) says about each message that it has seen."""
+    found: dict[str, Queued] = {}
+    for line in printed.splitlines():
+        if line.startswith("{"):
+            one = json.loads(line)
+            reasons = {to["address"]: to.get("delay_reason", "") for to in one["recipients"]}
+            sender = "" if one["sender"] == "MAILER-DAEMON" else one["sender"]
+            id_, state = one["queue_id"], one["queue_name"]
+            found[id_] = Queued(id=id_, sender=sender, recipients=reasons, state=state)
+        else:
+            found.setdefault(line, Queued(id=line, sender="", recipients={}, state="moving"))
+    return list(found.values())
+
+
 class Postfix:
     """The service."""
 
@@ -185,12 +216,14 @@ class Postfix:
     ready = re.compile(r"postfix/master\[\d+\]: daemon started ")
     version = ("postconf", "-h", "mail_version")
     queue = Queue(
-        command=(  # a message that moves during the listing is no error
-            *("find", *(f"/var/spool/postfix/{name}" for name in _QUEUE)),
-            *("-ignore_readdir_race", "-type", "f", "-printf", "%f\\n"),
-        ),
+        command=_FIND,
         length=lambda printed: len(set(printed.split())),  # a message keeps its file name
         flush=("postqueue", "-f"),
+        listing=Listing(
+            command=("sh", "-euc", '"$@"; exec postqueue -j', "sh", *_FIND),
+            read=_entries,
+            head=lambda id_: ("postcat", "-hq", id_),
+        ),
     )
     restart = ("sh", "-euc", _RESTART)
 

@@ -15,9 +15,48 @@ Names and semantics here are a public promise. Errors of a bed are those of ``or
 expectation are AssertionErrors of ``orchestrator.testing.failure``.
 """
 
-from orchestrator.testing.bed import MailBed
-from orchestrator.testing.failure import NotArrived
-from orchestrator.testing.mailbox import Mailbox
-from orchestrator.testing.message import Message
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["MailBed", "Mailbox", "Message", "NotArrived"]
+if TYPE_CHECKING:
+    from orchestrator.testing.bed import MailBed
+    from orchestrator.testing.failure import Missing, NotArrived, Unexpected, Unsettled
+    from orchestrator.testing.mailbox import Mailbox
+    from orchestrator.testing.message import Attachment, Link, Message
+    from orchestrator.testing.plugin import mail_bed_fixture
+    from orchestrator.testing.rules import Rule
+
+_MODULES = {
+    "MailBed": "bed",
+    "Missing": "failure",
+    "NotArrived": "failure",
+    "Unexpected": "failure",
+    "Unsettled": "failure",
+    "Mailbox": "mailbox",
+    "Attachment": "message",
+    "Link": "message",
+    "Message": "message",
+    "Rule": "rules",
+    "mail_bed_fixture": "plugin",
+}
+
+__all__ = [
+    "Attachment",
+    "Link",
+    "MailBed",
+    "Mailbox",
+    "Message",
+    "Missing",
+    "NotArrived",
+    "Rule",
+    "Unexpected",
+    "Unsettled",
+    "mail_bed_fixture",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name at its first use (PEP 562): a conftest.py of pytest costs no second at each start."""
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,49 +1,65 @@
-"""A bed in a test: its life, and what the whole bed does."""
+"""A bed in a test: how it is built, its life, and what the whole bed does."""
 
 import atexit
 import os
 import secrets
-from collections.abc import Mapping
-from contextlib import ExitStack
-from dataclasses import replace
+import ssl
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, ExitStack
+from email.message import EmailMessage
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Self
 
-from orchestrator.bed import builtin
 from orchestrator.bed.model import Bed
-from orchestrator.errors import InvalidInput
-from orchestrator.hosts import Host, cleaning, docker
-from orchestrator.hosts.ownership import ID, NODE, Kind, deployed_beds
-from orchestrator.measurements.rundir import RunDir
-from orchestrator.plan import make_plan
+from orchestrator.bed.wiring import AUTHORITY
+from orchestrator.errors import EngineFailed, InvalidInput
+from orchestrator.hosts import LOOPBACK, Host, docker
+from orchestrator.hosts.ownership import Kind, deployed_beds
+from orchestrator.testing import life, outgoing, traffic
+from orchestrator.testing.definition import Definition
+from orchestrator.testing.dns import BedDns
 from orchestrator.testing.inbox import BedInbox
 from orchestrator.testing.mailbox import Mailbox
-from orchestrator.testing.progress import Logged
 from orchestrator.testing.relay import BedRelay
+from orchestrator.testing.rules import Rule
 from orchestrator.testing.watchdog import guarded
-from orchestrator.up.admission import admit, features_explained, reading
 from orchestrator.up.attach import attach
-from orchestrator.up.bed import RunningBed
-from orchestrator.up.bringup import bring_up, verify
+from orchestrator.up.bed import RecordedBed, RunningBed
+from orchestrator.up.partition import partition
 
 
-class MailBed:
-    """A bed: a relay, DNS and an inbox in containers. Nothing leaves it, and it ends with the process that started it.
+class MailBed(Definition):
+    """A relay, DNS and an inbox in containers. Nothing leaves the bed, and it ends with the process that started it.
+
+    A context manager: ``with MailBed() as bed:``. The methods ``with_...`` change the bed before its start, and return
+    it: ``MailBed().with_domains("shop.example").start()``.
 
     Args:
         bed: the name of a built-in bed, a YAML file, or a bed in Python.
-        host: the engine; by default the one that the docker command uses.
-        name: name of the bed, shown by ``testbed ps``.
+        host: the engine; by default that of the docker command.
+        name: name of the bed, as ``testbed ps`` shows it.
+        publish_at: address of the engine's machine on which the ports are published. An engine on another machine
+            needs ``0.0.0.0``, or one of its addresses; then every machine that reaches it can use the bed.
     """
 
-    def __init__(self, bed: str | Path | Bed = "mail", *, host: Host | None = None, name: str | None = None) -> None:
-        self._bed = bed if isinstance(bed, Bed) else builtin.bed(str(bed), called=name)
-        self._host = host
-        self._stack = ExitStack()
+    def __init__(
+        self,
+        bed: str | Path | Bed = "mail",
+        *,
+        host: Host | None = None,
+        name: str | None = None,
+        publish_at: str = LOOPBACK,
+    ) -> None:
+        self._host, self._publish_at = host, publish_at
+        self._files, self._stack = ExitStack(), ExitStack()
         self._running: RunningBed | None = None
-        self._id = ""
         self._inbox: BedInbox | None = None
+        self._id = ""
+        self.rules: list[Rule] = []
+        """Rules and faults that this object made, the oldest first, with those that were removed."""
+        super().__init__(bed, name)
+
+    # ------------------------------------------------------------------------------------------------------- its life
 
     @classmethod
     def attach(cls, id_: str, *, host: Host | None = None) -> Self:
@@ -63,63 +79,75 @@ class MailBed:
         return made
 
     def start(self) -> Self:
-        """Bring the bed up; idempotent.
+        """Bring the bed up; idempotent. Missing images are built first. Progress goes to ``logging``.
 
         Raises:
             HostCannot: the host lacks something that the bed needs.
-            EngineFailed: no engine answers, or the bring-up failed.
+            EngineFailed: no engine answers, or the bring-up failed; the notes have the logs of the nodes.
+        """
+        return self.start_as(Kind.RUN)
+
+    def start_as(self, kind: Kind, *, owner: str = "") -> Self:
+        """Bring the bed up as ``start`` does, for the pytest plugin.
+
+        A bed of ``Kind.UP`` gets a name that no other bed has. ``owner``: as in ``Identity``; a bed of another process
+        gets no watchdog.
         """
         if self._running is not None:
             return self
+        if kind is Kind.UP:
+            self._change(name=f"{self._bed.name}-{secrets.token_hex(2)}")
         host = self._host or docker.connect()
-        steps = Logged()
-        with ExitStack() as stack:
-            stack.enter_context(guarded())
-            folder = Path(stack.enter_context(TemporaryDirectory(prefix="testbed-")))
-            cpus = host.info().cpus
-            with reading(host) as read:
-                plan = make_plan(self._bed, cpus=cpus)
-                verify(plan)
-                cleaning.make_way(host, steps.say)
-                admit(host, plan, read, disk=folder, steps=steps)
-            rundir = RunDir.create(folder, "testing")
-            with features_explained(host, plan.needs):
-                identity, live = bring_up(
+        with ExitStack() as files, ExitStack() as stack:
+            if kind is Kind.RUN and not owner:
+                stack.enter_context(guarded())
+            self._take(
+                *life.start(
                     host,
                     self._bed,
-                    kind=Kind.RUN,
-                    rundir=rundir,
-                    steps=steps,
+                    self._publish_at,
+                    kind=kind,
+                    owner=owner,
+                    files=files,
                     stack=stack,
-                    cpus=cpus,
-                    statistics=False,
                     labels=self._labels(),
                 )
-            found = {one.labels[NODE]: one.ports for one in host.find({ID: identity.id}) if NODE in one.labels}
-            nodes = {name: replace(node, ports=found[name]) for name, node in live.nodes.items()}
-            self._take(identity.id, replace(live, nodes=nodes))
-            self._stack = stack.pop_all()
+            )
+            self._files, self._stack = files.pop_all(), stack.pop_all()
         atexit.register(self._stop_at_exit, os.getpid())
         return self
 
     def _labels(self) -> Mapping[str, str]:
-        """Return further labels of the bed's objects."""
+        """Return labels of another tool for the bed's objects."""
         return {}
 
-    def _take(self, id_: str, running: RunningBed) -> None:
-        self._id, self._running, self._inbox = id_, running, BedInbox(running.inbox)
-        self.begin()
-
     def stop(self) -> None:
-        """Remove the bed, if this object brought it up; idempotent."""
+        """Remove the bed, unless another process started it; idempotent.
+
+        Raises:
+            EngineFailed: a part of it could not be removed; `testbed clean` tries again.
+        """
         self._running = self._inbox = None
         atexit.unregister(self._stop_at_exit)
-        self._stack.close()
+        with self._files:
+            self._stack.close()
+
+    def leave(self) -> None:
+        """Give the bed up without its removal: another process takes it down, or it stays up."""
+        if isinstance(self._running, RecordedBed):
+            self._running.recorder.close(timeout=0)
+        self._stack.pop_all()
+        self.stop()
 
     def _stop_at_exit(self, pid: int) -> None:
-        """Stop at the end of the process that started the bed, and not of a child that it forked."""
+        """Stop at the end of the process that started the bed, and not at that of a process that it forked."""
         if os.getpid() == pid:
             self.stop()
+
+    def _take(self, id_: str, running: RunningBed) -> None:
+        inbox = BedInbox(running, self.rules)
+        inbox.begin()
+        self._id, self._running, self._inbox = id_, running, inbox
 
     def __enter__(self) -> Self:
         return self.start()
@@ -127,40 +155,119 @@ class MailBed:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    # ------------------------------------------------------------------------------------------------------ its parts
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the bed is up."""
+        return self._running is not None
+
     @property
     def id(self) -> str:
-        """Id of the bed, as ``testbed ps`` shows it: ``attach`` takes it in another process."""
+        """Id of the bed, as ``testbed ps`` shows it; ``attach`` takes it in another process."""
         return self._id
 
     @property
     def running(self) -> RunningBed:
-        """The handle that scenarios hold, too.
+        """The handle that scenarios have.
 
         Raises:
             InvalidInput: the bed is not up.
         """
         if self._running is None:
-            raise InvalidInput("a bed that is up", "it was not started, or was stopped", "use `with MailBed() as bed:`")
+            found = "it was stopped" if self._id else "it was not started"
+            raise InvalidInput("a bed that is up", found, "use `with MailBed() as bed:`")
         return self._running
 
     @property
     def relay(self) -> BedRelay:
         """The relay, to which the program under test sends its mail."""
-        return BedRelay(self.running.relay)
+        return BedRelay(self.running.relay, self.inbox.api.address)
 
     @property
     def inbox(self) -> BedInbox:
         """The inbox, to which all mail comes."""
-        return self._inbox or BedInbox(self.running.inbox)
+        return self._inbox or BedInbox(self.running, self.rules)
 
-    def begin(self) -> None:
-        """Set the mark: from now on, ``wait_for``, ``messages`` and ``expect_none`` look only at later mail."""
-        self.inbox.begin()
+    @property
+    def dns(self) -> BedDns:
+        """The DNS of the bed."""
+        return BedDns(self.running.dns, self.rules)
 
-    def mailbox(self) -> Mailbox:
-        """Return an address that no other test has, in the first domain of the bed."""
-        return Mailbox(f"{secrets.token_hex(6)}@{self._bed.domain_names[0]}", self.inbox)
+    @property
+    def ca(self) -> str:
+        """Certificate of the bed's authority (PEM); the certificates of its nodes name 127.0.0.1 and localhost."""
+        content = self.running.relay.node.container.read_file(AUTHORITY)
+        if content is None:
+            raise EngineFailed(f"{AUTHORITY} in the relay", "no such file", "report it")
+        return content.decode()
+
+    @property
+    def ssl_context(self) -> ssl.SSLContext:
+        """A client's TLS context that trusts the bed alone."""
+        return ssl.create_default_context(cadata=self.ca)
+
+    @property
+    def network(self) -> str:
+        """Name of the network that other containers may join.
+
+        Raises:
+            InvalidInput: the bed was started without ``with_network``.
+        """
+        deployed = next((one for one in deployed_beds(self.running.host) if one.id == self._id), None)
+        if deployed is None or deployed.guests is None:
+            raise InvalidInput("a network for other containers", "the bed has none", "start it after with_network()")
+        return deployed.guests.name
 
     def get_connection_url(self) -> str:
-        """Return the address of the relay as a URL: ``smtp://127.0.0.1:32768``."""
+        """Return the address of the relay: ``smtp://127.0.0.1:32768``."""
         return f"smtp://{self.relay.host}:{self.relay.port}"
+
+    # ----------------------------------------------------------------------------------------------------- in a test
+
+    def begin(self) -> None:
+        """Set the mark: messages that arrived before this call do not count any longer."""
+        self.inbox.begin()
+
+    def mailbox(self, domain: str | None = None) -> Mailbox:
+        """Return an address that no other test has, by default in the first domain of the bed."""
+        return Mailbox(f"{secrets.token_hex(6)}@{domain or self._bed.domain_names[0]}", self.inbox)
+
+    def send(
+        self,
+        message: EmailMessage | bytes | None = None,
+        *,
+        to: str | Iterable[str],
+        sender: str | None = None,
+        subject: str = "",
+        text: str = "",
+        attachments: Mapping[str, bytes] | None = None,
+    ) -> None:
+        """Send a message through the relay, which accepts it: ``message`` as it is, or one made of the other arguments.
+
+        ``to`` and ``sender`` are the envelope's; ``sender`` is by default ``test@`` the first domain. ``attachments``:
+        file name -> content.
+
+        Raises:
+            smtplib.SMTPException: the relay refused it.
+        """
+        recipients = [to] if isinstance(to, str) else list(to)
+        source = f"test@{self._bed.domain_names[0]}" if sender is None else sender
+        made = message or outgoing.compose(recipients, source, subject, text, attachments or {})
+        outgoing.send(self.relay.host, self.relay.port, made, source, recipients)
+
+    def settle(self, timeout: float = 10.0) -> None:
+        """Wait up to ``timeout`` seconds until no mail is queued, deferred or on its way.
+
+        Raises:
+            Unsettled: some is; the text lists it.
+        """
+        traffic.settle(self.running, timeout)
+
+    def pause(self, node: str) -> AbstractContextManager[None]:
+        """Stop a node's processes during the block (cgroup freezer): its connections stay open, and nothing answers."""
+        return self.running.running(node).pause()
+
+    def partition(self, one: str, other: str) -> AbstractContextManager[None]:
+        """Let nothing pass between two nodes during the block, without an error, as over a broken network."""
+        return partition(self.running.plan, self.running.running(one), self.running.running(other))

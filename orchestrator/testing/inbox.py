@@ -1,51 +1,161 @@
-"""The inbox of a bed in a test: waits for mail."""
+"""The inbox of a bed in a test: waits for mail, expects none, and makes rules."""
 
-from typing import Any
+import time
+from collections.abc import Mapping
+from typing import Any, Unpack
 
 from orchestrator.errors import TimedOut
-from orchestrator.testing.failure import NotArrived
+from orchestrator.testing import conditions as words
+from orchestrator.testing import evidence
+from orchestrator.testing.aio import AsyncInbox
+from orchestrator.testing.conditions import Conditions, merged, named, wording
+from orchestrator.testing.failure import NotArrived, Unexpected, part
 from orchestrator.testing.message import Message
-from orchestrator.up.inbox import Inbox
+from orchestrator.testing.rules import MakesRules, Rule
+from orchestrator.testing.traffic import POLL_S, Search, Traffic, entry
+from orchestrator.up.bed import RunningBed
 
 
-class BedInbox:
-    """The inbox of a bed."""
+class BedInbox(MakesRules):
+    """The inbox. Only messages that arrived after the mark count (``MailBed.begin``).
 
-    def __init__(self, inbox: Inbox) -> None:
-        self._inbox = inbox
-        self._after = 0
+    Methods with conditions raise InvalidInput for conditions that the inbox cannot read, and EngineFailed if it does
+    not answer. Rules that its methods make stay in force until they are removed.
+    """
+
+    def __init__(self, bed: RunningBed, made: list[Rule]) -> None:
+        self._bed, self._made = bed, made
+        self.api = bed.inbox
+        """The inbox as commands hold it: its HTTP API."""
+        self._after = self._since = 0
 
     @property
     def url(self) -> str:
-        """Address of the web page and the API."""
-        return self._inbox.url
+        """Address of the web page and the HTTP API, without a slash at its end."""
+        return self.api.url
+
+    @property
+    def aio(self) -> AsyncInbox:
+        """The same for coroutines."""
+        return AsyncInbox(self)
 
     def begin(self) -> None:
-        """From now on, look only at mail that arrives after this call."""
-        newest = self._inbox.messages(limit=1)["messages"]
-        self._after = newest[0]["id"] if newest else 0
+        """Set the mark: messages that arrived before this call do not count any longer."""
+        newest = self.api.messages(limit=1)
+        self._after = newest["messages"][0]["id"] if newest["messages"] else 0
+        self._since = newest["cursor"]
 
-    def wait_for(self, *, timeout: float = 10.0, **conditions: Any) -> Message:
-        """Wait up to ``timeout`` seconds for a message that arrived after the mark and return the first one.
+    def wait_for(
+        self, *, timeout: float = 10.0, after: Message | None = None, **conditions: Unpack[Conditions]
+    ) -> Message:
+        """Return the first message that meets all conditions, as soon as it arrives; it may have arrived before.
+
+        ``timeout``: in seconds, at most 600. ``after``: a message; only later ones count.
 
         Raises:
             NotArrived: none came in time.
         """
+        request = self.request(1, timeout, conditions, after)
         try:
-            found = self._inbox.wait(timeout=timeout, after=self._after, **_words(conditions))
-        except TimedOut as late:
-            raise NotArrived(str(late)) from None
-        return self._message(found[-1])
+            return self.received(self.api.wait(**request))[0]
+        except TimedOut:
+            raise self.not_arrived(request, conditions) from None
 
-    def messages(self, **conditions: Any) -> list[Message]:
-        """Return the messages that match and arrived after the mark, the oldest first."""
-        found = self._inbox.messages(limit=1000, after=self._after, **_words(conditions))["messages"]
-        return [self._message(one) for one in reversed(found)]
+    def wait_for_all(
+        self,
+        *wanted: Conditions,
+        count: int = 1,
+        timeout: float = 10.0,
+        **conditions: Unpack[Conditions],
+    ) -> list[Message]:
+        """Wait for ``count`` messages for each of ``wanted``, in one time limit; ``conditions`` hold for all of them.
 
-    def _message(self, summary: dict[str, Any]) -> Message:
-        return Message(summary, self._inbox.raw)
+        ``wait_for_all({"to": ann}, {"to": bob}, subject="Welcome")`` or ``wait_for_all(count=3, to=ann)``. The messages
+        are returned in the order of ``wanted``, and in that of their arrival for each; one may stand for several.
 
+        Raises:
+            NotArrived: fewer came in time.
+        """
+        deadline = time.monotonic() + timeout
+        found: list[Message] = []
+        for one in merged(wanted, conditions):
+            request = self.request(count, max(0.0, deadline - time.monotonic()), one)
+            try:
+                found += self.received(self.api.wait(**request))[:count]
+            except TimedOut:
+                raise self.not_arrived({**request, "timeout": timeout}, one) from None
+        return found
 
-def _words(conditions: dict[str, Any]) -> dict[str, Any]:
-    """Return the conditions under their names in the API of the inbox."""
-    return {name.rstrip("_"): value for name, value in conditions.items() if value is not None}
+    def messages(self, **conditions: Unpack[Conditions]) -> list[Message]:
+        """Return all messages that arrived after the mark and meet the conditions, in the order of their arrival."""
+        return self.received(self.api.all_messages(after=self._after, **named(conditions)))
+
+    def expect_none(self, *, timeout: float = 10.0, **conditions: Unpack[Conditions]) -> None:
+        """Check that no message meets the conditions, once all mail that might is delivered, refused or deferred.
+
+        Mail that the relay has not accepted yet is unknown to the bed: call it after the program has sent its mail.
+        ``timeout``: seconds for mail that is on its way.
+
+        Raises:
+            Unexpected: a message arrived that meets them, waits for a further attempt, or is still on its way.
+        """
+        deadline, search = time.monotonic() + timeout, Search(conditions)
+        while moving := self._moving(search, wording(conditions)):
+            if time.monotonic() >= deadline:
+                title = f"mail that may have {wording(conditions)} is still on its way after {timeout:g} s"
+                raise Unexpected(part(title, moving))
+            time.sleep(POLL_S)
+
+    def _moving(self, search: Search, wanted: str) -> list[str]:
+        """Return what may still fulfil the conditions, as lines.
+
+        Raises:
+            Unexpected: a message arrived that does, or waits in the queue.
+        """
+        relay = self._bed.relay
+        traffic = Traffic.look(self.api, relay)  # before the inbox: what leaves the queue after that has arrived
+        arrived = self.api.messages(limit=10, after=self._after, **named(search.conditions))["messages"]
+        if arrived:
+            raise Unexpected(part(f"a message with {wanted} arrived", map(repr, self.received(arrived))))
+        if waiting := [q for q in traffic.queue if not q.on_its_way and search.waits(q, relay)]:
+            raise Unexpected(part(f"a message with {wanted} waits in the queue of the relay", map(entry, waiting)))
+        moving = [entry(q) for q in traffic.queue if q.on_its_way and search.may_come(q)]
+        moving += [f"a notification to {sender}" for sender in traffic.bounces if search.may_bounce_to(sender)]
+        return moving if traffic.quiet else [*moving, "a notification that was made just now"]
+
+    def _rule(self, then: str, **given: Any) -> Rule:
+        return self.make_rule(then, **given)
+
+    def make_rule(self, then: str, **given: Any) -> Rule:
+        """Put a rule in front of all others; ``given``: as the methods of the actions take it."""
+        rule = words.rule(then, given)
+        made = self.api.add_rule(rule)
+        text = ", ".join(f"{name}: {value}" for name, value in rule.items())
+        self._made.append(Rule(self, made["id"], text))
+        return self._made[-1]
+
+    def remove(self, rule: int) -> int:
+        """Remove the rule with this id, and return its hits; raises InvalidInput if there is none."""
+        hits: int = self.api.remove_rule(rule)["hits"]
+        return hits
+
+    def hits(self, rule: int) -> int | None:
+        """Return how often a rule was applied; ``None`` if it is not in force."""
+        return next((one["hits"] for one in self.api.rules() if one["id"] == rule), None)
+
+    def request(
+        self, count: int, timeout: float, conditions: Mapping[str, Any], after: Message | None = None
+    ) -> dict[str, Any]:
+        """Return the parameters of a request that waits."""
+        known = max(self._after, after.id if after else 0)
+        return {"count": count, "timeout": timeout, "after": known, **named(conditions)}
+
+    def received(self, summaries: list[dict[str, Any]]) -> list[Message]:
+        """Return messages in the order of their arrival."""
+        return [Message(one, self.api.raw) for one in sorted(summaries, key=lambda one: one["id"])]
+
+    def not_arrived(self, request: Mapping[str, Any], conditions: Mapping[str, Any]) -> NotArrived:
+        """Return the error of a request that was not fulfilled in time."""
+        count, timeout, after = request["count"], request["timeout"], request["after"]
+        text = evidence.not_arrived(self._bed, conditions, count=count, timeout=timeout, after=after, since=self._since)
+        return NotArrived(text)

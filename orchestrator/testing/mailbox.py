@@ -1,15 +1,29 @@
 """An address of one test alone."""
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
 from orchestrator.testing.message import Message
+from orchestrator.testing.rules import MakesRules, Rule
 
 if TYPE_CHECKING:
     from orchestrator.testing.inbox import BedInbox
 
 
-class Mailbox(str):
-    """An address that no other test has: a str, with the methods of the inbox limited to it."""
+class OtherConditions(TypedDict, total=False):
+    """``conditions.Conditions`` without the recipient."""
+
+    sender: str
+    from_: str
+    subject: str
+    message_id: str
+    query: str
+
+
+class Mailbox(str, MakesRules):
+    """An address that no other test has: a str, with the methods of ``BedInbox`` limited to mail for this address.
+
+    A copy of it is a plain str.
+    """
 
     __slots__ = ("_inbox",)
     _inbox: "BedInbox"
@@ -24,10 +38,25 @@ class Mailbox(str):
         """Return how to copy it or to send it to another process: as a plain str."""
         return str, (str(self),)
 
-    def wait_for(self, **conditions: Any) -> Message:
-        """Wait for a message to this address; as ``BedInbox.wait_for``."""
-        return self._inbox.wait_for(to=self, **conditions)
+    def wait_for(
+        self, *, timeout: float = 10.0, after: Message | None = None, **conditions: Unpack[OtherConditions]
+    ) -> Message:
+        """Return the first message to this address that meets the conditions; as ``BedInbox.wait_for``."""
+        return self._inbox.wait_for(to=self, timeout=timeout, after=after, **conditions)
 
-    def messages(self, **conditions: Any) -> list[Message]:
+    def wait_for_all(
+        self, *, count: int = 1, timeout: float = 10.0, **conditions: Unpack[OtherConditions]
+    ) -> list[Message]:
+        """Wait for ``count`` messages to this address; as ``BedInbox.wait_for_all``."""
+        return self._inbox.wait_for_all(to=self, count=count, timeout=timeout, **conditions)
+
+    def messages(self, **conditions: Unpack[OtherConditions]) -> list[Message]:
         """Return the messages to this address; as ``BedInbox.messages``."""
         return self._inbox.messages(to=self, **conditions)
+
+    def expect_none(self, *, timeout: float = 10.0, **conditions: Unpack[OtherConditions]) -> None:
+        """Check that no message comes to this address; as ``BedInbox.expect_none``."""
+        self._inbox.expect_none(to=self, timeout=timeout, **conditions)
+
+    def _rule(self, then: str, **given: Any) -> Rule:
+        return self._inbox.make_rule(then, **{"to": self, **given})

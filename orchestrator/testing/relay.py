@@ -1,24 +1,54 @@
 """The relay of a bed in a test: where the program under test sends its mail."""
 
+from collections.abc import Sequence
+
+from orchestrator.services import Queued
 from orchestrator.up.relay import Relay
 
 
 class BedRelay:
-    """The relay of a bed."""
+    """The relay. Methods raise EngineFailed if the engine refuses, or NodeDied if a node has ended."""
 
-    def __init__(self, relay: Relay) -> None:
+    def __init__(self, relay: Relay, host: str) -> None:
         self._relay = relay
-
-    @property
-    def host(self) -> str:
-        """Address on which the relay takes mail."""
-        return self._relay.node.published_at
+        self.host = host
+        """IP address at which the relay takes mail."""
 
     @property
     def port(self) -> int:
-        """Port of SMTP; STARTTLS is offered, AUTH is not needed."""
+        """Port of SMTP (25 in the bed); in the bed `mail` STARTTLS is offered, and AUTH is not needed."""
         return self._relay.node.port("25/tcp")
 
+    @property
+    def submission_port(self) -> int:
+        """Port of submission (587 in the bed): STARTTLS, then AUTH, in the bed `mail` testbed with password testbed."""
+        return self._relay.node.port("587/tcp")
+
+    @property
+    def submissions_port(self) -> int:
+        """Port of submission with TLS from the start (465 in the bed, RFC 8314), and AUTH."""
+        return self._relay.node.port("465/tcp")
+
+    def queue(self) -> Sequence[Queued]:
+        """Return the queued messages: ``id``, ``sender``, ``recipients`` with the reason of each, and ``state``.
+
+        ``state`` is ``deferred`` for a message that waits for its next attempt. A message that moves during the call
+        may lack sender and recipients.
+        """
+        return self._relay.queue()
+
     def flush(self) -> None:
-        """Make the relay try every queued message now."""
+        """Make the relay try every queued message now, those that are deferred, too."""
         self._relay.flush()
+
+    def restart(self) -> None:
+        """Stop the relay and start it again: its queue and its ports stay. It serves again on return.
+
+        Raises:
+            TimedOut: it does not serve within 60 s.
+        """
+        self._relay.restart()
+
+    def log(self, to: str | None = None) -> list[str]:
+        """Return the lines of the relay's log; with ``to`` those about messages to this recipient."""
+        return [line.text for line in self._relay.log(to)]

@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from orchestrator.hosts.ownership import this_process
 from orchestrator.testing import reaper
@@ -32,18 +33,7 @@ class Watchdog:
         Args:
             owner: OWNER label of the objects.
         """
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
-        environment.pop("RUNNER_TRACKING_ID", None)
-        self.process = subprocess.Popen(
-            [*_IGNORING, sys.executable, "-S", "-P", reaper.__file__, owner],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            env=environment,
-            start_new_session=True,
-            bufsize=0,
-        )
+        self.process = _start(owner, subprocess.PIPE)
         self._held, self._lock = 0, threading.Lock()
         os.register_at_fork(after_in_child=self._close)  # a child that lives on must not hold the pipe
         atexit.register(self.done)
@@ -74,6 +64,38 @@ class Watchdog:
             self.process.stdin.close()
 
 
+def _start(owner: str, stdin: int) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
+    environment.pop("RUNNER_TRACKING_ID", None)
+    return subprocess.Popen(
+        [*_IGNORING, sys.executable, "-S", "-P", reaper.__file__, owner],
+        stdin=stdin,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        env=environment,
+        start_new_session=True,
+        bufsize=0,
+    )
+
+
+def watch_over(owner: str, lifeline: Path) -> None:
+    """Start a watchdog for another process, the owner, which holds this FIFO open for writing and ends the watch.
+
+    Args:
+        owner: OWNER label of the objects.
+        lifeline: the FIFO; the owner writes ``reaper.WORD`` to it when it has removed its objects.
+    """
+    fd = os.open(lifeline, os.O_RDONLY | os.O_NONBLOCK)  # does not wait for an owner that has died
+    try:
+        os.set_blocking(fd, True)
+        _for_others.append(_start(owner, fd))
+    finally:
+        os.close(fd)
+
+
+_for_others: list[subprocess.Popen[bytes]] = []
+"""Watchdogs of other owners: they outlive this process."""
 _watchdogs: dict[str, Watchdog] = {}
 """OWNER label -> its watchdog; a forked child has a label of its own."""
 _starting = threading.Lock()

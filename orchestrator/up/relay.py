@@ -1,10 +1,17 @@
-"""The relay of a bed that is up: its queue, and its restart."""
+"""The relay of a bed that is up: its queue, its log, its restart."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator import services
 from orchestrator.errors import InvalidInput
+from orchestrator.hosts import LogLine
+from orchestrator.services import Listing, Queued
 from orchestrator.up.node import RunningNode
+
+_ID = re.compile(r"\]: ([0-9A-Za-z]+): ")
+"""A queue id in a line of the log, after program and process id."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,3 +43,37 @@ class Relay:
         if not isinstance(service, services.Restarts):
             raise InvalidInput("a relay that can restart in its container", f"service {service.name}", "use postfix")
         self.node.ask(*service.restart)
+
+    def queue(self) -> Sequence[Queued]:
+        """Return the messages in the queue; it misses no message that moves meanwhile.
+
+        Raises:
+            InvalidInput: this relay cannot list its queue.
+        """
+        return self._listing.read(self.node.ask(*self._listing.command))
+
+    def head(self, queued: str) -> bytes | None:
+        """Return the header section of a queued message, by its id; ``None`` if it has left the queue."""
+        output = self.node.exec(*self._listing.head(queued))
+        return output.stdout.encode() if output.status == 0 else None
+
+    def log(self, to: str | None = None) -> list[LogLine]:
+        """Return the lines of the log; with ``to`` those about messages to this recipient."""
+        lines = list(self.node.log())
+        if to is None:
+            return lines
+        named = re.compile(rf"\b(?:orig_)?to=<{re.escape(to)}>", re.IGNORECASE)
+        ids = {found[1] for line in lines if named.search(line.text) and (found := _ID.search(line.text))} - {"NOQUEUE"}
+        return [
+            line
+            for line in lines
+            if named.search(line.text) or ((found := _ID.search(line.text)) is not None and found[1] in ids)
+        ]
+
+    @property
+    def _listing(self) -> Listing:
+        queue = services.queue_of(self.node.plan.service)
+        if queue is None or queue.listing is None:
+            found = f"node {self.node.name}, service {self.node.plan.service}"
+            raise InvalidInput("a relay that lists its queue", found, "use the service postfix")
+        return queue.listing

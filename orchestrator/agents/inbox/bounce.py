@@ -10,6 +10,8 @@ from typing import Any
 
 import aiosmtplib
 
+from orchestrator.agents.inbox.folding import fold_address
+
 HOST = "sink.test"
 _PORT = 25
 _TIMEOUT_S = 60.0
@@ -36,13 +38,15 @@ class Bouncer:
     def __init__(
         self, relay: str | None, domains: Collection[str], record: Callable[[str, dict[str, Any]], None]
     ) -> None:
-        self._relay, self._domains, self._record = relay, frozenset(domains), record
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._relay, self._domains, self._record = relay, frozenset(map(fold_address, domains)), record
+        self._tasks: dict[asyncio.Task[None], dict[str, Any]] = {}
+        self.taken = 0
+        """Notifications that were ordered."""
         self._connections = asyncio.Semaphore(CONNECTIONS)
 
     def refuses(self, sender: str) -> bool:
         """Return whether a notification for this sender would leave the bed, or cannot be sent."""
-        return self._relay is None or (bool(sender) and sender.rpartition("@")[2].lower() not in self._domains)
+        return self._relay is None or (bool(sender) and fold_address(sender).rpartition("@")[2] not in self._domains)
 
     def due(self, sender: str, recipient: str, head: bytes, seconds: float) -> None:
         """Send a notification ``seconds`` later; none about a message from ``<>`` (RFC 5321, 4.5.5)."""
@@ -52,9 +56,15 @@ class Bouncer:
         if len(self._tasks) >= MOST:
             self._record("bounce", {**facts, "error": f"{MOST} notifications wait, the limit"})
             return
+        self.taken += 1
         task = asyncio.ensure_future(self._send(facts, head, seconds))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = facts
+        task.add_done_callback(self._tasks.pop)
+
+    @property
+    def waiting(self) -> list[dict[str, Any]]:
+        """``sender`` and ``recipient`` of each message whose notification the relay has not taken yet."""
+        return list(self._tasks.values())
 
     async def _send(self, facts: dict[str, Any], head: bytes, seconds: float) -> None:
         await asyncio.sleep(seconds)

@@ -1,0 +1,58 @@
+"""The inbox of a bed for coroutines. A task that is cancelled closes its request."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Unpack
+
+from orchestrator.errors import TimedOut
+from orchestrator.testing.conditions import Conditions, merged
+from orchestrator.testing.message import Message
+
+if TYPE_CHECKING:
+    from orchestrator.testing.inbox import BedInbox
+
+
+class AsyncInbox:
+    """As ``BedInbox``; conditions, results and errors are the same."""
+
+    def __init__(self, inbox: "BedInbox") -> None:
+        self._inbox = inbox
+
+    async def wait_for(
+        self,
+        *,
+        timeout: float = 10.0,  # noqa: ASYNC109 - as the twin has it
+        after: Message | None = None,
+        **conditions: Unpack[Conditions],
+    ) -> Message:
+        """Return the first message that meets all conditions, as soon as it arrives; raises NotArrived."""
+        return (await self._wait(self._inbox.request(1, timeout, conditions, after), conditions))[0]
+
+    async def wait_for_all(
+        self,
+        *wanted: Conditions,
+        count: int = 1,
+        timeout: float = 10.0,  # noqa: ASYNC109 - as the twin has it
+        **conditions: Unpack[Conditions],
+    ) -> list[Message]:
+        """Wait for ``count`` messages for each of ``wanted`` at the same time; raises NotArrived."""
+        tasks = [
+            asyncio.ensure_future(self._wait(self._inbox.request(count, timeout, one), one))
+            for one in merged(wanted, conditions)
+        ]
+        try:
+            found = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+        return [message for some in found for message in some[:count]]
+
+    async def expect_none(self, *, timeout: float = 10.0, **conditions: Unpack[Conditions]) -> None:  # noqa: ASYNC109
+        """Check that no message meets the conditions, in a thread; raises Unexpected."""
+        await asyncio.to_thread(self._inbox.expect_none, timeout=timeout, **conditions)
+
+    async def _wait(self, request: dict[str, Any], conditions: Mapping[str, Any]) -> list[Message]:
+        try:
+            return self._inbox.received(await self._inbox.api.wait_async(**request))
+        except TimedOut:
+            raise await asyncio.to_thread(self._inbox.not_arrived, request, conditions) from None

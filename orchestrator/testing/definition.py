@@ -1,0 +1,82 @@
+"""A bed in a test before its start: a built-in bed or a file, and changes to it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from orchestrator import services
+from orchestrator.bed import builtin
+from orchestrator.bed.model import Bed, checked
+from orchestrator.errors import InvalidInput
+from orchestrator.services import Role
+from orchestrator.testing import conditions
+
+
+class Definition:
+    """The definition of a bed. Its methods raise InvalidInput for a bed that cannot be built."""
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the bed is up, so that its definition does not change any longer."""
+        return False
+
+    def __init__(self, bed: str | Path | Bed, name: str | None) -> None:
+        self._bed = bed if isinstance(bed, Bed) else builtin.bed(str(bed))
+        if name is not None:
+            self._change(name=name)
+
+    def with_domains(self, *names: str | int) -> Self:
+        """Receive mail for these domains instead; one number: for d0.test, d1.test and so on, this many."""
+        number = len(names) == 1 and isinstance(names[0], int)
+        return self._change(domains=names[0] if number else list(names))
+
+    def with_relay(
+        self, main_cf: Mapping[str, str | int | bool] | None = None, users: Mapping[str, str] | None = None
+    ) -> Self:
+        """Add parameters of Postfix (postconf(5)), and names with passwords for AUTH."""
+        node, settings = self._settings(Role.RELAY)
+        both = {"main_cf": {**settings.get("main_cf", {}), **(main_cf or {})}}
+        return self._set(node, **both, users={**settings.get("users", {}), **(users or {})})
+
+    def with_rule(self, then: str, **given: Any) -> Self:
+        """Add a rule of the inbox behind those that it has: ``with_rule("defer", to="*@example.org", times=2)``.
+
+        The first rule that matches decides. ``given``: as the methods of ``bed.inbox`` take it.
+        """
+        node, settings = self._settings(Role.SINK)
+        return self._set(node, rules=[*settings.get("rules", ()), conditions.rule(then, given)])
+
+    def with_tls(self) -> Self:
+        """Make the relay offer STARTTLS, and ports 587 and 465 with AUTH; the bed `mail` does so anyway.
+
+        ``ssl_context`` trusts its certificate. Name and password are ``testbed`` if the relay has no users.
+        """
+        _, settings = self._settings(Role.RELAY)
+        return self if settings.get("users") else self.with_relay(users={"testbed": "testbed"})
+
+    def with_network(self) -> Self:
+        """Make a network in which other containers reach the nodes by name, as ``relay:25``; ``network`` names it."""
+        return self._change(guests=True)
+
+    def _change(self, **changes: Any) -> Self:
+        if self.is_up:
+            raise InvalidInput("changes before the start of the bed", "it is up", "call with_... before start")
+        self._bed = checked(Bed, {**self._bed.model_dump(), **changes}, f"a valid bed ({self._bed.name})")
+        return self
+
+    def _settings(self, role: Role) -> tuple[str, dict[str, Any]]:
+        node = _node_of(self._bed, role)
+        return node, self._bed.nodes[node].settings
+
+    def _set(self, node: str, **settings: Any) -> Self:
+        nodes = self._bed.model_dump()["nodes"]
+        nodes[node]["settings"] |= settings
+        return self._change(nodes=nodes)
+
+
+def _node_of(bed: Bed, role: Role) -> str:
+    """Return the name of the first node with a role; raises InvalidInput if there is none."""
+    for name, node in bed.nodes.items():
+        if services.service(node.service).role is role:
+            return name
+    raise InvalidInput(f"a node that fills the role {role}", f"none in bed {bed.name}", "add one to the bed")

@@ -1,0 +1,50 @@
+"""Partition of a bed: two nodes that do not reach each other while the others still do."""
+
+import secrets
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from ipaddress import IPv4Network
+
+from orchestrator.bed.addressing import twin_network
+from orchestrator.interrupts import shielded
+from orchestrator.plan import Plan
+from orchestrator.services import service
+from orchestrator.up.node import RunningNode
+
+_CUT = """
+table=$1 four=$2 six=$3
+nft --file - <<END
+table inet $table {
+    chain input {
+        type filter hook input priority -10; policy accept;
+        ip saddr { $four } drop
+        ip6 saddr { $six } drop
+    }
+}
+END
+"""
+_MEND = 'nft delete table inet "$1"'
+
+
+@contextmanager
+def partition(plan: Plan, one: RunningNode, other: RunningNode) -> Iterator[None]:
+    """Drop what each of two nodes receives from the other during the block, over IPv4 and IPv6.
+
+    Both go on sending, without an error, as over a broken network: connections hang until they time out. The rules are
+    removed at the end of the block; a node that has ended then has none.
+    """
+    with ExitStack() as stack:
+        for node, peer in ((one, other), (other, one)):
+            table = f"cut_{secrets.token_hex(4)}"  # several processes may cut the same nodes
+            with shielded():
+                node.change_network(_CUT, table, *_prefixes(plan, peer))
+                stack.callback(shielded()(node.change_network), _MEND, table)
+        yield
+
+
+def _prefixes(plan: Plan, node: RunningNode) -> tuple[str, str]:
+    """Return all addresses of a node as sets of nft(8): IPv4 and IPv6."""
+    four = [IPv4Network(address) for address in node.plan.addresses]
+    if service(node.plan.service).takes_mail:
+        four.append(plan.mail)
+    return ", ".join(map(str, four)), ", ".join(str(twin_network(one)) for one in four)
