@@ -6,11 +6,7 @@ from typing import Annotated
 
 import typer
 
-<<<<<<< HEAD
-from orchestrator.cli import beds, bisect, images, inspection, machine, mail, run, shell
-=======
-from orchestrator.cli import beds, bisect, inspection, machine, mail, nodes, plans, run, shell
->>>>>>> core
+from orchestrator.cli import beds, bisect, images, inspection, machine, mail, nodes, plans, run, shell
 from orchestrator.cli.verbosity import verbose
 
 app = typer.Typer(
