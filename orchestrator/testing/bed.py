@@ -101,10 +101,25 @@ class MailBed(Definition):
         with ExitStack() as files, ExitStack() as stack:
             if kind is Kind.RUN and not owner:
                 stack.enter_context(guarded())
-            self._take(*life.start(host, self._bed, self._publish_at, kind=kind, owner=owner, files=files, stack=stack))
+            self._take(
+                *life.start(
+                    host,
+                    self._bed,
+                    self._publish_at,
+                    kind=kind,
+                    owner=owner,
+                    files=files,
+                    stack=stack,
+                    labels=self._labels(),
+                )
+            )
             self._files, self._stack = files.pop_all(), stack.pop_all()
         atexit.register(self._stop_at_exit, os.getpid())
         return self
+
+    def _labels(self) -> Mapping[str, str]:
+        """Return labels of another tool for the bed's objects."""
+        return {}
 
     def stop(self) -> None:
         """Remove the bed, unless another process started it; idempotent.
