@@ -173,13 +173,10 @@ class MailBed(Definition):
 
         Raises:
             InvalidInput: the bed is not up.
-            NodeDied: a node of it has ended, and this process brought it up.
         """
         if self._running is None:
             found = "it was stopped" if self._id else "it was not started"
             raise InvalidInput("a bed that is up", found, "use `with MailBed() as bed:`")
-        if isinstance(self._running, RecordedBed):
-            self._running.check()
         return self._running
 
     @property
@@ -190,8 +187,7 @@ class MailBed(Definition):
     @property
     def inbox(self) -> BedInbox:
         """The inbox, to which all mail comes."""
-        running = self.running
-        return self._inbox or BedInbox(running, self.rules)
+        return self._inbox or BedInbox(self.running, self.rules)
 
     @property
     def dns(self) -> BedDns:

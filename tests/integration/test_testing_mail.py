@@ -285,7 +285,8 @@ def test_a_wait_ends_when_a_node_does() -> None:
             with pytest.raises(NodeDied, match="node relay running"):
                 one.result(30)
         with pytest.raises(NodeDied, match="node relay running"):
-            _ = bed.relay
+            bed.relay.queue()
+        assert bed.inbox.messages() == []
 
 
 def test_a_failed_start_leaves_nothing_and_shows_the_logs(real_engine: Host) -> None:

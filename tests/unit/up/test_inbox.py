@@ -130,5 +130,5 @@ def test_a_request_is_broken_off_when_a_node_ends(tmp_path: Path, how: str) -> N
                 with pytest.raises(NodeDied, match="node relay running"):
                     waiting.result(30)
             with pytest.raises(NodeDied, match="node relay running"):
-                there.messages()
+                wait()
         host.end(containers["inbox"].id, 0)
