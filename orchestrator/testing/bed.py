@@ -101,10 +101,25 @@ class MailBed(Definition):
         with ExitStack() as files, ExitStack() as stack:
             if kind is Kind.RUN and not owner:
                 stack.enter_context(guarded())
-            self._take(*life.start(host, self._bed, self._publish_at, kind=kind, owner=owner, files=files, stack=stack))
+            self._take(
+                *life.start(
+                    host,
+                    self._bed,
+                    self._publish_at,
+                    kind=kind,
+                    owner=owner,
+                    files=files,
+                    stack=stack,
+                    labels=self._labels(),
+                )
+            )
             self._files, self._stack = files.pop_all(), stack.pop_all()
         atexit.register(self._stop_at_exit, os.getpid())
         return self
+
+    def _labels(self) -> Mapping[str, str]:
+        """Return labels of another tool for the bed's objects."""
+        return {}
 
     def stop(self) -> None:
         """Remove the bed, unless another process started it; idempotent.
@@ -158,13 +173,10 @@ class MailBed(Definition):
 
         Raises:
             InvalidInput: the bed is not up.
-            NodeDied: a node of it has ended, and this process brought it up.
         """
         if self._running is None:
             found = "it was stopped" if self._id else "it was not started"
             raise InvalidInput("a bed that is up", found, "use `with MailBed() as bed:`")
-        if isinstance(self._running, RecordedBed):
-            self._running.check()
         return self._running
 
     @property
@@ -175,8 +187,7 @@ class MailBed(Definition):
     @property
     def inbox(self) -> BedInbox:
         """The inbox, to which all mail comes."""
-        running = self.running
-        return self._inbox or BedInbox(running, self.rules)
+        return self._inbox or BedInbox(self.running, self.rules)
 
     @property
     def dns(self) -> BedDns:

@@ -6,7 +6,7 @@ import json
 import socket
 import urllib.parse
 from collections.abc import Mapping
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -24,6 +24,8 @@ from orchestrator.up.node import RunningNode
 
 _ANSWER_S = 60.0
 """Time limit of an answer that waits for nothing."""
+_WAIT = "wait"
+"""Request that the inbox holds."""
 _PAGE = 1000
 """Most messages of one answer."""
 
@@ -76,15 +78,16 @@ class Inbox:
 
         Raises:
             TimedOut: fewer arrived within ``timeout`` seconds.
+            NodeDied: a node of the bed has ended, or ends meanwhile.
         """
-        answer = self._ask("wait", timeout + _ANSWER_S, count=count, timeout=timeout, **conditions)
+        answer = self._ask(_WAIT, timeout + _ANSWER_S, count=count, timeout=timeout, **conditions)
         messages: list[dict[str, Any]] = answer["messages"]
         return messages
 
     async def wait_async(self, *, count: int = 1, timeout: float = 30.0, **conditions: Any) -> list[dict[str, Any]]:  # noqa: ASYNC109
         """Wait as ``wait`` does, in an event loop. When the task is cancelled, its request is closed."""
         at, words = urllib.parse.urlsplit(self.url), {"count": count, "timeout": timeout, **conditions}
-        request = f"GET {_path('wait', words)} HTTP/1.1\r\nHost: {at.netloc}\r\nConnection: close\r\n\r\n"
+        request = f"GET {_path(_WAIT, words)} HTTP/1.1\r\nHost: {at.netloc}\r\nConnection: close\r\n\r\n"
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(timeout + _ANSWER_S):
@@ -181,13 +184,13 @@ class Inbox:
         return json.loads(self._answer(path, seconds, method, body, **words))
 
     def _answer(self, path: str, seconds: float, method: str = "GET", body: object = None, /, **words: Any) -> bytes:
-        """Return the body of an answer. If a node of the bed ends meanwhile, the request is broken off."""
+        """Return the body of an answer. If a node of the bed ends meanwhile, a request that waits is broken off."""
         data = None if body is None else json.dumps(body).encode()
         at = urllib.parse.urlsplit(self.url)
         with closing(HTTPConnection(str(at.hostname), at.port, timeout=seconds)) as connection:
             try:
                 connection.connect()
-                with self.node.on_death(partial(_shut, connection.sock)):
+                with self.node.on_death(partial(_shut, connection.sock)) if path == _WAIT else nullcontext():
                     connection.request(method, _path(path, words), data, {"Content-Type": "application/json"})
                     answer = connection.getresponse()
                     content = answer.read()

@@ -181,7 +181,7 @@ class RunningNode:
 
     def on_death(self, act: Callable[[], None]) -> AbstractContextManager[None]:
         """Call ``act`` in another thread if a node of the bed ends during the block, or has ended before it."""
-        return self.recorder.telling(lambda _: act()) if self.recorder else nullcontext()
+        return self.recorder.on_death(lambda _: act()) if self.recorder else nullcontext()
 
     def cause(self, error: EngineFailed) -> EngineFailed:
         """Return NodeDied, or the loss of news about the nodes, if that came before ``error``; otherwise ``error``."""

@@ -280,12 +280,13 @@ def test_a_wait_ends_when_a_node_does() -> None:
 
         waiting = pool.submit(bed.inbox.wait_for, timeout=100)
         also = pool.submit(asyncio.run, wait())
-        bed.running.node("relay").container.remove()
+        bed.running.nodes["relay"].container.remove()
         for one in (waiting, also):
             with pytest.raises(NodeDied, match="node relay running"):
                 one.result(30)
         with pytest.raises(NodeDied, match="node relay running"):
-            _ = bed.relay
+            bed.relay.queue()
+        assert bed.inbox.messages() == []
 
 
 def test_a_failed_start_leaves_nothing_and_shows_the_logs(real_engine: Host) -> None:

@@ -6,10 +6,10 @@ import pytest
 
 from orchestrator.errors import InvalidInput
 from orchestrator.hosts.docker.ssh import Target
-from orchestrator.hosts.fake import FakeHost
 from orchestrator.services import Queued
 from orchestrator.testing import MailBed
 from orchestrator.testing.traffic import Traffic
+from tests.unit.hosts.fake import FakeHost
 
 
 def test_ports_that_this_machine_would_not_reach_are_refused() -> None:
