@@ -180,6 +180,11 @@ def this_process() -> str:
     return owner_label(os.getpid())
 
 
+def scratch(owner: str) -> str:
+    """Return the prefix of the names of an owner's temporary folders."""
+    return f"testbed-{hashlib.sha256(owner.encode()).hexdigest()[:16]}-"
+
+
 @contextmanager
 def bringing_up() -> Iterator[str]:
     """Return an OWNER label that is alive during the block: a thread's, as the process may outlive the bring-up."""

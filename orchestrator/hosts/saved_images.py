@@ -23,7 +23,7 @@ _PREFIX = "testbed/"
 
 
 def save(host: Host, needed: Iterable[tuple[str, str]], file: Path, say: Say) -> int:
-    """Save images (name, Debian release) to a file, and return its size in bytes; missing and stale ones are built first.
+    """Save images (name, Debian release) to a file, and return its size in bytes; build missing and stale ones.
 
     An existing file is replaced in one step; a failure leaves it as it was.
 
