@@ -253,8 +253,9 @@ class MailBed(Definition):
         """
         recipients = [to] if isinstance(to, str) else list(to)
         source = f"test@{self._bed.domain_names[0]}" if sender is None else sender
-        made = message or outgoing.compose(recipients, source, subject, text, attachments or {})
-        outgoing.send(self.relay.host, self.relay.port, made, source, recipients)
+        if message is None:
+            message = outgoing.compose(recipients, source, subject, text, attachments or {})
+        outgoing.send(self.relay.host, self.relay.port, message, source, recipients)
 
     def settle(self, timeout: float = 10.0) -> None:
         """Wait up to ``timeout`` seconds until no mail is queued, deferred or on its way.

@@ -126,15 +126,16 @@ def test_tests_begin_anew_and_a_failed_one_is_reported(real_engine: Host, pytest
 def test_workers_share_one_bed_that_stays_up_after_a_failure(real_engine: Host, pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
+        def test_fails(mailbox): assert not mailbox
+
         def test_mail_arrives(mailbox, inbox, send):
             send(mailbox, "Welcome")
             assert inbox.wait_for(to=mailbox).subject == "Welcome"
-
-        def test_fails(mailbox): assert not mailbox
         """
     )
     result = pytester.runpytest_subprocess("-n2", "--dist=each", "--testbed-keep")
     result.assert_outcomes(passed=2, failed=2)
+    result.stdout.fnmatch_lines(["*- testbed: mail.txt -*"])
     one, other = _ids(pytester.path)
     assert one == other
     result.stdout.fnmatch_lines([f"bed mail-* {one} stays up: relay 127.0.0.1:*, inbox http://*`testbed down {one}`*"])
@@ -155,20 +156,36 @@ def test_workers_have_a_bed_each_by_choice(pytester: pytest.Pytester) -> None:
         assert call("down", id_).returncode == 0
 
 
+ALONE, WORKERS = (), ("-n2", "--dist=each")
+
+
 @pytest.mark.parametrize(
-    "words",
-    [pytest.param((), marks=pytest.mark.long, id="alone"), pytest.param(("-n2", "--dist=each"), id="workers")],
+    ("number", "words"),
+    [
+        pytest.param(signal.SIGINT, WORKERS, id="interrupt-workers"),
+        pytest.param(signal.SIGINT, ALONE, id="interrupt", marks=pytest.mark.long),
+        pytest.param(signal.SIGKILL, WORKERS, id="kill-controller", marks=pytest.mark.long),
+        pytest.param(signal.SIGKILL, ALONE, id="kill", marks=pytest.mark.long),
+    ],
 )
-def test_ctrl_c_takes_the_bed_down(real_engine: Host, pytester: pytest.Pytester, words: tuple[str, ...]) -> None:
+def test_a_signal_takes_the_bed_down(
+    real_engine: Host, pytester: pytest.Pytester, number: signal.Signals, words: tuple[str, ...]
+) -> None:
     pytester.makepyfile("import signal\ndef test_waits(mail_bed): signal.pause()")
     command = [sys.executable, "-m", "pytest", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as session:
         deadline = time.monotonic() + 60
-        while len(_ids(pytester.path)) < (2 if words else 1):
+        while len(_ids(pytester.path)) < (len(words) or 1):
             assert session.poll() is None, session.communicate()
             assert time.monotonic() < deadline
             time.sleep(POLL_S)
-        os.killpg(session.pid, signal.SIGINT)  # as a terminal does
-        output, _ = session.communicate(timeout=60)
-    assert session.returncode == pytest.ExitCode.INTERRUPTED, output
+        if number is signal.SIGINT:
+            os.killpg(session.pid, number)  # as a terminal does
+            output, _ = session.communicate(timeout=60)
+            assert session.returncode == pytest.ExitCode.INTERRUPTED, output
+        else:
+            session.kill()
+            deadline = time.monotonic() + 60
+            while traces(real_engine, _ids(pytester.path)):
+                assert time.monotonic() < deadline
     assert traces(real_engine, _ids(pytester.path)) == []
