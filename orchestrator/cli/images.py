@@ -57,7 +57,7 @@ def save(
     ] = "mail",
     output: shell.FormatOption = "text",
 ) -> None:
-    """Save the images of a bed to a file; they must be current."""
+    """Save the images of a bed to a file; missing and stale ones are built first."""
     from orchestrator.bed import builtin
     from orchestrator.cli.progress import Steps
     from orchestrator.hosts import docker, saved_images

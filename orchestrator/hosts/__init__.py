@@ -286,7 +286,11 @@ class Host(Protocol):
         ...
 
     def info(self) -> HostInfo:
-        """Return the facts of the machine and its engine."""
+        """Return the facts of the machine and its engine; every bring-up of a bed reads them first.
+
+        Raises:
+            EngineFailed: also if this kind of engine is not supported: Podman, Docker in rootless mode.
+        """
         ...
 
     def create_network(self, spec: NetworkSpec) -> str:

@@ -174,6 +174,11 @@ def this_process() -> str:
     return owner_label(os.getpid())
 
 
+def scratch(owner: str) -> str:
+    """Return the prefix of the names of an owner's temporary folders."""
+    return f"testbed-{hashlib.sha256(owner.encode()).hexdigest()[:16]}-"
+
+
 @contextmanager
 def bringing_up() -> Iterator[str]:
     """Yield an OWNER label that is alive during the block; it names a thread: the process may outlive the bring-up."""

@@ -23,19 +23,18 @@ _PREFIX = "testbed/"
 
 
 def save(host: Host, needed: Iterable[tuple[str, str]], file: Path, say: Say) -> int:
-    """Save images (name, Debian release) to a file, and return its size in bytes; a failure leaves no file behind.
+    """Save images (name, Debian release) to a file, and return its size in bytes; build missing and stale ones.
 
-    An existing file is replaced in one step.
+    An existing file is replaced in one step; a failure leaves it as it was.
 
     Raises:
-        InvalidInput: an image does not exist, is missing or stale; or the file cannot be written.
-        EngineFailed: the engine refused, or broke off.
+        InvalidInput: an image does not exist, or the file cannot be written or read back.
+        EngineFailed: an image cannot be built, or the engine refused, or broke off.
     """
     wanted = list(dict.fromkeys(needed))
-    images.check(wanted)
-    if lacking := [images.tag(*one) for one in wanted if not images.is_current(host, *one)]:
-        found = f"missing, or older than their files: {', '.join(lacking)}"
-        raise InvalidInput("current images to save", found, "run `testbed images --build` first")
+    if old := images.ensure(host, wanted, say):
+        found = f"no mirror serves the rebuild of {', '.join(old)}"
+        raise EngineFailed("images of this version of testbed to save", found, "choose another Debian release")
     part = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         with usable(file, "a file for the images"), part.open("xb") as output:

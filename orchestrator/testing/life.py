@@ -9,7 +9,13 @@ from tempfile import TemporaryDirectory
 from orchestrator.bed.model import Bed
 from orchestrator.errors import InvalidInput, Problem
 from orchestrator.hosts import LOOPBACK, Host, cleaning, networks
+<<<<<<< HEAD
 from orchestrator.hosts.ownership import ID, NODE, Identity, Kind
+||||||| 3af3805
+from orchestrator.hosts.ownership import ID, NODE, Kind
+=======
+from orchestrator.hosts.ownership import ID, NODE, Kind, scratch, this_process
+>>>>>>> reaper
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.plan import make_plan
 from orchestrator.testing.failure import part
@@ -41,7 +47,7 @@ def start(
     """
     steps = Logged()
     _check_reach(host, publish_at)
-    folder = Path(files.enter_context(TemporaryDirectory(prefix="testbed-")))
+    folder = Path(files.enter_context(TemporaryDirectory(prefix=scratch(owner or this_process()))))
     cpus = host.info().cpus
     with reading(host) as read:  # the engine's time, while this process plans
         plan = make_plan(bed, cpus=cpus)

@@ -5,6 +5,7 @@ import random
 import smtplib
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.hosts import Host
-from orchestrator.hosts.ownership import ID, OWNER
+from orchestrator.hosts.ownership import ID, OWNER, scratch
 from orchestrator.testing import MailBed
 from tests.integration.command import POLL_S
 from tests.integration.test_testcontainers import ryuk
@@ -71,6 +72,7 @@ def kill_one(engine: Host, environment: dict[str, str], phase: str, later_s: flo
             last = time.monotonic()
         assert time.monotonic() - killed < 2 * REMOVED_S, left
         time.sleep(POLL_S * 20)
+    assert list(Path(tempfile.gettempdir()).glob(f"{scratch(told['owner'])}*")) == []
     return last - killed
 
 

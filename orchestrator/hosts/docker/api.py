@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from ipaddress import IPv4Network
 from typing import Any
 
+from orchestrator.errors import EngineFailed
 from orchestrator.hosts import LOG_FILE_MB, LOG_FILES, ContainerSpec, Found, HostInfo, LogLine
 
 STDOUT, STDERR = 1, 2
@@ -159,7 +160,19 @@ def refusal(part: Mapping[str, Any]) -> str | None:
 
 
 def engine_info(facts: Mapping[str, Any], version: str) -> HostInfo:
-    """Read ``GET /info``; ``version`` is the API's."""
+    """Read ``GET /info``; ``version`` is the API's.
+
+    Raises:
+        EngineFailed: the engine is Podman's, or a Docker Engine in rootless mode.
+    """
+    found = ""
+    if "Rootless" in facts:  # of Podman alone
+        found = f"Podman {facts.get('ServerVersion')}: its limits and names of images differ from Docker's"
+    elif any("name=rootless" in option for option in facts.get("SecurityOptions") or ()):
+        found = f"Docker {facts.get('ServerVersion')} in rootless mode, whose networks are not the machine's"
+    if found:
+        do = "use an engine that root has started: `testbed setup` installs one, DOCKER_HOST names another"
+        raise EngineFailed("a Docker Engine (20.10 or later) that runs as root", found, do)
     return HostInfo(
         version=facts.get("ServerVersion") or "",
         api=version,

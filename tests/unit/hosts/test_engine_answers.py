@@ -186,3 +186,18 @@ def test_an_answer_that_lacks_what_is_needed_is_the_engines_failure(verb: str) -
     answers, act = VERBS[verb]
     with engine(answers) as (it, _), pytest.raises(EngineFailed, match="cannot be read"):
         act(it)
+
+
+@pytest.mark.parametrize(
+    ("facts", "found"),
+    [
+        ({"ServerVersion": "4.3.1", "Rootless": False}, "Podman 4.3.1"),
+        ({"ServerVersion": "28.2.2", "SecurityOptions": ["name=seccomp", "name=rootless"]}, "28.2.2 in rootless mode"),
+    ],
+)
+def test_an_engine_that_cannot_run_beds_is_refused_before_anything_is_made(facts: dict[str, Any], found: str) -> None:
+    with (
+        engine({"GET /info": {"NCPU": 2, "MemTotal": 1 << 30, **facts}}) as (it, _),
+        pytest.raises(EngineFailed, match=f"runs as root.*{found}.*DOCKER_HOST"),
+    ):
+        it.info()

@@ -69,10 +69,21 @@ def test_an_engine_that_breaks_off_without_an_error_is_noticed(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_missing_and_stale_images_are_not_saved(host: FakeHost, tmp_path: Path) -> None:
+def test_missing_and_stale_images_are_built_and_then_saved(host: FakeHost, tmp_path: Path) -> None:
+    host.images.load_root("root.tar", "testbed/debian:bookworm")
     host.images.tags["testbed/bind:bookworm"] = {images.LABEL: "old", "id": "1"}
-    with pytest.raises(InvalidInput, match=r"testbed/bind:bookworm, testbed/inbox:bookworm.*images --build"):
-        saved_images.save(host, [*NEEDED, ("inbox", "bookworm")], tmp_path / "images.tar", print)
+    needed = [*NEEDED, ("inbox", "bookworm")]
+    saved_images.save(host, needed, tmp_path / "images.tar", print)
+    assert saved_images.load(FakeHost(), tmp_path / "images.tar", print) == [images.tag(*one) for one in needed]
+
+
+def test_a_stale_image_that_no_mirror_rebuilds_is_not_saved(
+    host: FakeHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "ensure", lambda *_: [TAGS[0]])
+    with pytest.raises(EngineFailed, match=f"no mirror serves the rebuild of {TAGS[0]}"):
+        saved_images.save(host, NEEDED, tmp_path / "images.tar", print)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_is_not_there_is_named(host: FakeHost, tmp_path: Path) -> None:

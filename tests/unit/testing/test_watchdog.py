@@ -91,14 +91,17 @@ def test_a_failed_block_leaves_its_objects_to_the_watchdog(watchdog: Watchdog) -
     assert watchdog.process.poll() is None
 
 
-@pytest.mark.parametrize(("gone", "status"), [(True, 0), (False, -signal.SIGALRM)])
-def test_it_ends_though_the_engine_is_gone_or_never_answers(tmp_path: Path, *, gone: bool, status: int) -> None:
+@pytest.mark.parametrize(("gone", "limit_s", "status"), [(True, 60, 0), (False, 2, -signal.SIGALRM)])
+def test_it_ends_though_the_engine_is_gone_or_never_answers(
+    tmp_path: Path, *, gone: bool, limit_s: int, status: int
+) -> None:
     path = tmp_path / "engine"
     with socket.socket(socket.AF_UNIX) as silent:
         if not gone:
             silent.bind(str(path))
             silent.listen()
-        script = "from orchestrator.testing import reaper as r; r.LOOKS_S, r.LIMIT_S = (0, 0.1), 2; r.watch('nobody')"
+        limits = f"r.LOOKS_S, r.LIMIT_S = (0, 0.1), {limit_s}"
+        script = f"from orchestrator.testing import reaper as r; {limits}; r.watch('nobody')"
         done = subprocess.run(
             [sys.executable, "-c", script],
             stdin=subprocess.DEVNULL,
