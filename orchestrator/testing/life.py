@@ -9,13 +9,7 @@ from tempfile import TemporaryDirectory
 from orchestrator.bed.model import Bed
 from orchestrator.errors import InvalidInput, Problem
 from orchestrator.hosts import LOOPBACK, Host, cleaning, networks
-<<<<<<< HEAD
-from orchestrator.hosts.ownership import ID, NODE, Identity, Kind
-||||||| 3af3805
-from orchestrator.hosts.ownership import ID, NODE, Kind
-=======
-from orchestrator.hosts.ownership import ID, NODE, Kind, scratch, this_process
->>>>>>> reaper
+from orchestrator.hosts.ownership import ID, NODE, Identity, Kind, scratch, this_process
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.plan import make_plan
 from orchestrator.testing.failure import part
