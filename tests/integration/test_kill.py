@@ -19,7 +19,7 @@ from orchestrator.testing import MailBed
 from tests.integration.command import POLL_S
 from tests.integration.test_testcontainers import ryuk
 
-pytestmark = [pytest.mark.docker, pytest.mark.alone]
+pytestmark = pytest.mark.docker
 
 LATEST_S = {"start": 4.0, "tests": 2.0, "stop": 2.0}
 """The kill comes at most this long after the beginning of a phase."""
