@@ -12,7 +12,7 @@ TESTCONTAINERS_RYUK_DISABLED has no effect on the watchdog.
 import logging
 import socket
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import cache
 from typing import Any, Self
 
@@ -27,7 +27,7 @@ from orchestrator import services
 from orchestrator.bed import wiring
 from orchestrator.bed.certificates import Authority
 from orchestrator.bed.model import Bed, parse_bed
-from orchestrator.errors import InvalidInput
+from orchestrator.errors import EngineFailed
 from orchestrator.hosts import LOOPBACK, docker, images
 from orchestrator.hosts.docker import api
 from orchestrator.hosts.ownership import OWNER, Identity, Kind, this_process
@@ -57,24 +57,31 @@ def joined_reaper(owner: str) -> socket.socket | None:
     """
     if testcontainers_config.ryuk_disabled:
         return None
-    connection = None
     try:
-        Reaper.get_instance()
-        container = Reaper._container  # noqa: SLF001 - the library has no other way to its address
-        if container is None:
-            raise InvalidInput("testcontainers' reaper", "it has no container", "see the log")  # noqa: TRY301
-        at = container.get_container_host_ip(), int(container.get_exposed_port(_RYUK_PORT))
-        connection = socket.create_connection(at, timeout=ACK_S)
-        connection.sendall(f"label={OWNER}={owner}\n".encode())
-        answer = connection.makefile("rb").readline(80)
-        if answer.strip() != b"ACK":
-            raise InvalidInput("ACK from testcontainers' reaper", repr(answer), "see its log")  # noqa: TRY301
+        return _acknowledged(owner)
     except Exception as error:  # noqa: BLE001 - of the library, the SDK or the network: our watchdog suffices
-        if connection:
-            connection.close()
         _log.warning("testcontainers' reaper does not take part, testbed's watchdog does: %s", error)
+        if Reaper._instance is None:  # noqa: SLF001 - its container would be in the way of the next try (#1093)
+            with suppress(Exception):
+                Reaper.delete_instance()
         return None
-    return connection
+
+
+def _acknowledged(owner: str) -> socket.socket:
+    """Return a connection to the reaper, which has acknowledged the filter."""
+    Reaper.get_instance()
+    container = Reaper._container  # noqa: SLF001 - the library has no other way to its address
+    if container is None:
+        raise EngineFailed("the container of testcontainers' reaper", "none", "see its log")
+    at = container.get_container_host_ip(), int(container.get_exposed_port(_RYUK_PORT))
+    with ExitStack() as stack:
+        connection = stack.enter_context(socket.create_connection(at, timeout=ACK_S))
+        connection.sendall(f"label={OWNER}={owner}\n".encode())
+        with connection.makefile("rb") as answers:
+            if (answer := answers.readline(80).strip()) != b"ACK":
+                raise EngineFailed("ACK from testcontainers' reaper", repr(answer), "see its log")
+        stack.pop_all()
+        return connection
 
 
 class MailBed(testing.MailBed):

@@ -12,6 +12,7 @@ import socket
 import socketserver
 import sys
 import threading
+from contextlib import suppress
 from typing import ClassVar
 from urllib.parse import parse_qs, quote
 
@@ -49,10 +50,11 @@ class Client(socketserver.StreamRequestHandler):
         with self.changed:
             Client.connected += 1
             self.changed.notify_all()
-        for line in self.rfile:
-            if not SILENT:
-                self.filters.update(parse_qs(line.decode().strip()).get("label", []))
-                self.wfile.write(b"ACK\n")
+        with suppress(ConnectionError):  # the library leaves its answer unread, so its end resets the connection
+            for line in self.rfile:
+                if not SILENT:
+                    self.filters.update(parse_qs(line.decode().strip()).get("label", []))
+                    self.wfile.write(b"ACK\n")
         with self.changed:
             Client.connected -= 1
             self.changed.notify_all()

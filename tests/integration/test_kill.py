@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import smtplib
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from orchestrator.testing import MailBed
 from tests.integration.command import POLL_S
 from tests.integration.test_testcontainers import ryuk
 
-pytestmark = [pytest.mark.docker, pytest.mark.alone]
+pytestmark = pytest.mark.docker
 
 LATEST_S = {"start": 4.0, "tests": 2.0, "stop": 2.0}
 """The kill comes at most this long after the beginning of a phase."""
@@ -46,22 +47,32 @@ def reapers(real_engine: Host) -> dict[str, dict[str, str]]:
     }
 
 
-def kill_one(engine: Host, environment: dict[str, str], phase: str, later_s: float) -> float:
-    """Kill a holder after this part of a phase; return the seconds from the kill until nothing was left for good."""
-    holder = subprocess.Popen(
+def hold(environment: dict[str, str]) -> subprocess.Popen[str]:
+    """Start a process that holds a bed among testcontainers."""
+    return subprocess.Popen(
         [sys.executable, "-m", "tests.integration.bed_holder"],
         stdout=subprocess.PIPE,
         env={**os.environ, **environment, "BEDS": "testcontainers"},
         text=True,
     )
+
+
+def until(holder: subprocess.Popen[str], phase: str) -> dict[str, str]:
+    """Wait for the beginning of a phase; return what the holder printed before it: word -> value."""
     assert holder.stdout
     told: dict[str, str] = {}
     for line in holder.stdout:
         word, _, rest = line.strip().partition(" ")
         told[word] = rest
         if word == phase:
-            break
-    assert phase in told, f"{phase} was never reached"
+            return told
+    raise AssertionError(f"{phase} was never reached")
+
+
+def kill_one(engine: Host, environment: dict[str, str], phase: str, later_s: float) -> float:
+    """Kill a holder after this part of a phase; return the seconds from the kill until nothing was left for good."""
+    holder = hold(environment)
+    told = until(holder, phase)
     time.sleep(later_s)  # the random moment
     holder.kill()
     killed = last = time.monotonic()
@@ -103,6 +114,21 @@ def kill_many(engine: Host, reapers: dict[str, dict[str, str]], kills: int, at_o
     for order, seconds in zip(orders, took, strict=True):
         assert seconds < REMOVED_S, order
     return {reaper: max(s for o, s in zip(orders, took, strict=True) if o[0] == reaper) for reaper in REAPERS}
+
+
+def test_the_librarys_reaper_removes_a_bed_whose_watchdog_was_killed_too(
+    real_engine: Host, reapers: dict[str, dict[str, str]]
+) -> None:
+    holder = hold(reapers["on"])
+    told = until(holder, "tests")
+    os.kill(int(told["watchdog"]), signal.SIGKILL)
+    holder.kill()
+    holder.wait()
+    deadline = time.monotonic() + REMOVED_S
+    assert real_engine.find({OWNER: told["owner"]})
+    while real_engine.find({OWNER: told["owner"]}):
+        assert time.monotonic() < deadline
+        time.sleep(POLL_S * 20)
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(50, marks=[pytest.mark.long, pytest.mark.timeout(3600)])])
