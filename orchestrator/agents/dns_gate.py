@@ -18,12 +18,10 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from functools import partial
-from itertools import count
 from pathlib import Path
 from socket import SO_LINGER, SOL_SOCKET
-from typing import Annotated, Any, Self, cast
+from typing import Any, cast
 
 import dns.exception
 import dns.flags
@@ -31,20 +29,11 @@ import dns.message
 import dns.rcode
 import dns.rdatatype
 import uvloop
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import ValidationError
 
 from orchestrator.agents.control import SOCKET
+from orchestrator.agents.dns_rules import DNS_RULES, Action, DnsRule, DnsRules
 from orchestrator.agents.output import say
-from orchestrator.agents.rules import glob
 from orchestrator.agents.sink import listen, listen_locally
 
 MOST_QUERIES = 100_000
@@ -58,82 +47,6 @@ _MAX_UDP = 65535
 _HEADER_B, _QR = 12, 0x80
 """Octets of a header, and the bit of an answer in its third octet (RFC 1035, 4.1.1)."""
 _CONTROL_LIMIT = 1 << 20
-
-
-class Action(StrEnum):
-    """Action of a rule on a question."""
-
-    ANSWER = "answer"
-    """Answer with ``rcode`` and no records."""
-    DROP = "drop"
-    """Never answer."""
-    DELAY = "delay"
-    """Answer ``delay_s`` later."""
-    TRUNCATE = "truncate"
-    """Answer over UDP with TC and no records, so that the client asks over TCP (RFC 1035, 4.2.1). Matches UDP only."""
-    RESET = "reset"
-    """Reset the connection. Matches TCP only."""
-    PASS = "pass"  # noqa: S105
-    """Pass the question on; later rules do not apply."""
-
-
-_OVER = {Action.TRUNCATE: "udp", Action.RESET: "tcp"}
-"""Actions of one transport."""
-
-
-class DnsRule(BaseModel):
-    """One rule: a pattern for questions, and an action. The first rule that matches a question decides."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    name: Annotated[str, Field(min_length=1, max_length=255)] = "*"
-    """Domain name with ``*`` and ``?``; letters of either case."""
-    type: str = "*"
-    """``MX``, ``AAAA``, ``TYPE65``, or ``*``."""
-    then: Action = Action.ANSWER
-    rcode: str = "SERVFAIL"
-    """Response code of the action ``answer``: SERVFAIL, NXDOMAIN, REFUSED, NOTIMP, ..."""
-    times: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
-    """Apply to the first ``times`` matches only."""
-    delay_s: Annotated[float, Field(ge=0, le=3600)] = 0.0
-    """Of ``answer`` and ``delay``: seconds before the answer."""
-
-    @field_validator("name", "type", "rcode")
-    @classmethod
-    def _canonical(cls, text: str, info: ValidationInfo) -> str:
-        """Write a value as the gate writes that of a question."""
-        try:
-            match info.field_name:
-                case "name":
-                    return text.removesuffix(".") or "."
-                case "rcode":
-                    return dns.rcode.to_text(dns.rcode.from_text(text))
-            return text if text == "*" else dns.rdatatype.to_text(dns.rdatatype.from_text(text))
-        except (dns.exception.DNSException, ValueError) as error:
-            raise ValueError(f"{info.field_name} {text}: {error}") from error
-
-    @model_validator(mode="after")
-    def _delays(self) -> Self:
-        if self.delay_s and self.then not in {Action.ANSWER, Action.DELAY}:
-            raise ValueError(f"delay_s {self.delay_s}: {self.then} has no delay")
-        return self
-
-
-class _Kept:
-    """A rule in force, with its id and its hits."""
-
-    def __init__(self, id_: int, rule: DnsRule) -> None:
-        self.id = id_
-        self.rule = rule
-        self.hits = 0
-        self._name = glob(rule.name)
-
-    def concerns(self, name: str, kind: str, over: str) -> bool:
-        matches = self._name is None or self._name.match(name) is not None
-        return matches and self.rule.type in {"*", kind} and over == _OVER.get(self.rule.then, over)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"id": self.id, **self.rule.model_dump(mode="json"), "hits": self.hits}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,11 +72,7 @@ class Gate:
 
     def __init__(self, upstream: tuple[str, int], rules: Sequence[DnsRule] = ()) -> None:
         self.upstream = upstream
-        self._ids = count(1)
-        """Ids of rules; none is used again."""
-        self.kept = self._numbered(rules)
-        self._live = self.kept.copy()
-        """Those that still apply: a rule with ``times`` leaves them with its last hit."""
+        self.rules = DnsRules(rules)
         self.queries: deque[Query] = deque(maxlen=MOST_QUERIES)
         self.servers: list[asyncio.AbstractServer] = []
         """They serve while the caller holds them."""
@@ -180,13 +89,9 @@ class Gate:
             return await self._forwarded(wire, over)
         question = query.question[0]
         name, kind = question.name.to_text(omit_final_dot=True), dns.rdatatype.to_text(question.rdtype)
-        kept = next((kept for kept in self._live if kept.concerns(name, kind, over)), None)
-        if kept is None:
+        rule = self.rules.decide(name, kind, over)
+        if rule is None:
             return await self._passed(wire, query, client, over, None)
-        kept.hits += 1
-        rule = kept.rule
-        if kept.hits == rule.times:
-            self._live.remove(kept)
         note = partial(self._note, query, client, over, rule.then)
         match rule.then:
             case Action.DROP:
@@ -269,24 +174,16 @@ class Gate:
         """
         match words:
             case ["rules"]:
-                return [kept.to_dict() for kept in self.kept]
+                return self.rules.to_list()
             case ["add", str(text)]:
-                new = self._numbered(_RULES.validate_json(text))
-                self.kept, self._live = [*new, *self.kept], [*new, *self._live]  # the newest decides
-                return [kept.to_dict() for kept in new]
+                return self.rules.add(DNS_RULES.validate_json(text))
             case ["remove", str(text)]:
-                removed = next((kept for kept in self.kept if kept.id == int(text)), None)
-                self.kept, self._live = ([one for one in of if one is not removed] for of in (self.kept, self._live))
-                return removed and removed.hits
+                return self.rules.remove(int(text))
             case ["clear"]:
-                self.kept, self._live = [], []
-                return 0
+                return self.rules.clear()
             case ["queries", str(after)]:
                 return [asdict(query) for query in self.queries if query.id > int(after)]
         raise ValueError(f"no such request: {words!r:.200}")
-
-    def _numbered(self, rules: Sequence[DnsRule]) -> list[_Kept]:
-        return [_Kept(next(self._ids), rule) for rule in rules]
 
 
 class _Once(asyncio.DatagramProtocol):
@@ -391,9 +288,6 @@ def _rcode(response: bytes) -> str:
     return dns.rcode.to_text(dns.message.from_wire(response, keyring=False, continue_on_error=True).rcode())
 
 
-_RULES = TypeAdapter(list[DnsRule])
-
-
 async def run(gate: Gate, hosts: Sequence[str], port: int, control: Path) -> None:
     """Serve until SIGTERM or SIGINT."""
     ended, loop = asyncio.Event(), asyncio.get_running_loop()
@@ -414,7 +308,7 @@ def main() -> None:
     parser.add_argument("--rules", type=Path, metavar="FILE", help="a list of rules, JSON")
     options = parser.parse_args()
     try:
-        rules = _RULES.validate_json(options.rules.read_bytes() if options.rules else b"[]")
+        rules = DNS_RULES.validate_json(options.rules.read_bytes() if options.rules else b"[]")
     except (OSError, ValidationError) as error:
         parser.error(str(error))
     gate = Gate((options.upstream, options.upstream_port), rules)

@@ -253,7 +253,7 @@ class RuleInForce:
         return self.due
 
     def _waited(self, envelope: Envelope, now: float, delay_s: float) -> bool:
-        triple = (envelope.client, (envelope.sender or "").lower(), (envelope.recipient or "").lower())
+        triple = (envelope.client, envelope.sender or "", envelope.recipient or "")
         first = self.first_seen.setdefault(triple, now)
         if len(self.first_seen) > MOST_TRIPLES:
             del self.first_seen[next(iter(self.first_seen))]
@@ -272,9 +272,15 @@ class Rules:
     """A list of rules in force, with the hits of each. An id is never given twice."""
 
     def __init__(
-        self, rules: Sequence[Rule], clock: Callable[[], float] = time.monotonic, ids: Iterator[int] | None = None
+        self,
+        rules: Sequence[Rule],
+        clock: Callable[[], float] = time.monotonic,
+        ids: Iterator[int] | None = None,
+        fold: Callable[[str], str] = str.lower,
     ) -> None:
         self._clock = clock
+        self._fold = fold
+        """Makes patterns and addresses comparable."""
         self.ids = ids or count(1)
         """Ids of new rules."""
         self.replace(rules)
@@ -305,7 +311,8 @@ class Rules:
         raise KeyError(id_)
 
     def _new(self, rule: Rule) -> RuleInForce:
-        return RuleInForce(next(self.ids), rule, glob(rule.to), glob(rule.from_))
+        to, sender = (pattern and glob(self._fold(pattern)) for pattern in (rule.to, rule.from_))
+        return RuleInForce(next(self.ids), rule, to or None, sender or None)
 
     def _put(self, rules: list[RuleInForce]) -> None:
         self.in_force = rules
@@ -316,7 +323,11 @@ class Rules:
 
     def decide(self, moment: Moment, envelope: Envelope) -> Decision:
         """Return what the first matching rule of a moment does that does not let it pass; ``PASSED``: nothing."""
-        for kept in self._at.get(moment, ()):
+        if not (rules := self._at.get(moment)):
+            return PASSED
+        sender, recipient = (known and self._fold(known) for known in (envelope.sender, envelope.recipient))
+        envelope = Envelope(client=envelope.client, sender=sender, recipient=recipient)
+        for kept in rules:
             if kept.count_match(envelope) and (decision := kept.decide(envelope, self._clock())) is not PASSED:
                 return decision
         return PASSED

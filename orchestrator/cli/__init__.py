@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli import beds, bisect, inspection, machine, mail, run, shell
+from orchestrator.cli import beds, bisect, inspection, machine, mail, nodes, plans, run, shell
 from orchestrator.cli.verbosity import verbose
 
 app = typer.Typer(
@@ -43,7 +43,11 @@ app.add_typer(run.app, name="run", rich_help_panel="Ask")
 app.add_typer(bisect.app, name="bisect", rich_help_panel="Ask")
 _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
     "Ask": (inspection.analyze, inspection.capsule, inspection.runs, inspection.list_),
-    "Beds": (beds.up, beds.down, beds.ps, beds.logs, beds.exec_, beds.stats, beds.plan, beds.graph, beds.schema),
+    "Beds": (
+        *(beds.up, beds.down, beds.ps),
+        *(nodes.logs, nodes.exec_, nodes.stats),
+        *(plans.plan, plans.graph, plans.schema),
+    ),
     "Mail and DNS of a bed": (mail.wait_mail, mail.inbox),
     "This machine": (machine.setup, machine.doctor, machine.images, machine.clean),
 }

@@ -1,15 +1,12 @@
 """Commands about mail and DNS of a bed that is up: wait-mail, inbox, dns."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from orchestrator.cli import beds, shell
+from orchestrator.cli import chosen, shell
 from orchestrator.cli.verbosity import verbose
 from orchestrator.plaintext import plain
-
-if TYPE_CHECKING:
-    from orchestrator.up.bed import RunningBed
 
 dns_app = typer.Typer(no_args_is_help=True)
 
@@ -25,13 +22,13 @@ def wait_mail(
     after: Annotated[int | None, typer.Option(min=0, metavar="ID", help="Only messages after this one.")] = None,
     count: Annotated[int, typer.Option(min=1, max=1000, help="Messages to wait for.")] = 1,
     timeout: Annotated[float, typer.Option(min=0, max=600, help="Seconds to wait.")] = 30.0,
-    bed: beds.DeployedOption = None,
+    bed: chosen.Option = None,
     output: shell.FormatOption = "text",
 ) -> None:
     """Wait until messages have arrived in the inbox of a bed, and show them."""
     given = {"to": to, "sender": sender, "subject": subject, "query": query or None, "after": after}
     conditions = {name: value for name, value in given.items() if value is not None}
-    messages = _attached(bed).inbox.wait(count=count, timeout=timeout, **conditions)
+    messages = chosen.attached(bed).inbox.wait(count=count, timeout=timeout, **conditions)
     shell.answer(output, messages, lambda: _show(messages))
 
 
@@ -40,11 +37,11 @@ def inbox(
     limit: Limit = 50,
     log: Annotated[int | None, typer.Option(metavar="ID", help="Show the relay's log of this message instead.")] = None,
     delete: Annotated[bool, typer.Option("--delete", help="Delete the messages that match --query, or all.")] = False,
-    bed: beds.DeployedOption = None,
+    bed: chosen.Option = None,
     output: shell.FormatOption = "text",
 ) -> None:
     """List the messages in the inbox of a bed, and print the address of its web page."""
-    asked = _attached(bed).inbox
+    asked = chosen.attached(bed).inbox
     if delete:
         deleted = asked.delete(query=query)
         shell.answer(output, deleted, lambda: shell.tell(f"deleted: {len(deleted)}"))
@@ -81,11 +78,11 @@ def fail(
     delay: Annotated[
         float, typer.Option(min=0, max=3600, help="Seconds to wait before the answer, of a rcode and of delay.")
     ] = 0.0,
-    bed: beds.DeployedOption = None,
+    bed: chosen.Option = None,
     output: shell.FormatOption = "text",
 ) -> None:
     """Fail questions of a name and type; the newest rule that matches decides. Show the rule, with its id."""
-    rule = _attached(bed).dns.fail(name, kind, then, times=times, delay_s=delay)
+    rule = chosen.attached(bed).dns.fail(name, kind, then, times=times, delay_s=delay)
     shell.answer(output, rule, lambda: _show_rules([rule]))
 
 
@@ -96,20 +93,20 @@ def set_(
     kind: Annotated[str, typer.Argument(metavar="TYPE", help="MX, A, TXT, CAA, ...")],
     data: Annotated[list[str] | None, typer.Argument(metavar="DATA", help="Data of each record; none: remove.")] = None,
     ttl: Annotated[int, typer.Option(min=0, max=86400, help="Seconds that an answer may be kept.")] = 60,
-    bed: beds.DeployedOption = None,
+    bed: chosen.Option = None,
 ) -> None:
     """Replace the records of a name and type; the bed answers with the new ones once the command has ended."""
-    _attached(bed).dns.set(name, kind, data or [], ttl=ttl)
+    chosen.attached(bed).dns.set(name, kind, data or [], ttl=ttl)
 
 
 @dns_app.command()
 @verbose
 def clear(
     rule: Annotated[int | None, typer.Argument(metavar="ID", help="The id of a rule; none: all rules.")] = None,
-    bed: beds.DeployedOption = None,
+    bed: chosen.Option = None,
 ) -> None:
     """Remove one rule, or every rule."""
-    gate = _attached(bed).dns
+    gate = chosen.attached(bed).dns
     if rule is None:
         gate.clear()
     else:
@@ -118,9 +115,9 @@ def clear(
 
 @dns_app.command()
 @verbose
-def rules(bed: beds.DeployedOption = None, output: shell.FormatOption = "text") -> None:
+def rules(bed: chosen.Option = None, output: shell.FormatOption = "text") -> None:
     """List the rules, the one that decides first, each with its id and its hits: how often it was applied."""
-    found = _attached(bed).dns.rules()
+    found = chosen.attached(bed).dns.rules()
     shell.answer(output, found, lambda: _show_rules(found))
 
 
@@ -128,11 +125,11 @@ def rules(bed: beds.DeployedOption = None, output: shell.FormatOption = "text") 
 @verbose
 def queries(
     after: Annotated[int, typer.Option(min=0, help="Only questions with an id above this one.")] = 0,
-    bed: beds.DeployedOption = None,
+    bed: chosen.Option = None,
     output: shell.FormatOption = "text",
 ) -> None:
     """List the questions that reached the gate of a bed, the oldest first."""
-    asked = _attached(bed).dns.queries(after=after)
+    asked = chosen.attached(bed).dns.queries(after=after)
 
     def show() -> None:
         for one in asked:
@@ -153,11 +150,3 @@ def _show(messages: list[dict[str, Any]]) -> None:
     for one in messages:
         recipients = ", ".join(one["recipients"])
         shell.tell(plain(f"{one['id']:6}  {one['sender'] or '<>'} -> {recipients}  {one['subject']}"))
-
-
-def _attached(bed: str | None) -> "RunningBed":
-    from orchestrator.hosts import docker
-    from orchestrator.up.attach import attach
-
-    host = docker.connect()
-    return attach(host, beds.find(host, bed, "`--bed ID`"))

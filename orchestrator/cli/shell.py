@@ -4,6 +4,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
@@ -19,7 +20,18 @@ if TYPE_CHECKING:
 
 
 Format = Literal["text", "json"]
-FormatOption = Annotated[Format, typer.Option("--format", help="text for people, json for scripts.")]
+_errors_in_json: ContextVar[bool] = ContextVar("errors_in_json", default=False)
+
+
+def errors_as(output: str) -> str:
+    """Print this command's error in the format of its answer: callback of every option ``--format``."""
+    _errors_in_json.set(output == "json")
+    return output
+
+
+FormatOption = Annotated[
+    Format, typer.Option("--format", callback=errors_as, help="text for people, json for scripts.")
+]
 RunsOption = Annotated[
     Path, typer.Option("--runs", envvar="TESTBED_RUNS", help="Where run directories are kept.", show_default=True)
 ]
@@ -52,6 +64,12 @@ class Panels(TyperGroup):
 def built_in_beds() -> list[str]:
     """Name the built-in beds, for shell completion; reads no file."""
     return sorted(path.stem for path in (Path(__file__).parents[1] / "bed" / "builtin").glob("*.yaml"))
+
+
+BedArgument = Annotated[
+    str,
+    typer.Argument(metavar="BED", help="A built-in bed (see list) or a YAML file.", autocompletion=built_in_beds),
+]
 
 
 def made_runs(ctx: typer.Context) -> list[str]:
@@ -113,6 +131,7 @@ def end_with(code: int, unreported: Problem | None) -> NoReturn:
 
 def run_guarded(command: Callable[[], Any]) -> None:
     """Call the command; turn every error into a message and an exit code."""
+    errors_as("text")  # until the command's own option is read
     try:
         raise_on_signals()
         command()
@@ -134,8 +153,14 @@ def run_guarded(command: Callable[[], Any]) -> None:
 
 
 def _end_with(problem: Problem) -> NoReturn:
-    words = [f"needed: {problem.needed}", f"found:  {problem.found}", f"do:     {problem.do}", *_notes(problem)]
-    say("\n".join(_shown(part) for part in words))
+    if _errors_in_json.get():
+        from orchestrator import strict_json
+
+        facts = {**problem.to_dict(), "notes": _notes(problem), "exit_code": problem.exit_code}
+        typer.echo(strict_json.dumps(facts), err=True)
+    else:
+        words = [f"needed: {problem.needed}", f"found:  {problem.found}", f"do:     {problem.do}", *_notes(problem)]
+        say("\n".join(_shown(part) for part in words))
     sys.exit(problem.exit_code)
 
 

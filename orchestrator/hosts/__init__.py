@@ -153,6 +153,8 @@ class ContainerGone(EngineFailed):
 class Overdue(TimedOut):
     """A command was killed at its time limit; ``stdout`` and ``stderr`` hold its output until then."""
 
+    status = None
+
     def __init__(self, command: Sequence[str], seconds: float, *, stdout: str = "", stderr: str = "") -> None:
         needed = f"{' '.join(command)[:200]} to end within {seconds:g} s"
         super().__init__(needed, "it did not", "see whether the machine is overloaded, and try again")

@@ -2,9 +2,9 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from threading import Thread
 from typing import Any
 
 from orchestrator.errors import Problem
@@ -114,8 +114,7 @@ def remove(host: Host, bed: DeployedBed, say: Callable[[str], None]) -> None:
     if locks or (bed.private and bed.networks):
         attempt(partial(images.ensure_helper, host, say))
     with shielded():
-        with ThreadPoolExecutor(max(1, len(others))) as pool:
-            list(pool.map(lambda container: attempt(host.node(container.id).remove), others))
+        _at_once([partial(attempt, host.node(container.id).remove) for container in others])
         for lock in locks:
             attempt(partial(put_back, host, lock))
         for lock in locks if not failed else ():
@@ -129,3 +128,12 @@ def remove(host: Host, bed: DeployedBed, say: Callable[[str], None]) -> None:
             attempt(partial(host.remove_network, network.id))
     if failed:
         raise failed[0]
+
+
+def _at_once(acts: Sequence[Callable[[], None]]) -> None:
+    """Call functions in parallel. No pool: at the interpreter's exit, when a bed may be up, it starts no thread."""
+    threads = [Thread(target=act) for act in acts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()

@@ -19,6 +19,7 @@ from threading import Event, Thread
 from typing import Any
 
 from orchestrator.bed.model import Bed
+from orchestrator.errors import EngineFailed
 from orchestrator.hosts import LOOPBACK, Found, Host
 
 ID, BED, NODE, SERVICE, KIND, OWNER, CREATED, EXPIRES, NODES, PRIVATE, NEIGHBOURS, DEFINITION, PUBLISHED_AT = (
@@ -270,6 +271,20 @@ class DeployedBed:
     def node(self, name: str) -> Found | None:
         """Return the container of a node; ``None`` if there is none."""
         return next((c for c in self.containers if c.labels.get(NODE) == name), None)
+
+    def check_kept(self, name: str) -> None:
+        """Raise EngineFailed if the container of a node was removed."""
+        if name in self.lost:
+            do = f"`testbed down {self.id}`, then `testbed up` again"
+            raise EngineFailed(f"node {name} of bed {self.bed}", "its container was removed", do)
+
+    def check_running(self, name: str) -> None:
+        """Raise EngineFailed if a node has ended, or its container was removed."""
+        self.check_kept(name)
+        container = self.node(name)
+        if container and container.state != "running":
+            do = f"see `testbed logs --bed {self.id} {name}`"
+            raise EngineFailed(f"node {name} running", f"it is {container.state}", do)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for a script."""

@@ -12,10 +12,11 @@ from orchestrator.agents.contract import TICK_S, LoadReport, LoadTick, SinkRepor
 from orchestrator.measurements import hops, run_json
 from orchestrator.measurements.accounting import Accounting
 from orchestrator.measurements.hops import Hops
+from orchestrator.measurements.kept import Kept
 from orchestrator.measurements.latency import Latency
 from orchestrator.measurements.machine import Machine, RecordedCpus
 from orchestrator.measurements.run_json import Phase
-from orchestrator.measurements.rundir import Kept, RunDir
+from orchestrator.measurements.rundir import RunDir
 from orchestrator.measurements.series import Series, grown, growth, join, steady
 from orchestrator.services import Purpose, Role
 

@@ -11,8 +11,9 @@ from typing import Annotated, Any
 from pydantic import PlainSerializer, PlainValidator
 
 from orchestrator import services
+from orchestrator.measurements.kept import Kept
 from orchestrator.measurements.latency import Latency
-from orchestrator.measurements.rundir import Kept, RunDir
+from orchestrator.measurements.rundir import RunDir
 from orchestrator.measurements.series import Series
 from orchestrator.services import Trouble
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from orchestrator.measurements.rundir import Kept
+from orchestrator.measurements.kept import Kept
 
 FULL = 0.1
 """CPUs with a smaller idle share count as saturated. It is above 0: readings include a moment without load."""

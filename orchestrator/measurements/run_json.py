@@ -5,7 +5,9 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, ValidationError
 
 from orchestrator.errors import InvalidInput
-from orchestrator.measurements.rundir import Kept, RunDir, check_name, place
+from orchestrator.measurements.files import check_name
+from orchestrator.measurements.kept import Kept, place
+from orchestrator.measurements.rundir import RunDir
 from orchestrator.measurements.verdict import Verdict
 from orchestrator.services import Purpose
 

@@ -15,41 +15,26 @@ A damaged file (process killed, disk broken) is read as far as possible; ``RunDi
 """
 
 import gzip
-import os
 import re
 import traceback
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, Self, TypeVar
-
-from pydantic import BaseModel, ConfigDict, ValidationError
+from typing import IO, Any, TypeVar
 
 from orchestrator import strict_json
-from orchestrator.errors import InvalidInput, host_cannot, usable
+from orchestrator.errors import InvalidInput, usable
 from orchestrator.interrupts import shielded
+from orchestrator.measurements.files import check_name, make_directory, replace, write_files
+from orchestrator.measurements.kept import Kept, check_format, read_object, why
 
 R = TypeVar("R")
 _UNIX_TIME = re.compile(r"\d{1,12}(\.\d+)?")
 
 FORMAT = 2
 """Format of run.json and the files beside it."""
-MAX_NAME = 200
-"""Maximum octets of a name; leaves room for a suffix in a file name of at most 255 (NAME_MAX)."""
-
-
-class Kept(BaseModel):
-    """Base of the shapes of files in a run directory: strict types, unknown keys ignored."""
-
-    model_config = ConfigDict(strict=True, frozen=True)
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Check the content of a file; in JSON mode, a strict field may be a dataclass, an enumeration or a tuple."""
-        return cls.model_validate_json(strict_json.dumps(data))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +89,7 @@ class RunDir:
         """Read run.json; raises InvalidInput if that fails, or if its format is not FORMAT."""
         path = self.path / "run.json"
         try:
-            facts = _object(path)
+            facts = read_object(path)
         except (OSError, ValueError, RecursionError) as error:
             raise InvalidInput("a readable run directory", f"{path}: {why(error)}", "see `testbed runs`") from error
         check_format(facts, FORMAT, path)
@@ -126,7 +111,7 @@ class RunDir:
         """Parse a report; ``None`` if it is missing, or ``read`` raises TypeError, ValueError or KeyError."""
         path = self.path / "results" / f"{check_name(name)}.json"
         try:
-            report = read(_object(path))
+            report = read(read_object(path))
         except FileNotFoundError:
             return None
         except (OSError, TypeError, ValueError, KeyError, RecursionError) as error:
@@ -217,26 +202,6 @@ class RunDir:
         return points
 
 
-def why(error: Exception) -> str:
-    """Return the reason why data cannot be read; for a validation error, the first invalid key."""
-    if isinstance(error, ValidationError):
-        return place(error.errors()[0])
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
-
-
-def place(error: Mapping[str, Any]) -> str:
-    """Return the key and the message of one of pydantic's errors."""
-    return f"{'.'.join(map(str, error['loc']))}: {error['msg']}"
-
-
-def _object(path: Path) -> dict[str, Any]:
-    """Read a JSON object; raises OSError, ValueError or RecursionError."""
-    data = strict_json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(data, dict):
-        raise ValueError("the file holds no JSON object")  # noqa: TRY004 - the type of a file's content
-    return data
-
-
 def _may_be_run(path: Path) -> bool:
     try:
         return (path / "run.json").is_file()
@@ -258,87 +223,3 @@ def _point(line: bytes, check: Callable[[dict[str, Any]], object] | None) -> dic
     except (ValueError, TypeError, RecursionError):
         return None
     return point
-
-
-def check_format(data: Mapping[str, Any], known: int, path: Path) -> None:
-    """Raise InvalidInput if a file's ``format`` is not ``known``; a file without one has format 1."""
-    found = data.get("format", 1)
-    if type(found) is int and found == known:
-        return
-    made_by = f", written by testbed {data['version']}" if isinstance(data.get("version"), str) else ""
-    if type(found) is not int:
-        do = "the file is damaged, or testbed did not write it"
-    elif found < known:
-        do = f"it was made before format {known}: use an earlier testbed (CHANGELOG.md lists them)"
-    else:
-        do = f"it was made after format {known}: use a later testbed"
-    raise InvalidInput(f"a file of format {known}", f"{path}: format {found!r:.60}{made_by}", do)
-
-
-def check_name(name: str) -> str:
-    """Return the name of a load, node or series; raises InvalidInput if it cannot be part of a file's name."""
-    if name and name[0] != "." and "/" not in name and name.isprintable() and len(name.encode()) <= MAX_NAME:
-        return name
-    raise InvalidInput(
-        f"a name of 1 to {MAX_NAME} printable characters without a slash, not beginning with a dot",
-        repr(name)[:100],
-        "choose another name",
-    )
-
-
-def make_directory(parent: Path, name: str, parts: tuple[str, ...] = ()) -> Path:
-    """Make a directory ``<time>-<name>`` with the folders ``parts`` in it; raises InvalidInput if that fails."""
-    stem = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{check_name(name)}"
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        for n in range(1, 1000):
-            path = parent / (stem if n == 1 else f"{stem}-{n}")
-            try:
-                path.mkdir()
-            except FileExistsError:
-                continue
-            for part in parts:
-                (path / part).mkdir()
-            return path
-    except OSError as error:
-        raise host_cannot(error, str(parent)) or InvalidInput(
-            f"a directory for the run below {parent}",
-            error.strerror or str(error),
-            "free some space, or name another place with --runs",
-        ) from error
-    raise InvalidInput(f"a free name below {parent}", f"a thousand runs called {stem}", "delete some of them")
-
-
-def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write files (absolute path -> content) below a folder; raises InvalidInput if that fails."""
-    for name in files:
-        if ".." in Path(name).parts or "\0" in name:
-            raise InvalidInput("paths of files without '..'", repr(name)[:100], "name the file by its whole path")
-    try:
-        for name, content in files.items():
-            path = folder / name.lstrip("/")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-            if content.startswith(b"#!"):
-                path.chmod(0o755)
-    except OSError as error:
-        raise host_cannot(error, str(folder)) or InvalidInput(
-            f"files below {folder}", error.strerror or str(error), "name another place"
-        ) from error
-
-
-def replace(path: Path, text: str) -> None:
-    """Replace a file atomically; raises OSError if that fails: the old file stays."""
-    scratch = path.with_name(path.name + ".new")
-    try:
-        with scratch.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(path)
-    except BaseException as error:
-        with suppress(OSError):
-            scratch.unlink(missing_ok=True)
-        if isinstance(error, OSError) and not error.filename:
-            error.filename = str(path)
-        raise

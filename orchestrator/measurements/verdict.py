@@ -6,7 +6,7 @@ from typing import Annotated, Self, TypeVar
 
 from pydantic import Field, computed_field
 
-from orchestrator.measurements.rundir import Kept
+from orchestrator.measurements.kept import Kept
 
 V = TypeVar("V")
 

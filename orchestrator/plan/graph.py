@@ -12,10 +12,10 @@ from orchestrator.plan import NodePlan, Plan
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrawnNetwork:
-    """One of the two networks of a bed."""
+    """One network of a bed."""
 
     name: str
-    """``lab`` or ``control``."""
+    """``lab``, ``control`` or ``guests``."""
     subnets: tuple[str, ...]
     """Empty if the engine has not chosen them yet."""
     parent: str = ""
@@ -29,12 +29,12 @@ class DrawnPort:
     port: str
     """Port and protocol, such as ``25/tcp``."""
     host_port: int | None
-    """Port on the host's 127.0.0.1; ``None`` if the engine will choose a free one at the start."""
+    """Port on the host's ``published_at``; ``None`` if the engine will choose a free one at the start."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrawnNode:
-    """One node, on both networks."""
+    """One node."""
 
     name: str
     service: str
@@ -42,6 +42,8 @@ class DrawnNode:
     """Empty for a service that is unknown here."""
     addresses: tuple[str, ...]
     """On the lab network: single addresses, and ranges ``FIRST to LAST``."""
+    networks: tuple[str, ...]
+    """Names of its networks."""
     ports: tuple[DrawnPort, ...]
 
 
@@ -50,6 +52,8 @@ class Graph:
     """Content of a picture of a bed."""
 
     bed: str
+    published_at: str
+    """Address of the host on which ports are published."""
     networks: tuple[DrawnNetwork, ...]
     nodes: tuple[DrawnNode, ...]
 
@@ -58,23 +62,34 @@ class Graph:
         return asdict(self)
 
 
-def of_plan(plan: Plan, published: Mapping[str, Mapping[str, int]] | None = None) -> Graph:
-    """Return a bed's graph; ``published``: node -> ``25/tcp`` -> port of the host's 127.0.0.1, if the bed is up."""
+def of_plan(
+    plan: Plan, published: Mapping[str, Mapping[str, int]] | None = None, published_at: str = "127.0.0.1"
+) -> Graph:
+    """Return a bed's graph.
+
+    ``published``: node -> ``25/tcp`` -> port of ``published_at``, an address of the host, if the bed is up.
+    """
     ports = published or {}
     families = plan.bed.families
     subnets = [plan.subnet] * families.has_v4 + [twin_network(plan.subnet)] * families.has_v6
-    lab = DrawnNetwork(name="lab", subnets=tuple(map(str, subnets)), parent=plan.bed.parent or "")
+    networks = [
+        DrawnNetwork(name="lab", subnets=tuple(map(str, subnets)), parent=plan.bed.parent or ""),
+        DrawnNetwork(name="control", subnets=()),
+    ]
+    if plan.bed.guests:
+        networks.append(DrawnNetwork(name="guests", subnets=()))
     nodes = tuple(
         DrawnNode(
             name=node.name,
             service=node.service,
             role=node.role,
             addresses=_addresses(plan, node),
+            networks=("lab", "control", *(["guests"] if node.guests else [])),
             ports=tuple(DrawnPort(port=p, host_port=ports.get(node.name, {}).get(p)) for p in node.publish),
         )
         for node in plan.nodes
     )
-    return Graph(bed=plan.bed.name, networks=(lab, DrawnNetwork(name="control", subnets=())), nodes=nodes)
+    return Graph(bed=plan.bed.name, published_at=published_at, networks=tuple(networks), nodes=nodes)
 
 
 def _addresses(plan: Plan, node: NodePlan) -> tuple[str, ...]:
@@ -145,7 +160,7 @@ def _network_labels(graph: Graph) -> Mapping[str, tuple[str, ...]]:
 
 def _node_labels(graph: Graph) -> Mapping[str, tuple[str, ...]]:
     """Return the lines of each node's label, and the host's; ids are numbers, so no name can be a keyword."""
-    host = {"host": ("127.0.0.1 of the host",)} if any(node.ports for node in graph.nodes) else {}
+    host = {"host": (f"{graph.published_at} of the host",)} if any(node.ports for node in graph.nodes) else {}
     nodes = {
         f"n{number}": (node.name, f"{node.service}, role {node.role}" if node.role else node.service)
         for number, node in enumerate(graph.nodes)
@@ -156,7 +171,7 @@ def _node_labels(graph: Graph) -> Mapping[str, tuple[str, ...]]:
 def _edges(graph: Graph) -> list[_Edge]:
     edges = []
     for number, node in enumerate(graph.nodes):
-        labels = {network.name: node.addresses if network.name == "lab" else () for network in graph.networks}
+        labels = {name: node.addresses if name == "lab" else () for name in node.networks}
         edges += [_Edge(f"n{number}", network, label, directed=False) for network, label in labels.items()]
         if node.ports:
             lines = tuple(f"{port.host_port or 'a free port'} to {port.port}" for port in node.ports)

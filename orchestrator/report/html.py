@@ -18,7 +18,8 @@ import jinja2
 
 from orchestrator.errors import Problem, host_cannot
 from orchestrator.measurements import Measurements
-from orchestrator.measurements.rundir import RunDir, replace
+from orchestrator.measurements.files import replace
+from orchestrator.measurements.rundir import RunDir
 from orchestrator.report import tables
 from orchestrator.report.charts import charts
 from orchestrator.report.figures import best_figure, number

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from orchestrator.measurements.rundir import replace
+from orchestrator.measurements.files import replace
 from orchestrator.measurements.verdict import Table
 from orchestrator.plaintext import plain
 from orchestrator.report import html, tables

@@ -19,8 +19,10 @@ from orchestrator.bed.addressing import parse_slice
 from orchestrator.bed.model import Strict, checked
 from orchestrator.bed.user_files import FromDisk, read_tree
 from orchestrator.errors import ExitCode, InvalidInput, usable
+from orchestrator.measurements.files import replace
+from orchestrator.measurements.kept import check_format
 from orchestrator.measurements.run_json import read as read_facts
-from orchestrator.measurements.rundir import RunDir, check_format, replace
+from orchestrator.measurements.rundir import RunDir
 from orchestrator.measurements.verdict import Outcome
 from orchestrator.plan import Plan, make_plan
 from orchestrator.runs.runner import Finished, prepare

@@ -18,7 +18,7 @@ from orchestrator import strict_json
 from orchestrator.bed.model import Strict, checked
 from orchestrator.errors import ExitCode, InvalidInput, Problem
 from orchestrator.interrupts import Interrupted, shielded
-from orchestrator.measurements.rundir import make_directory, replace
+from orchestrator.measurements.files import make_directory, replace
 from orchestrator.measurements.verdict import Outcome
 from orchestrator.runs import runner
 from orchestrator.runs.runner import Finished

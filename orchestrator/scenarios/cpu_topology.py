@@ -15,7 +15,7 @@ from pydantic import Field
 from orchestrator.bed.cpu_topology import ALL, CORE, CPUS, ONE_EACH, THREAD, CpuSet, Topology, cpu_sets, parse, write
 from orchestrator.bed.model import Bed
 from orchestrator.measurements import Measurements, Phase
-from orchestrator.measurements.rundir import Kept
+from orchestrator.measurements.kept import Kept
 from orchestrator.measurements.verdict import Evidence, Outcome, Table, Verdict, unknown, unmet
 from orchestrator.scenarios.relay_load import probes
 from orchestrator.scenarios.relay_load.drive import calibrate, find_connections

@@ -3,7 +3,7 @@
 import json
 import re
 
-from orchestrator.agents.dns_gate import DnsRule
+from orchestrator.agents.dns_rules import DnsRule
 from orchestrator.bed.addressing import twin
 from orchestrator.bed.model import Strict
 from orchestrator.errors import InvalidInput

@@ -3,7 +3,6 @@
 import atexit
 import os
 import secrets
-import smtplib
 import ssl
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack
@@ -14,23 +13,19 @@ from typing import Self
 from orchestrator.bed.model import Bed
 from orchestrator.bed.wiring import AUTHORITY
 from orchestrator.errors import EngineFailed, InvalidInput
-from orchestrator.hosts import Host, docker
+from orchestrator.hosts import LOOPBACK, Host, docker
 from orchestrator.hosts.ownership import Kind, deployed_beds
-from orchestrator.testing import life, traffic
+from orchestrator.testing import life, outgoing, traffic
 from orchestrator.testing.definition import Definition
 from orchestrator.testing.dns import BedDns
 from orchestrator.testing.inbox import BedInbox
 from orchestrator.testing.mailbox import Mailbox
-from orchestrator.testing.outgoing import compose
 from orchestrator.testing.relay import BedRelay
 from orchestrator.testing.rules import Rule
 from orchestrator.testing.watchdog import guarded
 from orchestrator.up.attach import attach
 from orchestrator.up.bed import RecordedBed, RunningBed
 from orchestrator.up.partition import partition
-
-_SMTP_S = 30.0
-"""Time limit of each reply of the relay to ``send``."""
 
 
 class MailBed(Definition):
@@ -43,10 +38,19 @@ class MailBed(Definition):
         bed: the name of a built-in bed, a YAML file, or a bed in Python.
         host: the engine; by default that of the docker command.
         name: name of the bed, as ``testbed ps`` shows it.
+        publish_at: address of the engine's machine on which the ports are published. An engine on another machine
+            needs ``0.0.0.0``, or one of its addresses; then every machine that reaches it can use the bed.
     """
 
-    def __init__(self, bed: str | Path | Bed = "mail", *, host: Host | None = None, name: str | None = None) -> None:
-        self._host = host
+    def __init__(
+        self,
+        bed: str | Path | Bed = "mail",
+        *,
+        host: Host | None = None,
+        name: str | None = None,
+        publish_at: str = LOOPBACK,
+    ) -> None:
+        self._host, self._publish_at = host, publish_at
         self._files, self._stack = ExitStack(), ExitStack()
         self._running: RunningBed | None = None
         self._inbox: BedInbox | None = None
@@ -97,7 +101,7 @@ class MailBed(Definition):
         with ExitStack() as files, ExitStack() as stack:
             if kind is Kind.RUN and not owner:
                 stack.enter_context(guarded())
-            self._take(*life.start(host, self._bed, kind=kind, owner=owner, files=files, stack=stack))
+            self._take(*life.start(host, self._bed, self._publish_at, kind=kind, owner=owner, files=files, stack=stack))
             self._files, self._stack = files.pop_all(), stack.pop_all()
         atexit.register(self._stop_at_exit, os.getpid())
         return self
@@ -126,8 +130,9 @@ class MailBed(Definition):
             self.stop()
 
     def _take(self, id_: str, running: RunningBed) -> None:
-        self._id, self._running, self._inbox = id_, running, BedInbox(running, self.rules)
-        self.begin()
+        inbox = BedInbox(running, self.rules)
+        inbox.begin()
+        self._id, self._running, self._inbox = id_, running, inbox
 
     def __enter__(self) -> Self:
         return self.start()
@@ -162,7 +167,7 @@ class MailBed(Definition):
     @property
     def relay(self) -> BedRelay:
         """The relay, to which the program under test sends its mail."""
-        return BedRelay(self.running.relay)
+        return BedRelay(self.running.relay, self.inbox.api.address)
 
     @property
     def inbox(self) -> BedInbox:
@@ -233,12 +238,8 @@ class MailBed(Definition):
         """
         recipients = [to] if isinstance(to, str) else list(to)
         source = f"test@{self._bed.domain_names[0]}" if sender is None else sender
-        made = compose(recipients, source, subject, text, attachments or {}) if message is None else message
-        with smtplib.SMTP(self.relay.host, self.relay.port, timeout=_SMTP_S) as smtp:
-            if isinstance(made, bytes):
-                smtp.sendmail(source, recipients, made)
-            else:
-                smtp.send_message(made, source, recipients)
+        made = message or outgoing.compose(recipients, source, subject, text, attachments or {})
+        outgoing.send(self.relay.host, self.relay.port, made, source, recipients)
 
     def settle(self, timeout: float = 10.0) -> None:
         """Wait up to ``timeout`` seconds until no mail is queued, deferred or on its way.
@@ -250,8 +251,8 @@ class MailBed(Definition):
 
     def pause(self, node: str) -> AbstractContextManager[None]:
         """Stop a node's processes during the block (cgroup freezer): its connections stay open, and nothing answers."""
-        return self.running.named(node).pause()
+        return self.running.running(node).pause()
 
     def partition(self, one: str, other: str) -> AbstractContextManager[None]:
         """Let nothing pass between two nodes during the block, without an error, as over a broken network."""
-        return partition(self.running.plan, self.running.named(one), self.running.named(other))
+        return partition(self.running.plan, self.running.running(one), self.running.running(other))

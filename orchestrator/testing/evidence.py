@@ -3,7 +3,9 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from orchestrator.agents.inbox.folding import fold_address
 from orchestrator.errors import Problem
+from orchestrator.services import Role
 from orchestrator.testing.conditions import named, single, wording
 from orchestrator.testing.failure import part
 from orchestrator.testing.traffic import entry
@@ -73,11 +75,11 @@ def _missed(one: Mapping[str, Any], pairs: Sequence[tuple[str, str]]) -> str:
 
 def _attempts(inbox: Inbox, to: Sequence[str], since: int) -> Iterator[str]:
     """Yield a line for each reply that concerns one of these recipients, or none, as on connect."""
-    wanted = {address.lower() for address in to}
+    wanted = set(map(fold_address, to))
     for event in inbox.attempts(after=since):
         data = event["data"]
         recipients = data["recipients"]
-        if wanted and recipients and not wanted & {address.lower() for address in recipients}:
+        if wanted and recipients and not wanted & set(map(fold_address, recipients)):
             continue
         rule = "a limit" if data["rule"] is None else f"rule {data['rule']} ({data['then']})"
         sender = "" if data["sender"] is None else f", {data['sender'] or '<>'} -> {', '.join(recipients)}"
@@ -92,10 +94,10 @@ def _log(bed: RunningBed, to: Sequence[str]) -> Iterator[str]:
 
 
 def _faults(bed: RunningBed) -> list[str]:
-    if bed.dns.gate is None:
+    if all(node.role is not Role.GATE for node in bed.plan.nodes):
         return []
     lines = []
     for one in bed.dns.rules():
         then = one["rcode"] if one["then"] == "answer" else one["then"]
-        lines.append(f"{one['type']} {one['name']}: {then}, {one['hits']} hits")
+        lines.append(f"{one['type']} {one['name']}: {then}, hits: {one['hits']}")
     return lines

@@ -6,8 +6,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from orchestrator.bed.model import Bed
-from orchestrator.errors import Problem
-from orchestrator.hosts import Host, cleaning
+from orchestrator.errors import InvalidInput, Problem
+from orchestrator.hosts import LOOPBACK, Host, cleaning, networks
 from orchestrator.hosts.ownership import ID, NODE, Kind
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.plan import make_plan
@@ -19,15 +19,17 @@ from orchestrator.up.bringup import bring_up, verify
 
 
 def start(
-    host: Host, bed: Bed, *, kind: Kind, owner: str, files: ExitStack, stack: ExitStack
+    host: Host, bed: Bed, publish_at: str, *, kind: Kind, owner: str, files: ExitStack, stack: ExitStack
 ) -> tuple[str, RecordedBed]:
     """Bring a bed up and return its id and its handle; ``stack`` removes it, ``files`` the temporary run directory.
 
     Raises:
+        InvalidInput: the ports would be published where this process does not reach them.
         HostCannot: the host lacks something that the bed needs.
         EngineFailed: the bring-up failed; a note for each node has the end of its log.
     """
     steps = Logged()
+    _check_reach(host, publish_at)
     folder = Path(files.enter_context(TemporaryDirectory(prefix="testbed-")))
     cpus = host.info().cpus
     with reading(host) as read:  # the engine's time, while this process plans
@@ -48,6 +50,7 @@ def start(
                 stack=up,
                 cpus=cpus,
                 statistics=False,
+                publish_at=publish_at,
             )
             found = {one.labels[NODE]: one.ports for one in host.find({ID: identity.id}) if NODE in one.labels}
             stack.push(up.pop_all())
@@ -55,5 +58,17 @@ def start(
         for node in rundir.logs():
             problem.add_note(part(f"log of {node}", [text for _, text in rundir.log(node)]))
         raise
-    nodes = {name: replace(node, ports=found[name]) for name, node in live.nodes.items()}
+    nodes = {name: replace(node, ports=found[name], published_at=publish_at) for name, node in live.nodes.items()}
     return identity.id, replace(live, nodes=nodes)
+
+
+def _check_reach(host: Host, publish_at: str) -> None:
+    """Raise InvalidInput if the ports would be published on the loopback address of another machine."""
+    if publish_at != LOOPBACK:
+        networks.require_address(host, publish_at)
+    elif host.address and host.address.host not in {LOOPBACK, "localhost"}:
+        needed, found = (
+            "ports that this machine reaches",
+            f"an engine on {host.address.host}, whose 127.0.0.1 it is not",
+        )
+        raise InvalidInput(needed, found, 'use MailBed(publish_at="0.0.0.0"), which opens the bed to that network')

@@ -82,19 +82,19 @@ class Message:
 
     @property
     def text(self) -> str:
-        """The first plain text that is not attached, with LF; empty without one."""
+        """The first plain text that is not attached, its first MiB, with LF; empty without one."""
         return self._body.text
 
     @property
     def html(self) -> str:
-        """The first HTML that is not attached, with LF; empty without one."""
+        """The first HTML that is not attached, its first MiB, with LF; empty without one."""
         return self._body.html
 
     @property
     def attachments(self) -> list[Attachment]:
         """The attached files, and those that the HTML refers to."""
         parts = (*self._body.attachments, *self._body.inline)
-        return [Attachment(part.filename, part.content_type, part.content) for part in parts]
+        return [Attachment(part.filename, part.content_type, b"".join(part.octets())) for part in parts]
 
     def attachment(self, name: str) -> Attachment:
         """Return the first attachment of this file name.

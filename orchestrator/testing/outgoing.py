@@ -1,9 +1,26 @@
 """Mail that a test sends itself."""
 
 import mimetypes
+import smtplib
 from collections.abc import Mapping, Sequence
 from email.message import EmailMessage
 from email.utils import formatdate, make_msgid
+
+_REPLY_S = 30.0
+"""Time limit of each reply of the relay."""
+
+
+def send(host: str, port: int, message: EmailMessage | bytes, sender: str, recipients: Sequence[str]) -> None:
+    """Send a message to a relay. ``sender`` and ``recipients`` are the envelope's.
+
+    Raises:
+        smtplib.SMTPException: the relay refused it.
+    """
+    with smtplib.SMTP(host, port, timeout=_REPLY_S) as smtp:
+        if isinstance(message, bytes):
+            smtp.sendmail(sender, recipients, message)
+        else:
+            smtp.send_message(message, sender, recipients)
 
 
 def compose(to: Sequence[str], sender: str, subject: str, text: str, attachments: Mapping[str, bytes]) -> EmailMessage:

@@ -9,13 +9,10 @@ from orchestrator.up.relay import Relay
 class BedRelay:
     """The relay. Methods raise EngineFailed if the engine refuses, or NodeDied if a node has ended."""
 
-    def __init__(self, relay: Relay) -> None:
+    def __init__(self, relay: Relay, host: str) -> None:
         self._relay = relay
-
-    @property
-    def host(self) -> str:
-        """Address on which the relay takes mail."""
-        return self._relay.node.published_at
+        self.host = host
+        """IP address at which the relay takes mail."""
 
     @property
     def port(self) -> int:
@@ -43,6 +40,14 @@ class BedRelay:
     def flush(self) -> None:
         """Make the relay try every queued message now, those that are deferred, too."""
         self._relay.flush()
+
+    def restart(self) -> None:
+        """Stop the relay and start it again: its queue and its ports stay. It serves again on return.
+
+        Raises:
+            TimedOut: it does not serve within 60 s.
+        """
+        self._relay.restart()
 
     def log(self, to: str | None = None) -> list[str]:
         """Return the lines of the relay's log; with ``to`` those about messages to this recipient."""

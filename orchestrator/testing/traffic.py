@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.agents.inbox import head
+from orchestrator.agents.inbox.folding import fold, fold_address
 from orchestrator.services import Queued
 from orchestrator.testing.conditions import single
 from orchestrator.testing.failure import Unsettled, part
@@ -93,15 +94,16 @@ class Search:
         for name, value in single(self.conditions):
             if name == "to" and not any(_is_address(value, one) for one in queued.recipients):
                 return False
-            if name == "sender" and value.strip("<>").lower() != queued.sender.lower():
+            if name == "sender" and fold_address(value.strip("<>")) != fold_address(queued.sender):
                 return False
         return True
 
 
 def _is_address(wanted: str, address: str) -> bool:
     """Compare as a search of the inbox does: exactly if there is an ``@``, else as a part."""
-    wanted, address = wanted.lower(), address.lower()
-    return wanted == address if "@" in wanted.strip("@") else wanted in address
+    if "@" in wanted.strip("@"):
+        return fold_address(wanted) == fold_address(address)
+    return fold(wanted) in fold(address)
 
 
 def _in_head(read: head.Head, name: str, value: str) -> bool:
@@ -109,6 +111,6 @@ def _in_head(read: head.Head, name: str, value: str) -> bool:
         case "from":
             return any(_is_address(value, text) for one in read.author for text in (one.address, one.name))
         case "subject":
-            return value.lower() in read.subject.lower()
+            return fold(value) in fold(read.subject)
         case _:
             return value.strip("<>") == read.message_id

@@ -66,4 +66,4 @@ def attach(host: Host, deployed: DeployedBed) -> RunningBed:
         for name in known
         if name in containers
     }
-    return RunningBed(host=host, plan=plan, nodes=nodes)
+    return RunningBed(host=host, plan=plan, nodes=nodes, deployed=deployed)

@@ -12,6 +12,7 @@ from orchestrator.bed.cpu_topology import Topology
 from orchestrator.errors import EngineFailed, InvalidInput
 from orchestrator.hosts import Host, capacity
 from orchestrator.hosts.kernel_settings import HostSettings
+from orchestrator.hosts.ownership import DeployedBed
 from orchestrator.measurements import Measurements
 from orchestrator.measurements.rundir import RunDir
 from orchestrator.plan import Plan
@@ -41,6 +42,8 @@ class RunningBed:
     plan: Plan
     nodes: Mapping[str, RunningNode]
     """By name, in start order."""
+    deployed: DeployedBed | None = None
+    """State of the bed when ``attach`` found it; ``None``: its recorder detects the end of a node."""
 
     def node(self, name: str) -> RunningNode:
         """Return the node of this name.
@@ -50,12 +53,15 @@ class RunningBed:
         """
         return self.nodes[name]
 
-    def named(self, name: str) -> RunningNode:
-        """Return the node of a name that a user gave.
+    def running(self, name: str) -> RunningNode:
+        """Return the node of this name.
 
         Raises:
+            EngineFailed: it had ended, or its container was removed, when ``attach`` found the bed.
             InvalidInput: the bed has no such node.
         """
+        if self.deployed:
+            self.deployed.check_running(name)
         if name not in self.nodes:
             raise InvalidInput(f"a node called {name!r}", f"the bed has {', '.join(self.nodes)}", "name one of these")
         return self.nodes[name]
@@ -64,9 +70,10 @@ class RunningBed:
         """Return the first node with a role.
 
         Raises:
+            EngineFailed: see ``running``.
             InvalidInput: no node has this role.
         """
-        return self.nodes[self.plan.node(role).name]
+        return self.running(self.plan.node(role).name)
 
     @property
     def relay(self) -> Relay:
@@ -81,19 +88,17 @@ class RunningBed:
     @property
     def inbox(self) -> Inbox:
         """The inbox."""
-        for node in self.nodes.values():
-            if node.plan.service == inbox.SERVICE.name:
+        for node in self.plan.nodes:
+            if node.service == inbox.SERVICE.name:
                 machine = self.host.address.host if self.host.address else "localhost"
-                return Inbox(node=node, relay=self._first(Role.RELAY), machine=machine)
+                relay = next((other for other in self.nodes.values() if other.plan.role is Role.RELAY), None)
+                return Inbox(node=self.running(node.name), relay=relay, machine=machine)
         raise InvalidInput("a node of the service inbox", f"none in bed {self.plan.bed.name}", "use the bed `mail`")
 
     @property
     def dns(self) -> Dns:
         """The DNS server and its gate."""
-        return Dns(server=self.role(Role.DNS), gate=self._first(Role.GATE))
-
-    def _first(self, role: Role) -> RunningNode | None:
-        return next((node for node in self.nodes.values() if node.plan.role is role), None)
+        return Dns(role=self.role)
 
     def topology(self) -> Topology:
         """Return the CPUs of the host: threads, cores, sockets."""

@@ -231,9 +231,12 @@ def _take_down(
 
     Raises the clean-up's error if ``first`` is None; otherwise adds it to ``first`` as a note.
     """
+    name = "take the bed down"
+    if isinstance(first, Withdrawn):
+        name = "withdraw: another command began first to bring this bed up"
     with shielded():
         try:
-            with steps.step("take the bed down"):
+            with steps.step(name):
                 recorder.expect_end()
                 remove_id(host, identity.id, steps.say)
         except Exception as error:

@@ -1,7 +1,7 @@
 """The DNS of a bed that is up: its records, the failures of its gate, the questions of the other nodes."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,19 +11,18 @@ import dns.rdata
 import dns.rdatatype
 
 from orchestrator import services
-from orchestrator.agents.dns_gate import Action, DnsRule
+from orchestrator.agents.dns_rules import Action, DnsRule
 from orchestrator.bed.model import checked
 from orchestrator.errors import EngineFailed, InvalidInput
-from orchestrator.services import TakesUpdates, dns_gate
+from orchestrator.services import Role, TakesUpdates, dns_gate
 from orchestrator.up.node import RunningNode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dns:
-    """The name server and the gate before it. Each method raises the errors of ``RunningNode`` and InvalidInput."""
+    """The name server and the gate before it. Each method raises the errors of ``RunningBed.role``."""
 
-    server: RunningNode
-    gate: RunningNode | None
+    role: Callable[[Role], RunningNode]
 
     def set(self, name: str, kind: str, data: Sequence[str], *, ttl: int = 60) -> None:
         """Replace the records of a name and type (RFC 2136); the server answers with the new ones on return.
@@ -34,15 +33,16 @@ class Dns:
             EngineFailed: the server keeps other records, such as a CNAME at this name or the last NS of a zone.
         """
         lines = changes(name, kind, data, ttl)
-        service, command = services.service(self.server.plan.service), None
+        server = self.role(Role.DNS)
+        service, command = services.service(server.plan.service), None
         if isinstance(service, TakesUpdates):
-            command = service.update(self.server.plan.files, str(self.server.address), lines)
+            command = service.update(server.plan.files, str(server.address), lines)
         if command is None:
-            needed = f"a DNS server that takes changes, instead of node {self.server.name}"
+            needed = f"a DNS server that takes changes, instead of node {server.name}"
             raise InvalidInput(needed, f"service {service.name}", "give the node `settings: {update: true}` (bind)")
-        done = self.server.exec(*command)
+        done = server.exec(*command)
         if done.status != 0:
-            do = f"see `testbed logs {self.server.name}`; a CNAME stands alone, and a zone keeps its SOA and NS"
+            do = f"see `testbed logs {server.name}`; a CNAME stands alone, and a zone keeps its SOA and NS"
             raise EngineFailed(f"the {kind} records of {name} changed", done.failure, do)
 
     def fail(
@@ -87,9 +87,7 @@ class Dns:
         return asked
 
     def _ask(self, *words: str) -> Any:
-        if self.gate is None:
-            raise InvalidInput("a node of the service dns-gate", "none in the bed", "use the bed `mail`")
-        return json.loads(self.gate.ask(*dns_gate.SERVICE.control, *words))
+        return json.loads(self.role(Role.GATE).ask(*dns_gate.SERVICE.control, *words))
 
 
 def changes(name: str, kind: str, data: Sequence[str], ttl: int) -> list[str]:

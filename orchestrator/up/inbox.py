@@ -49,20 +49,29 @@ class Inbox:
     """Name or address of the engine's machine."""
 
     @property
+    def address(self) -> str:
+        """IP address at which this machine reaches the published ports of the bed.
+
+        Raises:
+            EngineFailed: the ports are published on all addresses of a machine whose name has no address.
+        """
+        at = self.node.published_at
+        if not (address := ip_address(at)).is_unspecified:
+            return at
+        family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+        try:
+            return str(socket.getaddrinfo(self.machine, None, family)[0][4][0])
+        except OSError as error:
+            needed, do = f"an address of the engine's machine {self.machine}", "publish the ports on its address"
+            raise EngineFailed(needed, str(error), do) from error
+
+    @property
     def url(self) -> str:
         """Address of the web page and the API, without a slash at its end.
 
         It holds an IP address, because the inbox does not answer to the name of a machine.
         """
-        at = self.node.published_at
-        if (address := ip_address(at)).is_unspecified:
-            family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-            try:
-                at = str(socket.getaddrinfo(self.machine, None, family)[0][4][0])
-            except OSError as error:
-                needed, do = f"an address of the engine's machine {self.machine}", "publish the ports on its address"
-                raise EngineFailed(needed, str(error), do) from error
-        return f"http://{in_url(at)}:{self.node.port(f'{HTTP}/tcp')}"
+        return f"http://{in_url(self.address)}:{self.node.port(f'{HTTP}/tcp')}"
 
     def messages(self, *, limit: int = 50, **conditions: Any) -> dict[str, Any]:
         """Return ``messages`` that match, the newest first, and the ``total`` of all that match."""
@@ -187,7 +196,8 @@ class Inbox:
         except urllib.error.HTTPError as error:
             raise _refused(error.code, error.read()) from None
         except (OSError, HTTPException) as error:
-            raise _unreachable(error) from error
+            with self.node.death_first():
+                raise _unreachable(error) from error
 
 
 def _path(path: str, words: Mapping[str, Any]) -> str:

@@ -63,6 +63,7 @@ def up(
             id_ = _bring_up(host, bed, runs, steps, life, cpus, publish_at)
     except Withdrawn:
         if present := _present(host, bed, steps, life, publish_at):
+            steps.say(f"this is bed {present.bed} {present.id} of the other command")
             return present
         raise
     with stays_up(id_):

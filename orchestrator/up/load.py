@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from orchestrator import services
 from orchestrator.agents.contract import LoadOrder, LoadReport, SinkReport
 from orchestrator.errors import EngineFailed, InvalidInput
-from orchestrator.measurements.rundir import check_name
+from orchestrator.measurements.files import check_name
 from orchestrator.services import GeneratesLoad, Purpose, Role
 
 if TYPE_CHECKING:

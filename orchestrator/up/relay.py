@@ -63,9 +63,12 @@ class Relay:
         if to is None:
             return lines
         named = re.compile(rf"\b(?:orig_)?to=<{re.escape(to)}>", re.IGNORECASE)
-        direct = [line for line in lines if named.search(line.text)]
-        ids = {found[1] for line in direct if (found := _ID.search(line.text))} - {"NOQUEUE"}
-        return [line for line in lines if line in direct or ((id_ := _ID.search(line.text)) and id_[1] in ids)]
+        ids = {found[1] for line in lines if named.search(line.text) and (found := _ID.search(line.text))} - {"NOQUEUE"}
+        return [
+            line
+            for line in lines
+            if named.search(line.text) or ((found := _ID.search(line.text)) is not None and found[1] in ids)
+        ]
 
     @property
     def _listing(self) -> Listing:

@@ -60,8 +60,9 @@ def test_of_two_beds_that_wish_for_one_subnet_one_is_refused(real_engine: Host, 
     bed = json.loads(up.stdout)
     try:
         assert bed["subnet"] == str(wish)
-        assert f"needed: an unused subnet instead of {wish}" in refused.stderr
-        assert f"tb-{bed['id']}-lab" in refused.stderr
+        error = json.loads(refused.stderr.splitlines()[-1])
+        assert error["needed"] == f"an unused subnet instead of {wish}"
+        assert f"tb-{bed['id']}-lab" in error["found"]
         assert "Traceback" not in refused.stderr
         again = call("up", path, "--name", names[0] if bed["bed"] == names[1] else names[1])
         assert again.returncode == 2

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from orchestrator.agents import rules
 from orchestrator.agents.inbox import head, mime, search
-from orchestrator.agents.inbox.authentication import Authentication, check
+from orchestrator.agents.inbox.authentication import MOST_CHECKED, Authentication, check
 from orchestrator.agents.inbox.feed import MESSAGE, Feed
 from orchestrator.agents.inbox.session import InboxReception
 from orchestrator.agents.inbox.spool import Event, Spool, Stored
@@ -153,7 +153,7 @@ class Served:
     """At most this many authentication checks at a time, each in a thread."""
 
     reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
-    """Large messages that are read at a time: each takes seven times its size of memory."""
+    """Large messages that are read at a time."""
 
     @property
     def spool(self) -> Spool:
@@ -170,16 +170,33 @@ class Served:
             return mime.read(self.spool.raw(stored.id))
         async with self.reading:
             try:
-                raw = self.spool.raw(stored.id)
-            except KeyError:
+                return await asyncio.to_thread(mime.read_file, self.spool.path(stored.id))
+            except (KeyError, FileNotFoundError):
                 raise HTTPException(404, f"message {stored.id} is not kept any longer") from None
-            return await asyncio.to_thread(mime.read, raw)
 
     async def ready(self, where: search.Condition) -> search.Condition:
         """Index the messages that a condition needs, serving other requests meanwhile; return the condition."""
         for _ in self.spool.words.fill(where[0]):
             await asyncio.sleep(0)
         return where
+
+
+class Parked:
+    """A request that waits for messages, and evaluates each message once."""
+
+    def __init__(self, spool: Spool, where: search.Condition, count: int) -> None:
+        self._spool, self._where, self._count = spool, where, count
+        self._matched = self._newest = 0
+
+    def look(self) -> list[Stored] | None:
+        """Return the messages that match, if they are as many as are waited for."""
+        if search.by_marks(self._where):
+            self._matched = self._newest = 0
+        self._matched += self._spool.total(*self._where, after=self._newest)
+        self._newest = self._spool.newest
+        if self._matched >= self._count:  # some may have been deleted
+            self._matched = self._spool.total(*self._where)
+        return self._spool.find(*self._where, limit=_PAGE) if self._matched >= self._count else None
 
 
 async def _here(request: Request) -> Served:
@@ -272,8 +289,7 @@ async def wait(
     timeout: Annotated[float, Query(ge=0, le=MOST_WAIT_S, description="seconds")] = 30.0,  # noqa: ASYNC109
 ) -> Listing:
     """Wait until ``count`` messages match; they may have come before. The request is parked, nothing polls."""
-    look = partial(_enough, here.spool, where, count)
-    found = await here.feed.until(look, timeout, MESSAGE)
+    found = await here.feed.until(Parked(here.spool, where, count).look, timeout, MESSAGE)
     if found is None:
         total = here.spool.total(*where)
         last = [event.data["reply"] for event in here.spool.events(max(0, here.spool.cursor - _FEW), ["attempt"])]
@@ -285,7 +301,7 @@ async def wait(
 async def message(here: Here, stored: Kept) -> Whole:
     """Return a message with its text and parts."""
     fields, body = here.fields(stored), await here.body(stored)
-    parts = [PartOf(**{**facts(part), "size": len(part.content)}) for part in body.parts]
+    parts = [PartOf(**facts(part), size=part.size) for part in body.parts]
     shown = {"headers": fields, "text": body.text, "html": body.html, "parts": parts}
     return Whole(**{**summary(stored), **shown})
 
@@ -295,7 +311,8 @@ async def authentication(here: Here, stored: Kept) -> Authentication:
     """Check SPF, DKIM and DMARC of a message now, against the bed's DNS."""
     authors = [author["address"] for author in stored.head["author"]]
     async with here.checking:
-        return await asyncio.to_thread(check, here.spool.raw(stored.id), stored.envelope, authors)
+        start = b"".join(here.spool.chunks(stored.id, MOST_CHECKED))
+        return await asyncio.to_thread(check, start, stored.envelope, authors, whole=len(start) == stored.size)
 
 
 @api.delete("/messages/{id_}")
@@ -313,7 +330,7 @@ async def seen(here: Here, stored: Kept, seen: Annotated[bool, Body()]) -> None:
 @api.get("/messages/{id_}/raw", response_class=StreamingResponse)
 async def raw(here: Here, stored: Kept) -> StreamingResponse:
     """Return the octets of a message as they came after DATA."""
-    return StreamingResponse(_streamed(here.spool.chunks(stored.id)), media_type="message/rfc822", headers=ATTACHED)
+    return StreamingResponse(streamed(here.spool.chunks(stored.id)), media_type="message/rfc822", headers=ATTACHED)
 
 
 @api.get("/messages/{id_}/html", response_class=Response)
@@ -323,13 +340,13 @@ async def html(here: Here, stored: Kept) -> Response:
 
 
 @api.get("/messages/{id_}/parts/{place}", response_class=Response)
-async def part(here: Here, stored: Kept, place: str) -> Response:
+async def part(here: Here, stored: Kept, place: str) -> StreamingResponse:
     """Return the content of a part, without its transfer encoding."""
     try:
         found = (await here.body(stored)).part(place)
     except KeyError:
         raise HTTPException(404, f"message {stored.id} has no part {place}") from None
-    return Response(found.content, media_type=media_type(found), headers=ATTACHED)
+    return StreamingResponse(streamed(found.octets()), media_type=media_type(found), headers=ATTACHED)
 
 
 @api.get("/attempts")
@@ -403,11 +420,6 @@ async def remove(inbox: InboxReception, where: search.Condition) -> Gone:
     return Gone(deleted=deleted)
 
 
-def _enough(spool: Spool, where: search.Condition, count: int) -> list[Stored] | None:
-    """Return the messages that match, if they are as many as are waited for."""
-    return spool.find(*where, limit=_PAGE) if spool.total(*where) >= count else None
-
-
 def framed(html: str) -> Response:
     """Return HTML for a frame. Its ``<link>`` become unknown elements: no policy covers ``dns-prefetch``."""
     text, policy = _LINK.sub("<no-link", html), {"Content-Security-Policy": SEALED}
@@ -424,7 +436,8 @@ def media_type(part: mime.Part) -> str:
     return part.content_type if _HARMLESS.fullmatch(part.content_type) else "application/octet-stream"
 
 
-async def _streamed(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
+async def streamed(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield chunks one by one, so that others are served meanwhile."""
     for chunk in chunks:
         yield chunk
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import aiosmtplib
 
+from orchestrator.agents.inbox.folding import fold_address
+
 HOST = "sink.test"
 _PORT = 25
 _TIMEOUT_S = 60.0
@@ -36,7 +38,7 @@ class Bouncer:
     def __init__(
         self, relay: str | None, domains: Collection[str], record: Callable[[str, dict[str, Any]], None]
     ) -> None:
-        self._relay, self._domains, self._record = relay, frozenset(domains), record
+        self._relay, self._domains, self._record = relay, frozenset(map(fold_address, domains)), record
         self._tasks: dict[asyncio.Task[None], dict[str, Any]] = {}
         self.taken = 0
         """Notifications that were ordered."""
@@ -44,7 +46,7 @@ class Bouncer:
 
     def refuses(self, sender: str) -> bool:
         """Return whether a notification for this sender would leave the bed, or cannot be sent."""
-        return self._relay is None or (bool(sender) and sender.rpartition("@")[2].lower() not in self._domains)
+        return self._relay is None or (bool(sender) and fold_address(sender).rpartition("@")[2] not in self._domains)
 
     def due(self, sender: str, recipient: str, head: bytes, seconds: float) -> None:
         """Send a notification ``seconds`` later; none about a message from ``<>`` (RFC 5321, 4.5.5)."""

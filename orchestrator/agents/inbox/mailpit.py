@@ -3,6 +3,7 @@
 Ids are the inbox's numbers, as text. A request that is not supported gets 501 with the reason.
 """
 
+import asyncio
 import json
 import re
 from base64 import b64decode
@@ -16,10 +17,11 @@ from mimetypes import guess_type
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, HTTPException, Query
-from fastapi.responses import PlainTextResponse, Response
+from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 
 from orchestrator.agents.inbox import head, mime, search
-from orchestrator.agents.inbox.api import ATTACHED, LARGEST, SEALED, Here, Served, framed, media_type, remove
+from orchestrator.agents.inbox.api import ATTACHED, LARGEST, SEALED, Here, Served, framed, media_type, remove, streamed
+from orchestrator.agents.inbox.folding import not_named
 from orchestrator.agents.inbox.mailpit_bodies import Address, Chaos, Ids, Reading, Renaming, Send, Tagging, Trigger
 from orchestrator.agents.inbox.spool import Envelope, Stored
 from orchestrator.agents.inbox.words import MATCHES
@@ -146,8 +148,8 @@ async def message(here: Here, stored: Kept) -> dict[str, Any]:
         "Text": body.text,
         "HTML": body.html,
         "ListUnsubscribe": {"Header": unsubscribe, "Links": [], "Errors": "", "HeaderPost": ""},
-        "Inline": [_attached(part) for part in body.inline],
-        "Attachments": [_attached(part) for part in body.attachments],
+        "Inline": await asyncio.to_thread(_attached, body.inline),
+        "Attachments": await asyncio.to_thread(_attached, body.attachments),
     }
 
 
@@ -161,20 +163,21 @@ async def headers(here: Here, stored: Kept) -> dict[str, list[str]]:
 
 
 @v1.get("/message/{id_}/raw", response_class=Response)
-async def raw(here: Here, stored: Kept) -> Response:
+async def raw(here: Here, stored: Kept) -> StreamingResponse:
     """Return the octets of a message."""
     sealed = {"Content-Security-Policy": SEALED}
-    return Response(here.spool.raw(stored.id), media_type="text/plain; charset=utf-8", headers=sealed)
+    chunks = here.spool.chunks(stored.id)
+    return StreamingResponse(streamed(chunks), media_type="text/plain; charset=utf-8", headers=sealed)
 
 
 @v1.get("/message/{id_}/part/{place}", response_class=Response)
-async def part(here: Here, stored: Kept, place: str) -> Response:
+async def part(here: Here, stored: Kept, place: str) -> StreamingResponse:
     """Return the content of a part."""
     try:
         found = (await here.body(stored)).part(place)
     except KeyError:
         raise HTTPException(404, "part not found") from None
-    return Response(found.content, media_type=media_type(found), headers=ATTACHED)
+    return StreamingResponse(streamed(found.octets()), media_type=media_type(found), headers=ATTACHED)
 
 
 @plain.get("/view/{name}", response_class=Response)
@@ -303,8 +306,8 @@ async def _listing(here: Served, where: search.Condition, start: int, limit: int
 
 def _listed(stored: Stored) -> dict[str, Any]:
     fields = stored.head
-    named = {one["address"].lower() for name in ("to", "cc", "bcc") for one in fields[name]}
-    hidden = [{"name": "", "address": to} for to in stored.envelope.recipients if to.lower() not in named]
+    named = [one["address"] for name in ("to", "cc", "bcc") for one in fields[name]]
+    hidden = [{"name": "", "address": to} for to in not_named(stored.envelope.recipients, named)]
     author = fields["author"][0] if fields["author"] else {"name": "", "address": stored.envelope.sender}
     return {
         "ID": str(stored.id),
@@ -337,16 +340,26 @@ def _date(stored: Stored) -> str:
     return read.isoformat()
 
 
-def _attached(part: mime.Part) -> dict[str, Any]:
-    sums = {name: kind(part.content, usedforsecurity=False).hexdigest() for name, kind in _SUMS.items()}
-    return {
-        "PartID": part.id,
-        "FileName": part.filename,
-        "ContentType": part.content_type,
-        "ContentID": part.content_id,
-        "Size": len(part.content),
-        "Checksums": sums,
-    }
+def _attached(parts: Sequence[mime.Part]) -> list[dict[str, Any]]:
+    return [
+        {
+            "PartID": part.id,
+            "FileName": part.filename,
+            "ContentType": part.content_type,
+            "ContentID": part.content_id,
+            "Size": part.size,
+            "Checksums": _sums(part),
+        }
+        for part in parts
+    ]
+
+
+def _sums(part: mime.Part) -> dict[str, str]:
+    sums = {name: kind(usedforsecurity=False) for name, kind in _SUMS.items()}
+    for octets in part.octets():
+        for one in sums.values():
+            one.update(octets)
+    return {name: one.hexdigest() for name, one in sums.items()}
 
 
 def _composed(body: Send) -> bytes:

@@ -1,14 +1,18 @@
 """Parts of a message (RFC 2045, RFC 2046), read leniently: unreadable parts become text, without an error."""
 
 import re
-from collections.abc import Iterator
+from binascii import a2b_base64, a2b_qp
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from email import message_from_bytes
 from email.message import Message
 from email.policy import Compat32
 from html import unescape
+from pathlib import Path
+from string import ascii_letters, digits
 
 from orchestrator.agents.inbox.head import decoded
+from orchestrator.agents.inbox.skeleton import Skeleton
 
 MOST_PARTS = 1000
 """Parts of a message that are listed."""
@@ -18,6 +22,9 @@ MOST_FIELD, MOST_PARAMETERS = 4096, 64
 """Characters and parameters of a part's field; a field with more counts as empty, as does a further multipart."""
 _SPACE = re.compile(r"\s+")
 _TAG = re.compile(r"<(/?)([a-z0-9]*+)[^<>]*+>", re.IGNORECASE)
+_NOT_BASE64 = bytes(set(range(256)) - set(f"{ascii_letters}{digits}+/".encode()))
+MOST_TEXT = 1024 * 1024
+"""Octets of a part that are shown as text."""
 SNIPPET = 250
 """Characters of a snippet."""
 
@@ -36,16 +43,19 @@ class Part:
     """Without angle brackets."""
     attachment: bool
     """Whether it has a file name or the disposition ``attachment``, and is not shown with the text."""
-    content: bytes
-    """Without its transfer encoding."""
+    size: int
+    """Octets of its content."""
+    octets: Callable[[], Iterator[bytes]]
+    """Yields its content, without its transfer encoding."""
 
     @property
     def text(self) -> str:
-        """Its content as text with LF: unknown charsets as UTF-8, a replacement character for each wrong octet."""
+        """Its first MiB as text with LF: unknown charsets as UTF-8, a replacement character for each wrong octet."""
+        content = _start(self.octets())
         try:
-            text = self.content.decode(self.charset or "utf-8", "replace")
+            text = content.decode(self.charset or "utf-8", "replace")
         except (LookupError, ValueError):
-            text = self.content.decode("utf-8", "replace")
+            text = content.decode("utf-8", "replace")
         return text.replace("\r\n", "\n")
 
     @property
@@ -87,9 +97,9 @@ class Body:
         return _SPACE.sub(" ", text[: 40 * SNIPPET]).strip()[:SNIPPET]
 
     @property
-    def words(self) -> str:
+    def words(self) -> list[str]:
         """All texts without their markup, and the names of attached files, for searches."""
-        return " ".join(part.filename if part.attachment else part.shown for part in self.parts)
+        return [part.filename if part.attachment else part.shown for part in self.parts]
 
     def part(self, id_: str) -> Part:
         """Return a part.
@@ -123,12 +133,22 @@ class _Bounded(Compat32):
         return name, value if readable else ""
 
 
-def read(message: bytes) -> Body:
-    """Read the parts of a message."""
+def read_file(path: Path) -> Body:
+    """Read the parts of a large message from its file, in memory that does not grow with its size.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    skeleton = Skeleton(path)
+    return read(skeleton.octets, skeleton)
+
+
+def read(message: bytes, skeleton: Skeleton | None = None) -> Body:
+    """Read the parts of a message, or of the skeleton of one."""
     try:
-        parts = _parts(message_from_bytes(message, policy=_Bounded()))
+        parts = _parts(message_from_bytes(message, policy=_Bounded()), skeleton)
     except (RecursionError, ValueError, TypeError, LookupError, AttributeError, AssertionError):
-        parts = [_whole(message)]
+        parts = [_whole(message, skeleton)]
     return Body(parts=parts)
 
 
@@ -155,14 +175,15 @@ def _shown(html: str) -> Iterator[str]:
         yield html[at:]
 
 
-def _whole(message: bytes) -> Part:
-    content = message.partition(b"\r\n\r\n")[2]
+def _whole(message: bytes, skeleton: Skeleton | None) -> Part:
+    size, octets = _content(message.partition(b"\r\n\r\n")[2], "", skeleton)
     return Part(
-        id="1", content_type="text/plain", charset=None, filename="", content_id="", attachment=False, content=content
-    )
+        id="1", content_type="text/plain", charset=None, filename="", content_id="", attachment=False,
+        size=size, octets=octets,
+    )  # fmt: skip
 
 
-def _parts(message: Message) -> list[Part]:
+def _parts(message: Message, skeleton: Skeleton | None) -> list[Part]:
     parts: list[Part] = []
     rest: list[tuple[str, Message]] = [("", message)]
     while rest and len(parts) < MOST_PARTS:
@@ -172,19 +193,23 @@ def _parts(message: Message) -> list[Part]:
             entities = [(f"{place}.{i}" if place else str(i), one) for i, one in enumerate(inner, 1)]
             rest += [(name, one) for name, one in reversed(entities) if isinstance(one, Message)]
         else:
-            parts.append(_part(place or "1", entity))
+            parts.append(_part(place or "1", entity, skeleton))
     return parts
 
 
-def _part(place: str, entity: Message) -> Part:
+def _part(place: str, entity: Message, skeleton: Skeleton | None) -> Part:
     filename = decoded(entity.get_filename() or "")
     kind = entity.get_content_type()
-    payload = entity.get_payload(decode=True)
-    if not isinstance(payload, bytes):  # message/rfc822: the message inside
-        inner = entity.get_payload()
-        payload = (
-            b"".join(one.as_bytes() for one in inner if isinstance(one, Message)) if isinstance(inner, list) else b""
-        )
+    inner, encoding = entity.get_payload(), str(entity.get("Content-Transfer-Encoding", "")).strip().lower()
+    if isinstance(inner, list):  # message/rfc822: the message inside
+        payload, encoding = b"".join(one.as_bytes() for one in inner if isinstance(one, Message)), ""
+    else:
+        payload = bytes(entity.get_payload(decode=True) or b"")
+        if skeleton is not None:
+            del entity["Content-Transfer-Encoding"]
+            encoded = bytes(entity.get_payload(decode=True) or b"")
+            payload, encoding = (encoded, encoding) if skeleton.marked(encoded) else (payload, "")
+    size, octets = _content(payload, encoding, skeleton)
     content_id = str(entity.get("Content-ID", "")).strip().strip("<>")
     disposition = entity.get_content_disposition()
     shown = kind in {"text/plain", "text/html"} and not filename
@@ -195,5 +220,49 @@ def _part(place: str, entity: Message) -> Part:
         filename=filename,
         content_id=decoded(content_id),
         attachment=disposition == "attachment" or not shown,
-        content=payload,
+        size=size,
+        octets=octets,
     )
+
+
+def _content(payload: bytes, encoding: str, skeleton: Skeleton | None) -> tuple[int, Callable[[], Iterator[bytes]]]:
+    """Return the size of a part, and a function that yields its octets; ``encoding``: of a payload with marks."""
+    if skeleton is None or not skeleton.marked(payload):
+        return len(payload), lambda: iter([payload])
+    decode = _DECODERS.get(encoding, iter)
+
+    def octets() -> Iterator[bytes]:
+        return decode(skeleton.whole(payload))
+
+    return sum(map(len, octets())), octets
+
+
+def _start(pieces: Iterator[bytes]) -> bytes:
+    start = b""
+    while len(start) < MOST_TEXT and (piece := next(pieces, None)) is not None:
+        start += piece
+    return start[:MOST_TEXT]
+
+
+def _base64(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    rest = b""
+    for piece in pieces:
+        rest += piece.translate(None, _NOT_BASE64)
+        whole = len(rest) // 4 * 4
+        yield a2b_base64(rest[:whole])
+        rest = rest[whole:]
+    if len(rest) > 1:  # its padding is of the octets that were taken away
+        yield a2b_base64(rest + b"==")
+
+
+def _quoted(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    rest = b""
+    for piece in pieces:
+        rest += piece
+        lines = rest.rfind(b"\n") + 1 or len(rest)
+        yield a2b_qp(rest[:lines])
+        rest = rest[lines:]
+    yield a2b_qp(rest)
+
+
+_DECODERS = {"base64": _base64, "quoted-printable": _quoted}

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from orchestrator.agents.inbox.folding import fold, fold_address
 from orchestrator.agents.inbox.words import MATCHES, matching
 
 Condition = tuple[str, list[object]]
@@ -63,9 +64,9 @@ def where(terms: Sequence[Term]) -> Condition:
     return " AND ".join(sql), args
 
 
-def _like(value: str) -> str:
-    escaped = re.sub(r"([\\%_])", r"\\\1", value)
-    return f"%{escaped}%"
+def by_marks(condition: Condition) -> bool:
+    """Return whether marks or tags of a message that is kept already can make it match."""
+    return "seen = " in condition[0] or "FROM tags" in condition[0]
 
 
 def _address(*fields: str) -> Callable[[str], Condition]:
@@ -73,18 +74,21 @@ def _address(*fields: str) -> Callable[[str], Condition]:
     marks = ", ".join("?" * len(fields))
 
     def condition(value: str) -> Condition:
-        if "@" in value.strip("@"):
-            match, args = "address = ?", [value]
-        else:
-            match, args = "(address LIKE ? ESCAPE '\\' OR name LIKE ? ESCAPE '\\')", [_like(value)] * 2
-        return f"id IN (SELECT message FROM addresses WHERE {match} AND field IN ({marks}))", [*args, *fields]  # noqa: S608
+        address = fold_address(value)
+        match, text = ("address = ?", address) if "@" in value.strip("@") else ("instr(text, ?)", fold(address))
+        return f"id IN (SELECT message FROM addresses WHERE {match} AND field IN ({marks}))", [text, *fields]  # noqa: S608
 
     return condition
 
 
+def _sender(value: str) -> Condition:
+    of = "id IN (SELECT message FROM addresses WHERE address = ? AND field = 'sender')"
+    return of, [fold_address(value.strip("<>"))]
+
+
 def _subject(value: str) -> Condition:
     """Scan the index of the subjects: it is a tenth of the table."""
-    return "id IN (SELECT id FROM messages INDEXED BY by_subject WHERE subject LIKE ? ESCAPE '\\')", [_like(value)]
+    return "id IN (SELECT id FROM messages WHERE instr(subject, ?))", [fold(value)]
 
 
 def _has(value: str) -> Condition:
@@ -133,20 +137,21 @@ def _size(field: str, operator: str) -> Callable[[str], Condition]:
     return condition
 
 
-_addressed = _address("author", "rcpt", "to", "cc", "bcc", "reply_to")
+_RECIPIENTS = ("rcpt", "hidden")
+_addressed = _address("author", *_RECIPIENTS, "to", "cc", "bcc", "reply_to")
 _FIELDS: dict[str, Callable[[str], Condition]] = {
     "": lambda value: (MATCHES, [matching(value)]),
-    "rcpt": _address("rcpt"),
-    "to": _address("rcpt", "to"),
+    "rcpt": _address(*_RECIPIENTS),
+    "to": _address(*_RECIPIENTS, "to"),
     "from": _address("author"),
     "cc": _address("cc"),
-    "bcc": _address("bcc"),
+    "bcc": _address("bcc", "hidden"),
     "reply-to": _address("reply_to"),
     "addressed": _addressed,
-    "sender": lambda value: ("sender = ? COLLATE NOCASE", [value.strip("<>")]),
+    "sender": _sender,
     "subject": _subject,
     "message-id": lambda value: ("message_id = ?", [value.strip("<>")]),
-    "tag": lambda value: ("id IN (SELECT message FROM tags WHERE tag = ? COLLATE NOCASE)", [value]),
+    "tag": lambda value: ("id IN (SELECT message FROM tags WHERE fold(tag) = ?)", [fold(value)]),
     "is": _is,
     "has": _has,
     "before": _time("before", "<"),

@@ -29,6 +29,7 @@ from orchestrator.agents.inbox.api import Served
 from orchestrator.agents.inbox.app import LOCAL, create
 from orchestrator.agents.inbox.bounce import Bouncer
 from orchestrator.agents.inbox.feed import MESSAGE, Feed
+from orchestrator.agents.inbox.folding import fold_address
 from orchestrator.agents.inbox.session import InboxReception, InboxSession, InboxSettings
 from orchestrator.agents.inbox.spool import Spool
 from orchestrator.agents.output import complain, say
@@ -184,7 +185,7 @@ async def run(options: argparse.Namespace, settings: InboxSettings, rules: Seque
     if options.certificate and options.certificate.exists():
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         tls.load_cert_chain(options.certificate)
-    reception = InboxReception(spool, settings, Rules(rules), max(most, 64), tls)
+    reception = InboxReception(spool, settings, Rules(rules, fold=fold_address), max(most, 64), tls)
     domains = options.domains.read_text(encoding="ascii").split() if options.domains else []
     reception.bouncer = Bouncer(options.relay, domains, reception.record)
     inbox = Inbox(reception, names=(*LOCAL, *options.name))

@@ -22,6 +22,7 @@ from typing import Any
 
 from orchestrator.agents.inbox import head
 from orchestrator.agents.inbox.content import ROOM_B, SpooledContent
+from orchestrator.agents.inbox.folding import BETWEEN, fold, fold_address, not_named
 from orchestrator.agents.inbox.words import LIMIT, Words
 
 SEGMENT_B = 8 * 1024 * 1024
@@ -35,7 +36,7 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS messages (
     id INTEGER PRIMARY KEY AUTOINCREMENT, t REAL NOT NULL, sender TEXT NOT NULL, client TEXT NOT NULL,
     helo TEXT NOT NULL, user TEXT, tls TEXT, size INTEGER NOT NULL, file TEXT NOT NULL, at INTEGER NOT NULL,
-    subject TEXT NOT NULL, message_id TEXT NOT NULL, head TEXT NOT NULL,
+    subject TEXT NOT NULL, message_id TEXT NOT NULL, head TEXT NOT NULL, recipients TEXT NOT NULL,
     seen INTEGER NOT NULL DEFAULT 0, snippet TEXT NOT NULL DEFAULT '', attachments INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX IF NOT EXISTS by_file ON messages (file);
@@ -43,10 +44,10 @@ CREATE INDEX IF NOT EXISTS by_subject ON messages (subject);
 CREATE INDEX IF NOT EXISTS by_message_id ON messages (message_id);
 CREATE TABLE IF NOT EXISTS addresses (
     message INTEGER NOT NULL REFERENCES messages ON DELETE CASCADE, field TEXT NOT NULL,
-    address TEXT NOT NULL COLLATE NOCASE, name TEXT NOT NULL
+    address TEXT NOT NULL, text TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS by_address ON addresses (address, field, message);
-CREATE INDEX IF NOT EXISTS by_message ON addresses (message, field);
+CREATE INDEX IF NOT EXISTS by_message ON addresses (message);
 CREATE TABLE IF NOT EXISTS tags (
     message INTEGER NOT NULL REFERENCES messages ON DELETE CASCADE, tag TEXT NOT NULL, UNIQUE (message, tag)
 );
@@ -55,9 +56,15 @@ CREATE TABLE IF NOT EXISTS events (
 );
 """
 
-_COLUMNS = "t, sender, client, helo, user, tls, size, file, at, subject, message_id, head"
-_INSERT = f"INSERT INTO messages ({_COLUMNS}) VALUES ({', '.join('?' * 12)})"  # noqa: S608
+_COLUMNS = "t, sender, client, helo, user, tls, size, file, at, subject, message_id, head, recipients"
+_INSERT = f"INSERT INTO messages ({_COLUMNS}) VALUES ({', '.join('?' * 13)})"  # noqa: S608
 _CHUNK = 256 * 1024
+_NEWER = """
+WITH messages AS NOT MATERIALIZED (SELECT * FROM main.messages WHERE id > {0}),
+     addresses AS NOT MATERIALIZED (SELECT * FROM main.addresses WHERE message > {0}),
+     tags AS NOT MATERIALIZED (SELECT * FROM main.tags WHERE message > {0})
+"""
+"""Before a query: it sees only messages with a larger id, and reads no row of the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +130,7 @@ class Spool:
         self._index.execute("PRAGMA synchronous = OFF")
         self._index.execute("PRAGMA foreign_keys = ON")
         self._index.executescript(_SCHEMA)
+        self._index.create_function("fold", 1, fold, deterministic=True)
         self.count, self.size = self._index.execute("SELECT count(*), coalesce(sum(size), 0) FROM messages").fetchone()
         """Messages, and their octets."""
         self.words = Words(self._index, lambda id_: b"".join(self.chunks(id_, LIMIT)))
@@ -169,13 +177,13 @@ class Spool:
                 self._index.execute("BEGIN")
                 row = (
                     *(now, envelope.sender, envelope.client, envelope.helo, envelope.user, envelope.tls),
-                    *(content.size, name, at, fields.subject, fields.message_id),
-                    json.dumps(fields.to_dict()),
+                    *(content.size, name, at, fold(fields.subject), fields.message_id),
+                    *(json.dumps(fields.to_dict()), json.dumps(envelope.recipients)),
                 )
                 id_ = self._index.execute(_INSERT, row).lastrowid or 0
                 self._index.executemany(
                     "INSERT INTO addresses VALUES (?, ?, ?, ?)",
-                    [(id_, field, address, name) for field, address, name in _addresses(envelope, fields)],
+                    [(id_, *row) for row in _addresses(envelope, fields)],
                 )
         except BaseException:
             content.discard()
@@ -221,7 +229,7 @@ class Spool:
         """Return messages, the newest first; ``where`` is a condition on the table ``messages`` (``search.where``)."""
         self._catch_up(where)
         rows = self._index.execute(
-            "SELECT id, t, size, seen, sender, client, helo, user, tls, head, snippet, attachments"  # noqa: S608
+            "SELECT id, t, size, seen, sender, client, helo, user, tls, head, recipients, snippet, attachments"  # noqa: S608
             f" FROM messages WHERE {where} ORDER BY id DESC LIMIT ? OFFSET ?",
             (*args, limit, start),
         ).fetchall()
@@ -233,7 +241,7 @@ class Spool:
                 seen=bool(seen),
                 envelope=Envelope(
                     sender=sender,
-                    recipients=self._recipients(id_),
+                    recipients=tuple(json.loads(recipients)),
                     client=client,
                     helo=helo,
                     user=user,
@@ -244,7 +252,7 @@ class Spool:
                 snippet=snippet,
                 attachments=attachments,
             )
-            for id_, t, size, seen, sender, client, helo, user, tls, fields, snippet, attachments in rows
+            for id_, t, size, seen, sender, client, helo, user, tls, fields, recipients, snippet, attachments in rows
         ]
 
     def get(self, id_: int) -> Stored:
@@ -258,11 +266,18 @@ class Spool:
             raise KeyError(id_)
         return found[0]
 
-    def total(self, where: str = "1", args: Sequence[object] = ()) -> int:
-        """Return the number of messages that fulfil a condition."""
+    def total(self, where: str = "1", args: Sequence[object] = (), *, after: int = 0) -> int:
+        """Return the number of messages with an id above ``after`` that fulfil a condition."""
         self._catch_up(where)
-        (count,) = self._index.execute(f"SELECT count(*) FROM messages WHERE {where}", args).fetchone()  # noqa: S608
+        only = _NEWER.format(after) if after else ""
+        (count,) = self._index.execute(f"{only} SELECT count(*) FROM messages WHERE {where}", args).fetchone()  # noqa: S608
         return int(count)
+
+    @property
+    def newest(self) -> int:
+        """The id of the newest message; 0 without messages."""
+        (newest,) = self._index.execute("SELECT coalesce(max(id), 0) FROM messages").fetchone()
+        return int(newest)
 
     def ids(self, where: str = "1", args: Sequence[object] = ()) -> list[int]:
         """Return the ids of all messages that fulfil a condition."""
@@ -284,6 +299,17 @@ class Spool:
             raise KeyError(id_)
         name, at, size = place
         return self._read(name, at, size if most is None else min(size, most))
+
+    def path(self, id_: int) -> Path:
+        """Return the file of a message of more than ``content.IN_MEMORY`` octets, which has nothing else in it.
+
+        Raises:
+            KeyError: no such message is kept.
+        """
+        place = self._index.execute("SELECT file FROM messages WHERE id = ?", (id_,)).fetchone()
+        if place is None:
+            raise KeyError(id_)
+        return self.folder / str(place[0])
 
     def raw(self, id_: int) -> bytes:
         """Return the octets of a message.
@@ -394,18 +420,20 @@ class Spool:
                 size -= len(octets)
                 yield octets
 
-    def _recipients(self, id_: int) -> tuple[str, ...]:
-        rows = self._index.execute(
-            "SELECT address FROM addresses WHERE message = ? AND field = 'rcpt' ORDER BY rowid", (id_,)
-        )
-        return tuple(address for (address,) in rows)
-
     def _tags(self, id_: int) -> tuple[str, ...]:
         return tuple(tag for (tag,) in self._index.execute("SELECT tag FROM tags WHERE message = ?", (id_,)))
 
 
 def _addresses(envelope: Envelope, fields: head.Head) -> Iterator[tuple[str, str, str]]:
-    """Yield field, address and name: ``rcpt`` for the envelope's recipients, who may be in no header field."""
-    yield from (("rcpt", address, "") for address in dict.fromkeys(envelope.recipients))
+    """Yield field, folded address, and folded name and address.
+
+    Fields of the envelope are ``sender``, ``rcpt``, and ``hidden`` for recipients that no header field names.
+    """
+    hidden = set(not_named(envelope.recipients, (one.address for one in (*fields.to, *fields.cc, *fields.bcc))))
+    rows = [("sender", "", envelope.sender)]
+    rows += [("hidden" if one in hidden else "rcpt", "", one) for one in dict.fromkeys(envelope.recipients)]
     for field in ("author", "to", "cc", "bcc", "reply_to"):
-        yield from ((field, mailbox.address, mailbox.name) for mailbox in getattr(fields, field))
+        rows += [(field, mailbox.name, mailbox.address) for mailbox in getattr(fields, field)]
+    for field, name, given in rows:
+        address = fold_address(given)
+        yield field, address, fold(name) + BETWEEN + fold(address)

@@ -10,8 +10,9 @@ import time
 from collections.abc import Callable, Iterator
 
 from orchestrator.agents.inbox import mime
+from orchestrator.agents.inbox.folding import BETWEEN, fold
 
-MATCHES = "id IN (SELECT rowid FROM words WHERE words MATCH ?)"
+MATCHES = "id IN (SELECT rowid FROM words WHERE words MATCH ? AND rowid >= (SELECT min(id) FROM messages))"
 """A condition on the table ``messages``; its parameter is an FTS5 query."""
 LIMIT = 1024 * 1024
 """Maximum octets of a message that are indexed, from its start."""
@@ -20,11 +21,10 @@ SLICE_S = 0.02
 _LONG = re.compile(r"[^\W_]{3}[\W_]*$")  # the many words that begin with one letter take a second to join
 _SCHEMA = """
 CREATE VIRTUAL TABLE IF NOT EXISTS words
-USING fts5 (text, has, content = '', tokenize = "unicode61 remove_diacritics 2")
+USING fts5 (text, has, content = '', tokenize = "unicode61 remove_diacritics 0")
 """
 _NEXT = """
-SELECT id, subject || ' ' || message_id || ' ' || coalesce(
-    (SELECT group_concat(name || ' ' || address, ' ') FROM addresses WHERE message = id), '')
+SELECT id, subject, message_id, (SELECT group_concat(text, ?) FROM addresses WHERE message = id AND field != 'sender')
 FROM messages WHERE id > ? ORDER BY id LIMIT 64
 """
 
@@ -38,7 +38,7 @@ def _unicode(text: str) -> str:
 
 def matching(text: str) -> str:
     """Return the FTS5 query for a phrase; a last word of three letters or more matches as a prefix."""
-    quoted = text.replace('"', '""').replace("\0", " ")
+    quoted = fold(text).replace('"', '""').replace("\0", " ")
     return f'text : "{quoted}"' + (" *" if _LONG.search(text) else "")
 
 
@@ -62,17 +62,18 @@ class Words:
     def fill(self, where: str = MATCHES) -> Iterator[None]:
         """Index all pending messages if ``where`` uses the word index; yields about every ``SLICE_S``."""
         newest = self.behind() if MATCHES in where else None
-        while newest and self._last < newest and (rows := self._index.execute(_NEXT, (self._last,)).fetchall()):
+        while newest and self._last < newest and (rows := self._index.execute(_NEXT, (BETWEEN, self._last)).fetchall()):
             self._add(rows)
             yield
 
-    def _add(self, rows: list[tuple[int, str]]) -> None:
+    def _add(self, rows: list[tuple[int, str, str, str | None]]) -> None:
         end, added = time.monotonic() + SLICE_S, list[int]()
         with self._index:
             self._index.execute("BEGIN")
-            for id_, head in rows:
+            for id_, *head in rows:
                 body = mime.read(self._read(id_))
-                text, snippet = (_unicode(one) for one in (f"{head} {body.words}", body.snippet))
+                texts = [*filter(None, head), *body.words]
+                text, snippet = fold(_unicode(BETWEEN.join(texts))), _unicode(body.snippet)
                 has = " ".join(kind for kind in ("attachments", "inline") if getattr(body, kind))
                 self._index.execute("INSERT INTO words (rowid, text, has) VALUES (?, ?, ?)", (id_, text, has))
                 self._index.execute(_DESCRIBE, (snippet, len(body.attachments), id_))

@@ -7,7 +7,7 @@ from typing import Annotated, Self
 from pydantic import Field
 
 from orchestrator.measurements import Measurements
-from orchestrator.measurements.rundir import Kept
+from orchestrator.measurements.kept import Kept
 from orchestrator.scenarios.bind_fd_limit.named import Named
 
 FETCHED = r"managed-keys-zone: Unable to fetch DNSKEY set"

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from orchestrator.agents.neighbours import NeighbourTable, Report
 from orchestrator.measurements import Measurements
-from orchestrator.measurements.rundir import Kept
+from orchestrator.measurements.kept import Kept
 from orchestrator.services import Role
 
 _DEFERRED = re.compile(r"/smtp\[\d+\]: [0-9A-Za-z]+: to=.*, status=deferred ")

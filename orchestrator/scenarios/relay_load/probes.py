@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 
 from orchestrator.measurements import Measurements
-from orchestrator.measurements.rundir import Kept
+from orchestrator.measurements.kept import Kept
 from orchestrator.measurements.verdict import Evidence, Table
 from orchestrator.scenarios.relay_load.cpu import Cpu, cpu_of
 from orchestrator.services import Purpose

@@ -25,7 +25,8 @@ import uvloop
 from pydantic import ValidationError
 
 from orchestrator.agents import control
-from orchestrator.agents.dns_gate import DnsRule, Gate, _Kept, main, serve
+from orchestrator.agents.dns_gate import Gate, main, serve
+from orchestrator.agents.dns_rules import DnsRule, DnsRules, _Kept
 
 T = TypeVar("T")
 
@@ -307,25 +308,19 @@ def test_exactly_one_of_two_equal_rules_is_removed(gate: Running) -> None:
 
 
 def test_rules_that_are_used_up_are_shown_and_no_longer_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    gate, compared = Gate(("127.0.0.1", 9)), list[str]()
-    gate.obey(["add", json.dumps([*[{"name": "a", "times": 1}] * 1000, {"name": "b"}])])
+    rules, compared = DnsRules([*[DnsRule(name="a", times=1)] * 1000, DnsRule(name="b")]), list[str]()
     concerns = _Kept.concerns
 
     def counted(kept: _Kept, name: str, kind: str, over: str) -> bool:
         compared.append(name)
         return concerns(kept, name, kind, over)
 
-    async def ask(name: str) -> None:
-        await gate.answer(dns.message.make_query(name, "A").to_wire(), "127.0.0.1", "udp")
-
-    for _ in range(1000):
-        asyncio.run(ask("a"))
+    assert all(rules.decide("a", "A", "udp") for _ in range(1000))
     monkeypatch.setattr(_Kept, "concerns", counted)
-    asyncio.run(ask("b"))
-    assert compared == ["b"]
-    assert [rule["hits"] for rule in gate.obey(["rules"])] == [1] * 1001
-    assert [rule["id"] for rule in gate.obey(["add", json.dumps([{"name": "a"}])])] == [1002]
-    assert gate.obey(["clear"]) == 0
+    assert rules.decide("a", "A", "udp") is None
+    assert rules.decide("b", "A", "udp")
+    assert compared == ["a", "b"]
+    assert [rule["hits"] for rule in rules.to_list()] == [1] * 1001
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import json
 import os
 import signal
 import sys
@@ -15,8 +16,8 @@ import typer
 
 from orchestrator import cli
 from orchestrator.bed import zones
-from orchestrator.cli import beds, shell
-from orchestrator.errors import ExitCode, InvalidInput
+from orchestrator.cli import chosen, shell
+from orchestrator.errors import EngineFailed, ExitCode, InvalidInput
 from orchestrator.hosts import ContainerSpec, Output, docker
 from orchestrator.hosts.capacity import room_for_runs
 from orchestrator.hosts.fake import FakeHost
@@ -288,6 +289,52 @@ def test_no_engine_is_said_by_every_command_that_needs_one(testbed: Command, wor
     assert ended.code == ExitCode.ENGINE
 
 
+NEVER_FAIL = {("list",), ("runs",)}
+
+
+def _with_format() -> Iterator[tuple[str, ...]]:
+    """Yield every command and subcommand that has the option --format and can fail."""
+    for name, command in made_once(cli.app).commands.items():  # type: ignore[attr-defined]
+        subcommands = getattr(command, "commands", {})
+        for words, made in {(name,): command, **{(name, other): below for other, below in subcommands.items()}}.items():
+            if words not in NEVER_FAIL and any("--format" in option.opts for option in made.params):
+                yield words
+
+
+ARGUMENTS: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("logs",): ("relay",),
+    ("exec",): ("relay", "id"),
+    ("analyze",): ("nosuch",),
+    ("up",): ("nosuch",),
+    ("plan",): ("nosuch",),
+    ("graph",): ("nosuch",),
+    ("doctor",): ("nosuch",),
+    ("dns", "fail"): ("example.com", "MX"),
+}
+
+
+@pytest.mark.parametrize("words", [*_with_format(), ("run", "relay-throughput"), ("run", "none.json")], ids=" ".join)
+def test_an_error_is_json_for_a_script(testbed: Command, words: tuple[str, ...]) -> None:
+    ended = testbed(*words, *ARGUMENTS.get(words, ()), "--format", "json")
+    told = json.loads(ended.err.splitlines()[-1])
+    assert told.keys() == {"needed", "found", "do", "notes", "exit_code"}
+    assert (told["exit_code"], bool(told["needed"] and told["found"] and told["do"])) == (ended.code, True)
+    assert ended.code in {ExitCode.USAGE, ExitCode.ENGINE}
+    assert "needed:" not in ended.err
+    assert testbed("down").names("a container engine that answers")  # the next command has no --format
+
+
+def test_notes_of_an_error_are_json_too(testbed: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        error = EngineFailed("an engine", "\x1b[31m", "start it")
+        error.add_note("bed 0000000a is not wholly removed")
+        raise error
+
+    monkeypatch.setattr(docker, "connect", refuse)
+    ended = testbed("ps", "--format", "json")
+    assert (json.loads(ended.err)["notes"], "\x1b" in ended.err) == (["bed 0000000a is not wholly removed"], False)
+
+
 @pytest.mark.parametrize("host", ["unix://{}/no.sock", "tcp://127.0.0.1:1", "nonsense://x", "unix:///etc"])
 def test_no_engine_is_said_wherever_it_should_have_been(
     testbed: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str
@@ -340,7 +387,7 @@ def test_the_only_bed_is_found_beside_the_helper_of_another_command(
     helper = Identity.reading()
     host.create(ContainerSpec(name="helper", image="x", command=("true",), labels=helper.labels()))
     monkeypatch.setattr(docker, "connect", lambda: host)
-    assert beds.find(host, None, "its id").id == "0000000a"
+    assert chosen.find(host, None, "its id").id == "0000000a"
     assert testbed("down").code == 0
     assert [found.name for found in host.find({})] == ["helper"]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.bed import builtin
 from orchestrator.bed.model import parse_bed
 from orchestrator.cli import shell
 from orchestrator.cli.progress import Steps, Within
@@ -159,6 +160,42 @@ def test_a_node_whose_container_is_gone_is_named_so(
     host.node("tb-0000000a-n1").remove()
     ended = testbed(*words)
     assert ended.names("node n1 of bed bed")
+    assert ("its container was removed" in ended.err, ended.code) == (True, ExitCode.ENGINE)
+
+
+@pytest.mark.parametrize(
+    ("words", "node"),
+    [
+        (("dns", "rules"), "gate"),
+        (("dns", "queries"), "gate"),
+        (("dns", "fail", "example.com", "MX"), "gate"),
+        (("dns", "clear"), "gate"),
+        (("dns", "set", "example.com", "TXT", "x"), "dns"),
+        (("inbox",), "inbox"),
+        (("wait-mail",), "inbox"),
+    ],
+    ids=" ".join,
+)
+def test_a_command_about_mail_or_dns_names_its_node_that_has_ended_or_is_gone(
+    testbed: Command, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], node: str
+) -> None:
+    host = FakeHost()
+    monkeypatch.setattr(docker, "connect", lambda: host)
+    bed = builtin.bed("mail")
+    identity, files = Identity.new(bed, Kind.UP), {BED_FILE: saved_bed(make_plan(bed, cpus=2), 2)}
+    for name in bed.nodes:
+        labels = identity.labels(node=name)
+        spec = ContainerSpec(name=identity.name(name), image="x", command=(), labels=labels, files=files)
+        host.create(spec).start()
+    host.create_network(NetworkSpec(name=identity.name("control"), driver="bridge", labels=identity.labels()))
+    host.end(identity.name(node), 0)
+    ended = testbed(*words)
+    assert ended.names(f"node {node} running"), ended.err
+    assert ("it is exited" in ended.err, ended.code) == (True, ExitCode.ENGINE)
+    assert f"see `testbed logs --bed {identity.id} {node}`" in ended.err
+    host.remove(identity.name(node))
+    ended = testbed(*words)
+    assert ended.names(f"node {node} of bed mail"), ended.err
     assert ("its container was removed" in ended.err, ended.code) == (True, ExitCode.ENGINE)
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from orchestrator.errors import InvalidInput
 from orchestrator.interrupts import Interrupted
-from orchestrator.measurements.rundir import FORMAT, MAX_NAME, RunDir, make_directory, replace, write_files
+from orchestrator.measurements.files import MAX_NAME, make_directory, replace, write_files
+from orchestrator.measurements.rundir import FORMAT, RunDir
 
 Use = Callable[[RunDir, str], object]
 USES: dict[str, Use] = {

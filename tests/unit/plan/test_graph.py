@@ -21,10 +21,16 @@ testbed = test_cli_errors.testbed
 HOSTILE = 'end"]; subgraph <b>\\ #quot; | } -->\n%% x'
 ODD = Graph(
     bed=HOSTILE,
+    published_at=HOSTILE,
     networks=(DrawnNetwork(name="lab", subnets=(HOSTILE,), parent=HOSTILE), DrawnNetwork(name="control", subnets=())),
     nodes=(
         DrawnNode(
-            name=HOSTILE, service=HOSTILE, role="", addresses=(HOSTILE,), ports=(DrawnPort(port=HOSTILE, host_port=7),)
+            name=HOSTILE,
+            service=HOSTILE,
+            role="",
+            addresses=(HOSTILE,),
+            networks=("lab", "control"),
+            ports=(DrawnPort(port=HOSTILE, host_port=7),),
         ),
     ),
 )
@@ -68,6 +74,35 @@ def test_addresses_are_of_the_families_of_the_bed(families: str, versions: set[s
     assert {":" if ":" in address else "." for address in addresses} == versions
     dns = next(node for node in found.nodes if node.name == "dns")
     assert len([a for a in dns.addresses if " to " in a]) == len(versions)
+
+
+def test_guests_are_drawn_with_the_nodes_that_they_reach() -> None:
+    bed = parse_bed(
+        {"name": "x", "guests": True, "nodes": {"load": {"service": "smtp-load"}, "relay": {"service": "postfix"}}},
+        "bed",
+    )
+    drawn = graph.of_plan(make_plan(bed, cpus=2))
+    assert [network["name"] for network in drawn.to_dict()["networks"]] == ["lab", "control", "guests"]
+    networks = {node["name"]: node["networks"] for node in drawn.to_dict()["nodes"]}
+    assert networks == {"load": ("lab", "control"), "relay": ("lab", "control", "guests")}
+    relay = next(f"n{number}" for number, node in enumerate(drawn.nodes) if node.name == "relay")
+    edges = [line.strip() for line in (graph.mermaid(drawn) + graph.dot(drawn)).splitlines() if "guests" in line]
+    assert edges == [
+        'guests(["guests of bed x"])',
+        f"{relay} --- guests",
+        'guests [shape=ellipse, label="guests of bed x"];',
+        f'{relay} -> guests [dir=none, label=""];',
+    ]
+    assert [network.name for network in RELAY.networks] == ["lab", "control"]
+
+
+def test_ports_are_drawn_at_the_address_where_they_are_published() -> None:
+    drawn = graph.of_plan(make_plan(builtin.bed("relay"), cpus=2), {"relay": {"25/tcp": 2525}}, "2001:db8::1")
+    for text in (graph.mermaid(drawn), graph.dot(drawn)):
+        assert "2001:db8::1 of the host" in text
+        assert "2525 to 25/tcp" in text
+        assert "127.0.0.1" not in text
+    assert (drawn.to_dict()["published_at"], RELAY.published_at) == ("2001:db8::1", "127.0.0.1")
 
 
 @pytest.mark.parametrize("drawn", [RELAY, ODD])

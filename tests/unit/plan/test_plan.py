@@ -22,7 +22,7 @@ from orchestrator.bed import builtin, wiring
 from orchestrator.bed.addressing import twin, twin_network
 from orchestrator.bed.model import parse_bed
 from orchestrator.bed.wiring import ON_LAB, SHARE
-from orchestrator.cli.beds import _show_own
+from orchestrator.cli.plans import _show_own
 from orchestrator.errors import InvalidInput
 from orchestrator.plan import NodePlan, Plan, make_plan
 from orchestrator.services import Role

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from orchestrator.bed.model import Bed, parse_bed
 from orchestrator.bed.wiring import PUBLISHED
 from orchestrator.cli import beds
 from orchestrator.errors import EngineFailed, ExitCode, HostCannot, InvalidInput
-from orchestrator.hosts import Endpoint, NetworkSpec, docker, networks, ownership
+from orchestrator.hosts import Endpoint, NetworkSpec, capacity, docker, networks, ownership
 from orchestrator.hosts.cleaning import clean
 from orchestrator.hosts.fake import FakeHost
 from orchestrator.hosts.helper import HELPER
@@ -141,6 +142,7 @@ def test_another_bed_of_the_same_name_is_named_and_another_name_helps(call: Call
 
 
 def test_a_bed_is_published_where_its_command_said_and_not_found_again_for_another_address(
+    testbed: Command,
     engine: Breaking,
     call: Callable[..., DeployedBed],
     monkeypatch: pytest.MonkeyPatch,
@@ -148,6 +150,7 @@ def test_a_bed_is_published_where_its_command_said_and_not_found_again_for_anoth
     monkeypatch.setattr(networks, "require_address", lambda *_: None)
     bed = call(publish_at="192.0.2.1")
     assert (bed.to_dict()["published_at"], call(publish_at="192.0.2.1")) == ("192.0.2.1", bed)
+    assert json.loads(testbed("graph", bed.id, "--format", "json").out)["published_at"] == "192.0.2.1"
     specs = [engine.specs[container.id] for container in bed.containers]
     assert {spec.publish_at for spec in specs} == {"192.0.2.1"}
     assert all(PUBLISHED in spec.files for spec in specs)
@@ -214,6 +217,25 @@ def test_of_two_commands_that_make_one_bed_at_the_same_time_the_younger_withdraw
         assert not (tmp_path / "runs").exists()
     else:
         assert call().state == "running"
+
+
+def test_a_command_that_withdraws_says_so_and_shows_the_bed_of_the_other(
+    engine: Breaking, call: Callable[..., DeployedBed], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    admit, winners, steps = capacity.admit, list[DeployedBed](), Steps()
+
+    def admitted(*words: Any, **further: Any) -> None:
+        monkeypatch.setattr(capacity, "admit", admit)
+        winners.append(call())
+        admit(*words, **further)
+
+    monkeypatch.setattr(capacity, "admit", admitted)
+    assert [up(engine, a_bed(), runs=tmp_path / "others", steps=steps)] == winners
+    assert steps.said[-1] == f"this is bed one {winners[0].id} of the other command"
+    assert [step["name"] for step in steps.taken][-2:] == [
+        "withdraw: another command began first to bring this bed up",
+        "look at the beds that are up",
+    ]
 
 
 def test_a_bed_that_withdraws_has_not_taken_the_name_of_the_guest_network(

@@ -14,6 +14,7 @@ import httpx
 import pytest
 import uvloop
 
+from orchestrator.agents.inbox.folding import fold_address
 from orchestrator.agents.inbox.server import Inbox as Serving
 from orchestrator.agents.inbox.server import Ports
 from orchestrator.agents.inbox.session import InboxReception, InboxSettings
@@ -96,7 +97,7 @@ def make_inbox(tmp_path: Path, tls: Tls) -> Iterator[Callable[..., Inbox]]:
         def make() -> InboxReception:
             most = settings.get("max_messages", 100_000)
             spool = Spool(tmp_path / str(len(started)), most_b=1 << 40, most_messages=most)
-            return InboxReception(spool, InboxSettings(**settings), Rules([]), 1000, tls.server)
+            return InboxReception(spool, InboxSettings(**settings), Rules([], fold=fold_address), 1000, tls.server)
 
         started.append(Inbox(make))
         return started[-1]

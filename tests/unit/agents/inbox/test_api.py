@@ -10,16 +10,18 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from email.message import EmailMessage
+from email.policy import SMTP
 from functools import partial
 from typing import Any
 
 import httpx
 import pytest
 
-from orchestrator.agents.inbox.api import remove
+from orchestrator.agents.inbox import search
+from orchestrator.agents.inbox.api import Parked, remove
 from orchestrator.agents.inbox.app import MOST_BODY
 from orchestrator.agents.inbox.feed import MESSAGE
-from orchestrator.agents.inbox.spool import Envelope, Spool
+from orchestrator.agents.inbox.spool import Envelope, Spool, Stored
 from orchestrator.errors import InvalidInput
 from tests.unit.agents.inbox.conftest import Inbox
 from tests.unit.agents.inbox.test_authentication import Records, records  # noqa: F401
@@ -150,6 +152,50 @@ def test_a_wait_is_answered_when_the_mail_comes_and_not_before(inbox: Inbox) -> 
         send(inbox)
         assert {future.result(5)["total"] for future in waiting} == {2}
     assert get(inbox, "wait", to="eve@d1.test", timeout=0)["total"] == 1
+
+
+def test_a_deleted_message_is_not_counted_by_those_who_wait(inbox: Inbox) -> None:
+    with ThreadPoolExecutor() as pool:
+        waiting = pool.submit(get, inbox, "wait", subject="hello", count=2, timeout=20)
+        send(inbox)
+        get(inbox, "wait", subject="hello")
+        inbox.client.delete("/api/messages").raise_for_status()
+        send(inbox)
+        get(inbox, "wait", subject="hello")
+        assert not waiting.done()
+        send(inbox)
+        assert [message["id"] for message in waiting.result(5)["messages"]] == [3, 2]
+
+
+@pytest.mark.parametrize("query", ["subject:hello", "to:bob@d1.test", "to:ob", "code", "from:nn -to:eve"])
+def test_a_parked_wait_evaluates_new_messages_only(inbox: Inbox, query: str) -> None:
+    where = search.where(search.parse(query))
+
+    def steps(look: Callable[[], object]) -> int:
+        """Count twenties of steps of SQLite's virtual machine."""
+        count = [0]
+        index = inbox.spool._index
+        index.set_progress_handler(lambda: count.__setitem__(0, count[0] + 1), 20)
+        look()
+        index.set_progress_handler(None, 0)
+        return count[0]
+
+    def scene() -> tuple[list[Stored] | None, int, list[Stored] | None, int]:
+        envelope = Envelope(sender="a@d0.test", recipients=("bob@d1.test",), client="", helo="")
+        octets = letter().as_bytes(policy=SMTP)
+        for _ in range(200):
+            inbox.reception.put(octets, envelope)
+        parked = Parked(inbox.spool, where, 202)
+        before = parked.look()
+        inbox.reception.put(octets, envelope)
+        inbox.spool.total(*where)
+        cost = steps(parked.look)
+        inbox.reception.put(octets, envelope)
+        return before, cost, parked.look(), steps(lambda: inbox.spool.total(*where))
+
+    before, cost, found, whole = inbox.call(scene)
+    assert (before, len(found or [])) == (None, 202)
+    assert cost < 30 < whole / 2
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from email.message import EmailMessage
+from email.policy import SMTPUTF8
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from pytest_mailpit.errors import MailpitAPIError
 from pytest_mailpit.models import ChaosTrigger, ChaosTriggers
 
 from orchestrator.agents.inbox import mime
+from orchestrator.agents.inbox.spool import Envelope
 from tests.unit.agents.inbox.conftest import Inbox
 
 
@@ -37,6 +39,13 @@ def letter(to: str, subject: str = "Welcome") -> EmailMessage:
 def send(inbox: Inbox, message: EmailMessage, *to: str) -> None:
     with smtplib.SMTP("127.0.0.1", inbox.port, timeout=5) as smtp:
         smtp.send_message(message, to_addrs=to or None)
+
+
+def test_a_recipient_in_another_form_of_its_domain_is_not_hidden(inbox: Inbox, mailpit: MailpitClient) -> None:
+    message = letter("bob@bücher.example")
+    envelope = Envelope(sender="a@d0.test", recipients=("bob@xn--bcher-kva.example", "x@d1.test"), client="", helo="")
+    inbox.call(lambda: inbox.reception.put(message.as_bytes(policy=SMTPUTF8), envelope))
+    assert [one.address for one in mailpit.search("bcc:x@d1.test").messages[0].bcc] == ["x@d1.test"]
 
 
 def test_lists_and_searches(inbox: Inbox, mailpit: MailpitClient) -> None:
@@ -62,16 +71,16 @@ def test_lists_and_searches(inbox: Inbox, mailpit: MailpitClient) -> None:
 def test_a_large_message_is_read_beside_others(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
     threads = []
 
-    def read(message: bytes) -> mime.Body:
+    def read(path: Path) -> mime.Body:
         threads.append(threading.current_thread())
-        return whole(message)
+        return whole(path)
 
-    whole = mime.read
+    whole = mime.read_file
     message = letter("bob@example.com")
     message.add_attachment(bytes(2 << 20), "application", "zip", filename="large.zip")
     send(inbox, message)
     assert inbox.client.get("/api/v1/messages").json()["messages"][0]["Attachments"] == 2
-    monkeypatch.setattr(mime, "read", read)
+    monkeypatch.setattr(mime, "read_file", read)
     for path in ("/api/v1/message/1", "/api/v1/message/1/part/2", "/view/1.txt", "/api/messages/1"):
         assert inbox.client.get(path).status_code == 200
     assert len(threads) == 4

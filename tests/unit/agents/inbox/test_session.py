@@ -289,6 +289,14 @@ def test_mail_is_deferred_twice_and_taken_then(inbox: Inbox) -> None:
     ] * 2
 
 
+@pytest.mark.parametrize("pattern", ["*@bücher.example", "*@xn--BCHER-kva.example", "JOSÉ@*"])
+@pytest.mark.parametrize("domain", ["Bücher.example", "xn--bcher-kva.example"])
+def test_a_rule_knows_both_forms_of_a_domain(inbox: Inbox, pattern: str, domain: str) -> None:
+    inbox.rules({"to": pattern, "then": "reject", "reply": "550 5.1.1 no"})
+    text = f"EHLO x\r\nMAIL FROM:<a@d0.test> SMTPUTF8\r\nRCPT TO:<josé@{domain}>\r\nQUIT\r\n"
+    assert "550 5.1.1 no" in talk(inbox, text.encode())
+
+
 @pytest.mark.parametrize("on", ["connect", "ehlo", "mail", "rcpt", "data", "message"])
 def test_a_session_is_refused_at_each_moment(inbox: Inbox, on: str) -> None:
     inbox.rules({"on": on, "then": "reject", "reply": "554 5.7.1 not you"})
@@ -489,6 +497,19 @@ def test_each_notification_leaves_an_event(bounces: Inbox, relay: Inbox, sender:
     wait_until(lambda: len(notified(bounces)) == 2)
     assert notified(bounces) == [{"sender": sender, "recipient": f"{name}@d1.test"} for name in ("bob", "eve")]
     assert len(relay.raw()) == 2
+
+
+def test_the_api_lists_notifications_until_the_relay_has_taken_them(bounces: Inbox, relay: Inbox) -> None:
+    relay.rules({"on": "message", "then": "tarpit", "delay_s": 1.0})
+    assert bounces.client.get("/api/bounces").json() == {"waiting": [], "total": 0}
+    with client(bounces) as smtp:
+        smtp.sendmail("a@d0.test", ["bob@d1.test"], "Subject: a\r\n\r\n")
+    waiting = {"waiting": [{"sender": "a@d0.test", "recipient": "bob@d1.test"}], "total": 1}
+    assert bounces.client.get("/api/bounces").json() == waiting
+    wait_until(lambda: len(relay.raw()) == 1)
+    assert bounces.client.get("/api/bounces").json() == waiting, "the relay has not answered yet"
+    wait_until(lambda: notified(bounces) != [])
+    assert bounces.client.get("/api/bounces").json() == {"waiting": [], "total": 1}
 
 
 def test_notifications_beyond_the_limit_are_recorded_and_the_others_use_few_connections(

@@ -1,0 +1,61 @@
+"""Folding of texts and addresses, for comparison: neither case nor the form of a domain makes a difference."""
+
+import re
+from collections.abc import Iterable
+from unicodedata import normalize
+
+import dns.exception
+import dns.name
+
+BETWEEN = " \ue000 "
+"""Between fields of an index: a word of its own that no text has, so that no phrase goes from one to the next."""
+_IDNA = dns.name.IDNA_2008_UTS_46
+_MOST_LABEL = 63
+_ACCENTS = re.compile("[\u0300-\u036f]")
+_DOTS = re.compile("[.\u3002\uff0e\uff61]")  # UTS #46, 2.3
+_MOST_KEPT = 10_000
+
+
+class _Characters(dict[int, str]):
+    """Code point -> its folded character; one by one, because NFKD takes the square of a run of combining marks."""
+
+    def __missing__(self, code: int) -> str:
+        if len(self) >= _MOST_KEPT:
+            self.clear()
+        self[code] = _ACCENTS.sub("", normalize("NFKD", chr(code)).casefold())
+        return self[code]
+
+
+_CHARACTERS = _Characters()
+
+
+def fold(text: str) -> str:
+    """Return a text in lower case, without accents and compatibility characters (NFKD); linear in its length."""
+    return text.lower() if text.isascii() else text.translate(_CHARACTERS)
+
+
+def fold_address(address: str) -> str:
+    """Return an address in lower case with its domain in Unicode (UTS #46, U-labels); accents stay.
+
+    A text without ``@`` is a domain, or a part of one.
+    """
+    local, at, domain = address.rpartition("@")
+    return local.casefold() + at + ".".join(map(_label, _DOTS.split(domain)))
+
+
+def not_named(recipients: Iterable[str], named: Iterable[str]) -> list[str]:
+    """Return those recipients of an envelope that are not among the addresses of a header section (Bcc)."""
+    folded = set(map(fold_address, named))
+    return [recipient for recipient in recipients if fold_address(recipient) not in folded]
+
+
+def _label(label: str) -> str:
+    lower = label.lower()
+    if len(label) > _MOST_LABEL or (label.isascii() and not lower.startswith("xn--")):
+        return lower
+    try:
+        if label.isascii():
+            lower = _IDNA.decode(lower.encode())
+        return _IDNA.decode(_IDNA.encode(lower)).lower()
+    except (dns.exception.DNSException, UnicodeError):  # not in IDNA 2008, such as a pattern or an emoji
+        return lower
