@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.integration.npm import install
 from tests.unit.agents.inbox.conftest import Inbox, Tls, make_inbox, tls  # noqa: F401
 
 HERE = Path(__file__).with_name("mailpit_api")
@@ -64,12 +65,10 @@ class Client:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Install the client, pinned by its hash."""
+    """Install the client."""
     folder = tmp_path_factory.mktemp("npm") / "client"
     shutil.copytree(HERE, folder)
-    command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stderr
+    install(folder)
     return folder
 
 
