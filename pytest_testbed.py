@@ -122,7 +122,7 @@ def pytest_configure_node(node: Any) -> None:
     node.workerinput["testbed"] = {"folder": str(stash[_SHARED].folder), "controller": os.getpid()}
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter", config: pytest.Config) -> None:
     """In a controller of pytest-xdist: name the beds that stay up."""
     shared = config.stash.get(_SHARED, None)
     if shared and any(shared.folder.glob("*.json")):
@@ -135,9 +135,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def pytest_unconfigure(config: pytest.Config) -> None:
     """In a controller of pytest-xdist: take the shared beds down. Its workers have ended (pytest-xdist#1045)."""
     if shared := config.stash.get(_SHARED, None):
-        if any(shared.folder.glob("*.json")):
-            from orchestrator.testing.plugin import workers  # noqa: PLC0415
+        try:
+            if any(shared.folder.glob("*.json")):
+                from orchestrator.testing.plugin import workers  # noqa: PLC0415
 
-            workers.take_down(config, *shared)
-        os.close(shared.lifeline)
-        shutil.rmtree(shared.folder, ignore_errors=True)
+                workers.take_down(config, *shared)
+        finally:
+            os.close(shared.lifeline)
+            shutil.rmtree(shared.folder, ignore_errors=True)

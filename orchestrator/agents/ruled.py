@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from orchestrator.agents.content import DataReader
 from orchestrator.agents.contract import SinkSettings
 from orchestrator.agents.ledger import Books
-from orchestrator.agents.rules import ENVELOPE, LATE, Action, Decision, Envelope, Moment, Rule, Rules
+from orchestrator.agents.rules import ENVELOPE, LATE, Action, Decision, Moment, Rule, Rules, Transaction
 from orchestrator.agents.session import BYE, DATA_OK, GREETING, MAIL_OK, OK, RCPT_OK, Reception, Session
 
 _LINGER_NOT = struct.pack("ii", 1, 0)
@@ -31,9 +31,9 @@ class RuledReception(Reception):
     __slots__ = ("rules",)
     rules: Rules
 
-    def decide(self, moment: Moment, envelope: Envelope) -> Decision:
+    def decide(self, moment: Moment, transaction: Transaction) -> Decision:
         """Return the rules' decision."""
-        return self.rules.decide(moment, envelope)
+        return self.rules.decide(moment, transaction)
 
 
 def ruled(books: Books, settings: SinkSettings, most: int, tls: ssl.SSLContext | None, rules: str) -> RuledReception:
@@ -85,8 +85,8 @@ class RuledSession(Session):
             _Ended: the connection ends.
         """
         sender = self._from if moment in ENVELOPE else None
-        envelope = Envelope(client=self._client, sender=sender, recipient=recipient)
-        decision = cast("RuledReception", self._reception).decide(moment, envelope)
+        transaction = Transaction(client=self._client, sender=sender, recipient=recipient)
+        decision = cast("RuledReception", self._reception).decide(moment, transaction)
         reply = decision.reply.encode("ascii") + b"\r\n" if decision.reply else good
         self.decided(moment, decision, reply)
         if decision.action is Action.PACE and decision.delay_s > 0:

@@ -163,7 +163,7 @@ class Rule(BaseModel):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Envelope:
+class Transaction:
     """Facts of a session that conditions are matched with."""
 
     client: str = ""
@@ -214,11 +214,13 @@ class RuleInForce:
     free: list[float] = field(default_factory=list)
     """Turns that were given back, the earliest first (heapq)."""
 
-    def count_match(self, envelope: Envelope) -> bool:
+    def count_match(self, transaction: Transaction) -> bool:
         """Count a match of the patterns, and return whether the rule applies to it."""
-        if self.to is not None and not (envelope.recipient and self.to.match(envelope.recipient)):
+        if self.to is not None and not (transaction.recipient and self.to.match(transaction.recipient)):
             return False
-        if self.sender is not None and (envelope.sender is None or not self.sender.match(envelope.sender or "<>")):
+        if self.sender is not None and (
+            transaction.sender is None or not self.sender.match(transaction.sender or "<>")
+        ):
             return False
         if self.rule.times is not None and self.hits >= self.rule.times:
             return False
@@ -227,13 +229,13 @@ class RuleInForce:
             return False
         return self.rule.chance >= 1 or random.random() < self.rule.chance
 
-    def decide(self, envelope: Envelope, now: float) -> Decision:
+    def decide(self, transaction: Transaction, now: float) -> Decision:
         """Decide, and remember."""
         rule = self.rule
         delay_s, reply, give_back = rule.delay_s or 0.0, rule.answer(), _nothing
         match rule.then:
             case Action.GREYLIST:
-                if self._waited(envelope, now, delay_s):
+                if self._waited(transaction, now, delay_s):
                     return PASSED
                 delay_s = 0.0
             case Action.RATE:
@@ -252,8 +254,8 @@ class RuleInForce:
         self.due = max(now, self.due + gap_s)
         return self.due
 
-    def _waited(self, envelope: Envelope, now: float, delay_s: float) -> bool:
-        triple = (envelope.client, envelope.sender or "", envelope.recipient or "")
+    def _waited(self, transaction: Transaction, now: float, delay_s: float) -> bool:
+        triple = (transaction.client, transaction.sender or "", transaction.recipient or "")
         first = self.first_seen.setdefault(triple, now)
         if len(self.first_seen) > MOST_TRIPLES:
             del self.first_seen[next(iter(self.first_seen))]
@@ -321,14 +323,14 @@ class Rules:
         for kept in rules:
             self._at[kept.rule.moment].append(kept)
 
-    def decide(self, moment: Moment, envelope: Envelope) -> Decision:
+    def decide(self, moment: Moment, transaction: Transaction) -> Decision:
         """Return what the first matching rule of a moment does that does not let it pass; ``PASSED``: nothing."""
         if not (rules := self._at.get(moment)):
             return PASSED
-        sender, recipient = (known and self._fold(known) for known in (envelope.sender, envelope.recipient))
-        envelope = Envelope(client=envelope.client, sender=sender, recipient=recipient)
+        sender, recipient = (known and self._fold(known) for known in (transaction.sender, transaction.recipient))
+        transaction = Transaction(client=transaction.client, sender=sender, recipient=recipient)
         for kept in rules:
-            if kept.count_match(envelope) and (decision := kept.decide(envelope, self._clock())) is not PASSED:
+            if kept.count_match(transaction) and (decision := kept.decide(transaction, self._clock())) is not PASSED:
                 return decision
         return PASSED
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli import beds, bisect, inspection, machine, mail, nodes, plans, run, shell
+from orchestrator.cli import beds, bisect, images, inspection, machine, mail, nodes, plans, run, shell
 from orchestrator.cli.verbosity import verbose
 
 app = typer.Typer(
@@ -49,7 +49,7 @@ _PANELS: dict[str, tuple[Callable[..., None], ...]] = {
         *(plans.plan, plans.graph, plans.schema),
     ),
     "Mail and DNS of a bed": (mail.wait_mail, mail.inbox),
-    "This machine": (machine.setup, machine.doctor, machine.images, machine.clean),
+    "This machine": (machine.setup, machine.doctor, machine.clean),
 }
 for panel, commands in _PANELS.items():
     for command in commands:
@@ -57,6 +57,7 @@ for panel, commands in _PANELS.items():
         app.command(command.__name__.rstrip("_").replace("_", "-"), cls=kind, rich_help_panel=panel)(verbose(command))
 
 
+app.add_typer(images.app, name="images", rich_help_panel="This machine")
 app.add_typer(mail.dns_app, name="dns", rich_help_panel="Mail and DNS of a bed")
 
 

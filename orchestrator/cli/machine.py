@@ -1,4 +1,4 @@
-"""Commands that prepare, check and clean this machine: setup, doctor, images, clean."""
+"""Commands that prepare, check and clean this machine: setup, doctor, clean."""
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
@@ -175,30 +175,6 @@ def _show(checks: "list[Check]") -> None:
             shell.tell(f"do: {check.do}  ({check.name})")
     if first := first_to_bind(checks):
         shell.tell(f"first to bind: {first.name}, {first.needed} of {first.found}")
-
-
-def images(
-    build: Annotated[bool, typer.Option("--build", help="Build what is missing or older than its files.")] = False,
-    release: Annotated[str, typer.Option(help="The Debian release that supplies the daemons.")] = "bookworm",
-    output: shell.FormatOption = "text",
-) -> None:
-    """List the images, each current, stale or missing; with --build, build them and list what was done."""
-    from orchestrator.cli.progress import Steps
-    from orchestrator.hosts import docker
-    from orchestrator.hosts import images as catalogue
-
-    host = docker.connect()
-    if build:
-        with Steps() as steps, steps.step(f"build the images for {release}"):
-            states = catalogue.build_all(host, release, steps.say)
-    else:
-        states = catalogue.states(host, release)
-    if output == "json":
-        shell.print_json([state.to_dict() for state in states])
-    else:
-        for state in states:
-            size = f"{state.size_b / 1e6:7.0f} MB" if state.size_b else ""
-            shell.tell(f"{state.tag:32} {state.state:8} {size:10}  {state.build}".rstrip())
 
 
 def clean(

@@ -4,7 +4,7 @@
 Other modules use the protocols only. A function that takes a host raises ``EngineFailed`` as the host's methods do.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from typing import TYPE_CHECKING, Any, Protocol
@@ -179,6 +179,14 @@ class Images(Protocol):
 
     def load_root(self, tarball: str, tag: str) -> None:
         """Import a root file system's tar as an image."""
+        ...
+
+    def save(self, tags: Sequence[str]) -> Iterator[bytes]:
+        """Yield the content of a tar with these images, as ``docker save`` writes it."""
+        ...
+
+    def load(self, tar: Iterable[bytes]) -> None:
+        """Load the images of such a tar; the engine compares each layer with its digest."""
         ...
 
     def build(self, context: bytes, tag: str, args: Mapping[str, str], labels: Mapping[str, str]) -> Iterator[str]:

@@ -1,13 +1,17 @@
 """A host for tests: in memory, with scripted output of commands."""
 
+import hashlib
+import io
 import itertools
+import json
+import tarfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from ipaddress import IPv4Network
-from typing import Any, cast
+from typing import IO, Any, cast
 
 from orchestrator.bed.cpu_topology import parse
 from orchestrator.errors import EngineFailed
@@ -23,6 +27,7 @@ from orchestrator.hosts import (
     Overdue,
     SubnetTaken,
 )
+from orchestrator.hosts.docker.api import archive
 from orchestrator.hosts.docker.ssh import Target
 from orchestrator.hosts.helper import HELPER
 
@@ -220,6 +225,24 @@ class FakeImages:
 
     def load_root(self, tarball: str, tag: str) -> None:
         self.tags[tag] = {"id": tarball}
+
+    def save(self, tags: Sequence[str]) -> Iterator[bytes]:
+        """Yield a tar as an engine's, without layers."""
+        manifest, files = [], {}
+        for tag in tags:
+            labels = {name: value for name, value in self.tags[tag].items() if name != "id"}
+            config = json.dumps({"config": {"Labels": labels}}).encode()
+            name = f"{hashlib.sha256(config).hexdigest()}.json"
+            files[name] = config
+            manifest.append({"Config": name, "RepoTags": [tag], "Layers": []})
+        yield archive({**files, "manifest.json": json.dumps(manifest).encode()})
+
+    def load(self, tar: Iterable[bytes]) -> None:
+        with tarfile.open(fileobj=io.BytesIO(b"".join(tar))) as saved:
+            files = {member.name: cast("IO[bytes]", saved.extractfile(member)).read() for member in saved}
+        for image in json.loads(files["manifest.json"]):
+            labels = json.loads(files[image["Config"]])["config"]["Labels"]
+            self.tags |= {tag: {**labels, "id": image["Config"]} for tag in image["RepoTags"]}
 
     def build(self, context: bytes, tag: str, args: Mapping[str, str], labels: Mapping[str, str]) -> Iterator[str]:
         self.tags[tag] = {**labels, "id": str(hash((context, *args.items())))}

@@ -194,11 +194,12 @@ def ensure_helper(host: Host, say: Say) -> None:
 
 
 def _missing(host: Host, wanted: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    return [
-        (image, release)
-        for image, release in wanted
-        if (host.images.find(tag(image, release)) or {}).get(LABEL) != digest(image)
-    ]
+    return [(image, release) for image, release in wanted if not is_current(host, image, release)]
+
+
+def is_current(host: Host, image: str, release: str) -> bool:
+    """Whether the engine has an image, built from the files that this version of testbed has."""
+    return (host.images.find(tag(image, release)) or {}).get(LABEL) == digest(image)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import secrets
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import cache
@@ -71,10 +71,19 @@ class Identity:
     """Label of the owner; empty: this process."""
     published_at: str = LOOPBACK
     """Address of the host on which its ports are published."""
+    foreign: Mapping[str, str] = field(default_factory=dict)
+    """Labels of another tool for its objects."""
 
     @classmethod
     def new(
-        cls, bed: Bed, kind: Kind, life: timedelta | None = None, *, owner: str = "", published_at: str = LOOPBACK
+        cls,
+        bed: Bed,
+        kind: Kind,
+        life: timedelta | None = None,
+        *,
+        owner: str = "",
+        published_at: str = LOOPBACK,
+        foreign: Mapping[str, str] | None = None,
     ) -> "Identity":
         """Return the identity of a new bed."""
         return cls(
@@ -87,6 +96,7 @@ class Identity:
             expires=(datetime.now(UTC) + life).isoformat(timespec="seconds") if life else "",
             owner=owner,
             published_at=published_at,
+            foreign=foreign or {},
         )
 
     @classmethod
@@ -97,6 +107,7 @@ class Identity:
     def labels(self, **further: str) -> dict[str, str]:
         """Return the labels of an object; ``further``: labels to add, their names without ``testbed.``."""
         return {
+            **self.foreign,
             ID: self.id,
             BED: self.bed,
             KIND: self.kind,

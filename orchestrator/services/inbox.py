@@ -26,7 +26,7 @@ class Settings(Strict):
     max_messages: Annotated[int, Field(ge=1, le=10_000_000)] = 200_000
     """Maximum number of kept messages; the next one gets the reply 452."""
     max_stored_mb: Annotated[int, Field(ge=1, le=1 << 20)] = 4096
-    """MiB of messages kept, likewise."""
+    """MiB of messages kept and of their index, likewise."""
     users: dict[Annotated[str, Field(min_length=1, max_length=255)], str] | None = None
     """Name -> password for AUTH. By default any name with any password."""
     timeout_s: Annotated[float, Field(ge=1, le=3600)] = 300.0

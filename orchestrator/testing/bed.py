@@ -101,10 +101,25 @@ class MailBed(Definition):
         with ExitStack() as files, ExitStack() as stack:
             if kind is Kind.RUN and not owner:
                 stack.enter_context(guarded())
-            self._take(*life.start(host, self._bed, self._publish_at, kind=kind, owner=owner, files=files, stack=stack))
+            self._take(
+                *life.start(
+                    host,
+                    self._bed,
+                    self._publish_at,
+                    kind=kind,
+                    owner=owner,
+                    files=files,
+                    stack=stack,
+                    labels=self._labels(),
+                )
+            )
             self._files, self._stack = files.pop_all(), stack.pop_all()
         atexit.register(self._stop_at_exit, os.getpid())
         return self
+
+    def _labels(self) -> Mapping[str, str]:
+        """Return labels of another tool for the bed's objects."""
+        return {}
 
     def stop(self) -> None:
         """Remove the bed, unless another process started it; idempotent.
@@ -238,8 +253,9 @@ class MailBed(Definition):
         """
         recipients = [to] if isinstance(to, str) else list(to)
         source = f"test@{self._bed.domain_names[0]}" if sender is None else sender
-        made = message or outgoing.compose(recipients, source, subject, text, attachments or {})
-        outgoing.send(self.relay.host, self.relay.port, made, source, recipients)
+        if message is None:
+            message = outgoing.compose(recipients, source, subject, text, attachments or {})
+        outgoing.send(self.relay.host, self.relay.port, message, source, recipients)
 
     def settle(self, timeout: float = 10.0) -> None:
         """Wait up to ``timeout`` seconds until no mail is queued, deferred or on its way.

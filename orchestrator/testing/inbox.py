@@ -54,6 +54,7 @@ class BedInbox(MakesRules):
 
         Raises:
             NotArrived: none came in time.
+            NodeDied: a node has ended, or ends meanwhile, of a bed that this process brought up.
         """
         request = self.request(1, timeout, conditions, after)
         try:

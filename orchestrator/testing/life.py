@@ -1,5 +1,6 @@
 """Bring-up of a bed for tests: it belongs to this process, and any later command removes what a killed process left."""
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +20,19 @@ from orchestrator.up.bringup import bring_up, verify
 
 
 def start(
-    host: Host, bed: Bed, publish_at: str, *, kind: Kind, owner: str, files: ExitStack, stack: ExitStack
+    host: Host,
+    bed: Bed,
+    publish_at: str,
+    *,
+    kind: Kind,
+    owner: str,
+    files: ExitStack,
+    stack: ExitStack,
+    labels: Mapping[str, str],
 ) -> tuple[str, RecordedBed]:
     """Bring a bed up and return its id and its handle; ``stack`` removes it, ``files`` the temporary run directory.
+
+    ``labels``: of another tool, for every object.
 
     Raises:
         InvalidInput: the ports would be published where this process does not reach them.
@@ -51,6 +62,7 @@ def start(
                 cpus=cpus,
                 statistics=False,
                 publish_at=publish_at,
+                labels=labels,
             )
             found = {one.labels[NODE]: one.ports for one in host.find({ID: identity.id}) if NODE in one.labels}
             stack.push(up.pop_all())

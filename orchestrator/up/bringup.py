@@ -2,6 +2,7 @@
 
 import logging
 import random
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
@@ -80,8 +81,10 @@ def bring_up(
     life: timedelta | None = None,
     owner: str = "",
     publish_at: str = LOOPBACK,
+    labels: Mapping[str, str] | None = None,
 ) -> tuple[Identity, RecordedBed]:
     """Bring a bed up and record it into ``rundir``; ``stack`` takes it down. ``owner``: as in ``Identity``.
+    ``labels``: of another tool, for every object.
 
     ``statistics``: record those of the engine, too: for four nodes they take 0.3 s of its CPU time.
 
@@ -94,7 +97,7 @@ def bring_up(
     if bed.parent:
         networks.require_parent(host, bed.parent)
         steps.say(f"warning: the lab uses {bed.parent}: every machine on that link sees the bed, and can reach it")
-    identity = Identity.new(bed, kind, life, owner=owner, published_at=publish_at)
+    identity = Identity.new(bed, kind, life, owner=owner, published_at=publish_at, foreign=labels)
     _log.info("bring up bed %s %s: %d nodes, recorded in %s", bed.name, identity.id, len(bed.nodes), rundir.path)
     recorder = stack.enter_context(Recorder(rundir, statistics=statistics))
     stack.push(lambda _kind, error, _at: _take_down(host, identity, recorder, steps, error))

@@ -5,14 +5,13 @@ import itertools
 import json
 import re
 import socket
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
-from http.client import HTTPException
+from http.client import HTTPConnection, HTTPException
 from ipaddress import ip_address
 from typing import Any
 
@@ -27,10 +26,10 @@ from orchestrator.up.node import RunningNode
 
 _ANSWER_S = 60.0
 """Time limit of an answer that waits for nothing."""
+_WAIT = "wait"
+"""Request that the inbox holds."""
 _PAGE = 1000
 """Most messages of one answer."""
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-"""Asks without a proxy, whatever the environment says: the port is of this machine or the engine's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,25 +82,31 @@ class Inbox:
 
         Raises:
             TimedOut: fewer arrived within ``timeout`` seconds.
+            NodeDied: a node of the bed has ended, or ends meanwhile.
         """
-        answer = self._ask("wait", timeout + _ANSWER_S, count=count, timeout=timeout, **conditions)
+        answer = self._ask(_WAIT, timeout + _ANSWER_S, count=count, timeout=timeout, **conditions)
         messages: list[dict[str, Any]] = answer["messages"]
         return messages
 
     async def wait_async(self, *, count: int = 1, timeout: float = 30.0, **conditions: Any) -> list[dict[str, Any]]:  # noqa: ASYNC109
         """Wait as ``wait`` does, in an event loop. When the task is cancelled, its request is closed."""
         at, words = urllib.parse.urlsplit(self.url), {"count": count, "timeout": timeout, **conditions}
-        request = f"GET {_path('wait', words)} HTTP/1.1\r\nHost: {at.netloc}\r\nConnection: close\r\n\r\n"
+        request = f"GET {_path(_WAIT, words)} HTTP/1.1\r\nHost: {at.netloc}\r\nConnection: close\r\n\r\n"
+        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(timeout + _ANSWER_S):
                 reader, writer = await asyncio.open_connection(at.hostname, at.port)
-                with closing(writer):
+
+                def abort() -> None:
+                    loop.call_soon_threadsafe(writer.transport.abort)
+
+                with closing(writer), self.node.on_death(abort):
                     writer.write(request.encode())
                     head, end, body = (await reader.read()).partition(b"\r\n\r\n")
+            if not end:
+                raise ConnectionResetError("the connection was closed")
         except OSError as error:
-            raise _unreachable(error) from error
-        if not end:
-            raise _unreachable(ConnectionError("the connection was closed"))
+            raise await asyncio.to_thread(self._broken, error) from error
         if (status := int(head.split()[1])) != HTTPStatus.OK:
             raise _refused(status, body)
         messages: list[dict[str, Any]] = json.loads(body)["messages"]
@@ -186,27 +191,36 @@ class Inbox:
         return json.loads(self._answer(path, seconds, method, body, **words))
 
     def _answer(self, path: str, seconds: float, method: str = "GET", body: object = None, /, **words: Any) -> bytes:
+        """Return the body of an answer. If a node of the bed ends meanwhile, a request that waits is broken off."""
         data = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(self.url + _path(path, words), data, headers, method=method)  # noqa: S310
-        try:
-            with _DIRECT.open(request, timeout=seconds) as answer:
-                content: bytes = answer.read()
-                return content
-        except urllib.error.HTTPError as error:
-            raise _refused(error.code, error.read()) from None
-        except (OSError, HTTPException) as error:
-            with self.node.death_first():
-                raise _unreachable(error) from error
+        at = urllib.parse.urlsplit(self.url)
+        with closing(HTTPConnection(str(at.hostname), at.port, timeout=seconds)) as connection:
+            try:
+                connection.connect()
+                with self.node.on_death(partial(_shut, connection.sock)) if path == _WAIT else nullcontext():
+                    connection.request(method, _path(path, words), data, {"Content-Type": "application/json"})
+                    answer = connection.getresponse()
+                    content = answer.read()
+            except (OSError, HTTPException) as error:
+                raise self._broken(error) from error
+        if answer.status >= HTTPStatus.BAD_REQUEST:
+            raise _refused(answer.status, content)
+        return content
+
+    def _broken(self, error: Exception) -> EngineFailed:
+        """Return NodeDied if a node of the bed has ended, else the error of a request without an answer."""
+        found = str(error) or type(error).__name__
+        needed = "an answer from the inbox's published port"
+        return self.node.cause(EngineFailed(needed, found, "see `testbed ps`"))
 
 
 def _path(path: str, words: Mapping[str, Any]) -> str:
     return f"/api/{path}?{urllib.parse.urlencode(words, doseq=True, errors='surrogateescape')}"
 
 
-def _unreachable(error: Exception) -> EngineFailed:
-    found = str(error) or type(error).__name__
-    return EngineFailed("an answer from the inbox's published port", found, "see `testbed ps`")
+def _shut(connection: socket.socket) -> None:
+    with suppress(OSError):  # it was closed meanwhile
+        connection.shutdown(socket.SHUT_RDWR)
 
 
 def _refused(status: int, body: bytes) -> Problem:

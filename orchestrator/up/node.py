@@ -2,8 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from queue import SimpleQueue
@@ -75,13 +75,13 @@ class RunningNode:
         Raises:
             TimedOut: the command did not end within ``timeout`` seconds.
         """
-        with self.death_first():
+        with self._death_first():
             return self.container.exec(command, capabilities=self.plan.capabilities, timeout=timeout)
 
     def ask(self, *command: str, timeout: float = 60) -> str:
         """Return a command's standard output; raises EngineFailed if its status is not 0. Use it for evidence."""
         output = self.exec(*command, timeout=timeout)
-        with self.death_first():
+        with self._death_first():
             if output.status != 0:
                 needed = f"{' '.join(command)[:200]} in node {self.name} to succeed"
                 found = f"status {output.status}: {output.failure[-500:]}"
@@ -90,7 +90,7 @@ class RunningNode:
 
     def change_network(self, script: str, *words: str) -> str:
         """Run a shell script that changes the node's routes or neighbours, with NET_ADMIN; return its output."""
-        with self.death_first():
+        with self._death_first():
             output = self.container.exec(("sh", "-euc", script, "sh", *words))
             if output.status != 0:
                 raise EngineFailed(f"the network of node {self.name} changed", output.failure, "report it")
@@ -98,14 +98,14 @@ class RunningNode:
 
     def pin(self, cpus: str) -> None:
         """Restrict the node to these CPUs (a list as in cpuset(7)), effective at once."""
-        with self.death_first():
+        with self._death_first():
             self.container.pin(cpus)
 
     @contextmanager
     def pause(self) -> Iterator[None]:
         """Pause the node during the block: its connections stay open, and nothing answers."""
         with ExitStack() as stack:
-            with shielded(), self.death_first():
+            with shielded(), self._death_first():
                 self.container.pause()
                 stack.callback(shielded()(self.container.unpause))
             yield
@@ -158,7 +158,7 @@ class RunningNode:
             recorder.check()
             reader.join()
             if line:
-                with self.death_first():
+                with self._death_first():
                     raise line
 
     def run_agent(self, module: str, words: Iterable[object], seconds: float) -> Iterator[dict[str, Any]]:
@@ -167,7 +167,7 @@ class RunningNode:
             try:
                 item: dict[str, Any] = json.loads(line)
             except ValueError as error:
-                with self.death_first():
+                with self._death_first():
                     raise EngineFailed(f"JSON from {module} in node {self.name}", line[:500], "read its log") from error
             yield item
 
@@ -179,14 +179,28 @@ class RunningNode:
         """From now on, do not count the end of this node as a death."""
         self.recording.expect_end(self.name)
 
-    @contextmanager
-    def death_first(self) -> Iterator[None]:
-        """Replace EngineFailed by NodeDied if a node of the bed has ended."""
-        try:
-            yield
-        except EngineFailed:
-            if self.recorder:
+    def on_death(self, act: Callable[[], None]) -> AbstractContextManager[None]:
+        """Call ``act`` in another thread if a node of the bed ends during the block, or has ended before it."""
+        return self.recorder.telling(lambda _: act()) if self.recorder else nullcontext()
+
+    def cause(self, error: EngineFailed) -> EngineFailed:
+        """Return NodeDied, or the loss of news about the nodes, if that came before ``error``; otherwise ``error``."""
+        if self.recorder:
+            try:
+                self.recorder.check()
                 with suppress(EngineFailed):
                     self.recorder.await_end(self.name, NEWS_S)
                 self.recorder.check()
+            except EngineFailed as first:
+                return first
+        return error
+
+    @contextmanager
+    def _death_first(self) -> Iterator[None]:
+        """Replace EngineFailed by NodeDied if a node of the bed has ended."""
+        try:
+            yield
+        except EngineFailed as error:
+            if (cause := self.cause(error)) is not error:
+                raise cause from error
             raise

@@ -18,7 +18,8 @@ from pathlib import Path
 from statistics import median
 
 from orchestrator.agents.inbox import search
-from orchestrator.agents.inbox.spool import Envelope, Spool
+from orchestrator.agents.inbox.spool import Spool
+from orchestrator.agents.inbox.stored import Envelope
 
 SIZE = 10_240
 LIMITS = {"memory": 200.0, "recipient": 10.0, "subject": 100.0, "words": 100.0, "common": 300.0, "starts": 300.0}

@@ -28,7 +28,6 @@ POOL = "172.80.0.0/16"
 READY_S = 30.0
 END_S = 30.0
 POLL_S = 0.02
-CHUNK_B = 1 << 21
 CGROUPS = Path("/sys/fs/cgroup")
 
 _START = """
@@ -121,12 +120,8 @@ def _child(pid: int) -> int:
 
 
 def _copy(images: tuple[str, ...], own: OwnEngine) -> None:
-    here = docker.connect()._clients.here
-    url = f"{here.base_url}/v{here.api_version}/images/get"
-    with here.get(url, params={"names": list(images)}, stream=True, timeout=END_S) as saved:
-        saved.raise_for_status()
-        for answer in own.client.load_image(saved.iter_content(CHUNK_B)):
-            assert "error" not in answer, answer
+    if images:
+        own.engine.images.load(docker.connect().images.save(images))
     assert all(own.engine.images.find(image) for image in images)
 
 

@@ -126,15 +126,16 @@ def test_tests_begin_anew_and_a_failed_one_is_reported(real_engine: Host, pytest
 def test_workers_share_one_bed_that_stays_up_after_a_failure(real_engine: Host, pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         """
+        def test_fails(mailbox): assert not mailbox
+
         def test_mail_arrives(mailbox, inbox, send):
             send(mailbox, "Welcome")
             assert inbox.wait_for(to=mailbox).subject == "Welcome"
-
-        def test_fails(mailbox): assert not mailbox
         """
     )
     result = pytester.runpytest_subprocess("-n2", "--dist=each", "--testbed-keep")
     result.assert_outcomes(passed=2, failed=2)
+    result.stdout.fnmatch_lines(["*- testbed: mail.txt -*"])
     one, other = _ids(pytester.path)
     assert one == other
     result.stdout.fnmatch_lines([f"bed mail-* {one} stays up: relay 127.0.0.1:*, inbox http://*`testbed down {one}`*"])

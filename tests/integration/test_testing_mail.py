@@ -11,7 +11,7 @@ from functools import partial
 
 import pytest
 
-from orchestrator.errors import EngineFailed, InvalidInput
+from orchestrator.errors import EngineFailed, InvalidInput, NodeDied
 from orchestrator.hosts import Host
 from orchestrator.testing import MailBed, Mailbox, NotArrived, Unexpected, Unsettled
 from tests.integration.traces import traces
@@ -270,6 +270,23 @@ def test_a_bed_ends_with_the_interpreter(real_engine: Host) -> None:
     assert (done.returncode, done.stdout.split()[1:]) == (0, ["still", "up"]), done.stderr
     assert done.stderr == ""
     assert traces(real_engine, [done.stdout.split()[0]]) == []
+
+
+def test_a_wait_ends_when_a_node_does() -> None:
+    with MailBed(name=f"test-{secrets.token_hex(4)}") as bed, ThreadPoolExecutor(2) as pool:
+
+        async def wait() -> None:
+            await bed.inbox.aio.wait_for(timeout=100)
+
+        waiting = pool.submit(bed.inbox.wait_for, timeout=100)
+        also = pool.submit(asyncio.run, wait())
+        bed.running.node("relay").container.remove()
+        for one in (waiting, also):
+            with pytest.raises(NodeDied, match="node relay running"):
+                one.result(30)
+        with pytest.raises(NodeDied, match="node relay running"):
+            bed.relay.queue()
+        assert bed.inbox.messages() == []
 
 
 def test_a_failed_start_leaves_nothing_and_shows_the_logs(real_engine: Host) -> None:

@@ -16,9 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from orchestrator.agents import rules
 from orchestrator.agents.inbox import head, mime, search
 from orchestrator.agents.inbox.authentication import MOST_CHECKED, Authentication, check
+from orchestrator.agents.inbox.events import Event
 from orchestrator.agents.inbox.feed import MESSAGE, Feed
 from orchestrator.agents.inbox.session import InboxReception
-from orchestrator.agents.inbox.spool import Event, Spool, Stored
+from orchestrator.agents.inbox.spool import Spool
+from orchestrator.agents.inbox.stored import Stored
 from orchestrator.agents.inbox.words import LIMIT
 from orchestrator.agents.rules import Rule
 
@@ -272,7 +274,7 @@ async def messages(
 ) -> Listing:
     """List messages, the newest first."""
     found = [Summary(**summary(stored)) for stored in here.spool.find(*where, limit=limit, start=start)]
-    return Listing(total=here.spool.total(*where), messages=found, cursor=here.spool.cursor)
+    return Listing(total=here.spool.total(*where), messages=found, cursor=here.spool.events.cursor)
 
 
 @api.delete("/messages")
@@ -292,9 +294,12 @@ async def wait(
     found = await here.feed.until(Parked(here.spool, where, count).look, timeout, MESSAGE)
     if found is None:
         total = here.spool.total(*where)
-        last = [event.data["reply"] for event in here.spool.events(max(0, here.spool.cursor - _FEW), ["attempt"])]
+        last = [
+            event.data["reply"]
+            for event in here.spool.events.since(max(0, here.spool.events.cursor - _FEW), ["attempt"])
+        ]
         raise HTTPException(409, {"needed": count, "found": total, "kept": here.spool.count, "last_attempts": last})
-    return Listing(total=len(found), messages=[Summary(**summary(s)) for s in found], cursor=here.spool.cursor)
+    return Listing(total=len(found), messages=[Summary(**summary(s)) for s in found], cursor=here.spool.events.cursor)
 
 
 @api.get("/messages/{id_}")
@@ -357,7 +362,7 @@ async def attempts(
     newest: Annotated[bool, Query(description="the newest first, instead of the oldest")] = False,  # noqa: FBT002
 ) -> Events:
     """Return the replies of rules, limits and authentication, refusals included."""
-    found = here.spool.events(after, ["attempt"], limit, newest=newest)
+    found = here.spool.events.since(after, ["attempt"], limit, newest=newest)
     cursor = max((event.id for event in found), default=after)
     return Events(events=[EventOf(**asdict(event)) for event in found], cursor=cursor)
 
@@ -372,7 +377,7 @@ async def bounces(here: Here) -> Bounces:
 @api.get("/events", response_class=StreamingResponse)
 async def events(here: Here, after: Cursor | None = None, last: LastEvent = None) -> StreamingResponse:
     """Stream events as they happen (server-sent events), from a cursor on, or from now on."""
-    cursor = next((known for known in (last, after) if known is not None), here.spool.cursor)
+    cursor = next((known for known in (last, after) if known is not None), here.spool.events.cursor)
     return StreamingResponse(_events(here, cursor), media_type="text/event-stream", headers=NOT_STORED)
 
 
@@ -454,4 +459,4 @@ async def _events(here: Served, cursor: int) -> AsyncIterator[str]:
 
 
 def _behind(spool: Spool, cursor: int) -> list[Event] | None:
-    return spool.events(cursor) or None
+    return spool.events.since(cursor) or None

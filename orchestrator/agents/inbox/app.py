@@ -133,7 +133,7 @@ async def metrics(here: Here) -> str:
         "inbox_connections": ("gauge", "SMTP connections open", books.open),
         "inbox_connections_total": ("counter", "SMTP connections accepted", books.accepted),
         "inbox_broken_total": ("counter", "SMTP connections that a rule ended", books.broken),
-        "inbox_events_total": ("counter", "events recorded", spool.cursor),
+        "inbox_events_total": ("counter", "events recorded", spool.events.cursor),
     }
     lines = [f"# HELP {n} {text}\n# TYPE {n} {kind}\n{n} {value}\n" for n, (kind, text, value) in figures.items()]
     hits = [f'inbox_rule_hits_total{{rule="{kept.id}"}} {kept.hits}\n' for kept in here.inbox.rules.in_force]

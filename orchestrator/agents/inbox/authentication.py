@@ -15,7 +15,7 @@ import spf
 from publicsuffixlist import PublicSuffixList
 
 from orchestrator.agents.inbox import head
-from orchestrator.agents.inbox.spool import Envelope
+from orchestrator.agents.inbox.stored import Envelope
 
 LOOKUP_S = 2.0
 """Time limit of one question, in seconds; SPF as a whole has twice as long."""

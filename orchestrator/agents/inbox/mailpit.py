@@ -23,7 +23,7 @@ from orchestrator.agents.inbox import head, mime, search
 from orchestrator.agents.inbox.api import ATTACHED, LARGEST, SEALED, Here, Served, framed, media_type, remove, streamed
 from orchestrator.agents.inbox.folding import not_named
 from orchestrator.agents.inbox.mailpit_bodies import Address, Chaos, Ids, Reading, Renaming, Send, Tagging, Trigger
-from orchestrator.agents.inbox.spool import Envelope, Stored
+from orchestrator.agents.inbox.stored import Envelope, Stored
 from orchestrator.agents.inbox.words import MATCHES
 from orchestrator.agents.rules import Action, Moment, Rule
 

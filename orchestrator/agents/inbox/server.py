@@ -69,7 +69,7 @@ class _Server(uvicorn.Server):
         yield
 
 
-class Inbox:
+class InboxServer:
     """An inbox that serves, in the running event loop."""
 
     def __init__(self, reception: InboxReception, *, names: Collection[str] = LOCAL) -> None:
@@ -188,7 +188,7 @@ async def run(options: argparse.Namespace, settings: InboxSettings, rules: Seque
     reception = InboxReception(spool, settings, Rules(rules, fold=fold_address), max(most, 64), tls)
     domains = options.domains.read_text(encoding="ascii").split() if options.domains else []
     reception.bouncer = Bouncer(options.relay, domains, reception.record)
-    inbox = Inbox(reception, names=(*LOCAL, *options.name))
+    inbox = InboxServer(reception, names=(*LOCAL, *options.name))
     await inbox.open(options.listen or ["0.0.0.0", "::"], Ports(smtp=options.smtp or (25, 587), http=options.http))
     say({"event": "listening", **inbox.ports})
     await ended.wait()

@@ -20,12 +20,12 @@ from orchestrator.agents.contract import Order, SinkSettings
 from orchestrator.agents.inbox.bounce import Bouncer, header_section
 from orchestrator.agents.inbox.content import SpooledContent
 from orchestrator.agents.inbox.feed import MESSAGE
-from orchestrator.agents.inbox.spool import Envelope, Spool
+from orchestrator.agents.inbox.spool import Spool
+from orchestrator.agents.inbox.stored import Envelope
 from orchestrator.agents.ledger import Books
 from orchestrator.agents.output import complain
 from orchestrator.agents.ruled import Delayed, RuledReception, RuledSession
-from orchestrator.agents.rules import PASSED, Decision, Moment, Rules
-from orchestrator.agents.rules import Envelope as Known
+from orchestrator.agents.rules import PASSED, Decision, Moment, Rules, Transaction
 from orchestrator.agents.session import COMMAND_LIMIT, OK, SYNTAX, TOO_BIG, TOO_MANY
 
 PIECE = 16 * 1024
@@ -56,7 +56,7 @@ class InboxSettings(Order):
     max_messages: int = 200_000
     """Maximum number of kept messages; the next one gets the reply 452."""
     max_stored_mb: int = 4096
-    """MiB of the files of messages, likewise; the index is not counted."""
+    """MiB of the files of messages and of the index in use, likewise."""
     users: dict[str, str] | None = None
     """Name -> password. ``None``: any name with any password."""
     timeout_s: float = 300.0
@@ -88,10 +88,10 @@ class InboxReception(RuledReception):
         auth = [b"AUTH PLAIN LOGIN"] if secure or not self.inbox.require_tls else []
         return [*auth, b"SMTPUTF8", *super().extensions(secure=secure)]
 
-    def decide(self, moment: Moment, envelope: Known) -> Decision:
+    def decide(self, moment: Moment, transaction: Transaction) -> Decision:
         """Return the rules' decision."""
-        decision = self.chaos.decide(moment, envelope)
-        return self.rules.decide(moment, envelope) if decision is PASSED else decision
+        decision = self.chaos.decide(moment, transaction)
+        return self.rules.decide(moment, transaction) if decision is PASSED else decision
 
     def put(self, message: bytes, envelope: Envelope) -> int:
         """Keep a message that did not come by SMTP, and return its id.
@@ -124,7 +124,7 @@ class InboxReception(RuledReception):
     def record(self, kind: str, data: dict[str, Any]) -> None:
         """Record an event and call ``heard``; a full disk keeps no record."""
         try:
-            self.spool.record(kind, data)
+            self.spool.events.record(kind, data)
         except sqlite3.Error as error:
             complain(f"event not recorded: {error}")
         else:

@@ -73,7 +73,7 @@ class Words:
             for id_, *head in rows:
                 body = mime.read(self._read(id_))
                 texts = [*filter(None, head), *body.words]
-                text, snippet = fold(_unicode(BETWEEN.join(texts))), _unicode(body.snippet)
+                text, snippet = _unicode(BETWEEN.join(map(fold, texts))), _unicode(body.snippet)
                 has = " ".join(kind for kind in ("attachments", "inline") if getattr(body, kind))
                 self._index.execute("INSERT INTO words (rowid, text, has) VALUES (?, ?, ?)", (id_, text, has))
                 self._index.execute(_DESCRIBE, (snippet, len(body.attachments), id_))

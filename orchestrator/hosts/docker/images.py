@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 import docker.errors
@@ -10,7 +10,10 @@ import requests
 
 from orchestrator.errors import EngineFailed
 from orchestrator.hosts.docker import api
-from orchestrator.hosts.docker.client import Clients, translated
+from orchestrator.hosts.docker.client import TIMEOUT_S, Clients, translated
+
+_PIECE = 1 << 20
+"""Bytes of a saved image that are read at once."""
 
 
 class DockerImages:
@@ -48,6 +51,23 @@ class DockerImages:
             if reason or self.find(tag) is None:
                 refused = f"the engine refused the root file system: {reason or printed[-300:]}"
                 raise EngineFailed(f"image {tag}", refused, "read the engine's log")
+
+    def save(self, tags: Sequence[str]) -> Iterator[bytes]:
+        client = self._clients.here
+        with translated(f"the images {', '.join(tags)}"):
+            url = f"{client.base_url}/v{client.api_version}/images/get"
+            with client.get(url, params={"names": list(tags)}, stream=True, timeout=(TIMEOUT_S, None)) as response:
+                try:
+                    response.raise_for_status()
+                except requests.HTTPError as error:
+                    raise docker.errors.create_api_error_from_http_exception(error) from error
+                yield from response.iter_content(_PIECE)
+
+    def load(self, tar: Iterable[bytes]) -> None:
+        with translated("images from a file"):
+            for part in self._clients.here.load_image(tar):
+                if reason := api.refusal(part):
+                    raise EngineFailed("images from a file", f"the engine refused it: {reason}", "save them again")
 
     def build(self, context: bytes, tag: str, args: Mapping[str, str], labels: Mapping[str, str]) -> Iterator[str]:
         with translated(f"image {tag}"):

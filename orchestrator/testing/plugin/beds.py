@@ -158,7 +158,7 @@ class Beds:
                 held.bed.begin()
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Generator[None, object, object]:
+    def pytest_fixture_setup(self, fixturedef: "pytest.FixtureDef[Any]") -> Generator[None, object, object]:
         """Keep the rules that a fixture of a wider scope makes: they are not those of a test."""
         before = {id(held): len(held.bed.rules) for held in self._held}
         result = yield
@@ -201,7 +201,7 @@ class Beds:
                 report.sections.append((f"testbed: {place} is not complete", plain(error)))
             item.user_properties.append(("testbed_report", str(place)))  # JUnit's XML names it, too
 
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+    def pytest_terminal_summary(self, terminalreporter: "pytest.TerminalReporter") -> None:
         """Name the beds that stay up."""
         for line in self._kept:
             terminalreporter.write_line(line)

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from orchestrator.agents.rules import PASSED, Action, Decision, Envelope, Moment, Rule, Rules
+from orchestrator.agents.rules import PASSED, Action, Decision, Moment, Rule, Rules, Transaction
 
-BOB = Envelope(client="198.18.0.2", sender="alice@d0.test", recipient="bob@d1.test")
+BOB = Transaction(client="198.18.0.2", sender="alice@d0.test", recipient="bob@d1.test")
 
 
 class Clock:
@@ -29,8 +29,8 @@ def hits(of: Rules) -> list[int]:
     return [kept.hits for kept in of.in_force]
 
 
-def actions(of: Rules, envelope: Envelope = BOB, moment: Moment = Moment.RCPT, count: int = 1) -> list[Action]:
-    return [of.decide(moment, envelope).action for _ in range(count)]
+def actions(of: Rules, transaction: Transaction = BOB, moment: Moment = Moment.RCPT, count: int = 1) -> list[Action]:
+    return [of.decide(moment, transaction).action for _ in range(count)]
 
 
 def test_the_first_rule_that_matches_decides() -> None:
@@ -70,12 +70,12 @@ def test_a_rule_is_put_before_the_others_and_removed_by_an_id_that_no_other_rule
 )
 def test_patterns_have_stars_and_question_marks_only(pattern: str, address: str, matches: bool) -> None:  # noqa: FBT001
     them = rules({"to": pattern, "then": "reject"})
-    assert (actions(them, Envelope(sender="", recipient=address)) == [Action.REJECT]) is matches
+    assert (actions(them, Transaction(sender="", recipient=address)) == [Action.REJECT]) is matches
 
 
 def test_the_empty_sender_has_a_pattern() -> None:
     them = rules({"from": "<>", "then": "reject"})
-    assert actions(them, Envelope(sender="", recipient="a@b")) == [Action.REJECT]
+    assert actions(them, Transaction(sender="", recipient="a@b")) == [Action.REJECT]
     assert actions(them) == [Action.ACCEPT]
 
 
@@ -93,7 +93,7 @@ def test_every_third_is_reset() -> None:
 def test_greylisting_asks_for_the_same_triple_later() -> None:
     clock = Clock()
     them = rules({"then": "greylist", "delay_s": 5}, clock=clock)
-    other = Envelope(client=BOB.client, sender="carol@d0.test", recipient=BOB.recipient)
+    other = Transaction(client=BOB.client, sender="carol@d0.test", recipient=BOB.recipient)
     assert them.decide(Moment.RCPT, BOB).reply.startswith("450 4.7.1 ")
     clock.now += 4.9
     assert actions(them) == [Action.GREYLIST]

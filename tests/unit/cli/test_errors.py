@@ -310,6 +310,8 @@ ARGUMENTS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("graph",): ("nosuch",),
     ("doctor",): ("nosuch",),
     ("dns", "fail"): ("example.com", "MX"),
+    ("images", "save"): ("images.tar",),
+    ("images", "load"): ("nosuch.tar",),
 }
 
 

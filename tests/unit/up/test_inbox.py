@@ -1,19 +1,26 @@
 """The inbox of a bed over HTTP: its address, and refusals of every kind."""
 
+import asyncio
 import json
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import pytest
 
 from orchestrator.bed import builtin
-from orchestrator.errors import EngineFailed, InvalidInput, Problem, TimedOut
+from orchestrator.errors import EngineFailed, InvalidInput, NodeDied, Problem, TimedOut
 from orchestrator.hosts import ContainerSpec
 from orchestrator.hosts.fake import FakeHost
+from orchestrator.measurements.rundir import RunDir
 from orchestrator.plan import make_plan
+from orchestrator.up.collect.recorder import Recorder
 from orchestrator.up.inbox import Inbox
 from orchestrator.up.node import RunningNode
 
@@ -92,3 +99,36 @@ def test_an_unspecified_address_is_that_of_the_engines_machine(published_at: str
 def test_a_machine_that_only_ssh_knows_has_no_url() -> None:
     with pytest.raises(EngineFailed, match="machine alias"):
         _ = inbox(80, "0.0.0.0", "alias.invalid").url
+
+
+@pytest.mark.parametrize("how", ["wait", "wait_async"])
+def test_a_request_is_broken_off_when_a_node_ends(tmp_path: Path, how: str) -> None:
+    host = FakeHost()
+    containers = {
+        name: host.create(ContainerSpec(name=name, image="", command=(), labels={})) for name in ("inbox", "relay")
+    }
+    with socket.create_server(("127.0.0.1", 0)) as silent, Recorder(RunDir.create(tmp_path, "x")) as recorder:
+        for name, container in containers.items():
+            container.start()
+            recorder.record(name, container)
+        there = inbox(silent.getsockname()[1])
+        there = replace(there, node=replace(there.node, recorder=recorder))
+
+        def wait() -> object:
+            waits: dict[str, Callable[[], object]] = {
+                "wait": lambda: there.wait(timeout=60),
+                "wait_async": lambda: asyncio.run(there.wait_async(timeout=60)),
+            }
+            return waits[how]()
+
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(wait)
+            peer, _ = silent.accept()
+            with peer:
+                peer.recv(1)
+                host.end(containers["relay"].id, 1)
+                with pytest.raises(NodeDied, match="node relay running"):
+                    waiting.result(30)
+            with pytest.raises(NodeDied, match="node relay running"):
+                wait()
+        host.end(containers["inbox"].id, 0)

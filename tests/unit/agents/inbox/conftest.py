@@ -15,8 +15,7 @@ import pytest
 import uvloop
 
 from orchestrator.agents.inbox.folding import fold_address
-from orchestrator.agents.inbox.server import Inbox as Serving
-from orchestrator.agents.inbox.server import Ports
+from orchestrator.agents.inbox.server import InboxServer, Ports
 from orchestrator.agents.inbox.session import InboxReception, InboxSettings
 from orchestrator.agents.inbox.spool import Spool
 from orchestrator.agents.rules import Rule, Rules
@@ -51,7 +50,7 @@ class Inbox:
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
-        self._serving = self.call(lambda: Serving(make()))
+        self._serving = self.call(lambda: InboxServer(make()))
         self._wait(self._serving.open(["127.0.0.1"], Ports(smtp=(0,), smtps=0, http=0)))
         self.feed, self.reception = self._serving.feed, self._serving.reception
         self.spool = self.reception.spool
@@ -78,7 +77,7 @@ class Inbox:
 
     def attempts(self) -> list[dict[str, Any]]:
         """Return the record of each attempt."""
-        return self.call(lambda: [event.data for event in self.spool.events(kinds=["attempt"])])
+        return self.call(lambda: [event.data for event in self.spool.events.since(kinds=["attempt"])])
 
     def stop(self) -> None:
         """End it."""

@@ -21,7 +21,8 @@ from orchestrator.agents.inbox import search
 from orchestrator.agents.inbox.api import Parked, remove
 from orchestrator.agents.inbox.app import MOST_BODY
 from orchestrator.agents.inbox.feed import MESSAGE
-from orchestrator.agents.inbox.spool import Envelope, Spool, Stored
+from orchestrator.agents.inbox.spool import Spool
+from orchestrator.agents.inbox.stored import Envelope, Stored
 from orchestrator.errors import InvalidInput
 from tests.unit.agents.inbox.conftest import Inbox
 from tests.unit.agents.inbox.test_authentication import Records, records  # noqa: F401
@@ -367,7 +368,7 @@ def test_a_deletion_of_many_messages_lets_others_be_served(inbox: Inbox) -> None
     envelope = Envelope(sender="a@d0.test", recipients=("b@d1.test",), client="::1", helo="x")
     for _ in range(2000):
         inbox.call(partial(inbox.reception.put, b"Subject: x\r\n\r\n", envelope))
-    before = inbox.call(lambda: inbox.spool.cursor)
+    before = inbox.call(lambda: inbox.spool.events.cursor)
     counts = list[int]()
 
     async def delete() -> None:
@@ -379,7 +380,7 @@ def test_a_deletion_of_many_messages_lets_others_be_served(inbox: Inbox) -> None
 
     inbox._wait(delete())
     assert len(set(counts)) >= 10
-    told = inbox.call(lambda: inbox.spool.events(before, ["deleted"]))
+    told = inbox.call(lambda: inbox.spool.events.since(before, ["deleted"]))
     assert sum(len(event.data["ids"]) for event in told) == 2000
 
 

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.agents.inbox.authentication import Authentication, check
-from orchestrator.agents.inbox.spool import Envelope
+from orchestrator.agents.inbox.stored import Envelope
 
 KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 PEM = KEY.private_bytes(

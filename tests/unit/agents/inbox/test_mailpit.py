@@ -16,7 +16,7 @@ from pytest_mailpit.errors import MailpitAPIError
 from pytest_mailpit.models import ChaosTrigger, ChaosTriggers
 
 from orchestrator.agents.inbox import mime
-from orchestrator.agents.inbox.spool import Envelope
+from orchestrator.agents.inbox.stored import Envelope
 from tests.unit.agents.inbox.conftest import Inbox
 
 

@@ -445,7 +445,7 @@ def raises(error: Exception) -> Callable[..., None]:
 
 def notified(inbox: Inbox) -> list[dict[str, object]]:
     """Return what became of each notification, by recipient."""
-    events = inbox.call(lambda: [event.data for event in inbox.spool.events(kinds=["bounce"])])
+    events = inbox.call(lambda: [event.data for event in inbox.spool.events.since(kinds=["bounce"])])
     return sorted(events, key=lambda event: str(event["recipient"]))
 
 

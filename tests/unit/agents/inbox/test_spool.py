@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 
 from orchestrator.agents.inbox import head, mime, search
 from orchestrator.agents.inbox.content import IN_MEMORY, ROOM_B, SpooledContent
-from orchestrator.agents.inbox.spool import SEGMENT_B, Envelope, Spool
+from orchestrator.agents.inbox.files import SEGMENT_B
+from orchestrator.agents.inbox.spool import Spool
+from orchestrator.agents.inbox.stored import Envelope
 from orchestrator.agents.inbox.words import LIMIT
 
 ALICE = Envelope(sender="alice@d0.test", recipients=("bob@d1.test",), client="198.18.0.2", helo="relay.test")
@@ -426,27 +428,52 @@ def test_multiparts_may_be_nested_deeply(depth: int) -> None:
 
 
 def test_it_says_why_it_is_full(tmp_path: Path) -> None:
-    spool = Spool(tmp_path, most_b=100, most_messages=2)
+    empty = Spool(tmp_path / "empty", most_b=0, most_messages=2).stored_b
+    spool = Spool(tmp_path, most_b=empty + 100, most_messages=2)
     assert spool.full is None
     put(spool, b"x\r\n")
     put(spool, b"x\r\n")
     assert spool.full == "2 messages are kept, the limit"
     spool.delete()
     put(spool, b"x" * 99 + b"\r\n")
-    assert spool.full == "the files of messages have 101 octets, the limit is 100"
+    assert spool.full == f"messages and index have {empty + 101} octets, the limit is {empty + 100}"
+
+
+@pytest.mark.parametrize("recipients", [1, 100])
+def test_the_index_counts_and_has_room_again_once_its_messages_are_deleted(tmp_path: Path, recipients: int) -> None:
+    envelope = replace(ALICE, recipients=tuple(f"bob{i}@d1.test" for i in range(recipients)))
+    spool, most = Spool(tmp_path, most_b=1 << 20, most_messages=100_000), 0
+    while spool.full is None:
+        put(spool, b"Subject: x\r\n\r\n", envelope)
+        most = max(most, spool.count)
+    assert spool.size < (1 << 20) // 10
+    assert (tmp_path / "index.sqlite").stat().st_size < 2 << 20
+    spool.delete()
+    for _ in range(most // 2):
+        put(spool, b"Subject: x\r\n\r\n", envelope)
+
+
+def test_events_take_an_eighth_of_the_room_at_most(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, most_b=1 << 20, most_messages=100)
+    for i in range(3000):
+        spool.events.record("attempt", {"i": i, "reply": "x" * 400})
+    assert spool.full is None
+    assert len(spool.events.since()) > 100
+    assert spool.stored_b < 1 << 19
 
 
 @pytest.mark.parametrize("size", [60_000, 100_000])
 def test_the_files_of_messages_count_and_not_the_messages_in_them(tmp_path: Path, size: int) -> None:
-    spool = Spool(tmp_path, most_b=size + 10, most_messages=10)
+    most = Spool(tmp_path / "empty", most_b=0, most_messages=2).stored_b + size + 10
+    spool = Spool(tmp_path, most_b=most, most_messages=10)
     first = put(spool, b"x" * size + b"\r\n")
     put(spool, b"x" * 100 + b"\r\n")
     assert spool.full
     spool.delete("id = ?", [first])
     assert bool(spool.full) == (size <= IN_MEMORY)  # the second one keeps the file that both share
     spool.close()
-    assert Spool(tmp_path, most_b=size + 10, most_messages=10).full == spool.full
-    spool = Spool(tmp_path, most_b=size + 10, most_messages=10)
+    spool = Spool(tmp_path, most_b=most, most_messages=10)
+    assert bool(spool.full) == (size <= IN_MEMORY)
     spool.delete()
     assert spool.full is None
 
@@ -482,7 +509,7 @@ def test_an_id_is_never_given_twice(spool: Spool) -> None:
 
 def test_a_new_file_is_begun_once_one_is_large(spool: Spool) -> None:
     put(spool, b"x\r\n")
-    spool._segment_size = SEGMENT_B
+    spool._files._segment_size = SEGMENT_B
     second = put(spool, b"y\r\n")
     assert files(spool) == {"000001", "000002"}
     assert spool.raw(second) == b"y\r\n"
@@ -504,35 +531,35 @@ def test_a_second_process_goes_on_where_the_first_one_ended(spool: Spool) -> Non
 
 
 def test_events_are_read_from_a_cursor_on(spool: Spool) -> None:
-    first = spool.record("message", {"id": 1})
-    spool.record("attempt", {"reply": "451"})
-    last = spool.record("message", {"id": 2})
-    assert [event.data for event in spool.events(first.id, ["message"])] == [{"id": 2}]
-    assert spool.cursor == last.id
-    assert spool.events(spool.cursor) == []
+    first = spool.events.record("message", {"id": 1})
+    spool.events.record("attempt", {"reply": "451"})
+    last = spool.events.record("message", {"id": 2})
+    assert [event.data for event in spool.events.since(first.id, ["message"])] == [{"id": 2}]
+    assert spool.events.cursor == last.id
+    assert spool.events.since(spool.events.cursor) == []
 
 
 def test_the_newest_events_come_first_on_demand(spool: Spool) -> None:
     for i in range(4):
-        spool.record("attempt", {"i": i})
-    assert [event.data["i"] for event in spool.events(1, ["attempt"], 2, newest=True)] == [3, 2]
+        spool.events.record("attempt", {"i": i})
+    assert [event.data["i"] for event in spool.events.since(1, ["attempt"], 2, newest=True)] == [3, 2]
 
 
 def test_long_events_take_bounded_room(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.agents.inbox.spool.MOST_EVENTS_B", 1_000_000)
+    monkeypatch.setattr("orchestrator.agents.inbox.events.MOST_EVENTS_B", 1_000_000)
     for i in range(2000):
-        spool.record("attempt", {"i": i, "recipients": ["x" * 250] * 20})
-    kept = spool.events()
+        spool.events.record("attempt", {"i": i, "recipients": ["x" * 250] * 20})
+    kept = spool.events.since()
     assert 400_000 < sum(len(json.dumps(event.data)) for event in kept) < 1_000_000
     assert [event.data["i"] for event in kept][-1] == 1999
     again = Spool(spool.folder, most_b=1, most_messages=1)
-    again.record("attempt", {"long": "x" * 990_000})
-    assert len(again.events()) < len(kept)
+    again.events.record("attempt", {"long": "x" * 990_000})
+    assert len(again.events.since()) < len(kept)
     again.close()
 
 
 def test_the_oldest_events_go_first(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.agents.inbox.spool.MOST_EVENTS", 500)
+    monkeypatch.setattr("orchestrator.agents.inbox.events.MOST_EVENTS", 500)
     for i in range(2000):
-        spool.record("attempt", {"i": i})
-    assert [event.data["i"] for event in spool.events(limit=5000)] == list(range(1500, 2000))
+        spool.events.record("attempt", {"i": i})
+    assert [event.data["i"] for event in spool.events.since(limit=5000)] == list(range(1500, 2000))

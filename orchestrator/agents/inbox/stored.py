@@ -1,0 +1,40 @@
+"""A message of the spool: its envelope, and its entry in the index."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope:
+    """SMTP envelope of a message (RFC 5321, 2.3.1), and facts of its session."""
+
+    sender: str
+    """Without angle brackets; empty: ``<>``."""
+    recipients: tuple[str, ...]
+    client: str
+    """IP address."""
+    helo: str
+    user: str | None = None
+    """Of AUTH."""
+    tls: str | None = None
+    """Version of TLS and cipher."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """Index entry of one message of the spool."""
+
+    id: int
+    t: float
+    """Unix time of the end of its data."""
+    size: int
+    """Octets."""
+    seen: bool
+    envelope: Envelope
+    head: dict[str, Any]
+    """``head.Head``."""
+    tags: tuple[str, ...]
+    snippet: str
+    """Start of its text; empty until its words are indexed (``Words.fill``)."""
+    attachments: int
+    """Attached files in its first ``words.LIMIT`` octets; 0 until its words are indexed."""
