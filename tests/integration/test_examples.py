@@ -94,7 +94,7 @@ def test_the_example_in_another_language_passes(folder: Path) -> None:
     npm.install(folder / "node")
     path = f"{TESTBED.parent}:{os.environ['PATH']}"
     assert re.search(r"pass 2\b", passed(["npm", "test"], folder / "node", PATH=path))
-    assert [bed["name"] for bed in answer("ps") if bed["name"].startswith("node-")] == []
+    assert [one["bed"] for one in answer("ps") if one["bed"].startswith("node-")] == []
 
 
 # ------------------------------------------------------------------------------------------------------------ CI files
@@ -159,8 +159,7 @@ def test_the_examples_pass_200_times_4_at_a_time(real_engine: Host, folder: Path
 @pytest.mark.timeout(600)
 def test_four_workers_with_four_rules_see_their_own_effects(real_engine: Host, tmp_path: Path, rounds: int) -> None:
     shutil.copy(Path(__file__).with_name("effects.py"), tmp_path)
-    words = ("-n4", "--dist=loadgroup", "-o", "markers=own(rule, rcode): what the worker has", "effects.py")
-    output = session(tmp_path, *words, timeout=500, EFFECTS_ROUNDS=str(rounds))
+    output = session(tmp_path, "-n4", "--dist=each", "effects.py", timeout=500, EFFECTS_ROUNDS=str(rounds))
     assert f"= {4 * rounds} passed in" in output, output
-    assert len({file.read_text() for file in tmp_path.glob("worker.*")}) == 4
+    assert len(ids(tmp_path)) == 1
     assert traces(real_engine, ids(tmp_path)) == []

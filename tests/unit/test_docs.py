@@ -11,7 +11,7 @@ from orchestrator.runs import capsule, sweep
 from orchestrator.up import attach
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("orchestrator", "tests", "images", "docs", "compose")
+FOLDERS = ("orchestrator", "tests", "images", "docs", "compose", "examples")
 NAMES = rf"(?<![\w/<>.-])(?:(?:{'|'.join(FOLDERS)})/[\w./-]*\w|[\w./-]+\.py)(?![\w/<>*])"
 PAGES = [
     "Makefile",
