@@ -176,7 +176,7 @@ class _Anchors(HTMLParser):
 
 
 def _trimmed(url: str) -> str:
-    """Return a URL of a text without the characters of the sentence behind it; pairs of brackets in it stay."""
+    """Return a URL without the punctuation behind it; a closing bracket stays if the URL has its opening one."""
     while url[-1] in _AROUND and not (url[-1] == ")" and url.count("(") >= url.count(")")):
         url = url[:-1]
     return url

@@ -23,7 +23,7 @@ from orchestrator.testing.watchdog import watch_over
 
 _BEDS = pytest.StashKey["Beds"]()
 _BEGUN = pytest.StashKey[float]()
-"""Unix time of a test's begin."""
+"""Unix time of the start of a test."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -177,7 +177,7 @@ class Beds:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Add the evidence of each bed that a failed test used to its report."""
+        """Add to the report of a failed test the evidence of each bed that it used."""
         report = yield
         if report.failed:
             names = _fixtures(item)

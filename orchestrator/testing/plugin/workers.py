@@ -82,7 +82,7 @@ def stays(config: pytest.Config, *, failed: bool) -> bool:
 
 
 def notes(config: pytest.Config, path: Path) -> list[str]:
-    """Return a line about each bed of the workers that stays up."""
+    """Return a line for each bed that the workers leave up."""
     folder = Folder(path)
     return [
         record.note
