@@ -1,8 +1,8 @@
 """pytest plugin of testbed: options, and the fixtures ``mail_bed``, ``mailbox`` and ``inbox``; see docs/testing.md.
 
 This module imports no other module of testbed before a test uses one of the fixtures. It stands outside testbed's
-package ``orchestrator``, because a project under test may have a package of that name: then the fixtures fail with an
-error that says so, and all other tests run.
+package ``orchestrator``, because a project under test may have a package of that name. In that case the fixtures fail
+with an error that names it, and all other tests run.
 """
 
 import importlib.util
@@ -23,7 +23,7 @@ Scope: TypeAlias = Literal["session", "package", "module", "class", "function"]
 
 
 class Shared(NamedTuple):
-    """Means by which the workers of pytest-xdist share a bed, held by their controller."""
+    """Folder and FIFO through which the workers of pytest-xdist share a bed; their controller holds them."""
 
     folder: Path
     lifeline: int
@@ -41,7 +41,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         nargs="?",
         const="failed",
         choices=("failed", "always"),
-        help="keep beds up after the tests: if a test that used the bed failed (default), or always",
+        help="keep beds up after the tests: those that a failed test used (default), or all",
     )
     group.addoption(
         "--testbed-report",
@@ -65,7 +65,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Check the setting that pytest does not check."""
+    """Check the value of ``mail_bed_workers``, which pytest does not check."""
     if (found := config.getini("mail_bed_workers")) not in {"shared", "each"}:
         raise pytest.UsageError(f"mail_bed_workers: needed: shared or each; found: {found!r}")
 
@@ -77,7 +77,7 @@ def _scope(fixture_name: str, config: pytest.Config) -> Scope:
 
 @pytest.fixture(scope=_scope)
 def mail_bed(request: pytest.FixtureRequest) -> "Iterator[MailBed]":
-    """Provide a bed with a relay, DNS and an inbox, one for all tests (or as the setting mail_bed_scope says)."""
+    """Provide a bed with a relay, DNS and an inbox, one for all tests, or in the scope of mail_bed_scope."""
     _require_ours()
     from orchestrator.testing.plugin import hold  # noqa: PLC0415 - imports nothing of testbed before a test needs it
 
@@ -113,7 +113,7 @@ def _require_ours() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """In a controller of pytest-xdist: name the folder through which its workers share a bed."""
+    """In a controller of pytest-xdist: tell a worker the folder through which the workers share a bed."""
     stash: pytest.Stash = node.config.stash
     if _SHARED not in stash:
         folder = Path(tempfile.mkdtemp(prefix="pytest-testbed-"))

@@ -52,7 +52,7 @@ class DnsRule(BaseModel):
     times: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
     """Apply to the first ``times`` matches only."""
     delay_s: Annotated[float, Field(ge=0, le=3600)] = 0.0
-    """Of ``answer`` and ``delay``: seconds before the answer."""
+    """Delay of the answer in seconds, for the actions ``answer`` and ``delay``."""
 
     @field_validator("name", "type", "rcode")
     @classmethod
@@ -103,7 +103,7 @@ class DnsRules:
         self._ids = count(1)
         self._kept: list[_Kept] = []
         self._live: list[_Kept] = []
-        """Those that still apply: a rule with ``times`` leaves them with its last hit."""
+        """The rules that still apply: one with ``times`` is taken out after its last hit."""
         self.add(rules)
 
     def decide(self, name: str, kind: str, over: str) -> DnsRule | None:

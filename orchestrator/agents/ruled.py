@@ -1,4 +1,4 @@
-"""A sink's session under rules (``rules``): refused, delayed or broken off, as the first matching rule says.
+"""Sessions of a sink with rules, and their shared state: the first matching rule refuses, delays or ends a session.
 
 Sessions of a sink without rules are of the plain class, so that rules cost them nothing.
 """
@@ -176,7 +176,7 @@ class RuledSession(Session):
         return super()._read_commands(data[at:], replies)
 
     def _read_line(self, line: bytes, replies: list[bytes]) -> bytes | None:
-        """Answer one line, CRLF included."""
+        """Reply to one line; ``line`` includes its CRLF."""
         if self._refused and not self._overlong and line[:4].upper() != b"QUIT":
             replies.append(_REFUSED)  # RFC 5321, 3.1
             return None

@@ -121,7 +121,7 @@ class Identity:
 
     @property
     def guests(self) -> str:
-        """Name of the guest network; for a bed that stays up it follows from the bed's name, known beforehand."""
+        """Name of the guest network; for a bed that stays up it has no id, so that it is known before the bring-up."""
         return f"testbed-{self.bed}-guests" if self.kind is Kind.UP else self.name("guests")
 
     @property

@@ -18,7 +18,7 @@ from orchestrator.hosts.debian import Say
 
 _PIECE = 1 << 20
 _REPORT_B = 100_000_000
-"""Progress is reported each time after this number of bytes."""
+"""Bytes between two reports of progress."""
 _PREFIX = "testbed/"
 
 
@@ -29,7 +29,7 @@ def save(host: Host, needed: Iterable[tuple[str, str]], file: Path, say: Say) ->
 
     Raises:
         InvalidInput: an image does not exist, or the file cannot be written or read back.
-        EngineFailed: an image cannot be built, or the engine refused, or broke off.
+        EngineFailed: an image cannot be built, or the engine refused the request, or broke off its answer.
     """
     wanted = list(dict.fromkeys(needed))
     if old := images.ensure(host, wanted, say):
@@ -42,7 +42,7 @@ def save(host: Host, needed: Iterable[tuple[str, str]], file: Path, say: Say) ->
                 output.write(piece)
             output.flush()
             os.fsync(output.fileno())
-        _read(part)  # an engine that breaks off may send the end of a shorter file
+        _read(part)  # the engine may end its answer too early, without an error
         size = part.stat().st_size
         with usable(file, "a file for the images"):
             part.replace(file)
@@ -53,12 +53,12 @@ def save(host: Host, needed: Iterable[tuple[str, str]], file: Path, say: Say) ->
 
 
 def load(host: Host, file: Path, say: Say) -> list[str]:
-    """Load the images of a file that this version would not build anew, and return their tags.
+    """Load the images of a file and return their tags; refuse those that this version would build otherwise.
 
     The engine compares each layer with its digest, this function each image's configuration.
 
     Raises:
-        InvalidInput: the file cannot be read, is damaged, holds other images than testbed's, or stale ones.
+        InvalidInput: the file cannot be read, is damaged, has images of other programs, or stale ones.
         EngineFailed: the engine refused the file.
     """
     found = _read(file)

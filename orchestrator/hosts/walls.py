@@ -64,7 +64,7 @@ class Wall:
         """Name of the nftables table, and the purpose of its rules."""
         if self.node is None:
             return f"table netdev tb{self.bed.id} in the host's nftables, which keeps the lab out of the host"
-        return f"table inet bed in the nftables of node {self.node}, which keeps it in its bed"
+        return f"table inet bed in the nftables of node {self.node}, which keeps the node's packets in its bed"
 
     def to_dict(self) -> dict[str, str]:
         """Return plain data for a script."""

@@ -272,7 +272,7 @@ class Measurements:
         }
 
     def use(self, node: str, phase: Phase) -> Use | None:
-        """Return a node's use in a phase; ``None`` if fewer than two readings exist, or they cover no part of it."""
+        """Return CPU and memory use of a node in a phase; ``None``: fewer than two readings, or none for the phase."""
         points = [p for p in self._stats.get(node, []) if p.get("cpu_s") is not None]
         if len(points) < 2:
             return None

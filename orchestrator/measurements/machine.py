@@ -61,7 +61,7 @@ class UsedCpus(Kept):
 
 
 class RecordedCpus(Kept):
-    """results/<load>-cpus.json: the CPUs of the machine from before a load until after it."""
+    """results/<load>-cpus.json: CPU time of the machine, from before a load until after it."""
 
     start: float
     """Unix time."""

@@ -41,8 +41,8 @@ _ELSEWHERE = {
     "multi_instance_enable": ("no", "a node runs one instance"),
     "multi_instance_directories": ("", "a node runs one instance"),
     "multi_instance_wrapper": ("", "a node runs one instance"),
-    "smtp_bind_address": ("", "mail leaves over the lab; the bed gives the addresses"),
-    "smtp_bind_address6": ("", "mail leaves over the lab; the bed gives the addresses"),
+    "smtp_bind_address": ("", "mail leaves from the node's addresses in the lab"),
+    "smtp_bind_address6": ("", "mail leaves from the node's addresses in the lab"),
 }
 """Parameters that must be unset, or have this value (the image's default, or empty)."""
 _DETOUR = re.compile(

@@ -139,7 +139,7 @@ class _Queue:
         return False
 
     def _keep(self, text: str) -> bool:
-        """Read a line after which losing the connection discards no message; True if the line is ordinary."""
+        """Note the message that a lost connection does not discard after this line; True: the line is ordinary."""
         if text.endswith(" (queue active)"):
             if (match := _ACTIVE.match(text)) and match[1] in self._queued:
                 self._accepted.add(match[1])

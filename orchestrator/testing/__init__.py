@@ -11,8 +11,8 @@
         message = bed.inbox.wait_for(to=box, subject="Welcome")
         assert message.code() == "123456"
 
-Names and semantics here are a public promise. Errors of a bed are those of ``orchestrator.errors``; those of an
-expectation are AssertionErrors of ``orchestrator.testing.failure``.
+Names and semantics here are a public promise. A bed raises the errors of ``orchestrator.errors``, an expectation those
+of ``orchestrator.testing.failure``.
 """
 
 import importlib
@@ -56,7 +56,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name at its first use (PEP 562): a conftest.py of pytest costs no second at each start."""
+    """Import a public name at its first use (PEP 562), so that a conftest.py which imports it loads quickly."""
     if name in _MODULES:
         return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

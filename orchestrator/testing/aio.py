@@ -1,4 +1,4 @@
-"""The inbox of a bed for coroutines. A task that is cancelled closes its request."""
+"""The inbox of a bed for coroutines; the cancellation of a task closes its request."""
 
 import asyncio
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class AsyncInbox:
-    """As ``BedInbox``; conditions, results and errors are the same."""
+    """``BedInbox`` for coroutines: the same conditions, results and errors."""
 
     def __init__(self, inbox: "BedInbox") -> None:
         self._inbox = inbox
@@ -21,7 +21,7 @@ class AsyncInbox:
     async def wait_for(
         self,
         *,
-        timeout: float = 10.0,  # noqa: ASYNC109 - as the twin has it
+        timeout: float = 10.0,  # noqa: ASYNC109 - the same parameter as in BedInbox
         after: Message | None = None,
         **conditions: Unpack[Conditions],
     ) -> Message:
@@ -32,7 +32,7 @@ class AsyncInbox:
         self,
         *wanted: Conditions,
         count: int = 1,
-        timeout: float = 10.0,  # noqa: ASYNC109 - as the twin has it
+        timeout: float = 10.0,  # noqa: ASYNC109 - the same parameter as in BedInbox
         **conditions: Unpack[Conditions],
     ) -> list[Message]:
         """Wait for ``count`` messages for each of ``wanted`` at the same time; raises NotArrived."""

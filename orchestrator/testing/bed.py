@@ -1,4 +1,4 @@
-"""A bed in a test: how it is built, its life, and what the whole bed does."""
+"""A bed in a test: its start and end, its parts, and operations on the whole bed."""
 
 import atexit
 import os
@@ -56,14 +56,14 @@ class MailBed(Definition):
         self._inbox: BedInbox | None = None
         self._id = ""
         self.rules: list[Rule] = []
-        """Rules and faults that this object made, the oldest first, with those that were removed."""
+        """Rules and faults that this object made, oldest first; removed ones are included."""
         super().__init__(bed, name)
 
     # ------------------------------------------------------------------------------------------------------- its life
 
     @classmethod
     def attach(cls, id_: str, *, host: Host | None = None) -> Self:
-        """Return the bed of this id that another process holds; ``stop`` leaves it up.
+        """Return a handle to a bed that another process holds; its ``stop`` leaves the bed up.
 
         Raises:
             InvalidInput: no bed has this id.
@@ -83,15 +83,15 @@ class MailBed(Definition):
 
         Raises:
             HostCannot: the host lacks something that the bed needs.
-            EngineFailed: no engine answers, or the bring-up failed; the notes have the logs of the nodes.
+            EngineFailed: no engine answers, or the bring-up failed; its notes have the end of each node's log.
         """
         return self.start_as(Kind.RUN)
 
     def start_as(self, kind: Kind, *, owner: str = "") -> Self:
         """Bring the bed up as ``start`` does, for the pytest plugin.
 
-        A bed of ``Kind.UP`` gets a name that no other bed has. ``owner``: as in ``Identity``; a bed of another process
-        gets no watchdog.
+        A bed of ``Kind.UP`` gets a name that no other bed has. ``owner``: as in ``Identity``; for a bed with
+        another owner this process starts no watchdog.
         """
         if self._running is not None:
             return self
@@ -118,14 +118,14 @@ class MailBed(Definition):
         return self
 
     def _labels(self) -> Mapping[str, str]:
-        """Return labels of another tool for the bed's objects."""
+        """Return the labels that another tool needs on the bed's objects."""
         return {}
 
     def stop(self) -> None:
         """Remove the bed, unless another process started it; idempotent.
 
         Raises:
-            EngineFailed: a part of it could not be removed; `testbed clean` tries again.
+            EngineFailed: a part of the bed could not be removed; `testbed clean` tries again.
         """
         self._running = self._inbox = None
         atexit.unregister(self._stop_at_exit)
@@ -133,14 +133,14 @@ class MailBed(Definition):
             self._stack.close()
 
     def leave(self) -> None:
-        """Give the bed up without its removal: another process takes it down, or it stays up."""
+        """Release the bed without removing it: another process takes it down, or it stays up."""
         if isinstance(self._running, RecordedBed):
             self._running.recorder.close(timeout=0)
         self._stack.pop_all()
         self.stop()
 
     def _stop_at_exit(self, pid: int) -> None:
-        """Stop at the end of the process that started the bed, and not at that of a process that it forked."""
+        """Stop the bed at the exit of the process that started it; the exit of a forked child leaves it up."""
         if os.getpid() == pid:
             self.stop()
 
@@ -164,12 +164,12 @@ class MailBed(Definition):
 
     @property
     def id(self) -> str:
-        """Id of the bed, as ``testbed ps`` shows it; ``attach`` takes it in another process."""
+        """Id of the bed, as ``testbed ps`` shows it; another process passes it to ``attach``."""
         return self._id
 
     @property
     def running(self) -> RunningBed:
-        """The handle that scenarios have.
+        """The handle to the bed that scenarios use.
 
         Raises:
             InvalidInput: the bed is not up.
@@ -186,7 +186,7 @@ class MailBed(Definition):
 
     @property
     def inbox(self) -> BedInbox:
-        """The inbox, to which all mail comes."""
+        """The inbox, which receives all mail of the bed."""
         return self._inbox or BedInbox(self.running, self.rules)
 
     @property
@@ -204,7 +204,7 @@ class MailBed(Definition):
 
     @property
     def ssl_context(self) -> ssl.SSLContext:
-        """A client's TLS context that trusts the bed alone."""
+        """TLS context for a client; it trusts the bed's authority only."""
         return ssl.create_default_context(cadata=self.ca)
 
     @property
@@ -226,7 +226,7 @@ class MailBed(Definition):
     # ----------------------------------------------------------------------------------------------------- in a test
 
     def begin(self) -> None:
-        """Set the mark: messages that arrived before this call do not count any longer."""
+        """Set the mark: messages that arrived before this call no longer count."""
         self.inbox.begin()
 
     def mailbox(self, domain: str | None = None) -> Mailbox:
@@ -243,10 +243,10 @@ class MailBed(Definition):
         text: str = "",
         attachments: Mapping[str, bytes] | None = None,
     ) -> None:
-        """Send a message through the relay, which accepts it: ``message`` as it is, or one made of the other arguments.
+        """Send ``message`` unchanged, or one made of the other arguments; returns once the relay has accepted it.
 
-        ``to`` and ``sender`` are the envelope's; ``sender`` is by default ``test@`` the first domain. ``attachments``:
-        file name -> content.
+        ``to`` and ``sender`` are those of the envelope; the default sender is ``test`` at the first domain.
+        ``attachments``: file name -> content.
 
         Raises:
             smtplib.SMTPException: the relay refused it.
@@ -261,14 +261,14 @@ class MailBed(Definition):
         """Wait up to ``timeout`` seconds until no mail is queued, deferred or on its way.
 
         Raises:
-            Unsettled: some is; the text lists it.
+            Unsettled: some mail still is; the text lists it.
         """
         traffic.settle(self.running, timeout)
 
     def pause(self, node: str) -> AbstractContextManager[None]:
-        """Stop a node's processes during the block (cgroup freezer): its connections stay open, and nothing answers."""
+        """Freeze a node's processes during the block (cgroup freezer): connections stay open, but get no answer."""
         return self.running.running(node).pause()
 
     def partition(self, one: str, other: str) -> AbstractContextManager[None]:
-        """Let nothing pass between two nodes during the block, without an error, as over a broken network."""
+        """Drop all packets between two nodes during the block, without an error, like a broken network."""
         return partition(self.running.plan, self.running.running(one), self.running.running(other))

@@ -9,12 +9,12 @@ Moment = Literal["connect", "ehlo", "auth", "mail", "rcpt", "data", "message"]
 
 
 class Conditions(TypedDict, total=False):
-    """Conditions on a message; all that are given have to hold. Letters of either case are equal."""
+    """Conditions on a message; all given ones must hold. Case makes no difference."""
 
     to: str | Sequence[str]
-    """Recipient of the envelope; several: each of them."""
+    """Recipient of the envelope; a list: the message has every one of them."""
     sender: str
-    """Sender of the envelope; ``<>``: the empty one."""
+    """Sender of the envelope; ``<>``: the empty sender."""
     from_: str
     """Address or name in From, or a part of it."""
     subject: str
@@ -31,13 +31,13 @@ class Match(TypedDict, total=False):
     to: str
     """Recipient, with ``*`` and ``?``; by default any."""
     sender: str
-    """Sender of the envelope, likewise; ``<>``: the empty one."""
+    """Sender of the envelope, with ``*`` and ``?``; ``<>``: the empty sender."""
     on: Moment
-    """Moment of the session; by default ``rcpt``, for bounce and drop ``message``."""
+    """Moment of the session at which the rule applies: by default ``rcpt``, but ``message`` for bounce and drop."""
     times: int
-    """Apply to the first matches only, this many."""
+    """Apply to the first ``times`` matches only."""
     every: int
-    """Apply to each match with this number or a multiple of it."""
+    """Apply to each ``every``-th match only."""
     chance: float
     """Apply to each match with this probability."""
 
@@ -48,18 +48,18 @@ def named(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def merged(wanted: Sequence[Conditions], common: Conditions) -> list[Conditions]:
-    """Return each of ``wanted`` with the common conditions; without any, the common conditions alone."""
+    """Return each of ``wanted`` with the common conditions added; if it is empty, the common conditions alone."""
     return [{**common, **one} for one in wanted or (Conditions(),)]
 
 
 def rule(then: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a rule as a bed file has it."""
+    """Return a rule in the form of a bed file."""
     names = {"sender": "from", "from_": "from"}
     return {"then": then, **{names.get(name, name): value for name, value in given.items() if value is not None}}
 
 
 def single(conditions: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the conditions one by one, each recipient on its own."""
+    """Return pairs of name and value, with one pair for each recipient."""
     pairs: list[tuple[str, str]] = []
     for name, value in named(conditions).items():
         pairs += [(name, value)] if isinstance(value, str) else [(name, one) for one in value]
@@ -67,5 +67,5 @@ def single(conditions: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def wording(conditions: Mapping[str, Any]) -> str:
-    """Return conditions for a reader: ``to 'bob@example.com', subject 'Welcome'``."""
+    """Return conditions as text for a person: ``to 'bob@example.com', subject 'Welcome'``."""
     return ", ".join(f"{name} {plain(repr(str(value)), keep='')}" for name, value in single(conditions)) or "any"

@@ -1,12 +1,12 @@
-"""testcontainers: a bed, or one server of it, beside other containers of that library (extra ``testcontainers``).
+"""Beds and single servers as containers of the library testcontainers (extra ``testcontainers``).
 
 ``MailBed`` is a whole bed. ``BindContainer``, ``PostfixContainer`` and ``InboxContainer`` are one server each, without
 a bed: a ``DockerContainer`` with an image and the rendered files of testbed. It has the firewall of a node: its
 published ports answer, and nothing leaves it. So a single Postfix takes and queues mail, and delivers none.
 
 The watchdog of ``orchestrator.testing`` removes all of them if the process dies. testcontainers' own reaper does so,
-too, if it acknowledges our filter (testcontainers-python#1114: the library does not read the answer). It is not needed:
-TESTCONTAINERS_RYUK_DISABLED has no effect on the watchdog.
+too, if it acknowledges our filter (testcontainers-python#1114: the library does not read the answer). That reaper is
+not needed: TESTCONTAINERS_RYUK_DISABLED has no effect on the watchdog.
 """
 
 import logging
@@ -43,17 +43,17 @@ ACK_S = 5.0
 """Time limit for the reaper's answer."""
 _RYUK_PORT = 8080
 _POLL_S = 0.1
-"""Polling interval for the line in a container's log that shows its readiness."""
+"""Polling interval for the log line that shows a container's readiness."""
 _ALONE = f"{wiring.DIRECTORY}/alone"
 """Start script of a server without a bed."""
 
 
 @cache
 def joined_reaper(owner: str) -> socket.socket | None:
-    """Have testcontainers' reaper remove the objects with this OWNER label once this process is gone.
+    """Ask testcontainers' reaper to remove the objects with this OWNER label when this process ends.
 
-    ``None``: it is disabled, cannot be started, or does not acknowledge within ``ACK_S``; the log says why. Else the
-    connection, whose end tells the reaper that the process is gone.
+    Returns the connection to the reaper, which ends with the process. ``None``: the reaper is disabled, cannot be
+    started, or does not acknowledge within ``ACK_S``; the log has the reason.
     """
     if testcontainers_config.ryuk_disabled:
         return None
@@ -68,7 +68,7 @@ def joined_reaper(owner: str) -> socket.socket | None:
 
 
 def _acknowledged(owner: str) -> socket.socket:
-    """Return a connection to the reaper, which has acknowledged the filter."""
+    """Connect to the reaper, and return the connection once the reaper has acknowledged the filter."""
     Reaper.get_instance()
     container = Reaper._container  # noqa: SLF001 - the library has no other way to its address
     if container is None:
@@ -85,9 +85,9 @@ def _acknowledged(owner: str) -> socket.socket:
 
 
 class MailBed(testing.MailBed):
-    """A bed among testcontainers: it has the library's session labels, and takes its wait strategies.
+    """A bed among testcontainers: has the library's session labels, and works with its wait strategies.
 
-    As the target of a wait strategy it is its relay, and a port is that of the first node that publishes it: the relay,
+    To a wait strategy the bed is its relay's container. A port is that of the first node that publishes it: the relay,
     then the inbox, then the others.
     """
 
@@ -95,7 +95,7 @@ class MailBed(testing.MailBed):
     _wrapped: Any = None
 
     def waiting_for(self, strategy: WaitStrategy) -> Self:
-        """Have ``start`` wait by this strategy, once the bed is up."""
+        """Make ``start`` apply this wait strategy once the bed is up."""
         self._wait_strategy = strategy
         return self
 
@@ -124,10 +124,10 @@ class MailBed(testing.MailBed):
         return self.relay.host
 
     def get_exposed_port(self, port: int) -> int:
-        """Return the published port of port 25, 465, 587 (relay), 8025 (inbox), 53 (DNS).
+        """Return the published port for a port of a node: 25, 465, 587 (relay), 8025 (inbox), 53 (DNS).
 
         Raises:
-            EngineFailed: no node publishes it.
+            EngineFailed: no node publishes this port.
         """
         relay, inbox = self.running.relay.node, self.running.inbox.node
         nodes: list[RunningNode] = [relay, inbox, *self.running.nodes.values()]
@@ -138,7 +138,7 @@ class MailBed(testing.MailBed):
         return relay.port(f"{port}/tcp")
 
     def get_wrapped_container(self) -> Any:
-        """Return the relay's container, as the Docker SDK has it."""
+        """Return the relay's container, as an object of the Docker SDK."""
         if self._wrapped is None:
             self._wrapped = DockerClient().client.containers.get(self.running.relay.node.container.id)
         return self._wrapped
@@ -161,8 +161,8 @@ class MailBed(testing.MailBed):
 class NodeContainer(DockerContainer):
     """One server of testbed in a container without a bed; ``settings`` and ``bed`` as in a bed file.
 
-    Files of testbed are put into the container before its start; ports are published on 127.0.0.1 if tests reach
-    them there. Raises InvalidInput for what a bed file could not hold.
+    The container gets its files before its start. Its ports are published on 127.0.0.1 if tests reach them there, else
+    on all addresses. Raises InvalidInput for settings that are invalid in a bed file.
     """
 
     service = ""
@@ -177,7 +177,7 @@ class NodeContainer(DockerContainer):
         self._plan: Plan = make_plan(described, cpus=self._engine.info().cpus)
         self._node: NodePlan = self._plan.nodes[0]
         super().__init__(self._node.tag)
-        self.image = self._node.tag  # without the prefix of a registry, which no other name of the library has
+        self.image = self._node.tag  # without the registry prefix that the library adds
         self.waiting_for(LogMessageWaitStrategy(services.service(self.service).ready).with_poll_interval(_POLL_S))
         self._guard = ExitStack()
         self._identity = Identity.new(described, Kind.RUN)
@@ -237,14 +237,14 @@ class NodeContainer(DockerContainer):
         return mode is ConnectionMode.docker_host and client.host() in {"localhost", LOOPBACK}
 
     def _published(self) -> dict[str, Any]:
-        """Return the published ports, in the words of the Docker SDK; ``with_bind_ports`` decides first."""
+        """Return the published ports, in the form of the Docker SDK; those of ``with_bind_ports`` come first."""
         anywhere: tuple[str, None] | None = (LOOPBACK, None) if self._local else None
         return {**dict.fromkeys(self._node.publish, anywhere), **self.ports}
 
     def _files(self) -> dict[str, bytes]:
         """Return the files of the node.
 
-        The start script makes the lab interface that a node of a bed gets from the engine, then starts as such a node.
+        In a bed the engine makes the lab interface. Here the start script makes it, then runs that of a node.
         """
         alone = f"""#!/bin/sh
 set -eu
@@ -265,7 +265,7 @@ class BindContainer(NodeContainer):
     service = "bind"
 
     def get_udp_port(self) -> int:
-        """Return the published port of DNS over UDP; ``get_exposed_port(53)`` is that of TCP."""
+        """Return the published port of DNS over UDP; ``get_exposed_port(53)`` returns that of TCP."""
         client = self.get_docker_client()
         if not client.get_connection_mode().use_mapped_port:
             return 53
@@ -279,7 +279,7 @@ class PostfixContainer(NodeContainer):
 
 
 class InboxContainer(NodeContainer):
-    """An inbox: takes mail on ports 25, 465 and 587, its API and web page are on 8025; ``settings``: ``rules``, ..."""
+    """An inbox: takes mail on ports 25, 465 and 587, serves its API and page on 8025; ``settings``: ``rules``, ..."""
 
     service = "inbox"
 

@@ -17,7 +17,7 @@ class Definition:
 
     @property
     def is_up(self) -> bool:
-        """Whether the bed is up, so that its definition does not change any longer."""
+        """Whether the bed is up; its definition can then no longer change."""
         return False
 
     def __init__(self, bed: str | Path | Bed, name: str | None) -> None:
@@ -26,7 +26,7 @@ class Definition:
             self._change(name=name)
 
     def with_domains(self, *names: str | int) -> Self:
-        """Receive mail for these domains instead; one number: for d0.test, d1.test and so on, this many."""
+        """Receive mail for these domains instead; a number: for this many, called d0.test, d1.test and so on."""
         number = len(names) == 1 and isinstance(names[0], int)
         return self._change(domains=names[0] if number else list(names))
 
@@ -39,9 +39,9 @@ class Definition:
         return self._set(node, **both, users={**settings.get("users", {}), **(users or {})})
 
     def with_rule(self, then: str, **given: Any) -> Self:
-        """Add a rule of the inbox behind those that it has: ``with_rule("defer", to="*@example.org", times=2)``.
+        """Add a rule of the inbox after those it has: ``with_rule("defer", to="*@example.org", times=2)``.
 
-        The first rule that matches decides. ``given``: as the methods of ``bed.inbox`` take it.
+        The first rule that matches decides. ``given``: the arguments of the methods of ``bed.inbox``.
         """
         node, settings = self._settings(Role.SINK)
         return self._set(node, rules=[*settings.get("rules", ()), conditions.rule(then, given)])
@@ -55,7 +55,7 @@ class Definition:
         return self if settings.get("users") else self.with_relay(users={"testbed": "testbed"})
 
     def with_network(self) -> Self:
-        """Make a network in which other containers reach the nodes by name, as ``relay:25``; ``network`` names it."""
+        """Make a network, ``network``, in which other containers reach the nodes by name, such as ``relay:25``."""
         return self._change(guests=True)
 
     def _change(self, **changes: Any) -> Self:

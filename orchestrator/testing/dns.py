@@ -15,10 +15,10 @@ class BedDns:
     def set(self, name: str, kind: str, *data: str, ttl: int = 60) -> None:
         """Replace the records of a name and type: ``set("example.com", "MX", "10 inbox.nodes.test.")``.
 
-        The server answers with the new ones on return. ``ttl``: in seconds.
+        On return the server answers with the new records. ``ttl``: in seconds.
 
         Raises:
-            EngineFailed: the server keeps other records, such as the last NS of a zone.
+            EngineFailed: the server refuses the change; for example, it keeps the last NS of a zone.
         """
         self._dns.set(name, kind, data, ttl=ttl)
 
@@ -29,10 +29,10 @@ class BedDns:
     def fail(
         self, name: str, kind: str = "*", then: str = "SERVFAIL", *, times: int | None = None, delay_s: float = 0.0
     ) -> Rule:
-        """Fail questions of a name and type, both with ``*`` and ``?``, until the rule that is returned is removed.
+        """Fail questions of a name and type (``*`` and ``?`` match) until the returned rule is removed.
 
-        ``then``: a response code, or ``drop``, ``delay``, ``truncate`` or ``reset``. ``times``: only the next
-        questions, this many. ``delay_s``: seconds before the answer.
+        ``then``: a response code, or ``drop``, ``delay``, ``truncate`` or ``reset``. ``times``: fail the next
+        ``times`` questions only. ``delay_s``: seconds before the answer.
         """
         made = self._dns.fail(name, kind, then, times=times, delay_s=delay_s)
         self._made.append(Rule(self, made["id"], f"{kind} {name}: {then}"))
@@ -52,11 +52,11 @@ class BedDns:
         ]
 
     def faults(self) -> list[dict[str, Any]]:
-        """Return the rules in force, the one that decides first; each has its ``id`` and its ``hits``."""
+        """Return the rules in force, each with its ``id`` and ``hits``; the first that matches decides."""
         return self._dns.rules()
 
     def remove(self, rule: int) -> int:
-        """Remove the rule with this id, and return its hits; raises InvalidInput if there is none."""
+        """Remove the rule with this id, and return its hits; raises InvalidInput if no rule has this id."""
         return self._dns.remove(rule)
 
     def hits(self, rule: int) -> int | None:

@@ -1,4 +1,4 @@
-"""Evidence for a NotArrived: why a message that was waited for did not come."""
+"""Text of a NotArrived: the reasons why an expected message did not arrive."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -13,9 +13,9 @@ from orchestrator.up.bed import RunningBed
 from orchestrator.up.inbox import Inbox
 
 NEAR = 5
-"""Near misses in a text."""
+"""Maximum near misses in a text."""
 LOOKED_AT = 200
-"""Newest messages among which near misses are sought."""
+"""Number of newest messages that are searched for near misses."""
 
 
 def not_arrived(
@@ -23,7 +23,7 @@ def not_arrived(
 ) -> str:
     """Return the text of a NotArrived; never raises a Problem: a part that cannot be read says so.
 
-    ``after``: id of the last message before the mark; ``since``: id of the last event before it.
+    ``after``: id of the last message before the mark; ``since``: id of the last event before the mark.
     """
     inbox, to = bed.inbox, [value for name, value in single(conditions) if name == "to"]
     number = "no message" if count == 1 else f"fewer than {count} messages"
@@ -44,7 +44,7 @@ def not_arrived(
 
 
 def _near(inbox: Inbox, conditions: Mapping[str, Any], after: int) -> list[str]:
-    """Return a line for each of the nearest messages, the nearest last."""
+    """Return a line for each message that nearly meets the conditions, the nearest last."""
     came: Sequence[dict[str, Any]] = inbox.messages(limit=LOOKED_AT, after=after)["messages"]
     meets: dict[tuple[str, str], set[int]] = {
         (name, value): {one["id"] for one in inbox.messages(limit=LOOKED_AT, after=after, **{name: value})["messages"]}
@@ -74,7 +74,7 @@ def _missed(one: Mapping[str, Any], pairs: Sequence[tuple[str, str]]) -> str:
 
 
 def _attempts(inbox: Inbox, to: Sequence[str], since: int) -> Iterator[str]:
-    """Yield a line for each reply that concerns one of these recipients, or none, as on connect."""
+    """Yield a line for each reply about one of these recipients, or about no recipient, as on connect."""
     wanted = set(map(fold_address, to))
     for event in inbox.attempts(after=since):
         data = event["data"]
@@ -87,7 +87,7 @@ def _attempts(inbox: Inbox, to: Sequence[str], since: int) -> Iterator[str]:
 
 
 def _log(bed: RunningBed, to: Sequence[str]) -> Iterator[str]:
-    """Yield the lines of the relay's log about these recipients; without recipients all lines."""
+    """Yield the lines of the relay's log about these recipients; all lines if there are none."""
     for address in to or (None,):
         for line in bed.relay.log(address):
             yield line.text

@@ -1,13 +1,13 @@
-"""Errors of an expectation about mail.
+"""Errors of expectations about mail.
 
 ::
 
     NotArrived   AssertionError, TimeoutError   fewer messages arrived in time than were expected
-    Unexpected   AssertionError                 a message arrived, or waits in the queue, that was not to come
-    Unsettled    TimeoutError                   mail was still on its way when the time was over
+    Unexpected   AssertionError                 a message that was not expected arrived, or waits in the queue
+    Unsettled    TimeoutError                   mail was still on its way at the time limit
     Missing      AssertionError, LookupError    a message has no such link, code or attachment
 
-Texts of mail in them are made safe for a terminal: control characters are visible.
+The text of mail in them is safe for a terminal: control characters are visible.
 """
 
 from collections.abc import Iterable
@@ -15,21 +15,21 @@ from collections.abc import Iterable
 from orchestrator.plaintext import plain
 
 LINES = 12
-"""Lines of a part of an error's text."""
+"""Maximum lines in one part of an error's text."""
 WIDTH = 300
-"""Characters of a line."""
+"""Maximum characters in a line."""
 
 
 class NotArrived(AssertionError, TimeoutError):
-    """Fewer messages arrived in time than expected: near misses, attempts, log, queue and DNS faults explain it."""
+    """Fewer messages arrived in time than expected; the text has near misses, attempts, log, queue and DNS faults."""
 
 
 class Unexpected(AssertionError):
-    """A message arrived, or waits in the relay's queue, that was not to come."""
+    """A message that was not expected arrived, or waits in the relay's queue."""
 
 
 class Unsettled(TimeoutError):
-    """Mail was still queued or on its way when the time was over."""
+    """Mail was still queued or on its way at the time limit."""
 
 
 class Missing(AssertionError, LookupError):

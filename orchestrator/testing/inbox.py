@@ -19,14 +19,14 @@ from orchestrator.up.bed import RunningBed
 class BedInbox(MakesRules):
     """The inbox. Only messages that arrived after the mark count (``MailBed.begin``).
 
-    Methods with conditions raise InvalidInput for conditions that the inbox cannot read, and EngineFailed if it does
-    not answer. Rules that its methods make stay in force until they are removed.
+    Methods with conditions raise InvalidInput for invalid conditions, and EngineFailed if the inbox does not
+    answer. Rules stay in force until they are removed.
     """
 
     def __init__(self, bed: RunningBed, made: list[Rule]) -> None:
         self._bed, self._made = bed, made
         self.api = bed.inbox
-        """The inbox as commands hold it: its HTTP API."""
+        """Client of the inbox's HTTP API, as the commands use it."""
         self._after = self._since = 0
 
     @property
@@ -36,11 +36,11 @@ class BedInbox(MakesRules):
 
     @property
     def aio(self) -> AsyncInbox:
-        """The same for coroutines."""
+        """The same inbox for coroutines."""
         return AsyncInbox(self)
 
     def begin(self) -> None:
-        """Set the mark: messages that arrived before this call do not count any longer."""
+        """Set the mark: messages that arrived before this call no longer count."""
         newest = self.api.messages(limit=1)
         self._after = newest["messages"][0]["id"] if newest["messages"] else 0
         self._since = newest["cursor"]
@@ -48,13 +48,13 @@ class BedInbox(MakesRules):
     def wait_for(
         self, *, timeout: float = 10.0, after: Message | None = None, **conditions: Unpack[Conditions]
     ) -> Message:
-        """Return the first message that meets all conditions, as soon as it arrives; it may have arrived before.
+        """Return the first message that meets all conditions as soon as it arrives, or at once if it is there.
 
         ``timeout``: in seconds, at most 600. ``after``: a message; only later ones count.
 
         Raises:
             NotArrived: none came in time.
-            NodeDied: a node has ended, or ends meanwhile, of a bed that this process brought up.
+            NodeDied: a node has ended, or ends during the wait; only in the process that brought the bed up.
         """
         request = self.request(1, timeout, conditions, after)
         try:
@@ -69,10 +69,10 @@ class BedInbox(MakesRules):
         timeout: float = 10.0,
         **conditions: Unpack[Conditions],
     ) -> list[Message]:
-        """Wait for ``count`` messages for each of ``wanted``, in one time limit; ``conditions`` hold for all of them.
+        """Wait for ``count`` messages for each of ``wanted``, in one time limit; ``conditions`` are added to each.
 
         ``wait_for_all({"to": ann}, {"to": bob}, subject="Welcome")`` or ``wait_for_all(count=3, to=ann)``. The messages
-        are returned in the order of ``wanted``, and in that of their arrival for each; one may stand for several.
+        are in the order of ``wanted``, for each in the order of arrival; one message may count for several.
 
         Raises:
             NotArrived: fewer came in time.
@@ -92,13 +92,13 @@ class BedInbox(MakesRules):
         return self.received(self.api.all_messages(after=self._after, **named(conditions)))
 
     def expect_none(self, *, timeout: float = 10.0, **conditions: Unpack[Conditions]) -> None:
-        """Check that no message meets the conditions, once all mail that might is delivered, refused or deferred.
+        """Wait until all mail that may meet the conditions is delivered, refused or deferred; check that none does.
 
-        Mail that the relay has not accepted yet is unknown to the bed: call it after the program has sent its mail.
-        ``timeout``: seconds for mail that is on its way.
+        The bed does not know mail that the relay has not accepted yet: call this after the program has sent its mail.
+        ``timeout``: maximum wait for mail on its way, in seconds.
 
         Raises:
-            Unexpected: a message arrived that meets them, waits for a further attempt, or is still on its way.
+            Unexpected: a message that meets them arrived or waits in the queue, or one that may is still on its way.
         """
         deadline, search = time.monotonic() + timeout, Search(conditions)
         while moving := self._moving(search, wording(conditions)):
@@ -108,13 +108,13 @@ class BedInbox(MakesRules):
             time.sleep(POLL_S)
 
     def _moving(self, search: Search, wanted: str) -> list[str]:
-        """Return what may still fulfil the conditions, as lines.
+        """Return a line for each message on its way that may fulfil the conditions.
 
         Raises:
-            Unexpected: a message arrived that does, or waits in the queue.
+            Unexpected: a message that fulfils them arrived, or waits in the queue.
         """
         relay = self._bed.relay
-        traffic = Traffic.look(self.api, relay)  # before the inbox: what leaves the queue after that has arrived
+        traffic = Traffic.look(self.api, relay)  # before the inbox: mail that leaves the queue later is found there
         arrived = self.api.messages(limit=10, after=self._after, **named(search.conditions))["messages"]
         if arrived:
             raise Unexpected(part(f"a message with {wanted} arrived", map(repr, self.received(arrived))))
@@ -128,7 +128,7 @@ class BedInbox(MakesRules):
         return self.make_rule(then, **given)
 
     def make_rule(self, then: str, **given: Any) -> Rule:
-        """Put a rule in front of all others; ``given``: as the methods of the actions take it."""
+        """Put a rule in front of all others; ``given``: the arguments of the actions' methods."""
         rule = words.rule(then, given)
         made = self.api.add_rule(rule)
         text = ", ".join(f"{name}: {value}" for name, value in rule.items())
@@ -136,7 +136,7 @@ class BedInbox(MakesRules):
         return self._made[-1]
 
     def remove(self, rule: int) -> int:
-        """Remove the rule with this id, and return its hits; raises InvalidInput if there is none."""
+        """Remove the rule with this id, and return its hits; raises InvalidInput if no rule has this id."""
         hits: int = self.api.remove_rule(rule)["hits"]
         return hits
 
@@ -147,7 +147,7 @@ class BedInbox(MakesRules):
     def request(
         self, count: int, timeout: float, conditions: Mapping[str, Any], after: Message | None = None
     ) -> dict[str, Any]:
-        """Return the parameters of a request that waits."""
+        """Return the parameters of a waiting request."""
         known = max(self._after, after.id if after else 0)
         return {"count": count, "timeout": timeout, "after": known, **named(conditions)}
 

@@ -1,4 +1,4 @@
-"""Bring-up of a bed for tests: it belongs to this process, and any later command removes what a killed process left."""
+"""Bring-up of a bed for tests. The bed belongs to this process; beds of killed processes are removed first."""
 
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -30,12 +30,12 @@ def start(
     stack: ExitStack,
     labels: Mapping[str, str],
 ) -> tuple[str, RecordedBed]:
-    """Bring a bed up and return its id and its handle; ``stack`` removes it, ``files`` the temporary run directory.
+    """Bring a bed up and return its id and its handle; ``stack`` removes the bed, ``files`` its run directory.
 
-    ``labels``: of another tool, for every object.
+    ``labels``: labels of another tool, added to every object.
 
     Raises:
-        InvalidInput: the ports would be published where this process does not reach them.
+        InvalidInput: this process could not reach the published ports.
         HostCannot: the host lacks something that the bed needs.
         EngineFailed: the bring-up failed; a note for each node has the end of its log.
     """
@@ -43,7 +43,7 @@ def start(
     _check_reach(host, publish_at)
     folder = Path(files.enter_context(TemporaryDirectory(prefix=scratch(owner or this_process()))))
     cpus = host.info().cpus
-    with reading(host) as read:  # the engine's time, while this process plans
+    with reading(host) as read:  # the engine reads while this process plans
         plan = make_plan(bed, cpus=cpus)
         verify(plan)
         cleaning.make_way(host, steps.say)
@@ -70,6 +70,6 @@ def _check_reach(host: Host, publish_at: str) -> None:
     elif host.address and host.address.host not in {LOOPBACK, "localhost"}:
         needed, found = (
             "ports that this machine reaches",
-            f"an engine on {host.address.host}, whose 127.0.0.1 it is not",
+            f"an engine on {host.address.host}: its 127.0.0.1 is another machine's",
         )
         raise InvalidInput(needed, found, 'use MailBed(publish_at="0.0.0.0"), which opens the bed to that network')

@@ -1,4 +1,4 @@
-"""An address of one test alone."""
+"""An address for one test only, with the methods of the inbox."""
 
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
@@ -35,7 +35,7 @@ class Mailbox(str, MakesRules):
         return made
 
     def __reduce__(self) -> tuple[type[str], tuple[str]]:
-        """Return how to copy it or to send it to another process: as a plain str."""
+        """Make a copy or a pickle of it a plain str."""
         return str, (str(self),)
 
     def wait_for(

@@ -1,4 +1,4 @@
-"""A message that arrived in the inbox, its content read when it is first needed."""
+"""A message that arrived in the inbox; its content is read on first use."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ from orchestrator.testing.failure import Missing, part
 
 _URL = re.compile(r"\bhttps?://[^\s<>\"]+", re.IGNORECASE)
 _AROUND = ".,;:!?'\")]}>"
-"""Characters at the end of a URL in a text that belong to the sentence."""
+"""Punctuation of a sentence, which may stand at the end of a URL."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,25 +36,25 @@ class Attachment:
     """File name as the message has it, decoded; empty without one."""
     content_type: str
     content: bytes
-    """Without its transfer encoding."""
+    """The octets of the file: the transfer encoding is undone."""
 
 
 class Message:
-    """A message as the inbox keeps it. Nothing that it names is ever fetched.
+    """A message as the inbox keeps it. Nothing that it refers to is ever fetched.
 
-    The content is read from the inbox when an attribute first needs it: while the bed is up.
+    The content is read from the inbox when an attribute first needs it; the bed must be up then.
     """
 
     def __init__(self, summary: Mapping[str, Any], read: Callable[[int], bytes]) -> None:
         self._read = read
         self.id: int = summary["id"]
-        """Number of the message in its inbox; later messages have larger ones."""
+        """Number of the message in its inbox; later messages have larger numbers."""
         self.received_at = datetime.fromtimestamp(summary["t"], UTC)
         """Moment of its arrival, by the clock of the engine's machine."""
         self.sender: str = summary["sender"]
         """Sender of the envelope (RFC 5321); empty: a notification."""
         self.recipients: tuple[str, ...] = tuple(summary["recipients"])
-        """Recipients of the envelope, those in Bcc, too."""
+        """Recipients of the envelope, including those in Bcc."""
         self.subject: str = summary["subject"]
         """Subject, decoded (RFC 2047)."""
         self.size: int = summary["size"]
@@ -70,7 +70,7 @@ class Message:
 
     @cached_property
     def headers(self) -> EmailMessage:
-        """The message of the module ``email``: ``headers["List-Id"]`` is a field, by its name in any case, or ``None``.
+        """The message as ``email`` parses it: ``headers["List-Id"]`` is the first field of this name, or ``None``.
 
         ``get_all`` returns every field of a name; ``walk`` yields the parts.
         """
@@ -82,12 +82,12 @@ class Message:
 
     @property
     def text(self) -> str:
-        """The first plain text that is not attached, its first MiB, with LF; empty without one."""
+        """First MiB of the first plain text that is not an attachment, with LF; empty if there is none."""
         return self._body.text
 
     @property
     def html(self) -> str:
-        """The first HTML that is not attached, its first MiB, with LF; empty without one."""
+        """First MiB of the first HTML that is not an attachment, with LF; empty if there is none."""
         return self._body.html
 
     @property
@@ -117,7 +117,7 @@ class Message:
         return [*(link for link in parser.links if _URL.match(link.url)), *written]
 
     def link(self, pattern: str = "", *, text: str = "") -> str:
-        """Return the URL of the first link in which a regular expression is found, and ``text`` in its words.
+        """Return the URL of the first link whose URL matches a regular expression, and whose words contain ``text``.
 
         Raises:
             Missing: there is none; the text lists the links.
@@ -176,7 +176,7 @@ class _Anchors(HTMLParser):
 
 
 def _trimmed(url: str) -> str:
-    """Return a URL of a text without the characters of the sentence behind it; pairs of brackets in it stay."""
+    """Return a URL without the punctuation behind it; a closing bracket stays if the URL has its opening one."""
     while url[-1] in _AROUND and not (url[-1] == ")" and url.count("(") >= url.count(")")):
         url = url[:-1]
     return url

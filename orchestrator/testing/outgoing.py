@@ -1,4 +1,4 @@
-"""Mail that a test sends itself."""
+"""Mail that the test itself sends."""
 
 import mimetypes
 import smtplib

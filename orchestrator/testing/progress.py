@@ -10,7 +10,7 @@ _log = logging.getLogger(__name__)
 
 
 class Logged:
-    """Logs each step at its end, with its duration; warnings as such."""
+    """Logs each step at its end, with its duration; logs warnings at the level WARNING."""
 
     def __init__(self) -> None:
         self.taken: list[dict[str, Any]] = []

@@ -1,22 +1,22 @@
-"""The process of a watchdog: a script that waits for the end of its standard input, and removes all of an owner's beds.
+"""Process of a watchdog: a script that waits for the end of its standard input, then removes all beds of an owner.
 
-It imports the program only after that end: until then it costs the start of an interpreter.
+It imports the program only then: the wait costs no more than the start of an interpreter.
 """
 
 import sys
 
 LOOKS_S = (0, 2, 5, 10, 20)
-"""Times of the removals, in seconds after the end: the engine may still create what the owner requested."""
+"""Times of the removals, in seconds after the end of input: the engine may still create objects meanwhile."""
 LIMIT_S = 90
-"""The process ends this many seconds after the end of its input at the latest, also if the engine does not answer."""
+"""Time limit in seconds from the end of input to the end of the process, even if the engine does not answer."""
 WORD = b"ended\n"
-"""Input of an owner that has removed its objects itself."""
+"""Input from an owner that has removed its objects itself."""
 
 
 def watch(owner: str) -> None:
-    """Wait for the end of standard input; without the word, remove the objects with this OWNER label.
+    """Wait for the end of standard input; if it was not ``WORD``, remove the objects with this OWNER label.
 
-    The owner's temporary folders go, too.
+    Removes the owner's temporary folders, too.
     """
     if sys.stdin.buffer.read() == WORD:
         return
@@ -35,7 +35,7 @@ def watch(owner: str) -> None:
         shutil.rmtree(folder, ignore_errors=True)
     for look in LOOKS_S:
         time.sleep(max(0.0, ended + look - time.monotonic()))
-        with suppress(Exception):  # the next look tries again
+        with suppress(Exception):  # the next removal tries again
             cleaning.remove_owned(docker.connect(), owner)
 
 

@@ -1,4 +1,4 @@
-"""The relay of a bed in a test: where the program under test sends its mail."""
+"""The relay of a bed in a test: the program under test sends its mail to it."""
 
 from collections.abc import Sequence
 
@@ -16,12 +16,12 @@ class BedRelay:
 
     @property
     def port(self) -> int:
-        """Port of SMTP (25 in the bed); in the bed `mail` STARTTLS is offered, and AUTH is not needed."""
+        """Port of SMTP (25 in the bed); in the bed `mail` it offers STARTTLS and needs no AUTH."""
         return self._relay.node.port("25/tcp")
 
     @property
     def submission_port(self) -> int:
-        """Port of submission (587 in the bed): STARTTLS, then AUTH, in the bed `mail` testbed with password testbed."""
+        """Port of submission (587 in the bed): STARTTLS, then AUTH; name and password in the bed `mail`: testbed."""
         return self._relay.node.port("587/tcp")
 
     @property
@@ -30,7 +30,7 @@ class BedRelay:
         return self._relay.node.port("465/tcp")
 
     def queue(self) -> Sequence[Queued]:
-        """Return the queued messages: ``id``, ``sender``, ``recipients`` with the reason of each, and ``state``.
+        """Return the queued messages: ``id``, ``sender``, ``recipients`` (each with its reason to wait), and ``state``.
 
         ``state`` is ``deferred`` for a message that waits for its next attempt. A message that moves during the call
         may lack sender and recipients.
@@ -38,7 +38,7 @@ class BedRelay:
         return self._relay.queue()
 
     def flush(self) -> None:
-        """Make the relay try every queued message now, those that are deferred, too."""
+        """Make the relay try every queued message now, including deferred ones."""
         self._relay.flush()
 
     def restart(self) -> None:

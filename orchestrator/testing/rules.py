@@ -12,7 +12,7 @@ class Maker(Protocol):
     """The part of a bed in which a rule is in force."""
 
     def remove(self, rule: int) -> int:
-        """Remove a rule and return its hits; raises InvalidInput if it was removed."""
+        """Remove a rule and return its hits; raises InvalidInput if it is not in force."""
         ...
 
     def hits(self, rule: int) -> int | None:
@@ -21,11 +21,11 @@ class Maker(Protocol):
 
 
 class Rule:
-    """A rule in force, in front of all that were made before it. A context manager: its end removes this rule alone."""
+    """A rule, tried before all earlier ones. A context manager: the end of its block removes this rule only."""
 
     def __init__(self, maker: Maker, id_: int, text: str) -> None:
         self.id = id_
-        """Id of the rule; no later rule of the bed gets it."""
+        """Id of the rule; no later rule of the bed has the same."""
         self._maker, self._text, self._hits = maker, text, 0
         self._in_force = True
 
@@ -34,7 +34,7 @@ class Rule:
 
     @property
     def hits(self) -> int:
-        """How often the rule was applied; of a rule that was removed, until then."""
+        """How often the rule was applied, up to its removal."""
         if self._in_force and (hits := self._maker.hits(self.id)) is not None:
             self._hits = hits
         return self._hits
@@ -56,7 +56,7 @@ class Rule:
 class MakesRules(ABC):
     """Makes rules of the inbox, one method for each action (docs/mail.md, Rules). The first rule that matches decides.
 
-    Each method raises InvalidInput for a rule that the inbox cannot take.
+    Each method raises InvalidInput for an invalid rule.
     """
 
     __slots__ = ()
@@ -66,7 +66,7 @@ class MakesRules(ABC):
         """Put a rule in front of all others."""
 
     def accept(self, **match: Unpack[Match]) -> Rule:
-        """Take the mail; later rules are not looked at."""
+        """Accept the mail; later rules are not tried."""
         return self._rule("accept", **match)
 
     def defer(self, reply: str | None = None, **match: Unpack[Match]) -> Rule:
@@ -98,11 +98,11 @@ class MakesRules(ABC):
         return self._rule("reset", **match)
 
     def rate(self, per_minute: int, reply: str | None = None, **match: Unpack[Match]) -> Rule:
-        """Defer what is above ``per_minute``."""
+        """Defer all matches above ``per_minute``."""
         return self._rule("rate", per_minute=per_minute, reply=reply, **match)
 
     def pace(self, per_second: float, **match: Unpack[Match]) -> Rule:
-        """Answer late, so that at most ``per_second`` are taken."""
+        """Delay the answers, so that at most ``per_second`` matches are answered."""
         return self._rule("pace", per_second=per_second, **match)
 
     def drop(self, **match: Unpack[Match]) -> Rule:

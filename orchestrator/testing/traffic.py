@@ -15,7 +15,7 @@ from orchestrator.up.inbox import Inbox
 from orchestrator.up.relay import Relay
 
 POLL_S = 0.05
-"""Interval between two looks at the queue: no event reports that it is empty."""
+"""Polling interval for the queue: no event reports that it is empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +26,11 @@ class Traffic:
     bounces: Sequence[str]
     """Senders of messages whose notification waits in the inbox."""
     quiet: bool
-    """Whether the inbox made no notification during the look: else one may have passed unseen."""
+    """Whether the inbox made no notification during the reading; otherwise one may be missing here."""
 
     @classmethod
     def look(cls, inbox: Inbox, relay: Relay) -> "Traffic":
-        """Look at the relay's queue between two looks at the inbox."""
+        """Read the relay's queue, and before and after it the inbox's notifications."""
         before, queue, after = inbox.bounces(), relay.queue(), inbox.bounces()
         waiting = [one["sender"] for one in (*before["waiting"], *after["waiting"])]
         return cls(queue, waiting, before["total"] == after["total"])
@@ -49,7 +49,7 @@ def settle(bed: RunningBed, timeout: float) -> None:
     """Wait up to ``timeout`` seconds until nothing is queued, deferred or on its way.
 
     Raises:
-        Unsettled: something still is; the text lists it.
+        Unsettled: some mail still is; the text lists it.
     """
     inbox, relay, deadline = bed.inbox, bed.relay, time.monotonic() + timeout
     while not (traffic := Traffic.look(inbox, relay)).settled:
@@ -66,7 +66,7 @@ def entry(queued: Queued) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """Conditions on messages, applied to mail that has not arrived. Words of a ``query`` count as fulfilled."""
+    """Conditions on messages, applied to mail that has not arrived. A ``query`` counts as fulfilled."""
 
     conditions: Mapping[str, Any]
 
@@ -81,7 +81,7 @@ class Search:
         return bool(sender) and self._envelope(Queued(id="", sender="", recipients={sender: ""}, state=""))
 
     def waits(self, queued: Queued, relay: Relay) -> bool:
-        """Return whether a deferred message fulfils the conditions; its header section is read if they are about it."""
+        """Return whether a deferred message fulfils the conditions; reads its header section if they need it."""
         if not self._envelope(queued):
             return False
         fields = [pair for pair in single(self.conditions) if pair[0] in {"from", "subject", "message_id"}]
@@ -100,7 +100,7 @@ class Search:
 
 
 def _is_address(wanted: str, address: str) -> bool:
-    """Compare as a search of the inbox does: exactly if there is an ``@``, else as a part."""
+    """Compare as a search of the inbox does: the whole address if ``wanted`` has an ``@``, else a part of it."""
     if "@" in wanted.strip("@"):
         return fold_address(wanted) == fold_address(address)
     return fold(wanted) in fold(address)

@@ -1,6 +1,6 @@
 """A process that outlives the owner of a bed, and removes the bed if the owner dies.
 
-The owner holds a pipe to it. If the pipe ends without the word of a clean end, the owner was killed: the watchdog then
+The owner holds a pipe to it. If the pipe ends without ``reaper.WORD``, the owner was killed: the watchdog then
 removes every object with the owner's label, and nothing else (``reaper``).
 
 It has a session of its own and ignores SIGINT, SIGTERM and SIGHUP, so neither Ctrl-C nor the stop of a process group
@@ -21,7 +21,7 @@ from orchestrator.hosts.ownership import this_process
 from orchestrator.testing import reaper
 
 _IGNORING = ("sh", "-c", 'trap "" HUP INT TERM; exec "$@"', "sh")
-"""Ignored signals stay ignored in what is executed (signal(7))."""
+"""Ignored signals stay ignored in the executed program (signal(7))."""
 
 
 class Watchdog:
@@ -35,12 +35,12 @@ class Watchdog:
         """
         self.process = _start(owner, subprocess.PIPE)
         self._held, self._lock = 0, threading.Lock()
-        os.register_at_fork(after_in_child=self._close)  # a child that lives on must not hold the pipe
+        os.register_at_fork(after_in_child=self._close)  # a child that outlives the owner must not hold the pipe
         atexit.register(self.done)
 
     @contextmanager
     def guard(self) -> Iterator[None]:
-        """Guard the objects that the block makes and removes; if it fails, they stay guarded until the owner's end."""
+        """Guard the objects that the block makes and removes; if the block fails, until the owner's end."""
         with self._lock:
             self._held += 1
         yield
@@ -48,9 +48,9 @@ class Watchdog:
             self._held -= 1
 
     def done(self) -> None:
-        """End the watch; the watchdog removes what is left if the block of a guard failed or has not ended."""
+        """End the watch; if a guarded block failed or has not ended, the watchdog removes what is left."""
         pipe = self.process.stdin
-        if pipe is None or pipe.closed:  # a child that the owner forked
+        if pipe is None or pipe.closed:  # this process is a forked child of the owner
             return
         if not self._held:
             with suppress(BrokenPipeError):
@@ -86,7 +86,7 @@ def watch_over(owner: str, lifeline: Path) -> None:
         owner: OWNER label of the objects.
         lifeline: the FIFO; the owner writes ``reaper.WORD`` to it when it has removed its objects.
     """
-    fd = os.open(lifeline, os.O_RDONLY | os.O_NONBLOCK)  # does not wait for an owner that has died
+    fd = os.open(lifeline, os.O_RDONLY | os.O_NONBLOCK)  # O_NONBLOCK: open() would wait for a dead owner
     try:
         os.set_blocking(fd, True)
         _for_others.append(_start(owner, fd))

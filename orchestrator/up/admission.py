@@ -1,4 +1,4 @@
-"""Admission of a bed before its bring-up: its images are there, and the host has what its plan needs."""
+"""Admission of a bed before its bring-up: finds or builds its images, and checks that the host has what it needs."""
 
 from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
@@ -17,9 +17,9 @@ Read = Callable[[], capacity.Readings]
 
 @contextmanager
 def reading(host: Host) -> Iterator[Read]:
-    """Read the host in a thread during the block, without the features of its kernel; call the result for the readings.
+    """Read the host, without its kernel's features, in a thread; yields a function that returns the readings.
 
-    The first reading fails if the image of the helper is missing; the call then reads again.
+    The thread fails if the image of the helper is missing; that function then reads again.
     """
     with ThreadPoolExecutor(1) as pool:
         with shielded():  # the pool does not wait for a thread whose start was interrupted

@@ -1,4 +1,4 @@
-"""Handle to a bed that is up, for scenarios and tests."""
+"""Handle to a bed that is up: its nodes and servers, readings of a run, and the first messages through the relay."""
 
 import secrets
 import time

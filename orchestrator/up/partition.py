@@ -1,4 +1,4 @@
-"""Partition of a bed: two nodes that do not reach each other while the others still do."""
+"""Partition of a bed: two nodes cannot reach each other, while all others can."""
 
 import secrets
 from collections.abc import Iterator
@@ -30,12 +30,12 @@ _MEND = 'nft delete table inet "$1"'
 def partition(plan: Plan, one: RunningNode, other: RunningNode) -> Iterator[None]:
     """Drop what each of two nodes receives from the other during the block, over IPv4 and IPv6.
 
-    Both go on sending, without an error, as over a broken network: connections hang until they time out. The rules are
-    removed at the end of the block; a node that has ended then has none.
+    Sending gives no error, as over a broken network: connections hang until they time out. The end of the block removes
+    the rules; those of a node that has ended are gone with it.
     """
     with ExitStack() as stack:
         for node, peer in ((one, other), (other, one)):
-            table = f"cut_{secrets.token_hex(4)}"  # several processes may cut the same nodes
+            table = f"cut_{secrets.token_hex(4)}"  # several processes may separate the same nodes
             with shielded():
                 node.change_network(_CUT, table, *_prefixes(plan, peer))
                 stack.callback(shielded()(node.change_network), _MEND, table)

@@ -1,4 +1,4 @@
-"""HTTP API of an inbox: messages, waiting, events, attempts, rules. ``/openapi.json`` describes it."""
+"""HTTP API of an inbox: reads, awaits, marks and deletes messages; events, attempts, rules (``/openapi.json``)."""
 
 import asyncio
 import json

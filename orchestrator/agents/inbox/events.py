@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 MOST_EVENTS = 200_000
-"""Events kept; the oldest go first."""
+"""Maximum events kept; the oldest are removed first."""
 MOST_EVENTS_B = 64 * 1024 * 1024
-"""Octets of the data of all events, likewise; also an eighth of what the spool may hold."""
+"""Maximum octets of the data of all events, but at most an eighth of what the spool may hold."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (
@@ -59,7 +59,7 @@ class Events:
     def since(
         self, after: int = 0, kinds: Sequence[str] = (), limit: int = 1000, *, newest: bool = False
     ) -> list[Event]:
-        """Return events behind a cursor, the oldest or the newest first; of all kinds by default."""
+        """Return events after a cursor, the oldest or the newest first; of all kinds by default."""
         only = f"AND kind IN ({', '.join('?' * len(kinds))})" if kinds else ""
         rows = self._index.execute(
             f"SELECT id, t, kind, data FROM events WHERE id > ? {only}"  # noqa: S608

@@ -18,22 +18,22 @@ class Feed:
         self._news = defaultdict[str, asyncio.Event](asyncio.Event)
         """By kind; of the empty kind are all news."""
         self.closed = False
-        """Nobody waits any longer."""
+        """Whether ``close`` was called; no wait goes on after that."""
 
     def wake(self, *kinds: str) -> None:
-        """Have those look again who wait for one of these kinds of news, or for all news."""
+        """Wake each wait for one of these kinds of news, and each for all news."""
         for kind in ("", *kinds):
             self._news.pop(kind, asyncio.Event()).set()
 
     def close(self) -> None:
-        """Let nobody wait any longer."""
+        """End every wait."""
         self.closed = True
         self.wake(*self._news)
 
     async def until(self, look: Callable[[], T | None], seconds: float, kind: str = "") -> T | None:
-        """Return what ``look`` returns as soon as it is not ``None``; ``None`` after ``seconds``, or once closed.
+        """Return the first result of ``look`` that is not ``None``; ``None`` after ``seconds``, or after ``close``.
 
-        ``look`` is called at first, and after each news of the kind.
+        Calls ``look`` at once, and again after each ``wake`` for this kind.
         """
         end = time.monotonic() + seconds
         while True:

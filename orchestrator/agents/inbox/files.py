@@ -1,4 +1,4 @@
-"""Files of a spool: small messages one behind the other, each larger one in a file of its own."""
+"""Files of a spool: small messages share files, each larger one has a file of its own."""
 
 import os
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from orchestrator.agents.inbox import head
 from orchestrator.agents.inbox.content import SpooledContent
 
 SEGMENT_B = 8 * 1024 * 1024
-"""Size of a shared file, in octets, after which a new file is begun; it stays as long as one of its messages."""
+"""Size in octets at which a shared file is full. A file is kept as long as one of its messages."""
 _CHUNK = 256 * 1024
 
 
@@ -19,7 +19,7 @@ class Files:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         for left in folder.glob("incoming-*"):
-            left.unlink()  # of sessions that ended with an earlier process
+            left.unlink()  # left by sessions of an earlier process
         files = list(folder.glob("[0-9]*"))
         self._number = max((int(path.name) for path in files), default=0)
         self.size = sum(path.stat().st_size for path in files)
@@ -28,7 +28,7 @@ class Files:
         self._segment_size = 0
 
     def lay(self, content: SpooledContent) -> tuple[str, int, bytes]:
-        """Put the octets into their file; return its name, their place in it, and the first of them."""
+        """Put the octets into a file; return its name, their offset there, and the first of them."""
         if content.path is not None:
             with content.path.open("rb") as file:
                 first = file.read(head.LIMIT)
@@ -52,7 +52,7 @@ class Files:
         return self._segment_name, at, octets
 
     def close(self) -> None:
-        """Close the file that is written to; idempotent."""
+        """Close the shared file in use; idempotent."""
         if self._segment >= 0:
             os.close(self._segment)
             self._segment = -1

@@ -8,7 +8,7 @@ import dns.exception
 import dns.name
 
 BETWEEN = " \ue000 "
-"""Between fields of an index: a word of its own that no text has, so that no phrase goes from one to the next."""
+"""Separator of fields in an index: a word that no text has, so that no phrase matches across two fields."""
 _IDNA = dns.name.IDNA_2008_UTS_46
 _MOST_LABEL = 63
 _ACCENTS = re.compile("[\u0300-\u036f]")
@@ -17,7 +17,7 @@ _MOST_KEPT = 10_000
 
 
 class _Characters(dict[int, str]):
-    """Code point -> its folded character; one by one, because NFKD takes the square of a run of combining marks."""
+    """Code point -> its folded character. One by one: NFKD takes quadratic time for a run of combining marks."""
 
     def __missing__(self, code: int) -> str:
         if len(self) >= _MOST_KEPT:
@@ -44,7 +44,7 @@ def fold_address(address: str) -> str:
 
 
 def not_named(recipients: Iterable[str], named: Iterable[str]) -> list[str]:
-    """Return those recipients of an envelope that are not among the addresses of a header section (Bcc)."""
+    """Return the recipients of an envelope that its header section does not name (Bcc)."""
     folded = set(map(fold_address, named))
     return [recipient for recipient in recipients if fold_address(recipient) not in folded]
 

@@ -38,7 +38,7 @@ WITH messages AS NOT MATERIALIZED (SELECT * FROM main.messages WHERE id > {0}),
      addresses AS NOT MATERIALIZED (SELECT * FROM main.addresses WHERE message > {0}),
      tags AS NOT MATERIALIZED (SELECT * FROM main.tags WHERE message > {0})
 """
-"""Before a query: it sees only messages with a larger id, and reads no row of the others."""
+"""Start of a query: it then sees only messages with a larger id, and reads no rows of others."""
 
 
 class Index:
@@ -52,14 +52,14 @@ class Index:
         self._index.executescript(_SCHEMA)
         self._index.create_function("fold", 1, fold, deterministic=True)
         self.count, self.size = self._index.execute("SELECT count(*), coalesce(sum(size), 0) FROM messages").fetchone()
-        """Messages, and their octets."""
+        """Number of messages, and of their octets."""
         self.words = Words(self._index, read)
-        """Search for words; may be filled ahead of a search, which fills the rest."""
+        """Full-text index; a search fills it, as far as it was not filled before."""
         self.changed: Callable[[], None] = lambda: None
         """Called after a change of marks or tags."""
 
     def insert(self, t: float, place: tuple[int, str, int], envelope: Envelope, fields: head.Head) -> int:
-        """Add a message, and return its id; ``place``: its size, its file, and its place in it.
+        """Add a message, and return its id; ``place``: its size, its file, and its offset there.
 
         Raises:
             sqlite3.Error: nothing is added.
@@ -187,7 +187,7 @@ class Index:
         return ids, [name for (name,) in files if not self._index.execute(kept, (name,)).fetchone()]
 
     def place(self, id_: int) -> tuple[str, int, int]:
-        """Return the file of a message, its place in it, and its size.
+        """Return the file of a message, its offset there, and its size.
 
         Raises:
             KeyError: no such message is kept.

@@ -117,7 +117,7 @@ class Body:
 
 
 class _Bounded(Compat32):
-    """Policy of the parser: leaves out fields for which ``email`` takes the square of their length, or longer."""
+    """Policy of the parser: leaves out header fields that ``email`` parses in quadratic time or slower."""
 
     multiparts = 0
 

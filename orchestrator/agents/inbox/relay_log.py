@@ -1,7 +1,7 @@
-"""Logs of the bed's relays: an inbox keeps the lines that name a message, as ``images/postfix/gather`` sends them.
+"""Logs that the relays send to an inbox over TCP (``images/postfix/gather``); it keeps the lines that name a message.
 
 A relay connects to the inbox and sends ``log ID``, then ``NUMBER TIME TEXT`` for each line since the start of its log.
-After a reconnect it sends all of them again: a line is known by its number, and missing numbers are counted.
+After a reconnect it sends all lines again; the inbox skips numbers that it has, and counts missing ones.
 """
 
 import asyncio
@@ -19,11 +19,11 @@ from orchestrator.agents.output import complain
 PORT = 8026
 """TCP port of an inbox for the logs of relays."""
 LOG = "log"
-"""News of further lines (``feed``), or of a relay's connection."""
+"""Kind of news (``feed``): further lines, or a relay that connected or disconnected."""
 MOST_TEXT = 64 * 1024 * 1024
-"""Characters of text kept, of all relays together; the oldest lines go first."""
+"""Maximum characters of text kept for all relays together; the oldest lines are removed first."""
 _LONGEST = 16 * 1024
-"""Octets of a line; a relay sends none that is longer."""
+"""Maximum octets of a line; a relay sends no longer ones."""
 _PRUNED = 1000
 """Lines removed at a time."""
 
@@ -67,11 +67,11 @@ class Relay:
     addresses: frozenset[str]
     connections: set[asyncio.Transport] = field(default_factory=set)
     log_id: str = ""
-    """Id of the newest log that came; empty: none has come."""
+    """Id of the newest log; empty: the relay has sent none."""
     newest: int = 0
     """Number of the newest line of this log."""
     dropped: int = 0
-    """Lines that did not come, or are not kept any longer."""
+    """Number of lines that were not received, or are no longer kept."""
 
     @property
     def problem(self) -> str:
@@ -84,7 +84,7 @@ class Relay:
 
 
 class RelayLogs:
-    """Lines of the relays' logs that name a message, in a file that begins empty. Not for several threads.
+    """Lines of the relays' logs that name a message, in a file that is emptied at the start. Not thread-safe.
 
     ``relays``: name -> addresses. ``changed`` is called after further lines and other news.
     """
@@ -131,13 +131,13 @@ class RelayLogs:
         return [LogLine(t=t, text=text) for t, text in self._index.execute(query, (queue_id, relay.name))]
 
     def begin(self, relay: Relay, log_id: str) -> None:
-        """Expect the lines of a log, from its first line on; lines of an earlier log stay."""
+        """Expect the lines of a log, from its first line on; lines of an earlier log are kept."""
         if relay.log_id != log_id:
             relay.log_id, relay.newest = log_id, 0
         self.changed()
 
     def add(self, relay: Relay, lines: Iterable[tuple[int, int, str]]) -> None:
-        """Keep lines of the log that was begun: number, Unix time, text. Known lines are left out."""
+        """Keep lines of the current log (number, Unix time, text); lines that it has already are left out."""
         rows = []
         for number, t, text in lines:
             if number <= relay.newest:
@@ -176,7 +176,7 @@ class RelayLogs:
 
 
 class LogReception(asyncio.Protocol):
-    """One connection of a relay; another client is refused by a reset."""
+    """One connection of a relay; the connection of any other client is reset."""
 
     def __init__(self, logs: RelayLogs) -> None:
         self._logs = logs
@@ -185,7 +185,7 @@ class LogReception(asyncio.Protocol):
         self._rest = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Look whose connection it is."""
+        """Find the relay that connected; reset the connection of any other client."""
         self._transport = cast("asyncio.Transport", transport)
         self._relay = self._logs.at(transport.get_extra_info("peername")[0])
         if self._relay is None:
@@ -194,7 +194,7 @@ class LogReception(asyncio.Protocol):
             self._relay.connections.add(self._transport)
 
     def data_received(self, data: bytes) -> None:
-        """Take the lines that are complete; the first octets that are no line end the connection."""
+        """Take the complete lines; end the connection at the first octets that are not a line."""
         relay = self._relay
         if relay is None or self._transport.is_closing():
             return
@@ -209,7 +209,7 @@ class LogReception(asyncio.Protocol):
         found = [_LINE.fullmatch(line) for line in lines]
         self._logs.add(relay, [(int(m[1]), int(m[2]), m[3].decode(errors="replace")) for m in found if m])
         if None in found or len(self._rest) > _LONGEST:
-            complain(f"relay {relay.name} sent no line of a log")
+            complain(f"relay {relay.name} sent something that is not a line of a log")
             self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002

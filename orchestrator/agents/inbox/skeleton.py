@@ -1,6 +1,6 @@
 """Skeleton of a large message: the start of its header section, its boundaries, and the start of each part.
 
-A mark stands for octets that are left out; they are read from the file when a part is asked for.
+A mark stands for octets that are left out; they are read from the file when a part is requested.
 """
 
 import re
@@ -13,18 +13,18 @@ from secrets import token_hex
 from orchestrator.agents.inbox import head
 
 KEPT = 4 * 1024
-"""Octets that are kept of a part with more than twice as many; of the text before the first one, ``head.LIMIT``."""
+"""Octets kept of a part with more than twice as many; ``head.LIMIT`` are kept of the text before the first part."""
 MOST_BOUNDARIES = 100
-"""Different boundaries that are looked for: the first ones that the message names."""
+"""Maximum different boundaries: the first ones that the message names."""
 MOST_LINES = 1100
-"""Lines with a boundary; those behind are not looked at."""
+"""Maximum lines with a boundary; later ones are ignored."""
 _NAMED = re.compile(rb'boundary[ \t]*=[ \t]*(?:"([^"\r\n]{1,200})"|([^\s";]{1,200}))', re.IGNORECASE)
 _LINE = rb"(?:\A|(?<=[\r\n]))--(?:%b)(?:--)?[ \t]*(?=[\r\n]|\Z)"  # RFC 2046, 5.1.1
 _PIECE = 256 * 1024
 
 
 class Skeleton:
-    """Skeleton of one message, with its file open: a deleted message can be read to its end."""
+    """Skeleton of one message. It keeps the file open: a message that is deleted meanwhile can be read to its end."""
 
     def __init__(self, path: Path) -> None:
         with path.open("rb") as file:
@@ -47,11 +47,11 @@ class Skeleton:
         return b"%b%b-%d-%d;%b" % (self._file[at:cut], self._token, cut, last, self._file[last:end])
 
     def marked(self, octets: bytes) -> bool:
-        """Return whether octets of the skeleton have a mark."""
+        """Return whether these octets of the skeleton contain a mark."""
         return self._mark.search(octets) is not None
 
     def whole(self, octets: bytes) -> Iterator[bytes]:
-        """Yield octets of the skeleton with those that were left out."""
+        """Yield octets of the skeleton, with the left-out octets in place of each mark."""
         at = 0
         for mark in self._mark.finditer(octets):
             yield octets[at : mark.start()]

@@ -1,4 +1,4 @@
-"""Verdict of a run: was it measured at all, was mail lost, and which part limited the rate?"""
+"""Verdict of a run: was it measured at all, was mail lost or not accounted for, and which part limited the rate?"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

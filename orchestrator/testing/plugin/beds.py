@@ -23,7 +23,7 @@ from orchestrator.testing.watchdog import watch_over
 
 _BEDS = pytest.StashKey["Beds"]()
 _BEGUN = pytest.StashKey[float]()
-"""Unix time of a test's begin."""
+"""Unix time of the start of a test."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -36,13 +36,13 @@ class _Held:
     since: float = field(default_factory=time.time)
     """Unix time of the end of its bring-up."""
     failed: bool = False
-    """A test failed that used the bed."""
+    """A test that used the bed failed."""
     lasting: list[Rule] = field(default_factory=list)
     """Rules of fixtures that several tests share."""
 
     def remove_rules(self, lasting: Collection[Rule] = ()) -> None:
-        """Remove the rules that were made by this process, but for the lasting ones."""
-        with ExitStack() as stack:  # each is tried, though one fails
+        """Remove the rules that this process made, except the lasting ones."""
+        with ExitStack() as stack:  # an error with one rule does not keep the others
             for rule in self.bed.rules:
                 if rule not in lasting:
                     stack.callback(rule.remove)
@@ -59,7 +59,7 @@ class Beds:
         self._host: Host | None = None
         given = getattr(config, "workerinput", {}).get("testbed")
         self._folder = Folder(Path(given["folder"])) if given and Path(given["folder"]).is_dir() else None
-        """Of a worker of pytest-xdist on the machine of its controller."""
+        """Folder of the controller; only in a worker of pytest-xdist on the same machine."""
         self._controller: int = given["controller"] if given else 0
 
     @classmethod
@@ -100,7 +100,7 @@ class Beds:
 
     @property
     def _kind(self) -> Kind:
-        """A bed that may stay up is one of ``testbed up`` from its start: labels do not change."""
+        """Kind of the beds: labels cannot change, so a bed that may stay up is marked as one from its start."""
         return Kind.UP if self._config.getoption("testbed_keep") else Kind.RUN
 
     def _engine(self) -> Host:
@@ -154,12 +154,12 @@ class Beds:
         item.stash[_BEGUN] = time.time()
         names = _fixtures(item)
         for held in self._held:
-            if held.fixture in names or "request" in names:  # by which a test uses a fixture that it does not name
+            if held.fixture in names or "request" in names:  # a test can get further fixtures through it
                 held.bed.begin()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef: "pytest.FixtureDef[Any]") -> Generator[None, object, object]:
-        """Keep the rules that a fixture of a wider scope makes: they are not those of a test."""
+        """Keep the rules that a fixture of a wider scope makes: they do not belong to one test."""
         before = {id(held): len(held.bed.rules) for held in self._held}
         result = yield
         if fixturedef.scope != "function":
@@ -177,7 +177,7 @@ class Beds:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Add the evidence of each bed that a failed test used to its report."""
+        """Add to the report of a failed test the evidence of each bed that it used."""
         report = yield
         if report.failed:
             names = _fixtures(item)
@@ -199,7 +199,7 @@ class Beds:
                 found.save(place)
             except (Problem, OSError) as error:
                 report.sections.append((f"testbed: {place} is not complete", plain(error)))
-            item.user_properties.append(("testbed_report", str(place)))  # JUnit's XML names it, too
+            item.user_properties.append(("testbed_report", str(place)))  # shown in JUnit's XML, too
 
     def pytest_terminal_summary(self, terminalreporter: "pytest.TerminalReporter") -> None:
         """Name the beds that stay up."""
@@ -213,7 +213,7 @@ def _required(config: pytest.Config) -> bool:
 
 
 def _fixtures(item: pytest.Item) -> set[str]:
-    """Return the names of the fixtures that a test uses, also of those that it asked ``request`` for."""
+    """Return the names of the fixtures that a test uses, including those it got through ``request``."""
     request = getattr(item, "_request", None)  # pytest shows the latter to fixtures only, not to hooks
     return set(request.fixturenames) if request else set()
 

@@ -17,9 +17,9 @@ from orchestrator.testing.traffic import entry
 from orchestrator.up.node import RunningNode
 
 _LINES, _CHARACTERS = 40, 400
-"""Most lines of a section in a report, and most characters of a line; files have them all."""
+"""Maximum lines of a section in a report, and characters of a line; files are complete."""
 _MESSAGES = 100
-"""Most messages in a report, the newest."""
+"""Maximum messages in a report: the newest ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +31,7 @@ class Evidence:
     messages: list[Message]
 
     def save(self, folder: Path) -> None:
-        """Write logs, queue and mail (``17.eml``) into a folder; it is made if it is missing."""
+        """Write logs, queue and mail (``17.eml``) into a folder; makes it if it is missing."""
         folder.mkdir(parents=True, exist_ok=True)
         for name, lines in self.texts.items():
             (folder / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", errors="replace")
@@ -49,7 +49,7 @@ class Evidence:
 def collect(bed: MailBed, since: float) -> Evidence:
     """Read a bed: the mail since its mark, the relay's queue now, the logs of its nodes since a Unix time.
 
-    The text of a part that is not readable is the error, so that the test is reported in any case.
+    If a part cannot be read, its text is the error: the test is reported in any case.
     """
     messages: list[Message] = []
 
@@ -68,7 +68,7 @@ def collect(bed: MailBed, since: float) -> Evidence:
 
 
 def folder_name(test: str) -> str:
-    """Return the name of a folder for a test's id, which no other test has: ``test_mail.py-test_welcome-1a2b3c4d``."""
+    """Return a folder name for a test's id, different for each id: ``test_mail.py-test_welcome-1a2b3c4d``."""
     name = re.sub(r"[^A-Za-z0-9_.=+]+", "-", test).strip("-.")
     return f"{name[-120:]}-{hashlib.sha256(test.encode()).hexdigest()[:8]}"
 

@@ -1,4 +1,4 @@
-"""Beds of pytest-xdist's workers, through a folder of their controller: one shared bed, and beds that stay up.
+"""Beds of pytest-xdist's workers, recorded in a folder of their controller: a shared bed, and beds that stay up.
 
 The first worker that needs the shared bed brings it up under a lock; the others attach to it. The controller is its
 owner, and takes it down when all workers have ended.
@@ -21,18 +21,18 @@ from orchestrator.testing.reaper import WORD
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """A bed of a worker, as the folder keeps it."""
+    """Record of a worker's bed in the folder."""
 
     id: str = ""
     """Empty: its bring-up failed."""
     note: str = ""
-    """How to reach the bed and to take it down; of a failed bring-up the error."""
+    """How to reach the bed and to take it down; after a failed bring-up, the error."""
     shared: bool = False
-    """The controller takes it down."""
+    """All workers use the bed; the controller takes it down."""
 
 
 class Folder:
-    """The folder of a controller, and of its workers."""
+    """Folder that a controller shares with its workers."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -65,11 +65,11 @@ class Folder:
         return self._path / "lifeline"
 
     def note_failure(self, id_: str) -> None:
-        """Note that a test failed that used this bed."""
+        """Note that a test that used this bed failed."""
         (self._path / f"{id_}.failed").touch()
 
     def failed(self, id_: str) -> bool:
-        """Return whether a test failed that used this bed."""
+        """Return whether a test that used this bed failed."""
         return (self._path / f"{id_}.failed").exists()
 
     def _file(self, key: str, kind: str) -> Path:
@@ -82,7 +82,7 @@ def stays(config: pytest.Config, *, failed: bool) -> bool:
 
 
 def notes(config: pytest.Config, path: Path) -> list[str]:
-    """Return a line about each bed of the workers that stays up."""
+    """Return a line for each bed that the workers leave up."""
     folder = Folder(path)
     return [
         record.note
@@ -92,9 +92,9 @@ def notes(config: pytest.Config, path: Path) -> list[str]:
 
 
 def take_down(config: pytest.Config, path: Path, lifeline: int) -> None:
-    """Take the shared beds down, unless they stay up; all workers have ended.
+    """Take down the shared beds that do not stay up; to be called after the end of all workers.
 
-    ``lifeline``: the file descriptor of the controller that ends the watch of their watchdogs.
+    ``lifeline``: the controller's end of the FIFO; ``WORD`` in it ends the watchdogs.
     """
     folder = Folder(path)
     for record in folder.records():
