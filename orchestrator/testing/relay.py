@@ -1,9 +1,14 @@
 """The relay of a bed in a test: the program under test sends its mail to it."""
 
+import time
 from collections.abc import Sequence
 
 from orchestrator.services import Queued
-from orchestrator.up.relay import Relay
+from orchestrator.up.relay import Relay, unfinished
+
+_LATE_S = 2.0
+"""Time limit for lines of the log that are still to come; they mostly take 0.03 s."""
+_POLL_S = 0.02
 
 
 class BedRelay:
@@ -50,5 +55,12 @@ class BedRelay:
         self._relay.restart()
 
     def log(self, to: str | None = None) -> list[str]:
-        """Return the lines of the relay's log; with ``to`` those about messages to this recipient."""
-        return [line.text for line in self._relay.log(to)]
+        """Return the lines of the relay's log; with ``to`` those about messages to this recipient.
+
+        Lines come a moment after the event. With ``to``, the lines of messages that have left the queue are complete.
+        """
+        queued = {one.id for one in self._relay.queue()} if to else set[str]()
+        deadline = time.monotonic() + _LATE_S
+        while unfinished(lines := self._relay.log(to)) - queued and to and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+        return [line.text for line in lines]

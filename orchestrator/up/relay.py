@@ -1,7 +1,7 @@
 """The relay of a bed that is up: its queue, its log, its restart."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from orchestrator import services
@@ -77,3 +77,12 @@ class Relay:
             found = f"node {self.node.name}, service {self.node.plan.service}"
             raise InvalidInput("a relay that lists its queue", found, "use the service postfix")
         return queue.listing
+
+
+def unfinished(lines: Iterable[LogLine]) -> set[str]:
+    """Return the queue ids in lines of Postfix's log that the line ``removed`` does not name yet."""
+    ids, removed = set[str](), set[str]()
+    for line in lines:
+        if found := _ID.search(line.text):
+            (removed if line.text.endswith(": removed") else ids).add(found[1])
+    return ids - removed - {"NOQUEUE"}
