@@ -1,4 +1,4 @@
-"""Logs of the bed's relays: an inbox keeps the lines that name a message, as ``images/postfix/gather`` sends them.
+"""Logs of the bed's relays: an inbox keeps the lines that name a message, as ``images/postfix/send-log`` sends them.
 
 A relay connects to the inbox and sends ``log ID``, then ``NUMBER TIME TEXT`` for each line since the start of its log.
 After a reconnect it sends all of them again: a line is known by its number, and missing numbers are counted.
