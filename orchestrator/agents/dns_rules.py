@@ -43,7 +43,7 @@ class DnsRule(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: Annotated[str, Field(min_length=1, max_length=255)] = "*"
-    """Domain name with ``*`` and ``?``; letters of either case."""
+    """Domain name in ASCII, with ``*`` and ``?``; letters of either case."""
     type: str = "*"
     """``MX``, ``AAAA``, ``TYPE65``, or ``*``."""
     then: Action = Action.ANSWER
@@ -61,6 +61,8 @@ class DnsRule(BaseModel):
         try:
             match info.field_name:
                 case "name":
+                    if not text.isascii():
+                        raise ValueError("needed in ASCII, as in questions: xn--...")
                     return text.removesuffix(".") or "."
                 case "rcode":
                     return dns.rcode.to_text(dns.rcode.from_text(text))
@@ -70,6 +72,8 @@ class DnsRule(BaseModel):
 
     @model_validator(mode="after")
     def _delays(self) -> Self:
+        if not self.delay_s and self.then is Action.DELAY:
+            raise ValueError("delay needs delay_s, the seconds before the answer")
         if self.delay_s and self.then not in {Action.ANSWER, Action.DELAY}:
             raise ValueError(f"delay_s {self.delay_s}: {self.then} has no delay")
         return self
