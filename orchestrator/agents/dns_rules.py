@@ -54,6 +54,13 @@ class DnsRule(BaseModel):
     delay_s: Annotated[float, Field(ge=0, le=3600)] = 0.0
     """Of ``answer`` and ``delay``: seconds before the answer."""
 
+    @field_validator("name")
+    @classmethod
+    def _ascii(cls, name: str) -> str:
+        if not name.isascii():
+            raise ValueError("needed in ASCII, as in questions: xn--...")
+        return name
+
     @field_validator("name", "type", "rcode")
     @classmethod
     def _canonical(cls, text: str, info: ValidationInfo) -> str:
@@ -61,8 +68,6 @@ class DnsRule(BaseModel):
         try:
             match info.field_name:
                 case "name":
-                    if not text.isascii():
-                        raise ValueError("needed in ASCII, as in questions: xn--...")
                     return text.removesuffix(".") or "."
                 case "rcode":
                     return dns.rcode.to_text(dns.rcode.from_text(text))
