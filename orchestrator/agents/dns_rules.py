@@ -43,7 +43,7 @@ class DnsRule(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: Annotated[str, Field(min_length=1, max_length=255)] = "*"
-    """Domain name with ``*`` and ``?``; letters of either case."""
+    """Domain name in ASCII, with ``*`` and ``?``; letters of either case."""
     type: str = "*"
     """``MX``, ``AAAA``, ``TYPE65``, or ``*``."""
     then: Action = Action.ANSWER
@@ -53,6 +53,13 @@ class DnsRule(BaseModel):
     """Apply to the first ``times`` matches only."""
     delay_s: Annotated[float, Field(ge=0, le=3600)] = 0.0
     """Delay of the answer in seconds, for the actions ``answer`` and ``delay``."""
+
+    @field_validator("name")
+    @classmethod
+    def _ascii(cls, name: str) -> str:
+        if not name.isascii():
+            raise ValueError("needed in ASCII, as in questions: xn--...")
+        return name
 
     @field_validator("name", "type", "rcode")
     @classmethod
@@ -70,6 +77,8 @@ class DnsRule(BaseModel):
 
     @model_validator(mode="after")
     def _delays(self) -> Self:
+        if not self.delay_s and self.then is Action.DELAY:
+            raise ValueError("delay needs delay_s, the seconds before the answer")
         if self.delay_s and self.then not in {Action.ANSWER, Action.DELAY}:
             raise ValueError(f"delay_s {self.delay_s}: {self.then} has no delay")
         return self

@@ -141,7 +141,7 @@ _LISTENING = 'listening() { ss -Hltn "! src 127.0.0.11" | tr -s " " | cut -d " "
 """Lists the addresses on which Postfix listens; 127.0.0.11 is Docker's resolver."""
 _PID = "/var/spool/postfix/pid/master.pid"
 _START = f"""\
-exec gather ${{2-}} sh -uc '
+exec gather ${{2:+--copy "$2"}} sh -uc '
 {_LISTENING}
 stopped=
 trap "stopped=1; kill \\$(cat {_PID}) 2>/dev/null || kill -9 \\$child" HUP INT QUIT TERM
@@ -279,14 +279,14 @@ def _fatal(site: Site[Settings]) -> str:
 
 
 def _copy(site: Site[Settings]) -> tuple[str, ...]:
-    """Return the option of gather that sends a copy of the log; raises InvalidInput if no such node takes it."""
+    """Return the program that gets a copy of the log, or nothing; raises InvalidInput if ``log_to`` takes none."""
     to = site.settings.log_to
     if to is None:
         return ()
     if to not in site.nodes.keys() - site.relays.keys():
         raise InvalidInput(f"the name of an inbox's node as log_to of node {site.node}", repr(to), "correct it")
     address = site.nodes[to] if site.families.has_v4 else twin(site.nodes[to])
-    return (f"--copy {address} {relay_log.PORT} /var/log/copy",)
+    return (f"send-log {address} {relay_log.PORT} /var/log/copy",)
 
 
 _PROTOCOLS = {"all": {4, 6}, "ipv4": {4}, "ipv6": {6}}

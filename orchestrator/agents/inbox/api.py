@@ -213,7 +213,8 @@ Here = Annotated[Served, Depends(_here)]
 
 async def _only_known(request: Request) -> None:
     """Refuse an unknown query parameter: a misspelt condition would match every message."""
-    known = {param.alias for param in get_flat_params(request.scope["route"].dependant)}
+    params = get_flat_params(request.scope["route"].dependant)
+    known = {param.alias for param in params} - request.path_params.keys()
     if unknown := sorted(set(request.query_params) - known):
         raise HTTPException(422, f"query parameters of {request.url.path}: {sorted(known)}; unknown: {unknown}")
 

@@ -1,4 +1,4 @@
-"""Logs that the relays send to an inbox over TCP (``images/postfix/gather``); it keeps the lines that name a message.
+"""Logs that the relays send to an inbox over TCP (``images/postfix/send-log``); it keeps the lines that name a message.
 
 A relay connects to the inbox and sends ``log ID``, then ``NUMBER TIME TEXT`` for each line since the start of its log.
 After a reconnect it sends all lines again; the inbox skips numbers that it has, and counts missing ones.

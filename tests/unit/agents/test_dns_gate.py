@@ -327,6 +327,8 @@ def test_rules_that_are_used_up_are_shown_and_no_longer_compared(monkeypatch: py
     "text",
     [
         *({"rcode": "WRONG"}, {"type": "NOSUCH"}, {"then": "explode"}, {"times": 0}, {"nam": "x"}),
+        {"name": "*.b\u00fccher.example"},
+        {"then": "delay"},
         *({"then": then, "delay_s": 1} for then in ("drop", "truncate", "reset", "pass")),
     ],
 )

@@ -399,14 +399,14 @@ def test_a_copy_of_the_log_goes_to_the_address_of_a_node(families: str, address:
     nodes = {"relay": {"service": "postfix", "settings": {"log_to": "box"}}, "box": {"service": "inbox"}}
     plan = make_plan(parse_bed({"name": "x", "families": families, "nodes": nodes}, "bed"), cpus=2)
     (start,) = plan.named("relay").command
-    assert f" '--copy {address} 8026 /var/log/copy'" in plan.named("relay").files[start].decode()
+    assert f" 'send-log {address} 8026 /var/log/copy'" in plan.named("relay").files[start].decode()
     (start,) = plan.named("box").command
     assert " --log-from relay 198.18.0.2 2001:2::c612:2" in plan.named("box").files[start].decode()
 
 
 def test_no_copy_of_the_log_is_made_by_default() -> None:
     relay = _relay()
-    assert "--copy" not in relay.files[relay.command[0]].decode()
+    assert "send-log" not in relay.files[relay.command[0]].decode()
 
 
 @pytest.mark.parametrize("to", ["relay", "nobody"])

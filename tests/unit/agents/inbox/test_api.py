@@ -118,7 +118,10 @@ def test_words_of_a_text_are_searched_waited_for_and_indexed_without_a_search(in
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("DELETE", "messages?recipient=bob"), ("GET", "wait?too=x&timeout=0"), ("DELETE", "messages/1?query=x")],
+    [
+        *(("DELETE", "messages?recipient=bob"), ("GET", "wait?too=x&timeout=0")),
+        *(("DELETE", "messages/1?query=x"), ("GET", "messages/1/log?id_=2")),
+    ],
 )
 def test_an_unknown_query_parameter_is_refused(inbox: Inbox, method: str, path: str) -> None:
     send(inbox)

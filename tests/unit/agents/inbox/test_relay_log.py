@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.agents.inbox.relay_log import RelayLogs
 from tests.unit.agents.inbox.conftest import Inbox
-from tests.unit.services.test_gather import GATHER
+from tests.unit.services.test_send_log import SEND_LOG
 
 HEAD = "Nov 27 12:05:35 relay postfix/"
 LINES = (
@@ -99,16 +99,17 @@ def test_after_a_reconnect_no_line_is_missing_or_twice(inbox: Inbox) -> None:
         assert texts(log(inbox, id_, known=5)) == [*LINES, LINES[0]]
 
 
-def test_a_line_of_the_real_gather_comes_through(
+def test_a_line_of_the_real_send_log_comes_through(
     inbox: Inbox, make_inbox: Callable[..., Inbox], tmp_path: Path
 ) -> None:
     inbox = make_inbox(relays={"other": ["127.0.0.9"], "relay": ["127.0.0.1"]})
     id_ = send(inbox, "127.0.0.1")
-    words = ("--copy", "127.0.0.1", str(inbox.log[0]), str(tmp_path / "copy"))
-    command: list[str | Path] = [GATHER, *words, "sh", "-c", 'echo "$0"; read _', LINES[0]]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+    command = [SEND_LOG, "127.0.0.1", str(inbox.log[0]), str(tmp_path / "copy")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, text=True) as process:
+        assert process.stdin
+        process.stdin.write(f"{LINES[0]}\n")
+        process.stdin.flush()
         found = log(inbox, id_, known=0)
-        process.communicate(b"\n", timeout=10)
     assert (found["relay"], texts(found), found["problem"]) == ("relay", [LINES[0]], "")
 
 

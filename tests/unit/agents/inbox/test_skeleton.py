@@ -1,5 +1,6 @@
 """The skeleton of a large message: its parts are those of the whole message."""
 
+import time
 from base64 import encodebytes
 from pathlib import Path
 from quopri import encodestring
@@ -55,3 +56,12 @@ def test_a_deleted_message_is_read_to_its_end(tmp_path: Path) -> None:
     body = mime.read_file(path)
     path.unlink()
     assert b"".join(body.part("2").octets()) == OCTETS
+
+
+def test_a_look_for_boundaries_does_not_hold_up_the_process(tmp_path: Path) -> None:
+    """A search holds the interpreter's lock: the inbox serves nobody meanwhile."""
+    path = tmp_path / "message"
+    path.write_bytes(TYPE + b"b\r\n\r\n" + part((b"QUJD" * 19 + b"\r\n") * 300_000, BASE64) + b"--b--\r\n")
+    begun = time.process_time()
+    Skeleton(path)
+    assert time.process_time() - begun < 0.6
