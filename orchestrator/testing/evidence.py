@@ -27,7 +27,7 @@ def not_arrived(
     """
     inbox, to = bed.inbox, [value for name, value in single(conditions) if name == "to"]
     number = "no message" if count == 1 else f"fewer than {count} messages"
-    parts = [f"{number} with {wording(conditions)} arrived within {timeout:g} s"]
+    parts = [f"{number}{wording(conditions)} arrived within {timeout:g} s"]
     readers: dict[str, Callable[[], Iterable[str]]] = {
         "messages that came, and conditions that they miss": lambda: _near(inbox, conditions, after),
         "replies of rules and limits of the inbox": lambda: _attempts(inbox, to, since),
