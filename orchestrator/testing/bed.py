@@ -145,6 +145,7 @@ class MailBed(Definition):
             self.stop()
 
     def _take(self, id_: str, running: RunningBed) -> None:
+        self.rules.clear()  # those of an earlier start went with its bed
         inbox = BedInbox(running, self.rules)
         inbox.begin()
         self._id, self._running, self._inbox = id_, running, inbox
