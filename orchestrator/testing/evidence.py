@@ -56,7 +56,7 @@ def _near(inbox: Inbox, conditions: Mapping[str, Any], after: int) -> list[str]:
     lines += [f"{_summary(one)}{_missed(one, misses[one['id']])}" for one in reversed(nearest)]
     before = inbox.messages(limit=1, **named(conditions))["messages"]
     if before and before[0]["id"] <= after:
-        lines.append(f"{_summary(before[0])}: meets all, but came before the mark (bed.begin)")
+        lines.append(f"{_summary(before[0])}: meets all, but came before the mark (bed.begin, after=)")
     return lines
 
 

@@ -6,10 +6,11 @@ import pickle
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
-from orchestrator.errors import InvalidInput
+from orchestrator.errors import EngineFailed, InvalidInput
 from orchestrator.testing import Mailbox, NotArrived, Unexpected, Unsettled
 from orchestrator.testing.traffic import settle
 from tests.unit.testing.conftest import Bed, queued
@@ -253,6 +254,16 @@ def test_a_rule_ends_with_its_block_and_others_stay(bed: Bed) -> None:
     assert general.hits == 2
     bed.served.rules()
     general.remove()
+
+
+def test_a_rule_that_could_not_be_removed_can_be_tried_again(bed: Bed) -> None:
+    rule = bed.inbox.reject()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(bed.inbox), "remove", Mock(side_effect=EngineFailed("an answer", "none", "see")))
+        with pytest.raises(EngineFailed):
+            rule.remove()
+    rule.remove()
+    assert bed.inbox.api.rules() == []
 
 
 def test_every_action_has_a_method(bed: Bed) -> None:
