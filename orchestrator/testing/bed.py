@@ -56,7 +56,7 @@ class MailBed(Definition):
         self._inbox: BedInbox | None = None
         self._id = ""
         self.rules: list[Rule] = []
-        """Rules and faults that this object made, the oldest first, with those that were removed."""
+        """Rules and faults that this object made since its start, the oldest first, with those that were removed."""
         super().__init__(bed, name)
 
     # ------------------------------------------------------------------------------------------------------- its life
@@ -128,6 +128,7 @@ class MailBed(Definition):
             EngineFailed: a part of it could not be removed; `testbed clean` tries again.
         """
         self._running = self._inbox = None
+        self.rules.clear()  # they are gone with the bed
         atexit.unregister(self._stop_at_exit)
         with self._files:
             self._stack.close()
@@ -145,7 +146,6 @@ class MailBed(Definition):
             self.stop()
 
     def _take(self, id_: str, running: RunningBed) -> None:
-        self.rules.clear()  # those of an earlier start went with its bed
         inbox = BedInbox(running, self.rules)
         inbox.begin()
         self._id, self._running, self._inbox = id_, running, inbox
