@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 import pytest
 
@@ -65,9 +65,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Check the value of ``mail_bed_workers``, which pytest does not check."""
-    if (found := config.getini("mail_bed_workers")) not in {"shared", "each"}:
-        raise pytest.UsageError(f"mail_bed_workers: needed: shared or each; found: {found!r}")
+    """Check the settings, which pytest does not check."""
+    for name, choices in {"mail_bed_workers": ("shared", "each"), "mail_bed_scope": get_args(Scope)}.items():
+        if (found := config.getini(name)) not in choices:
+            raise pytest.UsageError(f"{name}: needed: {' or '.join(choices)}; found: {found!r}")
 
 
 def _scope(fixture_name: str, config: pytest.Config) -> Scope:

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 class AsyncInbox:
-    """``BedInbox`` for coroutines: the same conditions, results and errors."""
+    """``BedInbox`` for coroutines: the same conditions, results and errors. ``limits`` hold for every message."""
 
-    def __init__(self, inbox: "BedInbox") -> None:
-        self._inbox = inbox
+    def __init__(self, inbox: "BedInbox", **limits: Unpack[Conditions]) -> None:
+        self._inbox, self._limits = inbox, limits
 
     async def wait_for(
         self,
@@ -26,7 +26,8 @@ class AsyncInbox:
         **conditions: Unpack[Conditions],
     ) -> Message:
         """Return the first message that meets all conditions, as soon as it arrives; raises NotArrived."""
-        return (await self._wait(self._inbox.request(1, timeout, conditions, after), conditions))[0]
+        every = self._limited(conditions)
+        return (await self._wait(self._inbox.request(1, timeout, every, after), every))[0]
 
     async def wait_for_all(
         self,
@@ -36,10 +37,9 @@ class AsyncInbox:
         **conditions: Unpack[Conditions],
     ) -> list[Message]:
         """Wait for ``count`` messages for each of ``wanted`` at the same time; raises NotArrived."""
-        tasks = [
-            asyncio.ensure_future(self._wait(self._inbox.request(count, timeout, one), one))
-            for one in merged(wanted, conditions)
-        ]
+        every = merged(wanted, self._limited(conditions))
+        requests = [self._inbox.request(count, timeout, one) for one in every]  # a wrong one raises before any task
+        tasks = [asyncio.ensure_future(self._wait(*pair)) for pair in zip(requests, every, strict=True)]
         try:
             found = await asyncio.gather(*tasks)
         finally:
@@ -49,7 +49,10 @@ class AsyncInbox:
 
     async def expect_none(self, *, timeout: float = 10.0, **conditions: Unpack[Conditions]) -> None:  # noqa: ASYNC109
         """Check that no message meets the conditions, in a thread; raises Unexpected."""
-        await asyncio.to_thread(self._inbox.expect_none, timeout=timeout, **conditions)
+        await asyncio.to_thread(self._inbox.expect_none, timeout=timeout, **self._limited(conditions))
+
+    def _limited(self, conditions: Conditions) -> Conditions:
+        return Conditions(**self._limits, **conditions)
 
     async def _wait(self, request: dict[str, Any], conditions: Mapping[str, Any]) -> list[Message]:
         try:

@@ -56,7 +56,7 @@ class MailBed(Definition):
         self._inbox: BedInbox | None = None
         self._id = ""
         self.rules: list[Rule] = []
-        """Rules and faults that this object made, oldest first; removed ones are included."""
+        """Rules and faults that this object made since its start, oldest first; removed ones are included."""
         super().__init__(bed, name)
 
     # ------------------------------------------------------------------------------------------------------- its life
@@ -128,6 +128,7 @@ class MailBed(Definition):
             EngineFailed: a part of the bed could not be removed; `testbed clean` tries again.
         """
         self._running = self._inbox = None
+        self.rules.clear()  # they are gone with the bed
         atexit.unregister(self._stop_at_exit)
         with self._files:
             self._stack.close()

@@ -3,16 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
+from orchestrator.errors import InvalidInput
 from orchestrator.plaintext import plain
 
+MOST_WAIT_S = 600.0
+"""Longest time limit that the inbox takes."""
 Moment = Literal["connect", "ehlo", "auth", "mail", "rcpt", "data", "message"]
 
 
-class Conditions(TypedDict, total=False):
-    """Conditions on a message; all given ones must hold. Case makes no difference."""
+class OtherConditions(TypedDict, total=False):
+    """Conditions on a message other than its recipient. All that are given have to hold; letter case is ignored."""
 
-    to: str | Sequence[str]
-    """Recipient of the envelope; a list: the message has every one of them."""
     sender: str
     """Sender of the envelope; ``<>``: the empty sender."""
     from_: str
@@ -23,6 +24,13 @@ class Conditions(TypedDict, total=False):
     """The Message-ID."""
     query: str
     """Words of a search, such as ``subject:"two words" has:attachment -tag:old`` (docs/mail.md)."""
+
+
+class Conditions(OtherConditions, total=False):
+    """Conditions on a message."""
+
+    to: str | Sequence[str]
+    """Recipient of the envelope; several: each of them."""
 
 
 class Match(TypedDict, total=False):
@@ -42,9 +50,30 @@ class Match(TypedDict, total=False):
     """Apply to each match with this probability."""
 
 
-def named(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the conditions that are given, under their names in the API of the inbox."""
-    return {name.rstrip("_"): value for name, value in given.items() if value is not None}
+def named(given: Mapping[str, Any]) -> dict[str, str | list[str]]:
+    """Return conditions under their names in the API of the inbox.
+
+    Raises:
+        InvalidInput: a condition is unknown, or is neither a text nor a list of texts. None and an empty list would
+            be met by every message.
+    """
+    conditions: dict[str, str | list[str]] = {}
+    for name, value in given.items():
+        if name not in Conditions.__annotations__:
+            raise InvalidInput(f"conditions: {', '.join(Conditions.__annotations__)}", name, "correct the name")
+        values = list(value) if isinstance(value, list | tuple | set | frozenset) else [value]
+        if not values or not all(isinstance(one, str) for one in values):
+            raise InvalidInput(f"a text as {name}, or a list of them", repr(value), "leave it out, or correct it")
+        conditions[name.rstrip("_")] = value if isinstance(value, str) else values
+    return conditions
+
+
+def limits(timeout: float, count: int = 1) -> None:
+    """Raise InvalidInput for a timeout or a number of messages that is out of range."""
+    if timeout is None or not 0 <= timeout <= MOST_WAIT_S:
+        raise InvalidInput(f"a timeout of 0 to {MOST_WAIT_S:g} s", repr(timeout), "correct it")
+    if count < 1:
+        raise InvalidInput("a count of 1 or more", repr(count), "correct it")
 
 
 def merged(wanted: Sequence[Conditions], common: Conditions) -> list[Conditions]:
@@ -53,7 +82,10 @@ def merged(wanted: Sequence[Conditions], common: Conditions) -> list[Conditions]
 
 
 def rule(then: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a rule in the form of a bed file."""
+    """Return a rule as a bed file has it; raises InvalidInput for None: such a rule would match more than was meant."""
+    for name, value in given.items():
+        if value is None and name != "reply":
+            raise InvalidInput(f"a value of {name}", "None, which would match anything", "leave it out, or correct it")
     names = {"sender": "from", "from_": "from"}
     return {"then": then, **{names.get(name, name): value for name, value in given.items() if value is not None}}
 
@@ -67,5 +99,6 @@ def single(conditions: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def wording(conditions: Mapping[str, Any]) -> str:
-    """Return conditions as text for a person: ``to 'bob@example.com', subject 'Welcome'``."""
-    return ", ".join(f"{name} {plain(repr(str(value)), keep='')}" for name, value in single(conditions)) or "any"
+    """Return conditions for a reader: `` with to 'bob@example.com', subject 'Welcome'``; empty without any."""
+    words = ", ".join(f"{name} {plain(repr(str(value)), keep='')}" for name, value in single(conditions))
+    return f" with {words}" if words else ""

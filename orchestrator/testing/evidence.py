@@ -27,7 +27,7 @@ def not_arrived(
     """
     inbox, to = bed.inbox, [value for name, value in single(conditions) if name == "to"]
     number = "no message" if count == 1 else f"fewer than {count} messages"
-    parts = [f"{number} with {wording(conditions)} arrived within {timeout:g} s"]
+    parts = [f"{number}{wording(conditions)} arrived within {timeout:g} s"]
     readers: dict[str, Callable[[], Iterable[str]]] = {
         "messages that came, and conditions that they miss": lambda: _near(inbox, conditions, after),
         "replies of rules and limits of the inbox": lambda: _attempts(inbox, to, since),
@@ -56,7 +56,7 @@ def _near(inbox: Inbox, conditions: Mapping[str, Any], after: int) -> list[str]:
     lines += [f"{_summary(one)}{_missed(one, misses[one['id']])}" for one in reversed(nearest)]
     before = inbox.messages(limit=1, **named(conditions))["messages"]
     if before and before[0]["id"] <= after:
-        lines.append(f"{_summary(before[0])}: meets all, but came before the mark (bed.begin)")
+        lines.append(f"{_summary(before[0])}: meets all, but came before the mark (bed.begin, after=)")
     return lines
 
 

@@ -8,7 +8,7 @@ from orchestrator.errors import TimedOut
 from orchestrator.testing import conditions as words
 from orchestrator.testing import evidence
 from orchestrator.testing.aio import AsyncInbox
-from orchestrator.testing.conditions import Conditions, merged, named, wording
+from orchestrator.testing.conditions import Conditions, limits, merged, named, wording
 from orchestrator.testing.failure import NotArrived, Unexpected, part
 from orchestrator.testing.message import Message
 from orchestrator.testing.rules import MakesRules, Rule
@@ -50,7 +50,7 @@ class BedInbox(MakesRules):
     ) -> Message:
         """Return the first message that meets all conditions as soon as it arrives, or at once if it is there.
 
-        ``timeout``: in seconds, at most 600. ``after``: a message; only later ones count.
+        ``timeout``: in seconds, 0 to 600. ``after``: a message; only later ones count.
 
         Raises:
             NotArrived: none came in time.
@@ -77,6 +77,7 @@ class BedInbox(MakesRules):
         Raises:
             NotArrived: fewer came in time.
         """
+        limits(timeout, count)
         deadline = time.monotonic() + timeout
         found: list[Message] = []
         for one in merged(wanted, conditions):
@@ -100,10 +101,11 @@ class BedInbox(MakesRules):
         Raises:
             Unexpected: a message that meets them arrived or waits in the queue, or one that may is still on its way.
         """
+        limits(timeout)
         deadline, search = time.monotonic() + timeout, Search(conditions)
         while moving := self._moving(search, wording(conditions)):
             if time.monotonic() >= deadline:
-                title = f"mail that may have {wording(conditions)} is still on its way after {timeout:g} s"
+                title = f"mail that may be a message{wording(conditions)} is still on its way after {timeout:g} s"
                 raise Unexpected(part(title, moving))
             time.sleep(POLL_S)
 
@@ -117,9 +119,9 @@ class BedInbox(MakesRules):
         traffic = Traffic.look(self.api, relay)  # before the inbox: mail that leaves the queue later is found there
         arrived = self.api.messages(limit=10, after=self._after, **named(search.conditions))["messages"]
         if arrived:
-            raise Unexpected(part(f"a message with {wanted} arrived", map(repr, self.received(arrived))))
+            raise Unexpected(part(f"a message{wanted} arrived", map(repr, self.received(arrived))))
         if waiting := [q for q in traffic.queue if not q.on_its_way and search.waits(q, relay)]:
-            raise Unexpected(part(f"a message with {wanted} waits in the queue of the relay", map(entry, waiting)))
+            raise Unexpected(part(f"a message{wanted} waits in the queue of the relay", map(entry, waiting)))
         moving = [entry(q) for q in traffic.queue if q.on_its_way and search.may_come(q)]
         moving += [f"a notification to {sender}" for sender in traffic.bounces if search.may_bounce_to(sender)]
         return moving if traffic.quiet else [*moving, "a notification that was made just now"]
@@ -147,7 +149,8 @@ class BedInbox(MakesRules):
     def request(
         self, count: int, timeout: float, conditions: Mapping[str, Any], after: Message | None = None
     ) -> dict[str, Any]:
-        """Return the parameters of a waiting request."""
+        """Return the parameters of a request that waits; raises InvalidInput for wrong ones."""
+        limits(timeout, count)
         known = max(self._after, after.id if after else 0)
         return {"count": count, "timeout": timeout, "after": known, **named(conditions)}
 

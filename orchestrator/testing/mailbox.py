@@ -1,22 +1,14 @@
 """An address for one test only, with the methods of the inbox."""
 
-from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
+from orchestrator.testing.aio import AsyncInbox
+from orchestrator.testing.conditions import Conditions, OtherConditions
 from orchestrator.testing.message import Message
 from orchestrator.testing.rules import MakesRules, Rule
 
 if TYPE_CHECKING:
     from orchestrator.testing.inbox import BedInbox
-
-
-class OtherConditions(TypedDict, total=False):
-    """``conditions.Conditions`` without the recipient."""
-
-    sender: str
-    from_: str
-    subject: str
-    message_id: str
-    query: str
 
 
 class Mailbox(str, MakesRules):
@@ -34,6 +26,11 @@ class Mailbox(str, MakesRules):
         made._inbox = inbox
         return made
 
+    @property
+    def aio(self) -> AsyncInbox:
+        """The same for coroutines."""
+        return AsyncInbox(self._inbox, to=self)
+
     def __reduce__(self) -> tuple[type[str], tuple[str]]:
         """Make a copy or a pickle of it a plain str."""
         return str, (str(self),)
@@ -45,10 +42,10 @@ class Mailbox(str, MakesRules):
         return self._inbox.wait_for(to=self, timeout=timeout, after=after, **conditions)
 
     def wait_for_all(
-        self, *, count: int = 1, timeout: float = 10.0, **conditions: Unpack[OtherConditions]
+        self, *wanted: Conditions, count: int = 1, timeout: float = 10.0, **conditions: Unpack[OtherConditions]
     ) -> list[Message]:
-        """Wait for ``count`` messages to this address; as ``BedInbox.wait_for_all``."""
-        return self._inbox.wait_for_all(to=self, count=count, timeout=timeout, **conditions)
+        """Wait for ``count`` messages to this address for each of ``wanted``; as ``BedInbox.wait_for_all``."""
+        return self._inbox.wait_for_all(*wanted, to=self, count=count, timeout=timeout, **conditions)
 
     def messages(self, **conditions: Unpack[OtherConditions]) -> list[Message]:
         """Return the messages to this address; as ``BedInbox.messages``."""
@@ -59,4 +56,4 @@ class Mailbox(str, MakesRules):
         self._inbox.expect_none(to=self, timeout=timeout, **conditions)
 
     def _rule(self, then: str, **given: Any) -> Rule:
-        return self._inbox.make_rule(then, **{"to": self, **given})
+        return self._inbox.make_rule(then, to=self, **given)

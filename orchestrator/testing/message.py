@@ -125,8 +125,12 @@ class Message:
         for one in self.links:
             if re.search(pattern, one.url) and text.lower() in one.text.lower():
                 return one.url
-        wanted = f"link with {' and '.join(filter(None, (pattern and repr(pattern), text and f'the words {text!r}')))}"
-        raise self._missing(wanted, "links", [f"{one.url} {one.text}".strip() for one in self.links])
+        wanted = " and ".join(filter(None, (pattern and repr(pattern), text and f"the words {text!r}")))
+        raise self._missing(
+            f"link with {wanted}" if wanted else "link",
+            "links",
+            [f"{one.url} {one.text}".strip() for one in self.links],
+        )
 
     def code(self, digits: int = 6) -> str:
         """Return the first number of exactly this many digits in the text, the HTML without tags, or the subject.

@@ -30,7 +30,9 @@ def compose(to: Sequence[str], sender: str, subject: str, text: str, attachments
     message["Date"], message["Message-ID"] = formatdate(), make_msgid(domain="testbed.test")
     message.set_content(text)
     for name, content in attachments.items():
-        kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
-        maintype, subtype = kind.split("/")
+        kind, packed = mimetypes.guess_type(name)
+        maintype, subtype = (kind or "application/octet-stream").split("/")
+        if packed or maintype in {"message", "multipart"}:  # the content's own type is another, or forbids base64
+            maintype, subtype = "application", "octet-stream"
         message.add_attachment(content, maintype=maintype, subtype=subtype, filename=name)
     return message

@@ -42,9 +42,9 @@ class Rule:
     def remove(self) -> None:
         """Remove the rule; idempotent."""
         if self._in_force:
-            self._in_force = False
             with suppress(InvalidInput):  # all rules of the bed were replaced
                 self._hits = self._maker.remove(self.id)
+            self._in_force = False
 
     def __enter__(self) -> Self:
         return self

@@ -3,14 +3,17 @@
 import asyncio
 import itertools
 import json
+import os
 import socket
+import threading
+import time
 import urllib.parse
 from collections.abc import Mapping
 from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPResponse
 from ipaddress import ip_address
 from typing import Any
 
@@ -28,6 +31,8 @@ _WAIT = "wait"
 """Request that the inbox holds."""
 _PAGE = 1000
 """Most messages of one answer."""
+_IDLE_S = 2.0
+"""A connection that was idle for longer is not used again: the inbox closes it after 5 s."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,16 +191,19 @@ class Inbox:
     def _answer(self, path: str, seconds: float, method: str = "GET", body: object = None, /, **words: Any) -> bytes:
         """Return the body of an answer. If a node of the bed ends meanwhile, a request that waits is broken off."""
         data = None if body is None else json.dumps(body).encode()
-        at = urllib.parse.urlsplit(self.url)
-        with closing(HTTPConnection(str(at.hostname), at.port, timeout=seconds)) as connection:
-            try:
-                connection.connect()
-                with self.node.on_death(partial(_shut, connection.sock)) if path == _WAIT else nullcontext():
-                    connection.request(method, _path(path, words), data, {"Content-Type": "application/json"})
-                    answer = connection.getresponse()
-                    content = answer.read()
-            except (OSError, HTTPException) as error:
-                raise self._broken(error) from error
+        at, target = urllib.parse.urlsplit(self.url), _path(path, words)
+        try:
+            if method == "GET" and path != _WAIT:  # safe to repeat
+                answer, content = _kept.get(str(at.hostname), at.port, target)
+            else:
+                with closing(HTTPConnection(str(at.hostname), at.port, timeout=seconds)) as connection:
+                    connection.connect()
+                    with self.node.on_death(partial(_shut, connection.sock)) if path == _WAIT else nullcontext():
+                        connection.request(method, target, data, {"Content-Type": "application/json"})
+                        answer = connection.getresponse()
+                        content = answer.read()
+        except (OSError, HTTPException) as error:
+            raise self._broken(error) from error
         if answer.status >= HTTPStatus.BAD_REQUEST:
             raise _refused(answer.status, content)
         return content
@@ -205,6 +213,40 @@ class Inbox:
         found = str(error) or type(error).__name__
         needed = "an answer from the inbox's published port"
         return self.node.cause(EngineFailed(needed, found, "see `testbed ps`"))
+
+
+class _Connection(HTTPConnection):
+    """A connection that is closed when its thread ends, without a ResourceWarning."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class _Kept(threading.local):
+    """The connection of a thread to the inbox that it asked last."""
+
+    _connection: _Connection | None = None
+    _key: tuple[object, ...] = ()
+    _used = 0.0
+
+    def get(self, host: str, port: int | None, target: str) -> tuple[HTTPResponse, bytes]:
+        """Return an answer and its body; if the inbox closed the connection after the last answer, over a new one."""
+        key = (os.getpid(), host, port)  # a forked child must not use the parent's connection
+        kept, self._connection = self._connection, None
+        if kept and self._key == key and time.monotonic() - self._used < _IDLE_S:
+            with suppress(BrokenPipeError, ConnectionResetError):
+                return self._ask(kept, key, target)
+        return self._ask(_Connection(host, port, timeout=_ANSWER_S), key, target)
+
+    def _ask(self, connection: _Connection, key: tuple[object, ...], target: str) -> tuple[HTTPResponse, bytes]:
+        connection.request("GET", target)
+        answer = connection.getresponse()
+        content = answer.read()
+        self._connection, self._key, self._used = connection, key, time.monotonic()
+        return answer, content
+
+
+_kept = _Kept()
 
 
 def _path(path: str, words: Mapping[str, Any]) -> str:

@@ -139,7 +139,7 @@ class Beds:
         bed = held.bed
         if held.shared:
             held.remove_rules()
-        if held.shared or not stays(self._config, failed=held.failed):
+        if held.shared or not bed.is_up or not stays(self._config, failed=held.failed):
             bed.stop()
             return
         if self._folder:
@@ -154,7 +154,8 @@ class Beds:
         item.stash[_BEGUN] = time.time()
         names = _fixtures(item)
         for held in self._held:
-            if held.fixture in names or "request" in names:  # a test can get further fixtures through it
+            used = held.fixture in names or "request" in names  # a test can get further fixtures through it
+            if used and held.bed.is_up:
                 held.bed.begin()
 
     @pytest.hookimpl(wrapper=True)
@@ -190,6 +191,8 @@ class Beds:
         held.failed = True
         if held.shared and self._folder:
             self._folder.note_failure(held.bed.id)
+        if not held.bed.is_up:  # a test stopped it
+            return
         since = max(held.since, item.stash.get(_BEGUN, 0.0))
         found = reports.collect(held.bed, since)
         report.sections.extend(found.sections())

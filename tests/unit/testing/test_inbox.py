@@ -4,10 +4,13 @@ import asyncio
 import copy
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
-from orchestrator.errors import InvalidInput
+from orchestrator.errors import EngineFailed, InvalidInput
 from orchestrator.testing import Mailbox, NotArrived, Unexpected, Unsettled
 from orchestrator.testing.traffic import settle
 from tests.unit.testing.conftest import Bed, queued
@@ -112,11 +115,58 @@ def test_what_cannot_be_read_hides_nothing_else(bed: Bed) -> None:
     assert "eve@example.com" in str(failed.value)
 
 
-def test_bad_conditions_are_the_callers_error(bed: Bed) -> None:
-    with pytest.raises(InvalidInput, match="subject"):
-        bed.inbox.wait_for(subject="", timeout=0)
+@pytest.mark.parametrize(
+    ("conditions", "says"),
+    [
+        ({"subject": ""}, "subject"),
+        ({"subjet": "x"}, "needed conditions: sender, from_, subject, message_id, query, to; found subjet"),
+        ({"from": "ann"}, "found from"),
+        ({"limit": 3}, "found limit"),
+        ({"to": None}, "a text as to, or a list of them; found None"),
+        ({"to": []}, "found \\[\\]"),
+        ({"to": [None]}, "found \\[None\\]"),
+        ({"subject": 3}, "found 3"),
+    ],
+)
+def test_bad_conditions_are_the_callers_error(bed: Bed, conditions: dict[str, Any], says: str) -> None:
+    bed.take(TO)
+    of = bed.inbox
+    for use in (partial(of.wait_for, timeout=0), partial(of.wait_for_all, timeout=0), of.messages, of.expect_none):
+        with pytest.raises(InvalidInput, match=says):
+            use(**conditions)
+    with pytest.raises(InvalidInput, match=says):
+        of.wait_for_all({}, conditions, timeout=0)  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match=says):
+        asyncio.run(of.aio.wait_for_all({"to": "eve@example.com"}, conditions))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("timeout", [-1, 601, None, float("inf"), float("nan")])
+def test_a_timeout_out_of_range_is_the_callers_error(bed: Bed, timeout: float) -> None:
+    of = bed.inbox
+    for use in (of.wait_for, of.wait_for_all, of.expect_none):
+        with pytest.raises(InvalidInput, match="needed a timeout of 0 to 600 s"):
+            use(timeout=timeout)
+    with pytest.raises(InvalidInput, match="count of 1"):
+        of.wait_for_all(count=0)
+
+
+def test_a_bad_rule_is_the_callers_error(bed: Bed) -> None:
     with pytest.raises(InvalidInput, match="delay_s"):
         bed.inbox.greylist(delay_s=-1)
+    with pytest.raises(InvalidInput, match="a value of to; found None"):
+        bed.inbox.reject(to=None)  # type: ignore[arg-type]
+    for to in (None, "eve@example.com"):
+        with pytest.raises(TypeError, match="'to'"):
+            Mailbox(TO, bed.inbox).reject(to=to)  # type: ignore[arg-type]
+    assert bed.inbox.api.rules() == []
+
+
+def test_a_failure_without_conditions_names_none(bed: Bed) -> None:
+    with pytest.raises(NotArrived, match=r"^no message arrived within 0 s"):
+        bed.inbox.wait_for(timeout=0)
+    bed.take(TO)
+    with pytest.raises(Unexpected, match=r"^a message arrived:"):
+        bed.inbox.expect_none()
 
 
 # ------------------------------------------------------------------------------------------------- none
@@ -206,6 +256,16 @@ def test_a_rule_ends_with_its_block_and_others_stay(bed: Bed) -> None:
     general.remove()
 
 
+def test_a_rule_that_could_not_be_removed_can_be_tried_again(bed: Bed) -> None:
+    rule = bed.inbox.reject()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(bed.inbox), "remove", Mock(side_effect=EngineFailed("an answer", "none", "see")))
+        with pytest.raises(EngineFailed):
+            rule.remove()
+    rule.remove()
+    assert bed.inbox.api.rules() == []
+
+
 def test_every_action_has_a_method(bed: Bed) -> None:
     of = bed.inbox
     made = [
@@ -231,6 +291,13 @@ def test_a_mailbox_is_an_address_of_one_test(bed: Bed) -> None:
     bed.take(one)
     assert one.wait_for().recipients == ("a1@example.com",)
     assert [len(one.messages()), len(other.messages()), len(one.wait_for_all(count=1))] == [1, 0, 1]
+    assert len(one.wait_for_all({"subject": "hello"}, {"sender": "ann@example.org"})) == 2
+    assert asyncio.run(one.aio.wait_for()).recipients == ("a1@example.com",)
+    asyncio.run(other.aio.expect_none())
+    with pytest.raises(NotArrived, match=r"with to 'b2@example\.com'"):
+        asyncio.run(other.aio.wait_for_all(timeout=0))
+    with pytest.raises(TypeError, match="'to'"):
+        asyncio.run(other.aio.wait_for(to=one))
     other.expect_none()
     with one.reject():
         bed.take(other)

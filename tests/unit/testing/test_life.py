@@ -10,6 +10,7 @@ from orchestrator.services import Queued
 from orchestrator.testing import MailBed
 from orchestrator.testing.traffic import Traffic
 from tests.unit.hosts.fake import FakeHost
+from tests.unit.testing.conftest import Bed
 
 
 def test_ports_that_this_machine_would_not_reach_are_refused() -> None:
@@ -18,6 +19,16 @@ def test_ports_that_this_machine_would_not_reach_are_refused() -> None:
     with pytest.raises(InvalidInput, match=r"an engine on docker.*publish_at"):
         MailBed(host=host).start()
     assert host.find({}) == []
+
+
+def test_a_second_start_knows_no_rule_of_the_first(bed: Bed) -> None:
+    made = MailBed()
+    made._take("0badcafe", bed.running)
+    rule = made.inbox.reject()
+    made.stop()
+    made._take("0cafe", bed.running)
+    assert made.rules == []
+    rule.remove()
 
 
 class Inbox:

@@ -67,6 +67,8 @@ def test_a_missing_link_is_named_with_those_that_are_there() -> None:
     assert isinstance(no.value, LookupError)
     with pytest.raises(Missing, match="links:\n    none"):
         written("plain").link()
+    with pytest.raises(Missing, match="has no link\n"):
+        written("plain").link()
 
 
 @pytest.mark.parametrize(
@@ -116,3 +118,10 @@ def test_a_message_that_a_test_sends_has_what_mail_has() -> None:
     assert made["Date"]
     assert made["Message-ID"].endswith("@testbed.test>")
     assert [part.get_content_type() for part in made.iter_attachments()] == ["image/png", "application/octet-stream"]
+
+
+@pytest.mark.parametrize("name", ["mail.eml", "logs.tar.gz", "page.mht", "bill.pdf", "none", "ü'\" .txt"])
+def test_an_attachment_comes_as_the_test_gave_it(name: str) -> None:
+    content = b"Subject: inner\r\n\r\n\x00\xff"
+    made = message(bytes(compose(["bob@example.com"], "", "", "see", {name: content})))
+    assert made.attachment(name).content == content

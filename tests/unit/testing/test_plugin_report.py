@@ -2,9 +2,11 @@
 
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 from orchestrator.testing import MailBed
 from orchestrator.testing.plugin import report
+from orchestrator.testing.plugin.beds import Beds, _Held
 from tests.unit.testing.conftest import Bed, queued
 
 
@@ -41,3 +43,18 @@ def test_a_part_that_cannot_be_read_says_so_and_the_others_are_there(bed: Bed) -
     assert sections["testbed: queue.txt"].startswith("not readable: ")
     assert sections["testbed: relay.log"].startswith("not readable: ")
     assert "bob@example.com" in sections["testbed: mail.txt"]
+
+
+def test_a_test_may_stop_its_bed(bed: Bed) -> None:
+    stopped = _Held(fixture="mail_bed", bed=held(bed), shared=False)
+    config = Mock(workerinput={}, getoption=Mock(return_value="always"))
+    beds, item = Beds(config), Mock(stash={})
+    beds._held.append(stopped)
+    item._request.fixturenames = ["mail_bed"]
+    stopped.bed.inbox.reject()
+    stopped.bed.stop()
+    beds.pytest_runtest_setup(item)
+    beds._add_evidence(stopped, item, Mock())
+    stopped.remove_rules()
+    beds._let_go(stopped)
+    assert beds._kept == []

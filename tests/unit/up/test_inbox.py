@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -132,3 +133,59 @@ def test_a_request_is_broken_off_when_a_node_ends(tmp_path: Path, how: str) -> N
             with pytest.raises(NodeDied, match="node relay running"):
                 wait()
         host.end(containers["inbox"].id, 0)
+
+
+class TwoAnswers(BaseHTTPRequestHandler):
+    """Counts connections, and closes each instead of a third answer."""
+
+    protocol_version = "HTTP/1.1"
+    connections = 0
+
+    def setup(self) -> None:
+        """Count it."""
+        super().setup()
+        type(self).connections += 1
+        self.answers = 0
+
+    def do_GET(self) -> None:
+        """Answer, or not."""
+        self.answers += 1
+        if self.answers == 3:
+            self.close_connection = True
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"[]")
+
+    def do_POST(self) -> None:
+        """Answer likewise."""
+        self.do_GET()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def test_a_thread_keeps_its_connection_and_opens_another_if_the_inbox_closed_it() -> None:
+    TwoAnswers.connections = 0
+    with ThreadingHTTPServer(("127.0.0.1", 0), TwoAnswers) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.005})
+        thread.start()
+        try:
+            asked = inbox(server.server_address[1])
+            assert [asked.rules() for _ in range(2)] == [[], []]
+            assert TwoAnswers.connections == 1
+            assert asked.rules() == []
+            assert TwoAnswers.connections == 2
+            asked.add_rule({"then": "reject"})
+            assert TwoAnswers.connections == 3, "a request that is not safe to repeat has a connection of its own"
+            with ThreadPoolExecutor(1) as pool:
+                assert pool.submit(asked.rules).result(10) == []
+            assert TwoAnswers.connections == 4
+            if (child := os.fork()) == 0:
+                os._exit(asked.rules() != [] or TwoAnswers.connections != 4)
+            assert os.waitpid(child, 0)[1] == 0
+            assert TwoAnswers.connections == 5
+        finally:
+            server.shutdown()
+            thread.join()
