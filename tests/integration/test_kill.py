@@ -1,4 +1,4 @@
-"""A process that holds a bed is killed at a random moment: soon nothing of the bed is left, other beds are unharmed."""
+"""A session of pytest that holds a bed is killed at a random moment: soon nothing is left, other beds are unharmed."""
 
 import os
 import random
@@ -48,9 +48,9 @@ def reapers(real_engine: Host) -> dict[str, dict[str, str]]:
 
 
 def hold(environment: dict[str, str]) -> subprocess.Popen[str]:
-    """Start a process that holds a bed among testcontainers."""
+    """Start a session of pytest that holds a bed among testcontainers."""
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.integration.bed_holder"],
+        [sys.executable, "-m", "pytest", "-qs", "-p", "no:cacheprovider", "tests/integration/bed_holder.py"],
         stdout=subprocess.PIPE,
         env={**os.environ, **environment, "BEDS": "testcontainers"},
         text=True,
