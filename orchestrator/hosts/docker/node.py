@@ -23,6 +23,8 @@ _LOOK_S = 0.02
 """Polling interval of a command's status."""
 _KILL_AFTER_S = 5.0
 """Time from SIGTERM, sent at the time limit, to SIGKILL."""
+_FREEZES = 5
+"""Attempts to pause a container: on a busy machine with cgroup v1, runc gives one up as "unable to freeze"."""
 _END = """
 for process in /proc/[0-9]*; do
     case $(tr '\\0' ' ' < "$process/cmdline") in
@@ -49,7 +51,13 @@ class DockerNode:
 
     def pause(self) -> None:
         with translated(f"container {self.id[:12]} paused"):
-            self._clients.here.pause(self.id)
+            for further in reversed(range(_FREEZES)):
+                try:
+                    self._clients.here.pause(self.id)
+                    break
+                except docker.errors.APIError as error:
+                    if not further or "unable to freeze" not in str(error):
+                        raise
 
     def unpause(self) -> None:
         with translated(f"container {self.id[:12]} continued"), suppress(docker.errors.NotFound):

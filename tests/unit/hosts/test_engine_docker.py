@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from ipaddress import IPv4Network
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
-from docker.errors import StreamParseError
+from docker.errors import APIError, StreamParseError
 from urllib3.exceptions import ProtocolError
 
 from orchestrator.errors import EngineFailed
@@ -30,7 +31,8 @@ from orchestrator.hosts.docker.api import (
     lines,
     once,
 )
-from orchestrator.hosts.docker.client import translated
+from orchestrator.hosts.docker.client import Clients, translated
+from orchestrator.hosts.docker.node import DockerNode
 
 
 def test_a_container_is_asked_for_with_what_its_spec_names_and_no_more() -> None:
@@ -195,3 +197,22 @@ def test_an_engine_that_speaks_only_tls_is_told_as_such(certificates: Path, monk
 def test_a_stream_that_the_engine_cuts_is_its_failure(error: Exception) -> None:
     with pytest.raises(EngineFailed), translated("a log"):
         raise error
+
+
+@pytest.mark.parametrize(
+    ("refusals", "reason", "paused"),
+    [(0, "", True), (4, "unable to freeze", True), (5, "unable to freeze", False), (1, "is not running", False)],
+)
+def test_a_pause_that_the_kernel_did_not_finish_is_tried_again(refusals: int, reason: str, paused: bool) -> None:
+    answers = iter([APIError(f"OCI runtime pause failed: {reason}")] * refusals + [None])
+
+    def pause(_: str) -> None:
+        if error := next(answers):
+            raise error
+
+    node = DockerNode(cast("Clients", SimpleNamespace(here=SimpleNamespace(pause=pause))), "c1")
+    if paused:
+        node.pause()
+    else:
+        with pytest.raises(EngineFailed, match=reason):
+            node.pause()
