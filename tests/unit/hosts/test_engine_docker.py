@@ -203,7 +203,7 @@ def test_a_stream_that_the_engine_cuts_is_its_failure(error: Exception) -> None:
     ("refusals", "reason", "paused"),
     [(0, "", True), (4, "unable to freeze", True), (5, "unable to freeze", False), (1, "is not running", False)],
 )
-def test_a_pause_that_the_kernel_did_not_finish_is_tried_again(refusals: int, reason: str, paused: bool) -> None:
+def test_a_pause_that_the_kernel_did_not_finish_is_tried_again(refusals: int, reason: str, *, paused: bool) -> None:
     answers = iter([APIError(f"OCI runtime pause failed: {reason}")] * refusals + [None])
 
     def pause(_: str) -> None:
