@@ -24,9 +24,9 @@ class Cleaned(NamedTuple):
 
 
 def clean(host: Host, *, everything: bool, say: Callable[[str], None]) -> Cleaned:
-    """Remove all objects of abandoned and expired beds; ``everything``: of all beds.
+    """Remove all objects of abandoned and expired beds, or with ``everything`` of all beds.
 
-    Without it, beds that are up, beds of running commands and beds made from another machine are kept.
+    Unless ``everything``, keep beds that are up, beds of running commands, and beds made from another machine.
 
     Raises:
         EngineFailed: an object could not be removed; the other objects were.
@@ -125,7 +125,7 @@ def remove(host: Host, bed: DeployedBed, say: Callable[[str], None]) -> None:
 
 
 def _at_once(acts: Sequence[Callable[[], None]]) -> None:
-    """Call functions in parallel. No pool: at the interpreter's exit, when a bed may be up, it starts no thread."""
+    """Call functions in parallel. A pool starts no thread at the interpreter's exit, when a bed may still be up."""
     threads = [Thread(target=act) for act in acts]
     for thread in threads:
         thread.start()

@@ -150,7 +150,7 @@ def build_all(host: Host, release: str, say: Say) -> list[State]:
 
 
 def needed_by(bed: Bed) -> list[tuple[str, str]]:
-    """Return the images that a bed needs, with the helper's: name, Debian release."""
+    """Return (name, Debian release) of each image that a bed needs, including the helper's."""
     nodes = [(services.service(node.service).image, node.release) for node in bed.nodes.values()]
     return [("helper", DEFAULT_RELEASE), *dict.fromkeys(nodes)]
 
@@ -188,13 +188,13 @@ def _missing(host: Host, wanted: Iterable[tuple[str, str]]) -> list[tuple[str, s
 
 
 def is_current(host: Host, image: str, release: str) -> bool:
-    """Whether the engine has an image, built from the files that this version of testbed has."""
+    """Whether the engine has an image that was built from this version's files."""
     return (host.images.find(tag(image, release)) or {}).get(LABEL) == digest(image)
 
 
 @contextmanager
 def _alone(name: str, say: Say) -> Iterator[None]:
-    """Lock an image for the block: while another process of this user makes the image, report that and wait."""
+    """Lock an image for the block: while another process of this user builds it, report that and wait."""
     folder = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"testbed-{os.getuid()}"
     with usable(folder, "a folder of locks"):
         folder.mkdir(mode=0o700, exist_ok=True)

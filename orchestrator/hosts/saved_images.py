@@ -53,7 +53,7 @@ def save(host: Host, needed: Iterable[tuple[str, str]], file: Path, say: Say) ->
 
 
 def load(host: Host, file: Path, say: Say) -> list[str]:
-    """Load the images of a file and return their tags; refuse those that this version would build otherwise.
+    """Load the images of a file and return their tags; refuse images that this version would build from other files.
 
     The engine compares each layer with its digest, this function each image's configuration.
 

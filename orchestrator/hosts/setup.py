@@ -56,7 +56,7 @@ def ensure_engine(say: Say) -> Host:
 
 
 def chosen() -> str | None:
-    """Return the engine that DOCKER_HOST or a Docker context names; ``None`` if it is this machine's usual one."""
+    """Return the engine that DOCKER_HOST or a Docker context names; ``None`` if that is this machine's default."""
     named = os.environ.get("DOCKER_HOST") or os.environ.get("DOCKER_CONTEXT") or docker.current_context()
     return None if named in {"default", f"unix://{SOCKET}"} else named
 

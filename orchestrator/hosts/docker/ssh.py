@@ -31,7 +31,7 @@ _OPTIONS = (
 _FORWARD = (
     # A forward from the user's configuration may fail: another ssh of the user may hold its port.
     "ClearAllForwardings=no", "ForkAfterAuthentication=no", "ExitOnForwardFailure=no",
-    # Runs after the login, when the socket exists (ssh_config(5)).
+    # ssh runs LocalCommand after the login, when the socket exists (ssh_config(5)).
     "PermitLocalCommand=yes", "LocalCommand=echo ready",
 )  # fmt: skip
 _KEEPER = """\
@@ -55,7 +55,7 @@ _READ_BY_SSH = re.compile(r"[][:%$\\]")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Machine of an address ``ssh://[user@]host[:port][/socket]``."""
+    """Machine named by an address ``ssh://[user@]host[:port][/socket]``."""
 
     host: str
     user: str | None = None
@@ -147,7 +147,7 @@ class Forward:
         needed = f"a container engine on {where.host} that answers (Docker 20.10 or later)"
         if "missing" in seen:
             found, do = f"no {where.socket} there", "start it there, or name its socket: ssh://host/path/to/docker.sock"
-        else:  # sshd gives the same answer in both cases
+        else:  # sshd answers the same if no engine listens and if it may not forward
             found = f"no answer at {where.socket} there, or its sshd forwards no socket"
             do = "start it there; its sshd_config must allow it: AllowStreamLocalForwarding yes"
         return EngineFailed(needed, found, do)
