@@ -314,7 +314,7 @@ class Host(Protocol):
         ...
 
     def node(self, container: str) -> Node:
-        """Return the container of this id or name, without a check that it exists."""
+        """Return the container of this id or name; does not check that it exists."""
         ...
 
     def run(self, spec: ContainerSpec, timeout: float = 60) -> Output:

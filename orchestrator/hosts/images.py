@@ -109,7 +109,7 @@ class State:
     size_b: int | None
     """Size with shared layers; ``None`` if the image is missing."""
     build: str = ""
-    """Action of ``build_all`` and its reason; empty if it was not called."""
+    """What ``build_all`` did and why; empty if it was not called."""
 
 
 def states(host: Host, release: str) -> list[State]:

@@ -1,4 +1,4 @@
-"""Labels of a bed's objects, and whether their owner still runs: the process of a run, or the bring-up of a kept bed.
+"""Labels of a bed's objects, and state of their owner: the process of a run, or the bring-up of a kept bed.
 
 Only labels identify an object, so that any command finds the objects of a killed command. A veth pair has no labels:
 its name and its alias hold the id of its bed.

@@ -1,4 +1,4 @@
-"""Images in a file: saved from one engine and loaded into another, as a cache for machines that begin without images.
+"""Images in a file: saved from one engine and loaded into another, as a cache for new machines.
 
 The file is a tar as ``docker save`` writes it (image-spec 1.2, or an OCI layout), so ``docker load`` reads it, too.
 """

@@ -1,4 +1,4 @@
-"""Time series, and rates from counters."""
+"""Time series with gaps, and growth rates of counters, also of counters that grow in bursts."""
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence

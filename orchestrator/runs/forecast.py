@@ -1,4 +1,4 @@
-"""Forecast from a bed's plan: its needs, and the first limit of this host that it reaches."""
+"""Forecast from a bed's plan: its needs, and the limit of this host that the bed reaches first."""
 
 import math
 from collections.abc import Mapping

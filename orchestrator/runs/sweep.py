@@ -142,13 +142,13 @@ def combinations(scenario: Scenario[Any], base: Strict, vary: Sequence[str]) -> 
 
 
 def sweep(planned: Sequence[tuple[Mapping[str, Any], Strict]], execute: Execute, summary: Summary) -> ExitCode:
-    """Execute one run for each combination; after a failed run, which is a row of the summary, too, continue.
+    """Execute one run for each combination; a failed run is a row of the summary, too, and does not end the sweep.
 
     Returns:
         OK if every run was confirmed or refuted, else INCONCLUSIVE.
 
     Raises:
-        Problem: no run completed; it is the problem of the last run.
+        Problem: no run completed; the error is that of the last run.
         Interrupted: a signal came; the summary holds the runs so far.
     """
     try:

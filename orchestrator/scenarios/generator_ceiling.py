@@ -141,9 +141,9 @@ class Generator:
 
     name: str
     ceiling: float | None
-    """Straight to the sink, without the warm-up."""
+    """Rate straight to the sink, without the warm-up."""
     through: float | None
-    """Through the relay, from the first message sent to the last delivery."""
+    """Rate through the relay, from the first message sent to the last delivery."""
     cpu_ms: float | None
     """CPU time of the generator for one message straight to the sink, in milliseconds."""
     sink_cores: float | None

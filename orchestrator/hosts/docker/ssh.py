@@ -1,7 +1,7 @@
 """An engine on another machine, reached by ssh(1): ssh forwards a local Unix socket to the engine's socket.
 
 One ssh serves a whole command, because a bed of four nodes has a dozen connections, and sshd limits logins and sessions
-(MaxStartups, MaxSessions) but not forwarded connections. It is the system's ssh, with its configuration and keys.
+(MaxStartups, MaxSessions) but not forwarded connections. The ssh is the system's, with the user's configuration and keys.
 """
 
 import os

@@ -62,7 +62,7 @@ class Named:
 
     @property
     def listening(self) -> int:
-        """Number of addresses it listens on, both families together."""
+        """Number of addresses that named listens on, both families together."""
         return (self.addresses if self.listen == "lab" else 1) + (self.addresses if self.listen_v6 == "lab" else 0)
 
     @property

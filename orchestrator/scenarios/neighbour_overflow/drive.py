@@ -14,7 +14,7 @@ from orchestrator.services import Role
 from orchestrator.up.bed import RecordedBed
 
 TRIED_S = 20.0
-"""Maximum time, seconds, that the table is kept full; it ends earlier if Postfix has tried every message once."""
+"""Maximum time to keep the table full, in seconds; less if Postfix has tried every message once before."""
 FILL_S = 0.5
 """Pause between fillings of the table; the kernel's garbage collection spares an entry for 5 s (arp(7))."""
 SETTLE_S = 60.0
@@ -60,7 +60,7 @@ def make_pass(bed: RecordedBed, params: Params, name: str) -> None:
 
 @contextmanager
 def _repeated(fill: Callable[[], list[_Line]]) -> Iterator[list[_Line]]:
-    """Fill the table again and again while the block runs; all lines are in the yielded list when it ends."""
+    """Fill the table again and again while the block runs; when the block ends, the yielded list holds all lines."""
     lines, done = fill(), Event()
 
     def go_on() -> None:

@@ -85,7 +85,7 @@ def _probe(
 def calibrate(bed: RecordedBed, params: RelayLoad, connections: int, *, by: str | None = None) -> None:
     """Send a load straight to the sink, as fast as possible; with our generator, again with one message per connection.
 
-    If the measured load has a rate, ``connections`` is only its upper limit; ``probes.FEWEST`` saturate the sink.
+    If the measured load has a rate, ``connections`` is only its upper limit; ``probes.FEWEST`` connections saturate it.
     """
     used = connections if params.rate is None else min(connections, probes.FEWEST)
     node = bed.nodes[by] if by else bed.role(Role.LOAD)

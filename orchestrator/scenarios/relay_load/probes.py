@@ -142,7 +142,7 @@ def enough(tried: Sequence[Probe]) -> int:
 
 
 def unclear(fewer: Probe, more: Probe) -> bool:
-    """Return whether the two are too close to tell if more connections carry more."""
+    """Return whether two probes are too close to tell if more connections carry more mail."""
     return UNCLEAR[0] <= _ratio(fewer, more) < UNCLEAR[1]
 
 
