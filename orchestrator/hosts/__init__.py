@@ -1,7 +1,7 @@
 """Protocols of a host, its nodes and images, with their data types; modules below: all operations on a host.
 
 ``docker`` is a host with a Docker Engine (20.10 and later, local or remote); the tests have an in-memory host.
-Other modules use the protocols only. A function that takes a host raises ``EngineFailed`` as the host's methods do.
+Other modules use the protocols only. Functions that take a host may raise ``EngineFailed``, as its methods do.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -135,7 +135,7 @@ LOG_FILE_MB, LOG_FILES = 512, 2
 """Size in MiB and number of the engine's log files for one container.
 
 A follower of the log reads a file to its end, then continues in the newest file (Engine 20.10). So the recorder loses
-lines only if it is a whole file behind: about three million lines.
+lines only if it falls a whole file behind: about three million lines.
 """
 
 
@@ -203,7 +203,7 @@ class Node(Protocol):
 
     @property
     def id(self) -> str:
-        """Id of the container, or its name if ``Host.node`` got a name."""
+        """Id of the container, or its name if ``Host.node`` was called with a name."""
         ...
 
     def start(self) -> None:
@@ -227,7 +227,7 @@ class Node(Protocol):
         ...
 
     def exec(self, command: Sequence[str], *, capabilities: Sequence[str] | None = None, timeout: float = 60) -> Output:
-        """Run a command in the container to its end; ``capabilities``: by default the container's.
+        """Run a command in the container to its end; ``capabilities`` defaults to the container's.
 
         A signal ends the command, too; if that fails, the exception gets a note.
 

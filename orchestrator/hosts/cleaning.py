@@ -41,7 +41,7 @@ def clean(host: Host, *, everything: bool, say: Callable[[str], None]) -> Cleane
 def make_way(host: Host, say: Callable[[str], None]) -> None:
     """Remove abandoned and expired beds before a new bed is made.
 
-    A bed that cannot be removed is reported and left: its names and its subnet conflict with no other bed's.
+    A bed that cannot be removed is reported and left: its names and subnet cannot conflict with those of the new bed.
     """
     _remove_each(host, [s for s in deployed_beds(host) if s.abandoned], say)
 
@@ -89,7 +89,7 @@ def remove(host: Host, bed: DeployedBed, say: Callable[[str], None]) -> None:
     """Remove a bed: containers, lab network, veth pair; last the control network, whose labels identify the remains.
 
     Host settings are restored even if another step fails; the lock container is removed only if no step failed. If the
-    helper's image is missing and needed, it is built first; signals are held back after that.
+    helper's image is missing and needed, it is built first; signals are held back only after that build.
 
     Raises:
         EngineFailed: an object could not be removed; all objects independent of it were.

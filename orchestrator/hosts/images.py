@@ -38,13 +38,13 @@ from orchestrator.hosts.helper import HELPER
 _log = logging.getLogger(__name__)
 
 LABEL = "testbed.context"
-"""Label of an image: digest of its folder when it was built."""
+"""Label of an image: digest that its folder had at the build."""
 RELEASES: tuple[str, ...] = get_args(Release)
 DEFAULT_RELEASE = "bookworm"
 
 _NOT_ON = {(image, "bullseye"): "its Python is 3.9, the agents need 3.11" for image in ("agents", "inbox")}
 _AT_ONCE = 2
-"""Number of parallel builds; they mostly wait for the network and for dpkg's writes."""
+"""Number of parallel builds; builds mostly wait for the network and for dpkg's writes."""
 _LAYER = re.compile(r" ---> ([0-9a-f]{12})$")
 """Line in a build's output with the image id of a step."""
 _NOT_OURS = re.compile(r"(^|/)(\.|__pycache__)|~(/|$)")
@@ -199,7 +199,7 @@ def _alone(name: str, say: Say) -> Iterator[None]:
     with usable(folder, "a folder of locks"):
         folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()
-        if not S_ISDIR(found.st_mode) or found.st_uid != os.getuid():  # another user could have made it in /tmp
+        if not S_ISDIR(found.st_mode) or found.st_uid != os.getuid():  # another user could have made it: /tmp is shared
             what = "a folder of locks that belongs to this user"
             raise InvalidInput(what, f"{folder}: a link, a file or another user's", "set XDG_RUNTIME_DIR or TMPDIR")
         file = os.fdopen(os.open(folder / name.replace("/", "-"), os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600))

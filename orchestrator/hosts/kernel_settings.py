@@ -1,6 +1,6 @@
 """Settings of the host's kernel: changed by one command at a time, with consent, and restored.
 
-The settings apply to every network namespace of the machine, hence the consent, the short time and the lock. The lock
+The settings apply to every network namespace of the machine, hence the consent, the short time, and the lock. The lock
 is a container that is never started. Its name is unique in the engine; its labels hold the old and new values, so that
 any other command can restore the old ones.
 """
@@ -34,8 +34,8 @@ while [ $# -gt 0 ]; do
 done
 [ -z "$failed" ]
 """
-"""Arguments: name, old value, new value of each setting. A setting whose value is no longer the old
-one stays as it is. If the kernel refuses one value, the script still writes the others."""
+"""Arguments: name, old value, new value of each setting. A setting that no longer has its old
+value is not changed. If the kernel refuses one value, the script still writes the others."""
 _TRIES = 5
 
 _Values = Mapping[str, tuple[str, str]]

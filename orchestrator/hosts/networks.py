@@ -1,7 +1,7 @@
 """Networks of a bed: control bridge, private veth pair, and the lab network (macvlan) on it; or a lab on a bridge.
 
 
-The control network is made first and removed last: its labels lead another command to the other objects.
+The control network is made first and removed last: from its labels another command finds the other objects.
 Frames of the lab reach the far end of the pair, in the host's network namespace. That end has no IPv4 or IPv6 address,
 answers no ARP and joins no multicast group. But Linux accepts a packet for any of the host's addresses on any interface
 (RFC 1122, 3.3.4.2, weak end system), and the engine turns on forwarding of other packets. So a rule drops every frame

@@ -39,7 +39,7 @@ class Kind(StrEnum):
     RUN = "run"
     """As long as the command that made the bed runs."""
     UP = "up"
-    """Until ``testbed down``, or until it expires."""
+    """Until ``testbed down``, or until the bed expires."""
 
 
 class Owner(StrEnum):
@@ -70,7 +70,7 @@ class Identity:
     owner: str = ""
     """Label of the owner; empty: this process."""
     published_at: str = LOOPBACK
-    """Address of the host on which its ports are published."""
+    """Address of the host on which the bed's ports are published."""
     foreign: Mapping[str, str] = field(default_factory=dict)
     """Labels that another tool needs on the bed's objects."""
 

@@ -35,7 +35,7 @@ def setup(say: Say) -> Host:
 
 
 def ensure_engine(say: Say) -> Host:
-    """Return the engine; if none answers, install the distribution's and start it.
+    """Return the engine; if none answers, install and start the distribution's engine.
 
     Raises:
         EngineFailed: the engine does not answer or refuses this user, or none can be installed or started.
@@ -97,7 +97,7 @@ def answering(started: "subprocess.Popen[bytes]", log: Path | None, connect: Cal
     """
     deadline = time.monotonic() + _START_S
     while True:
-        status = started.poll()  # read before connect(): an engine that ends after an answer does not matter
+        status = started.poll()  # read before connect(): the end of an engine that has answered does not matter
         try:
             return connect()
         except EngineFailed as error:

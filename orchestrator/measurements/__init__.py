@@ -153,7 +153,7 @@ class Measurements:
         return Phase(name=load, start=sent.started, end=max(sent.ended, (got and got.last) or sent.ended))
 
     def accounting(self, load: str) -> Accounting | None:
-        """Compare sent and delivered messages of a load; ``None`` if they are not numbered, or a report is missing."""
+        """Compare sent and delivered messages of a load; ``None`` if they have no numbers, or a report is missing."""
         sent, got = self.loads.get(load), self.sinks.get(load)
         return Accounting.check_off(sent, got) if sent and got else None
 

@@ -149,7 +149,7 @@ def subnet_prefix(bed: Bed) -> int:
 def make_plan(bed: Bed, *, subnet: IPv4Network | None = None, cpus: int) -> Plan:
     """Return the plan of a bed; raises InvalidInput if the bed cannot be built.
 
-    ``subnet``: the slice; by default the bed's own, or the first one that fits. ``cpus``: CPUs of the host; by
+    ``subnet``: the slice; by default the bed's own, or the first that fits. ``cpus``: CPUs of the host; by
     default a daemon starts as many threads.
     """
     kinds = {name: services.service(node.service) for name, node in bed.nodes.items()}

@@ -161,7 +161,7 @@ class _Search:
         )
 
     def _repeated(self, value: int, end: int, repeat: int, *, shown: bool) -> int:
-        """Return the first value, from this one towards ``end``, for which ``repeat`` runs all agree with ``shown``."""
+        """Return the first value, from ``value`` towards ``end``, whose ``repeat`` runs all agree with ``shown``."""
         step = 1
         while True:
             while self._agree(value, shown=shown) and len(self._answers.get(value, ())) < repeat:

@@ -179,7 +179,7 @@ class Generator:
 
     @property
     def pace(self) -> str:
-        """What limited the rate through the relay; if CPU was left, it may have been the number of connections."""
+        """What limited the rate through the relay; if CPU was left, perhaps the number of connections."""
         if self.share is None:
             return "not known"
         if self.share > NEAR_CEILING:

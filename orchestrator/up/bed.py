@@ -43,7 +43,7 @@ class RunningBed:
     nodes: Mapping[str, RunningNode]
     """Name -> node, in start order."""
     deployed: DeployedBed | None = None
-    """State of the bed when ``attach`` found it; ``None``: its recorder detects the end of a node."""
+    """State of the bed when ``attach`` found it; ``None``: a recorder detects the end of a node."""
 
     def running(self, name: str) -> RunningNode:
         """Return the node of this name.

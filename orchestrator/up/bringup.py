@@ -111,11 +111,11 @@ def bring_up(
 
 
 def _give_way(host: Host, identity: Identity) -> None:
-    """Withdraw a bed that is to stay up if another command makes an older one of the same name.
+    """Withdraw a bed that is to stay up if another command makes an older bed of the same name.
 
     Two commands that start at the same time both find no bed of the name. So each command looks again after it made its
-    control network, and before it chooses a subnet: that fails if the other bed has the subnet of the definition. The
-    engine lists a network only when it is complete, so each looks once more after it made the lab network.
+    control network, before it chooses a subnet: this choice fails if the other bed has the subnet of the definition.
+    The engine lists a network only when the network is complete, so each command looks again after the lab is made.
 
     Raises:
         Withdrawn: an older bed of the name exists.

@@ -48,7 +48,7 @@ class Dns:
     def fail(
         self, name: str, kind: str = "*", then: str = "SERVFAIL", *, times: int | None = None, delay_s: float = 0.0
     ) -> dict[str, Any]:
-        """Fail questions of a name and type; the rule comes before all others of the gate. Return it as ``rules`` does.
+        """Fail questions of a name and type; the new rule is the gate's first. Return the rule as ``rules`` does.
 
         ``then``: a response code, or an ``Action`` such as ``drop``. ``times``: fail only this many questions.
         """

@@ -184,7 +184,7 @@ class RunningNode:
         return self.recorder.on_death(lambda _: act()) if self.recorder else nullcontext()
 
     def cause(self, error: EngineFailed) -> EngineFailed:
-        """Return the failure that explains ``error`` (NodeDied, or no more news of ends), if any; otherwise ``error``."""
+        """Return NodeDied, or the engine's failure to report ends, if that explains ``error``; otherwise ``error``."""
         if self.recorder:
             try:
                 self.recorder.check()

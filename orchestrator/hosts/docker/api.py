@@ -18,7 +18,7 @@ STDOUT, STDERR = 1, 2
 _HEADER = struct.Struct(">BxxxL")
 """Header of each piece of output: number of its stream, its length in bytes."""
 _REMEMBERED = 20_000
-"""Number of time stamps that ``once`` remembers; a reader that keeps up gets few new lines before a repetition."""
+"""Number of time stamps that ``once`` remembers; if the reader keeps up, a repetition comes after few new lines."""
 _READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sysrq-trigger")
 """The engine's default read-only paths of a container, except ``/proc/sys``, which stays writable."""
 _NO_PROFILE = ("apparmor=unconfined", "label=disable")
@@ -102,7 +102,7 @@ def once(stamped: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
     """Yield the pieces of a followed log without those that the engine repeats.
 
     After a log rotation, Engines 19.03 to 20.10 take the new, shorter file for a truncated one, and send it again from
-    its start (followLogs, daemon/logger/loggerutils/follow.go). A repeated piece has a time stamp that was seen before.
+    its start (followLogs, daemon/logger/loggerutils/follow.go). A repeated piece has a time stamp that occurred before.
     """
     order: deque[tuple[int, bytes]] = deque()
     seen: set[tuple[int, bytes]] = set()

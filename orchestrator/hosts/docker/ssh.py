@@ -1,7 +1,7 @@
 """An engine on another machine, reached by ssh(1): ssh forwards a local Unix socket to the engine's socket.
 
 One ssh serves a whole command, because a bed of four nodes has a dozen connections, and sshd limits logins and sessions
-(MaxStartups, MaxSessions) but not forwarded connections. The ssh is the system's, with the user's configuration and keys.
+(MaxStartups, MaxSessions) but not forwarded connections. The program is the system's ssh, as the user configured it.
 """
 
 import os
@@ -23,9 +23,9 @@ from orchestrator.interrupts import shielded
 SOCKET = "/var/run/docker.sock"
 """Default path of the engine's socket."""
 _OPTIONS = (
-    # No password prompts: ssh has no terminal, so that Ctrl-C does not end it before the bed is down.
+    # No password prompts: ssh has no terminal, so that Ctrl-C does not end ssh before the bed is down.
     "BatchMode=yes", "ConnectTimeout=30", "ServerAliveInterval=15", "ServerAliveCountMax=4",
-    # No shared connection: its forwards would outlive this process.
+    # No shared connection (ControlMaster): its forwards would outlive this process.
     "ControlMaster=no", "ControlPath=none", "ForwardAgent=no", "ForwardX11=no", "RemoteCommand=none", "LogLevel=INFO",
 )  # fmt: skip
 _FORWARD = (

@@ -118,7 +118,7 @@ class Watch:
         self.log.ignore(self)
 
     def line(self, line: LogLine) -> None:
-        """Take the line if it is the first match."""
+        """Keep the line as the result if it is the first match."""
         if not self.found.done() and self._pattern.search(line.text):
             self.found.set_result(line)
 
