@@ -7,7 +7,7 @@
     +-- HostCannot         4   this host lacks what the plan needs
     +-- EngineFailed       5   the container engine is missing, refused or broke
         +-- TimedOut       5   something did not happen within its time limit; the engine works
-        +-- NodeDied       5   a container ended that should be running (exit code 3 while a scenario drives the bed)
+        +-- NodeDied       5   a container that should be running ended (exit code 3 while a scenario drives the bed)
 
 Exit codes without an error: 0 the expected verdict, 1 another verdict, 3 the verdict INCONCLUSIVE, 130 an interrupt,
 141 the reader of the output is gone (as after SIGPIPE).
@@ -35,7 +35,7 @@ class ExitCode(IntEnum):
 
 
 class Problem(Exception):
-    """Something a person can act on: what was needed, what was found, what to do."""
+    """An error that a person can act on: what was needed, what was found, what to do."""
 
     exit_code = ExitCode.BUG
 
@@ -85,7 +85,7 @@ def usable(path: Path, what: str = "a path") -> Iterator[None]:
 
     Raises:
         HostCannot: the disk is full, or the process has too many open files.
-        InvalidInput: the path is too long, not permitted to this user, or does not exist.
+        InvalidInput: the path is too long or does not exist, or this user may not use it.
     """
     try:
         yield
@@ -108,7 +108,7 @@ class TimedOut(EngineFailed):
 
 
 class NodeDied(EngineFailed):
-    """A container of the bed ended while it should be running; ``tail`` holds its last log lines.
+    """A container of the bed that should be running ended; ``tail`` holds its last log lines.
 
     ``exit_status`` is ``None`` if the container was removed before the engine reported it.
     """

@@ -19,7 +19,7 @@ class Interrupted(BaseException):
 _shields = 0
 """Number of ``shielded`` blocks that the main thread is in."""
 _held: list[int] = []
-"""Signals that arrived in these blocks."""
+"""Signals that arrived during these blocks."""
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:
@@ -31,7 +31,7 @@ def _interrupt(number: int, _frame: FrameType | None) -> None:
 
 
 def raise_on_signals() -> None:
-    """From here on SIGINT, SIGTERM and SIGHUP raise ``Interrupted`` in the main thread."""
+    """Make SIGINT, SIGTERM and SIGHUP raise ``Interrupted`` in the main thread from now on."""
     for number in _SIGNALS:
         signal.signal(number, _interrupt)
 
@@ -40,8 +40,8 @@ def raise_on_signals() -> None:
 def shielded() -> Iterator[None]:
     """Hold back the signals of ``raise_on_signals`` while the block runs, so that clean-up completes.
 
-    At the end of the outermost block, also of a failed one, ``Interrupted`` is raised once, for the last signal. The
-    block has no effect outside the main thread, because Python runs signal handlers only in the main thread.
+    At the end of the outermost block, even if it failed, ``Interrupted`` is raised once, for the last signal. The block
+    has no effect outside the main thread, because Python runs signal handlers only in the main thread.
 
     The handler stays installed, because a signal that arrives while handlers are exchanged would be lost. Blocking
     signals with ``pthread_sigmask`` does not work in a process with threads: the kernel delivers the signal to another

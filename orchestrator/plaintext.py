@@ -7,10 +7,10 @@ LAYOUT = "\n\t"
 
 
 def plain(text: object, keep: str = "\n") -> str:
-    r"""Return text with every character that cannot be printed as ``\xNN``, ``\uNNNN`` or ``\UNNNNNNNN``.
+    r"""Return text with each unprintable character escaped as ``\xNN``, ``\uNNNN`` or ``\UNNNNNNNN``.
 
-    These are all control characters (C0, C1) and formats that reorder a line (Unicode categories Other and Separator,
-    as str.isprintable), except the space and the characters of ``keep``.
+    Unprintable are control characters (C0, C1) and format characters that reorder a line (Unicode categories Other and
+    Separator, as for str.isprintable), but not the space and the characters of ``keep``.
     """
     return "".join(c if c.isprintable() or c in keep else _visible(ord(c)) for c in str(text))
 

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 
 def dumps(data: Any, **options: Any) -> str:
-    """Write JSON; options as json.dumps.
+    """Write JSON; ``options``: those of json.dumps.
 
     Raises:
         ValueError: a number in ``data`` is not finite.
@@ -19,7 +19,7 @@ def loads(text: str | bytes) -> Any:
     """Read JSON.
 
     Raises:
-        json.JSONDecodeError: the text is no JSON, or a number in it is not finite.
+        json.JSONDecodeError: the text is not JSON, or a number in it is not finite.
     """
     return json.loads(text, parse_constant=_refuse, parse_float=_finite, parse_int=_whole)
 

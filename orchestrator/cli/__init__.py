@@ -63,5 +63,5 @@ app.add_typer(mail.dns_app, name="dns", rich_help_panel="Mail and DNS of a bed")
 
 def main() -> None:
     """Run the command that the arguments name."""
-    gc.set_threshold(50_000, 20, 20)  # with 700, imports make 140 collections: a tenth of their CPU time
+    gc.set_threshold(50_000, 20, 20)  # with the default 700, imports cause 140 collections: a tenth of their CPU time
     shell.run_guarded(app)

@@ -42,10 +42,10 @@ def up(
     runs: shell.RunsOption = shell.RUNS,
     output: shell.FormatOption = "text",
 ) -> None:
-    """Bring a bed up, wait until each service answers and a bed with a load delivers a message, and leave it up.
+    """Bring a bed up, wait until each service answers (and, with a load generator, mail arrives), and leave it up.
 
     Before that, remove abandoned and expired beds, and restore missing firewall rules of running ones. If the same bed
-    is already up, only show it; if the one of this name differs or is damaged, fail.
+    is already up, only show it; if it is damaged, or another bed of this name is up, fail.
     """
     from orchestrator.bed import builtin
     from orchestrator.cli.progress import Steps

@@ -23,12 +23,12 @@ def _all() -> "list[DeployedBed]":
 
 
 def names() -> list[str]:
-    """Name the deployed beds and their ids, for shell completion."""
+    """Return the names and ids of the deployed beds, for shell completion."""
     return [word for deployed in _all() for word in (deployed.bed, deployed.id)]
 
 
 def node_names() -> list[str]:
-    """Name the nodes of all deployed beds, for shell completion."""
+    """Return the names of the nodes of all deployed beds, for shell completion."""
     return sorted({name for deployed in _all() for name in deployed.nodes})
 
 
@@ -45,7 +45,7 @@ Option = Annotated[
 def find(host: "Host", wanted: str | None, give: str, *, of_runs: bool = True) -> "DeployedBed":
     """Return the deployed bed of this name or id; if None, the only bed.
 
-    ``give``: how to name a bed, for the error. ``of_runs``: beds of running measurements count, too.
+    ``give``: advice in the error on how to name a bed. ``of_runs``: include beds of running scenarios.
     """
     from orchestrator.hosts import ownership
 

@@ -117,7 +117,7 @@ def clear(
 @dns_app.command()
 @verbose
 def rules(bed: chosen.Option = None, output: shell.FormatOption = "text") -> None:
-    """List the rules, the one that decides first, each with its id and its hits: how often it was applied."""
+    """List the rules in the order in which they are tried, each with its id and its hits: how often it was applied."""
     found = chosen.attached(bed).dns.rules()
     shell.answer(output, found, lambda: _show_rules(found))
 

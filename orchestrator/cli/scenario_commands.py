@@ -20,7 +20,7 @@ _SCENARIOS = Path(__file__).parents[1] / "scenarios"
 
 
 def _files() -> dict[str, Path]:
-    """Return scenario -> file, without an import: its module, or the __init__.py of its package."""
+    """Return scenario -> file (its module, or the __init__.py of its package), without an import."""
     modules = {path.stem: path for path in _SCENARIOS.glob("[!_]*.py")}
     packages = {path.parent.name: path for path in _SCENARIOS.glob("*/__init__.py")}
     return {
@@ -31,7 +31,7 @@ def _files() -> dict[str, Path]:
 
 
 def names() -> list[str]:
-    """Name every scenario; imports none."""
+    """Return the names of all scenarios, without an import."""
     return sorted(_files())
 
 
@@ -42,7 +42,7 @@ class Scenarios(shell.Panels):
     """The function that each subcommand executes (see ``command``)."""
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - click's signature
-        """Name every scenario."""
+        """Return the names of all scenarios."""
         return names()
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - click's signature

@@ -24,7 +24,7 @@ _errors_in_json: ContextVar[bool] = ContextVar("errors_in_json", default=False)
 
 
 def errors_as(output: str) -> str:
-    """Print this command's error in the format of its answer: callback of every option ``--format``."""
+    """Print this command's error in the format of its answer; callback of every option ``--format``."""
     _errors_in_json.set(output == "json")
     return output
 
@@ -62,7 +62,7 @@ class Panels(TyperGroup):
 
 
 def built_in_beds() -> list[str]:
-    """Name the built-in beds, for shell completion; reads no file."""
+    """Return the names of the built-in beds, for shell completion, without reading a file of theirs."""
     return sorted(path.stem for path in (Path(__file__).parents[1] / "bed" / "builtin").glob("*.yaml"))
 
 
@@ -73,7 +73,7 @@ BedArgument = Annotated[
 
 
 def made_runs(ctx: typer.Context) -> list[str]:
-    """Name the runs, for shell completion."""
+    """Return the names of the runs, for shell completion."""
     from orchestrator.measurements.rundir import RunDir
 
     with suppress(InvalidInput):
@@ -141,7 +141,7 @@ def run_guarded(command: Callable[[], Any]) -> None:
         say(f"interrupted ({signal}); {'; '.join(_left(signal)) or 'nothing was left behind'}")
         sys.exit(ExitCode.INTERRUPTED)
     except SystemExit as end:
-        if isinstance(end.__context__, BrokenPipeError):  # Typer has caught it, and exits with 1
+        if isinstance(end.__context__, BrokenPipeError):  # Typer has caught the BrokenPipeError, and exits with 1
             sys.exit(ExitCode.NO_READER)
         raise
     except Exception as error:  # noqa: BLE001 - the outermost frame: an unforeseen error is our bug
@@ -178,7 +178,7 @@ def _notes(error: BaseException) -> list[str]:
 
 
 def _left(signal: BaseException) -> list[str]:
-    """Return the chained errors' notes about objects left behind; a second signal may have hidden the first."""
+    """Return the notes about objects left behind, of chained errors, too: a second signal may have hidden the first."""
     notes = _notes(signal)
     error = signal.__cause__ or signal.__context__
     while error:

@@ -1,7 +1,7 @@
-"""Protocols of a host, its nodes and its images; the modules here hold all operations on a host.
+"""Protocols of a host, its nodes and images, with their data types; modules below: all operations on a host.
 
 ``docker`` is a host with a Docker Engine (20.10 and later, local or remote); the tests have an in-memory host.
-Other modules use the protocols only. A function that takes a host raises ``EngineFailed`` as the host's methods do.
+Other modules use the protocols only. Functions that take a host may raise ``EngineFailed``, as its methods do.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -42,7 +42,7 @@ class Endpoint:
     network: str
     v4: str | None = None
     alias: str | None = None
-    """Name that other containers of the network resolve, beside the container's own."""
+    """Additional name under which the network's other containers find this container."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,10 +81,10 @@ class NetworkSpec:
     labels: Mapping[str, str]
     subnet: str | None = None
     parent: str | None = None
-    """Of macvlan: an interface of the host."""
+    """Host interface under a macvlan network."""
     internal: bool = False
-    """Of a bridge: containers reach each other, and the host has no address on it. Otherwise they reach only the host,
-    which publishes their ports on 127.0.0.1."""
+    """Of a bridge. True: its containers reach each other, and the host has no address on it. False: they reach only the
+    host, which publishes their ports on 127.0.0.1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +135,7 @@ LOG_FILE_MB, LOG_FILES = 512, 2
 """Size in MiB and number of the engine's log files for one container.
 
 A follower of the log reads a file to its end, then continues in the newest file (Engine 20.10). So the recorder loses
-lines only if it is a whole file behind: about three million lines.
+lines only if it falls a whole file behind: about three million lines.
 """
 
 
@@ -186,7 +186,7 @@ class Images(Protocol):
         ...
 
     def load(self, tar: Iterable[bytes]) -> None:
-        """Load the images of such a tar; the engine compares each layer with its digest."""
+        """Load images from a tar as ``save`` yields it; the engine compares each layer with its digest."""
         ...
 
     def build(self, context: bytes, tag: str, args: Mapping[str, str], labels: Mapping[str, str]) -> Iterator[str]:
@@ -203,7 +203,7 @@ class Node(Protocol):
 
     @property
     def id(self) -> str:
-        """Id of the container, or its name if ``Host.node`` got a name."""
+        """Id of the container, or its name if ``Host.node`` was called with a name."""
         ...
 
     def start(self) -> None:
@@ -227,9 +227,9 @@ class Node(Protocol):
         ...
 
     def exec(self, command: Sequence[str], *, capabilities: Sequence[str] | None = None, timeout: float = 60) -> Output:
-        """Run a command in the container to its end; ``capabilities``: by default the container's.
+        """Run a command in the container to its end; ``capabilities`` defaults to the container's.
 
-        Ends the command on a signal; if that fails, adds a note to the exception.
+        A signal ends the command, too; if that fails, the exception gets a note.
 
         Raises:
             Overdue: the command runs longer than ``timeout`` seconds.
@@ -286,10 +286,10 @@ class Host(Protocol):
         ...
 
     def info(self) -> HostInfo:
-        """Return the facts of the machine and its engine; every bring-up of a bed reads them first.
+        """Return the facts of the machine and its engine; every bring-up reads them first.
 
         Raises:
-            EngineFailed: also if this kind of engine is not supported: Podman, Docker in rootless mode.
+            EngineFailed: also if the kind of engine is not supported (Podman, Docker in rootless mode).
         """
         ...
 
@@ -314,7 +314,7 @@ class Host(Protocol):
         ...
 
     def node(self, container: str) -> Node:
-        """Return the container of this id or name, without a check that it exists."""
+        """Return the container of this id or name; does not check that it exists."""
         ...
 
     def run(self, spec: ContainerSpec, timeout: float = 60) -> Output:

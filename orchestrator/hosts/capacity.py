@@ -105,24 +105,24 @@ class Check:
     do: str
     """Cure; empty if the host has enough."""
     state: Literal["ok", "warn", "fail", "wanted"]
-    """``wanted``: too little, and the scenario examines the consequence."""
+    """``wanted``: the host has too little, and the scenario examines the consequence."""
     share: float | None = None
-    """Needed divided by found; 1: nothing remains. ``None``: not a figure."""
+    """Needed divided by found; 1: nothing remains. ``None``: the check compares no figures."""
 
     @classmethod
     def of(cls, name: str, needed: str, found: str, do: str, *, enough: bool, short: Short = "fail") -> Self:
-        """Return a check that is in the state ``short`` if the host has not enough."""
+        """Return a check; its state is ``short`` if the host has too little."""
         return cls(name=name, needed=needed, found=found, do="" if enough else do, state="ok" if enough else short)
 
     @classmethod
     def figure(cls, name: str, needed: int, found: int, do: str, *, short: Short = "fail", of: str = "") -> Self:
-        """Compare two figures; ``of`` follows the needed one."""
+        """Compare two figures; ``of``: text after the needed figure."""
         compared = cls.of(name, f"{needed:,}{of}", f"{found:,}", do, enough=needed <= found, short=short)
         return replace(compared, share=needed / max(found, 1))
 
 
 def read(host: Host, *, features: bool = True) -> Readings:
-    """Read the host with one-shot helpers: in the host's network namespace without capabilities, and in its own.
+    """Read the host with two helpers: one in the host's network namespace, without capabilities; one in its own.
 
     ``features``: try out the kernel's features, in the second helper; otherwise ``lacks`` is empty.
     """
@@ -196,7 +196,7 @@ def check(readings: Readings, needs: HostNeeds) -> list[Check]:
     if needs.ipv6:
         found = "yes" if readings.ipv6 else "no: /proc/sys/net/ipv6 is not there"
         checks.append(Check.of("IPv6 in the kernel", "yes", found, ENABLE_IPV6, enough=readings.ipv6))
-    if needs.cpus:  # no share: a limit of all CPUs is no shortage
+    if needs.cpus:  # no share: a CPU limit equal to all CPUs is no shortage
         cpus, do = readings.engine.cpus, "lower the node's limit, cpus"
         checks.append(Check.of("CPUs of one node", f"{needs.cpus:g}", f"{cpus}", do, enough=needs.cpus <= cpus))
     return checks
@@ -214,7 +214,7 @@ def admit(
     """Check that the host can carry a run; warn if disk space may run out.
 
     Raises:
-        HostCannot: with the first failed check that is not ``provoked``.
+        HostCannot: a check failed whose name is not in ``provoked``; the error describes the first one.
     """
     checks = [*check(readings, needs), room_for_runs(runs)]
     require([result for result in checks if result.name not in provoked], smaller)
@@ -244,10 +244,10 @@ def _room(place: str, needed_mb: int, free_b: int | None) -> Check:
 
 
 def require(checks: list[Check], smaller: str | None = None) -> None:
-    """Refuse a bed beyond the host's capacity; ``smaller`` suggests a smaller one.
+    """Refuse a bed beyond the host's capacity; ``smaller``: advice that names a smaller bed.
 
     Raises:
-        HostCannot: with the first failed check.
+        HostCannot: a check failed; the error describes the first one.
     """
     for failed in (result for result in checks if result.state == "fail"):
         do = f"{failed.do}; or {smaller}" if smaller else failed.do

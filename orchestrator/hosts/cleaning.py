@@ -24,9 +24,9 @@ class Cleaned(NamedTuple):
 
 
 def clean(host: Host, *, everything: bool, say: Callable[[str], None]) -> Cleaned:
-    """Remove all objects of abandoned and expired beds; ``everything``: of all beds.
+    """Remove all objects of abandoned and expired beds, or with ``everything`` of all beds.
 
-    Without it, beds that are up, beds of running commands and beds made from another machine are kept.
+    Unless ``everything``, keep beds that are up, beds of running commands, and beds made from another machine.
 
     Raises:
         EngineFailed: an object could not be removed; the other objects were.
@@ -41,7 +41,7 @@ def clean(host: Host, *, everything: bool, say: Callable[[str], None]) -> Cleane
 def make_way(host: Host, say: Callable[[str], None]) -> None:
     """Remove abandoned and expired beds before a new bed is made.
 
-    A bed that cannot be removed is reported and left: its names and its subnet conflict with no other bed's.
+    A bed that cannot be removed is reported and left: its names and subnet cannot conflict with those of the new bed.
     """
     _remove_each(host, [s for s in deployed_beds(host) if s.abandoned], say)
 
@@ -89,7 +89,7 @@ def remove(host: Host, bed: DeployedBed, say: Callable[[str], None]) -> None:
     """Remove a bed: containers, lab network, veth pair; last the control network, whose labels identify the remains.
 
     Host settings are restored even if another step fails; the lock container is removed only if no step failed. If the
-    helper's image is missing and needed, it is built first; signals are held back after that.
+    helper's image is missing and needed, it is built first; signals are held back only after that build.
 
     Raises:
         EngineFailed: an object could not be removed; all objects independent of it were.
@@ -125,7 +125,7 @@ def remove(host: Host, bed: DeployedBed, say: Callable[[str], None]) -> None:
 
 
 def _at_once(acts: Sequence[Callable[[], None]]) -> None:
-    """Call functions in parallel. No pool: at the interpreter's exit, when a bed may be up, it starts no thread."""
+    """Call functions in parallel. A pool starts no thread at the interpreter's exit, when a bed may still be up."""
     threads = [Thread(target=act) for act in acts]
     for thread in threads:
         thread.start()

@@ -46,7 +46,7 @@ def environment() -> dict[str, str]:
 
 
 def tool(name: str) -> str | None:
-    """Return the path of a program, sbin included; ``None`` if it is not installed."""
+    """Return the path of a program on PATH or in sbin; ``None`` if it is not installed."""
     return shutil.which(name, path=environment()["PATH"])
 
 

@@ -38,13 +38,13 @@ from orchestrator.hosts.helper import HELPER
 _log = logging.getLogger(__name__)
 
 LABEL = "testbed.context"
-"""Label of an image: digest of its folder when it was built."""
+"""Label of an image: digest that its folder had at the build."""
 RELEASES: tuple[str, ...] = get_args(Release)
 DEFAULT_RELEASE = "bookworm"
 
 _NOT_ON = {(image, "bullseye"): "its Python is 3.9, the agents need 3.11" for image in ("agents", "inbox")}
 _AT_ONCE = 2
-"""Number of parallel builds; they mostly wait for the network and for dpkg's writes."""
+"""Number of parallel builds; builds mostly wait for the network and for dpkg's writes."""
 _LAYER = re.compile(r" ---> ([0-9a-f]{12})$")
 """Line in a build's output with the image id of a step."""
 _NOT_OURS = re.compile(r"(^|/)(\.|__pycache__)|~(/|$)")
@@ -109,7 +109,7 @@ class State:
     size_b: int | None
     """Size with shared layers; ``None`` if the image is missing."""
     build: str = ""
-    """Action of ``build_all`` and its reason; empty if it was not called."""
+    """What ``build_all`` did and why; empty if it was not called."""
 
 
 def states(host: Host, release: str) -> list[State]:
@@ -150,7 +150,7 @@ def build_all(host: Host, release: str, say: Say) -> list[State]:
 
 
 def needed_by(bed: Bed) -> list[tuple[str, str]]:
-    """Return the images that a bed needs, with the helper's: name, Debian release."""
+    """Return (name, Debian release) of each image that a bed needs, including the helper's."""
     nodes = [(services.service(node.service).image, node.release) for node in bed.nodes.values()]
     return [("helper", DEFAULT_RELEASE), *dict.fromkeys(nodes)]
 
@@ -188,18 +188,18 @@ def _missing(host: Host, wanted: Iterable[tuple[str, str]]) -> list[tuple[str, s
 
 
 def is_current(host: Host, image: str, release: str) -> bool:
-    """Whether the engine has an image, built from the files that this version of testbed has."""
+    """Whether the engine has an image that was built from this version's files."""
     return (host.images.find(tag(image, release)) or {}).get(LABEL) == digest(image)
 
 
 @contextmanager
 def _alone(name: str, say: Say) -> Iterator[None]:
-    """Lock an image for the block: while another process of this user makes the image, report that and wait."""
+    """Lock an image for the block: while another process of this user builds it, report that and wait."""
     folder = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"testbed-{os.getuid()}"
     with usable(folder, "a folder of locks"):
         folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()
-        if not S_ISDIR(found.st_mode) or found.st_uid != os.getuid():  # another user could have made it in /tmp
+        if not S_ISDIR(found.st_mode) or found.st_uid != os.getuid():  # another user could have made it: /tmp is shared
             what = "a folder of locks that belongs to this user"
             raise InvalidInput(what, f"{folder}: a link, a file or another user's", "set XDG_RUNTIME_DIR or TMPDIR")
         file = os.fdopen(os.open(folder / name.replace("/", "-"), os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600))

@@ -1,6 +1,6 @@
 """Settings of the host's kernel: changed by one command at a time, with consent, and restored.
 
-The settings apply to every network namespace of the machine, hence the consent, the short time and the lock. The lock
+The settings apply to every network namespace of the machine, hence the consent, the short time, and the lock. The lock
 is a container that is never started. Its name is unique in the engine; its labels hold the old and new values, so that
 any other command can restore the old ones.
 """
@@ -34,8 +34,8 @@ while [ $# -gt 0 ]; do
 done
 [ -z "$failed" ]
 """
-"""Arguments: name, old value, new value of each setting. A setting whose value is no longer the old
-one stays as it is. If the kernel refuses one value, the script still writes the others."""
+"""Arguments: name, old value, new value of each setting. A setting that no longer has its old
+value is not changed. If the kernel refuses one value, the script still writes the others."""
 _TRIES = 5
 
 _Values = Mapping[str, tuple[str, str]]
@@ -43,7 +43,7 @@ _Values = Mapping[str, tuple[str, str]]
 
 
 class HostSettings:
-    """Context that holds the lock; ``apply`` raises settings that are lower; the end of the context restores them.
+    """Context manager that holds the lock; ``apply`` raises settings that are too low; the exit restores them.
 
     ::
 
@@ -69,7 +69,7 @@ class HostSettings:
         try:
             with shielded():
                 self._take()
-        except BaseException as error:  # it may come after the lock was made: a signal that ``shielded`` held back
+        except BaseException as error:  # perhaps a signal that ``shielded`` held back: the lock may exist
             self.__exit__(type(error), error, None)
             raise
         return self
@@ -149,5 +149,5 @@ def _change(host: Host, values: _Values) -> None:
 
 
 def _run(host: Host, script: str, *words: str) -> str:
-    """Run a script that may write settings. As root, their owner, it needs no capability (net_ctl_permissions)."""
+    """Run a script that may write settings. Root owns the settings, and needs no capability (net_ctl_permissions)."""
     return on_the_host(host, script, *words, needed="settings of the host's kernel", writes_sysctls=True)

@@ -1,7 +1,7 @@
 """Networks of a bed: control bridge, private veth pair, and the lab network (macvlan) on it; or a lab on a bridge.
 
 
-The control network is made first and removed last: its labels lead another command to the other objects.
+The control network is made first and removed last: from its labels another command finds the other objects.
 Frames of the lab reach the far end of the pair, in the host's network namespace. That end has no IPv4 or IPv6 address,
 answers no ARP and joins no multicast group. But Linux accepts a packet for any of the host's addresses on any interface
 (RFC 1122, 3.3.4.2, weak end system), and the engine turns on forwarding of other packets. So a rule drops every frame
@@ -52,7 +52,7 @@ def make_control(host: Host, identity: Identity) -> str:
 
 
 def make_guests(host: Host, identity: Identity) -> str:
-    """Make the network that other containers may join; return its name. It is internal: no way leads out of it."""
+    """Make the network that other containers may join; return its name. It is internal: no route leads out of it."""
     return _make_network(host, identity, identity.guests, internal=True)
 
 
@@ -73,7 +73,7 @@ def remove_parent(host: Host, identity: Identity) -> None:
 
 
 def _change_veth(host: Host, script: str, identity: Identity, *, bed: Identity | None = None) -> None:
-    """Run a script on a bed's veth pair. ``bed``: as in ``on_the_host``; a removal gives none (it would end itself)."""
+    """Run a script on a bed's veth pair. ``bed``: as in ``on_the_host``; None in a removal, or it would end itself."""
     needed = f"the veth pair of bed {identity.id}"
     on_the_host(host, script, *identity.veth, identity.id, needed=needed, bed=bed, capabilities=("NET_ADMIN",))
 
@@ -93,10 +93,10 @@ def require_parent(host: Host, parent: str) -> None:
 
 
 def require_address(host: Host, address: str) -> None:
-    """Check that the host has an address to publish ports on; 0.0.0.0 and :: stand for all of them.
+    """Check that the host has an address to publish ports on; 0.0.0.0 and :: stand for all its addresses.
 
     Raises:
-        InvalidInput: not an address, or not one of the host's.
+        InvalidInput: the text is not an address, or the host does not have this address.
     """
     needed, do = "an address of the engine's host for --publish", "name one of these, or 0.0.0.0 for all"
     try:
@@ -110,7 +110,7 @@ def require_address(host: Host, address: str) -> None:
 
 
 def make_lab(host: Host, identity: Identity, parent: str | None, subnet: IPv4Network) -> str:
-    """Make the network of the nodes: macvlan on ``parent``, or without one a bridge; return its name.
+    """Make the network of the nodes: macvlan on ``parent``, or a bridge if ``parent`` is None; return its name.
 
     Raises:
         SubnetTaken: the subnet overlaps with another network's.

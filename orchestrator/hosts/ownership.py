@@ -1,4 +1,4 @@
-"""Labels of a bed's objects, and whether their owner still runs: the process of a run, or the bring-up of a kept bed.
+"""Labels of a bed's objects, and state of their owner: the process of a run, or the bring-up of a kept bed.
 
 Only labels identify an object, so that any command finds the objects of a killed command. A veth pair has no labels:
 its name and its alias hold the id of its bed.
@@ -39,7 +39,7 @@ class Kind(StrEnum):
     RUN = "run"
     """As long as the command that made the bed runs."""
     UP = "up"
-    """Until ``testbed down``, or until it expires."""
+    """Until ``testbed down``, or until the bed expires."""
 
 
 class Owner(StrEnum):
@@ -48,7 +48,7 @@ class Owner(StrEnum):
     ALIVE = "alive"
     DEAD = "dead"
     UNKNOWN = "unknown"
-    """It was started on another machine or in another container."""
+    """The owner was started on another machine or in another container."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,9 +70,9 @@ class Identity:
     owner: str = ""
     """Label of the owner; empty: this process."""
     published_at: str = LOOPBACK
-    """Address of the host on which its ports are published."""
+    """Address of the host on which the bed's ports are published."""
     foreign: Mapping[str, str] = field(default_factory=dict)
-    """Labels of another tool for its objects."""
+    """Labels that another tool needs on the bed's objects."""
 
     @classmethod
     def new(
@@ -121,7 +121,7 @@ class Identity:
 
     @property
     def guests(self) -> str:
-        """Name of the guest network; for a bed that stays up it has no id, so that it is known before the bring-up."""
+        """Name of the guest network; without the id of a bed that stays up, so that it is known before the bring-up."""
         return f"testbed-{self.bed}-guests" if self.kind is Kind.UP else self.name("guests")
 
     @property
@@ -154,7 +154,7 @@ def _machine() -> tuple[str, str, str]:
 def _started(pid: int) -> str | None:
     """Return the start of a process or thread in clock ticks since the boot; ``None`` if it has ended.
 
-    proc(5), stat, field 22: it is there for each thread, too.
+    Source: field 22 of /proc/<id>/stat (proc(5)), which every thread has, too.
     """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
@@ -181,7 +181,7 @@ def scratch(owner: str) -> str:
 
 @contextmanager
 def bringing_up() -> Iterator[str]:
-    """Yield an OWNER label that is alive during the block; it names a thread: the process may outlive the bring-up."""
+    """Yield an OWNER label of a thread that ends with the block, because the process may outlive the bring-up."""
     over = Event()
     thread = Thread(target=over.wait, name="bring-up", daemon=True)
     thread.start()
@@ -217,12 +217,12 @@ class DeployedBed(Identity):
 
     @property
     def node_containers(self) -> dict[str, Found]:
-        """Name of a node -> its container; a node without one is left out."""
+        """Name of a node -> its container; nodes without a container are left out."""
         return {c.labels[NODE]: c for c in self.containers if NODE in c.labels}
 
     @property
     def made(self) -> bool:
-        """Every node was started once, even if it has ended or its container was removed.
+        """Whether every node was started once, even if a node has ended or its container was removed.
 
         ``bringup`` creates all containers before it starts the first one.
         """
@@ -236,14 +236,14 @@ class DeployedBed(Identity):
 
     @property
     def abandoned(self) -> bool:
-        """The bed expired, its run was killed, or its bring-up was never finished."""
+        """Whether the bed expired, its run was killed, or its bring-up was never finished."""
         if self.expired:
             return self.owner_state is not Owner.ALIVE
         return self.owner_state is Owner.DEAD and (self.kind == Kind.RUN or not self.made)
 
     @property
     def expired(self) -> bool:
-        """The time of expiry is past, by this machine's clock."""
+        """Whether the time of expiry is past, by this machine's clock."""
         try:
             return datetime.fromisoformat(self.expires) <= datetime.now(UTC)
         except (ValueError, TypeError):  # no expiry, or not our label

@@ -1,4 +1,4 @@
-"""Images in a file: saved from one engine and loaded into another, as a cache for machines that begin without images.
+"""Images in a file: saved from one engine and loaded into another, as a cache for new machines.
 
 The file is a tar as ``docker save`` writes it (image-spec 1.2, or an OCI layout), so ``docker load`` reads it, too.
 """
@@ -25,7 +25,7 @@ _PREFIX = "testbed/"
 def save(host: Host, needed: Iterable[tuple[str, str]], file: Path, say: Say) -> int:
     """Save images (name, Debian release) to a file, and return its size in bytes; build missing and stale ones.
 
-    An existing file is replaced in one step; a failure leaves it as it was.
+    An existing file is replaced in one step; a failure leaves the existing file unchanged.
 
     Raises:
         InvalidInput: an image does not exist, or the file cannot be written or read back.
@@ -53,7 +53,7 @@ def save(host: Host, needed: Iterable[tuple[str, str]], file: Path, say: Say) ->
 
 
 def load(host: Host, file: Path, say: Say) -> list[str]:
-    """Load the images of a file and return their tags; refuse those that this version would build otherwise.
+    """Load the images of a file and return their tags; refuse images that this version would build from other files.
 
     The engine compares each layer with its digest, this function each image's configuration.
 
@@ -90,7 +90,7 @@ def _reporting(pieces: Iterable[bytes], done: str, say: Say) -> Iterator[bytes]:
 
 
 def _read(file: Path) -> dict[str, dict[str, str]]:
-    """Return tag -> labels of the images in a file; compare each configuration with the digest that is its name."""
+    """Return tag -> labels of the images in a file; compare each configuration with the digest in its name."""
     damaged = "a whole file of `testbed images save`"
     try:
         with usable(file, "a file of images"), tarfile.open(file, "r:") as archive:

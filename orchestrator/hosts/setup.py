@@ -35,7 +35,7 @@ def setup(say: Say) -> Host:
 
 
 def ensure_engine(say: Say) -> Host:
-    """Return the engine; if none answers, install the distribution's and start it.
+    """Return the engine; if none answers, install and start the distribution's engine.
 
     Raises:
         EngineFailed: the engine does not answer or refuses this user, or none can be installed or started.
@@ -56,7 +56,7 @@ def ensure_engine(say: Say) -> Host:
 
 
 def chosen() -> str | None:
-    """Return the engine that DOCKER_HOST or a Docker context names; ``None`` if it is this machine's usual one."""
+    """Return the engine that DOCKER_HOST or a Docker context names; ``None`` if that is this machine's default."""
     named = os.environ.get("DOCKER_HOST") or os.environ.get("DOCKER_CONTEXT") or docker.current_context()
     return None if named in {"default", f"unix://{SOCKET}"} else named
 
@@ -97,7 +97,7 @@ def answering(started: "subprocess.Popen[bytes]", log: Path | None, connect: Cal
     """
     deadline = time.monotonic() + _START_S
     while True:
-        status = started.poll()  # read before connect(): an engine that ends after an answer does not matter
+        status = started.poll()  # read before connect(): the end of an engine that has answered does not matter
         try:
             return connect()
         except EngineFailed as error:

@@ -51,7 +51,7 @@ class Wall:
     """``None``: the wall on the host."""
     state: State
     found: str = ""
-    """Rules found instead of the wall's, or the reason why the wall was not checked."""
+    """Rules found instead of the wall's rules, or the reason why the wall was not checked."""
     do: str = ""
 
     @property
@@ -108,7 +108,7 @@ def grouped(walls: Iterable[Wall], state: State) -> list[tuple[str, str, str, st
 def mend(host: Host, say: Callable[[str], None]) -> list[Wall]:
     """Restore every open wall of every bed that is up; return the walls that stay open or UNSEEN.
 
-    If a wall cannot be restored, that is reported, and the walls of the other beds are still restored.
+    A failed restoration is reported, and the walls of the other beds are still restored.
 
     Raises:
         EngineFailed: the helper's image is missing, and cannot be built.
@@ -181,7 +181,7 @@ def _node_wall(host: Host, bed: DeployedBed, container: Found) -> Wall:
 
 
 def _still_there(host: Host, walls: Iterable[Wall]) -> list[Wall]:
-    """Leave out beds removed during the check; make an open wall UNSEEN if its bed's containers changed meanwhile."""
+    """Leave out beds removed during the check; mark an open wall UNSEEN if its bed's containers changed meanwhile."""
     now = {bed.id: bed.containers for bed in deployed_beds(host)}
     return [
         wall

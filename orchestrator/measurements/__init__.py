@@ -1,4 +1,4 @@
-"""Measurements of a run, read from its directory, for the runner and for ``analyze``.
+"""Measurements of a run, read from its directory: rates, latencies, accounting, drain, CPU and memory use.
 
 Missing data is ``None``, never zero. Times are Unix times, durations seconds. Tick: a report printed every second.
 """
@@ -34,7 +34,7 @@ class Use:
     cores: float
     """Mean CPU cores in use."""
     memory_b: int | None
-    """Peak, without inactive file cache."""
+    """Peak memory, without inactive file cache."""
     throttled_s: float | None
     """Time for which the CPU limit stopped the node."""
 
@@ -153,7 +153,7 @@ class Measurements:
         return Phase(name=load, start=sent.started, end=max(sent.ended, (got and got.last) or sent.ended))
 
     def accounting(self, load: str) -> Accounting | None:
-        """Compare sent and delivered messages of a load; ``None`` if they are not numbered, or a report is missing."""
+        """Compare sent and delivered messages of a load; ``None`` if they have no numbers, or a report is missing."""
         sent, got = self.loads.get(load), self.sinks.get(load)
         return Accounting.check_off(sent, got) if sent and got else None
 
@@ -168,7 +168,7 @@ class Measurements:
         ``after``: leave out this many seconds at the start; ignored for unnumbered messages.
         """
         sent, got = self.loads.get(load), self.sinks.get(load)
-        if sent and not sent.numbered:  # the sink's ticks give the time of the last delivery to 1 s
+        if sent and not sent.numbered:  # the sink's ticks tell the time of the last delivery to 1 s
             ticks = self._sink_ticks.get(load)
             return _rate(ticks[-1]["delivered"], sent.started, max(ticks[-1]["t"], sent.ended)) if ticks else None
         if sent is None or got is None:
@@ -234,7 +234,7 @@ class Measurements:
         points = self.series.get("sink", ())
         ticks = _by(({"phase": names[p["run"]], **p} for p in points if p.get("run") in names), "phase")
         for name, other in ((name, load) for name, load in self.loads.items() if not load.numbered):
-            # Unnumbered mail names no load: all deliveries until the relay's queue is empty count for this one.
+            # Unnumbered mail names no load: all deliveries until the relay's queue is empty count for this load.
             drained = self.drained(name)
             until = other.ended + (drained.seconds if drained else 0.0) + TICK_S
             own = [{**p, "delivered": p["foreign"]} for p in points if p.get("run") == other.run and p["t"] <= until]
@@ -292,7 +292,7 @@ class Measurements:
         )
 
     def machine(self, load: str) -> Machine | None:
-        """Return the use of the machine's CPUs during a load; ``None`` if it or the nodes' use was not recorded."""
+        """Return the CPU use of the machine during a load; ``None`` if its use or the nodes' use was not recorded."""
         read = self.cpus(load)
         if not read or not read.used or read.end <= read.start or read.cpus < 1:
             return None

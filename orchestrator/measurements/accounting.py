@@ -1,4 +1,4 @@
-"""Outcome of each message of a load. A set of sequence numbers is an integer: bit n is set if n is in the set."""
+"""Outcome of each message of a load. A set of sequence numbers is an integer: bit n stands for number n."""
 
 import base64
 import zlib

@@ -36,7 +36,7 @@ class Hops(Kept):
     log_b: int
     """Size of the log file."""
     latency: Annotated[dict[str, Latency], PlainValidator(_decoded), PlainSerializer(_encoded)]
-    """Name of a hop, in the order in which a message passes them -> the delays there, one for each delivery attempt."""
+    """Name of a hop -> its delays, one for each delivery attempt; hops in the order in which a message passes them."""
     queue: list[tuple[float, int]]
     """Unix time and number of messages in the relay's queue, for each second in which the number changed."""
     statuses: dict[str, int]

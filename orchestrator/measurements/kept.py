@@ -1,4 +1,4 @@
-"""Content of kept files: JSON objects of a checked shape and format, or the reason for a refusal."""
+"""JSON files of a run: base class of their types, check of their format, reason why a file is unreadable."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,13 +11,13 @@ from orchestrator.errors import InvalidInput
 
 
 class Kept(BaseModel):
-    """Base of the shapes of files in a run directory: strict types, unknown keys ignored."""
+    """Base class for the content of files in a run directory: strict types, unknown keys ignored."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Check the content of a file; in JSON mode, a strict field may be a dataclass, an enumeration or a tuple."""
+        """Check the content of a file, in JSON mode: strict fields may be dataclasses, enumerations and tuples."""
         return cls.model_validate_json(strict_json.dumps(data))
 
 
@@ -30,7 +30,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def check_format(data: Mapping[str, Any], known: int, path: Path) -> None:
-    """Raise InvalidInput if a file's ``format`` is not ``known``; a file without one has format 1."""
+    """Raise InvalidInput if a file's ``format`` is not ``known``; a file without the key has format 1."""
     found = data.get("format", 1)
     if type(found) is int and found == known:
         return

@@ -1,4 +1,4 @@
-"""A distribution of durations, in constant memory (HdrHistogram)."""
+"""Latency: a distribution of durations (HdrHistogram), with its count, mean, maximum and percentiles."""
 
 from bisect import bisect_left
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Latency:
 
     @cached_property
     def _filled(self) -> tuple[list[int], list[int]]:
-        """Values and counts of the filled buckets, about 100 of 23,552; the library visits all for each percentile."""
+        """Values and counts of the filled buckets: about 100 of 23,552 (the library visits all for each percentile)."""
         octets, size = bytes(self.histogram.counts), self.histogram.word_size
         first, end = (len(octets) - len(octets.lstrip(b"\0"))) // size, -(-len(octets.rstrip(b"\0")) // size)
         counts = self.histogram.counts[first:end]

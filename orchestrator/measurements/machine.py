@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from orchestrator.measurements.kept import Kept
 
 FULL = 0.1
-"""CPUs with a smaller idle share count as saturated. It is above 0: readings include a moment without load."""
+"""CPUs with a smaller idle share count as saturated. Not 0, because readings include a moment without load."""
 
 OTHERS = 0.27
-"""If more than this share of saturated CPUs was in use outside the bed, other processes held the bed up.
+"""If more than this share of saturated CPUs was in use outside the bed, other processes slowed the bed down.
 
 Measured on 2 CPUs: 0.10 to 0.23 in runs alone, 0.30 to 0.45 beside one or two ``sha256sum /dev/zero``. Engine and
 testbed count as outside the bed; they used 0.10 in a run alone (0.21 CPUs)."""
@@ -17,7 +17,7 @@ testbed count as outside the bed; they used 0.10 in a run alone (0.21 CPUs)."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """Mean number of CPUs in use: in all, and by each node."""
+    """Mean number of CPUs in use: by all processes, and by each node."""
 
     seconds: float
     """Length of the observation: from before the load until after it."""
@@ -25,7 +25,7 @@ class Machine:
     """Number of CPUs observed: all of the machine, or some."""
     busy: float
     nodes: Mapping[str, float]
-    """Node -> CPUs that it used, observed or not."""
+    """Node -> mean number of CPUs in use by it, including CPUs that were not observed."""
 
     @property
     def idle(self) -> float:
@@ -34,12 +34,12 @@ class Machine:
 
     @property
     def full(self) -> bool:
-        """The CPUs were saturated."""
+        """Whether the CPUs were saturated."""
         return self.idle < FULL
 
     @property
     def starved(self) -> bool:
-        """The CPUs were saturated, and other processes held the bed up."""
+        """Whether the CPUs were saturated, and other processes slowed the bed down."""
         return self.full and self.others > OTHERS * self.cpus
 
     @property

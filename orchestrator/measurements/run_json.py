@@ -12,7 +12,7 @@ from orchestrator.measurements.verdict import Verdict
 from orchestrator.services import Purpose
 
 _LEFT_OUT = {"verdict", "error", "phases"}
-"""Keys not needed to judge a run: if invalid, they are left out; of the phases, only the invalid ones."""
+"""Keys not needed to judge a run: if invalid, they are left out; of the phases, only invalid phases are left out."""
 
 
 class _Node(Kept):

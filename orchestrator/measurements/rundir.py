@@ -128,7 +128,7 @@ class RunDir:
 
     @property
     def left_out_marks(self) -> tuple[str, ...]:
-        """A sentence for each unreadable part of a file."""
+        """One sentence for each unreadable part of a file."""
         return tuple(f"left out, because it cannot be read: {what} of {name}" for name, what in self.left_out.items())
 
     def save_traceback(self, part: str, error: BaseException | None) -> None:

@@ -1,4 +1,4 @@
-"""Time series, and rates from counters."""
+"""Time series with gaps, and growth rates of counters, also of counters that grow in bursts."""
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
@@ -84,7 +84,7 @@ def steady(points: Sequence[tuple[float, float]], start: float, end: float, peri
         return None
     knots = [(start, 0.0)]
     for t, value in points:
-        if t - knots[-1][0] > 2 * TICK_S:  # equal readings are missing: no growth until TICK_S before this one
+        if t - knots[-1][0] > 2 * TICK_S:  # equal readings are missing: no growth until TICK_S before this reading
             knots.append((t - TICK_S, knots[-1][1]))
         knots.append((t, value))
     knots.append((max(end, knots[-1][0] + TICK_S), knots[-1][1]))

@@ -58,7 +58,7 @@ class Evidence(Kept):
 
 
 def unmet(evidence: Iterable[Evidence]) -> str:
-    """Return a text of all evidence that does not hold; empty if there is none."""
+    """Return a text that lists all evidence that does not hold; empty if all holds."""
     return "; ".join(f"{e.fact}: {e.found}, needed {e.needed}" for e in evidence if e.holds is False)
 
 
@@ -89,11 +89,11 @@ class Table(Kept):
     columns: Sequence[str]
     """Headings with units; the first column names the row."""
     rows: Sequence[Sequence[Cell]]
-    """``None``: not measured."""
+    """``None`` in a cell: not measured."""
     bars: str | None = None
     """Heading of the column that the report also draws as bars."""
     align: str = "lr"
-    """``l`` (left) or ``r`` (right) for each column; its last letter holds for all columns after it."""
+    """``l`` (left) or ``r`` (right) for each column; the last letter applies to all later columns, too."""
     strong: str | None = None
     """First cell of an emphasized row."""
 

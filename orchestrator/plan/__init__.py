@@ -37,7 +37,7 @@ class NodePlan(Rendered):
     v4: IPv4Address
     families: Families
     addresses: tuple[IPv4Address, ...]
-    """All its real IPv4 addresses, the service address first; each has an IPv6 twin."""
+    """All real IPv4 addresses of the node, the service address first; each has an IPv6 twin."""
     capabilities: tuple[str, ...]
     """Capabilities of the service; the container also has the start script's."""
     sysctls: Mapping[str, str]
@@ -54,11 +54,11 @@ class NodePlan(Rendered):
 
     @property
     def tag(self) -> str:
-        """The tag of its image."""
+        """The tag of the node's image."""
         return f"testbed/{self.image}:{self.release}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the node as plain data; it has the size and SHA-256 of each file."""
+        """Return the node as plain data, with the size and SHA-256 of each file."""
         return {
             **{key: getattr(self, key) for key in _PLAIN},
             "publish": self.publish,
@@ -78,7 +78,7 @@ class NodePlan(Rendered):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostNeeds:
-    """Resources needed on the host; each value is the total of all nodes, unless its text says otherwise."""
+    """Resources needed on the host; each value is the total of all nodes, unless stated otherwise."""
 
     containers: int
     addresses: int
@@ -149,7 +149,7 @@ def subnet_prefix(bed: Bed) -> int:
 def make_plan(bed: Bed, *, subnet: IPv4Network | None = None, cpus: int) -> Plan:
     """Return the plan of a bed; raises InvalidInput if the bed cannot be built.
 
-    ``subnet``: the slice; by default the bed's own, or the first one that fits. ``cpus``: CPUs of the host; by
+    ``subnet``: the slice; by default the bed's own, or the first that fits. ``cpus``: CPUs of the host; by
     default a daemon starts as many threads.
     """
     kinds = {name: services.service(node.service) for name, node in bed.nodes.items()}
@@ -277,7 +277,7 @@ def _workers(node: NodeSpec, cpus: int) -> int:
 
 
 def _refuse(bed: Bed, kinds: Mapping[str, Service[Strict]]) -> None:
-    """Raise InvalidInput for a valid bed that cannot be built."""
+    """Raise InvalidInput if a bed cannot be built although its model is valid."""
     if _MAIL in bed.nodes:
         raise InvalidInput(f"a node name other than {_MAIL!r}", "it is the name of the delivery addresses", "rename it")
     if bed.on_link and not bed.families.has_v4:

@@ -19,7 +19,7 @@ class DrawnNetwork:
     subnets: tuple[str, ...]
     """Empty if the engine has not chosen them yet."""
     parent: str = ""
-    """The host's real interface that carries the network, if it has one."""
+    """Real interface of the host that carries the network; empty: none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class DrawnNode:
     name: str
     service: str
     role: str
-    """Empty for a service that is unknown here."""
+    """Empty if this version does not know the service."""
     addresses: tuple[str, ...]
     """On the lab network: single addresses, and ranges ``FIRST to LAST``."""
     networks: tuple[str, ...]

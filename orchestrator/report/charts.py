@@ -15,9 +15,9 @@ from orchestrator.report.summary import PERCENTILES, percentiles
 from orchestrator.services import Purpose
 
 MARKED = 60
-"""A line of at most this many readings has a circle at each: a scenario reads at irregular times."""
+"""A line of at most this many readings has a circle at each reading: a scenario reads at irregular times."""
 MINUTES_FROM_S = 1_800
-"""The time axis of a run longer than this, in seconds, is in minutes."""
+"""The time axis is in minutes if the run took longer than this, in seconds."""
 ABOVE = 1.2
 """Rates of calibrations above this multiple of the highest other rate are not drawn in the throughput chart."""
 
@@ -31,7 +31,7 @@ class Chart:
     """The finding, in one sentence."""
     picture: Picture
     table: Table
-    """The figures; its title is the chart's."""
+    """The figures; the table has the chart's title."""
 
 
 def charts(measured: Measurements) -> list[Chart]:

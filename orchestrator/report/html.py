@@ -1,4 +1,4 @@
-"""report.html: a run as one self-contained page.
+"""report.html: a run as one self-contained page, from templates, with a Content Security Policy.
 
 uPlot (folder uplot/, unchanged from the npm package) draws the charts in the browser. The page's Content Security
 Policy (CSP level 3) forbids loading, and every script except the one with the given hash: text from a run cannot run as

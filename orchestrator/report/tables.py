@@ -99,7 +99,7 @@ def fates(accounts: Iterable[Mapping[str, Any] | None]) -> list[str]:
 
 
 def quotes(lines: Iterable[tuple[str, str]]) -> Table:
-    """Return a table of log lines, verbatim, of a program or the kernel; ``lines``: (source, line)."""
+    """Return a table of verbatim log lines of programs and the kernel; ``lines``: (source, line)."""
     return Table(title="In their own words", columns=("source", "line"), rows=tuple(lines), align="l")
 
 

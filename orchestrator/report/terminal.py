@@ -1,4 +1,4 @@
-"""Report of a run on the terminal: the verdict first, then its figures. Colour only repeats the words."""
+"""Report of a run on the terminal: the verdict first, then its figures. Colour adds no information."""
 
 import shlex
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ COLOURS = {
 }  # fmt: skip
 """Word in a table's cell, from a verdict, its evidence or a check of the host -> style."""
 _OTHER = "*"
-"""Mark of a run that was made in another environment than the newest one."""
+"""Mark of a run that was made in another environment than the newest run."""
 WHOLE = 16
 """A column of text of at most this width, in characters, is never folded."""
 

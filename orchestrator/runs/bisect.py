@@ -2,8 +2,8 @@
 
 Both ends of the range are tested first. The values on both sides of the threshold are repeated; if the runs of a value
 disagree, its symptom is intermittent, and the search moves outwards to a value whose runs agree. An INCONCLUSIVE run is
-repeated once; if that is INCONCLUSIVE, too, so is the search. ``runs/<time>-bisect-<scenario>/bisect.json`` is saved
-after each run::
+repeated once; if the second is INCONCLUSIVE, too, so is the search. ``runs/<time>-bisect-<scenario>/bisect.json`` is
+saved after each run::
 
     format, scenario, question, command, params
     over, low, high, tolerance, repeat    range and options of the search
@@ -47,7 +47,7 @@ class Over:
 
 
 class _Unanswered(Exception):
-    """The runs of a value were all INCONCLUSIVE, or those of an end of the range differ."""
+    """All runs of one value were INCONCLUSIVE, or the runs at one end of the range disagree."""
 
 
 def parse(scenario: Scenario[Any], text: str) -> Over:
@@ -161,7 +161,7 @@ class _Search:
         )
 
     def _repeated(self, value: int, end: int, repeat: int, *, shown: bool) -> int:
-        """Return the first value, from this one towards ``end``, for which ``repeat`` runs all agree with ``shown``."""
+        """Return the first value, from ``value`` towards ``end``, whose ``repeat`` runs all agree with ``shown``."""
         step = 1
         while True:
             while self._agree(value, shown=shown) and len(self._answers.get(value, ())) < repeat:

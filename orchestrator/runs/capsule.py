@@ -33,7 +33,7 @@ FORMAT = 1
 MAX_FILE_B = 8 * 2**20
 """Largest capsule that is read."""
 MAX_CONFIG_B = 3 * 2**20
-"""Maximum bytes of rendered files that a capsule holds as text, small files first; other files as digests."""
+"""Maximum bytes of rendered files that a capsule holds as text, the smallest first; of other files it holds digests."""
 MAX_DIFF_LINES = 4_000
 """Two files with more lines in total are not compared line by line."""
 CONSENT = "allow_host_changes"
@@ -66,7 +66,7 @@ class Capsule(Strict):
     """One run."""
 
     format: int
-    """``FORMAT`` of the testbed that made it."""
+    """``FORMAT`` of the testbed that made the capsule."""
     scenario: Word
     version: Word
     """Version of that testbed."""
@@ -235,7 +235,7 @@ def _config(folder: Path) -> dict[str, dict[str, File]]:
     room = MAX_CONFIG_B
     for path in sorted(sorted(p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size):
         node, name = str(path.relative_to(folder)).split("/", 1)
-        if f"/{name}" not in agents.code():  # not the agents' code: the environment holds its digest
+        if f"/{name}" not in agents.code():  # without the agents' code: the environment holds its digest
             content = path.read_bytes()
             room -= len(content)
             config.setdefault(node, {})[f"/{name}"] = _file(content, carried=room >= 0)

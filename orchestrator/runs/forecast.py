@@ -1,4 +1,4 @@
-"""Forecast from a bed's plan: its needs, and the first limit of this host that it reaches."""
+"""Forecast from a bed's plan: its needs, and the limit of this host that the bed reaches first."""
 
 import math
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ def forecast(
 
 
 def first_to_bind(checks: list[Check]) -> Check | None:
-    """Return the check of the limit that the plan uses the largest share of."""
+    """Return the check with the largest ``share``: the limit that the plan reaches first."""
     return max((c for c in checks if c.share is not None), key=lambda c: c.share or 0.0, default=None)
 
 

@@ -1,4 +1,4 @@
-"""Execution of one run, from the check of its bed to its report; and a new judgement of a finished run."""
+"""Execution of one run, from the check of its bed to its report; and the judge, also for a finished run."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor

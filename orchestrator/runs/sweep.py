@@ -116,7 +116,7 @@ def varied(scenario: Scenario[Any], base: Strict, values: Mapping[str, Any]) -> 
 def combinations(scenario: Scenario[Any], base: Strict, vary: Sequence[str]) -> list[tuple[dict[str, Any], Strict]]:
     """Return all runs of a sweep: the varied values and all parameters of each.
 
-    Each of ``vary`` is ``parameter=value,value,...``; several form a matrix, in which the last one changes fastest.
+    Each of ``vary`` is ``parameter=value,value,...``; several form a matrix; its last parameter changes fastest.
 
     Raises:
         InvalidInput: a value is invalid, its bed cannot be built, or there are too many runs.
@@ -142,13 +142,13 @@ def combinations(scenario: Scenario[Any], base: Strict, vary: Sequence[str]) -> 
 
 
 def sweep(planned: Sequence[tuple[Mapping[str, Any], Strict]], execute: Execute, summary: Summary) -> ExitCode:
-    """Execute one run for each combination; after a failed run, which is a row of the summary, too, continue.
+    """Execute one run for each combination; a failed run is a row of the summary, too, and does not end the sweep.
 
     Returns:
         OK if every run was confirmed or refuted, else INCONCLUSIVE.
 
     Raises:
-        Problem: no run completed; it is the problem of the last run.
+        Problem: no run completed; the error is that of the last run.
         Interrupted: a signal came; the summary holds the runs so far.
     """
     try:
@@ -182,6 +182,6 @@ def command_of(scenario: Scenario[Any], params: Strict) -> list[str]:
             value = f"({len(value)} of {option})"  # noqa: PLW2901
         if isinstance(value, bool):
             options.append(f"--{option}" if value else f"--no-{option}")
-        else:  # no option sets None, but a sweep of one run can
+        else:  # no option of the scenario can set None, but --vary can
             options += [f"--{option}={value}"] if value is not None else ["--vary", f"{option}={UNSET}"]
     return ["testbed", "run", scenario.name, *options]

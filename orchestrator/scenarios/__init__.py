@@ -38,7 +38,7 @@ class Scenario(ABC, Generic[P]):
     params: type[Strict]
     """Parameters: each field becomes an option of ``testbed run``."""
     provokes: frozenset[str] = frozenset()
-    """Names of the host's checks (``hosts.capacity.Check.name``) that may fail: it exceeds limits on purpose."""
+    """Names of host checks (``hosts.capacity.Check.name``) that may fail: the scenario exceeds limits on purpose."""
 
     @abstractmethod
     def bed(self, params: P) -> Bed:

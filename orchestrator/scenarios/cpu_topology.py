@@ -98,7 +98,7 @@ class CpuTopology(Scenario[Params]):
         harness = worst(e for name in loads for e in instrument(measured, name))
         follows = [_share(lines[0], lines[-1], field) for field in ("carried", "undisturbed")] if len(lines) > 1 else []
         full = not paced and any(line.full for line in lines)
-        # A pace that the number of connections sets would be the same on any CPUs.
+        # If the number of connections set the pace, the pace would be the same on any CPUs.
         few = () if paced or not loads else probes.pace(measured, loads[0])
         steady = () if paced or not lines else probes.steady(measured, [point.load for point in lines[0].points])
         evidence = [*mail, *harness, *worst(e for line in lines for e in _placed(line)), *few, *steady]
@@ -190,12 +190,12 @@ class MeasuredSet:
 
     @property
     def busy(self) -> bool:
-        """Whether processes outside the bed used more than ``OTHERS`` of its CPU time."""
+        """Whether processes outside the bed used more than ``OTHERS`` of the set's CPU time."""
         return (self.middle("others") or 0) > OTHERS
 
     @property
     def full(self) -> bool:
-        """Whether processes outside the bed used its CPUs (``busy``), and these were saturated."""
+        """Whether processes outside the bed used the set's CPUs (``busy``), and these CPUs were saturated."""
         return self.busy and (self.middle("idle") or 0) <= FULL
 
 

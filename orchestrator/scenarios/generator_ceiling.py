@@ -141,9 +141,9 @@ class Generator:
 
     name: str
     ceiling: float | None
-    """Straight to the sink, without the warm-up."""
+    """Rate straight to the sink, without the warm-up."""
     through: float | None
-    """Through the relay, from the first message sent to the last delivery."""
+    """Rate through the relay, from the first message sent to the last delivery."""
     cpu_ms: float | None
     """CPU time of the generator for one message straight to the sink, in milliseconds."""
     sink_cores: float | None
@@ -179,7 +179,7 @@ class Generator:
 
     @property
     def pace(self) -> str:
-        """What limited the rate through the relay; if CPU was left, it may have been the number of connections."""
+        """What limited the rate through the relay; if CPU was left, perhaps the number of connections."""
         if self.share is None:
             return "not known"
         if self.share > NEAR_CEILING:

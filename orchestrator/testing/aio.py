@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Unpack
 
 from orchestrator.errors import TimedOut
-from orchestrator.testing.conditions import Conditions, merged
+from orchestrator.testing.conditions import Conditions, limited, merged
 from orchestrator.testing.message import Message
 
 if TYPE_CHECKING:
@@ -51,8 +51,9 @@ class AsyncInbox:
         """Check that no message meets the conditions, in a thread; raises Unexpected."""
         await asyncio.to_thread(self._inbox.expect_none, timeout=timeout, **self._limited(conditions))
 
-    def _limited(self, conditions: Conditions) -> Conditions:
-        return Conditions(**self._limits, **conditions)
+    def _limited(self, conditions: Mapping[str, Any]) -> Conditions:
+        made: Conditions = limited(self._limits, conditions)
+        return made
 
     async def _wait(self, request: dict[str, Any], conditions: Mapping[str, Any]) -> list[Message]:
         try:

@@ -50,6 +50,17 @@ class Match(TypedDict, total=False):
     """Apply to each match with this probability."""
 
 
+def limited(limits: Conditions, given: Mapping[str, Any]) -> Any:
+    """Return the conditions of a mailbox and further ones as keyword arguments.
+
+    Raises:
+        TypeError: both have a condition. Python's own check raises KeyError instead while an exception is handled.
+    """
+    if twice := limits.keys() & given.keys():
+        raise TypeError(f"{', '.join(map(repr, sorted(twice)))} is fixed here: use the inbox of the bed")
+    return {**limits, **given}
+
+
 def named(given: Mapping[str, Any]) -> dict[str, str | list[str]]:
     """Return conditions under their names in the API of the inbox.
 

@@ -1,4 +1,4 @@
-"""Admission of a bed before its bring-up: finds or builds its images, and checks that the host has what it needs."""
+"""Admission of a bed before its bring-up: finds or builds its images, compares its needs with the host's capacity."""
 
 from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
@@ -19,7 +19,7 @@ Read = Callable[[], capacity.Readings]
 def reading(host: Host) -> Iterator[Read]:
     """Read the host, without its kernel's features, in a thread; yields a function that returns the readings.
 
-    The thread fails if the image of the helper is missing; that function then reads again.
+    Without the helper's image the thread fails; the function then reads the host again.
     """
     with ThreadPoolExecutor(1) as pool:
         with shielded():  # the pool does not wait for a thread whose start was interrupted

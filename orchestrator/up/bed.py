@@ -41,15 +41,15 @@ class RunningBed:
     host: Host
     plan: Plan
     nodes: Mapping[str, RunningNode]
-    """By name, in start order."""
+    """Name -> node, in start order."""
     deployed: DeployedBed | None = None
-    """State of the bed when ``attach`` found it; ``None``: its recorder detects the end of a node."""
+    """State of the bed when ``attach`` found it; ``None``: a recorder detects the end of a node."""
 
     def running(self, name: str) -> RunningNode:
         """Return the node of this name.
 
         Raises:
-            EngineFailed: it had ended, or its container was removed, when ``attach`` found the bed.
+            EngineFailed: the node had ended, or its container was removed, when ``attach`` found the bed.
             InvalidInput: the bed has no such node.
         """
         if self.deployed:
@@ -159,7 +159,7 @@ class RecordedBed(RunningBed):
         self.recorder.check()
 
     def measurements(self) -> Measurements:
-        """Return the measurements so far, without those from the relay's log."""
+        """Return the measurements so far; those from the relay's log are left out."""
         return Measurements.read(self.rundir, logs=False)
 
     def deliver_first(self, domains: Sequence[str]) -> None:

@@ -32,9 +32,9 @@ _log = logging.getLogger(__name__)
 READY_S = 60.0
 """Time limit of a daemon's readiness line."""
 _MOST_NAMES = 100
-"""Mail hosts in the certificate of a sink."""
+"""Maximum number of mail hosts in a sink's certificate."""
 _TRIES = 16
-"""Attempts to choose a subnet; another bed may take it meanwhile."""
+"""Maximum number of attempts to choose a subnet: another bed may take the chosen one first."""
 
 
 class Withdrawn(EngineFailed):
@@ -45,19 +45,19 @@ class Progress(Protocol):
     """Receiver of progress messages."""
 
     taken: list[dict[str, Any]]
-    """Name and seconds of every step that ended."""
+    """Name and duration (seconds) of every step that ended."""
 
     def step(self, name: str) -> AbstractContextManager[None]:
         """Enclose one step."""
         ...
 
     def say(self, text: str) -> None:
-        """Report the progress of the step."""
+        """Report progress of the running step."""
         ...
 
 
 def verify(plan: Plan) -> None:
-    """Verify every rendered file of a bed: 0.2 s for 2,560 domains.
+    """Verify every rendered file of a bed; takes 0.2 s for 2,560 domains.
 
     Raises:
         InvalidInput: a rendered file is invalid.
@@ -79,11 +79,11 @@ def bring_up(
 ) -> RecordedBed:
     """Bring a bed up and record it into ``rundir``; ``stack`` takes it down.
 
-    ``statistics``: record those of the engine, too: for four nodes they take 0.3 s of its CPU time.
+    ``statistics``: record the engine's statistics, too; for four nodes they take 0.3 s of the engine's CPU time.
 
     Raises:
         InvalidInput: no slice is free for its addresses.
-        Withdrawn: the bed was to stay up, and an older one of its name exists now.
+        Withdrawn: the bed was to stay up, and an older bed of its name exists now.
         EngineFailed: the engine refused a request, or a service did not become ready.
         NodeDied: a container ended.
     """
@@ -96,7 +96,7 @@ def bring_up(
     with steps.step("make its networks"):
         plan, names = _networks(host, bed, identity, cpus)
         _give_way(host, identity)
-        if bed.guests:  # last: a bed that withdraws must not have taken the name, which two beds share
+        if bed.guests:  # last: two beds share this name, and a bed that withdraws must not have taken it
             names = (*names, networks.make_guests(host, identity))
     for node in plan.nodes:
         rundir.save_config(node.name, node.files)
@@ -111,11 +111,11 @@ def bring_up(
 
 
 def _give_way(host: Host, identity: Identity) -> None:
-    """Withdraw a bed that is to stay up if another command makes an older one of the same name.
+    """Withdraw a bed that is to stay up if another command makes an older bed of the same name.
 
-    Two commands that start at the same time both find no bed of the name. So each looks again after its control network
-    is made; it looks before the choice of a subnet, which fails if the other bed has the subnet of the definition. The
-    engine lists a network only when it is complete, so each looks once more after the lab network is made.
+    Two commands that start at the same time both find no bed of the name. So each command looks again after it made its
+    control network, before it chooses a subnet: this choice fails if the other bed has the subnet of the definition.
+    The engine lists a network only when the network is complete, so each command looks again after the lab is made.
 
     Raises:
         Withdrawn: an older bed of the name exists.
@@ -193,7 +193,7 @@ def _start(
 
 
 def certificates(authority: Authority, plan: Plan, node: NodePlan) -> dict[str, bytes]:
-    """Return the files of a node's certificate: its names, 127.0.0.1, and the mail hosts' names if it takes mail."""
+    """Return the files of a certificate: the node's names, 127.0.0.1, and the mail hosts' names if it takes mail."""
     takes_mail = services.service(node.service).takes_mail
     hosts = [f"mx.{delivery.domain}" for delivery in plan.deliveries[:_MOST_NAMES]] if takes_mail else []
     names = [f"{node.name}.{NODES}", node.name, "localhost", *hosts]

@@ -29,7 +29,7 @@ _PARENT = (
     "ip link add tbcp type veth peer name tbcq; ip link set tbcq up; ip link set tbcp up}"
 )
 _CODE = "${TESTBED_CODE:-../../orchestrator}"
-"""The agents' code; the default is its place in a checkout."""
+"""Folder of the agents' code; by default that of a checkout."""
 _IMAGES = "${TESTBED_IMAGES:-../../images}"
 _INTERNAL = {"driver": "bridge", "internal": True, "driver_opts": network_options("bridge", internal=True)}
 

@@ -25,9 +25,9 @@ class Dns:
     role: Callable[[Role], RunningNode]
 
     def set(self, name: str, kind: str, data: Sequence[str], *, ttl: int = 60) -> None:
-        """Replace the records of a name and type (RFC 2136); the server answers with the new ones on return.
+        """Replace the records of a name and type (RFC 2136); on return, the server answers with the new ones.
 
-        ``data``: the data of each record in the presentation format of RFC 1035, names in it absolute.
+        ``data``: the data of each record in the presentation format of RFC 1035, with absolute names.
 
         Raises:
             EngineFailed: the server keeps other records, such as a CNAME at this name or the last NS of a zone.
@@ -48,9 +48,9 @@ class Dns:
     def fail(
         self, name: str, kind: str = "*", then: str = "SERVFAIL", *, times: int | None = None, delay_s: float = 0.0
     ) -> dict[str, Any]:
-        """Fail questions of a name and type; the rule comes before all others of the gate. Return it as ``rules`` does.
+        """Fail questions of a name and type; the new rule is the gate's first. Return the rule as ``rules`` does.
 
-        ``then``: a response code, or an ``Action`` such as ``drop``. ``times``: only the next questions, this many.
+        ``then``: a response code, or an ``Action`` such as ``drop``. ``times``: fail only this many questions.
         """
         rule = {"name": name, "type": kind, "times": times, "delay_s": delay_s}
         rule |= {"then": then.lower()} if then.lower() in set(Action) else {"rcode": then.upper()}
@@ -71,7 +71,7 @@ class Dns:
         self._ask("clear")
 
     def rules(self) -> list[dict[str, Any]]:
-        """Return the rules of the gate as ``DnsRule`` has them, the one that decides first.
+        """Return the rules of the gate as ``DnsRule`` has them, in the order in which they are tried.
 
         Each has an ``id``, which no later rule gets, and its ``hits``.
         """
@@ -81,7 +81,7 @@ class Dns:
     def queries(self, *, after: int = 0) -> list[dict[str, Any]]:
         """Return the questions with an id above ``after``, at most the last 100,000, the oldest first.
 
-        Each has ``id``, ``client``, ``over`` (udp or tcp), ``name``, ``type`` and ``rcode``, None without an answer.
+        Each has ``id``, ``client``, ``over`` (udp or tcp), ``name``, ``type`` and ``rcode`` (None: no answer).
         """
         asked: list[dict[str, Any]] = self._ask("queries", str(after))
         return asked
@@ -91,9 +91,9 @@ class Dns:
 
 
 def changes(name: str, kind: str, data: Sequence[str], ttl: int) -> list[str]:
-    """Return the changes in the commands of nsupdate(1); dnspython has parsed every word.
+    """Return the changes as commands of nsupdate(1), every word parsed by dnspython.
 
-    A second message requires the new records: a server ignores some changes with NOERROR (RFC 2136, 3.4.2).
+    A second message has the new records as prerequisites: a server may ignore a change with NOERROR (RFC 2136, 3.4.2).
 
     Raises:
         InvalidInput: an invalid name, type or data.

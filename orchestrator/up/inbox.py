@@ -26,21 +26,21 @@ from orchestrator.services.inbox import HTTP
 from orchestrator.up.node import RunningNode
 
 _ANSWER_S = 60.0
-"""Time limit of an answer that waits for nothing."""
+"""Time limit of an answer to a request that does not wait for messages."""
 _WAIT = "wait"
-"""Request that the inbox holds."""
+"""Path of the request that the inbox holds until the messages have arrived."""
 _PAGE = 1000
-"""Most messages of one answer."""
+"""Maximum number of messages in one answer."""
 _IDLE_S = 2.0
 """A connection that was idle for longer is not used again: the inbox closes it after 5 s."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inbox:
-    """The inbox. A message is an object of its API: ``id``, ``sender``, ``recipients``, ``subject``, ...
+    """The inbox. A message is a JSON object of its API: ``id``, ``sender``, ``recipients``, ``subject``, ...
 
     Conditions are those of ``GET /api/messages``: ``to``, ``sender``, ``from``, ``subject``, ``message_id``, ``query``;
-    a list means each of its values. Each method raises InvalidInput for a condition that the inbox cannot read, and
+    a message must match every value of a list. Each method raises InvalidInput if a condition is invalid, and
     EngineFailed if the inbox does not answer or fails.
     """
 
@@ -53,7 +53,7 @@ class Inbox:
         """IP address at which this machine reaches the published ports of the bed.
 
         Raises:
-            EngineFailed: the ports are published on all addresses of a machine whose name has no address.
+            EngineFailed: the ports are published on all addresses of a machine whose name does not resolve.
         """
         at = self.node.published_at
         if not (address := ip_address(at)).is_unspecified:
@@ -69,12 +69,12 @@ class Inbox:
     def url(self) -> str:
         """Address of the web page and the API, without a slash at its end.
 
-        It holds an IP address, because the inbox does not answer to the name of a machine.
+        The URL holds an IP address, because the inbox does not answer to the name of a machine.
         """
         return f"http://{in_url(self.address)}:{self.node.port(f'{HTTP}/tcp')}"
 
     def messages(self, *, limit: int = 50, **conditions: Any) -> dict[str, Any]:
-        """Return ``messages`` that match, the newest first, and the ``total`` of all that match."""
+        """Return matching ``messages``, newest first, and ``total``, the number of all matching messages."""
         listing: dict[str, Any] = self._ask("messages", _ANSWER_S, limit=limit, **conditions)
         return listing
 
@@ -82,7 +82,7 @@ class Inbox:
         """Wait for ``count`` matching messages and return them; the inbox holds the request meanwhile.
 
         Raises:
-            TimedOut: fewer arrived within ``timeout`` seconds.
+            TimedOut: fewer messages arrived within ``timeout`` seconds.
             NodeDied: a node of the bed has ended, or ends meanwhile.
         """
         answer = self._ask(_WAIT, timeout + _ANSWER_S, count=count, timeout=timeout, **conditions)
@@ -114,17 +114,17 @@ class Inbox:
         return messages
 
     def all_messages(self, **conditions: Any) -> list[dict[str, Any]]:
-        """Return all messages that match, the oldest first, however many they are."""
+        """Return all matching messages, oldest first, without a limit on their number."""
         found: dict[int, dict[str, Any]] = {}
         for start in itertools.count(0, _PAGE):
             page = self.messages(limit=_PAGE, start=start, **conditions)["messages"]
-            found |= {one["id"]: one for one in page}  # a message that comes meanwhile moves the pages
+            found |= {one["id"]: one for one in page}  # a message that arrives meanwhile shifts the pages
             if len(page) < _PAGE:
                 break
         return [found[id_] for id_ in sorted(found)]
 
     def attempts(self, *, after: int = 0, limit: int = 100) -> list[dict[str, Any]]:
-        """Return the newest replies of rules and limits with an event id above ``after``, the oldest first."""
+        """Return the newest ``limit`` replies of rules and limits with an event id above ``after``, oldest first."""
         answer = self._ask("attempts", _ANSWER_S, after=after, limit=limit, newest=True)
         events: list[dict[str, Any]] = answer["events"]
         return events[::-1]
@@ -133,7 +133,7 @@ class Inbox:
         """Return the notifications of rules ``bounce``.
 
         ``waiting`` lists ``sender`` and ``recipient`` of each message whose notification is not yet in the relay's
-        queue; ``total`` counts all since the start.
+        queue; ``total`` counts all notifications since the start.
         """
         bounces: dict[str, Any] = self._ask("bounces", _ANSWER_S)
         return bounces
@@ -143,13 +143,13 @@ class Inbox:
         return self._answer(f"messages/{message}/raw", _ANSWER_S)
 
     def delete(self, **conditions: Any) -> list[int]:
-        """Delete the messages that match, without a condition all of them; return their ids."""
+        """Delete the matching messages, or all messages if there is no condition; return their ids."""
         answer = self._ask("messages", _ANSWER_S, "DELETE", **conditions)
         deleted: list[int] = answer["deleted"]
         return deleted
 
     def rules(self) -> list[dict[str, Any]]:
-        """Return the rules in force, the one that decides first; each has ``id``, ``rule`` and ``hits``."""
+        """Return the rules in force, in the order in which they are tried; each has ``id``, ``rule`` and ``hits``."""
         in_force: list[dict[str, Any]] = self._ask("rules", _ANSWER_S)
         return in_force
 
@@ -189,7 +189,7 @@ class Inbox:
         return json.loads(self._answer(path, seconds, method, body, **words))
 
     def _answer(self, path: str, seconds: float, method: str = "GET", body: object = None, /, **words: Any) -> bytes:
-        """Return the body of an answer. If a node of the bed ends meanwhile, a request that waits is broken off."""
+        """Return the body of an answer. The end of a node of the bed breaks off a request that waits."""
         data = None if body is None else json.dumps(body).encode()
         at, target = urllib.parse.urlsplit(self.url), _path(path, words)
         try:
@@ -259,7 +259,7 @@ def _shut(connection: socket.socket) -> None:
 
 
 def _refused(status: int, body: bytes) -> Problem:
-    """Return the error of an unsuccessful answer; it is JSON from the API, and text from the server before it."""
+    """Return the error of an unsuccessful answer: JSON from the API, or text from the HTTP server in front of it."""
     try:
         told: Any = json.loads(body)["detail"]
     except (ValueError, TypeError, KeyError):

@@ -46,7 +46,7 @@ def up(
 ) -> DeployedBed:
     """Return the deployed bed of this name and definition; bring it up if there is none.
 
-    Abandoned beds are removed and open walls of all beds restored first. ``life`` begins with the first object made.
+    Abandoned beds are removed and open walls of all beds restored first. ``life`` starts when the first object is made.
     ``publish_at``: address of the host on which the ports are published.
 
     Raises:
@@ -55,7 +55,7 @@ def up(
         EngineFailed: the deployed bed is damaged, or the bring-up failed; the logs of its nodes are kept.
     """
     cpus = host.info().cpus
-    with reading(host) as read:  # the engine's time, while this process plans
+    with reading(host) as read:  # the engine works while this process plans
         plan = make_plan(bed, cpus=cpus)
         verify(plan)  # before any object is made
         if present := _present(host, bed, steps, life, publish_at):
@@ -152,7 +152,7 @@ def _bring_up(
 
 
 def _discard(rundir: Path, made: Iterable[Path]) -> None:
-    """Remove the run directory of an `up`, and its parent folders made by this command if they are empty."""
+    """Remove the run directory of an `up`, and those parent folders that this command made, if empty."""
     shutil.rmtree(rundir, ignore_errors=True)
     with suppress(OSError):
         for folder in made:

@@ -1,4 +1,4 @@
-"""Handle to one node of a bed that is up."""
+"""Handle to one node of a bed that is up: ports, commands, agents, log, pause, CPU pinning, expected end."""
 
 import json
 import re
@@ -25,7 +25,7 @@ NEWS_S = 5.0
 class RunningNode:
     """One node. Every method raises ``EngineFailed`` if the engine refuses, or ``NodeDied`` if a node of its bed ended.
 
-    Without a recorder the end of a node is not noticed.
+    Without a recorder the end of a node is not detected.
     """
 
     plan: NodePlan
@@ -35,7 +35,7 @@ class RunningNode:
     ports: Mapping[str, int] = field(default_factory=dict)
     """Published ports when ``attach`` found the node: ``25/tcp`` -> port of ``published_at``."""
     published_at: str = LOOPBACK
-    """Address of the host."""
+    """Address of the host on which the ports are published."""
 
     @property
     def name(self) -> str:
@@ -51,7 +51,7 @@ class RunningNode:
         """Return the published port of ``25/tcp`` or the like.
 
         Raises:
-            EngineFailed: it is not published, for example because the node has ended.
+            EngineFailed: the port is not published, for example because the node has ended.
         """
         if port not in self.ports:
             needed, found = f"port {port} of node {self.name} published", ", ".join(self.ports) or "no port is"
@@ -162,7 +162,7 @@ class RunningNode:
                     raise line
 
     def run_agent(self, module: str, words: Iterable[object], seconds: float) -> Iterator[dict[str, Any]]:
-        """Run a module of ``agents`` as ``lines`` does, and yield the JSON objects that it prints."""
+        """Run a module of ``agents`` as ``lines`` runs a command, and yield the JSON objects that it prints."""
         for line in self.lines((*PYTHON, "-m", f"orchestrator.agents.{module}", *map(str, words)), seconds):
             try:
                 item: dict[str, Any] = json.loads(line)
@@ -184,7 +184,7 @@ class RunningNode:
         return self.recorder.on_death(lambda _: act()) if self.recorder else nullcontext()
 
     def cause(self, error: EngineFailed) -> EngineFailed:
-        """Return NodeDied, or the loss of news about the nodes, if that came before ``error``; otherwise ``error``."""
+        """Return NodeDied, or the engine's failure to report ends, if that explains ``error``; otherwise ``error``."""
         if self.recorder:
             try:
                 self.recorder.check()

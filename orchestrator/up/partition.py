@@ -28,10 +28,10 @@ _MEND = 'nft delete table inet "$1"'
 
 @contextmanager
 def partition(plan: Plan, one: RunningNode, other: RunningNode) -> Iterator[None]:
-    """Drop what each of two nodes receives from the other during the block, over IPv4 and IPv6.
+    """Drop the packets that two nodes receive from each other during the block, over IPv4 and IPv6.
 
     Sending gives no error, as over a broken network: connections hang until they time out. The end of the block removes
-    the rules; those of a node that has ended are gone with it.
+    the rules; the rules of a node that has ended are already gone.
     """
     with ExitStack() as stack:
         for node, peer in ((one, other), (other, one)):

@@ -11,7 +11,7 @@ from orchestrator.services import Listing, Queued
 from orchestrator.up.node import RunningNode
 
 _ID = re.compile(r"\]: ([0-9A-Za-z]+): ")
-"""A queue id in a line of the log, after program and process id."""
+"""The queue id in a log line, which follows program and process id."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,18 +26,18 @@ class Relay:
         return queue.length(self.node.ask(*queue.command)) if queue else None
 
     def flush(self) -> None:
-        """Make the relay try every queued message now; no effect if its service has no command for that."""
+        """Make the relay try every queued message now; no effect if its service has no flush command."""
         if (queue := services.service(self.node.plan.service).queue) and queue.flush:
             self.node.ask(*queue.flush)
 
     def restart(self) -> None:
         """Stop the relay and start it again in its container: its queue and its published ports stay.
 
-        Connections of its clients break, and new ones are refused until it serves again, which is before the return.
+        Connections of its clients break, and new ones are refused; on return the relay accepts connections again.
 
         Raises:
-            InvalidInput: its service has no command for that.
-            TimedOut: it does not serve within 60 s.
+            InvalidInput: its service has no restart command.
+            TimedOut: the relay does not accept connections within 60 s.
         """
         service = services.service(self.node.plan.service)
         if not service.restart:
@@ -45,7 +45,7 @@ class Relay:
         self.node.ask(*service.restart)
 
     def queue(self) -> Sequence[Queued]:
-        """Return the messages in the queue; it misses no message that moves meanwhile.
+        """Return the messages in the queue, including messages that move within it meanwhile.
 
         Raises:
             InvalidInput: this relay cannot list its queue.
@@ -80,7 +80,7 @@ class Relay:
 
 
 def unfinished(lines: Iterable[LogLine]) -> set[str]:
-    """Return the queue ids in lines of Postfix's log that the line ``removed`` does not name yet."""
+    """Return the queue ids in Postfix's log for which there is no line ``removed`` yet."""
     ids, removed = set[str](), set[str]()
     for line in lines:
         if found := _ID.search(line.text):

@@ -1,4 +1,4 @@
-"""A host with a Docker Engine, 20.10 and later. No other package imports the Docker SDK."""
+"""A host with a Docker Engine (20.10 and later), found as docker(1) does; no other package imports the SDK."""
 
 import logging
 import os
@@ -66,7 +66,7 @@ def current_context() -> str:
 
 
 def _options() -> dict[str, Any]:
-    """Return the client's options, as docker(1): from DOCKER_HOST, else DOCKER_CONTEXT, else the current context."""
+    """Return the client's options in docker(1)'s order: DOCKER_HOST, else DOCKER_CONTEXT, else the current context."""
     _look_at_certificates()
     options: dict[str, Any] = {**kwargs_from_env()}
     if not os.environ.get("DOCKER_HOST"):

@@ -14,13 +14,13 @@ from orchestrator.errors import EngineFailed
 from orchestrator.hosts import LOG_FILE_MB, LOG_FILES, ContainerSpec, Found, HostInfo, LogLine
 
 STDOUT, STDERR = 1, 2
-"""Numbers of the streams."""
+"""Stream numbers in the framing of a container's output."""
 _HEADER = struct.Struct(">BxxxL")
 """Header of each piece of output: number of its stream, its length in bytes."""
 _REMEMBERED = 20_000
-"""Number of time stamps that ``once`` remembers; a reader that keeps up gets few new lines before a repetition."""
+"""Number of time stamps that ``once`` remembers; if the reader keeps up, a repetition comes after few new lines."""
 _READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sysrq-trigger")
-"""Read-only paths of a container by default, without ``/proc/sys``, which stays writable."""
+"""The engine's default read-only paths of a container, except ``/proc/sys``, which stays writable."""
 _NO_PROFILE = ("apparmor=unconfined", "label=disable")
 """Turns off the default AppArmor and SELinux profiles, which deny writes to ``/proc/sys/net``."""
 
@@ -63,7 +63,7 @@ def network_options(driver: str, *, parent: str | None = None, internal: bool = 
 
 
 def limited(command: Sequence[str], seconds: float, *, kill_after: float) -> tuple[list[str], str]:
-    """Return a command with a time limit, and a text that its standard error holds if and only if time ran out.
+    """Return a command with a time limit, and a text that is in its standard error if and only if time ran out.
 
     timeout(1)'s exit status is ambiguous: 124 may be the command's own, 137 any SIGKILL. But its --verbose line quotes
     the program's path: ``/bin/sh``, spelt in a random way (64 bits), so that the command cannot print it by chance.
@@ -102,7 +102,7 @@ def once(stamped: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
     """Yield the pieces of a followed log without those that the engine repeats.
 
     After a log rotation, Engines 19.03 to 20.10 take the new, shorter file for a truncated one, and send it again from
-    its start (followLogs, daemon/logger/loggerutils/follow.go). A repeated piece has a time stamp that was seen before.
+    its start (followLogs, daemon/logger/loggerutils/follow.go). A repeated piece has a time stamp that occurred before.
     """
     order: deque[tuple[int, bytes]] = deque()
     seen: set[tuple[int, bytes]] = set()
@@ -147,7 +147,7 @@ def unix(stamp: str) -> float:
     """Convert an RFC 3339 time to Unix time, to the microsecond; any zone (none: UTC), any number of fractional digits.
 
     Raises:
-        ValueError: ``stamp`` is no time.
+        ValueError: ``stamp`` is not a time.
     """
     time = datetime.fromisoformat(stamp.replace("z", "Z"))
     return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
@@ -166,7 +166,7 @@ def engine_info(facts: Mapping[str, Any], version: str) -> HostInfo:
         EngineFailed: the engine is Podman's, or a Docker Engine in rootless mode.
     """
     found = ""
-    if "Rootless" in facts:  # of Podman alone
+    if "Rootless" in facts:  # a key of Podman alone
         found = f"Podman {facts.get('ServerVersion')}: its limits and names of images differ from Docker's"
     elif any("name=rootless" in option for option in facts.get("SecurityOptions") or ()):
         found = f"Docker {facts.get('ServerVersion')} in rootless mode, whose networks are not the machine's"

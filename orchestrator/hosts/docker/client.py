@@ -28,7 +28,7 @@ class Clients:
     def __init__(
         self, client: docker.APIClient, options: Mapping[str, Any], *, forward: ssh.Forward | None = None
     ) -> None:
-        self._forward = forward  # held here, because it closes when nothing refers to it
+        self._forward = forward  # kept here: the forward closes when nothing refers to it
         self._options = {**options, "version": client.api_version, "timeout": TIMEOUT_S, "max_pool_size": _POOL}
         self._local = threading.local()
         self._local.client = client

@@ -1,4 +1,4 @@
-"""A machine with a Docker Engine; safe to use from several threads."""
+"""Host with a Docker Engine: creates, runs and finds containers and networks; safe to use from several threads."""
 
 import logging
 import re

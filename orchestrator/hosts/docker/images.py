@@ -1,4 +1,4 @@
-"""Images of a Docker Engine."""
+"""Images of a Docker Engine: find, list, pull, import, save, load, build, discard."""
 
 import io
 import json

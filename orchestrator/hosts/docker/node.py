@@ -1,4 +1,4 @@
-"""A container of a Docker Engine."""
+"""A container of a Docker Engine: start, pause, commands with a time limit, log, statistics, files, end."""
 
 import io
 import math
@@ -114,7 +114,7 @@ class DockerNode:
             )
 
     def _ended(self, run: str, mark: str) -> bool:
-        """End a command under timeout(1), which has ``mark`` among its arguments; whether the command has ended.
+        """End a command that runs under timeout(1) with ``mark`` as an argument; return whether it has ended.
 
         timeout(1) passes SIGTERM on to its process group, and sends SIGKILL after ``_KILL_AFTER_S``.
         """
@@ -143,7 +143,7 @@ class DockerNode:
     def _followed(self) -> Iterator[tuple[int, bytes]]:
         """Yield the frames of the log until the container ends; the last frames may be repeated.
 
-        Engine 20.10 omits the last lines if the container ends while it sends earlier ones, so read them afterwards.
+        Engine 20.10 omits the last lines if the container ends while earlier ones are sent; hence the second read.
         """
         last = b""
         for stream, piece in self._frames(follow=1):

@@ -1,7 +1,7 @@
 """An engine on another machine, reached by ssh(1): ssh forwards a local Unix socket to the engine's socket.
 
 One ssh serves a whole command, because a bed of four nodes has a dozen connections, and sshd limits logins and sessions
-(MaxStartups, MaxSessions) but not forwarded connections. It is the system's ssh, with its configuration and keys.
+(MaxStartups, MaxSessions) but not forwarded connections. The program is the system's ssh, as the user configured it.
 """
 
 import os
@@ -23,15 +23,15 @@ from orchestrator.interrupts import shielded
 SOCKET = "/var/run/docker.sock"
 """Default path of the engine's socket."""
 _OPTIONS = (
-    # No password prompts: ssh has no terminal, so that Ctrl-C does not end it before the bed is down.
+    # No password prompts: ssh has no terminal, so that Ctrl-C does not end ssh before the bed is down.
     "BatchMode=yes", "ConnectTimeout=30", "ServerAliveInterval=15", "ServerAliveCountMax=4",
-    # No shared connection: its forwards would outlive this process.
+    # No shared connection (ControlMaster): its forwards would outlive this process.
     "ControlMaster=no", "ControlPath=none", "ForwardAgent=no", "ForwardX11=no", "RemoteCommand=none", "LogLevel=INFO",
 )  # fmt: skip
 _FORWARD = (
     # A forward from the user's configuration may fail: another ssh of the user may hold its port.
     "ClearAllForwardings=no", "ForkAfterAuthentication=no", "ExitOnForwardFailure=no",
-    # Runs after the login, when the socket exists (ssh_config(5)).
+    # ssh runs LocalCommand after the login, when the socket exists (ssh_config(5)).
     "PermitLocalCommand=yes", "LocalCommand=echo ready",
 )  # fmt: skip
 _KEEPER = """\
@@ -55,7 +55,7 @@ _READ_BY_SSH = re.compile(r"[][:%$\\]")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Machine of an address ``ssh://[user@]host[:port][/socket]``."""
+    """Machine named by an address ``ssh://[user@]host[:port][/socket]``."""
 
     host: str
     user: str | None = None
@@ -147,7 +147,7 @@ class Forward:
         needed = f"a container engine on {where.host} that answers (Docker 20.10 or later)"
         if "missing" in seen:
             found, do = f"no {where.socket} there", "start it there, or name its socket: ssh://host/path/to/docker.sock"
-        else:  # sshd gives the same answer in both cases
+        else:  # sshd answers the same if no engine listens and if it may not forward
             found = f"no answer at {where.socket} there, or its sshd forwards no socket"
             do = "start it there; its sshd_config must allow it: AllowStreamLocalForwarding yes"
         return EngineFailed(needed, found, do)

@@ -12,7 +12,7 @@ from orchestrator.up.node import RunningNode
 FETCH_S, SETTLE_S, STOP_S = 30.0, 5.0, 8.0
 """Time limits: fetch of the root's keys, close of the sockets of that fetch, and each way to stop named."""
 SETTLING_S = 0.25
-"""Time between two counts of open files; if they are equal, the number counts as stable."""
+"""Time between two counts of open files; if the counts are equal, the number is stable."""
 ENDING_S = 0.5
 """Grace period for an exit event after a failed command."""
 SIGKILL_STATUS = 137

@@ -62,7 +62,7 @@ class Named:
 
     @property
     def listening(self) -> int:
-        """Number of addresses it listens on, both families together."""
+        """Number of addresses that named listens on, both families together."""
         return (self.addresses if self.listen == "lab" else 1) + (self.addresses if self.listen_v6 == "lab" else 0)
 
     @property
@@ -72,7 +72,7 @@ class Named:
 
     @property
     def limit(self) -> int | None:
-        """Number of open files at which the next one fails; ``None``: the engine's default limit."""
+        """Number of open files at which no more can be opened; ``None``: the engine's default limit."""
         limits = [self.nofile, files_of_named().most_files(self.release, self.max_sockets)]
         return min((limit for limit in limits if limit), default=None)
 
@@ -85,7 +85,7 @@ class Named:
         return -(-(self.limit - files_of_named().open_files(0, self.workers, self.release)) // each)
 
     def node(self) -> NodeSpec:
-        """Return the node; it is allowed to end by itself if the kernel's limit is too low for named to start."""
+        """Return the node; the node may end by itself if the kernel's limit is too low for named to start."""
         settings = {
             "listen": self.listen,
             "listen_v6": self.listen_v6,

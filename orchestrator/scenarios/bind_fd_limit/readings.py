@@ -1,4 +1,4 @@
-"""Observations of one named, read from a run directory."""
+"""Observations of one named, from a run directory: open files, log lines, and its end."""
 
 import re
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from orchestrator.measurements.kept import Kept
 from orchestrator.scenarios.bind_fd_limit.named import Named
 
 FETCHED = r"managed-keys-zone: Unable to fetch DNSKEY set"
-"""No bed reaches a root server, so this fetch always fails; when it does, named has requested its first sockets."""
+"""No bed reaches a root server, so this fetch always fails; by then named has requested its first sockets."""
 OVER = "socket: file descriptor exceeds limit (N/M)"
 RNDC_REFUSED = "accept: file descriptor exceeds limit (N/M)"
 """An accepted connection gets the lowest free descriptor, so this line appears only if even an idle named is over its
@@ -34,9 +34,9 @@ class FileCounts(Kept):
     open_files: int | None = None
     sockets: int | None = None
     addresses: int | None = None
-    """Number of addresses it listens on."""
+    """Number of addresses that named listens on."""
     memory_b: int | None = None
-    """Resident (VmRSS, proc(5))."""
+    """Resident memory (VmRSS, proc(5))."""
     fetched: bool = False
     """Whether named requested outgoing sockets: it tried to fetch the root's keys, or was refused a socket."""
 
@@ -72,7 +72,7 @@ class ServerReadings:
     """Signature -> Unix time and text of each line."""
     stop: Stop | None
     ended: int | None
-    """Exit status if it ended before it served."""
+    """Exit status of a named that ended before it served."""
 
     @classmethod
     def read(cls, measured: Measurements, node: str, setup: Named) -> Self:

@@ -2,7 +2,7 @@
 
 Every address on the link takes an entry; the whole kernel has room for gc_thresh3 entries, 1,024 by default. If there
 is none left, look-ups and connections fail, and mail is deferred. The bed's servers have their addresses on the link;
-to prove a fix, the same bed is tried again with it. Background: docs/neighbour-overflow.md.
+to prove a fix, the same bed is tried again with the fix. Background: docs/neighbour-overflow.md.
 """
 
 from contextlib import ExitStack

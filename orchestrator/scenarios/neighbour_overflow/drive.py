@@ -14,7 +14,7 @@ from orchestrator.services import Role
 from orchestrator.up.bed import RecordedBed
 
 TRIED_S = 20.0
-"""Maximum time, seconds, that the table is kept full; it ends earlier if Postfix has tried every message once."""
+"""Maximum time to keep the table full, in seconds; less if Postfix has tried every message once before."""
 FILL_S = 0.5
 """Pause between fillings of the table; the kernel's garbage collection spares an entry for 5 s (arp(7))."""
 SETTLE_S = 60.0
@@ -44,7 +44,7 @@ def make_pass(bed: RecordedBed, params: Params, name: str) -> None:
     _flush(bed)
     messages = min(params.messages, count)
     with bed.phase(f"{name}: mail"):
-        # The nodes that carry the mail get entries for each other before the table fills; these are kept for 5 s.
+        # The nodes that carry mail get entries for each other before the table fills; the kernel keeps these for 5 s.
         _probe(bed, "connect", relay.plan.v4, 1, SMTP)
         relay.ask("getent", "hosts", f"{bed.role(Role.LOAD).name}.nodes.test")
         with _repeated(lambda: _probe(bed, "fill", servers, count - messages, domain)) as lines:
@@ -60,7 +60,7 @@ def make_pass(bed: RecordedBed, params: Params, name: str) -> None:
 
 @contextmanager
 def _repeated(fill: Callable[[], list[_Line]]) -> Iterator[list[_Line]]:
-    """Fill the table again and again while the block runs; all lines are in the yielded list when it ends."""
+    """Fill the table again and again while the block runs; when the block ends, the yielded list holds all lines."""
     lines, done = fill(), Event()
 
     def go_on() -> None:

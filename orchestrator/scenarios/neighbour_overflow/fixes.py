@@ -35,7 +35,7 @@ class Block:
 
     @property
     def prefix(self) -> IPv4Network:
-        """Smallest prefix that holds all of them."""
+        """Smallest prefix that holds all addresses of the block."""
         return IPv4Network((int(self.first), prefix_for(self.count)))
 
 
@@ -55,7 +55,7 @@ def thresholds(addresses: int) -> dict[str, str]:
 
 
 def apply_fix(bed: RecordedBed, fix: str | None, settings: HostSettings | None) -> None:
-    """Apply the fix gc-thresh to the host (``settings``), or another one to load generator and relay."""
+    """Apply the fix gc-thresh to the host (``settings``), or another fix to load generator and relay."""
     if settings:
         settings.apply()
         return

@@ -9,7 +9,7 @@ from orchestrator.scenarios import OverIPv4
 REPORTED, FIXED = "as-reported", "fixed"
 """The two passes over one bed."""
 CONNECT_TIMEOUT_S = 4
-"""Postfix's smtp_connect_timeout in this bed, as long as each failed delivery takes; its default is 30 s."""
+"""Postfix's smtp_connect_timeout in this bed, the duration of each failed delivery; Postfix's default is 30 s."""
 
 
 class Params(OverIPv4):

@@ -1,4 +1,4 @@
-"""Observations of one pass, read from a run directory."""
+"""Observations of one pass, from a run directory: failures, mail, neighbour table, kernel log."""
 
 import re
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class PassReadings:
     """Look-ups over UDP."""
     connect: Report
     tables: list[NeighbourTable]
-    """In the order of reading."""
+    """Readings of the neighbour table, in order of time."""
     messages: int
     """Messages offered to the relay."""
     accepted: int
@@ -53,7 +53,7 @@ class PassReadings:
     deferred: dict[str, tuple[float, str]]
     """Queue id of a deferred message -> Unix time and text of its first log line."""
     kernel: list[_KernelLine] | None
-    """Lines of the kernel on the overflow; ``None``: its log could not be read."""
+    """Lines of the kernel's log about the overflow; ``None``: the log could not be read."""
 
     @classmethod
     def read(cls, measured: Measurements, name: str, messages: int, until: float) -> Self | None:

@@ -110,7 +110,7 @@ def _names(errors: Mapping[str, int]) -> str:
 
 
 def _quotes(readings: PassReadings) -> Iterator[Quote]:
-    """Yield one quote of the kernel, and one of the relay for each kind of reason."""
+    """Yield one line of the kernel's log, and one of the relay's log for each kind of reason."""
     for line in (readings.kernel or ())[:1]:
         yield Quote(source="the kernel's log", t=line.t, text=f"[{line.stamp}] {line.text}")
     kinds: dict[str, Quote] = {}

@@ -1,4 +1,4 @@
-"""CPU state during a load: CPU was left, the bed used it up, or other processes took it."""
+"""CPU state during a load: CPU was left, the bed used all of it, or other processes took it."""
 
 from enum import StrEnum
 

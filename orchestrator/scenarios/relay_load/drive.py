@@ -72,7 +72,7 @@ def _probe(
 ) -> tuple[tuple[probes.Probe, ...], bool]:
     """Send a short load over this many connections and drain it.
 
-    Return all probes so far, and whether the relay's queue is empty. If it is not, more probes are of no use: each
+    Return all probes so far, and whether the relay's queue is empty. If not, more probes are of no use: each
     drain would take the full ``--drain``, and the verdict is INCONCLUSIVE.
     """
     name = probes.name(connections, number)
@@ -85,7 +85,7 @@ def _probe(
 def calibrate(bed: RecordedBed, params: RelayLoad, connections: int, *, by: str | None = None) -> None:
     """Send a load straight to the sink, as fast as possible; with our generator, again with one message per connection.
 
-    If the measured load has a rate, ``connections`` is only its upper limit; ``probes.FEWEST`` saturate the sink.
+    If the measured load has a rate, ``connections`` is only its upper limit; ``probes.FEWEST`` connections saturate it.
     """
     used = connections if params.rate is None else min(connections, probes.FEWEST)
     node = bed.nodes[by] if by else bed.role(Role.LOAD)
@@ -95,5 +95,5 @@ def calibrate(bed: RecordedBed, params: RelayLoad, connections: int, *, by: str 
     order = replace(params.order(seconds, used), rate=None)
     bed.send(CALIBRATION, order, to=Role.SINK, by=by, purpose=Purpose.CALIBRATE)
     if numbered:
-        # Like the deliveries of a relay, which rarely reuses a connection if it has thousands of destinations.
+        # A relay delivers in this way: it rarely reuses a connection if it has thousands of destinations.
         bed.send(SINGLE, replace(order, per_connection=1), to=Role.SINK, purpose=Purpose.CALIBRATE)

@@ -8,7 +8,7 @@ from orchestrator.measurements.verdict import Evidence
 from orchestrator.scenarios.relay_load.params import CALIBRATION, SINGLE
 
 INSTRUMENT, CONCURRENCY = "instrument-bound", "concurrency-bound"
-"""Marks: the harness may have limited the rate; the number of connections may have."""
+"""Marks: the harness, or the number of connections, may have limited the rate."""
 UNSTEADY, DISTURBED = "unsteady", "disturbed"
 """Marks: the relay's rate changed; other processes used the machine's CPU."""
 NEAR_CEILING = 0.7
@@ -45,8 +45,8 @@ def accounting(measured: Measurements, name: str) -> tuple[Evidence, ...]:
 def _domains(measured: Measurements, name: str, count: Accounting | None, source: str, *, drained: bool) -> Evidence:
     """Compare the numbers of domains of delivered and of accepted messages.
 
-    There may be more: a message can arrive though its sender saw no acceptance (``unresolved``, ``unaccepted``). There
-    may be fewer while the relay's queue holds mail.
+    More domains may have delivered messages: a message can arrive though its sender saw no acceptance (``unresolved``,
+    ``unaccepted``). There may be fewer while the relay's queue holds mail.
     """
     fact, load, sink = "domains with delivered mail", measured.loads.get(name), measured.sinks.get(name)
     arrived, accepted = sink.domains if sink else None, load.domains if load else None

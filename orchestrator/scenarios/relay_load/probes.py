@@ -76,7 +76,7 @@ def name(connections: int, number: int = 1) -> str:
 
 
 def read(measured: Measurements) -> tuple[Probe, ...]:
-    """Return the probes of a run, fewest connections first; those with the same number become one, with mean values."""
+    """Return the probes of a run, fewest connections first; probes with equal numbers become one, with mean values."""
     loads: dict[int, list[str]] = {}
     for load in measured.sent(Purpose.PROBE):
         if limit := measured.loads[load].connections_limit:
@@ -142,7 +142,7 @@ def enough(tried: Sequence[Probe]) -> int:
 
 
 def unclear(fewer: Probe, more: Probe) -> bool:
-    """Return whether the two are too close to tell if more connections carry more."""
+    """Return whether two probes are too close to tell if more connections carry more mail."""
     return UNCLEAR[0] <= _ratio(fewer, more) < UNCLEAR[1]
 
 
@@ -196,7 +196,7 @@ def pace(measured: Measurements, load: str) -> tuple[Evidence, ...]:
 def steady(measured: Measurements, loads: Sequence[str]) -> tuple[Evidence, ...]:
     """Return the evidence that loads carry about as much as the probe over the same number of connections.
 
-    Of several loads the median counts. Empty without such a probe, or if another generator sent it.
+    Of several loads the median counts. Empty if there is no such probe, or another generator sent it.
     """
     own = next((probe for probe in read(measured) if probe.connections == used(measured)), None)
     if own is None or not loads or _other_generator(measured, loads[0]):

@@ -19,7 +19,7 @@ BACKLOG = 0.25
 TAKEN = 0.99
 """A relay keeps up only if it accepts at least this share of the offered messages."""
 OUT = 0.95
-"""Minimum share of accepted messages delivered within ``TAIL_S`` of the last reply; it rises with the run's length."""
+"""Minimum share of accepted messages delivered within ``TAIL_S`` of the last reply; higher for a long run."""
 TAIL_S = 1.0
 """Maximum queue of a relay that keeps up, in seconds of the offered rate."""
 QUIET = "Repeat the run on a quiet machine"

@@ -34,10 +34,10 @@ class NodeLog:
         self._unwritten = False
         self._writable = True
         self.cut = False
-        """No more lines will come; ``end`` will give the reason."""
+        """Whether the log broke off: no more lines will come, and ``end`` will give the reason."""
 
     def put(self, line: LogLine) -> None:
-        """Keep one line; a full disk is reported, and the next lines are only passed to the listeners."""
+        """Write one line and notify the listeners; after a full disk, which is reported, only notify them."""
         with self._lock:
             self._tail.append(line.text)
             for listener in self._listeners:
@@ -118,7 +118,7 @@ class Watch:
         self.log.ignore(self)
 
     def line(self, line: LogLine) -> None:
-        """Take the line if it is the first match."""
+        """Keep the line as the result if it is the first match."""
         if not self.found.done() and self._pattern.search(line.text):
             self.found.set_result(line)
 
@@ -150,7 +150,7 @@ class Ticks:
         self._rundir, self._fault = rundir, fault
         self._broken = False
         self.loads: dict[str, str] = {}
-        """Run of a load -> its name."""
+        """Run id of a load -> name of the load."""
 
     def line(self, line: LogLine) -> None:
         """Append the line if it is a tick of one of ``loads``; a full disk is reported and ends the series."""

@@ -36,7 +36,7 @@ PAUSES_S = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 class Recorder(AbstractContextManager["Recorder"]):
     """Records a bed.
 
-    Enter it before the first container starts and leave it after the last one is removed::
+    Enter the context before the first container starts, and leave it after the last one is removed::
 
         with Recorder(rundir) as recorder:
             watch = recorder.watch("relay", r"daemon started")
@@ -148,7 +148,7 @@ class Recorder(AbstractContextManager["Recorder"]):
         """Check that every node still runs.
 
         Raises:
-            NodeDied: a node ended unexpectedly; the error names the first one.
+            NodeDied: a node ended unexpectedly; the error names the first of them.
             EngineFailed: the engine cannot report ends any more.
         """
         if self._broken.done():
