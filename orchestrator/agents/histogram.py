@@ -53,7 +53,5 @@ def decode(text: str) -> HdrHistogram:
     """Return the histogram, in microseconds, that ``encode`` wrote; raises ValueError for any other text."""
     try:
         return HdrHistogram.decode(text)
-    except (
-        Exception
-    ) as error:  # the library has no base class for its errors, and also raises errors of zlib and binascii
+    except Exception as error:  # the library's errors have no base class; errors of zlib and binascii occur, too
         raise ValueError(f"no HdrHistogram: {error}") from error
