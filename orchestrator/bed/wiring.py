@@ -176,7 +176,7 @@ def _further(wire: Wire) -> list[str]:
     The further devices are ends of veth pairs inside the namespace and carry no frames: the lab device answers ARP for
     every address of its node (arp_ignore 0, ip-sysctl.rst), and replies leave by the lab's route. A device without ARP,
     and ``lo``, joins no multicast group for an IPv6 address. On the lab device each address joins a group (RFC 4291,
-    2.7.1): 2,560 take 2.3 s instead of 0.2 s. So further addresses are on those or ``lo``; peers need a route (``plan``).
+    2.7.1): 2,560 take 2.3 s instead of 0.2 s. So they go on those devices or ``lo``; peers need a route (``plan``).
 
     addrconf_verify_rtnl (net/ipv6/addrconf.c) walks every IPv6 address of a namespace at every insert: 20,000 take 7 s
     and more. Above ``ON_LAB``, IPv6 addresses are local as prefixes, unless the service listens on each.

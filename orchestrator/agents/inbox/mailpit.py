@@ -1,4 +1,4 @@
-"""Mailpit's HTTP API v1, as far as clients use it: messages, search, tags, send, chaos; they work unchanged.
+"""Mailpit's HTTP API v1, the part that its clients use: messages, search, tags, send, chaos.
 
 Ids are the inbox's numbers, as text. A request that is not supported gets 501 with the reason.
 """
@@ -28,7 +28,7 @@ from orchestrator.agents.inbox.words import MATCHES
 from orchestrator.agents.rules import Action, Moment, Rule
 
 LIKE = "v1.30.0"
-"""Release of Mailpit whose API this module follows."""
+"""Release of Mailpit whose API this module follows in part."""
 _MOMENTS = {"Sender": Moment.MAIL, "Recipient": Moment.RCPT, "Authentication": Moment.AUTH}
 _SUMS = {"MD5": md5, "SHA1": sha1, "SHA256": sha256}
 _ABSENT = "not in this inbox: an inbox follows no link in a message, and keeps mail in the bed"

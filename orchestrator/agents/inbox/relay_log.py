@@ -1,4 +1,4 @@
-"""Relays' logs, which an inbox receives over TCP (``images/postfix/gather``); keeps the lines that name a queue id.
+"""Relays' logs, received by an inbox over TCP (``images/postfix/gather``); keeps the lines that name a queue id.
 
 A relay connects to the inbox and sends ``log ID``, then ``NUMBER TIME TEXT`` for each line since the start of its log.
 After a reconnect it sends all lines again; the inbox skips numbers that it has, and counts missing ones.

@@ -1,4 +1,4 @@
-"""The inbox program: opens the ports of SMTP, submission, HTTP and the relays' logs, and serves them in one process.
+"""The inbox program: ports of SMTP, submission, HTTP and the relays' logs, all in one process.
 
 ::
 
