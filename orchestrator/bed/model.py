@@ -217,7 +217,7 @@ Records = Annotated[dict[str, dict[str, list[str]]], AfterValidator(_records)]
 
 
 def _zone(origin: str, text: str) -> str:
-    """Return a zone file; raises ValueError if it does not parse, or has a directive of unbounded expansion."""
+    """Return a zone file; raises ValueError if it does not parse, or has ``$INCLUDE`` or ``$GENERATE``."""
     if found := _UNBOUNDED.search(text):
         raise ValueError(f"zone {origin}: {found[1]}: write the records out instead")
     try:

@@ -19,7 +19,7 @@ MOST_PARTS = 1000
 MOST_MULTIPARTS = 20
 """Maximum number of multiparts that are split: a line is compared with the boundary of every enclosing multipart."""
 MOST_FIELD, MOST_PARAMETERS = 4096, 64
-"""Limits of a ``Content-`` field; longer ones, and those of further multiparts, are left empty."""
+"""Maximum characters and parameters of a ``Content-`` field; beyond, and in further multiparts, it is left empty."""
 _SPACE = re.compile(r"\s+")
 _TAG = re.compile(r"<(/?)([a-z0-9]*+)[^<>]*+>", re.IGNORECASE)
 _NOT_BASE64 = bytes(set(range(256)) - set(f"{ascii_letters}{digits}+/".encode()))
