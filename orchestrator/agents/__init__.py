@@ -10,5 +10,5 @@
     wire, histogram, output      stamped message, durations, printed lines
     contract                     messages between orchestrator and agents
 
-They import the standard library, uvloop, hdrh, aiosmtplib and each other, nothing else of this package.
+These modules import the standard library, third-party packages and each other, but no other part of ``orchestrator``.
 """

@@ -1,7 +1,7 @@
 """Reader of one message's content after DATA: checks it piece by piece and keeps none of it.
 
 Only CRLF.CRLF ends the content. A dot between bare line feeds or carriage returns is text, so that a message cannot
-hide a second one (RFC 5321, 2.3.8 and 4.1.1.4). Memory for a message of any size: up to 32 KiB of header, and 4 octets.
+hide a second message (RFC 5321, 2.3.8 and 4.1.1.4). Memory for a message of any size: 32 KiB of header and 4 octets.
 """
 
 from abc import ABC, abstractmethod
@@ -16,17 +16,17 @@ _CRLF = b"\r\n"
 
 
 class DataReader(ABC):
-    """Reads the content after DATA to its end, without dot-stuffing (RFC 5321, 4.5.2).
+    """Reads the content after DATA to its end, and removes the dot-stuffing (RFC 5321, 4.5.2).
 
-    The content is complete once ``feed`` does not return ``None``. ``take`` gets each piece; the first one begins with
-    a CRLF that is not part of the content.
+    ``feed`` returns ``None`` until the content is complete. ``take`` gets each piece; the first piece begins with a
+    CRLF that is not part of the content.
     """
 
     __slots__ = ("_tail", "size")
 
     def __init__(self) -> None:
         self.size = -len(_CRLF)
-        """Octets of the content taken until now."""
+        """Octets of content taken so far."""
         self._tail = _CRLF  # the content starts at the start of a line
 
     def feed(self, data: bytes) -> bytes | None:
@@ -75,7 +75,7 @@ class Content(DataReader):
 
     @property
     def whole(self) -> bool:
-        """Whether the body has the length and CRC that its stamp says."""
+        """Whether the length and CRC of the body are those in the stamp."""
         return self.stamp is not None and self.stamp.crc == self._crc and self.stamp.length == self._length
 
     def take(self, text: bytes) -> None:

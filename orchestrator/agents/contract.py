@@ -30,7 +30,7 @@ class Message:
         """Rebuild from ``to_dict``; unknown keys are ignored, because another version's report may have more.
 
         Raises:
-            ValueError: ``data`` is no object, a key is missing, or a value has another type than its field.
+            ValueError: ``data`` is not an object, a key is missing, or a value has another type than its field.
         """
         reader = _reader(cls)  # type: ignore[arg-type]  # mypy takes a class for unhashable
         message: Self = reader.validate_json(json.dumps(data), strict=True)
@@ -63,8 +63,8 @@ class LoadOrder(Order):
     """Address of a relay, or a sink's prefix (``198.18.16.0/20``): its i-th address takes mail of ``domains[i]``."""
     port: int = 25
     domains: list[str] = field(default_factory=list)
-    """Message ``seq`` goes to domain ``order.domain_of(seq)``: one to each domain, then round robin. If the target
-    is a prefix, a connection carries mail of one domain, and each domain's turn has ``per_connection`` messages."""
+    """Message ``seq`` goes to domain ``order.domain_of(seq)``: first one message to each domain, then the domains
+    take turns. If the target is a prefix, a connection serves one domain, and a turn is ``per_connection`` messages."""
     recipients: list[str] = field(default_factory=lambda: ["user"])
     """Local parts valid in every domain, or full addresses; the addresses of a domain take turns."""
     sender: str = "load@d0.test"
@@ -83,9 +83,9 @@ class LoadOrder(Order):
     timeout: float = 60.0
     """Time limit of one SMTP reply, in seconds; after that, the connection is closed."""
     stall_at: float | None = None
-    """Test aid: the generator's process pauses after this many seconds of the load ..."""
+    """Test aid: start of a pause of the generator's process, in seconds from the start of the load."""
     stall_for: float = 0.0
-    """... for this many seconds."""
+    """Duration of this pause, in seconds."""
 
     @property
     def block(self) -> int:
@@ -146,11 +146,11 @@ class LoadReport(Message):
     connections: int | None = None
     """Connections with a greeting and a reply to EHLO."""
     connect_failed: dict[str, int] = field(default_factory=dict)
-    """All other connections, by cause of the failure: ``no connection``, ``no greeting``, ``421 4.3.2``, ... Their
-    messages wait for another connection."""
+    """Connections without these replies, by cause: ``no connection``, ``no greeting``, ``421 4.3.2``, ... Their
+    messages wait for another connection, or fail if the target is a prefix."""
     goodbye_failed: dict[str, int] = field(default_factory=dict)
     """Connections that carried mail but had no orderly end, by cause: ``no reply to QUIT`` within 2 s, or ``QUIT not
-    waited for``, once the server has left several QUITs unanswered."""
+    waited for`` after several QUITs that the server did not answer."""
     late: int | None = None
     """Messages started over 10 ms after they were due (open-loop only)."""
     cpu_s: float
@@ -173,7 +173,7 @@ class LoadReport(Message):
     printed: list[PrintedLine] = field(default_factory=list)
     """Output of a third-party generator: the first 50 distinct lines."""
     arrived: int | None = None
-    """Messages without a sequence number that the sink had when the generator ended."""
+    """Messages without a sequence number that had arrived at the sink when the generator ended."""
     purpose: str = "measure"
     """Purpose of the load: a ``services.Purpose``."""
     generator: str = ""
@@ -224,7 +224,7 @@ class SinkReport(Message):
     corrupted: int
     """Messages of this run with a changed body; they do not count as delivered."""
     misrouted: int
-    """Messages that arrived at the address of another domain than their recipient's; they count as delivered."""
+    """Messages that arrived at an address of a domain other than their recipient's; they count as delivered."""
     outside: int = 0
     """Messages that arrived at an address outside the prefix of the domains, such as the sink's published port; they
     count as delivered, but not as misrouted, nor in ``domains``."""

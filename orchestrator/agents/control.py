@@ -7,9 +7,9 @@
     python3 -m orchestrator.agents.control expect RUN COUNT       begin; the sink prints {"complete": RUN} at COUNT
     python3 -m orchestrator.agents.control report RUN             the whole account: a SinkReport
 
-A DNS gate has ``rules``, ``add RULES`` (answers the new rules with their ids), ``remove ID`` (answers the hits of the
-rule; ``null``: no such rule), ``clear`` and ``queries AFTER``. Prints one JSON value. Exit code 1: the agent refused or
-cannot be reached; 2: no such request. Imports few modules, because it is started again for every request.
+Requests of a DNS gate: ``rules``, ``add RULES`` (returns the new rules with their ids), ``remove ID`` (returns the hits
+of the rule; ``null``: no such rule), ``clear`` and ``queries AFTER``. Prints one JSON value. Exit code 1: the agent
+refused or cannot be reached; 2: unknown request. Imports few modules, because each request starts a new process.
 """
 
 import json
@@ -32,7 +32,7 @@ def ask(path: str, words: list[str]) -> Any:
 
     Raises:
         ValueError: the agent refused, with the reason.
-        OSError: it cannot be reached.
+        OSError: the agent cannot be reached.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sink:
         sink.settimeout(_TIMEOUT_S)

@@ -1,10 +1,10 @@
-"""A gate before a DNS server: passes questions on, or fails them by name, type and count, and remembers them.
+"""A gate before a DNS server: forwards queries, or fails them by name, type and count; records every query.
 
 ::
 
     python3 -m orchestrator.agents.dns_gate --listen 198.18.0.3 --upstream 198.18.0.2 [--rules FILE]
 
-Prints ``{"event": "listening", ...}`` when it serves. SIGTERM ends it. ``control`` asks it:
+Prints ``{"event": "listening", ...}`` once it serves. SIGTERM ends it. Requests of ``control``:
 ``rules``, ``add RULES``, ``remove ID``, ``clear``, ``queries AFTER``.
 """
 
@@ -37,24 +37,24 @@ from orchestrator.agents.output import say
 from orchestrator.agents.sink import listen, listen_locally
 
 MOST_QUERIES = 100_000
-"""Maximum number of remembered questions; the oldest are dropped first."""
+"""Maximum number of recorded queries; the oldest are dropped first."""
 UPSTREAM_S = 5.0
-"""Time limit of the server behind the gate, in seconds; after that, the client gets SERVFAIL."""
+"""Time limit of the upstream server's answer, in seconds; after that, the client gets SERVFAIL."""
 _IDLE_S = 30.0
 """Seconds of silence after which a TCP connection is closed (RFC 7766, 6.2.3)."""
 _LINGER_NOT = struct.pack("ii", 1, 0)
 _MAX_UDP = 65535
 _HEADER_B, _QR = 12, 0x80
-"""Octets of a header, and the bit of an answer in its third octet (RFC 1035, 4.1.1)."""
+"""Octets of a header, and the QR bit of its third octet, set in an answer (RFC 1035, 4.1.1)."""
 _CONTROL_LIMIT = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """One question and its outcome."""
+    """One query and its outcome."""
 
     id: int
-    """Cursor: later questions have larger ones."""
+    """Cursor: a later query has a larger id."""
     t: float
     client: str
     over: str
@@ -62,24 +62,24 @@ class Query:
     name: str
     type: str
     then: str | None
-    """Action of the rule that matched; ``None``: the question was passed on."""
+    """Action of the rule that matched; ``None``: the query was forwarded."""
     rcode: str | None
     """Response code of the answer; ``None`` without an answer."""
 
 
 class Gate:
-    """The rules, the record, and the way to the server behind."""
+    """The rules, the record of queries, and the address of the upstream server."""
 
     def __init__(self, upstream: tuple[str, int], rules: Sequence[DnsRule] = ()) -> None:
         self.upstream = upstream
         self.rules = DnsRules(rules)
         self.queries: deque[Query] = deque(maxlen=MOST_QUERIES)
         self.servers: list[asyncio.AbstractServer] = []
-        """They serve while the caller holds them."""
+        """Servers in use; asyncio closes a server that nothing refers to."""
         self._last = 0
 
     async def answer(self, wire: bytes, client: str, over: str) -> bytes | None:
-        """Return the answer to a question; ``None``: none. Octets that are no question are passed on.
+        """Return the answer to a query; ``None``: send none. Octets that are not a query are forwarded.
 
         Raises:
             ConnectionAbortedError: the connection is to be reset.
@@ -118,7 +118,7 @@ class Gate:
         return self._note(query, client, over, then, response)
 
     async def _forwarded(self, wire: bytes, over: str) -> bytes | None:
-        """Return the answer of the server behind; ``None``: it gives none, or ``wire`` is itself an answer."""
+        """Return the upstream server's answer; ``None``: there is none, or ``wire`` is itself an answer."""
         if len(wire) < _HEADER_B or wire[2] & _QR:
             return None
         ask = self._ask_udp if over == "udp" else self._ask_tcp
@@ -129,7 +129,7 @@ class Gate:
             return None
 
     async def _ask_udp(self, wire: bytes) -> bytes:
-        """Ask over a new socket with a new id, so that only the server's own answer is accepted (RFC 5452)."""
+        """Query over a new socket with a new id, so that only the server's own answer is accepted (RFC 5452)."""
         loop, number = asyncio.get_running_loop(), random.getrandbits(16)
         transport, protocol = await loop.create_datagram_endpoint(partial(_Once, number), remote_addr=self.upstream)
         try:
@@ -187,7 +187,7 @@ class Gate:
 
 
 class _Once(asyncio.DatagramProtocol):
-    """Waits for the answer to the question with an id."""
+    """Waits for the answer with one message id."""
 
     def __init__(self, number: int) -> None:
         self._number = struct.pack("!H", number)
@@ -199,7 +199,7 @@ class _Once(asyncio.DatagramProtocol):
             self.answer.set_result(data)
 
     def error_received(self, exc: Exception) -> None:
-        """Fail at once: the server behind the gate refuses the connection."""
+        """Fail at once: the upstream server's port is closed (ICMP)."""
         if not self.answer.done():
             self.answer.set_exception(exc)
 
@@ -213,7 +213,7 @@ class _Udp(asyncio.DatagramProtocol):
         self._transport = cast("asyncio.DatagramTransport", transport)
 
     def datagram_received(self, data: bytes, addr: tuple[str | Any, int]) -> None:
-        """Answer a question."""
+        """Answer a query."""
         task = asyncio.ensure_future(self._answer(data, addr))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -269,7 +269,7 @@ async def serve(gate: Gate, hosts: Sequence[str], port: int, control: Path) -> i
 
 
 def _question(wire: bytes) -> dns.message.Message | None:
-    """Return a question, signed or not (RFC 8945); ``None``: the octets are none."""
+    """Return a query, signed or not (RFC 8945); ``None``: the octets are not a query."""
     try:
         query = dns.message.from_wire(wire, keyring=False, ignore_trailing=True)
     except (dns.exception.DNSException, ValueError):
@@ -284,7 +284,7 @@ def _without_records(query: dns.message.Message, rcode: str) -> dns.message.Mess
 
 
 def _rcode(response: bytes) -> str:
-    """Return the response code, with the bits in OPT if any (RFC 6891, 6.1.3)."""
+    """Return the response code, including the upper bits in an OPT record (RFC 6891, 6.1.3)."""
     return dns.rcode.to_text(dns.message.from_wire(response, keyring=False, continue_on_error=True).rcode())
 
 

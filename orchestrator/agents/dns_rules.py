@@ -1,4 +1,4 @@
-"""Rules of a DNS gate: pattern and action by name, type and count. The first rule that matches a question decides.
+"""Rules of a DNS gate: pattern of name, type and transport, action, count. The first rule that matches decides.
 
 The model of a rule is the same in a bed file, on the control socket and for ``testbed dns fail``.
 """
@@ -17,7 +17,7 @@ from orchestrator.agents.rules import glob
 
 
 class Action(StrEnum):
-    """Action of a rule on a question."""
+    """Action of a rule on a query."""
 
     ANSWER = "answer"
     """Answer with ``rcode`` and no records."""
@@ -30,15 +30,15 @@ class Action(StrEnum):
     RESET = "reset"
     """Reset the connection. Matches TCP only."""
     PASS = "pass"  # noqa: S105
-    """Pass the question on; later rules do not apply."""
+    """Forward the query; later rules do not apply."""
 
 
 _OVER = {Action.TRUNCATE: "udp", Action.RESET: "tcp"}
-"""Actions of one transport."""
+"""Actions that match one transport only -> that transport."""
 
 
 class DnsRule(BaseModel):
-    """One rule: a pattern for questions, and an action. The first rule that matches a question decides."""
+    """One rule: a pattern for queries, and an action. The first rule that matches a query decides."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -64,7 +64,7 @@ class DnsRule(BaseModel):
     @field_validator("name", "type", "rcode")
     @classmethod
     def _canonical(cls, text: str, info: ValidationInfo) -> str:
-        """Write a value as the gate writes that of a question."""
+        """Return a value in the form in which the gate compares it with a query."""
         try:
             match info.field_name:
                 case "name":
@@ -106,7 +106,7 @@ class _Kept:
 
 
 class DnsRules:
-    """Rules in force, the one that decides first; each has an id, which no later rule gets."""
+    """Rules in force, in the order in which they are tried. Ids are never reused."""
 
     def __init__(self, rules: Sequence[DnsRule] = ()) -> None:
         self._ids = count(1)
@@ -116,7 +116,7 @@ class DnsRules:
         self.add(rules)
 
     def decide(self, name: str, kind: str, over: str) -> DnsRule | None:
-        """Return the rule that decides about a question, and count a hit of it; ``None``: no rule matches."""
+        """Return the first rule that matches a query, and count the hit; ``None``: no rule matches."""
         kept = next((kept for kept in self._live if kept.concerns(name, kind, over)), None)
         if kept is None:
             return None
@@ -142,5 +142,5 @@ class DnsRules:
         self._kept, self._live = [], []
 
     def to_list(self) -> list[dict[str, Any]]:
-        """Return the rules as ``DnsRule`` has them, each with ``id`` and ``hits``."""
+        """Return the fields of each rule (``DnsRule``), with ``id`` and ``hits``."""
         return [kept.to_dict() for kept in self._kept]

@@ -15,7 +15,7 @@ MOST_US = 3_600_000_000
 _DIGITS = 3
 _EXACT_BITS = 11
 _EXACT = 1 << _EXACT_BITS
-"""Each value below this, in us, has a bucket of its own: three digits need 2,000 of them."""
+"""Each value below this, in us, has a bucket of its own: three significant digits need 2,000 such buckets."""
 
 
 class Histogram:
@@ -38,7 +38,7 @@ class Histogram:
         self._counts[us] += 1
 
     def library(self) -> HdrHistogram:
-        """Return the same counts as the library's histogram."""
+        """Return the counts as a histogram of the library."""
         full = HdrHistogram(1, MOST_US, _DIGITS)
         for us, count in self._counts.items():
             full.record_value(us, count)
@@ -53,5 +53,5 @@ def decode(text: str) -> HdrHistogram:
     """Return the histogram, in microseconds, that ``encode`` wrote; raises ValueError for any other text."""
     try:
         return HdrHistogram.decode(text)
-    except Exception as error:  # the library has no base class for its errors, and raises those of zlib and binascii
+    except Exception as error:  # the library's errors have no base class; errors of zlib and binascii occur, too
         raise ValueError(f"no HdrHistogram: {error}") from error

@@ -1,6 +1,6 @@
 """Ledger of the sink: one bit for each message of a run that has arrived.
 
-Memory is independent of the messages' size, and grows by 125 kB with a million messages.
+Memory: 125 kB for each million messages, whatever their size.
 """
 
 import re
@@ -18,7 +18,7 @@ from orchestrator.agents.histogram import Histogram
 from orchestrator.agents.wire import MAX_SEQ, Stamp
 
 OUTSIDE = -2
-"""Index for an address outside every domain (a published port, the sink's own address)."""
+"""Index of an address that belongs to no domain (a published port, the sink's own address)."""
 _STEP = 4096
 """A bitmap grows by at least this many octets: 32,768 messages."""
 
@@ -33,7 +33,7 @@ class SequenceSet:
         self._count = 0
 
     def add(self, number: int) -> bool:
-        """Add a number; return False if it was in the set."""
+        """Add a number; return False if the set already had it."""
         octet = number >> 3
         bit = 1 << (number & 7)
         if octet >= len(self._bits):
@@ -85,8 +85,8 @@ class Ledger:
         Args:
             content: the message, read to its end.
             stamp: its stamp.
-            recipients: indices of its recipients' domains; -1 for a domain outside the bed.
-            dialled: index of the domain whose address it arrived at, ``OUTSIDE``, or ``None`` without a prefix.
+            recipients: indices of the recipients' domains; -1 for a domain outside the bed.
+            dialled: result of ``Books.dialled`` for the address that the client connected to.
         """
         now = time.monotonic_ns()
         self._first = self._first or now
@@ -112,7 +112,7 @@ class Ledger:
             self._duplicated += 1
 
     def expect(self, count: int, then: Callable[[], None]) -> None:
-        """Call ``then`` once, as soon as this many messages have been delivered."""
+        """Call ``then`` once, as soon as ``count`` messages have been delivered."""
         self._expected = count
         self._then = then
         self._look()
@@ -213,7 +213,7 @@ class Books:
     def dialled(self, address: str) -> int | None:
         """Return the index of the domain that a local address belongs to; ``OUTSIDE`` if it belongs to none.
 
-        Returns ``None`` without a prefix of domains. A domain's IPv6 address ends in the 32 bits of its IPv4 address.
+        Returns ``None`` if the sink has no prefix. A domain's IPv6 address ends in the 32 bits of its IPv4 address.
         """
         if self._base is None:
             return None

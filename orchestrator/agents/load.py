@@ -4,8 +4,8 @@
 
     python3 -m orchestrator.agents.load [--domains FILE] [--recipients FILE] '<LoadOrder as JSON>'
 
-The order "-" is read from standard input. One argument of a command is 128 KiB at most (MAX_ARG_STRLEN, execve(2)):
-thousands of domains or recipients go into a FILE, one a line, and the order names none.
+The order "-" is read from standard input. An argument of a command has at most 128 KiB (MAX_ARG_STRLEN,
+execve(2)), so thousands of domains or recipients go into a FILE, one a line, and are left out of the order.
 
 Prints JSON lines: ``{"tick": LoadTick}`` once a second, ``{"report": LoadReport}`` at the end. SIGTERM and SIGINT end
 the load early, with a report.
@@ -79,7 +79,7 @@ class Load:
         self._response, self._service, self._connect = Histogram(), Histogram(), Histogram()
 
     async def run(self) -> LoadReport:
-        """Carry the order out."""
+        """Carry the order out, and return its report."""
         order = self._order
         self._loop = asyncio.get_running_loop()
         cpu = time.process_time()
@@ -184,9 +184,9 @@ class Load:
         self._last_reply = time.monotonic_ns()
 
     def closed(self, connection: Connection, cause: str | None, *, fruitless: bool) -> None:
-        """Open another connection if there is work for it.
+        """Account for a closed connection; open another if messages remain.
 
-        ``cause``: why the closed connection was never ready. ``fruitless``: no message over it was accepted.
+        ``cause``: why the connection never became ready, else ``None``. ``fruitless``: no message over it was accepted.
         """
         self._open.pop(connection, None)
         self._idle.pop(connection, None)
@@ -219,7 +219,7 @@ class Load:
         """Hand due messages to idle connections, and call itself again at the next due time."""
         now = time.monotonic_ns()
         self._offer(now)
-        for connection in reversed(list(self._idle)):  # the last to fall idle sends first, so few stay busy
+        for connection in reversed(list(self._idle)):  # the last to become idle sends first, so that few are in use
             if (connection.first if self._spread else self._next) < self._offered or self._next >= self._limit:
                 del self._idle[connection]
                 connection.go(now)
@@ -337,7 +337,7 @@ class Load:
 
 
 def _count(causes: Counter[str], cause: str) -> None:
-    """Count by cause; at most MOST_CAUSES of them, because a server may never repeat a reply."""
+    """Count by cause; at most MOST_CAUSES causes, because each reply of a server may differ."""
     causes[cause if cause in causes or len(causes) < MOST_CAUSES else "other"] += 1
 
 

@@ -1,4 +1,4 @@
-"""Probe of many addresses on the link at once: counts the answers, and the kernel's errors for the rest.
+"""Probe of the neighbour table: queries or connects to many on-link addresses at once; counts replies and errors.
 
 ::
 
@@ -43,7 +43,7 @@ MX, INTERNET, RECURSE = 15, 1, 0x0100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NeighbourTable:
-    """The kernel's IPv4 neighbour table, of all network namespaces together (NDTA_STATS, rtnetlink(7))."""
+    """Counters of the kernel's IPv4 neighbour table, shared by all network namespaces (NDTA_STATS, rtnetlink(7))."""
 
     t: float
     """Unix time."""
@@ -55,7 +55,7 @@ class NeighbourTable:
 
     @classmethod
     def read(cls) -> "NeighbourTable":
-        """Read the table, in any network namespace."""
+        """Read the counters; they are the same in every network namespace."""
         command = ("ip", "-json", "-statistics", "ntable", "show", "name", "arp_cache")
         return cls.parse(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
@@ -76,7 +76,7 @@ class Report:
     errors: dict[str, int]
     """Errno name -> number of failures of sendto(2) or connect(2), on a socket with default options."""
     told: dict[str, int]
-    """The same for one more datagram to each unreached address, from a socket with IP_RECVERR (ip(7)): without
+    """The same counts for one more datagram to each unreached address, from a socket with IP_RECVERR (ip(7)): without
     that option, udp(7) sockets hide ENOBUFS."""
     dropped: int
     """Datagrams of this network namespace dropped without an error (Udp SndbufErrors, /proc/net/snmp)."""
@@ -104,7 +104,7 @@ def look_up(addresses: Collection[str], name: str) -> Report:
 
 
 def fill(addresses: Collection[str], name: str) -> None:
-    """Query each address once without waiting for answers; each takes an entry until the table is full."""
+    """Query each address once without waiting for answers; each query takes an entry until the table is full."""
     with _udp() as plain:
         list(_send(plain, _query(name), dict.fromkeys(addresses)))
     _show()

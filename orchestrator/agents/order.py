@@ -26,7 +26,7 @@ class BadOrder(ValueError):
 def read_order(text: str, **lists: list[str]) -> LoadOrder:
     """Read a load order from JSON; raises BadOrder.
 
-    ``lists`` (``domains``, ``recipients``) fill in for missing keys.
+    ``lists``: values of ``domains`` and ``recipients`` for keys that the order lacks.
     """
     try:
         order = LoadOrder.from_dict({**lists, **json.loads(text)})
@@ -112,7 +112,7 @@ def _text(name: str, value: Any, pattern: str, meaning: str) -> None:
 
 def _number(name: str, value: Any, least: float, most: float, *, whole: bool = False) -> None:
     kinds = (int,) if whole else (int, float)
-    # a bool is an int to Python, a NaN compares as neither less nor more
+    # bool is a subclass of int; NaN fails every comparison
     if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
         kind = "a whole number" if whole else "a number"
         raise BadOrder(f"{name}: needed {kind} from {least} to {most}; found {str(value)[:60]!r}")

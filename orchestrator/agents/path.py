@@ -1,7 +1,7 @@
 """Paths and parameters of MAIL and RCPT (RFC 5321, 4.1.2): quoted local-parts, source routes, address literals.
 
-Source: RFC 5321, 4.1.1.2, 4.1.1.3, 4.1.2, 4.1.3, 4.5.3.1. An underscore counts as a letter of a domain: DNS has such
-names, and so have beds.
+Source: RFC 5321, 4.1.1.2, 4.1.1.3, 4.1.2, 4.1.3, 4.5.3.1. An underscore counts as a letter of a domain: DNS and
+beds have such names.
 """
 
 import re
@@ -19,7 +19,7 @@ _PARAMETER = rb" +([a-z0-9][a-z0-9-]*(?:=[!-<>-~]+)?)"
 
 
 def _grammar(wide: bytes) -> re.Pattern[bytes]:
-    """Compile a path and its parameters; ``wide``: octets beyond ASCII that are letters, as in a character class."""
+    """Compile the pattern of a path and its parameters; ``wide``: range of non-ASCII octets that count as letters."""
     label = rb"[a-z0-9_%b]+(?:-+[a-z0-9_%b]+)*" % (wide, wide)
     domain = rb"%b(?:\.%b)*" % (label, label)
     atom = rb"[a-z0-9!#$%%&'*+/=?^_`{|}~%b-]+" % wide
@@ -55,7 +55,7 @@ class Argument(NamedTuple):
 
 
 def read(text: bytes, *, utf8: bool = False) -> Argument | None:
-    """Read a path and its parameters; ``None`` for a syntax error, raises PathTooLong if only the length is wrong.
+    """Read a path and its parameters; ``None``: a syntax error. Raises PathTooLong if only the length is wrong.
 
     With ``utf8``, letters may be UTF-8 (RFC 6531, 3.3).
     """

@@ -1,4 +1,4 @@
-"""Time limit of a reply, learnt from the server's earlier replies; times are CLOCK_MONOTONIC, ns."""
+"""Time limits of replies (greeting, QUIT, others), learnt from the server's earlier replies; CLOCK_MONOTONIC, ns."""
 
 from collections import Counter
 
@@ -7,7 +7,7 @@ from orchestrator.agents.smtp import Connection, SessionState
 GOODBYE_S = 2.0
 """Time-out, in seconds, for the reply to QUIT, and for the last greetings once the load's time is over."""
 MOST_MUTE = 3
-"""After this many consecutive unanswered QUITs, each sent alone, replies to QUIT are no longer awaited."""
+"""After this many consecutive unanswered QUITs, none of them pipelined, replies to QUIT are no longer awaited."""
 OVERTAKEN_S = 5.0
 """Time-out, in seconds, for a greeting once a newer connection has one: listen(2) queues are first in, first out."""
 SLACK = 3
@@ -51,7 +51,7 @@ class Patience:
         return False
 
     def unanswered(self, connection: Connection) -> str:
-        """Learn from a connection beyond its time limit; return the cause."""
+        """Record a connection that exceeded its time limit; return the cause."""
         cause = _UNANSWERED.get(connection.state, "timeout")
         if connection.state is SessionState.QUIT:
             self.goodbyes[cause] += 1
@@ -62,7 +62,7 @@ class Patience:
         return cause
 
     def exhausted(self, connection: Connection, now: int) -> bool:
-        """Return whether a connection is beyond the time limit of its reply."""
+        """Return whether a connection has exceeded the time limit of its reply."""
         if connection.state is SessionState.IDLE:
             return False
         patience = self.timeout

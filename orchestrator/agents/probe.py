@@ -1,4 +1,4 @@
-"""Readiness probe: one stamped message to each of a few domains, sent with a full SMTP library.
+"""Readiness probe: one stamped message to each of a few domains, sent with aiosmtplib.
 
 ::
 

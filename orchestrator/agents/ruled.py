@@ -1,6 +1,6 @@
 """Sessions of a sink with rules, and their shared state: the first matching rule refuses, delays or ends a session.
 
-Sessions of a sink without rules are of the plain class, so that rules cost them nothing.
+A sink without rules uses the plain ``Session``, so rules cost it nothing.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from orchestrator.agents.rules import ENVELOPE, LATE, Action, Decision, Moment, 
 from orchestrator.agents.session import BYE, DATA_OK, GREETING, MAIL_OK, OK, RCPT_OK, Reception, Session
 
 _LINGER_NOT = struct.pack("ii", 1, 0)
-"""SO_LINGER on, for no time: close(2) then sends RST (socket(7))."""
+"""SO_LINGER with a time-out of 0: close(2) sends RST (socket(7))."""
 _REFUSED = b"503 5.5.1 QUIT only\r\n"
 _CLOSES = "421"
 """Reply code after which the server closes the connection (RFC 5321, 4.2.1)."""
@@ -37,7 +37,7 @@ class RuledReception(Reception):
 
 
 def ruled(books: Books, settings: SinkSettings, most: int, tls: ssl.SSLContext | None, rules: str) -> RuledReception:
-    """Return the reception of a sink; ``rules``: JSON. Raises ValueError if the rules are invalid."""
+    """Return the shared state of a sink's sessions; ``rules``: JSON. Raises ValueError if the rules are invalid."""
     reception = RuledReception(books, settings, most, tls)
     reception.rules = Rules(TypeAdapter(list[Rule]).validate_json(rules))
     return reception
@@ -69,9 +69,9 @@ class RuledSession(Session):
         self._from = ""
         self._addresses: list[str] = []
         self._refused = False
-        """The greeting was a refusal: only QUIT is taken."""
+        """Whether the greeting was a refusal: only QUIT is then accepted."""
         self._turns: list[Callable[[], None]] = []
-        """Give back the turns that the client waits for."""
+        """Calls that give back the turns of a ``pace`` that the client waits for."""
 
     # ------------------------------------------------------------------------------------------ questions to the rules
 
@@ -79,7 +79,7 @@ class RuledSession(Session):
         """Record a decision and its reply; by default, nothing is recorded."""
 
     def _ask(self, moment: Moment, good: bytes, recipient: str | None = None) -> tuple[Decision, bytes]:
-        """Return the rules' decision, and the reply.
+        """Return the rules' decision, and the reply: the rule's, or else ``good``.
 
         Raises:
             _Ended: the connection ends.
@@ -112,7 +112,7 @@ class RuledSession(Session):
         return reply
 
     def _ask_each(self, moment: Moment, good: bytes) -> tuple[list[Decision], bytes, float]:
-        """Return what the rules decide for each recipient; the first refusal, else ``good``; the longest delay in s.
+        """Return the decision for each recipient, the first refusal or else ``good``, and the longest delay in s.
 
         Raises:
             _Ended: the connection ends.
@@ -133,7 +133,7 @@ class RuledSession(Session):
         super()._answer_now(reply)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget an unfinished message, and leave the turns of a pace to others."""
+        """Discard an unfinished message, and give back the turns of a ``pace``."""
         self._give_back()
         super().connection_lost(exc)
 
@@ -245,7 +245,7 @@ class RuledSession(Session):
         return reply
 
     def _address(self, line: bytes, command: bytes) -> str:
-        """Return the address of a command that was accepted; empty: ``<>``."""
+        """Return the address in an accepted command; empty: ``<>``."""
         argument = self._path(line[len(command) :])
         if argument is None or not argument.domain:
             return argument.local.decode() if argument else ""
@@ -256,7 +256,7 @@ class RuledSession(Session):
     # -------------------------------------------------------------------------------------------------- a whole message
 
     def _take(self, content: DataReader) -> tuple[bytes, float]:
-        """Ask the rules for each recipient; a message whose last recipient drops it is accepted and not kept."""
+        """Apply the rules for each recipient; a message dropped for all of them is accepted and not kept."""
         if content.size > self._reception.settings.max_size:
             return super()._take(content)
         decisions, reply, seconds = self._ask_each(Moment.MESSAGE, OK)

@@ -1,6 +1,6 @@
 """Rules of a sink: faults and limits by recipient, sender and moment. The first rule that matches decides.
 
-A ``greylist`` or ``rate`` that lets pass leaves the decision to the next rule.
+A ``greylist`` or ``rate`` rule that lets a message pass leaves the decision to the next rule.
 
 The model of a rule is the same in a bed file, in the HTTP API and on the control socket.
 """
@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Moment(StrEnum):
-    """Moment at which rules apply: before the reply to a command, or to the end of a message."""
+    """Moment at which rules apply: before the reply to a command, or to the end of the data."""
 
     CONNECT = "connect"
     EHLO = "ehlo"
@@ -35,7 +35,7 @@ class Moment(StrEnum):
 
 
 class Action(StrEnum):
-    """What a rule does."""
+    """Action of a rule."""
 
     ACCEPT = "accept"
     """Accept; later rules do not apply."""
@@ -54,9 +54,9 @@ class Action(StrEnum):
     RESET = "reset"
     """Reset the connection (RST), without a reply."""
     RATE = "rate"
-    """Defer everything above ``per_minute``."""
+    """Defer every match above ``per_minute`` in the last minute."""
     PACE = "pace"
-    """Delay replies, so that at most ``per_second`` are accepted; refuses nothing."""
+    """Delay replies, so that at most ``per_second`` matches are accepted; refuses nothing."""
     DROP = "drop"
     """Accept the message and discard it."""
 
@@ -64,14 +64,14 @@ class Action(StrEnum):
 ENVELOPE = (Moment.MAIL, Moment.RCPT, Moment.DATA, Moment.MESSAGE)
 """Moments at which the sender is known."""
 LATE = (Action.TARPIT, Action.PACE)
-"""Actions that answer as usual, but later."""
+"""Actions that only delay the usual reply."""
 _WITH_RECIPIENT = (Moment.RCPT, Moment.DATA, Moment.MESSAGE)
 _MOMENTS: Mapping[Action, tuple[Moment, ...]] = {
     Action.GREYLIST: (Moment.RCPT,),
     Action.BOUNCE: (Moment.MESSAGE,),
     Action.DROP: (Moment.MESSAGE,),
 }
-"""Actions with a limited choice of moments -> these moments; the first is the default."""
+"""Actions limited to some moments -> these moments; the first is the default."""
 _REPLIES: Mapping[Action, tuple[str, str]] = {
     Action.DEFER: ("4", "451 4.3.0 Try again later"),
     Action.REJECT: ("5", "550 5.7.1 Rejected"),
@@ -79,7 +79,7 @@ _REPLIES: Mapping[Action, tuple[str, str]] = {
     Action.RATE: ("4", "450 4.7.1 Too many messages, try again later"),
     Action.DISCONNECT: ("4", ""),
 }
-"""First digit and default of the reply of those actions that have one."""
+"""Actions with a reply -> first digit and default of the reply."""
 _GREETINGS = {"4": "421", "5": "554"}
 """Code of a default reply on connect, by its first digit (RFC 5321, 4.3.2)."""
 _NEEDS: Mapping[Action, str] = {
@@ -114,7 +114,7 @@ class Rule(BaseModel):
     then: Action
     reply: Reply | None = None
     times: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
-    """Apply to the first ``times`` matches only; later ones go on to the next rule."""
+    """Apply to the first ``times`` matches only; the next rule decides about later matches."""
     every: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     """Apply to each ``every``-th match only."""
     chance: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -147,7 +147,7 @@ class Rule(BaseModel):
 
     @property
     def moment(self) -> Moment:
-        """When it is looked at."""
+        """Moment at which the rule applies: ``on``, or the default of its action."""
         return self.on or _MOMENTS.get(self.then, (Moment.RCPT,))[0]
 
     def to_dict(self) -> dict[str, Any]:
@@ -155,7 +155,7 @@ class Rule(BaseModel):
         return self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
 
     def answer(self) -> str:
-        """Return the line that it answers with; empty if the rule sends no reply."""
+        """Return the reply line of the rule; empty if the rule sends no reply."""
         usual = _REPLIES.get(self.then, ("", ""))[1]
         if usual and self.moment is Moment.CONNECT:
             usual = _GREETINGS[usual[0]] + usual[3:]
@@ -164,12 +164,12 @@ class Rule(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transaction:
-    """Facts of a session that conditions are matched with."""
+    """Facts of a session that the conditions of rules are compared with."""
 
     client: str = ""
     """IP address."""
     sender: str | None = None
-    """Without angle brackets; ``None``: not yet known, empty: ``<>``."""
+    """Envelope sender without angle brackets; ``None``: not yet known, empty: ``<>``."""
     recipient: str | None = None
 
 
@@ -182,18 +182,18 @@ class Decision:
     """Action of the first matching rule."""
 
     rule: int
-    """Its id; 0: no rule."""
+    """Id of the rule; 0: no rule."""
     action: Action
     reply: str = ""
     """Reply line without CRLF; empty: the usual reply."""
     delay_s: float = 0.0
-    """Answer this much later; of ``bounce``: send the notification this much later."""
+    """Delay of the reply in seconds; for ``bounce``, delay of the notification."""
     give_back: Callable[[], None] = field(default=_nothing, compare=False)
-    """Give the turn of a ``pace`` to another client, because this one left before ``delay_s``."""
+    """Gives back the turn of a ``pace``; called if the client leaves before ``delay_s``."""
 
 
 PASSED = Decision(rule=0, action=Action.ACCEPT)
-"""No rule matches, or each that matches lets it pass."""
+"""No rule matches, or every matching rule lets the message pass."""
 
 
 @dataclass(slots=True)
@@ -230,7 +230,7 @@ class RuleInForce:
         return self.rule.chance >= 1 or random.random() < self.rule.chance
 
     def decide(self, transaction: Transaction, now: float) -> Decision:
-        """Decide, and remember."""
+        """Return the decision about a match, and update the rule's state."""
         rule = self.rule
         delay_s, reply, give_back = rule.delay_s or 0.0, rule.answer(), _nothing
         match rule.then:
@@ -271,7 +271,7 @@ class RuleInForce:
 
 
 class Rules:
-    """A list of rules in force, with the hits of each. An id is never given twice."""
+    """A list of rules in force, with the hits of each. Ids are never reused."""
 
     def __init__(
         self,
@@ -318,13 +318,13 @@ class Rules:
 
     def _put(self, rules: list[RuleInForce]) -> None:
         self.in_force = rules
-        """The rules, in their order."""
+        """The rules, in the order in which they are tried."""
         self._at: dict[Moment, list[RuleInForce]] = defaultdict(list)
         for kept in rules:
             self._at[kept.rule.moment].append(kept)
 
     def decide(self, moment: Moment, transaction: Transaction) -> Decision:
-        """Return what the first matching rule of a moment does that does not let it pass; ``PASSED``: nothing."""
+        """Return the decision of a moment's first matching rule that does not let the message pass; else ``PASSED``."""
         if not (rules := self._at.get(moment)):
             return PASSED
         sender, recipient = (known and self._fold(known) for known in (transaction.sender, transaction.recipient))

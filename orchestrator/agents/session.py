@@ -21,7 +21,7 @@ HOST = b"sink.test"
 COMMAND_LIMIT = 1024
 """Octets of a command line: the 512 of RFC 5321, 4.5.3.1.4, and room for the parameters of extensions."""
 MOST_RECIPIENTS = 100
-"""Recipients of one message: the minimum of RFC 5321, 4.5.3.1.8."""
+"""Maximum recipients of one message: the least that RFC 5321, 4.5.3.1.8, allows."""
 
 _USUAL_PATH = rb"<[A-Za-z0-9_+=-]{1,64}@([A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*(?:\.[A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*)*)>"
 _USUAL_MAIL = re.compile(rb"MAIL FROM:" + _USUAL_PATH + rb"(?: SIZE=(\d{1,20}))?")
@@ -75,7 +75,7 @@ class Reception:
         self.most = most
         """Maximum number of concurrent connections; further ones get 421."""
         self.tls = tls
-        """With the certificate that STARTTLS shows."""
+        """TLS context with the certificate; ``None``: no STARTTLS."""
         self.settings = settings
         self.capabilities = {secure: _reply_to_ehlo(self.extensions(secure=secure)) for secure in (False, True)}
         """Reply to EHLO before and after STARTTLS."""
@@ -104,7 +104,7 @@ class Session(asyncio.Protocol):
         self._reception = reception
         self._transport: asyncio.Transport | None = None
         self._counted = False
-        """``Books.open`` counts it."""
+        """Whether ``Books.open`` counts this connection."""
         self._dialled: int | None = None
         self._line = b""
         self._overlong = False
@@ -115,7 +115,7 @@ class Session(asyncio.Protocol):
         self._delay: asyncio.Handle | asyncio.Future[None] | None = None
         """Why the client's data waits: a delayed reply, a TLS handshake, or other connections' turn."""
         self._full = False
-        """The client does not read the replies; its data waits until it does."""
+        """Whether the client has stopped reading the replies; its data waits until it reads again."""
         self._held = b""
         self._secure: asyncio.Future[None] | None = None
         """The TLS handshake, once STARTTLS was answered."""
@@ -138,7 +138,7 @@ class Session(asyncio.Protocol):
         transport.write(GREETING)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        """Forget an unfinished message: it has not arrived. Idempotent."""
+        """Discard an unfinished message, which does not count as arrived. Idempotent."""
         self._reception.books.open -= self._counted
         self._counted = False
         if self._delay is not None:
@@ -160,7 +160,7 @@ class Session(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Read commands and content, and answer them in one write."""
         if self._delay is not None or self._full:
-            self._held += data  # reading is paused at the first data only, so that a client that leaves is noticed
+            self._held += data  # pause only once data comes: a paused transport notices no end of the connection
             if self._transport is not None:
                 self._transport.pause_reading()
             return
@@ -183,7 +183,7 @@ class Session(asyncio.Protocol):
                 self._transport.close()
 
     def _read_pipeline(self, data: bytes, replies: list[bytes]) -> bytes | None:
-        """Answer the first commands of a long pipeline; return the octets that are left, which wait for their turn."""
+        """Answer the first commands of a long pipeline; return the remaining octets, which wait for their turn."""
         rest = self._read_commands(data[:_AT_ONCE], replies)
         if self._transport is None or self._starts_tls or (replies and replies[-1] is BYE):
             return None
@@ -212,7 +212,7 @@ class Session(asyncio.Protocol):
                 self._line = b""
                 return data[at:]
             if reply is TLS_READY:
-                self._line = b""  # RFC 3207, 4.2: nothing that came before the handshake counts
+                self._line = b""  # RFC 3207, 4.2: data received before the handshake is discarded
                 self._start_tls(replies)
                 return None
             if reply is BYE:
@@ -380,11 +380,11 @@ class Session(asyncio.Protocol):
         replies.clear()
         self._greeted = False
         self._forget()
-        transport.pause_reading()  # data that came already are no commands (RFC 3207, 4.2)
+        transport.pause_reading()  # data received before the handshake is not read as commands (RFC 3207, 4.2)
         self._secure = self._delay = asyncio.ensure_future(self._shake_hands(transport))
 
     async def _shake_hands(self, transport: asyncio.Transport) -> None:
-        """Go on inside TLS; a handshake that fails ends the connection. Data wait until their replies go out in TLS."""
+        """Continue inside TLS; a failed handshake ends the connection. Data waits until replies can go out in TLS."""
         context = cast("ssl.SSLContext", self._reception.tls)
         try:
             secured = await asyncio.get_running_loop().start_tls(
@@ -392,7 +392,7 @@ class Session(asyncio.Protocol):
             )
         except (OSError, ssl.SSLError):
             transport.abort()
-            self.connection_lost(None)  # after a reset the event loop does not call it
+            self.connection_lost(None)  # the event loop does not call it after a reset
             return
         if secured is not None and self._transport is not None:
             self._transport = secured

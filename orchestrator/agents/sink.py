@@ -5,7 +5,7 @@
     python3 -m orchestrator.agents.sink [--domains FILE --prefix 198.18.16.0/20]
 
 Prints JSON lines: ``{"event": "listening", ...}`` once it serves, ``{"tick": SinkTick}`` once a second for each run
-with new mail, ``{"complete": RUN}`` once the run has the count given to ``control expect``. SIGTERM ends it.
+with new mail, ``{"complete": RUN}`` once the run reaches the count given to ``control expect``. SIGTERM ends it.
 """
 
 import argparse
@@ -127,7 +127,7 @@ async def run(
     say({"event": "listening", "port": port, "addresses": hosts})
     tick(reception.books)
     await ended.wait()
-    os._exit(0)  # without closing ten thousand connections one by one
+    os._exit(0)  # skips closing ten thousand connections one by one
 
 
 def main() -> None:
@@ -150,7 +150,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     backlog = min(BACKLOG, files // 8)
     # Without free file descriptors, the event loop would close its listening sockets for good. So the sink refuses
-    # connections while there are enough descriptors for a full backlog.
+    # further connections before that, while enough descriptors for a full backlog are free.
     most = files - 2 * backlog - _SPARE_FDS
     domains = options.domains.read_text(encoding="ascii").split() if options.domains else []
     tls = None
@@ -164,7 +164,7 @@ def main() -> None:
         reception = Reception(books, settings, most, tls)
         session = partial(Session, reception)
     else:
-        from orchestrator.agents.ruled import RuledSession, ruled  # noqa: PLC0415 - a sink without rules pays nothing
+        from orchestrator.agents.ruled import RuledSession, ruled  # noqa: PLC0415 - a sink without rules need not load it
 
         reception = ruled(books, settings, most, tls, options.rules)
         session = partial(RuledSession, reception)

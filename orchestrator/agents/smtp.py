@@ -39,7 +39,7 @@ class SessionState(IntEnum):
     EHLO = auto()
     HELO = auto()
     IDLE = auto()
-    """No reply: it waits for a message."""
+    """No reply: the connection waits for a message."""
     MAIL = auto()
     RCPT = auto()
     DATA = auto()
@@ -83,9 +83,9 @@ class Connection(asyncio.Protocol):
         self.budget = budget
         """Number of messages that this connection may yet send."""
         self.first = first
-        """Next sequence number of its own messages, if the load gave it a range of them."""
+        """Next sequence number, if the load gave this connection a range of messages."""
         self.stop = stop
-        """End of that range, exclusive."""
+        """End of the range, exclusive."""
         self.state = SessionState.CONNECT
         self.opened = self.connected = self.since = time.monotonic_ns()
         """``since``: start of the wait for a reply."""
@@ -179,7 +179,7 @@ class Connection(asyncio.Protocol):
         )
 
     def quit(self) -> None:
-        """Send QUIT; the server closes first, so that TIME-WAIT takes none of our ports."""
+        """Send QUIT; the server closes first, so that TIME-WAIT takes no port of the generator."""
         if self._quit_sent:
             self.state = SessionState.QUIT
             return
@@ -234,7 +234,7 @@ class Connection(asyncio.Protocol):
             self.go(now)
 
     def _on_envelope(self, line: bytes, now: int) -> None:
-        """Act on a reply to MAIL, RCPT or DATA; each command of a pipelined group has one."""
+        """Act on a reply to MAIL, RCPT or DATA; each command of a pipelined group has its own reply."""
         composer = self._load.composer
         if self.state is SessionState.DATA and line[:1] == b"3":
             if self._refusal is not None:

@@ -25,7 +25,7 @@ END = b"\r\n.\r\n"
 MAX_SEQ = 1 << 27
 """Upper bound of sequence numbers: limits a bitmap to 16 MiB, even if a number is garbled."""
 MIN_BODY = 2
-"""The shortest body is one CRLF."""
+"""Minimum octets of a body: one CRLF."""
 MAX_BODY = 50 * 1024 * 1024
 
 _STAMP = re.compile(
@@ -57,11 +57,11 @@ class Stamp(NamedTuple):
     run: bytes
     seq: int
     due: int
-    """CLOCK_MONOTONIC, ns."""
+    """Due time: CLOCK_MONOTONIC, ns."""
     sent: int
     """CLOCK_MONOTONIC, ns, when MAIL was written."""
     length: int
-    """Of the body, in octets."""
+    """Length of the body, in octets."""
     crc: int
     """CRC-32 of the body."""
 
@@ -96,7 +96,7 @@ def stuffed(body: bytes) -> bytes:
 def recipients_of(domains: Sequence[str], recipients: Iterable[str]) -> list[list[bytes]]:
     """Return the addresses of each domain; a local part alone gives an address in every domain.
 
-    Raises ValueError if a domain has none, or an address is of another domain.
+    Raises ValueError if a domain has no recipient, or an address is outside these domains.
     """
     everywhere: list[str] = []
     own: dict[str, list[bytes]] = {domain: [] for domain in domains}
@@ -128,7 +128,7 @@ class Composer:
         self._sizes = sizes
         bodies = {size: make_body(size) for size in set(sizes)}
         # For each size: length and CRC, and the body. The last CRLF of the body is the first CRLF of END, so the body
-        # goes in without it.
+        # is stored without it.
         self._bodies = {
             size: (b"%d crc=%08x" % (size, crc32(body)), stuffed(body)[:-2] + END) for size, body in bodies.items()
         }

@@ -98,7 +98,7 @@ def candidates(prefix: int, taken: Iterable[IPv4Network]) -> Iterator[IPv4Networ
 
 
 def parse_slice(text: str) -> IPv4Network:
-    """Read a user's subnet; raises InvalidInput if it is not one within 198.18.0.0/15."""
+    """Read a user's subnet; raises InvalidInput if it is not a subnet of 198.18.0.0/15."""
     try:
         network = IPv4Network(text)
     except ValueError as error:

@@ -13,7 +13,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 _LIFE = timedelta(days=397)
 """Longest lifetime of a server's certificate that browsers and TLS libraries accept."""
 _EARLIER = timedelta(hours=1)
-"""Clocks that differ from ours."""
+"""A certificate is valid from this long before its creation, for clients whose clocks are slow."""
 
 
 class Authority:

@@ -121,7 +121,7 @@ ALL, ONE_EACH, SOCKET, CORE, THREAD = "all threads", "one thread per core", "one
 
 
 def cpu_sets(topology: Topology) -> tuple[list[CpuSet], dict[str, str]]:
-    """Return the distinct sets, and for each name left out the name of the set with the same CPUs.
+    """Return the distinct sets; and, for each set left out, its name -> the name of the set with the same CPUs.
 
     With four cores or more, the last cores are reserved for the harness and are in no set, so that the harness runs on
     the same cores for every set. With fewer cores, it runs on those outside the set, or on all if none is outside.

@@ -1,4 +1,4 @@
-"""The bed as its author writes it: YAML or Python in, checked data out.
+"""Models of a bed file (bed, nodes, limits, records, zones, recipients); reads YAML and checks every name.
 
 This module checks every name that later reaches a zone file, a shell or a configuration file. Each service checks its
 own settings (``services``).
@@ -45,7 +45,7 @@ _SCHEMA = "see `testbed schema`"
 _DOMAIN = re.compile(rf"{DOMAIN}\.(?!arpa\Z)[a-z](?:[a-z0-9-]{{0,61}}[a-z0-9])?")
 _OWNER = re.compile(r"[a-z0-9_*-]+(?:\.[a-z0-9_-]+)+")
 RECORD_TYPES = ("TXT", "MX", "SRV", "CNAME", "CAA", "A", "AAAA", "TLSA", "NAPTR", "SSHFP", "HTTPS", "SVCB")
-"""Types of further records."""
+"""Types of the further records of a bed file."""
 _UNBOUNDED = re.compile(r"^\s*(\$(?:INCLUDE|GENERATE))\b", re.IGNORECASE | re.MULTILINE)
 _MAX_PATH = 256
 """Octets of a path, its angle brackets included (RFC 5321, 4.5.3.1.3)."""
@@ -148,7 +148,7 @@ class Limits(Strict):
     """Resource limits of one node; unset: the engine's default."""
 
     cpus: Annotated[float, Field(gt=0, le=1024)] | None = None
-    """Maximum CPU time a second, in seconds: 2 is the time of two CPUs."""
+    """Maximum CPU time in each second, in seconds: 2 is the time of two CPUs."""
     cpuset: Annotated[str, Field(pattern=r"^\d+(-\d+)?(,\d+(-\d+)?)*$")] | None = None
     """CPU numbers, as in cpuset(7): ``0-3,6``."""
     memory_mb: Annotated[int, Field(ge=16, le=1 << 20)] | None = None
@@ -169,15 +169,15 @@ class NodeSpec(Strict):
 
     service: Name
     release: Release = "bookworm"
-    """The Debian release of its image, and so the version of its daemon."""
+    """The Debian release of the image, which determines the version of the daemon."""
     addresses: Annotated[int, Field(ge=1, le=MAX_DOMAINS)] = 1
     """Number of real lab addresses, of IPv4 and of IPv6 each. If there are more than 2,561, the IPv6 addresses are
-    local by prefix, on no interface, unless the service listens on each: the kernel adds that many too slowly."""
+    local by prefix, on no interface, unless the service listens on each: the kernel is too slow at adding so many."""
     limits: Limits = Limits()
     settings: dict[str, Any] = {}
-    """Settings of its service; ``testbed schema`` lists them."""
+    """Settings of the service; ``testbed schema`` lists them."""
     files: Files = {}
-    """The user's own files, laid over those of its image and service: absolute path in the node -> the name of a file
+    """The user's own files, laid over those of the image and service: absolute path in the node -> the name of a file
     or folder beside the bed file, or ``{text: ...}``. A file that begins with ``#!`` is executable."""
     may_end: bool = False
     """Whether the node may exit, even before it serves, without ending the bed."""
@@ -217,7 +217,7 @@ Records = Annotated[dict[str, dict[str, list[str]]], AfterValidator(_records)]
 
 
 def _zone(origin: str, text: str) -> str:
-    """Return a zone file; raises ValueError if it does not parse, or has a directive without a bound."""
+    """Return a zone file; raises ValueError if it does not parse, or has ``$INCLUDE`` or ``$GENERATE``."""
     if found := _UNBOUNDED.search(text):
         raise ValueError(f"zone {origin}: {found[1]}: write the records out instead")
     try:
@@ -251,14 +251,14 @@ class Bed(Strict):
     """The IPv4 slice, within 198.18.0.0/15; unset: the first free slice of sufficient size."""
     records: Records = {}
     """Further DNS records: owner -> type -> data of each record, such as ``example.com: {TXT: ["v=spf1 -all"]}``; text
-    without quotes is one string. An MX takes the place of the bed's own for its domain; ``MX: ["0 ."]`` says that the
+    without quotes is one string. An MX replaces the bed's own MX of its domain; ``MX: ["0 ."]`` says that the
     domain takes no mail (RFC 7505)."""
     zones: Zones = {}
     """Whole zone files: name of the zone -> a file beside the bed file, or ``{text: ...}``. The bed adds nothing to
     such a zone: mail for its domain reaches node ``inbox`` if its MX is ``inbox.nodes.test.``."""
     lab: Literal["macvlan", "bridge"] = "macvlan"
     """Driver of the lab network. A bridge needs neither macvlan in the kernel nor a rule on the host; its frames take a
-    longer way, so measured beds keep macvlan."""
+    longer path, so beds for measurements use macvlan."""
     parent: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,15}$")] | None = None
     """A real interface for the lab network, instead of the bed's private veth pair."""
     on_link: bool = False
@@ -286,7 +286,7 @@ class Bed(Strict):
 
     @property
     def private(self) -> bool:
-        """The lab has its own veth pair on the host."""
+        """Whether the lab network has its own veth pair on the host."""
         return self.lab == "macvlan" and self.parent is None
 
     @property
@@ -301,7 +301,7 @@ def parse_bed(data: object, source: str) -> Bed:
 
 
 def read_bed(path: Path) -> Bed:
-    """Read a bed from a YAML file; raises InvalidInput if the file is missing, no YAML or no bed."""
+    """Read a bed from a YAML file; raises InvalidInput if the file is missing, not YAML or not a bed."""
     try:
         with path.open("rb") as file:
             content = file.read(_MAX_FILE_B + 1)

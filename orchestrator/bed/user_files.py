@@ -1,4 +1,4 @@
-"""A user's own files for a node: their paths, checked, and their text, read from a folder or from beside a bed file.
+"""A user's own files for a node: checks their paths, and reads their text from a folder or from beside a bed file.
 
 Text only: the format of a compiled lookup table (``recipients.db``) depends on the library's version, so the node
 compiles the table from its source.
@@ -26,7 +26,7 @@ _OF_THE_ENGINE = ("/etc/resolv.conf", "/etc/hosts", "/etc/hostname")
 
 @dataclass(frozen=True, slots=True)
 class FromDisk:
-    """Marks a parameter whose command-line option names a file or folder: its content is the parameter's value."""
+    """Marks a parameter whose command-line option names a file or folder; the content becomes the parameter's value."""
 
     read: Callable[[Path], object]
     """Reads the value from a path; raises InvalidInput if that is impossible."""
@@ -44,7 +44,7 @@ def node_path(path: str) -> str:
 
 
 def within_bounds(files: dict[str, str]) -> dict[str, str]:
-    """Check the files of a node (path -> text); raises ValueError if too many, too long, or one is another's folder."""
+    """Check the files of a node (path -> text); raises ValueError if too many or too long, or one is below another."""
     if len(files) > MOST_FILES:
         raise ValueError(f"{len(files):,} files; at most {MOST_FILES:,} are allowed")
     size = sum(len(text.encode()) for text in files.values())

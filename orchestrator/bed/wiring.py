@@ -44,7 +44,7 @@ WALL_LOADED = f"{DIRECTORY}/wall.loaded"
 """File written at the start: the rules as nft(8) lists them after loading."""
 
 _ANSWERS = 100
-"""Routing table of replies to other machines, looked up after the main one (ip-rule(8))."""
+"""Routing table of replies to other machines, used after the main table (ip-rule(8))."""
 ON_LAB = 2560
 """Maximum number of further addresses on the lab device: inet_insert_ifa (net/ipv4/devinet.c) walks the interface's
 whole list at every insert, and above this number, several devices are faster."""
@@ -57,7 +57,7 @@ class Wire:
     """One node's place on the lab network."""
 
     v4: IPv4Address
-    """Its service address; the engine assigns it."""
+    """The service address of the node; assigned by the engine."""
     lab: IPv4Network
     families: Families = Families.BOTH
     further: Sequence[IPv4Address] = ()
@@ -109,13 +109,13 @@ def without_setup_rights(command: Sequence[str], capabilities: Sequence[str]) ->
 def _enter(wire: Wire, command: Sequence[str], capabilities: Sequence[str]) -> str:
     """Render the start script.
 
-    The control device is the one with the default route, or else with an address; a third one with an address is that
-    of the guest network, which is internal and so has no default route. There may be others: a kernel with
-    ipip or sit loaded adds ``tunl0`` or ``sit0`` to every network namespace (Documentation/admin-guide/sysctl/net.rst,
+    The control device has the default route, or else an address. A third device with an address belongs to the guest
+    network, which is internal and so has no default route. There may be further devices: a kernel with ipip or sit adds
+    ``tunl0`` or ``sit0`` to every network namespace (Documentation/admin-guide/sysctl/net.rst,
     fb_tunnels_only_for_init_net).
 
-    If ports are published for other machines, the engine keeps the addresses of these. So packets from the service
-    address have a route to them, and the wall lets only replies pass.
+    If ports are published for other machines, the engine keeps the source addresses of the clients. So packets
+    from the service address have a route to these clients, and the wall lets only replies pass.
     """
     become = " ".join(quote(part) for part in without_setup_rights(command, capabilities))
     return f"""#!/bin/sh
@@ -176,7 +176,7 @@ def _further(wire: Wire) -> list[str]:
     The further devices are ends of veth pairs inside the namespace and carry no frames: the lab device answers ARP for
     every address of its node (arp_ignore 0, ip-sysctl.rst), and replies leave by the lab's route. A device without ARP,
     and ``lo``, joins no multicast group for an IPv6 address. On the lab device each address joins a group (RFC 4291,
-    2.7.1): 2,560 take 2.3 s instead of 0.2 s. So they are on those devices or ``lo``, and peers need a route: ``plan``.
+    2.7.1): 2,560 take 2.3 s instead of 0.2 s. So they go on those devices or ``lo``; peers need a route (``plan``).
 
     addrconf_verify_rtnl (net/ipv6/addrconf.c) walks every IPv6 address of a namespace at every insert: 20,000 take 7 s
     and more. Above ``ON_LAB``, IPv6 addresses are local as prefixes, unless the service listens on each.

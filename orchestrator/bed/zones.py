@@ -1,8 +1,8 @@
 """The DNS data of a bed: a root, a zone for each top-level domain, and the reverse zones of its slice.
 
-Every domain has an MX (RFC 5321, 5.1), unless ``records`` gives it one or a zone of the user's contains it. Its host
-and every node have an address in each family of the bed and matching PTRs, so that reverse look-ups by relay and sink
-succeed. Only ``records`` and the user's own zones add other names.
+Every domain has an MX (RFC 5321, 5.1), unless ``records`` gives it one or a zone of the user's contains it. The mail
+host and every node have an address in each family of the bed and matching PTRs, so that reverse look-ups by relay and
+sink succeed. Only ``records`` and the user's own zones add other names.
 """
 
 import re
@@ -109,7 +109,7 @@ def _refuse_records(owner: str, kinds: Collection[str], own_names: Collection[st
 
 
 def _within(name: str, own: Collection[str]) -> str | None:
-    """Return one of these zones that the name is in; ``None`` if it is in none."""
+    """Return the zone of ``own`` that contains the name; ``None`` if no zone does."""
     return next((zone for zone in own if f".{name}".endswith(f".{zone}")), None)
 
 
@@ -126,8 +126,8 @@ def origin(file: str) -> str:
 def check(zones: Mapping[str, str]) -> None:
     """Parse the zones of a bed and compare them: 10 us a record, 0.2 s for 2,560 domains.
 
-    Raises InvalidInput if one does not parse or has no SOA or NS, if a mail host or server lacks an address of one of
-    the zones' families, or if an address has no PTR to a name with this address.
+    Raises InvalidInput if a zone does not parse or has no SOA or NS, if a mail host or server lacks an address of one
+    of the zones' families, or if an address has no PTR to a name with this address.
     """
     records = [record for origin, text in zones.items() for record in _read(origin, text)]
     addresses: defaultdict[str, set[Address]] = defaultdict(set)
@@ -164,7 +164,7 @@ def _read(origin: str, text: str) -> Iterator[Record]:
         rest = dns.zone.from_text("".join(others), origin=origin, relativize=False)
     except (dns.exception.DNSException, ValueError) as error:
         raise InvalidInput(f"a valid zone {origin}", f"{type(error).__name__}: {error}", _BUG) from error
-    if (heads := len(re.findall(r"^\S+ SOA ", text, re.MULTILINE))) != 1:  # dnspython keeps the last of several
+    if (heads := len(re.findall(r"^\S+ SOA ", text, re.MULTILINE))) != 1:  # of several, dnspython keeps the last
         raise InvalidInput(f"one SOA of zone {origin}", str(heads), _BUG)
     for name, _, rdata in rest.iterate_rdatas(NS):
         yield str(name), "NS", rdata.to_text()

@@ -30,7 +30,7 @@ class Role(StrEnum):
     """Function of a node in a bed."""
 
     GATE = "gate"
-    """Stands before the DNS server; other nodes ask it instead."""
+    """Stands before the DNS server; other nodes query the gate instead."""
     DNS = "dns"
     RELAY = "relay"
     SINK = "sink"
@@ -41,7 +41,7 @@ class Purpose(StrEnum):
     """Purpose of a load."""
 
     MEASURE = "measure"
-    """The load whose figures answer the question of the run."""
+    """The load whose figures are the result of the run."""
     CALIBRATE = "calibrate"
     """A load without a relay, which measures the throughput of generator and sink."""
     PROBE = "probe"
@@ -59,11 +59,11 @@ class Site(Generic[S]):
     """The node's service address."""
     v6: IPv6Address
     addresses: tuple[IPv4Address, ...]
-    """All real addresses of the node (``block`` is not), the service address first; each has an IPv6 twin."""
+    """All real addresses of the node (without ``block``), the service address first; each has an IPv6 twin."""
     lab: IPv4Network
     lab6: IPv6Network
     block: IPv4Network | None
-    """Prefix of the delivery addresses, if the node takes the bed's mail; it answers on all of them."""
+    """Prefix of the delivery addresses, if the node takes the bed's mail; the node answers on all of them."""
     nodes: Mapping[str, IPv4Address]
     """The service address of every node of the bed, by name."""
     first: Mapping[Role, IPv4Address]
@@ -132,15 +132,15 @@ class Queued:
 
     id: str
     sender: str
-    """Of the envelope; empty: a notification."""
+    """Envelope sender; empty: a notification."""
     recipients: Mapping[str, str]
-    """Recipient that is still to be served -> reason of the last failed attempt, empty before one."""
+    """Remaining recipient -> reason of the last failed attempt; empty before the first attempt."""
     state: str
-    """``deferred``: it waits for its next attempt; ``hold``: it waits for the administrator; else it is on its way."""
+    """``deferred``: waits for its next attempt; ``hold``: waits for the administrator; any other: is on its way."""
 
     @property
     def on_its_way(self) -> bool:
-        """Whether its next attempt waits for nothing."""
+        """Whether the message waits neither for its next attempt nor for the administrator."""
         return self.state not in {"deferred", "hold"}
 
 
@@ -149,7 +149,7 @@ class Listing:
     """Commands that list a relay's queue."""
 
     command: tuple[str, ...]
-    """Misses no message that moves meanwhile."""
+    """Command that lists the queue; misses no message that moves meanwhile."""
     read: Callable[[str], Sequence[Queued]]
     """Converts the command's output. A message that moved meanwhile may lack sender and recipients."""
     head: Callable[[str], tuple[str, ...]]
@@ -200,7 +200,7 @@ class Service(ABC, Generic[S]):
     name: str
     role: Role
     image: str
-    """The folder under images/ that makes its image."""
+    """The folder under images/ from which the image is built."""
     settings: type[S]
     """Model of the node's ``settings`` in a bed file."""
     ready: re.Pattern[str]
@@ -210,16 +210,16 @@ class Service(ABC, Generic[S]):
     takes_mail: bool = False
     """Whether the node answers on the delivery address of every domain (AnyIP)."""
     version: tuple[str, ...] = ()
-    """Command whose first output is the daemon's version; empty: it has none."""
+    """Command whose first output is the daemon's version; empty: no such command."""
     queue: Queue | None = None
     """The mail queue of a relay."""
     restart: tuple[str, ...] = ()
-    """Command that restarts the daemon in its container, and ends when it serves again; empty: it has none."""
+    """Command that restarts the daemon in its container, and ends once it serves again; empty: no such command."""
     control: tuple[str, ...] = ()
     """Command that takes a request as its last words (``agents.control``). A sink with such a command accounts for each
     message, and counts unnumbered messages of other generators."""
     relays: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
-    """Of a sink: name of a relay service -> the settings that the relay needs in a bed with this sink."""
+    """For a sink: name of a relay service -> the settings that the relay needs in a bed with this sink."""
 
     @abstractmethod
     def render(self, site: Site[S]) -> Rendered:
@@ -238,7 +238,7 @@ class Service(ABC, Generic[S]):
 
 
 class GeneratesLoad(Service[S]):
-    """A load generator: a node that waits, and sends each load that is ordered."""
+    """A load generator: its node waits, and sends each ordered load."""
 
     role = Role.LOAD
     # The shell reaps orphans of an exec, and its trap ends it at once on SIGTERM.
@@ -246,15 +246,15 @@ class GeneratesLoad(Service[S]):
     """Start command of its container, which waits for an exec."""
     ready = re.compile(r"^waiting for orders$")
     burst_s: float = TICK_S
-    """Period of its bursts, in seconds; they start at its multiples in Unix time. Rates are means of whole periods."""
+    """Period of the bursts, in seconds; they start at its multiples in Unix time. Rates are means of whole periods."""
     numbers: bool = False
     """Whether messages are numbered, so that each is accounted for, and can go straight to each domain's address."""
     most_per_minute: float | None = None
-    """Limit of its own, in messages a minute, however fast the server is."""
+    """The generator's own limit, in messages a minute, however fast the server is."""
 
     @abstractmethod
     def command(self, order: LoadOrder) -> tuple[str, ...]:
-        """Return the command that sends a load; raises InvalidInput if the generator cannot."""
+        """Return the command that sends a load; raises InvalidInput if the generator cannot send it."""
 
     @abstractmethod
     def read(
@@ -280,9 +280,9 @@ class TakesUpdates(Protocol):
     """A DNS server whose records can be changed while it runs."""
 
     def update(self, plan: Mapping[str, bytes], address: str, lines: Sequence[str]) -> tuple[str, ...] | None:
-        """Return the command that makes these changes at an address, in the language of nsupdate(1).
+        """Return the command that makes these changes (lines of nsupdate(1)) at the server with this address.
 
-        ``plan``: the files of its node. ``None``: this node takes no changes.
+        ``plan``: the files of the server's node. ``None``: this node takes no changes.
         """
         ...
 

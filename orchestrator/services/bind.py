@@ -16,7 +16,7 @@ _OWN = f"{DIRECTORY}/own"
 """Folder of the user's own zone files."""
 _CONF = f"{DIRECTORY}/named.conf"
 _CHECKED = ("sh", "-euc", f'named-checkconf -z {_CONF} && exec "$@"', "sh")
-"""Ends the node with BIND's own words if a zone is invalid: named would start without this zone."""
+"""Ends the node with BIND's own error if a zone is invalid: named would start without the zone."""
 _BESIDE = {"bullseye": (9, 12), "bookworm": (7, 11), "trixie": (9, 6)}
 """Open files of an idle named, listening sockets left out: a fixed number, and a number for each worker. Measured with
 1, 2, 4 and 8 workers, in 9.16.50, 9.18.49 and 9.20.30; `testbed run bind-fd-limit` measures it again."""
@@ -47,7 +47,7 @@ class Settings(Strict):
     """File descriptors of outgoing sockets must be below this number (``-S``); unset: the build's default, 21,000 in
     Debian. Without effect since 9.17.20."""
     update: bool = False
-    """Take changes of records while it runs (RFC 2136), signed with the session key (RFC 8945) from the node itself."""
+    """Accept dynamic updates (RFC 2136) from the node itself, signed with the session key (RFC 8945)."""
     recursion: bool = False
     """Follow a CNAME into another zone of the bed, as a resolver does; the root zone stays the bed's own."""
     resolver: bool = False
@@ -95,7 +95,7 @@ class Bind(Service[Settings]):
     def open_files(self, addresses: int, workers: int, release: str) -> int:
         """Return the number of open files of an idle named; ``addresses``: those it listens on, of both families.
 
-        They are a UDP and a TCP socket for each address and worker (9.16.12 and later), and ``_BESIDE``.
+        These are a UDP and a TCP socket for each address and worker (9.16.12 and later), and ``_BESIDE``.
         """
         fixed, each = _BESIDE[release]
         return addresses * 2 * workers + each * workers + fixed
@@ -118,7 +118,7 @@ class Bind(Service[Settings]):
 
 
 def _listen6(site: Site[Settings]) -> str:
-    """Return the IPv6 addresses to listen on, as in ``listen_v6``; raises InvalidInput for any without IPv6."""
+    """Return the IPv6 addresses to listen on, as in ``listen_v6``; raises InvalidInput if any are set without IPv6."""
     wanted = site.settings.listen_v6
     if site.families.has_v6:
         return wanted or site.settings.listen

@@ -1,4 +1,4 @@
-"""A gate before the bed's DNS server, which fails questions by name, type and count (``agents.dns_gate``)."""
+"""A gate before the bed's DNS server: fails queries by name, type and count (``agents.dns_gate``)."""
 
 import json
 import re
@@ -17,7 +17,7 @@ class Settings(Strict):
     """Settings of a gate in a bed file."""
 
     rules: tuple[DnsRule, ...] = ()
-    """Rules for questions; the first match decides."""
+    """Rules for queries; the first match decides."""
 
 
 class DnsGate(Service[Settings]):
@@ -32,7 +32,7 @@ class DnsGate(Service[Settings]):
     control = (*PYTHON, "-m", "orchestrator.agents.control")
 
     def render(self, site: Site[Settings]) -> Rendered:
-        """Render a gate before the first DNS server of the bed; raises InvalidInput if it has none."""
+        """Render a gate before the first DNS server of the bed; raises InvalidInput if the bed has none."""
         if (dns := site.first.get(Role.DNS)) is None:
             raise InvalidInput(f"a DNS server behind node {site.node}", "none in the bed", "add one, such as bind")
         upstream = dns if site.families.has_v4 else twin(dns)

@@ -1,6 +1,6 @@
 """postal, the load generator of the 2021 benchmark: the container waits for an exec.
 
-It numbers no messages and measures no latency; its messages are counted at the sink.
+postal numbers no messages and measures no latency; the sink counts the messages.
 """
 
 from orchestrator.agents.contract import LoadOrder
@@ -10,7 +10,7 @@ from orchestrator.services.third_party import Settings, ThirdParty
 USERS = "/testbed/users"
 """File of one recipient in each domain, one a line: postal chooses at random."""
 BURST_S = 5.0
-"""Period of postal's bursts, seconds, counted from its start and from each full minute: postal starts at a multiple."""
+"""Period of postal's bursts in seconds, from its start and from each full minute; so the start is at a multiple."""
 TOKENS = 2048
 """Maximum number of messages that postal hands out to its threads in each burst."""
 PER_MINUTE = 60 / BURST_S * TOKENS

@@ -131,10 +131,10 @@ chgrp postfix /etc/sasldb2
 touch /etc/postfix/sasl/discard
 """
 """Writes the password file of Cyrus SASL (saslpasswd2(8)), which smtpd(8) reads without root's rights. A node without a
-certificate (Compose) offers no STARTTLS: a client that takes the offer would fail."""
+certificate (Compose) offers no STARTTLS: a client that accepts the offer would fail."""
 _AUXPROP = "pwcheck_method: auxprop\nauxprop_plugin: sasldb\nmech_list: PLAIN LOGIN\n"
 _QUICK_START = "/var/spool/postfix/quick-start"
-"""Makes Postfix's start script skip its check of the queue's folders; the image build has done it."""
+"""File that makes Postfix's start script skip the check of the queue's folders, which the image build has done."""
 _AGAIN = f"{DIRECTORY}/again"
 """If this file exists when Postfix ends, the start script starts it again."""
 _LISTENING = 'listening() { ss -Hltn "! src 127.0.0.11" | tr -s " " | cut -d " " -f 4 | sort; }\n'
@@ -158,7 +158,7 @@ done'
 """master(8) has a session of its own, so a signal to the process group of the start script does not reach it; the trap
 signals the process in its pid file. ``postfix start-fg`` ignores the signals, because it must end after master(8).
 
-Processes of a stopped Postfix hold its ports a moment longer than master(8) lives."""
+Processes of a stopped Postfix hold the ports for a moment after master(8) has ended."""
 _RESTART = f"""\
 {_LISTENING}
 before=$(listening)
@@ -194,7 +194,7 @@ class Settings(Strict):
 
 
 def _entries(printed: str) -> list[Queued]:
-    """Read the ids that find(1) printed, and then what postqueue(1) says about each message that it has seen."""
+    """Read the queue ids printed by find(1), and the JSON lines of postqueue(1) that follow."""
     found: dict[str, Queued] = {}
     for line in printed.splitlines():
         if line.startswith("{"):
@@ -220,7 +220,7 @@ class Postfix(Service[Settings]):
     version = ("postconf", "-h", "mail_version")
     queue = Queue(
         command=_FIND,
-        length=lambda printed: len(set(printed.split())),  # a message keeps its file name
+        length=lambda printed: len(set(printed.split())),  # a message that moves keeps its file name
         flush=("postqueue", "-f"),
         listing=Listing(
             command=("sh", "-euc", '"$@"; exec postqueue -j', "sh", *_FIND),
@@ -272,7 +272,7 @@ class Postfix(Service[Settings]):
 def _fatal(site: Site[Settings]) -> str:
     """Return the pattern of the postconf warnings that stop the node.
 
-    If main.cf is ours, every warning does; if it is the user's, only those about parameters in the bed file do.
+    With our main.cf, every warning stops it; with a user's, only warnings about parameters in the bed file.
     """
     names = "|".join(re.escape(name) for name in site.settings.main_cf)
     return rf"unused parameter: ({names})=" if MAIN in site.files else "."
@@ -406,7 +406,7 @@ _SUBMISSION_CF = """\
 
 
 def _master_cf(site: Site[Settings]) -> str:
-    """Return master.cf; in a bed without IPv4 the client looks for no IPv4 address of a mail host."""
+    """Return master.cf; in a bed without IPv4 the SMTP client looks up no IPv4 address of a mail host."""
     client, services = "smtp", _MASTER_CF + (_SUBMISSION_CF if site.settings.users else "")
     if not site.families.has_v4:
         client += f" -o inet_protocols=ipv6 -o inet_interfaces={twin(site.v4)}"

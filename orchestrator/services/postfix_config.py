@@ -1,6 +1,6 @@
-"""Adapter of a user's own main.cf and master.cf to a bed; reads them as Postfix does.
+"""A user's own main.cf and master.cf, adapted to a bed: overridden parameters, listening addresses, mail detours.
 
-The format is the same for both (postconf(5), master(5)): leading white space continues the previous line; empty lines
+Both files have one format (postconf(5), master(5)): leading white space continues the previous line; empty lines
 and comment lines (``#``) are ignored.
 """
 
@@ -93,14 +93,14 @@ _ADDRESSES = frozenset({"inet_interfaces", "smtp_bind_address", "smtp_bind_addre
 _INET = re.compile(r"(?:(\[[^\]\s]*\]|[^\s:]*):)?([^\s:]+)(?=\s+inet\s)")
 _LOOPBACK = re.compile(r"127\.[\d.]+\Z|localhost\Z|loopback-only\Z|::1\Z")
 _EVERYWHERE = {False: "0.0.0.0", True: "::"}
-"""Whether it is IPv6 -> the wildcard address."""
+"""Whether the family is IPv6 -> the wildcard address."""
 _WILDCARDS = ("", *_EVERYWHERE.values())
 _PORTS = {"smtp": "25", "smtps": "465", "submissions": "465", "submission": "587"}
 POSTLOG = "postlog   unix-dgram n  -       n       -       1       postlogd"
 
 
 def parameters(text: str) -> dict[str, str]:
-    """Return the parameters of a main.cf; a repeated one has its last value, as in Postfix."""
+    """Return the parameters of a main.cf; a repeated parameter has its last value, as in Postfix."""
     values: dict[str, str] = {}
     for lines in _logical(text.splitlines()):
         name, equals, value = " ".join(line.strip() for _, line in lines).partition("=")

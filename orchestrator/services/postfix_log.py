@@ -1,4 +1,4 @@
-"""Reads Postfix's log: duration of each hop, delivery outcomes, queue length, troubles by reason.
+"""Reader of Postfix's log: duration of each hop, delivery outcomes, queue length, troubles by reason.
 
 The lines are untrusted: they hold addresses that a client chose and replies that a server chose. Only the fields that
 Postfix itself wrote are read (postconf(5), delay_logging_resolution_limit; smtp(8)).
@@ -30,7 +30,7 @@ _IDLE = re.compile(rf"{_LINE}smtpd\[(\d+)\]: (?:(?:dis)?connect from |NOQUEUE: )
 """A line of an smtpd process without a current message."""
 _GIVEN_UP = r"(?:lost connection|timeout|too many errors|bare \S+ received)"
 _LOST = re.compile(rf"{_LINE}smtpd\[(\d+)\]: {_GIVEN_UP} after (?:DATA|BDAT) (?:\(|from )")
-"""The connection ended within the data: cleanup(8) discards the unfinished message."""
+"""The connection ended during the data: cleanup(8) discards the unfinished message."""
 _DISCARDED = re.compile(
     rf"{_LINE}(?:cleanup\[\d+\]: {_ID}: (?:milter-)?(?:reject|discard): "
     rf"|smtpd\[\d+\]: {_ID}: (?:(?:(?:milter|proxy)-)?reject: (?:DATA|BDAT|END-OF-MESSAGE)[ :]|discard: )"
@@ -113,7 +113,7 @@ class _Queue:
         self._begun: dict[str, str] = {}
         """Process id of smtpd -> its current or last message."""
         self._accepted: set[str] = set()
-        """Messages that have been in the active queue: losing the connection cannot discard them."""
+        """Messages that have been in the active queue: the loss of the connection no longer discards them."""
 
     def read(self, t: float, text: str) -> bool:
         """Read one line; True if it reports ordinary progress of a message."""
@@ -139,7 +139,7 @@ class _Queue:
         return False
 
     def _keep(self, text: str) -> bool:
-        """Note the message that a lost connection does not discard after this line; True: the line is ordinary."""
+        """Note a message that a lost connection no longer discards after this line; True: the line is ordinary."""
         if text.endswith(" (queue active)"):
             if (match := _ACTIVE.match(text)) and match[1] in self._queued:
                 self._accepted.add(match[1])

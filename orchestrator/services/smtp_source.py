@@ -1,6 +1,6 @@
 """smtp-source, Postfix's own load generator: the container waits for an exec.
 
-It sends to one recipient per process, without PIPELINING or TLS, and measures no latency.
+smtp-source sends to one recipient per process, without PIPELINING or TLS, and measures no latency.
 """
 
 from orchestrator.agents.contract import LoadOrder

@@ -42,13 +42,13 @@ class Settings(Strict):
 
 
 class ThirdParty(GeneratesLoad[Settings]):
-    """A load generator without message numbers: a node that waits, and runs one program for each load."""
+    """A load generator without message numbers: its node waits, and runs one program for each load."""
 
     settings = Settings
 
     @abstractmethod
     def program(self, order: LoadOrder) -> tuple[str, ...]:
-        """Return the program and its arguments; raises InvalidInput if it cannot send this load."""
+        """Return the program and its arguments; raises InvalidInput if the program cannot send this load."""
 
     def command(self, order: LoadOrder) -> tuple[str, ...]:
         """Return the command that runs the program for the order's time, starting at a multiple of ``burst_s``."""
@@ -76,7 +76,7 @@ class ThirdParty(GeneratesLoad[Settings]):
             elif match := _ENDED.fullmatch(text):
                 ended = match
             elif ended and (match := _TIMES.fullmatch(text)):
-                # The last line is of the shell's children, the first of the shell itself (POSIX, times).
+                # The last line has the times of the shell's children, the first those of the shell (POSIX, times).
                 cpu_s = sum(60 * float(match[i]) + float(match[i + 1]) for i in (1, 3))
             elif text and (text in counts or len(counts) < MOST_LINES):
                 first.setdefault(text, time.time())

@@ -39,7 +39,7 @@ LARGEST = 2**63 - 1
 _PAGE = 1000
 _FEW = 10
 _SLICE = 200
-"""Messages that are deleted at a time."""
+"""Messages deleted in one step; other requests are served between steps."""
 
 
 class Mailbox(BaseModel):
@@ -50,7 +50,7 @@ class Mailbox(BaseModel):
 
 
 class Summary(BaseModel):
-    """A message as a list shows it. ``sender`` and ``recipients`` are the envelope's."""
+    """A message in a list. ``sender`` and ``recipients`` are the envelope's."""
 
     id: int
     t: float = Field(description="Unix time of its arrival")
@@ -101,7 +101,7 @@ class Listing(BaseModel):
 
 
 class EventOf(BaseModel):
-    """Something that happened; ``data`` differs by kind."""
+    """An event; the keys of ``data`` depend on its kind."""
 
     id: int
     t: float
@@ -110,7 +110,7 @@ class EventOf(BaseModel):
 
 
 class Events(BaseModel):
-    """Events behind a cursor, the oldest first."""
+    """Events after a cursor, the oldest first."""
 
     events: list[EventOf]
     cursor: int
@@ -157,11 +157,11 @@ class Served:
     """At most this many authentication checks at a time, each in a thread."""
 
     reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
-    """Large messages that are read at a time."""
+    """At most this many large messages are read at a time."""
 
     @property
     def spool(self) -> Spool:
-        """Its messages."""
+        """The inbox's messages."""
         return self.inbox.spool
 
     def fields(self, stored: Stored) -> list[tuple[str, str]]:
@@ -169,7 +169,7 @@ class Served:
         return list(head.fields(b"".join(self.spool.chunks(stored.id, head.LIMIT))))
 
     async def body(self, stored: Stored) -> mime.Body:
-        """Read the parts of a message; those of a large one in a thread, one message at a time."""
+        """Read the parts of a message; a large message is read in a thread, one at a time."""
         if stored.size <= LIMIT:
             return mime.read(self.spool.raw(stored.id))
         async with self.reading:
@@ -193,12 +193,12 @@ class Parked:
         self._matched = self._newest = 0
 
     def look(self) -> list[Stored] | None:
-        """Return the messages that match, if they are as many as are waited for."""
+        """Return the matching messages once there are ``count`` or more; else ``None``."""
         if search.by_marks(self._where):
             self._matched = self._newest = 0
         self._matched += self._spool.total(*self._where, after=self._newest)
         self._newest = self._spool.newest
-        if self._matched >= self._count:  # some may have been deleted
+        if self._matched >= self._count:  # count again: some may have been deleted
             self._matched = self._spool.total(*self._where)
         return self._spool.find(*self._where, limit=_PAGE) if self._matched >= self._count else None
 
@@ -247,7 +247,7 @@ async def terms(
 
 
 def summary(stored: Stored) -> dict[str, Any]:
-    """Return a message's fields in a list."""
+    """Return the fields of a message as a list of messages shows them."""
     envelope = {**asdict(stored.envelope), "recipients": list(stored.envelope.recipients)}
     facts = {"id": stored.id, "t": stored.t, "size": stored.size, "seen": stored.seen, "tags": list(stored.tags)}
     return {**stored.head, **envelope, **facts}
@@ -282,7 +282,7 @@ async def messages(
 
 @api.delete("/messages")
 async def delete(here: Here, where: Searched) -> Gone:
-    """Delete the messages that match: all of them without conditions."""
+    """Delete the messages that match; without conditions, all messages."""
     return await remove(here.inbox, where)
 
 
@@ -293,7 +293,7 @@ async def wait(
     count: Annotated[int, Query(ge=1, le=_PAGE)] = 1,
     timeout: Annotated[float, Query(ge=0, le=MOST_WAIT_S, description="seconds")] = 30.0,  # noqa: ASYNC109
 ) -> Listing:
-    """Wait until ``count`` messages match; they may have come before. The request is parked, nothing polls."""
+    """Wait until ``count`` messages match; earlier messages count. The server answers then, without polling."""
     found = await here.feed.until(Parked(here.spool, where, count).look, timeout, MESSAGE)
     if found is None:
         total = here.spool.total(*where)
@@ -433,7 +433,7 @@ async def remove_rule(here: Here, id_: int) -> rules.RuleInForce:
 
 
 async def remove(inbox: InboxReception, where: search.Condition) -> Gone:
-    """Delete the messages that match now, and tell it; others are served meanwhile."""
+    """Delete the messages that match now, and record it as events; other requests are served meanwhile."""
     ids, deleted = inbox.spool.ids(*where), list[int]()
     for i in range(0, len(ids), _SLICE):
         some = ids[i : i + _SLICE]
@@ -445,13 +445,13 @@ async def remove(inbox: InboxReception, where: search.Condition) -> Gone:
 
 
 def framed(html: str) -> Response:
-    """Return HTML for a frame. Its ``<link>`` become unknown elements: no policy covers ``dns-prefetch``."""
+    """Return HTML for a frame. Its ``<link>`` elements are renamed: no policy covers ``dns-prefetch``."""
     text, policy = _LINK.sub("<no-link", html), {"Content-Security-Policy": SEALED}
     return Response(text, media_type="text/html; charset=utf-8", headers=policy)
 
 
 def facts(part: mime.Part) -> dict[str, Any]:
-    """Return a part's fields in a list."""
+    """Return the fields of a part as a list of parts shows them."""
     return {name: getattr(part, name) for name in ("id", "content_type", "filename", "content_id", "attachment")}
 
 
@@ -461,7 +461,7 @@ def media_type(part: mime.Part) -> str:
 
 
 async def streamed(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
-    """Yield chunks one by one, so that others are served meanwhile."""
+    """Yield chunks one by one, so that other requests are served meanwhile."""
     for chunk in chunks:
         yield chunk
 

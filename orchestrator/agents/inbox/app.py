@@ -1,4 +1,4 @@
-"""The HTTP application of an inbox: its API, the part of Mailpit's, metrics, and the web page."""
+"""HTTP application of an inbox: routes of its API, Mailpit's API, metrics and web page; checks of Host and Origin."""
 
 from collections.abc import Collection
 from importlib import resources
@@ -52,7 +52,7 @@ def create(served: Served, names: Collection[str] = LOCAL) -> ASGIApp:
 
 
 async def _no_text(_request: Request, error: Exception) -> Response:
-    """Refuse half a surrogate pair, which JSON can name: neither SQLite nor UTF-8 has it."""
+    """Refuse a lone surrogate, which JSON can escape: neither SQLite nor UTF-8 can hold it."""
     return PlainTextResponse(f"Unicode text is needed: {error}\n", 400)
 
 
@@ -72,7 +72,7 @@ def _is_address(host: str) -> bool:
 
 
 class Guard:
-    """Refuses bodies that are too large, and pages from elsewhere: another Host (DNS rebinding) or Origin (CSRF)."""
+    """Refuses bodies that are too large, and requests with another Host (DNS rebinding) or Origin (CSRF)."""
 
     def __init__(self, app: ASGIApp, names: Collection[str]) -> None:
         self._app, self._names = app, {name.lower() for name in names}

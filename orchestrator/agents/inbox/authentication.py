@@ -1,6 +1,6 @@
-"""SPF, DKIM and DMARC of a message that is kept (RFC 7208, RFC 6376, RFC 7489), checked against the bed's DNS.
+"""SPF, DKIM and DMARC of a kept message (RFC 7208, RFC 6376, RFC 7489), checked against the bed's DNS.
 
-Results are the words of RFC 8601, 2.7. Questions go to the name server of ``/etc/resolv.conf``, and a check blocks.
+Results are the keywords of RFC 8601, 2.7. Queries go to the name server of ``/etc/resolv.conf``. A check blocks.
 """
 
 import re
@@ -18,11 +18,11 @@ from orchestrator.agents.inbox import head
 from orchestrator.agents.inbox.stored import Envelope
 
 LOOKUP_S = 2.0
-"""Time limit of one question, in seconds; SPF as a whole has twice as long."""
+"""Time limit of one DNS query, in seconds; SPF as a whole has twice this."""
 MOST_CHECKED = 8 * 1024 * 1024
-"""Octets of a message whose signatures are checked: the library keeps several copies of it."""
+"""Maximum octets of a message whose signatures are checked: dkimpy keeps several copies of the message."""
 MOST_SIGNATURES = 5
-"""DKIM signatures that are checked."""
+"""Maximum number of DKIM signatures that are checked."""
 _DMARC1 = re.compile(rb"v\s*=\s*DMARC1\s*(;|$)")
 _POLICIES = {"none", "quarantine", "reject"}
 
@@ -36,7 +36,7 @@ class Spf:
     domain: str
     """Domain of the envelope's sender, or of EHLO if the sender is empty."""
     client: str
-    """Checked IP address: the client's that sent the message to the inbox, usually the bed's relay."""
+    """Checked IP address: the client that sent the message to the inbox, usually the bed's relay."""
     reason: str
 
 
@@ -69,7 +69,7 @@ class Authentication:
 
     spf: Spf
     dkim: list[Dkim]
-    """One for each signature, in their order."""
+    """One result for each signature, in order."""
     dmarc: Dmarc
 
 
@@ -78,7 +78,7 @@ class _Unanswered(Exception):
 
 
 def check(message: bytes, envelope: Envelope, authors: Iterable[str], *, whole: bool = True) -> Authentication:
-    """Check a message, or the start of one that is too large; ``authors``: the addresses in From."""
+    """Check a message, or (not ``whole``) the start of a large message; ``authors``: the addresses in From."""
     sender, signatures = _spf(envelope), list(_dkim(message, whole=whole))
     domains = sorted({_domain(author) for author in authors})
     try:
@@ -96,7 +96,7 @@ def _spf(envelope: Envelope) -> Spf:
             result, reason = spf.check2(
                 envelope.client, envelope.sender, envelope.helo, timeout=LOOKUP_S, querytime=2 * LOOKUP_S
             )
-        except Exception as error:  # noqa: BLE001 names and records are anybody's: what the library trips over is a result
+        except Exception as error:  # noqa: BLE001 names and records are untrusted: an error of the library is a result
             result, reason = "permerror", str(error)
     domain = _domain(envelope.sender or envelope.helo)
     return Spf(result=result, domain=domain, client=envelope.client, reason=reason)
@@ -119,7 +119,7 @@ def _dkim(message: bytes, *, whole: bool) -> Iterator[Dkim]:
             result, reason = "temperror", str(error)
         except dkim.ValidationError as error:
             result, reason = "fail", str(error)
-        except Exception as error:  # noqa: BLE001 signatures and keys are anybody's: see above
+        except Exception as error:  # noqa: BLE001 signatures and keys are untrusted: see above
             result, reason = "permerror", str(error)
         fields = signed.signature_fields if signed else {}
         domain, selector = (fields.get(tag, b"").decode(errors="replace").lower() for tag in (b"d", b"s"))
@@ -127,7 +127,7 @@ def _dkim(message: bytes, *, whole: bool) -> Iterator[Dkim]:
 
 
 class _Errors:
-    """A logger for dkimpy: keeps the errors, a key that is absent or broken."""
+    """A logger for dkimpy; keeps its errors, such as an absent or broken key."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -137,10 +137,10 @@ class _Errors:
         self.texts.append(str(text))
 
     def debug(self, text: object) -> None:
-        """Drop it."""
+        """Ignore a debug message."""
 
 
-def _key(name: bytes, timeout: float) -> bytes | None:  # noqa: ARG001 the library names it
+def _key(name: bytes, timeout: float) -> bytes | None:  # noqa: ARG001 dkimpy passes it by name
     return next(iter(_texts(name.decode())), None)
 
 
@@ -173,7 +173,7 @@ def _dmarc(domains: Sequence[str], sender: Spf, signatures: Sequence[Dkim]) -> D
 
 
 def _records(domain: str) -> list[dict[str, str]]:
-    """Return the tags of each DMARC record of a domain; several end the discovery (RFC 7489, 6.6.3)."""
+    """Return the tags of each DMARC record of a domain; more than one ends the discovery (RFC 7489, 6.6.3)."""
     records = [text for text in _texts(f"_dmarc.{domain}.") if _DMARC1.match(text)]
     pairs = ((tag.partition("=") for tag in record.decode(errors="replace").lower().split(";")) for record in records)
     return [{name.strip(): value.strip() for name, _, value in tags} for tags in pairs]
@@ -194,7 +194,7 @@ def _suffixes() -> PublicSuffixList:
 
 
 def _domain(address: str) -> str:
-    """Return the domain of an address, or a domain, in lower case and ASCII."""
+    """Return the domain of an address, or a bare domain, in lower case and ASCII."""
     domain = address.rpartition("@")[2].rstrip(".").lower()
     try:
         return domain.encode("idna").decode()

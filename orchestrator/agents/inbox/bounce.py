@@ -16,11 +16,11 @@ HOST = "sink.test"
 _PORT = 25
 _TIMEOUT_S = 60.0
 MOST = 4096
-"""Notifications that wait; one more is recorded as not sent."""
+"""Maximum number of waiting notifications; any further one is recorded as not sent."""
 CONNECTIONS = 4
-"""Connections to the relay at a time."""
+"""Maximum number of concurrent connections to the relay."""
 _QUOTED = 16 * 1024
-"""Octets of a header section that a notification quotes."""
+"""Maximum octets of a header section that a notification quotes."""
 _TEXT = """\
 This is the mail system of {host}.
 
@@ -74,14 +74,14 @@ class Bouncer:
             async with self._connections, relay as smtp:
                 options = [] if (sender + recipient).isascii() else ["SMTPUTF8"]
                 await smtp.sendmail("", [sender], notification(sender, recipient, head), mail_options=options)
-        except Exception as error:  # noqa: BLE001  the message is a stranger's: whatever it leads to is recorded
+        except Exception as error:  # noqa: BLE001  the message is untrusted: any error is recorded
             self._record("bounce", {**facts, "error": str(error)})
         else:
             self._record("bounce", facts)
 
 
 def header_section(message: bytes) -> bytes:
-    """Return what a notification quotes of a message."""
+    """Return the part of a message's header section that a notification quotes."""
     return message[:_QUOTED].partition(b"\r\n\r\n")[0]
 
 

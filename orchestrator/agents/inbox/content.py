@@ -1,6 +1,6 @@
 """Content of one message after DATA, on its way to the spool: only the dot-stuffing is removed.
 
-Only CRLF.CRLF ends it; a dot between bare line feeds or carriage returns is text (RFC 5321, 2.3.8 and 4.1.1.4).
+Only CRLF.CRLF ends the content; a dot between bare line feeds or carriage returns is text (RFC 5321, 2.3.8, 4.1.1.4).
 """
 
 import errno
@@ -19,7 +19,7 @@ _CRLF = b"\r\n"
 
 
 class SpooledContent(DataReader):
-    """Octets of one message: ``feed`` it until it returns the rest, then hand it to the spool or ``discard`` it.
+    """Octets of one message. Call ``feed`` until it returns octets, then ``Spool.keep`` or ``discard``.
 
     Beyond ``most`` octets, or on a full disk, the rest is read and thrown away: ``refused`` says why.
     """
@@ -35,7 +35,7 @@ class SpooledContent(DataReader):
         self.path: Path | None = None
         """File of a message that is larger than ``IN_MEMORY``."""
         self.kept = False
-        """The spool holds it now."""
+        """Whether the spool holds the message."""
         self.refused: OSError | None = None
         """Why the message cannot be kept: EMSGSIZE if it is too big, else the error of the disk."""
 
@@ -47,7 +47,7 @@ class SpooledContent(DataReader):
 
     @property
     def octets(self) -> bytes:
-        """The message; a large message is in its file."""
+        """The octets in memory: the whole message, unless it is in a file (``path``)."""
         return bytes(self._head[len(_CRLF) :])
 
     @property

@@ -9,7 +9,7 @@ from typing import Any
 MOST_EVENTS = 200_000
 """Maximum events kept; the oldest are removed first."""
 MOST_EVENTS_B = 64 * 1024 * 1024
-"""Maximum octets of the data of all events, but at most an eighth of what the spool may hold."""
+"""Maximum octets of the data of all events, and at most an eighth of the spool's limit."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (
@@ -20,10 +20,10 @@ CREATE TABLE IF NOT EXISTS events (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Something that happened: a message came, an attempt was answered, messages were deleted, rules changed."""
+    """One event: a message came, an attempt was answered, messages were deleted, rules changed."""
 
     id: int
-    """Cursor: later events have larger ones."""
+    """Cursor: a later event has a larger id."""
     t: float
     kind: str
     data: dict[str, Any]

@@ -1,4 +1,4 @@
-"""Waiting for news of an inbox, without polling."""
+"""Feed of an inbox's news: wakes requests that wait for messages, events or log lines, without polling."""
 
 import asyncio
 import time
@@ -8,17 +8,17 @@ from typing import TypeVar
 
 T = TypeVar("T")
 MESSAGE = "message"
-"""News of a message that came or has changed."""
+"""Kind of news: a message came or has changed."""
 
 
 class Feed:
-    """Wakes those who wait whenever something of their kind has happened. For one event loop."""
+    """Wakes the tasks that wait for a kind of news. For one event loop."""
 
     def __init__(self) -> None:
         self._news = defaultdict[str, asyncio.Event](asyncio.Event)
-        """By kind; of the empty kind are all news."""
+        """One event for each kind of news; the empty kind covers all news."""
         self.closed = False
-        """Whether ``close`` was called; no wait goes on after that."""
+        """Whether ``close`` was called; every wait then ends."""
 
     def wake(self, *kinds: str) -> None:
         """Wake each wait for one of these kinds of news, and each for all news."""
@@ -37,7 +37,7 @@ class Feed:
         """
         end = time.monotonic() + seconds
         while True:
-            news = self._news[kind]  # taken before the look: nothing that happens after it is missed
+            news = self._news[kind]  # taken before ``look``: no later news is missed
             if (seen := look()) is not None:
                 return seen
             rest = end - time.monotonic()

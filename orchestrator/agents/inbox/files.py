@@ -8,7 +8,7 @@ from orchestrator.agents.inbox import head
 from orchestrator.agents.inbox.content import SpooledContent
 
 SEGMENT_B = 8 * 1024 * 1024
-"""Size in octets at which a shared file is full. A file is kept as long as one of its messages."""
+"""Size in octets at which a shared file is full. A file is removed with the last of its messages."""
 _CHUNK = 256 * 1024
 
 
@@ -28,7 +28,7 @@ class Files:
         self._segment_size = 0
 
     def lay(self, content: SpooledContent) -> tuple[str, int, bytes]:
-        """Put the octets into a file; return its name, their offset there, and the first of them."""
+        """Put the content into a file; return the name of the file, the offset, and the first octets of the content."""
         if content.path is not None:
             with content.path.open("rb") as file:
                 first = file.read(head.LIMIT)

@@ -1,4 +1,4 @@
-"""Folding of texts and addresses, for comparison: neither case nor the form of a domain makes a difference."""
+"""Folding of texts and addresses for comparison: lower case, no accents (texts only), domains in Unicode."""
 
 import re
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ _MOST_KEPT = 10_000
 
 
 class _Characters(dict[int, str]):
-    """Code point -> its folded character. One by one: NFKD takes quadratic time for a run of combining marks."""
+    """Code point -> its folded character. One at a time: NFKD takes quadratic time for a run of combining marks."""
 
     def __missing__(self, code: int) -> str:
         if len(self) >= _MOST_KEPT:

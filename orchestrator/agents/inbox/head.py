@@ -10,13 +10,13 @@ from email.utils import getaddresses
 from typing import Any
 
 LIMIT = 64 * 1024
-"""Octets of a header section that are read."""
+"""Maximum octets of a header section that are read."""
 MOST_DECODED = 16 * 1024
-"""Characters of a field whose encoded words are decoded; a longer field stays as it is."""
+"""Maximum characters of a field whose encoded words are decoded; a longer field stays as it is."""
 MOST_ADDRESSES = 8 * 1024
-"""Characters of all address fields of a message that are read; ``email.utils`` takes 2 us for each."""
+"""Maximum characters read of all address fields of a message; ``email.utils`` takes 2 us a character."""
 _FIELD_COST = 16
-"""Characters that a field counts for beside its own."""
+"""Characters that each field adds to this count besides its own."""
 _LENIENT = {"strict": False} if getattr(email.utils, "supports_strict_parsing", False) else {}
 _FOLD = re.compile(r"\r?\n[ \t]*|\r")
 _FIELD = re.compile(rb"^([!-9;-~]{1,200})[ \t]*:(.*(?:\r?\n[ \t].*)*)", re.MULTILINE)
@@ -51,7 +51,7 @@ class Head:
 
 
 def fields(message: bytes) -> Iterator[tuple[str, str]]:
-    """Yield name and value of each header field in its order: unfolded, the octets as UTF-8 or else Latin-1."""
+    """Yield name and value of each header field in order: unfolded, decoded as UTF-8 or else Latin-1."""
     head = message[:LIMIT]
     ends = [end for end in (head.find(b"\r\n\r\n"), head.find(b"\n\n")) if end >= 0]
     if head[:2] == b"\r\n" or head[:1] == b"\n":
@@ -73,7 +73,7 @@ def decoded(value: str) -> str:
 
 
 def mailboxes(value: str) -> list[Mailbox]:
-    """Read a list of addresses; names are decoded after they are split. A broken address stands as it is."""
+    """Split a list of addresses, then decode the names. A broken address stays as it is."""
     return [Mailbox(name=decoded(name), address=decoded(address)) for name, address in _pairs(value)]
 
 
@@ -84,7 +84,7 @@ def _pairs(value: str) -> list[tuple[str, str]]:
         pairs = [("", value)]
     if all(not address.startswith("@") for _, address in pairs) and (pairs or "@" not in value):
         return pairs
-    pieces = value.split(",")  # a local part was lost
+    pieces = value.split(",")  # ``getaddresses`` lost a local part
     return [pair for piece in pieces for pair in _pairs(piece)] if len(pieces) > 1 else [("", value.strip())]
 
 

@@ -38,7 +38,7 @@ WITH messages AS NOT MATERIALIZED (SELECT * FROM main.messages WHERE id > {0}),
      addresses AS NOT MATERIALIZED (SELECT * FROM main.addresses WHERE message > {0}),
      tags AS NOT MATERIALIZED (SELECT * FROM main.tags WHERE message > {0})
 """
-"""Start of a query: it then sees only messages with a larger id, and reads no rows of others."""
+"""Start of a query that then sees only messages with a larger id, and reads no other rows."""
 
 
 class Index:
@@ -54,7 +54,7 @@ class Index:
         self.count, self.size = self._index.execute("SELECT count(*), coalesce(sum(size), 0) FROM messages").fetchone()
         """Number of messages, and of their octets."""
         self.words = Words(self._index, read)
-        """Full-text index; a search fills it, as far as it was not filled before."""
+        """Full-text index; a search first indexes the messages that are not yet indexed."""
         self.changed: Callable[[], None] = lambda: None
         """Called after a change of marks or tags."""
 
@@ -62,7 +62,7 @@ class Index:
         """Add a message, and return its id; ``place``: its size, its file, and its offset there.
 
         Raises:
-            sqlite3.Error: nothing is added.
+            sqlite3.Error: the write failed; nothing is added.
         """
         row = (
             *(t, envelope.sender, envelope.client, envelope.helo, envelope.user, envelope.tls),
@@ -160,7 +160,7 @@ class Index:
         self.changed()
 
     def retag(self, tag: str, new: str | None) -> None:
-        """Rename a tag of all messages; ``None``: delete it."""
+        """Rename a tag in all messages; ``None``: delete it."""
         if new is None:
             self._index.execute("DELETE FROM tags WHERE tag = ?", (tag,))
         else:
@@ -200,7 +200,7 @@ class Index:
 
     @property
     def in_use_b(self) -> int:
-        """Octets of the pages in use."""
+        """Octets of the database's pages in use."""
         pages, unused, page_b = (
             self._index.execute(f"PRAGMA {name}").fetchone()[0]
             for name in ("page_count", "freelist_count", "page_size")

@@ -1,4 +1,4 @@
-"""The part of Mailpit's HTTP API v1 that its clients use, so that they work unchanged.
+"""Mailpit's HTTP API v1, the part that its clients use: messages, search, tags, send, chaos.
 
 Ids are the inbox's numbers, as text. A request that is not supported gets 501 with the reason.
 """
@@ -28,7 +28,7 @@ from orchestrator.agents.inbox.words import MATCHES
 from orchestrator.agents.rules import Action, Moment, Rule
 
 LIKE = "v1.30.0"
-"""Release of Mailpit whose API is followed here in part."""
+"""Release of Mailpit whose API this module follows in part."""
 _MOMENTS = {"Sender": Moment.MAIL, "Recipient": Moment.RCPT, "Authentication": Moment.AUTH}
 _SUMS = {"MD5": md5, "SHA1": sha1, "SHA256": sha256}
 _ABSENT = "not in this inbox: an inbox follows no link in a message, and keeps mail in the bed"
@@ -124,7 +124,7 @@ async def rename_tag(here: Here, tag: str, body: Renaming) -> str:
 
 @v1.delete("/tags/{tag:path}", response_class=PlainTextResponse)
 async def delete_tag(here: Here, tag: str) -> str:
-    """Take a tag from all messages."""
+    """Remove a tag from all messages."""
     here.spool.retag(tag, None)
     return "ok"
 
@@ -203,7 +203,7 @@ async def send(here: Here, body: Send) -> dict[str, str]:
         raise HTTPException(400, "To, Cc or Bcc is needed")
     envelope = Envelope(sender=body.From.Email, recipients=tuple(to), client="", helo="")
     try:
-        "".join(body.Tags).encode()  # half a surrogate pair has no octets
+        "".join(body.Tags).encode()  # a lone surrogate has no encoding
         id_ = here.inbox.put(_composed(body), envelope)
     except (OSError, TypeError, ValueError) as error:
         raise HTTPException(400, str(error)) from error
@@ -272,7 +272,7 @@ async def put_chaos(here: Here, body: Chaos | None = None) -> Chaos:
 @plain.get("/livez", response_class=PlainTextResponse)
 @plain.get("/readyz", response_class=PlainTextResponse)
 async def alive() -> str:
-    """Say that it serves."""
+    """Report that the inbox serves."""
     return "ok"
 
 
@@ -288,7 +288,7 @@ def _of(ids: Sequence[str]) -> search.Condition:
 
 
 async def _listing(here: Served, where: search.Condition, start: int, limit: int) -> dict[str, Any]:
-    await here.ready((MATCHES, []))  # snippets are read with the words
+    await here.ready((MATCHES, []))  # indexing the words also writes the snippets
     found = here.spool.find(*where, limit=limit, start=start)
     sql, args = where
     total, unread = here.spool.total(sql, args), here.spool.total(f"{sql} AND seen = 0", args)

@@ -1,4 +1,4 @@
-"""Bodies of requests in Mailpit's HTTP API v1, with its names."""
+"""Models of the request bodies of Mailpit's HTTP API v1, with Mailpit's field names."""
 
 from typing import Annotated, Any
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class RequestBody(BaseModel):
-    """Base of bodies: Mailpit's clients may send more than is read here, and names in any case, as Go reads them."""
+    """Base of request bodies: unknown keys are ignored, and keys match in any case, as Go's JSON decoder does."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -26,7 +26,7 @@ class Ids(RequestBody):
 
 
 class Reading(Ids):
-    """Which messages were read."""
+    """Messages to mark as read or not."""
 
     Read: bool = False
     Search: str = ""
@@ -57,7 +57,7 @@ class Attachment(RequestBody):
     Content: str
     Filename: str
     ContentType: str = ""
-    """Empty: by the file's name."""
+    """Empty: guessed from the file's name."""
     ContentID: str = ""
 
 

@@ -15,30 +15,30 @@ from orchestrator.agents.inbox.head import decoded
 from orchestrator.agents.inbox.skeleton import Skeleton
 
 MOST_PARTS = 1000
-"""Parts of a message that are listed."""
+"""Maximum number of listed parts of a message."""
 MOST_MULTIPARTS = 20
-"""Multiparts of a message that are split; a line of a nested one is compared with the boundary of each around it."""
+"""Maximum number of multiparts that are split: a line is compared with the boundary of every enclosing multipart."""
 MOST_FIELD, MOST_PARAMETERS = 4096, 64
-"""Characters and parameters of a part's field; a field with more counts as empty, as does a further multipart."""
+"""Maximum characters and parameters of a ``Content-`` field; beyond, and in further multiparts, it is left empty."""
 _SPACE = re.compile(r"\s+")
 _TAG = re.compile(r"<(/?)([a-z0-9]*+)[^<>]*+>", re.IGNORECASE)
 _NOT_BASE64 = bytes(set(range(256)) - set(f"{ascii_letters}{digits}+/".encode()))
 MOST_TEXT = 1024 * 1024
-"""Octets of a part that are shown as text."""
+"""Maximum octets of a part that are shown as text."""
 SNIPPET = 250
-"""Characters of a snippet."""
+"""Maximum characters of a snippet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A part without parts of its own."""
+    """A leaf part, which has no parts of its own."""
 
     id: str
-    """Its place: ``2.1`` is the first part of the second one."""
+    """Place of the part: ``2.1`` is the first part of the second part."""
     content_type: str
     charset: str | None
     filename: str
-    """Empty: it has none."""
+    """Empty: the part has no file name."""
     content_id: str
     """Without angle brackets."""
     attachment: bool
@@ -46,11 +46,11 @@ class Part:
     size: int
     """Octets of its content."""
     octets: Callable[[], Iterator[bytes]]
-    """Yields its content, without its transfer encoding."""
+    """Yields the content, without its transfer encoding."""
 
     @property
     def text(self) -> str:
-        """Its first MiB as text with LF: unknown charsets as UTF-8, a replacement character for each wrong octet."""
+        """The first MiB as text with LF: an unknown charset is read as UTF-8, an invalid octet becomes U+FFFD."""
         content = _start(self.octets())
         try:
             text = content.decode(self.charset or "utf-8", "replace")
@@ -128,7 +128,7 @@ class _Bounded(Compat32):
             return name, value
         readable = len(value) <= MOST_FIELD and value.count(";") <= MOST_PARAMETERS
         if readable and "multipart" in value.lower():
-            object.__setattr__(self, "multiparts", self.multiparts + 1)  # a policy lets nothing else be set
+            object.__setattr__(self, "multiparts", self.multiparts + 1)  # a policy is immutable
             readable = self.multiparts <= MOST_MULTIPARTS
         return name, value if readable else ""
 
@@ -144,7 +144,7 @@ def read_file(path: Path) -> Body:
 
 
 def read(message: bytes, skeleton: Skeleton | None = None) -> Body:
-    """Read the parts of a message, or of the skeleton of one."""
+    """Read the parts of a message; ``message``: its octets, or those of its ``skeleton``."""
     try:
         parts = _parts(message_from_bytes(message, policy=_Bounded()), skeleton)
     except (RecursionError, ValueError, TypeError, LookupError, AttributeError, AssertionError):
@@ -153,11 +153,11 @@ def read(message: bytes, skeleton: Skeleton | None = None) -> Body:
 
 
 def shown(html: str) -> str:
-    """Return HTML without its tags, scripts and styles; takes time in proportion to its length."""
+    """Return HTML without its tags, scripts and styles; takes linear time."""
     text = " ".join(_shown(html))
     try:
         return unescape(text)
-    except ValueError:  # a number of more digits than Python reads
+    except ValueError:  # a number with more digits than int() accepts
         return text
 
 
@@ -226,7 +226,7 @@ def _part(place: str, entity: Message, skeleton: Skeleton | None) -> Part:
 
 
 def _content(payload: bytes, encoding: str, skeleton: Skeleton | None) -> tuple[int, Callable[[], Iterator[bytes]]]:
-    """Return the size of a part, and a function that yields its octets; ``encoding``: of a payload with marks."""
+    """Return the size of a part, and a function that yields its octets; ``encoding``: that of a payload with marks."""
     if skeleton is None or not skeleton.marked(payload):
         return len(payload), lambda: iter([payload])
     decode = _DECODERS.get(encoding, iter)
@@ -251,7 +251,7 @@ def _base64(pieces: Iterator[bytes]) -> Iterator[bytes]:
         whole = len(rest) // 4 * 4
         yield a2b_base64(rest[:whole])
         rest = rest[whole:]
-    if len(rest) > 1:  # its padding is of the octets that were taken away
+    if len(rest) > 1:  # the padding was removed with the other octets that are not base64
         yield a2b_base64(rest + b"==")
 
 

@@ -1,4 +1,4 @@
-"""Logs that the relays send to an inbox over TCP (``images/postfix/send-log``); it keeps the lines that name a message.
+"""Relays' logs, received by an inbox over TCP (``images/postfix/send-log``); keeps the lines that name a queue id.
 
 A relay connects to the inbox and sends ``log ID``, then ``NUMBER TIME TEXT`` for each line since the start of its log.
 After a reconnect it sends all lines again; the inbox skips numbers that it has, and counts missing ones.
@@ -23,9 +23,9 @@ LOG = "log"
 MOST_TEXT = 64 * 1024 * 1024
 """Maximum characters of text kept for all relays together; the oldest lines are removed first."""
 _LONGEST = 16 * 1024
-"""Maximum octets of a line; a relay sends no longer ones."""
+"""Maximum octets of a line; a relay sends no longer lines."""
 _PRUNED = 1000
-"""Lines removed at a time."""
+"""Lines removed in one step."""
 
 _HELLO = re.compile(rb"log ([\w.-]{1,64})")
 _LINE = re.compile(rb"(\d{1,15}) (\d{1,12}) (.*)", re.DOTALL)
@@ -86,7 +86,7 @@ class Relay:
 class RelayLogs:
     """Lines of the relays' logs that name a message, in a file that is emptied at the start. Not thread-safe.
 
-    ``relays``: name -> addresses. ``changed`` is called after further lines and other news.
+    ``relays``: name -> addresses. ``changed`` is called after any news of kind ``LOG``.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class RelayLogs:
         self.changed()
 
     def add(self, relay: Relay, lines: Iterable[tuple[int, int, str]]) -> None:
-        """Keep lines of the current log (number, Unix time, text); lines that it has already are left out."""
+        """Keep lines of the current log (number, Unix time, text); lines that were received before are skipped."""
         rows = []
         for number, t, text in lines:
             if number <= relay.newest:

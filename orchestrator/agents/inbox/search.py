@@ -1,4 +1,4 @@
-"""Conditions of a search for messages, as SQL on the spool's index; a person's words are its parameters only."""
+"""Search for messages: terms in Mailpit's syntax, and SQL conditions from them; values are bound parameters only."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ class Term:
 
 
 MOST_TERMS = 50
-"""Terms of a search; SQLite nests one expression for each."""
+"""Maximum number of terms: SQLite nests one expression for each."""
 _WORD = re.compile(r'([-!]?)(?:([a-z-]+):)?(?:"([^"]*)"|(\S+))', re.IGNORECASE)
 _SIZE = re.compile(r"(\d{1,12})([km]?)b?", re.IGNORECASE)
 _UNITS = {"": 1, "k": 1024, "m": 1024 * 1024}
@@ -65,7 +65,7 @@ def where(terms: Sequence[Term]) -> Condition:
 
 
 def by_marks(condition: Condition) -> bool:
-    """Return whether marks or tags of a message that is kept already can make it match."""
+    """Return whether a change of marks or tags can make an older message match."""
     return "seen = " in condition[0] or "FROM tags" in condition[0]
 
 
@@ -87,7 +87,7 @@ def _sender(value: str) -> Condition:
 
 
 def _subject(value: str) -> Condition:
-    """Scan the index of the subjects: it is a tenth of the table."""
+    """Scan the index of the subjects, which has a tenth of the table's size."""
     return "id IN (SELECT id FROM messages WHERE instr(subject, ?))", [fold(value)]
 
 

@@ -1,4 +1,4 @@
-"""The inbox: SMTP, submission, and HTTP, in one process.
+"""The inbox program: ports of SMTP, submission, HTTP and the relays' logs, all in one process.
 
 ::
 
@@ -45,7 +45,7 @@ _SOCKETS = 10
 _MOST_HTTP = 512
 """Maximum number of HTTP connections; further requests get 503."""
 _SPARE_FDS = 256
-"""For files of the spool."""
+"""File descriptors reserved for files of the spool."""
 _GRACE_S = 2
 """Seconds that an HTTP answer may take once the inbox ends."""
 _IDLE_S = 0.5
@@ -61,7 +61,7 @@ class Ports:
     smtps: int | None = 465
     http: int = 8025
     log: int = PORT
-    """For the logs of relays; not opened without a relay."""
+    """Port for the relays' logs; not opened without a relay."""
 
 
 class _Server(uvicorn.Server):
@@ -69,7 +69,7 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Take no signal."""
+        """Handle no signal."""
         yield
 
 
@@ -149,7 +149,7 @@ class InboxServer:
                     self._start(self._shake_hands(accepted, factory))
 
     async def _shake_hands(self, accepted: socket.socket, factory: Callable[[], InboxSession]) -> None:
-        """Have a session inside TLS; it counts as open from here on, which a server of asyncio cannot do."""
+        """Run a session inside TLS. It counts as open from before the handshake; with asyncio's server it could not."""
         books, loop = self.reception.books, asyncio.get_running_loop()
         with suppress(OSError):
             if books.open >= self.reception.most:

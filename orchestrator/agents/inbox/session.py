@@ -29,7 +29,7 @@ from orchestrator.agents.rules import PASSED, Decision, Moment, Rules, Transacti
 from orchestrator.agents.session import COMMAND_LIMIT, OK, SYNTAX, TOO_BIG, TOO_MANY
 
 PIECE = 16 * 1024
-"""A client has ``timeout_s`` for each piece of this many octets; octets beyond the largest size do not count."""
+"""A client has ``timeout_s`` for each piece of this many octets; octets beyond the maximum size do not count."""
 _TIMEOUT = b"421 4.4.2 Timeout\r\n"
 _CHALLENGE = b"334 \r\n"
 _WELCOME = b"235 2.7.0 Authentication successful\r\n"
@@ -56,7 +56,7 @@ class InboxSettings(Order):
     max_messages: int = 200_000
     """Maximum number of kept messages; the next one gets the reply 452."""
     max_stored_mb: int = 4096
-    """MiB of the files of messages and of the index in use, likewise."""
+    """Maximum MiB of the files of messages and of the used part of the index; then 452, too."""
     users: dict[str, str] | None = None
     """Name -> password. ``None``: any name with any password."""
     timeout_s: float = 300.0
@@ -77,7 +77,7 @@ class InboxReception(RuledReception):
         self.spool = spool
         self.rules = rules
         self.chaos = Rules([], ids=rules.ids)
-        """Rules that are looked at before the others, and set apart from them."""
+        """Rules of Mailpit's chaos API; they are tried before the other rules."""
         self.on_event: Callable[[str], None] = lambda _kind: None
         """Called with the kind of each event after it is recorded."""
         self.bouncer = Bouncer(None, (), self.record)
@@ -122,7 +122,7 @@ class InboxReception(RuledReception):
         return id_
 
     def record(self, kind: str, data: dict[str, Any]) -> None:
-        """Record an event and call ``heard``; a full disk keeps no record."""
+        """Record an event and call ``on_event``; on a full disk, nothing is recorded."""
         try:
             self.spool.events.record(kind, data)
         except sqlite3.Error as error:
@@ -149,14 +149,14 @@ class InboxSession(RuledSession):
         self._implicit = implicit
         """TLS from the first octet on (RFC 8314)."""
         self._exchange: Callable[[bytes], bytes] | None = None
-        """Takes the next line of an AUTH command."""
+        """Takes the client's next line of an AUTH exchange."""
         self._login = ""
         self._user: str | None = None
         self._utf8 = False
         self._lines = 0
         """Command lines read."""
         self._seen = (-1, 0)
-        """Command lines, and pieces of a message, when ``_end_if_idle`` looked last."""
+        """Number of command lines, and of pieces of a message, at the last call of ``_end_if_idle``."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Greet."""
@@ -283,7 +283,7 @@ class InboxSession(RuledSession):
             self._attempt(moment, reply, decision)
 
     def _attempt(self, moment: Moment, reply: bytes, decision: Decision | None = None, **more: object) -> None:
-        """Record the reply to an attempt. Empty if the rule sends no reply."""
+        """Record the reply to an attempt; an empty reply: the rule sends none."""
         self._inbox.record(
             "attempt",
             {
@@ -303,13 +303,13 @@ class InboxSession(RuledSession):
         return self._inbox.spool.begin(self._inbox.inbox.max_size)
 
     def _end_if_idle(self, transport: asyncio.Transport) -> None:
-        """End a session without progress since the last look; repeat this every ``timeout_s``."""
+        """End a session without progress since the last call; repeat this every ``timeout_s``."""
         content = self._content
         pieces = content.size // PIECE if isinstance(content, SpooledContent) and content.refused is None else 0
         before, self._seen = self._seen, (self._lines, pieces)
         if before == self._seen and self._delay is None:
             if self._full or self._transport is None or self._transport.is_closing():
-                transport.abort()  # a close would wait for the client to read
+                transport.abort()  # close() would wait for the client to read
                 return
             self._transport.write(_TIMEOUT)
             self._transport.close()
@@ -323,7 +323,7 @@ class InboxSession(RuledSession):
         super().connection_lost(exc)
 
     def _take(self, content: DataReader) -> tuple[bytes, float]:
-        """Keep a message, as the rules say; a message that is not kept leaves nothing behind."""
+        """Keep a message if the rules allow; otherwise discard its octets and its file."""
         message, reply = cast("SpooledContent", content), b""
         try:
             if message.refused is not None:

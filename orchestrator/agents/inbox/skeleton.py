@@ -13,9 +13,9 @@ from secrets import token_hex
 from orchestrator.agents.inbox import head
 
 KEPT = 4 * 1024
-"""Octets kept of a part with more than twice as many; ``head.LIMIT`` are kept of the text before the first part."""
+"""Octets kept of a part of more than twice that size; of the text before the first part, ``head.LIMIT`` are kept."""
 MOST_BOUNDARIES = 100
-"""Maximum different boundaries: the first ones that the message names."""
+"""Maximum number of distinct boundaries: the first ones that the message names."""
 MOST_LINES = 1100
 """Maximum lines with a boundary; later ones are ignored."""
 _NAMED = re.compile(rb'boundary[ \t]*=[ \t]*(?:"([^"\r\n]{1,200})"|([^\s";]{1,200}))', re.IGNORECASE)
@@ -25,7 +25,7 @@ _PIECE = 256 * 1024
 
 
 class Skeleton:
-    """Skeleton of one message. It keeps the file open: a message that is deleted meanwhile can be read to its end."""
+    """Skeleton of one message. Keeps the file open: a message that is deleted meanwhile can be read to its end."""
 
     def __init__(self, path: Path) -> None:
         with path.open("rb") as file:

@@ -25,7 +25,7 @@ from orchestrator.agents.inbox.words import LIMIT
 
 
 class Spool(Index):
-    """Messages and events of one inbox. Not for several threads."""
+    """Messages and events of one inbox. Not thread-safe."""
 
     def __init__(
         self, folder: Path, *, most_b: int, most_messages: int, clock: Callable[[], float] = time.time
@@ -57,12 +57,12 @@ class Spool(Index):
         return None
 
     def keep(self, content: SpooledContent, envelope: Envelope) -> int:
-        """Keep a message that has ended, and return its id.
+        """Keep a complete message, and return its id.
 
         Raises:
             OSError, sqlite3.Error: there is no room (ENOSPC), or the write failed; nothing of the message is kept.
         """
-        if (reason := self.full) is not None:  # other sessions may have filled it since MAIL
+        if (reason := self.full) is not None:  # other sessions may have filled the spool since MAIL
             content.discard()
             raise OSError(errno.ENOSPC, reason)
         try:
@@ -85,7 +85,7 @@ class Spool(Index):
         return self._files.read(name, at, size if most is None else min(size, most))
 
     def path(self, id_: int) -> Path:
-        """Return the file of a message of more than ``content.IN_MEMORY`` octets, which has nothing else in it.
+        """Return the file of a message of more than ``content.IN_MEMORY`` octets; the file holds no other message.
 
         Raises:
             KeyError: no such message is kept.

@@ -9,13 +9,13 @@ class Envelope:
     """SMTP envelope of a message (RFC 5321, 2.3.1), and facts of its session."""
 
     sender: str
-    """Without angle brackets; empty: ``<>``."""
+    """Envelope sender without angle brackets; empty: ``<>``."""
     recipients: tuple[str, ...]
     client: str
     """IP address."""
     helo: str
     user: str | None = None
-    """Of AUTH."""
+    """User name of AUTH."""
     tls: str | None = None
     """Version of TLS and cipher."""
 
@@ -26,13 +26,13 @@ class Stored:
 
     id: int
     t: float
-    """Unix time of the end of its data."""
+    """Unix time of the end of the data."""
     size: int
-    """Octets."""
+    """Size in octets."""
     seen: bool
     envelope: Envelope
     head: dict[str, Any]
-    """``head.Head``."""
+    """Fields of ``head.Head``."""
     tags: tuple[str, ...]
     snippet: str
     """Start of its text; empty until its words are indexed (``Words.fill``)."""

@@ -1,7 +1,7 @@
 """Full-text index of an inbox: the words of subjects, addresses and texts, filled after mail is accepted.
 
-It is a contentless FTS5 table (sqlite.org/fts5.html): it holds the words and their places, not the texts. Entries of
-deleted messages stay until they are four fifths of it; ids are never given twice, so that none is ever found.
+The index is a contentless FTS5 table (sqlite.org/fts5.html): words and their places, not the texts. Entries of deleted
+messages stay until they are four fifths of the index; no search finds them, because ids are never reused.
 """
 
 import re
@@ -18,7 +18,7 @@ LIMIT = 1024 * 1024
 """Maximum octets of a message that are indexed, from its start."""
 SLICE_S = 0.02
 """Duration of one step of ``Words.fill``, in seconds; the step ends with the message under way."""
-_LONG = re.compile(r"[^\W_]{3}[\W_]*$")  # the many words that begin with one letter take a second to join
+_LONG = re.compile(r"[^\W_]{3}[\W_]*$")  # a shorter prefix matches so many words that a search takes a second
 _SCHEMA = """
 CREATE VIRTUAL TABLE IF NOT EXISTS words
 USING fts5 (text, has, content = '', tokenize = "unicode61 remove_diacritics 0")
@@ -32,7 +32,7 @@ _DESCRIBE = "UPDATE messages SET snippet = ?, attachments = ? WHERE id = ?"
 
 
 def _unicode(text: str) -> str:
-    """Return a text without halves of surrogate pairs."""
+    """Return a text without lone surrogates."""
     return text.encode(errors="replace").decode()
 
 

@@ -13,7 +13,7 @@ def names() -> list[str]:
 
 
 def is_named(name: str) -> bool:
-    """Return whether a built-in bed has this name, or it looks like the name of a file."""
+    """Return whether ``name`` is the name of a built-in bed, or looks like the name of a YAML file."""
     return name in names() or "/" in name or name.endswith((".yaml", ".yml"))
 
 
@@ -26,7 +26,7 @@ def bed(
     families: str | None = None,
     guests: bool | None = None,
 ) -> Bed:
-    """Return a built-in bed or a YAML file's, with its settings overridden by these options; raises InvalidInput."""
+    """Return a built-in bed, or the bed of a YAML file, with these options applied; raises InvalidInput."""
     if name in names():
         with as_file(files(__name__) / f"{name}.yaml") as path:
             written = read_bed(path)

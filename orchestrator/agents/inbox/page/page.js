@@ -256,7 +256,7 @@ function route() {
 let reload = null;
 function listen(cursor) {
   const events = new EventSource(`/api/events?after=${cursor}`);
-  const again = () => {  // a burst of arrivals is one reload
+  const again = () => {  // reloads once for a burst of arrivals
     reload ??= setTimeout(async () => { reload = null; await load(); }, 100);
   };
   for (const kind of ["message", "deleted"]) events.addEventListener(kind, again);
