@@ -206,8 +206,8 @@ def _table(generators: Sequence[Generator]) -> Table:
 
 def _marks(generator: Generator) -> Iterator[str]:
     if generator.machine and generator.starved:
-        bed = f"the bed had {generator.machine.bed:.1f} of {generator.machine.cpus} cores"
-        yield f"busy machine: while {generator.name} sent, {bed}, other processes the rest"
+        share = f"the bed had {generator.machine.bed:.1f} of {generator.machine.cpus} cores"
+        yield f"busy machine: while {generator.name} sent, {share}, and other processes had the rest"
     if generator.sink_cores and generator.sink_cores > BUSY:
         used = f"used {generator.sink_cores:.0%} of its core"
         yield f"the ceiling of {generator.name} may be that of the sink, which {used}"

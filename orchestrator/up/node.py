@@ -66,7 +66,8 @@ class RunningNode:
             InvalidInput: the bed is not recorded.
         """
         if self.recorder is None:
-            raise InvalidInput("a bed that is recorded", f"node {self.name} of another command", "use a bed of a run")
+            found = f"node {self.name} is in a bed that another command brought up"
+            raise InvalidInput("a bed that is recorded", found, "use a bed that this process brings up")
         return self.recorder
 
     def exec(self, *command: str, timeout: float = 60) -> Output:

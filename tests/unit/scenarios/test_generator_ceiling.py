@@ -134,7 +134,9 @@ def test_a_sink_that_takes_no_more_from_another_generator_refutes(tmp_path: Path
 def test_a_slow_postal_on_a_saturated_machine_says_nothing(tmp_path: Path) -> None:
     verdict = judged(tmp_path, tokens=1000, idle=0.02)
     assert verdict.outcome is Outcome.INCONCLUSIVE
-    assert verdict.marks == ("busy machine: while postal sent, the bed had 0.2 of 2 cores, other processes the rest",)
+    assert verdict.marks == (
+        "busy machine: while postal sent, the bed had 0.2 of 2 cores, and other processes had the rest",
+    )
 
 
 def test_a_starved_rival_of_postal_says_nothing(tmp_path: Path) -> None:
