@@ -99,10 +99,11 @@ class MailBed(testing.MailBed):
         self._wait_strategy = strategy
         return self
 
-    def start(self) -> Self:
-        """Bring the bed up; idempotent. Raises the errors of ``orchestrator.testing.MailBed.start``."""
-        joined_reaper(this_process())
-        super().start()
+    def start_as(self, kind: Kind, *, owner: str = "") -> Self:
+        """Bring the bed up; idempotent. The library's reaper removes it, too, if it belongs to this process alone."""
+        if kind is Kind.RUN and not owner:
+            joined_reaper(this_process())
+        super().start_as(kind, owner=owner)
         if self._wait_strategy:
             try:
                 self._wait_strategy.wait_until_ready(self)
