@@ -4,9 +4,9 @@
 
     python3 -m orchestrator.agents.probe --server 198.18.0.3 --run 0123abcd --domains d0.test,d7.test
 
-The n-th domain gets sequence number n. The sender is ``probe`` at the first domain; the first address of each domain in
-``--recipients FILE`` gets the message (``LoadOrder.recipients``). Prints ``{"accepted": n}`` and exits with 0 if the
-server took every message; else prints the server's reply on standard error, and exits with 1.
+The message to the n-th domain has sequence number n. Its sender is ``probe`` at the first domain; its recipient is the
+domain's first address in ``--recipients FILE`` (``LoadOrder.recipients``). If the server accepts every message, the
+probe prints ``{"accepted": n}`` and exits with 0; else it prints the reply on standard error and exits with 1.
 """
 
 import argparse
@@ -39,7 +39,7 @@ async def probe(server: str, port: int, run: str, domains: list[str], recipients
 
 
 def _within(domains: list[str], file: Path | None) -> list[str]:
-    """Return the local parts of a file, and its addresses in these domains."""
+    """Return the file's local parts, and those of its addresses that are in these domains."""
     lines = file.read_text(encoding="ascii").split() if file else ["user"]
     return [line for line in lines if "@" not in line or line.partition("@")[2] in domains]
 
