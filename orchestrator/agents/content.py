@@ -1,4 +1,4 @@
-"""Reader of one message's content after DATA: checks the content piece by piece, and keeps no piece.
+"""Reader of one message's content after DATA: checks each piece of the content, and keeps no piece.
 
 Only CRLF.CRLF ends the content. A dot between bare line feeds or carriage returns is text, so that a message cannot
 hide a second message (RFC 5321, 2.3.8 and 4.1.1.4). The reader holds at most 32 KiB of header and 4 octets.

@@ -69,7 +69,7 @@ class LoadOrder(Order):
     """Local parts valid in every domain, or full addresses; the addresses of a domain take turns."""
     sender: str = "load@d0.test"
     rate: float | None = None
-    """Messages a second, open-loop: message n is due at n / rate. ``None``: as fast as the server takes them."""
+    """Messages a second, open-loop: message n is due at n / rate. ``None``: as fast as the server accepts messages."""
     seconds: float | None = None
     """No new message is offered after this many seconds."""
     messages: int | None = None
@@ -112,12 +112,12 @@ class LoadTick(Message):
     connections: int
     """Connections that are open now."""
     behind_s: float
-    """Seconds by which the newest message started after its due time (0 if ``rate`` is None)."""
+    """Delay, in seconds, of the newest message: its start minus its due time (0 if ``rate`` is None)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrintedLine(Message):
-    """A line of a load generator's output, and its count."""
+    """A line of a load generator's output, and how often it was printed."""
 
     t: float
     """Unix time when the line was first printed."""
@@ -142,7 +142,7 @@ class LoadReport(Message):
     failed: dict[str, int] = field(default_factory=dict)
     """Messages not accepted, by cause: ``451 4.3.0``, ``timeout``, ``ConnectionResetError``, ..."""
     unresolved: int = 0
-    """Failed messages whose data was written but not answered; the server may deliver them."""
+    """Failed messages whose data got no reply; the server may deliver these messages."""
     connections: int | None = None
     """Connections with a greeting and a reply to EHLO."""
     connect_failed: dict[str, int] = field(default_factory=dict)
@@ -152,7 +152,7 @@ class LoadReport(Message):
     """Connections that carried mail but had no orderly end, by cause: ``no reply to QUIT`` within 2 s, or ``QUIT not
     waited for``, once the server has left several earlier QUITs unanswered."""
     late: int | None = None
-    """Messages started over 10 ms after they were due (open-loop only)."""
+    """Messages that started more than 10 ms after their due time (open-loop only)."""
     cpu_s: float
     """CPU time of the generator's process during the load, user and system."""
     stalled_s: float | None = None
@@ -169,7 +169,7 @@ class LoadReport(Message):
     exit_status: int = 0
     """Exit status of the generator; 128 + N if signal N ended it (139: SIGSEGV)."""
     cut_off: bool = False
-    """Whether the generator was stopped at its time limit."""
+    """Whether the generator was stopped because its time limit was over."""
     printed: list[PrintedLine] = field(default_factory=list)
     """Output of a third-party generator: the first 50 distinct lines."""
     arrived: int | None = None
@@ -198,7 +198,7 @@ class LoadReport(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SinkTick(Message):
-    """Counters of one run, about once a second while mail arrives; totals since the run began."""
+    """Counters of one run, sent about once a second while mail arrives; totals since the run began."""
 
     run: str
     t: float
@@ -220,7 +220,7 @@ class SinkReport(Message):
     delivered: int
     """Distinct sequence numbers that arrived intact."""
     duplicated: int
-    """Copies of a message beyond its first."""
+    """Arrived copies of messages, beyond the first copy of each message."""
     corrupted: int
     """Messages of this run with a changed body; ``delivered`` does not count them."""
     misrouted: int

@@ -187,7 +187,7 @@ class Gate:
 
 
 class _Once(asyncio.DatagramProtocol):
-    """Waits for the answer with one message id."""
+    """Waits for the answer whose message id is ``number``."""
 
     def __init__(self, number: int) -> None:
         self._number = struct.pack("!H", number)

@@ -34,7 +34,7 @@ class Action(StrEnum):
 
 
 _OVER = {Action.TRUNCATE: "udp", Action.RESET: "tcp"}
-"""Actions that match one transport only -> that transport."""
+"""Action that matches queries over one transport only -> this transport."""
 
 
 class DnsRule(BaseModel):
@@ -126,7 +126,7 @@ class DnsRules:
         return kept.rule
 
     def add(self, rules: Sequence[DnsRule]) -> list[dict[str, Any]]:
-        """Put rules before all others; return them as ``to_list`` does."""
+        """Put rules before all others; return the new rules in the form of ``to_list``."""
         new = [_Kept(next(self._ids), rule) for rule in rules]
         self._kept[:0] = self._live[:0] = new
         return [kept.to_dict() for kept in new]

@@ -33,7 +33,7 @@ class SequenceSet:
         self._count = 0
 
     def add(self, number: int) -> bool:
-        """Add a number; return False if the set already had it."""
+        """Add a number; return False if the set already contained this number."""
         octet = number >> 3
         bit = 1 << (number & 7)
         if octet >= len(self._bits):
@@ -197,7 +197,7 @@ class Books:
         return self._ledgers[key]
 
     def ledger(self, run: str) -> Ledger:
-        """Return the ledger of a run; raises ValueError if it was never opened."""
+        """Return the ledger of a run; raises ValueError if no ledger was opened for this run."""
         try:
             return self._ledgers[run.encode()]
         except KeyError:

@@ -111,7 +111,7 @@ def fill(addresses: Collection[str], name: str) -> None:
 
 
 def connect(addresses: Collection[str], port: int) -> Report:
-    """Open a TCP connection to each address, all at once; close each once it is established."""
+    """Open TCP connections to all addresses at once; close each connection once it is established."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     opening: dict[int, socket.socket] = {}

@@ -9,7 +9,7 @@ from orchestrator.agents.contract import LoadOrder
 from orchestrator.agents.wire import MAX_BODY, MAX_SEQ, MIN_BODY, recipients_of
 
 MOST_BODIES = 256 * 1024 * 1024
-"""Maximum total octets of the bodies in the generator's memory, one body for each size."""
+"""Maximum octets of all bodies together; the generator keeps one body of each size in memory."""
 
 _LABEL = r"(?!-)[a-z0-9_-]{1,63}(?<!-)"
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"

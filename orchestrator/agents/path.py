@@ -19,7 +19,7 @@ _PARAMETER = rb" +([a-z0-9][a-z0-9-]*(?:=[!-<>-~]+)?)"
 
 
 def _grammar(wide: bytes) -> re.Pattern[bytes]:
-    """Compile the pattern of a path and its parameters; ``wide``: range of non-ASCII octets that count as letters."""
+    """Compile the pattern of a path and its parameters; ``wide``: range of the non-ASCII octets allowed as letters."""
     label = rb"[a-z0-9_%b]+(?:-+[a-z0-9_%b]+)*" % (wide, wide)
     domain = rb"%b(?:\.%b)*" % (label, label)
     atom = rb"[a-z0-9!#$%%&'*+/=?^_`{|}~%b-]+" % wide

@@ -41,7 +41,7 @@ class Patience:
         self._slowest_greeting = max(self._slowest_greeting, now - connection.connected)
 
     def goodbye(self) -> None:
-        """Record an answered QUIT: the count of unanswered ones begins again."""
+        """Record an answered QUIT: the count of unanswered QUITs begins again at 0."""
         self._mute = 0
 
     def awaits_goodbye(self) -> bool:

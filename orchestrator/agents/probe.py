@@ -1,4 +1,4 @@
-"""Readiness probe: one stamped message to each of a few domains, sent with aiosmtplib.
+"""Readiness probe: sends one stamped message to each of a few domains, with aiosmtplib.
 
 ::
 
@@ -27,7 +27,7 @@ SIZE = 512
 
 
 async def probe(server: str, port: int, run: str, domains: list[str], recipients: list[str], seconds: float) -> None:
-    """Send the messages one after the other over one connection; raises SMTPException or OSError."""
+    """Send the messages over one connection, one after another; raises SMTPException or OSError."""
     sender = f"probe@{domains[0]}"
     composer = Composer(run, sender, domains, [SIZE], recipients)
     client = SMTP(hostname=server, port=port, timeout=seconds, local_hostname=HOST, start_tls=False, use_tls=False)

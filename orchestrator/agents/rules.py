@@ -301,7 +301,7 @@ class Rules:
         return added
 
     def remove(self, id_: int) -> RuleInForce:
-        """Remove a rule and return it.
+        """Remove a rule, and return the removed rule.
 
         Raises:
             KeyError: no rule in force has this id.

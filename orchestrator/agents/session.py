@@ -73,7 +73,7 @@ class Reception:
     def __init__(self, books: Books, settings: SinkSettings, most: int, tls: ssl.SSLContext | None = None) -> None:
         self.books = books
         self.most = most
-        """Maximum number of concurrent connections; further ones get 421."""
+        """Maximum number of concurrent connections; further connections get the reply 421."""
         self.tls = tls
         """TLS context with the certificate; ``None``: no STARTTLS."""
         self.settings = settings
@@ -115,7 +115,7 @@ class Session(asyncio.Protocol):
         self._delay: asyncio.Handle | asyncio.Future[None] | None = None
         """Reason why the client's data waits: a delayed reply, a TLS handshake, or the turn of other connections."""
         self._full = False
-        """Whether the client has stopped reading the replies; its data waits until it reads again."""
+        """Whether the client has stopped reading the replies; its data waits until the client reads again."""
         self._held = b""
         self._secure: asyncio.Future[None] | None = None
         """The TLS handshake, once STARTTLS was answered."""
@@ -392,7 +392,7 @@ class Session(asyncio.Protocol):
             )
         except (OSError, ssl.SSLError):
             transport.abort()
-            self.connection_lost(None)  # the event loop does not call it after a reset
+            self.connection_lost(None)  # after a reset, the event loop does not call this method
             return
         if secured is not None and self._transport is not None:
             self._transport = secured

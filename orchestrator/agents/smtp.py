@@ -105,7 +105,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the greeting."""
         self._transport = transport  # type: ignore[assignment]
-        if self.state is SessionState.CLOSED:  # given up before it was established
+        if self.state is SessionState.CLOSED:  # ``give_up`` was called before the connection was established
             transport.abort()  # type: ignore[attr-defined]
             return
         self.state = SessionState.GREETING

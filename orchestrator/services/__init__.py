@@ -115,7 +115,7 @@ class Rendered:
     detours: tuple[str, ...] = ()
     """The user's settings that can route mail to another host than its domain's MX: ``name = value``."""
     publish: tuple[str, ...] = ()
-    """Ports of the service address that the host may reach on its 127.0.0.1, such as ``25/tcp``."""
+    """Ports of the service address that can be published on the host's 127.0.0.1, such as ``25/tcp``."""
     fds: int = 64
     """Maximum number of file descriptors that the node's busiest process needs."""
     fd_limit: int | None = None
@@ -230,7 +230,7 @@ class Service(ABC, Generic[S]):
         return 1
 
     def verify(self, files: Mapping[str, bytes]) -> None:
-        """Check the files of a node without starting the daemon; raises InvalidInput if they are invalid."""
+        """Check the files of a node without starting the daemon; raises InvalidInput if a file is invalid."""
 
     def read_log(self, lines: Iterable[tuple[float, str]]) -> RelayLog | None:  # noqa: ARG002
         """Read a relay's log (Unix time and text of each line); ``None``: the log does not record every delivery."""
@@ -238,7 +238,7 @@ class Service(ABC, Generic[S]):
 
 
 class GeneratesLoad(Service[S]):
-    """A load generator: its node waits, and sends each ordered load."""
+    """A load generator. Its node waits for orders, and sends one load for each order."""
 
     role = Role.LOAD
     # The shell reaps orphans of an exec. Its trap ends the shell at once on SIGTERM.
@@ -248,13 +248,13 @@ class GeneratesLoad(Service[S]):
     burst_s: float = TICK_S
     """Period of the bursts, in seconds. They start at its multiples in Unix time. Rates are means of whole periods."""
     numbers: bool = False
-    """Whether messages are numbered. Each numbered one is accounted for, and can go straight to a domain's address."""
+    """Whether messages are numbered. A numbered message is accounted for, and can go straight to a domain's address."""
     most_per_minute: float | None = None
     """The generator's own limit, in messages a minute, at any speed of the server; ``None``: no such limit."""
 
     @abstractmethod
     def command(self, order: LoadOrder) -> tuple[str, ...]:
-        """Return the command that sends a load; raises InvalidInput if the generator cannot send it."""
+        """Return the command that sends a load; raises InvalidInput if the generator cannot send this load."""
 
     @abstractmethod
     def read(

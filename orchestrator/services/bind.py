@@ -44,7 +44,7 @@ class Settings(Strict):
     listen_v6: Listen | Literal["none"] | None = None
     """IPv6 listening addresses. Default: the value of ``listen``."""
     workers: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """Worker threads (``-n``); unset: one for each usable CPU."""
+    """Number of worker threads (``-n``). Default: one thread for each usable CPU."""
     max_sockets: Annotated[int, Field(ge=1, le=1 << 30)] | None = None
     """File descriptors of outgoing sockets must be below this number (``-S``). Default: that of the build, 21,000 in
     Debian. The option has no effect since BIND 9.17.20."""

@@ -25,7 +25,7 @@ class Settings(Strict):
     max_size: Annotated[int, Field(ge=1024, le=1 << 40)] = 50 * 1024 * 1024
     """Announced SIZE (RFC 1870), in octets."""
     max_messages: Annotated[int, Field(ge=1, le=10_000_000)] = 200_000
-    """Maximum number of kept messages; the next one gets the reply 452."""
+    """Maximum number of kept messages; further messages get the reply 452."""
     max_stored_mb: Annotated[int, Field(ge=1, le=1 << 20)] = 4096
     """Maximum MiB of the kept messages and their index; beyond it, messages get the reply 452."""
     users: dict[Annotated[str, Field(min_length=1, max_length=255)], str] | None = None

@@ -13,7 +13,7 @@ BURST_S = 5.0
 """Period of postal's bursts, in seconds. Periods begin at postal's start and at each full minute, so postal is started
 at a multiple of the period."""
 TOKENS = 2048
-"""Maximum number of messages that postal hands out to its threads in each burst."""
+"""Maximum number of messages that postal gives to its threads in each burst."""
 PER_MINUTE = 60 / BURST_S * TOKENS
 """Maximum messages a minute, 24,576, at any speed of the server (Debian 0.76+nmu1, measured)."""
 MOST_PER_MINUTE = 1_000_000

@@ -55,7 +55,7 @@ _OWN = {
     "message_size_limit": ("52428800", "the sink's SIZE"),
     "mailbox_size_limit": ("0", "no mailboxes"),
 }
-"""Settings of a relay to thousands of domains: name -> value, reason. A bed file can override them."""
+"""Settings of a relay to thousands of domains: name -> value, reason. A bed file can override these settings."""
 
 _SUBMISSION = {
     "smtpd_tls_chain_files": (CERTIFICATE, "of the bed's authority"),
@@ -220,7 +220,7 @@ class Postfix(Service[Settings]):
     version = ("postconf", "-h", "mail_version")
     queue = Queue(
         command=_FIND,
-        length=lambda printed: len(set(printed.split())),  # a message that moves keeps its file name
+        length=lambda printed: len(set(printed.split())),  # a set: a message that moves may be listed twice
         flush=("postqueue", "-f"),
         listing=Listing(
             command=("sh", "-euc", '"$@"; exec postqueue -j', "sh", *_FIND),

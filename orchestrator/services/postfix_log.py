@@ -109,9 +109,9 @@ class _Queue:
         """Unix second -> queue length at the end of this second."""
         self._queued: set[str] = set()
         self._gone: set[str] = set()
-        """Ids of discarded messages. They are remembered because the line of cleanup may come after that of smtpd."""
+        """Ids of discarded messages. They are remembered because cleanup may log its line after smtpd."""
         self._begun: dict[str, str] = {}
-        """Process id of smtpd -> its current or last message."""
+        """Process id of an smtpd -> id of the current or last message of this process."""
         self._accepted: set[str] = set()
         """Ids of messages that have been in the active queue: a lost connection no longer discards these messages."""
 

@@ -9,7 +9,7 @@ from orchestrator.services import Rendered, Site
 from orchestrator.services.third_party import Settings, ThirdParty
 
 _ENDLESS = str(2**31 - 1)
-"""Number of messages to send (``-m``): more than any load can send before its time ends."""
+"""Number of messages to send (``-m``): more than any load can send in its time."""
 
 
 class SmtpSource(ThirdParty):

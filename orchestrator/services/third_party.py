@@ -42,7 +42,7 @@ class Settings(Strict):
 
 
 class ThirdParty(GeneratesLoad[Settings]):
-    """A load generator without message numbers: its node waits, and runs one program for each load."""
+    """A load generator that does not number messages. Its node waits, and runs one program for each load."""
 
     settings = Settings
 

@@ -33,7 +33,7 @@ _HARMLESS = re.compile(r"image/(png|jpeg|gif|webp)|text/plain|application/pdf|au
 _LINK = re.compile("<link", re.IGNORECASE)
 MOST_WAIT_S = 600.0
 KEEP_ALIVE_S = 15.0
-"""Seconds of silence after which an event stream sends a comment, so that proxies and readers keep it open."""
+"""Seconds without events after which a stream sends a comment, so that proxies and readers keep the stream open."""
 LARGEST = 2**63 - 1
 """Largest integer of SQLite."""
 _PAGE = 1000
@@ -117,7 +117,7 @@ class Events(BaseModel):
 
 
 class RuleInForce(BaseModel):
-    """A rule, and how often it was applied."""
+    """A rule, and the number of times that it was applied."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -433,7 +433,7 @@ async def remove_rule(here: Here, id_: int) -> rules.RuleInForce:
 
 
 async def remove(inbox: InboxReception, where: search.Condition) -> Gone:
-    """Delete the messages that match now, and record it as events; other requests are served meanwhile."""
+    """Delete the messages that match now, and record their deletion as events; other requests are served meanwhile."""
     ids, deleted = inbox.spool.ids(*where), list[int]()
     for i in range(0, len(ids), _SLICE):
         some = ids[i : i + _SLICE]

@@ -18,7 +18,7 @@ from orchestrator.agents.inbox import head
 from orchestrator.agents.inbox.stored import Envelope
 
 LOOKUP_S = 2.0
-"""Time limit of one DNS query, in seconds; SPF as a whole has twice this."""
+"""Time limit of one DNS query, in seconds; the whole SPF check may take twice as long."""
 MOST_CHECKED = 8 * 1024 * 1024
 """Signatures of larger messages, in octets, are not checked: dkimpy keeps several copies of the message in memory."""
 MOST_SIGNATURES = 5
@@ -78,7 +78,7 @@ class _Unanswered(Exception):
 
 
 def check(message: bytes, envelope: Envelope, authors: Iterable[str], *, whole: bool = True) -> Authentication:
-    """Check a message; ``authors``: the addresses in From. Not ``whole``: ``message`` is the start of a large one."""
+    """Check a message; ``authors``: addresses in From; not ``whole``: ``message`` is the start of a large message."""
     sender, signatures = _spf(envelope), list(_dkim(message, whole=whole))
     domains = sorted({_domain(author) for author in authors})
     try:
@@ -173,7 +173,7 @@ def _dmarc(domains: Sequence[str], sender: Spf, signatures: Sequence[Dkim]) -> D
 
 
 def _records(domain: str) -> list[dict[str, str]]:
-    """Return the tags of each DMARC record of a domain; more than one ends the discovery (RFC 7489, 6.6.3)."""
+    """Return the tags of each DMARC record of a domain. More than one record ends the discovery (RFC 7489, 6.6.3)."""
     records = [text for text in _texts(f"_dmarc.{domain}.") if _DMARC1.match(text)]
     pairs = ((tag.partition("=") for tag in record.decode(errors="replace").lower().split(";")) for record in records)
     return [{name.strip(): value.strip() for name, _, value in tags} for tags in pairs]

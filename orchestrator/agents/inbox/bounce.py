@@ -45,7 +45,7 @@ class Bouncer:
         self._connections = asyncio.Semaphore(CONNECTIONS)
 
     def refuses(self, sender: str) -> bool:
-        """Return whether notifications to this sender are impossible: they would leave the bed, or no relay is set."""
+        """Return whether no notification can go to this sender: the domain is outside the bed, or there is no relay."""
         return self._relay is None or (bool(sender) and fold_address(sender).rpartition("@")[2] not in self._domains)
 
     def due(self, sender: str, recipient: str, head: bytes, seconds: float) -> None:

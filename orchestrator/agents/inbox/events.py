@@ -1,4 +1,4 @@
-"""Events of an inbox: a bounded record in the index of its spool."""
+"""Events of an inbox: a bounded record in the database of the spool."""
 
 import json
 import sqlite3

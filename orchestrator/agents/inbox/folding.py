@@ -17,7 +17,7 @@ _MOST_KEPT = 10_000
 
 
 class _Characters(dict[int, str]):
-    """Code point -> its folded character. NFKD gets one at a time: many combining marks would take quadratic time."""
+    """Code point -> folded character. NFKD folds each one separately: a run of combining marks takes quadratic time."""
 
     def __missing__(self, code: int) -> str:
         if len(self) >= _MOST_KEPT:
@@ -44,7 +44,7 @@ def fold_address(address: str) -> str:
 
 
 def not_named(recipients: Iterable[str], named: Iterable[str]) -> list[str]:
-    """Return the recipients of an envelope that its header section does not name (Bcc)."""
+    """Return the envelope recipients that the message's header section does not name (Bcc)."""
     folded = set(map(fold_address, named))
     return [recipient for recipient in recipients if fold_address(recipient) not in folded]
 

@@ -73,7 +73,7 @@ def decoded(value: str) -> str:
 
 
 def mailboxes(value: str) -> list[Mailbox]:
-    """Split a list of addresses, then decode the names. A broken address stays as it is."""
+    """Split a list of addresses, then decode the names. A broken address is kept unchanged."""
     return [Mailbox(name=decoded(name), address=decoded(address)) for name, address in _pairs(value)]
 
 

@@ -160,7 +160,7 @@ class Index:
         self.changed()
 
     def retag(self, tag: str, new: str | None) -> None:
-        """Rename a tag in all messages; ``None``: delete it."""
+        """Rename a tag in all messages; ``new`` is ``None``: remove the tag from all messages."""
         if new is None:
             self._index.execute("DELETE FROM tags WHERE tag = ?", (tag,))
         else:

@@ -32,7 +32,7 @@ SNIPPET = 250
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A leaf part, which has no parts of its own."""
+    """A part that does not itself contain parts."""
 
     id: str
     """Place of the part: ``2.1`` is the first part of the second part."""
@@ -47,7 +47,7 @@ class Part:
     size: int
     """Octets of the part's content, without its transfer encoding."""
     octets: Callable[[], Iterator[bytes]]
-    """Yields the content, without its transfer encoding."""
+    """Yields the content of the part, without its transfer encoding."""
 
     @property
     def text(self) -> str:

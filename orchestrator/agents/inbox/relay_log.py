@@ -131,7 +131,7 @@ class RelayLogs:
         return [LogLine(t=t, text=text) for t, text in self._index.execute(query, (queue_id, relay.name))]
 
     def begin(self, relay: Relay, log_id: str) -> None:
-        """Expect the lines of a log, from its first line on; lines of an earlier log are kept."""
+        """Expect the lines of this log, from its first line on; the lines of an earlier log are kept."""
         if relay.log_id != log_id:
             relay.log_id, relay.newest = log_id, 0
         self.changed()

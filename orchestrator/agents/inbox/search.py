@@ -14,7 +14,7 @@ Condition = tuple[str, list[object]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Term:
-    """One condition of a search: ``to:bob@d1.test``, ``-subject:hello``. Without a field, it matches words anywhere."""
+    """One term of a search: ``to:bob@d1.test``, ``-subject:hello``. A term without a field matches words anywhere."""
 
     field: str
     value: str

@@ -149,7 +149,7 @@ class InboxServer:
                     self._start(self._shake_hands(accepted, factory))
 
     async def _shake_hands(self, accepted: socket.socket, factory: Callable[[], InboxSession]) -> None:
-        """Run a session inside TLS. It counts as open before its handshake; in asyncio's TLS server it would not."""
+        """Run a session inside TLS. It counts as open during the handshake; in asyncio's server it would not."""
         books, loop = self.reception.books, asyncio.get_running_loop()
         with suppress(OSError):
             if books.open >= self.reception.most:

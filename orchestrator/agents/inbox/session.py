@@ -54,7 +54,7 @@ class InboxSettings(Order):
 
     max_size: int = 50 * 1024 * 1024
     max_messages: int = 200_000
-    """Maximum number of kept messages; the next one gets the reply 452."""
+    """Maximum number of kept messages; further messages get the reply 452."""
     max_stored_mb: int = 4096
     """Maximum MiB of the message files and the used part of the index; beyond it, messages get the reply 452."""
     users: dict[str, str] | None = None
@@ -323,7 +323,7 @@ class InboxSession(RuledSession):
         super().connection_lost(exc)
 
     def _take(self, content: DataReader) -> tuple[bytes, float]:
-        """Keep a message if the rules allow; otherwise discard its octets and its file."""
+        """Keep a message if the rules allow this; otherwise discard its octets and its file."""
         message, reply = cast("SpooledContent", content), b""
         try:
             if message.refused is not None:

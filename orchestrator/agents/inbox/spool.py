@@ -1,4 +1,4 @@
-"""Spool of an inbox: raw messages in append-only files, and an SQLite index that finds them.
+"""Spool of an inbox: raw messages in append-only files, and an SQLite index of the messages.
 
 ::
 
