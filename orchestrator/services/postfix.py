@@ -156,7 +156,7 @@ while :; do
 done'
 """
 """master(8) has its own session: a signal to the process group of the start script does not reach it. So the trap
-signals the process in the pid file. ``postfix start-fg`` ignores the signals, because it must end after master(8).
+signals the process of the pid file. ``postfix start-fg`` ignores the signals, because it must end after master(8).
 
 After master(8) has ended, other processes of Postfix hold the ports for a moment; a restart waits for these ports."""
 _RESTART = f"""\
