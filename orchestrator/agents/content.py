@@ -1,7 +1,7 @@
-"""Reader of one message's content after DATA: checks it piece by piece and keeps none of it.
+"""Reader of one message's content after DATA: checks each piece of the content, and keeps no piece.
 
 Only CRLF.CRLF ends the content. A dot between bare line feeds or carriage returns is text, so that a message cannot
-hide a second message (RFC 5321, 2.3.8 and 4.1.1.4). Memory for a message of any size: 32 KiB of header and 4 octets.
+hide a second message (RFC 5321, 2.3.8 and 4.1.1.4). The reader holds at most 32 KiB of header and 4 octets.
 """
 
 from abc import ABC, abstractmethod
@@ -34,7 +34,7 @@ class DataReader(ABC):
         text = self._tail + data
         end = text.find(END)
         if end < 0:
-            # A possible start of END waits for the next piece, so no CRLF-dot is cut in two.
+            # If the text ends like the start of END, this start waits for the next piece: no CRLF-dot is cut in two.
             self._tail = next((prefix for prefix in _PREFIXES if text.endswith(prefix)), b"")
             self._take(text[: len(text) - len(self._tail)])
             return None
@@ -53,7 +53,7 @@ class DataReader(ABC):
 
     @abstractmethod
     def finish(self) -> None:
-        """Finish; called once the content is complete."""
+        """End the content; ``feed`` calls this once the content is complete."""
 
 
 class Content(DataReader):
@@ -69,13 +69,13 @@ class Content(DataReader):
         self._crc = 0
 
     def finish(self) -> None:
-        """Read the stamp of a message without a body."""
+        """End the content. If the message has no body, its stamp is read only now."""
         if self._head is not None:
             self._read_head(self._head)
 
     @property
     def whole(self) -> bool:
-        """Whether the length and CRC of the body are those in the stamp."""
+        """Whether the body has the length and CRC that the stamp gives."""
         return self.stamp is not None and self.stamp.crc == self._crc and self.stamp.length == self._length
 
     def take(self, text: bytes) -> None:

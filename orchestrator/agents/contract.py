@@ -27,10 +27,10 @@ class Message:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Rebuild from ``to_dict``; unknown keys are ignored, because another version's report may have more.
+        """Rebuild from ``to_dict``; unknown keys are ignored, because a report of another version may have more keys.
 
         Raises:
-            ValueError: ``data`` is not an object, a key is missing, or a value has another type than its field.
+            ValueError: ``data`` is not an object, a key is missing, or a value has the wrong type for its field.
         """
         reader = _reader(cls)  # type: ignore[arg-type]  # mypy takes a class for unhashable
         message: Self = reader.validate_json(json.dumps(data), strict=True)
@@ -60,7 +60,7 @@ class LoadOrder(Order):
     run: str = ""
     """Eight hex digits that every message of this load carries."""
     target: str = ""
-    """Address of a relay, or a sink's prefix (``198.18.16.0/20``): its i-th address takes mail of ``domains[i]``."""
+    """Address of a relay, or prefix of a sink (``198.18.16.0/20``): its i-th address takes mail of ``domains[i]``."""
     port: int = 25
     domains: list[str] = field(default_factory=list)
     """Message ``seq`` goes to domain ``order.domain_of(seq)``: first one message to each domain, then the domains
@@ -69,7 +69,7 @@ class LoadOrder(Order):
     """Local parts valid in every domain, or full addresses; the addresses of a domain take turns."""
     sender: str = "load@d0.test"
     rate: float | None = None
-    """Messages a second, open-loop: message n is due at n / rate. ``None``: as fast as the server takes them."""
+    """Messages a second, open-loop: message n is due at n / rate. ``None``: as fast as the server accepts messages."""
     seconds: float | None = None
     """No new message is offered after this many seconds."""
     messages: int | None = None
@@ -77,15 +77,15 @@ class LoadOrder(Order):
     connections: int = 20
     """Maximum number of concurrent connections."""
     per_connection: int = 10
-    """Maximum number of messages over one connection; then it is closed with QUIT."""
+    """Maximum number of messages over one connection; after them, the generator sends QUIT."""
     sizes: list[int] = field(default_factory=lambda: [2048])
     """Body sizes in bytes; message ``seq`` has ``sizes[seq % len(sizes)]``."""
     timeout: float = 60.0
     """Time limit of one SMTP reply, in seconds; after that, the connection is closed."""
     stall_at: float | None = None
-    """Test aid: start of a pause of the generator's process, in seconds from the start of the load."""
+    """For tests: the generator's process pauses this many seconds after the start of the load."""
     stall_for: float = 0.0
-    """Duration of this pause, in seconds."""
+    """Duration of the pause ``stall_at``, in seconds."""
 
     @property
     def block(self) -> int:
@@ -106,21 +106,21 @@ class LoadTick(Message):
     offered: int
     """Messages that have come due."""
     sent: int
-    """Messages started: MAIL was written."""
+    """Messages whose command MAIL was written."""
     accepted: int
     failed: int
     connections: int
     """Connections that are open now."""
     behind_s: float
-    """Seconds by which the newest message started after its due time (0 if ``rate`` is None)."""
+    """Delay, in seconds, of the newest message: its start minus its due time (0 if ``rate`` is None)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrintedLine(Message):
-    """A line of a load generator's output, and its count."""
+    """A line of a load generator's output, and how often it was printed."""
 
     t: float
-    """Unix time of the first copy."""
+    """Unix time when the line was first printed."""
     text: str
     count: int
 
@@ -142,25 +142,25 @@ class LoadReport(Message):
     failed: dict[str, int] = field(default_factory=dict)
     """Messages not accepted, by cause: ``451 4.3.0``, ``timeout``, ``ConnectionResetError``, ..."""
     unresolved: int = 0
-    """Failed messages whose data was written but not answered; the server may deliver them."""
+    """Failed messages whose data got no reply; the server may deliver these messages."""
     connections: int | None = None
     """Connections with a greeting and a reply to EHLO."""
     connect_failed: dict[str, int] = field(default_factory=dict)
-    """Connections without these replies, by cause: ``no connection``, ``no greeting``, ``421 4.3.2``, ... Their
+    """Connections that got no greeting or no reply to EHLO, by cause: ``no greeting``, ``421 4.3.2``, ... Their
     messages wait for another connection, or fail if the target is a prefix."""
     goodbye_failed: dict[str, int] = field(default_factory=dict)
     """Connections that carried mail but had no orderly end, by cause: ``no reply to QUIT`` within 2 s, or ``QUIT not
-    waited for`` after several QUITs that the server did not answer."""
+    waited for``, once the server has left several earlier QUITs unanswered."""
     late: int | None = None
-    """Messages started over 10 ms after they were due (open-loop only)."""
+    """Messages that started more than 10 ms after their due time (open-loop only)."""
     cpu_s: float
     """CPU time of the generator's process during the load, user and system."""
     stalled_s: float | None = None
     """Longest pause of the generator's event loop, in seconds."""
     response: str | None = None
-    """Histogram of accepted messages: time from due to the reply after the data."""
+    """Histogram of accepted messages: time from the due time to the reply to the data."""
     service: str | None = None
-    """Histogram of accepted messages: time from writing MAIL to the reply after the data."""
+    """Histogram of accepted messages: time from writing MAIL to the reply to the data."""
     connect: str | None = None
     """Histogram: time from connect() to the reply to EHLO."""
     accepted_set: str | None = None
@@ -169,7 +169,7 @@ class LoadReport(Message):
     exit_status: int = 0
     """Exit status of the generator; 128 + N if signal N ended it (139: SIGSEGV)."""
     cut_off: bool = False
-    """Whether the generator was stopped at its time limit."""
+    """Whether the generator was stopped because its time limit was over."""
     printed: list[PrintedLine] = field(default_factory=list)
     """Output of a third-party generator: the first 50 distinct lines."""
     arrived: int | None = None
@@ -181,9 +181,9 @@ class LoadReport(Message):
     node: str = ""
     """The node that sent the load."""
     connections_limit: int | None = None
-    """Maximum number of concurrent connections in the order."""
+    """Maximum number of concurrent connections (``LoadOrder.connections``)."""
     to: str = ""
-    """The role of the node that received the load."""
+    """Role of the node that received the load."""
 
     @property
     def numbered(self) -> bool:
@@ -198,7 +198,7 @@ class LoadReport(Message):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SinkTick(Message):
-    """Counters of one run, about once a second while mail arrives; totals since the run began."""
+    """Counters of one run, sent about once a second while mail arrives; totals since the run began."""
 
     run: str
     t: float
@@ -220,22 +220,22 @@ class SinkReport(Message):
     delivered: int
     """Distinct sequence numbers that arrived intact."""
     duplicated: int
-    """Copies of a message beyond its first."""
+    """Arrived copies of messages, beyond the first copy of each message."""
     corrupted: int
-    """Messages of this run with a changed body; they do not count as delivered."""
+    """Messages of this run with a changed body; ``delivered`` does not count them."""
     misrouted: int
-    """Messages that arrived at an address of a domain other than their recipient's; they count as delivered."""
+    """Messages that arrived at the address of another domain than the recipient's; ``delivered`` counts them, too."""
     outside: int = 0
-    """Messages that arrived at an address outside the prefix of the domains, such as the sink's published port; they
-    count as delivered, but not as misrouted, nor in ``domains``."""
+    """Messages that arrived at an address outside the prefix of the domains, such as the sink's published port. These
+    messages count in ``delivered``, but not in ``misrouted`` or ``domains``."""
     foreign: int
     """Messages without the stamp of an announced run (bounces, mail of an older bed), since this run began."""
     bytes: int
-    """Octets of message content, headers included, all copies."""
+    """Octets of message content, with headers, of all copies."""
     connections: int
     """Connections accepted by the sink since the run began."""
     broken: int = 0
-    """Connections that a rule ended (``rules``)."""
+    """Connections that a rule closed or reset (``rules``)."""
     domains: int
     """Distinct recipient domains of the run's mail, messages ``outside`` left out."""
     first: float | None
@@ -246,9 +246,9 @@ class SinkReport(Message):
     memory_b: int
     """Peak resident set of the sink's process, in bytes."""
     transit: str
-    """Histogram: time from when the generator wrote MAIL to the end of the data at the sink."""
+    """Histogram: time from the generator's MAIL to the end of the data at the sink."""
     age: str
-    """Histogram: time from when the message was due to the end of the data at the sink."""
+    """Histogram: time from the message's due time to the end of the data at the sink."""
     delivered_set: str
 
 

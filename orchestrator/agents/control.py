@@ -4,12 +4,12 @@
 
     python3 -m orchestrator.agents.control begin RUN              open the ledger of a run, before its first message
     python3 -m orchestrator.agents.control count RUN              counters of the run: a SinkTick
-    python3 -m orchestrator.agents.control expect RUN COUNT       begin; the sink prints {"complete": RUN} at COUNT
+    python3 -m orchestrator.agents.control expect RUN COUNT       as begin; the sink prints {"complete": RUN} at COUNT
     python3 -m orchestrator.agents.control report RUN             the whole account: a SinkReport
 
-Requests of a DNS gate: ``rules``, ``add RULES`` (returns the new rules with their ids), ``remove ID`` (returns the hits
-of the rule; ``null``: no such rule), ``clear`` and ``queries AFTER``. Prints one JSON value. Exit code 1: the agent
-refused or cannot be reached; 2: unknown request. Imports few modules, because each request starts a new process.
+A DNS gate has other requests: ``rules``, ``add RULES`` (returns the new rules with their ids), ``remove ID`` (returns
+the hits of the rule; ``null``: no such rule), ``clear`` and ``queries AFTER``. The client prints one JSON value. Exit
+code 1: the agent refused or cannot be reached; 2: unknown request. Imports are few: each request is a new process.
 """
 
 import json
@@ -31,7 +31,7 @@ def ask(path: str, words: list[str]) -> Any:
     """Send one request to the agent and return its answer.
 
     Raises:
-        ValueError: the agent refused, with the reason.
+        ValueError: the agent refused the request; the text is its reason.
         OSError: the agent cannot be reached.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sink:
@@ -48,7 +48,7 @@ def ask(path: str, words: list[str]) -> Any:
 
 
 def main(words: list[str]) -> int:
-    """Run one request, at the default socket or, with ``--socket PATH`` first, at another."""
+    """Send one request to the default socket, or to another one if the words begin with ``--socket PATH``."""
     path = SOCKET
     if words[:1] == ["--socket"] and len(words) > 1:
         path, words = words[1], words[2:]

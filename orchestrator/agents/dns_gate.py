@@ -1,10 +1,10 @@
-"""A gate before a DNS server: forwards queries, or fails them by name, type and count; records every query.
+"""A gate before a DNS server: forwards or fails each query by its name, type and count; records every query.
 
 ::
 
     python3 -m orchestrator.agents.dns_gate --listen 198.18.0.3 --upstream 198.18.0.2 [--rules FILE]
 
-Prints ``{"event": "listening", ...}`` once it serves. SIGTERM ends it. Requests of ``control``:
+Prints ``{"event": "listening", ...}`` once the gate serves. SIGTERM ends the gate. Requests of ``control``:
 ``rules``, ``add RULES``, ``remove ID``, ``clear``, ``queries AFTER``.
 """
 
@@ -45,7 +45,7 @@ _IDLE_S = 30.0
 _LINGER_NOT = struct.pack("ii", 1, 0)
 _MAX_UDP = 65535
 _HEADER_B, _QR = 12, 0x80
-"""Octets of a header, and the QR bit of its third octet, set in an answer (RFC 1035, 4.1.1)."""
+"""Size of a DNS header in octets, and its QR bit (in the third octet), which answers set (RFC 1035, 4.1.1)."""
 _CONTROL_LIMIT = 1 << 20
 
 
@@ -79,10 +79,10 @@ class Gate:
         self._last = 0
 
     async def answer(self, wire: bytes, client: str, over: str) -> bytes | None:
-        """Return the answer to a query; ``None``: send none. Octets that are not a query are forwarded.
+        """Return the answer to a query; ``None``: the client gets no answer. Octets that are not a query are forwarded.
 
         Raises:
-            ConnectionAbortedError: the connection is to be reset.
+            ConnectionAbortedError: a rule resets the connection.
         """
         query = _question(wire)
         if query is None:
@@ -129,7 +129,7 @@ class Gate:
             return None
 
     async def _ask_udp(self, wire: bytes) -> bytes:
-        """Query over a new socket with a new id, so that only the server's own answer is accepted (RFC 5452)."""
+        """Query the upstream server over a new socket with a new id, against forged answers (RFC 5452)."""
         loop, number = asyncio.get_running_loop(), random.getrandbits(16)
         transport, protocol = await loop.create_datagram_endpoint(partial(_Once, number), remote_addr=self.upstream)
         try:
@@ -170,7 +170,7 @@ class Gate:
         """Carry out a request, and return its result.
 
         Raises:
-            ValueError: the request cannot be carried out, with the reason.
+            ValueError: the request cannot be carried out; the text is the reason.
         """
         match words:
             case ["rules"]:
@@ -187,7 +187,7 @@ class Gate:
 
 
 class _Once(asyncio.DatagramProtocol):
-    """Waits for the answer with one message id."""
+    """Waits for the answer whose message id is ``number``."""
 
     def __init__(self, number: int) -> None:
         self._number = struct.pack("!H", number)
@@ -199,7 +199,7 @@ class _Once(asyncio.DatagramProtocol):
             self.answer.set_result(data)
 
     def error_received(self, exc: Exception) -> None:
-        """Fail at once: the upstream server's port is closed (ICMP)."""
+        """Fail at once: an ICMP error reports that the upstream server's port is closed."""
         if not self.answer.done():
             self.answer.set_exception(exc)
 
@@ -256,7 +256,7 @@ async def _serve_control(gate: Gate, reader: asyncio.StreamReader, writer: async
 
 
 async def serve(gate: Gate, hosts: Sequence[str], port: int, control: Path) -> int:
-    """Listen on UDP and TCP, and serve from now on; return the port."""
+    """Listen on UDP and TCP, and on the control socket; return the port once the gate serves."""
     loop = asyncio.get_running_loop()
     for host in hosts:
         opened = listen(host, port, 1024)
@@ -269,7 +269,7 @@ async def serve(gate: Gate, hosts: Sequence[str], port: int, control: Path) -> i
 
 
 def _question(wire: bytes) -> dns.message.Message | None:
-    """Return a query, signed or not (RFC 8945); ``None``: the octets are not a query."""
+    """Parse a query, signed (RFC 8945) or not; ``None``: the octets are not a query."""
     try:
         query = dns.message.from_wire(wire, keyring=False, ignore_trailing=True)
     except (dns.exception.DNSException, ValueError):

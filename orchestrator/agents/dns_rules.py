@@ -1,6 +1,6 @@
 """Rules of a DNS gate: pattern of name, type and transport, action, count. The first rule that matches decides.
 
-The model of a rule is the same in a bed file, on the control socket and for ``testbed dns fail``.
+Bed files, the control socket and ``testbed dns fail`` share one model of a rule.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ class Action(StrEnum):
     DELAY = "delay"
     """Answer ``delay_s`` later."""
     TRUNCATE = "truncate"
-    """Answer over UDP with TC and no records, so that the client asks over TCP (RFC 1035, 4.2.1). Matches UDP only."""
+    """Answer with the TC bit and no records: the client then asks over TCP (RFC 1035, 4.2.1). Matches UDP only."""
     RESET = "reset"
     """Reset the connection. Matches TCP only."""
     PASS = "pass"  # noqa: S105
@@ -34,7 +34,7 @@ class Action(StrEnum):
 
 
 _OVER = {Action.TRUNCATE: "udp", Action.RESET: "tcp"}
-"""Actions that match one transport only -> that transport."""
+"""Action that matches queries over one transport only -> this transport."""
 
 
 class DnsRule(BaseModel):
@@ -43,7 +43,7 @@ class DnsRule(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: Annotated[str, Field(min_length=1, max_length=255)] = "*"
-    """Domain name in ASCII, with ``*`` and ``?``; letters of either case."""
+    """Domain name in ASCII; may contain the wildcards ``*`` and ``?``; case does not matter."""
     type: str = "*"
     """``MX``, ``AAAA``, ``TYPE65``, or ``*``."""
     then: Action = Action.ANSWER
@@ -64,7 +64,7 @@ class DnsRule(BaseModel):
     @field_validator("name", "type", "rcode")
     @classmethod
     def _canonical(cls, text: str, info: ValidationInfo) -> str:
-        """Return a value in the form in which the gate compares it with a query."""
+        """Return the value in its canonical spelling, which the gate compares with queries."""
         try:
             match info.field_name:
                 case "name":
@@ -112,7 +112,7 @@ class DnsRules:
         self._ids = count(1)
         self._kept: list[_Kept] = []
         self._live: list[_Kept] = []
-        """The rules that still apply: one with ``times`` is taken out after its last hit."""
+        """The rules that still apply. A rule with ``times`` is removed from this list after its last hit."""
         self.add(rules)
 
     def decide(self, name: str, kind: str, over: str) -> DnsRule | None:
@@ -126,7 +126,7 @@ class DnsRules:
         return kept.rule
 
     def add(self, rules: Sequence[DnsRule]) -> list[dict[str, Any]]:
-        """Put rules before all others; return them as ``to_list`` does."""
+        """Put rules before all others; return the new rules in the form of ``to_list``."""
         new = [_Kept(next(self._ids), rule) for rule in rules]
         self._kept[:0] = self._live[:0] = new
         return [kept.to_dict() for kept in new]

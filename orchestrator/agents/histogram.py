@@ -1,9 +1,9 @@
 """Durations, counted in an HdrHistogram: 1 us to 1 h, three significant digits, in constant memory.
 
-The library takes 0.9 us to record a value (pure Python), and a message has three or four. So the hot path counts in a
-dictionary, whose keys are the lowest values of HdrHistogram's buckets (at most 23,552): 0.2 us. The counts go to the
-library only when a histogram is encoded or its percentiles are needed.
-``tests/bench/agents.py`` measures both.
+The library (pure Python) takes 0.9 us to record a value, and each message has three or four values. So the hot path
+counts in a dictionary, in 0.2 us a value. Its keys are the lowest values of HdrHistogram's buckets (at most 23,552).
+The counts go to the library only when a histogram is encoded or its percentiles are needed.
+``tests/bench/agents.py`` measures both times.
 """
 
 from collections import defaultdict
@@ -15,7 +15,7 @@ MOST_US = 3_600_000_000
 _DIGITS = 3
 _EXACT_BITS = 11
 _EXACT = 1 << _EXACT_BITS
-"""Each value below this, in us, has a bucket of its own: three significant digits need 2,000 such buckets."""
+"""Each value below this limit, in us, has its own bucket; three significant digits need 2,000 such buckets."""
 
 
 class Histogram:
@@ -50,7 +50,7 @@ class Histogram:
 
 
 def decode(text: str) -> HdrHistogram:
-    """Return the histogram, in microseconds, that ``encode`` wrote; raises ValueError for any other text."""
+    """Read the output of ``encode`` as a histogram in microseconds; raises ValueError for any other text."""
     try:
         return HdrHistogram.decode(text)
     except Exception as error:  # the library's errors have no base class; errors of zlib and binascii occur, too

@@ -1,6 +1,6 @@
-"""Ledger of the sink: one bit for each message of a run that has arrived.
+"""Ledger of the sink: one bit for each arrived message of a run.
 
-Memory: 125 kB for each million messages, whatever their size.
+A million messages of any size take 125 kB of memory.
 """
 
 import re
@@ -33,7 +33,7 @@ class SequenceSet:
         self._count = 0
 
     def add(self, number: int) -> bool:
-        """Add a number; return False if the set already had it."""
+        """Add a number; return False if the set already contained this number."""
         octet = number >> 3
         bit = 1 << (number & 7)
         if octet >= len(self._bits):
@@ -85,7 +85,7 @@ class Ledger:
         Args:
             content: the message, read to its end.
             stamp: its stamp.
-            recipients: indices of the recipients' domains; -1 for a domain outside the bed.
+            recipients: index of each recipient's domain; -1 for a domain outside the bed.
             dialled: result of ``Books.dialled`` for the address that the client connected to.
         """
         now = time.monotonic_ns()
@@ -136,7 +136,7 @@ class Ledger:
         )
 
     def news(self) -> SinkTick | None:
-        """Return the run's counters, or ``None`` if no mail has arrived since the last call."""
+        """Return the run's counters; ``None`` if no mail has arrived since the last call of ``news``."""
         now = (self._last, self._books.foreign)
         if now == self._reported or not (self._last or self._books.foreign > self._foreign):
             return None
@@ -182,12 +182,12 @@ class Books:
         self.accepted = 0
         """Connections accepted so far."""
         self.broken = 0
-        """Connections broken off on purpose."""
+        """Connections that a rule closed or reset."""
         self.open = 0
         """Connections that are open now."""
 
     def begin(self, run: str) -> Ledger:
-        """Open the ledger of a run; raises ValueError if it was opened before, or ``run`` is not a run id."""
+        """Open the ledger of a run; raises ValueError if this ledger was opened before, or ``run`` is not a run id."""
         if not re.fullmatch("[0-9a-f]{8}", run):
             raise ValueError(f"a run id is eight hex digits, not {run!r}")
         key = run.encode()
@@ -197,7 +197,7 @@ class Books:
         return self._ledgers[key]
 
     def ledger(self, run: str) -> Ledger:
-        """Return the ledger of a run; raises ValueError if it was never opened."""
+        """Return the ledger of a run; raises ValueError if no ledger was opened for this run."""
         try:
             return self._ledgers[run.encode()]
         except KeyError:
@@ -211,7 +211,7 @@ class Books:
         return self._domains.get(domain, -1)
 
     def dialled(self, address: str) -> int | None:
-        """Return the index of the domain that a local address belongs to; ``OUTSIDE`` if it belongs to none.
+        """Return the index of the domain that a local address belongs to; ``OUTSIDE`` for an address of no domain.
 
         Returns ``None`` if the sink has no prefix. A domain's IPv6 address ends in the 32 bits of its IPv4 address.
         """

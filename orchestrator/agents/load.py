@@ -1,17 +1,17 @@
-"""The load generator: sends mail at a given rate (open-loop), or as fast as the server takes it.
+"""The load generator: sends mail at a given rate (open-loop), or at the rate at which the server accepts mail.
 
 ::
 
     python3 -m orchestrator.agents.load [--domains FILE] [--recipients FILE] '<LoadOrder as JSON>'
 
-The order "-" is read from standard input. An argument of a command has at most 128 KiB (MAX_ARG_STRLEN,
-execve(2)), so thousands of domains or recipients go into a FILE, one a line, and are left out of the order.
+With ``-`` as the order, the generator reads the order from standard input. A command's argument has at most 128 KiB
+(MAX_ARG_STRLEN, execve(2)), so thousands of domains or recipients go into a FILE, one a line, and not into the order.
 
 Prints JSON lines: ``{"tick": LoadTick}`` once a second, ``{"report": LoadReport}`` at the end. SIGTERM and SIGINT end
 the load early, with a report.
 
-At a rate, message n is due at start + n / rate, however slow the server is: the due time never moves, and latency
-counts from it (no coordinated omission). ``load`` decides when and where to send, ``smtp`` implements the protocol.
+At a given rate, message n is due at start + n / rate. A slow server does not move this due time, and latency is
+measured from it (no coordinated omission). ``load`` decides when and where to send; ``smtp`` implements the protocol.
 """
 
 import argparse
@@ -38,16 +38,16 @@ from orchestrator.agents.smtp import DONE, WAIT, Connection, SessionState
 from orchestrator.agents.wire import MAX_SEQ, Composer
 
 BEAT_S = 0.02
-"""Interval of the heartbeat, in seconds: the resolution at which event-loop stalls and time-outs are noticed."""
+"""Interval of the heartbeat, in seconds. Stalls of the event loop and time-outs are noticed with this resolution."""
 LATE_NS = 10_000_000
 BACKOFF_S = (0.02, 1.0)
 """Delay after a connection without an accepted message: initial and maximum, in seconds."""
 MOST_CAUSES = 50
-"""Maximum number of distinct causes of failure; the rest count as ``other``."""
+"""Maximum number of distinct causes of failure; failures with further causes count as ``other``."""
 
 
 class Load:
-    """One load; gives its connections messages and counts the outcomes. Times are CLOCK_MONOTONIC, ns."""
+    """One load: assigns messages to connections, and counts the outcomes. Times are CLOCK_MONOTONIC, ns."""
 
     def __init__(self, order: LoadOrder) -> None:
         self._order = order
@@ -79,7 +79,7 @@ class Load:
         self._response, self._service, self._connect = Histogram(), Histogram(), Histogram()
 
     async def run(self) -> LoadReport:
-        """Carry the order out, and return its report."""
+        """Carry out the order, and return the report."""
         order = self._order
         self._loop = asyncio.get_running_loop()
         cpu = time.process_time()
@@ -151,7 +151,7 @@ class Load:
         return seq
 
     def due(self, seq: int, now: int) -> int:
-        """Return the due time of a message that starts now."""
+        """Return the due time of a message that the generator starts now."""
         if self._order.rate is None:
             return now
         due = self._due(seq)
@@ -186,7 +186,7 @@ class Load:
     def closed(self, connection: Connection, cause: str | None, *, fruitless: bool) -> None:
         """Account for a closed connection; open another if messages remain.
 
-        ``cause``: why the connection never became ready, else ``None``. ``fruitless``: no message over it was accepted.
+        ``cause``: why the connection never became ready, else ``None``. ``fruitless``: it carried no accepted message.
         """
         self._open.pop(connection, None)
         self._idle.pop(connection, None)
@@ -241,7 +241,7 @@ class Load:
             self._finished.set()
 
     def _shared_connection(self, now: int) -> Connection | None:
-        """Return a connection for the next messages; None if connections being opened already cover them."""
+        """Return a connection for the next messages; None if connections under way suffice for these messages."""
         waiting = (self._limit if now < self._end else 0) if self._order.rate is None else self._offered
         if waiting - self._next <= self._opening:
             return None
@@ -297,7 +297,7 @@ class Load:
         self._loop.call_later(BEAT_S, self._beat)
 
     def _sweep(self, now: int) -> None:
-        """Close connections beyond their time limit; stop a finished load whose last connections get no greeting."""
+        """Close connections past their time limit; stop a finished load whose last connections get no greeting."""
         if self._hangs(now):
             self.stop(NO_GREETING)
         for connection, task in list(self._open.items()):
@@ -337,12 +337,12 @@ class Load:
 
 
 def _count(causes: Counter[str], cause: str) -> None:
-    """Count by cause; at most MOST_CAUSES causes, because each reply of a server may differ."""
+    """Count a failure by cause. Each reply of a server may be different, so MOST_CAUSES limits the causes."""
     causes[cause if cause in causes or len(causes) < MOST_CAUSES else "other"] += 1
 
 
 async def carry_out(order: LoadOrder) -> None:
-    """Carry an order out and print its report."""
+    """Carry out an order, and print its report."""
     load = Load(order)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,10 +1,10 @@
-"""Probe of the neighbour table: queries or connects to many on-link addresses at once; counts replies and errors.
+"""Probe of the neighbour table: queries many on-link addresses or connects to them at once; counts the outcomes.
 
 ::
 
-    python3 -m orchestrator.agents.neighbours look-up FIRST COUNT NAME          ask each for the MX of NAME over UDP
+    python3 -m orchestrator.agents.neighbours look-up FIRST COUNT NAME          query each for the MX of NAME over UDP
     python3 -m orchestrator.agents.neighbours connect FIRST COUNT PORT          open a TCP connection to each
-    python3 -m orchestrator.agents.neighbours fill FIRST COUNT NAME             ask each once, do not wait for answers
+    python3 -m orchestrator.agents.neighbours fill FIRST COUNT NAME             query each once, do not wait for answers
 
 The addresses are COUNT consecutive IPv4 addresses from FIRST. Each takes an entry of the kernel's neighbour table
 (arp(7)). Prints JSON lines: ``{"table": NeighbourTable}`` first and after each round of queries or connections, and
@@ -32,13 +32,13 @@ TRIES = 3
 """Maximum number of queries to one address: as many as dig(1) sends, but at shorter intervals."""
 ROUND_S = 1.0
 CONNECT_S = 3.5
-"""Time limit of all connections, in seconds: the kernel repeats a SYN 1 s and 3 s after the first."""
+"""Time limit of all connections together, in seconds. The kernel repeats a SYN 1 s and 3 s after the first SYN."""
 BATCH = 32
-"""Queries to send before answers are read: a socket buffer holds a few hundred answers."""
+"""Number of queries between two reads of answers; a socket buffer holds a few hundred answers."""
 IP_RECVERR = 11
-"""linux/in.h; the socket module does not name it."""
+"""Option of linux/in.h that the socket module does not define."""
 MX, INTERNET, RECURSE = 15, 1, 0x0100
-"""RFC 1035, 3.2.2, 3.2.4, 4.1.1."""
+"""Type MX, class IN, and the RD bit of a header (RFC 1035, 3.2.2, 3.2.4, 4.1.1)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,10 +76,10 @@ class Report:
     errors: dict[str, int]
     """Errno name -> number of failures of sendto(2) or connect(2), on a socket with default options."""
     told: dict[str, int]
-    """The same counts for one more datagram to each unreached address, from a socket with IP_RECVERR (ip(7)): without
-    that option, udp(7) sockets hide ENOBUFS."""
+    """Errno name -> number of failures of one more datagram to each unreached address. Its socket has the option
+    IP_RECVERR (ip(7)); without this option, udp(7) sockets hide ENOBUFS."""
     dropped: int
-    """Datagrams of this network namespace dropped without an error (Udp SndbufErrors, /proc/net/snmp)."""
+    """Datagrams dropped by the kernel in this network namespace without an error (Udp SndbufErrors, /proc/net/snmp)."""
 
 
 def look_up(addresses: Collection[str], name: str) -> Report:
@@ -104,14 +104,14 @@ def look_up(addresses: Collection[str], name: str) -> Report:
 
 
 def fill(addresses: Collection[str], name: str) -> None:
-    """Query each address once without waiting for answers; each query takes an entry until the table is full."""
+    """Query each address once without waiting for answers; each query adds a table entry until the table is full."""
     with _udp() as plain:
         list(_send(plain, _query(name), dict.fromkeys(addresses)))
     _show()
 
 
 def connect(addresses: Collection[str], port: int) -> Report:
-    """Open a TCP connection to each address, all at once; close each once it is established."""
+    """Open TCP connections to all addresses at once; close each connection once it is established."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     opening: dict[int, socket.socket] = {}

@@ -1,4 +1,4 @@
-"""Reader of a load order in JSON; checks every value against its bounds."""
+"""Reader of a load order in JSON: checks that every value is within its bounds."""
 
 import json
 import re
@@ -9,24 +9,24 @@ from orchestrator.agents.contract import LoadOrder
 from orchestrator.agents.wire import MAX_BODY, MAX_SEQ, MIN_BODY, recipients_of
 
 MOST_BODIES = 256 * 1024 * 1024
-"""Maximum total octets of the bodies in the generator's memory, one body for each size."""
+"""Maximum octets of all bodies together; the generator keeps one body of each size in memory."""
 
 _LABEL = r"(?!-)[a-z0-9_-]{1,63}(?<!-)"
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 DOMAIN = rf"{_LABEL}(?:\.{_LABEL})*"
-"""A name in lower case, as a pattern: labels of at most 63 octets (RFC 1035, 2.3.4)."""
+"""Pattern of a domain name in lower case: labels of at most 63 octets (RFC 1035, 2.3.4)."""
 LOCAL_PART = rf"(?=[^@]{{1,64}}(?:@|\Z)){_ATOM}(?:\.{_ATOM})*"
-"""A Dot-string of at most 64 octets, as a pattern (RFC 5321, 4.1.2 and 4.5.3.1.1)."""
+"""Pattern of a local part: a Dot-string of at most 64 octets (RFC 5321, 4.1.2 and 4.5.3.1.1)."""
 
 
 class BadOrder(ValueError):
-    """An invalid load order; the text names the needed and the found value."""
+    """An invalid load order; the text gives the allowed values and the found value."""
 
 
 def read_order(text: str, **lists: list[str]) -> LoadOrder:
     """Read a load order from JSON; raises BadOrder.
 
-    ``lists``: values of ``domains`` and ``recipients`` for keys that the order lacks.
+    ``lists``: ``domains`` and ``recipients``, used if the order itself does not have these keys.
     """
     try:
         order = LoadOrder.from_dict({**lists, **json.loads(text)})

@@ -1,7 +1,7 @@
 """Paths and parameters of MAIL and RCPT (RFC 5321, 4.1.2): quoted local-parts, source routes, address literals.
 
-Source: RFC 5321, 4.1.1.2, 4.1.1.3, 4.1.2, 4.1.3, 4.5.3.1. An underscore counts as a letter of a domain: DNS and
-beds have such names.
+Source: RFC 5321, 4.1.1.2, 4.1.1.3, 4.1.2, 4.1.3, 4.5.3.1. An underscore is allowed in a domain: names with an
+underscore occur in DNS and in beds.
 """
 
 import re
@@ -9,17 +9,17 @@ from socket import AF_INET6, inet_pton
 from typing import NamedTuple
 
 MAX_LOCAL = 64
-"""Octets of a local-part, its quotes and escapes included (4.5.3.1.1)."""
+"""Maximum octets of a local-part, with its quotes and escapes (4.5.3.1.1)."""
 MAX_DOMAIN = 255
-"""Octets of a domain (4.5.3.1.2)."""
+"""Maximum octets of a domain (4.5.3.1.2)."""
 MAX_PATH = 256
-"""Octets of a path, its angle brackets and source route included (4.5.3.1.3)."""
+"""Maximum octets of a path, with its angle brackets and source route (4.5.3.1.3)."""
 
 _PARAMETER = rb" +([a-z0-9][a-z0-9-]*(?:=[!-<>-~]+)?)"
 
 
 def _grammar(wide: bytes) -> re.Pattern[bytes]:
-    """Compile the pattern of a path and its parameters; ``wide``: range of non-ASCII octets that count as letters."""
+    """Compile the pattern of a path and its parameters; ``wide``: range of the non-ASCII octets allowed as letters."""
     label = rb"[a-z0-9_%b]+(?:-+[a-z0-9_%b]+)*" % (wide, wide)
     domain = rb"%b(?:\.%b)*" % (label, label)
     atom = rb"[a-z0-9!#$%%&'*+/=?^_`{|}~%b-]+" % wide
@@ -57,7 +57,7 @@ class Argument(NamedTuple):
 def read(text: bytes, *, utf8: bool = False) -> Argument | None:
     """Read a path and its parameters; ``None``: a syntax error. Raises PathTooLong if only the length is wrong.
 
-    With ``utf8``, letters may be UTF-8 (RFC 6531, 3.3).
+    ``utf8``: non-ASCII letters in UTF-8 are allowed, too (RFC 6531, 3.3).
     """
     match = (_ARGUMENT_UTF8 if utf8 else _ARGUMENT).fullmatch(text)
     if match is None or (utf8 and not _is_utf8(match[1])):

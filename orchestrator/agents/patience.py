@@ -1,28 +1,29 @@
-"""Time limits of replies (greeting, QUIT, others), learnt from the server's earlier replies; CLOCK_MONOTONIC, ns."""
+"""Time limits of SMTP replies, adapted to the server's earlier replies. Times are CLOCK_MONOTONIC, in ns."""
 
 from collections import Counter
 
 from orchestrator.agents.smtp import Connection, SessionState
 
 GOODBYE_S = 2.0
-"""Time-out, in seconds, for the reply to QUIT, and for the last greetings once the load's time is over."""
+"""Time-out, in seconds, of the reply to QUIT, and of greetings that are still missing when the load ends."""
 MOST_MUTE = 3
-"""After this many consecutive unanswered QUITs, none of them pipelined, replies to QUIT are no longer awaited."""
+"""After this many consecutive unanswered QUITs, the load no longer waits for replies to QUIT. Pipelined QUITs do not
+count."""
 OVERTAKEN_S = 5.0
-"""Time-out, in seconds, for a greeting once a newer connection has one: listen(2) queues are first in, first out."""
+"""Time-out, in seconds, of a greeting once a newer connection has one; a listen(2) queue is first in, first out."""
 SLACK = 3
-"""A greeting may take this many times as long as the slowest one so far."""
+"""A greeting may take this many times as long as the slowest greeting so far."""
 NO_GREETING = "no greeting"
 _UNANSWERED = {
     SessionState.CONNECT: "no connection",
     SessionState.GREETING: NO_GREETING,
     SessionState.QUIT: "no reply to QUIT",
 }
-"""Cause of a time-out, by the awaited reply; for any other reply it is ``timeout``."""
+"""State of a connection -> cause of its time-out. In any other state, the cause is ``timeout``."""
 
 
 class Patience:
-    """Time limits that a load has learnt from its server."""
+    """Time limits of one load, adapted to its server."""
 
     def __init__(self, timeout_s: float, *, one_server: bool) -> None:
         self.timeout = int(timeout_s * 1e9)
@@ -35,16 +36,16 @@ class Patience:
         self._newest_ready = self._slowest_greeting = 0
 
     def ready(self, connection: Connection, now: int) -> None:
-        """Learn from a connection whose EHLO has been answered."""
+        """Adapt the time limits to a connection whose EHLO has been answered."""
         self._newest_ready = max(self._newest_ready, connection.opened)
         self._slowest_greeting = max(self._slowest_greeting, now - connection.connected)
 
     def goodbye(self) -> None:
-        """Learn from a QUIT that was answered."""
+        """Record an answered QUIT: the count of unanswered QUITs begins again at 0."""
         self._mute = 0
 
     def awaits_goodbye(self) -> bool:
-        """Return False, and count the connection, if the server leaves QUITs unanswered."""
+        """Return whether to wait for the reply to QUIT; if not, count the connection in ``goodbyes``."""
         if self._mute < MOST_MUTE:
             return True
         self.goodbyes["QUIT not waited for"] += 1

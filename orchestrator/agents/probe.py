@@ -1,12 +1,12 @@
-"""Readiness probe: one stamped message to each of a few domains, sent with aiosmtplib.
+"""Readiness probe: sends one stamped message to each of a few domains, with aiosmtplib.
 
 ::
 
     python3 -m orchestrator.agents.probe --server 198.18.0.3 --run 0123abcd --domains d0.test,d7.test
 
-The n-th domain gets sequence number n. The sender is ``probe`` at the first domain; the first address of each domain in
-``--recipients FILE`` gets the message (``LoadOrder.recipients``). Prints ``{"accepted": n}`` and exits with 0 if the
-server took every message; else prints the server's reply on standard error, and exits with 1.
+The message to the n-th domain has sequence number n. Its sender is ``probe`` at the first domain; its recipient is the
+domain's first address in ``--recipients FILE`` (``LoadOrder.recipients``). If the server accepts every message, the
+probe prints ``{"accepted": n}`` and exits with 0; else it prints the reply on standard error and exits with 1.
 """
 
 import argparse
@@ -27,7 +27,7 @@ SIZE = 512
 
 
 async def probe(server: str, port: int, run: str, domains: list[str], recipients: list[str], seconds: float) -> None:
-    """Send the messages one after the other over one connection; raises SMTPException or OSError."""
+    """Send the messages over one connection, one after another; raises SMTPException or OSError."""
     sender = f"probe@{domains[0]}"
     composer = Composer(run, sender, domains, [SIZE], recipients)
     client = SMTP(hostname=server, port=port, timeout=seconds, local_hostname=HOST, start_tls=False, use_tls=False)
@@ -39,7 +39,7 @@ async def probe(server: str, port: int, run: str, domains: list[str], recipients
 
 
 def _within(domains: list[str], file: Path | None) -> list[str]:
-    """Return the local parts of a file, and its addresses in these domains."""
+    """Return the file's local parts, and those of its addresses that are in these domains."""
     lines = file.read_text(encoding="ascii").split() if file else ["user"]
     return [line for line in lines if "@" not in line or line.partition("@")[2] in domains]
 

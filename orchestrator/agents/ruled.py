@@ -1,6 +1,6 @@
 """Sessions of a sink with rules, and their shared state: the first matching rule refuses, delays or ends a session.
 
-A sink without rules uses the plain ``Session``, so rules cost it nothing.
+A sink without rules uses the plain ``Session``, and its sessions check no rules.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from orchestrator.agents.rules import ENVELOPE, LATE, Action, Decision, Moment, 
 from orchestrator.agents.session import BYE, DATA_OK, GREETING, MAIL_OK, OK, RCPT_OK, Reception, Session
 
 _LINGER_NOT = struct.pack("ii", 1, 0)
-"""SO_LINGER with a time-out of 0: close(2) sends RST (socket(7))."""
+"""Value of SO_LINGER that makes close(2) send RST: on, with a time-out of 0 (socket(7))."""
 _REFUSED = b"503 5.5.1 QUIT only\r\n"
 _CLOSES = "421"
 """Reply code after which the server closes the connection (RFC 5321, 4.2.1)."""
@@ -51,7 +51,7 @@ class Delayed(Exception):
 
 
 class _Ended(Exception):
-    """The connection ends here, with this reply or none."""
+    """A rule ends the connection: with this reply, without a reply, or by RST."""
 
     def __init__(self, reply: bytes, *, reset: bool = False) -> None:
         self.reply, self.reset = reply, reset
@@ -71,15 +71,15 @@ class RuledSession(Session):
         self._refused = False
         """Whether the greeting was a refusal: only QUIT is then accepted."""
         self._turns: list[Callable[[], None]] = []
-        """Calls that give back the turns of a ``pace`` that the client waits for."""
+        """One call for each turn of a ``pace`` rule that the client waits for; the call gives this turn back."""
 
     # ------------------------------------------------------------------------------------------ questions to the rules
 
     def decided(self, moment: Moment, decision: Decision, reply: bytes) -> None:
-        """Record a decision and its reply; by default, nothing is recorded."""
+        """Take note of a decision and its reply; this class records neither."""
 
     def _ask(self, moment: Moment, good: bytes, recipient: str | None = None) -> tuple[Decision, bytes]:
-        """Return the rules' decision, and the reply: the rule's, or else ``good``.
+        """Return the rules' decision and the reply; the reply is ``good`` if the rule has none.
 
         Raises:
             _Ended: the connection ends.
@@ -100,11 +100,11 @@ class RuledSession(Session):
         return decision, reply
 
     def _ruled(self, moment: Moment, good: bytes, recipient: str | None = None) -> bytes:
-        """Return the reply of the rule that decides, or else ``good``.
+        """Return the reply of the deciding rule; ``good`` if this rule has none.
 
         Raises:
             _Ended: the connection ends.
-            Delayed: ``good`` is due later.
+            Delayed: the client gets ``good`` after a delay.
         """
         decision, reply = self._ask(moment, good, recipient)
         if decision.action in LATE:
@@ -112,7 +112,7 @@ class RuledSession(Session):
         return reply
 
     def _ask_each(self, moment: Moment, good: bytes) -> tuple[list[Decision], bytes, float]:
-        """Return the decision for each recipient, the first refusal or else ``good``, and the longest delay in s.
+        """Return a decision for each recipient, one reply (the first refusal or ``good``), and the longest delay in s.
 
         Raises:
             _Ended: the connection ends.
@@ -133,7 +133,7 @@ class RuledSession(Session):
         super()._answer_now(reply)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Discard an unfinished message, and give back the turns of a ``pace``."""
+        """Discard an unfinished message; give unused turns back to the ``pace`` rules."""
         self._give_back()
         super().connection_lost(exc)
 
@@ -245,7 +245,7 @@ class RuledSession(Session):
         return reply
 
     def _address(self, line: bytes, command: bytes) -> str:
-        """Return the address in an accepted command; empty: ``<>``."""
+        """Return the address in an accepted command; empty for ``<>``."""
         argument = self._path(line[len(command) :])
         if argument is None or not argument.domain:
             return argument.local.decode() if argument else ""
@@ -256,7 +256,7 @@ class RuledSession(Session):
     # -------------------------------------------------------------------------------------------------- a whole message
 
     def _take(self, content: DataReader) -> tuple[bytes, float]:
-        """Apply the rules for each recipient; a message dropped for all of them is accepted and not kept."""
+        """Apply the rules for each recipient. A message dropped for all recipients is accepted, but not kept."""
         if content.size > self._reception.settings.max_size:
             return super()._take(content)
         decisions, reply, seconds = self._ask_each(Moment.MESSAGE, OK)

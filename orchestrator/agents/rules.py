@@ -1,8 +1,8 @@
-"""Rules of a sink: faults and limits by recipient, sender and moment. The first rule that matches decides.
+"""Rules of a sink: faults and limits for a recipient, sender and moment. The first rule that matches decides.
 
 A ``greylist`` or ``rate`` rule that lets a message pass leaves the decision to the next rule.
 
-The model of a rule is the same in a bed file, in the HTTP API and on the control socket.
+Bed files, the HTTP API and the control socket share one model of a rule.
 """
 
 import math
@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Moment(StrEnum):
-    """Moment at which rules apply: before the reply to a command, or to the end of the data."""
+    """Moment at which rules apply: before the sink replies to a command or to the end of the data."""
 
     CONNECT = "connect"
     EHLO = "ehlo"
@@ -56,7 +56,7 @@ class Action(StrEnum):
     RATE = "rate"
     """Defer every match above ``per_minute`` in the last minute."""
     PACE = "pace"
-    """Delay replies, so that at most ``per_second`` matches are accepted; refuses nothing."""
+    """Delay replies so that at most ``per_second`` matches a second are accepted; refuse none."""
     DROP = "drop"
     """Accept the message and discard it."""
 
@@ -71,7 +71,7 @@ _MOMENTS: Mapping[Action, tuple[Moment, ...]] = {
     Action.BOUNCE: (Moment.MESSAGE,),
     Action.DROP: (Moment.MESSAGE,),
 }
-"""Actions limited to some moments -> these moments; the first is the default."""
+"""Action that can apply at some moments only -> these moments, the default first."""
 _REPLIES: Mapping[Action, tuple[str, str]] = {
     Action.DEFER: ("4", "451 4.3.0 Try again later"),
     Action.REJECT: ("5", "550 5.7.1 Rejected"),
@@ -79,9 +79,9 @@ _REPLIES: Mapping[Action, tuple[str, str]] = {
     Action.RATE: ("4", "450 4.7.1 Too many messages, try again later"),
     Action.DISCONNECT: ("4", ""),
 }
-"""Actions with a reply -> first digit and default of the reply."""
+"""Action with a reply -> first digit of the reply code, and default reply."""
 _GREETINGS = {"4": "421", "5": "554"}
-"""Code of a default reply on connect, by its first digit (RFC 5321, 4.3.2)."""
+"""First digit -> code of the default reply in place of a greeting (RFC 5321, 4.3.2)."""
 _NEEDS: Mapping[Action, str] = {
     Action.GREYLIST: "delay_s",
     Action.TARPIT: "delay_s",
@@ -91,7 +91,7 @@ _NEEDS: Mapping[Action, str] = {
 _TAKES: Mapping[Action, tuple[str, ...]] = {Action.BOUNCE: ("delay_s",)}
 _ONLY_SOME = ("delay_s", "per_minute", "per_second")
 MOST_TRIPLES = 100_000
-"""Maximum number of triples that a greylisting rule remembers; the oldest are dropped first."""
+"""Maximum number of triples (client, sender, recipient) that a greylist rule keeps; the oldest are dropped first."""
 MOST_PER_MINUTE = 100_000
 
 Reply = Annotated[str, Field(pattern=r"^[45][0-9]{2}( [245]\.[0-9]{1,3}\.[0-9]{1,3})?( [!-~][ -~]{0,399})?$")]
@@ -106,11 +106,11 @@ class Rule(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
 
     to: Address | None = None
-    """Recipient, with ``*`` and ``?``; letters of either case. Default: any."""
+    """Recipient; may contain the wildcards ``*`` and ``?``; case does not matter. Default: any."""
     from_: Annotated[Address | None, Field(alias="from")] = None
     """Envelope sender, as a pattern like ``to``; ``<>`` is the empty sender."""
     on: Moment | None = None
-    """Default: ``rcpt``; for bounce and drop ``message``."""
+    """Moment of the rule. Default: ``message`` for bounce and drop, ``rcpt`` for all other actions."""
     then: Action
     reply: Reply | None = None
     times: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
@@ -151,7 +151,7 @@ class Rule(BaseModel):
         return self.on or _MOMENTS.get(self.then, (Moment.RCPT,))[0]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the keys that are set, as a bed file has them."""
+        """Return the keys that are set, with their names in a bed file."""
         return self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
 
     def answer(self) -> str:
@@ -164,7 +164,7 @@ class Rule(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transaction:
-    """Facts of a session that the conditions of rules are compared with."""
+    """Facts of a session; the conditions of rules are compared with these facts."""
 
     client: str = ""
     """IP address."""
@@ -189,7 +189,7 @@ class Decision:
     delay_s: float = 0.0
     """Delay of the reply in seconds; for ``bounce``, delay of the notification."""
     give_back: Callable[[], None] = field(default=_nothing, compare=False)
-    """Gives back the turn of a ``pace``; called if the client leaves before ``delay_s``."""
+    """Gives the turn back to a ``pace`` rule; called if the client leaves before ``delay_s``."""
 
 
 PASSED = Decision(rule=0, action=Action.ACCEPT)
@@ -210,9 +210,9 @@ class RuleInForce:
     recent: deque[float] = field(default_factory=deque)
     """Times of the matches accepted within the last minute."""
     due: float = -math.inf
-    """Time of the newest turn of a pace."""
+    """Time of the newest turn of a ``pace`` rule."""
     free: list[float] = field(default_factory=list)
-    """Turns that were given back, the earliest first (heapq)."""
+    """Times of the turns that were given back; a heap (heapq)."""
 
     def count_match(self, transaction: Transaction) -> bool:
         """Count a match of the patterns, and return whether the rule applies to it."""
@@ -282,7 +282,7 @@ class Rules:
     ) -> None:
         self._clock = clock
         self._fold = fold
-        """Makes patterns and addresses comparable."""
+        """Folds patterns and addresses to one spelling before they are compared."""
         self.ids = ids or count(1)
         """Ids of new rules."""
         self.replace(rules)
@@ -291,7 +291,7 @@ class Rules:
         return bool(self.in_force)
 
     def replace(self, rules: Sequence[Rule]) -> None:
-        """Put rules in force instead of all others; hits begin at 0."""
+        """Replace all rules in force by these rules; hits begin at 0."""
         self._put([self._new(rule) for rule in rules])
 
     def add(self, rule: Rule) -> RuleInForce:
@@ -301,7 +301,7 @@ class Rules:
         return added
 
     def remove(self, id_: int) -> RuleInForce:
-        """Remove a rule and return it.
+        """Remove a rule, and return the removed rule.
 
         Raises:
             KeyError: no rule in force has this id.
@@ -324,7 +324,7 @@ class Rules:
             self._at[kept.rule.moment].append(kept)
 
     def decide(self, moment: Moment, transaction: Transaction) -> Decision:
-        """Return the decision of a moment's first matching rule that does not let the message pass; else ``PASSED``."""
+        """Return the decision of the moment's first matching rule that does not let the message pass, or ``PASSED``."""
         if not (rules := self._at.get(moment)):
             return PASSED
         sender, recipient = (known and self._fold(known) for known in (transaction.sender, transaction.recipient))
@@ -336,7 +336,7 @@ class Rules:
 
 
 def glob(pattern: str | None) -> re.Pattern[str] | None:
-    """Compile ``*`` and ``?``; brackets stand for themselves, as in an address literal. ``None``: anything matches."""
+    """Compile a pattern with the wildcards ``*`` and ``?``; brackets are plain text. ``None``: no condition."""
     if pattern is None or pattern == "*":
         return None
     return re.compile(translate(pattern.replace("[", "[[]")), re.IGNORECASE)

@@ -1,9 +1,9 @@
-"""The sink's side of one SMTP connection (RFC 5321): takes, checks and accounts for every message.
+"""The sink's side of one SMTP connection (RFC 5321): accepts, checks and accounts for every message.
 
 Source routes are ignored (appendix C), VRFY verifies nothing (3.5.3), EXPN is not implemented (3.5.2).
 
-Extensions: PIPELINING (RFC 2920; the replies to a group of commands leave in one write), SIZE (RFC 1870), 8BITMIME
-(RFC 6152), ENHANCEDSTATUSCODES (RFC 2034), and with a certificate STARTTLS (RFC 3207).
+Extensions: PIPELINING (RFC 2920; one write sends the replies to a group of commands), SIZE (RFC 1870), 8BITMIME
+(RFC 6152), ENHANCEDSTATUSCODES (RFC 2034); STARTTLS (RFC 3207) only with a certificate.
 """
 
 import asyncio
@@ -19,24 +19,24 @@ from orchestrator.agents.path import MAX_PATH, Argument, PathTooLong, read
 
 HOST = b"sink.test"
 COMMAND_LIMIT = 1024
-"""Octets of a command line: the 512 of RFC 5321, 4.5.3.1.4, and room for the parameters of extensions."""
+"""Maximum octets of a command line: RFC 5321, 4.5.3.1.4, has 512; extensions need more for their parameters."""
 MOST_RECIPIENTS = 100
-"""Maximum recipients of one message: the least that RFC 5321, 4.5.3.1.8, allows."""
+"""Maximum recipients of one message; RFC 5321, 4.5.3.1.8, requires at least 100."""
 
 _USUAL_PATH = rb"<[A-Za-z0-9_+=-]{1,64}@([A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*(?:\.[A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*)*)>"
 _USUAL_MAIL = re.compile(rb"MAIL FROM:" + _USUAL_PATH + rb"(?: SIZE=(\d{1,20}))?")
 _USUAL_RCPT = re.compile(rb"RCPT TO:" + _USUAL_PATH)
-"""The forms that nearly every client sends. ``path`` reads the whole grammar, but takes eight times as long."""
+"""Patterns of the forms that nearly every client sends; ``path`` parses any form, but takes eight times as long."""
 _USUAL_LENGTH = len(b"RCPT TO:") + MAX_PATH
 _HELLO = re.compile(rb"[A-Za-z]{4} +[!-~\x80-\xff][ -~\x80-\xff]*")
-"""EHLO and HELO; any name is accepted, but a bare CR or LF does not end a line (RFC 5321, 2.3.8)."""
+"""EHLO or HELO with any name; the name holds no bare CR or LF, because neither ends a line (RFC 5321, 2.3.8)."""
 _VERB_ENDS = (b"", b" ")
 _BODY = (b"BODY=7BIT", b"BODY=8BITMIME")
 _SIZE = re.compile(rb"SIZE(?:=(\d{1,20}))?")
 _AT_ONCE = 512
-"""Octets of a pipeline that are read before other connections have their turn."""
+"""Octets of a pipeline that a session reads before other connections get their turn."""
 _EARLY_S = 0.001
-"""Added to every delay, because the event loop rounds timers down to whole milliseconds."""
+"""Seconds added to every delay, because the event loop rounds timers down to whole milliseconds."""
 HANDSHAKE_S = 30.0
 
 _CRLF = b"\r\n"
@@ -73,7 +73,7 @@ class Reception:
     def __init__(self, books: Books, settings: SinkSettings, most: int, tls: ssl.SSLContext | None = None) -> None:
         self.books = books
         self.most = most
-        """Maximum number of concurrent connections; further ones get 421."""
+        """Maximum number of concurrent connections; further connections get the reply 421."""
         self.tls = tls
         """TLS context with the certificate; ``None``: no STARTTLS."""
         self.settings = settings
@@ -81,7 +81,7 @@ class Reception:
         """Reply to EHLO before and after STARTTLS."""
 
     def extensions(self, *, secure: bool) -> list[bytes]:
-        """Return the keywords of the extensions that EHLO names."""
+        """Return the keywords of the extensions for the reply to EHLO."""
         starttls = [] if self.tls is None or secure else [b"STARTTLS"]
         size = b"SIZE %d" % self.settings.max_size
         return [b"PIPELINING", size, b"8BITMIME", *starttls, b"ENHANCEDSTATUSCODES"]
@@ -93,7 +93,7 @@ def _reply_to_ehlo(extensions: list[bytes]) -> bytes:
 
 
 class Session(asyncio.Protocol):
-    """One connection. Memory: an unfinished command line, 100 recipients, and ``Content``."""
+    """One connection. Its memory holds an unfinished command line, at most 100 recipients, and a ``Content``."""
 
     __slots__ = (
         "_content", "_counted", "_delay", "_dialled", "_full", "_greeted", "_held", "_line", "_overlong", "_reception",
@@ -113,9 +113,9 @@ class Session(asyncio.Protocol):
         self._recipients: list[int] = []
         self._content: DataReader | None = None
         self._delay: asyncio.Handle | asyncio.Future[None] | None = None
-        """Why the client's data waits: a delayed reply, a TLS handshake, or other connections' turn."""
+        """Reason why the client's data waits: a delayed reply, a TLS handshake, or the turn of other connections."""
         self._full = False
-        """Whether the client has stopped reading the replies; its data waits until it reads again."""
+        """Whether the client has stopped reading the replies; its data waits until the client reads again."""
         self._held = b""
         self._secure: asyncio.Future[None] | None = None
         """The TLS handshake, once STARTTLS was answered."""
@@ -160,7 +160,7 @@ class Session(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Read commands and content, and answer them in one write."""
         if self._delay is not None or self._full:
-            self._held += data  # pause only once data comes: a paused transport notices no end of the connection
+            self._held += data  # pause only after data has come: a paused transport does not notice a closed connection
             if self._transport is not None:
                 self._transport.pause_reading()
             return
@@ -248,7 +248,7 @@ class Session(asyncio.Protocol):
         return OK, seconds
 
     def _answer_later(self, reply: bytes, seconds: float, replies: list[bytes]) -> None:
-        """Hold back a reply, and the data that the client sent after it; other connections go on."""
+        """Delay a reply, and hold back the data that the client sent meanwhile; other connections are not delayed."""
         transport = cast("asyncio.Transport", self._transport)
         transport.write(b"".join(replies))
         replies.clear()
@@ -384,7 +384,7 @@ class Session(asyncio.Protocol):
         self._secure = self._delay = asyncio.ensure_future(self._shake_hands(transport))
 
     async def _shake_hands(self, transport: asyncio.Transport) -> None:
-        """Continue inside TLS; a failed handshake ends the connection. Data waits until replies can go out in TLS."""
+        """Do the TLS handshake; a failure ends the connection. The client's data waits until replies go out in TLS."""
         context = cast("ssl.SSLContext", self._reception.tls)
         try:
             secured = await asyncio.get_running_loop().start_tls(
@@ -392,7 +392,7 @@ class Session(asyncio.Protocol):
             )
         except (OSError, ssl.SSLError):
             transport.abort()
-            self.connection_lost(None)  # the event loop does not call it after a reset
+            self.connection_lost(None)  # after a reset, the event loop does not call this method
             return
         if secured is not None and self._transport is not None:
             self._transport = secured

@@ -1,11 +1,11 @@
-"""The sink: takes all mail on all addresses of its container, and accounts for every message.
+"""The sink: accepts all mail on all addresses of its container, and accounts for every message.
 
 ::
 
     python3 -m orchestrator.agents.sink [--domains FILE --prefix 198.18.16.0/20]
 
-Prints JSON lines: ``{"event": "listening", ...}`` once it serves, ``{"tick": SinkTick}`` once a second for each run
-with new mail, ``{"complete": RUN}`` once the run reaches the count given to ``control expect``. SIGTERM ends it.
+Prints JSON lines: ``{"event": "listening", ...}`` once the sink serves, ``{"tick": SinkTick}`` once a second for each
+run with new mail, ``{"complete": RUN}`` once a run has the count of ``control expect``. SIGTERM ends the sink.
 """
 
 import argparse
@@ -31,14 +31,14 @@ from orchestrator.agents.output import say
 from orchestrator.agents.session import Reception, Session
 
 BACKLOG = 4096
-"""Backlog of listen(2), which net.core.somaxconn limits: thousands of relay processes may connect at once."""
+"""Backlog of listen(2): thousands of relay processes may connect at once. net.core.somaxconn limits the backlog."""
 _SPARE_FDS = 64
 _CONTROL_LIMIT = 64 * 1024
 """Octets of one request over the control socket."""
 
 
 def listen(host: str, port: int, backlog: int) -> socket.socket:
-    """Open a listening socket; ``port`` 0 takes a free one."""
+    """Open a listening socket; ``port`` 0 takes a free port."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     opened = socket.socket(family, socket.SOCK_STREAM)
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -51,7 +51,7 @@ def listen(host: str, port: int, backlog: int) -> socket.socket:
 
 
 def listen_locally(path: Path) -> socket.socket:
-    """Open the control socket, for this user only; replaces the socket of a killed sink."""
+    """Open the control socket, for this user only; first removes a socket left by a killed sink."""
     path.unlink(missing_ok=True)
     opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     opened.bind(str(path))
@@ -86,7 +86,7 @@ class Control(asyncio.Protocol):
 
 
 def obey(books: Books, words: list[str]) -> dict[str, Any]:
-    """Carry out a request; raises ValueError if it is unknown or fails."""
+    """Carry out a request; raises ValueError if the request is unknown or fails."""
     match words:
         case ["begin", str(run)]:
             return books.begin(run).tick().to_dict()
@@ -127,7 +127,7 @@ async def run(
     say({"event": "listening", "port": port, "addresses": hosts})
     tick(reception.books)
     await ended.wait()
-    os._exit(0)  # skips closing ten thousand connections one by one
+    os._exit(0)  # ends at once, without closing thousands of connections one by one
 
 
 def main() -> None:
@@ -150,7 +150,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     backlog = min(BACKLOG, files // 8)
     # Without free file descriptors, the event loop would close its listening sockets for good. So the sink refuses
-    # further connections before that, while enough descriptors for a full backlog are free.
+    # further connections earlier: enough descriptors for a full backlog stay free.
     most = files - 2 * backlog - _SPARE_FDS
     domains = options.domains.read_text(encoding="ascii").split() if options.domains else []
     tls = None

@@ -14,14 +14,14 @@ if TYPE_CHECKING:  # an import cycle at run time
     from orchestrator.agents.load import Load
 
 WAIT = -1
-"""From ``Load.take``: no message is due for this connection; the load calls ``go`` when one is."""
+"""Result of ``Load.take``: no message is due for this connection; the load calls ``go`` once a message is due."""
 DONE = -2
-"""From ``Load.take``: this connection gets no further message."""
+"""Result of ``Load.take``: this connection gets no further message."""
 REPLY_LIMIT = 64 * 1024
 """Maximum octets of an unfinished reply line (RFC 5321, 4.5.3.1.5, allows 512)."""
 
 HOST = "load.nodes.test"
-"""Name in EHLO; the bed's DNS has it, because servers may look it up."""
+"""Name in EHLO; the bed's DNS has a record of this name, because servers may look it up."""
 _EHLO = b"EHLO %b\r\n" % HOST.encode()
 _HELO = b"HELO %b\r\n" % HOST.encode()
 _DATA = b"DATA\r\n"
@@ -81,7 +81,7 @@ class Connection(asyncio.Protocol):
         self._load = load
         self._transport: asyncio.Transport | None = None
         self.budget = budget
-        """Number of messages that this connection may yet send."""
+        """Number of further messages that this connection may send."""
         self.first = first
         """Next sequence number, if the load gave this connection a range of messages."""
         self.stop = stop
@@ -105,7 +105,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the greeting."""
         self._transport = transport  # type: ignore[assignment]
-        if self.state is SessionState.CLOSED:  # given up before it was established
+        if self.state is SessionState.CLOSED:  # ``give_up`` was called before the connection was established
             transport.abort()  # type: ignore[attr-defined]
             return
         self.state = SessionState.GREETING
@@ -130,13 +130,13 @@ class Connection(asyncio.Protocol):
             self.give_up("reply too long")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Account for the unanswered message."""
+        """Account for the lost connection and its unanswered message."""
         self.lost(type(exc).__name__ if exc is not None else "connection closed")
 
     # calls of the load
 
     def lost(self, cause: str) -> None:
-        """Account for the end of a connection that was lost, or never established."""
+        """Account for a connection that was lost, or was never established."""
         state, self.state = self.state, SessionState.CLOSED
         if state is SessionState.CLOSED:
             return
@@ -179,7 +179,7 @@ class Connection(asyncio.Protocol):
         )
 
     def quit(self) -> None:
-        """Send QUIT; the server closes first, so that TIME-WAIT takes no port of the generator."""
+        """Send QUIT, and let the server close first: then no port of the generator stays in TIME-WAIT."""
         if self._quit_sent:
             self.state = SessionState.QUIT
             return
@@ -295,7 +295,7 @@ class Connection(asyncio.Protocol):
 
 
 def cause_of(line: bytes) -> str:
-    """Return the key for counting a reply: its code, and its enhanced code (RFC 3463) if present."""
+    """Return the cause that a reply counts under: its code and, if present, its enhanced code (RFC 3463)."""
     code = line[:3].decode("ascii", "replace")
     enhanced = _ENHANCED.match(line)
     return code if enhanced is None else f"{code} {enhanced[1].decode('ascii')}"

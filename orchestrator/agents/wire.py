@@ -1,4 +1,4 @@
-"""The test message on the wire: stamped by the generator, read again by the sink.
+"""The test message on the wire: the generator writes a stamp into the message, and the sink reads the stamp.
 
 ::
 
@@ -8,9 +8,9 @@
 
     body
 
-``due`` and ``sent`` are CLOCK_MONOTONIC in nanoseconds: all containers of a bed share one kernel. ``len`` and ``crc``
-(CRC-32) are the body's, without dot-stuffing and with the CRLF of its last line. A relay adds fields on top (RFC 5321,
-4.4), and must not change the body.
+``due`` and ``sent`` are CLOCK_MONOTONIC in nanoseconds: all containers of a bed share one kernel. ``len`` is the
+length of the body and ``crc`` its CRC-32, without dot-stuffing and with the CRLF of the last line. A relay adds fields
+on top (RFC 5321, 4.4), and must not change the body.
 """
 
 import re
@@ -23,7 +23,7 @@ from zlib import crc32
 END = b"\r\n.\r\n"
 """The end of the data (RFC 5321, 4.1.1.4). Its first CRLF belongs to the last line of the message."""
 MAX_SEQ = 1 << 27
-"""Upper bound of sequence numbers: limits a bitmap to 16 MiB, even if a number is garbled."""
+"""Exclusive upper bound of sequence numbers: limits a bitmap to 16 MiB, even if a number is garbled."""
 MIN_BODY = 2
 """Minimum octets of a body: one CRLF."""
 MAX_BODY = 50 * 1024 * 1024
@@ -48,7 +48,7 @@ _LINES = (
 
 
 MAX_ADDRESS = 254
-"""Octets of an address: a path has 256 with its angle brackets (RFC 5321, 4.5.3.1.3)."""
+"""Maximum octets of an address; a path may have 256, with its angle brackets (RFC 5321, 4.5.3.1.3)."""
 
 
 class Stamp(NamedTuple):
@@ -59,7 +59,7 @@ class Stamp(NamedTuple):
     due: int
     """Due time: CLOCK_MONOTONIC, ns."""
     sent: int
-    """CLOCK_MONOTONIC, ns, when MAIL was written."""
+    """Time at which MAIL was written: CLOCK_MONOTONIC, ns."""
     length: int
     """Length of the body, in octets."""
     crc: int
@@ -94,7 +94,7 @@ def stuffed(body: bytes) -> bytes:
 
 
 def recipients_of(domains: Sequence[str], recipients: Iterable[str]) -> list[list[bytes]]:
-    """Return the addresses of each domain; a local part alone gives an address in every domain.
+    """Return the addresses of each domain; a recipient that is only a local part has an address in every domain.
 
     Raises ValueError if a domain has no recipient, or an address is outside these domains.
     """
@@ -117,7 +117,7 @@ def recipients_of(domains: Sequence[str], recipients: Iterable[str]) -> list[lis
 
 
 class Composer:
-    """Makes the messages of one load; a body is made once for each size and shared by all its messages."""
+    """Makes the messages of one load. There is one body for each size; all messages of this size share the body."""
 
     __slots__ = ("_bodies", "_date", "_fields", "_recipients", "_second", "_sizes", "mail")
 
@@ -128,7 +128,7 @@ class Composer:
         self._sizes = sizes
         bodies = {size: make_body(size) for size in set(sizes)}
         # For each size: length and CRC, and the body. The last CRLF of the body is the first CRLF of END, so the body
-        # is stored without it.
+        # is stored without this CRLF.
         self._bodies = {
             size: (b"%d crc=%08x" % (size, crc32(body)), stuffed(body)[:-2] + END) for size, body in bodies.items()
         }
@@ -142,12 +142,12 @@ class Composer:
         self._date = b""
 
     def recipient(self, seq: int, domain: int) -> bytes:
-        """Return the recipient of a message to the domain of this index; the domain's addresses take turns."""
+        """Return the recipient of message ``seq`` to the domain with this index; the domain's addresses take turns."""
         addresses = self._recipients[domain]
         return addresses[seq // len(self._recipients) % len(addresses)]
 
     def rcpt(self, seq: int, domain: int) -> bytes:
-        """Return the command RCPT for a message to the domain of this index."""
+        """Return the command RCPT of message ``seq`` to the domain with this index."""
         return b"RCPT TO:<%b>\r\n" % self.recipient(seq, domain)
 
     def content(self, seq: int, domain: int, due: int, sent: int) -> bytes:

@@ -1,7 +1,7 @@
-"""Services, one module each: a new kind of server is a new module here that defines ``SERVICE``.
+"""Services: one module for each kind of server; the module defines ``SERVICE``.
 
-A service names its role and its image, and renders a node: files, command, limits. It does not import the engine.
-``known()`` finds all services; the contract tests check each one.
+A service declares its role and image, and renders a node: files, command, limits. No service imports the engine.
+``known()`` finds all services; the contract tests check each service.
 """
 
 import importlib
@@ -30,7 +30,7 @@ class Role(StrEnum):
     """Function of a node in a bed."""
 
     GATE = "gate"
-    """Stands before the DNS server; other nodes query the gate instead."""
+    """Stands before the DNS server; other nodes query the gate, not the server."""
     DNS = "dns"
     RELAY = "relay"
     SINK = "sink"
@@ -43,9 +43,9 @@ class Purpose(StrEnum):
     MEASURE = "measure"
     """The load whose figures are the result of the run."""
     CALIBRATE = "calibrate"
-    """A load without a relay, which measures the throughput of generator and sink."""
+    """A load without a relay, to measure the throughput of generator and sink."""
     PROBE = "probe"
-    """A short load that shows whether a number of connections is enough."""
+    """A short load, to find out whether a number of connections is enough."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,11 +59,11 @@ class Site(Generic[S]):
     """The node's service address."""
     v6: IPv6Address
     addresses: tuple[IPv4Address, ...]
-    """All real addresses of the node (without ``block``), the service address first; each has an IPv6 twin."""
+    """Addresses of the node, without ``block``; the service address is first. Each has a corresponding IPv6 address."""
     lab: IPv4Network
     lab6: IPv6Network
     block: IPv4Network | None
-    """Prefix of the delivery addresses, if the node takes the bed's mail; the node answers on all of them."""
+    """Prefix of the delivery addresses, if the node accepts the bed's mail; the node answers on all these addresses."""
     nodes: Mapping[str, IPv4Address]
     """The service address of every node of the bed, by name."""
     first: Mapping[Role, IPv4Address]
@@ -79,7 +79,7 @@ class Site(Generic[S]):
     zones: Mapping[str, str]
     """The user's own zones: name -> text."""
     workers: int
-    """Number of CPUs that the node may use; by default a daemon starts as many threads."""
+    """Number of CPUs that the node may use; by default, a daemon starts one thread for each CPU."""
     files: Mapping[str, str] = field(default_factory=dict)
     """The user's own files for the node: absolute path -> text."""
 
@@ -89,7 +89,7 @@ class Override:
     """A setting in a user's own file that the bed overrides."""
 
     setting: str
-    """Name of the setting, after its file or entry."""
+    """Name of the setting, with the file or the entry in front."""
     old: str | None
     """The user's value; ``None`` if not set."""
     new: str | None
@@ -109,17 +109,17 @@ class Rendered:
     files: Mapping[str, bytes] = field(default_factory=dict)
     """Absolute path -> content."""
     taken: frozenset[str] = frozenset()
-    """Paths of user files merged into ``files`` or left out; the node gets the other user files as they are."""
+    """Paths of user files that ``files`` includes or leaves out; the node gets all other user files unchanged."""
     changes: tuple[Override, ...] = ()
     """Changes to the user's own files and settings."""
     detours: tuple[str, ...] = ()
-    """The user's settings that can route mail elsewhere than to its domain's MX: ``name = value``."""
+    """The user's settings that can route mail to another host than its domain's MX: ``name = value``."""
     publish: tuple[str, ...] = ()
-    """Ports of the service address that the host may reach on its 127.0.0.1, such as ``25/tcp``."""
+    """Ports of the service address that can be published on the host's 127.0.0.1, such as ``25/tcp``."""
     fds: int = 64
     """Maximum number of file descriptors that the node's busiest process needs."""
     fd_limit: int | None = None
-    """The daemon's own limit of file descriptors, independent of the host's; ``None`` if it has none."""
+    """The daemon's own limit of file descriptors, whatever the host's limit is; ``None``: no such limit."""
     memory_mb: int = 64
     """Expected memory, in MiB."""
     enumerates6: bool = False
@@ -136,7 +136,7 @@ class Queued:
     recipients: Mapping[str, str]
     """Remaining recipient -> reason of the last failed attempt; empty before the first attempt."""
     state: str
-    """``deferred``: waits for its next attempt; ``hold``: waits for the administrator; any other: is on its way."""
+    """``deferred``: waits for the next attempt; ``hold``: waits for the administrator; any other state: on its way."""
 
     @property
     def on_its_way(self) -> bool:
@@ -149,11 +149,11 @@ class Listing:
     """Commands that list a relay's queue."""
 
     command: tuple[str, ...]
-    """Command that lists the queue; misses no message that moves meanwhile."""
+    """Command that lists the queue, including each message that moves meanwhile."""
     read: Callable[[str], Sequence[Queued]]
-    """Converts the command's output. A message that moved meanwhile may lack sender and recipients."""
+    """Converts the output of ``command``. A message that moved meanwhile may have no sender and no recipients."""
     head: Callable[[str], tuple[str, ...]]
-    """Command that prints the header section of a message, by its id; it fails once the message has left."""
+    """Id of a message -> command that prints the header section; it fails if the message has left the queue."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,16 +162,16 @@ class Queue:
 
     command: tuple[str, ...]
     length: Callable[[str], int]
-    """Converts the command's output to the number of messages."""
+    """Converts the output of ``command`` to the number of messages."""
     flush: tuple[str, ...] | None = None
     """Command that retries every queued message now; ``None``: the relay has no such command."""
     listing: Listing | None = None
-    """``None``: the relay cannot list its queue."""
+    """Commands that list the queue; ``None``: the relay has no such commands."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trouble:
-    """Lines of a relay's log that report the same trouble."""
+    """One kind of trouble, and the lines of a relay's log that report it."""
 
     reason: str
     """The lines' common text, with placeholders for hosts, addresses, queue ids and numbers."""
@@ -185,93 +185,93 @@ class RelayLog:
     """Figures from a relay's log."""
 
     hops: Mapping[str, HdrHistogram]
-    """Name of the hop, in path order -> durations in microseconds, one for each delivery attempt."""
+    """Name of a hop -> durations in microseconds, one for each delivery attempt. Hops are in the order of the path."""
     statuses: Mapping[str, int]
-    """Delivery attempts by outcome, in the relay's own words: ``sent``, ``deferred``, ``SOFTBOUNCE``, ..."""
+    """Outcome in the relay's own words (``sent``, ``deferred``, ``SOFTBOUNCE``, ...) -> number of delivery attempts."""
     queue: Sequence[tuple[float, int]]
     """Unix time and queue length at the end of each second in which the length changed."""
     troubles: Sequence[Trouble]
-    """Troubles by reason, the most frequent first."""
+    """One trouble for each reason, the most frequent first."""
 
 
 class Service(ABC, Generic[S]):
-    """One kind of server; its class overrides the defaults that do not fit."""
+    """One kind of server; a subclass overrides the defaults that do not fit its server."""
 
     name: str
     role: Role
     image: str
-    """The folder under images/ from which the image is built."""
+    """Name of the folder in images/ from which the image is built."""
     settings: type[S]
     """Model of the node's ``settings`` in a bed file."""
     ready: re.Pattern[str]
-    """Log line printed once the daemon serves."""
+    """Pattern of the log line that the daemon prints once it serves."""
     capabilities: tuple[str, ...] = ()
     """Capabilities of the daemon (capabilities(7), without ``CAP_``)."""
     takes_mail: bool = False
     """Whether the node answers on the delivery address of every domain (AnyIP)."""
     version: tuple[str, ...] = ()
-    """Command whose first output is the daemon's version; empty: no such command."""
+    """Command that prints the daemon's version first; empty: there is no such command."""
     queue: Queue | None = None
     """The mail queue of a relay."""
     restart: tuple[str, ...] = ()
-    """Command that restarts the daemon in its container, and ends once it serves again; empty: no such command."""
+    """Command that restarts the daemon in its container, and waits until the daemon serves; empty: no such command."""
     control: tuple[str, ...] = ()
-    """Command that takes a request as its last words (``agents.control``). A sink with such a command accounts for each
-    message, and counts unnumbered messages of other generators."""
+    """Start of a command; the words of a request follow (``agents.control``). A sink with such a command accounts for
+    each message, and counts messages without a sequence number."""
     relays: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
-    """For a sink: name of a relay service -> the settings that the relay needs in a bed with this sink."""
+    """Only for a sink: name of a relay service -> settings that this relay needs in a bed with the sink."""
 
     @abstractmethod
     def render(self, site: Site[S]) -> Rendered:
         """Render one node of this kind."""
 
     def addresses(self, files: Mapping[str, str], families: Families) -> int:  # noqa: ARG002
-        """Return the number of addresses that a node needs for the user's own files."""
+        """Return the number of addresses that the user's own files require of a node."""
         return 1
 
     def verify(self, files: Mapping[str, bytes]) -> None:
-        """Check the files of a node without starting the daemon; raises InvalidInput if they are invalid."""
+        """Check the files of a node without starting the daemon; raises InvalidInput if a file is invalid."""
 
     def read_log(self, lines: Iterable[tuple[float, str]]) -> RelayLog | None:  # noqa: ARG002
-        """Read a relay's log (Unix time and text of each line); ``None``: it does not record every delivery."""
+        """Read a relay's log (Unix time and text of each line); ``None``: the log does not record every delivery."""
         return None
 
 
 class GeneratesLoad(Service[S]):
-    """A load generator: its node waits, and sends each ordered load."""
+    """A load generator. Its node waits for orders, and sends one load for each order."""
 
     role = Role.LOAD
-    # The shell reaps orphans of an exec, and its trap ends it at once on SIGTERM.
+    # The shell reaps orphans of an exec. Its trap ends the shell at once on SIGTERM.
     wait = ("sh", "-c", "trap 'exit 0' TERM; echo waiting for orders; sleep infinity & wait")
-    """Start command of its container, which waits for an exec."""
+    """Start command of the generator's container; it only waits, and each load is an exec."""
     ready = re.compile(r"^waiting for orders$")
     burst_s: float = TICK_S
-    """Period of the bursts, in seconds; they start at its multiples in Unix time. Rates are means of whole periods."""
+    """Period of the bursts, in seconds. They start at its multiples in Unix time. Rates are means of whole periods."""
     numbers: bool = False
-    """Whether messages are numbered, so that each is accounted for, and can go straight to each domain's address."""
+    """Whether messages are numbered. A numbered message is accounted for, and can go straight to a domain's address."""
     most_per_minute: float | None = None
-    """The generator's own limit, in messages a minute, however fast the server is."""
+    """The generator's own limit, in messages a minute, at any speed of the server; ``None``: no such limit."""
 
     @abstractmethod
     def command(self, order: LoadOrder) -> tuple[str, ...]:
-        """Return the command that sends a load; raises InvalidInput if the generator cannot send it."""
+        """Return the command that sends a load; raises InvalidInput if the generator cannot send this load."""
 
     @abstractmethod
     def read(
         self, printed: Iterable[str], order: LoadOrder, tick: Callable[[dict[str, Any]], None]
     ) -> LoadReport | None:
-        """Read the command's output as a stream; call ``tick`` with each tick. ``None`` if no report was printed."""
+        """Read the command's output as a stream; call ``tick`` with each tick. ``None``: the output has no report."""
 
 
 class OpensFiles(Protocol):
     """A server whose number of open files follows from its settings."""
 
     def open_files(self, addresses: int, workers: int, release: str) -> int:
-        """Return an idle server's number of open files; ``addresses``: those it listens on, of both families."""
+        """Return an idle server's number of open files; ``addresses``: number of listening addresses, both families."""
         ...
 
     def most_files(self, release: str, max_sockets: int | None = None) -> int | None:
-        """Return the daemon's own limit of open files, or ``None``; ``max_sockets``: the node's setting, if any."""
+        """Return the daemon's own limit of open files, or ``None``; ``max_sockets``: the setting of the node."""
         ...
 
 
@@ -280,15 +280,15 @@ class TakesUpdates(Protocol):
     """A DNS server whose records can be changed while it runs."""
 
     def update(self, plan: Mapping[str, bytes], address: str, lines: Sequence[str]) -> tuple[str, ...] | None:
-        """Return the command that makes these changes (lines of nsupdate(1)) at the server with this address.
+        """Return the command that sends these changes (lines of nsupdate(1)) to the server at this address.
 
-        ``plan``: the files of the server's node. ``None``: this node takes no changes.
+        ``plan``: the files of the server's node. ``None``: this node accepts no changes.
         """
         ...
 
 
 def require_v4(site: Site[Any], program: str) -> None:
-    """Raise InvalidInput if the bed has no IPv4; for a node whose program has no IPv6."""
+    """Raise InvalidInput if the bed has no IPv4. To be called for a program without IPv6."""
     if not site.families.has_v4:
         raise InvalidInput(
             f"IPv4 for node {site.node}: {program} has no IPv6",
@@ -326,7 +326,7 @@ def most_per_minute(name: str) -> float | None:
 
 
 def schema() -> dict[str, Any]:
-    """Return the JSON Schema of a bed file, the settings of every service included."""
+    """Return the JSON Schema of a bed file, with the settings of every service."""
     whole = Bed.model_json_schema()
     node = whole["$defs"]["NodeSpec"]
     node["properties"]["service"]["enum"] = list(known())

@@ -1,4 +1,4 @@
-"""Files that install the agents in a container: their code is not in the image, where it could be outdated."""
+"""Files that install the agents in a container. Images do not contain the agents' code: it could be outdated there."""
 
 from collections.abc import Iterable
 from functools import cache
@@ -7,13 +7,13 @@ from importlib import resources
 from orchestrator.bed.addressing import Delivery
 
 LIB = "/testbed/lib"
-"""Folder of the agents' code in a container."""
+"""Folder in a container that holds the agents' code."""
 
 PYTHON = ("env", f"PYTHONPATH={LIB}", "/opt/agents/bin/python")
 """Start of an agent's command: ``(*PYTHON, "-m", "orchestrator.agents.sink", ...)``."""
 
 DOMAINS = "/testbed/domains"
-"""File of the bed's domains, one a line, in the order of their addresses."""
+"""File of the bed's domains, one a line, in the order of their delivery addresses."""
 
 RECIPIENTS = "/testbed/recipients"
 """File of the load generator's recipients, one a line."""
@@ -36,5 +36,5 @@ def code(package: str = "") -> dict[str, bytes]:
 
 
 def files(deliveries: Iterable[Delivery]) -> dict[str, bytes]:
-    """Return the files of an agent's node: code and domains."""
+    """Return the files of a node that runs an agent: the code, and the list of domains."""
     return {**code(), DOMAINS: "".join(f"{delivery.domain}\n" for delivery in deliveries).encode()}

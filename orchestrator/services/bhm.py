@@ -1,7 +1,7 @@
-"""bhm, postal's black hole: takes the mail of every domain, over IPv4 only, and counts no messages.
+"""bhm, postal's black hole: accepts the mail of every domain, over IPv4 only, and counts no messages.
 
-Its listen backlog is 10. Once that is full, a new connection looks established to the relay, but bhm never accepts it
-and sends no greeting. bhm sleeps 1 ms for each message.
+The listen backlog of bhm is 10. Once the backlog is full, a new connection looks established to the relay, but bhm
+neither accepts the connection nor sends a greeting. bhm sleeps 1 ms for each message.
 """
 
 import re
@@ -23,7 +23,7 @@ until grep -q ' 00000000:0019 00000000:0000 0A ' /proc/net/tcp; do kill -0 $bhm;
 echo bhm listens
 wait $bhm
 """
-"""bhm prints no ready line, so the script reads the kernel's socket table (port 25, LISTEN). bhm writes to its cwd."""
+"""bhm prints no ready line, so the script looks for port 25, LISTEN, in the socket table. bhm writes to its cwd."""
 
 
 class Settings(Strict):

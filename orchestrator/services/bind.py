@@ -1,4 +1,4 @@
-"""BIND: the authoritative server for all names of a bed, and for no others."""
+"""BIND: the authoritative server for all names of a bed, and for no other names."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -16,16 +16,18 @@ _OWN = f"{DIRECTORY}/own"
 """Folder of the user's own zone files."""
 _CONF = f"{DIRECTORY}/named.conf"
 _CHECKED = ("sh", "-euc", f'named-checkconf -z {_CONF} && exec "$@"', "sh")
-"""Ends the node with BIND's own error if a zone is invalid: named would start without the zone."""
+"""Checks the zones before named starts; an invalid zone ends the node with BIND's error. named itself would start
+without this zone."""
 _BESIDE = {"bullseye": (9, 12), "bookworm": (7, 11), "trixie": (9, 6)}
-"""Open files of an idle named, listening sockets left out: a fixed number, and a number for each worker. Measured with
-1, 2, 4 and 8 workers, in 9.16.50, 9.18.49 and 9.20.30; `testbed run bind-fd-limit` measures it again."""
+"""Debian release -> open files of an idle named, without listening sockets: a fixed number, and a number for each
+worker. Measured with 1, 2, 4 and 8 workers, in 9.16.50, 9.18.49 and 9.20.30; see `testbed run bind-fd-limit`."""
 DEBIAN_MAX_SOCKETS = 21_000
-"""Default of ``-S`` in Debian's 9.16; later versions have no such limit."""
+"""Default of named's option ``-S`` in Debian's BIND 9.16; later versions have no such limit."""
 _OUTGOING_FDS = 64
 """Descriptors reserved for files and sockets that named opens briefly: outgoing sockets, TCP clients, zone files."""
 _SOCKET_B = {"bullseye": 60_000, "bookworm": 5_000, "trixie": 3_000}
-"""Bytes of memory for each listening socket, measured with 2,560 addresses; 9.16 keeps buffers for each."""
+"""Debian release -> bytes of memory for each listening socket, measured with 2,560 addresses. BIND 9.16 (bullseye)
+keeps buffers for each socket."""
 
 _RECURSIVE = "yes; allow-recursion { any; };"
 _AUTHORITATIVE = "no;                // authoritative only: other names do not exist"
@@ -37,22 +39,22 @@ class Settings(Strict):
     """Settings of BIND in a bed file."""
 
     listen: Listen = "service"
-    """Listening addresses: the service address, every lab address, or every address of the node. Each takes one socket
-    per protocol and worker."""
+    """Listening addresses: the service address, every lab address, or every address of the node. Each address takes one
+    socket per protocol and worker."""
     listen_v6: Listen | Literal["none"] | None = None
-    """IPv6 listening addresses; unset: as ``listen``."""
+    """IPv6 listening addresses. Default: the value of ``listen``."""
     workers: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """Worker threads (``-n``); unset: one for each usable CPU."""
+    """Number of worker threads (``-n``). Default: one thread for each usable CPU."""
     max_sockets: Annotated[int, Field(ge=1, le=1 << 30)] | None = None
-    """File descriptors of outgoing sockets must be below this number (``-S``); unset: the build's default, 21,000 in
-    Debian. Without effect since 9.17.20."""
+    """File descriptors of outgoing sockets must be below this number (``-S``). Default: that of the build, 21,000 in
+    Debian. The option has no effect since BIND 9.17.20."""
     update: bool = False
     """Accept dynamic updates (RFC 2136) from the node itself, signed with the session key (RFC 8945)."""
     recursion: bool = False
     """Follow a CNAME into another zone of the bed, as a resolver does; the root zone stays the bed's own."""
     resolver: bool = False
-    """Resolve and validate as named does by default: without a root zone, and with a fetch of the root's keys at the
-    start. (The fetch fails, because a bed has no route to a root server.)"""
+    """Resolve and validate as named does by default: named has no root zone, and fetches the root's keys at the start.
+    (The fetch fails, because a bed has no route to a root server.)"""
 
 
 class Bind(Service[Settings]):
@@ -93,19 +95,19 @@ class Bind(Service[Settings]):
         )
 
     def open_files(self, addresses: int, workers: int, release: str) -> int:
-        """Return the number of open files of an idle named; ``addresses``: those it listens on, of both families.
+        """Return the open files of an idle named; ``addresses``: number of listening addresses, of both families.
 
-        These are a UDP and a TCP socket for each address and worker (9.16.12 and later), and ``_BESIDE``.
+        They are a UDP and a TCP socket for each address and worker (9.16.12 and later), and the files of ``_BESIDE``.
         """
         fixed, each = _BESIDE[release]
         return addresses * 2 * workers + each * workers + fixed
 
     def most_files(self, release: str, max_sockets: int | None = None) -> int | None:
-        """Return the limit ``-S``, by default Debian's; ``None``: this release has no such limit."""
+        """Return the limit ``-S``: the setting, or else Debian's default; ``None``: this release has no such limit."""
         return max_sockets or DEBIAN_MAX_SOCKETS if release == "bullseye" else None
 
     def update(self, plan: Mapping[str, bytes], address: str, lines: Sequence[str]) -> tuple[str, ...] | None:
-        """Return the command that changes records by nsupdate(1); ``None``: the node takes no changes."""
+        """Return the nsupdate(1) command that changes the records; ``None``: the node accepts no changes."""
         if b"update-policy local" not in plan.get(_CONF, b""):
             return None
         script = "".join(f"{line}\n" for line in (f"server {address}", *lines, "send"))
@@ -118,7 +120,7 @@ class Bind(Service[Settings]):
 
 
 def _listen6(site: Site[Settings]) -> str:
-    """Return the IPv6 addresses to listen on, as in ``listen_v6``; raises InvalidInput if any are set without IPv6."""
+    """Return the value of ``listen_v6`` in force; raises InvalidInput if it names addresses in a bed without IPv6."""
     wanted = site.settings.listen_v6
     if site.families.has_v6:
         return wanted or site.settings.listen
@@ -130,9 +132,9 @@ def _listen6(site: Site[Settings]) -> str:
 
 
 def _listening(where: str, site: Site[Settings], *, real: bool) -> int:
-    """Return the number of listening addresses of one family; ``all`` adds the addresses of lo and the control network.
+    """Return the number of listening addresses of one family; ``all`` includes those of lo and the control network.
 
-    ``real``: in this family the node has all its addresses, not only its service address.
+    ``real``: the node has all its addresses in this family, not only the service address.
     """
     addresses = len(site.addresses) if real else 1
     return {"none": 0, "service": 1, "lab": addresses, "all": addresses + 2}[where]

@@ -1,4 +1,4 @@
-"""The sink: takes the mail of every domain and accounts for each message (``agents.sink``)."""
+"""The sink: accepts the mail of every domain and accounts for each message (``agents.sink``)."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""A mailbox with an HTTP API, a web page and rules: takes the mail of every domain (``agents.inbox``)."""
+"""The inbox: a mailbox for every domain of the bed, with an HTTP API, a web page and rules (``agents.inbox``)."""
 
 import json
 import re
@@ -25,13 +25,13 @@ class Settings(Strict):
     max_size: Annotated[int, Field(ge=1024, le=1 << 40)] = 50 * 1024 * 1024
     """Announced SIZE (RFC 1870), in octets."""
     max_messages: Annotated[int, Field(ge=1, le=10_000_000)] = 200_000
-    """Maximum number of kept messages; the next one gets the reply 452."""
+    """Maximum number of kept messages; further messages get the reply 452."""
     max_stored_mb: Annotated[int, Field(ge=1, le=1 << 20)] = 4096
-    """Maximum MiB of the kept messages and their index; then 452, too."""
+    """Maximum MiB of the kept messages and their index; beyond it, messages get the reply 452."""
     users: dict[Annotated[str, Field(min_length=1, max_length=255)], str] | None = None
     """Name -> password for AUTH. By default any name with any password is accepted."""
     timeout_s: Annotated[float, Field(ge=1, le=3600)] = 300.0
-    """Time limit of a command, and of each 16 KiB of a message, in seconds; then 421."""
+    """Time limit, in seconds, of a command and of each 16 KiB of a message; a slower client gets 421."""
     require_auth: bool = False
     require_tls: bool = False
     rules: tuple[Rule, ...] = ()

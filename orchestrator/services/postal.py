@@ -1,4 +1,4 @@
-"""postal, the load generator of the 2021 benchmark: the container waits for an exec.
+"""postal, the load generator of the 2021 benchmark: each load is an exec in a waiting container.
 
 postal numbers no messages and measures no latency; the sink counts the messages.
 """
@@ -8,15 +8,16 @@ from orchestrator.services import Rendered, Site, require_v4
 from orchestrator.services.third_party import Settings, ThirdParty
 
 USERS = "/testbed/users"
-"""File of one recipient in each domain, one a line: postal chooses at random."""
+"""File with one recipient of each domain, one a line; postal chooses recipients at random."""
 BURST_S = 5.0
-"""Period of postal's bursts in seconds, from its start and from each full minute; so the start is at a multiple."""
+"""Period of postal's bursts, in seconds. Periods begin at postal's start and at each full minute, so postal is started
+at a multiple of the period."""
 TOKENS = 2048
-"""Maximum number of messages that postal hands out to its threads in each burst."""
+"""Maximum number of messages that postal gives to its threads in each burst."""
 PER_MINUTE = 60 / BURST_S * TOKENS
 """Maximum messages a minute, 24,576, at any speed of the server (Debian 0.76+nmu1, measured)."""
 MOST_PER_MINUTE = 1_000_000
-"""``-r`` for a load without a rate; postal's default is 24,000."""
+"""Value of postal's option ``-r`` for a load without a rate; postal's default is 24,000."""
 
 
 class Postal(ThirdParty):
@@ -38,7 +39,7 @@ class Postal(ThirdParty):
         )
 
     def program(self, order: LoadOrder) -> tuple[str, ...]:
-        """Return postal's command; sizes are whole KB, at least 1: with ``-M 0`` some sessions hang for 60 s."""
+        """Return postal's command. Sizes are whole KB, at least 1: with ``-M 0``, some sessions hang for 60 s."""
         size = str(max(1, round(order.sizes[0] / 1024)))
         per_minute = MOST_PER_MINUTE if order.rate is None else max(1, round(order.rate * 60))
         shape = ("-t", str(order.connections), "-c", str(order.per_connection), "-r", str(per_minute))

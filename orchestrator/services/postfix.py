@@ -1,4 +1,4 @@
-"""Postfix as a relay to thousands of domains: takes mail over SMTP, sends it by MX, delivers none locally."""
+"""Postfix as a relay to thousands of domains: accepts mail over SMTP, sends it to MX hosts, delivers none locally."""
 
 import json
 import re
@@ -55,7 +55,7 @@ _OWN = {
     "message_size_limit": ("52428800", "the sink's SIZE"),
     "mailbox_size_limit": ("0", "no mailboxes"),
 }
-"""Settings of a relay to thousands of domains: name -> value, reason. A bed file can override them."""
+"""Settings of a relay to thousands of domains: name -> value, reason. A bed file can override these settings."""
 
 _SUBMISSION = {
     "smtpd_tls_chain_files": (CERTIFICATE, "of the bed's authority"),
@@ -68,16 +68,16 @@ _SUBMISSION = {
     "smtpd_sasl_authenticated_header": ("yes", "a test reads in the message who was authenticated"),
     "smtpd_sasl_local_domain": ("$myhostname", "the realm of every user; a name with @ stays whole"),
 }
-"""Settings of a relay that offers submission, as in ``_OWN``."""
+"""Settings of a relay that offers submission: name -> value, reason."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,100}\Z")
 _MOST_VALUE = 65_536
 
 
 def _overrides(settings: dict[str, str | int | bool]) -> dict[str, str | int | bool]:
-    """Check that names and values fit the format of main.cf; postconf checks the names at the start: ``_CHECK``.
+    """Check that names and values fit the format of main.cf. ``_CHECK`` checks the names with postconf at the start.
 
-    The effect of a value is not checked: the firewall of ``wiring`` keeps mail in the bed, and the plan names detours.
+    The effect of a value is not checked: the firewall of ``wiring`` keeps mail in the bed, and the plan lists detours.
     """
     for name, value in settings.items():
         if not _NAME.match(name):
@@ -92,8 +92,8 @@ warnings=$(postconf -n 2>&1 >/dev/null) || { echo "$warnings"; exit 78; }
 [ -z "$warnings" ] || echo "$warnings"
 if echo "$warnings" | grep -Eq -e "$1"; then exit 78; fi
 """
-"""Stops the node if the bed file has an unknown parameter: Postfix only warns, and the run would measure a misspelling.
-An unknown parameter of a user's own main.cf stays a warning, as on the user's server."""
+"""Stops the node if the bed file has an unknown parameter. Postfix only warns, and the run would measure a relay
+without the misspelt setting. An unknown parameter of a user's own main.cf stays a warning, as on the user's server."""
 _COMPILE = r"""
 set -f
 parameters=$({ postconf -nx; postconf -Px; } 2>/dev/null)
@@ -118,8 +118,8 @@ for map in $(echo "$parameters" | grep -Eo "(^|[^a-z])($kinds):/[^][ ,;{}\"]+" |
 done
 set +f
 """
-"""Compiles every lookup table of the configuration that has a source file. Tables in data_directory are caches made by
-Postfix."""
+"""Compiles every lookup table of the configuration that has a source file. Tables in data_directory need no source
+file: they are caches made by Postfix."""
 _USERS, _SASL = "/etc/postfix/sasl/users", "/etc/postfix/sasl/smtpd.conf"
 _ADD_USERS = f"""\
 realm=$(postconf -hx smtpd_sasl_local_domain)
@@ -130,15 +130,15 @@ chgrp postfix /etc/sasldb2
 [ -e {CERTIFICATE} ] || printf '%s starttls\\n' 0.0.0.0/0 ::/0 > /etc/postfix/sasl/discard
 touch /etc/postfix/sasl/discard
 """
-"""Writes the password file of Cyrus SASL (saslpasswd2(8)), which smtpd(8) reads without root's rights. A node without a
-certificate (Compose) offers no STARTTLS: a client that accepts the offer would fail."""
+"""Writes the password file of Cyrus SASL (saslpasswd2(8)) so that smtpd(8) can read it without root's rights. A node
+without a certificate (Compose) offers no STARTTLS: a client that accepts the offer would fail."""
 _AUXPROP = "pwcheck_method: auxprop\nauxprop_plugin: sasldb\nmech_list: PLAIN LOGIN\n"
 _QUICK_START = "/var/spool/postfix/quick-start"
-"""File that makes Postfix's start script skip the check of the queue's folders, which the image build has done."""
+"""If this file exists, Postfix's start script does not check the queue's folders: the image build has done so."""
 _AGAIN = f"{DIRECTORY}/again"
-"""If this file exists when Postfix ends, the start script starts it again."""
+"""If this file exists when Postfix ends, the start script starts Postfix again."""
 _LISTENING = 'listening() { ss -Hltn "! src 127.0.0.11" | tr -s " " | cut -d " " -f 4 | sort; }\n'
-"""Lists the addresses on which Postfix listens; 127.0.0.11 is Docker's resolver."""
+"""Shell function: lists the addresses on which Postfix listens. 127.0.0.11, Docker's resolver, is left out."""
 _PID = "/var/spool/postfix/pid/master.pid"
 _START = f"""\
 exec gather ${{2:+--copy "$2"}} sh -uc '
@@ -155,10 +155,10 @@ while :; do
     rm {_AGAIN}
 done'
 """
-"""master(8) has a session of its own, so a signal to the process group of the start script does not reach it; the trap
-signals the process in its pid file. ``postfix start-fg`` ignores the signals, because it must end after master(8).
+"""master(8) has its own session: a signal to the process group of the start script does not reach it. So the trap
+signals the process of the pid file. ``postfix start-fg`` ignores the signals, because it must end after master(8).
 
-Processes of a stopped Postfix hold the ports for a moment after master(8) has ended."""
+After master(8) has ended, other processes of Postfix hold the ports for a moment; a restart waits for these ports."""
 _RESTART = f"""\
 {_LISTENING}
 before=$(listening)
@@ -167,11 +167,11 @@ kill "$(cat {_PID})"
 while [ -e {_AGAIN} ]; do sleep 0.02; done
 until [ "$(listening)" = "$before" ]; do sleep 0.02; done
 """
-"""Stops Postfix and waits until it listens again on each address that it listened on before."""
+"""Stops Postfix; waits until the restarted Postfix listens on each address on which the stopped one listened."""
 
 _QUEUE = ("deferred", "incoming", "active", "deferred", "hold")
-"""Queue directories in the order in which messages move, so that a listing misses no message that moves during it."""
-_FIND = (  # a message that moves during the listing is no error
+"""Queue directories in the order in which messages move, so that a listing includes messages that move meanwhile."""
+_FIND = (  # a message that moves during the listing causes no error
     *("find", *(f"/var/spool/postfix/{name}" for name in _QUEUE)),
     *("-ignore_readdir_race", "-type", "f", "-printf", "%f\\n"),
 )
@@ -184,17 +184,17 @@ class Settings(Strict):
     """Settings of Postfix in a bed file."""
 
     main_cf: Annotated[dict[str, str | int | bool], AfterValidator(_overrides)] = Field(default_factory=dict)
-    """Parameters of main.cf (postconf(5)); they override the bed's, or the user's own main.cf (``files``). The plan
-    names each parameter that the bed overrides."""
+    """Parameters of main.cf (postconf(5)). They override the bed's parameters, and those of the user's own main.cf
+    (``files``). The plan lists each parameter that the bed overrides."""
     users: dict[_Word, _Word] = Field(default_factory=dict)
     """Name -> password for AUTH (RFC 4954). With users, the relay offers STARTTLS on port 25, and submission with TLS
     and AUTH on ports 587 (RFC 6409) and 465 (RFC 8314). A user's own main.cf or master.cf has its own settings."""
     log_to: str | None = None
-    """Name of an inbox's node that gets a copy of the log, for its page and API."""
+    """Name of the inbox node that gets a copy of the log; the inbox shows the log in its page and API."""
 
 
 def _entries(printed: str) -> list[Queued]:
-    """Read the queue ids printed by find(1), and the JSON lines of postqueue(1) that follow."""
+    """Read the queue ids that find(1) printed, and the JSON lines of postqueue(1) after them."""
     found: dict[str, Queued] = {}
     for line in printed.splitlines():
         if line.startswith("{"):
@@ -220,7 +220,7 @@ class Postfix(Service[Settings]):
     version = ("postconf", "-h", "mail_version")
     queue = Queue(
         command=_FIND,
-        length=lambda printed: len(set(printed.split())),  # a message that moves keeps its file name
+        length=lambda printed: len(set(printed.split())),  # a set: a message that moves may be listed twice
         flush=("postqueue", "-f"),
         listing=Listing(
             command=("sh", "-euc", '"$@"; exec postqueue -j', "sh", *_FIND),
@@ -231,7 +231,7 @@ class Postfix(Service[Settings]):
     restart = ("sh", "-euc", _RESTART)
 
     def render(self, site: Site[Settings]) -> Rendered:
-        """Render a relay for the bed; a user's own main.cf or master.cf replaces ours."""
+        """Render a relay for the bed. A user's own main.cf or master.cf replaces the bed's file."""
         main_cf, changes, detours = _main_cf(site)
         master_cf = _master_cf(site)
         if MASTER in site.files:
@@ -261,7 +261,7 @@ class Postfix(Service[Settings]):
         )
 
     def addresses(self, files: Mapping[str, str], families: Families) -> int:
-        """Return the number of addresses that a user's own master.cf needs."""
+        """Return the number of addresses that the services of a user's own master.cf need."""
         return postfix_config.addresses(files.get(MASTER, ""), families)
 
     def read_log(self, lines: Iterable[tuple[float, str]]) -> RelayLog:
@@ -272,14 +272,14 @@ class Postfix(Service[Settings]):
 def _fatal(site: Site[Settings]) -> str:
     """Return the pattern of the postconf warnings that stop the node.
 
-    With our main.cf, every warning stops it; with a user's, only warnings about parameters in the bed file.
+    With the bed's main.cf, every warning stops the node; with a user's, only warnings about the bed file's parameters.
     """
     names = "|".join(re.escape(name) for name in site.settings.main_cf)
     return rf"unused parameter: ({names})=" if MAIN in site.files else "."
 
 
 def _copy(site: Site[Settings]) -> tuple[str, ...]:
-    """Return the program that gets a copy of the log, or nothing; raises InvalidInput if ``log_to`` takes none."""
+    """Return the command that receives a copy of the log, or (); raises InvalidInput for an unsuitable ``log_to``."""
     to = site.settings.log_to
     if to is None:
         return ()
@@ -294,9 +294,9 @@ _PROTOCOLS = {"all": {4, 6}, "ipv4": {4}, "ipv6": {6}}
 
 
 def _protocols(site: Site[Settings], wanted: str | None) -> set[int]:
-    """Return the IP versions that Postfix uses: ``wanted`` (inet_protocols), or the bed's.
+    """Return the IP versions that Postfix uses: those in ``wanted`` (inet_protocols), or else the bed's.
 
-    Raises InvalidInput if the version that the bed uses is missing.
+    Raises InvalidInput if these lack the IP version that the bed needs (IPv4, except in a bed without IPv4).
     """
     families = site.families
     words = (wanted or ("all" if families.has_v6 else "ipv4")).replace(",", " ").split()
@@ -314,13 +314,13 @@ def _protocols(site: Site[Settings], wanted: str | None) -> set[int]:
 
 
 def _given(site: Site[Settings]) -> dict[str, str]:
-    """Return the bed file's parameters of main.cf, as main.cf spells them."""
+    """Return the bed file's parameters of main.cf, with their values in the spelling of main.cf."""
     words = {True: "yes", False: "no"}
     return {n: words[v] if isinstance(v, bool) else str(v) for n, v in site.settings.main_cf.items()}
 
 
 def _main_cf(site: Site[Settings]) -> tuple[str, list[Override], list[str]]:
-    """Return main.cf, the bed's changes to the user's parameters, and the detours."""
+    """Return the text of main.cf, the bed's changes to the user's parameters, and the detours."""
     given = _given(site)
     own = site.files.get(MAIN)
     theirs = {**({} if own is None else postfix_config.parameters(own)), **given}
@@ -341,7 +341,7 @@ def _main_cf(site: Site[Settings]) -> tuple[str, list[Override], list[str]]:
 
 
 def _place(site: Site[Settings], versions: set[int]) -> dict[str, tuple[str, str]]:
-    """Return the parameters of the node's addresses, name and network: name -> value, reason."""
+    """Return the parameters that depend on the node's addresses, name and network: name -> value, reason."""
     own = {4: str(site.v4), 6: str(twin(site.v4))}
     networks = {4: str(site.lab), 6: f"[{site.lab6.network_address}]/{site.lab6.prefixlen}"}
     return {
@@ -360,7 +360,7 @@ def _place(site: Site[Settings], versions: set[int]) -> dict[str, tuple[str, str
             for version, name in ((4, "smtp_bind_address"), (6, "smtp_bind_address6"))
             if version in versions
         },
-        # The host connects from the control network's gateway; the engine chooses that network's addresses.
+        # The host connects from the gateway of the control network; the engine chooses this network's addresses.
         "mynetworks": (
             ", ".join([*(networks[version] for version in sorted(versions)), CONTROL]),
             "the bed, and the host through its published port",
@@ -406,7 +406,7 @@ _SUBMISSION_CF = """\
 
 
 def _master_cf(site: Site[Settings]) -> str:
-    """Return master.cf; in a bed without IPv4 the SMTP client looks up no IPv4 address of a mail host."""
+    """Return the text of master.cf. In a bed without IPv4, the SMTP client looks up no IPv4 address of a mail host."""
     client, services = "smtp", _MASTER_CF + (_SUBMISSION_CF if site.settings.users else "")
     if not site.families.has_v4:
         client += f" -o inet_protocols=ipv6 -o inet_interfaces={twin(site.v4)}"

@@ -1,7 +1,7 @@
-"""A user's own main.cf and master.cf, adapted to a bed: overridden parameters, listening addresses, mail detours.
+"""Adapts a user's own main.cf and master.cf to a bed: overrides parameters and listening addresses, finds mail detours.
 
-Both files have one format (postconf(5), master(5)): leading white space continues the previous line; empty lines
-and comment lines (``#``) are ignored.
+Both files have the same format (postconf(5), master(5)): a line that begins with white space continues the previous
+line; empty lines and comment lines (``#``) are ignored.
 """
 
 import re
@@ -17,13 +17,13 @@ MAIN, MASTER = "/etc/postfix/main.cf", "/etc/postfix/master.cf"
 PACKAGED = re.compile(
     r"/etc/postfix/((?:dynamicmaps\.cf|postfix-files)(?:\.d/.*)?|postfix-script|post-install|makedefs\.out|.*\.proto)\Z"
 )
-"""Files of the Postfix package in a copied /etc/postfix; the package's version may differ from the image's."""
+"""Files of the Postfix package in a user's copy of /etc/postfix; they may be of another version than the image's."""
 
 _MEASURED = {
     "maillog_file": ("/dev/stdout", "the bed reads the log from there"),
     "delay_logging_resolution_limit": ("6", "the bed's histograms need delays to the microsecond"),
 }
-"""Parameters that have this value in every bed, with the reason."""
+"""Parameters with one value in every bed: name -> value, reason."""
 _IMAGE = "the image's own"
 _ELSEWHERE = {
     "maillog_file_prefixes": ("/var, /dev/stdout", "the log goes to /dev/stdout"),
@@ -44,33 +44,33 @@ _ELSEWHERE = {
     "smtp_bind_address": ("", "mail leaves from the node's addresses in the lab"),
     "smtp_bind_address6": ("", "mail leaves from the node's addresses in the lab"),
 }
-"""Parameters that must be unset, or have this value (the image's default, or empty)."""
+"""Parameters that must be unset or have this value: name -> value (the image's default, or empty), reason."""
 _DETOUR = re.compile(
     r"(?:.*relayhost(?:_maps)?|.*transport(?:_maps)?|content_filter|smtpd_proxy_filter|.*_bcc(?:_maps)?|.*fallback_relay"
     r"|.*_milters|(?:.*_)?(?:header|body)_checks|virtual_.*_(?:maps|domains)|.*canonical_maps|relocated_maps"
     r"|mydestination|luser_relay|disable_dns_lookups|smtp_host_lookup|smtp_dns_support_level)\Z"
 )
 _STRAIGHT = re.compile(r"(?:smtp|relay|error(?::.*)?|)\Z", re.DOTALL)
-"""Values of ``_DETOUR`` parameters that keep the route to the MX."""
+"""Values with which a ``_DETOUR`` parameter causes no detour: mail still goes to the domain's MX."""
 _STRAIGHT_OF = {
     "disable_dns_lookups": {"no"},
     "smtp_host_lookup": {"dns", ""},
     "smtp_dns_support_level": {"enabled", "dnssec", ""},
 }
-"""The same for the parameters about DNS: without DNS, Postfix looks up no MX records."""
+"""Values that cause no detour, for each parameter about DNS: without DNS, Postfix looks up no MX records."""
 
 _ACTIONS = r"(?:FILTER|REDIRECT|BCC|check_policy_service)\b"
 _ENTRY = re.compile(r"(?:!?([^\w\s])(?:\\.|(?!\1)[^\\])*\1\S*|\S+)\s+(\S.*)")
-"""An entry of access(5) or header_checks(5): key, quoted key or /pattern/, and the action or restrictions."""
+"""An entry of access(5) or header_checks(5): first a key, quoted key or /pattern/; then an action or restrictions."""
 _ACTION = re.compile(r"(?:(?=\w*_)\w+[\s,]+)*((?:FILTER|REDIRECT|BCC)[\s,]+\S+)", re.IGNORECASE)
-"""The action of an entry, after restrictions without arguments."""
+"""The action of an entry; restrictions without arguments may stand before the action."""
 _TEXT = re.compile(
     r"(?:REJECT|DEFER|DEFER_IF_PERMIT|DEFER_IF_REJECT|DISCARD|HOLD|INFO|PREPEND|REPLACE|STRIP|WARN|[45][\d.]+)\s",
     re.IGNORECASE,
 )
-"""An action that takes the rest of its entry as text."""
+"""An action whose argument is text up to the end of the entry."""
 MOST_ACTIONS = 20
-"""Maximum number of lookup-table actions in the plan."""
+"""Maximum number of lookup-table actions that the plan lists."""
 _BRACES = r"\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}"
 _INLINE = re.compile(rf"(?:static|inline|regexp|pcre|cidr):{_BRACES}")
 _REMOTE = re.compile(
@@ -78,29 +78,29 @@ _REMOTE = re.compile(
     r"(?!(?:proxy:)?(?:hash|btree|cdb|lmdb|texthash|regexp|pcre|cidr|static|inline):)\w+:[^\s,]+",
     re.IGNORECASE,
 )
-"""A query in a restriction with an unknowable answer: a policy service, or a table without a file of text."""
+"""A query in a restriction whose answer cannot be known here: to a policy service, or a table without a text file."""
 _REFERENCE = re.compile(r"\$(?:(\w+)|\{(\w+)\}|\((\w+)\))")
 _MOST_DEPTH = 10
 _MOST_EXPANDED = 16_384
-"""Maximum characters of one value with its references expanded; longer values are searched unexpanded."""
+"""Maximum characters of one value after its references are expanded; a longer value is searched unexpanded."""
 
 _FIELDS = re.compile(r"(\S+\s+\S+\s+\S+\s+\S+\s+)([yn-])(?=\s)")
 _OPTION = re.compile(rf"(?<!\S)-o\s*(?:\{{\s*([\w.-]+)\s*=\s*((?:[^{{}}]|{_BRACES})*?)\s*\}}|([\w.-]+)=(\S*))")
 _SYSLOG_NAME = re.compile(r"(-o\s*(?:\{\s*)?syslog_name\s*=\s*)(?!postfix(?:[/\s}]|\Z))([^\s}]+)")
 _OPTIONS = {**_MEASURED, **_ELSEWHERE, "inet_interfaces": ("all", "the node's addresses in the bed")}
-"""Parameters that options in master.cf must not override, except ``syslog_name``."""
+"""Parameters that ``-o`` options in master.cf must not override; ``syslog_name`` is an exception."""
 _ADDRESSES = frozenset({"inet_interfaces", "smtp_bind_address", "smtp_bind_address6"})
 _INET = re.compile(r"(?:(\[[^\]\s]*\]|[^\s:]*):)?([^\s:]+)(?=\s+inet\s)")
 _LOOPBACK = re.compile(r"127\.[\d.]+\Z|localhost\Z|loopback-only\Z|::1\Z")
 _EVERYWHERE = {False: "0.0.0.0", True: "::"}
-"""Whether the family is IPv6 -> the wildcard address."""
+"""Wildcard address of a family; key: whether the family is IPv6."""
 _WILDCARDS = ("", *_EVERYWHERE.values())
 _PORTS = {"smtp": "25", "smtps": "465", "submissions": "465", "submission": "587"}
 POSTLOG = "postlog   unix-dgram n  -       n       -       1       postlogd"
 
 
 def parameters(text: str) -> dict[str, str]:
-    """Return the parameters of a main.cf; a repeated parameter has its last value, as in Postfix."""
+    """Return the parameters of a main.cf. If a parameter is repeated, its last value counts, as in Postfix."""
     values: dict[str, str] = {}
     for lines in _logical(text.splitlines()):
         name, equals, value = " ".join(line.strip() for _, line in lines).partition("=")
@@ -110,7 +110,7 @@ def parameters(text: str) -> dict[str, str]:
 
 
 def without(text: str, names: frozenset[str]) -> str:
-    """Comment out the lines of these parameters."""
+    """Return the text with the lines of these parameters commented out."""
     lines = text.splitlines()
     for group in _logical(lines):
         if group[0][1].partition("=")[0].strip() in names:
@@ -120,9 +120,9 @@ def without(text: str, names: frozenset[str]) -> str:
 
 
 def needed(given: Mapping[str, str], place: Mapping[str, str]) -> tuple[dict[str, str | None], list[Override]]:
-    """Return the parameters that the bed overrides, and the changes; a value of ``None`` leaves a parameter out.
+    """Return the parameters that the bed overrides, and the changes. Value ``None``: the parameter is left out.
 
-    ``place``: values of address parameters for this node.
+    ``place``: the address parameters of this node, with their values.
     """
     values: dict[str, str | None] = {}
     changes = []
@@ -146,9 +146,9 @@ def needed(given: Mapping[str, str], place: Mapping[str, str]) -> tuple[dict[str
 
 
 def detours(given: Mapping[str, str], main: Mapping[str, str] | None = None) -> list[str]:
-    """Return parameters, and queries in them, that can route mail elsewhere than to its domain's MX.
+    """Return the parameters, and queries in parameters, that can route mail to another host than its domain's MX.
 
-    ``main``: parameters of main.cf that the values may refer to, besides ``given``.
+    ``main``: further parameters of main.cf; values may refer to these parameters and to ``given``.
     """
     away = []
     known = {**(main or {}), **given}
@@ -162,7 +162,7 @@ def detours(given: Mapping[str, str], main: Mapping[str, str] | None = None) -> 
 
 
 def _expanded(value: str, known: Mapping[str, str]) -> str:
-    """Replace ``$name``, ``${name}`` and ``$(name)`` by the parameter's value (postconf(5)); unknown names stay."""
+    """Replace ``$name``, ``${name}`` and ``$(name)`` by the parameter's value (postconf(5)); unknown names remain."""
 
     def parameter(reference: re.Match[str]) -> str:
         return known.get(reference[reference.lastindex or 0], reference[0])
@@ -175,13 +175,13 @@ def _expanded(value: str, known: Mapping[str, str]) -> str:
 
 
 def _queries(value: str) -> list[str]:
-    """Return a value's inline tables with an action of ``_ACTIONS``, and its queries of ``_REMOTE``."""
+    """Return the inline tables in a value that contain one of ``_ACTIONS``, and the queries that match ``_REMOTE``."""
     tables = [table[0] for table in _INLINE.finditer(value)]
     return [table for table in tables if re.search(_ACTIONS, table, re.IGNORECASE)] + _REMOTE.findall(value)
 
 
 def table_detours(files: Mapping[str, str]) -> list[str]:
-    """Return the actions in lookup tables that can route mail elsewhere (access(5), header_checks(5))."""
+    """Return the actions of lookup tables that can cause detours (access(5), header_checks(5))."""
     actions = {
         f"{path}: {' '.join(action.split())}": None
         for path, text in files.items()
@@ -193,7 +193,7 @@ def table_detours(files: Mapping[str, str]) -> list[str]:
 
 
 def _actions(line: str) -> list[str]:
-    """Return the actions and queries of one entry that can route mail elsewhere."""
+    """Return the actions and queries in one entry that can cause detours."""
     entry = _ENTRY.match(line)
     if not entry or _TEXT.match(entry[2]):
         return []
@@ -202,11 +202,11 @@ def _actions(line: str) -> list[str]:
 
 
 def master(text: str, own: Sequence[str], main: Mapping[str, str]) -> tuple[str, list[Override], list[str]]:
-    """Adapt a master.cf to a bed; return it with the changes and the detours of its ``-o`` options.
+    """Adapt a master.cf to a bed; return its new text, the changes, and the detours in ``-o`` options.
 
     No service runs in a chroot: the node has no second copy of /etc and of the libraries. ``-`` in the chroot column
-    becomes ``n`` without a reported change: its default is ``n`` since Postfix 3.0 (master(5)), except with a
-    compatibility_level of 0. ``own``: the node's addresses of the bed's families, the service address of each first.
+    becomes ``n``; this is no reported change, because ``-`` means ``n`` since Postfix 3.0 (master(5)), except with a
+    compatibility_level of 0. ``own``: the node's addresses in the bed's families, each family's service address first.
     ``main``: the parameters of main.cf, before the bed's changes.
 
     Raises:
@@ -247,7 +247,7 @@ def master(text: str, own: Sequence[str], main: Mapping[str, str]) -> tuple[str,
 
 
 def addresses(text: str, families: Families) -> int:
-    """Return the number of addresses that a node needs because services of a master.cf share a port."""
+    """Return the number of addresses that a node needs so that services of a master.cf can share a port."""
     most = 1
     for listeners in _by_port(text.splitlines()).values():
         hosts = [host for _, host, _, _ in listeners if not _LOOPBACK.match(host)]
@@ -261,7 +261,7 @@ def addresses(text: str, families: Families) -> int:
 
 
 def _by_port(lines: list[str]) -> dict[str, list[tuple[int, str, str, str]]]:
-    """Return the inet services of each port: line number, host, port as written, and name."""
+    """Return port -> its inet services: line number, host, port as written, and name of each service."""
     ports: dict[str, list[tuple[int, str, str, str]]] = {}
     for group in _logical(lines):
         if match := _INET.match(group[0][1]):
@@ -271,11 +271,11 @@ def _by_port(lines: list[str]) -> dict[str, list[tuple[int, str, str, str]]]:
 
 
 def _listening(lines: list[str], own: Sequence[str], interfaces: str) -> dict[int, str]:
-    """Return line number -> new service name, for each inet service at an address that the node does not have.
+    """Return line number -> new service name, for each inet service whose address the node does not have.
 
-    A service that alone has its port listens at all addresses of the node; one that shares its port, at one address.
-    A service at every address, or without one (inet_interfaces), keeps the service addresses: it takes the mail.
-    But if the user's ``interfaces`` are loopback ones, a service without an address listens there.
+    A service with a port of its own gets all addresses of the node; a service that shares its port gets one address.
+    A service with the wildcard address or no address (inet_interfaces) keeps the service addresses and gets the mail.
+    But if the user's ``interfaces`` are loopback addresses, a service without an address listens on these.
     """
     names = {}
     present = {*own}
@@ -316,7 +316,7 @@ def _at(address: str, port: str) -> str:
 def _local(
     lines: list[str], group: list[tuple[int, str]], entry: str, own: AbstractSet[str], listening: str | None
 ) -> list[Override]:
-    """Replace in ``lines`` the options and the address of one service that do not suit the bed."""
+    """Replace the address and the options of one service in ``lines`` if they do not suit the bed."""
     changes = []
 
     def judged(option: re.Match[str]) -> str:
@@ -341,7 +341,7 @@ def _local(
 
 
 def _logical(lines: list[str]) -> Iterator[list[tuple[int, str]]]:
-    """Yield each logical line as its physical lines: number and text, without comments."""
+    """Yield each logical line as a list of its physical lines (number and text), without comments."""
     group: list[tuple[int, str]] = []
     for number, line in enumerate(lines):
         if not line.strip() or line.lstrip().startswith("#"):

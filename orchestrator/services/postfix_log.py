@@ -1,7 +1,7 @@
 """Reader of Postfix's log: duration of each hop, delivery outcomes, queue length, troubles by reason.
 
-The lines are untrusted: they hold addresses that a client chose and replies that a server chose. Only the fields that
-Postfix itself wrote are read (postconf(5), delay_logging_resolution_limit; smtp(8)).
+The lines are untrusted: they contain addresses from clients and replies from servers. So only the fields that Postfix
+itself wrote are read (postconf(5), delay_logging_resolution_limit; smtp(8)).
 """
 
 import re
@@ -17,26 +17,26 @@ MOST_REASONS = 200
 """Maximum number of distinct reasons."""
 OTHER = "(other reasons)"
 _LONGEST = 300
-"""Characters of a reason or an example."""
+"""Maximum characters of a reason or an example."""
 
 _LINE = r"[A-Z][a-z]{2} [ \d]\d [\d:]{8} \S+ postfix/(?:[\w.-]+/)*"
-"""The last group matches ``-o syslog_name=postfix/$service_name``, as in Debian's master.cf for ``relay``."""
+"""Start of a log line. The last group matches ``-o syslog_name=postfix/$service_name``, as in Debian for ``relay``."""
 _ID = r"([0-9A-Za-z]+)"
 _CLIENT = re.compile(rf"{_LINE}smtpd\[(\d+)\]: {_ID}: client=")
 _QUEUED = re.compile(rf"{_LINE}cleanup\[\d+\]: {_ID}: message-id=")
 _REMOVED = re.compile(rf"{_LINE}(?:qmgr|postsuper)\[\d+\]: {_ID}: (?:removed|requeued)\Z")
 _ACTIVE = re.compile(rf"{_LINE}qmgr\[\d+\]: {_ID}: from=")
 _IDLE = re.compile(rf"{_LINE}smtpd\[(\d+)\]: (?:(?:dis)?connect from |NOQUEUE: )")
-"""A line of an smtpd process without a current message."""
+"""A line that an smtpd process logs when it has no current message."""
 _GIVEN_UP = r"(?:lost connection|timeout|too many errors|bare \S+ received)"
 _LOST = re.compile(rf"{_LINE}smtpd\[(\d+)\]: {_GIVEN_UP} after (?:DATA|BDAT) (?:\(|from )")
-"""The connection ended during the data: cleanup(8) discards the unfinished message."""
+"""A line about a connection that ended during the data: cleanup(8) discards the unfinished message."""
 _DISCARDED = re.compile(
     rf"{_LINE}(?:cleanup\[\d+\]: {_ID}: (?:milter-)?(?:reject|discard): "
     rf"|smtpd\[\d+\]: {_ID}: (?:(?:(?:milter|proxy)-)?reject: (?:DATA|BDAT|END-OF-MESSAGE)[ :]|discard: )"
     rf"|(?:cleanup|smtpd)\[\d+\]: warning: {_ID}: (?:write )?queue file )"
 )
-"""A message rejected or discarded after its queue id was logged: refused content, or too long."""
+"""A line about a message that was rejected or discarded after its queue id was logged (bad content, or too long)."""
 _ADDRESS = r'<(?:"(?:[^"\\]|\\.)*"|[^">])*>'
 _ATTEMPT = re.compile(
     rf"{_LINE}[\w-]+\[\d+\]: [0-9A-Za-z]+: to={_ADDRESS}, (?:orig_to={_ADDRESS}, )?relay=[^,]*, (?:conn_use=\d+, )?"
@@ -59,7 +59,7 @@ _ORDINARY = ("connect from ", "disconnect from ")
 
 _PREFIX = re.compile(rf"{_LINE}([\w-]+)\[\d+\]: (?:(?:NOQUEUE|[0-9A-F]{{6,}}|[0-9B-Zb-z]{{12,}}): )?")
 _V6 = r"(?:(?:[0-9A-Fa-f]{1,4}:){7}|(?=[0-9A-Fa-f:]{0,39}::)(?:[0-9A-Fa-f]{0,4}:){2,7})(?:[0-9A-Fa-f]{1,4}|(?<=::))"
-"""Eight groups, or fewer with ``::``: neither a time of day nor a port."""
+"""An IPv6 address: eight groups, or fewer with ``::``. The pattern matches no time of day and no port."""
 _VARYING = (
     (re.compile(r"; from=<.*", re.DOTALL), ""),
     (re.compile(r"\A(smtpd: improper command pipelining after \S+ from [^ ]+\]):.*", re.DOTALL), r"\1"),
@@ -70,7 +70,7 @@ _VARYING = (
     (re.compile(r"(?<![/\w.-])(?:[\w-]+\.)+[A-Za-z]{2,}(?![\w/])"), "NAME"),
     (re.compile(r"(?<![\w.])(?!(?<=: )[2-5]\d\d(?:[ -]|\Z)|\d\.\d+\.\d+)\d+(?:\.\d+)?(?![\w.])"), "N"),
 )  # fmt: skip
-"""Patterns of the variable parts of a log line, and their placeholders; reply codes and enhanced status codes stay."""
+"""Patterns of the variable parts of a log line, and their placeholders. Reply and status codes are not replaced."""
 
 
 def read(lines: Iterable[tuple[float, str]]) -> RelayLog:
@@ -102,21 +102,21 @@ def read(lines: Iterable[tuple[float, str]]) -> RelayLog:
 
 
 class _Queue:
-    """Messages in the queue: from cleanup(8)'s line until removal or discard."""
+    """Messages in the queue, each from its line of cleanup(8) until it is removed or discarded."""
 
     def __init__(self) -> None:
         self.lengths: dict[int, int] = {}
-        """Unix second -> queue length at its end."""
+        """Unix second -> queue length at the end of this second."""
         self._queued: set[str] = set()
         self._gone: set[str] = set()
-        """Discarded messages, kept because cleanup's line may come after the line of smtpd."""
+        """Ids of discarded messages. They are remembered because cleanup may log its line after smtpd."""
         self._begun: dict[str, str] = {}
-        """Process id of smtpd -> its current or last message."""
+        """Process id of an smtpd -> id of the current or last message of this process."""
         self._accepted: set[str] = set()
-        """Messages that have been in the active queue: the loss of the connection no longer discards them."""
+        """Ids of messages that have been in the active queue: a lost connection no longer discards these messages."""
 
     def read(self, t: float, text: str) -> bool:
-        """Read one line; True if it reports ordinary progress of a message."""
+        """Read one line; return whether the line reports ordinary progress of a message."""
         if ": client=" in text and (match := _CLIENT.match(text)):
             self._begun[match[1]] = match[2]
             self._gone.discard(match[2])
@@ -139,7 +139,7 @@ class _Queue:
         return False
 
     def _keep(self, text: str) -> bool:
-        """Note a message that a lost connection no longer discards after this line; True: the line is ordinary."""
+        """Note that a lost connection no longer discards this line's message; return whether the line is ordinary."""
         if text.endswith(" (queue active)"):
             if (match := _ACTIVE.match(text)) and match[1] in self._queued:
                 self._accepted.add(match[1])
@@ -169,7 +169,7 @@ class _Reasons:
         self._examples: dict[str, str] = {}
 
     def add(self, reason: str, line: str) -> None:
-        """Count one line; ``reason``: its text without time and process."""
+        """Count one line; ``reason``: the text of the line without time and process."""
         for pattern, word in _VARYING:
             reason = pattern.sub(word, reason)
         reason = reason[:_LONGEST]

@@ -1,4 +1,4 @@
-"""Our load generator (``agents.load``): the container waits for an exec."""
+"""The testbed's own load generator (``agents.load``): each load is an exec in a waiting container."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -22,7 +22,7 @@ class Settings(Strict):
     """Settings of the generator in a bed file; each load has its own order (``LoadOrder``)."""
 
     recipients: Recipients | None = None
-    """Local parts valid in every domain, or full addresses. Unset: ``user`` in each domain."""
+    """Local parts valid in every domain, or full addresses. Default: ``user`` in each domain."""
 
 
 class SmtpLoad(GeneratesLoad[Settings]):
@@ -50,7 +50,7 @@ class SmtpLoad(GeneratesLoad[Settings]):
         )
 
     def command(self, order: LoadOrder) -> tuple[str, ...]:
-        """Return the command of a load; domains and recipients are in files: an argument holds 128 KiB (execve(2))."""
+        """Return the command of a load. Domains and recipients are in files: an argument has 128 KiB (execve(2))."""
         words = {key: value for key, value in order.to_dict().items() if key not in {"domains", "recipients"}}
         names = ("--domains", DOMAINS, "--recipients", RECIPIENTS)
         return (*PYTHON, "-m", "orchestrator.agents.load", *names, json.dumps(words))

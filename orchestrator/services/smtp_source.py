@@ -1,6 +1,6 @@
-"""smtp-source, Postfix's own load generator: the container waits for an exec.
+"""smtp-source, Postfix's own load generator: each load is an exec in a waiting container.
 
-smtp-source sends to one recipient per process, without PIPELINING or TLS, and measures no latency.
+Each process of smtp-source sends to one recipient, without PIPELINING or TLS. It measures no latency.
 """
 
 from orchestrator.agents.contract import LoadOrder
@@ -9,7 +9,7 @@ from orchestrator.services import Rendered, Site
 from orchestrator.services.third_party import Settings, ThirdParty
 
 _ENDLESS = str(2**31 - 1)
-"""Messages to send (``-m``), more than any load sends in its time."""
+"""Number of messages to send (``-m``): more than any load can send in its time."""
 
 
 class SmtpSource(ThirdParty):
@@ -23,7 +23,7 @@ class SmtpSource(ThirdParty):
         return Rendered(command=self.wait, fds=1024, memory_mb=32)
 
     def program(self, order: LoadOrder) -> tuple[str, ...]:
-        """Return the command of smtp-source; a connection carries one message, or (``-d``) all."""
+        """Return the command of smtp-source. A connection carries one message or, with ``-d``, all messages."""
         if order.rate is not None:
             raise InvalidInput("a load without a rate", "a rate, which smtp-source cannot keep", "leave the rate out")
         reuse = ("-d",) if order.per_connection > 1 else ()

@@ -1,6 +1,6 @@
-"""A load from a third-party generator: its command, exit status, output and CPU time.
+"""A load from a third-party generator: the generator's command, exit status, output and CPU time.
 
-The script runs in the generator's node, so its times do not include the engine's delay.
+A script in the generator's node measures the times, so they do not include the engine's delay.
 """
 
 import re
@@ -30,8 +30,8 @@ case $output in *'sending signal'*) cut=cut ;; *) cut= ;; esac
 printf "\\n%s\\n" "testbed-ended $(date +%s.%N) $status $cut"
 times
 """
-"""Descriptor 9 keeps the generator's output apart from that of timeout(1), which tells whether the time limit was
-reached: a status of 124 may be the generator's own. The generator's last line may lack a newline."""
+"""The generator writes to descriptor 9, apart from the output of timeout(1). That output shows whether the time limit
+was reached: an exit status of 124 may be the generator's own. The generator's last line may lack a newline."""
 _BEGAN = re.compile(r"testbed-began ([\d.]+)")
 _ENDED = re.compile(r"testbed-ended ([\d.]+) (\d+) ?(cut)?")
 _TIMES = re.compile(r"(\d+)m([\d.]+)s (\d+)m([\d.]+)s")
@@ -42,7 +42,7 @@ class Settings(Strict):
 
 
 class ThirdParty(GeneratesLoad[Settings]):
-    """A load generator without message numbers: its node waits, and runs one program for each load."""
+    """A load generator that does not number messages. Its node waits, and runs one program for each load."""
 
     settings = Settings
 
@@ -64,7 +64,7 @@ class ThirdParty(GeneratesLoad[Settings]):
         order: LoadOrder,
         tick: Callable[[dict[str, Any]], None],  # noqa: ARG002
     ) -> LoadReport | None:
-        """Read the output of program and script; a repeated line is kept once, with its count."""
+        """Read the output of the program and the script; a repeated line of output is kept once, with its count."""
         began: float | None = None
         ended: re.Match[str] | None = None
         cpu_s = 0.0
@@ -76,7 +76,7 @@ class ThirdParty(GeneratesLoad[Settings]):
             elif match := _ENDED.fullmatch(text):
                 ended = match
             elif ended and (match := _TIMES.fullmatch(text)):
-                # The last line has the times of the shell's children, the first those of the shell (POSIX, times).
+                # ``times`` (POSIX) prints the shell's times, then the times of its children; the last line counts.
                 cpu_s = sum(60 * float(match[i]) + float(match[i + 1]) for i in (1, 3))
             elif text and (text in counts or len(counts) < MOST_LINES):
                 first.setdefault(text, time.time())

@@ -1,4 +1,4 @@
-"""Mailbox with an HTTP API: keeps every message untouched, and finds it again."""
+"""Mailbox with an HTTP API: keeps every message unchanged, and offers a search."""
 
 import gc
 

@@ -1,4 +1,4 @@
-"""HTTP API of an inbox: reads, awaits, marks and deletes messages; events, attempts, rules (``/openapi.json``)."""
+"""HTTP API of an inbox (``/openapi.json``): finds, awaits, marks and deletes messages; lists events; changes rules."""
 
 import asyncio
 import json
@@ -26,20 +26,20 @@ from orchestrator.agents.inbox.words import LIMIT
 from orchestrator.agents.rules import Rule
 
 SEALED = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'none'; base-uri 'none'; sandbox"
-"""Content-Security-Policy of untrusted HTML: no script, no form, nothing from outside (CSP level 3)."""
+"""Content-Security-Policy of untrusted HTML: runs no script, sends no form, loads nothing (CSP level 3)."""
 ATTACHED = {"Content-Disposition": "attachment", "Content-Security-Policy": SEALED}
 NOT_STORED = {"Cache-Control": "no-store"}
 _HARMLESS = re.compile(r"image/(png|jpeg|gif|webp)|text/plain|application/pdf|audio/[a-z0-9.+-]+|video/[a-z0-9.+-]+")
 _LINK = re.compile("<link", re.IGNORECASE)
 MOST_WAIT_S = 600.0
 KEEP_ALIVE_S = 15.0
-"""Seconds of silence after which an event stream sends a comment, so that proxies and readers keep it open."""
+"""Seconds without events after which a stream sends a comment, so that proxies and readers keep the stream open."""
 LARGEST = 2**63 - 1
 """Largest integer of SQLite."""
 _PAGE = 1000
 _FEW = 10
 _SLICE = 200
-"""Messages deleted in one step; other requests are served between steps."""
+"""Maximum number of messages deleted in one step; other requests are served between steps."""
 
 
 class Mailbox(BaseModel):
@@ -117,7 +117,7 @@ class Events(BaseModel):
 
 
 class RuleInForce(BaseModel):
-    """A rule, and how often it was applied."""
+    """A rule, and the number of times that it was applied."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -134,7 +134,7 @@ class Bounced(BaseModel):
 
 
 class Bounces(BaseModel):
-    """Notifications of the rules ``bounce``."""
+    """Notifications that ``bounce`` rules have ordered."""
 
     waiting: list[Bounced] = Field(description="those that the relay has not taken yet")
     total: int = Field(description="all since the start of the inbox")
@@ -154,10 +154,10 @@ class Served:
     feed: Feed
     logs: RelayLogs
     checking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
-    """At most this many authentication checks at a time, each in a thread."""
+    """Semaphore of the authentication checks that run at the same time, each in a thread."""
 
     reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
-    """At most this many large messages are read at a time."""
+    """Semaphore of the large messages that are read at the same time."""
 
     @property
     def spool(self) -> Spool:
@@ -186,7 +186,7 @@ class Served:
 
 
 class Parked:
-    """A request that waits for messages, and evaluates each message once."""
+    """A request that waits for matching messages; the condition is evaluated once for each message."""
 
     def __init__(self, spool: Spool, where: search.Condition, count: int) -> None:
         self._spool, self._where, self._count = spool, where, count
@@ -198,7 +198,7 @@ class Parked:
             self._matched = self._newest = 0
         self._matched += self._spool.total(*self._where, after=self._newest)
         self._newest = self._spool.newest
-        if self._matched >= self._count:  # count again: some may have been deleted
+        if self._matched >= self._count:  # count again: matching messages may have been deleted
             self._matched = self._spool.total(*self._where)
         return self._spool.find(*self._where, limit=_PAGE) if self._matched >= self._count else None
 
@@ -212,7 +212,7 @@ Here = Annotated[Served, Depends(_here)]
 
 
 async def _only_known(request: Request) -> None:
-    """Refuse an unknown query parameter: a misspelt condition would match every message."""
+    """Refuse unknown query parameters: a request with a misspelt condition would match every message."""
     params = get_flat_params(request.scope["route"].dependant)
     known = {param.alias for param in params} - request.path_params.keys()
     if unknown := sorted(set(request.query_params) - known):
@@ -247,7 +247,7 @@ async def terms(
 
 
 def summary(stored: Stored) -> dict[str, Any]:
-    """Return the fields of a message as a list of messages shows them."""
+    """Return the fields that a list of messages shows of each message."""
     envelope = {**asdict(stored.envelope), "recipients": list(stored.envelope.recipients)}
     facts = {"id": stored.id, "t": stored.t, "size": stored.size, "seen": stored.seen, "tags": list(stored.tags)}
     return {**stored.head, **envelope, **facts}
@@ -293,7 +293,7 @@ async def wait(
     count: Annotated[int, Query(ge=1, le=_PAGE)] = 1,
     timeout: Annotated[float, Query(ge=0, le=MOST_WAIT_S, description="seconds")] = 30.0,  # noqa: ASYNC109
 ) -> Listing:
-    """Wait until ``count`` messages match; earlier messages count. The server answers then, without polling."""
+    """Wait until ``count`` messages match, then answer at once; earlier messages count, too. No polling is needed."""
     found = await here.feed.until(Parked(here.spool, where, count).look, timeout, MESSAGE)
     if found is None:
         total = here.spool.total(*where)
@@ -330,7 +330,7 @@ async def log(
     known: Annotated[int, Query(ge=-1, le=LARGEST, description="wait for more lines than this")] = -1,
     timeout: Annotated[float, Query(ge=0, le=MOST_WAIT_S, description="seconds")] = 0.0,  # noqa: ASYNC109
 ) -> MessageLog:
-    """Return the lines of the relay's log about a message: once there are more than ``known``, or after ``timeout``."""
+    """Return the relay's log lines about a message, once there are more than ``known`` lines, or after ``timeout``."""
     look = partial(here.logs.about, stored.envelope.client, here.fields(stored))
 
     def more() -> MessageLog | None:
@@ -353,13 +353,13 @@ async def seen(here: Here, stored: Kept, seen: Annotated[bool, Body()]) -> None:
 
 @api.get("/messages/{id_}/raw", response_class=StreamingResponse)
 async def raw(here: Here, stored: Kept) -> StreamingResponse:
-    """Return the octets of a message as they came after DATA."""
+    """Return the octets of a message as the client sent them after DATA."""
     return StreamingResponse(streamed(here.spool.chunks(stored.id)), media_type="message/rfc822", headers=ATTACHED)
 
 
 @api.get("/messages/{id_}/html", response_class=Response)
 async def html(here: Here, stored: Kept) -> Response:
-    """Return the HTML of a message, for a frame that runs no script and loads nothing."""
+    """Return the HTML of a message for a frame; the frame runs no script and loads nothing."""
     return framed((await here.body(stored)).html)
 
 
@@ -380,7 +380,7 @@ async def attempts(
     limit: Annotated[int, Query(ge=1, le=_PAGE)] = _PAGE,
     newest: Annotated[bool, Query(description="the newest first, instead of the oldest")] = False,  # noqa: FBT002
 ) -> Events:
-    """Return the replies of rules, limits and authentication, refusals included."""
+    """Return the recorded replies that rules, limits and authentication caused, with the refusals."""
     found = here.spool.events.since(after, ["attempt"], limit, newest=newest)
     cursor = max((event.id for event in found), default=after)
     return Events(events=[EventOf(**asdict(event)) for event in found], cursor=cursor)
@@ -395,7 +395,7 @@ async def bounces(here: Here) -> Bounces:
 
 @api.get("/events", response_class=StreamingResponse)
 async def events(here: Here, after: Cursor | None = None, last: LastEvent = None) -> StreamingResponse:
-    """Stream events as they happen (server-sent events), from a cursor on, or from now on."""
+    """Stream events as server-sent events: the events after a cursor, or new events only."""
     cursor = next((known for known in (last, after) if known is not None), here.spool.events.cursor)
     return StreamingResponse(_events(here, cursor), media_type="text/event-stream", headers=NOT_STORED)
 
@@ -433,7 +433,7 @@ async def remove_rule(here: Here, id_: int) -> rules.RuleInForce:
 
 
 async def remove(inbox: InboxReception, where: search.Condition) -> Gone:
-    """Delete the messages that match now, and record it as events; other requests are served meanwhile."""
+    """Delete the messages that match now, and record their deletion as events; other requests are served meanwhile."""
     ids, deleted = inbox.spool.ids(*where), list[int]()
     for i in range(0, len(ids), _SLICE):
         some = ids[i : i + _SLICE]
@@ -445,18 +445,18 @@ async def remove(inbox: InboxReception, where: search.Condition) -> Gone:
 
 
 def framed(html: str) -> Response:
-    """Return HTML for a frame. Its ``<link>`` elements are renamed: no policy covers ``dns-prefetch``."""
+    """Return HTML for a frame. ``<link>`` elements are renamed, because no policy prevents their ``dns-prefetch``."""
     text, policy = _LINK.sub("<no-link", html), {"Content-Security-Policy": SEALED}
     return Response(text, media_type="text/html; charset=utf-8", headers=policy)
 
 
 def facts(part: mime.Part) -> dict[str, Any]:
-    """Return the fields of a part as a list of parts shows them."""
+    """Return the fields that a list of parts shows of each part."""
     return {name: getattr(part, name) for name in ("id", "content_type", "filename", "content_id", "attachment")}
 
 
 def media_type(part: mime.Part) -> str:
-    """Return a media type that no browser takes for a page or a script."""
+    """Return a media type that no browser shows as a page or runs as a script."""
     return part.content_type if _HARMLESS.fullmatch(part.content_type) else "application/octet-stream"
 
 

@@ -1,4 +1,4 @@
-"""HTTP application of an inbox: routes of its API, Mailpit's API, metrics and web page; checks of Host and Origin."""
+"""HTTP application of an inbox: its API, Mailpit's API, metrics, web page; checks of the Host and Origin fields."""
 
 from collections.abc import Collection
 from importlib import resources
@@ -15,7 +15,7 @@ from orchestrator.agents.inbox import mailpit
 from orchestrator.agents.inbox.api import Here, Served, api
 
 LOCAL = ("localhost", "inbox")
-"""Accepted names in the Host field; other names are refused, against DNS rebinding."""
+"""Accepted names in the Host field. Other names are refused: a page could reach the inbox by DNS rebinding."""
 MOST_BODY = 16 * 1024 * 1024
 """Maximum octets of a request's body, which is read into memory as a whole."""
 _TOO_LARGE = f"a body of at most {MOST_BODY} octets is needed; send a larger message by SMTP"
@@ -40,7 +40,7 @@ def create(served: Served, names: Collection[str] = LOCAL) -> ASGIApp:
         title="Inbox of a testbed",
         description="Messages, waiting for them, rules that refuse or delay mail. `/api/v1` is a part of Mailpit's.",
         version="1",
-        docs_url=None,  # the pages of FastAPI load their scripts from outside
+        docs_url=None,  # FastAPI's pages load scripts from other sites
         redoc_url=None,
     )
     app.state.here = served
@@ -52,7 +52,7 @@ def create(served: Served, names: Collection[str] = LOCAL) -> ASGIApp:
 
 
 async def _no_text(_request: Request, error: Exception) -> Response:
-    """Refuse a lone surrogate, which JSON can escape: neither SQLite nor UTF-8 can hold it."""
+    """Refuse text with a lone surrogate (escaped in JSON): neither SQLite nor UTF-8 can represent surrogates."""
     return PlainTextResponse(f"Unicode text is needed: {error}\n", 400)
 
 

@@ -18,9 +18,9 @@ from orchestrator.agents.inbox import head
 from orchestrator.agents.inbox.stored import Envelope
 
 LOOKUP_S = 2.0
-"""Time limit of one DNS query, in seconds; SPF as a whole has twice this."""
+"""Time limit of one DNS query, in seconds; the whole SPF check may take twice as long."""
 MOST_CHECKED = 8 * 1024 * 1024
-"""Maximum octets of a message whose signatures are checked: dkimpy keeps several copies of the message."""
+"""Signatures of larger messages, in octets, are not checked: dkimpy keeps several copies of the message in memory."""
 MOST_SIGNATURES = 5
 """Maximum number of DKIM signatures that are checked."""
 _DMARC1 = re.compile(rb"v\s*=\s*DMARC1\s*(;|$)")
@@ -29,7 +29,7 @@ _POLICIES = {"none", "quarantine", "reject"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spf:
-    """Whether the sender's domain allows the client."""
+    """Result of SPF: whether the sender's domain allows the client to send mail."""
 
     result: str
     """none, neutral, pass, fail, softfail, temperror or permerror."""
@@ -53,7 +53,7 @@ class Dkim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dmarc:
-    """Whether SPF or DKIM passed for the domain of From."""
+    """Result of DMARC: whether SPF or DKIM passed for the domain of From."""
 
     result: str
     """none, pass, fail, temperror or permerror."""
@@ -78,7 +78,7 @@ class _Unanswered(Exception):
 
 
 def check(message: bytes, envelope: Envelope, authors: Iterable[str], *, whole: bool = True) -> Authentication:
-    """Check a message, or (not ``whole``) the start of a large message; ``authors``: the addresses in From."""
+    """Check a message; ``authors``: addresses in From; not ``whole``: ``message`` is the start of a large message."""
     sender, signatures = _spf(envelope), list(_dkim(message, whole=whole))
     domains = sorted({_domain(author) for author in authors})
     try:
@@ -173,7 +173,7 @@ def _dmarc(domains: Sequence[str], sender: Spf, signatures: Sequence[Dkim]) -> D
 
 
 def _records(domain: str) -> list[dict[str, str]]:
-    """Return the tags of each DMARC record of a domain; more than one ends the discovery (RFC 7489, 6.6.3)."""
+    """Return the tags of each DMARC record of a domain. More than one record ends the discovery (RFC 7489, 6.6.3)."""
     records = [text for text in _texts(f"_dmarc.{domain}.") if _DMARC1.match(text)]
     pairs = ((tag.partition("=") for tag in record.decode(errors="replace").lower().split(";")) for record in records)
     return [{name.strip(): value.strip() for name, _, value in tags} for tags in pairs]

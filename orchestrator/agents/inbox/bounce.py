@@ -16,11 +16,11 @@ HOST = "sink.test"
 _PORT = 25
 _TIMEOUT_S = 60.0
 MOST = 4096
-"""Maximum number of waiting notifications; any further one is recorded as not sent."""
+"""Maximum number of waiting notifications; further notifications are not sent, but recorded."""
 CONNECTIONS = 4
 """Maximum number of concurrent connections to the relay."""
 _QUOTED = 16 * 1024
-"""Maximum octets of a header section that a notification quotes."""
+"""Maximum octets that a notification quotes of a message's header section."""
 _TEXT = """\
 This is the mail system of {host}.
 
@@ -45,11 +45,11 @@ class Bouncer:
         self._connections = asyncio.Semaphore(CONNECTIONS)
 
     def refuses(self, sender: str) -> bool:
-        """Return whether a notification for this sender would leave the bed, or cannot be sent."""
+        """Return whether no notification can go to this sender: the domain is outside the bed, or there is no relay."""
         return self._relay is None or (bool(sender) and fold_address(sender).rpartition("@")[2] not in self._domains)
 
     def due(self, sender: str, recipient: str, head: bytes, seconds: float) -> None:
-        """Send a notification ``seconds`` later; none about a message from ``<>`` (RFC 5321, 4.5.5)."""
+        """Send a notification ``seconds`` later; a message from ``<>`` causes no notification (RFC 5321, 4.5.5)."""
         if not sender:
             return
         facts: dict[str, Any] = {"sender": sender, "recipient": recipient}
@@ -63,7 +63,7 @@ class Bouncer:
 
     @property
     def waiting(self) -> list[dict[str, Any]]:
-        """``sender`` and ``recipient`` of each message whose notification the relay has not taken yet."""
+        """``sender`` and ``recipient`` of each message whose notification the relay has not yet accepted."""
         return list(self._tasks.values())
 
     async def _send(self, facts: dict[str, Any], head: bytes, seconds: float) -> None:

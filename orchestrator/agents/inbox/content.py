@@ -1,4 +1,4 @@
-"""Content of one message after DATA, on its way to the spool: only the dot-stuffing is removed.
+"""Content of one message between DATA and the spool: only the dot-stuffing is removed.
 
 Only CRLF.CRLF ends the content; a dot between bare line feeds or carriage returns is text (RFC 5321, 2.3.8, 4.1.1.4).
 """
@@ -12,16 +12,16 @@ from pathlib import Path
 from orchestrator.agents.content import DataReader
 
 IN_MEMORY = 64 * 1024
-"""Maximum octets of a message in memory; a larger message goes to a file of its own during reception."""
+"""Maximum octets of a message in memory; a larger message is written to its own file during reception."""
 ROOM_B = 16 * 1024 * 1024
-"""Octets of the file system to leave free."""
+"""Minimum octets of the file system that stay free."""
 _CRLF = b"\r\n"
 
 
 class SpooledContent(DataReader):
     """Octets of one message. Call ``feed`` until it returns octets, then ``Spool.keep`` or ``discard``.
 
-    Beyond ``most`` octets, or on a full disk, the rest is read and thrown away: ``refused`` says why.
+    Once a message has more than ``most`` octets, or the disk is full, the rest is read and discarded (``refused``).
     """
 
     __slots__ = ("_file", "_folder", "_head", "_most", "kept", "path", "refused")
@@ -37,7 +37,7 @@ class SpooledContent(DataReader):
         self.kept = False
         """Whether the spool holds the message."""
         self.refused: OSError | None = None
-        """Why the message cannot be kept: EMSGSIZE if it is too big, else the error of the disk."""
+        """Error that prevents keeping the message: EMSGSIZE for a message that is too big, or an error of the disk."""
 
     def finish(self) -> None:
         """Close the file of a large message."""
@@ -67,7 +67,7 @@ class SpooledContent(DataReader):
         self._head.clear()
 
     def take(self, text: bytes) -> None:
-        """Keep a piece; ``refused`` gets an error of the disk."""
+        """Keep a piece; an error of the disk is put into ``refused``."""
         if self.refused is not None:
             return
         if self.size > self._most:

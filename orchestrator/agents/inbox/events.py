@@ -1,4 +1,4 @@
-"""Events of an inbox: a bounded record in the index of its spool."""
+"""Events of an inbox: a bounded record in the database of the spool."""
 
 import json
 import sqlite3
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 MOST_EVENTS = 200_000
-"""Maximum events kept; the oldest are removed first."""
+"""Maximum number of kept events; the oldest are removed first."""
 MOST_EVENTS_B = 64 * 1024 * 1024
-"""Maximum octets of the data of all events, and at most an eighth of the spool's limit."""
+"""Maximum octets of the data of all events; in a small spool, an eighth of the spool's limit."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS events (

@@ -12,7 +12,7 @@ MESSAGE = "message"
 
 
 class Feed:
-    """Wakes the tasks that wait for a kind of news. For one event loop."""
+    """Wakes the tasks that wait for a kind of news. All tasks belong to one event loop."""
 
     def __init__(self) -> None:
         self._news = defaultdict[str, asyncio.Event](asyncio.Event)
@@ -21,7 +21,7 @@ class Feed:
         """Whether ``close`` was called; every wait then ends."""
 
     def wake(self, *kinds: str) -> None:
-        """Wake each wait for one of these kinds of news, and each for all news."""
+        """Wake each task that waits for one of these kinds of news, or for all news."""
         for kind in ("", *kinds):
             self._news.pop(kind, asyncio.Event()).set()
 
@@ -37,7 +37,7 @@ class Feed:
         """
         end = time.monotonic() + seconds
         while True:
-            news = self._news[kind]  # taken before ``look``: no later news is missed
+            news = self._news[kind]  # read before the call of ``look``, so that later news is not missed
             if (seen := look()) is not None:
                 return seen
             rest = end - time.monotonic()

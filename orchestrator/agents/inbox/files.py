@@ -1,4 +1,4 @@
-"""Files of a spool: small messages share files, each larger one has a file of its own."""
+"""Files of a spool: small messages share files; each large message has its own file."""
 
 import os
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from orchestrator.agents.inbox import head
 from orchestrator.agents.inbox.content import SpooledContent
 
 SEGMENT_B = 8 * 1024 * 1024
-"""Size in octets at which a shared file is full. A file is removed with the last of its messages."""
+"""Size in octets at which a shared file is full. A file is removed when its last message is removed."""
 _CHUNK = 256 * 1024
 
 
@@ -19,7 +19,7 @@ class Files:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         for left in folder.glob("incoming-*"):
-            left.unlink()  # left by sessions of an earlier process
+            left.unlink()  # an unfinished message of an earlier process
         files = list(folder.glob("[0-9]*"))
         self._number = max((int(path.name) for path in files), default=0)
         self.size = sum(path.stat().st_size for path in files)
@@ -65,7 +65,7 @@ class Files:
         (self.folder / name).unlink()
 
     def read(self, name: str, at: int, size: int) -> Iterator[bytes]:
-        """Yield octets of a file, 256 KiB at a time at most."""
+        """Yield ``size`` octets of a file from offset ``at``, in pieces of at most 256 KiB."""
         with (self.folder / name).open("rb") as file:
             file.seek(at)
             while size > 0 and (octets := file.read(min(size, _CHUNK))):

@@ -8,7 +8,7 @@ import dns.exception
 import dns.name
 
 BETWEEN = " \ue000 "
-"""Separator of fields in an index: a word that no text has, so that no phrase matches across two fields."""
+"""Separator of fields in an index. No text contains this word, so no phrase matches across two fields."""
 _IDNA = dns.name.IDNA_2008_UTS_46
 _MOST_LABEL = 63
 _ACCENTS = re.compile("[\u0300-\u036f]")
@@ -17,7 +17,7 @@ _MOST_KEPT = 10_000
 
 
 class _Characters(dict[int, str]):
-    """Code point -> its folded character. One at a time: NFKD takes quadratic time for a run of combining marks."""
+    """Code point -> folded character. NFKD folds each one separately: a run of combining marks takes quadratic time."""
 
     def __missing__(self, code: int) -> str:
         if len(self) >= _MOST_KEPT:
@@ -30,7 +30,7 @@ _CHARACTERS = _Characters()
 
 
 def fold(text: str) -> str:
-    """Return a text in lower case, without accents and compatibility characters (NFKD); linear in its length."""
+    """Return a text in lower case, without accents and compatibility characters (NFKD); takes linear time."""
     return text.lower() if text.isascii() else text.translate(_CHARACTERS)
 
 
@@ -44,7 +44,7 @@ def fold_address(address: str) -> str:
 
 
 def not_named(recipients: Iterable[str], named: Iterable[str]) -> list[str]:
-    """Return the recipients of an envelope that its header section does not name (Bcc)."""
+    """Return the envelope recipients that the message's header section does not name (Bcc)."""
     folded = set(map(fold_address, named))
     return [recipient for recipient in recipients if fold_address(recipient) not in folded]
 
@@ -57,5 +57,5 @@ def _label(label: str) -> str:
         if label.isascii():
             lower = _IDNA.decode(lower.encode())
         return _IDNA.decode(_IDNA.encode(lower)).lower()
-    except (dns.exception.DNSException, UnicodeError):  # not in IDNA 2008, such as a pattern or an emoji
+    except (dns.exception.DNSException, UnicodeError):  # a pattern, an emoji, or another label outside IDNA 2008
         return lower

@@ -12,11 +12,11 @@ from typing import Any
 LIMIT = 64 * 1024
 """Maximum octets of a header section that are read."""
 MOST_DECODED = 16 * 1024
-"""Maximum characters of a field whose encoded words are decoded; a longer field stays as it is."""
+"""Maximum characters of a field to decode; a longer field keeps its encoded words."""
 MOST_ADDRESSES = 8 * 1024
 """Maximum characters read of all address fields of a message; ``email.utils`` takes 2 us a character."""
 _FIELD_COST = 16
-"""Characters that each field adds to this count besides its own."""
+"""Characters that each address field counts in addition to its own, against ``MOST_ADDRESSES``."""
 _LENIENT = {"strict": False} if getattr(email.utils, "supports_strict_parsing", False) else {}
 _FOLD = re.compile(r"\r?\n[ \t]*|\r")
 _FIELD = re.compile(rb"^([!-9;-~]{1,200})[ \t]*:(.*(?:\r?\n[ \t].*)*)", re.MULTILINE)
@@ -61,7 +61,7 @@ def fields(message: bytes) -> Iterator[tuple[str, str]]:
 
 
 def decoded(value: str) -> str:
-    """Decode the encoded words of a field; a broken or long one stays as it is, control characters become spaces."""
+    """Decode the encoded words of a field. A broken or long field is not decoded; control characters become spaces."""
     try:
         parts = [
             part if isinstance(part, str) else part.decode(charset or "ascii", "replace")
@@ -73,7 +73,7 @@ def decoded(value: str) -> str:
 
 
 def mailboxes(value: str) -> list[Mailbox]:
-    """Split a list of addresses, then decode the names. A broken address stays as it is."""
+    """Split a list of addresses, then decode the names. A broken address is kept unchanged."""
     return [Mailbox(name=decoded(name), address=decoded(address)) for name, address in _pairs(value)]
 
 
@@ -84,7 +84,7 @@ def _pairs(value: str) -> list[tuple[str, str]]:
         pairs = [("", value)]
     if all(not address.startswith("@") for _, address in pairs) and (pairs or "@" not in value):
         return pairs
-    pieces = value.split(",")  # ``getaddresses`` lost a local part
+    pieces = value.split(",")  # ``getaddresses`` dropped a local part of the whole list
     return [pair for piece in pieces for pair in _pairs(piece)] if len(pieces) > 1 else [("", value.strip())]
 
 

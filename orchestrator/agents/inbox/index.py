@@ -38,7 +38,7 @@ WITH messages AS NOT MATERIALIZED (SELECT * FROM main.messages WHERE id > {0}),
      addresses AS NOT MATERIALIZED (SELECT * FROM main.addresses WHERE message > {0}),
      tags AS NOT MATERIALIZED (SELECT * FROM main.tags WHERE message > {0})
 """
-"""Start of a query that then sees only messages with a larger id, and reads no other rows."""
+"""Start of a query: the rest of the query sees only messages with a larger id, and reads no other rows."""
 
 
 class Index:
@@ -52,14 +52,14 @@ class Index:
         self._index.executescript(_SCHEMA)
         self._index.create_function("fold", 1, fold, deterministic=True)
         self.count, self.size = self._index.execute("SELECT count(*), coalesce(sum(size), 0) FROM messages").fetchone()
-        """Number of messages, and of their octets."""
+        """Number of messages, and total of their octets."""
         self.words = Words(self._index, read)
         """Full-text index; a search first indexes the messages that are not yet indexed."""
         self.changed: Callable[[], None] = lambda: None
         """Called after a change of marks or tags."""
 
     def insert(self, t: float, place: tuple[int, str, int], envelope: Envelope, fields: head.Head) -> int:
-        """Add a message, and return its id; ``place``: its size, its file, and its offset there.
+        """Add a message, and return its id; ``place``: size of the message, name of its file, offset in the file.
 
         Raises:
             sqlite3.Error: the write failed; nothing is added.
@@ -160,7 +160,7 @@ class Index:
         self.changed()
 
     def retag(self, tag: str, new: str | None) -> None:
-        """Rename a tag in all messages; ``None``: delete it."""
+        """Rename a tag in all messages; ``new`` is ``None``: remove the tag from all messages."""
         if new is None:
             self._index.execute("DELETE FROM tags WHERE tag = ?", (tag,))
         else:
@@ -187,7 +187,7 @@ class Index:
         return ids, [name for (name,) in files if not self._index.execute(kept, (name,)).fetchone()]
 
     def place(self, id_: int) -> tuple[str, int, int]:
-        """Return the file of a message, its offset there, and its size.
+        """Return the file of a message, the offset in the file, and the size of the message.
 
         Raises:
             KeyError: no such message is kept.
@@ -212,9 +212,9 @@ class Index:
 
 
 def _addresses(envelope: Envelope, fields: head.Head) -> Iterator[tuple[str, str, str]]:
-    """Yield field, folded address, and folded name and address.
+    """Yield three texts for each address: field, folded address, folded display name with the address.
 
-    Fields of the envelope are ``sender``, ``rcpt``, and ``hidden`` for recipients that no header field names.
+    Fields for the envelope are ``sender``, ``rcpt``, and (for recipients that no header field names) ``hidden``.
     """
     hidden = set(not_named(envelope.recipients, (one.address for one in (*fields.to, *fields.cc, *fields.bcc))))
     rows = [("sender", "", envelope.sender)]

@@ -1,6 +1,6 @@
-"""Mailpit's HTTP API v1, the part that its clients use: messages, search, tags, send, chaos.
+"""The part of Mailpit's HTTP API v1 that Mailpit's clients use: messages, search, tags, send, chaos.
 
-Ids are the inbox's numbers, as text. A request that is not supported gets 501 with the reason.
+The id of a message is the inbox's number, as text. An unsupported request gets status 501 with the reason.
 """
 
 import asyncio
@@ -28,12 +28,12 @@ from orchestrator.agents.inbox.words import MATCHES
 from orchestrator.agents.rules import Action, Moment, Rule
 
 LIKE = "v1.30.0"
-"""Release of Mailpit whose API this module follows in part."""
+"""Release of Mailpit. This module implements a part of its API."""
 _MOMENTS = {"Sender": Moment.MAIL, "Recipient": Moment.RCPT, "Authentication": Moment.AUTH}
 _SUMS = {"MD5": md5, "SHA1": sha1, "SHA256": sha256}
 _ABSENT = "not in this inbox: an inbox follows no link in a message, and keeps mail in the bed"
 _MOST = 1000
-"""Maximum messages of a list."""
+"""Maximum number of messages in a list."""
 _NAME = re.compile(r"[!-9;-~]+")  # RFC 5322, 2.2
 _RELAY = ("SMTPServer", "ReturnPath", "AllowedRecipients", "BlockedRecipients", "OverrideFrom")
 
@@ -89,7 +89,7 @@ async def read(here: Here, body: Reading) -> str:
 
 @v1.delete("/messages", response_class=PlainTextResponse)
 async def delete(here: Here, body: Ids | None = None) -> str:
-    """Delete messages: all of them, if none is named."""
+    """Delete the messages with these ids; without ids, delete all messages."""
     await remove(here.inbox, _of(body.IDs if body else []))
     return "ok"
 
@@ -257,7 +257,7 @@ async def chaos(here: Here) -> Chaos:
 
 @v1.put("/chaos")
 async def put_chaos(here: Here, body: Chaos | None = None) -> Chaos:
-    """Set the random failures; without a body, none."""
+    """Set the random failures; a request without a body removes them."""
     rules = []
     for name, moment in _MOMENTS.items():
         trigger: Trigger = getattr(body, name, Trigger())
@@ -272,7 +272,7 @@ async def put_chaos(here: Here, body: Chaos | None = None) -> Chaos:
 @plain.get("/livez", response_class=PlainTextResponse)
 @plain.get("/readyz", response_class=PlainTextResponse)
 async def alive() -> str:
-    """Report that the inbox serves."""
+    """Report that the inbox accepts requests."""
     return "ok"
 
 
@@ -283,12 +283,12 @@ async def absent(path: str) -> Response:
 
 
 def _of(ids: Sequence[str]) -> search.Condition:
-    """Select messages by id; without ids, all."""
+    """Return the condition that selects messages by id; without ids, all messages."""
     return ("id IN (SELECT value FROM json_each(?))", [json.dumps(ids)]) if ids else ("1", [])
 
 
 async def _listing(here: Served, where: search.Condition, start: int, limit: int) -> dict[str, Any]:
-    await here.ready((MATCHES, []))  # indexing the words also writes the snippets
+    await here.ready((MATCHES, []))  # a message gets its snippet when its words are indexed
     found = here.spool.find(*where, limit=limit, start=start)
     sql, args = where
     total, unread = here.spool.total(sql, args), here.spool.total(f"{sql} AND seen = 0", args)
@@ -363,7 +363,7 @@ def _sums(part: mime.Part) -> dict[str, str]:
 
 
 def _composed(body: Send) -> bytes:
-    """Return a message.
+    """Compose the message of a request.
 
     Raises:
         TypeError, ValueError: a field cannot be written.

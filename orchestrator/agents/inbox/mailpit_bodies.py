@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class RequestBody(BaseModel):
-    """Base of request bodies: unknown keys are ignored, and keys match in any case, as Go's JSON decoder does."""
+    """Base of request bodies. Unknown keys are ignored, and the case of keys does not matter, as in Go's decoder."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -20,7 +20,7 @@ class RequestBody(BaseModel):
 
 
 class Ids(RequestBody):
-    """Ids of messages; none: all."""
+    """Ids of messages; an empty list selects all messages."""
 
     IDs: list[str] = []
 
@@ -52,12 +52,12 @@ class Address(RequestBody):
 
 
 class Attachment(RequestBody):
-    """A file, base64."""
+    """An attached file; its content is base64."""
 
     Content: str
     Filename: str
     ContentType: str = ""
-    """Empty: guessed from the file's name."""
+    """Media type; if empty, the type is guessed from the file's name."""
     ContentID: str = ""
 
 

@@ -17,40 +17,41 @@ from orchestrator.agents.inbox.skeleton import Skeleton
 MOST_PARTS = 1000
 """Maximum number of listed parts of a message."""
 MOST_MULTIPARTS = 20
-"""Maximum number of multiparts that are split: a line is compared with the boundary of every enclosing multipart."""
+"""Maximum number of multiparts to split: each line is compared with the boundaries of all enclosing multiparts."""
 MOST_FIELD, MOST_PARAMETERS = 4096, 64
-"""Maximum characters and parameters of a ``Content-`` field; beyond, and in further multiparts, it is left empty."""
+"""Maximum characters and parameters of a ``Content-`` field. A field beyond these limits is emptied, and so
+is the field of each multipart beyond ``MOST_MULTIPARTS``."""
 _SPACE = re.compile(r"\s+")
 _TAG = re.compile(r"<(/?)([a-z0-9]*+)[^<>]*+>", re.IGNORECASE)
 _NOT_BASE64 = bytes(set(range(256)) - set(f"{ascii_letters}{digits}+/".encode()))
 MOST_TEXT = 1024 * 1024
-"""Maximum octets of a part that are shown as text."""
+"""Maximum octets to show of a part as text."""
 SNIPPET = 250
 """Maximum characters of a snippet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A leaf part, which has no parts of its own."""
+    """A part that does not itself contain parts."""
 
     id: str
     """Place of the part: ``2.1`` is the first part of the second part."""
     content_type: str
     charset: str | None
     filename: str
-    """Empty: the part has no file name."""
+    """File name; empty if the part has none."""
     content_id: str
     """Without angle brackets."""
     attachment: bool
-    """Whether it has a file name or the disposition ``attachment``, and is not shown with the text."""
+    """Whether the part has a file name or the disposition ``attachment``, and is not shown with the text."""
     size: int
-    """Octets of its content."""
+    """Octets of the part's content, without its transfer encoding."""
     octets: Callable[[], Iterator[bytes]]
-    """Yields the content, without its transfer encoding."""
+    """Yields the content of the part, without its transfer encoding."""
 
     @property
     def text(self) -> str:
-        """The first MiB as text with LF: an unknown charset is read as UTF-8, an invalid octet becomes U+FFFD."""
+        """The first MiB as text with LF. An unknown charset is read as UTF-8; an invalid octet becomes U+FFFD."""
         content = _start(self.octets())
         try:
             text = content.decode(self.charset or "utf-8", "replace")
@@ -72,17 +73,17 @@ class Body:
 
     @property
     def text(self) -> str:
-        """The first plain text that is not attached; empty without one."""
+        """The first plain text that is not attached; empty if there is none."""
         return self._first("text/plain")
 
     @property
     def html(self) -> str:
-        """The first HTML that is not attached; empty without one."""
+        """The first HTML that is not attached; empty if there is none."""
         return self._first("text/html")
 
     @property
     def attachments(self) -> list[Part]:
-        """Attached parts, without those that the text refers to."""
+        """Attached parts, except the parts that the text refers to."""
         return [part for part in self.parts if part.attachment and not part.content_id]
 
     @property
@@ -117,7 +118,7 @@ class Body:
 
 
 class _Bounded(Compat32):
-    """Policy of the parser: leaves out header fields that ``email`` parses in quadratic time or slower."""
+    """Policy of the parser: empties header fields that ``email`` would parse in quadratic time or slower."""
 
     multiparts = 0
 
@@ -134,7 +135,7 @@ class _Bounded(Compat32):
 
 
 def read_file(path: Path) -> Body:
-    """Read the parts of a large message from its file, in memory that does not grow with its size.
+    """Read the parts of a large message from its file; the memory in use does not grow with the message.
 
     Raises:
         OSError: the file cannot be read.
@@ -144,7 +145,7 @@ def read_file(path: Path) -> Body:
 
 
 def read(message: bytes, skeleton: Skeleton | None = None) -> Body:
-    """Read the parts of a message; ``message``: its octets, or those of its ``skeleton``."""
+    """Read the parts of a message; ``message``: the octets of the message, or of its ``skeleton``."""
     try:
         parts = _parts(message_from_bytes(message, policy=_Bounded()), skeleton)
     except (RecursionError, ValueError, TypeError, LookupError, AttributeError, AssertionError):
@@ -201,7 +202,7 @@ def _part(place: str, entity: Message, skeleton: Skeleton | None) -> Part:
     filename = decoded(entity.get_filename() or "")
     kind = entity.get_content_type()
     inner, encoding = entity.get_payload(), str(entity.get("Content-Transfer-Encoding", "")).strip().lower()
-    if isinstance(inner, list):  # message/rfc822: the message inside
+    if isinstance(inner, list):  # message/rfc822: the payload is another message
         payload, encoding = b"".join(one.as_bytes() for one in inner if isinstance(one, Message)), ""
     else:
         payload = bytes(entity.get_payload(decode=True) or b"")
@@ -251,7 +252,7 @@ def _base64(pieces: Iterator[bytes]) -> Iterator[bytes]:
         whole = len(rest) // 4 * 4
         yield a2b_base64(rest[:whole])
         rest = rest[whole:]
-    if len(rest) > 1:  # the padding was removed with the other octets that are not base64
+    if len(rest) > 1:  # the padding is missing: it was removed together with octets that are not base64
         yield a2b_base64(rest + b"==")
 
 

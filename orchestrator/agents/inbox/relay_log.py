@@ -1,7 +1,7 @@
-"""Relays' logs, received by an inbox over TCP (``images/postfix/send-log``); keeps the lines that name a queue id.
+"""Reception of the relays' logs over TCP (``images/postfix/send-log``); keeps the lines that contain a queue id.
 
 A relay connects to the inbox and sends ``log ID``, then ``NUMBER TIME TEXT`` for each line since the start of its log.
-After a reconnect it sends all lines again; the inbox skips numbers that it has, and counts missing ones.
+After a reconnect, the relay sends all lines again. The inbox skips the numbers it has, and counts missing numbers.
 """
 
 import asyncio
@@ -17,20 +17,20 @@ from pydantic import BaseModel, Field
 from orchestrator.agents.output import complain
 
 PORT = 8026
-"""TCP port of an inbox for the logs of relays."""
+"""TCP port on which an inbox receives the logs of relays."""
 LOG = "log"
-"""Kind of news (``feed``): further lines, or a relay that connected or disconnected."""
+"""Kind of news (``feed``): further lines have come, or a relay has connected or disconnected."""
 MOST_TEXT = 64 * 1024 * 1024
-"""Maximum characters of text kept for all relays together; the oldest lines are removed first."""
+"""Maximum characters of the kept lines of all relays together; the oldest lines are removed first."""
 _LONGEST = 16 * 1024
-"""Maximum octets of a line; a relay sends no longer lines."""
+"""Maximum octets of a line; no relay sends a longer line."""
 _PRUNED = 1000
-"""Lines removed in one step."""
+"""Number of lines removed in one step."""
 
 _HELLO = re.compile(rb"log ([\w.-]{1,64})")
 _LINE = re.compile(rb"(\d{1,15}) (\d{1,12}) (.*)", re.DOTALL)
 _QUEUE_ID = re.compile(r"(?<=[ =])(?![a-z]+\b)[0-9A-Za-z]{6,20}(?=[:,)]|$)")
-"""Queue ids, short and long (postconf(5), enable_long_queue_ids); a few other words match, too, and do no harm."""
+"""Pattern of short and long queue ids (postconf(5), enable_long_queue_ids); other words that match do no harm."""
 _RECEIVED = re.compile(r"\sid ([0-9A-Za-z]+)\b")
 
 _SCHEMA = """
@@ -69,9 +69,9 @@ class Relay:
     log_id: str = ""
     """Id of the newest log; empty: the relay has sent none."""
     newest: int = 0
-    """Number of the newest line of this log."""
+    """Number of the newest line of the log ``log_id``."""
     dropped: int = 0
-    """Number of lines that were not received, or are no longer kept."""
+    """Number of lines that did not arrive, or that were removed."""
 
     @property
     def problem(self) -> str:
@@ -84,7 +84,7 @@ class Relay:
 
 
 class RelayLogs:
-    """Lines of the relays' logs that name a message, in a file that is emptied at the start. Not thread-safe.
+    """Log lines of all relays that contain a queue id, in a file. The constructor empties the file. Not thread-safe.
 
     ``relays``: name -> addresses. ``changed`` is called after any news of kind ``LOG``.
     """
@@ -111,7 +111,7 @@ class RelayLogs:
     def about(self, client: str, fields: Iterable[tuple[str, str]]) -> MessageLog:
         """Return the lines about a message that came from ``client``.
 
-        The newest Received field names the queue id: the relay adds it (RFC 5321, 4.4).
+        The queue id is in the message's newest Received field, which the relay has added (RFC 5321, 4.4).
         """
         received = next((value for name, value in fields if name.lower() == "received"), "")
         relay, queued = self.at(client), _RECEIVED.search(received)
@@ -126,12 +126,12 @@ class RelayLogs:
         return next((relay for relay in self.relays if address in relay.addresses), None)
 
     def lines(self, relay: Relay, queue_id: str) -> list[LogLine]:
-        """Return the lines that name a queue id, the oldest first."""
+        """Return the lines that contain a queue id, the oldest first."""
         query = "SELECT t, text FROM lines WHERE queue_id = ? AND relay = ? ORDER BY n"
         return [LogLine(t=t, text=text) for t, text in self._index.execute(query, (queue_id, relay.name))]
 
     def begin(self, relay: Relay, log_id: str) -> None:
-        """Expect the lines of a log, from its first line on; lines of an earlier log are kept."""
+        """Expect the lines of this log, from its first line on; the lines of an earlier log are kept."""
         if relay.log_id != log_id:
             relay.log_id, relay.newest = log_id, 0
         self.changed()
@@ -194,7 +194,7 @@ class LogReception(asyncio.Protocol):
             self._relay.connections.add(self._transport)
 
     def data_received(self, data: bytes) -> None:
-        """Take the complete lines; end the connection at the first octets that are not a line."""
+        """Keep the complete lines; close the connection at the first octets that are not a valid line."""
         relay = self._relay
         if relay is None or self._transport.is_closing():
             return
@@ -213,7 +213,7 @@ class LogReception(asyncio.Protocol):
             self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        """Forget the connection."""
+        """Mark the relay as disconnected."""
         if self._relay is not None:
             self._relay.connections.discard(self._transport)
             self._logs.changed()

@@ -1,4 +1,4 @@
-"""Search for messages: terms in Mailpit's syntax, and SQL conditions from them; values are bound parameters only."""
+"""Search for messages: parses terms in Mailpit's syntax, and makes SQL conditions with bound parameters."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ Condition = tuple[str, list[object]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Term:
-    """One condition of a search: ``to:bob@d1.test``, ``-subject:hello``; without a field, words of any part."""
+    """One term of a search: ``to:bob@d1.test``, ``-subject:hello``. A term without a field matches words anywhere."""
 
     field: str
     value: str
@@ -22,19 +22,19 @@ class Term:
 
 
 MOST_TERMS = 50
-"""Maximum number of terms: SQLite nests one expression for each."""
+"""Maximum number of terms: SQLite nests one expression for each term."""
 _WORD = re.compile(r'([-!]?)(?:([a-z-]+):)?(?:"([^"]*)"|(\S+))', re.IGNORECASE)
 _SIZE = re.compile(r"(\d{1,12})([km]?)b?", re.IGNORECASE)
 _UNITS = {"": 1, "k": 1024, "m": 1024 * 1024}
 
 
 def parse(text: str) -> list[Term]:
-    """Parse a search in Mailpit's syntax: ``field:value``, quoted values, negated by ``-`` or ``!``.
+    """Parse a search in Mailpit's syntax: ``field:value``, with quotes around a value, and ``-`` or ``!`` for negation.
 
-    A word of punctuation only is ignored.
+    A word that is only punctuation is ignored.
 
     Raises:
-        ValueError: every word is punctuation only.
+        ValueError: every word is only punctuation.
     """
     terms = []
     for minus, name, quoted, bare in _WORD.findall(text):
@@ -49,10 +49,10 @@ def parse(text: str) -> list[Term]:
 
 
 def where(terms: Sequence[Term]) -> Condition:
-    """Join terms; all must match.
+    """Return the condition that all these terms match.
 
     Raises:
-        ValueError: a value cannot be read; the text names it.
+        ValueError: a value cannot be parsed; the text names this value.
     """
     if len(terms) > MOST_TERMS:
         raise ValueError(f"a search has at most {MOST_TERMS} terms, not {len(terms)}")
@@ -70,7 +70,7 @@ def by_marks(condition: Condition) -> bool:
 
 
 def _address(*fields: str) -> Callable[[str], Condition]:
-    """Match an address exactly if it has an ``@``, else a part of a name or an address."""
+    """Match address fields: a value with ``@`` is a whole address, any other value is a part of a name or address."""
     marks = ", ".join("?" * len(fields))
 
     def condition(value: str) -> Condition:
@@ -87,7 +87,7 @@ def _sender(value: str) -> Condition:
 
 
 def _subject(value: str) -> Condition:
-    """Scan the index of the subjects, which has a tenth of the table's size."""
+    """Match a part of the subject. SQLite scans the index of the subjects: a tenth of the table's size."""
     return "id IN (SELECT id FROM messages WHERE instr(subject, ?))", [fold(value)]
 
 

@@ -1,10 +1,10 @@
-"""The inbox program: ports of SMTP, submission, HTTP and the relays' logs, all in one process.
+"""The inbox program: one process serves SMTP, submission and HTTP, and receives the relays' logs.
 
 ::
 
     python3 -m orchestrator.agents.inbox.server --spool DIR [--settings FILE] [--rules FILE] [--certificate PEM]
 
-Prints JSON lines: ``{"event": "listening", ...}`` when it serves. SIGTERM ends it.
+Prints JSON lines: ``{"event": "listening", ...}`` once the inbox serves. SIGTERM ends the inbox.
 """
 
 import argparse
@@ -47,9 +47,9 @@ _MOST_HTTP = 512
 _SPARE_FDS = 256
 """File descriptors reserved for files of the spool."""
 _GRACE_S = 2
-"""Seconds that an HTTP answer may take once the inbox ends."""
+"""Time limit, in seconds, of open HTTP requests when the inbox ends."""
 _IDLE_S = 0.5
-"""Seconds without mail until words are indexed; a search indexes without this wait."""
+"""Seconds without mail before the words of new messages are indexed. A search does not wait for this."""
 _HOUR_S = 3600.0
 
 
@@ -61,11 +61,11 @@ class Ports:
     smtps: int | None = 465
     http: int = 8025
     log: int = PORT
-    """Port for the relays' logs; not opened without a relay."""
+    """Port for the relays' logs; opened only if there is a relay."""
 
 
 class _Server(uvicorn.Server):
-    """An HTTP server that leaves signals to the program."""
+    """An HTTP server that does not handle signals: the program does."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -74,7 +74,7 @@ class _Server(uvicorn.Server):
 
 
 class InboxServer:
-    """An inbox that serves, in the running event loop."""
+    """An inbox and its ports, in the running event loop."""
 
     def __init__(
         self,
@@ -149,7 +149,7 @@ class InboxServer:
                     self._start(self._shake_hands(accepted, factory))
 
     async def _shake_hands(self, accepted: socket.socket, factory: Callable[[], InboxSession]) -> None:
-        """Run a session inside TLS. It counts as open from before the handshake; with asyncio's server it could not."""
+        """Run a session inside TLS. It counts as open during the handshake; in asyncio's server it would not."""
         books, loop = self.reception.books, asyncio.get_running_loop()
         with suppress(OSError):
             if books.open >= self.reception.most:
@@ -179,7 +179,7 @@ class InboxServer:
                 complain(f"words not indexed: {error}")
 
     async def close(self) -> None:
-        """Stop serving: waiting requests are answered; open SMTP sessions last as long as the process."""
+        """Stop serving, and answer waiting requests; open SMTP sessions end with the process."""
         for server in self._servers:
             server.close()
         for task in self._tasks:

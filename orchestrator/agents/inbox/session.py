@@ -1,6 +1,6 @@
-"""An inbox's side of one SMTP connection: keeps every message as it came.
+"""An inbox's side of one SMTP connection: keeps every message unchanged.
 
-Beyond the sink's extensions: AUTH PLAIN and LOGIN (RFC 4954, RFC 4616), SMTPUTF8 (RFC 6531).
+Extensions in addition to the sink's: AUTH with PLAIN and LOGIN (RFC 4954, RFC 4616), SMTPUTF8 (RFC 6531).
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from orchestrator.agents.rules import PASSED, Decision, Moment, Rules, Transacti
 from orchestrator.agents.session import COMMAND_LIMIT, OK, SYNTAX, TOO_BIG, TOO_MANY
 
 PIECE = 16 * 1024
-"""A client has ``timeout_s`` for each piece of this many octets; octets beyond the maximum size do not count."""
+"""A client must send this many octets of a message in ``timeout_s``; octets beyond the maximum size do not count."""
 _TIMEOUT = b"421 4.4.2 Timeout\r\n"
 _CHALLENGE = b"334 \r\n"
 _WELCOME = b"235 2.7.0 Authentication successful\r\n"
@@ -43,7 +43,7 @@ _NOT_NOW = b"503 5.5.1 Not now\r\n"
 _FULL = b"452 4.3.1 "
 _ASCII_SENDER = b"550 5.6.7 An address that is not ASCII needs SMTPUTF8\r\n"
 _ASCII_RECIPIENT = b"553 5.6.7 An address that is not ASCII needs SMTPUTF8\r\n"
-"""RFC 6531, 3.5."""
+"""Refusal of a non-ASCII recipient if MAIL had no SMTPUTF8 (RFC 6531, 3.5)."""
 _NO_WAY_BACK = b"550 5.7.1 A notification would leave the bed\r\n"
 _NOT_KEPT = b"451 4.3.0 The message could not be kept\r\n"
 
@@ -54,13 +54,13 @@ class InboxSettings(Order):
 
     max_size: int = 50 * 1024 * 1024
     max_messages: int = 200_000
-    """Maximum number of kept messages; the next one gets the reply 452."""
+    """Maximum number of kept messages; further messages get the reply 452."""
     max_stored_mb: int = 4096
-    """Maximum MiB of the files of messages and of the used part of the index; then 452, too."""
+    """Maximum MiB of the message files and the used part of the index; beyond it, messages get the reply 452."""
     users: dict[str, str] | None = None
-    """Name -> password. ``None``: any name with any password."""
+    """Name -> password. ``None``: any name and any password are accepted."""
     timeout_s: float = 300.0
-    """Seconds for a command, and for each ``PIECE`` of a message (RFC 5321, 4.5.3.2.7: at least 5 minutes)."""
+    """Time limit, in seconds, of a command and of each ``PIECE`` (RFC 5321, 4.5.3.2.7, requires at least 5 minutes)."""
     require_auth: bool = False
     require_tls: bool = False
 
@@ -84,7 +84,7 @@ class InboxReception(RuledReception):
         super().__init__(Books([], None), SinkSettings(max_size=settings.max_size), most, tls)
 
     def extensions(self, *, secure: bool) -> list[bytes]:
-        """Return the keywords of the extensions that EHLO names."""
+        """Return the keywords of the extensions for the reply to EHLO."""
         auth = [b"AUTH PLAIN LOGIN"] if secure or not self.inbox.require_tls else []
         return [*auth, b"SMTPUTF8", *super().extensions(secure=secure)]
 
@@ -94,7 +94,7 @@ class InboxReception(RuledReception):
         return self.rules.decide(moment, transaction) if decision is PASSED else decision
 
     def put(self, message: bytes, envelope: Envelope) -> int:
-        """Keep a message that did not come by SMTP, and return its id.
+        """Keep a message that did not come over SMTP, and return the id of the message.
 
         Raises:
             OSError: the message is too big, or the disk is full.
@@ -131,7 +131,7 @@ class InboxReception(RuledReception):
             self.on_event(kind)
 
     def knows(self, user: str, password: str) -> bool:
-        """Check a name and its password."""
+        """Return whether the user name and the password are valid."""
         if self.inbox.users is None:
             return True
         known = self.inbox.users.get(user)
@@ -147,14 +147,14 @@ class InboxSession(RuledSession):
         super().__init__(reception)
         self._inbox = reception
         self._implicit = implicit
-        """TLS from the first octet on (RFC 8314)."""
+        """Whether the connection uses TLS from its first octet on (RFC 8314)."""
         self._exchange: Callable[[bytes], bytes] | None = None
-        """Takes the client's next line of an AUTH exchange."""
+        """Replies to the client's next line in an AUTH exchange; ``None``: no exchange is under way."""
         self._login = ""
         self._user: str | None = None
         self._utf8 = False
         self._lines = 0
-        """Command lines read."""
+        """Number of command lines read so far."""
         self._seen = (-1, 0)
         """Number of command lines, and of pieces of a message, at the last call of ``_end_if_idle``."""
 
@@ -207,7 +207,7 @@ class InboxSession(RuledSession):
         return reply
 
     def _limit(self) -> bytes | None:
-        """Return the reply to MAIL that a limit of the inbox demands, or ``None``."""
+        """Return the refusal of MAIL if a limit of the inbox is reached, or ``None``."""
         if self._inbox.inbox.require_tls and self._secure is None:
             return _TLS_FIRST
         if self._inbox.inbox.require_auth and self._user is None:
@@ -323,7 +323,7 @@ class InboxSession(RuledSession):
         super().connection_lost(exc)
 
     def _take(self, content: DataReader) -> tuple[bytes, float]:
-        """Keep a message if the rules allow; otherwise discard its octets and its file."""
+        """Keep a message if the rules allow this; otherwise discard its octets and its file."""
         message, reply = cast("SpooledContent", content), b""
         try:
             if message.refused is not None:

@@ -1,6 +1,6 @@
 """Skeleton of a large message: the start of its header section, its boundaries, and the start of each part.
 
-A mark stands for octets that are left out; they are read from the file when a part is requested.
+A mark replaces octets that the skeleton leaves out. These octets are read from the file when a part is requested.
 """
 
 import re
@@ -13,19 +13,19 @@ from secrets import token_hex
 from orchestrator.agents.inbox import head
 
 KEPT = 4 * 1024
-"""Octets kept of a part of more than twice that size; of the text before the first part, ``head.LIMIT`` are kept."""
+"""Octets kept of a part that has more than twice as many. Before the first part, ``head.LIMIT`` octets are kept."""
 MOST_BOUNDARIES = 100
-"""Maximum number of distinct boundaries: the first ones that the message names."""
+"""Maximum number of distinct boundaries; further boundaries of the message are ignored."""
 MOST_LINES = 1100
-"""Maximum lines with a boundary; later ones are ignored."""
+"""Maximum number of boundary lines; later boundary lines are ignored."""
 _NAMED = re.compile(rb'boundary[ \t]*=[ \t]*(?:"([^"\r\n]{1,200})"|([^\s";]{1,200}))', re.IGNORECASE)
 _LINE = rb"--(?:(?<=[\r\n]--)|(?<=\A--))(?:%b)(?:--)?[ \t]*(?=[\r\n]|\Z)"
-"""RFC 2046, 5.1.1. It begins with octets, which ``re`` looks for fifty times as fast as for an assertion."""
+"""Boundary line (RFC 2046, 5.1.1). ``--`` comes first: ``re`` finds octets fifty times as fast as assertions."""
 _PIECE = 256 * 1024
 
 
 class Skeleton:
-    """Skeleton of one message. Keeps the file open: a message that is deleted meanwhile can be read to its end."""
+    """Skeleton of one message. Keeps the file open, so that a message deleted meanwhile can be read to its end."""
 
     def __init__(self, path: Path) -> None:
         with path.open("rb") as file:
@@ -52,7 +52,7 @@ class Skeleton:
         return self._mark.search(octets) is not None
 
     def whole(self, octets: bytes) -> Iterator[bytes]:
-        """Yield octets of the skeleton, with the left-out octets in place of each mark."""
+        """Yield these octets of the skeleton; each mark is replaced by the octets that were left out."""
         at = 0
         for mark in self._mark.finditer(octets):
             yield octets[at : mark.start()]

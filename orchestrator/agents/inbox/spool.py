@@ -1,10 +1,10 @@
-"""Spool of an inbox: raw messages in append-only files, and an SQLite index that finds them.
+"""Spool of an inbox: raw messages in append-only files, and an SQLite index of the messages.
 
 ::
 
     spool/index.sqlite     one row for each message, each recipient of an envelope, each event
     spool/000001           messages of at most 64 KiB, one behind the other
-    spool/000002           a larger message, in a file of its own; it is called incoming-x3f8 until it is kept
+    spool/000002           a larger message; until the message is kept, the name of its file is like incoming-x3f8
 
 The index is written before the reply to the end of the data, but not synced: the spool lives as long as its container.
 """
@@ -37,17 +37,17 @@ class Spool(Index):
         self.events = Events(self._index, most_b, clock)
 
     def begin(self, most: int) -> SpooledContent:
-        """Return the content of a new message, of at most ``most`` octets."""
+        """Begin a new message of at most ``most`` octets, and return its empty content."""
         return SpooledContent(self.folder, most)
 
     @property
     def stored_b(self) -> int:
-        """Octets of the files of messages, and of the pages of the index that are in use."""
+        """Octets of the message files and of the used pages of the index."""
         return self._files.size + self.in_use_b
 
     @property
     def full(self) -> str | None:
-        """Why no further message can be kept; ``None`` if there is room."""
+        """Reason why no further message can be kept; ``None`` if there is room."""
         if self.count >= self._most_messages:
             return f"{self.count} messages are kept, the limit"
         if (stored := self.stored_b) >= self._most_b:
@@ -76,7 +76,7 @@ class Spool(Index):
         return id_
 
     def chunks(self, id_: int, most: int | None = None) -> Iterator[bytes]:
-        """Yield the octets of a message, or the first ``most`` of them, 256 KiB at a time at most.
+        """Yield the octets of a message, or only the first ``most`` octets, in pieces of at most 256 KiB.
 
         Raises:
             KeyError: no such message is kept.

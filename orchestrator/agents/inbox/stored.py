@@ -15,9 +15,9 @@ class Envelope:
     """IP address."""
     helo: str
     user: str | None = None
-    """User name of AUTH."""
+    """User name of AUTH; ``None``: no AUTH."""
     tls: str | None = None
-    """Version of TLS and cipher."""
+    """TLS version and cipher; ``None``: no TLS."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +35,6 @@ class Stored:
     """Fields of ``head.Head``."""
     tags: tuple[str, ...]
     snippet: str
-    """Start of its text; empty until its words are indexed (``Words.fill``)."""
+    """Start of the message's text; empty until the words of the message are indexed (``Words.fill``)."""
     attachments: int
-    """Attached files in its first ``words.LIMIT`` octets; 0 until its words are indexed."""
+    """Number of attached files in the first ``words.LIMIT`` octets; 0 until the words of the message are indexed."""

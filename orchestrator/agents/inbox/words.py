@@ -1,7 +1,7 @@
-"""Full-text index of an inbox: the words of subjects, addresses and texts, filled after mail is accepted.
+"""Full-text index of an inbox: words of subjects, addresses and texts, indexed after mail has been accepted.
 
-The index is a contentless FTS5 table (sqlite.org/fts5.html): words and their places, not the texts. Entries of deleted
-messages stay until they are four fifths of the index; no search finds them, because ids are never reused.
+The index is a contentless FTS5 table (sqlite.org/fts5.html): it holds words and their places, but no texts. Entries of
+deleted messages stay until four fifths of the index are such entries. No search finds them: ids are never reused.
 """
 
 import re
@@ -15,9 +15,9 @@ from orchestrator.agents.inbox.folding import BETWEEN, fold
 MATCHES = "id IN (SELECT rowid FROM words WHERE words MATCH ? AND rowid >= (SELECT min(id) FROM messages))"
 """A condition on the table ``messages``; its parameter is an FTS5 query."""
 LIMIT = 1024 * 1024
-"""Maximum octets of a message that are indexed, from its start."""
+"""Number of octets, from the start of a message, whose words are indexed."""
 SLICE_S = 0.02
-"""Duration of one step of ``Words.fill``, in seconds; the step ends with the message under way."""
+"""Duration of one step of ``Words.fill``, in seconds. A step first finishes its current message."""
 _LONG = re.compile(r"[^\W_]{3}[\W_]*$")  # a shorter prefix matches so many words that a search takes a second
 _SCHEMA = """
 CREATE VIRTUAL TABLE IF NOT EXISTS words
@@ -55,7 +55,7 @@ class Words:
         self._live, self._dead = live, entries - live
 
     def behind(self, known: int = 0) -> int | None:
-        """Return the id of the newest message, if it is not indexed yet and newer than ``known``."""
+        """Return the id of the newest message if this message is not yet indexed and is newer than ``known``."""
         (newest,) = self._index.execute("SELECT coalesce(max(id), 0) FROM messages").fetchone()
         return int(newest) if newest > max(self._last, known) else None
 
@@ -84,7 +84,7 @@ class Words:
         self._live += len(added)
 
     def forget(self, ids: list[int]) -> None:
-        """Record a deletion; rebuild the index if four fifths of its entries belong to deleted messages."""
+        """Note the deletion of messages; rebuild the index if four fifths of its entries belong to deleted messages."""
         gone = sum(id_ <= self._last for id_ in ids)
         self._live -= gone
         self._dead += gone

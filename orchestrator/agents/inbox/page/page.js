@@ -1,7 +1,7 @@
-// The page of an inbox. Text of mail reaches the document as text nodes only; HTML of mail only a sandboxed frame.
+// The page of an inbox. Text of mail enters the document only as text nodes; HTML of mail is shown only in a sandboxed frame.
 
 const PAGE = 100;
-const LOG_S = 60;  // seconds that a request waits for further lines
+const LOG_S = 60;  // seconds for which a request waits for further log lines
 const byId = (id) => document.getElementById(id);
 const state = { query: "", messages: [], total: 0, selected: null, tab: "Text" };
 
@@ -138,7 +138,7 @@ async function followLog(id, lines, problem, left) {
   }
 }
 
-let leave = new AbortController();  // ends the requests of the tab that is shown
+let leave = new AbortController();  // aborts the open requests of the shown tab
 async function open(id) {
   state.selected = id;
   document.body.classList.add("open");
