@@ -32,10 +32,10 @@ def unfinished(deployed: DeployedBed) -> EngineFailed:
 
 
 def attach(host: Host, deployed: DeployedBed) -> RunningBed:
-    """Return the handle to a bed; it leaves out nodes whose container was removed.
+    """Return the handle to a bed; the handle leaves out nodes whose container was removed.
 
     Raises:
-        EngineFailed: the bed is being brought up, or its bring-up was never finished.
+        EngineFailed: the bed's bring-up has not finished, or never finished.
         InvalidInput: another version of testbed brought the bed up, or no container of a node remains.
     """
     containers = deployed.node_containers
