@@ -124,7 +124,7 @@ class Inbox:
         return [found[id_] for id_ in sorted(found)]
 
     def attempts(self, *, after: int = 0, limit: int = 100) -> list[dict[str, Any]]:
-        """Return the newest ``limit`` replies caused by rules and limits, with event ids above ``after``, oldest first."""
+        """Return the newest ``limit`` replies caused by rules and limits, with ids above ``after``, oldest first."""
         answer = self._ask("attempts", _ANSWER_S, after=after, limit=limit, newest=True)
         events: list[dict[str, Any]] = answer["events"]
         return events[::-1]

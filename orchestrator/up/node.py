@@ -184,7 +184,7 @@ class RunningNode:
         return self.recorder.on_death(lambda _: act()) if self.recorder else nullcontext()
 
     def cause(self, error: EngineFailed) -> EngineFailed:
-        """Return the error that explains ``error``: NodeDied, or the engine's failure to report ends; else ``error``."""
+        """Return the cause of ``error``: NodeDied, or the engine's failure to report ends; else ``error`` itself."""
         if self.recorder:
             try:
                 self.recorder.check()
