@@ -89,7 +89,7 @@ class Readings:
     neighbours: int
     """Entries in the neighbour table now."""
     neighbours_planned: int
-    """Sum of the entries that this engine's beds may need."""
+    """Sum of the neighbour table entries that this engine's beds may need."""
     sysctls: dict[str, str]
     disk_free_b: int | None = None
     """Free bytes on the engine's disk for containers and logs; ``None``: unknown."""
@@ -122,7 +122,7 @@ class Check:
 
 
 def read(host: Host, *, features: bool = True) -> Readings:
-    """Read the host with two helpers: one without capabilities in the host's network namespace, one in its own namespace.
+    """Read the host with two helpers: one, without capabilities, in the host's network namespace; one in its own.
 
     ``features``: try out the kernel's features, in the second helper; otherwise ``lacks`` is empty.
     """
@@ -284,7 +284,7 @@ def _available(meminfo: str) -> int:
 
 
 def _entries(table: str) -> int:
-    """Read /proc/net/stat/arp_cache: a heading, then a hex row per CPU; the first column is the total of entries."""
+    """Return the total of entries from /proc/net/stat/arp_cache: the first column, equal in the hex row of each CPU."""
     words = table.split()
     columns = next((i for i, word in enumerate(words) if word.strip("0123456789abcdef") == ""), len(words))
     return int(words[columns], 16) if columns < len(words) else 0

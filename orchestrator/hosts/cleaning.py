@@ -29,7 +29,7 @@ def clean(host: Host, *, everything: bool, say: Callable[[str], None]) -> Cleane
     Unless ``everything``, keep beds that are up, beds of running commands, and beds made from another machine.
 
     Raises:
-        EngineFailed: an object could not be removed; the other objects were.
+        EngineFailed: an object could not be removed; all other objects were removed.
     """
     beds = deployed_beds(host)
     removed = [bed for bed in beds if everything or bed.abandoned]
@@ -64,7 +64,7 @@ def remove_owned(host: Host, owner: str, say: Callable[[str], None] = _log.info)
     """Remove every bed with this OWNER label; idempotent.
 
     Raises:
-        EngineFailed: an object could not be removed; the other objects were.
+        EngineFailed: an object could not be removed; all other objects were removed.
     """
     ids = {item.labels.get(ID) for item in host.find({OWNER: owner})}
     if problems := _remove_each(host, [bed for bed in deployed_beds(host) if bed.id in ids], say):
@@ -125,7 +125,7 @@ def remove(host: Host, bed: DeployedBed, say: Callable[[str], None]) -> None:
 
 
 def _at_once(acts: Sequence[Callable[[], None]]) -> None:
-    """Call functions in parallel. A pool starts no thread while the interpreter exits; a bed may be up then."""
+    """Call functions in parallel, without a pool: a pool starts no thread at the interpreter's exit."""
     threads = [Thread(target=act) for act in acts]
     for thread in threads:
         thread.start()

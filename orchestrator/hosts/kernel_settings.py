@@ -43,7 +43,7 @@ _Values = Mapping[str, tuple[str, str]]
 
 
 class HostSettings:
-    """Context manager that holds the lock; ``apply`` raises settings that are too low; the exit restores them.
+    """Context manager that holds the lock; ``apply`` raises settings that are too low; the exit restores old values.
 
     ::
 

@@ -1,4 +1,4 @@
-"""Labels of a bed's objects, and state of their owner: the process of a run, or the bring-up of a kept bed.
+"""Labels of a bed's objects, and state of their owner: the process of a run, or the bring-up of a bed that stays up.
 
 Objects are identified by labels alone, so that any command finds the objects of a killed command. A veth pair has no
 labels: its name and its alias hold the id of its bed.

@@ -181,7 +181,7 @@ def _node_wall(host: Host, bed: DeployedBed, container: Found) -> Wall:
 
 
 def _still_there(host: Host, walls: Iterable[Wall]) -> list[Wall]:
-    """Leave out beds removed during the check; mark an open wall UNSEEN if its bed's containers changed meanwhile."""
+    """Leave out walls of beds removed during the check; mark an open wall UNSEEN if its bed's containers changed."""
     now = {bed.id: bed.containers for bed in deployed_beds(host)}
     return [
         wall

@@ -56,7 +56,7 @@ class MailBed(Definition):
         self._inbox: BedInbox | None = None
         self._id = ""
         self.rules: list[Rule] = []
-        """Rules and faults that this object made since its start, oldest first; removed ones are included."""
+        """Rules and faults that this object made since its start, oldest first, including removed rules."""
         super().__init__(bed, name)
 
     # ------------------------------------------------------------------------------------------------------- its life

@@ -52,8 +52,8 @@ _ALONE = f"{wiring.DIRECTORY}/alone"
 def joined_reaper(owner: str) -> socket.socket | None:
     """Ask testcontainers' reaper to remove the objects with this OWNER label when this process ends.
 
-    Returns the connection to the reaper, which ends with the process. ``None``: the reaper is disabled, cannot be
-    started, or does not acknowledge within ``ACK_S``; the log has the reason.
+    Returns the connection to the reaper; the connection ends with the process. ``None``: the reaper is disabled, cannot
+    be started, or does not acknowledge within ``ACK_S``; the log has the reason.
     """
     if testcontainers_config.ryuk_disabled:
         return None

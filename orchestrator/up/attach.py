@@ -12,7 +12,7 @@ from orchestrator.up.bed import RunningBed
 from orchestrator.up.node import RunningNode
 
 BED_FILE = "/testbed/bed.json"
-"""File in every node with the bed's definition, its subnet and the number of CPUs that its plan assumed."""
+"""File in every node: the bed's definition, the subnet, and the number of CPUs for which the plan was made."""
 FORMAT = 1
 """Format of BED_FILE; a plan made from another format may differ from the running bed."""
 

@@ -82,7 +82,7 @@ def bring_up(
     ``statistics``: record the engine's statistics, too; for four nodes they take 0.3 s of the engine's CPU time.
 
     Raises:
-        InvalidInput: no slice is free for its addresses.
+        InvalidInput: no subnet is free for the bed, or the subnet in its definition is taken.
         Withdrawn: this bed was meant to stay up, but an older bed of the same name exists.
         EngineFailed: the engine refused a request, or a service did not become ready.
         NodeDied: a container ended.
@@ -202,7 +202,7 @@ def certificates(authority: Authority, plan: Plan, node: NodePlan) -> dict[str, 
 
 
 def container_spec(node: NodePlan, control: str, lab: str, guests: str | None = None) -> ContainerSpec:
-    """Return the container of a node on these networks, unlabelled."""
+    """Return the specification of a node's container on these networks, without labels."""
     invited = (Endpoint(network=guests, alias=node.name),) if guests and node.guests else ()
     return ContainerSpec(
         name=node.name,
@@ -224,7 +224,7 @@ def _take_down(
 ) -> None:
     """Remove the bed, complete or not; signals are held back until it is removed.
 
-    Raises the clean-up's error if ``first`` is None; otherwise adds it to ``first`` as a note.
+    Raises the clean-up's error if ``first`` is None; otherwise adds this error to ``first`` as a note.
     """
     name = "take the bed down"
     if isinstance(first, Withdrawn):

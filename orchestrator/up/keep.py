@@ -46,7 +46,7 @@ def up(
 ) -> DeployedBed:
     """Return the deployed bed of this name and definition; bring it up if there is none.
 
-    Abandoned beds are removed and open walls of all beds restored first. ``life`` starts when the first object is made.
+    First remove abandoned beds and restore open walls (firewalls) of all beds. ``life`` starts with the first object.
     ``publish_at``: address of the host on which the ports are published.
 
     Raises:

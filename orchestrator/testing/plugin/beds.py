@@ -72,7 +72,7 @@ class Beds:
 
     @contextmanager
     def hold(self, request: pytest.FixtureRequest, bed: str | Path | Callable[[], MailBed]) -> Iterator[MailBed]:
-        """Hold a bed up during the block.
+        """Keep a bed up during the block.
 
         The test is skipped or fails if no engine answers, and fails if the bring-up fails.
         """

@@ -58,7 +58,7 @@ class Recorder(AbstractContextManager["Recorder"]):
         self.died = Event()
         """Set if a container ended unexpectedly, or the engine cannot report ends any more."""
         self._broken: Future[None] = Future()
-        """Holds the reason why ``died`` is set, as its exception."""
+        """Its exception is the reason why ``died`` is set."""
         self._on_death: list[Callable[[EngineFailed], None]] = []
         self._rundir = rundir
         self._lock = Lock()
