@@ -1,4 +1,4 @@
-"""The command line. Heavy imports stand inside the commands, so that --help is quick."""
+"""The command line. Commands import heavy modules inside their functions, so that --help is quick."""
 
 import gc
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def _options(
         bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and end.")
     ] = False,
 ) -> None:
-    """Read the options before the name of a command."""
+    """Read the options that precede the name of a command."""
 
 
 app.add_typer(run.app, name="run", rich_help_panel="Ask")
@@ -62,6 +62,6 @@ app.add_typer(mail.dns_app, name="dns", rich_help_panel="Mail and DNS of a bed")
 
 
 def main() -> None:
-    """Run the command that the arguments name."""
+    """Run the command named by the arguments."""
     gc.set_threshold(50_000, 20, 20)  # with the default 700, imports cause 140 collections: a tenth of their CPU time
     shell.run_guarded(app)

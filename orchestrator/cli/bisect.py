@@ -27,7 +27,7 @@ def _bisect(
     parent: shell.ParentOption = None,
     output: shell.FormatOption = "text",
 ) -> None:
-    """Search for the threshold, and show every run."""
+    """Search for the threshold; show every run."""
     from orchestrator.cli.progress import Steps
     from orchestrator.report import many as report
     from orchestrator.runs import bisect as bisection

@@ -43,14 +43,14 @@ Option = Annotated[
 
 
 def find(host: "Host", wanted: str | None, give: str, *, of_runs: bool = True) -> "DeployedBed":
-    """Return the deployed bed of this name or id; if None, the only bed.
+    """Return the deployed bed with the name or id ``wanted``; for None, the only deployed bed.
 
     ``give``: advice in the error on how to name a bed. ``of_runs``: include beds of running scenarios.
     """
     from orchestrator.hosts import ownership
 
     deployed = ownership.deployed_beds(host)
-    present = [bed for bed in deployed if bed.networks]  # a helper container of another command has no network
+    present = [bed for bed in deployed if bed.networks]  # skip another command's helper container: it has no network
     if wanted is None:
         found = [bed for bed in present if of_runs or bed.kind is ownership.Kind.UP]
     else:
@@ -64,7 +64,7 @@ def find(host: "Host", wanted: str | None, give: str, *, of_runs: bool = True) -
 
 
 def attached(bed: str | None, give: str = "`--bed ID`") -> "RunningBed":
-    """Return the handle to the deployed bed that ``find`` finds."""
+    """Find a deployed bed as ``find`` does, and return its handle."""
     from orchestrator.hosts import docker
     from orchestrator.up.attach import attach
 

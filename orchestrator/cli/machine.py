@@ -34,7 +34,7 @@ class Doctor(TyperCommand):
     """The command ``doctor BED``, or ``doctor SCENARIO`` with the scenario's parameters as options."""
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        """Parse the command line; if it names a scenario, parse it as the command of that scenario."""
+        """Parse the command line; if it names a scenario, use the options of this scenario's command."""
         named = next((word for word in args if word in scenario_commands.names()), None)
         if named is None:
             return super().make_context(info_name, args, parent, **extra)

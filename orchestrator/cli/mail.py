@@ -63,7 +63,7 @@ def inbox(
 @dns_app.callback(help="Break or change the DNS of a bed, and list the questions of its nodes.")
 @verbose
 def _dns() -> None:
-    """Read the options before the name of a command."""
+    """Read the options that precede the name of a command."""
 
 
 @dns_app.command()

@@ -52,7 +52,7 @@ def exec_(
 
 @contextmanager
 def _shown_if_late(output: shell.Format, timeout: float) -> Iterator[None]:
-    """Show the output of a command that is killed at its time limit, and name the option in the error."""
+    """If a command is killed at its time limit, show its output, and name the option ``--timeout`` in the error."""
     from orchestrator.hosts import Overdue
 
     try:

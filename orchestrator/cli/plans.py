@@ -1,4 +1,4 @@
-"""Commands about beds that need not be up: plan, graph, schema."""
+"""Commands about beds, up or not: plan, graph, schema."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -70,7 +70,7 @@ def plan(
 
 
 def _show_own(node: "NodePlan", own: Iterable[str]) -> None:
-    """Print the user's own files of a node, and the changes made to them."""
+    """Print the user's own files of a node, and testbed's changes to these files."""
     import hashlib
 
     for path in sorted(own):

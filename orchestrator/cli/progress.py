@@ -14,7 +14,7 @@ from orchestrator.plaintext import plain
 
 @contextmanager
 def _timed(name: str, taken: list[dict[str, Any]]) -> Iterator[None]:
-    """Append the name of the block and its duration in seconds to ``taken``."""
+    """Time the block, and append its name and duration in seconds to ``taken``."""
     began = time.monotonic()
     try:
         yield
@@ -46,19 +46,19 @@ class Steps:
                 self._console.print(f"{mark} {escape(plain(name))} [dim]{self.taken[-1]['seconds']:.1f} s[/dim]")
 
     def show(self, text: str) -> bool:
-        """Show progress of the running step on a terminal, where the next text replaces it; return False elsewhere."""
+        """Show progress of the running step on a terminal, until the next text; without a terminal return False."""
         if shown := self._console.is_terminal and self._status is not None:
             self._status.update(escape(plain(text)))
         return shown
 
     def say(self, text: str) -> None:
-        """Show progress of the running step; on a terminal the next text replaces it, unless it begins "warning:"."""
+        """Show progress of the running step. On a terminal the next text replaces this text, except a "warning:"."""
         if text.startswith("warning:") or not self.show(text):
             self._console.print(f"   {plain(text)}", markup=False)
 
 
 class Within:
-    """Shows the steps of one of many runs inside a step of ``Steps``, so that each run takes one line."""
+    """Shows one of many runs as a single step of ``Steps``, so that each run takes one line."""
 
     def __init__(self, outer: Steps) -> None:
         self._outer = outer

@@ -39,7 +39,7 @@ def _run(
     parent: shell.ParentOption = None,
     output: shell.FormatOption = "text",
 ) -> None:
-    """Make one run, or one for each combination of the values of ``vary``."""
+    """Make one run, or one run for each combination of the values of ``vary``."""
     from orchestrator.cli.progress import Steps
     from orchestrator.report import many as report
     from orchestrator.runs import sweep
@@ -103,7 +103,7 @@ def conclude(page: "Page", summary: "Summary", output: shell.Format, code: int) 
 
 
 def _ask_trust(file: Path, files: list[str]) -> None:
-    """Ask on the terminal whether to run the files that a capsule brings; raise HostCannot unless the answer is yes."""
+    """Ask on the terminal whether to run a capsule's own files; raise HostCannot unless the answer is yes."""
     named = ", ".join(files[:_NAMED]) + (f" and {len(files) - _NAMED} more" if len(files) > _NAMED else "")
     if sys.stdin.isatty():
         shell.say(f"{file} brings files from its maker, which would run in containers of its bed:\n  {named}")
@@ -130,7 +130,7 @@ def _again(
     parent: shell.ParentOption = None,
     output: shell.FormatOption = "text",
 ) -> None:
-    """Run a capsule's scenario here, with the capsule's parameters, and list the differences."""
+    """Run a capsule's scenario here with the capsule's parameters; list the differences between the runs."""
     from orchestrator.cli.progress import Steps
     from orchestrator.report import many as report
     from orchestrator.runs import capsule

@@ -1,4 +1,4 @@
-"""Commands that take a scenario: one subcommand for each, with its parameters as options."""
+"""Commands with a scenario as subcommand; the scenario's parameters are the subcommand's options."""
 
 import ast
 import inspect
@@ -20,7 +20,7 @@ _SCENARIOS = Path(__file__).parents[1] / "scenarios"
 
 
 def _files() -> dict[str, Path]:
-    """Return scenario -> file (its module, or the __init__.py of its package), without an import."""
+    """Map each scenario to its file (module, or the __init__.py of a package) without importing any."""
     modules = {path.stem: path for path in _SCENARIOS.glob("[!_]*.py")}
     packages = {path.parent.name: path for path in _SCENARIOS.glob("*/__init__.py")}
     return {
@@ -31,7 +31,7 @@ def _files() -> dict[str, Path]:
 
 
 def names() -> list[str]:
-    """Return the names of all scenarios, without an import."""
+    """Return the names of all scenarios, without importing any."""
     return sorted(_files())
 
 
@@ -39,7 +39,7 @@ class Scenarios(shell.Panels):
     """Subcommands, one for each scenario file; only the called scenario is imported, so that help is quick."""
 
     body: Callable[..., None]
-    """The function that each subcommand executes (see ``command``)."""
+    """The function that every subcommand executes: ``body`` of ``command``."""
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - click's signature
         """Return the names of all scenarios."""

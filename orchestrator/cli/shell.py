@@ -24,7 +24,7 @@ _errors_in_json: ContextVar[bool] = ContextVar("errors_in_json", default=False)
 
 
 def errors_as(output: str) -> str:
-    """Print this command's error in the format of its answer; callback of every option ``--format``."""
+    """Print errors in the output format of the command; callback of every option ``--format``."""
     _errors_in_json.set(output == "json")
     return output
 
@@ -42,7 +42,7 @@ RUNS = Path("runs")
 MARKUP = None
 """Help as plain text: rich would double the time of `testbed --help`."""
 _LINES, _WIDTH = 20, 1000
-"""Limits of an error message, in lines and columns; the logs have the rest."""
+"""Maximum lines and columns of an error message; the logs hold the full text."""
 
 
 class Panels(TyperGroup):
@@ -62,7 +62,7 @@ class Panels(TyperGroup):
 
 
 def built_in_beds() -> list[str]:
-    """Return the names of the built-in beds, for shell completion, without reading a file of theirs."""
+    """Return the names of the built-in beds, for shell completion, without reading the beds' files."""
     return sorted(path.stem for path in (Path(__file__).parents[1] / "bed" / "builtin").glob("*.yaml"))
 
 
@@ -117,10 +117,10 @@ def conclude_run(finished: "Finished", output: Format) -> NoReturn:
 
 
 def end_with(code: int, unreported: Problem | None) -> NoReturn:
-    """Exit with this code after the answer was shown; warn if its report could not be written.
+    """Exit with this code once the answer is shown; warn if the report of the answer could not be written.
 
     Raises:
-        HostCannot: there was no room for the report.
+        HostCannot: the disk had no room for the report.
     """
     if isinstance(unreported, HostCannot):
         raise unreported
@@ -178,7 +178,7 @@ def _notes(error: BaseException) -> list[str]:
 
 
 def _left(signal: BaseException) -> list[str]:
-    """Return the notes about objects left behind, of chained errors, too: a second signal may have hidden the first."""
+    """Return notes about remaining objects, also of chained errors: a second signal may have hidden the first one."""
     notes = _notes(signal)
     error = signal.__cause__ or signal.__context__
     while error:

@@ -1,7 +1,8 @@
-"""Protocols of a host, its nodes and images, with their data types; modules below: all operations on a host.
+"""Interfaces (typing.Protocol) of a host, its nodes and its images; modules below: all operations on a host.
 
 ``docker`` is a host with a Docker Engine (20.10 and later, local or remote); the tests have an in-memory host.
-Other modules use the protocols only. Functions that take a host may raise ``EngineFailed``, as its methods do.
+Other modules use these interfaces only. A function with a host as parameter may raise ``EngineFailed``, as the host's
+methods do.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -56,17 +57,17 @@ class ContainerSpec:
     labels: Mapping[str, str]
     networks: tuple[Endpoint, ...] = ()
     host_network: bool = False
-    """Join the host's network namespace (only the one-shot helper does)."""
+    """Join the host's network namespace; only the one-shot helper sets this."""
     hostname: str | None = None
     capabilities: tuple[str, ...] = ()
     sysctls: Mapping[str, str] = field(default_factory=dict)
     writes_sysctls: bool = False
-    """Mount ``/proc/sys`` writable; capabilities still limit the writes (only the one-shot helper does)."""
+    """Mount ``/proc/sys`` writable; capabilities still limit the writes. Only the one-shot helper sets this."""
     limits: Limits = field(default_factory=Limits)
     publish: tuple[str, ...] = ()
     """Container ports as ``25/tcp``; each gets a free port of the host's ``publish_at``."""
     publish_at: str = LOOPBACK
-    """Address of the host; with a loopback address, other machines cannot reach the ports."""
+    """Address of the host for published ports; other machines cannot reach ports on a loopback address."""
     files: Mapping[str, bytes] = field(default_factory=dict)
     """Absolute path -> content, written before the start; mode 0644, or 0755 if the content begins with ``#!``."""
 
@@ -83,8 +84,8 @@ class NetworkSpec:
     parent: str | None = None
     """Host interface under a macvlan network."""
     internal: bool = False
-    """Of a bridge. True: its containers reach each other, and the host has no address on it. False: they reach only the
-    host, which publishes their ports on 127.0.0.1."""
+    """For a bridge. True: the containers reach each other, and the host has no address on the bridge. False: the
+    containers reach only the host, and the host publishes their ports on 127.0.0.1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +98,7 @@ class Output:
 
     @property
     def failure(self) -> str:
-        """Text for an error message: standard error, or the exit status if that is empty."""
+        """Text for an error message: standard error, or the exit status if standard error is empty."""
         return self.stderr.strip() or f"status {self.status}"
 
 
@@ -151,7 +152,7 @@ class ContainerGone(EngineFailed):
 
 
 class Overdue(TimedOut):
-    """A command was killed at its time limit; ``stdout`` and ``stderr`` hold its output until then."""
+    """A command was killed at its time limit; ``stdout`` and ``stderr`` hold the output up to the limit."""
 
     status = None
 
@@ -186,7 +187,7 @@ class Images(Protocol):
         ...
 
     def load(self, tar: Iterable[bytes]) -> None:
-        """Load images from a tar as ``save`` yields it; the engine compares each layer with its digest."""
+        """Load images from a tar in the format of ``save``; the engine compares each layer with the layer's digest."""
         ...
 
     def build(self, context: bytes, tag: str, args: Mapping[str, str], labels: Mapping[str, str]) -> Iterator[str]:
@@ -229,7 +230,7 @@ class Node(Protocol):
     def exec(self, command: Sequence[str], *, capabilities: Sequence[str] | None = None, timeout: float = 60) -> Output:
         """Run a command in the container to its end; ``capabilities`` defaults to the container's.
 
-        A signal ends the command, too; if that fails, the exception gets a note.
+        A signal to this process ends the command, too; if the command cannot be ended, the exception gets a note.
 
         Raises:
             Overdue: the command runs longer than ``timeout`` seconds.
@@ -243,7 +244,7 @@ class Node(Protocol):
 
         Raises:
             TimedOut: the command runs longer than ``timeout`` seconds; raised after the last line.
-            EngineFailed: after the last line, if the exit status is not 0; holds the end of standard error.
+            EngineFailed: the exit status is not 0; raised after the last line, with the end of standard error.
         """
         ...
 
@@ -286,7 +287,7 @@ class Host(Protocol):
         ...
 
     def info(self) -> HostInfo:
-        """Return the facts of the machine and its engine; every bring-up reads them first.
+        """Return the facts of the machine and its engine; every bring-up reads these facts first.
 
         Raises:
             EngineFailed: also if the kind of engine is not supported (Podman, Docker in rootless mode).
@@ -322,5 +323,5 @@ class Host(Protocol):
         ...
 
     def find(self, labels: Mapping[str, str | None]) -> Sequence[Found]:
-        """List containers, then networks, that have all these labels; ``None`` matches any value."""
+        """List the containers, then the networks, with all these labels; ``None`` matches any value."""
         ...

@@ -57,12 +57,12 @@ try 'nf_tables (ingress)' nft '
     add table netdev bed
     add chain netdev bed in { type filter hook ingress device tb1 priority 0; policy drop; }'
 """
-"""Tries out a bed's kernel features in a container's own network namespace."""
+"""Script that tries out a bed's kernel features in a container's own network namespace."""
 _LACKS = "lacks\t"
 _OF_MACVLAN = ("veth", "macvlan", "nf_tables (ingress)")
 _DISK = "disk for "
 FLOOR_MB = 256
-"""Least disk space to start a bed: image layers, configuration, first log lines."""
+"""Minimum disk space to start a bed: image layers, configuration, first log lines."""
 RUN_MB = 256
 """Size of one run: report (5 MiB), series and packed logs; a run at full speed writes about 100 MiB an hour."""
 Short: TypeAlias = Literal["warn", "fail"]
@@ -80,7 +80,7 @@ class Readings:
     nofile: int
     """Open files of a process in a container, hard limit (RLIMIT_NOFILE)."""
     ipv6: bool
-    """The kernel was booted without ``ipv6.disable=1``."""
+    """Whether the kernel supports IPv6: it was booted without ``ipv6.disable=1``."""
     lacks: tuple[str, ...]
     """Missing kernel features that beds need."""
     neighbour_limit: int | None
@@ -89,7 +89,7 @@ class Readings:
     neighbours: int
     """Entries in the neighbour table now."""
     neighbours_planned: int
-    """Sum of the entries that this engine's beds may need."""
+    """Sum of the neighbour table entries that this engine's beds may need."""
     sysctls: dict[str, str]
     disk_free_b: int | None = None
     """Free bytes on the engine's disk for containers and logs; ``None``: unknown."""
@@ -105,9 +105,9 @@ class Check:
     do: str
     """Cure; empty if the host has enough."""
     state: Literal["ok", "warn", "fail", "wanted"]
-    """``wanted``: the host has too little, and the scenario examines the consequence."""
+    """``wanted``: the host has too little, and the scenario examines this shortage."""
     share: float | None = None
-    """Needed divided by found; 1: nothing remains. ``None``: the check compares no figures."""
+    """Needed amount divided by the found amount; 1: nothing remains. ``None``: the check compares no amounts."""
 
     @classmethod
     def of(cls, name: str, needed: str, found: str, do: str, *, enough: bool, short: Short = "fail") -> Self:
@@ -122,7 +122,7 @@ class Check:
 
 
 def read(host: Host, *, features: bool = True) -> Readings:
-    """Read the host with two helpers: one in the host's network namespace, without capabilities; one in its own.
+    """Read the host with two helpers: one, without capabilities, in the host's network namespace; one in its own.
 
     ``features``: try out the kernel's features, in the second helper; otherwise ``lacks`` is empty.
     """
@@ -214,7 +214,7 @@ def admit(
     """Check that the host can carry a run; warn if disk space may run out.
 
     Raises:
-        HostCannot: a check failed whose name is not in ``provoked``; the error describes the first one.
+        HostCannot: a check outside ``provoked`` failed; the error describes the first failed check.
     """
     checks = [*check(readings, needs), room_for_runs(runs)]
     require([result for result in checks if result.name not in provoked], smaller)
@@ -228,7 +228,7 @@ def room_for_runs(folder: Path) -> Check:
         present = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
         free_b = shutil.disk_usage(present).free
     result = _room(f"runs in {folder}", RUN_MB, free_b)
-    # A warning only: the figure is an upper bound, and a run on a full disk ends with that reason.
+    # A warning only: the needed size is an upper bound, and a run on a full disk ends with the full disk as its reason.
     return replace(result, state="warn") if result.state == "fail" else result
 
 
@@ -247,7 +247,7 @@ def require(checks: list[Check], smaller: str | None = None) -> None:
     """Refuse a bed beyond the host's capacity; ``smaller``: advice that names a smaller bed.
 
     Raises:
-        HostCannot: a check failed; the error describes the first one.
+        HostCannot: a check failed; the error describes the first failed check.
     """
     for failed in (result for result in checks if result.state == "fail"):
         do = f"{failed.do}; or {smaller}" if smaller else failed.do
@@ -255,7 +255,7 @@ def require(checks: list[Check], smaller: str | None = None) -> None:
 
 
 def environment(readings: Readings) -> dict[str, Any]:
-    """Return the readings and versions for run.json; they tell runs of different machines apart."""
+    """Return the readings and versions for run.json; they distinguish runs on different machines."""
     facts = asdict(readings) | {"topology": readings.topology.to_dict()}
     facts["versions"] = {name: version(name) for name in ("testbed", "docker", "uvloop", "hdrhistogram")}
     facts["source"] = _source()
@@ -264,7 +264,7 @@ def environment(readings: Readings) -> dict[str, Any]:
 
 @cache
 def _source() -> str:
-    """Return a digest of this program's files, which differs between checkouts of one version."""
+    """Return a digest of this program's files; two checkouts of one version may have different digests."""
     package = Path(str(files("orchestrator")))
     digest = hashlib.sha256()
     for path in sorted(p for kind in ("*.py", "*.yaml", "*.j2") for p in package.rglob(kind)):
@@ -284,7 +284,7 @@ def _available(meminfo: str) -> int:
 
 
 def _entries(table: str) -> int:
-    """Read /proc/net/stat/arp_cache: a heading, then a hex row per CPU; the first column is the total of entries."""
+    """Return the total of entries from /proc/net/stat/arp_cache: the first column, equal in the hex row of each CPU."""
     words = table.split()
     columns = next((i for i, word in enumerate(words) if word.strip("0123456789abcdef") == ""), len(words))
     return int(words[columns], 16) if columns < len(words) else 0

@@ -29,7 +29,7 @@ def clean(host: Host, *, everything: bool, say: Callable[[str], None]) -> Cleane
     Unless ``everything``, keep beds that are up, beds of running commands, and beds made from another machine.
 
     Raises:
-        EngineFailed: an object could not be removed; the other objects were.
+        EngineFailed: an object could not be removed; all other objects were removed.
     """
     beds = deployed_beds(host)
     removed = [bed for bed in beds if everything or bed.abandoned]
@@ -41,7 +41,7 @@ def clean(host: Host, *, everything: bool, say: Callable[[str], None]) -> Cleane
 def make_way(host: Host, say: Callable[[str], None]) -> None:
     """Remove abandoned and expired beds before a new bed is made.
 
-    A bed that cannot be removed is reported and left: its names and subnet cannot conflict with those of the new bed.
+    If a bed cannot be removed, report and leave it: its names and subnet cannot conflict with the new bed's.
     """
     _remove_each(host, [s for s in deployed_beds(host) if s.abandoned], say)
 
@@ -64,7 +64,7 @@ def remove_owned(host: Host, owner: str, say: Callable[[str], None] = _log.info)
     """Remove every bed with this OWNER label; idempotent.
 
     Raises:
-        EngineFailed: an object could not be removed; the other objects were.
+        EngineFailed: an object could not be removed; all other objects were removed.
     """
     ids = {item.labels.get(ID) for item in host.find({OWNER: owner})}
     if problems := _remove_each(host, [bed for bed in deployed_beds(host) if bed.id in ids], say):
@@ -79,20 +79,20 @@ def remove_id(host: Host, id_: str, say: Callable[[str], None] = _log.info) -> N
 
 
 def _remove_network(host: Host, bed: DeployedBed, network: Found, say: Callable[[str], None]) -> None:
-    """Remove a network; guests are disconnected first, because the engine removes no network in use."""
+    """Disconnect the guests from a network, then remove it: the engine removes no network in use."""
     for name in host.disconnect(network.id) if network is bed.guest_network else ():
         say(f"warning: disconnected container {name} from {network.name}")
     host.remove_network(network.id)
 
 
 def remove(host: Host, bed: DeployedBed, say: Callable[[str], None]) -> None:
-    """Remove a bed: containers, lab network, veth pair; last the control network, whose labels identify the remains.
+    """Remove a bed: containers, lab network, veth pair; last the control network: its labels identify the remains.
 
     Host settings are restored even if another step fails; the lock container is removed only if no step failed. If the
-    helper's image is missing and needed, it is built first; signals are held back only after that build.
+    removal needs the helper's image and it is missing, build it first; hold back signals only after the build.
 
     Raises:
-        EngineFailed: an object could not be removed; all objects independent of it were.
+        EngineFailed: an object could not be removed; all independent objects were removed.
     """
     _log.info("remove bed %s %s: %d containers, %d networks", bed.bed, bed.id, len(bed.containers), len(bed.networks))
     failed: list[Exception] = []
@@ -125,7 +125,7 @@ def remove(host: Host, bed: DeployedBed, say: Callable[[str], None]) -> None:
 
 
 def _at_once(acts: Sequence[Callable[[], None]]) -> None:
-    """Call functions in parallel. A pool starts no thread at the interpreter's exit, when a bed may still be up."""
+    """Call functions in parallel, without a pool: a pool starts no thread at the interpreter's exit."""
     threads = [Thread(target=act) for act in acts]
     for thread in threads:
         thread.start()

@@ -19,13 +19,13 @@ Say: TypeAlias = Callable[[str], None]
 ARCHIVE = (
     "a release whose support has ended leaves the mirrors: set DEBIAN_MIRROR to the address of an archive of Debian"
 )
-"""Advice if no mirror has a release. An archive has only the release's ``main``, without updates."""
+"""Advice if no mirror has a release. An archive has only the component ``main`` of the release, without updates."""
 _NOT_SERVED = re.compile(
     r"does(?:n't| not) have a Release file|no longer has a Release file|is expired|is not valid yet|is not signed"
     r"|Failed to fetch|Could not (?:resolve|connect|handshake)|Unable to (?:connect|locate package)"
     r"|Temporary failure resolving|Certificate verification failed|has no installation candidate"
 )
-_SLIM = (  # as the registry's slim images: no manuals, translations or package cache
+_SLIM = (  # like the registry's slim images: no manuals, translations, package cache
     "--dpkgopt=path-exclude=/usr/share/man/*",
     "--dpkgopt=path-exclude=/usr/share/locale/*",
     "--dpkgopt=path-exclude=/usr/share/doc/*",
@@ -36,7 +36,7 @@ _SLIM = (  # as the registry's slim images: no manuals, translations or package 
 
 
 def not_served(printed: str) -> bool:
-    """Whether apt's output says that a release is unreachable or unverifiable, or that a package is missing."""
+    """Whether apt's output reports a release as unreachable or unverifiable, or a package as missing."""
     return _NOT_SERVED.search(printed) is not None
 
 
@@ -80,7 +80,7 @@ def install(packages: Sequence[str], *, needed: str, say: Say) -> None:
 
 
 def _run(command: Sequence[str], needed: str) -> None:
-    """Run a command with its output in a file: a pipe would stay open in a daemon that a package starts."""
+    """Run a command with its output in a file: a daemon that a package starts would hold a pipe open."""
     with tempfile.TemporaryFile() as output:
         status = subprocess.run(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment(), check=False
@@ -94,7 +94,7 @@ def _run(command: Sequence[str], needed: str) -> None:
 def bootstrap(release: str, tarball: Path, *, mirror: str | None, say: Say) -> None:
     """Write a minimal root file system of a Debian release as a tar file.
 
-    Without ``mirror`` mmdebstrap chooses the release's default mirror, and writes it into the file system.
+    Without ``mirror``, mmdebstrap uses the release's default mirror, and writes that mirror into the file system.
 
     Raises:
         EngineFailed: mmdebstrap cannot be installed, or failed.

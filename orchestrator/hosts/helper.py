@@ -22,8 +22,8 @@ def on_the_host(
 ) -> str:
     """Run a script in ``sh -eu`` with ``words`` as its arguments; return its output.
 
-    ``needed`` (the script's purpose) and ``do`` (advice if it fails) go into the error message. ``bed``: give the
-    container the labels of this bed, so that a clean-up of the bed removes it.
+    The error message contains ``needed`` (the script's purpose) and ``do`` (advice after a failure). ``bed``: give the
+    container the labels of this bed, so that a clean-up of the bed removes the container.
 
     Raises:
         EngineFailed: the script failed, or the engine refused.

@@ -1,10 +1,11 @@
-"""Images of the nodes: built if missing, or if their folder below ``images/`` has changed.
+"""Images of the nodes: builds missing and changed ones; builds get this machine's proxies and certificate authorities.
 
-If no mirror serves a rebuild, the old image is used, with a warning: otherwise a release that has left the mirrors
-could never be used again. A build that fails for any other reason is an error.
+An image has changed if its folder below ``images/`` differs from the folder at the build. If no mirror serves a
+rebuild, the old image is used, with a warning: otherwise a release that has left the mirrors could never be used
+again. A build that fails for any other reason is an error.
 
-A folder also builds with plain ``docker build``; this module adds a base image (local, else pulled, else
-bootstrapped), and this machine's proxies and certificate authorities.
+Plain ``docker build`` also builds a folder; this module adds the proxies, the authorities and a base image (local,
+otherwise pulled, otherwise bootstrapped).
 """
 
 import hashlib
@@ -38,7 +39,7 @@ from orchestrator.hosts.helper import HELPER
 _log = logging.getLogger(__name__)
 
 LABEL = "testbed.context"
-"""Label of an image: digest that its folder had at the build."""
+"""Label of an image: digest of the image's folder at the build."""
 RELEASES: tuple[str, ...] = get_args(Release)
 DEFAULT_RELEASE = "bookworm"
 
@@ -50,7 +51,7 @@ _LAYER = re.compile(r" ---> ([0-9a-f]{12})$")
 _NOT_OURS = re.compile(r"(^|/)(\.|__pycache__)|~(/|$)")
 """Path of a hidden file, a cache or an editor's backup."""
 _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
-"""Build arguments predefined by the engine: a Dockerfile needs no ARG for them, and they do not enter the image."""
+"""Build arguments predefined by the engine: a Dockerfile needs no ARG for them, and they are not in the image."""
 
 
 def tag(image: str, release: str) -> str:
@@ -109,7 +110,7 @@ class State:
     size_b: int | None
     """Size with shared layers; ``None`` if the image is missing."""
     build: str = ""
-    """What ``build_all`` did and why; empty if it was not called."""
+    """Action of ``build_all`` and its reason; empty if ``states`` alone was called."""
 
 
 def states(host: Host, release: str) -> list[State]:
@@ -168,7 +169,7 @@ def ensure(host: Host, needed: Iterable[tuple[str, str]], say: Say) -> list[str]
     wanted = dict.fromkeys(needed)
     check(wanted)
     with ExitStack() as locks:
-        for image in sorted(_missing(host, wanted)):  # in a fixed order: no deadlock of two processes
+        for image in sorted(_missing(host, wanted)):  # one order: no deadlock of two processes
             locks.enter_context(_alone(tag(*image), say))
         return _build_missing(host, _missing(host, wanted), say)
 
@@ -194,12 +195,12 @@ def is_current(host: Host, image: str, release: str) -> bool:
 
 @contextmanager
 def _alone(name: str, say: Say) -> Iterator[None]:
-    """Lock an image for the block: while another process of this user builds it, report that and wait."""
+    """Lock an image for the block: if another process of this user builds the image, report this and wait."""
     folder = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"testbed-{os.getuid()}"
     with usable(folder, "a folder of locks"):
         folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()
-        if not S_ISDIR(found.st_mode) or found.st_uid != os.getuid():  # another user could have made it: /tmp is shared
+        if not S_ISDIR(found.st_mode) or found.st_uid != os.getuid():  # /tmp is shared: another user may own it
             what = "a folder of locks that belongs to this user"
             raise InvalidInput(what, f"{folder}: a link, a file or another user's", "set XDG_RUNTIME_DIR or TMPDIR")
         file = os.fdopen(os.open(folder / name.replace("/", "-"), os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600))
@@ -282,7 +283,7 @@ def _bootstrap(host: Host, release: str, own: str, say: Say) -> None:
 
 
 def _build_all(host: Host, builds: list[tuple[str, str, str]], say: Say) -> list[str]:
-    """Build each (image, release, base); return as ``ensure``. A failure or an interrupt ends the other builds."""
+    """Build each (image, release, base); return what ``ensure`` returns. A failure or interrupt ends all builds."""
     ended = threading.Event()
     one_at_a_time = threading.Lock()
 

@@ -1,8 +1,8 @@
-"""Settings of the host's kernel: changed by one command at a time, with consent, and restored.
+"""Settings of the host's kernel: one command at a time changes them, with the user's consent, and restores them.
 
-The settings apply to every network namespace of the machine, hence the consent, the short time, and the lock. The lock
-is a container that is never started. Its name is unique in the engine; its labels hold the old and new values, so that
-any other command can restore the old ones.
+The settings apply to every network namespace of the machine. So they need consent and a lock, and change only briefly.
+The lock is a container that is never started. Its name is unique in the engine; its labels hold the old and new values,
+so that any other command can restore the old values.
 """
 
 import json
@@ -39,11 +39,11 @@ value is not changed. If the kernel refuses one value, the script still writes t
 _TRIES = 5
 
 _Values = Mapping[str, tuple[str, str]]
-"""Name of a setting as in sysctl(8) -> its old value, and its new value while the lock is held."""
+"""Name of a setting as in sysctl(8) -> (old value, value while the lock is held)."""
 
 
 class HostSettings:
-    """Context manager that holds the lock; ``apply`` raises settings that are too low; the exit restores them.
+    """Context manager that holds the lock; ``apply`` raises settings that are too low; the exit restores old values.
 
     ::
 
@@ -69,7 +69,7 @@ class HostSettings:
         try:
             with shielded():
                 self._take()
-        except BaseException as error:  # perhaps a signal that ``shielded`` held back: the lock may exist
+        except BaseException as error:  # such as a signal that ``shielded`` held back: the lock may exist
             self.__exit__(type(error), error, None)
             raise
         return self
@@ -91,7 +91,7 @@ class HostSettings:
         _change(self._host, self._values)
 
     def _take(self) -> None:
-        """Create the lock with the current values in its label; if a value changes meanwhile, start again."""
+        """Create the lock with the current values in its label; if a value changes during this, start again."""
         for _ in range(_TRIES):
             now = self._read()
             self._values = {name: (now[name], max(now[name], new, key=int)) for name, new in self._wanted.items()}
@@ -136,12 +136,12 @@ def put_back(host: Host, lock: Found) -> None:
 
 
 def _restore(host: Host, values: _Values) -> None:
-    """Restore the old value of every setting that still has the new one."""
+    """Restore the old value of every setting that still has the new value."""
     _change(host, {name: (new, old) for name, (old, new) in values.items()})
 
 
 def _change(host: Host, values: _Values) -> None:
-    """Write the second value of every setting that has the first one."""
+    """Write the second value of every setting that still has the first value."""
     for name, both in values.items():
         if not _NAME.fullmatch(name) or not all(map(_VALUE.fullmatch, both)):
             raise EngineFailed("a setting that this program changes", f"{name}: {both}", "see the label of its lock")
@@ -149,5 +149,5 @@ def _change(host: Host, values: _Values) -> None:
 
 
 def _run(host: Host, script: str, *words: str) -> str:
-    """Run a script that may write settings. Root owns the settings, and needs no capability (net_ctl_permissions)."""
+    """Run a script that may write settings. Root owns the settings; root needs no capability (net_ctl_permissions)."""
     return on_the_host(host, script, *words, needed="settings of the host's kernel", writes_sysctls=True)

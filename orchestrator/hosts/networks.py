@@ -1,14 +1,14 @@
 """Networks of a bed: control bridge, private veth pair, and the lab network (macvlan) on it; or a lab on a bridge.
 
 
-The control network is made first and removed last: from its labels another command finds the other objects.
-Frames of the lab reach the far end of the pair, in the host's network namespace. That end has no IPv4 or IPv6 address,
-answers no ARP and joins no multicast group. But Linux accepts a packet for any of the host's addresses on any interface
-(RFC 1122, 3.3.4.2, weak end system), and the engine turns on forwarding of other packets. So a rule drops every frame
-before it reaches the host's IP stack.
+The control network is made first and removed last: its labels lead another command to the bed's other objects.
+Frames of the lab reach the far end of the pair, in the host's network namespace. The far end has no IPv4 or IPv6
+address, answers no ARP and joins no multicast group. But Linux accepts a packet for any of the host's addresses on any
+interface (RFC 1122, 3.3.4.2, weak end system), and the engine turns on forwarding of other packets. So a rule drops
+every frame before the frame reaches the host's IP stack.
 
-A lab on a bridge needs neither pair nor rule: the host has no IPv4 address on it, and the engine drops every packet
-that would leave it.
+A lab on a bridge needs neither pair nor rule: the host has no IPv4 address on the bridge, and the engine drops every
+packet that would leave the bridge.
 """
 
 import json
@@ -29,7 +29,7 @@ delete table netdev tb$3
 add table netdev tb$3
 add chain netdev tb$3 ends { type filter hook ingress device $2 priority 0; policy drop; }"
 """
-"""Loads the rule, or replaces it, in one transaction."""
+"""Loads or replaces the rule in one transaction."""
 _MAKE = f"""
 ip link add name "$1" type veth peer name "$2"
 for end in "$1" "$2"; do ip link set dev "$end" arp off multicast off alias "testbed $3"; done
@@ -63,7 +63,7 @@ def make_parent(host: Host, identity: Identity) -> str:
 
 
 def close_parent(host: Host, identity: Identity) -> None:
-    """Load the rule of the veth pair again, after a flush of the host's rules; idempotent."""
+    """Reload the rule of the veth pair after a flush of the host's rules; idempotent."""
     _change_veth(host, _CLOSE, identity)
 
 
@@ -73,13 +73,13 @@ def remove_parent(host: Host, identity: Identity) -> None:
 
 
 def _change_veth(host: Host, script: str, identity: Identity, *, bed: Identity | None = None) -> None:
-    """Run a script on a bed's veth pair. ``bed``: as in ``on_the_host``; None in a removal, or it would end itself."""
+    """Run a script on a bed's veth pair. ``bed``: as in ``on_the_host``; None for a removal, else it removes itself."""
     needed = f"the veth pair of bed {identity.id}"
     on_the_host(host, script, *identity.veth, identity.id, needed=needed, bed=bed, capabilities=("NET_ADMIN",))
 
 
 def require_parent(host: Host, parent: str) -> None:
-    """Check that an interface of the host exists and is up; the engine would create a missing ``eth0.10`` as a VLAN.
+    """Check that an interface of the host exists and is up; the engine would create a VLAN for a missing ``eth0.10``.
 
     Raises:
         HostCannot: the interface does not exist, or is down.

@@ -1,7 +1,7 @@
-"""Labels of a bed's objects, and state of their owner: the process of a run, or the bring-up of a kept bed.
+"""Labels of a bed's objects, and state of their owner: the process of a run, or the bring-up of a bed that stays up.
 
-Only labels identify an object, so that any command finds the objects of a killed command. A veth pair has no labels:
-its name and its alias hold the id of its bed.
+Objects are identified by labels alone, so that any command finds the objects of a killed command. A veth pair has no
+labels: its name and its alias hold the id of its bed.
 """
 
 import hashlib
@@ -37,9 +37,9 @@ class Kind(StrEnum):
     """Intended lifetime of a bed."""
 
     RUN = "run"
-    """As long as the command that made the bed runs."""
+    """The bed lives as long as the command that made it."""
     UP = "up"
-    """Until ``testbed down``, or until the bed expires."""
+    """The bed lives until ``testbed down``, or until it expires."""
 
 
 class Owner(StrEnum):
@@ -62,7 +62,7 @@ class Identity:
     nodes: tuple[str, ...] = ()
     """Planned names of the nodes; empty for a one-shot container or a lock."""
     private: bool = False
-    """The lab network is on a veth pair of its own, not on a real interface or a bridge."""
+    """Whether the lab network has its own veth pair; otherwise it is on a real interface or a bridge."""
     definition: str = ""
     """Digest of the bed's definition."""
     expires: str = ""
@@ -99,7 +99,7 @@ class Identity:
         )
 
     def labels(self, **further: str) -> dict[str, str]:
-        """Return the labels of an object; ``further``: labels to add, their names without ``testbed.``."""
+        """Return the labels of an object; ``further``: labels to add, named without the prefix ``testbed.``."""
         return {
             **self.foreign,
             ID: self.id,
@@ -121,7 +121,7 @@ class Identity:
 
     @property
     def guests(self) -> str:
-        """Name of the guest network; without the id of a bed that stays up, so that it is known before the bring-up."""
+        """Name of the guest network. A bed that stays up leaves out its id, so that the name is predictable."""
         return f"testbed-{self.bed}-guests" if self.kind is Kind.UP else self.name("guests")
 
     @property
@@ -142,7 +142,7 @@ def definition(bed: Bed) -> str:
 
 @cache
 def _machine() -> tuple[str, str, str]:
-    """Return the scope of this process's id: machine, boot, PID namespace (pid_namespaces(7))."""
+    """Return the scope in which this process's id is unique: machine, boot, PID namespace (pid_namespaces(7))."""
     try:
         machine = Path("/etc/machine-id").read_text(encoding="ascii").strip()
     except OSError:
@@ -154,7 +154,7 @@ def _machine() -> tuple[str, str, str]:
 def _started(pid: int) -> str | None:
     """Return the start of a process or thread in clock ticks since the boot; ``None`` if it has ended.
 
-    Source: field 22 of /proc/<id>/stat (proc(5)), which every thread has, too.
+    Source: field 22 of /proc/<id>/stat (proc(5)); every thread has this file, too.
     """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
@@ -181,7 +181,7 @@ def scratch(owner: str) -> str:
 
 @contextmanager
 def bringing_up() -> Iterator[str]:
-    """Yield an OWNER label of a thread that ends with the block, because the process may outlive the bring-up."""
+    """Yield the OWNER label of a thread that ends with the block: this process may outlive the bring-up."""
     over = Event()
     thread = Thread(target=over.wait, name="bring-up", daemon=True)
     thread.start()
@@ -196,7 +196,7 @@ def bringing_up() -> Iterator[str]:
 
 
 def owner_state(label: str) -> Owner:
-    """Return whether the process or thread that an OWNER label names still runs."""
+    """Return whether the process or thread in an OWNER label is still running."""
     machine, boot, namespace = _machine()
     match label.split("/"):
         case [where, when, _, _, _] if where == machine and when != boot:
@@ -321,7 +321,7 @@ def deployed_beds(host: Host) -> list[DeployedBed]:
 
 
 def kept_beds(host: Host, name: str) -> list[DeployedBed]:
-    """Return the beds of this name that stay up or are being brought up to stay, oldest first."""
+    """Return the beds of this name that are meant to stay up, also during their bring-up; oldest first."""
     return [bed for bed in deployed_beds(host) if bed.kind is Kind.UP and bed.bed == name and not bed.abandoned]
 
 

@@ -29,7 +29,7 @@ def save(host: Host, needed: Iterable[tuple[str, str]], file: Path, say: Say) ->
 
     Raises:
         InvalidInput: an image does not exist, or the file cannot be written or read back.
-        EngineFailed: an image cannot be built, or the engine refused the request, or broke off its answer.
+        EngineFailed: an image cannot be built, or the engine refused the request or broke off its answer.
     """
     wanted = list(dict.fromkeys(needed))
     if old := images.ensure(host, wanted, say):
@@ -53,12 +53,12 @@ def save(host: Host, needed: Iterable[tuple[str, str]], file: Path, say: Say) ->
 
 
 def load(host: Host, file: Path, say: Say) -> list[str]:
-    """Load the images of a file and return their tags; refuse images that this version would build from other files.
+    """Load the images of a file and return their tags; refuse stale images (built from files of another version).
 
-    The engine compares each layer with its digest, this function each image's configuration.
+    The engine compares each layer with the layer's digest. This function compares each image's configuration.
 
     Raises:
-        InvalidInput: the file cannot be read, is damaged, has images of other programs, or stale ones.
+        InvalidInput: the file cannot be read or is damaged, or it has stale images or images of other programs.
         EngineFailed: the engine refused the file.
     """
     found = _read(file)

@@ -35,10 +35,10 @@ def setup(say: Say) -> Host:
 
 
 def ensure_engine(say: Say) -> Host:
-    """Return the engine; if none answers, install and start the distribution's engine.
+    """Return the engine; if no engine answers, install and start the distribution's engine.
 
     Raises:
-        EngineFailed: the engine does not answer or refuses this user, or none can be installed or started.
+        EngineFailed: the engine does not answer or refuses this user, or no engine can be installed or started.
     """
     try:
         return docker.connect()
@@ -56,7 +56,7 @@ def ensure_engine(say: Say) -> Host:
 
 
 def chosen() -> str | None:
-    """Return the engine that DOCKER_HOST or a Docker context names; ``None`` if that is this machine's default."""
+    """Return the engine that DOCKER_HOST or a Docker context names; ``None`` for this machine's default engine."""
     named = os.environ.get("DOCKER_HOST") or os.environ.get("DOCKER_CONTEXT") or docker.current_context()
     return None if named in {"default", f"unix://{SOCKET}"} else named
 
@@ -90,7 +90,7 @@ def start(command: list[str], log: Path | None) -> "subprocess.Popen[bytes]":
 
 
 def answering(started: "subprocess.Popen[bytes]", log: Path | None, connect: Callable[[], Host]) -> Host:
-    """Wait at most 60 s until the started engine answers; return it.
+    """Wait at most 60 s until the started engine answers; return the engine.
 
     Raises:
         EngineFailed: the engine ended (the error holds the end of its log), did not answer, or refuses this user.

@@ -51,7 +51,7 @@ class Wall:
     """``None``: the wall on the host."""
     state: State
     found: str = ""
-    """Rules found instead of the wall's rules, or the reason why the wall was not checked."""
+    """Rules found in place of the wall's rules, or the reason why the wall was not checked."""
     do: str = ""
 
     @property
@@ -97,7 +97,7 @@ def summary(walls: Sequence[Wall]) -> str:
 
 
 def grouped(walls: Iterable[Wall], state: State) -> list[tuple[str, str, str, str]]:
-    """Group the walls in a state by bed and reason: (bed, places, ``found``, ``do``)."""
+    """Group the walls in this state by bed and reason: (bed, places, ``found``, ``do``)."""
     groups: dict[tuple[str, str, str], list[str]] = {}
     for wall in walls:
         if wall.state is state:
@@ -108,10 +108,10 @@ def grouped(walls: Iterable[Wall], state: State) -> list[tuple[str, str, str, st
 def mend(host: Host, say: Callable[[str], None]) -> list[Wall]:
     """Restore every open wall of every bed that is up; return the walls that stay open or UNSEEN.
 
-    A failed restoration is reported, and the walls of the other beds are still restored.
+    If the walls of one bed cannot be restored, report this, and restore the walls of the other beds.
 
     Raises:
-        EngineFailed: the helper's image is missing, and cannot be built.
+        EngineFailed: the helper's image is missing and cannot be built.
     """
     beds = deployed_beds(host)
     if any(bed.private and bed.made for bed in beds):
@@ -181,7 +181,7 @@ def _node_wall(host: Host, bed: DeployedBed, container: Found) -> Wall:
 
 
 def _still_there(host: Host, walls: Iterable[Wall]) -> list[Wall]:
-    """Leave out beds removed during the check; mark an open wall UNSEEN if its bed's containers changed meanwhile."""
+    """Leave out walls of beds removed during the check; mark an open wall UNSEEN if its bed's containers changed."""
     now = {bed.id: bed.containers for bed in deployed_beds(host)}
     return [
         wall

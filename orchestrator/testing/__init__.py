@@ -1,4 +1,4 @@
-"""Public Python API: a bed in the tests of a program that sends mail or depends on DNS.
+"""Public Python API: mail and DNS servers in containers (a bed) for the tests of a program.
 
 ::
 
@@ -11,8 +11,8 @@
         message = bed.inbox.wait_for(to=box, subject="Welcome")
         assert message.code() == "123456"
 
-Names and semantics here are a public promise. A bed raises the errors of ``orchestrator.errors``, an expectation those
-of ``orchestrator.testing.failure``.
+Names and semantics here are a public promise. Operations on a bed raise the errors of ``orchestrator.errors``;
+expectations about mail raise the errors of ``orchestrator.testing.failure``.
 """
 
 import importlib
@@ -56,7 +56,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name at its first use (PEP 562), so that a conftest.py which imports it loads quickly."""
+    """Import a public name at its first use (PEP 562), so that a conftest.py with this import loads quickly."""
     if name in _MODULES:
         return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

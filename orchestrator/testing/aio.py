@@ -1,4 +1,4 @@
-"""The inbox of a bed for coroutines; the cancellation of a task closes its request."""
+"""The inbox of a bed for coroutines; cancelling a task closes its request to the inbox."""
 
 import asyncio
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class AsyncInbox:
-    """``BedInbox`` for coroutines: the same conditions, results and errors. ``limits`` hold for every message."""
+    """``BedInbox`` for coroutines: the same conditions, results and errors. ``limits``: conditions of every call."""
 
     def __init__(self, inbox: "BedInbox", **limits: Unpack[Conditions]) -> None:
         self._inbox, self._limits = inbox, limits
@@ -38,7 +38,7 @@ class AsyncInbox:
     ) -> list[Message]:
         """Wait for ``count`` messages for each of ``wanted`` at the same time; raises NotArrived."""
         every = merged(wanted, self._limited(conditions))
-        requests = [self._inbox.request(count, timeout, one) for one in every]  # a wrong one raises before any task
+        requests = [self._inbox.request(count, timeout, one) for one in every]  # raises before any task
         tasks = [asyncio.ensure_future(self._wait(*pair)) for pair in zip(requests, every, strict=True)]
         try:
             found = await asyncio.gather(*tasks)
@@ -48,7 +48,7 @@ class AsyncInbox:
         return [message for some in found for message in some[:count]]
 
     async def expect_none(self, *, timeout: float = 10.0, **conditions: Unpack[Conditions]) -> None:  # noqa: ASYNC109
-        """Check that no message meets the conditions, in a thread; raises Unexpected."""
+        """Check in a thread that no message meets the conditions; raises Unexpected."""
         await asyncio.to_thread(self._inbox.expect_none, timeout=timeout, **self._limited(conditions))
 
     def _limited(self, conditions: Mapping[str, Any]) -> Conditions:

@@ -29,14 +29,14 @@ from orchestrator.up.partition import partition
 
 
 class MailBed(Definition):
-    """A relay, DNS and an inbox in containers. Nothing leaves the bed, and it ends with the process that started it.
+    """A relay, DNS and an inbox in containers. No packet leaves the bed, and the bed ends with its process.
 
     A context manager: ``with MailBed() as bed:``. The methods ``with_...`` change the bed before its start, and return
-    it: ``MailBed().with_domains("shop.example").start()``.
+    the bed: ``MailBed().with_domains("shop.example").start()``.
 
     Args:
         bed: the name of a built-in bed, a YAML file, or a bed in Python.
-        host: the engine; by default that of the docker command.
+        host: the container engine; by default the engine that the docker command uses.
         name: name of the bed, as ``testbed ps`` shows it.
         publish_at: address of the engine's machine on which the ports are published. An engine on another machine
             needs ``0.0.0.0``, or one of its addresses; then every machine that reaches it can use the bed.
@@ -56,14 +56,14 @@ class MailBed(Definition):
         self._inbox: BedInbox | None = None
         self._id = ""
         self.rules: list[Rule] = []
-        """Rules and faults that this object made since its start, oldest first; removed ones are included."""
+        """Rules and faults that this object made since its start, oldest first, including removed rules."""
         super().__init__(bed, name)
 
     # ------------------------------------------------------------------------------------------------------- its life
 
     @classmethod
     def attach(cls, id_: str, *, host: Host | None = None) -> Self:
-        """Return a handle to a bed that another process holds; its ``stop`` leaves the bed up.
+        """Return a handle to a bed of another process; ``stop`` of this handle leaves the bed up.
 
         Raises:
             InvalidInput: no bed has this id.
@@ -83,15 +83,15 @@ class MailBed(Definition):
 
         Raises:
             HostCannot: the host lacks something that the bed needs.
-            EngineFailed: no engine answers, or the bring-up failed; its notes have the end of each node's log.
+            EngineFailed: no engine answers, or the bring-up failed; notes on the error hold the end of each node's log.
         """
         return self.start_as(Kind.RUN)
 
     def start_as(self, kind: Kind, *, owner: str = "") -> Self:
         """Bring the bed up as ``start`` does, for the pytest plugin.
 
-        A bed of ``Kind.UP`` gets a name that no other bed has. ``owner``: as in ``Identity``; for a bed with
-        another owner this process starts no watchdog.
+        A bed of ``Kind.UP`` gets a name that no other bed has. ``owner``: as in ``Identity``. If the owner
+        is another process, this process starts no watchdog.
         """
         if self._running is not None:
             return self
@@ -128,7 +128,7 @@ class MailBed(Definition):
             EngineFailed: a part of the bed could not be removed; `testbed clean` tries again.
         """
         self._running = self._inbox = None
-        self.rules.clear()  # they are gone with the bed
+        self.rules.clear()  # rules end with the bed
         atexit.unregister(self._stop_at_exit)
         with self._files:
             self._stack.close()
@@ -170,7 +170,7 @@ class MailBed(Definition):
 
     @property
     def running(self) -> RunningBed:
-        """The handle to the bed that scenarios use.
+        """The ``RunningBed``, as scenarios use it.
 
         Raises:
             InvalidInput: the bed is not up.
@@ -197,7 +197,7 @@ class MailBed(Definition):
 
     @property
     def ca(self) -> str:
-        """Certificate of the bed's authority (PEM); the certificates of its nodes name 127.0.0.1 and localhost."""
+        """Certificate of the bed's authority (PEM). Certificates of its nodes also name 127.0.0.1 and localhost."""
         content = self.running.relay.node.container.read_file(AUTHORITY)
         if content is None:
             raise EngineFailed(f"{AUTHORITY} in the relay", "no such file", "report it")
@@ -244,13 +244,13 @@ class MailBed(Definition):
         text: str = "",
         attachments: Mapping[str, bytes] | None = None,
     ) -> None:
-        """Send ``message`` unchanged, or one made of the other arguments; returns once the relay has accepted it.
+        """Send ``message`` unchanged, or compose it from the other arguments; return once the relay has accepted it.
 
-        ``to`` and ``sender`` are those of the envelope; the default sender is ``test`` at the first domain.
+        ``to``, ``sender``: recipients and sender of the envelope; the default sender is ``test`` at the first domain.
         ``attachments``: file name -> content.
 
         Raises:
-            smtplib.SMTPException: the relay refused it.
+            smtplib.SMTPException: the relay refused the message.
         """
         recipients = [to] if isinstance(to, str) else list(to)
         source = f"test@{self._bed.domain_names[0]}" if sender is None else sender
@@ -262,7 +262,7 @@ class MailBed(Definition):
         """Wait up to ``timeout`` seconds until no mail is queued, deferred or on its way.
 
         Raises:
-            Unsettled: some mail still is; the text lists it.
+            Unsettled: some mail is still queued, deferred or on its way; the error lists it.
         """
         traffic.settle(self.running, timeout)
 

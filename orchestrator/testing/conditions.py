@@ -7,12 +7,12 @@ from orchestrator.errors import InvalidInput
 from orchestrator.plaintext import plain
 
 MOST_WAIT_S = 600.0
-"""Longest time limit that the inbox takes."""
+"""Longest time limit that the inbox accepts."""
 Moment = Literal["connect", "ehlo", "auth", "mail", "rcpt", "data", "message"]
 
 
 class OtherConditions(TypedDict, total=False):
-    """Conditions on a message other than its recipient. All that are given have to hold; letter case is ignored."""
+    """Conditions on a message other than its recipient. A message must meet all of them, in any letter case."""
 
     sender: str
     """Sender of the envelope; ``<>``: the empty sender."""
@@ -30,7 +30,7 @@ class Conditions(OtherConditions, total=False):
     """Conditions on a message."""
 
     to: str | Sequence[str]
-    """Recipient of the envelope; several: each of them."""
+    """Recipient of the envelope; a list: the message must have all these recipients."""
 
 
 class Match(TypedDict, total=False):
@@ -41,7 +41,7 @@ class Match(TypedDict, total=False):
     sender: str
     """Sender of the envelope, with ``*`` and ``?``; ``<>``: the empty sender."""
     on: Moment
-    """Moment of the session at which the rule applies: by default ``rcpt``, but ``message`` for bounce and drop."""
+    """Stage of the SMTP session at which the rule applies: by default ``rcpt``, but ``message`` for bounce and drop."""
     times: int
     """Apply to the first ``times`` matches only."""
     every: int
@@ -51,10 +51,10 @@ class Match(TypedDict, total=False):
 
 
 def limited(limits: Conditions, given: Mapping[str, Any]) -> Any:
-    """Return the conditions of a mailbox and further ones as keyword arguments.
+    """Merge the conditions of a mailbox with further conditions; return keyword arguments.
 
     Raises:
-        TypeError: both have a condition. Python's own check raises KeyError instead while an exception is handled.
+        TypeError: both have the same condition. Python's own check would raise KeyError while handling an exception.
     """
     if twice := limits.keys() & given.keys():
         raise TypeError(f"{', '.join(map(repr, sorted(twice)))} is fixed here: use the inbox of the bed")
@@ -65,8 +65,8 @@ def named(given: Mapping[str, Any]) -> dict[str, str | list[str]]:
     """Return conditions under their names in the API of the inbox.
 
     Raises:
-        InvalidInput: a condition is unknown, or is neither a text nor a list of texts. None and an empty list would
-            be met by every message.
+        InvalidInput: a condition is unknown, or is neither a text nor a list of texts. Every message would
+            meet None or an empty list.
     """
     conditions: dict[str, str | list[str]] = {}
     for name, value in given.items():
@@ -80,7 +80,7 @@ def named(given: Mapping[str, Any]) -> dict[str, str | list[str]]:
 
 
 def limits(timeout: float, count: int = 1) -> None:
-    """Raise InvalidInput for a timeout or a number of messages that is out of range."""
+    """Raise InvalidInput if the timeout or the number of messages is out of range."""
     if timeout is None or not 0 <= timeout <= MOST_WAIT_S:
         raise InvalidInput(f"a timeout of 0 to {MOST_WAIT_S:g} s", repr(timeout), "correct it")
     if count < 1:
@@ -88,12 +88,12 @@ def limits(timeout: float, count: int = 1) -> None:
 
 
 def merged(wanted: Sequence[Conditions], common: Conditions) -> list[Conditions]:
-    """Return each of ``wanted`` with the common conditions added; if it is empty, the common conditions alone."""
+    """Add the common conditions to each of ``wanted``; if ``wanted`` is empty, return the common conditions alone."""
     return [{**common, **one} for one in wanted or (Conditions(),)]
 
 
 def rule(then: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a rule as a bed file has it; raises InvalidInput for None: such a rule would match more than was meant."""
+    """Return a rule in the form of a bed file; raises InvalidInput for a None: the rule would match too much mail."""
     for name, value in given.items():
         if value is None and name != "reply":
             raise InvalidInput(f"a value of {name}", "None, which would match anything", "leave it out, or correct it")
@@ -110,6 +110,6 @@ def single(conditions: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def wording(conditions: Mapping[str, Any]) -> str:
-    """Return conditions for a reader: `` with to 'bob@example.com', subject 'Welcome'``; empty without any."""
+    """Describe conditions for an error text: `` with to 'bob@example.com', subject 'Welcome'``; empty without any."""
     words = ", ".join(f"{name} {plain(repr(str(value)), keep='')}" for name, value in single(conditions))
     return f" with {words}" if words else ""

@@ -1,12 +1,12 @@
 """Beds and single servers as containers of the library testcontainers (extra ``testcontainers``).
 
 ``MailBed`` is a whole bed. ``BindContainer``, ``PostfixContainer`` and ``InboxContainer`` are one server each, without
-a bed: a ``DockerContainer`` with an image and the rendered files of testbed. It has the firewall of a node: its
-published ports answer, and nothing leaves it. So a single Postfix takes and queues mail, and delivers none.
+a bed: a ``DockerContainer`` with testbed's image and configuration files. The container has the firewall of a node: its
+published ports answer, but no connection leaves it. So a single Postfix accepts and queues mail, but delivers none.
 
-The watchdog of ``orchestrator.testing`` removes all of them if the process dies. testcontainers' own reaper does so,
-too, if it acknowledges our filter (testcontainers-python#1114: the library does not read the answer). That reaper is
-not needed: TESTCONTAINERS_RYUK_DISABLED has no effect on the watchdog.
+The watchdog of ``orchestrator.testing`` removes all of them if the process dies. testcontainers' own reaper
+also removes them, if it acknowledges our filter (testcontainers-python#1114: the library does not read the reaper's
+answer). The reaper is optional: TESTCONTAINERS_RYUK_DISABLED does not disable the watchdog.
 """
 
 import logging
@@ -52,16 +52,16 @@ _ALONE = f"{wiring.DIRECTORY}/alone"
 def joined_reaper(owner: str) -> socket.socket | None:
     """Ask testcontainers' reaper to remove the objects with this OWNER label when this process ends.
 
-    Returns the connection to the reaper, which ends with the process. ``None``: the reaper is disabled, cannot be
-    started, or does not acknowledge within ``ACK_S``; the log has the reason.
+    Returns the connection to the reaper; the connection ends with the process. ``None``: the reaper is disabled, cannot
+    be started, or does not acknowledge within ``ACK_S``; the log has the reason.
     """
     if testcontainers_config.ryuk_disabled:
         return None
     try:
         return _acknowledged(owner)
-    except Exception as error:  # noqa: BLE001 - of the library, the SDK or the network: our watchdog suffices
+    except Exception as error:  # noqa: BLE001 - any error of the reaper: our watchdog suffices
         _log.warning("testcontainers' reaper does not take part, testbed's watchdog does: %s", error)
-        if Reaper._instance is None:  # noqa: SLF001 - its container would be in the way of the next try (#1093)
+        if Reaper._instance is None:  # noqa: SLF001 - the leftover container would block the next try (#1093)
             with suppress(Exception):
                 Reaper.delete_instance()
         return None
@@ -70,7 +70,7 @@ def joined_reaper(owner: str) -> socket.socket | None:
 def _acknowledged(owner: str) -> socket.socket:
     """Connect to the reaper, and return the connection once the reaper has acknowledged the filter."""
     Reaper.get_instance()
-    container = Reaper._container  # noqa: SLF001 - the library has no other way to its address
+    container = Reaper._container  # noqa: SLF001 - the library has no public way to its address
     if container is None:
         raise EngineFailed("the container of testcontainers' reaper", "none", "see its log")
     at = container.get_container_host_ip(), int(container.get_exposed_port(_RYUK_PORT))
@@ -85,10 +85,10 @@ def _acknowledged(owner: str) -> socket.socket:
 
 
 class MailBed(testing.MailBed):
-    """A bed among testcontainers: has the library's session labels, and works with its wait strategies.
+    """A bed for testcontainers: its containers have the library's session labels; the library's wait strategies apply.
 
-    To a wait strategy the bed is its relay's container. A port is that of the first node that publishes it: the relay,
-    then the inbox, then the others.
+    A wait strategy sees the relay's container. A port number means the first node that publishes this port, in this
+    order: the relay, the inbox, the other nodes.
     """
 
     _wait_strategy: WaitStrategy | None = None
@@ -245,7 +245,7 @@ class NodeContainer(DockerContainer):
     def _files(self) -> dict[str, bytes]:
         """Return the files of the node.
 
-        In a bed the engine makes the lab interface. Here the start script makes it, then runs that of a node.
+        In a bed the engine makes the lab interface. Here a start script makes it, then runs the node's start script.
         """
         alone = f"""#!/bin/sh
 set -eu
@@ -266,7 +266,7 @@ class BindContainer(NodeContainer):
     service = "bind"
 
     def get_udp_port(self) -> int:
-        """Return the published port of DNS over UDP; ``get_exposed_port(53)`` returns that of TCP."""
+        """Return the published port of DNS over UDP; ``get_exposed_port(53)`` returns the port of DNS over TCP."""
         client = self.get_docker_client()
         if not client.get_connection_mode().use_mapped_port:
             return 53
@@ -274,13 +274,13 @@ class BindContainer(NodeContainer):
 
 
 class PostfixContainer(NodeContainer):
-    """Postfix: takes mail on ports 25, 465 and 587, and queues it; ``settings``: ``main_cf``, ``users``."""
+    """Postfix: accepts mail on ports 25, 465 and 587, and queues it; ``settings``: ``main_cf``, ``users``."""
 
     service = "postfix"
 
 
 class InboxContainer(NodeContainer):
-    """An inbox: takes mail on ports 25, 465 and 587, serves its API and page on 8025; ``settings``: ``rules``, ..."""
+    """An inbox: accepts mail on ports 25, 465 and 587, serves its API and page on 8025; ``settings``: ``rules``, ..."""
 
     service = "inbox"
 

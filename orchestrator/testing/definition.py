@@ -26,28 +26,28 @@ class Definition:
             self._change(name=name)
 
     def with_domains(self, *names: str | int) -> Self:
-        """Receive mail for these domains instead; a number: for this many, called d0.test, d1.test and so on."""
+        """Replace the domains that receive mail; a number: use this many domains, d0.test, d1.test and so on."""
         number = len(names) == 1 and isinstance(names[0], int)
         return self._change(domains=names[0] if number else list(names))
 
     def with_relay(
         self, main_cf: Mapping[str, str | int | bool] | None = None, users: Mapping[str, str] | None = None
     ) -> Self:
-        """Add parameters of Postfix (postconf(5)), and names with passwords for AUTH."""
+        """Add Postfix parameters (postconf(5)), and users for AUTH (name -> password)."""
         node, settings = self._settings(Role.RELAY)
         both = {"main_cf": {**settings.get("main_cf", {}), **(main_cf or {})}}
         return self._set(node, **both, users={**settings.get("users", {}), **(users or {})})
 
     def with_rule(self, then: str, **given: Any) -> Self:
-        """Add a rule of the inbox after those it has: ``with_rule("defer", to="*@example.org", times=2)``.
+        """Append a rule to the rules of the inbox: ``with_rule("defer", to="*@example.org", times=2)``.
 
-        The first rule that matches decides. ``given``: the arguments of the methods of ``bed.inbox``.
+        The first rule that matches decides. ``given``: the arguments of the same action's method of ``bed.inbox``.
         """
         node, settings = self._settings(Role.SINK)
         return self._set(node, rules=[*settings.get("rules", ()), conditions.rule(then, given)])
 
     def with_tls(self) -> Self:
-        """Make the relay offer STARTTLS, and ports 587 and 465 with AUTH; the bed `mail` does so anyway.
+        """Make the relay offer STARTTLS, and ports 587 and 465 with AUTH; the bed `mail` always offers them.
 
         ``ssl_context`` trusts its certificate. Name and password are ``testbed`` if the relay has no users.
         """
@@ -55,7 +55,7 @@ class Definition:
         return self if settings.get("users") else self.with_relay(users={"testbed": "testbed"})
 
     def with_network(self) -> Self:
-        """Make a network, ``network``, in which other containers reach the nodes by name, such as ``relay:25``."""
+        """Make a network for other containers; they reach the nodes by name (``relay:25``). Its name: ``network``."""
         return self._change(guests=True)
 
     def _change(self, **changes: Any) -> Self:

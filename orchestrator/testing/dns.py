@@ -7,7 +7,7 @@ from orchestrator.up.dns import Dns
 
 
 class BedDns:
-    """The DNS server of a bed, and the gate before it. Methods raise InvalidInput for a bad name, type or record."""
+    """The DNS server of a bed, and the gate (DNS proxy) before it. Bad names, types and records raise InvalidInput."""
 
     def __init__(self, dns: Dns, made: list[Rule]) -> None:
         self._dns, self._made = dns, made
@@ -41,8 +41,8 @@ class BedDns:
     def queries(self, name: str | None = None, kind: str | None = None, *, after: int = 0) -> list[dict[str, Any]]:
         """Return the questions that the nodes asked, the oldest first, at most the last 100,000.
 
-        Each has ``id``, ``client``, ``over`` (udp or tcp), ``name``, ``type`` and ``rcode``, None without an answer.
-        ``after``: the ``id`` of a question; only later ones.
+        Each has ``id``, ``client``, ``over`` (udp or tcp), ``name``, ``type`` and ``rcode`` (None: no answer).
+        ``after``: return only questions with an ``id`` above this one.
         """
         wanted = name.rstrip(".").lower() if name else None
         return [

@@ -1,4 +1,4 @@
-"""Text of a NotArrived: the reasons why an expected message did not arrive."""
+"""Text of the error NotArrived: the reasons why an expected message did not arrive."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -21,7 +21,7 @@ LOOKED_AT = 200
 def not_arrived(
     bed: RunningBed, conditions: Mapping[str, Any], *, count: int, timeout: float, after: int, since: int
 ) -> str:
-    """Return the text of a NotArrived; never raises a Problem: a part that cannot be read says so.
+    """Return the text of NotArrived; never raises Problem: the error replaces a part that cannot be read.
 
     ``after``: id of the last message before the mark; ``since``: id of the last event before the mark.
     """
@@ -74,7 +74,7 @@ def _missed(one: Mapping[str, Any], pairs: Sequence[tuple[str, str]]) -> str:
 
 
 def _attempts(inbox: Inbox, to: Sequence[str], since: int) -> Iterator[str]:
-    """Yield a line for each reply about one of these recipients, or about no recipient, as on connect."""
+    """Yield a line for each SMTP reply about one of these recipients, or about none (a reply on connect)."""
     wanted = set(map(fold_address, to))
     for event in inbox.attempts(after=since):
         data = event["data"]
@@ -87,7 +87,7 @@ def _attempts(inbox: Inbox, to: Sequence[str], since: int) -> Iterator[str]:
 
 
 def _log(bed: RunningBed, to: Sequence[str]) -> Iterator[str]:
-    """Yield the lines of the relay's log about these recipients; all lines if there are none."""
+    """Yield the lines of the relay's log about these recipients; all lines if there are no recipients."""
     for address in to or (None,):
         for line in bed.relay.log(address):
             yield line.text

@@ -7,7 +7,7 @@
     Unsettled    TimeoutError                   mail was still on its way at the time limit
     Missing      AssertionError, LookupError    a message has no such link, code or attachment
 
-The text of mail in them is safe for a terminal: control characters are visible.
+Mail text in these errors is safe for a terminal: control characters are visible.
 """
 
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""The inbox of a bed in a test: waits for mail, expects none, and makes rules."""
+"""The inbox of a bed in a test: waits for mail, checks that no mail comes, makes rules."""
 
 import time
 from collections.abc import Mapping
@@ -53,7 +53,7 @@ class BedInbox(MakesRules):
         ``timeout``: in seconds, 0 to 600. ``after``: a message; only later ones count.
 
         Raises:
-            NotArrived: none came in time.
+            NotArrived: no such message arrived in time.
             NodeDied: a node has ended, or ends during the wait; only in the process that brought the bed up.
         """
         request = self.request(1, timeout, conditions, after)
@@ -69,13 +69,13 @@ class BedInbox(MakesRules):
         timeout: float = 10.0,
         **conditions: Unpack[Conditions],
     ) -> list[Message]:
-        """Wait for ``count`` messages for each of ``wanted``, in one time limit; ``conditions`` are added to each.
+        """Wait for ``count`` messages for each of ``wanted``, under one time limit; add ``conditions`` to each.
 
-        ``wait_for_all({"to": ann}, {"to": bob}, subject="Welcome")`` or ``wait_for_all(count=3, to=ann)``. The messages
-        are in the order of ``wanted``, for each in the order of arrival; one message may count for several.
+        ``wait_for_all({"to": ann}, {"to": bob}, subject="Welcome")`` or ``wait_for_all(count=3, to=ann)``. The result
+        follows the order of ``wanted``, then the order of arrival; one message may count for several of ``wanted``.
 
         Raises:
-            NotArrived: fewer came in time.
+            NotArrived: fewer messages arrived in time.
         """
         limits(timeout, count)
         deadline = time.monotonic() + timeout
@@ -93,13 +93,14 @@ class BedInbox(MakesRules):
         return self.received(self.api.all_messages(after=self._after, **named(conditions)))
 
     def expect_none(self, *, timeout: float = 10.0, **conditions: Unpack[Conditions]) -> None:
-        """Wait until all mail that may meet the conditions is delivered, refused or deferred; check that none does.
+        """Wait until all mail that may meet the conditions is delivered, refused or deferred; then check it.
 
-        The bed does not know mail that the relay has not accepted yet: call this after the program has sent its mail.
+        Mail that the relay has not accepted yet is not seen: call this after the program has sent its mail.
         ``timeout``: maximum wait for mail on its way, in seconds.
 
         Raises:
-            Unexpected: a message that meets them arrived or waits in the queue, or one that may is still on its way.
+            Unexpected: a message that meets the conditions arrived or waits in the queue, or a message that may meet
+                them is still on its way.
         """
         limits(timeout)
         deadline, search = time.monotonic() + timeout, Search(conditions)
@@ -116,7 +117,7 @@ class BedInbox(MakesRules):
             Unexpected: a message that fulfils them arrived, or waits in the queue.
         """
         relay = self._bed.relay
-        traffic = Traffic.look(self.api, relay)  # before the inbox: mail that leaves the queue later is found there
+        traffic = Traffic.look(self.api, relay)  # before the inbox: it then has mail that left the queue
         arrived = self.api.messages(limit=10, after=self._after, **named(search.conditions))["messages"]
         if arrived:
             raise Unexpected(part(f"a message{wanted} arrived", map(repr, self.received(arrived))))
@@ -149,7 +150,7 @@ class BedInbox(MakesRules):
     def request(
         self, count: int, timeout: float, conditions: Mapping[str, Any], after: Message | None = None
     ) -> dict[str, Any]:
-        """Return the parameters of a request that waits; raises InvalidInput for wrong ones."""
+        """Return the parameters of a waiting request; raises InvalidInput if a parameter is invalid."""
         limits(timeout, count)
         known = max(self._after, after.id if after else 0)
         return {"count": count, "timeout": timeout, "after": known, **named(conditions)}

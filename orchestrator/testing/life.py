@@ -30,7 +30,7 @@ def start(
     stack: ExitStack,
     labels: Mapping[str, str],
 ) -> tuple[str, RecordedBed]:
-    """Bring a bed up and return its id and its handle; ``stack`` removes the bed, ``files`` its run directory.
+    """Bring a bed up; return its id and its handle. ``stack`` removes the bed; ``files`` removes its run directory.
 
     ``labels``: labels of another tool, added to every object.
 
@@ -43,7 +43,7 @@ def start(
     _check_reach(host, publish_at)
     folder = Path(files.enter_context(TemporaryDirectory(prefix=scratch(owner or this_process()))))
     cpus = host.info().cpus
-    with reading(host) as read:  # the engine reads while this process plans
+    with reading(host) as read:  # in a thread, while this process plans
         plan = make_plan(bed, cpus=cpus)
         verify(plan)
         cleaning.make_way(host, steps.say)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class Mailbox(str, MakesRules):
     """An address that no other test has: a str, with the methods of ``BedInbox`` limited to mail for this address.
 
-    A copy of it is a plain str.
+    A copy of a mailbox is a plain str.
     """
 
     __slots__ = ("_inbox",)
@@ -29,11 +29,11 @@ class Mailbox(str, MakesRules):
 
     @property
     def aio(self) -> AsyncInbox:
-        """The same for coroutines."""
+        """The methods of this mailbox for coroutines."""
         return AsyncInbox(self._inbox, to=self)
 
     def __reduce__(self) -> tuple[type[str], tuple[str]]:
-        """Make a copy or a pickle of it a plain str."""
+        """Make each copy or pickle of the mailbox a plain str."""
         return str, (str(self),)
 
     def wait_for(

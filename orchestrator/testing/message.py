@@ -16,7 +16,7 @@ from orchestrator.testing.failure import Missing, part
 
 _URL = re.compile(r"\bhttps?://[^\s<>\"]+", re.IGNORECASE)
 _AROUND = ".,;:!?'\")]}>"
-"""Punctuation of a sentence, which may stand at the end of a URL."""
+"""Punctuation that ends a sentence, and may follow a URL directly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Link:
 
     url: str
     text: str
-    """The words of the link in HTML; empty in plain text."""
+    """Text of the link in HTML; empty in plain text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Attachment:
 
 
 class Message:
-    """A message as the inbox keeps it. Nothing that it refers to is ever fetched.
+    """A message as the inbox keeps it. Links and remote images in it are never fetched.
 
     The content is read from the inbox when an attribute first needs it; the bed must be up then.
     """
@@ -82,12 +82,12 @@ class Message:
 
     @property
     def text(self) -> str:
-        """First MiB of the first plain text that is not an attachment, with LF; empty if there is none."""
+        """First MiB of the first text/plain part that is not an attachment, with LF line ends; or empty."""
         return self._body.text
 
     @property
     def html(self) -> str:
-        """First MiB of the first HTML that is not an attachment, with LF; empty if there is none."""
+        """First MiB of the first text/html part that is not an attachment, with LF line ends; or empty."""
         return self._body.html
 
     @property
@@ -100,7 +100,7 @@ class Message:
         """Return the first attachment of this file name.
 
         Raises:
-            Missing: there is none; the text lists the attachments.
+            Missing: no attachment has this name; the error lists the attachments.
         """
         for one in self.attachments:
             if one.name == name:
@@ -109,7 +109,7 @@ class Message:
 
     @property
     def links(self) -> list[Link]:
-        """The links with http and https: those of the HTML in their order, then those of the text."""
+        """The http and https links: links of the HTML in their order, then links of the plain text."""
         parser = _Anchors()
         parser.feed(self.html)
         parser.close()
@@ -120,7 +120,7 @@ class Message:
         """Return the URL of the first link whose URL matches a regular expression, and whose words contain ``text``.
 
         Raises:
-            Missing: there is none; the text lists the links.
+            Missing: no link matches; the error lists the links.
         """
         for one in self.links:
             if re.search(pattern, one.url) and text.lower() in one.text.lower():
@@ -136,7 +136,7 @@ class Message:
         """Return the first number of exactly this many digits in the text, the HTML without tags, or the subject.
 
         Raises:
-            Missing: there is none; the error shows the text.
+            Missing: there is no such number; the error shows the text.
         """
         number = re.compile(rf"(?<![\w.-]){r'[0-9]' * digits}(?![\w-]|\.[0-9])")
         for text in (self.text, mime.shown(self.html), self.subject):
@@ -145,7 +145,7 @@ class Message:
         raise self._missing(f"code of {digits} digits", "text", (self.text or mime.shown(self.html)).splitlines())
 
     def save(self, path: str | Path) -> Path:
-        """Write the raw octets to a file, as mail programs read it (.eml), and return its path."""
+        """Write the raw octets to a file in the .eml format of mail programs; return its path."""
         Path(path).write_bytes(self.raw)
         return Path(path)
 
@@ -180,7 +180,7 @@ class _Anchors(HTMLParser):
 
 
 def _trimmed(url: str) -> str:
-    """Return a URL without the punctuation behind it; a closing bracket stays if the URL has its opening one."""
+    """Remove punctuation from the end of a URL; keep a closing bracket if the URL has the opening bracket."""
     while url[-1] in _AROUND and not (url[-1] == ")" and url.count("(") >= url.count(")")):
         url = url[:-1]
     return url

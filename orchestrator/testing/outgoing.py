@@ -14,7 +14,7 @@ def send(host: str, port: int, message: EmailMessage | bytes, sender: str, recip
     """Send a message to a relay. ``sender`` and ``recipients`` are the envelope's.
 
     Raises:
-        smtplib.SMTPException: the relay refused it.
+        smtplib.SMTPException: the relay refused the message.
     """
     with smtplib.SMTP(host, port, timeout=_REPLY_S) as smtp:
         if isinstance(message, bytes):
@@ -32,7 +32,7 @@ def compose(to: Sequence[str], sender: str, subject: str, text: str, attachments
     for name, content in attachments.items():
         kind, packed = mimetypes.guess_type(name)
         maintype, subtype = (kind or "application/octet-stream").split("/")
-        if packed or maintype in {"message", "multipart"}:  # the content's own type is another, or forbids base64
+        if packed or maintype in {"message", "multipart"}:  # compressed content, or a type that forbids base64
             maintype, subtype = "application", "octet-stream"
         message.add_attachment(content, maintype=maintype, subtype=subtype, filename=name)
     return message

@@ -1,6 +1,6 @@
 """Process of a watchdog: a script that waits for the end of its standard input, then removes all beds of an owner.
 
-It imports the program only then: the wait costs no more than the start of an interpreter.
+The script imports the program only after the wait: until then it costs no more than a bare interpreter.
 """
 
 import sys
@@ -10,7 +10,7 @@ LOOKS_S = (0, 2, 5, 10, 20)
 LIMIT_S = 90
 """Time limit in seconds from the end of input to the end of the process, even if the engine does not answer."""
 WORD = b"ended\n"
-"""Input from an owner that has removed its objects itself."""
+"""The owner writes this word when it has removed its objects itself."""
 
 
 def watch(owner: str) -> None:
@@ -20,7 +20,7 @@ def watch(owner: str) -> None:
     """
     if sys.stdin.buffer.read() == WORD:
         return
-    import shutil  # noqa: PLC0415 - see above, as the next ones
+    import shutil  # noqa: PLC0415 - only after the wait, see above
     import signal  # noqa: PLC0415
     import tempfile  # noqa: PLC0415
     import time  # noqa: PLC0415

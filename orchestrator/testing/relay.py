@@ -7,7 +7,7 @@ from orchestrator.services import Queued
 from orchestrator.up.relay import Relay, unfinished
 
 _LATE_S = 2.0
-"""Time limit for lines of the log that are still to come; they mostly take 0.03 s."""
+"""Time limit for log lines that are not written yet; most appear within 0.03 s."""
 _POLL_S = 0.02
 
 
@@ -37,8 +37,8 @@ class BedRelay:
     def queue(self) -> Sequence[Queued]:
         """Return the queued messages: ``id``, ``sender``, ``recipients`` (each with its reason to wait), and ``state``.
 
-        ``state`` is ``deferred`` for a message that waits for its next attempt. A message that moves during the call
-        may lack sender and recipients.
+        ``state`` is ``deferred`` for a message that waits for its next attempt. A message that changes queues during
+        the call may lack sender and recipients.
         """
         return self._relay.queue()
 
@@ -47,17 +47,17 @@ class BedRelay:
         self._relay.flush()
 
     def restart(self) -> None:
-        """Stop the relay and start it again: its queue and its ports stay. It serves again on return.
+        """Stop the relay and start it again: its queue and its ports stay. On return the relay serves again.
 
         Raises:
-            TimedOut: it does not serve within 60 s.
+            TimedOut: the relay does not serve within 60 s.
         """
         self._relay.restart()
 
     def log(self, to: str | None = None) -> list[str]:
-        """Return the lines of the relay's log; with ``to`` those about messages to this recipient.
+        """Return the lines of the relay's log; with ``to``, only the lines about messages to this recipient.
 
-        Lines come a moment after the event. With ``to``, the lines of messages that have left the queue are complete.
+        A line appears a moment after its event. With ``to``, the lines of messages that left the queue are complete.
         """
         queued = {one.id for one in self._relay.queue()} if to else set[str]()
         deadline = time.monotonic() + _LATE_S

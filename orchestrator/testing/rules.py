@@ -21,11 +21,11 @@ class Maker(Protocol):
 
 
 class Rule:
-    """A rule, tried before all earlier ones. A context manager: the end of its block removes this rule only."""
+    """A rule in force, tried before all older rules. A context manager: the end of the block removes only this rule."""
 
     def __init__(self, maker: Maker, id_: int, text: str) -> None:
         self.id = id_
-        """Id of the rule; no later rule of the bed has the same."""
+        """Id of the rule; no later rule of the bed gets this id."""
         self._maker, self._text, self._hits = maker, text, 0
         self._in_force = True
 
@@ -42,7 +42,7 @@ class Rule:
     def remove(self) -> None:
         """Remove the rule; idempotent."""
         if self._in_force:
-            with suppress(InvalidInput):  # all rules of the bed were replaced
+            with suppress(InvalidInput):  # already gone: all rules were replaced
                 self._hits = self._maker.remove(self.id)
             self._in_force = False
 
@@ -54,7 +54,7 @@ class Rule:
 
 
 class MakesRules(ABC):
-    """Makes rules of the inbox, one method for each action (docs/mail.md, Rules). The first rule that matches decides.
+    """Makes rules of the inbox: one method for each action (docs/mail.md, Rules). The first rule that matches decides.
 
     Each method raises InvalidInput for an invalid rule.
     """
@@ -102,7 +102,7 @@ class MakesRules(ABC):
         return self._rule("rate", per_minute=per_minute, reply=reply, **match)
 
     def pace(self, per_second: float, **match: Unpack[Match]) -> Rule:
-        """Delay the answers, so that at most ``per_second`` matches are answered."""
+        """Delay the answers, so that at most ``per_second`` matches are answered each second."""
         return self._rule("pace", per_second=per_second, **match)
 
     def drop(self, **match: Unpack[Match]) -> Rule:

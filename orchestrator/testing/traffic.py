@@ -1,4 +1,4 @@
-"""Mail between the relay and the inbox: the relay's queue, and notifications that the inbox has still to send."""
+"""Mail between the relay and the inbox: the relay's queue, and notifications that the inbox has not sent yet."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -26,11 +26,11 @@ class Traffic:
     bounces: Sequence[str]
     """Senders of messages whose notification waits in the inbox."""
     quiet: bool
-    """Whether the inbox made no notification during the reading; otherwise one may be missing here."""
+    """Whether the inbox made no notification during the reading; otherwise a notification may be missing here."""
 
     @classmethod
     def look(cls, inbox: Inbox, relay: Relay) -> "Traffic":
-        """Read the relay's queue, and before and after it the inbox's notifications."""
+        """Read the inbox's notifications, the relay's queue, and the notifications again."""
         before, queue, after = inbox.bounces(), relay.queue(), inbox.bounces()
         waiting = [one["sender"] for one in (*before["waiting"], *after["waiting"])]
         return cls(queue, waiting, before["total"] == after["total"])
@@ -49,7 +49,7 @@ def settle(bed: RunningBed, timeout: float) -> None:
     """Wait up to ``timeout`` seconds until nothing is queued, deferred or on its way.
 
     Raises:
-        Unsettled: some mail still is; the text lists it.
+        Unsettled: some mail is still queued, deferred or on its way; the error lists it.
     """
     inbox, relay, deadline = bed.inbox, bed.relay, time.monotonic() + timeout
     while not (traffic := Traffic.look(inbox, relay)).settled:
@@ -66,7 +66,7 @@ def entry(queued: Queued) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """Conditions on messages, applied to mail that has not arrived. A ``query`` counts as fulfilled."""
+    """Conditions on messages, applied to mail that has not arrived. The condition ``query`` counts as met."""
 
     conditions: Mapping[str, Any]
 
@@ -81,7 +81,7 @@ class Search:
         return bool(sender) and self._envelope(Queued(id="", sender="", recipients={sender: ""}, state=""))
 
     def waits(self, queued: Queued, relay: Relay) -> bool:
-        """Return whether a deferred message fulfils the conditions; reads its header section if they need it."""
+        """Return whether a deferred message meets the conditions; reads its header section if a condition needs it."""
         if not self._envelope(queued):
             return False
         fields = [pair for pair in single(self.conditions) if pair[0] in {"from", "subject", "message_id"}]
@@ -100,7 +100,7 @@ class Search:
 
 
 def _is_address(wanted: str, address: str) -> bool:
-    """Compare as a search of the inbox does: the whole address if ``wanted`` has an ``@``, else a part of it."""
+    """Compare like a search of the inbox: with the whole address if ``wanted`` has an ``@``, else with any part."""
     if "@" in wanted.strip("@"):
         return fold_address(wanted) == fold_address(address)
     return fold(wanted) in fold(address)

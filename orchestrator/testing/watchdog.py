@@ -1,11 +1,12 @@
 """A process that outlives the owner of a bed, and removes the bed if the owner dies.
 
-The owner holds a pipe to it. If the pipe ends without ``reaper.WORD``, the owner was killed: the watchdog then
-removes every object with the owner's label, and nothing else (``reaper``).
+The owner holds a pipe to the watchdog. If the pipe ends without ``reaper.WORD``, the owner was killed. The watchdog
+then removes every object with the owner's label, and nothing else (``reaper``).
 
-It has a session of its own and ignores SIGINT, SIGTERM and SIGHUP, so neither Ctrl-C nor the stop of a process group
-ends it. It has no RUNNER_TRACKING_ID, by which GitHub's runner finds and kills orphans (actions/runner#598). Where it
-dies with its owner all the same, for example with the job's container on GitLab, the next start of a bed cleans.
+The watchdog has its own session and ignores SIGINT, SIGTERM and SIGHUP, so neither Ctrl-C nor the stop of a process
+group ends it. Its environment lacks RUNNER_TRACKING_ID: by this variable GitHub's runner finds and kills orphans
+(actions/runner#598). If the watchdog dies together with its owner, for example with the job's container on GitLab, the
+next start of a bed removes the objects.
 """
 
 import atexit
@@ -28,7 +29,7 @@ class Watchdog:
     """The watchdog of one owner, from the owner's side."""
 
     def __init__(self, owner: str) -> None:
-        """Start it.
+        """Start the watchdog.
 
         Args:
             owner: OWNER label of the objects.
@@ -40,7 +41,7 @@ class Watchdog:
 
     @contextmanager
     def guard(self) -> Iterator[None]:
-        """Guard the objects that the block makes and removes; if the block fails, until the owner's end."""
+        """Guard the objects that the block makes and removes; if the block fails, guard them until the owner ends."""
         with self._lock:
             self._held += 1
         yield
@@ -48,7 +49,7 @@ class Watchdog:
             self._held -= 1
 
     def done(self) -> None:
-        """End the watch; if a guarded block failed or has not ended, the watchdog removes what is left."""
+        """End the watch; if a guarded block failed or has not ended, the watchdog removes the remaining objects."""
         pipe = self.process.stdin
         if pipe is None or pipe.closed:  # this process is a forked child of the owner
             return
@@ -80,13 +81,13 @@ def _start(owner: str, stdin: int) -> subprocess.Popen[bytes]:
 
 
 def watch_over(owner: str, lifeline: Path) -> None:
-    """Start a watchdog for another process, the owner, which holds this FIFO open for writing and ends the watch.
+    """Start a watchdog for another process, the owner; the owner holds a FIFO open for writing, and ends the watch.
 
     Args:
         owner: OWNER label of the objects.
         lifeline: the FIFO; the owner writes ``reaper.WORD`` to it when it has removed its objects.
     """
-    fd = os.open(lifeline, os.O_RDONLY | os.O_NONBLOCK)  # O_NONBLOCK: open() would wait for a dead owner
+    fd = os.open(lifeline, os.O_RDONLY | os.O_NONBLOCK)  # else open() would wait for a dead owner
     try:
         os.set_blocking(fd, True)
         _for_others.append(_start(owner, fd))
@@ -103,7 +104,7 @@ _starting = threading.Lock()
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Have this process's objects removed if it dies during the block, or ends after the block failed."""
+    """Let a watchdog remove this process's objects if it dies during the block, or ends after the block failed."""
     owner = this_process()
     with _starting:
         if owner not in _watchdogs:

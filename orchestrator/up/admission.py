@@ -1,4 +1,4 @@
-"""Admission of a bed before its bring-up: finds or builds its images, compares its needs with the host's capacity."""
+"""Checks before a bed's bring-up: finds or builds its images, and compares its needs with the host's capacity."""
 
 from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
@@ -17,9 +17,9 @@ Read = Callable[[], capacity.Readings]
 
 @contextmanager
 def reading(host: Host) -> Iterator[Read]:
-    """Read the host, without its kernel's features, in a thread; yields a function that returns the readings.
+    """Read the host in a thread, except its kernel's features; yield a function that returns the readings.
 
-    Without the helper's image the thread fails; the function then reads the host again.
+    The thread fails if the helper's image is missing; the function then reads the host again.
     """
     with ThreadPoolExecutor(1) as pool:
         with shielded():  # the pool does not wait for a thread whose start was interrupted
@@ -46,7 +46,7 @@ def admit(
 ) -> tuple[capacity.Readings, list[str]]:
     """Find or build the images of a bed, and compare its needs with the host's capacity.
 
-    Return the host's readings, and the images that could not be renewed (``images.ensure``). ``disk``, ``provoked``,
+    Return the host's readings, and the images whose rebuild failed (``images.ensure``). ``disk``, ``provoked``,
     ``smaller``: as in ``capacity.admit``.
 
     Raises:
@@ -68,7 +68,7 @@ def features_explained(host: Host, needs: HostNeeds) -> Iterator[None]:
     except Withdrawn:
         raise
     except EngineFailed:
-        with suppress(EngineFailed):  # the first error stays, unless a kernel feature is missing
+        with suppress(EngineFailed):  # keep the first error unless a feature is missing
             capacity.require(capacity.check(capacity.read(host), needs))
         raise
 

@@ -12,7 +12,7 @@ from orchestrator.up.bed import RunningBed
 from orchestrator.up.node import RunningNode
 
 BED_FILE = "/testbed/bed.json"
-"""File in every node with the bed's definition, its subnet and the number of CPUs that its plan assumed."""
+"""File in every node: the bed's definition, the subnet, and the number of CPUs for which the plan was made."""
 FORMAT = 1
 """Format of BED_FILE; a plan made from another format may differ from the running bed."""
 
@@ -32,10 +32,10 @@ def unfinished(deployed: DeployedBed) -> EngineFailed:
 
 
 def attach(host: Host, deployed: DeployedBed) -> RunningBed:
-    """Return the handle to a bed; it leaves out nodes whose container was removed.
+    """Return the handle to a bed; the handle leaves out nodes whose container was removed.
 
     Raises:
-        EngineFailed: the bed is being brought up, or its bring-up was never finished.
+        EngineFailed: the bed's bring-up has not finished, or never finished.
         InvalidInput: another version of testbed brought the bed up, or no container of a node remains.
     """
     containers = deployed.node_containers

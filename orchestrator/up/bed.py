@@ -36,7 +36,7 @@ POLL_S = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunningBed:
-    """A bed that is up, brought up by any command. Its methods raise the errors of ``RunningNode``."""
+    """A bed that is up, whichever command started it. Its methods raise the errors of ``RunningNode``."""
 
     host: Host
     plan: Plan
@@ -62,7 +62,7 @@ class RunningBed:
         """Return the first node with a role.
 
         Raises:
-            EngineFailed: see ``running``.
+            EngineFailed: as in ``running``.
             InvalidInput: no node has this role.
         """
         return self.running(self.plan.node(role).name)
@@ -112,7 +112,7 @@ class RunningBed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedBed(RunningBed):
-    """A bed that is up and is recorded into a run directory."""
+    """A bed that is up, and recorded into a run directory."""
 
     recorder: Recorder
     rundir: RunDir
@@ -133,8 +133,8 @@ class RecordedBed(RunningBed):
     def keep(self, reading: str, label: str, value: float, *, at: float | None = None) -> None:
         """Append one reading, taken now or at Unix time ``at``, to series/readings.jsonl.
 
-        Each ``reading`` is a chart: a quantity with its unit (``open files``, ``neighbour entries``). Each ``label`` is
-        a line in that chart, often named after a node.
+        ``reading``: the chart's title, a quantity with its unit (``open files``, ``neighbour entries``). ``label``: a
+        line in this chart, often the name of a node.
         """
         with self.rundir.write_series("readings") as series:
             point = {"t": at or time.time(), "name": reading, "label": label, "value": value}
@@ -155,15 +155,15 @@ class RecordedBed(RunningBed):
         return True
 
     def check(self) -> None:
-        """Check that every node runs."""
+        """Raise NodeDied if a node ended unexpectedly, or EngineFailed if the engine cannot report ends any more."""
         self.recorder.check()
 
     def measurements(self) -> Measurements:
-        """Return the measurements so far; those from the relay's log are left out."""
+        """Return the measurements so far, without measurements from the relay's log."""
         return Measurements.read(self.rundir, logs=False)
 
     def deliver_first(self, domains: Sequence[str]) -> None:
-        """Send one message to each of these domains through the relay, and wait until all arrived.
+        """Send one message to each of these domains through the relay, and wait until all messages have arrived.
 
         Raises:
             EngineFailed: a message was refused, or did not arrive.

@@ -38,7 +38,7 @@ _TRIES = 16
 
 
 class Withdrawn(EngineFailed):
-    """Another command brings up a bed of this name, and began first."""
+    """Another command began earlier to bring up a bed of this name."""
 
 
 class Progress(Protocol):
@@ -82,8 +82,8 @@ def bring_up(
     ``statistics``: record the engine's statistics, too; for four nodes they take 0.3 s of the engine's CPU time.
 
     Raises:
-        InvalidInput: no slice is free for its addresses.
-        Withdrawn: the bed was to stay up, and an older bed of its name exists now.
+        InvalidInput: no subnet is free for the bed, or the subnet in its definition is taken.
+        Withdrawn: this bed was meant to stay up, but an older bed of the same name exists.
         EngineFailed: the engine refused a request, or a service did not become ready.
         NodeDied: a container ended.
     """
@@ -96,7 +96,7 @@ def bring_up(
     with steps.step("make its networks"):
         plan, names = _networks(host, bed, identity, cpus)
         _give_way(host, identity)
-        if bed.guests:  # last: two beds share this name, and a bed that withdraws must not have taken it
+        if bed.guests:  # last: only a bed that does not withdraw may take this network's name
             names = (*names, networks.make_guests(host, identity))
     for node in plan.nodes:
         rundir.save_config(node.name, node.files)
@@ -111,11 +111,11 @@ def bring_up(
 
 
 def _give_way(host: Host, identity: Identity) -> None:
-    """Withdraw a bed that is to stay up if another command makes an older bed of the same name.
+    """Withdraw a bed that is meant to stay up if another command makes an older bed of the same name.
 
-    Two commands that start at the same time both find no bed of the name. So each command looks again after it made its
-    control network, before it chooses a subnet: this choice fails if the other bed has the subnet of the definition.
-    The engine lists a network only when the network is complete, so each command looks again after the lab is made.
+    Two commands that start at the same time both find no bed of the name. So each command looks again once its control
+    network exists. This is before the choice of a subnet, which fails if the other bed took the definition's subnet.
+    The engine lists only complete networks, so each command looks once more after it has made the lab network.
 
     Raises:
         Withdrawn: an older bed of the name exists.
@@ -148,7 +148,7 @@ def _networks(host: Host, bed: Bed, identity: Identity, cpus: int) -> tuple[Plan
 def _start(
     host: Host, plan: Plan, identity: Identity, names: tuple[str, ...], recorder: Recorder, cpus: int
 ) -> dict[str, RunningNode]:
-    """Start all nodes in parallel, and wait for the readiness line of each.
+    """Start all nodes in parallel, and wait for each node's readiness line.
 
     All containers are created before the first one starts: ``DeployedBed.made`` depends on it.
     """
@@ -193,7 +193,7 @@ def _start(
 
 
 def certificates(authority: Authority, plan: Plan, node: NodePlan) -> dict[str, bytes]:
-    """Return the files of a certificate: the node's names, 127.0.0.1, and the mail hosts' names if it takes mail."""
+    """Return the files of a node's certificate for its names, 127.0.0.1 and, if it accepts mail, the mail hosts."""
     takes_mail = services.service(node.service).takes_mail
     hosts = [f"mx.{delivery.domain}" for delivery in plan.deliveries[:_MOST_NAMES]] if takes_mail else []
     names = [f"{node.name}.{NODES}", node.name, "localhost", *hosts]
@@ -202,7 +202,7 @@ def certificates(authority: Authority, plan: Plan, node: NodePlan) -> dict[str, 
 
 
 def container_spec(node: NodePlan, control: str, lab: str, guests: str | None = None) -> ContainerSpec:
-    """Return the container of a node on these networks, unlabelled."""
+    """Return the specification of a node's container on these networks, without labels."""
     invited = (Endpoint(network=guests, alias=node.name),) if guests and node.guests else ()
     return ContainerSpec(
         name=node.name,
@@ -224,7 +224,7 @@ def _take_down(
 ) -> None:
     """Remove the bed, complete or not; signals are held back until it is removed.
 
-    Raises the clean-up's error if ``first`` is None; otherwise adds it to ``first`` as a note.
+    Raises the clean-up's error if ``first`` is None; otherwise adds this error to ``first`` as a note.
     """
     name = "take the bed down"
     if isinstance(first, Withdrawn):

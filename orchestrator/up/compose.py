@@ -1,6 +1,6 @@
 """A plan as Compose files: the containers that ``bringup`` would create, for ``docker compose``.
 
-Two steps remain to the user: make the veth pair under the lab network, and clean up after a killed command.
+The user does two steps: make the veth pair under the lab network, and clean up after a killed command.
 """
 
 import shlex
@@ -29,7 +29,7 @@ _PARENT = (
     "ip link add tbcp type veth peer name tbcq; ip link set tbcq up; ip link set tbcp up}"
 )
 _CODE = "${TESTBED_CODE:-../../orchestrator}"
-"""Folder of the agents' code; by default that of a checkout."""
+"""Folder of the agents' code; by default the folder in a checkout."""
 _IMAGES = "${TESTBED_IMAGES:-../../images}"
 _INTERNAL = {"driver": "bridge", "internal": True, "driver_opts": network_options("bridge", internal=True)}
 
@@ -64,7 +64,7 @@ def certificates(plan: Plan) -> dict[str, bytes]:
 
 
 def render(plan: Plan, command: Sequence[str]) -> str:
-    """Return compose.yaml. ``command``: the words of `testbed plan`, without --format and --files, for its header."""
+    """Return compose.yaml. ``command``: words of `testbed plan` for the header, without --format and --files."""
     guests = {"guests": _INTERNAL} if plan.bed.guests else {}
     whole = {
         "services": {node.name: _service(node) for node in plan.nodes},

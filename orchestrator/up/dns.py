@@ -1,4 +1,4 @@
-"""The DNS of a bed that is up: its records, the failures of its gate, the questions of the other nodes."""
+"""The DNS of a bed that is up: its records, the failures that its gate injects, the questions of other nodes."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ from orchestrator.up.node import RunningNode
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dns:
-    """The name server and the gate before it. Each method raises the errors of ``RunningBed.role``."""
+    """The name server and the gate (DNS proxy) in front of it. Each method raises the errors of ``RunningBed.role``."""
 
     role: Callable[[Role], RunningNode]
 
@@ -48,7 +48,7 @@ class Dns:
     def fail(
         self, name: str, kind: str = "*", then: str = "SERVFAIL", *, times: int | None = None, delay_s: float = 0.0
     ) -> dict[str, Any]:
-        """Fail questions of a name and type; the new rule is the gate's first. Return the rule as ``rules`` does.
+        """Fail questions of a name and type; put the new rule first, and return it in the form of ``rules``.
 
         ``then``: a response code, or an ``Action`` such as ``drop``. ``times``: fail only this many questions.
         """
@@ -73,7 +73,7 @@ class Dns:
     def rules(self) -> list[dict[str, Any]]:
         """Return the rules of the gate as ``DnsRule`` has them, in the order in which they are tried.
 
-        Each has an ``id``, which no later rule gets, and its ``hits``.
+        Each rule also has its ``hits`` and an ``id``; no later rule gets this id.
         """
         rules: list[dict[str, Any]] = self._ask("rules")
         return rules
@@ -91,12 +91,12 @@ class Dns:
 
 
 def changes(name: str, kind: str, data: Sequence[str], ttl: int) -> list[str]:
-    """Return the changes as commands of nsupdate(1), every word parsed by dnspython.
+    """Return the changes as commands of nsupdate(1); dnspython checks every word first.
 
-    A second message has the new records as prerequisites: a server may ignore a change with NOERROR (RFC 2136, 3.4.2).
+    A second update message requires the new records: a server may answer NOERROR without a change (RFC 2136, 3.4.2).
 
     Raises:
-        InvalidInput: an invalid name, type or data.
+        InvalidInput: the name, the type or the data are invalid.
     """
     if not all(one.isprintable() for one in data):
         needed = "data of DNS records on one line"

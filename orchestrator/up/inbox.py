@@ -32,7 +32,7 @@ _WAIT = "wait"
 _PAGE = 1000
 """Maximum number of messages in one answer."""
 _IDLE_S = 2.0
-"""A connection that was idle for longer is not used again: the inbox closes it after 5 s."""
+"""Maximum idle time of a connection before it is reused: the inbox closes idle connections after 5 s."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,14 +83,14 @@ class Inbox:
 
         Raises:
             TimedOut: fewer messages arrived within ``timeout`` seconds.
-            NodeDied: a node of the bed has ended, or ends meanwhile.
+            NodeDied: a node of the bed has ended, or ends during the wait.
         """
         answer = self._ask(_WAIT, timeout + _ANSWER_S, count=count, timeout=timeout, **conditions)
         messages: list[dict[str, Any]] = answer["messages"]
         return messages
 
     async def wait_async(self, *, count: int = 1, timeout: float = 30.0, **conditions: Any) -> list[dict[str, Any]]:  # noqa: ASYNC109
-        """Wait as ``wait`` does, in an event loop. When the task is cancelled, its request is closed."""
+        """Wait as ``wait`` does, in an event loop. Cancelling the task closes its request."""
         at, words = urllib.parse.urlsplit(self.url), {"count": count, "timeout": timeout, **conditions}
         request = f"GET {_path(_WAIT, words)} HTTP/1.1\r\nHost: {at.netloc}\r\nConnection: close\r\n\r\n"
         loop = asyncio.get_running_loop()
@@ -118,19 +118,19 @@ class Inbox:
         found: dict[int, dict[str, Any]] = {}
         for start in itertools.count(0, _PAGE):
             page = self.messages(limit=_PAGE, start=start, **conditions)["messages"]
-            found |= {one["id"]: one for one in page}  # a message that arrives meanwhile shifts the pages
+            found |= {one["id"]: one for one in page}  # a new message shifts the pages
             if len(page) < _PAGE:
                 break
         return [found[id_] for id_ in sorted(found)]
 
     def attempts(self, *, after: int = 0, limit: int = 100) -> list[dict[str, Any]]:
-        """Return the newest ``limit`` replies of rules and limits with an event id above ``after``, oldest first."""
+        """Return the newest ``limit`` replies caused by rules and limits, with ids above ``after``, oldest first."""
         answer = self._ask("attempts", _ANSWER_S, after=after, limit=limit, newest=True)
         events: list[dict[str, Any]] = answer["events"]
         return events[::-1]
 
     def bounces(self) -> dict[str, Any]:
-        """Return the notifications of rules ``bounce``.
+        """Return the notifications that rules with the action ``bounce`` cause.
 
         ``waiting`` lists ``sender`` and ``recipient`` of each message whose notification is not yet in the relay's
         queue; ``total`` counts all notifications since the start.
@@ -189,7 +189,7 @@ class Inbox:
         return json.loads(self._answer(path, seconds, method, body, **words))
 
     def _answer(self, path: str, seconds: float, method: str = "GET", body: object = None, /, **words: Any) -> bytes:
-        """Return the body of an answer. The end of a node of the bed breaks off a request that waits."""
+        """Return the body of an answer. If a node of the bed ends, a waiting request breaks off."""
         data = None if body is None else json.dumps(body).encode()
         at, target = urllib.parse.urlsplit(self.url), _path(path, words)
         try:
@@ -209,7 +209,7 @@ class Inbox:
         return content
 
     def _broken(self, error: Exception) -> EngineFailed:
-        """Return NodeDied if a node of the bed has ended, else the error of a request without an answer."""
+        """Return NodeDied if a node of the bed has ended, otherwise the error for an unanswered request."""
         found = str(error) or type(error).__name__
         needed = "an answer from the inbox's published port"
         return self.node.cause(EngineFailed(needed, found, "see `testbed ps`"))
@@ -223,14 +223,14 @@ class _Connection(HTTPConnection):
 
 
 class _Kept(threading.local):
-    """The connection of a thread to the inbox that it asked last."""
+    """The connection of one thread to the inbox of its last request."""
 
     _connection: _Connection | None = None
     _key: tuple[object, ...] = ()
     _used = 0.0
 
     def get(self, host: str, port: int | None, target: str) -> tuple[HTTPResponse, bytes]:
-        """Return an answer and its body; if the inbox closed the connection after the last answer, over a new one."""
+        """Return an answer and its body; use a new connection if the inbox closed the kept one."""
         key = (os.getpid(), host, port)  # a forked child must not use the parent's connection
         kept, self._connection = self._connection, None
         if kept and self._key == key and time.monotonic() - self._used < _IDLE_S:
@@ -254,7 +254,7 @@ def _path(path: str, words: Mapping[str, Any]) -> str:
 
 
 def _shut(connection: socket.socket) -> None:
-    with suppress(OSError):  # it was closed meanwhile
+    with suppress(OSError):  # the connection is already closed
         connection.shutdown(socket.SHUT_RDWR)
 
 

@@ -34,7 +34,7 @@ def lifetime(text: str) -> timedelta:
     """Parse a lifetime: 90s, 30m, 2h, 1d.
 
     Raises:
-        InvalidInput: not a lifetime.
+        InvalidInput: the text is not a lifetime.
     """
     if read := re.fullmatch(r"([1-9][0-9]{0,5})([smhd])", text):
         return timedelta(seconds=int(read[1]) * _UNITS[read[2]])
@@ -46,7 +46,7 @@ def up(
 ) -> DeployedBed:
     """Return the deployed bed of this name and definition; bring it up if there is none.
 
-    Abandoned beds are removed and open walls of all beds restored first. ``life`` starts when the first object is made.
+    First remove abandoned beds and restore open walls (firewalls) of all beds. ``life`` starts with the first object.
     ``publish_at``: address of the host on which the ports are published.
 
     Raises:
@@ -55,7 +55,7 @@ def up(
         EngineFailed: the deployed bed is damaged, or the bring-up failed; the logs of its nodes are kept.
     """
     cpus = host.info().cpus
-    with reading(host) as read:  # the engine works while this process plans
+    with reading(host) as read:  # in a thread, while this process plans
         plan = make_plan(bed, cpus=cpus)
         verify(plan)  # before any object is made
         if present := _present(host, bed, steps, life, publish_at):
@@ -121,7 +121,7 @@ def _present(host: Host, bed: Bed, steps: Progress, life: timedelta | None, publ
 def _bring_up(
     host: Host, bed: Bed, runs: Path, steps: Progress, life: timedelta | None, cpus: int, publish_at: str
 ) -> str:
-    """Bring a bed up and return its id; keep the recording only if the bring-up failed and a node logged a line."""
+    """Bring a bed up and return its id; keep the recording only if the bring-up fails after a node logged a line."""
     with usable(runs):
         made = [folder for folder in (runs, *runs.parents) if not folder.exists()]
     rundir = RunDir.create(runs, "up")
@@ -152,7 +152,7 @@ def _bring_up(
 
 
 def _discard(rundir: Path, made: Iterable[Path]) -> None:
-    """Remove the run directory of an `up`, and those parent folders that this command made, if empty."""
+    """Remove the run directory of an `up`, and the empty parent folders that this command made."""
     shutil.rmtree(rundir, ignore_errors=True)
     with suppress(OSError):
         for folder in made:

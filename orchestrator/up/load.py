@@ -1,4 +1,4 @@
-"""Loads: send messages into a bed that is up, wait for an empty queue, get the sink's report."""
+"""Loads: send messages into a bed that is up, wait for an empty queue, read the sink's report."""
 
 import json
 import secrets
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 UNBOUNDED_S = 86_400.0
 """Time limit of a load without a duration."""
 OVERTIME_S = 120.0
-"""Time limit of a generator after its load's planned end, in seconds; then it counts as hung."""
+"""Time after a load's planned end, in seconds, after which its generator counts as hung."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ class SentLoad:
             before, arrived = arrived, self.bed.sink.count(self.report.run) if self.bed.sink.counts else None
             accepted = self.report.accepted
             left = None if accepted is None or arrived is None else max(accepted - arrived, 0)
-            # A long queue is slow to list: the relay reports it only once arrivals stop.
+            # A long queue takes long to list: read its length only once no more messages arrive.
             if left == 0 or arrived == before or time.monotonic() > deadline:
                 queued = self.bed.relay.queue_length()
                 left = left if queued is None else queued
@@ -75,12 +75,12 @@ def send(
     by: str | None = None,
     purpose: Purpose = Purpose.MEASURE,
 ) -> SentLoad:
-    """Have a load generator send a load; save its report as results/<name>-load.json.
+    """Let a load generator send a load; save the generator's report as results/<name>-load.json.
 
     Args:
         bed: the bed.
         name: name of the load; part of file names.
-        order: the load; this function fills in its run, target, domains and sender.
+        order: the load; this function fills in run, target, domains and sender.
         to: role of the receiving node: the relay, or the sink (bypassing the relay).
         by: the sending node; by default the first load generator.
         purpose: the load's purpose.

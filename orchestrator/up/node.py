@@ -48,7 +48,7 @@ class RunningNode:
         return self.plan.address
 
     def port(self, port: str) -> int:
-        """Return the published port of ``25/tcp`` or the like.
+        """Return the published port for a container port such as ``25/tcp``.
 
         Raises:
             EngineFailed: the port is not published, for example because the node has ended.
@@ -71,7 +71,7 @@ class RunningNode:
         return self.recorder
 
     def exec(self, *command: str, timeout: float = 60) -> Output:
-        """Run a command with the rights of the node's service.
+        """Run a command in the node, with the rights of the node's service.
 
         Raises:
             TimedOut: the command did not end within ``timeout`` seconds.
@@ -80,7 +80,7 @@ class RunningNode:
             return self.container.exec(command, capabilities=self.plan.capabilities, timeout=timeout)
 
     def ask(self, *command: str, timeout: float = 60) -> str:
-        """Return a command's standard output; raises EngineFailed if its status is not 0. Use it for evidence."""
+        """Return a command's standard output; raises EngineFailed if its status is not 0. For evidence."""
         output = self.exec(*command, timeout=timeout)
         with self._death_first():
             if output.status != 0:
@@ -104,7 +104,7 @@ class RunningNode:
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """Pause the node during the block: its connections stay open, and nothing answers."""
+        """Pause the node during the block: its connections stay open, but the node answers nothing."""
         with ExitStack() as stack:
             with shielded(), self._death_first():
                 self.container.pause()
@@ -181,11 +181,11 @@ class RunningNode:
         self.recording.expect_end(self.name)
 
     def on_death(self, act: Callable[[], None]) -> AbstractContextManager[None]:
-        """Call ``act`` in another thread if a node of the bed ends during the block, or has ended before it."""
+        """Call ``act`` in another thread if a node of the bed ends during the block, or ended before."""
         return self.recorder.on_death(lambda _: act()) if self.recorder else nullcontext()
 
     def cause(self, error: EngineFailed) -> EngineFailed:
-        """Return NodeDied, or the engine's failure to report ends, if that explains ``error``; otherwise ``error``."""
+        """Return the cause of ``error``: NodeDied, or the engine's failure to report ends; else ``error`` itself."""
         if self.recorder:
             try:
                 self.recorder.check()

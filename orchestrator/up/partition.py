@@ -30,8 +30,8 @@ _MEND = 'nft delete table inet "$1"'
 def partition(plan: Plan, one: RunningNode, other: RunningNode) -> Iterator[None]:
     """Drop the packets that two nodes receive from each other during the block, over IPv4 and IPv6.
 
-    Sending gives no error, as over a broken network: connections hang until they time out. The end of the block removes
-    the rules; the rules of a node that has ended are already gone.
+    The sender gets no error, as in a broken network: connections hang until they time out. The end of the block removes
+    the rules; a node that has ended has no rules left.
     """
     with ExitStack() as stack:
         for node, peer in ((one, other), (other, one)):
@@ -43,7 +43,7 @@ def partition(plan: Plan, one: RunningNode, other: RunningNode) -> Iterator[None
 
 
 def _prefixes(plan: Plan, node: RunningNode) -> tuple[str, str]:
-    """Return all addresses of a node as sets of nft(8): IPv4 and IPv6."""
+    """Return two sets of nft(8): all IPv4 addresses and all IPv6 addresses of a node."""
     four = [IPv4Network(address) for address in node.plan.addresses]
     if service(node.plan.service).takes_mail:
         four.append(plan.mail)

@@ -33,10 +33,10 @@ class Relay:
     def restart(self) -> None:
         """Stop the relay and start it again in its container: its queue and its published ports stay.
 
-        Connections of its clients break, and new ones are refused; on return the relay accepts connections again.
+        Clients' connections break, and new connections are refused; on return the relay accepts connections again.
 
         Raises:
-            InvalidInput: its service has no restart command.
+            InvalidInput: the relay's service has no restart command.
             TimedOut: the relay does not accept connections within 60 s.
         """
         service = services.service(self.node.plan.service)
@@ -45,7 +45,7 @@ class Relay:
         self.node.ask(*service.restart)
 
     def queue(self) -> Sequence[Queued]:
-        """Return the messages in the queue, including messages that move within it meanwhile.
+        """Return the messages in the queue, including messages that change queues during the reading.
 
         Raises:
             InvalidInput: this relay cannot list its queue.
@@ -58,7 +58,7 @@ class Relay:
         return output.stdout.encode() if output.status == 0 else None
 
     def log(self, to: str | None = None) -> list[LogLine]:
-        """Return the lines of the log; with ``to`` those about messages to this recipient."""
+        """Return the lines of the log; with ``to``, only the lines about messages to this recipient."""
         lines = list(self.node.log())
         if to is None:
             return lines
@@ -80,7 +80,7 @@ class Relay:
 
 
 def unfinished(lines: Iterable[LogLine]) -> set[str]:
-    """Return the queue ids in Postfix's log for which there is no line ``removed`` yet."""
+    """Return the queue ids in Postfix's log without a line ``removed`` yet."""
     ids, removed = set[str](), set[str]()
     for line in lines:
         if found := _ID.search(line.text):

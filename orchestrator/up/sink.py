@@ -1,4 +1,4 @@
-"""The sink of a bed that is up: it counts the messages of each load that arrive."""
+"""The sink of a bed that is up: counts the arrived messages of each load."""
 
 import json
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Sink:
         return arrival
 
     def count(self, run: str) -> int:
-        """Return the number of a load's messages that arrived; all unnumbered messages count as the load's."""
+        """Return the number of a load's messages that arrived; unnumbered messages of any load count, too."""
         answer = self._request("count", run)
         return int(answer["delivered"]) + int(answer["foreign"])
 

@@ -1,4 +1,4 @@
-"""A host with a Docker Engine (20.10 and later), found as docker(1) does; no other package imports the SDK."""
+"""A host with a Docker Engine (20.10 and later), chosen as docker(1) does; only this package imports the SDK."""
 
 import logging
 import os

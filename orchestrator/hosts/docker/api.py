@@ -16,13 +16,13 @@ from orchestrator.hosts import LOG_FILE_MB, LOG_FILES, ContainerSpec, Found, Hos
 STDOUT, STDERR = 1, 2
 """Stream numbers in the framing of a container's output."""
 _HEADER = struct.Struct(">BxxxL")
-"""Header of each piece of output: number of its stream, its length in bytes."""
+"""Header of each piece of output: number of the stream, length of the piece in bytes."""
 _REMEMBERED = 20_000
-"""Number of time stamps that ``once`` remembers; if the reader keeps up, a repetition comes after few new lines."""
+"""Number of time stamps that ``once`` remembers; with a fast reader, the engine repeats a line after few new lines."""
 _READ_ONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sysrq-trigger")
 """The engine's default read-only paths of a container, except ``/proc/sys``, which stays writable."""
 _NO_PROFILE = ("apparmor=unconfined", "label=disable")
-"""Turns off the default AppArmor and SELinux profiles, which deny writes to ``/proc/sys/net``."""
+"""Turns off the default AppArmor and SELinux profiles: they deny writes to ``/proc/sys/net``."""
 
 
 def host_config(spec: ContainerSpec) -> dict[str, Any]:
@@ -63,10 +63,10 @@ def network_options(driver: str, *, parent: str | None = None, internal: bool = 
 
 
 def limited(command: Sequence[str], seconds: float, *, kill_after: float) -> tuple[list[str], str]:
-    """Return a command with a time limit, and a text that is in its standard error if and only if time ran out.
+    """Return a command with a time limit, and a marker that appears in standard error if and only if time ran out.
 
     timeout(1)'s exit status is ambiguous: 124 may be the command's own, 137 any SIGKILL. But its --verbose line quotes
-    the program's path: ``/bin/sh``, spelt in a random way (64 bits), so that the command cannot print it by chance.
+    the program's path. The path is ``/bin/sh`` in a random spelling (64 bits), which no command prints by chance.
     """
     shell = "/bin" + "".join(secrets.choice(("/", "/.")) for _ in range(64)) + "/sh"
     limit = ["timeout", "--verbose", f"--kill-after={kill_after:g}", f"{seconds:g}"]
@@ -101,8 +101,8 @@ def frames(read: Callable[[int], bytes]) -> Iterator[tuple[int, bytes]]:
 def once(stamped: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
     """Yield the pieces of a followed log without those that the engine repeats.
 
-    After a log rotation, Engines 19.03 to 20.10 take the new, shorter file for a truncated one, and send it again from
-    its start (followLogs, daemon/logger/loggerutils/follow.go). A repeated piece has a time stamp that occurred before.
+    After a log rotation, Engines 19.03 to 20.10 mistake the new, shorter file for a truncated file, and send it again
+    from its start (followLogs, daemon/logger/loggerutils/follow.go). A repeated piece repeats an earlier time stamp.
     """
     order: deque[tuple[int, bytes]] = deque()
     seen: set[tuple[int, bytes]] = set()
@@ -127,7 +127,7 @@ def once(stamped: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
 
 
 def lines(stamped: Iterable[tuple[int, bytes]]) -> Iterator[LogLine]:
-    """Join the pieces of each stream to lines, because the engine splits lines at 16 KiB."""
+    """Join the pieces of each stream into lines: the engine splits lines at 16 KiB."""
     begun: dict[int, tuple[bytes, list[bytes]]] = {}
     for stream, frame in stamped:
         stamp, _, text = frame.partition(b" ")
@@ -144,7 +144,7 @@ def _line(stamp: bytes, pieces: Sequence[bytes]) -> LogLine:
 
 
 def unix(stamp: str) -> float:
-    """Convert an RFC 3339 time to Unix time, to the microsecond; any zone (none: UTC), any number of fractional digits.
+    """Convert an RFC 3339 time to Unix time, to the microsecond; any zone (UTC if it has none), any fractional digits.
 
     Raises:
         ValueError: ``stamp`` is not a time.
@@ -154,7 +154,7 @@ def unix(stamp: str) -> float:
 
 
 def refusal(part: Mapping[str, Any]) -> str | None:
-    """Return the reason of a failure reported in the progress of a pull, an import or a build."""
+    """Return the reason if a progress report of a pull, an import or a build reports a failure."""
     reason = part.get("error") or (part.get("errorDetail") or {}).get("message")
     return str(reason).strip() if reason else None
 
@@ -166,7 +166,7 @@ def engine_info(facts: Mapping[str, Any], version: str) -> HostInfo:
         EngineFailed: the engine is Podman's, or a Docker Engine in rootless mode.
     """
     found = ""
-    if "Rootless" in facts:  # a key of Podman alone
+    if "Rootless" in facts:  # only Podman has this key
         found = f"Podman {facts.get('ServerVersion')}: its limits and names of images differ from Docker's"
     elif any("name=rootless" in option for option in facts.get("SecurityOptions") or ()):
         found = f"Docker {facts.get('ServerVersion')} in rootless mode, whose networks are not the machine's"

@@ -28,7 +28,7 @@ class Clients:
     def __init__(
         self, client: docker.APIClient, options: Mapping[str, Any], *, forward: ssh.Forward | None = None
     ) -> None:
-        self._forward = forward  # kept here: the forward closes when nothing refers to it
+        self._forward = forward  # this reference keeps the forward open
         self._options = {**options, "version": client.api_version, "timeout": TIMEOUT_S, "max_pool_size": _POOL}
         self._local = threading.local()
         self._local.client = client
@@ -55,7 +55,7 @@ def translated(needed: str) -> Iterator[None]:
             "correct the cause that it names; `testbed doctor` checks this host",
         ) from error
     except (docker.errors.DockerException, docker.errors.StreamParseError, HTTPError, OSError) as error:
-        # Before ValueError: an exception of requests is an OSError, and may also be a ValueError.
+        # Before ValueError: an exception of the library requests is an OSError, and may also be a ValueError.
         raise EngineFailed(needed, f"the engine did not answer: {short(error)}", "see whether it runs") from error
     except (KeyError, TypeError, AttributeError, ValueError, struct.error) as error:
         raise EngineFailed(

@@ -13,7 +13,7 @@ from orchestrator.hosts.docker import api
 from orchestrator.hosts.docker.client import TIMEOUT_S, Clients, translated
 
 _PIECE = 1 << 20
-"""Bytes of a saved image that are read at once."""
+"""Bytes of a saved image in one read."""
 
 
 class DockerImages:

@@ -24,7 +24,7 @@ _LOOK_S = 0.02
 _KILL_AFTER_S = 5.0
 """Time from SIGTERM, sent at the time limit, to SIGKILL."""
 _FREEZES = 5
-"""Attempts to pause a container: on a busy machine with cgroup v1, runc gives one up as "unable to freeze"."""
+"""Attempts to pause a container: on a busy machine with cgroup v1, runc may fail with "unable to freeze"."""
 _END = """
 for process in /proc/[0-9]*; do
     case $(tr '\\0' ' ' < "$process/cmdline") in
@@ -114,9 +114,9 @@ class DockerNode:
             )
 
     def _ended(self, run: str, mark: str) -> bool:
-        """End a command that runs under timeout(1) with ``mark`` as an argument; return whether it has ended.
+        """End a command that runs under timeout(1), found by the argument ``mark``; return whether it has ended.
 
-        timeout(1) passes SIGTERM on to its process group, and sends SIGKILL after ``_KILL_AFTER_S``.
+        timeout(1) passes SIGTERM to its process group, and sends SIGKILL after ``_KILL_AFTER_S`` seconds.
         """
         client, until = self._clients.here, time.monotonic() + _KILL_AFTER_S + 1
         try:
@@ -143,7 +143,7 @@ class DockerNode:
     def _followed(self) -> Iterator[tuple[int, bytes]]:
         """Yield the frames of the log until the container ends; the last frames may be repeated.
 
-        Engine 20.10 omits the last lines if the container ends while earlier ones are sent; hence the second read.
+        Engine 20.10 omits the last lines if the container ends while the engine sends earlier lines; so read twice.
         """
         last = b""
         for stream, piece in self._frames(follow=1):
@@ -165,7 +165,7 @@ class DockerNode:
             try:
                 status = int(self._clients.here.wait(self.id, timeout=math.ceil(timeout))["StatusCode"])
             except (requests.ReadTimeout, requests.ConnectionError) as error:
-                if "timed out" not in str(error):  # the engine went away
+                if "timed out" not in str(error):  # the engine has stopped
                     raise
                 status = None
             printed: dict[int, bytes] = {api.STDOUT: b"", api.STDERR: b""}
@@ -179,7 +179,7 @@ class DockerNode:
     def _frames(self, **options: int | str) -> Iterator[tuple[int, bytes]]:
         """Yield the frames of the container's log; ``APIClient.logs`` does not separate the streams.
 
-        ``options``: of ``GET /containers/{id}/logs``; default: time stamps and both streams.
+        ``options``: parameters of ``GET /containers/{id}/logs``; by default time stamps and both streams.
         """
         client = self._clients.here
         url = f"{client.base_url}/v{client.api_version}/containers/{self.id}/logs"

@@ -1,7 +1,7 @@
 """An engine on another machine, reached by ssh(1): ssh forwards a local Unix socket to the engine's socket.
 
 One ssh serves a whole command, because a bed of four nodes has a dozen connections, and sshd limits logins and sessions
-(MaxStartups, MaxSessions) but not forwarded connections. The program is the system's ssh, as the user configured it.
+(MaxStartups, MaxSessions) but not forwarded connections. The program is the system's ssh with the user's settings.
 """
 
 import os
@@ -43,19 +43,19 @@ kill -KILL $!
 wait
 rm -rf -- "$0"
 """
-"""Ends ssh and removes its folder when standard input is closed: by ``close``, or by the kernel if we are killed."""
+"""Ends ssh and removes ssh's folder once standard input is closed: by ``close``, or by this process's death."""
 _LOOK = 'if [ ! -e "$0" ]; then echo missing; elif [ ! -w "$0" ]; then echo closed; fi'
 _LOOK_S = 60.0
 _END_S = 10.0
 _LONGEST_PATH = 90
-"""Longest path of a socket's folder: 107 bytes (unix(7)), less the socket's name and ssh's temporary suffix."""
+"""Longest path of a socket's folder: 107 bytes (unix(7)) minus the socket's name and ssh's temporary suffix."""
 _READ_BY_SSH = re.compile(r"[][:%$\\]")
 """Characters that ssh interprets in a forward's path: separators, tokens, variables (ssh_config(5))."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Machine named by an address ``ssh://[user@]host[:port][/socket]``."""
+    """Machine in an address ``ssh://[user@]host[:port][/socket]``."""
 
     host: str
     user: str | None = None
@@ -87,7 +87,7 @@ def parse(url: str) -> Target:
 
 
 def way_to(target: Target, ports: Iterable[int]) -> str:
-    """Return the ssh command that forwards ports of this machine's 127.0.0.1 to the same ports of the target's."""
+    """Return the ssh command that forwards ports on this machine's 127.0.0.1 to the same ports on the target's."""
     forwards = [word for port in ports for word in ("-L", f"{port}:127.0.0.1:{port}")]
     return shlex.join(["ssh", "-nNT", "-o", "ClearAllForwardings=no", *forwards, *target.words])
 
@@ -96,7 +96,7 @@ class Forward:
     """A local socket, ``socket``, forwarded to the target's engine until ``close`` or the end of this process.
 
     Raises:
-        EngineFailed: ssh is not installed, or its login failed.
+        EngineFailed: ssh is not installed, or the login failed.
     """
 
     def __init__(self, target: Target) -> None:
@@ -104,7 +104,7 @@ class Forward:
         if shutil.which("ssh") is None:
             needed = f"an SSH client, to reach the engine on {target.host}"
             raise EngineFailed(needed, "no ssh on PATH", "install openssh-client (its name in Debian)")
-        with shielded():  # a signal before Popen would leave the folder, which ``keeper`` removes
+        with shielded():  # a signal before Popen would leave the folder: ``keeper`` removes it
             self._folder = Path(tempfile.mkdtemp(prefix="testbed-ssh-"))
             if len(os.fsencode(self._folder)) > _LONGEST_PATH or _READ_BY_SSH.search(str(self._folder)):
                 self._folder.rmdir()
@@ -128,7 +128,7 @@ class Forward:
         self._end()
 
     def refused(self) -> EngineFailed | None:
-        """Return why the engine's socket takes no connection; ``None`` if ssh reports no refused connection."""
+        """Return an error if ssh reports a refused connection to the engine's socket; otherwise ``None``."""
         where = self.target
         if "open failed" not in self._output():
             return None
@@ -147,7 +147,7 @@ class Forward:
         needed = f"a container engine on {where.host} that answers (Docker 20.10 or later)"
         if "missing" in seen:
             found, do = f"no {where.socket} there", "start it there, or name its socket: ssh://host/path/to/docker.sock"
-        else:  # sshd answers the same if no engine listens and if it may not forward
+        else:  # sshd's answer is the same for a missing engine and a forbidden forward
             found = f"no answer at {where.socket} there, or its sshd forwards no socket"
             do = "start it there; its sshd_config must allow it: AllowStreamLocalForwarding yes"
         return EngineFailed(needed, found, do)

@@ -15,13 +15,13 @@ def mail_bed_fixture(
 ) -> Callable[[pytest.FixtureRequest], "Iterator[MailBed]"]:
     """Return a fixture of a bed, for a conftest.py or a test module.
 
-    ``mail_bed = mail_bed_fixture(scope="module")`` replaces the fixture ``mail_bed`` of the plugin, and so the bed of
-    ``mailbox`` and ``inbox``.
+    ``mail_bed = mail_bed_fixture(scope="module")`` replaces the fixture ``mail_bed`` of the plugin, and so the bed
+    that ``mailbox`` and ``inbox`` use.
 
     Args:
         scope: a scope of pytest.
-        bed: the name of a built-in bed, a YAML file (relative to pytest's rootdir), or a function that returns a
-            MailBed before its start.
+        bed: the name of a built-in bed, a YAML file (relative to pytest's rootdir), or a function that returns an
+            unstarted MailBed.
     """
 
     @pytest.fixture(scope=scope)

@@ -1,4 +1,4 @@
-"""Beds that the fixtures of one test process hold, and the hooks of pytest that serve them."""
+"""Beds of the fixtures in one test process, and the pytest hooks for these beds."""
 
 import os
 import time
@@ -36,13 +36,13 @@ class _Held:
     since: float = field(default_factory=time.time)
     """Unix time of the end of its bring-up."""
     failed: bool = False
-    """A test that used the bed failed."""
+    """Whether a test that used the bed failed."""
     lasting: list[Rule] = field(default_factory=list)
     """Rules of fixtures that several tests share."""
 
     def remove_rules(self, lasting: Collection[Rule] = ()) -> None:
         """Remove the rules that this process made, except the lasting ones."""
-        with ExitStack() as stack:  # an error with one rule does not keep the others
+        with ExitStack() as stack:  # after an error, the other rules are still removed
             for rule in self.bed.rules:
                 if rule not in lasting:
                     stack.callback(rule.remove)
@@ -64,7 +64,7 @@ class Beds:
 
     @classmethod
     def of(cls, config: pytest.Config) -> "Beds":
-        """Return the object of this process."""
+        """Return the ``Beds`` of this process."""
         if _BEDS not in config.stash:
             config.stash[_BEDS] = cls(config)
             config.pluginmanager.register(config.stash[_BEDS], "testbed-beds")
@@ -72,7 +72,7 @@ class Beds:
 
     @contextmanager
     def hold(self, request: pytest.FixtureRequest, bed: str | Path | Callable[[], MailBed]) -> Iterator[MailBed]:
-        """Hold a bed up during the block.
+        """Keep a bed up during the block.
 
         The test is skipped or fails if no engine answers, and fails if the bring-up fails.
         """
@@ -100,7 +100,7 @@ class Beds:
 
     @property
     def _kind(self) -> Kind:
-        """Kind of the beds: labels cannot change, so a bed that may stay up is marked as one from its start."""
+        """Kind of the beds: labels cannot change, so a bed that may stay up is ``Kind.UP`` from its start."""
         return Kind.UP if self._config.getoption("testbed_keep") else Kind.RUN
 
     def _engine(self) -> Host:
@@ -154,13 +154,13 @@ class Beds:
         item.stash[_BEGUN] = time.time()
         names = _fixtures(item)
         for held in self._held:
-            used = held.fixture in names or "request" in names  # a test can get further fixtures through it
+            used = held.fixture in names or "request" in names  # ``request`` can bring further fixtures
             if used and held.bed.is_up:
                 held.bed.begin()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef: "pytest.FixtureDef[Any]") -> Generator[None, object, object]:
-        """Keep the rules that a fixture of a wider scope makes: they do not belong to one test."""
+        """Keep the rules that a fixture of a wider scope makes: several tests share these rules."""
         before = {id(held): len(held.bed.rules) for held in self._held}
         result = yield
         if fixturedef.scope != "function":
@@ -178,7 +178,7 @@ class Beds:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Add to the report of a failed test the evidence of each bed that it used."""
+        """Add the evidence of each bed that a failed test used to the test's report."""
         report = yield
         if report.failed:
             names = _fixtures(item)
@@ -191,7 +191,7 @@ class Beds:
         held.failed = True
         if held.shared and self._folder:
             self._folder.note_failure(held.bed.id)
-        if not held.bed.is_up:  # a test stopped it
+        if not held.bed.is_up:  # a test stopped the bed
             return
         since = max(held.since, item.stash.get(_BEGUN, 0.0))
         found = reports.collect(held.bed, since)
@@ -217,12 +217,12 @@ def _required(config: pytest.Config) -> bool:
 
 def _fixtures(item: pytest.Item) -> set[str]:
     """Return the names of the fixtures that a test uses, including those it got through ``request``."""
-    request = getattr(item, "_request", None)  # pytest shows the latter to fixtures only, not to hooks
+    request = getattr(item, "_request", None)  # pytest gives ``request`` to fixtures, not to hooks
     return set(request.fixturenames) if request else set()
 
 
 def _reach(bed: MailBed) -> str:
-    """Return how to reach a bed that stays up, and how to take it down."""
+    """Return the addresses of a bed that stays up, and the command that takes it down."""
     return (
         f"bed {bed.running.plan.bed.name} {bed.id} stays up: relay {bed.relay.host}:{bed.relay.port}, "
         f"inbox {bed.inbox.url}; `testbed down {bed.id}` takes it down"

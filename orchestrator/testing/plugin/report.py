@@ -1,4 +1,4 @@
-"""Report of a failed test: nodes' logs, the queue of the relay, the mail, as sections of pytest and as files."""
+"""Report of a failed test: nodes' logs, the relay's queue, the mail, as sections of pytest's report and as files."""
 
 import hashlib
 import re
@@ -17,7 +17,7 @@ from orchestrator.testing.traffic import entry
 from orchestrator.up.node import RunningNode
 
 _LINES, _CHARACTERS = 40, 400
-"""Maximum lines of a section in a report, and characters of a line; files are complete."""
+"""Maximum lines of a section and maximum characters of a line in a report; the files are complete."""
 _MESSAGES = 100
 """Maximum messages in a report: the newest ones."""
 
@@ -31,7 +31,7 @@ class Evidence:
     messages: list[Message]
 
     def save(self, folder: Path) -> None:
-        """Write logs, queue and mail (``17.eml``) into a folder; makes it if it is missing."""
+        """Write logs, queue and mail (``17.eml``) into a folder; make the folder if it is missing."""
         folder.mkdir(parents=True, exist_ok=True)
         for name, lines in self.texts.items():
             (folder / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", errors="replace")
@@ -39,7 +39,7 @@ class Evidence:
             message.save(folder / f"{message.id}.eml")
 
     def sections(self) -> Iterator[tuple[str, str]]:
-        """Yield title and text of each section of a report, control characters made visible."""
+        """Yield title and text of each section of a report, with control characters made visible."""
         for name, lines in self.texts.items():
             cut = f", the last {_LINES} of {len(lines)} lines" if len(lines) > _LINES else ""
             text = "\n".join(plain(line[:_CHARACTERS], LAYOUT) for line in lines[-_LINES:])
@@ -49,7 +49,7 @@ class Evidence:
 def collect(bed: MailBed, since: float) -> Evidence:
     """Read a bed: the mail since its mark, the relay's queue now, the logs of its nodes since a Unix time.
 
-    If a part cannot be read, its text is the error: the test is reported in any case.
+    If a part cannot be read, the error replaces it: the test is reported in any case.
     """
     messages: list[Message] = []
 

@@ -1,7 +1,7 @@
 """Beds of pytest-xdist's workers, recorded in a folder of their controller: a shared bed, and beds that stay up.
 
-The first worker that needs the shared bed brings it up under a lock; the others attach to it. The controller is its
-owner, and takes it down when all workers have ended.
+The first worker that needs the shared bed brings it up under a lock; the others attach to it. The controller owns
+the shared bed, and takes it down when all workers have ended.
 """
 
 import json
@@ -28,7 +28,7 @@ class Record:
     note: str = ""
     """How to reach the bed and to take it down; after a failed bring-up, the error."""
     shared: bool = False
-    """All workers use the bed; the controller takes it down."""
+    """Whether all workers share the bed; the controller then takes it down."""
 
 
 class Folder:
@@ -39,7 +39,7 @@ class Folder:
 
     @contextmanager
     def locked(self, key: str) -> Iterator[None]:
-        """Lock the record of a key against all other workers; a lock ends with its process."""
+        """Lock the record of a key against all other workers; the lock ends with this process."""
         with self._file(key, "lock").open("w") as file:
             flock(file, LOCK_EX)
             yield
@@ -92,9 +92,9 @@ def notes(config: pytest.Config, path: Path) -> list[str]:
 
 
 def take_down(config: pytest.Config, path: Path, lifeline: int) -> None:
-    """Take down the shared beds that do not stay up; to be called after the end of all workers.
+    """Take down the shared beds that do not stay up; call it after all workers have ended.
 
-    ``lifeline``: the controller's end of the FIFO; ``WORD`` in it ends the watchdogs.
+    ``lifeline``: the controller's end of the FIFO; ``reaper.WORD``, written to it, ends the watchdogs.
     """
     folder = Folder(path)
     for record in folder.records():

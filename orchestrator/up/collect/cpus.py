@@ -9,7 +9,7 @@ from typing import Self
 from orchestrator.measurements.rundir import RunDir
 
 COMMAND = ("cat", "/proc/stat", "/proc/1/status")
-"""Command to run in a node; its first file describes the whole machine, even in a container; its second the node."""
+"""Command to run in a node. /proc/stat describes the whole machine, even in a container; the second file the node."""
 _TICK_S = 0.01
 """Unit of /proc/stat (USER_HZ, proc(5))."""
 _IDLE, _IOWAIT, _STEAL = 3, 4, 7
@@ -20,7 +20,7 @@ class CpuTimes:
     """One reading: CPU seconds by CPU number."""
 
     busy: Mapping[int, float]
-    """Time not idle: user, nice, system, irq, softirq, and steal (time that the hypervisor gave to other guests)."""
+    """Busy time: user, nice, system, irq, softirq, and steal (time that the hypervisor gave to other guests)."""
     steal: Mapping[int, float]
     allowed: str
     """CPUs on which the node's first process may run; empty if unknown."""

@@ -1,7 +1,7 @@
 """One node's log: writes it to the run directory and notifies watches of matching lines.
 
-Open a watch before the action that causes the line, so that it misses no line. The thread that reads the log notifies
-the watch; nothing polls.
+Open a watch before the action that causes the line, so that the watch misses no line. The thread that reads the log
+notifies the watch; nothing polls.
 """
 
 import json
@@ -34,10 +34,10 @@ class NodeLog:
         self._unwritten = False
         self._writable = True
         self.cut = False
-        """Whether the log broke off: no more lines will come, and ``end`` will give the reason."""
+        """Whether the log broke off: no more lines will come; the call of ``end`` will bring the reason."""
 
     def put(self, line: LogLine) -> None:
-        """Write one line and notify the listeners; after a full disk, which is reported, only notify them."""
+        """Write one line and notify the listeners; once the disk is full (reported), only notify the listeners."""
         with self._lock:
             self._tail.append(line.text)
             for listener in self._listeners:
@@ -73,7 +73,7 @@ class NodeLog:
 
     @contextmanager
     def _reported(self) -> Iterator[None]:
-        """Report a full disk, and write no more lines."""
+        """If the disk is full in the block, report it and write no more lines."""
         try:
             yield
         except OSError as error:
@@ -141,9 +141,9 @@ class Watch:
 
 
 class Ticks:
-    """Appends a sink's ticks (``agents.contract.SinkTick``) to series/sink.jsonl if they count one of ``loads``.
+    """Appends a sink's ticks (``agents.contract.SinkTick``) to series/sink.jsonl if a tick belongs to one of ``loads``.
 
-    Each line of the series also has the name of the load, as ``phase``.
+    Each line of the series also holds the name of the load, as ``phase``.
     """
 
     def __init__(self, rundir: RunDir, fault: Callable[[str], None]) -> None:

@@ -58,7 +58,7 @@ class Recorder(AbstractContextManager["Recorder"]):
         self.died = Event()
         """Set if a container ended unexpectedly, or the engine cannot report ends any more."""
         self._broken: Future[None] = Future()
-        """Holds, as an exception, the reason why ``died`` is set."""
+        """Its exception is the reason why ``died`` is set."""
         self._on_death: list[Callable[[EngineFailed], None]] = []
         self._rundir = rundir
         self._lock = Lock()
@@ -78,7 +78,7 @@ class Recorder(AbstractContextManager["Recorder"]):
         self.close()
 
     def record(self, node: str, container: Node) -> None:
-        """Record a node from its first log line. Its container must be started, or the engine follows no log."""
+        """Record a node from its first log line. Start its container first, or the engine follows no log."""
         log, ended = self._log(node), Event()
         reader = self._thread("logs", node, lambda: self._read_log(log, container.logs(follow=True), ended))
         if self._statistics:
@@ -148,7 +148,7 @@ class Recorder(AbstractContextManager["Recorder"]):
         """Check that every node still runs.
 
         Raises:
-            NodeDied: a node ended unexpectedly; the error names the first of them.
+            NodeDied: a node ended unexpectedly; the error names the first such node.
             EngineFailed: the engine cannot report ends any more.
         """
         if self._broken.done():
@@ -156,7 +156,7 @@ class Recorder(AbstractContextManager["Recorder"]):
 
     @contextmanager
     def on_death(self, callback: Callable[[EngineFailed], None]) -> Iterator[None]:
-        """Call ``callback`` with ``check``'s error if a node dies during the block, or has died before it."""
+        """Call ``callback`` with the error of ``check`` if a node dies during the block, or died before the block."""
         with self._lock:
             self._on_death.append(callback)
             if self._broken.done():
@@ -170,8 +170,8 @@ class Recorder(AbstractContextManager["Recorder"]):
     def close(self, timeout: float = GRACE_S) -> None:
         """Wait up to ``timeout`` seconds for the streams to end, then close the files. Never raises; idempotent.
 
-        If a container still runs then, its recording stops. Its threads end at the next line of its log, and do not
-        delay the end of the program.
+        If a container still runs then, its recording stops. The recording's threads end at the container's next log
+        line, and do not delay the end of the program.
         """
         if self._closed.is_set():
             return
@@ -205,7 +205,7 @@ class Recorder(AbstractContextManager["Recorder"]):
         def run() -> None:
             try:
                 work()
-            except Exception as error:  # noqa: BLE001 - any error of a stream is reported and must not end the run
+            except Exception as error:  # noqa: BLE001 - report any error of a stream; the run goes on
                 found = f"{type(error).__name__}: {error}"
                 self._fault(f"{stream} of {node}", found)
                 if stream != "stats":
@@ -241,7 +241,7 @@ class Recorder(AbstractContextManager["Recorder"]):
     def _await_end(self, log: NodeLog, container: Node, reader: Thread, ended: Event) -> None:
         try:
             status = self._exit_status(container)
-        except Exception as error:  # noqa: BLE001 - any error must wake the waiters for this end
+        except Exception as error:  # noqa: BLE001 - any error must wake whoever waits for this end
             self._fault(f"end of {log.node}", f"{type(error).__name__}: {error}")
             lost = EngineFailed(f"the exit status of node {log.node}", f"none: {error}", "see whether the engine runs")
             self._break(log.node, lost)
@@ -266,7 +266,7 @@ class Recorder(AbstractContextManager["Recorder"]):
                 return None
             except Exception:
                 pause = next(pauses, None)
-                if pause is None or self._closed.wait(pause):  # polling: an absent engine sends no event
+                if pause is None or self._closed.wait(pause):  # polling: a stopped engine sends no event
                     raise
 
     def _break(self, node: str, error: EngineFailed) -> None:
@@ -279,7 +279,7 @@ class Recorder(AbstractContextManager["Recorder"]):
                     callback(error)
 
     def _flush(self) -> None:
-        while not self._closed.wait(FLUSH_S):  # periodic: SIGKILL comes without notice
+        while not self._closed.wait(FLUSH_S):  # at intervals: SIGKILL gives no time to flush
             for log in list(self._logs.values()):
                 log.flush()
 

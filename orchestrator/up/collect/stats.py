@@ -14,7 +14,7 @@ from orchestrator.hosts import Host
 from orchestrator.hosts.docker.api import unix
 from orchestrator.hosts.ownership import NODE, REMOVED
 
-if TYPE_CHECKING:  # up.bed imports the recorder, which imports this module
+if TYPE_CHECKING:  # up.bed imports the recorder, and the recorder this module
     from orchestrator.up.bed import RunningBed
 
 _COLUMNS = (
@@ -80,7 +80,7 @@ def _seconds(nanoseconds: int | None) -> float | None:
 
 
 def _resident(memory: Mapping[str, Any]) -> int | None:
-    """Return memory without inactive file cache, as ``docker stats`` does (in cgroup v1: of the whole hierarchy)."""
+    """Return memory without inactive file cache, as ``docker stats`` does (cgroup v1: totals of the hierarchy)."""
     usage = memory.get("usage")
     if not isinstance(usage, int):
         return None
@@ -99,7 +99,7 @@ def _blocks(entries: Sequence[Mapping[str, Any]], operation: str) -> int | None:
 
 
 def rates(bed: "RunningBed") -> dict[str, dict[str, float | str | None]]:
-    """Return state and use of each node, measured over one second: node -> figure -> value.
+    """Return state and resource use of each node, measured over one second: node -> figure -> value.
 
     Besides ``state``: ``cores`` of CPU, ``memory_b``, ``rx_b_per_s``, ``tx_b_per_s``, ``pids``; each ``None`` if the
     node does not run, or ended during that second.
