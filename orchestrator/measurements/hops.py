@@ -1,6 +1,7 @@
 """Delay at each hop of a relay, and the length of its queue, from its own log.
 
-results/hops.json caches the result, because a long log is slow to read. A log of another size is read again.
+results/hops.json caches the result, because a long log is slow to read. The cache is used only if the log still has
+the same size.
 """
 
 from collections.abc import Mapping
@@ -44,7 +45,7 @@ class Hops(Kept):
     troubles: list[Trouble]
     """Troubles by reason, the most frequent first."""
     left_out: str | None
-    """The unreadable part of the log."""
+    """The unreadable part of the log; ``None`` if all of the log was read."""
 
     @property
     def queued(self) -> Series:
@@ -61,7 +62,7 @@ def read(rundir: RunDir, nodes: Mapping[str, Any], *, recompute: bool) -> Hops |
         if kept and (kept.node, kept.log_b) == (node, size):
             rundir.leave_out(log, kept.left_out)
             return kept
-        service = services.known().get(str(described.get("service")))  # unknown if another version made the run
+        service = services.known().get(str(described.get("service")))  # None: only another version has this service
         relay_log = service.read_log(rundir.log(node)) if size and service else None
         if relay_log:
             kept = Hops.model_construct(

@@ -9,10 +9,11 @@ FULL = 0.1
 """CPUs with a smaller idle share count as saturated. Not 0, because readings include a moment without load."""
 
 OTHERS = 0.27
-"""If more than this share of saturated CPUs was in use outside the bed, other processes slowed the bed down.
+"""Other processes slowed the bed down if they used more than this share of saturated CPUs.
 
-Measured on 2 CPUs: 0.10 to 0.23 in runs alone, 0.30 to 0.45 beside one or two ``sha256sum /dev/zero``. Engine and
-testbed count as outside the bed; they used 0.10 in a run alone (0.21 CPUs)."""
+The share, measured on 2 CPUs, is 0.10 to 0.23 if nothing else runs on the machine, and 0.30 to 0.45 beside one or two
+``sha256sum /dev/zero``. Engine and testbed count as outside the bed; in a run with nothing else on the machine, these
+two used 0.10 (0.21 CPUs)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +65,7 @@ class RecordedCpus(Kept):
     """results/<load>-cpus.json: CPU time of the machine, from before a load until after it."""
 
     start: float
-    """Unix time."""
+    """Unix time of the first reading."""
     end: float
     cpus: int
     """Number of CPUs observed."""

@@ -78,7 +78,7 @@ def steady(points: Sequence[tuple[float, float]], start: float, end: float, peri
 
     The mean of the counter over a whole period does not depend on the phase of the bursts. The result is the growth of
     this mean from period 2 to the last period; period 1 is warm-up. ``None`` if the time covers less than 4 periods.
-    ``points``: readings about ``TICK_S`` apart; a reading equal to the one before may be missing.
+    ``points``: readings about ``TICK_S`` apart; a reading equal to the previous reading may be missing.
     """
     if end - start < 4 * period or not points:
         return None

@@ -43,12 +43,12 @@ class Evidence(Kept):
 
     @classmethod
     def some(cls, fact: str, count: int | None, source: str, of: str = "") -> Self:
-        """Return the evidence that a count is at least 1; ``of`` follows the count in ``found``."""
+        """Return the evidence that a count is at least 1; ``found`` is the count, followed by the text ``of``."""
         return cls.of(fact, count, "at least 1", lambda n: n > 0, source, "{:,}" + of)
 
     @classmethod
     def none(cls, fact: str, count: int | None, source: str, of: str = "") -> Self:
-        """Return the evidence that a count is 0; ``of`` follows the count in ``found``."""
+        """Return the evidence that a count is 0; ``found`` is the count, followed by the text ``of``."""
         return cls.of(fact, count, "0", lambda n: n == 0, source, "{:,}" + of)
 
     @classmethod
@@ -95,7 +95,7 @@ class Table(Kept):
     align: str = "lr"
     """``l`` (left) or ``r`` (right) for each column; the last letter applies to all later columns, too."""
     strong: str | None = None
-    """First cell of an emphasized row."""
+    """First cell of the row that the report emphasizes."""
 
     @classmethod
     def across(cls, title: str, things: Mapping[str, Mapping[str, Cell]], first: str = "") -> Self:

@@ -1,4 +1,4 @@
-"""Execution of one run, from the check of its bed to its report; and the judge, also for a finished run."""
+"""run(): one run, from the check of its bed to its verdict and report; judge_again(): the verdict of a finished run."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -94,7 +94,7 @@ def run(
     """Run a scenario, and save its results in a new run directory.
 
     1. Check the bed and make a run directory; run.json is saved again after each step.
-    2. Remove leftovers of killed runs, and name them.
+    2. Remove leftovers of killed runs, and report their names.
     3. Plan the bed, and render and verify its files.
     4. Build missing images, and compare the plan's needs with the host's capacity.
     5. Deploy the bed, recorded from its first log line to its last.
@@ -143,7 +143,7 @@ def run(
         with ExitStack() as stack:
             identity = Identity.new(bed, Kind.RUN)
             running = bring_up(host, bed, identity, rundir=rundir, steps=steps, stack=stack, cpus=cpus)
-            # ``running.phases`` is the list that grows: each of the following saves writes all phases so far.
+            # The list ``running.phases`` grows during the run, so each later save writes all phases so far.
             record.save(plan=running.plan.to_dict(), phases=running.phases)
             try:
                 record.save(environment=environment | {"daemons": _daemons(running)})
@@ -190,7 +190,7 @@ def _daemons(running: RecordedBed) -> dict[str, str]:
         try:
             return node.ask(*command).partition("\n")[0]
         except EngineFailed as failed:
-            if isinstance(failed, NodeDied) or not node.end(0):  # a node that may not end raises NodeDied
+            if isinstance(failed, NodeDied) or not node.end(0):  # for a node that may not end, end() raises NodeDied
                 raise
             return None
 

@@ -44,7 +44,7 @@ def make_pass(bed: RecordedBed, params: Params, name: str) -> None:
     _flush(bed)
     messages = min(params.messages, count)
     with bed.phase(f"{name}: mail"):
-        # The nodes that carry mail get entries for each other before the table fills; the kernel keeps new ones 5 s.
+        # The nodes that carry mail get entries for each other before the table fills; the kernel keeps them for 5 s.
         _probe(bed, "connect", relay.plan.v4, 1, SMTP)
         relay.ask("getent", "hosts", f"{bed.role(Role.LOAD).name}.nodes.test")
         with _repeated(lambda: _probe(bed, "fill", servers, count - messages, domain)) as lines:

@@ -1,4 +1,4 @@
-"""Steps of drive() before the measured load: probes over more and more connections, calibrations of the sink."""
+"""Steps of drive() before the measured load: probes over more and more connections; loads straight to the sink."""
 
 import math
 import time
