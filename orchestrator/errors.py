@@ -85,7 +85,7 @@ def usable(path: Path, what: str = "a path") -> Iterator[None]:
 
     Raises:
         HostCannot: the disk is full, or the process has too many open files.
-        InvalidInput: the path is too long or does not exist, or this user may not use it.
+        InvalidInput: the path is too long, does not exist, or is forbidden to this user.
     """
     try:
         yield

@@ -264,8 +264,7 @@ class Bed(Strict):
     """A real interface for the lab network, instead of the bed's private veth pair."""
     on_link: bool = False
     """Whether the IPv4 delivery addresses are on the link: each then takes an entry in the neighbour table of a sending
-    node, which holds 1,024 by default. If not, one route leads to all delivery
-    addresses."""
+    node; the table holds 1,024 entries by default. If not on the link, one route leads to all delivery addresses."""
     guests: bool = False
     """Whether the bed has a network of the engine, ``testbed-NAME-guests``, that other containers may join. There
     these containers reach the published ports of the nodes, by the names of the nodes."""

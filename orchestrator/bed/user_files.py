@@ -114,7 +114,7 @@ def _read(folder: Path, at: str, within: Path) -> dict[str, str]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Yield the files of a tree in order; raises InvalidInput for an unreadable folder or a symbolic link to one."""
+    """Yield the files of a tree in order; raises InvalidInput for an unreadable folder or a link to a folder."""
     for parent, folders, files in os.walk(folder, onerror=_unreadable):
         folders.sort()
         for link in (Path(parent) / name for name in folders if _is(Path.is_symlink, Path(parent) / name)):

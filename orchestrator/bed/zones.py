@@ -52,8 +52,8 @@ def build(
 ) -> dict[str, str]:
     """Return every zone of a bed: name -> text (RFC 1035, 5); raises InvalidInput for an unusable domain or record.
 
-    ``records``: owner -> type -> data, as ``Bed.records``. ``own``: names of the user's own zones, which are delegated
-    and left out: the bed has no record in them.
+    ``records``: owner -> type -> data, as ``Bed.records``. ``own``: names of the user's own zones; the bed delegates
+    these zones, and has no record in them.
     """
     records = records or {}
     server = f"{dns_node}.{NODES}."

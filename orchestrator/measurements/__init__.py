@@ -44,7 +44,7 @@ class Drained(Kept):
     """results/<load>-queue.json: the relay's queue after a load."""
 
     left: int | None
-    """Messages still queued at the end of the wait; ``None``: neither relay nor sink can count them."""
+    """Messages still queued at the end of the wait; ``None``: neither relay nor sink can count messages."""
     seconds: float
     """Time from the relay's last reply to the generator until the end of the wait."""
 
@@ -235,7 +235,7 @@ class Measurements:
         points = self.series.get("sink", ())
         ticks = _by(({"phase": names[p["run"]], **p} for p in points if p.get("run") in names), "phase")
         for name, other in ((name, load) for name, load in self.loads.items() if not load.numbered):
-            # Unnumbered messages do not name their load: all deliveries until the relay's queue is empty count for it.
+            # Unnumbered messages do not name their load: all deliveries until the relay's queue is empty count.
             drained = self.drained(name)
             until = other.ended + (drained.seconds if drained else 0.0) + TICK_S
             own = [{**p, "delivered": p["foreign"]} for p in points if p.get("run") == other.run and p["t"] <= until]

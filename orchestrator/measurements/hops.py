@@ -20,7 +20,7 @@ from orchestrator.services import Trouble
 
 
 def _decoded(texts: Mapping[str, str]) -> dict[str, Latency]:
-    """Decode histograms, without the empty ones; raises ValueError or TypeError."""
+    """Decode histograms, and leave out empty histograms; raises ValueError or TypeError."""
     latencies = {hop: Latency.decode(text) for hop, text in dict(texts).items()}
     return {hop: latency for hop, latency in latencies.items() if latency}
 
@@ -37,7 +37,7 @@ class Hops(Kept):
     log_b: int
     """Size of the log file."""
     latency: Annotated[dict[str, Latency], PlainValidator(_decoded), PlainSerializer(_encoded)]
-    """Name of a hop -> its delays, one for each delivery attempt; hops in the order in which a message passes them."""
+    """Name of a hop -> its delays, one for each delivery attempt; in the order in which a message passes the hops."""
     queue: list[tuple[float, int]]
     """Unix time and number of messages in the relay's queue, for each second in which the number changed."""
     statuses: dict[str, int]

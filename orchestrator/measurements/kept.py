@@ -1,4 +1,4 @@
-"""JSON files of a run: base class of their types, check of their format, reason why a file is unreadable."""
+"""JSON files of a run: base class of their pydantic models, check of ``format``, reason why a file is unreadable."""
 
 from collections.abc import Mapping
 from pathlib import Path

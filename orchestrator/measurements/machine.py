@@ -21,12 +21,12 @@ class Machine:
     """Mean number of CPUs in use: by all processes, and by each node."""
 
     seconds: float
-    """Length of the observation: from before the load until after it."""
+    """Length of the observation, which begins before the load and ends after the load."""
     cpus: int
     """Number of CPUs observed: all of the machine, or some."""
     busy: float
     nodes: Mapping[str, float]
-    """Node -> mean number of CPUs in use by it, including CPUs that were not observed."""
+    """Node -> mean number of CPUs that the node used, including CPUs that were not observed."""
 
     @property
     def idle(self) -> float:
@@ -62,7 +62,7 @@ class UsedCpus(Kept):
 
 
 class RecordedCpus(Kept):
-    """results/<load>-cpus.json: CPU time of the machine, from before a load until after it."""
+    """results/<load>-cpus.json: CPU time of the machine, read before a load and after the load."""
 
     start: float
     """Unix time of the first reading."""

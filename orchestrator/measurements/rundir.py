@@ -121,7 +121,7 @@ class RunDir:
         return report
 
     def leave_out(self, path: Path, what: str | None) -> None:
-        """Record the unreadable part of a file; ``None`` clears it."""
+        """Record the unreadable part of a file; ``None`` clears the record."""
         self.left_out.pop(name := str(path.relative_to(self.path)), None)
         if what:
             self.left_out[name] = what

@@ -49,7 +49,7 @@ def growth(points: Sequence[tuple[float, float | None]]) -> Series:
 
 
 def join(parts: Iterable[Series]) -> Series:
-    """Concatenate series in the order of time, with a gap between them."""
+    """Concatenate series in the order of time, with a gap between each two."""
     t: list[float] = []
     values: list[float | None] = []
     for part in sorted((p for p in parts if p), key=lambda p: p.t[0]):

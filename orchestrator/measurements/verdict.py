@@ -1,4 +1,4 @@
-"""The verdict of a run, with its evidence, tables and quoted log lines, as run.json holds it."""
+"""Types of a verdict in run.json: outcome, evidence, tables, quoted log lines; and evidence from a measured value."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
@@ -37,7 +37,7 @@ class Evidence(Kept):
     def of(
         cls, fact: str, value: V | None, needed: str, holds: Callable[[V], bool | None], source: str, show: str = "{:,}"
     ) -> Self:
-        """Check a value; ``None``: not measured. ``show`` formats it."""
+        """Return the evidence from a check of a value; ``None``: not measured. ``show`` formats the value."""
         found, held = ("not measured", None) if value is None else (show.format(value), holds(value))
         return cls(fact=fact, found=found, needed=needed, holds=held, source=source)
 

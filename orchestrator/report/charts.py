@@ -24,7 +24,7 @@ ABOVE = 1.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
-    """One chart, with its content in words and figures for readers who cannot see it."""
+    """One chart, with its content in words and figures for readers who cannot see charts."""
 
     id: str
     says: str

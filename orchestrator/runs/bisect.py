@@ -108,7 +108,7 @@ def bisect(
 
 
 class _Search:
-    """One search, with all outcomes so far by value."""
+    """One search: runs the scenario at chosen values, and keeps the outcomes by value."""
 
     def __init__(self, scenario: Scenario[Any], base: Strict, over: Over, execute: Execute, summary: Summary) -> None:
         self._scenario, self._base, self._over = scenario, base, over

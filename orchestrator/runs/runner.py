@@ -65,7 +65,7 @@ class Record:
 
     @property
     def broken(self) -> bool:
-        """Whether the run did not complete; an error of the judge does not count, as the run can be judged again."""
+        """Whether the run is incomplete; an error of the judge does not count, because the run can be judged again."""
         error = self._facts.get("error")
         judged = isinstance(error, dict) and error.get("step") == JUDGE
         return (error is not None and not judged) or self._facts.get("status") == "interrupted"
@@ -204,7 +204,7 @@ def judge_again(rundir: RunDir) -> Finished:
     """Judge a run from its directory, and rewrite its report.
 
     Raises:
-        InvalidInput: the directory is not a run, its scenario is unknown, or this user cannot write to it.
+        InvalidInput: the directory is not a run directory, this user cannot write there, or the scenario is unknown.
     """
     known = run_json.read(rundir)
     try:
@@ -221,7 +221,7 @@ def _judge(scenario: Scenario[Any], rundir: RunDir, record: Record) -> Finished:
     """Judge a run from its directory; a run that broke off is INCONCLUSIVE.
 
     Raises:
-        OSError: the verdict could not be saved; a note holds it.
+        OSError: the verdict could not be saved; a note on the error holds the verdict.
     """
     verdict, failed = _verdict(scenario, rundir)
     if record.broken and verdict.outcome is not Outcome.INCONCLUSIVE:

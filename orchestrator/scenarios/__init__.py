@@ -1,4 +1,4 @@
-"""Scenarios, one module or package each: bed(params), drive(bed, params), judge(measured, params).
+"""Scenarios, one module or package each: a question, bed(params), drive(bed, params), judge(measured, params).
 
 Only ``drive`` touches the deployed bed. ``drive`` saves all input of ``judge`` in the run directory, so that a run can
 be judged again without Docker. ``bed`` and ``judge`` are pure.

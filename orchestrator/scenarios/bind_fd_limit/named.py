@@ -27,7 +27,7 @@ class Params(OverIPv4):
     workers: Annotated[int, Field(ge=1, le=256)] = 2
     """Worker threads (-n)."""
     max_sockets: Annotated[int, Field(ge=1024, le=1 << 20)] | None = 4096
-    """Limit of sockets in BIND 9.16 (-S); other releases ignore it."""
+    """Limit of sockets in BIND 9.16 (-S); other releases ignore the option."""
     nofile: Annotated[int, Field(ge=64, le=1 << 20)] | None = None
     """Limit of open files in the kernel (RLIMIT_NOFILE); unset: the engine's default."""
     dns_release: Release = "bullseye"

@@ -22,4 +22,4 @@ class Params(OverIPv4):
     fix: Literal["gc-thresh", "route", "permanent"] | None = None
     """Prove a fix in a second pass: a larger table, one route via each server, or permanent entries."""
     allow_host_changes: bool = False
-    """Consent to the fix gc-thresh: it raises gc_thresh1, 2 and 3 of the whole machine, and restores them."""
+    """Consent to the fix gc-thresh, which raises gc_thresh1, 2 and 3 of the whole machine for the run's time."""

@@ -96,7 +96,7 @@ def _failures(readings: PassReadings) -> dict[str, Cell]:
 
 
 def _errors(readings: PassReadings) -> dict[str, Cell]:
-    """Return system call -> its errors, as a program gets them."""
+    """Return system call -> names and counts of the errors that programs get from this call."""
     return {
         "connect(2)": _names(readings.connect.errors),
         "sendto(2)": _names(readings.look_up.errors),

@@ -20,7 +20,7 @@ PROBING_S = 40.0
 def find_connections(
     bed: RecordedBed, params: RelayLoad, cpus: Iterable[int] | None = None, *, at_a_rate: int = probes.MOST
 ) -> int:
-    """Return the number of connections for the load, and save it; probes find it, or check a given one.
+    """Return and save the number of connections for the load; probes find the number, or check a given number.
 
     There are no probes if the sink cannot count messages, or if the load has a rate: such a load opens up to
     ``at_a_rate`` connections on demand. ``cpus``: CPUs of the machine that the relay may use.

@@ -21,7 +21,7 @@ CONNECTIONS = "connections"
 FEWEST, MOST = 20, 640
 """The first and the last number of connections that a search tries."""
 TIMES = 4
-"""A given number of connections is compared with this multiple of it."""
+"""A given number of connections is compared with this multiple of the number."""
 MORE, MUCH = 1.1, 1.25
 """A throughput counts as larger from this ratio on: MORE if CPU was left, MUCH if no CPU was left (more noise)."""
 UNCLEAR = 1.0, 1.4

@@ -48,7 +48,7 @@ class RelayThroughput(Scenario[Params]):
         return {"load": params.rate / params.per_connection, "relay": params.rate / params.domains}
 
     def drive(self, bed: RecordedBed, params: Params) -> None:
-        """Find the number of connections that the relay needs, calibrate, send through the relay, drain it."""
+        """Find the number of connections that the relay needs, calibrate, send through the relay, drain its queue."""
         ours = params.load == OURS
         connections = find_connections(bed, params, at_a_rate=probes.MOST if ours else probes.FEWEST)
         by = None if ours else params.load
