@@ -1,8 +1,8 @@
 """pytest plugin of testbed: options, and the fixtures ``mail_bed``, ``mailbox`` and ``inbox``; see docs/testing.md.
 
-This module imports no other module of testbed before a test uses one of the fixtures. It stands outside testbed's
-package ``orchestrator``, because a project under test may have a package of that name. In that case the fixtures fail
-with an error that names it, and all other tests run.
+This module imports no other module of testbed before a test uses one of the fixtures. The module is not in testbed's
+package ``orchestrator``, because a project under test may have a package of the same name. In that case the fixtures
+fail with an error that names the other package, and tests without these fixtures run.
 """
 
 import importlib.util
@@ -23,7 +23,7 @@ Scope: TypeAlias = Literal["session", "package", "module", "class", "function"]
 
 
 class Shared(NamedTuple):
-    """Folder and FIFO through which the workers of pytest-xdist share a bed; their controller holds them."""
+    """Folder and FIFO through which the workers of pytest-xdist share a bed; the workers' controller owns both."""
 
     folder: Path
     lifeline: int
@@ -134,7 +134,7 @@ def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter", config:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """In a controller of pytest-xdist: take the shared beds down. Its workers have ended (pytest-xdist#1045)."""
+    """In a controller of pytest-xdist: take the shared beds down. The workers have ended (pytest-xdist#1045)."""
     if shared := config.stash.get(_SHARED, None):
         try:
             if any(shared.folder.glob("*.json")):

@@ -5,7 +5,7 @@
     Problem                needed, found, do; exit code 70 (our own bug)
     +-- InvalidInput       2   a bed, parameter or file the user gave cannot be used
     +-- HostCannot         4   this host lacks what the plan needs
-    +-- EngineFailed       5   the container engine is missing, refused or broke
+    +-- EngineFailed       5   the container engine is missing, refused a request or broke
         +-- TimedOut       5   something did not happen within its time limit; the engine works
         +-- NodeDied       5   a container that should be running ended (exit code 3 while a scenario drives the bed)
 
@@ -85,7 +85,7 @@ def usable(path: Path, what: str = "a path") -> Iterator[None]:
 
     Raises:
         HostCannot: the disk is full, or the process has too many open files.
-        InvalidInput: the path is too long or does not exist, or this user may not use it.
+        InvalidInput: the path is too long, does not exist, or is forbidden to this user.
     """
     try:
         yield
@@ -98,7 +98,7 @@ def usable(path: Path, what: str = "a path") -> Iterator[None]:
 
 
 class EngineFailed(Problem):
-    """The container engine is missing, refused or broke."""
+    """The container engine is missing, refused a request or broke."""
 
     exit_code = ExitCode.ENGINE
 

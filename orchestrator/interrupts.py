@@ -19,7 +19,7 @@ class Interrupted(BaseException):
 _shields = 0
 """Number of ``shielded`` blocks that the main thread is in."""
 _held: list[int] = []
-"""Signals that arrived during these blocks."""
+"""Signals that arrived while a ``shielded`` block ran."""
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:

@@ -19,7 +19,7 @@ from orchestrator.errors import InvalidInput
 V4 = IPv4Network("198.18.0.0/15")
 V6 = IPv6Network("2001:2::/48")
 _RESERVED = 2
-"""The network's own address and the engine's gateway."""
+"""Number of reserved addresses: the network's own address and the engine's gateway."""
 
 
 def twin(address: IPv4Address) -> IPv6Address:

@@ -1,4 +1,4 @@
-"""CPU topology: threads of one core, cores of one socket, and the sets of CPUs to compare.
+"""CPU topology of the host (threads of a core, cores of a socket), and the sets of CPUs that a run compares.
 
 Pure. Sources: /sys/devices/system/cpu/cpu*/topology (Documentation/admin-guide/cputopology.rst); lists of CPUs have
 the format of cpuset(7), ``0-3,8``.
@@ -46,14 +46,14 @@ def write(cpus: Iterable[int]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Topology:
-    """The CPUs available to containers."""
+    """The CPUs available to containers, by core and by socket."""
 
     cores: tuple[Cpus, ...]
     """The threads of each core, socket by socket."""
     sockets: tuple[Cpus, ...]
     """The threads of each socket."""
     known: bool
-    """False if the kernel reports no topology; each CPU then counts as a core, and all are of one socket."""
+    """False if the kernel reports no topology; each CPU then counts as a core, and all CPUs as one socket."""
 
     @classmethod
     def read(cls, reported: str, allowed: str) -> Self:
@@ -121,10 +121,11 @@ ALL, ONE_EACH, SOCKET, CORE, THREAD = "all threads", "one thread per core", "one
 
 
 def cpu_sets(topology: Topology) -> tuple[list[CpuSet], dict[str, str]]:
-    """Return the distinct sets; and, for each set left out, its name -> the name of the set with the same CPUs.
+    """Return the distinct sets, and a mapping: name of a set left out -> name of the set with the same CPUs.
 
     With four cores or more, the last cores are reserved for the harness and are in no set, so that the harness runs on
-    the same cores for every set. With fewer cores, it runs on those outside the set, or on all if none is outside.
+    the same cores for every set. With fewer cores, the harness runs on the cores outside the set, or on all cores if
+    no core is outside.
     """
     kept = min(len(topology.cores) // HARNESS_SHARE, HARNESS_MOST)
     cores = topology.cores[: len(topology.cores) - kept]

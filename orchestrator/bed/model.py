@@ -34,7 +34,7 @@ from orchestrator.errors import InvalidInput
 M = TypeVar("M", bound=BaseModel)
 
 MAX_DOMAINS = 65_536
-"""Half of 198.18.0.0/15: one sink address for each domain, and room for the nodes."""
+"""Maximum number of domains: their sink addresses, one each, fill half of 198.18.0.0/15; the nodes fit in the rest."""
 
 _MAX_FILE_B = 32 * 2**20
 """Maximum bytes of a bed file: enough for the largest number of the longest domain names."""
@@ -45,17 +45,17 @@ _SCHEMA = "see `testbed schema`"
 _DOMAIN = re.compile(rf"{DOMAIN}\.(?!arpa\Z)[a-z](?:[a-z0-9-]{{0,61}}[a-z0-9])?")
 _OWNER = re.compile(r"[a-z0-9_*-]+(?:\.[a-z0-9_-]+)+")
 RECORD_TYPES = ("TXT", "MX", "SRV", "CNAME", "CAA", "A", "AAAA", "TLSA", "NAPTR", "SSHFP", "HTTPS", "SVCB")
-"""Types of the further records of a bed file."""
+"""Types of DNS records that a bed file may add."""
 _UNBOUNDED = re.compile(r"^\s*(\$(?:INCLUDE|GENERATE))\b", re.IGNORECASE | re.MULTILINE)
 _MAX_PATH = 256
-"""Octets of a path, its angle brackets included (RFC 5321, 4.5.3.1.3)."""
+"""Maximum octets of a path, with its angle brackets (RFC 5321, 4.5.3.1.3)."""
 MAX_DOMAIN = _MAX_PATH - len("<probe@>")
-"""Octets of a domain: leaves room for a mailbox path and for the mail host's name, mx.<domain> (RFC 1035, 2.3.4: 253
-octets as text)."""
+"""Maximum octets of a domain: leaves room for a mailbox path and for the mail host's name, mx.<domain>
+(RFC 1035, 2.3.4: 253 octets as text)."""
 
 
 def _domain(name: str) -> str:
-    """Check for a lower-case name of two labels or more that leaves room for a mailbox and a mail host's name."""
+    """Check that a name is lower case, has two labels or more, and leaves room for a mailbox and a mail host's name."""
     if len(name) > MAX_DOMAIN:
         raise ValueError(
             f"a domain of {len(name)} octets; at most {MAX_DOMAIN}, because the path <probe@domain> has "
@@ -105,7 +105,7 @@ _RECIPIENT = re.compile(rf"{LOCAL_PART}(?:@([^@]+))?")
 
 
 def _recipient(address: str) -> str:
-    """Check for a Dot-string (RFC 5321, 4.1.2) of at most 64 octets, alone or at a domain of a bed."""
+    """Check that a recipient is a Dot-string (RFC 5321, 4.1.2) of at most 64 octets, alone or at a domain of a bed."""
     match = _RECIPIENT.fullmatch(address)
     if not match:
         raise ValueError(f"{address[:80]!r} is not a local part like 'anna.b', alone or at a domain")
@@ -171,8 +171,9 @@ class NodeSpec(Strict):
     release: Release = "bookworm"
     """The Debian release of the image, which determines the version of the daemon."""
     addresses: Annotated[int, Field(ge=1, le=MAX_DOMAINS)] = 1
-    """Number of real lab addresses, of IPv4 and of IPv6 each. If there are more than 2,561, the IPv6 addresses are
-    local by prefix, on no interface, unless the service listens on each: the kernel is too slow at adding so many."""
+    """Number of real lab addresses in each family. If there are more than 2,561, the IPv6 addresses are on no
+    interface: a route makes their prefix local, because the kernel adds so many addresses too slowly. Exception: a
+    service that listens on each address."""
     limits: Limits = Limits()
     settings: dict[str, Any] = {}
     """Settings of the service; ``testbed schema`` lists them."""
@@ -251,7 +252,7 @@ class Bed(Strict):
     """The IPv4 slice, within 198.18.0.0/15; unset: the first free slice of sufficient size."""
     records: Records = {}
     """Further DNS records: owner -> type -> data of each record, such as ``example.com: {TXT: ["v=spf1 -all"]}``; text
-    without quotes is one string. An MX replaces the bed's own MX of its domain; ``MX: ["0 ."]`` says that the
+    without quotes is one string. An MX replaces the bed's own MX of its domain; ``MX: ["0 ."]`` means that the
     domain takes no mail (RFC 7505)."""
     zones: Zones = {}
     """Whole zone files: name of the zone -> a file beside the bed file, or ``{text: ...}``. The bed adds nothing to
@@ -263,10 +264,10 @@ class Bed(Strict):
     """A real interface for the lab network, instead of the bed's private veth pair."""
     on_link: bool = False
     """Whether the IPv4 delivery addresses are on the link: each then takes an entry in the neighbour table of a sending
-    node, which holds 1,024 by default. If not, one route leads to all of them."""
+    node; the table holds 1,024 entries by default. If not on the link, one route leads to all delivery addresses."""
     guests: bool = False
-    """Whether other containers may join a network of the engine, ``testbed-NAME-guests``, and reach the published ports
-    of the nodes there, by the names of the nodes."""
+    """Whether the bed has a network of the engine, ``testbed-NAME-guests``, that other containers may join. There
+    these containers reach the published ports of the nodes, by the names of the nodes."""
     nodes: Annotated[dict[Name, NodeSpec], Field(min_length=1, max_length=64)]
 
     @model_validator(mode="after")
@@ -339,7 +340,7 @@ def _refuse_bombs(text: str) -> None:
 def checked(model: type[M], data: object, needed: str, do: str = _SCHEMA) -> M:
     """Return ``data`` as ``model``; raises InvalidInput with a line for each invalid value.
 
-    ``needed`` names the model, ``do`` the cure.
+    ``needed`` is the error's name for the model, ``do`` its advice.
     """
     try:
         return model.model_validate(data)

@@ -21,7 +21,7 @@ COMPILED = (".db", ".cdb", ".lmdb", ".dir", ".pag")
 _PATH = re.compile(r"(?:/[A-Za-z0-9_@+,=:~.-]{1,200}){1,20}")
 _OF_THE_BED = ("/testbed", "/proc", "/sys", "/dev")
 _OF_THE_ENGINE = ("/etc/resolv.conf", "/etc/hosts", "/etc/hostname")
-"""The bed or the engine writes these when the node starts."""
+"""Files that the bed or the engine writes when the node starts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class FromDisk:
 
 
 def node_path(path: str) -> str:
-    """Check an absolute path in a node; raises ValueError if it is not plain, or the bed or the engine writes there."""
+    """Check an absolute path in a node; raises ValueError if it is not plain, or if bed or engine writes the file."""
     parts = PurePosixPath(path).parts
     if not _PATH.fullmatch(path) or {".", ".."} & set(path.split("/")):
         raise ValueError(f"{path[:200]!r} is not an absolute path of plain characters without '..'")
@@ -44,7 +44,7 @@ def node_path(path: str) -> str:
 
 
 def within_bounds(files: dict[str, str]) -> dict[str, str]:
-    """Check the files of a node (path -> text); raises ValueError if too many or too long, or one is below another."""
+    """Check the files of a node (path -> text); raises ValueError for too many, too large or nested ones."""
     if len(files) > MOST_FILES:
         raise ValueError(f"{len(files):,} files; at most {MOST_FILES:,} are allowed")
     size = sum(len(text.encode()) for text in files.values())
@@ -70,8 +70,8 @@ def read_tree(folder: Path, at: str = "/") -> dict[str, str]:
 def read_beside(bed: Path, files: Mapping[str, object], key: str = "files", *, folders: bool = True) -> dict[str, str]:
     """Read the files below a key of a bed file: path in the node, or name of the zone -> text; raises InvalidInput.
 
-    A value is the name of a file, or of a folder if ``folders``, beside the bed file, read as ``read_tree`` does, or
-    ``{text: ...}``.
+    A value is ``{text: ...}``, or the name of a file beside the bed file. With ``folders``, a value may also name a
+    folder there. Files and folders are read as ``read_tree`` reads its files.
     """
     kinds = "a file or folder" if folders else "a file"
     beside = bed.parent.resolve()
@@ -114,7 +114,7 @@ def _read(folder: Path, at: str, within: Path) -> dict[str, str]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Yield the files of a tree in order; raises InvalidInput for an unreadable folder or a symbolic link to one."""
+    """Yield the files of a tree in order; raises InvalidInput for an unreadable folder or a link to a folder."""
     for parent, folders, files in os.walk(folder, onerror=_unreadable):
         folders.sort()
         for link in (Path(parent) / name for name in folders if _is(Path.is_symlink, Path(parent) / name)):

@@ -14,7 +14,7 @@ from orchestrator.bed.addressing import twin, twin_network
 from orchestrator.bed.model import Families
 
 SETUP_CAPABILITIES = ("NET_ADMIN", "SETPCAP")
-"""Capabilities of the script; the service does not have them."""
+"""Capabilities of the start script; the service does not have these."""
 
 SYSCTLS = {
     "net.ipv4.ip_local_port_range": "1024 65535",  # a relay and a load generator open many connections
@@ -39,7 +39,7 @@ AUTHORITY = f"{DIRECTORY}/ca.pem"
 PUBLISHED = f"{DIRECTORY}/published"
 """File written when the container is created, if its ports are published on another address than 127.0.0.1."""
 WALL = f"{DIRECTORY}/wall"
-"""File written at the start: the wall, which is the firewall rules for nft(8), with the names of the devices."""
+"""File written at the start: the wall, a ruleset for nft(8) with the names of the node's devices."""
 WALL_LOADED = f"{DIRECTORY}/wall.loaded"
 """File written at the start: the rules as nft(8) lists them after loading."""
 
@@ -109,13 +109,14 @@ def without_setup_rights(command: Sequence[str], capabilities: Sequence[str]) ->
 def _enter(wire: Wire, command: Sequence[str], capabilities: Sequence[str]) -> str:
     """Render the start script.
 
-    The control device has the default route, or else an address. A third device with an address belongs to the guest
-    network, which is internal and so has no default route. There may be further devices: a kernel with ipip or sit adds
+    The control device is the device with the default route; without a default route, another device with an address
+    than the lab's. A third device with an address belongs to the guest network, which is internal and so has no default
+    route. There may be further devices: a kernel with ipip or sit adds
     ``tunl0`` or ``sit0`` to every network namespace (Documentation/admin-guide/sysctl/net.rst,
     fb_tunnels_only_for_init_net).
 
-    If ports are published for other machines, the engine keeps the source addresses of the clients. So packets
-    from the service address have a route to these clients, and the wall lets only replies pass.
+    If ports are published for other machines, the engine keeps the source addresses of the clients. So replies
+    from the service address need a route to these clients; the wall lets only replies pass.
     """
     become = " ".join(quote(part) for part in without_setup_rights(command, capabilities))
     return f"""#!/bin/sh
@@ -148,7 +149,7 @@ exec {become}
 
 
 def _addresses(wire: Wire) -> str:
-    """Render commands for ``ip -batch``. They have ``nodad``, because the plan assigns no address twice.
+    """Render commands for ``ip -batch``; with ``nodad``, because the plan assigns no address twice.
 
     The last address of a slice may be a delivery address, so the lab has no broadcast address.
     """
@@ -176,7 +177,8 @@ def _further(wire: Wire) -> list[str]:
     The further devices are ends of veth pairs inside the namespace and carry no frames: the lab device answers ARP for
     every address of its node (arp_ignore 0, ip-sysctl.rst), and replies leave by the lab's route. A device without ARP,
     and ``lo``, joins no multicast group for an IPv6 address. On the lab device each address joins a group (RFC 4291,
-    2.7.1): 2,560 take 2.3 s instead of 0.2 s. So they go on those devices or ``lo``; peers need a route (``plan``).
+    2.7.1): 2,560 take 2.3 s instead of 0.2 s. So IPv6 addresses go on the veth devices or ``lo``, and
+    peers need a route to them (``plan``).
 
     addrconf_verify_rtnl (net/ipv6/addrconf.c) walks every IPv6 address of a namespace at every insert: 20,000 take 7 s
     and more. Above ``ON_LAB``, IPv6 addresses are local as prefixes, unless the service listens on each.

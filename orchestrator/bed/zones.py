@@ -1,8 +1,8 @@
 """The DNS data of a bed: a root, a zone for each top-level domain, and the reverse zones of its slice.
 
-Every domain has an MX (RFC 5321, 5.1), unless ``records`` gives it one or a zone of the user's contains it. The mail
-host and every node have an address in each family of the bed and matching PTRs, so that reverse look-ups by relay and
-sink succeed. Only ``records`` and the user's own zones add other names.
+Every domain has an MX (RFC 5321, 5.1) of the bed, unless ``records`` sets the domain's MX, or one of the user's own
+zones contains the domain. The mail host and every node have an address in each family of the bed, and matching PTRs, so
+that reverse look-ups by relay and sink succeed. Only ``records`` and the user's own zones add other names.
 """
 
 import re
@@ -52,8 +52,8 @@ def build(
 ) -> dict[str, str]:
     """Return every zone of a bed: name -> text (RFC 1035, 5); raises InvalidInput for an unusable domain or record.
 
-    ``records``: owner -> type -> data, as ``Bed.records``. ``own``: names of the user's own zones, which are delegated
-    and left out: the bed has no record in them.
+    ``records``: owner -> type -> data, as ``Bed.records``. ``own``: names of the user's own zones; the bed delegates
+    these zones, and has no record in them.
     """
     records = records or {}
     server = f"{dns_node}.{NODES}."
@@ -182,7 +182,7 @@ def _checked(name: str, kind: str, data: str) -> Record:
 
 
 def _reversed(name: str) -> Address:
-    """Return the address of a reverse name (RFC 1035, 3.5; RFC 3596, 2.5); raises InvalidInput if it is not one."""
+    """Return the address of a reverse name (RFC 1035, 3.5; RFC 3596, 2.5); raises InvalidInput for any other name."""
     try:
         if name.endswith(_REVERSE_V4):
             return IPv4Address(".".join(reversed(name.removesuffix(_REVERSE_V4).split("."))))
@@ -205,7 +205,7 @@ def _top(origin: str, server: str) -> str:
 
 
 def _reverse_origins(lab: IPv4Network) -> list[str]:
-    """Name the /16 zones that cover a lab network within 198.18.0.0/15 (RFC 1035, 3.5)."""
+    """Return the names of the /16 zones that cover a lab network within 198.18.0.0/15 (RFC 1035, 3.5)."""
     first, last = lab.network_address, lab.broadcast_address
     octets = dict.fromkeys(str(address).split(".")[1] for address in (first, last))
     return [f"{octet}.198.in-addr.arpa." for octet in octets]

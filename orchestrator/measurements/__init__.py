@@ -1,6 +1,7 @@
 """Measurements of a run, read from its directory: rates, latencies, accounting, drain, CPU and memory use.
 
-Missing data is ``None``, never zero. Times are Unix times, durations seconds. Tick: a report printed every second.
+Missing data is ``None``, never zero. Times are Unix times, durations are in seconds.
+A tick is the report that an agent prints every second.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -43,7 +44,7 @@ class Drained(Kept):
     """results/<load>-queue.json: the relay's queue after a load."""
 
     left: int | None
-    """Messages still queued at the end of the wait; ``None``: neither relay nor sink can count them."""
+    """Messages still queued at the end of the wait; ``None``: neither relay nor sink can count messages."""
     seconds: float
     """Time from the relay's last reply to the generator until the end of the wait."""
 
@@ -74,7 +75,7 @@ _SHAPES: Mapping[str, Callable[[dict[str, Any]], object]] = {
 
 @dataclass(frozen=True)
 class Measurements:
-    """All measurements of one run; ``read`` makes them."""
+    """All measurements of one run, as ``read`` returns them."""
 
     rundir: RunDir
     facts: Mapping[str, Any]
@@ -92,7 +93,7 @@ class Measurements:
 
     @classmethod
     def read(cls, rundir: RunDir, *, recompute: bool = False, logs: bool = True) -> Self:
-        """Read a run directory; ``recompute`` reads the relay's log again, not its cached result (results/hops.json).
+        """Read a run directory; with ``recompute``, read the relay's log itself, not its cache results/hops.json.
 
         After the call, ``rundir.left_out`` names the unreadable files. ``logs=False`` skips the relay's log, which is
         incomplete while the bed is up. Raises InvalidInput if run.json cannot be read.
@@ -168,7 +169,7 @@ class Measurements:
         ``after``: leave out this many seconds at the start; ignored for unnumbered messages.
         """
         sent, got = self.loads.get(load), self.sinks.get(load)
-        if sent and not sent.numbered:  # the sink's ticks tell the time of the last delivery to 1 s
+        if sent and not sent.numbered:  # from the sink's ticks, the last delivery is known to 1 s
             ticks = self._sink_ticks.get(load)
             return _rate(ticks[-1]["delivered"], sent.started, max(ticks[-1]["t"], sent.ended)) if ticks else None
         if sent is None or got is None:
@@ -234,7 +235,7 @@ class Measurements:
         points = self.series.get("sink", ())
         ticks = _by(({"phase": names[p["run"]], **p} for p in points if p.get("run") in names), "phase")
         for name, other in ((name, load) for name, load in self.loads.items() if not load.numbered):
-            # Unnumbered mail names no load: all deliveries until the relay's queue is empty count for this load.
+            # Unnumbered messages do not name their load: all deliveries until the relay's queue is empty count.
             drained = self.drained(name)
             until = other.ended + (drained.seconds if drained else 0.0) + TICK_S
             own = [{**p, "delivered": p["foreign"]} for p in points if p.get("run") == other.run and p["t"] <= until]
@@ -292,7 +293,7 @@ class Measurements:
         )
 
     def machine(self, load: str) -> Machine | None:
-        """Return the CPU use of the machine during a load; ``None`` if its use or the nodes' use was not recorded."""
+        """Return the CPU use of the machine during a load; ``None`` if the use of machine or nodes was not recorded."""
         read = self.cpus(load)
         if not read or not read.used or read.end <= read.start or read.cpus < 1:
             return None

@@ -20,7 +20,7 @@ class Accounting:
     refused: int
     """Not accepted for any reason; includes ``unresolved``."""
     unresolved: int
-    """Sent completely, but the reply never came: the message may be delivered or not."""
+    """Sent completely, but without a reply: the message may have been delivered or not."""
     delivered: int
     duplicated: int
     corrupted: int

@@ -65,7 +65,7 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def replace(path: Path, text: str) -> None:
-    """Replace a file atomically; raises OSError if that fails: the old file stays."""
+    """Replace a file atomically; raises OSError if that fails, and then keeps the old file."""
     scratch = path.with_name(path.name + ".new")
     try:
         with scratch.open("w", encoding="utf-8") as file:

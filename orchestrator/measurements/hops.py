@@ -1,6 +1,7 @@
 """Delay at each hop of a relay, and the length of its queue, from its own log.
 
-results/hops.json caches the result, because a long log is slow to read. A log of another size is read again.
+results/hops.json caches the result, because a long log is slow to read. The cache is used only if the log still has
+the same size.
 """
 
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from orchestrator.services import Trouble
 
 
 def _decoded(texts: Mapping[str, str]) -> dict[str, Latency]:
-    """Decode histograms, without the empty ones; raises ValueError or TypeError."""
+    """Decode histograms, and leave out empty histograms; raises ValueError or TypeError."""
     latencies = {hop: Latency.decode(text) for hop, text in dict(texts).items()}
     return {hop: latency for hop, latency in latencies.items() if latency}
 
@@ -36,7 +37,7 @@ class Hops(Kept):
     log_b: int
     """Size of the log file."""
     latency: Annotated[dict[str, Latency], PlainValidator(_decoded), PlainSerializer(_encoded)]
-    """Name of a hop -> its delays, one for each delivery attempt; hops in the order in which a message passes them."""
+    """Name of a hop -> its delays, one for each delivery attempt; in the order in which a message passes the hops."""
     queue: list[tuple[float, int]]
     """Unix time and number of messages in the relay's queue, for each second in which the number changed."""
     statuses: dict[str, int]
@@ -44,7 +45,7 @@ class Hops(Kept):
     troubles: list[Trouble]
     """Troubles by reason, the most frequent first."""
     left_out: str | None
-    """The unreadable part of the log."""
+    """The unreadable part of the log; ``None`` if all of the log was read."""
 
     @property
     def queued(self) -> Series:
@@ -61,7 +62,7 @@ def read(rundir: RunDir, nodes: Mapping[str, Any], *, recompute: bool) -> Hops |
         if kept and (kept.node, kept.log_b) == (node, size):
             rundir.leave_out(log, kept.left_out)
             return kept
-        service = services.known().get(str(described.get("service")))  # unknown if another version made the run
+        service = services.known().get(str(described.get("service")))  # None: only another version has this service
         relay_log = service.read_log(rundir.log(node)) if size and service else None
         if relay_log:
             kept = Hops.model_construct(

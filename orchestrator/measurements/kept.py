@@ -1,4 +1,4 @@
-"""JSON files of a run: base class of their types, check of their format, reason why a file is unreadable."""
+"""JSON files of a run: base class of their pydantic models, check of ``format``, reason why a file is unreadable."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +17,7 @@ class Kept(BaseModel):
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Check the content of a file, in JSON mode: strict fields may be dataclasses, enumerations and tuples."""
+        """Check a file's content in pydantic's JSON mode: strict fields may be dataclasses, enumerations and tuples."""
         return cls.model_validate_json(strict_json.dumps(data))
 
 
@@ -25,7 +25,7 @@ def read_object(path: Path) -> dict[str, Any]:
     """Read a JSON object; raises OSError, ValueError or RecursionError."""
     data = strict_json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(data, dict):
-        raise ValueError("the file holds no JSON object")  # noqa: TRY004 - the type of a file's content
+        raise ValueError("the file holds no JSON object")  # noqa: TRY004 - invalid content, not a wrong argument
     return data
 
 

@@ -25,7 +25,7 @@ class Latency:
 
     @cached_property
     def _filled(self) -> tuple[list[int], list[int]]:
-        """Values and counts of the filled buckets: about 100 of 23,552 (the library visits all for each percentile)."""
+        """Values and counts of the filled buckets: about 100 of 23,552 (the library visits all 23,552 each time)."""
         octets, size = bytes(self.histogram.counts), self.histogram.word_size
         first, end = (len(octets) - len(octets.lstrip(b"\0"))) // size, -(-len(octets.rstrip(b"\0")) // size)
         counts = self.histogram.counts[first:end]

@@ -9,10 +9,11 @@ FULL = 0.1
 """CPUs with a smaller idle share count as saturated. Not 0, because readings include a moment without load."""
 
 OTHERS = 0.27
-"""If more than this share of saturated CPUs was in use outside the bed, other processes slowed the bed down.
+"""Other processes slowed the bed down if they used more than this share of saturated CPUs.
 
-Measured on 2 CPUs: 0.10 to 0.23 in runs alone, 0.30 to 0.45 beside one or two ``sha256sum /dev/zero``. Engine and
-testbed count as outside the bed; they used 0.10 in a run alone (0.21 CPUs)."""
+The share, measured on 2 CPUs, is 0.10 to 0.23 if nothing else runs on the machine, and 0.30 to 0.45 beside one or two
+``sha256sum /dev/zero``. Engine and testbed count as outside the bed; in a run with nothing else on the machine, these
+two used 0.10 (0.21 CPUs)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,12 +21,12 @@ class Machine:
     """Mean number of CPUs in use: by all processes, and by each node."""
 
     seconds: float
-    """Length of the observation: from before the load until after it."""
+    """Length of the observation, which begins before the load and ends after the load."""
     cpus: int
     """Number of CPUs observed: all of the machine, or some."""
     busy: float
     nodes: Mapping[str, float]
-    """Node -> mean number of CPUs in use by it, including CPUs that were not observed."""
+    """Node -> mean number of CPUs that the node used, including CPUs that were not observed."""
 
     @property
     def idle(self) -> float:
@@ -61,10 +62,10 @@ class UsedCpus(Kept):
 
 
 class RecordedCpus(Kept):
-    """results/<load>-cpus.json: CPU time of the machine, from before a load until after it."""
+    """results/<load>-cpus.json: CPU time of the machine, read before a load and after the load."""
 
     start: float
-    """Unix time."""
+    """Unix time of the first reading."""
     end: float
     cpus: int
     """Number of CPUs observed."""

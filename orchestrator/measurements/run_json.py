@@ -1,4 +1,4 @@
-"""run.json: the types of its content, and a reader that checks them."""
+"""run.json: types of its keys (plan, environment, phases, ...), and a reader that checks these keys."""
 
 from typing import Annotated, Any
 
@@ -86,7 +86,7 @@ class _RunFacts(Kept):
 def read(rundir: RunDir) -> dict[str, Any]:
     """Read run.json; raises InvalidInput if that fails, or a key is invalid.
 
-    An invalid verdict, error or phase raises nothing: it is left out, and ``rundir.left_out`` names it.
+    An invalid verdict, error or phase raises nothing: the reader omits this key, and ``rundir.left_out`` names the key.
     """
     facts, path = rundir.load(), rundir.path / "run.json"
     try:

@@ -78,7 +78,7 @@ class RunDir:
         replace(self.path / "run.json", strict_json.dumps(facts, indent=1, sort_keys=False, default=str) + "\n")
 
     def save_end(self, facts: Mapping[str, Any], error: BaseException) -> None:
-        """Save a run that failed with ``error``. Signals are held back; a full disk becomes a note on ``error``."""
+        """Save a run that failed with ``error``. Signals are held back; if the disk is full, ``error`` gets a note."""
         with shielded():
             try:
                 self.save(facts)
@@ -121,7 +121,7 @@ class RunDir:
         return report
 
     def leave_out(self, path: Path, what: str | None) -> None:
-        """Record the unreadable part of a file; ``None`` clears it."""
+        """Record the unreadable part of a file; ``None`` clears the record."""
         self.left_out.pop(name := str(path.relative_to(self.path)), None)
         if what:
             self.left_out[name] = what
@@ -171,7 +171,7 @@ class RunDir:
         return self.names("logs", ".log.gz")
 
     def names(self, part: str, end: str) -> list[str]:
-        """Return the names of the files in a folder with the suffix ``end``, sorted, without that suffix."""
+        """Return the sorted names of a folder's files with the suffix ``end``, without this suffix."""
         folder = self.path / part
         try:
             files = sorted(path.name for path in folder.iterdir())

@@ -49,7 +49,7 @@ def growth(points: Sequence[tuple[float, float | None]]) -> Series:
 
 
 def join(parts: Iterable[Series]) -> Series:
-    """Concatenate series in the order of time, with a gap between them."""
+    """Concatenate series in the order of time, with a gap between each two."""
     t: list[float] = []
     values: list[float | None] = []
     for part in sorted((p for p in parts if p), key=lambda p: p.t[0]):
@@ -78,7 +78,7 @@ def steady(points: Sequence[tuple[float, float]], start: float, end: float, peri
 
     The mean of the counter over a whole period does not depend on the phase of the bursts. The result is the growth of
     this mean from period 2 to the last period; period 1 is warm-up. ``None`` if the time covers less than 4 periods.
-    ``points``: readings about ``TICK_S`` apart; a reading equal to the one before may be missing.
+    ``points``: readings about ``TICK_S`` apart; a reading equal to the previous reading may be missing.
     """
     if end - start < 4 * period or not points:
         return None

@@ -1,4 +1,4 @@
-"""The verdict of a run, with its evidence, tables and quoted log lines, as run.json holds it."""
+"""Types of a verdict in run.json: outcome, evidence, tables, quoted log lines; and evidence from a measured value."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
@@ -37,18 +37,18 @@ class Evidence(Kept):
     def of(
         cls, fact: str, value: V | None, needed: str, holds: Callable[[V], bool | None], source: str, show: str = "{:,}"
     ) -> Self:
-        """Check a value; ``None``: not measured. ``show`` formats it."""
+        """Return the evidence from a check of a value; ``None``: not measured. ``show`` formats the value."""
         found, held = ("not measured", None) if value is None else (show.format(value), holds(value))
         return cls(fact=fact, found=found, needed=needed, holds=held, source=source)
 
     @classmethod
     def some(cls, fact: str, count: int | None, source: str, of: str = "") -> Self:
-        """Return the evidence that a count is at least 1; ``of`` follows the count in ``found``."""
+        """Return the evidence that a count is at least 1; ``found`` is the count, followed by the text ``of``."""
         return cls.of(fact, count, "at least 1", lambda n: n > 0, source, "{:,}" + of)
 
     @classmethod
     def none(cls, fact: str, count: int | None, source: str, of: str = "") -> Self:
-        """Return the evidence that a count is 0; ``of`` follows the count in ``found``."""
+        """Return the evidence that a count is 0; ``found`` is the count, followed by the text ``of``."""
         return cls.of(fact, count, "0", lambda n: n == 0, source, "{:,}" + of)
 
     @classmethod
@@ -95,7 +95,7 @@ class Table(Kept):
     align: str = "lr"
     """``l`` (left) or ``r`` (right) for each column; the last letter applies to all later columns, too."""
     strong: str | None = None
-    """First cell of an emphasized row."""
+    """First cell of the row that the report emphasizes."""
 
     @classmethod
     def across(cls, title: str, things: Mapping[str, Mapping[str, Cell]], first: str = "") -> Self:

@@ -17,7 +17,7 @@ from orchestrator.errors import InvalidInput
 from orchestrator.services import Rendered, Role, Service, Site
 
 START_ORDER = (Role.RELAY, Role.DNS, Role.GATE, Role.SINK, Role.LOAD)
-"""Start slow services first: no service needs another to start, and the engine starts containers one by one."""
+"""Slow services start first, as the engine starts containers one by one; no service needs another at its start."""
 _MAIL = "mail"
 """The block that holds one delivery address for each domain."""
 
@@ -39,13 +39,13 @@ class NodePlan(Rendered):
     addresses: tuple[IPv4Address, ...]
     """All real IPv4 addresses of the node, the service address first; each has an IPv6 twin."""
     capabilities: tuple[str, ...]
-    """Capabilities of the service; the container also has the start script's."""
+    """Capabilities of the service; the container also has those of the start script."""
     sysctls: Mapping[str, str]
     limits: Limits
     guests: bool
     """Whether the node is on the bed's guest network."""
     peers: int
-    """Number of addresses that the node talks to on the link: each is an entry in the neighbour table, per family."""
+    """Number of on-link addresses that the node talks to; each takes one neighbour-table entry per family."""
 
     @property
     def address(self) -> IPv4Address | IPv6Address:
@@ -82,7 +82,7 @@ class HostNeeds:
 
     containers: int
     addresses: int
-    """Real addresses, of all the bed's families together."""
+    """Number of real addresses, all families of the bed together."""
     ipv6: bool
     """Whether the kernel must support IPv6."""
     macvlan: bool
@@ -149,8 +149,8 @@ def subnet_prefix(bed: Bed) -> int:
 def make_plan(bed: Bed, *, subnet: IPv4Network | None = None, cpus: int) -> Plan:
     """Return the plan of a bed; raises InvalidInput if the bed cannot be built.
 
-    ``subnet``: the slice; by default the bed's own, or the first that fits. ``cpus``: CPUs of the host; by
-    default a daemon starts as many threads.
+    ``subnet``: the slice; by default the bed's own, or the first that fits. ``cpus``: number of CPUs of the host; by
+    default a daemon starts one thread for each.
     """
     kinds = {name: services.service(node.service) for name, node in bed.nodes.items()}
     _refuse(bed, kinds)
@@ -208,7 +208,7 @@ def make_plan(bed: Bed, *, subnet: IPv4Network | None = None, cpus: int) -> Plan
             anyip=mail if name == sink else None,
             routes=[(prefix, via) for owner, prefix, via in routes if owner != name],
             resolver=dns if kind.role is Role.GATE else gate or dns,
-            attempts=1 if gate else 3,  # a rule of the gate counts each question, so none is repeated
+            attempts=1 if gate else 3,  # a rule of the gate counts questions, so no question is repeated
             publish=rendered.publish,
             guests=bed.guests and bool(rendered.publish),
         )
@@ -251,7 +251,7 @@ def make_plan(bed: Bed, *, subnet: IPv4Network | None = None, cpus: int) -> Plan
 
 
 def _laid_over(name: str, node: NodeSpec, rendered: Rendered) -> dict[str, bytes]:
-    """Return the user's own files that go to the node unchanged; raises InvalidInput if the service writes one."""
+    """Return the user's own files that go to the node unchanged; raises InvalidInput if the service writes it."""
     own = {path: text.encode() for path, text in node.files.items() if path not in rendered.taken}
     if written := sorted(own.keys() & rendered.files.keys()):
         raise InvalidInput(

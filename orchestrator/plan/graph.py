@@ -67,7 +67,8 @@ def of_plan(
 ) -> Graph:
     """Return a bed's graph.
 
-    ``published``: node -> ``25/tcp`` -> port of ``published_at``, an address of the host, if the bed is up.
+    ``published``: node -> ``25/tcp`` -> port of the host, for a bed that is up. ``published_at``: address of the host
+    on which these ports are published.
     """
     ports = published or {}
     families = plan.bed.families
@@ -106,7 +107,7 @@ def _addresses(plan: Plan, node: NodePlan) -> tuple[str, ...]:
 
 
 def mermaid(graph: Graph) -> str:
-    """Render a flowchart; characters that mean something to Mermaid or HTML become entity codes (``#35;``)."""
+    """Render a flowchart; characters with a meaning in Mermaid or HTML become entity codes (``#35;``)."""
 
     def label(lines: tuple[str, ...]) -> str:
         return '"' + "<br/>".join(re.sub(r"[^\w .,:/()-]", lambda c: f"#{ord(c[0])};", line) for line in lines) + '"'
@@ -147,7 +148,7 @@ class _Edge:
 
 
 def _network_labels(graph: Graph) -> Mapping[str, tuple[str, ...]]:
-    """Return the lines of each network's label, by the network's id in the drawing."""
+    """Return a network's id in the drawing -> the lines of its label."""
     return {
         network.name: (
             f"{network.name} of bed {graph.bed}",
@@ -159,7 +160,7 @@ def _network_labels(graph: Graph) -> Mapping[str, tuple[str, ...]]:
 
 
 def _node_labels(graph: Graph) -> Mapping[str, tuple[str, ...]]:
-    """Return the lines of each node's label, and the host's; ids are numbers, so no name can be a keyword."""
+    """Return the id of a node or the host -> the lines of its label; a node's id is numbered, never a keyword."""
     host = {"host": (f"{graph.published_at} of the host",)} if any(node.ports for node in graph.nodes) else {}
     nodes = {
         f"n{number}": (node.name, f"{node.service}, role {node.role}" if node.role else node.service)

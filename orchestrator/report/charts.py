@@ -15,23 +15,23 @@ from orchestrator.report.summary import PERCENTILES, percentiles
 from orchestrator.services import Purpose
 
 MARKED = 60
-"""A line of at most this many readings has a circle at each reading: a scenario reads at irregular times."""
+"""A line of at most this many readings has a circle at each, because a scenario takes readings at irregular times."""
 MINUTES_FROM_S = 1_800
 """The time axis is in minutes if the run took longer than this, in seconds."""
 ABOVE = 1.2
-"""Rates of calibrations above this multiple of the highest other rate are not drawn in the throughput chart."""
+"""The throughput chart leaves out a calibration whose rate is above this multiple of the highest other rate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
-    """One chart, with its content in words and figures for readers who cannot see it."""
+    """One chart, with its content in words and figures for readers who cannot see charts."""
 
     id: str
     says: str
     """The finding, in one sentence."""
     picture: Picture
     table: Table
-    """The figures; the table has the chart's title."""
+    """The chart's figures; chart and table have the same title."""
 
 
 def charts(measured: Measurements) -> list[Chart]:

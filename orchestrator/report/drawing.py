@@ -44,7 +44,7 @@ def over_time(axis: Axis, unit: str, lines: list[Picture], **more: Any) -> Pictu
 
 
 def _phases(axis: Axis) -> list[Picture]:
-    """Return the phases by start. Of all calibrations only the first has a label; likewise of all probes."""
+    """Return the phases in order of start. Only the first calibration and the first probe have a label."""
     drawn, named = [], set()
     for phase in sorted(axis.phases, key=lambda p: p.start):
         group = {Purpose.CALIBRATE: "calibration", Purpose.PROBE: "connections"}.get(phase.purpose)

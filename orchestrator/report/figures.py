@@ -13,7 +13,7 @@ FIGURE_UNITS = {
     "_mb": ("MB", 1.0),
     "_b": ("MB", 1e-6),
 }
-"""Suffix of a figure's name -> (unit in words, factor that converts to it); the first match counts."""
+"""Suffix of a figure's name -> (unit in words, factor that converts to this unit); the first match counts."""
 
 
 def figure(name: str, value: float | None) -> tuple[str, str, str]:

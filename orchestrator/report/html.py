@@ -1,8 +1,8 @@
 """report.html: a run as one self-contained page, from templates, with a Content Security Policy.
 
 uPlot (folder uplot/, unchanged from the npm package) draws the charts in the browser. The page's Content Security
-Policy (CSP level 3) forbids loading, and every script except the one with the given hash: text from a run cannot run as
-a script, even if it was not escaped.
+Policy (CSP level 3) forbids the page to load anything, and to run any script except the one with the given hash. So
+text from a run cannot act as a script, even if the text was not escaped.
 """
 
 import base64
@@ -38,7 +38,7 @@ def write(rundir: RunDir) -> Path:
 
 
 def unwritten(error: Exception, do: str) -> Problem:
-    """Convert an error from ``write``; ``do``: advice to the user if the error is a bug of testbed."""
+    """Convert an error of ``write`` to a Problem; ``do``: advice to the user if the error is a bug of testbed."""
     refused = host_cannot(error, "report.html") if isinstance(error, OSError) else None
     return refused or Problem("report.html", f"the report failed: {type(error).__name__}: {error}", do)
 

@@ -32,7 +32,7 @@ class Page:
     word: str
     """The answer in one word: ``FOUND``, ``CONFIRMED``, ..."""
     outcome: str
-    """The outcome that gives the word its colour."""
+    """The outcome whose colour the word has."""
     says: str
     facts: Mapping[str, Any]
     """Summary of the runs, with question and command."""
@@ -79,7 +79,7 @@ def sweep(facts: Mapping[str, Any]) -> Page:
 
 
 SEARCH_WORDS = {"found": ("FOUND", "CONFIRMED"), "always": ("NOT FOUND", "REFUTED"), "never": ("NOT FOUND", "REFUTED")}
-"""Status of a search -> (word, outcome that gives its colour); any other status is INCONCLUSIVE."""
+"""Status of a search -> (word, outcome whose colour the word has); any other status is INCONCLUSIVE."""
 
 
 def search(facts: Mapping[str, Any]) -> Page:

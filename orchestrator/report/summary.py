@@ -19,7 +19,7 @@ def summarize(measured: Measurements) -> RunFigures:
 
     ::
 
-        run, report        paths; report is None if it does not exist
+        run, report        paths; report is None if there is no report.html
         scenario, question, status, version, command, params, environment, phases, steps, error: as in run.json
         verdict            outcome, headline, claim, reason, marks, figures, evidence; or None
         subject            name of the load under measurement; None if there are several, or none
@@ -127,7 +127,7 @@ def summarize_run(rundir: RunDir) -> RunFigures:
 
 
 def in_brief(rundir: RunDir) -> dict[str, Any]:
-    """Return run, scenario, status, outcome and figures of a run; outcome and figures are None without a verdict."""
+    """Return path, scenario, status, outcome and figures of a run; outcome and figures are None without a verdict."""
     known = run_json.read(rundir)
     verdict = known.get("verdict") or {}
     return {

@@ -93,7 +93,7 @@ def of_run(run: RunFigures) -> dict[str, Table]:
 
 
 def fates(accounts: Iterable[Mapping[str, Any] | None]) -> list[str]:
-    """Return the columns of an accounting table: the usual fates of messages, and any other with a count above 0."""
+    """Return the columns of an accounting table: the usual fates of messages, and each other fate that occurred."""
     known = [account for account in accounts if account]
     return [fate for fate in FATES if fate in _ALWAYS or any(account[fate] for account in known)]
 

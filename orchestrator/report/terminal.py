@@ -22,7 +22,7 @@ COLOURS = {
 }  # fmt: skip
 """Word in a table's cell, from a verdict, its evidence or a check of the host -> style."""
 _OTHER = "*"
-"""Mark of a run that was made in another environment than the newest run."""
+"""Mark of a run whose environment differs from that of the newest run."""
 WHOLE = 16
 """A column of text of at most this width, in characters, is never folded."""
 
@@ -35,7 +35,7 @@ def show(run: RunFigures, console: Console | None = None) -> None:
 def show_runs(rundirs: Iterable[RunDir], console: Console | None = None) -> None:
     """Print a line for each run: name, outcome (status, if it has no verdict), first figure.
 
-    Runs whose environment differs from that of the last run are marked, because their figures cannot be compared.
+    A run in another environment than the last run is marked, because figures of the two cannot be compared.
     """
     rows, environments = [], []
     for rundir in rundirs:

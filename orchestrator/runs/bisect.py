@@ -1,17 +1,17 @@
 """Search for the smallest value of a parameter at which a scenario is confirmed: bisection over real runs.
 
-Both ends of the range are tested first. The values on both sides of the threshold are repeated; if the runs of a value
-disagree, its symptom is intermittent, and the search moves outwards to a value whose runs agree. An INCONCLUSIVE run is
-repeated once; if the second is INCONCLUSIVE, too, so is the search. ``runs/<time>-bisect-<scenario>/bisect.json`` is
-saved after each run::
+Both ends of the range are tested first. At the end, the search repeats the runs at the two values next to the
+threshold. If the runs at one value disagree, the symptom is intermittent there, and the search moves outwards to a
+value whose runs agree. An INCONCLUSIVE run is repeated once; if the second run is INCONCLUSIVE, too, the search ends
+as INCONCLUSIVE. ``runs/<time>-bisect-<scenario>/bisect.json`` is saved after each run::
 
     format, scenario, question, command, params
     over, low, high, tolerance, repeat    range and options of the search
     status       running, found, blurred, always, never, inconclusive, interrupted or failed
     threshold    the smallest value confirmed in all of its runs; None until it is found
     absent       the largest value below the threshold that was refuted in all of its runs
-    predicted    the threshold that the scenario predicts (its figure predicted_threshold_<parameter>)
-    runs         value, seconds, and the facts of ``sweep.summary_row``, of each run in the order of execution
+    predicted    the threshold that the scenario predicts (the verdict's figure predicted_threshold_<parameter>)
+    runs         for each run, in the order of execution: value, seconds, and the facts of ``sweep.summary_row``
     says         the answer in words
 """
 
@@ -108,7 +108,7 @@ def bisect(
 
 
 class _Search:
-    """One search, with all outcomes so far by value."""
+    """One search: runs the scenario at chosen values, and keeps the outcomes by value."""
 
     def __init__(self, scenario: Scenario[Any], base: Strict, over: Over, execute: Execute, summary: Summary) -> None:
         self._scenario, self._base, self._over = scenario, base, over
@@ -142,7 +142,7 @@ class _Search:
         return "found", f"It appears from {name} {high:,} on: {sides}.{agreement}"
 
     def _shown(self, value: int) -> bool:
-        """Execute a run with this value, again if it is INCONCLUSIVE; return True if it is CONFIRMED."""
+        """Execute a run with this value, and repeat an INCONCLUSIVE run; return whether the outcome is CONFIRMED."""
         params = varied(self._scenario, self._base, {self._over.name: value})
         for _ in range(_TRIES):
             began = time.monotonic()

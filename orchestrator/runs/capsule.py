@@ -1,8 +1,8 @@
-"""Capsule: a run in one file, which another machine can repeat and compare with its own result.
+"""Capsule: one file that holds a run, so that another machine can repeat the run and compare the two results.
 
-A capsule is untrusted input. Its size is bounded, every key is checked, and only the name of a known scenario and valid
-parameters are used. Its files and environment are only compared, and shown escaped. It never carries consent to change
-the host, or to run the files that its parameters install in a node.
+A capsule is untrusted input: its size is bounded, and every key is checked. Only the name of a known scenario and valid
+parameters are used; files and environment of a capsule are only compared, and shown escaped. A capsule never contains
+the user's consent to change the host, or to run the files that the parameters install in a node.
 """
 
 import difflib
@@ -33,13 +33,13 @@ FORMAT = 1
 MAX_FILE_B = 8 * 2**20
 """Largest capsule that is read."""
 MAX_CONFIG_B = 3 * 2**20
-"""Maximum bytes of rendered files that a capsule holds as text, the smallest first; of other files it holds digests."""
+"""Maximum bytes of rendered files that a capsule holds as text, smallest files first; the other files are digests."""
 MAX_DIFF_LINES = 4_000
 """Two files with more lines in total are not compared line by line."""
 CONSENT = "allow_host_changes"
 """The parameter for consent to change the host; ``make`` leaves it out."""
 _MOVING = {"disk_free_b", "memory_available_b", "neighbours", "neighbours_planned"}
-"""Facts of a host that change by themselves."""
+"""Facts of a host that change by themselves, and so are not compared."""
 
 Word = Annotated[str, Field(max_length=4096)]
 
@@ -212,7 +212,7 @@ def compare(capsule: Capsule, finished: Finished) -> dict[str, Any]:
 
 
 def exit_code(compared: Mapping[str, Any]) -> ExitCode:
-    """Return INCONCLUSIVE if the run here is INCONCLUSIVE, OK if its outcome is the capsule's, else UNEXPECTED."""
+    """Return INCONCLUSIVE if the run here is INCONCLUSIVE, OK if its outcome equals the capsule's, else UNEXPECTED."""
     original, here = compared["outcome"]
     if here == Outcome.INCONCLUSIVE:
         return ExitCode.INCONCLUSIVE
@@ -220,7 +220,7 @@ def exit_code(compared: Mapping[str, Any]) -> ExitCode:
 
 
 def _without_texts(bed: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a bed with digests of the user's files; a capsule holds their text in ``params`` and ``config``."""
+    """Return a bed with digests in place of the user's files; ``params`` and ``config`` of a capsule hold the texts."""
 
     def digests(node: Mapping[str, Any]) -> dict[str, Any]:
         files = {path: hashlib.sha256(text.encode()).hexdigest() for path, text in (node.get("files") or {}).items()}
@@ -251,7 +251,7 @@ def _file(content: bytes, *, carried: bool) -> File:
 
 
 def _plan_here(capsule: Capsule, facts: Mapping[str, Any]) -> Plan:
-    """Plan the bed of the run here in the subnet of the capsule, if it fits, so that no address differs."""
+    """Plan this machine's bed in the capsule's subnet, if the bed fits there, so that no address differs."""
     chosen = scenario(capsule.scenario)
     bed = prepare(chosen, chosen.params.model_validate(facts["params"]))
     cpus = int(facts["environment"]["engine"]["cpus"])
@@ -294,7 +294,7 @@ def _steady(environment: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _differences(original: Any, here: Any, name: str = "") -> Iterator[list[str]]:
-    """Yield name, original value and value here, as text, of every leaf that differs."""
+    """Yield [name, capsule's value, value here], all as text, for every leaf that differs."""
     if isinstance(original, dict) and isinstance(here, dict):
         for key in dict.fromkeys([*original, *here]):
             yield from _differences(original.get(key), here.get(key), f"{name} {key}".strip())

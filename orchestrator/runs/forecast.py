@@ -1,4 +1,4 @@
-"""Forecast from a bed's plan: its needs, and the limit of this host that the bed reaches first."""
+"""Forecast from a bed's plan: the plan's needs, and the limit of this host that the bed would reach first."""
 
 import math
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ def forecast(
     """Compare the needs of a plan with the limits of the host, its daemons and its nodes.
 
     ``connections``: node -> new connections a second to one address. ``provoked``: names of the checks that the
-    scenario makes fail on purpose; their state is ``wanted``.
+    scenario makes fail on purpose; a failure of these gets the state ``wanted``.
     """
     checks = [*check(readings, plan.needs), *_own_limits(plan)]
     checks += [_ports(plan.named(node), rate) for node, rate in (connections or {}).items()]
@@ -49,7 +49,7 @@ def _own_limits(plan: Plan) -> list[Check]:
 
 
 def _ports(node: NodePlan, rate: float) -> Check:
-    """Compare the local ports that connections to one address occupy with the node's own port range."""
+    """Compare the number of local ports that connections to one address occupy with the node's port range."""
     low, high = (int(port) for port in node.sysctls["net.ipv4.ip_local_port_range"].split())
     held = REUSE_S if node.sysctls.get("net.ipv4.tcp_tw_reuse") == "1" else TIME_WAIT_S
     return Check.figure(

@@ -1,4 +1,4 @@
-"""Execution of one run, from the check of its bed to its report; and the judge, also for a finished run."""
+"""run(): one run, from the check of its bed to its verdict and report; judge_again(): the verdict of a finished run."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -65,7 +65,7 @@ class Record:
 
     @property
     def broken(self) -> bool:
-        """Whether the run did not complete; an error of the judge does not count, as the run can be judged again."""
+        """Whether the run is incomplete; an error of the judge does not count, because the run can be judged again."""
         error = self._facts.get("error")
         judged = isinstance(error, dict) and error.get("step") == JUDGE
         return (error is not None and not judged) or self._facts.get("status") == "interrupted"
@@ -94,7 +94,7 @@ def run(
     """Run a scenario, and save its results in a new run directory.
 
     1. Check the bed and make a run directory; run.json is saved again after each step.
-    2. Remove leftovers of killed runs, and name them.
+    2. Remove leftovers of killed runs, and report their names.
     3. Plan the bed, and render and verify its files.
     4. Build missing images, and compare the plan's needs with the host's capacity.
     5. Deploy the bed, recorded from its first log line to its last.
@@ -143,7 +143,7 @@ def run(
         with ExitStack() as stack:
             identity = Identity.new(bed, Kind.RUN)
             running = bring_up(host, bed, identity, rundir=rundir, steps=steps, stack=stack, cpus=cpus)
-            # ``running.phases`` is the list that grows: each of the following saves writes all phases so far.
+            # The list ``running.phases`` grows during the run, so each later save writes all phases so far.
             record.save(plan=running.plan.to_dict(), phases=running.phases)
             try:
                 record.save(environment=environment | {"daemons": _daemons(running)})
@@ -190,7 +190,7 @@ def _daemons(running: RecordedBed) -> dict[str, str]:
         try:
             return node.ask(*command).partition("\n")[0]
         except EngineFailed as failed:
-            if isinstance(failed, NodeDied) or not node.end(0):  # a node that may not end raises NodeDied
+            if isinstance(failed, NodeDied) or not node.end(0):  # for a node that may not end, end() raises NodeDied
                 raise
             return None
 
@@ -204,7 +204,7 @@ def judge_again(rundir: RunDir) -> Finished:
     """Judge a run from its directory, and rewrite its report.
 
     Raises:
-        InvalidInput: the directory is not a run, its scenario is unknown, or this user cannot write to it.
+        InvalidInput: the directory is not a run directory, this user cannot write there, or the scenario is unknown.
     """
     known = run_json.read(rundir)
     try:
@@ -221,7 +221,7 @@ def _judge(scenario: Scenario[Any], rundir: RunDir, record: Record) -> Finished:
     """Judge a run from its directory; a run that broke off is INCONCLUSIVE.
 
     Raises:
-        OSError: the verdict could not be saved; a note holds it.
+        OSError: the verdict could not be saved; a note on the error holds the verdict.
     """
     verdict, failed = _verdict(scenario, rundir)
     if record.broken and verdict.outcome is not Outcome.INCONCLUSIVE:

@@ -4,7 +4,7 @@ The summary ``runs/<time>-sweep-<scenario>/sweep.json`` is saved after each run:
 
     format, scenario, question, command, status
     varied       names of the parameters, in the order given
-    runs         values {parameter -> value}, and the facts of ``summary_row``, of each run
+    runs         for each run: values {parameter -> value}, and the facts of ``summary_row``
 """
 
 import itertools
@@ -60,7 +60,7 @@ class Summary:
         replace(self.path, strict_json.dumps(self.facts, indent=1, default=str) + "\n")
 
     def broken(self, error: BaseException) -> None:
-        """Save the error in the summary; note the summary's path on the error, or the runs so far if the save fails."""
+        """Save the error in the summary; add the summary's path, or the runs so far if the save fails, to the error."""
         with shielded():
             try:
                 self.save(status="interrupted" if isinstance(error, Interrupted) else "failed", error=str(error))
@@ -89,7 +89,7 @@ def summary_row(finished: Finished) -> dict[str, Any]:
 
 
 def parameter(scenario: Scenario[Any], word: str) -> str:
-    """Return the field of a parameter as written by the user: ``dns_release`` for ``dns.release`` or ``dns-release``.
+    """Return the field's name for a parameter as typed: ``dns_release`` for ``dns.release`` or ``dns-release``.
 
     Raises:
         InvalidInput: the scenario has no such parameter.
@@ -116,7 +116,8 @@ def varied(scenario: Scenario[Any], base: Strict, values: Mapping[str, Any]) -> 
 def combinations(scenario: Scenario[Any], base: Strict, vary: Sequence[str]) -> list[tuple[dict[str, Any], Strict]]:
     """Return all runs of a sweep: the varied values and all parameters of each.
 
-    Each of ``vary`` is ``parameter=value,value,...``; several form a matrix; its last parameter changes fastest.
+    Each of ``vary`` is ``parameter=value,value,...``; several of these form a matrix, and the
+    last parameter changes fastest.
 
     Raises:
         InvalidInput: a value is invalid, its bed cannot be built, or there are too many runs.
@@ -148,7 +149,7 @@ def sweep(planned: Sequence[tuple[Mapping[str, Any], Strict]], execute: Execute,
         OK if every run was confirmed or refuted, else INCONCLUSIVE.
 
     Raises:
-        Problem: no run completed; the error is that of the last run.
+        Problem: no run completed; this is the last run's error.
         Interrupted: a signal came; the summary holds the runs so far.
     """
     try:

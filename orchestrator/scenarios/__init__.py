@@ -1,7 +1,7 @@
-"""Scenarios, one module or package each: bed(params), drive(bed, params), judge(measured, params).
+"""Scenarios, one module or package each: a question, bed(params), drive(bed, params), judge(measured, params).
 
-Only ``drive`` touches the deployed bed; it saves in the run directory all that ``judge`` reads, so that a run can be
-judged again without Docker. ``bed`` and ``judge`` are pure.
+Only ``drive`` touches the deployed bed. ``drive`` saves all input of ``judge`` in the run directory, so that a run can
+be judged again without Docker. ``bed`` and ``judge`` are pure.
 """
 
 import importlib
@@ -30,7 +30,7 @@ class OverIPv4(Strict):
 
 
 class Scenario(ABC, Generic[P]):
-    """One question, and how to answer it."""
+    """A question, and the methods that answer the question."""
 
     name: str
     question: str
@@ -46,18 +46,18 @@ class Scenario(ABC, Generic[P]):
 
     @abstractmethod
     def drive(self, bed: "RecordedBed", params: P) -> None:
-        """Drive load through the bed and save the results in the run directory."""
+        """Send a load through the bed and save the results in the run directory."""
 
     @abstractmethod
     def judge(self, measured: "Measurements", params: P) -> "Verdict":
         """Return the verdict on the measurements."""
 
     def smaller(self, params: P) -> str | None:  # noqa: ARG002
-        """Return advice for a host that is too small for these parameters; ``None``: there is no smaller size."""
+        """Return advice for a host that is too small for these parameters; ``None`` if no smaller size exists."""
         return None
 
     def connections(self, params: P) -> Mapping[str, float]:  # noqa: ARG002
-        """Return node -> new connections a second to one address, where they can be predicted."""
+        """Return node -> predicted new connections a second to one address; nodes without a prediction are left out."""
         return {}
 
 

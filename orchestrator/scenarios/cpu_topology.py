@@ -1,8 +1,8 @@
 """How much mail does the relay carry on which CPUs, and does hyper-threading help?
 
-One run repeats the same load on sets of the machine's CPUs: the relay is pinned to each set, the harness (all other
-nodes) to the remaining cores, or to the same set if none remain. Even rounds take the sets in reverse order, so that a
-drift of the machine affects all sets equally.
+One run sends the same load once for each set of the machine's CPUs. The relay is pinned to the set. The harness (all
+other nodes) is pinned to the remaining cores, or to the same set if no core remains. Even rounds take the sets in
+reverse order, so that a gradual change of the machine's speed affects all sets equally.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,26 +26,26 @@ from orchestrator.services import Role
 from orchestrator.up.bed import RecordedBed
 
 PLAN = "cpu-sets"
-"""results/cpu-sets.json: ``_Planned``."""
+"""The file results/cpu-sets.json, which holds the sets of CPUs (``_Planned``)."""
 SAME = 0.95
 """If the smallest set has at least this share of the largest set's throughput, the two count as equal."""
 FULL = 0.05
 """CPUs with a smaller idle share count as saturated."""
 OTHERS = 0.1
-"""Warn if other processes used, or the hypervisor stole, more than this share of a set's CPU time."""
+"""Warning if other processes and the hypervisor took more than this share of a set's CPU time."""
 MOST_OTHERS = 0.95
-"""Cap of the share of other processes in the correction of the throughput."""
+"""The correction of the throughput assumes at most this share of CPU time for other processes."""
 
 
 class Params(RelayLoad):
     """Parameters of the scenario."""
 
     seconds: Annotated[float, Field(ge=1, le=3600)] = 6.0
-    """Time of the load on each set, in seconds."""
+    """Duration of the load on each set, in seconds."""
     repeat: Annotated[int, Field(ge=1, le=20)] = 3
-    """Rounds through all the sets."""
+    """Number of rounds; each round loads every set once."""
     calibration: Annotated[float, Field(ge=1, le=600)] = 3.0
-    """Seconds of each of two loads straight to the sink, before the run."""
+    """Duration of each of the two loads straight to the sink before the run, in seconds."""
     drain: Annotated[float, Field(ge=1, le=86_400)] = 300.0
     """Seconds that the relay may take to empty its queue on each set."""
 
@@ -62,7 +62,7 @@ class CpuTopology(Scenario[Params]):
         return params.bed(params.seconds)
 
     def drive(self, bed: RecordedBed, params: Params) -> None:
-        """Find the number of connections on the largest set, calibrate on the fewest harness CPUs, send in rounds.
+        """Find the number of connections on the largest set, calibrate on the fewest harness CPUs, send the rounds.
 
         Mail left in the relay's queue ends the rounds, because each later drain would take the full ``--drain``.
         """
@@ -98,7 +98,7 @@ class CpuTopology(Scenario[Params]):
         harness = worst(e for name in loads for e in instrument(measured, name))
         follows = [_share(lines[0], lines[-1], field) for field in ("carried", "undisturbed")] if len(lines) > 1 else []
         full = not paced and any(line.full for line in lines)
-        # If the number of connections set the pace, the pace would be the same on any CPUs.
+        # A rate that the number of connections limits is the same on every set of CPUs.
         few = () if paced or not loads else probes.pace(measured, loads[0])
         steady = () if paced or not lines else probes.steady(measured, [point.load for point in lines[0].points])
         evidence = [*mail, *harness, *worst(e for line in lines for e in _placed(line)), *few, *steady]
@@ -195,14 +195,14 @@ class MeasuredSet:
 
     @property
     def full(self) -> bool:
-        """Whether processes outside the bed used the set's CPUs (``busy``), and these CPUs were saturated."""
+        """Whether the set's CPUs were saturated, and partly by processes outside the bed (``busy``)."""
         return self.busy and (self.middle("idle") or 0) <= FULL
 
 
 def _point(measured: Measurements, cpus: CpuSet, load: str, *, paced: bool) -> Point:
     read, machine = measured.cpus(load), measured.machine(load)
     span, sink = measured.span(load), measured.sinks.get(load)
-    # The relay is idle at both ends of a round, so its CPU time need not be read exactly then.
+    # The relay is idle at both ends of a round, so a reading of its CPU time may be a little early or late.
     reading = Phase(name=load, start=read.start, end=read.end) if read else None
     relay = measured.use(measured.name_of(Role.RELAY), reading) if reading else None
     seconds = span.end - span.start if span and span.end else 0.0
@@ -213,7 +213,7 @@ def _point(measured: Measurements, cpus: CpuSet, load: str, *, paced: bool) -> P
         others = max(0.0, machine.busy - ours) / machine.cpus
         idle = max(0.0, 1 - ours * machine.seconds / seconds / machine.cpus - others)
     carried = undisturbed = measured.delivered_per_s(load)
-    # At a given rate the load sets the pace: there is nothing to correct.
+    # At a given rate the load limits the throughput, so no correction applies.
     if carried and others and idle is not None and idle <= FULL and not paced:
         undisturbed = carried / (1 - min(others, MOST_OTHERS))
     return Point(
@@ -229,7 +229,7 @@ def _point(measured: Measurements, cpus: CpuSet, load: str, *, paced: bool) -> P
 
 
 def _share(largest: MeasuredSet, smallest: MeasuredSet, field: str) -> Evidence:
-    """Compare a field of the smallest and the largest set, round by round."""
+    """Return the evidence that a field is lower for the smallest set than for the largest, round by round."""
     pairs = [
         (least, most)
         for a, b in zip(smallest.points, largest.points, strict=True)

@@ -1,8 +1,8 @@
 """How much can each load generator send at most, and does the relay or the generator set the pace?
 
-Each generator sends straight to the same sink, which gives its ceiling, and then through the relay. A result near the
-ceiling measures the generator, not the relay. postal's ceiling is 24,576 messages a minute: it sends 2,048 messages
-every 5 s, and waits in between with most of the CPU idle.
+Each generator sends straight to the sink; this rate is the generator's ceiling. Then each generator sends through the
+relay. A rate near the ceiling measures the generator, not the relay. postal's ceiling is 24,576 messages a minute:
+postal sends 2,048 messages every 5 s, and waits in between while most of the CPU is idle.
 """
 
 import math
@@ -28,9 +28,9 @@ from orchestrator.up.load import SentLoad
 
 PER_MINUTE = "{:,.0f} messages a minute"
 TOLERANCE = 0.03
-"""Relative tolerance of a generator's own limit, such as postal's."""
+"""Relative tolerance when a measured ceiling is compared with a generator's own limit, such as postal's."""
 TIMES = 10
-"""If another generator's ceiling is this multiple of a generator's own limit, the sink does not set that limit."""
+"""The sink does not set a generator's limit if another generator's ceiling is at least this multiple of the limit."""
 HALF = 0.5
 """If the bed uses at most this share of the machine's CPU, CPU is not the limit."""
 
@@ -59,7 +59,7 @@ class Params(OverIPv4):
 
     @property
     def names(self) -> list[str]:
-        """The generators, in the order of sending."""
+        """Names of the generators, in the order of sending."""
         return list(dict.fromkeys(name.strip() for name in self.engines.split(",")))
 
 
@@ -79,14 +79,14 @@ class GeneratorCeiling(Scenario[Params]):
         return base.model_copy(update={"nodes": {**base.nodes, "sink": sink, **others}})
 
     def drive(self, bed: RecordedBed, params: Params) -> None:
-        """Send with each generator straight to the sink, then through the relay, which is drained after each load."""
+        """Send with each generator straight to the sink, then through the relay; drain the relay after each load."""
         for name in params.names:
             _send(bed, params, name, Role.SINK)
         for name in params.names if params.relay_seconds else ():
             _send(bed, params, name, Role.RELAY).drain(params.drain)
 
     def judge(self, measured: Measurements, params: Params) -> Verdict:
-        """Judge one run: is the ceiling of every generator known, and set by the generator, not by the sink?"""
+        """Judge one run: is every generator's ceiling known, and does the generator set this ceiling, not the sink?"""
         generators = [Generator.read(measured, name) for name in params.names]
         limits = {name: limit for name in params.names if (limit := services.most_per_minute(name))}
         known = [
@@ -147,11 +147,11 @@ class Generator:
     cpu_ms: float | None
     """CPU time of the generator for one message straight to the sink, in milliseconds."""
     sink_cores: float | None
-    """CPU cores that the sink, which has one thread, used while the generator sent to it."""
+    """CPU cores that the sink (one thread) used while the generator sent straight to the sink."""
     machine: Machine | None
     """CPU use of the machine while the generator sent to the sink."""
     spent: bool
-    """The CPU was used up while the generator sent to the relay."""
+    """Whether the CPU was used up while the generator sent to the relay."""
 
     @classmethod
     def read(cls, measured: Measurements, name: str) -> Self:
@@ -179,7 +179,7 @@ class Generator:
 
     @property
     def pace(self) -> str:
-        """What limited the rate through the relay; if CPU was left, perhaps the number of connections."""
+        """The part that limited the rate through the relay; if CPU was left, perhaps the number of connections."""
         if self.share is None:
             return "not known"
         if self.share > NEAR_CEILING:
@@ -214,7 +214,7 @@ def _marks(generator: Generator) -> Iterator[str]:
 
 
 def _own(generator: Generator, limit: float, generators: Sequence[Generator]) -> Iterator[Evidence]:
-    """Yield the evidence that a generator has this limit of its own, and that the sink can take more."""
+    """Yield the evidence that ``limit`` is the generator's own, and that the sink can take a higher rate."""
     yield Evidence.of(
         f"{generator.name}'s pace",
         generator.ceiling or None,
@@ -237,7 +237,7 @@ def _own(generator: Generator, limit: float, generators: Sequence[Generator]) ->
 
 
 def _unless_starved(generator: Generator, holds: bool, *, slow: bool) -> bool | None:  # noqa: FBT001
-    """Return None instead of False for a slow result on a starved machine."""
+    """Return ``holds``, but None instead of False for a slow result on a starved machine."""
     return holds or (None if slow and generator.starved else False)
 
 

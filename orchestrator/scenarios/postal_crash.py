@@ -1,8 +1,8 @@
 """Does postal survive a server that breaks a session off, and does our generator?
 
 A sink resets the connection after MAIL, or closes it after RCPT. postal keeps writing, prints "Can't write to socket."
-in a loop and dies of SIGSEGV; our generator counts the errors by cause and completes. Debian's postal (0.76) has no
-fix; the workaround, another generator, is proved by the same run.
+in a loop and dies of SIGSEGV. Our generator counts the errors by cause and completes. Debian's postal (0.76) has no
+fix. The same run proves a workaround: another generator.
 """
 
 from signal import Signals
@@ -28,7 +28,7 @@ _RULES = {
     "close-after-rcpt": {"on": "rcpt", "then": "disconnect"},
 }
 OVERTIME = 10.0
-"""Seconds that our generator may take after the end of the load's time, to receive replies."""
+"""Seconds after the end of a load in which our generator may still receive replies."""
 
 
 class Params(OverIPv4):
@@ -37,9 +37,9 @@ class Params(OverIPv4):
     fault: Literal["reset-after-mail", "close-after-rcpt", "none"] = "reset-after-mail"
     """Rule of the sink: reset the connection (RST) at MAIL, or close it at RCPT."""
     every: Annotated[int, Field(ge=1, le=1_000_000)] = 2
-    """The sink applies the rule to every n-th of these commands."""
+    """The sink applies the rule to every n-th MAIL (reset) or RCPT (close)."""
     seconds: Annotated[float, Field(ge=1, le=3600)] = 8.0
-    """Time of each generator, in seconds."""
+    """Duration of each generator's load, in seconds."""
     connections: Annotated[int, Field(ge=1, le=1000)] = 20
     """Maximum number of open connections of each generator."""
     release: Release = "bookworm"
@@ -54,7 +54,7 @@ class PostalCrash(Scenario[Params]):
     params = Params
 
     def bed(self, params: Params) -> Bed:
-        """Return a sink with the rule, and both generators."""
+        """Return a bed of three nodes: a sink with the rule, and both generators."""
         rules = [{**_RULES[params.fault], "every": params.every}] if params.fault in _RULES else []
         return Bed(
             name="postal-crash",
@@ -121,7 +121,7 @@ _CAUSES = {
 
 
 def _failures(measured: Measurements) -> int:
-    """Return the number of times postal printed its message."""
+    """Return the number of lines with postal's error message (``MESSAGE``)."""
     crash = measured.loads.get(POSTAL)
     return sum(line.count for line in crash.printed if line.text == MESSAGE) if crash else 0
 

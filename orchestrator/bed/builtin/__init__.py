@@ -1,4 +1,4 @@
-"""The built-in beds, each a YAML file as a user would write it."""
+"""The built-in beds, each a YAML file such as a user would write."""
 
 from importlib.resources import as_file, files
 from pathlib import Path

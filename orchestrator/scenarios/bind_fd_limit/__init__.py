@@ -1,8 +1,9 @@
 """Does BIND with thousands of addresses run over its limit of sockets, and then refuse to shut down?
 
-named listens with a UDP and a TCP socket for each address and worker. BIND 9.16 refuses every outgoing socket whose
-descriptor is at or over ``-S``: it fetches no key, resolves nothing and accepts no rndc. The bed has a named set up as
-in the report (node ``dns``) and, to prove a fix, one with the fix (node ``fixed``). Background: docs/bind-fd-limit.md.
+named, BIND's server, listens with a UDP and a TCP socket for each address and worker. BIND 9.16 refuses every outgoing
+socket whose descriptor is at or over the limit ``-S``. A named over this limit fetches no key, resolves no name and
+accepts no command of rndc. The bed's node ``dns`` runs a named as in the bug report; with a fix to prove, node
+``fixed`` runs a named with the fix. Background: docs/bind-fd-limit.md.
 """
 
 from orchestrator.bed.model import Bed, Families
@@ -23,7 +24,7 @@ class BindFdLimit(Scenario[Params]):
     provokes = frozenset({"open files, by the daemon's own limit"})
 
     def bed(self, params: Params) -> Bed:
-        """Return a bed with name servers only: one as reported and, if a fix is given, one with the fix."""
+        """Return a bed of name servers only: node ``dns`` as in the report and, if a fix is given, node ``fixed``."""
         nodes = {name: named.node() for name, named in servers(params).items()}
         return Bed(name=self.name, domains=4, families=Families(params.families), nodes=nodes)
 

@@ -1,4 +1,4 @@
-"""Steps for each name server (named): wait for its outgoing sockets, count its open files, stop it."""
+"""Steps of drive() for each name server (named): wait for outgoing sockets, count open files, stop the server."""
 
 import time
 from typing import Any
@@ -10,7 +10,7 @@ from orchestrator.up.bed import RecordedBed
 from orchestrator.up.node import RunningNode
 
 FETCH_S, SETTLE_S, STOP_S = 30.0, 5.0, 8.0
-"""Time limits: fetch of the root's keys, close of the sockets of that fetch, and each way to stop named."""
+"""Time limits: fetch of the root's keys, closing of the fetch's sockets, and each attempt to stop named."""
 SETTLING_S = 0.25
 """Time between two counts of open files; if the counts are equal, the number is stable."""
 ENDING_S = 0.5
@@ -40,14 +40,14 @@ def ended_at_start(bed: RecordedBed, node: RunningNode) -> bool:
 
 
 def count_open(bed: RecordedBed, node: RunningNode) -> None:
-    """Wait for the first outgoing sockets, and save the settled counts of ``_COUNT``."""
+    """Wait for named's first outgoing sockets; save the counts of ``_COUNT`` once the open files are stable."""
     fetched = node.wait_for_log(rf"{FETCHED}|{SIGNATURES[OVER]}", FETCH_S)
     if counted := _settled(bed, node):
         bed.rundir.save_result(f"{node.name}-open", {**counted, "fetched": fetched is not None})
 
 
 def stop(bed: RecordedBed, node: RunningNode) -> None:
-    """Stop a node with rndc, then with SIGTERM; save the results. Raises NodeDied if it ended for another reason."""
+    """Stop a node with rndc, then with SIGTERM; save the results. Raises NodeDied if another cause ended it."""
     bed.check()
     node.expect_end()
     tried: list[dict[str, Any]] = []
@@ -66,7 +66,7 @@ def stop(bed: RecordedBed, node: RunningNode) -> None:
 
 
 def _ask(bed: RecordedBed, node: RunningNode, *command: str) -> Output | None:
-    """Run a command in a node; return None if it timed out, or if the node has stopped (``may_end``)."""
+    """Run a command in a node; return None if the command timed out, or if a node that may end has ended."""
     try:
         output = node.exec(*command, timeout=STOP_S)
     except NodeDied:
@@ -84,7 +84,7 @@ def _ask(bed: RecordedBed, node: RunningNode, *command: str) -> Output | None:
 
 
 def _await_end(bed: RecordedBed, node: RunningNode, deadline: float) -> NodeDied | None:
-    """Wait until a monotonic time for the end of a node; meanwhile record its open files once a second."""
+    """Wait until ``deadline`` (monotonic) for the end of a node; meanwhile record its open files once a second."""
     while (left := deadline - time.monotonic()) > 0:
         if death := _end(node, min(left, 1.0)):
             return death
@@ -93,15 +93,15 @@ def _await_end(bed: RecordedBed, node: RunningNode, deadline: float) -> NodeDied
 
 
 def _end(node: RunningNode, seconds: float) -> NodeDied | None:
-    """Wait up to ``seconds`` for the end of a node; ``None`` if it still runs."""
+    """Wait up to ``seconds`` for the end of a node; return None if the node still runs."""
     death = node.end(seconds)
     if death and death.exit_status in {SIGKILL_STATUS, None}:
-        raise death  # not BIND's own end: a SIGKILL, or its container was removed
+        raise death  # named did not end by itself: SIGKILL, or its container was removed
     return death
 
 
 def _settled(bed: RecordedBed, node: RunningNode) -> dict[str, int] | None:
-    """Count until the number of open files is stable: outgoing sockets are closed with some delay."""
+    """Count open files until their number is stable, because named closes outgoing sockets with a delay."""
     counts: list[dict[str, int] | None] = [None]
 
     def settled() -> bool:
@@ -114,7 +114,7 @@ def _settled(bed: RecordedBed, node: RunningNode) -> dict[str, int] | None:
 
 
 def _count(bed: RecordedBed, node: RunningNode) -> dict[str, int] | None:
-    """Return the counts of ``_COUNT`` and record the open files; None if the node has stopped (``may_end``)."""
+    """Return the counts of ``_COUNT`` and record the open files; None if a node that may end has ended."""
     output = _ask(bed, node, "sh", "-euc", _COUNT)
     figures = output.stdout.split() if output and output.status == 0 else []
     if len(figures) < len(_COUNTED):  # an exiting process has no VmRSS

@@ -1,4 +1,4 @@
-"""Parameters, and settings of each named of the bed, with predicted open files, limit and threshold."""
+"""Params, and the nodes of bed(): settings of each named, its predicted open files, its limit and its threshold."""
 
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal, cast
@@ -13,9 +13,10 @@ BIND = "bind"
 REPORTED, FIXED = "dns", "fixed"
 ADDRESSES, FULL_WORKERS = 2560, 24
 BOTH_FAMILIES = 800
-"""Addresses of each family for the fix listen-on-v6: 6,432 open files, above -S 4096; 3,232 with IPv4 alone."""
+"""Addresses of each family for the fix listen-on-v6: with both families, named opens 6,432 files, above -S 4096; with
+IPv4 alone, 3,232."""
 RESERVED = 512
-"""File descriptors that 9.16 reserves for other uses than sockets (``reserved-sockets``)."""
+"""File descriptors that BIND 9.16 reserves for uses other than sockets (``reserved-sockets``)."""
 
 
 class Params(OverIPv4):
@@ -26,7 +27,7 @@ class Params(OverIPv4):
     workers: Annotated[int, Field(ge=1, le=256)] = 2
     """Worker threads (-n)."""
     max_sockets: Annotated[int, Field(ge=1024, le=1 << 20)] | None = 4096
-    """Limit of sockets in BIND 9.16 (-S); other releases ignore it."""
+    """Limit of sockets in BIND 9.16 (-S); other releases ignore the option."""
     nofile: Annotated[int, Field(ge=64, le=1 << 20)] | None = None
     """Limit of open files in the kernel (RLIMIT_NOFILE); unset: the engine's default."""
     dns_release: Release = "bullseye"
@@ -72,7 +73,7 @@ class Named:
 
     @property
     def limit(self) -> int | None:
-        """Number of open files at which no more can be opened; ``None``: the engine's default limit."""
+        """Number of open files at which named can open no further file; ``None``: the engine's default limit."""
         limits = [self.nofile, files_of_named().most_files(self.release, self.max_sockets)]
         return min((limit for limit in limits if limit), default=None)
 
@@ -109,7 +110,7 @@ def enough(named: Named) -> int:
 
 
 def servers(params: Params) -> dict[str, Named]:
-    """Return node -> named: one as reported and, if a fix is given, one with the fix."""
+    """Return the settings by node: ``dns`` as in the report and, if a fix is given, ``fixed`` with the fix."""
     v6: Literal["lab", "none"] = "lab" if params.fix == "listen-on-v6" else "none"
     addresses = params.addresses or (BOTH_FAMILIES if v6 == "lab" else ADDRESSES)
     named = Named(

@@ -1,4 +1,4 @@
-"""Observations of one named, from a run directory: open files, log lines, and its end."""
+"""Readings of one named for judge(), from a run directory: open files, log lines, and the end of named."""
 
 import re
 from dataclasses import dataclass
@@ -11,11 +11,13 @@ from orchestrator.measurements.kept import Kept
 from orchestrator.scenarios.bind_fd_limit.named import Named
 
 FETCHED = r"managed-keys-zone: Unable to fetch DNSKEY set"
-"""No bed reaches a root server, so this fetch always fails; by then named has requested its first sockets."""
+"""Log line of a failed fetch of the root's keys. The fetch always fails, because no bed reaches a root server; by then
+named has requested its first outgoing sockets."""
 OVER = "socket: file descriptor exceeds limit (N/M)"
 RNDC_REFUSED = "accept: file descriptor exceeds limit (N/M)"
-"""An accepted connection gets the lowest free descriptor, so this line appears only if even an idle named is over its
-limit. Just below the limit, only ``OVER`` appears, and only while many outgoing sockets are open at once."""
+"""Log line of a refused rndc connection. An accepted connection gets the lowest free descriptor, so the line appears
+only if even an idle named is over its limit. Just below the limit, only ``OVER`` appears, and only while many outgoing
+sockets are open at once."""
 ABORT = "fatal error, and the end"
 SIGNATURES = {
     OVER: r"socket: file descriptor exceeds limit \(\d+/\d+\)",
@@ -66,7 +68,7 @@ class ServerReadings:
     setup: Named
     version: str | None
     ready_s: float | None
-    """Seconds from its first log line to the line "running"."""
+    """Seconds from named's first log line to the line "running"."""
     counts: FileCounts
     lines: dict[str, list[tuple[float, str]]]
     """Signature -> Unix time and text of each line."""

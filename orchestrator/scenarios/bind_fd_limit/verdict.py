@@ -1,4 +1,4 @@
-"""Verdict: was the limit exceeded as reported, and does the fix avoid that?"""
+"""judge(), its evidence, figures and tables: was the limit exceeded as reported, and does the fix avoid that?"""
 
 from dataclasses import replace
 

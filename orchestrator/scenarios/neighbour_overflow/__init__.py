@@ -1,8 +1,9 @@
 """What happens when a node talks to more addresses of its link than the kernel's neighbour table holds?
 
-Every address on the link takes an entry; the whole kernel has room for gc_thresh3 entries, 1,024 by default. If there
-is none left, look-ups and connections fail, and mail is deferred. The bed's servers have their addresses on the link;
-to prove a fix, the same bed is tried again with the fix. Background: docs/neighbour-overflow.md.
+Every address that a node talks to on its link takes an entry in the neighbour table. The whole kernel has room for
+gc_thresh3 entries, 1,024 by default. If the table is full, look-ups and connections fail, and mail is deferred. All
+addresses of the bed's servers are on the link. To prove a fix, the same bed is tried again with the fix.
+Background: docs/neighbour-overflow.md.
 """
 
 from contextlib import ExitStack
@@ -18,7 +19,7 @@ from orchestrator.scenarios.neighbour_overflow.verdict import judge
 from orchestrator.up.bed import RecordedBed
 
 _IPV4_ALONE = {"smtp_address_preference": "ipv4", "smtp_mx_address_limit": 1, "smtp_balance_inet_protocols": False}
-"""No retry over IPv6, which has a neighbour table of its own (ndisc_cache)."""
+"""Postfix's settings without a retry over IPv6, because IPv6 has a neighbour table of its own (ndisc_cache)."""
 
 
 class NeighbourOverflow(Scenario[Params]):
@@ -50,7 +51,7 @@ class NeighbourOverflow(Scenario[Params]):
         return Bed(name=self.name, domains=params.addresses, families=families, on_link=True, nodes=nodes)
 
     def drive(self, bed: RecordedBed, params: Params) -> None:
-        """Look up, connect and send, as reported; then once more with the fix."""
+        """Make a pass of look-ups, connections and mail as reported; if a fix is given, a second pass with the fix."""
         with ExitStack() as stack:
             settings = None
             if params.fix == "gc-thresh":

@@ -1,4 +1,4 @@
-"""One pass over the bed: look-ups and connections to every address, and mail while the table is full."""
+"""One pass of drive() over the bed: look-ups and connections to every address, and mail while the table is full."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,11 +14,11 @@ from orchestrator.services import Role
 from orchestrator.up.bed import RecordedBed
 
 TRIED_S = 20.0
-"""Maximum time to keep the table full, in seconds; less if Postfix has tried every message once before."""
+"""Maximum time to keep the table full, in seconds; the time ends early once Postfix has tried every message."""
 FILL_S = 0.5
 """Pause between fillings of the table; the kernel's garbage collection spares an entry for 5 s (arp(7))."""
 SETTLE_S = 60.0
-"""Time limit to deliver the deferred messages afterwards."""
+"""Time limit to deliver the deferred messages after the table has been emptied."""
 PROBE_S, POLL_S = 30.0, 0.25
 MESSAGE_B = 1024
 OVERFLOW = r"neighbour: arp_cache: neighbor table overflow!"
@@ -44,7 +44,7 @@ def make_pass(bed: RecordedBed, params: Params, name: str) -> None:
     _flush(bed)
     messages = min(params.messages, count)
     with bed.phase(f"{name}: mail"):
-        # The nodes that carry mail get entries for each other before the table fills; the kernel keeps these for 5 s.
+        # The nodes that carry mail get entries for each other before the table fills; the kernel keeps them for 5 s.
         _probe(bed, "connect", relay.plan.v4, 1, SMTP)
         relay.ask("getent", "hosts", f"{bed.role(Role.LOAD).name}.nodes.test")
         with _repeated(lambda: _probe(bed, "fill", servers, count - messages, domain)) as lines:
@@ -60,7 +60,7 @@ def make_pass(bed: RecordedBed, params: Params, name: str) -> None:
 
 @contextmanager
 def _repeated(fill: Callable[[], list[_Line]]) -> Iterator[list[_Line]]:
-    """Fill the table again and again while the block runs; when the block ends, the yielded list holds all lines."""
+    """Fill the table repeatedly while the block runs; after the block, the yielded list holds all agent lines."""
     lines, done = fill(), Event()
 
     def go_on() -> None:
@@ -77,7 +77,7 @@ def _repeated(fill: Callable[[], list[_Line]]) -> Iterator[list[_Line]]:
 
 
 def _probe(bed: RecordedBed, *words: object) -> list[_Line]:
-    """Run ``agents.neighbours`` in the load generator's node, keep its readings of the table and return its lines."""
+    """Run ``agents.neighbours`` in the load generator's node; record its readings of the table and return its lines."""
     lines = list(bed.role(Role.LOAD).run_agent("neighbours", words, PROBE_S))
     for table in (line["table"] for line in lines if "table" in line):
         bed.keep("entries of the neighbour table", "all namespaces", table["entries"], at=table["t"])

@@ -1,4 +1,4 @@
-"""Addresses on the link, and fixes: a larger neighbour table, or fewer entries that count towards its limit."""
+"""Fixes that drive() applies: a larger neighbour table, or fewer entries that count towards the table's limit."""
 
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
@@ -40,7 +40,7 @@ class Block:
 
 
 def blocks(bed: RecordedBed) -> tuple[Block, Block]:
-    """Return the blocks of the DNS server and of the sink."""
+    """Return the blocks of addresses of the DNS server and of the sink."""
     dns, sink, count = bed.role(Role.DNS), bed.role(Role.SINK), len(bed.plan.deliveries)
     return (
         Block(owner=dns, first=dns.plan.addresses[1], count=count),
@@ -55,7 +55,7 @@ def thresholds(addresses: int) -> dict[str, str]:
 
 
 def apply_fix(bed: RecordedBed, fix: str | None, settings: HostSettings | None) -> None:
-    """Apply the fix gc-thresh to the host (``settings``), or another fix to load generator and relay."""
+    """Apply the fix gc-thresh to the host through ``settings``, or any other fix to load generator and relay."""
     if settings:
         settings.apply()
         return

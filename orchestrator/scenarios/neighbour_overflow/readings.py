@@ -1,4 +1,4 @@
-"""Observations of one pass, from a run directory: failures, mail, neighbour table, kernel log."""
+"""Readings of one pass for judge(), from a run directory: failures, mail, neighbour table, kernel log."""
 
 import re
 from dataclasses import dataclass
@@ -57,7 +57,7 @@ class PassReadings:
 
     @classmethod
     def read(cls, measured: Measurements, name: str, messages: int, until: float) -> Self | None:
-        """Read one pass, which ended before Unix time ``until``; ``None`` if it is incomplete."""
+        """Read one pass that ended before Unix time ``until``; ``None`` if the pass is incomplete."""
         read = measured.rundir.checked_result
         look_up, connect = (read(f"{name}-{act}", _Asked.from_dict) for act in ("look-up", "connect"))
         mail, kernel = read(f"{name}-mail", _Part.from_dict), read(f"{name}-kernel", _Kernel.from_dict)
@@ -84,12 +84,12 @@ class PassReadings:
 
     @property
     def fulls(self) -> int:
-        """Entries refused because the table was full."""
+        """Number of entries that the kernel refused because the table was full."""
         return self.tables[-1].fulls - self.tables[0].fulls
 
     @property
     def most(self) -> int:
-        """Largest number of entries that was read, in all network namespaces together."""
+        """Largest number of entries in any reading, all network namespaces together."""
         return max(table.entries for table in self.tables)
 
     @property

@@ -1,4 +1,4 @@
-"""Verdict: did look-ups fail because the table was full, and not with the fix?"""
+"""judge(), its evidence, figures and quotes: did look-ups fail because the table was full, and did the fix help?"""
 
 from collections.abc import Iterator, Mapping
 
@@ -8,11 +8,11 @@ from orchestrator.scenarios.neighbour_overflow.params import CONNECT_TIMEOUT_S, 
 from orchestrator.scenarios.neighbour_overflow.readings import PassReadings
 
 AMONG_THEMSELVES = 6
-"""Entries that the nodes themselves need for each other while mail is sent."""
+"""Number of entries that the nodes need for each other while mail is sent."""
 
 
 def judge(measured: Measurements, params: Params) -> Verdict:
-    """Judge one run: did look-ups or connections fail because the table was full, and not with the fix?"""
+    """Judge one run: did look-ups or connections fail because the table was full, and did the fix avoid that?"""
     again = measured.phase(f"fix {params.fix}")
     messages = min(params.messages, params.addresses)
     reported = PassReadings.read(measured, REPORTED, messages, again.start if again else float("inf"))
@@ -61,7 +61,7 @@ def _failed(readings: PassReadings) -> str:
 
 
 def _evidence(name: str, readings: PassReadings, *, wanted: bool) -> Iterator[Evidence]:
-    """Yield the evidence of one pass: failures if they are ``wanted`` (as reported), else none (with a fix)."""
+    """Yield the evidence of one pass: some failures if ``wanted`` (the pass as reported), else no failures."""
     check = Evidence.some if wanted else Evidence.none
     results = f"results/{readings.name}"
     sources = (f"{results}-look-up.json", f"{results}-connect.json", f"logs/{readings.relay}.log.gz")
@@ -96,7 +96,7 @@ def _failures(readings: PassReadings) -> dict[str, Cell]:
 
 
 def _errors(readings: PassReadings) -> dict[str, Cell]:
-    """Return the errors that programs get, by system call."""
+    """Return system call -> names and counts of the errors that programs get from this call."""
     return {
         "connect(2)": _names(readings.connect.errors),
         "sendto(2)": _names(readings.look_up.errors),

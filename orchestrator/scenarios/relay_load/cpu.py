@@ -1,4 +1,4 @@
-"""CPU state during a load: CPU was left, the bed used all of it, or other processes took it."""
+"""cpu_of(), the CPU state during a load: was CPU left, did the bed use all CPU, or did other processes take it?"""
 
 from enum import StrEnum
 
@@ -6,7 +6,7 @@ from orchestrator.measurements import Measurements
 from orchestrator.services import Role
 
 AT_ITS_LIMIT = 0.9
-"""A relay that uses at least this share of its CPU limit counts as limited by it."""
+"""A relay that uses at least this share of its CPU limit counts as limited by its CPU limit."""
 
 
 class Cpu(StrEnum):
@@ -16,7 +16,7 @@ class Cpu(StrEnum):
     SPENT = "spent"
     """The bed used up all CPUs, or the relay reached its CPU limit."""
     TAKEN = "taken"
-    """All CPUs were used up, many by processes outside the bed (``Machine.starved``)."""
+    """All CPUs were used up, a large share by processes outside the bed (``Machine.starved``)."""
 
 
 def cpu_of(measured: Measurements, load: str) -> Cpu | None:

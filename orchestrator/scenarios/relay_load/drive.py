@@ -1,4 +1,4 @@
-"""Loads before the measured one: probes over more and more connections; calibrations straight to the sink."""
+"""Steps of drive() before the measured load: probes over more and more connections; loads straight to the sink."""
 
 import math
 import time
@@ -14,16 +14,16 @@ from orchestrator.up.bed import RecordedBed
 LEAST_BURSTS = 4
 """Minimum length of a calibration, in bursts of its generator (``Measurements.steady_per_s``)."""
 PROBING_S = 40.0
-"""Time after which the search tries no more numbers of connections; each probe takes about 5 s."""
+"""Time after which the search tries no further number of connections; each probe takes about 5 s."""
 
 
 def find_connections(
     bed: RecordedBed, params: RelayLoad, cpus: Iterable[int] | None = None, *, at_a_rate: int = probes.MOST
 ) -> int:
-    """Return the number of connections for the load, and save it; probes find it, or check a given one.
+    """Return and save the number of connections for the load; probes find the number, or check a given number.
 
-    There are no probes if the load has a rate (it opens up to ``at_a_rate`` connections on demand), or if the sink
-    cannot count messages. ``cpus``: CPUs of the machine that the relay may use.
+    There are no probes if the sink cannot count messages, or if the load has a rate: such a load opens up to
+    ``at_a_rate`` connections on demand. ``cpus``: CPUs of the machine that the relay may use.
     """
     given = params.connections
     if params.rate is not None:
@@ -70,10 +70,10 @@ def _compare_with_more(bed: RecordedBed, params: RelayLoad, given: int, cpus: It
 def _probe(
     bed: RecordedBed, params: RelayLoad, connections: int, cpus: Iterable[int] | None, number: int = 1
 ) -> tuple[tuple[probes.Probe, ...], bool]:
-    """Send a short load over this many connections and drain it.
+    """Send a short load over this many connections, then drain the relay's queue.
 
-    Return all probes so far, and whether the relay's queue is empty. If not, more probes are of no use: each
-    drain would take the full ``--drain``, and the verdict is INCONCLUSIVE.
+    Return all probes so far, and whether the relay's queue is empty. If the queue is not empty, further probes are
+    useless: each drain would take the full ``--drain``, and the verdict is INCONCLUSIVE.
     """
     name = probes.name(connections, number)
     with bed.record_cpus(name, cpus):
@@ -85,7 +85,8 @@ def _probe(
 def calibrate(bed: RecordedBed, params: RelayLoad, connections: int, *, by: str | None = None) -> None:
     """Send a load straight to the sink, as fast as possible; with our generator, again with one message per connection.
 
-    If the measured load has a rate, ``connections`` is only its upper limit; ``probes.FEWEST`` connections saturate it.
+    If the measured load has a rate, ``connections`` is only an upper limit; the calibration then uses at most
+    ``probes.FEWEST`` connections, enough to saturate generator or sink.
     """
     used = connections if params.rate is None else min(connections, probes.FEWEST)
     node = bed.nodes[by] if by else bed.role(Role.LOAD)
@@ -95,5 +96,5 @@ def calibrate(bed: RecordedBed, params: RelayLoad, connections: int, *, by: str 
     order = replace(params.order(seconds, used), rate=None)
     bed.send(CALIBRATION, order, to=Role.SINK, by=by, purpose=Purpose.CALIBRATE)
     if numbered:
-        # A relay delivers in this way: it rarely reuses a connection if it has thousands of destinations.
+        # A relay to thousands of destinations delivers in this way: it rarely reuses a connection.
         bed.send(SINGLE, replace(order, per_connection=1), to=Role.SINK, purpose=Purpose.CALIBRATE)

@@ -1,4 +1,4 @@
-"""Evidence for a verdict on a relay: an account of every message, and the ceiling of generator and sink."""
+"""Evidence for the judge() of a relay: an account of every message, and the ceiling of generator and sink."""
 
 from collections.abc import Iterable
 
@@ -8,9 +8,9 @@ from orchestrator.measurements.verdict import Evidence
 from orchestrator.scenarios.relay_load.params import CALIBRATION, SINGLE
 
 INSTRUMENT, CONCURRENCY = "instrument-bound", "concurrency-bound"
-"""Marks: the harness, or the number of connections, may have limited the rate."""
+"""Marks of a verdict: the harness, or the number of connections, may have limited the rate."""
 UNSTEADY, DISTURBED = "unsteady", "disturbed"
-"""Marks: the relay's rate changed; other processes used the machine's CPU."""
+"""Marks of a verdict: the relay's rate changed; other processes used the machine's CPU."""
 NEAR_CEILING = 0.7
 """A result above this share of the instrument's ceiling is instrument-bound."""
 BUSY = 0.9
@@ -43,10 +43,10 @@ def accounting(measured: Measurements, name: str) -> tuple[Evidence, ...]:
 
 
 def _domains(measured: Measurements, name: str, count: Accounting | None, source: str, *, drained: bool) -> Evidence:
-    """Compare the numbers of domains of delivered and of accepted messages.
+    """Return the evidence that as many domains have delivered messages as have accepted messages.
 
-    More domains may have delivered messages: a message can arrive though its sender saw no acceptance (``unresolved``,
-    ``unaccepted``). There may be fewer while the relay's queue holds mail.
+    The number with delivered messages may be larger: a message can arrive although the generator saw no acceptance
+    (``unresolved``, ``unaccepted``). The number may be smaller while the relay's queue holds mail.
     """
     fact, load, sink = "domains with delivered mail", measured.loads.get(name), measured.sinks.get(name)
     arrived, accepted = sink.domains if sink else None, load.domains if load else None
@@ -60,7 +60,7 @@ def _domains(measured: Measurements, name: str, count: Accounting | None, source
 
 
 def worst(evidence: Iterable[Evidence]) -> tuple[Evidence, ...]:
-    """Return the worst evidence of each fact: failed before unknown, unknown before held."""
+    """Return the worst evidence of each fact: a failure if there is one, else an unknown, else a fact that holds."""
     by_fact: dict[str, Evidence] = {}
     for e in sorted(evidence, key=lambda e: (False, None, True).index(e.holds)):
         by_fact.setdefault(e.fact, e)

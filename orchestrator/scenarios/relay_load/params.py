@@ -1,4 +1,4 @@
-"""Parameters of a relay and its load, and the bed that follows from them."""
+"""RelayLoad, the parameters of a relay and its load: checks them, and makes the bed and the load order from them."""
 
 from dataclasses import replace
 from typing import Annotated, Any, Self
@@ -15,7 +15,7 @@ from orchestrator.errors import InvalidInput
 from orchestrator.services import Role
 
 CALIBRATION, SINGLE = "calibration", "calibration-single"
-"""Loads straight to the sink; ``SINGLE`` opens a connection for each message."""
+"""Names of the loads straight to the sink; ``SINGLE`` opens a connection for each message."""
 OURS = "smtp-load"
 """The load generator that keeps an account of every message."""
 MOST_CONNECTIONS = 10_000
@@ -50,9 +50,9 @@ class RelayLoad(Strict):
     """Maximum number of open connections of the load generator; unset: found by short loads (at a rate: up to 640,
     opened on demand)."""
     probe: Annotated[float, Field(ge=1, le=60)] = 3.0
-    """Seconds of each short load that helps to find the number of connections."""
+    """Duration of each short load that helps to find the number of connections, in seconds."""
     calibration: Annotated[float, Field(ge=1, le=600)] = 4.0
-    """Seconds of each of two loads straight to the sink, before the run."""
+    """Duration of each of the two loads straight to the sink before the run, in seconds."""
     drain: Annotated[float, Field(ge=1, le=86_400)] = 1800.0
     """Seconds that the relay may take to empty its queue after each load."""
     per_connection: Annotated[int, Field(ge=1, le=100_000)] = 10
@@ -86,7 +86,7 @@ class RelayLoad(Strict):
         return self
 
     def bed(self, seconds: float, *, load: str = OURS, cpus: float | None = None) -> Bed:
-        """Return the built-in relay bed with the chosen relay; ``cpus``: its CPU limit, in cores.
+        """Return the built-in relay bed with the chosen relay; ``cpus``: the relay's CPU limit, in cores.
 
         ``seconds``, ``load``: time and generator of the measured load. Raises InvalidInput if the chosen service is no
         relay, or the generator cannot send this load.
@@ -105,7 +105,7 @@ class RelayLoad(Strict):
 
     @staticmethod
     def _check(order: LoadOrder, generator: str) -> None:
-        """Raise InvalidInput if the generator cannot send this load; its run, target and sender come later."""
+        """Raise InvalidInput if the generator cannot send this load; the order gets run, target and sender later."""
         full = replace(order, run="0" * 8, target="192.0.2.1", domains=["d0.test"])
         kind = services.service(generator)
         if isinstance(kind, services.GeneratesLoad):

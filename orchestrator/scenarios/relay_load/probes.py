@@ -1,8 +1,9 @@
-"""Search for the number of connections that a relay needs, by probes: short loads over different numbers.
+"""Search for the number of connections that a relay needs, by probes (short loads); judge()'s evidence from probes.
 
 In a closed loop the number of connections may limit the throughput: a relay that waits 500 ms for a policy service
-carries 40 messages a second over 20 connections. Only a load over more connections reveals that. The probes double the
-number until the throughput stops growing; if ``--connections`` gives a number, they compare it with four times as many.
+carries 40 messages a second over 20 connections. Only a load over more connections reveals this limit. The search
+doubles the number of connections until the throughput stops growing. If ``--connections`` gives a number, the probes
+compare this number with four times as many.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,24 +17,24 @@ from orchestrator.scenarios.relay_load.cpu import Cpu, cpu_of
 from orchestrator.services import Purpose
 
 CONNECTIONS = "connections"
-"""results/connections.json: ``Connections``."""
+"""The file results/connections.json, which holds a ``Connections``."""
 FEWEST, MOST = 20, 640
 """The first and the last number of connections that a search tries."""
 TIMES = 4
-"""A given number of connections is compared with this multiple of it."""
+"""A given number of connections is compared with this multiple of the number."""
 MORE, MUCH = 1.1, 1.25
-"""Ratio from which a throughput counts as larger: MORE if CPU was left, MUCH if not (there is more noise)."""
+"""A throughput counts as larger from this ratio on: MORE if CPU was left, MUCH if no CPU was left (more noise)."""
 UNCLEAR = 1.0, 1.4
-"""A ratio between these two is unclear, and measured once more."""
+"""A ratio between these bounds is unclear; both probes are then repeated once."""
 ENOUGH = 0.95
 """The run takes the smallest number of connections with at least this share of the best throughput."""
 WARM_UP_S = 1.0
-"""Time left out at the start of a load, in which the relay starts its processes; at most a third of the load."""
+"""Seconds left out at the start of a load, while the relay starts its processes; at most a third of the load."""
 STEADY = 0.8
-"""A load is steady if its throughput is at least this share of its probe's.
+"""A load is steady if its throughput is at least this share of the throughput in the probe.
 
-Probes are short, so the two differ: by a ratio of 0.87 to 1.12 for loads alone on the machine. If other processes start
-between probe and load, the ratio falls to 0.3 to 0.8."""
+Probes are short, so the two throughputs differ: their ratio is 0.87 to 1.12 if nothing else runs on the machine. If
+other processes start between probe and load, the ratio falls to 0.3 to 0.8."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,16 +49,16 @@ class Probe:
     idle: float | None
     """Idle share of the machine's CPU."""
     cpu: Cpu | None
-    """``None``: not recorded."""
+    """CPU state during the probe; ``None``: not recorded."""
 
 
 class Connections(Kept):
-    """results/connections.json."""
+    """Content of results/connections.json."""
 
     connections: int
-    """Number for the run."""
+    """Number of connections of the run."""
     given: bool
-    """Given with ``--connections``."""
+    """Whether the user gave the number with ``--connections``."""
 
 
 def _saved(measured: Measurements) -> Connections | None:
@@ -76,7 +77,7 @@ def name(connections: int, number: int = 1) -> str:
 
 
 def read(measured: Measurements) -> tuple[Probe, ...]:
-    """Return the probes of a run, fewest connections first; probes with equal numbers become one, with mean values."""
+    """Return the probes of a run, fewest connections first; probes over equally many connections are averaged."""
     loads: dict[int, list[str]] = {}
     for load in measured.sent(Purpose.PROBE):
         if limit := measured.loads[load].connections_limit:
@@ -112,7 +113,8 @@ def _mean(values: Iterator[float | None]) -> float | None:
 def following(tried: Sequence[Probe]) -> int | None:
     """Return the number of connections to try next; ``None`` ends the search.
 
-    The search ends at ``MOST``, or after two probes in a row without a gain; after one, if the bed used up the CPU.
+    The search ends at ``MOST``, or after two probes in a row without a gain, or after one such probe if the bed
+    used up the CPU.
     """
     if not tried:
         return FEWEST
@@ -126,8 +128,8 @@ def following(tried: Sequence[Probe]) -> int | None:
 def _last_gain(tried: Sequence[Probe]) -> tuple[Probe, int]:
     """Return the last probe with a gain, and the number of probes after it.
 
-    A gain is ``MORE`` times the throughput of the gain before (the first probe counts as one), so small steps add up:
-    of 400, 436 and 475 messages a second, the third is a gain.
+    The first probe is a gain. Each later gain has at least ``MORE`` times the throughput of the gain before, so small
+    steps add up: of 400, 436 and 475 messages a second, the third is a gain.
     """
     best, since = tried[0], 0
     for probe in tried[1:]:
@@ -142,7 +144,7 @@ def enough(tried: Sequence[Probe]) -> int:
 
 
 def unclear(fewer: Probe, more: Probe) -> bool:
-    """Return whether two probes are too close to tell if more connections carry more mail."""
+    """Return whether two probes are too close to decide if more connections carry more mail."""
     return UNCLEAR[0] <= _ratio(fewer, more) < UNCLEAR[1]
 
 
@@ -158,13 +160,13 @@ def _ratio(fewer: Probe, more: Probe) -> float:
 
 
 def _other_generator(measured: Measurements, load: str) -> bool:
-    """Return whether a load and the probes came from different generators, so that their rates do not compare."""
+    """Return whether a load and the probes came from different generators, so that their rates are not comparable."""
     senders = {measured.loads[name].generator for name in measured.sent(Purpose.PROBE)}
     return bool(senders) and load in measured.loads and measured.loads[load].generator not in senders
 
 
 def pace(measured: Measurements, load: str) -> tuple[Evidence, ...]:
-    """Return the evidence that the number of connections did not limit a load; none if the probes do not compare.
+    """Return the evidence that the number of connections did not limit a load; empty if another generator probed.
 
     Without two probes to compare, it is enough that the load used up the CPU.
     """
@@ -196,7 +198,7 @@ def pace(measured: Measurements, load: str) -> tuple[Evidence, ...]:
 def steady(measured: Measurements, loads: Sequence[str]) -> tuple[Evidence, ...]:
     """Return the evidence that loads carry about as much as the probe over the same number of connections.
 
-    Of several loads the median counts. Empty if there is no such probe, or another generator sent it.
+    The median of several loads counts. The result is empty without such a probe, or if another generator sent it.
     """
     own = next((probe for probe in read(measured) if probe.connections == used(measured)), None)
     if own is None or not loads or _other_generator(measured, loads[0]):
@@ -225,7 +227,8 @@ def steady(measured: Measurements, loads: Sequence[str]) -> tuple[Evidence, ...]
 def _compared(tried: Sequence[Probe], taken: int | None) -> tuple[Probe, Probe, Cpu | None] | None:
     """Return two probes to compare, and the CPU state of the run's own probe (the one over ``taken`` connections).
 
-    Compares the run's probe with the best probe over more connections, or else with the last gain below it.
+    The run's own probe is compared with the best probe over more connections; if there is none, with the last gain
+    over fewer.
     """
     own = next((probe for probe in tried if probe.connections == taken), None)
     if own is None or len(tried) < 2:

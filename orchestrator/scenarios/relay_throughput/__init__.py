@@ -1,7 +1,8 @@
 """How much mail does this relay carry, and how do we know?
 
-The same load goes first straight to the sink, then through the relay, whose queue is drained before the verdict. The
-first rate is the ceiling of the instrument (load generator and sink): a result near it is not reported as the relay's.
+The same load goes first straight to the sink, then through the relay. The relay's queue is drained before the verdict.
+The rate straight to the sink is the ceiling of the instrument (load generator and sink): a result near this ceiling is
+not reported as the relay's rate.
 """
 
 from orchestrator import services
@@ -26,7 +27,7 @@ class RelayThroughput(Scenario[Params]):
     judge = staticmethod(judge)
 
     def bed(self, params: Params) -> Bed:
-        """Return the built-in relay bed with the chosen services; raises InvalidInput if one does not fit its role."""
+        """Return the built-in relay bed with the chosen services; raises InvalidInput if one is unfit for its role."""
         require(Role.LOAD, params.load)
         require(Role.SINK, params.sink)
         base = params.bed(params.seconds, load=params.load, cpus=params.relay_cpus)
@@ -41,13 +42,13 @@ class RelayThroughput(Scenario[Params]):
         return base.model_copy(update={"nodes": nodes})
 
     def connections(self, params: Params) -> dict[str, float]:
-        """Return new connections per second at the given rate, if any: generator to relay, and relay to one domain."""
+        """Return node -> new connections a second: generator to relay, relay to one domain; empty without a rate."""
         if params.rate is None:
             return {}
         return {"load": params.rate / params.per_connection, "relay": params.rate / params.domains}
 
     def drive(self, bed: RecordedBed, params: Params) -> None:
-        """Find the number of connections that the relay needs, calibrate, send through the relay, drain it."""
+        """Find the number of connections that the relay needs, calibrate, send through the relay, drain its queue."""
         ours = params.load == OURS
         connections = find_connections(bed, params, at_a_rate=probes.MOST if ours else probes.FEWEST)
         by = None if ours else params.load

@@ -1,4 +1,4 @@
-"""Verdict of a run: was it measured at all, was mail lost or not accounted for, and which part limited the rate?"""
+"""judge(), its evidence and outcomes: was the rate measured, was mail lost or uncounted, and what limited the rate?"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,16 +19,16 @@ BACKLOG = 0.25
 TAKEN = 0.99
 """A relay keeps up only if it accepts at least this share of the offered messages."""
 OUT = 0.95
-"""Minimum share of accepted messages delivered within ``TAIL_S`` of the last reply; higher for a long run."""
+"""Minimum share of accepted messages delivered within ``TAIL_S`` of the last reply; a long run needs a higher share."""
 TAIL_S = 1.0
-"""Maximum queue of a relay that keeps up, in seconds of the offered rate."""
+"""Largest queue of a relay that keeps up: as many messages as are offered in this time, in seconds."""
 QUIET = "Repeat the run on a quiet machine"
 LATE = 0.01
 """A generator is on time if it starts at most this share of its messages over 10 ms late."""
 
 
 def judge(measured: Measurements, params: Params) -> Verdict:
-    """Judge one run."""
+    """Judge one run: how much mail did the relay carry, and which part limited the rate?"""
     rated = params.rate
     carried = measured.delivered_per_s(RUN) or _sent_per_s(measured, params)
     ceiling = evidence.instrument_ceiling(measured)
@@ -72,7 +72,7 @@ def judge(measured: Measurements, params: Params) -> Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Facts:
-    """Groups of evidence; the text below a group is the meaning of a failure in it."""
+    """Groups of evidence; the text below each group is the meaning of a failure in that group."""
 
     mail: tuple[Evidence, ...]
     """The relay loses or spoils mail."""
@@ -174,7 +174,7 @@ def _claim(outcome: Outcome, carried: float | None, rated: float | None, respons
 
 
 def _room(carried: float | None, ceiling: float | None, rated: float | None) -> str:
-    """Return a clause on the instrument's own ceiling."""
+    """Return a clause of the claim on the instrument's own ceiling, the rate without the relay."""
     if not carried or not ceiling:
         return "the instrument's own limit is not known"
     if rated:
@@ -188,7 +188,7 @@ def _ms(latency: Latency | None, percentile: float) -> float | None:
 
 
 def _why(params: Params) -> str:
-    """Return a remark on the chosen services that do not account for every message; empty without any."""
+    """Return a remark on the chosen services that do not account for every message; empty if all do."""
     silent = [name for name, ours in ((params.load, OURS), (params.sink, "blackhole")) if name != ours]
     return f" (no message is accounted for by {' and '.join(silent)})" if silent else ""
 
@@ -196,7 +196,7 @@ def _why(params: Params) -> str:
 def _sent_per_s(measured: Measurements, params: Params) -> float | None:
     """Return messages per second that the relay sent since the start of the load, from its log (times to 1 s)."""
     load, relay = measured.loads.get(RUN), measured.name_of(Role.RELAY)
-    service = services.known().get(params.relay)  # unknown if another version made the run
+    service = services.known().get(params.relay)  # None: only another version has this service
     if load is None or not relay or service is None:
         return None
     log = service.read_log(line for line in measured.rundir.log(relay) if line[0] >= load.started)
