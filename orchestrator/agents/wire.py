@@ -1,4 +1,4 @@
-"""The test message on the wire: the generator writes a stamp into the message, and the sink reads the stamp.
+"""The test message on the wire: recipients, content, and the stamp that the generator writes and the sink reads.
 
 ::
 

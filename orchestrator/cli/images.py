@@ -79,7 +79,7 @@ def load(
     file: Annotated[Path, typer.Argument(help="A file of `testbed images save`.")],
     output: shell.FormatOption = "text",
 ) -> None:
-    """Load the images of a file, which this version of testbed has saved."""
+    """Load images from a file; this version of testbed must have saved them."""
     from orchestrator.cli.progress import Steps
     from orchestrator.hosts import docker, saved_images
 

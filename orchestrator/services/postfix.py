@@ -46,7 +46,7 @@ _OWN = {
     "smtpd_client_connection_count_limit": ("0", "one load generator is one client"),
     "qmgr_message_active_limit": ("100000", "20000 is 40 s of mail at 500 a second; further mail would wait on disk"),
     "qmgr_message_recipient_limit": ("100000", "as the active limit: one recipient for each message"),
-    "default_destination_concurrency_limit": ("50", "20 binds a bed with few domains"),
+    "default_destination_concurrency_limit": ("50", "20 limits the rate of a bed with few domains"),
     "default_destination_concurrency_failed_cohort_limit": ("0", "one failure must not mark a domain dead for 300 s"),
     "in_flow_delay": ("0", "1 s delays mail when input exceeds output, and hides the excess"),
     "minimal_backoff_time": ("10s", "300 s outlasts a run"),

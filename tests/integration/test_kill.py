@@ -116,6 +116,7 @@ def kill_many(engine: Host, reapers: dict[str, dict[str, str]], kills: int, at_o
     return {reaper: max(s for o, s in zip(orders, took, strict=True) if o[0] == reaper) for reaper in REAPERS}
 
 
+@pytest.mark.long
 def test_the_librarys_reaper_removes_a_bed_whose_watchdog_was_killed_too(
     real_engine: Host, reapers: dict[str, dict[str, str]]
 ) -> None:

