@@ -1,4 +1,4 @@
-"""BIND: the authoritative server for all names of a bed; its named.conf, open files and memory need.
+"""BIND: the authoritative server for all names of a bed; its named.conf, open files and memory need."""
 
 import re
 from collections.abc import Mapping, Sequence
