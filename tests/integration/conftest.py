@@ -23,6 +23,14 @@ def relay_bed(real_engine: Host) -> Iterator[Up]:
     bring_down(real_engine, bed)
 
 
+@pytest.fixture(scope="module")
+def mail(real_engine: Host) -> Iterator[Up]:
+    """Keep the bed `mail` up for one module of tests."""
+    bed = bring_up("mail")
+    yield bed
+    bring_down(real_engine, bed)
+
+
 @pytest.fixture(scope="session")
 def own() -> Iterator[OwnEngine]:
     """Keep an engine of the tests' own up, with the images of the built-in bed."""

@@ -63,7 +63,7 @@ def session(folder: Path, *words: str, repetitions: int = 1, timeout: float = 25
 
 
 def passed(command: list[str], folder: Path, *, timeout: float = 250, **environment: str) -> str:
-    """Run a command that succeeds, and return what it prints."""
+    """Run a command that succeeds, and return its output."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(
         command,

@@ -17,18 +17,11 @@ from orchestrator import services
 from orchestrator.bed.wiring import AUTHORITY
 from orchestrator.errors import ExitCode
 from orchestrator.hosts import Host
-from tests.integration.beds import Up, bring_down, bring_up
+from tests.integration.beds import Up
 from tests.integration.command import answer, call
 from tests.integration.traces import DEVICES, on_the_host
 
 pytestmark = pytest.mark.docker
-
-
-@pytest.fixture(scope="module")
-def mail(real_engine: Host) -> Iterator[Up]:
-    bed = bring_up("mail")
-    yield bed
-    bring_down(real_engine, bed)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import re
 import smtplib
 import subprocess
-from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice
 from typing import Any
@@ -12,17 +11,10 @@ import httpx
 import pytest
 
 from orchestrator.hosts import Host
-from tests.integration.beds import Up, bring_down, bring_up
+from tests.integration.beds import Up
 from tests.integration.command import answer, call
 
 pytestmark = pytest.mark.docker
-
-
-@pytest.fixture(scope="module")
-def mail(real_engine: Host) -> Iterator[Up]:
-    bed = bring_up("mail")
-    yield bed
-    bring_down(real_engine, bed)
 
 
 def engine(*words: str) -> str:

@@ -1,7 +1,6 @@
 """The restart of the relay: its clients are cut off meanwhile, and its queue, its container and its ports stay."""
 
 import smtplib
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -11,16 +10,9 @@ from orchestrator.hosts import Host
 from orchestrator.hosts.ownership import ID, NODE, deployed_beds
 from orchestrator.up.attach import attach
 from orchestrator.up.bed import RunningBed
-from tests.integration.beds import Up, bring_down, bring_up
+from tests.integration.beds import Up
 
 pytestmark = pytest.mark.docker
-
-
-@pytest.fixture(scope="module")
-def mail(real_engine: Host) -> Iterator[Up]:
-    bed = bring_up("mail")
-    yield bed
-    bring_down(real_engine, bed)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The public Python API on a real bed `mail`: waiting, expecting none, rules, partitions, and what is left of it."""
+"""The public Python API on a real bed `mail`: waits, expect_none, rules, partitions; its removal leaves nothing."""
 
 import asyncio
 import secrets
